@@ -1,1 +1,8 @@
-//! berth.
+//! berth: a dynamic storage provisioner for Kubernetes.
+//!
+//! `volume` says what things are, `backend` makes and unmakes them, `system` is the only code that touches the machine;
+//! `provisioner` is the Kubernetes loop over a `Backend`. `main` parses the configuration and starts one role.
+//! `docs/architecture.md` draws the whole, and `layers` (a test) holds the arrows between the modules.
+
+pub mod backend;
+pub mod volume;
