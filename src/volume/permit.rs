@@ -78,11 +78,11 @@ mod tests {
 
     #[test]
     fn a_permit_ends_for_every_copy_and_a_revoked_one_cannot_be_extended() {
-        let permit = Permit::lasting(Duration::from_secs(3600));
+        let permit = Permit::lasting(Duration::from_hours(1));
         let copy = permit.clone();
         assert_eq!(copy.check(), Ok(()));
         permit.revoke();
-        copy.extend_to(Instant::now() + Duration::from_secs(3600));
+        copy.extend_to(Instant::now() + Duration::from_hours(1));
         assert_eq!(copy.check(), Err(Expired));
         assert_eq!(permit.check(), Err(Expired));
     }
@@ -91,7 +91,7 @@ mod tests {
     fn a_permit_that_was_not_extended_ends_by_itself() {
         let permit = Permit::lasting(Duration::ZERO);
         assert_eq!(permit.check(), Err(Expired));
-        permit.extend_to(Instant::now() + Duration::from_secs(3600));
+        permit.extend_to(Instant::now() + Duration::from_hours(1));
         assert_eq!(permit.check(), Ok(()));
     }
 }
