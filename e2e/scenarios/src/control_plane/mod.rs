@@ -109,7 +109,7 @@ pub struct Access {
     pub url: String,
     /// The authority that its certificate is checked against; `None` for plain HTTP.
     pub authority: Option<std::path::PathBuf>,
-    /// The bearer token.
+    /// The bearer token; empty for nobody in particular.
     pub token: String,
 }
 
@@ -130,6 +130,11 @@ impl Access {
         if let (Some(authority), Some(fields)) = (&self.authority, cluster.as_object_mut()) {
             fields.insert("certificate-authority".into(), json!(authority));
         }
+        let user = if self.token.is_empty() {
+            json!({})
+        } else {
+            json!({ "token": self.token })
+        };
         // JSON is YAML, and both kubectl and kube read it.
         format!(
             "{:#}\n",
@@ -137,7 +142,7 @@ impl Access {
                 "apiVersion": "v1",
                 "kind": "Config",
                 "clusters": [{ "name": "e2e", "cluster": cluster }],
-                "users": [{ "name": "e2e", "user": { "token": self.token } }],
+                "users": [{ "name": "e2e", "user": user }],
                 "contexts": [{ "name": "e2e", "context": { "cluster": "e2e", "user": "e2e" } }],
                 "current-context": "e2e",
             })
