@@ -29,16 +29,9 @@ pub struct Volume {
 }
 
 impl Volume {
-    pub(super) fn new(
-        case: &Case,
-        claim: PersistentVolumeClaim,
-        volume: PersistentVolume,
-    ) -> Result<Self> {
-        let nfs = volume
-            .spec
-            .as_ref()
-            .and_then(|spec| spec.nfs.as_ref())
-            .context("the PV has no NFS source")?;
+    pub(super) fn new(case: &Case, claim: PersistentVolumeClaim, volume: PersistentVolume) -> Result<Self> {
+        let nfs =
+            volume.spec.as_ref().and_then(|spec| spec.nfs.as_ref()).context("the PV has no NFS source")?;
         let relative = nfs
             .path
             .strip_prefix(&format!("{}/", case.path))
@@ -267,9 +260,7 @@ impl<'a> VolumeBuilder<'a> {
             .and_then(|()| std::fs::write(directory.join("data"), claim))
             .with_context(|| format!("make {}", directory.display()))?;
         let name = format!("{}-old-{claim}", case.id());
-        let path = self
-            .path
-            .unwrap_or_else(|| format!("{}/{}", case.path, self.directory));
+        let path = self.path.unwrap_or_else(|| format!("{}/{}", case.path, self.directory));
         case.create_global::<PersistentVolume>(&json!({
             "metadata": {
                 "name": name,
@@ -288,24 +279,14 @@ impl<'a> VolumeBuilder<'a> {
             },
         }))
         .await?;
-        case.claim(claim)
-            .class(&self.class)
-            .set(&["spec", "volumeName"], json!(name))
-            .create()
-            .await?;
+        case.claim(claim).class(&self.class).set(&["spec", "volumeName"], json!(name)).create().await?;
         let (claim, volume) = case
             .until(&format!("old PV {name} to be bound"), async || {
                 let volume = case.volume_phase(&name, "Bound").await?;
                 Ok((case.get_claim(claim).await?, volume))
             })
             .await?;
-        Ok(Volume {
-            name,
-            claim,
-            volume,
-            relative: self.directory,
-            directory,
-        })
+        Ok(Volume { name, claim, volume, relative: self.directory, directory })
     }
 }
 

@@ -58,13 +58,8 @@ pub enum User {
 
 impl User {
     /// Everybody that there is.
-    pub const ALL: [Self; 5] = [
-        Self::Admin,
-        Self::Berth,
-        Self::OldProvisioner,
-        Self::ControllerManager,
-        Self::Scheduler,
-    ];
+    pub const ALL: [Self; 5] =
+        [Self::Admin, Self::Berth, Self::OldProvisioner, Self::ControllerManager, Self::Scheduler];
 
     /// The name that RBAC and the audit log know.
     #[must_use]
@@ -130,11 +125,7 @@ impl Access {
         if let (Some(authority), Some(fields)) = (&self.authority, cluster.as_object_mut()) {
             fields.insert("certificate-authority".into(), json!(authority));
         }
-        let user = if self.token.is_empty() {
-            json!({})
-        } else {
-            json!({ "token": self.token })
-        };
+        let user = if self.token.is_empty() { json!({}) } else { json!({ "token": self.token }) };
         // JSON is YAML, and both kubectl and kube read it.
         format!(
             "{:#}\n",
@@ -153,9 +144,10 @@ impl Access {
     /// API server said.
     pub async fn client(&self) -> Result<Client> {
         let kubeconfig = Kubeconfig::from_yaml(&self.kubeconfig()).context("read the kubeconfig")?;
-        let mut config = Config::from_custom_kubeconfig(kubeconfig, &kube::config::KubeConfigOptions::default())
-            .await
-            .context("use the kubeconfig")?;
+        let mut config =
+            Config::from_custom_kubeconfig(kubeconfig, &kube::config::KubeConfigOptions::default())
+                .await
+                .context("use the kubeconfig")?;
         config.default_retry = false;
         Client::try_from(config).context("make a client")
     }
