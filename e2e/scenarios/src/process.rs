@@ -133,7 +133,7 @@ impl Process {
             .kill_on_drop(true);
         let mut child = command
             .spawn()
-            .with_context(|| format!("start {name} ({:?})", command.as_std().get_program()))?;
+            .with_context(|| format!("start {name} ({})", command.as_std().get_program().display()))?;
         let pid = child
             .id()
             .and_then(|id| i32::try_from(id).ok())

@@ -289,21 +289,21 @@ async fn compare(case: &Case, facts: &BTreeMap<String, Fact>) -> Result<()> {
     }
 
     // Each archive holds its claim's file, and no claim has two.
-    let mut archived: BTreeMap<String, usize> = BTreeMap::new();
+    let mut copies: BTreeMap<String, usize> = BTreeMap::new();
     for path in archives {
         let claim =
             std::fs::read_to_string(case.export().join(path)).with_context(|| format!("read {path}"))?;
-        *archived.entry(claim).or_default() += 1;
+        *copies.entry(claim).or_default() += 1;
     }
     for (claim, fact) in facts {
-        let found = archived.remove(claim).unwrap_or(0);
+        let found = copies.remove(claim).unwrap_or(0);
         let wanted = match (fact.end, fact.fate) {
             (End::DeletedBound, Fate::Archives | Fate::Nested) => 1,
             (End::DeletedBound, Fate::Deletes) | (End::Lives | End::DeletedAfter(_), _) => 0,
         };
         ensure!(found == wanted, "claim {claim} ({fact:?}) has {found} archives, expected {wanted}");
     }
-    ensure!(archived.is_empty(), "archives of nobody: {archived:?}");
+    ensure!(copies.is_empty(), "archives of nobody: {copies:?}");
 
     // Berth's own folder: a marker for each living volume, nothing to be purged.
     for path in own {

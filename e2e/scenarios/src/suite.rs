@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// Longer than any scenario needs, so that one that hangs ends the run with a report.
-const SCENARIO_LIMIT: Duration = Duration::from_secs(900);
+const SCENARIO_LIMIT: Duration = Duration::from_mins(15);
 
 /// A sentence and the function that proves it.
 pub struct Scenario {

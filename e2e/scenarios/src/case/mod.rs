@@ -235,7 +235,7 @@ impl Case {
         create(&self.global(), object).await
     }
 
-    /// Begins a StorageClass of this provisioner; the class is called `<id>-<name>`.
+    /// Begins a `StorageClass` of this provisioner; the class is called `<id>-<name>`.
     #[must_use]
     pub fn class(&self, name: &str) -> ClassBuilder<'_> {
         ClassBuilder::new(self, name)

@@ -1,5 +1,5 @@
 //! The objects that scenarios make: classes, claims, PVs of the old provisioner, pods,
-//! StatefulSets; and what they get back.
+//! `StatefulSets`; and what they get back.
 
 use std::path::PathBuf;
 
@@ -59,7 +59,7 @@ impl Volume {
     }
 }
 
-/// A StorageClass to be.
+/// A `StorageClass` to be.
 #[derive(Debug)]
 pub struct ClassBuilder<'a> {
     case: &'a Case,
@@ -305,7 +305,7 @@ pub fn pod(name: &str, claim: &str) -> Value {
     })
 }
 
-/// A StatefulSet with one claim template `data`. Its pods are made side by side, since without a
+/// A `StatefulSet` with one claim template `data`. Its pods are made side by side, since without a
 /// kubelet the first one would never be ready.
 #[must_use]
 pub fn stateful_set(name: &str, class: &str, replicas: u32) -> Value {

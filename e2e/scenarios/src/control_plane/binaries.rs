@@ -22,7 +22,7 @@ pub struct Binaries {
     pub etcd: PathBuf,
     /// The API server.
     pub api_server: PathBuf,
-    /// Binds volumes, makes the claims of StatefulSets, guards claims in use.
+    /// Binds volumes, makes the claims of `StatefulSets`, guards claims in use.
     pub controller_manager: PathBuf,
     /// Chooses nodes, which late binding waits for.
     pub scheduler: PathBuf,

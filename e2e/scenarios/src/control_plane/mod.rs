@@ -46,9 +46,9 @@ impl fmt::Display for Kind {
 pub enum User {
     /// May do everything.
     Admin,
-    /// The ServiceAccount of `deploy/manifests/`, with exactly the rights given to it there.
+    /// The `ServiceAccount` of `deploy/manifests/`, with exactly the rights given to it there.
     Berth,
-    /// The ServiceAccount of the old provisioner's Deployment, with the old, narrower rights.
+    /// The `ServiceAccount` of the old provisioner's Deployment, with the old, narrower rights.
     OldProvisioner,
     /// kube-controller-manager.
     ControllerManager,

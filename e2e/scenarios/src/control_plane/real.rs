@@ -19,7 +19,7 @@ use super::{Access, Binaries, Request, User, audit, certificates::Certificates};
 use crate::process::{Process, ScratchDir, free_port};
 
 /// How long a part may take to become ready on a busy machine.
-const READY_WITHIN: Duration = Duration::from_secs(180);
+const READY_WITHIN: Duration = Duration::from_mins(3);
 
 /// A running control plane of real parts.
 #[derive(Debug)]
@@ -100,7 +100,7 @@ impl Real {
         Ok(real)
     }
 
-    /// Waits for a sign of life from the controllers: each namespace gets this ConfigMap.
+    /// Waits for a sign of life from the controllers: each namespace gets this `ConfigMap`.
     async fn controllers_work(&self, admin: &Client) -> Result<()> {
         let config_maps: kube::Api<k8s_openapi::api::core::v1::ConfigMap> =
             kube::Api::namespaced(admin.clone(), "default");
@@ -289,14 +289,13 @@ async fn ready(admin: &Client, needed: &[&Process]) -> Result<()> {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     };
-    match tokio::time::timeout(READY_WITHIN, ask).await {
-        Ok(result) => result,
-        Err(_) => {
-            let mut message = format!("kube-apiserver is not ready after {READY_WITHIN:?}");
-            for process in needed {
-                write!(message, "\n{}", process.log_tail(30))?;
-            }
-            bail!(message)
+    if let Ok(result) = tokio::time::timeout(READY_WITHIN, ask).await {
+        result
+    } else {
+        let mut message = format!("kube-apiserver is not ready after {READY_WITHIN:?}");
+        for process in needed {
+            write!(message, "\n{}", process.log_tail(30))?;
         }
+        bail!(message)
     }
 }

@@ -93,7 +93,7 @@ async fn class_gone(case: Arc<Case>) -> Result<()> {
 async fn elsewhere(case: Arc<Case>) -> Result<()> {
     let class = case.class("nfs").deletes().create().await?;
     let root = case.path.clone();
-    let volumes = [
+    let volumes = vec![
         case.old_volume("a").class(&class).server("other.nfs.test").bound_to("server").await?,
         case.old_volume("b").class(&class).path("/former/b").bound_to("path").await?,
         case.old_volume("c").class(&class).path(&root).bound_to("root").await?,
