@@ -173,7 +173,7 @@ pub async fn run(plan: &Plan) -> Result<Tally> {
                 continue;
             }
             Err(error) => {
-                let error = format!("{:?}", error.context("the control plane did not start"));
+                let error = told(&error.context("the control plane did not start"));
                 for scenario in &chosen {
                     let outcome = Outcome::Failed { error: error.clone(), report: String::new() };
                     tally.count(*suite, scenario.name, &outcome, Duration::ZERO);
@@ -234,7 +234,7 @@ async fn outcome(scenario: &Scenario, plane: Arc<ControlPlane>, program: &Path) 
         Ok(case) => Arc::new(case),
         Err(error) => {
             return Outcome::Failed {
-                error: format!("{:?}", error.context("prepare the scenario")),
+                error: told(&error.context("prepare the scenario")),
                 report: String::new(),
             };
         }
@@ -258,9 +258,14 @@ async fn outcome(scenario: &Scenario, plane: Arc<ControlPlane>, program: &Path) 
         Ok(()) => Outcome::Passed,
         Err(error) => match error.downcast_ref::<Skip>() {
             Some(skip) => Outcome::Skipped(skip.to_string()),
-            None => Outcome::Failed { error: format!("{error:?}"), report: case.dump().await },
+            None => Outcome::Failed { error: told(&error), report: case.dump().await },
         },
     }
+}
+
+/// An error and its causes, one a line. A backtrace would show the runner and not the scenario.
+fn told(error: &anyhow::Error) -> String {
+    error.chain().map(|cause| format!("  {cause}")).collect::<Vec<_>>().join("\n")
 }
 
 #[cfg(test)]
