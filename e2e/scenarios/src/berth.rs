@@ -85,8 +85,8 @@ pub struct Setup {
 impl Setup {
     /// Adds flags.
     #[must_use]
-    pub fn flags<const N: usize>(mut self, flags: [&str; N]) -> Self {
-        self.flags.extend(flags.map(OsString::from));
+    pub fn flags<T: AsRef<str>, const N: usize>(mut self, flags: [T; N]) -> Self {
+        self.flags.extend(flags.map(|flag| OsString::from(flag.as_ref())));
         self
     }
 

@@ -205,7 +205,12 @@ async fn foreign(case: Arc<Case>) -> Result<()> {
 async fn late_class(case: Arc<Case>) -> Result<()> {
     case.berth().await?;
     let class = format!("{}-later", case.id());
-    case.claim("data").class(&class).create().await?;
+    // As if the class had been there, and was deleted at the wrong moment.
+    case.claim("data")
+        .class(&class)
+        .annotation("volume.kubernetes.io/storage-provisioner", &case.provisioner)
+        .create()
+        .await?;
     case.event("PersistentVolumeClaim", "data", "ProvisioningFailed").await?;
     ensure!(case.class("later").deletes().create().await? == class, "another name");
     let volume = case.bound("data").await?;
@@ -253,7 +258,9 @@ async fn cost(case: Arc<Case>) -> Result<()> {
     const CLAIMS: usize = 25;
     let class = case.class("nfs").deletes().create().await?;
     case.berth().await?;
-    case.barrier(&class).await?;
+    case.claim("first").class(&class).create().await?;
+    case.bound("first").await?;
+    case.event("PersistentVolumeClaim", "first", "ProvisioningSucceeded").await?;
     let before = case.plane.requests(User::Berth)?.len();
     for number in 0..CLAIMS {
         case.claim(&format!("data-{number}")).class(&class).create().await?;

@@ -2,6 +2,7 @@
 //! that proves it.
 
 mod expansion;
+mod exports;
 mod harness;
 mod late_binding;
 mod main_job;
@@ -24,6 +25,7 @@ pub fn all() -> Vec<Scenario> {
         patterns::scenarios(),
         reclaim::scenarios(),
         old_volumes::scenarios(),
+        exports::scenarios(),
         late_binding::scenarios(),
         refusal::scenarios(),
         expansion::scenarios(),

@@ -25,7 +25,7 @@ pub(super) fn scenarios() -> Vec<Scenario> {
 }
 
 /// What is left of an old volume's file `data`.
-async fn check(case: &Case, volume: &Volume, expected: Left) -> Result<()> {
+pub(super) async fn check(case: &Case, volume: &Volume, expected: Left) -> Result<()> {
     case.volume_gone(&volume.name).await?;
     let file = volume.directory.join("data");
     let archive = case.export().join(format!("archived-{}/data", volume.relative));
