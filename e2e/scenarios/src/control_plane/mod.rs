@@ -172,7 +172,18 @@ impl ControlPlane {
 
     /// Starts Kubernetes' own programs.
     pub async fn real(binaries: &Binaries) -> Result<Self> {
-        let plane = Self::Real(Box::new(Real::start(binaries).await?));
+        let mut tries = 0;
+        let plane = loop {
+            tries += 1;
+            match Real::start(binaries).await {
+                Ok(plane) => break Self::Real(Box::new(plane)),
+                // A port that was free when we looked, and then was not.
+                Err(error) if tries < 3 && format!("{error:#}").contains("address already in use") => {
+                    tracing::warn!(%error, "once more");
+                }
+                Err(error) => return Err(error),
+            }
+        };
         plane.furnish().await?;
         Ok(plane)
     }
