@@ -308,11 +308,10 @@ impl Backend for Memory {
 
     fn locate(&self, source: &Source) -> Option<Place> {
         let Source::Nfs { server, path } = source;
-        let mut segments = path.split('/').filter(|s| !s.is_empty()).map(String::from);
-        let store = segments.next()?;
-        let segments: Vec<_> = segments.collect();
-        (server == SERVER && self.state().stores.contains(&store) && !segments.is_empty())
-            .then_some(Place { store, segments })
+        let (store, rest) = path.trim_start_matches('/').split_once('/')?;
+        let segments = path::checked(rest).ok()?;
+        (server == SERVER && self.state().stores.iter().any(|known| known == store))
+            .then(|| Place { store: store.into(), segments })
     }
 
     async fn create(&self, request: &VolumeRequest, permit: &Permit) -> Result<Volume, Error> {
