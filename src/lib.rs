@@ -5,4 +5,5 @@
 //! `docs/architecture.md` draws the whole, and `layers` (a test) holds the arrows between the modules.
 
 pub mod backend;
+pub mod provisioner;
 pub mod volume;
