@@ -129,6 +129,7 @@ impl fmt::Debug for State {
     }
 }
 
+type StoreGauge = (&'static str, &'static str, fn(&StoreStatus) -> f64);
 type Labels<'a> = Vec<(&'static str, &'a str)>;
 
 /// One metric, its help, and its samples with their labels.
@@ -262,7 +263,6 @@ impl State {
                 })
                 .collect::<Vec<_>>()
         };
-        type StoreGauge = (&'static str, &'static str, fn(&StoreStatus) -> f64);
         let gauges: [StoreGauge; 5] = [
             ("berth_store_ready", "Whether the store can be used", |store| {
                 if store.ready.is_ok() { 1.0 } else { 0.0 }
