@@ -10,6 +10,11 @@
 //! * nothing is changed after [`Permit::check`](crate::volume::Permit::check) says that the right has ended;
 //! * a hung store answers [`Kind::Unavailable`] within the store's deadline, and delays no other store.
 
+#[cfg(any(test, feature = "test"))]
+pub mod memory;
+pub mod nfs;
+pub mod path;
+
 use std::{
     collections::BTreeMap,
     fmt,
