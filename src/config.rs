@@ -18,10 +18,9 @@ mod tests;
 
 use std::{io, net::SocketAddr, path::Path, path::PathBuf, time::Duration};
 
-pub use export::Export;
 pub use value::Wrong;
 
-use crate::observe;
+use crate::{backend::nfs::Export, observe};
 
 /// What the process was started with, besides its arguments.
 #[derive(Clone, Copy)]
@@ -100,8 +99,7 @@ pub fn parse(args: &[String], surroundings: Surroundings<'_>) -> Result<Invocati
     let old = old::extract(args)?;
     match flags::read(old.rest.clone())? {
         flags::Read::Print(text) => Ok(Invocation::Print(text)),
-        flags::Read::Controller(flags) => {
-            convert::controller(*flags, old, surroundings).map(|ready| Invocation::Controller(Box::new(ready)))
-        }
+        flags::Read::Controller(flags) => convert::controller(*flags, old, surroundings)
+            .map(|ready| Invocation::Controller(Box::new(ready))),
     }
 }

@@ -62,7 +62,8 @@ mod tests {
 
     #[test]
     fn values_may_be_written_with_and_without_quotes() {
-        let plain = "workers: 8\nleaderElection: true\nleaseDuration: 15s\nexports:\n- {name: a, threads: 4}\n";
+        let plain =
+            "workers: 8\nleaderElection: true\nleaseDuration: 15s\nexports:\n- {name: a, threads: 4}\n";
         let quoted = "workers: '8'\nleaderElection: \"true\"\nleaseDuration: '15s'\nexports:\n- {name: 'a', threads: '4'}\n";
         let read = |text| read("berth.yaml", text).unwrap();
         assert_eq!(read(plain), read(quoted));

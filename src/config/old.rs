@@ -9,15 +9,8 @@ use super::value::{Given, Origin, Wrong};
 const ENTRY_POINTS: [&str; 2] = ["nfs-subdir-external-provisioner", "nfs-client-provisioner"];
 
 /// Flags of glog and klog that take a value.
-const WITH_VALUE: [&str; 7] = [
-    "v",
-    "vmodule",
-    "stderrthreshold",
-    "log_backtrace_at",
-    "log_dir",
-    "log_file",
-    "log_file_max_size",
-];
+const WITH_VALUE: [&str; 7] =
+    ["v", "vmodule", "stderrthreshold", "log_backtrace_at", "log_dir", "log_file", "log_file_max_size"];
 
 /// Flags of glog and klog that are true where they stand alone.
 const SWITCHES: [&str; 6] =
@@ -71,9 +64,13 @@ pub(super) fn extract(args: &[String]) -> Result<Old, Wrong> {
         }
     }
     let invoked = program.rsplit('/').next().unwrap_or(program);
-    let named = |word: &String| !word.starts_with('-') || matches!(word.as_str(), "-h" | "--help" | "-V" | "--version");
+    let named = |word: &String| {
+        !word.starts_with('-') || matches!(word.as_str(), "-h" | "--help" | "-V" | "--version")
+    };
     let has_command = old.rest.get(1).is_some_and(named);
-    if !has_command || ENTRY_POINTS.contains(&invoked) && old.rest.get(1).is_none_or(|word| word != "controller") {
+    if !has_command
+        || ENTRY_POINTS.contains(&invoked) && old.rest.get(1).is_none_or(|word| word != "controller")
+    {
         old.rest.insert(1, "controller".to_owned());
     }
     Ok(old)
@@ -101,10 +98,28 @@ mod tests {
         let rows = [
             ("no arguments", "/berth", "berth controller", None, 0),
             ("an old entry point", "/nfs-subdir-external-provisioner", "berth controller", None, 0),
-            ("the oldest entry point with a flag", "/nfs-client-provisioner -v=4", "berth controller", Some(4), 0),
+            (
+                "the oldest entry point with a flag",
+                "/nfs-client-provisioner -v=4",
+                "berth controller",
+                Some(4),
+                0,
+            ),
             ("our own command", "berth controller --nfs-path /a", "berth controller --nfs-path /a", None, 0),
-            ("our own flag without a command", "berth --nfs-path=/a", "berth controller --nfs-path=/a", None, 0),
-            ("our own command at an old entry point", "nfs-client-provisioner controller", "berth controller", None, 0),
+            (
+                "our own flag without a command",
+                "berth --nfs-path=/a",
+                "berth controller --nfs-path=/a",
+                None,
+                0,
+            ),
+            (
+                "our own command at an old entry point",
+                "nfs-client-provisioner controller",
+                "berth controller",
+                None,
+                0,
+            ),
             ("help is not a command's", "berth --help", "berth --help", None, 0),
             ("an unknown command is left for clap", "berth controler", "berth controler", None, 0),
             ("verbosity with a space", "berth -v 4", "berth controller", Some(4), 0),
@@ -120,11 +135,21 @@ mod tests {
                 None,
                 4,
             ),
-            ("old and new together", "berth controller -v=4 --workers 8", "berth controller --workers 8", Some(4), 0),
+            (
+                "old and new together",
+                "berth controller -v=4 --workers 8",
+                "berth controller --workers 8",
+                Some(4),
+                0,
+            ),
         ];
         for (row, line, rest, verbosity, ignored) in rows {
             let old = extract(&args(line)).unwrap();
-            assert_eq!((old.rest.join(" "), old.verbosity, old.ignored.len()), (rest.to_owned(), verbosity, ignored), "{row}");
+            assert_eq!(
+                (old.rest.join(" "), old.verbosity, old.ignored.len()),
+                (rest.to_owned(), verbosity, ignored),
+                "{row}"
+            );
         }
     }
 
@@ -133,7 +158,10 @@ mod tests {
         let rows = [
             ("berth -v=four", "-v \"four\" must be a whole number, such as 4"),
             ("berth -v", "-v needs a value, such as -v=4"),
-            ("berth -logtostderr=yes", "logtostderr \"yes\" must be one of 1 t T true True TRUE 0 f F false False FALSE"),
+            (
+                "berth -logtostderr=yes",
+                "logtostderr \"yes\" must be one of 1 t T true True TRUE 0 f F false False FALSE",
+            ),
         ];
         for (line, message) in rows {
             assert_eq!(extract(&args(line)).unwrap_err().to_string(), message);

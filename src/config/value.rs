@@ -106,7 +106,8 @@ impl Given {
         if valid {
             return Ok(self.text.clone());
         }
-        Err(self.wrong("must be written as in the StorageClass, such as nfs.berth.storage or example.com/nfs"))
+        Err(self
+            .wrong("must be written as in the StorageClass, such as nfs.berth.storage or example.com/nfs"))
     }
 }
 
@@ -209,7 +210,8 @@ mod tests {
         for (text, expected) in rows {
             assert_eq!(go_duration(text), Some(expected), "{text}");
         }
-        for bad in ["", "+", "5", "s", ".s", "5 s", "5d", "-5s", "5S", "1h30", "1..5s", "99999999999h", "٣s"] {
+        for bad in ["", "+", "5", "s", ".s", "5 s", "5d", "-5s", "5S", "1h30", "1..5s", "99999999999h", "٣s"]
+        {
             assert_eq!(go_duration(bad), None, "{bad:?}");
         }
     }
@@ -218,9 +220,15 @@ mod tests {
     fn a_wrong_duration_says_what_is_wrong_with_it() {
         let least = Duration::from_secs(1);
         let rows = [
-            ("15", "--some-flag \"15\" has no unit: it must be a duration of at least 1s in Go syntax, such as"),
+            (
+                "15",
+                "--some-flag \"15\" has no unit: it must be a duration of at least 1s in Go syntax, such as",
+            ),
             ("10ms", "--some-flag \"10ms\" is too short: it must be a duration of at least 1s in Go syntax"),
-            ("soon", "--some-flag \"soon\" must be a duration of at least 1s in Go syntax, such as 500ms, 30s"),
+            (
+                "soon",
+                "--some-flag \"soon\" must be a duration of at least 1s in Go syntax, such as 500ms, 30s",
+            ),
         ];
         for (text, message) in rows {
             let wrong = given(text).duration(least).unwrap_err().to_string();
@@ -239,7 +247,9 @@ mod tests {
         ] {
             assert_eq!(given(good).provisioner().as_deref(), Ok(good));
         }
-        for bad in ["", "a/b/c", "Example.com/nfs", "example.com/", "/nfs", "a b", "kubernetes.io/nfs", "nfs-"] {
+        for bad in
+            ["", "a/b/c", "Example.com/nfs", "example.com/", "/nfs", "a b", "kubernetes.io/nfs", "nfs-"]
+        {
             assert!(given(bad).provisioner().is_err(), "{bad:?}");
         }
     }
