@@ -9,6 +9,7 @@ pub mod config;
 #[cfg(test)]
 mod layers;
 pub mod observe;
+pub mod provisioner;
 pub mod volume;
 
 /// The version of this program.

@@ -52,6 +52,10 @@ impl Backend for Metered {
         self.inner.place(request)
     }
 
+    fn shares(&self, request: &VolumeRequest) -> bool {
+        self.inner.shares(request)
+    }
+
     fn locate(&self, source: &Source) -> Option<Place> {
         self.inner.locate(source)
     }
