@@ -47,7 +47,7 @@ pub struct Controller {
     pub provisioners: Vec<String>,
     /// The NFS exports, at least one.
     pub exports: Vec<Export>,
-    /// Where the API server is; `None`: the pod's service account, or the usual files of kubectl.
+    /// Where the API server is; `None`: the pod's service account says.
     pub kubeconfig: Option<PathBuf>,
     /// The namespace this process lives in.
     pub namespace: String,
@@ -99,7 +99,7 @@ pub fn parse(args: &[String], surroundings: Surroundings<'_>) -> Result<Invocati
     let old = old::extract(args)?;
     match flags::read(old.rest.clone())? {
         flags::Read::Print(text) => Ok(Invocation::Print(text)),
-        flags::Read::Controller(flags) => convert::controller(*flags, old, surroundings)
+        flags::Read::Controller(flags) => convert::controller(*flags, &old, surroundings)
             .map(|ready| Invocation::Controller(Box::new(ready))),
     }
 }

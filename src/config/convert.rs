@@ -128,9 +128,10 @@ impl Sources<'_> {
 }
 
 /// Makes the settings of `berth controller`.
+#[allow(clippy::too_many_lines)] // One exhaustive destructuring, then one line for each setting.
 pub(super) fn controller(
     flags: ControllerFlags,
-    old: Old,
+    old: &Old,
     surroundings: Surroundings<'_>,
 ) -> Result<Controller, Wrong> {
     let ControllerFlags {

@@ -136,36 +136,22 @@ fn ready(
             None => format!("{} or {}", names.flag, names.env),
         });
     };
-    let server = match server {
-        Some(server) => Some(host(&server)?),
-        None => {
-            absent(&names::NFS_SERVER, "server");
-            None
-        }
-    };
-    let path = match path {
-        Some(path) => Some(exported(&path)?),
-        None => {
-            absent(&names::NFS_PATH, "path");
-            None
-        }
-    };
+    if server.is_none() {
+        absent(&names::NFS_SERVER, "server");
+    }
+    if path.is_none() {
+        absent(&names::NFS_PATH, "path");
+    }
     let (Some(server), Some(path)) = (server, path) else { return Ok(None) };
+    let (server, path) = (host(&server)?, exported(&path)?);
     let root = match root {
         Some(root) => mounted(&root)?,
         None if name == DEFAULT => PathBuf::from(MOUNT_POINT),
         None => PathBuf::from(MOUNT_POINT).join(&name),
     };
-    let list = |texts: Option<Vec<String>>, name: &str| {
-        let given = move |(at, text)| (at, text);
-        let key = &key;
-        texts
-            .unwrap_or_default()
-            .into_iter()
-            .enumerate()
-            .map(given)
-            .map(move |(at, text): (usize, String)| Given::new(text, key(&format!("{name}[{at}]"))))
-            .collect::<Vec<_>>()
+    let list = |texts: Option<Vec<String>>, name: &str| -> Vec<Given> {
+        let texts = texts.unwrap_or_default().into_iter().enumerate();
+        texts.map(|(index, text)| Given::new(text, key(&format!("{name}[{index}]")))).collect()
     };
     let aliases = list(aliases, "aliases").iter().map(host).collect::<Result<_, _>>()?;
     let former_paths = list(former_paths, "formerPaths").iter().map(exported).collect::<Result<_, _>>()?;

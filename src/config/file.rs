@@ -7,6 +7,7 @@ use serde::Deserialize;
 use super::value::Wrong;
 
 /// The whole file.
+#[allow(clippy::struct_field_names)] // `listenFile` is the key's name.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase", default)]
 pub(super) struct File {

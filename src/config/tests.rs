@@ -238,6 +238,7 @@ fn flags_without_meaning_are_told() {
 ///
 /// Proves: row 2.1, row 2.2, row 2.3, row 2.5, row 2.7
 #[test]
+#[allow(clippy::too_many_lines)] // A table.
 fn a_wrong_value_is_named_with_its_place_and_what_is_allowed() {
     let file = "berth --config /etc/berth.yaml";
     let rows: &[(Start<'_>, &str)] = &[

@@ -84,7 +84,7 @@ impl Given {
         Err(self.wrong("must be 1 to 253 lower case letters, digits, '-' and '.', beginning and ending with a letter or digit"))
     }
 
-    /// The name of a provisioner, as the API server takes it in a StorageClass: a subdomain and a name.
+    /// The name of a provisioner, as the API server takes it in a `StorageClass`: a subdomain and a name.
     pub(super) fn provisioner(&self) -> Result<String, Wrong> {
         if self.text.starts_with("kubernetes.io/") {
             return Err(self.wrong(

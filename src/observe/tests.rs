@@ -41,6 +41,9 @@ impl Backend for Stores {
     fn locate(&self, _: &Source) -> Option<Place> {
         Some(Place { store: "a".into(), segments: vec!["d".into()] })
     }
+    fn shares(&self, _: &VolumeRequest) -> bool {
+        false
+    }
     async fn create(&self, _: &VolumeRequest, _: &Permit) -> Result<Volume, Error> {
         refused()
     }
