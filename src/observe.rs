@@ -35,7 +35,7 @@ pub use logs::{Filter, Format, log_panics, start as start_logs};
 pub use metered::Metered;
 pub use requests::{ApiRequests, CountApiRequests};
 pub use server::serve;
-pub use state::{Leadership, Queue};
+pub use state::{EventCounts, Leadership, QueueDepth};
 
 use crate::backend::Backend;
 use state::State;
@@ -63,7 +63,6 @@ struct Inner {
     api_requests: Family<ApiRequest, Counter>,
     operation_seconds: Family<BackendOperation, Histogram, Buckets>,
     refused: Family<Operation, Counter>,
-    events_dropped: Counter,
     swept: Family<Store, Counter>,
     confirmed: Family<Store, Counter>,
 }
@@ -137,7 +136,6 @@ impl Metrics {
             api_requests: Family::default(),
             operation_seconds: Family::new_with_constructor(Buckets(&BACKEND_BUCKETS)),
             refused: Family::default(),
-            events_dropped: Counter::default(),
             swept: Family::default(),
             confirmed: Family::default(),
         };
@@ -195,11 +193,6 @@ impl Metrics {
         self.0.refused.get_or_create(&Operation { operation }).inc();
     }
 
-    /// So many Events were not sent: too many at a time, or the API server refused them.
-    pub fn events_dropped(&self, count: u64) {
-        self.0.events_dropped.inc_by(count);
-    }
-
     /// A volume that was begun and never used was taken back from `store`.
     pub fn swept(&self, store: &str) {
         self.0.swept.get_or_create(&Store { store: store.into() }).inc();
@@ -226,9 +219,14 @@ impl Metrics {
         self.0.state.beat(Instant::now());
     }
 
-    /// The present state of the queue called `name`.
-    pub fn queue(&self, name: &'static str, queue: Queue) {
-        self.0.state.set_queue(name, queue);
+    /// Lets the metrics tell of the queue called `name`; `depth` must answer at once.
+    pub fn watch_queue(&self, name: &'static str, depth: impl Fn() -> QueueDepth + Send + Sync + 'static) {
+        self.0.state.set_queue(name, Arc::new(depth));
+    }
+
+    /// Lets the metrics tell what became of the Events; `counts` must answer at once.
+    pub fn watch_events(&self, counts: impl Fn() -> EventCounts + Send + Sync + 'static) {
+        self.0.state.set_events(Arc::new(counts));
     }
 
     /// The rights that are missing, each as `<verb> <resource>`; replaces what was said before.
@@ -291,7 +289,6 @@ impl Inner {
             "Operations that a safety check refused; nothing was touched",
             self.refused.clone(),
         );
-        registry.register("berth_events_dropped", "Events that were not sent", self.events_dropped.clone());
         registry.register(
             "berth_swept_volumes",
             "Volumes that were begun, never used, and taken back",
@@ -307,3 +304,6 @@ impl Inner {
         registry.register_collector(Box::new(process::Process::new()));
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -81,12 +81,13 @@ fn suffix(kind: &str) -> &'static str {
     }
 }
 
-/// Splits a line around the `.0` of a whole bucket bound. `le` is always the last label.
+/// Splits a line around the `.0` of a whole bucket bound. The bound is the first label.
 fn whole_bound(line: &str) -> Option<(&str, &str)> {
-    let end = line.rfind(".0\"} ")?;
-    let (before, after) = line.split_at_checked(end)?;
-    let bound = before.rsplit_once("le=\"")?.1;
-    bound.bytes().all(|b| b.is_ascii_digit()).then(|| (before, after.strip_prefix(".0").unwrap_or(after)))
+    const BOUND: &str = "_bucket{le=\"";
+    let (before, after) = line.split_at_checked(line.find(BOUND)? + BOUND.len())?;
+    let digits = after.bytes().take_while(u8::is_ascii_digit).count();
+    let rest = after.get(digits..)?.strip_prefix(".0").filter(|rest| rest.starts_with('"'))?;
+    Some((line.get(..before.len() + digits)?, rest))
 }
 
 #[cfg(test)]
@@ -114,14 +115,14 @@ mod tests {
     fn the_older_text_format_differs_in_names_bounds_and_end() {
         let openmetrics = "# HELP a_seconds How long.\n# TYPE a_seconds histogram\n\
             a_seconds_sum{class=\"x.0\"} 1.0\na_seconds_count{class=\"x.0\"} 1\n\
-            a_seconds_bucket{class=\"x.0\",le=\"0.5\"} 0\na_seconds_bucket{class=\"x.0\",le=\"1.0\"} 1\n\
-            a_seconds_bucket{class=\"x.0\",le=\"10.0\"} 1\na_seconds_bucket{class=\"x.0\",le=\"+Inf\"} 1\n\
+            a_seconds_bucket{le=\"0.5\",class=\"x.0\"} 0\na_seconds_bucket{le=\"1.0\",class=\"x.0\"} 1\n\
+            a_seconds_bucket{le=\"10.0\",class=\"x.0\"} 1\na_seconds_bucket{le=\"+Inf\",class=\"x.0\"} 1\n\
             # HELP b Things.\n# TYPE b counter\nb_total 3\n\
             # HELP c Version.\n# TYPE c info\nc_info{version=\"1.0\"} 1\n# EOF\n";
         let text = "# HELP a_seconds How long.\n# TYPE a_seconds histogram\n\
             a_seconds_sum{class=\"x.0\"} 1.0\na_seconds_count{class=\"x.0\"} 1\n\
-            a_seconds_bucket{class=\"x.0\",le=\"0.5\"} 0\na_seconds_bucket{class=\"x.0\",le=\"1\"} 1\n\
-            a_seconds_bucket{class=\"x.0\",le=\"10\"} 1\na_seconds_bucket{class=\"x.0\",le=\"+Inf\"} 1\n\
+            a_seconds_bucket{le=\"0.5\",class=\"x.0\"} 0\na_seconds_bucket{le=\"1\",class=\"x.0\"} 1\n\
+            a_seconds_bucket{le=\"10\",class=\"x.0\"} 1\na_seconds_bucket{le=\"+Inf\",class=\"x.0\"} 1\n\
             # HELP b_total Things.\n# TYPE b_total counter\nb_total 3\n\
             # HELP c_info Version.\n# TYPE c_info gauge\nc_info{version=\"1.0\"} 1\n";
         assert_eq!(plain(openmetrics), text);

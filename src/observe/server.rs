@@ -24,7 +24,7 @@ use super::{
 pub async fn serve(listener: TcpListener, metrics: Metrics, stop: CancellationToken) -> std::io::Result<()> {
     let server = axum::serve(listener, routes(metrics)).into_future();
     tokio::select! {
-        served = server => served,
+        result = server => result,
         // Open connections are scrapes of a moment; nobody waits for them.
         () = stop.cancelled() => Ok(()),
     }

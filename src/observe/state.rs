@@ -11,7 +11,7 @@ use std::{
 
 use prometheus_client::{
     collector::Collector,
-    encoding::{DescriptorEncoder, EncodeLabelSet},
+    encoding::{DescriptorEncoder, MetricEncoder},
     metrics::MetricType,
 };
 
@@ -26,18 +26,35 @@ pub enum Leadership {
     Standby,
 }
 
-/// The state of one queue.
+/// How many objects a queue knows, by what becomes of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Queue {
-    /// Objects that wait for a worker.
+pub struct QueueDepth {
+    /// Would be worked on now if a worker were free.
+    pub ready: usize,
+    /// Wait for their moment: the next attempt, or a delay.
     pub waiting: usize,
-    /// Objects that wait for their next attempt.
-    pub delayed: usize,
-    /// Objects that are being worked on.
-    pub running: usize,
-    /// Since when the oldest object that is ready or running waits to be done.
+    /// Are being worked on.
+    pub in_flight: usize,
+    /// Since when the oldest object that is ready or being worked on waits to be done.
     pub oldest: Option<Instant>,
 }
+
+/// What became of the Events so far.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct EventCounts {
+    /// Wait to be posted.
+    pub pending: usize,
+    /// Created on the server.
+    pub created: u64,
+    /// Added to an Event that the server has.
+    pub repeated: u64,
+    /// Left out because the object had too many.
+    pub suppressed: u64,
+    /// Lost: too many at once, or the server refused them.
+    pub dropped: u64,
+}
+
+type Ask<T> = Arc<dyn Fn() -> T + Send + Sync>;
 
 /// What was last said by whoever works.
 #[derive(Default)]
@@ -45,7 +62,8 @@ pub(super) struct Facts {
     pub(super) leadership: Option<Leadership>,
     pub(super) synced: bool,
     pub(super) heartbeat: Option<Instant>,
-    pub(super) queues: BTreeMap<&'static str, Queue>,
+    queues: BTreeMap<&'static str, Ask<QueueDepth>>,
+    events: Option<Ask<EventCounts>>,
     pub(super) rights_missing: Vec<String>,
     backends: Vec<Arc<dyn Backend>>,
 }
@@ -75,8 +93,12 @@ impl State {
         self.facts().heartbeat = Some(now);
     }
 
-    pub(super) fn set_queue(&self, name: &'static str, queue: Queue) {
-        self.facts().queues.insert(name, queue);
+    pub(super) fn set_queue(&self, name: &'static str, depth: Ask<QueueDepth>) {
+        self.facts().queues.insert(name, depth);
+    }
+
+    pub(super) fn set_events(&self, counts: Ask<EventCounts>) {
+        self.facts().events = Some(counts);
     }
 
     pub(super) fn set_rights_missing(&self, missing: Vec<String>) {
@@ -107,26 +129,36 @@ impl fmt::Debug for State {
     }
 }
 
+type StoreGauge = (&'static str, &'static str, fn(&StoreStatus) -> f64);
+type Labels<'a> = Vec<(&'static str, &'a str)>;
+
 /// One metric, its help, and its samples with their labels.
-struct Gauges<'a, L> {
-    name: &'a str,
-    help: &'a str,
-    samples: Vec<(L, f64)>,
+struct Samples<'a> {
+    name: &'static str,
+    help: &'static str,
+    values: Vec<(Labels<'a>, f64)>,
 }
 
-impl<L: EncodeLabelSet> Gauges<'_, L> {
+impl Samples<'_> {
     fn encode(self, encoder: &mut DescriptorEncoder<'_>, kind: MetricType) -> Result<(), std::fmt::Error> {
         let mut metric = encoder.encode_descriptor(self.name, self.help, None, kind)?;
-        for (labels, value) in self.samples {
-            let mut sample = metric.encode_family(&labels)?;
-            match kind {
-                MetricType::Counter => sample.encode_counter::<[(&str, &str); 0], f64, f64>(&value, None)?,
-                MetricType::Gauge | MetricType::Histogram | MetricType::Info | MetricType::Unknown => {
-                    sample.encode_gauge(&value)?
-                }
+        for (labels, value) in self.values {
+            if labels.is_empty() {
+                write(&mut metric, kind, value)?;
+            } else {
+                write(&mut metric.encode_family(&labels)?, kind, value)?;
             }
         }
         Ok(())
+    }
+}
+
+fn write(sample: &mut MetricEncoder<'_>, kind: MetricType, value: f64) -> Result<(), std::fmt::Error> {
+    match kind {
+        MetricType::Counter => sample.encode_counter::<[(&str, &str); 0], f64, f64>(&value, None),
+        MetricType::Gauge | MetricType::Histogram | MetricType::Info | MetricType::Unknown => {
+            sample.encode_gauge(&value)
+        }
     }
 }
 
@@ -146,54 +178,77 @@ impl Collector for State {
 
 impl State {
     fn encode_loop(&self, encoder: &mut DescriptorEncoder<'_>, now: Instant) -> Result<(), std::fmt::Error> {
-        let (leading, synced, queues, missing) = {
+        let (leading, synced, queues, events, missing) = {
             let facts = self.facts();
             let leading = facts.leadership == Some(Leadership::Leading);
-            (leading, facts.synced, facts.queues.clone(), facts.rights_missing.clone())
+            let missing = facts.rights_missing.clone();
+            (leading, facts.synced, facts.queues.clone(), facts.events.clone(), missing)
         };
-        let flag = |on: bool| vec![([] as [(&str, &str); 0], if on { 1.0 } else { 0.0 })];
-        Gauges { name: "berth_leader", help: "Whether this process leads", samples: flag(leading) }
+        // Asked after the lock is given back: whoever answers may take locks of its own.
+        let queues: Vec<(&str, QueueDepth)> = queues.iter().map(|(name, ask)| (*name, ask())).collect();
+        let events = events.map(|ask| ask()).unwrap_or_default();
+        let flag = |on: bool| vec![(Vec::new(), if on { 1.0 } else { 0.0 })];
+        Samples { name: "berth_leader", help: "Whether this process leads", values: flag(leading) }
             .encode(encoder, MetricType::Gauge)?;
-        Gauges {
+        Samples {
             name: "berth_synced",
             help: "Whether the watches have delivered their first lists",
-            samples: flag(synced),
+            values: flag(synced),
         }
         .encode(encoder, MetricType::Gauge)?;
 
-        let per_queue = |value: fn(&Queue, Instant) -> f64| {
-            queues.iter().map(|(name, queue)| ([("queue", *name)], value(queue, now))).collect::<Vec<_>>()
+        let per_queue = |value: fn(&QueueDepth, Instant) -> f64| {
+            queues.iter().map(|(name, queue)| (vec![("queue", *name)], value(queue, now))).collect::<Vec<_>>()
         };
-        Gauges {
+        Samples {
             name: "berth_queue_depth",
             help: "Objects that wait for a worker",
-            samples: per_queue(|queue, _| number(queue.waiting)),
+            values: per_queue(|queue, _| number(queue.ready)),
         }
         .encode(encoder, MetricType::Gauge)?;
-        Gauges {
-            name: "berth_queue_delayed",
-            help: "Objects that wait for their next attempt",
-            samples: per_queue(|queue, _| number(queue.delayed)),
+        Samples {
+            name: "berth_queue_waiting",
+            help: "Objects that wait for their next attempt or their moment",
+            values: per_queue(|queue, _| number(queue.waiting)),
         }
         .encode(encoder, MetricType::Gauge)?;
-        Gauges {
+        Samples {
             name: "berth_queue_in_flight",
             help: "Objects that are being worked on",
-            samples: per_queue(|queue, _| number(queue.running)),
+            values: per_queue(|queue, _| number(queue.in_flight)),
         }
         .encode(encoder, MetricType::Gauge)?;
-        Gauges {
+        Samples {
             name: "berth_queue_oldest_seconds",
             help: "How long the oldest object that is ready or worked on has waited",
-            samples: per_queue(|queue, now| {
+            values: per_queue(|queue, now| {
                 queue.oldest.map_or(0.0, |since| now.saturating_duration_since(since).as_secs_f64())
             }),
         }
         .encode(encoder, MetricType::Gauge)?;
-        Gauges {
+        let outcomes = [
+            ("created", events.created),
+            ("repeated", events.repeated),
+            ("suppressed", events.suppressed),
+            ("dropped", events.dropped),
+        ];
+        Samples {
+            name: "berth_events",
+            help: "Kubernetes Events by what became of them",
+            #[allow(clippy::cast_precision_loss)] // as in `number`
+            values: outcomes.iter().map(|(name, count)| (vec![("outcome", *name)], *count as f64)).collect(),
+        }
+        .encode(encoder, MetricType::Counter)?;
+        Samples {
+            name: "berth_events_pending",
+            help: "Kubernetes Events that wait to be posted",
+            values: vec![(Vec::new(), number(events.pending))],
+        }
+        .encode(encoder, MetricType::Gauge)?;
+        Samples {
             name: "berth_rights_missing",
             help: "Rights that the service account lacks",
-            samples: missing.iter().map(|right| ([("right", right.as_str())], 1.0)).collect(),
+            values: missing.iter().map(|right| (vec![("right", right.as_str())], 1.0)).collect(),
         }
         .encode(encoder, MetricType::Gauge)
     }
@@ -204,11 +259,11 @@ impl State {
             stores
                 .iter()
                 .map(|(backend, store)| {
-                    ([("backend", *backend), ("store", store.name.as_str())], value(store))
+                    (vec![("backend", *backend), ("store", store.name.as_str())], value(store))
                 })
                 .collect::<Vec<_>>()
         };
-        let gauges: [(&str, &str, fn(&StoreStatus) -> f64); 5] = [
+        let gauges: [StoreGauge; 5] = [
             ("berth_store_ready", "Whether the store can be used", |store| {
                 if store.ready.is_ok() { 1.0 } else { 0.0 }
             }),
@@ -226,13 +281,13 @@ impl State {
             }),
         ];
         for (name, help, value) in gauges {
-            Gauges { name, help, samples: per_store(value) }.encode(encoder, MetricType::Gauge)?;
+            Samples { name, help, values: per_store(value) }.encode(encoder, MetricType::Gauge)?;
         }
-        Gauges {
+        Samples {
             name: "berth_purged_objects",
             help: "File system objects purged from the trash",
             #[allow(clippy::cast_precision_loss)] // as in `number`
-            samples: per_store(|store| store.purged as f64),
+            values: per_store(|store| store.purged as f64),
         }
         .encode(encoder, MetricType::Counter)
     }
