@@ -51,7 +51,7 @@ use self::{
 };
 use crate::{
     backend::Backends,
-    observe::{CountApiRequests, Leadership, Metrics},
+    observe::{CountApiRequests, EventCounts, Leadership, Metrics, QueueDepth},
 };
 
 /// Everything the loop is told; whoever builds it has checked it.
@@ -243,6 +243,17 @@ async fn work(term: Option<&mut Term>) {
     }
 }
 
+/// What became of the events of all reporters.
+fn counts(events: &[Events]) -> EventCounts {
+    events.iter().map(Events::counts).fold(EventCounts::default(), |sum, one| EventCounts {
+        pending: sum.pending + one.pending,
+        created: sum.created + one.created,
+        repeated: sum.repeated + one.repeated,
+        suppressed: sum.suppressed + one.suppressed,
+        dropped: sum.dropped + one.dropped,
+    })
+}
+
 /// What all parts of the loop share.
 struct Shared {
     cluster: Cluster,
@@ -261,8 +272,8 @@ struct Shared {
     explained: Mutex<HashSet<(String, String)>>,
     /// How many objects are being worked on or wait for a free worker.
     foreground: Arc<AtomicUsize>,
-    /// How many lost events the metrics know of.
-    events_dropped: Mutex<u64>,
+    /// How much there is to do, as of the last tick.
+    depth: Arc<Mutex<QueueDepth>>,
 }
 
 impl Shared {
@@ -274,7 +285,7 @@ impl Shared {
         rights: Monitor,
     ) -> Arc<Self> {
         let foreground = Arc::<AtomicUsize>::default();
-        let events = backends
+        let events: BTreeMap<_, _> = backends
             .iter()
             .map(|(name, _)| {
                 let reporter = Reporter::new(name, &settings.hostname);
@@ -296,9 +307,14 @@ impl Shared {
             warned: Mutex::default(),
             explained: Mutex::default(),
             foreground,
-            events_dropped: Mutex::default(),
+            depth: Arc::default(),
         };
         shared.adapt(&shared.rights.rights().borrow());
+        let depth = Arc::clone(&shared.depth);
+        let depth = move || *depth.lock().unwrap_or_else(PoisonError::into_inner);
+        shared.metrics.watch_queue("objects", depth);
+        let events: Vec<_> = shared.events.values().cloned().collect();
+        shared.metrics.watch_events(move || counts(&events));
         Arc::new(shared)
     }
 
@@ -343,11 +359,7 @@ impl Shared {
     /// Tells the metrics how things are.
     fn tell(&self, term: Option<&Term>) {
         self.metrics.heartbeat();
-        self.metrics.queue("objects", term.map(Term::load).unwrap_or_default());
-        let dropped: u64 = self.events.values().map(|events| events.counts().dropped).sum();
-        let mut told = self.events_dropped.lock().unwrap_or_else(PoisonError::into_inner);
-        self.metrics.events_dropped(dropped.saturating_sub(*told));
-        *told = dropped;
+        *self.depth.lock().unwrap_or_else(PoisonError::into_inner) = term.map(Term::load).unwrap_or_default();
     }
 
     async fn flush(&self, limit: Duration) {

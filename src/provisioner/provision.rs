@@ -105,8 +105,11 @@ pub(super) fn plan(claim: &Arc<Claim>, records: &Records, backends: &Backends) -
     match order(claim, class, backend, name) {
         Err(error) => error.into(),
         Ok(order) => {
-            let share = order.backend.shares(&order.request);
-            match records.occupant(&order.spot, order.request.name.as_str(), &claim.uid, share) {
+            let occupant =
+                |share| records.occupant(&order.spot, order.request.name.as_str(), &claim.uid, share);
+            let other = occupant(false)
+                .and_then(|other| if backend.shares(&order.request) { occupant(true) } else { Some(other) });
+            match other {
                 None => Plan::Provision(Box::new(order)),
                 Some(other) => {
                     let how = match other.relation {

@@ -18,7 +18,7 @@ use super::{
     records::Key,
     sweep,
 };
-use crate::observe;
+use crate::observe::QueueDepth;
 
 /// Finalizers are set on volumes that exist already at this pace, so that a first start in an old cluster is no storm.
 const FINALIZER_PAUSE: Duration = Duration::from_millis(20);
@@ -179,13 +179,13 @@ impl Term {
     }
 
     /// How much there is to do.
-    pub(super) fn load(&self) -> observe::Queue {
+    pub(super) fn load(&self) -> QueueDepth {
         let depth = self.queue.depth();
         let waiting: usize = self.lanes.values().map(|lane| lane.waiting.len()).sum();
-        observe::Queue {
-            waiting: depth.ready + waiting,
-            delayed: depth.waiting,
-            running: depth.in_flight.saturating_sub(waiting),
+        QueueDepth {
+            ready: depth.ready + waiting,
+            waiting: depth.waiting,
+            in_flight: depth.in_flight.saturating_sub(waiting),
             oldest: self.began.values().min().copied(),
         }
     }
