@@ -404,3 +404,6 @@ fn outcome_of(kind: Kind) -> Outcome {
         | Kind::Internal => Outcome::Retry,
     }
 }
+
+#[cfg(test)]
+mod tests;

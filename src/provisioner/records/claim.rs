@@ -51,7 +51,7 @@ pub(super) fn provisioner(metadata: &ObjectMeta) -> Option<&str> {
 }
 
 impl Claim {
-    pub(super) fn new(object: &ClaimObject, uid: &str, provisioner: &str) -> Self {
+    pub(crate) fn new(object: &ClaimObject, uid: &str, provisioner: &str) -> Self {
         let metadata = &object.metadata;
         let spec = &object.spec;
         let text = |text: &Option<String>| text.as_deref().unwrap_or_default().into();
