@@ -70,6 +70,12 @@ pub const PARAMETERS: &[Parameter] = &[
         default: "<namespace>-<claim>-<volume>",
         effect: "Names the place of the volume.",
     },
+    Parameter {
+        name: "existingDirectory",
+        values: "refuse, share",
+        default: "refuse",
+        effect: "With share, several volumes may lie at exactly one place.",
+    },
     Parameter { name: "export", values: "a store's name", default: "the first store", effect: "The store." },
 ];
 
@@ -306,6 +312,10 @@ impl Backend for Memory {
         Ok(Place { store: store.clone(), segments })
     }
 
+    fn shares(&self, request: &VolumeRequest) -> bool {
+        request.parameters.get("existingDirectory").is_some_and(|value| value == "share")
+    }
+
     fn locate(&self, source: &Source) -> Option<Place> {
         let Source::Nfs { server, path } = source;
         let (store, rest) = path.trim_start_matches('/').split_once('/')?;
@@ -329,7 +339,7 @@ impl Backend for Memory {
                 }
                 held.volume.clone()
             } else {
-                if state.directories.contains_key(&place) {
+                if state.directories.contains_key(&place) && !self.shares(request) {
                     let message = format!("directory {place} exists already and is not of this claim");
                     return Err(Error::new(Kind::Conflict, message));
                 }

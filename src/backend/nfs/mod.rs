@@ -75,6 +75,10 @@ impl Backend for Nfs {
         class::plan(&self.exports, request).map(|plan| plan.place)
     }
 
+    fn shares(&self, request: &VolumeRequest) -> bool {
+        class::plan(&self.exports, request).is_ok_and(|plan| plan.existing == class::Existing::Share)
+    }
+
     fn locate(&self, source: &Source) -> Option<Place> {
         self.exports.iter().find_map(|export| export.locate(source))
     }
