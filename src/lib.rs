@@ -10,6 +10,7 @@ pub mod config;
 mod layers;
 pub mod observe;
 pub mod provisioner;
+pub mod system;
 pub mod volume;
 
 /// The version of this program.

@@ -308,11 +308,10 @@ impl Backend for Memory {
 
     fn locate(&self, source: &Source) -> Option<Place> {
         let Source::Nfs { server, path } = source;
-        let mut segments = path.split('/').filter(|s| !s.is_empty()).map(String::from);
-        let store = segments.next()?;
-        let segments: Vec<_> = segments.collect();
-        (server == SERVER && self.state().stores.contains(&store) && !segments.is_empty())
-            .then_some(Place { store, segments })
+        let (store, rest) = path.trim_start_matches('/').split_once('/')?;
+        let segments = path::checked(rest).ok()?;
+        (server == SERVER && self.state().stores.iter().any(|known| known == store))
+            .then(|| Place { store: store.into(), segments })
     }
 
     async fn create(&self, request: &VolumeRequest, permit: &Permit) -> Result<Volume, Error> {
@@ -520,5 +519,62 @@ impl Backend for Memory {
             purged: state.purged,
         };
         state.stores.iter().map(status).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::conformance::{self, Bench, Storage};
+
+    struct Plain(Memory);
+
+    impl Storage for Plain {
+        fn exists(&self, place: &Place) -> bool {
+            self.0.exists(place)
+        }
+
+        fn fill(&self, place: &Place) {
+            self.0.fill(place);
+        }
+
+        fn plant(&self, place: &Place) {
+            self.0.plant(place.clone(), true);
+        }
+    }
+
+    #[tokio::test]
+    async fn the_memory_backend_shows_every_behaviour() {
+        conformance::run(|| {
+            let memory = Memory::new();
+            let open = memory.clone();
+            Bench {
+                store: "default".into(),
+                open: Box::new(move || Arc::new(open.clone())),
+                storage: Box::new(Plain(memory)),
+            }
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn faults_strike_as_often_and_when_they_were_asked_to() {
+        let memory = Memory::new();
+        let permit = Permit::unlimited();
+        let request = conformance::request("a");
+        memory.fail_next(Operation::Create, 1, Moment::Before, Kind::Exhausted);
+        memory.fail_next(Operation::Create, 1, Moment::After, Kind::Unavailable);
+        assert_eq!(memory.create(&request, &permit).await.unwrap_err().kind(), Kind::Exhausted);
+        assert_eq!(memory.volumes().len(), 0);
+        assert_eq!(memory.create(&request, &permit).await.unwrap_err().kind(), Kind::Unavailable);
+        assert_eq!(memory.volumes().len(), 1);
+        let volume = memory.create(&request, &permit).await.unwrap();
+        assert_eq!(memory.calls(Operation::Create), 3);
+        memory.hang(Operation::Confirm);
+        let hung = tokio::time::timeout(Duration::from_millis(20), memory.confirm(&volume.id, &permit)).await;
+        assert!(hung.is_err());
+        memory.release(Operation::Confirm);
+        memory.confirm(&volume.id, &permit).await.unwrap();
+        assert!(memory.volumes()[0].confirmed);
     }
 }

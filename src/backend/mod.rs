@@ -11,6 +11,8 @@
 //! * a hung store answers [`Kind::Unavailable`] within the store's deadline, and delays no other store.
 
 #[cfg(any(test, feature = "test"))]
+pub mod conformance;
+#[cfg(any(test, feature = "test"))]
 pub mod memory;
 pub mod nfs;
 pub mod path;

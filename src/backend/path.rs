@@ -192,6 +192,50 @@ pub fn checked(path: &str) -> Result<Vec<String>, Invalid> {
     Ok(segments)
 }
 
+/// Which segment of an archive's place carries the suffix that makes it unique.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Suffixed {
+    /// The first one, where a directory of that name is not ours to put something into.
+    First,
+    /// The last one, where it is only taken.
+    Last,
+}
+
+/// Where the volume at `segments` is archived: `archived-` before its first segment, `suffix` behind one of them.
+///
+/// A name that becomes too long for file systems is cut at its end, before the suffix; where the whole path becomes
+/// too long, the archive is `archived-<volume>`.
+pub fn archive_target(
+    segments: &[String],
+    volume: &VolumeName,
+    suffix: &str,
+    which: Suffixed,
+) -> Vec<String> {
+    let last = segments.len().saturating_sub(1);
+    let marked = match which {
+        Suffixed::First => 0,
+        Suffixed::Last => last,
+    };
+    let name = |(index, segment): (usize, &String)| {
+        let before = if index == 0 { "archived-" } else { "" };
+        let behind = if index == marked { suffix } else { "" };
+        let room = MAX_SEGMENT_BYTES.saturating_sub(before.len() + behind.len());
+        format!("{before}{}{behind}", shortened(segment, room))
+    };
+    let target: Vec<String> = segments.iter().enumerate().map(name).collect();
+    let bytes = target.iter().map(|s| s.len() + 1).sum::<usize>();
+    if bytes > MAX_PATH_BYTES {
+        return vec![format!("archived-{}{suffix}", shortened(volume.as_str(), 200))];
+    }
+    target
+}
+
+/// As much from the beginning of `text` as fits into `bytes`.
+pub fn shortened(text: &str, bytes: usize) -> &str {
+    let fits = text.char_indices().map(|(at, c)| at + c.len_utf8()).take_while(|end| *end <= bytes).last();
+    text.get(..fits.unwrap_or(0)).unwrap_or_default()
+}
+
 fn shown(text: &str) -> String {
     const MOST: usize = 200;
     if text.chars().count() <= MOST {
@@ -322,6 +366,24 @@ mod tests {
         let claim = Claim { name: "n".repeat(253), ..claim() };
         let error = default_directory(&claim, &VolumeName::for_claim("u-1").unwrap()).unwrap_err();
         assert!(error.to_string().contains("file systems take 255"), "{error}");
+    }
+
+    /// Proves: row 4.2, row 4.4
+    #[test]
+    fn archives_keep_the_tree_and_fit_into_what_file_systems_take() {
+        let volume = VolumeName::for_claim("u-1").unwrap();
+        let target = |path: &str, suffix: &str, which| {
+            let segments: Vec<String> = path.split('/').map(String::from).collect();
+            archive_target(&segments, &volume, suffix, which).join("/")
+        };
+        assert_eq!(target("a-b-pvc-1", "", Suffixed::Last), "archived-a-b-pvc-1");
+        assert_eq!(target("ns/data/x", "", Suffixed::Last), "archived-ns/data/x");
+        assert_eq!(target("ns/data", "-T", Suffixed::Last), "archived-ns/data-T");
+        assert_eq!(target("ns/data", "-T", Suffixed::First), "archived-ns-T/data");
+        let long = target(&"ä".repeat(127), "-T", Suffixed::Last);
+        assert!(long.len() <= 255 && long.ends_with("ä-T"), "{long}");
+        let deep = target(&format!("{}d", "abcdefg/".repeat(511)), "-T", Suffixed::Last);
+        assert_eq!(deep, "archived-pvc-u-1-T");
     }
 
     proptest! {
