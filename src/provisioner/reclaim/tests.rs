@@ -1,3 +1,5 @@
+#![allow(clippy::needless_pass_by_value, reason = "patches read best written in place")]
+
 use std::sync::Arc;
 
 use serde_json::{Value, json};

@@ -81,7 +81,7 @@ pub(super) struct VolumeRecord {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Occupant {
     pub(super) relation: Relation,
-    /// "PersistentVolume pvc-…" or "claim default/a".
+    /// `PersistentVolume pvc-…` or `claim default/a`.
     pub(super) who: String,
     /// The name of the volume, or the UID of the claim.
     pub(super) id: Arc<str>,

@@ -1,3 +1,5 @@
+#![allow(clippy::needless_pass_by_value, reason = "patches read best written in place")]
+
 use std::time::Duration;
 
 use serde_json::{Value, json};

@@ -23,7 +23,7 @@ pub(super) use fixtures::NAME;
 pub(super) const USER: &str = "system:serviceaccount:berth:berth";
 
 /// How long anything may take before a test gives up: far more than it needs on the slowest machine.
-pub(super) const LIMIT: Duration = Duration::from_secs(60);
+pub(super) const LIMIT: Duration = Duration::from_mins(1);
 
 pub(super) struct Bed {
     pub(super) server: ApiServer,
@@ -165,7 +165,7 @@ impl Bed {
             workers: 8,
             api_timeout: Duration::from_secs(10),
             pace: Pace { min: millis(20), max: millis(200), slow: millis(400) },
-            sweep_interval: Duration::from_secs(3600),
+            sweep_interval: Duration::from_hours(1),
             sweep_grace: millis(50),
             shutdown_grace: Duration::from_secs(20),
             stop: CancellationToken::new(),

@@ -197,7 +197,7 @@ async fn a_claim_that_goes_while_its_volume_is_made_gets_no_volume() {
 async fn a_failure_is_told_and_tried_again_and_a_change_of_the_claim_ends_the_wait() {
     let bed = Bed::without_controllers();
     let mut settings = bed.settings().await;
-    settings.pace.slow = std::time::Duration::from_secs(3600);
+    settings.pace.slow = std::time::Duration::from_hours(1);
     bed.memory.fail_next(Operation::Create, 2, Moment::Before, Failure::Exhausted);
     bed.memory.fail_next(Operation::Create, 1, Moment::Before, Failure::Invalid);
     let running = bed.start_with(settings);

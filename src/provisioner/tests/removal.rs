@@ -1,3 +1,5 @@
+use std::collections::BTreeMap;
+
 use berth_apiserver::{Fault, Match, Options, Times};
 use k8s_openapi::api::{
     core::v1::{PersistentVolume, PersistentVolumeClaim},
@@ -272,13 +274,13 @@ fn request(uid: &str, name: &str) -> VolumeRequest {
             namespace: "default".into(),
             name: name.into(),
             uid: uid.into(),
-            labels: Default::default(),
-            annotations: Default::default(),
+            labels: BTreeMap::default(),
+            annotations: BTreeMap::default(),
         },
         capacity: Capacity::from_bytes(1 << 30),
         access: vec![Access::ReadWriteMany],
         mode: Mode::Filesystem,
-        parameters: Default::default(),
+        parameters: BTreeMap::default(),
     }
 }
 
