@@ -14,7 +14,7 @@ mod old;
 mod value;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::{io, net::SocketAddr, path::Path, path::PathBuf, time::Duration};
 

@@ -169,7 +169,7 @@ fn begins_with(path: &str, beginning: &str) -> bool {
 }
 
 fn is_test_file(file: &str) -> bool {
-    file == "layers.rs"
+    matches!(file, "layers.rs" | "documents.rs")
         || file.split('/').any(|part| matches!(part, "tests" | "tests.rs" | "conformance" | "conformance.rs"))
 }
 

@@ -7,6 +7,8 @@
 pub mod backend;
 pub mod config;
 #[cfg(test)]
+mod documents;
+#[cfg(test)]
 mod layers;
 pub mod observe;
 pub mod provisioner;

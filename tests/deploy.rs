@@ -184,7 +184,6 @@ fn granted(rules: Option<Vec<PolicyRule>>) -> BTreeSet<String> {
     granted
 }
 
-/// Proves: row 8.5
 #[test]
 fn exactly_the_rights_that_the_code_asks_for_are_granted() {
     let named = |rights: &[Right]| rights.iter().map(Right::to_string).collect::<BTreeSet<_>>();

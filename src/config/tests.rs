@@ -400,6 +400,20 @@ fn an_unknown_flag_or_command_is_refused() {
     assert!(wrong.contains("'controler'"), "{wrong}");
 }
 
+/// Flag, variable, key, default and effect of every setting, in the order of --help.
+pub(crate) fn settings() -> Vec<[String; 5]> {
+    let berth = flags::definition();
+    let controller = berth.find_subcommand("controller").unwrap();
+    let row = |names: &convert::Names| {
+        let long = names.flag.trim_start_matches('-');
+        let arg = controller.get_arguments().find(|arg| arg.get_long() == Some(long)).unwrap();
+        let help = arg.get_help().unwrap().to_string();
+        let effect = help.split(" [").next().unwrap().to_owned();
+        [names.flag.into(), names.env.into(), names.key.into(), names.default.into(), effect]
+    };
+    convert::names::ALL.iter().map(row).collect()
+}
+
 #[test]
 fn help_stays_as_it_was_reviewed() {
     let mut berth = flags::definition();

@@ -82,7 +82,7 @@ fn store(name: &str, ready: Result<(), &str>) -> StoreStatus {
 }
 
 /// Everything recorded once.
-async fn full() -> Metrics {
+pub(crate) async fn full() -> Metrics {
     let metrics = Metrics::new();
     metrics.provisioned("managed-nfs-storage", "", Duration::from_millis(20));
     metrics.provision_failed("managed-nfs-storage", "");

@@ -1,0 +1,41 @@
+//! The scenarios, by theme. Each module's `scenarios` gives its table: a sentence and the function
+//! that proves it.
+
+mod expansion;
+mod exports;
+mod harness;
+mod late_binding;
+mod main_job;
+mod old_volumes;
+mod patterns;
+mod races;
+mod reclaim;
+mod refusal;
+mod replicas;
+mod rights;
+mod turbulence;
+
+use crate::suite::Scenario;
+
+/// All of them, in the order of reading.
+#[must_use]
+pub fn all() -> Vec<Scenario> {
+    [
+        main_job::scenarios(),
+        patterns::scenarios(),
+        reclaim::scenarios(),
+        old_volumes::scenarios(),
+        exports::scenarios(),
+        late_binding::scenarios(),
+        refusal::scenarios(),
+        expansion::scenarios(),
+        races::scenarios(),
+        turbulence::scenarios(),
+        replicas::scenarios(),
+        rights::scenarios(),
+        harness::scenarios(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}
