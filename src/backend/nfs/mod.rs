@@ -75,6 +75,10 @@ impl Backend for Nfs {
         class::plan(&self.exports, request).map(|plan| plan.place)
     }
 
+    fn shares(&self, request: &VolumeRequest) -> bool {
+        class::plan(&self.exports, request).is_ok_and(|plan| plan.existing == class::Existing::Share)
+    }
+
     fn locate(&self, source: &Source) -> Option<Place> {
         self.exports.iter().find_map(|export| export.locate(source))
     }
@@ -128,15 +132,13 @@ impl Backend for Nfs {
 
     async fn expand(&self, source: &Source, capacity: Capacity) -> Result<Capacity, Error> {
         // A directory holds what the server has room for: there is nothing to enlarge.
-        match self.locate(source) {
-            Some(_) => Ok(capacity),
-            None => {
-                let Source::Nfs { server, path } = source;
-                let there = export::listed(&self.exports);
-                let message = format!("{server}:{path} lies strictly below none of the exports {there}");
-                Err(Error::new(Kind::NotFound, message))
-            }
+        if self.locate(source).is_some() {
+            return Ok(capacity);
         }
+        let Source::Nfs { server, path } = source;
+        let there = export::listed(&self.exports);
+        let message = format!("{server}:{path} lies strictly below none of the exports {there}");
+        Err(Error::new(Kind::NotFound, message))
     }
 
     async fn unfinished(&self, store: &str) -> Result<Vec<Unfinished>, Error> {
