@@ -4,3 +4,5 @@ pub mod events;
 pub mod lease;
 pub mod queue;
 pub mod rights;
+#[cfg(test)]
+mod stub;
