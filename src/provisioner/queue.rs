@@ -443,3 +443,6 @@ fn give_back<T>(queue: &mut VecDeque<T>) {
         queue.shrink_to(queue.len() * 2);
     }
 }
+
+#[cfg(test)]
+mod tests;
