@@ -415,3 +415,6 @@ fn body(post: &Post, reporter: &Reporter) -> Body {
         ..Body::default()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -437,3 +437,6 @@ impl<K: Clone + Hash + Eq, V> Recent<K, V> {
         result
     }
 }
+
+#[cfg(test)]
+mod tests;
