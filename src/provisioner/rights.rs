@@ -474,3 +474,6 @@ impl Inquiry {
         SelfSubjectAccessReview { spec, ..SelfSubjectAccessReview::default() }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,4 +1,4 @@
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde_json::{Value, json};
 use tokio::time::advance;
@@ -183,6 +183,8 @@ async fn a_request_that_hangs_holds_up_the_others_only_as_long_as_volumes_are_st
     assert_eq!(events.counts().dropped, 1);
 }
 
+type Make = Box<dyn Fn() -> Fault + Send + Sync>;
+
 #[tokio::test(start_paused = true)]
 async fn what_each_failure_of_the_server_means() {
     let terminating = || {
@@ -195,7 +197,6 @@ async fn what_each_failure_of_the_server_means() {
         status["details"] = json!({"retryAfterSeconds": 7});
         Fault::Status(status)
     };
-    type Make = Box<dyn Fn() -> Fault + Send + Sync>;
     let table: [(&str, Make, usize, usize, u64); 10] = [
         ("a server error is tried again", Box::new(|| Fault::Refuse(500)), 1, 2, 1),
         ("a lost answer is not told twice", Box::new(|| Fault::LoseAnswer), 1, 2, 1),
@@ -271,10 +272,10 @@ async fn a_flush_gives_up_in_time() {
 #[tokio::test(start_paused = true)]
 async fn the_task_ends_with_the_last_publisher() {
     let stub = Stub::new();
-    let asked = Arc::new(AtomicU32::new(0));
+    let asked = Arc::new(AtomicUsize::new(0));
     let events = Events::start(stub.client(), reporter(), {
         let asked = Arc::clone(&asked);
-        move || asked.fetch_add(1, Ordering::SeqCst).min(0) as usize
+        move || asked.load(Ordering::SeqCst)
     });
     let other = events.clone();
     drop(events);
