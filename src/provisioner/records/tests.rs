@@ -1,3 +1,5 @@
+//! What is kept of watched objects, and which changes mean work.
+
 #![allow(clippy::needless_pass_by_value, reason = "patches read best written in place")]
 
 use std::time::Duration;

@@ -1,3 +1,5 @@
+//! Claims that ask for more than they have.
+
 use berth_apiserver::{Fault, Match, Options, Times};
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use serde_json::json;

@@ -1,3 +1,5 @@
+//! Who works: election, the loss of the lock, and the end of the process.
+
 use std::time::Duration;
 
 use berth_apiserver::{Fault, Match, Times};

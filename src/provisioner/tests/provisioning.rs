@@ -1,3 +1,5 @@
+//! Claims that become volumes, and everything that can come between.
+
 use berth_apiserver::{Fault, Kind, Match, Options, Times};
 use k8s_openapi::api::{
     core::v1::{PersistentVolume, PersistentVolumeClaim},
@@ -18,7 +20,7 @@ fn creates(resource: &str) -> Match {
     Match::verb("create").resource(resource).user(USER)
 }
 
-/// Proves: case 1, case 56, statement 19
+/// Proves: case 1, case 42, row 7.2
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_claim_costs_one_volume_one_event_and_no_reads() {
     let bed = Bed::without_controllers();
@@ -51,6 +53,7 @@ async fn a_claim_costs_one_volume_one_event_and_no_reads() {
     );
 }
 
+/// Proves: case 56, statement 19
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn claims_that_wait_already_are_served_and_bound_and_told_to_the_metrics() {
     let bed = Bed::new();
@@ -82,7 +85,7 @@ async fn a_claim_waits_for_its_class() {
     running.stop().await;
 }
 
-/// Proves: case 19
+/// Proves: case 19, row 7.1, row 7.3
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_volume_whose_object_could_not_be_stored_at_first_is_stored_later() {
     let bed = Bed::without_controllers();
@@ -192,7 +195,7 @@ async fn a_claim_that_goes_while_its_volume_is_made_gets_no_volume() {
     assert_eq!(bed.requests("create", "persistentvolumes"), 0);
 }
 
-/// Proves: case 13, case 40
+/// Proves: case 13, case 18, case 39, case 40, row 7.3
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_failure_is_told_and_tried_again_and_a_change_of_the_claim_ends_the_wait() {
     let bed = Bed::without_controllers();
@@ -211,6 +214,8 @@ async fn a_failure_is_told_and_tried_again_and_a_change_of_the_claim_ends_the_wa
     bed.provisioned(1).await;
     running.stop().await;
     assert_eq!(bed.memory.calls(Operation::Create), 4);
+    let written = ["update", "patch"].map(|verb| bed.requests(verb, "persistentvolumeclaims"));
+    assert_eq!(written, [0, 0], "the claim, with its selected node, is left as it is");
 }
 
 /// Proves: case 15

@@ -1,3 +1,5 @@
+//! Released volumes, and volumes that were begun and never used.
+
 use std::collections::BTreeMap;
 
 use berth_apiserver::{Fault, Match, Options, Times};
@@ -66,7 +68,7 @@ async fn a_volume_deleted_before_its_claim_is_removed_when_the_claim_goes() {
     running.stop().await;
 }
 
-/// Proves: case 25, case 37, statement 21
+/// Proves: case 25, case 37, row 7.5
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_removal_that_fails_is_told_and_tried_again() {
     let bed = Bed::new();
@@ -100,6 +102,7 @@ async fn a_removal_whose_object_could_not_be_deleted_is_completed() {
     running.stop().await;
 }
 
+/// Proves: statement 21
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_refused_removal_waits_for_a_change_of_the_volume() {
     let bed = Bed::new();
@@ -176,7 +179,7 @@ fn place(path: &str) -> Place {
     Place { store: "default".into(), segments: path.split('/').map(String::from).collect() }
 }
 
-/// Proves: statement 12, statement 24, row 6.12
+/// Proves: statement 12, row 6.10
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn volumes_of_an_old_provisioner_are_removed_as_their_class_says_else_archived() {
     let bed = Bed::without_controllers();
@@ -205,6 +208,7 @@ async fn volumes_of_an_old_provisioner_are_removed_as_their_class_says_else_arch
     running.stop().await;
 }
 
+/// Proves: statement 24
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_volume_without_a_usable_source_is_told_and_the_loop_goes_on() {
     let bed = Bed::without_controllers();
@@ -228,6 +232,7 @@ async fn a_volume_without_a_usable_source_is_told_and_the_loop_goes_on() {
     running.stop().await;
 }
 
+/// Proves: row 6.11
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_volume_within_another_is_not_removed_before_that_one_is_gone() {
     let bed = Bed::without_controllers();
