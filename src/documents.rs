@@ -43,13 +43,18 @@ fn hold(document: &str, name: &str, generated: &str) {
     fs::write(&path, format!("{before}{begin}{generated}<!-- end -->{after}")).unwrap();
 }
 
-/// A Markdown table; `|` in cells is escaped.
+/// A Markdown table; what would mean something in a cell is escaped.
 fn table<const N: usize>(heads: [&str; N], rows: impl IntoIterator<Item = [String; N]>) -> String {
     let mut text = format!("| {} |\n|{}\n", heads.join(" | "), " --- |".repeat(N));
     for row in rows {
-        let _ = writeln!(text, "| {} |", row.map(|cell| cell.replace('|', "\\|")).join(" | "));
+        let _ = writeln!(text, "| {} |", row.map(|cell| escaped(&cell)).join(" | "));
     }
     text
+}
+
+fn escaped(cell: &str) -> String {
+    let cell = cell.replace('|', "\\|");
+    if cell.starts_with('`') { cell } else { cell.replace('<', "&lt;") }
 }
 
 fn code(text: &str) -> String {

@@ -74,7 +74,7 @@ pub const PARAMETERS: &[Parameter] = &[
         name: "existingDirectory",
         values: "refuse, share",
         default: "refuse",
-        effect: "With share, several volumes may lie at exactly one place.",
+        effect: "Whether the volume may lie where another one lies.",
     },
     Parameter { name: "export", values: "a store's name", default: "the first store", effect: "The store." },
 ];
@@ -325,7 +325,7 @@ impl Backend for Memory {
     }
 
     async fn create(&self, request: &VolumeRequest, permit: &Permit) -> Result<Volume, Error> {
-        let place = self.place(request)?;
+        let (place, shares) = (self.place(request)?, self.shares(request));
         let _held = self.hold(&request.name)?;
         let lost = self.enter(Operation::Create).await?;
         permit.check()?;
@@ -339,7 +339,7 @@ impl Backend for Memory {
                 }
                 held.volume.clone()
             } else {
-                if state.directories.contains_key(&place) && !self.shares(request) {
+                if state.directories.contains_key(&place) && !shares {
                     let message = format!("directory {place} exists already and is not of this claim");
                     return Err(Error::new(Kind::Conflict, message));
                 }
@@ -355,7 +355,7 @@ impl Backend for Memory {
                     name: request.claim.name.clone(),
                     uid: request.claim.uid.clone(),
                 };
-                state.directories.insert(place.clone(), false);
+                state.directories.entry(place.clone()).or_insert(false);
                 let since = SystemTime::now();
                 let held = Held { volume: volume.clone(), place, claim, confirmed: false, since };
                 state.volumes.insert(request.name.clone(), held);
