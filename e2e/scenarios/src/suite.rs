@@ -206,7 +206,8 @@ async fn start(suite: Kind, plan: &Plan) -> Result<Result<ControlPlane, String>>
     ControlPlane::real(&binaries).await.map(Ok)
 }
 
-async fn run_suite(
+/// Runs `chosen` on a control plane that is there already, with `program` as berth.
+pub async fn run_suite(
     suite: Kind,
     jobs: usize,
     chosen: Vec<Scenario>,

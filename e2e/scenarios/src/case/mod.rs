@@ -278,8 +278,14 @@ impl Case {
         Ok(all)
     }
 
-    /// Waits until the claim is bound.
+    /// Waits until the claim is bound to a directory of this scenario's export.
     pub async fn bound(&self, claim: &str) -> Result<Volume> {
+        let (claim, volume) = self.bound_pair(claim).await?;
+        Volume::new(self, claim, volume)
+    }
+
+    /// Waits until the claim is bound, to whatever it is.
+    pub async fn bound_pair(&self, claim: &str) -> Result<(PersistentVolumeClaim, PersistentVolume)> {
         self.until(&format!("claim {claim} to be bound"), async || {
             let claim = self.get_claim(claim).await?;
             let phase = claim.status.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or("(none)");
@@ -290,7 +296,7 @@ impl Case {
                 .and_then(|spec| spec.volume_name.clone())
                 .context("it names no volume")?;
             let volume = self.get_volume(&name).await?.with_context(|| format!("PV {name} is not there"))?;
-            Volume::new(self, claim, volume)
+            Ok((claim, volume))
         })
         .await
     }
@@ -480,8 +486,10 @@ impl Case {
 
     async fn dump_into(&self, text: &mut String) -> Result<()> {
         let berths = self.berths.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut logs = String::new();
         for (name, berth) in berths {
             let log = berth.log();
+            logs.push_str(&log);
             let lines: Vec<&str> = log.lines().collect();
             let from = lines.len().saturating_sub(150);
             writeln!(text, "--- log of {name} (pid {}), from line {}", berth.pid(), from + 1)?;
@@ -515,6 +523,11 @@ impl Case {
             };
             for event in events.items {
                 let about = &event.involved_object;
+                // Those of PVs lie together with other scenarios'.
+                let named = about.name.as_deref().unwrap_or_default();
+                if namespace == "default" && !named.contains(&self.id) && !logs.contains(named) {
+                    continue;
+                }
                 writeln!(
                     text,
                     "{namespace} {} {}/{} {} x{}: {}",

@@ -280,12 +280,7 @@ impl<'a> VolumeBuilder<'a> {
         }))
         .await?;
         case.claim(claim).class(&self.class).set(&["spec", "volumeName"], json!(name)).create().await?;
-        let (claim, volume) = case
-            .until(&format!("old PV {name} to be bound"), async || {
-                let volume = case.volume_phase(&name, "Bound").await?;
-                Ok((case.get_claim(claim).await?, volume))
-            })
-            .await?;
+        let (claim, volume) = case.bound_pair(claim).await?;
         Ok(Volume { name, claim, volume, relative: self.directory, directory })
     }
 }

@@ -83,7 +83,7 @@ async fn old_volume(case: Arc<Case>) -> Result<()> {
 async fn crash(case: Arc<Case>) -> Result<()> {
     let class = case.class("nfs").expandable().deletes().create().await?;
     let proxy = case.proxy().await?;
-    let setup = case.setup()?.through(proxy.access(&case.plane.access(User::Berth)?));
+    let setup = case.setup()?.through(proxy.access(&case.plane.access(User::Berth)?)).alone();
     let berth = case.start(&setup)?;
     case.claim("data").class(&class).size("1Mi").create().await?;
     let volume = case.bound("data").await?;

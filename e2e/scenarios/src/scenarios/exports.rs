@@ -25,15 +25,9 @@ pub(super) fn scenarios() -> Vec<Scenario> {
 
 /// The NFS source of a claim's PV: server and path.
 async fn source(case: &Case, claim: &str) -> Result<(PersistentVolume, String, String)> {
-    case.until(&format!("a PV for claim {claim}"), async || {
-        let claim = case.get_claim(claim).await?;
-        let name = format!("pvc-{}", claim.uid().unwrap_or_default());
-        let volume = case.volume_phase(&name, "Bound").await?;
-        let nfs =
-            volume.spec.as_ref().and_then(|spec| spec.nfs.clone()).context("the PV has no NFS source")?;
-        Ok((volume, nfs.server, nfs.path))
-    })
-    .await
+    let (_, volume) = case.bound_pair(claim).await?;
+    let nfs = volume.spec.as_ref().and_then(|spec| spec.nfs.clone()).context("the PV has no NFS source")?;
+    Ok((volume, nfs.server, nfs.path))
 }
 
 async fn several(case: Arc<Case>) -> Result<()> {

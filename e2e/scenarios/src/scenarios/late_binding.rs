@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use anyhow::{Result, ensure};
 use k8s_openapi::api::core::v1::Pod;
+use kube::Api;
 
 use crate::{
     case::{Case, pod},
@@ -30,6 +31,14 @@ async fn waits(case: Arc<Case>) -> Result<()> {
     case.create::<Pod>(&pod("user", "data")).await?;
     let volume = case.bound("data").await?;
     ensure!(volume.directory.is_dir(), "bound without a directory");
+
+    let pods: Api<Pod> = case.api();
+    case.until("the pod to be placed", async || {
+        let pod = pods.get("user").await?;
+        ensure!(pod.spec.and_then(|spec| spec.node_name).is_some(), "it has no node");
+        Ok(())
+    })
+    .await?;
 
     // A claim in use outlives its deletion until the pod is gone.
     case.delete_claim("data").await?;

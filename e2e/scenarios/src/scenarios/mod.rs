@@ -17,6 +17,12 @@ mod turbulence;
 
 use crate::suite::Scenario;
 
+/// Those that need no berth: they try the ground that the others stand on.
+#[must_use]
+pub fn without_berth() -> Vec<Scenario> {
+    harness::scenarios()
+}
+
 /// All of them, in the order of reading.
 #[must_use]
 pub fn all() -> Vec<Scenario> {
@@ -33,7 +39,7 @@ pub fn all() -> Vec<Scenario> {
         turbulence::scenarios(),
         replicas::scenarios(),
         rights::scenarios(),
-        harness::scenarios(),
+        without_berth(),
     ]
     .into_iter()
     .flatten()

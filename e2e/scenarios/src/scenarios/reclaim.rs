@@ -191,7 +191,8 @@ async fn class_remade(case: Arc<Case>) -> Result<()> {
 /// Proves: case 24
 async fn rescued_away(case: Arc<Case>) -> Result<()> {
     let class = case.class("nfs").deletes().create().await?;
-    let berth = case.berth().await?;
+    let setup = case.setup()?.alone();
+    let berth = case.start(&setup)?;
     case.claim("data").class(&class).create().await?;
     let volume = case.bound("data").await?;
     volume.write("kept", "")?;
@@ -200,7 +201,7 @@ async fn rescued_away(case: Arc<Case>) -> Result<()> {
     case.volume_phase(&volume.name, "Released").await?;
     case.patch_volume(&volume.name, &json!({ "spec": { "persistentVolumeReclaimPolicy": "Retain" } }))
         .await?;
-    case.berth().await?;
+    case.start(&setup)?;
     case.barrier(&class).await?;
     case.volume_phase(&volume.name, "Released").await?;
     ensure!(volume.directory.join("kept").exists(), "a rescued directory was touched");
