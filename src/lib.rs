@@ -5,4 +5,15 @@
 //! `docs/architecture.md` draws the whole, and `layers` (a test) holds the arrows between the modules.
 
 pub mod backend;
+pub mod config;
+#[cfg(test)]
+mod documents;
+#[cfg(test)]
+mod layers;
+pub mod observe;
+pub mod provisioner;
+pub mod system;
 pub mod volume;
+
+/// The version of this program.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");

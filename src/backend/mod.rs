@@ -10,6 +10,13 @@
 //! * nothing is changed after [`Permit::check`](crate::volume::Permit::check) says that the right has ended;
 //! * a hung store answers [`Kind::Unavailable`] within the store's deadline, and delays no other store.
 
+#[cfg(any(test, feature = "test"))]
+pub mod conformance;
+#[cfg(any(test, feature = "test"))]
+pub mod memory;
+pub mod nfs;
+pub mod path;
+
 use std::{
     collections::BTreeMap,
     fmt,
@@ -31,6 +38,10 @@ pub trait Backend: Send + Sync + 'static {
 
     /// Where `request` would be made: pure, touches nothing. Refuses bad parameters and names.
     fn place(&self, request: &VolumeRequest) -> Result<Place, Error>;
+
+    /// Whether the class allows this volume to lie at exactly the place of another one. Above or below another volume
+    /// is never allowed. Pure, touches nothing.
+    fn shares(&self, request: &VolumeRequest) -> bool;
 
     /// Where an existing volume lies, if it lies in one of this backend's stores: pure, touches nothing.
     fn locate(&self, source: &Source) -> Option<Place>;
