@@ -99,9 +99,9 @@ impl Class {
                     None => return Err(not_boolean(ARCHIVE_ON_DELETE, text)),
                 },
             },
-            Some(text) => text.parse().map_err(|error: Invalid| {
-                Invalid::new("class parameter onDelete", error.text, error.why)
-            })?,
+            Some(text) => text
+                .parse()
+                .map_err(|error: Invalid| Invalid::new("class parameter onDelete", error.text, error.why))?,
         };
 
         let known = |key: &str| PARAMETERS.iter().any(|p| p.name == key);
@@ -278,7 +278,8 @@ mod tests {
 
     #[test]
     fn a_refusal_names_the_parameter_the_value_and_what_is_allowed() {
-        let refusal = |parameters: &[(&str, &str)]| class(parameters).terms(&capabilities()).unwrap_err().to_string();
+        let refusal =
+            |parameters: &[(&str, &str)]| class(parameters).terms(&capabilities()).unwrap_err().to_string();
         assert_eq!(
             refusal(&[("onDelete", "Delete")]),
             "class parameter onDelete \"Delete\" must be delete, archive or retain"
@@ -306,7 +307,10 @@ mod tests {
             (&["ondelete"], "has the unknown parameter \"ondelete\" (did you mean \"onDelete\"?)"),
             (&["pathpattern"], "has the unknown parameter \"pathpattern\" (did you mean \"pathPattern\"?)"),
             (&["pathPatern"], "has the unknown parameter \"pathPatern\" (did you mean \"pathPattern\"?)"),
-            (&["archiveOnDelte"], "has the unknown parameter \"archiveOnDelte\" (did you mean \"archiveOnDelete\"?)"),
+            (
+                &["archiveOnDelte"],
+                "has the unknown parameter \"archiveOnDelte\" (did you mean \"archiveOnDelete\"?)",
+            ),
             (&["fsType"], "has the unknown parameter \"fsType\""),
             (
                 &["fsType", "onDelet"],

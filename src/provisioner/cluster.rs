@@ -190,7 +190,8 @@ impl Cluster {
             after: None,
             message: format!("{method} {path}: {error}"),
         };
-        let mut request = Request::builder().method(method).uri(path).header(header::ACCEPT, "application/json");
+        let mut request =
+            Request::builder().method(method).uri(path).header(header::ACCEPT, "application/json");
         let mut bytes = Vec::new();
         if let Some((content_type, value)) = body {
             request = request.header(header::CONTENT_TYPE, content_type);
@@ -204,8 +205,11 @@ impl Cluster {
             .headers()
             .get(header::RETRY_AFTER)
             .and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
-        let answer =
-            response.into_body().collect_bytes().await.map_err(|error| failed(Cause::Unknown, &causes(&error)))?;
+        let answer = response
+            .into_body()
+            .collect_bytes()
+            .await
+            .map_err(|error| failed(Cause::Unknown, &causes(&error)))?;
         if code.is_success() {
             return serde_json::from_slice(&answer).map_err(|error| failed(Cause::Unknown, &error));
         }
@@ -278,7 +282,14 @@ mod tests {
     fn an_answer_says_whether_the_request_was_carried_out_and_when_to_come_back() {
         let seconds = Duration::from_secs;
         let table: &[(&str, u16, &str, Option<u64>, Cause, Option<Duration>)] = &[
-            ("too many requests, and when to come back", 429, "TooManyRequests", Some(7), Cause::Throttled, Some(seconds(7))),
+            (
+                "too many requests, and when to come back",
+                429,
+                "TooManyRequests",
+                Some(7),
+                Cause::Throttled,
+                Some(seconds(7)),
+            ),
             ("too many requests without a time", 429, "", None, Cause::Throttled, Some(seconds(1))),
             ("an absurd time is cut", 429, "", Some(u64::MAX), Cause::Throttled, Some(seconds(300))),
             ("the name is taken", 409, "AlreadyExists", None, Cause::Exists, None),

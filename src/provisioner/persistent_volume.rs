@@ -137,7 +137,10 @@ mod tests {
     fn volume() -> Volume {
         Volume {
             id: VolumeId::new("nfs", "default", VolumeName::for_claim("0b6f-11").unwrap()).unwrap(),
-            source: Source::Nfs { server: "nas.example".into(), path: "/export/default-data-pvc-0b6f-11".into() },
+            source: Source::Nfs {
+                server: "nas.example".into(),
+                path: "/export/default-data-pvc-0b6f-11".into(),
+            },
             capacity: None,
             origin: Origin::Created,
             store_identity: "5f0c".into(),
@@ -189,11 +192,8 @@ mod tests {
         let built = build(&volume(), &place(), &claim, &class, Disposal::Keep, true).unwrap();
         let object: VolumeObject = serde_json::from_value(serde_json::to_value(built).unwrap()).unwrap();
         assert_eq!(source(&object), Some(volume().source));
-        let expected = Recorded {
-            id: Some(volume().id),
-            disposal: Some(Disposal::Keep),
-            origin: Some(Origin::Created),
-        };
+        let expected =
+            Recorded { id: Some(volume().id), disposal: Some(Disposal::Keep), origin: Some(Origin::Created) };
         assert_eq!(Recorded::read(&object), Ok(expected));
     }
 

@@ -105,8 +105,11 @@ pub(super) fn plan(claim: &Arc<Claim>, records: &Records, backends: &Backends) -
     match order(claim, class, backend, name) {
         Err(error) => error.into(),
         Ok(order) => {
-            let share = order.backend.shares(&order.request);
-            match records.occupant(&order.spot, order.request.name.as_str(), &claim.uid, share) {
+            let occupant =
+                |share| records.occupant(&order.spot, order.request.name.as_str(), &claim.uid, share);
+            let other = occupant(false)
+                .and_then(|other| if backend.shares(&order.request) { occupant(true) } else { Some(other) });
+            match other {
                 None => Plan::Provision(Box::new(order)),
                 Some(other) => {
                     let how = match other.relation {
@@ -126,6 +129,19 @@ pub(super) fn plan(claim: &Arc<Claim>, records: &Records, backends: &Backends) -
             }
         }
     }
+}
+
+/// The backend and the store that a claim's volume would lie in.
+pub(super) fn store_of(
+    claim: &Arc<Claim>,
+    records: &Records,
+    backends: &Backends,
+) -> Option<(&'static str, Box<str>)> {
+    let class = records.class(&claim.class)?;
+    let backend = backends.get(&class.provisioner)?;
+    let name = VolumeName::for_claim(&claim.uid).ok()?;
+    let order = order(claim, class, backend, name).ok()?;
+    Some((backend.capabilities().name, order.spot.store().into()))
 }
 
 fn no_class(name: &str) -> String {
@@ -175,7 +191,10 @@ fn order(
         Some("Block") => {
             return Err(Error::new(
                 Kind::Unsupported,
-                format!("{} does not support block volume provisioning; set volumeMode: Filesystem", class.provisioner),
+                format!(
+                    "{} does not support block volume provisioning; set volumeMode: Filesystem",
+                    class.provisioner
+                ),
             ));
         }
         Some(other) => {
@@ -341,7 +360,12 @@ fn next_step(shared: &Shared, uid: &Arc<str>, tries: u32) -> Result<Step, Outcom
             let progress = attempt.map_or(Progress::Begun, |attempt| attempt.progress);
             shared.set_attempt(
                 uid,
-                Attempt { order: Arc::clone(&order), began: Instant::now(), progress, told: told || tries > 1 },
+                Attempt {
+                    order: Arc::clone(&order),
+                    began: Instant::now(),
+                    progress,
+                    told: told || tries > 1,
+                },
             );
             Ok(Step::Make(order))
         }

@@ -67,9 +67,7 @@ pub(super) enum Duty {
 
 /// How the volume stands.
 pub(super) fn standing(volume: &VolumeObject, backends: &Backends) -> Standing {
-    let ours = |key| {
-        annotation(&volume.metadata, key).is_some_and(|name| backends.get(name).is_some())
-    };
+    let ours = |key| annotation(&volume.metadata, key).is_some_and(|name| backends.get(name).is_some());
     Standing {
         ours: ours(names::PROVISIONED_BY) || ours(names::MIGRATED_TO),
         phase: match volume.status.phase.as_deref() {
@@ -135,7 +133,9 @@ pub(super) fn plan(
     guarding: bool,
 ) -> Plan {
     match duty(standing(volume, backends), guarding) {
-        Duty::Remove => order(volume, class, backends).unwrap_or_else(|error| Plan::Refuse(error.to_string())),
+        Duty::Remove => {
+            order(volume, class, backends).unwrap_or_else(|error| Plan::Refuse(error.to_string()))
+        }
         Duty::None | Duty::Guard | Duty::Unguard => Plan::Ignore,
     }
 }
@@ -187,7 +187,8 @@ fn order(volume: &VolumeObject, class: Option<&Class>, backends: &Backends) -> R
 fn class_gone(volume: &VolumeObject) -> String {
     let name = class_of(volume);
     if name.is_empty() {
-        "archived, since nothing on the volume says what shall become of it, and it names no storage class".into()
+        "archived, since nothing on the volume says what shall become of it, and it names no storage class"
+            .into()
     } else {
         format!(
             "archived, since nothing on the volume says what shall become of it, and storage class {name:?} does \
@@ -246,9 +247,8 @@ pub(super) async fn reconcile(shared: &Shared, name: &str, permit: &Permit) -> O
     let Some(backend) = shared.backends.get(&order.provisioner) else { return Outcome::Done };
     let order = {
         let mut records = shared.records();
-        let spot = backend
-            .locate(&order.removal.source)
-            .map(|place| Spot::new(backend.capabilities().name, &place));
+        let spot =
+            backend.locate(&order.removal.source).map(|place| Spot::new(backend.capabilities().name, &place));
         let other = spot.and_then(|spot| records.occupant(&spot, name, "", false));
         match other.map(|other| (in_the_way(order.clone(), &other), other)) {
             None => order,
@@ -281,7 +281,8 @@ pub(super) async fn reconcile(shared: &Shared, name: &str, permit: &Permit) -> O
             Outcome::Done
         }
         Err(failure) => {
-            let note = format!("the volume was removed, but its PersistentVolume cannot be deleted: {failure}");
+            let note =
+                format!("the volume was removed, but its PersistentVolume cannot be deleted: {failure}");
             tracing::warn!(volume = name, error = %failure, "cannot delete the object of a volume that was removed");
             shared.tell_volume(&live, Type::Warning, "VolumeFailedDelete", note);
             shared.metrics.delete_failed(class_label);
@@ -319,9 +320,9 @@ fn refuse(shared: &Shared, live: &VolumeObject, why: &str) -> Outcome {
 /// Tells what became of the bytes where that is not what the class or the PV said.
 fn remark(shared: &Shared, live: &VolumeObject, order: &Order, removed: &Removed) {
     let note = match (removed, order.removal.disposal) {
-        (Removed::Archived(to), Disposal::Delete) => {
-            Some(format!("the data was archived to {to:?} rather than deleted, since it was there before the volume"))
-        }
+        (Removed::Archived(to), Disposal::Delete) => Some(format!(
+            "the data was archived to {to:?} rather than deleted, since it was there before the volume"
+        )),
         (Removed::Kept, Disposal::Delete | Disposal::Archive) => {
             Some("the data was kept, since it was there before the volume".to_owned())
         }
@@ -403,3 +404,6 @@ fn outcome_of(kind: Kind) -> Outcome {
         | Kind::Internal => Outcome::Retry,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -51,7 +51,7 @@ pub(super) fn provisioner(metadata: &ObjectMeta) -> Option<&str> {
 }
 
 impl Claim {
-    pub(super) fn new(object: &ClaimObject, uid: &str, provisioner: &str) -> Self {
+    pub(crate) fn new(object: &ClaimObject, uid: &str, provisioner: &str) -> Self {
         let metadata = &object.metadata;
         let spec = &object.spec;
         let text = |text: &Option<String>| text.as_deref().unwrap_or_default().into();
@@ -132,5 +132,11 @@ impl Growing {
             volume: text(&object.spec.volume_name),
             request: request.into(),
         })
+    }
+}
+
+impl fmt::Display for Growing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
     }
 }

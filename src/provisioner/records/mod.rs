@@ -19,8 +19,8 @@ pub(super) use places::{Places, Relation, Spot};
 
 use super::{
     class::Class,
-    objects::{ClaimObject, VolumeObject, annotation},
     names,
+    objects::{ClaimObject, VolumeObject, annotation},
     persistent_volume,
     queue::Queue,
     reclaim::{self, Duty, Standing},
@@ -229,6 +229,15 @@ impl Records {
         }
     }
 
+    /// Works on all claims that ask for more than they have.
+    pub(super) fn wake_growing(&self) {
+        for (uid, record) in &self.claims {
+            if matches!(record.wanted, Wanted::Growth(_)) {
+                self.wake(Key::Growth(Arc::clone(uid)));
+            }
+        }
+    }
+
     /// Everything that needs work.
     fn due(&self) -> Vec<Key> {
         let claims = self.claims.iter().map(|(uid, record)| match record.wanted {
@@ -371,9 +380,10 @@ impl Records {
         let Some(name) = object.metadata.name.as_deref() else { return };
         let standing = reclaim::standing(object, &self.backends);
         let located = persistent_volume::source(object).and_then(|source| {
-            self.backends.distinct().into_iter().find_map(|backend| {
-                Some((backend.capabilities().name, backend.locate(&source)?))
-            })
+            self.backends
+                .distinct()
+                .into_iter()
+                .find_map(|backend| Some((backend.capabilities().name, backend.locate(&source)?)))
         });
         if !standing.ours && located.is_none() {
             return self.forget_volume(name);
@@ -397,7 +407,8 @@ impl Records {
         self.release(claim_uid);
         let spot = record.spot.clone();
         let before = self.volumes.insert(Arc::clone(&name), record);
-        let moved = before.as_ref().and_then(|before| before.spot.as_ref()).filter(|old| Some(*old) != spot.as_ref());
+        let moved =
+            before.as_ref().and_then(|before| before.spot.as_ref()).filter(|old| Some(*old) != spot.as_ref());
         if let Some(old) = moved {
             self.places.remove(old, &name);
         }

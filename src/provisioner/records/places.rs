@@ -47,6 +47,11 @@ impl Spot {
         ends.skip(2).filter_map(|end| self.0.get(..end)).filter(|text| text.len() < self.0.len())
     }
 
+    /// The name of the backend.
+    pub(crate) fn backend(&self) -> &str {
+        self.0.split(SEPARATOR).next().unwrap_or_default()
+    }
+
     /// The name of the store.
     pub(crate) fn store(&self) -> &str {
         self.0.split(SEPARATOR).nth(1).unwrap_or_default()
@@ -126,14 +131,12 @@ impl Places {
             .filter_map(|text| self.0.get(text))
             .flat_map(|occupants| occupants.as_slice().iter().map(|who| (Relation::Above, who)));
         let from: (Bound<&str>, Bound<&str>) = (Bound::Included(&spot.0), Bound::Unbounded);
-        let below = self
-            .0
-            .range::<str, _>(from)
-            .take_while(|(text, _)| text.starts_with(&*spot.0))
-            .flat_map(|(text, occupants)| {
+        let below = self.0.range::<str, _>(from).take_while(|(text, _)| text.starts_with(&*spot.0)).flat_map(
+            |(text, occupants)| {
                 let relation = if text.len() == spot.0.len() { Relation::Same } else { Relation::Below };
                 occupants.as_slice().iter().map(move |who| (relation, who))
-            });
+            },
+        );
         above.chain(below)
     }
 }
@@ -156,7 +159,9 @@ mod tests {
     fn what_overlaps_is_found_at_above_and_below() {
         use Relation::{Above, Below, Same};
         let mut places = Places::default();
-        for (path, who) in [("a", "1"), ("b/c", "2"), ("b/c", "3"), ("b/cd", "4"), ("b/c/d/e", "5"), ("b-c", "6")] {
+        for (path, who) in
+            [("a", "1"), ("b/c", "2"), ("b/c", "3"), ("b/cd", "4"), ("b/c/d/e", "5"), ("b-c", "6")]
+        {
             places.insert(&spot(path), &who.into());
         }
         let table: &[(&str, &[(Relation, &str)])] = &[
