@@ -168,10 +168,10 @@ impl Elector {
         let lock = format!("{} {}/{}", Kind::Lease, settings.namespace, settings.name);
         let status = Arc::new(Mutex::new(Status { lock, ..Status::default() }));
         let stop = CancellationToken::new();
-        let states = office.states.subscribe();
+        let following = office.states.subscribe();
         let candidate = Candidate::new(client, settings, office, Arc::clone(&status));
         let task = tokio::spawn(candidate.run(stop.clone()));
-        Self { states, status, work: Work::Task { stop, task } }
+        Self { states: following, status, work: Work::Task { stop, task } }
     }
 
     /// Whether we lead, now and whenever it changes. When a term has ended the follower must stop its workers before it
@@ -253,15 +253,20 @@ impl Drop for Office {
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Seen {
     record: Record,
+    version: String,
     since: Instant,
 }
 
 impl Seen {
-    /// The next look at a lock: time goes on as long as it says the same.
-    fn again(before: Option<Self>, record: Record, now: Instant) -> Self {
+    /// The next look at a lock: time goes on as long as nobody wrote it. That it says the same is not enough: the clock that
+    /// its times come from may stand still.
+    fn again(before: Option<Self>, sighting: &Sighting, now: Instant) -> Self {
+        let version = sighting.version();
         match before {
-            Some(seen) if seen.record == record => seen,
-            Some(_) | None => Self { record, since: now },
+            Some(seen) if seen.version == version => seen,
+            Some(_) | None => {
+                Self { record: sighting.record.clone().unwrap_or_default(), version, since: now }
+            }
         }
     }
 
@@ -363,7 +368,6 @@ struct Candidate {
 /// What is known of the lock of an old provisioner, while the `Lease` is ours.
 #[derive(Default)]
 struct OldLock {
-    version: String,
     seen: Option<Seen>,
     /// The version that is known to be dead.
     superseded: Option<String>,
@@ -439,7 +443,7 @@ impl Candidate {
             if let Some(until) = deadline
                 && Instant::now() >= until
             {
-                deadline = None;
+                (deadline, self.own) = (None, None);
                 self.lose("it was not renewed in time");
             }
             let pause = Instant::now() + self.settings.pause();
@@ -452,15 +456,14 @@ impl Candidate {
     async fn round(&mut self) -> Result<Round, Trouble> {
         let mut trouble = Trouble::Conflict;
         for _ in 0..3 {
-            let sighting = match self.own.take() {
-                Some(own) => Some(own),
+            let sighting = match &self.own {
+                Some(own) => Some(own.clone()),
                 None => self.locks.get(self.kind).await?,
             };
             let record = sighting.as_ref().and_then(|sighting| sighting.record.clone());
             let now = Instant::now();
-            self.seen = sighting
-                .as_ref()
-                .map(|_| Seen::again(self.seen.take(), record.clone().unwrap_or_default(), now));
+            let before = self.seen.take();
+            self.seen = sighting.as_ref().map(|sighting| Seen::again(before, sighting, now));
             let step = decide(self.seen.as_ref(), now, &self.settings.identity, self.settings.duration);
             if let (Step::Wait(_), Some(record)) = (step, record.as_ref()) {
                 return Ok(Round::Theirs(record.holder.clone()));
@@ -484,7 +487,7 @@ impl Candidate {
                     self.own = Some(own);
                     return Ok(Round::Held(start));
                 }
-                Err(again @ (Trouble::Conflict | Trouble::Missing)) => trouble = again,
+                Err(again @ (Trouble::Conflict | Trouble::Missing)) => (self.own, trouble) = (None, again),
                 Err(other) => return Err(other),
             }
         }
@@ -544,17 +547,16 @@ impl Candidate {
             Err(trouble) => return Some(format!("the lock of an old provisioner cannot be read: {trouble}")),
         };
         self.old.hidden = false;
-        let record = sighting.record.clone()?;
+        sighting.record.as_ref()?;
         let version = sighting.version();
         let recorded = self.own.as_ref().and_then(Sighting::superseded);
         if self.old.superseded.as_deref().or(recorded) == Some(version.as_str()) {
             return None;
         }
-        let before = self.old.seen.take().filter(|_| self.old.version == version);
-        let seen = Seen::again(before, record, now);
+        let seen = Seen::again(self.old.seen.take(), &sighting, now);
         let wait = old_lock(&seen, now, Timestamp::now(), &self.settings.identity, &self.settings);
         let holder = seen.record.holder.clone();
-        (self.old.version, self.old.seen) = (version.clone(), Some(seen));
+        self.old.seen = Some(seen);
         if wait.is_none() {
             // Written with the next renewal.
             self.old.superseded = Some(version);
@@ -617,11 +619,7 @@ impl Candidate {
                     info!(lock = %self.lock(), "released");
                     return;
                 }
-                Err(Trouble::Conflict) => {}
-                Err(trouble) => {
-                    warn!(lock = %self.lock(), %trouble, "the lock could not be released and lasts until it runs out");
-                    return;
-                }
+                Err(trouble) => warn!(lock = %self.lock(), %trouble, "cannot release the lock"),
             }
         }
     }
@@ -652,3 +650,6 @@ impl Candidate {
         *status = next;
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -21,6 +21,8 @@ pub mod queue;
 mod reclaim;
 mod records;
 pub mod rights;
+#[cfg(test)]
+mod stub;
 mod sweep;
 mod term;
 mod watch;

@@ -54,7 +54,7 @@ fn later(now: Instant, wait: Duration) -> Instant {
 impl Default for Pace {
     /// One second doubling to five minutes; five minutes.
     fn default() -> Self {
-        let longest = Duration::from_secs(300);
+        let longest = Duration::from_mins(5);
         Self { min: Duration::from_secs(1), max: longest, slow: longest }
     }
 }
