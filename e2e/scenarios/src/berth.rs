@@ -8,7 +8,10 @@ use std::{
     ffi::OsString,
     path::{Path, PathBuf},
     process::ExitStatus,
-    sync::{Arc, atomic::{AtomicBool, Ordering}},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -23,7 +26,7 @@ use tokio::{
 use crate::{
     case::PATIENCE,
     control_plane::{Access, User},
-    process::{Process, Usage, free_port},
+    process::{Process, Usage},
 };
 
 /// The binary under test: `BERTH_BIN`, else what cargo builds (`BERTH_PROFILE`, default `dev`).
@@ -82,8 +85,8 @@ pub struct Setup {
 impl Setup {
     /// Adds flags.
     #[must_use]
-    pub fn flags<const N: usize>(mut self, flags: [&str; N]) -> Self {
-        self.flags.extend(flags.map(OsString::from));
+    pub fn flags<T: AsRef<str>, const N: usize>(mut self, flags: [T; N]) -> Self {
+        self.flags.extend(flags.map(|flag| OsString::from(flag.as_ref())));
         self
     }
 
@@ -108,20 +111,31 @@ impl Setup {
         self
     }
 
+    /// Looks for unused directories at short intervals, where an administrator's berth takes hours.
+    #[must_use]
+    pub fn sweeps_soon(self) -> Self {
+        self.flags(["--sweep-interval=1s", "--sweep-grace=1s"])
+    }
+
     /// The command line: `berth controller` with the environment of the old images.
-    fn command(&self, program: &Path, port: u16, kubeconfig: &Path) -> Command {
+    fn command(&self, program: &Path, kubeconfig: &Path, listen_file: &Path) -> Command {
+        let log = std::env::var("BERTH_LOG").unwrap_or_else(|_| "info,berth=debug".into());
         let mut command = Command::new(program);
         command
-            .arg("controller")
-            .arg(format!("--listen=127.0.0.1:{port}"))
+            .args(["controller", "--listen=127.0.0.1:0", "--listen-file"])
+            .arg(listen_file)
+            .arg(format!("--log-level={log}"))
+            // Scenarios make many errors on purpose; an administrator's berth waits up to minutes.
+            .arg("--retry-max=3s")
             .args(&self.flags)
             // Nothing of the developer's own cluster may leak in.
             .env_clear()
-            .envs(["PATH", "HOME", "TMPDIR"].into_iter().filter_map(|name| {
-                Some((OsString::from(name), std::env::var_os(name)?))
-            }))
+            .envs(
+                ["PATH", "HOME", "TMPDIR"]
+                    .into_iter()
+                    .filter_map(|name| Some((OsString::from(name), std::env::var_os(name)?))),
+            )
             .env("RUST_BACKTRACE", "1")
-            .env("RUST_LOG", std::env::var("BERTH_LOG").unwrap_or_else(|_| "info,berth=debug".into()))
             .env("KUBECONFIG", kubeconfig)
             .env("PROVISIONER_NAME", &self.provisioner)
             .env("NFS_SERVER", &self.server)
@@ -140,14 +154,10 @@ impl Setup {
         let kubeconfig = dir.join(format!("{name}.kubeconfig"));
         std::fs::write(&kubeconfig, self.access.kubeconfig())
             .with_context(|| format!("write {}", kubeconfig.display()))?;
-        let port = free_port()?;
-        let command = self.command(program, port, &kubeconfig);
+        let listen_file = dir.join(format!("{name}.address"));
+        let command = self.command(program, &kubeconfig, &listen_file);
         let process = Process::spawn(name, command, &dir.join(format!("{name}.log")))?;
-        Ok(Berth {
-            process: Arc::new(process),
-            port,
-            may_end: Arc::default(),
-        })
+        Ok(Berth { process: Arc::new(process), listen_file, may_end: Arc::default() })
     }
 }
 
@@ -155,7 +165,8 @@ impl Setup {
 #[derive(Clone, Debug)]
 pub struct Berth {
     process: Arc<Process>,
-    port: u16,
+    /// Where it writes the address of its probes.
+    listen_file: PathBuf,
     may_end: Arc<AtomicBool>,
 }
 
@@ -221,7 +232,8 @@ impl Berth {
     /// Status and body of a GET on its probe and metrics port.
     pub async fn get(&self, path: &str) -> Result<(u16, String)> {
         let ask = async {
-            let mut stream = TcpStream::connect(("127.0.0.1", self.port)).await?;
+            let address = std::fs::read_to_string(&self.listen_file)?;
+            let mut stream = TcpStream::connect(address.trim()).await?;
             let request = format!("GET {path} HTTP/1.0\r\nHost: berth\r\n\r\n");
             stream.write_all(request.as_bytes()).await?;
             let mut answer = String::new();
@@ -267,9 +279,6 @@ impl Berth {
     /// exposition, e.g. `berth_claims{state="pending"}`.
     pub async fn metric(&self, series: &str) -> Result<f64> {
         let (_, text) = self.get("/metrics").await?;
-        Ok(text
-            .lines()
-            .find_map(|line| line.strip_prefix(series)?.trim().parse().ok())
-            .unwrap_or(0.0))
+        Ok(text.lines().find_map(|line| line.strip_prefix(series)?.trim().parse().ok()).unwrap_or(0.0))
     }
 }

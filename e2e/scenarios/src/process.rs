@@ -52,12 +52,7 @@ fn guardian() -> Result<&'static Mutex<ChildStdin>> {
         return Ok(pipe);
     }
     let mut shell = std::process::Command::new("/bin/sh");
-    shell
-        .arg("-c")
-        .arg(GUARDIAN)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null());
+    shell.arg("-c").arg(GUARDIAN).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
     // Control-C at the terminal reaches our group: the guardian must survive it.
     std::os::unix::process::CommandExt::process_group(&mut shell, 0);
     let mut child = shell.spawn().context("start the guardian shell")?;
@@ -80,16 +75,11 @@ pub struct ScratchDir {
 impl ScratchDir {
     /// Makes a directory under `TMPDIR` whose name begins with `prefix`.
     pub fn new(prefix: &str) -> Result<Self> {
-        let dir = tempfile::Builder::new()
-            .prefix(prefix)
-            .tempdir()
-            .context("make a temporary directory")?;
+        let dir = tempfile::Builder::new().prefix(prefix).tempdir().context("make a temporary directory")?;
         // The guardian splits its list at blanks, so it is told only of names that it cannot misread.
         let name = dir.path().to_str().filter(|name| {
             name.starts_with('/')
-                && name
-                    .bytes()
-                    .all(|byte| byte.is_ascii_alphanumeric() || b"/._-".contains(&byte))
+                && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"/._-".contains(&byte))
         });
         if let Some(name) = name {
             tell_guardian("add", name)?;
@@ -129,11 +119,7 @@ impl Process {
     /// Starts `command` as `name`; both its outputs go to the end of the file `log`.
     ///
     /// Must be called inside a tokio runtime: a task waits for the end of the program.
-    pub fn spawn(
-        name: &str,
-        mut command: tokio::process::Command,
-        log: &Path,
-    ) -> Result<Self> {
+    pub fn spawn(name: &str, mut command: tokio::process::Command, log: &Path) -> Result<Self> {
         let output = File::options()
             .create(true)
             .append(true)
@@ -147,7 +133,7 @@ impl Process {
             .kill_on_drop(true);
         let mut child = command
             .spawn()
-            .with_context(|| format!("start {name} ({:?})", command.as_std().get_program()))?;
+            .with_context(|| format!("start {name} ({})", command.as_std().get_program().display()))?;
         let pid = child
             .id()
             .and_then(|id| i32::try_from(id).ok())
@@ -166,12 +152,7 @@ impl Process {
                 Err(error) => tracing::warn!(%error, pid, "cannot wait for a child"),
             }
         });
-        Ok(Self {
-            name: name.to_owned(),
-            pid,
-            log: log.to_owned(),
-            exit,
-        })
+        Ok(Self { name: name.to_owned(), pid, log: log.to_owned(), exit })
     }
 
     /// The process id, which is also the id of its group.
@@ -200,9 +181,7 @@ impl Process {
     pub fn log_tail(&self, lines: usize) -> String {
         let log = self.log();
         let all: Vec<&str> = log.lines().collect();
-        all.get(all.len().saturating_sub(lines)..)
-            .unwrap_or_default()
-            .join("\n")
+        all.get(all.len().saturating_sub(lines)..).unwrap_or_default().join("\n")
     }
 
     /// Sends `signal` to the program and to whatever it started.
@@ -242,11 +221,9 @@ impl Process {
     pub fn check_alive(&self) -> Result<()> {
         match self.exit_status() {
             None => Ok(()),
-            Some(status) => bail!(
-                "{} ended ({status}); the end of its log:\n{}",
-                self.name,
-                self.log_tail(30)
-            ),
+            Some(status) => {
+                bail!("{} ended ({status}); the end of its log:\n{}", self.name, self.log_tail(30))
+            }
         }
     }
 
@@ -299,18 +276,13 @@ impl Usage {
         let system: u32 = ticks.next()?.parse().ok()?;
         // USER_HZ, the unit of these fields, is 100 on every Linux that Rust supports.
         let cpu_seconds = (f64::from(user) + f64::from(system)) / 100.0;
-        Some(Self {
-            resident_kib: kib("VmRSS:")?,
-            peak_kib: kib("VmHWM:")?,
-            cpu_seconds,
-        })
+        Some(Self { resident_kib: kib("VmRSS:")?, peak_kib: kib("VmHWM:")?, cpu_seconds })
     }
 }
 
 /// A port on loopback that was free a moment ago.
 pub fn free_port() -> Result<u16> {
-    let listener =
-        std::net::TcpListener::bind(("127.0.0.1", 0)).context("bind a port on loopback")?;
+    let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).context("bind a port on loopback")?;
     Ok(listener.local_addr().context("read the port")?.port())
 }
 
@@ -325,8 +297,7 @@ mod tests {
     }
 
     fn runs(pid: &str) -> bool {
-        std::fs::read_to_string(format!("/proc/{pid}/stat"))
-            .is_ok_and(|stat| !stat.contains(") Z "))
+        std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "))
     }
 
     async fn until(condition: impl Fn() -> bool) {
@@ -343,8 +314,7 @@ mod tests {
     async fn dropping_a_process_kills_it_and_what_it_started() {
         let dir = ScratchDir::new("berth-test-").unwrap();
         let log = dir.path().join("log");
-        let process =
-            Process::spawn("parent", shell("sleep 600 & echo $!; wait"), &log).unwrap();
+        let process = Process::spawn("parent", shell("sleep 600 & echo $!; wait"), &log).unwrap();
         until(|| process.log().ends_with('\n')).await;
         let grandchild = process.log().trim().to_owned();
         assert!(runs(&grandchild));
@@ -409,13 +379,6 @@ mod tests {
         let status = "Name:\tx\nVmHWM:\t    2048 kB\nVmRSS:\t    1024 kB\n";
         let stat = "7 (a ) b) S 1 7 7 0 -1 4194560 100 0 0 0 250 50 0 0 20 0 1 0 100 1000 256";
         let usage = Usage::parse(status, stat).unwrap();
-        assert_eq!(
-            usage,
-            Usage {
-                resident_kib: 1024,
-                peak_kib: 2048,
-                cpu_seconds: 3.0
-            }
-        );
+        assert_eq!(usage, Usage { resident_kib: 1024, peak_kib: 2048, cpu_seconds: 3.0 });
     }
 }

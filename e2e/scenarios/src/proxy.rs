@@ -49,11 +49,7 @@ impl Call {
             Some("api") => 1,
             Some("apis") => 2,
             _ => {
-                return Self {
-                    verb: "get",
-                    query,
-                    ..Self::default()
-                };
+                return Self { verb: "get", query, ..Self::default() };
             }
         };
         let mut rest: Vec<&str> = segments.skip(skipped).collect();
@@ -70,9 +66,7 @@ impl Call {
         if let Some(subresource) = rest.next() {
             resource = format!("{resource}/{subresource}");
         }
-        let watches = query
-            .split('&')
-            .any(|pair| matches!(pair, "watch=true" | "watch=1"));
+        let watches = query.split('&').any(|pair| matches!(pair, "watch=true" | "watch=1"));
         let verb = match *method {
             Method::POST => "create",
             Method::PUT => "update",
@@ -82,13 +76,7 @@ impl Call {
             _ if name.is_empty() => "list",
             _ => "get",
         };
-        Self {
-            verb,
-            resource,
-            namespace,
-            name,
-            query,
-        }
+        Self { verb, resource, namespace, name, query }
     }
 
     /// True for what changes the API server's data.
@@ -132,9 +120,7 @@ pub struct Gate {
 
 impl Default for Gate {
     fn default() -> Self {
-        Self {
-            state: Arc::new(watch::Sender::new((0, false))),
-        }
+        Self { state: Arc::new(watch::Sender::new((0, false))) }
     }
 }
 
@@ -223,13 +209,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Proxy {
     /// Starts a proxy on a loopback port before the API server that `upstream` names.
     pub async fn start(upstream: &Access) -> Result<Self> {
-        let nobody = Access {
-            token: String::new(),
-            ..upstream.clone()
-        };
-        let listener = TcpListener::bind(("127.0.0.1", 0))
-            .await
-            .context("bind the proxy")?;
+        let nobody = Access { token: String::new(), ..upstream.clone() };
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.context("bind the proxy")?;
         let address = listener.local_addr().context("read the proxy's address")?;
         let shared = Arc::new(Shared {
             upstream: nobody.client().await?,
@@ -238,21 +219,13 @@ impl Proxy {
             watches: watch::Sender::new(0),
         });
         let server = tokio::spawn(serve(listener, Arc::clone(&shared)));
-        Ok(Self {
-            address,
-            shared,
-            server,
-        })
+        Ok(Self { address, shared, server })
     }
 
     /// The same access, by way of this proxy.
     #[must_use]
     pub fn access(&self, direct: &Access) -> Access {
-        Access {
-            url: format!("http://{}", self.address),
-            authority: None,
-            token: direct.token.clone(),
-        }
+        Access { url: format!("http://{}", self.address), authority: None, token: direct.token.clone() }
     }
 
     /// From now on, the next `times` requests that `matches` suffer `effect`. The oldest fault that
@@ -294,9 +267,7 @@ impl Proxy {
     pub fn counts(&self) -> BTreeMap<String, usize> {
         let mut counts = BTreeMap::new();
         for call in lock(&self.shared.calls).iter() {
-            *counts
-                .entry(format!("{} {}", call.verb, call.resource))
-                .or_default() += 1;
+            *counts.entry(format!("{} {}", call.verb, call.resource)).or_default() += 1;
         }
         counts
     }
@@ -344,11 +315,7 @@ async fn answer(
     let effect = strike(&shared.faults, &call);
     match &effect {
         Some(Effect::Delay(delay)) => tokio::time::sleep(*delay).await,
-        Some(Effect::Answer {
-            code,
-            reason,
-            retry_after,
-        }) => return refusal(*code, reason, *retry_after),
+        Some(Effect::Answer { code, reason, retry_after }) => return refusal(*code, reason, *retry_after),
         Some(Effect::LoseRequest) => return Err(anyhow!("the request is lost")),
         Some(Effect::HoldRequest(gate)) => gate.pass().await,
         Some(Effect::ExpireWatch) => return expired(),
@@ -374,27 +341,16 @@ async fn answer(
 
 fn strike(faults: &Mutex<Vec<Fault>>, call: &Call) -> Option<Effect> {
     let mut faults = lock(faults);
-    let fault = faults
-        .iter_mut()
-        .find(|fault| fault.left > 0 && (fault.matches)(call))?;
+    let fault = faults.iter_mut().find(|fault| fault.left > 0 && (fault.matches)(call))?;
     fault.left = fault.left.saturating_sub(1);
     fault.fired.send_modify(|fired| *fired += 1);
     Some(fault.effect.clone())
 }
 
-async fn forward(
-    shared: &Shared,
-    call: &Call,
-    request: Request<Incoming>,
-) -> Result<Response<AnswerBody>> {
+async fn forward(shared: &Shared, call: &Call, request: Request<Incoming>) -> Result<Response<AnswerBody>> {
     let (parts, body) = request.into_parts();
     let body = body.collect().await.context("read the request")?.to_bytes();
-    let target = parts
-        .uri
-        .path_and_query()
-        .context("a request without a path")?
-        .as_str()
-        .to_owned();
+    let target = parts.uri.path_and_query().context("a request without a path")?.as_str().to_owned();
     let mut onward = Request::builder().method(parts.method).uri(target);
     if let Some(headers) = onward.headers_mut() {
         *headers = parts.headers;
@@ -404,12 +360,7 @@ async fn forward(
         }
     }
     let onward = onward.body(Body::from(body)).context("make the request")?;
-    let (parts, body) = shared
-        .upstream
-        .send(onward)
-        .await
-        .context("pass the request on")?
-        .into_parts();
+    let (parts, body) = shared.upstream.send(onward).await.context("pass the request on")?.into_parts();
     let body = if call.verb == "watch" {
         let mut ended = shared.watches.subscribe();
         ended.mark_unchanged();
@@ -439,9 +390,7 @@ fn status(code: u16, reason: &str) -> serde_json::Value {
 }
 
 fn text(body: String) -> AnswerBody {
-    Full::new(Bytes::from(body))
-        .map_err(|never| match never {})
-        .boxed_unsync()
+    Full::new(Bytes::from(body)).map_err(|never| match never {}).boxed_unsync()
 }
 
 fn refusal(code: u16, reason: &str, retry_after: Option<u32>) -> Result<Response<AnswerBody>> {
@@ -451,9 +400,7 @@ fn refusal(code: u16, reason: &str, retry_after: Option<u32>) -> Result<Response
     if let Some(seconds) = retry_after {
         response = response.header(header::RETRY_AFTER, seconds);
     }
-    response
-        .body(text(status(code, reason).to_string()))
-        .context("make the answer")
+    response.body(text(status(code, reason).to_string())).context("make the answer")
 }
 
 fn expired() -> Result<Response<AnswerBody>> {
@@ -475,11 +422,19 @@ mod tests {
             ("GET", "/api/v1/persistentvolumes?watch=true&resourceVersion=3", "watch persistentvolumes  "),
             ("GET", "/api/v1/persistentvolumes/pvc-1", "get persistentvolumes  pvc-1"),
             ("POST", "/api/v1/namespaces/a/events", "create events a "),
-            ("PATCH", "/api/v1/namespaces/a/persistentvolumeclaims/b/status", "patch persistentvolumeclaims/status a b"),
+            (
+                "PATCH",
+                "/api/v1/namespaces/a/persistentvolumeclaims/b/status",
+                "patch persistentvolumeclaims/status a b",
+            ),
             ("PUT", "/apis/coordination.k8s.io/v1/namespaces/a/leases/b", "update leases a b"),
             ("DELETE", "/api/v1/namespaces/a", "delete namespaces  a"),
             ("PUT", "/api/v1/namespaces/a/finalize", "update namespaces/finalize  a"),
-            ("POST", "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", "create selfsubjectaccessreviews  "),
+            (
+                "POST",
+                "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews",
+                "create selfsubjectaccessreviews  ",
+            ),
             ("GET", "/version", "get   "),
         ];
         for (method, uri, expected) in rows {

@@ -18,15 +18,12 @@ use futures::{FutureExt, StreamExt, future::LocalBoxFuture};
 use crate::{
     berth,
     case::Case,
-    control_plane::{
-        Binaries, ControlPlane, Kind,
-        binaries::Found,
-    },
+    control_plane::{Binaries, ControlPlane, Kind, binaries::Found},
     scenarios,
 };
 
 /// Longer than any scenario needs, so that one that hangs ends the run with a report.
-const SCENARIO_LIMIT: Duration = Duration::from_secs(900);
+const SCENARIO_LIMIT: Duration = Duration::from_mins(15);
 
 /// A sentence and the function that proves it.
 pub struct Scenario {
@@ -52,11 +49,7 @@ pub fn scenario<F>(name: &'static str, run: impl Fn(Arc<Case>) -> F + 'static) -
 where
     F: Future<Output = Result<()>> + 'static,
 {
-    Scenario {
-        name,
-        alone: false,
-        run: Box::new(move |case| run(case).boxed_local()),
-    }
+    Scenario { name, alone: false, run: Box::new(move |case| run(case).boxed_local()) }
 }
 
 impl Scenario {
@@ -104,10 +97,7 @@ impl Plan {
         let mut all = scenarios::all();
         all.retain(|scenario| {
             self.filters.is_empty()
-                || self
-                    .filters
-                    .iter()
-                    .any(|filter| scenario.name.contains(filter.as_str()))
+                || self.filters.iter().any(|filter| scenario.name.contains(filter.as_str()))
         });
         all
     }
@@ -118,11 +108,7 @@ impl Plan {
         let chosen = self.chosen();
         self.suites
             .iter()
-            .flat_map(|suite| {
-                chosen
-                    .iter()
-                    .map(move |scenario| format!("{suite}: {}", scenario.name))
-            })
+            .flat_map(|suite| chosen.iter().map(move |scenario| format!("{suite}: {}", scenario.name)))
             .collect()
     }
 }
@@ -140,13 +126,7 @@ pub struct Tally {
 
 impl fmt::Display for Tally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{} passed, {} failed, {} skipped",
-            self.passed,
-            self.failed.len(),
-            self.skipped
-        )
+        write!(f, "{} passed, {} failed, {} skipped", self.passed, self.failed.len(), self.skipped)
     }
 }
 
@@ -193,12 +173,9 @@ pub async fn run(plan: &Plan) -> Result<Tally> {
                 continue;
             }
             Err(error) => {
-                let error = format!("{:?}", error.context("the control plane did not start"));
+                let error = told(&error.context("the control plane did not start"));
                 for scenario in &chosen {
-                    let outcome = Outcome::Failed {
-                        error: error.clone(),
-                        report: String::new(),
-                    };
+                    let outcome = Outcome::Failed { error: error.clone(), report: String::new() };
                     tally.count(*suite, scenario.name, &outcome, Duration::ZERO);
                 }
                 continue;
@@ -229,7 +206,8 @@ async fn start(suite: Kind, plan: &Plan) -> Result<Result<ControlPlane, String>>
     ControlPlane::real(&binaries).await.map(Ok)
 }
 
-async fn run_suite(
+/// Runs `chosen` on a control plane that is there already, with `program` as berth.
+pub async fn run_suite(
     suite: Kind,
     jobs: usize,
     chosen: Vec<Scenario>,
@@ -237,8 +215,7 @@ async fn run_suite(
     program: &Path,
     tally: &mut Tally,
 ) {
-    let (alone, shared): (Vec<_>, Vec<_>) =
-        chosen.into_iter().partition(|scenario| scenario.alone);
+    let (alone, shared): (Vec<_>, Vec<_>) = chosen.into_iter().partition(|scenario| scenario.alone);
     for (jobs, scenarios) in [(jobs.max(1), shared), (1, alone)] {
         let mut running = futures::stream::iter(scenarios)
             .map(|scenario| async move {
@@ -258,7 +235,7 @@ async fn outcome(scenario: &Scenario, plane: Arc<ControlPlane>, program: &Path) 
         Ok(case) => Arc::new(case),
         Err(error) => {
             return Outcome::Failed {
-                error: format!("{:?}", error.context("prepare the scenario")),
+                error: told(&error.context("prepare the scenario")),
                 report: String::new(),
             };
         }
@@ -266,8 +243,7 @@ async fn outcome(scenario: &Scenario, plane: Arc<ControlPlane>, program: &Path) 
     let run = AssertUnwindSafe((scenario.run)(Arc::clone(&case))).catch_unwind();
     let result = match tokio::time::timeout(SCENARIO_LIMIT, run).await {
         Ok(Ok(result)) => result.and_then(|()| {
-            case.check_berths()
-                .context("the scenario held, but berth did not live through it")
+            case.check_berths().context("the scenario held, but berth did not live through it")
         }),
         Ok(Err(panic)) => Err(anyhow!(
             "it panicked: {}",
@@ -283,12 +259,14 @@ async fn outcome(scenario: &Scenario, plane: Arc<ControlPlane>, program: &Path) 
         Ok(()) => Outcome::Passed,
         Err(error) => match error.downcast_ref::<Skip>() {
             Some(skip) => Outcome::Skipped(skip.to_string()),
-            None => Outcome::Failed {
-                error: format!("{error:?}"),
-                report: case.dump().await,
-            },
+            None => Outcome::Failed { error: told(&error), report: case.dump().await },
         },
     }
+}
+
+/// An error and its causes, one a line. A backtrace would show the runner and not the scenario.
+fn told(error: &anyhow::Error) -> String {
+    error.chain().map(|cause| format!("  {cause}")).collect::<Vec<_>>().join("\n")
 }
 
 #[cfg(test)]
@@ -323,20 +301,14 @@ mod tests {
     #[test]
     fn a_filter_keeps_the_scenarios_whose_names_contain_it() {
         let name = scenarios::all()[0].name;
-        assert_eq!(
-            plan(&[name]).list(),
-            [format!("embedded: {name}"), format!("controlplane: {name}")]
-        );
+        assert_eq!(plan(&[name]).list(), [format!("embedded: {name}"), format!("controlplane: {name}")]);
         assert!(plan(&["no scenario is called this"]).list().is_empty());
     }
 
     #[test]
     fn the_closing_line_counts_what_failed() {
         let mut tally = Tally::default();
-        let failed = Outcome::Failed {
-            error: String::new(),
-            report: String::new(),
-        };
+        let failed = Outcome::Failed { error: String::new(), report: String::new() };
         let skipped = Outcome::Skipped("there is no Go".to_owned());
         for outcome in [Outcome::Passed, failed, skipped, Outcome::Passed] {
             tally.count(Kind::Real, "x", &outcome, Duration::ZERO);

@@ -44,11 +44,8 @@ async fn main() -> Result<ExitCode> {
         )
         .with_writer(std::io::stderr)
         .init();
-    let suites = if args.suites.is_empty() {
-        vec![Suite::Embedded, Suite::Controlplane]
-    } else {
-        args.suites
-    };
+    let suites =
+        if args.suites.is_empty() { vec![Suite::Embedded, Suite::Controlplane] } else { args.suites };
     let plan = suite::Plan {
         suites: suites
             .into_iter()
@@ -72,9 +69,5 @@ async fn main() -> Result<ExitCode> {
         println!("failed: {name}");
     }
     println!("{tally}");
-    Ok(if tally.failed.is_empty() {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
+    Ok(if tally.failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

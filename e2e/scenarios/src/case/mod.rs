@@ -35,7 +35,7 @@ use kube::{
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
-pub use self::objects::{ClaimBuilder, ClassBuilder, VolumeBuilder, Volume, pod, stateful_set};
+pub use self::objects::{ClaimBuilder, ClassBuilder, Volume, VolumeBuilder, pod, stateful_set};
 use crate::{
     berth::{Berth, Setup},
     control_plane::{ControlPlane, User},
@@ -161,20 +161,13 @@ impl Case {
     /// Fails if a berth process has ended that the scenario did not end.
     pub fn check_berths(&self) -> Result<()> {
         let berths = self.berths.lock().unwrap_or_else(PoisonError::into_inner);
-        berths
-            .iter()
-            .filter(|(_, berth)| !berth.may_end())
-            .try_for_each(|(_, berth)| berth.check_alive())
+        berths.iter().filter(|(_, berth)| !berth.may_end()).try_for_each(|(_, berth)| berth.check_alive())
     }
 
     // --- waiting -------------------------------------------------------------------------------
 
     /// Asks `ask` again and again until it succeeds; its last error is told when it never does.
-    pub async fn until<T>(
-        &self,
-        what: &str,
-        mut ask: impl AsyncFnMut() -> Result<T>,
-    ) -> Result<T> {
+    pub async fn until<T>(&self, what: &str, mut ask: impl AsyncFnMut() -> Result<T>) -> Result<T> {
         let deadline = Instant::now() + PATIENCE;
         let mut pause = Duration::from_millis(10);
         loop {
@@ -242,7 +235,7 @@ impl Case {
         create(&self.global(), object).await
     }
 
-    /// Begins a StorageClass of this provisioner; the class is called `<id>-<name>`.
+    /// Begins a `StorageClass` of this provisioner; the class is called `<id>-<name>`.
     #[must_use]
     pub fn class(&self, name: &str) -> ClassBuilder<'_> {
         ClassBuilder::new(self, name)
@@ -269,20 +262,13 @@ impl Case {
     /// A PV as it is now, `None` if there is none.
     pub async fn get_volume(&self, name: &str) -> Result<Option<PersistentVolume>> {
         let volumes: Api<PersistentVolume> = self.global();
-        volumes
-            .get_opt(name)
-            .await
-            .with_context(|| format!("get PV {name}"))
+        volumes.get_opt(name).await.with_context(|| format!("get PV {name}"))
     }
 
     /// The PVs of this scenario's provisioner.
     pub async fn volumes(&self) -> Result<Vec<PersistentVolume>> {
         let volumes: Api<PersistentVolume> = self.global();
-        let mut all = volumes
-            .list(&ListParams::default())
-            .await
-            .context("list PVs")?
-            .items;
+        let mut all = volumes.list(&ListParams::default()).await.context("list PVs")?.items;
         all.retain(|volume| {
             volume
                 .annotations()
@@ -296,21 +282,14 @@ impl Case {
     pub async fn bound(&self, claim: &str) -> Result<Volume> {
         self.until(&format!("claim {claim} to be bound"), async || {
             let claim = self.get_claim(claim).await?;
-            let phase = claim
-                .status
-                .as_ref()
-                .and_then(|status| status.phase.as_deref())
-                .unwrap_or("(none)");
+            let phase = claim.status.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or("(none)");
             ensure!(phase == "Bound", "its phase is {phase}");
             let name = claim
                 .spec
                 .as_ref()
                 .and_then(|spec| spec.volume_name.clone())
                 .context("it names no volume")?;
-            let volume = self
-                .get_volume(&name)
-                .await?
-                .with_context(|| format!("PV {name} is not there"))?;
+            let volume = self.get_volume(&name).await?.with_context(|| format!("PV {name} is not there"))?;
             Volume::new(self, claim, volume)
         })
         .await
@@ -400,17 +379,9 @@ impl Case {
 
     /// The Events about one object. Those of a PV lie in the namespace `default`.
     pub async fn events(&self, kind: &str, name: &str) -> Result<Vec<Event>> {
-        let namespace = if kind == "PersistentVolume" {
-            "default"
-        } else {
-            &self.namespace
-        };
+        let namespace = if kind == "PersistentVolume" { "default" } else { &self.namespace };
         let events: Api<Event> = Api::namespaced(self.admin.clone(), namespace);
-        let mut all = events
-            .list(&ListParams::default())
-            .await
-            .context("list events")?
-            .items;
+        let mut all = events.list(&ListParams::default()).await.context("list events")?.items;
         all.retain(|event| {
             event.involved_object.kind.as_deref() == Some(kind)
                 && event.involved_object.name.as_deref() == Some(name)
@@ -422,10 +393,7 @@ impl Case {
     pub async fn event(&self, kind: &str, name: &str, reason: &str) -> Result<String> {
         self.until(&format!("an Event {reason} on {kind} {name}"), async || {
             let events = self.events(kind, name).await?;
-            let seen: Vec<&str> = events
-                .iter()
-                .filter_map(|event| event.reason.as_deref())
-                .collect();
+            let seen: Vec<&str> = events.iter().filter_map(|event| event.reason.as_deref()).collect();
             let event = events
                 .iter()
                 .find(|event| event.reason.as_deref() == Some(reason))
@@ -440,11 +408,7 @@ impl Case {
     pub async fn barrier(&self, class: &str) -> Result<()> {
         static COUNT: AtomicUsize = AtomicUsize::new(0);
         let name = format!("barrier-{}", COUNT.fetch_add(1, Ordering::Relaxed));
-        self.claim(&name)
-            .class(class)
-            .annotation("path", &name)
-            .create()
-            .await?;
+        self.claim(&name).class(class).annotation("path", &name).create().await?;
         let volume = self.bound(&name).await?;
         self.delete_claim(&name).await?;
         self.volume_gone(&volume.name).await
@@ -515,11 +479,7 @@ impl Case {
     }
 
     async fn dump_into(&self, text: &mut String) -> Result<()> {
-        let berths = self
-            .berths
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
+        let berths = self.berths.lock().unwrap_or_else(PoisonError::into_inner).clone();
         for (name, berth) in berths {
             let log = berth.log();
             let lines: Vec<&str> = log.lines().collect();
@@ -532,10 +492,7 @@ impl Case {
         writeln!(text, "--- claims of {}", self.namespace)?;
         let claims: Api<PersistentVolumeClaim> = self.api();
         match claims.list(&ListParams::default()).await {
-            Ok(claims) => claims
-                .items
-                .iter()
-                .try_for_each(|claim| writeln!(text, "{}", brief(claim)))?,
+            Ok(claims) => claims.items.iter().try_for_each(|claim| writeln!(text, "{}", brief(claim)))?,
             Err(error) => writeln!(text, "cannot list them: {error}")?,
         }
         writeln!(text, "--- PVs of {} or for {}", self.provisioner, self.namespace)?;
@@ -579,19 +536,12 @@ impl Case {
 }
 
 fn phase(volume: &PersistentVolume) -> &str {
-    volume
-        .status
-        .as_ref()
-        .and_then(|status| status.phase.as_deref())
-        .unwrap_or("(none)")
+    volume.status.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or("(none)")
 }
 
 fn brief(object: &impl Serialize) -> String {
     let mut json = serde_json::to_value(object).unwrap_or_default();
-    if let Some(metadata) = json
-        .pointer_mut("/metadata")
-        .and_then(Value::as_object_mut)
-    {
+    if let Some(metadata) = json.pointer_mut("/metadata").and_then(Value::as_object_mut) {
         metadata.remove("managedFields");
     }
     json.to_string()
@@ -602,8 +552,8 @@ where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Serialize + std::fmt::Debug,
 {
     let kind = K::kind(&());
-    let typed: K = serde_json::from_value(object.clone())
-        .with_context(|| format!("a {kind} of the scenario"))?;
+    let typed: K =
+        serde_json::from_value(object.clone()).with_context(|| format!("a {kind} of the scenario"))?;
     api.create(&PostParams::default(), &typed)
         .await
         .with_context(|| format!("create {kind} {}", typed.name_any()))

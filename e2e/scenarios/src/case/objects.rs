@@ -1,5 +1,5 @@
 //! The objects that scenarios make: classes, claims, PVs of the old provisioner, pods,
-//! StatefulSets; and what they get back.
+//! `StatefulSets`; and what they get back.
 
 use std::path::PathBuf;
 
@@ -29,16 +29,9 @@ pub struct Volume {
 }
 
 impl Volume {
-    pub(super) fn new(
-        case: &Case,
-        claim: PersistentVolumeClaim,
-        volume: PersistentVolume,
-    ) -> Result<Self> {
-        let nfs = volume
-            .spec
-            .as_ref()
-            .and_then(|spec| spec.nfs.as_ref())
-            .context("the PV has no NFS source")?;
+    pub(super) fn new(case: &Case, claim: PersistentVolumeClaim, volume: PersistentVolume) -> Result<Self> {
+        let nfs =
+            volume.spec.as_ref().and_then(|spec| spec.nfs.as_ref()).context("the PV has no NFS source")?;
         let relative = nfs
             .path
             .strip_prefix(&format!("{}/", case.path))
@@ -66,7 +59,7 @@ impl Volume {
     }
 }
 
-/// A StorageClass to be.
+/// A `StorageClass` to be.
 #[derive(Debug)]
 pub struct ClassBuilder<'a> {
     case: &'a Case,
@@ -267,9 +260,7 @@ impl<'a> VolumeBuilder<'a> {
             .and_then(|()| std::fs::write(directory.join("data"), claim))
             .with_context(|| format!("make {}", directory.display()))?;
         let name = format!("{}-old-{claim}", case.id());
-        let path = self
-            .path
-            .unwrap_or_else(|| format!("{}/{}", case.path, self.directory));
+        let path = self.path.unwrap_or_else(|| format!("{}/{}", case.path, self.directory));
         case.create_global::<PersistentVolume>(&json!({
             "metadata": {
                 "name": name,
@@ -288,24 +279,14 @@ impl<'a> VolumeBuilder<'a> {
             },
         }))
         .await?;
-        case.claim(claim)
-            .class(&self.class)
-            .set(&["spec", "volumeName"], json!(name))
-            .create()
-            .await?;
+        case.claim(claim).class(&self.class).set(&["spec", "volumeName"], json!(name)).create().await?;
         let (claim, volume) = case
             .until(&format!("old PV {name} to be bound"), async || {
                 let volume = case.volume_phase(&name, "Bound").await?;
                 Ok((case.get_claim(claim).await?, volume))
             })
             .await?;
-        Ok(Volume {
-            name,
-            claim,
-            volume,
-            relative: self.directory,
-            directory,
-        })
+        Ok(Volume { name, claim, volume, relative: self.directory, directory })
     }
 }
 
@@ -324,7 +305,7 @@ pub fn pod(name: &str, claim: &str) -> Value {
     })
 }
 
-/// A StatefulSet with one claim template `data`. Its pods are made side by side, since without a
+/// A `StatefulSet` with one claim template `data`. Its pods are made side by side, since without a
 /// kubelet the first one would never be ready.
 #[must_use]
 pub fn stateful_set(name: &str, class: &str, replicas: u32) -> Value {

@@ -51,9 +51,7 @@ impl Request {
 pub fn count(requests: &[Request]) -> BTreeMap<String, usize> {
     let mut counts = BTreeMap::new();
     for request in requests {
-        *counts
-            .entry(format!("{} {}", request.verb, request.resource))
-            .or_default() += 1;
+        *counts.entry(format!("{} {}", request.verb, request.resource)).or_default() += 1;
     }
     counts
 }
@@ -138,8 +136,7 @@ fn parse(log: &str, user: User) -> Result<Vec<Request>> {
         let Some(text) = text.strip_suffix('\n') else {
             break;
         };
-        let line: Line =
-            serde_json::from_str(text).with_context(|| format!("read audit line {text}"))?;
+        let line: Line = serde_json::from_str(text).with_context(|| format!("read audit line {text}"))?;
         if line.user.username != user.name() || line.object_ref.resource.is_empty() {
             continue;
         }
@@ -151,10 +148,8 @@ fn parse(log: &str, user: User) -> Result<Vec<Request>> {
         if line.stage == "ResponseStarted" && line.verb != "watch" {
             continue;
         }
-        let time = |text: &str| {
-            text.parse::<Timestamp>()
-                .with_context(|| format!("read the audit time {text}"))
-        };
+        let time =
+            |text: &str| text.parse::<Timestamp>().with_context(|| format!("read the audit time {text}"));
         requests.entry(line.audit_id).or_insert(Request {
             received: time(&line.request_received_timestamp)?,
             answered: time(&line.stage_timestamp)?,

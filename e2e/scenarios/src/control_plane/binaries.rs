@@ -13,12 +13,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-const NAMES: [&str; 4] = [
-    "etcd",
-    "kube-apiserver",
-    "kube-controller-manager",
-    "kube-scheduler",
-];
+const NAMES: [&str; 4] = ["etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler"];
 
 /// The four programs, and where they were found.
 #[derive(Clone, Debug)]
@@ -27,7 +22,7 @@ pub struct Binaries {
     pub etcd: PathBuf,
     /// The API server.
     pub api_server: PathBuf,
-    /// Binds volumes, makes the claims of StatefulSets, guards claims in use.
+    /// Binds volumes, makes the claims of `StatefulSets`, guards claims in use.
     pub controller_manager: PathBuf,
     /// Chooses nodes, which late binding waits for.
     pub scheduler: PathBuf,
@@ -62,9 +57,8 @@ impl Binaries {
                 }
             }
         }
-        let path: Vec<PathBuf> = env::var_os("PATH")
-            .map(|path| env::split_paths(&path).collect())
-            .unwrap_or_default();
+        let path: Vec<PathBuf> =
+            env::var_os("PATH").map(|path| env::split_paths(&path).collect()).unwrap_or_default();
         match Self::all_in(&path, "PATH") {
             Ok(binaries) => return Ok(Found::Ready(binaries)),
             Err(missing) => lacking.push(format!("PATH has no {}", missing.join(", "))),
@@ -77,9 +71,7 @@ impl Binaries {
             return Ok(Found::Buildable);
         }
         lacking.push("Go, which could build them, is not on PATH".to_owned());
-        Ok(Found::Absent {
-            reason: lacking.join("; "),
-        })
+        Ok(Found::Absent { reason: lacking.join("; ") })
     }
 
     /// Builds what the cache lacks; up to 15 minutes of two cores. Progress goes to stderr.
@@ -96,30 +88,18 @@ impl Binaries {
         }
         let dir = PathBuf::from(String::from_utf8_lossy(&output.stdout).trim());
         Self::all_in(std::slice::from_ref(&dir), "the cache").map_err(|missing| {
-            anyhow::anyhow!(
-                "e2e/controlplane/build left no {} in {}",
-                missing.join(", "),
-                dir.display()
-            )
+            anyhow::anyhow!("e2e/controlplane/build left no {} in {}", missing.join(", "), dir.display())
         })
     }
 
     /// The four in `dirs`, or the names of those that are nowhere in them.
     fn all_in(dirs: &[PathBuf], origin: &str) -> Result<Self, Vec<&'static str>> {
-        let places = NAMES.map(|name| {
-            dirs.iter()
-                .map(|dir| dir.join(name))
-                .find(|path| executable(path))
-                .ok_or(name)
-        });
+        let places =
+            NAMES.map(|name| dirs.iter().map(|dir| dir.join(name)).find(|path| executable(path)).ok_or(name));
         match places {
-            [Ok(etcd), Ok(api_server), Ok(controller_manager), Ok(scheduler)] => Ok(Self {
-                etcd,
-                api_server,
-                controller_manager,
-                scheduler,
-                origin: origin.to_owned(),
-            }),
+            [Ok(etcd), Ok(api_server), Ok(controller_manager), Ok(scheduler)] => {
+                Ok(Self { etcd, api_server, controller_manager, scheduler, origin: origin.to_owned() })
+            }
             places => Err(places.into_iter().filter_map(Result::err).collect()),
         }
     }

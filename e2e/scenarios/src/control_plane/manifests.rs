@@ -23,22 +23,13 @@ pub struct Manifest {
 
 impl fmt::Display for Manifest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{} {} of {}",
-            self.kind(),
-            self.name(),
-            self.file.display()
-        )
+        write!(f, "{} {} of {}", self.kind(), self.name(), self.file.display())
     }
 }
 
 impl Manifest {
     fn text(&self, pointer: &str) -> &str {
-        self.object
-            .pointer(pointer)
-            .and_then(Value::as_str)
-            .unwrap_or_default()
+        self.object.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
     }
 
     /// E.g. `ClusterRole`.
@@ -62,15 +53,8 @@ impl Manifest {
     /// True for namespaces, accounts, roles and bindings: what decides who may do what.
     #[must_use]
     pub fn is_access_control(&self) -> bool {
-        [
-            "Namespace",
-            "ServiceAccount",
-            "ClusterRole",
-            "ClusterRoleBinding",
-            "Role",
-            "RoleBinding",
-        ]
-        .contains(&self.kind())
+        ["Namespace", "ServiceAccount", "ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding"]
+            .contains(&self.kind())
     }
 
     fn api(&self, client: &Client) -> Result<Api<DynamicObject>> {
@@ -81,8 +65,7 @@ impl Manifest {
             self.file.display()
         );
         let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
-        let resource =
-            ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, self.kind()));
+        let resource = ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, self.kind()));
         let namespace = self.text("/metadata/namespace");
         Ok(if namespace.is_empty() {
             Api::all_with(client.clone(), &resource)
@@ -136,25 +119,18 @@ fn folder(dir: &Path) -> Result<Vec<Manifest>> {
         .map(|entry| entry.map(|entry| entry.path()))
         .collect::<Result<_, _>>()
         .with_context(|| format!("read the folder {}", dir.display()))?;
-    files.retain(|file| {
-        file.extension()
-            .is_some_and(|extension| extension == "yaml" || extension == "yml")
-    });
+    files.retain(|file| file.extension().is_some_and(|extension| extension == "yaml" || extension == "yml"));
     files.sort();
     let mut manifests = Vec::new();
     for file in files {
-        let text = std::fs::read_to_string(&file)
-            .with_context(|| format!("read {}", file.display()))?;
+        let text = std::fs::read_to_string(&file).with_context(|| format!("read {}", file.display()))?;
         let documents: Vec<Value> = serde_saphyr::from_multiple(&text)
             .with_context(|| format!("read the YAML of {}", file.display()))?;
         manifests.extend(
             documents
                 .into_iter()
                 .filter(|object| !object.is_null())
-                .map(|object| Manifest {
-                    file: file.clone(),
-                    object,
-                }),
+                .map(|object| Manifest { file: file.clone(), object }),
         );
     }
     manifests.sort_by_key(|manifest| manifest.kind() != "Namespace");
@@ -174,10 +150,7 @@ pub async fn node(client: &Client) -> Result<()> {
             "labels": { "kubernetes.io/hostname": NODE, "kubernetes.io/os": "linux" },
         },
     });
-    nodes
-        .patch(NODE, &apply, &Patch::Apply(&node))
-        .await
-        .context("make the node")?;
+    nodes.patch(NODE, &apply, &Patch::Apply(&node)).await.context("make the node")?;
     let now = k8s_openapi::jiff::Timestamp::now().to_string();
     let status = json!({
         "apiVersion": "v1",
@@ -193,11 +166,7 @@ pub async fn node(client: &Client) -> Result<()> {
             }],
         },
     });
-    nodes
-        .patch_status(NODE, &apply, &Patch::Apply(&status))
-        .await
-        .context("make the node ready")
-        .map(drop)
+    nodes.patch_status(NODE, &apply, &Patch::Apply(&status)).await.context("make the node ready").map(drop)
 }
 
 /// The name of the only node.
@@ -211,10 +180,8 @@ mod tests {
     fn the_old_install_has_exactly_the_old_rights() {
         let manifests = old_install().unwrap();
         assert!(manifests.iter().all(Manifest::is_access_control));
-        let text = serde_json::to_string(
-            &manifests.iter().map(Manifest::object).collect::<Vec<_>>(),
-        )
-        .unwrap();
+        let text =
+            serde_json::to_string(&manifests.iter().map(Manifest::object).collect::<Vec<_>>()).unwrap();
         assert!(text.contains("endpoints"));
         for never in ["leases", "persistentvolumeclaims/status", "secrets", "events.k8s.io"] {
             assert!(!text.contains(never), "{never}");

@@ -46,9 +46,9 @@ impl fmt::Display for Kind {
 pub enum User {
     /// May do everything.
     Admin,
-    /// The ServiceAccount of `deploy/manifests/`, with exactly the rights given to it there.
+    /// The `ServiceAccount` of `deploy/manifests/`, with exactly the rights given to it there.
     Berth,
-    /// The ServiceAccount of the old provisioner's Deployment, with the old, narrower rights.
+    /// The `ServiceAccount` of the old provisioner's Deployment, with the old, narrower rights.
     OldProvisioner,
     /// kube-controller-manager.
     ControllerManager,
@@ -58,13 +58,8 @@ pub enum User {
 
 impl User {
     /// Everybody that there is.
-    pub const ALL: [Self; 5] = [
-        Self::Admin,
-        Self::Berth,
-        Self::OldProvisioner,
-        Self::ControllerManager,
-        Self::Scheduler,
-    ];
+    pub const ALL: [Self; 5] =
+        [Self::Admin, Self::Berth, Self::OldProvisioner, Self::ControllerManager, Self::Scheduler];
 
     /// The name that RBAC and the audit log know.
     #[must_use]
@@ -130,11 +125,7 @@ impl Access {
         if let (Some(authority), Some(fields)) = (&self.authority, cluster.as_object_mut()) {
             fields.insert("certificate-authority".into(), json!(authority));
         }
-        let user = if self.token.is_empty() {
-            json!({})
-        } else {
-            json!({ "token": self.token })
-        };
+        let user = if self.token.is_empty() { json!({}) } else { json!({ "token": self.token }) };
         // JSON is YAML, and both kubectl and kube read it.
         format!(
             "{:#}\n",
@@ -153,9 +144,10 @@ impl Access {
     /// API server said.
     pub async fn client(&self) -> Result<Client> {
         let kubeconfig = Kubeconfig::from_yaml(&self.kubeconfig()).context("read the kubeconfig")?;
-        let mut config = Config::from_custom_kubeconfig(kubeconfig, &kube::config::KubeConfigOptions::default())
-            .await
-            .context("use the kubeconfig")?;
+        let mut config =
+            Config::from_custom_kubeconfig(kubeconfig, &kube::config::KubeConfigOptions::default())
+                .await
+                .context("use the kubeconfig")?;
         config.default_retry = false;
         Client::try_from(config).context("make a client")
     }
@@ -173,19 +165,31 @@ pub enum ControlPlane {
 impl ControlPlane {
     /// Starts the embedded API server with its controllers.
     pub async fn embedded() -> Result<Self> {
-        let plane = Self::Embedded(Box::new(Embedded::start().await?));
+        let plane = Self::Embedded(Box::new(Embedded::start()?));
         plane.furnish().await?;
         Ok(plane)
     }
 
     /// Starts Kubernetes' own programs.
     pub async fn real(binaries: &Binaries) -> Result<Self> {
-        let plane = Self::Real(Box::new(Real::start(binaries).await?));
+        let mut tries = 0;
+        let plane = loop {
+            tries += 1;
+            match Real::start(binaries).await {
+                Ok(plane) => break Self::Real(Box::new(plane)),
+                // A port that was free when we looked, and then was not.
+                Err(error) if tries < 3 && format!("{error:#}").contains("address already in use") => {
+                    tracing::warn!(%error, "once more");
+                }
+                Err(error) => return Err(error),
+            }
+        };
         plane.furnish().await?;
         Ok(plane)
     }
 
-    /// Makes what every scenario takes for granted: both provisioners' rights and a node.
+    /// Makes what every scenario takes for granted: both provisioners' rights, and a node where
+    /// nobody else makes one.
     async fn furnish(&self) -> Result<()> {
         let admin = self.client(User::Admin).await?;
         let rights = manifests::deployed()?
@@ -195,7 +199,10 @@ impl ControlPlane {
         for manifest in rights {
             manifest.apply(&admin).await?;
         }
-        manifests::node(&admin).await
+        match self {
+            Self::Embedded(_) => Ok(()),
+            Self::Real(_) => manifests::node(&admin).await,
+        }
     }
 
     /// Which of the two.
@@ -231,7 +238,10 @@ impl ControlPlane {
     /// Ends the API server as a crash would. What it had stored stays.
     pub async fn stop_api_server(&self) -> Result<()> {
         match self {
-            Self::Embedded(plane) => plane.stop_api_server().await,
+            Self::Embedded(plane) => {
+                plane.stop_api_server();
+                Ok(())
+            }
             Self::Real(plane) => plane.stop_api_server().await,
         }
     }
@@ -239,7 +249,7 @@ impl ControlPlane {
     /// Starts the API server again at the same address, and waits until it serves.
     pub async fn start_api_server(&self) -> Result<()> {
         match self {
-            Self::Embedded(plane) => plane.start_api_server().await,
+            Self::Embedded(plane) => plane.start_api_server(),
             Self::Real(plane) => plane.start_api_server().await,
         }
     }

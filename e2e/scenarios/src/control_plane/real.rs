@@ -19,7 +19,7 @@ use super::{Access, Binaries, Request, User, audit, certificates::Certificates};
 use crate::process::{Process, ScratchDir, free_port};
 
 /// How long a part may take to become ready on a busy machine.
-const READY_WITHIN: Duration = Duration::from_secs(180);
+const READY_WITHIN: Duration = Duration::from_mins(3);
 
 /// A running control plane of real parts.
 #[derive(Debug)]
@@ -78,10 +78,7 @@ impl Real {
                      -cloud-node-lifecycle-controller",
                 ])
                 .arg(flag("--root-ca-file", &settings.certificates.authority))
-                .arg(flag(
-                    "--service-account-private-key-file",
-                    &settings.certificates.service_account_key,
-                ));
+                .arg(flag("--service-account-private-key-file", &settings.certificates.service_account_key));
             spawn("kube-controller-manager", command, dir.path())?
         };
         let scheduler = {
@@ -103,7 +100,7 @@ impl Real {
         Ok(real)
     }
 
-    /// Waits for a sign of life from the controllers: each namespace gets this ConfigMap.
+    /// Waits for a sign of life from the controllers: each namespace gets this `ConfigMap`.
     async fn controllers_work(&self, admin: &Client) -> Result<()> {
         let config_maps: kube::Api<k8s_openapi::api::core::v1::ConfigMap> =
             kube::Api::namespaced(admin.clone(), "default");
@@ -134,18 +131,11 @@ impl Real {
     }
 
     fn api_server(&self) -> Option<Arc<Process>> {
-        self.api_server
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.api_server.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     pub(super) async fn stop_api_server(&self) -> Result<()> {
-        let running = self
-            .api_server
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
+        let running = self.api_server.lock().unwrap_or_else(PoisonError::into_inner).take();
         match running {
             Some(process) => process.kill().await,
             None => bail!("the API server is stopped already"),
@@ -157,10 +147,7 @@ impl Real {
             bail!("the API server runs already");
         }
         let process = Arc::new(self.settings.start(self.dir.path())?);
-        self.api_server
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .replace(Arc::clone(&process));
+        self.api_server.lock().unwrap_or_else(PoisonError::into_inner).replace(Arc::clone(&process));
         let admin = self.access(User::Admin)?.client().await?;
         ready(&admin, &[&self.etcd, &process]).await
     }
@@ -169,8 +156,7 @@ impl Real {
         for process in [&self.etcd, &self.controller_manager, &self.scheduler] {
             process.check_alive()?;
         }
-        self.api_server()
-            .map_or(Ok(()), |process| process.check_alive())
+        self.api_server().map_or(Ok(()), |process| process.check_alive())
     }
 
     /// Processor seconds and memory of each part, for reports.
@@ -239,14 +225,8 @@ impl Settings {
             .arg(flag("--audit-log-path", &dir.join("audit.log")))
             .arg(flag("--tls-cert-file", &self.certificates.certificate))
             .arg(flag("--tls-private-key-file", &self.certificates.key))
-            .arg(flag(
-                "--service-account-signing-key-file",
-                &self.certificates.service_account_key,
-            ))
-            .arg(flag(
-                "--service-account-key-file",
-                &self.certificates.service_account_public_key,
-            ));
+            .arg(flag("--service-account-signing-key-file", &self.certificates.service_account_key))
+            .arg(flag("--service-account-key-file", &self.certificates.service_account_public_key));
         spawn("kube-apiserver", command, dir)
     }
 }
@@ -309,14 +289,13 @@ async fn ready(admin: &Client, needed: &[&Process]) -> Result<()> {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     };
-    match tokio::time::timeout(READY_WITHIN, ask).await {
-        Ok(result) => result,
-        Err(_) => {
-            let mut message = format!("kube-apiserver is not ready after {READY_WITHIN:?}");
-            for process in needed {
-                write!(message, "\n{}", process.log_tail(30))?;
-            }
-            bail!(message)
+    if let Ok(result) = tokio::time::timeout(READY_WITHIN, ask).await {
+        result
+    } else {
+        let mut message = format!("kube-apiserver is not ready after {READY_WITHIN:?}");
+        for process in needed {
+            write!(message, "\n{}", process.log_tail(30))?;
         }
+        bail!(message)
     }
 }
