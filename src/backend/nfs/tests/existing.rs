@@ -162,7 +162,7 @@ async fn a_claim_that_changed_while_its_volume_was_begun_leaves_nothing_at_the_f
 #[tokio::test]
 async fn links_and_files_on_the_way_are_refused_and_not_followed() {
     let site = Site::new();
-    let outside = TempDir::new().unwrap();
+    let outside = temporary();
     symlink(outside.path(), site.path("link")).unwrap();
     symlink("nowhere", site.path("dangling")).unwrap();
     fs::write(site.path("file"), "").unwrap();

@@ -100,7 +100,7 @@ async fn what_is_not_provably_a_volume_below_the_export_is_refused() {
         export.aliases = vec!["alias".into()];
         export.former_paths = vec!["/former".into()];
     });
-    let outside = TempDir::new().unwrap();
+    let outside = temporary();
     fs::write(outside.path().join("file"), "").unwrap();
     site.plant("data");
     site.plant("nested/deep");
