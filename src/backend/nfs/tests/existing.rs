@@ -12,7 +12,7 @@ fn existing(name: &str, pattern: &str, policy: &str) -> VolumeRequest {
     request(name, &[("pathPattern", pattern), ("existingDirectory", policy)])
 }
 
-/// Proves: row 4.1, row 4.7
+/// Proves: row 4.1, row 4.8
 #[tokio::test]
 async fn a_new_directory_gets_the_rights_of_its_class_and_parents_those_of_the_process() {
     let site = Site::new();

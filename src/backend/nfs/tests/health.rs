@@ -39,7 +39,7 @@ async fn nothing_is_asked_of_a_store_before_it_was_told_what_exists() {
     assert!(nfs.stores()[0].ready.is_err());
 }
 
-/// Proves: row 6.13
+/// Proves: row 6.12
 #[tokio::test]
 async fn a_root_is_accepted_only_if_it_is_what_the_volumes_say() {
     const ID: &str = "{\"version\":1,\"id\":\"abc\"}";
