@@ -2,7 +2,7 @@
 //!
 //! [`Metrics`] is the one handle: cheap to clone, passed in, no globals. Whoever does something records it there; the
 //! server ([`serve`]) and the collectors read it. Nothing here waits for storage or for the API server: the state of the
-//! stores comes from [`Backend::stores`](crate::backend::Backend::stores), which answers from memory.
+//! stores comes from [`Backend::stores`], which answers from memory.
 //!
 //! It decides nothing for the provisioner and knows no Kubernetes object.
 

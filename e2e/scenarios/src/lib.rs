@@ -4,7 +4,7 @@
 //! A scenario is an async function in [`scenarios`] that gets a [`case::Case`]: a namespace, a
 //! provisioner name, an export directory and helpers of its own, on a [`control_plane`] that it
 //! shares with others. [`suite`] runs them; `e2e/run` is the command. [`storm`] kills berth at
-//! random moments, and is a scenario and a program. [`proxy`] makes the faults. [`bench`] measures.
+//! random moments, and is a scenario and a program. [`proxy`] makes the faults. [`mod@bench`] measures.
 //!
 //! Nothing here is part of the product.
 

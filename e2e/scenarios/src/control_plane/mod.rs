@@ -1,6 +1,6 @@
 //! The control plane that a scenario runs against: one surface, two implementations.
 //!
-//! [`ControlPlane::start`] starts either the embedded API server of `berth-apiserver` or the real
+//! [`ControlPlane::embedded`] starts the API server of `berth-apiserver`, [`ControlPlane::real`] the real
 //! etcd, kube-apiserver, kube-controller-manager and kube-scheduler. A scenario sees users,
 //! kubeconfigs, clients, request records and a way to stop the API server; it never learns more
 //! about which of the two it has than [`ControlPlane::kind`].
