@@ -67,7 +67,7 @@ pub(super) fn export(name: &str, server: &str, path: &str) -> Export {
     }
 }
 
-/// An export `default` (server:/export) in a temporary directory, with a backend that knows of no volumes.
+/// An export `default` (`server:/export`) in a temporary directory, with a backend that knows of no volumes.
 struct Site {
     directory: TempDir,
     nfs: Nfs,

@@ -427,7 +427,7 @@ fn a_purge_opens_directories_that_are_closed_to_their_owner() {
     fs::create_dir_all(&deep).unwrap();
     for path in ["entry/a/b/c", "entry/a/b", "entry/a", "entry"] {
         fs::write(trash.join(path).join("file"), "").unwrap();
-        fs::set_permissions(trash.join(path), fs::Permissions::from_mode(0)).unwrap();
+        fs::set_permissions(trash.join(path), fs::Permissions::from_mode(0o0)).unwrap();
     }
     let (stuck, purged) = purge(&root, &["entry"], 2);
     assert_eq!((stuck, purged), (vec![], 8));

@@ -1,5 +1,7 @@
 //! Each operation is broken off before each of its steps and then repeated, by the same process and by a new one.
 
+use std::os::unix::fs::PermissionsExt;
+
 use super::*;
 
 /// Where the volume lies, by the class's pattern.
@@ -8,6 +10,10 @@ const PLACES: [(&str, &str); 3] =
 
 fn asked(pattern: &str) -> VolumeRequest {
     patterned("x", pattern)
+}
+
+fn is_temporary(path: &str) -> bool {
+    Path::new(path).extension().is_some_and(|extension| extension == "tmp")
 }
 
 fn directory(site: &Site, request: &VolumeRequest) -> String {
@@ -38,10 +44,7 @@ async fn interrupted_everywhere<P, T: std::fmt::Debug>(
             let outcome =
                 attempt(&site, &prepared).await.unwrap_or_else(|error| panic!("{when}: {}", error.chain()));
             check(&site, &prepared, outcome, &when);
-            assert!(
-                !tree(site.directory.path()).iter().any(|path| path.ends_with(".tmp") && whole),
-                "{when}"
-            );
+            assert!(!tree(site.directory.path()).iter().any(|path| is_temporary(path) && whole), "{when}");
             if whole {
                 println!("{what}: {steps} steps");
                 break;
@@ -61,7 +64,6 @@ async fn a_creation_that_was_broken_off_is_finished_by_the_next_attempt() {
             async |site, request| site.create(request).await,
             |site, request, volume, when| {
                 assert_eq!(volume.origin, Origin::Created, "{when}");
-                use std::os::unix::fs::PermissionsExt;
                 let mode = fs::metadata(site.path(&directory(site, request))).unwrap().permissions().mode();
                 assert_eq!(mode & 0o7777, 0o777, "{when}");
                 assert_eq!(site.records("intents"), ["pvc-uid-x.json"], "{when}");
@@ -88,7 +90,7 @@ async fn a_creation_that_was_broken_off_and_given_up_is_discarded_without_a_trac
                 site.nfs.discard(&unfinished, &Permit::unlimited()).await.unwrap();
             }
             assert_eq!(site.tree(), before, "{what} after {steps} steps");
-            assert_eq!(site.records("intents").iter().filter(|name| !name.ends_with(".tmp")).count(), 0);
+            assert_eq!(site.records("intents").iter().filter(|name| !is_temporary(name)).count(), 0);
             site.tend_until(|status| status.trash == 0 && site.records("intents").is_empty()).await;
             if created.is_ok() {
                 break;

@@ -26,7 +26,7 @@ async fn volumes_with_links_and_read_only_directories_are_purged_and_what_they_p
         fs::create_dir_all(&closed).unwrap();
         fs::write(closed.join("file"), "").unwrap();
         for path in [closed, volume.join("closed")] {
-            fs::set_permissions(path, fs::Permissions::from_mode(0)).unwrap();
+            fs::set_permissions(path, fs::Permissions::from_mode(0o0)).unwrap();
         }
     })
     .await;
