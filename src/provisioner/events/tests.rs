@@ -1,3 +1,5 @@
+//! Publishing against a stub of the API server: what is posted, merged, held back and dropped.
+
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde_json::{Value, json};

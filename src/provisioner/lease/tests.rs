@@ -1,3 +1,5 @@
+//! The election against a stub of the API server, on a clock that the tests move.
+
 use std::{
     sync::atomic::{AtomicBool, AtomicU32, Ordering},
     time::Duration,

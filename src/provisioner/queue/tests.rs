@@ -1,3 +1,5 @@
+//! The queue on a clock that the tests move: no key is lost, doubled or given up.
+
 use std::collections::BTreeMap;
 
 use futures::FutureExt;

@@ -1,3 +1,5 @@
+//! What missing rights cost, and how they are learned, against a stub of the API server.
+
 use std::{
     collections::BTreeSet,
     sync::{Arc, Mutex},

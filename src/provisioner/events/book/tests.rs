@@ -1,3 +1,5 @@
+//! The book of told events as tables: what is new, what repeats, what is too much.
+
 use super::*;
 
 fn event(object: usize, kind: Type, note: &str) -> Event {
