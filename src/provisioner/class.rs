@@ -5,7 +5,7 @@
 //!
 //! It does not know what the parameters of a backend mean; the backend reads those itself.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt::Write};
 
 use k8s_openapi::api::storage::v1::StorageClass;
 
@@ -169,9 +169,10 @@ fn unknown_parameters(keys: &[&str], theirs: &[Parameter]) -> String {
             text.push_str(", ");
         }
         let shown: String = key.chars().take(64).collect();
-        text.push_str(&format!("{shown:?}"));
+        // Writing to a string cannot fail.
+        let _ = write!(text, "{shown:?}");
         if let Some(near) = nearest(key, theirs) {
-            text.push_str(&format!(" (did you mean {near:?}?)"));
+            let _ = write!(text, " (did you mean {near:?}?)");
         }
     }
     text

@@ -72,7 +72,7 @@ impl fmt::Display for Failure {
 }
 
 /// The longest wait that a server can ask for.
-const LONGEST_WAIT: Duration = Duration::from_secs(300);
+const LONGEST_WAIT: Duration = Duration::from_mins(5);
 
 /// What an answer that is no success means. `reason` is the server's word for it, `after` its `Retry-After` in seconds.
 fn classify(code: StatusCode, reason: &str, after: Option<u64>) -> (Cause, Option<Duration>) {
@@ -157,8 +157,8 @@ impl Cluster {
         Ok(class.map(Class::from))
     }
 
-    async fn patch(&self, path: &str, patch: &Value) -> Result<Answer, Failure> {
-        self.call(Method::PATCH, path, Some(("application/strategic-merge-patch+json", patch))).await
+    async fn patch(&self, path: &str, change: &Value) -> Result<Answer, Failure> {
+        self.call(Method::PATCH, path, Some(("application/strategic-merge-patch+json", change))).await
     }
 
     async fn call<T: DeserializeOwned>(
@@ -280,8 +280,9 @@ mod tests {
 
     #[test]
     fn an_answer_says_whether_the_request_was_carried_out_and_when_to_come_back() {
+        type Row = (&'static str, u16, &'static str, Option<u64>, Cause, Option<Duration>);
         let seconds = Duration::from_secs;
-        let table: &[(&str, u16, &str, Option<u64>, Cause, Option<Duration>)] = &[
+        let table: &[Row] = &[
             (
                 "too many requests, and when to come back",
                 429,

@@ -194,9 +194,9 @@ impl Events {
         let state = Mutex::new(State { book: Book::new(Bounds::default()), flushing: 0 });
         let shared = Arc::new(Shared { state, wake: Notify::new(), idle: Notify::new() });
         let stop = CancellationToken::new();
-        let post = Poster { client, reporter };
+        let poster = Poster { client, reporter };
         let task = (stop.clone(), Arc::clone(&shared));
-        tokio::spawn(async move { task.0.run_until_cancelled(work(task.1, post, foreground)).await });
+        tokio::spawn(async move { task.0.run_until_cancelled(work(task.1, poster, foreground)).await });
         Self { shared, _running: Arc::new(stop.drop_guard()) }
     }
 
@@ -272,13 +272,13 @@ async fn work(shared: Arc<Shared>, poster: Poster, foreground: impl Fn() -> usiz
             shared.idle.notify_waiters();
         }
         tokio::select! {
-            Some((post, posted)) = requests.next(), if !requests.is_empty() => {
-                let (posted, why) = match posted {
+            Some((post, result)) = requests.next(), if !requests.is_empty() => {
+                let (outcome, why) = match result {
                     Ok(()) => (Posted::Done, String::new()),
-                    Err((posted, why)) => (posted, why),
+                    Err(failed) => failed,
                 };
-                let first = shared.state().book.settle(&post, posted, Instant::now());
-                report(&post, posted, &why, first);
+                let first = shared.state().book.settle(&post, outcome, Instant::now());
+                report(&post, outcome, &why, first);
             }
             () = shared.wake.notified() => {}
             () = sleep(LOOK), if waiting > 0 && limit < REQUESTS => {}
@@ -374,7 +374,7 @@ fn failure(error: &kube::Error, verb: Verb) -> Failure {
         (404, Verb::Patch) => Failure::Final(Posted::Gone),
         // An earlier try went through, and its answer was lost.
         (409, Verb::Create) => Failure::Final(Posted::Done),
-        (408 | 409 | 429, _) | (500.., _) => {
+        (408 | 409 | 429 | 500.., _) => {
             Failure::Passing(asked.map(|seconds| Duration::from_secs(seconds.into())))
         }
         (_, _) => Failure::Final(Posted::Dropped),
@@ -415,3 +415,6 @@ fn body(post: &Post, reporter: &Reporter) -> Body {
         ..Body::default()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -265,6 +265,7 @@ fn fail(shared: &Shared, claim: &ClaimObject, why: String) {
 }
 
 #[cfg(test)]
+#[allow(clippy::needless_pass_by_value, reason = "patches read best written in place")]
 mod tests {
     use super::*;
     use crate::provisioner::fixtures::{self, NAME};

@@ -1,5 +1,7 @@
 //! Objects for the tests of this module, each made of a usual one and a JSON merge patch that says what is special.
 
+#![allow(clippy::needless_pass_by_value, reason = "patches read best written in place")]
+
 use std::sync::Arc;
 
 use k8s_openapi::api::storage::v1::StorageClass;

@@ -6,6 +6,7 @@
 //!
 //! It never ends the process and does not stop the workers: whoever follows [`Elector::states`] does.
 
+mod decision;
 mod lock;
 
 use std::{
@@ -25,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::volume::{Invalid, Permit};
+use decision::{Seen, Step, decide, old_lock, written};
 use lock::{Kind, Locks, Record, Sighting, Trouble};
 
 /// Which lock, who stands for it, and the three times.
@@ -168,10 +170,10 @@ impl Elector {
         let lock = format!("{} {}/{}", Kind::Lease, settings.namespace, settings.name);
         let status = Arc::new(Mutex::new(Status { lock, ..Status::default() }));
         let stop = CancellationToken::new();
-        let states = office.states.subscribe();
+        let following = office.states.subscribe();
         let candidate = Candidate::new(client, settings, office, Arc::clone(&status));
         let task = tokio::spawn(candidate.run(stop.clone()));
-        Self { states, status, work: Work::Task { stop, task } }
+        Self { states: following, status, work: Work::Task { stop, task } }
     }
 
     /// Whether we lead, now and whenever it changes. When a term has ended the follower must stop its workers before it
@@ -249,92 +251,6 @@ impl Drop for Office {
     }
 }
 
-/// A lock as it was seen, and since when it has been like that on our own clock.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Seen {
-    record: Record,
-    since: Instant,
-}
-
-impl Seen {
-    /// The next look at a lock: time goes on as long as it says the same.
-    fn again(before: Option<Self>, record: Record, now: Instant) -> Self {
-        match before {
-            Some(seen) if seen.record == record => seen,
-            Some(_) | None => Self { record, since: now },
-        }
-    }
-
-    /// When the holder will have let it run out, if nothing changes.
-    fn expiry(&self, ours: Duration) -> Instant {
-        self.since + self.record.duration().unwrap_or(ours).min(LONGEST_WAIT)
-    }
-}
-
-/// No lock that stands still is respected for longer, whatever it says.
-const LONGEST_WAIT: Duration = Duration::from_hours(1);
-
-/// What to do about the lock.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Step {
-    /// There is none.
-    Create,
-    /// Nobody holds it any more.
-    Take,
-    /// It is ours.
-    Renew,
-    /// Somebody else holds it; until then, if nothing changes.
-    Wait(Instant),
-}
-
-/// What to do about a lock that was seen like this. `ours` is the duration of a lock that does not tell its own.
-fn decide(seen: Option<&Seen>, now: Instant, me: &str, ours: Duration) -> Step {
-    let Some(seen) = seen else { return Step::Create };
-    if seen.record.holder == me {
-        return Step::Renew;
-    }
-    if seen.record.holder.is_empty() {
-        return Step::Take;
-    }
-    let expiry = seen.expiry(ours);
-    if now < expiry { Step::Wait(expiry) } else { Step::Take }
-}
-
-/// The record to write after `old` at this step.
-fn written(old: Option<&Record>, step: Step, settings: &Settings, wall: Timestamp) -> Record {
-    let record = Record {
-        holder: settings.identity.clone(),
-        seconds: i64::try_from(settings.duration.as_secs()).unwrap_or(i64::MAX),
-        acquired: Some(wall),
-        renewed: Some(wall),
-        transitions: 0,
-    };
-    match (step, old) {
-        (Step::Renew, Some(old)) => {
-            Record { acquired: old.acquired.or(Some(wall)), transitions: old.transitions, ..record }
-        }
-        (Step::Take, Some(old)) => Record { transitions: old.transitions.saturating_add(1), ..record },
-        (Step::Create | Step::Take | Step::Renew | Step::Wait(_), _) => record,
-    }
-}
-
-/// Until when an old provisioner has to be waited for, whose lock was seen like this; `None` if it is gone.
-///
-/// Our clock alone decides, so that no difference between two clocks makes us lead beside it or wait for ever. Where the
-/// time that the lock tells is long past as well, it is enough that it stood still for a few of the renewals that a living leader makes.
-fn old_lock(seen: &Seen, now: Instant, wall: Timestamp, me: &str, settings: &Settings) -> Option<Instant> {
-    if seen.record.holder.is_empty() || seen.record.holder == me {
-        return None;
-    }
-    let duration = seen.record.duration().unwrap_or(settings.duration).min(LONGEST_WAIT);
-    let long_past = seen.record.renewed.is_none_or(|renewed| {
-        u64::try_from(wall.as_second().saturating_sub(renewed.as_second()))
-            .is_ok_and(|age| age > 2 * duration.as_secs())
-    });
-    let still = if long_past { duration.min(settings.retry_period * 3) } else { duration };
-    Some(seen.since + still).filter(|until| now < *until)
-}
-
 /// How a try to get or keep the lock ended.
 enum Round {
     /// It is ours by a write that began then.
@@ -363,7 +279,6 @@ struct Candidate {
 /// What is known of the lock of an old provisioner, while the `Lease` is ours.
 #[derive(Default)]
 struct OldLock {
-    version: String,
     seen: Option<Seen>,
     /// The version that is known to be dead.
     superseded: Option<String>,
@@ -439,7 +354,7 @@ impl Candidate {
             if let Some(until) = deadline
                 && Instant::now() >= until
             {
-                deadline = None;
+                (deadline, self.own) = (None, None);
                 self.lose("it was not renewed in time");
             }
             let pause = Instant::now() + self.settings.pause();
@@ -452,24 +367,20 @@ impl Candidate {
     async fn round(&mut self) -> Result<Round, Trouble> {
         let mut trouble = Trouble::Conflict;
         for _ in 0..3 {
-            let sighting = match self.own.take() {
-                Some(own) => Some(own),
+            let sighting = match &self.own {
+                Some(own) => Some(own.clone()),
                 None => self.locks.get(self.kind).await?,
             };
             let record = sighting.as_ref().and_then(|sighting| sighting.record.clone());
             let now = Instant::now();
-            self.seen = sighting
-                .as_ref()
-                .map(|_| Seen::again(self.seen.take(), record.clone().unwrap_or_default(), now));
+            let before = self.seen.take();
+            self.seen = sighting.as_ref().map(|sighting| Seen::again(before, sighting, now));
             let step = decide(self.seen.as_ref(), now, &self.settings.identity, self.settings.duration);
             if let (Step::Wait(_), Some(record)) = (step, record.as_ref()) {
                 return Ok(Round::Theirs(record.holder.clone()));
             }
-            if step != Step::Renew
-                && self.office.term.is_some()
-                && record.as_ref().is_some_and(|record| !record.holder.is_empty())
-            {
-                // Somebody held it and lost it again since our last renewal: another term begins, not this one goes on.
+            if step == Step::Take {
+                // It was not ours for a moment: another term begins, not this one goes on.
                 self.lose("somebody else had it meanwhile");
             }
             let next = written(record.as_ref(), step, &self.settings, Timestamp::now());
@@ -484,7 +395,7 @@ impl Candidate {
                     self.own = Some(own);
                     return Ok(Round::Held(start));
                 }
-                Err(again @ (Trouble::Conflict | Trouble::Missing)) => trouble = again,
+                Err(again @ (Trouble::Conflict | Trouble::Missing)) => (self.own, trouble) = (None, again),
                 Err(other) => return Err(other),
             }
         }
@@ -544,17 +455,16 @@ impl Candidate {
             Err(trouble) => return Some(format!("the lock of an old provisioner cannot be read: {trouble}")),
         };
         self.old.hidden = false;
-        let record = sighting.record.clone()?;
+        sighting.record.as_ref()?;
         let version = sighting.version();
         let recorded = self.own.as_ref().and_then(Sighting::superseded);
         if self.old.superseded.as_deref().or(recorded) == Some(version.as_str()) {
             return None;
         }
-        let before = self.old.seen.take().filter(|_| self.old.version == version);
-        let seen = Seen::again(before, record, now);
+        let seen = Seen::again(self.old.seen.take(), &sighting, now);
         let wait = old_lock(&seen, now, Timestamp::now(), &self.settings.identity, &self.settings);
         let holder = seen.record.holder.clone();
-        (self.old.version, self.old.seen) = (version.clone(), Some(seen));
+        self.old.seen = Some(seen);
         if wait.is_none() {
             // Written with the next renewal.
             self.old.superseded = Some(version);
@@ -617,11 +527,7 @@ impl Candidate {
                     info!(lock = %self.lock(), "released");
                     return;
                 }
-                Err(Trouble::Conflict) => {}
-                Err(trouble) => {
-                    warn!(lock = %self.lock(), %trouble, "the lock could not be released and lasts until it runs out");
-                    return;
-                }
+                Err(trouble) => warn!(lock = %self.lock(), %trouble, "cannot release the lock"),
             }
         }
     }
@@ -652,3 +558,6 @@ impl Candidate {
         *status = next;
     }
 }
+
+#[cfg(test)]
+mod tests;

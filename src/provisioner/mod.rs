@@ -21,6 +21,8 @@ pub mod queue;
 mod reclaim;
 mod records;
 pub mod rights;
+#[cfg(test)]
+mod stub;
 mod sweep;
 mod term;
 mod watch;
@@ -209,11 +211,11 @@ async fn lead(settings: &Settings, shared: &Arc<Shared>, elector: &lease::Electo
                         shared.metrics.leadership(Leadership::Leading);
                         term = Some(Term::begin(shared, lease, settings));
                     }
-                    lease::State::Leading(_) => {}
                     lease::State::Standby if term.is_none() => {
                         shared.metrics.leadership(Leadership::Standby);
                     }
-                    lease::State::Standby => {}
+                    // What a running term has to do at its end begins with its token.
+                    lease::State::Leading(_) | lease::State::Standby => {}
                 }
             }
             Ok(()) = rights.changed() => shared.adapt(&rights.borrow_and_update()),

@@ -275,6 +275,7 @@ pub(super) async fn reconcile(shared: &Shared, name: &str, permit: &Permit) -> O
     };
     tracing::info!(volume = name, disposal = %order.removal.disposal, outcome = ?removed, "removed the volume");
     remark(shared, &live, &order, &removed);
+    shared.records().leaving(name, true);
     match forget(shared, &live, &order.uid, guarding).await {
         Ok(()) => {
             shared.metrics.deleted(class_label, began.elapsed());

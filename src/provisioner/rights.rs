@@ -302,15 +302,11 @@ fn rules(rights: &[Right]) -> String {
         };
         by_resource.entry((rule.group, resource)).or_default().push(rule.verb);
     }
-    let mut text = String::new();
-    for ((group, resource), verbs) in by_resource {
-        let verbs: Vec<String> = verbs.iter().map(|verb| format!("\"{verb}\"")).collect();
-        text += &format!(
-            "- apiGroups: [\"{group}\"]\n  resources: [\"{resource}\"]\n  verbs: [{}]\n",
-            verbs.join(", ")
-        );
-    }
-    text
+    let rule = |((group, resource), verbs): ((&str, String), Vec<&str>)| {
+        let verbs = verbs.join("\", \"");
+        format!("- apiGroups: [\"{group}\"]\n  resources: [\"{resource}\"]\n  verbs: [\"{verbs}\"]\n")
+    };
+    by_resource.into_iter().map(rule).collect()
 }
 
 /// The rights are asked for again at least this often while a required one is missing,
@@ -478,3 +474,6 @@ impl Inquiry {
         SelfSubjectAccessReview { spec, ..SelfSubjectAccessReview::default() }
     }
 }
+
+#[cfg(test)]
+mod tests;

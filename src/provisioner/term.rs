@@ -202,7 +202,7 @@ impl Term {
         let ended = self.lease.ended.clone();
         let all = async {
             while let Some(task) = self.tasks.join_next().await {
-                report(task)
+                report(task);
             }
         };
         tokio::select! {
@@ -250,17 +250,13 @@ fn report(ended: Result<(), tokio::task::JoinError>) {
 fn route(shared: &Shared, key: &Key) -> LaneId {
     match key {
         Key::Claim(uid) => {
-            let store = match shared.attempt(uid) {
-                Some(attempt) => {
-                    Some((attempt.order.backend.capabilities().name, attempt.order.spot.store().into()))
-                }
-                None => {
-                    let records = shared.records();
-                    records
-                        .claim(uid)
-                        .and_then(|claim| provision::store_of(claim, &records, &shared.backends))
-                }
-            };
+            let attempt = shared.attempt(uid).map(|attempt| {
+                (attempt.order.backend.capabilities().name, attempt.order.spot.store().into())
+            });
+            let store = attempt.or_else(|| {
+                let records = shared.records();
+                records.claim(uid).and_then(|claim| provision::store_of(claim, &records, &shared.backends))
+            });
             store.map_or(LaneId::Rest, |(backend, store)| LaneId::Store(backend, store))
         }
         Key::Volume(name) => volume_lane(shared, name),

@@ -29,7 +29,7 @@ const FIRST_WAIT: Duration = Duration::from_millis(500);
 /// The longest wait after an error.
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
 /// How long the next object of a first list may take.
-const STALLED: Duration = Duration::from_secs(60);
+const STALLED: Duration = Duration::from_mins(1);
 /// How long a server may take to begin a streaming list; one that does not know them begins none.
 const PROBE: Duration = Duration::from_secs(5);
 /// Objects in one page of a list.
@@ -124,7 +124,7 @@ pub(super) async fn follow_all(shared: Arc<Shared>, client: Client) {
         follow(Watched::Claims, Api::<ClaimObject>::all(client), &config, &shared, |event| match event {
             Change::Seen(claim) => shared.records().see_claim(&claim),
             Change::Gone(claim) => {
-                shared.records().forget_claim(claim.metadata.uid.as_deref().unwrap_or_default())
+                shared.records().forget_claim(claim.metadata.uid.as_deref().unwrap_or_default());
             }
         });
     tokio::join!(classes, volumes, claims);

@@ -84,11 +84,14 @@ struct State {
     idle: usize,
 }
 
+type Handover = Box<dyn FnOnce() + Send>;
+
 struct Job {
     what: String,
     /// Set when the caller no longer wants it.
     cancelled: Arc<AtomicBool>,
-    run: Box<dyn FnOnce() + Send>,
+    /// Does the work, and returns what hands over the result.
+    run: Box<dyn FnOnce() -> Handover + Send>,
 }
 
 impl Pool {
@@ -124,7 +127,10 @@ impl Pool {
                 let began = Arc::clone(&began);
                 move || {
                     began.store(true, Ordering::SeqCst);
-                    let _ = send.send(work());
+                    let result = work();
+                    Box::new(move || {
+                        let _ = send.send(result);
+                    })
                 }
             }),
         };
@@ -209,9 +215,13 @@ impl Shared {
             state.running.insert(number, (job.what, Instant::now()));
             drop(state);
             // The sender is dropped by the panic, which tells the caller.
-            let _ = panic::catch_unwind(AssertUnwindSafe(job.run));
+            let handover = panic::catch_unwind(AssertUnwindSafe(job.run));
+            self.state().running.remove(&number);
+            // Whoever has the result sees that the work is over.
+            if let Ok(handover) = handover {
+                handover();
+            }
             state = self.state();
-            state.running.remove(&number);
         }
     }
 }
@@ -232,7 +242,7 @@ mod tests {
     use super::*;
 
     const SHORT: Duration = Duration::from_millis(50);
-    const LONG: Duration = Duration::from_secs(60);
+    const LONG: Duration = Duration::from_mins(1);
 
     #[tokio::test]
     async fn work_gives_its_result_and_the_threads_are_bounded() {

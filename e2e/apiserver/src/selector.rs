@@ -84,11 +84,6 @@ impl Selection {
         self.labels.is_empty() && self.fields.is_empty()
     }
 
-    /// The one name that is selected, if the fields say so.
-    pub(crate) fn only_name(&self) -> Option<&str> {
-        self.fields.iter().find(|t| t.field == "metadata.name" && t.equal).map(|t| t.value.as_str())
-    }
-
     pub(crate) fn matches(&self, resource: &Resource, object: &Object) -> bool {
         let by_key = self.fields.iter().all(|test| {
             let actual = match test.field.as_str() {

@@ -209,6 +209,8 @@ impl ApiServer {
     }
 
     /// A kubeconfig for a user (added without groups if it is not known yet).
+    ///
+    /// The token is in the server's address too (`/as/TOKEN`), as kubectl sends none where there is no TLS.
     pub fn kubeconfig(&self, user: &str) -> String {
         let token = self.token(user).unwrap_or_else(|| self.add_user(user, &[]));
         // JSON is YAML.
@@ -216,7 +218,7 @@ impl ApiServer {
             "apiVersion": "v1",
             "kind": "Config",
             "current-context": "embedded",
-            "clusters": [{"name": "embedded", "cluster": {"server": self.url()}}],
+            "clusters": [{"name": "embedded", "cluster": {"server": format!("{}/as/{token}", self.url())}}],
             "users": [{"name": user, "user": {"token": token}}],
             "contexts": [{"name": "embedded", "context": {"cluster": "embedded", "user": user, "namespace": "default"}}],
         });

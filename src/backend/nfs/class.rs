@@ -251,6 +251,8 @@ mod tests {
         vec![export("default", "10.0.0.1", "/export"), fast]
     }
 
+    type Row<'a> = (&'a str, &'a [(&'a str, &'a str)], Plan);
+
     /// Proves: row 3.1, row 3.2, row 4.1
     #[test]
     fn parameters_choose_export_directory_and_rights() {
@@ -264,7 +266,6 @@ mod tests {
             gid: None,
         };
         assert_eq!(plain, expected);
-        type Row<'a> = (&'a str, &'a [(&'a str, &'a str)], Plan);
         let pattern = |path: &str| Place {
             store: "default".into(),
             segments: path.split('/').map(String::from).collect(),
@@ -304,10 +305,11 @@ mod tests {
         }
     }
 
+    type BadRow<'a> = (&'a [(&'a str, &'a str)], &'a [&'a str]);
+
     #[test]
     fn bad_values_are_refused_naming_parameter_value_and_what_is_allowed() {
-        type Row<'a> = (&'a [(&'a str, &'a str)], &'a [&'a str]);
-        let rows: &[Row] = &[
+        let rows: &[BadRow] = &[
             (
                 &[("export", "slow")],
                 &["export: \"slow\"", "default (10.0.0.1:/export)", "fast (10.0.0.2:/ssd/)"],

@@ -204,34 +204,46 @@ pub(super) fn make_parents(work: &Work<'_>, segments: &[String]) -> Result<bool,
         }
         let note = record::parent_note(parent);
         for depth in 3..=note.len() {
-            if let Some(step) = note.get(..depth) {
-                work.changes.make_directory(step, 0o700)?;
+            let Some(step) = note.get(..depth) else { continue };
+            if !make_beneath(work, step, 0o700)? {
+                return Ok(false);
             }
         }
-        match work.changes.make_directory(parent, 0o777) {
-            Ok(Made::New | Made::Existed) => {}
-            Err(failure) if failure.errno() == Some(Errno::ENOENT) => return Ok(false),
-            Err(failure) => return Err(failure.into()),
+        if !make_beneath(work, parent, 0o777)? {
+            return Ok(false);
         }
     }
     Ok(true)
 }
 
-/// Removes the directories above `segments` that we made, as far as they are empty.
+/// Makes a directory unless it is there; `false` where the one above it is gone, removed with the last volume in it.
+fn make_beneath(work: &Work<'_>, segments: &[String], mode: u32) -> Result<bool, Trouble> {
+    match work.changes.make_directory(segments, mode) {
+        Ok(Made::New | Made::Existed) => Ok(true),
+        Err(failure) if failure.errno() == Some(Errno::ENOENT) => Ok(false),
+        Err(failure) => Err(failure.into()),
+    }
+}
+
+/// Removes the directories above `segments` that we made, as far as they are empty, and the notes of them.
 pub(super) fn remove_parents(work: &Work<'_>, segments: &[String]) -> Result<(), Trouble> {
     for length in (1..segments.len()).rev() {
         let Some(parent) = segments.get(..length) else { continue };
         let note = record::parent_note(parent);
-        if work.root.entry(&note)? == Entry::Missing {
+        if work.root.entry(&note)? == Entry::Directory {
+            if work.changes.remove_directory(parent)? == Unmade::Occupied {
+                return Ok(());
+            }
+            work.changes.remove_directory(&note)?;
+        } else if work.root.entry(parent)? != Entry::Missing {
             return Ok(());
         }
-        match work.changes.remove_directory(parent)? {
-            Unmade::Removed | Unmade::Missing => {}
-            Unmade::Occupied => return Ok(()),
-        }
-        work.changes.remove_directory(&note)?;
-        if let Some((_, folder)) = note.split_last() {
-            work.changes.remove_directory(folder)?;
+        // What is left of the notes is only the way to others.
+        for depth in (3..note.len()).rev() {
+            let folder = note.get(..depth).unwrap_or_default();
+            if work.changes.remove_directory(folder)? == Unmade::Occupied {
+                break;
+            }
         }
     }
     Ok(())

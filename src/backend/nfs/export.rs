@@ -248,11 +248,12 @@ mod tests {
         }
     }
 
+    type Change = fn(&mut Export);
+
     #[test]
     fn exports_that_could_claim_the_same_volume_are_refused() {
         let base = || export("one", "server", "/export");
         let other = || export("two", "other", "/export");
-        type Change = fn(&mut Export);
         let rows: &[(&str, Change, &str)] = &[
             ("the same name", |e| e.name = "one".into(), "two exports have the name"),
             ("the same server and path", |e| e.server = "SERVER".into(), "overlap"),
@@ -267,7 +268,7 @@ mod tests {
                 "the same by a former path",
                 |e| {
                     (e.server, e.path, e.former_paths) =
-                        ("server".into(), "/x".into(), vec!["/export".into()])
+                        ("server".into(), "/x".into(), vec!["/export".into()]);
                 },
                 "overlap",
             ),

@@ -46,7 +46,10 @@ pub(super) fn remove(work: &Work<'_>, removal: &Removal, segments: &[String]) ->
             prove(&marker, removal, segments)?;
             marker
         }
-        (None, Some(_)) if !there => return earlier(work, removal),
+        // Nothing is touched, so nothing need be proved.
+        (None, _) if removal.disposal == Disposal::Keep => return Ok(Removed::Kept),
+        (None, _) if !there => return earlier(work, removal),
+        (None, Some(_)) if shared_with_others(work, removal, segments)? => return Ok(Removed::Kept),
         (None, Some(id)) => {
             let file = record::file(VOLUMES, name).join("/");
             let message = format!(
@@ -57,9 +60,6 @@ pub(super) fn remove(work: &Work<'_>, removal: &Removal, segments: &[String]) ->
             return said(Kind::Refused, message);
         }
         (None, None) => {
-            if !there {
-                return earlier(work, removal);
-            }
             if let Some((other, place)) = work.store.index.overlapping(work, segments, name)?.first() {
                 let (path, place) = (segments.join("/"), place.join("/"));
                 let message =
@@ -69,7 +69,7 @@ pub(super) fn remove(work: &Work<'_>, removal: &Removal, segments: &[String]) ->
             return remove_unrecorded(work, removal, segments);
         }
     };
-    remove_recorded(work, removal, marker, there)
+    remove_recorded(work, removal, &marker, there)
 }
 
 /// Whether the record says the same as the PV.
@@ -97,6 +97,16 @@ fn prove(marker: &Marker, removal: &Removal, segments: &[String]) -> Result<(), 
     Ok(())
 }
 
+/// Whether other volumes share the directory: then an earlier call has kept it, and removed the record.
+fn shared_with_others(work: &Work<'_>, removal: &Removal, segments: &[String]) -> Result<bool, Trouble> {
+    for (other, place) in work.store.index.overlapping(work, segments, &removal.name)? {
+        if place == segments && work.marker(VOLUMES, &other)?.is_some_and(|marker| marker.shared) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 /// What an earlier call has made of a volume that has neither a record nor a directory any more.
 fn earlier(work: &Work<'_>, removal: &Removal) -> Result<Removed, Trouble> {
     if let Some(archived) = work.marker(ARCHIVED, &removal.name)?
@@ -116,7 +126,7 @@ fn in_trash(work: &Work<'_>, name: &VolumeName) -> Result<bool, Trouble> {
 fn remove_recorded(
     work: &Work<'_>,
     removal: &Removal,
-    marker: Marker,
+    marker: &Marker,
     there: bool,
 ) -> Result<Removed, Trouble> {
     let name = &removal.name;
@@ -138,17 +148,13 @@ fn remove_recorded(
                 to_trash(work, name, &marker.segments)?;
                 Removed::Trashed
             } else {
-                half_done(work, &marker)?
+                half_done(work, marker)?
             };
             remove_parents(work, &marker.segments)?;
             removed
         }
         Disposal::Archive => {
-            let (marker, removed) = if there {
-                archive(work, marker.clone())?
-            } else {
-                (marker.clone(), half_done(work, &marker)?)
-            };
+            let removed = if there { archive(work, marker)? } else { half_done(work, marker)? };
             remove_parents(work, &marker.segments)?;
             if let Removed::Archived(_) = &removed {
                 // The record of the volume becomes the record of the archive.
@@ -203,7 +209,7 @@ fn remove_unrecorded(work: &Work<'_>, removal: &Removal, segments: &[String]) ->
                 archive: None,
             };
             // From its first step on it is like one of ours.
-            remove_recorded(work, removal, marker, true)
+            remove_recorded(work, removal, &marker, true)
         }
     }
 }
@@ -226,13 +232,13 @@ fn to_trash(work: &Work<'_>, name: &VolumeName, segments: &[String]) -> Result<(
 }
 
 /// Moves the directory aside. The target is recorded first, so that a broken off attempt is recognised.
-fn archive(work: &Work<'_>, mut marker: Marker) -> Result<(Marker, Removed), Trouble> {
+fn archive(work: &Work<'_>, marker: &Marker) -> Result<Removed, Trouble> {
     let chosen = match &marker.archive {
         Some(archive) if free(work, &archive.segments)? => archive.segments.clone(),
         Some(_) | None => {
             let at = Timestamp::now();
-            let target = free_target(work, &marker, at)?;
-            marker.archive = Some(Archive { segments: target.clone(), at });
+            let target = free_target(work, marker, at)?;
+            let marker = Marker { archive: Some(Archive { segments: target.clone(), at }), ..marker.clone() };
             let folder = match work.root.entry(&record::file(INTENTS, marker.id.name()))? {
                 Entry::Missing => VOLUMES,
                 Entry::Directory | Entry::Other => INTENTS,
@@ -245,7 +251,7 @@ fn archive(work: &Work<'_>, mut marker: Marker) -> Result<(Marker, Removed), Tro
         return said(Kind::Unavailable, "a directory of the archive disappeared while it was made");
     }
     work.changes.rename(&marker.segments, &chosen)?;
-    Ok((marker, Removed::Archived(chosen.join("/"))))
+    Ok(Removed::Archived(chosen.join("/")))
 }
 
 /// A place for the archive where nothing is, and not within anything that we did not make.

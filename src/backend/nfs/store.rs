@@ -5,7 +5,8 @@
 //! `create` and `remove`.
 
 use std::{
-    fmt, io,
+    fmt::{self, Write as _},
+    io,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicBool, Ordering},
@@ -155,8 +156,7 @@ impl Store {
         self.volumes.take(name).ok_or_else(|| {
             let mut message = format!("volume {name} on export {} is being worked on", self.export.name);
             if let Some((what, age)) = self.pool.running().oldest {
-                message
-                    .push_str(&format!("; the longest operation there is {what}, since {}s", age.as_secs()));
+                let _ = write!(message, "; the longest operation there is {what}, since {}s", age.as_secs());
             }
             Error::new(Kind::Busy, message)
         })
@@ -206,6 +206,7 @@ impl Store {
     }
 
     /// Asked directly before every change.
+    #[cfg_attr(not(test), expect(clippy::unused_self, reason = "tests interrupt a store's steps here"))]
     pub(super) fn gate(&self, permit: &Permit) -> io::Result<()> {
         permit.check().map_err(io::Error::other)?;
         #[cfg(test)]
@@ -491,19 +492,15 @@ impl Work<'_> {
             return Ok(identity.clone());
         }
         let file = record::export_file();
-        let found = match self.root.read(&file)? {
-            Some(content) => match record::identity(&content.bytes) {
-                Ok(id) => id,
-                Err(why) => {
-                    let file = self.root.path().join(file.join("/"));
-                    return said(Kind::Refused, format!("{} cannot be read: {why}", file.display()));
-                }
-            },
-            None => {
-                let (id, bytes) = record::new_identity();
-                self.changes.write(&file, &bytes)?;
-                id
-            }
+        let found = if let Some(content) = self.root.read(&file)? {
+            record::identity(&content.bytes).or_else(|why| {
+                let file = self.root.path().join(file.join("/"));
+                said(Kind::Refused, format!("{} cannot be read: {why}", file.display()))
+            })?
+        } else {
+            let (id, bytes) = record::new_identity();
+            self.changes.write(&file, &bytes)?;
+            id
         };
         *identity = Some(found.clone());
         Ok(found)

@@ -29,7 +29,7 @@ const THREADS: usize = 8;
 
 /// The first and the longest pause before something that was stuck is tried again.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
-const LONGEST_PAUSE: Duration = Duration::from_secs(300);
+const LONGEST_PAUSE: Duration = Duration::from_mins(5);
 
 /// What is in the trash of one export.
 #[derive(Debug, Default)]

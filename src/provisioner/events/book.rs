@@ -136,6 +136,11 @@ impl Bucket {
     }
 }
 
+/// One object, and one kind of thing that happens to it.
+type Subject = (Box<str>, Type, &'static str);
+/// The notes that are told apart, by their hashes, and when each was last published.
+type Notes = Vec<(u64, Instant)>;
+
 /// What happened lately, and what of it has still to be posted.
 pub(super) struct Book {
     bounds: Bounds,
@@ -145,7 +150,7 @@ pub(super) struct Book {
     normals: VecDeque<Key>,
     in_flight: usize,
     known: Recent<Key, Known>,
-    notes: Recent<(Box<str>, Type, &'static str), Vec<(u64, Instant)>>,
+    notes: Recent<Subject, Notes>,
     buckets: Recent<Box<str>, Bucket>,
     refused: HashMap<(Verb, String), Instant>,
     counts: Counts,
@@ -432,3 +437,6 @@ impl<K: Clone + Hash + Eq, V> Recent<K, V> {
         result
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -130,7 +130,7 @@ impl Sighting {
 
     fn of_endpoints(endpoints: Endpoints) -> Self {
         let text = endpoints.annotations().get(LEADER_ANNOTATION);
-        let record = text.and_then(|text| serde_json::from_str::<Annotation>(text).ok()).map(Record::from);
+        let record = text.and_then(|text| parse_annotation(text));
         Self { record, object: Object::Endpoints(Box::new(endpoints)) }
     }
 
@@ -189,7 +189,11 @@ fn spec(record: &Record) -> LeaseSpec {
     }
 }
 
-fn annotation(record: &Record) -> Result<String, Trouble> {
+pub(super) fn parse_annotation(text: &str) -> Option<Record> {
+    serde_json::from_str::<Annotation>(text).ok().map(Record::from)
+}
+
+pub(super) fn annotation(record: &Record) -> Result<String, Trouble> {
     serde_json::to_string(&Annotation::from(record)).map_err(|error| Trouble::Other(error.to_string()))
 }
 

@@ -1,3 +1,7 @@
+//! Tables of what is decided about claims; what is then done is in `tests/provisioning.rs`.
+
+#![allow(clippy::needless_pass_by_value, reason = "patches read best written in place")]
+
 use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
@@ -187,7 +191,7 @@ fn a_claim_is_served_if_it_names_us_and_has_no_volume() {
     ]);
 }
 
-/// Proves: case 4, row 2.6
+/// Proves: case 4
 #[test]
 fn the_old_annotation_names_the_class_also_when_it_is_empty() {
     check(vec![
@@ -234,7 +238,7 @@ fn late_binding_waits_for_a_node() {
     ]);
 }
 
-/// Proves: case 6, case 8, case 12, row 6.10
+/// Proves: case 6, case 8, case 12
 #[test]
 fn what_cannot_be_done_is_refused_and_told() {
     let spec = |spec: Value| json!({"spec": spec});

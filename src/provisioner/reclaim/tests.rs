@@ -1,3 +1,7 @@
+//! Tables of what is decided about volumes; what is then done is in `tests/removal.rs`.
+
+#![allow(clippy::needless_pass_by_value, reason = "patches read best written in place")]
+
 use std::sync::Arc;
 
 use serde_json::{Value, json};
@@ -134,7 +138,7 @@ fn everything_for_a_removal_is_taken_from_the_volume() {
     assert_eq!(*order, expected);
 }
 
-/// Proves: row 6.1, row 6.2, row 6.3, row 6.4, row 6.5, row 6.6, row 6.7, row 6.8, row 6.11, statement 12
+/// Proves: row 6.1, row 6.2, row 6.3, row 6.4, row 6.5, row 6.6, row 6.7, row 6.8, row 6.10, statement 12
 #[test]
 fn the_volume_says_what_becomes_of_it_else_the_class_else_it_is_archived() {
     use Disposal::{Archive, Delete, Keep};
@@ -224,6 +228,7 @@ fn a_volume_that_contradicts_itself_is_refused_with_a_reason() {
     assert_eq!(plan(&fixtures::volume_object(retained), None, &backends(), true), Plan::Ignore);
 }
 
+/// Proves: row 6.11
 #[test]
 fn another_volume_in_the_same_place_keeps_the_data_and_one_above_or_below_stops_the_removal() {
     let order = || {

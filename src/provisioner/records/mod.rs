@@ -72,6 +72,8 @@ pub(super) struct VolumeRecord {
     pub(super) standing: Standing,
     /// Where it lies, where that is in one of our stores.
     pub(super) spot: Option<Spot>,
+    /// We are deleting the object: its last changes are our own.
+    leaving: bool,
     round: u32,
 }
 
@@ -79,7 +81,7 @@ pub(super) struct VolumeRecord {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Occupant {
     pub(super) relation: Relation,
-    /// "PersistentVolume pvc-…" or "claim default/a".
+    /// `PersistentVolume pvc-…` or `claim default/a`.
     pub(super) who: String,
     /// The name of the volume, or the UID of the claim.
     pub(super) id: Arc<str>,
@@ -273,6 +275,13 @@ impl Records {
         }
     }
 
+    /// The object of this volume is being deleted by us; or, after a failure, it is not.
+    pub(super) fn leaving(&mut self, name: &str, leaving: bool) {
+        if let Some(record) = self.volumes.get_mut(name) {
+            record.leaving = leaving;
+        }
+    }
+
     /// Keeps `spot` for this claim until its volume is known or [`release`](Self::release) is called.
     pub(super) fn reserve(&mut self, claim: &Arc<Claim>, spot: Spot) {
         self.release(&claim.uid);
@@ -400,7 +409,8 @@ impl Records {
             Some((known, _)) => Arc::clone(known),
             None => name.into(),
         };
-        let record = VolumeRecord { claim_uid: claim_uid.into(), standing, spot, round };
+        let leaving = self.volumes.get(&name).is_some_and(|known| known.leaving);
+        let record = VolumeRecord { claim_uid: claim_uid.into(), standing, spot, leaving, round };
         if let Some(spot) = &record.spot {
             self.places.insert(spot, &name);
         }
@@ -413,6 +423,7 @@ impl Records {
             self.places.remove(old, &name);
         }
         if before.is_none_or(|before| before.standing != standing)
+            && !leaving
             && let Some(key) = self.duty_of(&name, standing)
         {
             self.wake(key);

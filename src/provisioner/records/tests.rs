@@ -1,3 +1,7 @@
+//! What is kept of watched objects, and which changes mean work.
+
+#![allow(clippy::needless_pass_by_value, reason = "patches read best written in place")]
+
 use std::time::Duration;
 
 use serde_json::{Value, json};

@@ -107,8 +107,7 @@ impl Purge<'_> {
             }
             crew.work();
         });
-        let stop = crew.stop.into_inner().unwrap_or_else(PoisonError::into_inner);
-        match stop {
+        match crew.stop.into_inner().unwrap_or_else(PoisonError::into_inner) {
             Some(cause) => Err(Failure { step, path: root.shown(segments), cause }),
             None => Ok(crew.stuck.into_inner().unwrap_or_else(PoisonError::into_inner)),
         }

@@ -5,6 +5,7 @@
 
 mod discovery;
 mod events;
+mod protobuf;
 mod read;
 mod render;
 mod request;
@@ -20,7 +21,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, header};
 use http_body_util::{BodyExt, Full, Limited, combinators::UnsyncBoxBody};
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -86,14 +87,17 @@ impl Call {
 
     pub(crate) fn json(&self) -> Result<Value, Status> {
         let kind = self.content_type.split(';').next().unwrap_or_default().trim();
+        let unsupported = |why: &str| {
+            let message = format!(
+                "the body of the request was in an unknown format - accepted media types include: application/json ({why})"
+            );
+            Status::new(415, "UnsupportedMediaType", message)
+        };
+        if kind == "application/vnd.kubernetes.protobuf" {
+            return protobuf::to_json(&self.body).map_err(|why| unsupported(&why));
+        }
         if !matches!(kind, "" | "application/json") {
-            return Err(Status::new(
-                415,
-                "UnsupportedMediaType",
-                format!(
-                    "the body of the request was in an unknown format - accepted media types include: application/json (got {kind})"
-                ),
-            ));
+            return Err(unsupported(&format!("got {kind}")));
         }
         serde_json::from_slice(&self.body)
             .map_err(|e| Status::bad_request(format!("the object provided is unrecognized: {e}")))
@@ -145,7 +149,8 @@ async fn handle(server: Arc<Server>, request: Request<Incoming>) -> Result<Respo
     let header = |name: header::HeaderName| {
         head.headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned()
     };
-    let user = match authenticate(&server, &head.headers) {
+    let (in_path, uri) = token_in_path(&head.uri);
+    let user = match authenticate(&server, &head.headers, in_path) {
         Ok(user) => user,
         Err(status) => return Ok(failure(&status)),
     };
@@ -153,7 +158,7 @@ async fn handle(server: Arc<Server>, request: Request<Incoming>) -> Result<Respo
         Ok(collected) => collected.to_bytes(),
         Err(_) => return Ok(failure(&Status::of_code(413))),
     };
-    let info = match RequestInfo::parse(&head.method, &head.uri, &body) {
+    let info = match RequestInfo::parse(&head.method, uri, &body) {
         Ok(info) => info,
         Err(status) => return Ok(failure(&status)),
     };
@@ -226,13 +231,28 @@ async fn handle(server: Arc<Server>, request: Request<Incoming>) -> Result<Respo
     Ok(answer)
 }
 
-fn authenticate(server: &Server, headers: &http::HeaderMap) -> Result<Arc<User>, Status> {
+/// Splits `/as/TOKEN` off an address. client-go sends no tokens without TLS, so a kubeconfig carries them so.
+fn token_in_path(uri: &Uri) -> (Option<&str>, &str) {
+    let whole = uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
+    let Some(rest) = whole.strip_prefix("/as/") else { return (None, whole) };
+    match rest.find('/') {
+        Some(end) => (rest.get(..end), rest.get(end..).unwrap_or("/")),
+        None => (Some(rest), "/"),
+    }
+}
+
+fn authenticate(
+    server: &Server,
+    headers: &http::HeaderMap,
+    in_path: Option<&str>,
+) -> Result<Arc<User>, Status> {
     let text = |name: &str| headers.get(name).and_then(|v| v.to_str().ok());
-    let Some(given) = text("authorization") else { return Ok(Arc::new(User::anonymous())) };
-    let user = given
-        .strip_prefix("Bearer ")
-        .and_then(|token| server.users.by_token(token.trim()))
-        .ok_or_else(|| Status::of_code(401))?;
+    let token = match (text("authorization"), in_path) {
+        (Some(given), _) => given.strip_prefix("Bearer ").unwrap_or_default().trim(),
+        (None, Some(token)) => token,
+        (None, None) => return Ok(Arc::new(User::anonymous())),
+    };
+    let user = server.users.by_token(token).ok_or_else(|| Status::of_code(401))?;
     let Some(name) = text("impersonate-user") else { return Ok(user) };
     let action = crate::rbac::Action {
         verb: "impersonate".into(),

@@ -2,7 +2,7 @@
 //!
 //! Entry point: [`RequestInfo::parse`]. Deliberately not here: whether it may.
 
-use http::{Method, Uri};
+use http::Method;
 use serde_json::Value;
 
 use super::verb_of;
@@ -26,10 +26,11 @@ pub(crate) struct RequestInfo {
 }
 
 impl RequestInfo {
-    pub(crate) fn parse(method: &Method, uri: &Uri, body: &[u8]) -> Result<Self, Status> {
-        let query: Vec<(String, String)> =
-            form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes()).into_owned().collect();
-        let path = uri.path().to_owned();
+    /// Reads a request by its method, its path with query, and its body.
+    pub(crate) fn parse(method: &Method, uri: &str, body: &[u8]) -> Result<Self, Status> {
+        let (path, query) = uri.split_once('?').unwrap_or((uri, ""));
+        let query: Vec<(String, String)> = form_urlencoded::parse(query.as_bytes()).into_owned().collect();
+        let path = path.to_owned();
         let mut info = Self {
             action: Action::default(),
             version: String::new(),
@@ -157,8 +158,7 @@ mod tests {
     use super::*;
 
     fn parse(method: Method, uri: &str) -> (String, String, String, String, String) {
-        let info =
-            RequestInfo::parse(&method, &uri.parse().unwrap(), b"{\"metadata\":{\"name\":\"n\"}}").unwrap();
+        let info = RequestInfo::parse(&method, uri, b"{\"metadata\":{\"name\":\"n\"}}").unwrap();
         let action = info.action;
         (action.verb, action.namespace, action.resource, action.name, action.subresource)
     }

@@ -14,7 +14,7 @@ use crate::{
         ownership::{self, Writer},
     },
     registry::{DeleteOptions, Deleted, WriteOptions, set_condition},
-    resource::{self, Kind, Resource},
+    resource::{Kind, Resource},
     rules::{self, FieldValidation, update::Part},
     status::Status,
 };
@@ -310,12 +310,4 @@ pub(crate) fn delete_collection(
         "items": items,
     });
     Ok(json(200, &list))
-}
-
-/// The resource of an object that names its own kind.
-pub(crate) fn resource_of(value: &Value) -> Result<&'static Resource, Status> {
-    let (version, kind) = (text(value, "/apiVersion"), text(value, "/kind"));
-    resource::of_object(version, kind).ok_or_else(|| {
-        Status::bad_request(format!("no kind \"{kind}\" is registered for version \"{version}\""))
-    })
 }

@@ -62,9 +62,27 @@ pub(crate) fn decode(
     if validation == FieldValidation::Strict && !unknown.is_empty() {
         return Err(cannot(format!("strict decoding error: {}", unknown.join(", "))));
     }
+    let mut known = restrict(&value, known);
     prune(&mut known);
     object::drop_empty_metadata(&mut known);
     Ok((known, unknown))
+}
+
+/// Keeps what was given: the round trip adds fields that the type requires.
+fn restrict(given: &Value, known: Value) -> Value {
+    match (given, known) {
+        (Value::Object(given), Value::Object(known)) => known
+            .into_iter()
+            .filter_map(|(key, child)| {
+                let kept = restrict(given.get(&key)?, child);
+                Some((key, kept))
+            })
+            .collect(),
+        (Value::Array(given), Value::Array(known)) => {
+            given.iter().zip(known).map(|(given, known)| restrict(given, known)).collect()
+        }
+        (_, known) => known,
+    }
 }
 
 fn unknown_fields(given: &Value, known: &Value, path: String, found: &mut Vec<String>) {

@@ -59,3 +59,50 @@ pub fn volume_for(claim: &PersistentVolumeClaim, provisioner: &str) -> Persisten
     }))
     .unwrap()
 }
+
+/// How long a controller may take; far more than it needs.
+pub const SOON: std::time::Duration = std::time::Duration::from_secs(20);
+
+pub fn server() -> ApiServer {
+    ApiServer::start(Options::default()).unwrap()
+}
+
+/// Makes a class of `example.com/nfs`.
+pub fn class(server: &ApiServer, name: &str, more: serde_json::Value) {
+    let mut class = json!({"apiVersion": "storage.k8s.io/v1", "kind": "StorageClass", "metadata": {"name": name},
+        "provisioner": "example.com/nfs"});
+    json_patch::merge(&mut class, &more);
+    server.store().create_value(class).unwrap();
+}
+
+pub async fn wait_claim(
+    server: &ApiServer,
+    name: &str,
+    what: &str,
+    wanted: impl Fn(Option<&PersistentVolumeClaim>) -> bool + Send + 'static,
+) -> Option<PersistentVolumeClaim> {
+    server.store().wait("default", name, SOON, what, wanted).await.unwrap()
+}
+
+pub async fn wait_volume(server: &ApiServer, name: &str, phase: &'static str) -> PersistentVolume {
+    let wanted = move |v: Option<&PersistentVolume>| {
+        v.and_then(|v| v.status.as_ref()).is_some_and(|s| s.phase.as_deref() == Some(phase))
+    };
+    server.store().wait("", name, SOON, phase, wanted).await.unwrap().unwrap()
+}
+
+pub fn phase(claim: Option<&PersistentVolumeClaim>) -> &str {
+    claim.and_then(|c| c.status.as_ref()).and_then(|s| s.phase.as_deref()).unwrap_or("")
+}
+
+/// The reasons of the events about an object, in no order.
+pub fn reasons(server: &ApiServer, about: &str) -> Vec<String> {
+    let events: Vec<k8s_openapi::api::core::v1::Event> = server.store().list("");
+    let mut reasons: Vec<String> = events
+        .into_iter()
+        .filter(|e| e.involved_object.name.as_deref() == Some(about))
+        .filter_map(|e| e.reason)
+        .collect();
+    reasons.sort();
+    reasons
+}

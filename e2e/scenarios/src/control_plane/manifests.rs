@@ -103,6 +103,11 @@ pub fn deployed() -> Result<Vec<Manifest>> {
     folder(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/manifests"))
 }
 
+/// The documents of `deploy/examples/`.
+pub fn examples() -> Result<Vec<Manifest>> {
+    folder(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/examples"))
+}
+
 /// The rights of an installation of the old provisioner.
 pub fn old_install() -> Result<Vec<Manifest>> {
     folder(&Path::new(env!("CARGO_MANIFEST_DIR")).join("manifests"))
