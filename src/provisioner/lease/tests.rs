@@ -132,7 +132,7 @@ fn what_is_written_at_each_step() {
     }
 }
 
-/// Proves: row 9.1
+/// Proves: row 9.1, row 9.2
 #[tokio::test(start_paused = true)]
 async fn how_long_an_old_provisioner_is_waited_for() {
     let now = Instant::now() + seconds(1000);
@@ -390,7 +390,7 @@ async fn a_release_ends_in_time_though_the_server_does_not_answer() {
     assert!(term.permit.check().is_err());
 }
 
-/// Proves: row 9.1
+/// Proves: row 9.2
 #[tokio::test(start_paused = true)]
 async fn an_old_provisioner_that_renews_its_lock_is_waited_for_whatever_its_clock_says() {
     for (row, clock) in
@@ -456,7 +456,7 @@ fn no_leases(call: &Call) -> Fault {
     if call.resource == "leases" { Fault::Refuse(403) } else { Fault::None }
 }
 
-/// Proves: row 8.2, row 9.1
+/// Proves: row 8.2, row 8.12, row 9.1
 #[tokio::test(start_paused = true)]
 async fn without_the_right_to_leases_the_lock_of_the_old_provisioners_is_used() {
     for (row, code) in [("the role knows no leases", 403), ("the server knows no leases", 404)] {
