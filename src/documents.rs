@@ -208,10 +208,10 @@ fn gaps(rows: &[Row], proofs: &BTreeMap<String, BTreeSet<Proof>>) -> Vec<String>
     for row in rows {
         match (proofs.contains_key(&row.id), row.reason.as_str()) {
             (false, "") => gaps.push(format!("{} ({}) has neither a test nor a reason", row.id, row.words)),
-            (true, reason) if !matches!(reason, "" | "?") => {
+            (true, "") | (false, _) => {}
+            (true, reason) => {
                 gaps.push(format!("{} ({}) has a test: drop the reason {reason:?}", row.id, row.words));
             }
-            (true | false, _) => {}
         }
     }
     for (id, proofs) in proofs {
@@ -244,8 +244,7 @@ fn table_of_proofs(rows: &[Row], proofs: &BTreeMap<String, BTreeSet<Proof>>) -> 
                 let shown = |proof: &Proof| format!("`{}` ({})", proof.test, proof.file);
                 proofs.iter().map(shown).collect::<Vec<_>>().join("; ")
             });
-            let reason = if row.reason == "?" { "**not yet**" } else { row.reason.as_str() };
-            [row.id.clone(), row.words.clone(), proved.unwrap_or_else(|| reason.to_owned())]
+            [row.id.clone(), row.words.clone(), proved.unwrap_or_else(|| row.reason.clone())]
         });
         let _ = writeln!(
             text,
@@ -269,14 +268,6 @@ fn everything_an_old_installation_relies_on_has_a_test_or_a_reason() {
     }
     let gaps = gaps(&rows, &proofs);
     assert!(gaps.is_empty(), "docs/migration-rows.txt:\n{}", gaps.join("\n"));
-    if updating() {
-        let proved = |line: &str| line.split('|').next().is_some_and(|id| proofs.contains_key(id.trim()));
-        let line = |line: &str| {
-            let mark = line.strip_suffix("| ?").filter(|_| proved(line));
-            mark.map_or_else(|| line.to_owned(), |kept| format!("{kept}|"))
-        };
-        fs::write(&path, text.lines().map(line).collect::<Vec<_>>().join("\n") + "\n").unwrap();
-    }
     hold("docs/migration.md", "proofs", &table_of_proofs(&rows, &proofs));
 }
 
@@ -311,7 +302,7 @@ fn gaps_are_found_in_both_directions() {
     let row = |id: &str, reason: &str| Row { id: id.into(), words: "x".into(), reason: reason.into() };
     let proof = BTreeSet::from([Proof { file: "src/a.rs".into(), test: "t".into() }]);
     let proofs = BTreeMap::from([("case 2".to_owned(), proof.clone()), ("case 9".to_owned(), proof)]);
-    let rows = [row("case 1", ""), row("case 2", "later"), row("case 3", "later"), row("case 4", "?")];
+    let rows = [row("case 1", ""), row("case 2", "later"), row("case 3", "later")];
     assert_eq!(
         gaps(&rows, &proofs),
         [

@@ -236,6 +236,7 @@ mod tests {
         }
     }
 
+    /// Proves: row 5.13
     #[test]
     fn provisioner_names_are_those_that_a_class_can_hold() {
         for good in [

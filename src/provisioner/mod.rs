@@ -98,6 +98,8 @@ pub enum Error {
 
 /// How long to wait for what the API server lets us do, before it is taken to let us do everything.
 const RIGHTS_LIMIT: Duration = Duration::from_secs(3);
+/// How long a connection may be silent while an answer is waited for: longer than any watch lasts.
+const WATCH_LIMIT: Duration = Duration::from_mins(6);
 /// How often the state is told and the heart beats.
 const TICK: Duration = Duration::from_secs(2);
 /// How long the last events may take at shutdown.
@@ -121,6 +123,9 @@ pub async fn run(settings: Settings, backends: Backends, metrics: Metrics) -> Re
 fn client(settings: &Settings, metrics: &Metrics) -> Result<Client, kube::Error> {
     let mut config = settings.cluster.clone();
     config.default_retry = false;
+    // A watch that is alive is closed by the server earlier; without this, one that is never answered hangs for ever.
+    config.read_timeout = Some(WATCH_LIMIT);
+    config.reset_reader_on_write = true;
     config.connect_timeout =
         Some(config.connect_timeout.unwrap_or(settings.api_timeout).min(settings.api_timeout));
     Ok(ClientBuilder::try_from(config)?.with_layer(&CountApiRequests::new(metrics.clone())).build())

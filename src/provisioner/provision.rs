@@ -13,7 +13,7 @@ use super::{
     class::{Class, Terms},
     cluster::{Cause, Failure},
     events::Type,
-    objects::DataSource,
+    objects::{DataSource, VolumeObject},
     persistent_volume,
     queue::Outcome,
     records::{Claim, Key, Records, Relation, Spot},
@@ -254,8 +254,6 @@ pub(super) struct Attempt {
     pub(super) order: Arc<Order>,
     began: Instant,
     progress: Progress,
-    /// Whether the user was told that we are trying again.
-    told: bool,
 }
 
 /// How far an attempt has come. What is written here holds whenever the work is dropped.
@@ -352,21 +350,13 @@ fn next_step(shared: &Shared, uid: &Arc<str>, tries: u32) -> Result<Step, Outcom
                 tracing::warn!(class = order.class.name, note, "a class has parameters that nobody reads");
                 shared.tell_claim(&claim, Type::Warning, "UnknownParameter", note);
             }
-            let told = attempt.as_ref().is_some_and(|attempt| attempt.told);
-            if tries > 1 && !told {
+            // The first try tells only how it ended.
+            if tries == 2 {
                 let note = format!("provisioning a volume for claim \"{claim}\"");
                 shared.tell_claim(&claim, Type::Normal, "Provisioning", note);
             }
             let progress = attempt.map_or(Progress::Begun, |attempt| attempt.progress);
-            shared.set_attempt(
-                uid,
-                Attempt {
-                    order: Arc::clone(&order),
-                    began: Instant::now(),
-                    progress,
-                    told: told || tries > 1,
-                },
-            );
+            shared.set_attempt(uid, Attempt { order: Arc::clone(&order), began: Instant::now(), progress });
             Ok(Step::Make(order))
         }
     }
@@ -410,6 +400,10 @@ async fn store(shared: &Shared, order: &Arc<Order>, volume: &Arc<Volume>, permit
         Ok(object) => object,
         Err(error) => {
             fail(shared, claim, &error.kind().to_string(), &error.chain());
+            // What is too small does not grow by itself: the next try begins anew.
+            if error.kind() == Kind::Exhausted && !shared.posted(&claim.uid) {
+                take_back(shared, order, volume, permit).await;
+            }
             return outcome_of(error.kind());
         }
     };
@@ -423,7 +417,9 @@ async fn store(shared: &Shared, order: &Arc<Order>, volume: &Arc<Volume>, permit
         Ok(stored) => stored,
         Err(failure) => match failure.cause {
             Cause::Exists => match whose(shared, order, name).await {
-                Ok(Some(stored)) => stored,
+                Ok(Some(stored)) if uses(&stored, claim, volume) => stored,
+                // Another provisioner was faster, with another directory.
+                Ok(Some(_)) => return take_back(shared, order, volume, permit).await,
                 Ok(None) => return Outcome::Retry,
                 Err(outcome) => return outcome,
             },
@@ -475,16 +471,10 @@ fn describe(
 }
 
 /// Whose PV has the name that we wanted: ours is a success.
-async fn whose(
-    shared: &Shared,
-    order: &Order,
-    name: &VolumeName,
-) -> Result<Option<super::objects::VolumeObject>, Outcome> {
+async fn whose(shared: &Shared, order: &Order, name: &VolumeName) -> Result<Option<VolumeObject>, Outcome> {
     let claim = &order.claim;
     match shared.cluster.volume(name.as_str()).await {
-        Ok(Some(live)) if live.spec.claim_ref.as_ref().is_some_and(|other| *other.uid == *claim.uid) => {
-            Ok(Some(live))
-        }
+        Ok(Some(live)) if is_for(&live, claim) => Ok(Some(live)),
         Ok(Some(live)) => {
             let whose = live.spec.claim_ref.map_or_else(
                 || "to no claim".to_owned(),
@@ -565,7 +555,9 @@ async fn settle(shared: &Shared, attempt: Attempt, permit: &Permit) -> Outcome {
             return failure.outcome();
         }
     };
-    if stored.is_some_and(|stored| stored.spec.claim_ref.is_some_and(|other| *other.uid == *claim.uid)) {
+    // A PV for this claim by somebody else, with another directory, is what the claim will be bound to.
+    let served = stored.as_ref().is_some_and(|stored| is_for(stored, claim));
+    if stored.is_some_and(|stored| uses(&stored, claim, &volume)) {
         shared.progress(&claim.uid, |progress| *progress = Progress::Stored(Arc::clone(&volume)));
         return confirm(shared, order, &volume, permit).await;
     }
@@ -573,20 +565,35 @@ async fn settle(shared: &Shared, attempt: Attempt, permit: &Permit) -> Outcome {
         live.metadata.uid.as_deref() == Some(&*claim.uid)
             && live.spec.volume_name.as_deref().unwrap_or_default().is_empty()
     });
-    if wanted {
+    if wanted && !served {
         return store(shared, order, &volume, permit).await;
     }
+    take_back(shared, order, &volume, permit).await
+}
+
+/// Whether a stored PV is that of this volume and claim.
+fn uses(stored: &VolumeObject, claim: &Claim, volume: &Volume) -> bool {
+    is_for(stored, claim) && persistent_volume::source(stored).as_ref() == Some(&volume.source)
+}
+
+fn is_for(stored: &VolumeObject, claim: &Claim) -> bool {
+    stored.spec.claim_ref.as_ref().is_some_and(|other| *other.uid == *claim.uid)
+}
+
+/// Takes back a volume that nobody uses.
+async fn take_back(shared: &Shared, order: &Order, volume: &Volume, permit: &Permit) -> Outcome {
+    let claim = &order.claim;
     let unfinished =
         Unfinished { id: volume.id.clone(), claim: claim.key(), since: std::time::SystemTime::UNIX_EPOCH };
     match order.backend.discard(&unfinished, permit).await {
         Ok(()) => {
-            tracing::info!(claim = %claim, volume = %volume.id, "took back the volume of a claim that is gone");
+            tracing::info!(claim = %claim, volume = %volume.id, "took back a volume that nobody uses");
             shared.metrics.swept(volume.id.store());
             shared.end_attempt(&claim.uid);
             Outcome::Done
         }
         Err(error) => {
-            tracing::warn!(claim = %claim, error = error.chain(), "cannot take back the volume of a claim that is gone");
+            tracing::warn!(claim = %claim, error = error.chain(), "cannot take back a volume that nobody uses");
             let note = format!("the volume made for this claim could not be taken back: {}", error.chain());
             shared.tell_claim(claim, Type::Warning, "ProvisioningCleanupFailed", note);
             if error.kind() == Kind::Refused {

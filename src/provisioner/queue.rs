@@ -68,7 +68,8 @@ pub enum Outcome {
     Retry,
     /// The server said when to come back: not earlier, but at the longest wait at most.
     RetryAfter(Duration),
-    /// Cannot succeed before something else changes: once more at the slow pace. [`Queue::push`] ends it.
+    /// Cannot succeed before something else changes: once more at the slow pace, which [`Queue::push`] ends like any wait;
+    /// the normal pace begins anew after it.
     Slow,
 }
 
@@ -135,7 +136,7 @@ impl<K: Key> Queue<K> {
             match taken {
                 Taken::Closed => return None,
                 Taken::Key { key, attempt, more } => {
-                    // A push wakes one worker only, and a second push before that worker came may have woken nobody.
+                    // Two pushes before either of two workers began to wait leave a single wake-up behind.
                     if more {
                         self.shared.wake.notify_one();
                     }
@@ -255,7 +256,7 @@ enum Taken<K> {
 #[derive(Debug, Clone, Copy)]
 enum Stage {
     Ready,
-    Waiting { until: Instant, slow: bool },
+    Waiting(Instant),
     InFlight(Again),
 }
 
@@ -296,10 +297,7 @@ impl<K: Key> State<K> {
         };
         match entry.stage {
             Stage::Ready => Wake::Nobody,
-            Stage::Waiting { until, slow } => {
-                if slow {
-                    entry.failures = 0;
-                }
+            Stage::Waiting(until) => {
                 entry.stage = Stage::Ready;
                 self.waiting.remove(&(until, key.clone()));
                 self.ready.push_back(key);
@@ -318,16 +316,16 @@ impl<K: Key> State<K> {
         }
         let Some(entry) = self.entries.get_mut(&key) else {
             self.entries.insert(key.clone(), Entry { stage: Stage::Ready, attempts: 0, failures: 0 });
-            return self.wait(key, moment, false);
+            return self.wait(key, moment);
         };
         match entry.stage {
             Stage::Ready | Stage::InFlight(Again::AtOnce) => Wake::Nobody,
-            Stage::Waiting { until, slow } => {
+            Stage::Waiting(until) => {
                 if until <= moment {
                     return Wake::Nobody;
                 }
                 self.waiting.remove(&(until, key.clone()));
-                self.wait(key, moment, slow)
+                self.wait(key, moment)
             }
             Stage::InFlight(again) => {
                 let earliest = match again {
@@ -341,10 +339,10 @@ impl<K: Key> State<K> {
     }
 
     /// Puts a key that has an entry, and stands nowhere, among the waiting.
-    fn wait(&mut self, key: K, until: Instant, slow: bool) -> Wake {
+    fn wait(&mut self, key: K, until: Instant) -> Wake {
         let first = self.waiting.first().is_none_or(|(moment, _)| until < *moment);
         if let Some(entry) = self.entries.get_mut(&key) {
-            entry.stage = Stage::Waiting { until, slow };
+            entry.stage = Stage::Waiting(until);
             self.waiting.insert((until, key));
         }
         if first { Wake::All } else { Wake::Nobody }
@@ -387,23 +385,23 @@ impl<K: Key> State<K> {
             self.entries.remove(&key);
             return Wake::Nobody;
         }
-        let (wait, slow) = match outcome {
+        let wait = match outcome {
             Outcome::Done => {
                 (entry.attempts, entry.failures) = (0, 0);
-                (None, false)
+                None
             }
             Outcome::Retry => {
                 let wait = pace.after(entry.failures, chance);
                 entry.failures = entry.failures.saturating_add(1);
-                (Some(wait), false)
+                Some(wait)
             }
             Outcome::RetryAfter(asked) => {
                 let asked = asked.max(pace.min).min(pace.max);
-                (Some(asked.mul_f64(1.0 + chance / 10.0).min(pace.max)), false)
+                Some(asked.mul_f64(1.0 + chance / 10.0).min(pace.max))
             }
             Outcome::Slow => {
                 entry.failures = 0;
-                (Some(spread(pace.slow, pace.slow, chance)), true)
+                Some(spread(pace.slow, pace.slow, chance))
             }
         };
         let backoff = wait.map(|wait| later(now, wait));
@@ -420,9 +418,8 @@ impl<K: Key> State<K> {
                 }
                 Wake::Nobody
             }
-            (Again::No, Some(moment)) => self.wait(key, moment, slow),
-            (Again::At(moment), None) => self.wait(key, moment, false),
-            (Again::At(asked), Some(moment)) => self.wait(key, moment.min(asked), slow),
+            (Again::No, Some(moment)) | (Again::At(moment), None) => self.wait(key, moment),
+            (Again::At(asked), Some(moment)) => self.wait(key, moment.min(asked)),
         }
     }
 

@@ -7,3 +7,4 @@ mod growth;
 mod leading;
 mod provisioning;
 mod removal;
+mod storm;

@@ -16,6 +16,7 @@ use kube::{
 };
 use rand::Rng;
 use serde::de::DeserializeOwned;
+use tokio::task::JoinSet;
 
 use super::{
     Shared,
@@ -95,8 +96,18 @@ async fn probe(api: &Api<PartialObjectMeta<StorageClass>>) -> kube::Result<bool>
     Ok(false)
 }
 
-/// Keeps all kinds in the records until dropped.
+/// Keeps all kinds in the records until dropped, also after a defect of ours has ended the watches.
 pub(super) async fn follow_all(shared: Arc<Shared>, client: Client) {
+    loop {
+        let mut watches = JoinSet::new();
+        watches.spawn(follow_each(Arc::clone(&shared), client.clone()));
+        watches.join_next().await;
+        tracing::error!("the watches ended; beginning again");
+        Backoff::new().wait().await;
+    }
+}
+
+async fn follow_each(shared: Arc<Shared>, client: Client) {
     let config = if can_stream(&client).await {
         watcher::Config::default().streaming_lists()
     } else {

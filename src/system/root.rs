@@ -5,6 +5,8 @@
 //! before every single change. What the paths mean is not known here.
 
 mod purge;
+#[cfg(test)]
+mod tests;
 
 use std::{
     ffi::{CStr, CString},

@@ -102,7 +102,7 @@ async fn measure(count: usize) -> Result<(), Failure> {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     let bound = started.elapsed();
-    let bound_cpu = cpu() - used;
+    let bound_cpu = cpu().saturating_sub(used);
 
     let started = Instant::now();
     let whole = all_claims.list_metadata(&ListParams::default()).await?.items.len();

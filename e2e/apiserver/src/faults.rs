@@ -178,6 +178,7 @@ impl Faults {
     }
 
     /// Adds a rule. Delays of all matching rules add up; of the other faults the first that matches is taken.
+    #[allow(clippy::must_use_candidate, reason = "most rules are never named again")]
     pub fn inject(&self, matches: Match, fault: Fault, times: Times) -> FaultId {
         let id = FaultId(self.0.next.fetch_add(1, Ordering::Relaxed));
         let left = match times {
@@ -189,6 +190,7 @@ impl Faults {
     }
 
     /// Removes a rule; requests that hang by it go on. Answers how many requests it hit.
+    #[allow(clippy::must_use_candidate, reason = "it is called to remove")]
     pub fn remove(&self, id: FaultId) -> u64 {
         let mut rules = self.rules();
         let hits = rules.iter().find(|rule| rule.id == id).map_or(0, |rule| rule.hits);

@@ -9,7 +9,7 @@
 //! [`ApiServer`]), and every request is counted (see [`Audit`]).
 //!
 //! It never is part of the product, keeps everything in memory, and has no TLS, no CRDs, no admission webhooks and no
-//! OpenAPI schemas.
+//! `OpenAPI` schemas.
 //!
 //! # Use
 //!

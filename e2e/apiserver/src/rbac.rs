@@ -1,7 +1,7 @@
 //! Users and what they may do.
 //!
 //! Entry points: [`Users`] (bearer token to user), [`Authorizer::decide`], which evaluates the stored Roles,
-//! ClusterRoles and bindings. Members of `system:masters` may do everything. The compiled rules of a user are kept
+//! `ClusterRole`s and bindings. Members of `system:masters` may do everything. The compiled rules of a user are kept
 //! until an RBAC object changes. Deliberately not here: certificates, escalation checks, aggregated roles.
 
 use std::{

@@ -115,7 +115,7 @@ impl Registry {
             name_it(&mut value, &generate);
         }
         defaults::on_create(resource, &mut value);
-        self.admit_creation(resource, &mut value)?;
+        self.admit_creation(resource, &mut value);
         defaults::apply(resource, &mut value);
         object::drop_empty_metadata(&mut value);
         let errors = validation::on_create(resource, &value);

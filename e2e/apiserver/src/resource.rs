@@ -26,6 +26,7 @@ fn round_trip<T: DeserializeOwned + Serialize>(value: &Value) -> Result<Value, s
 }
 
 /// A kind of object, as served under one group and version.
+#[allow(clippy::struct_excessive_bools, reason = "properties of a kind, each its own")]
 pub(crate) struct Resource {
     pub(crate) table: Kind,
     pub(crate) group: &'static str,

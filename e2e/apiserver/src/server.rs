@@ -106,7 +106,7 @@ impl Default for Options {
             version: "v1.37.0".into(),
             watch_list: true,
             history: 10_000,
-            bookmark_interval: Duration::from_secs(60),
+            bookmark_interval: Duration::from_mins(1),
             managed_fields: true,
             controllers: Controllers::all(),
             threads: 2,

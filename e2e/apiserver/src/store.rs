@@ -240,22 +240,19 @@ impl Store {
             (_, Some(_)) => return Err(Refusal::Changed),
         };
         let rv = self.rv.fetch_add(1, Ordering::SeqCst) + 1;
-        let change = match value {
-            Some(value) => {
-                object::metadata(value).insert("resourceVersion".into(), json!(rv.to_string()));
-                let object = Arc::new(Object::new(Arc::clone(&shared_key), rv, value));
-                inner.objects.insert_mut(shared_key, Arc::clone(&object));
-                let verb = if before.is_some() { Verb::Modified } else { Verb::Added };
-                Change { rv, verb, object, before }
-            }
-            None => {
-                let Some(before) = before else { return Err(Refusal::Changed) };
-                let mut last = before.parse();
-                object::metadata(&mut last).insert("resourceVersion".into(), json!(rv.to_string()));
-                inner.objects.remove_mut(key);
-                let object = Arc::new(Object::new(shared_key, rv, &last));
-                Change { rv, verb: Verb::Deleted, object, before: Some(before) }
-            }
+        let change = if let Some(value) = value {
+            object::metadata(value).insert("resourceVersion".into(), json!(rv.to_string()));
+            let object = Arc::new(Object::new(Arc::clone(&shared_key), rv, value));
+            inner.objects.insert_mut(shared_key, Arc::clone(&object));
+            let verb = if before.is_some() { Verb::Modified } else { Verb::Added };
+            Change { rv, verb, object, before }
+        } else {
+            let Some(before) = before else { return Err(Refusal::Changed) };
+            let mut last = before.parse();
+            object::metadata(&mut last).insert("resourceVersion".into(), json!(rv.to_string()));
+            inner.objects.remove_mut(key);
+            let object = Arc::new(Object::new(shared_key, rv, &last));
+            Change { rv, verb: Verb::Deleted, object, before: Some(before) }
         };
         let object = Arc::clone(&change.object);
         inner.remember(change, self.history);

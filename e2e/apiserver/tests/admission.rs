@@ -1,5 +1,12 @@
 //! What the server refuses to store, and what it adds.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "a failed expectation is how a test speaks, in its helpers too"
+)]
+
 mod support;
 
 use k8s_openapi::api::core::v1::{ConfigMap, Event};

@@ -1,5 +1,12 @@
 //! Objects through the client that the provisioner uses: create, read, write, delete, list, watch.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "a failed expectation is how a test speaks, in its helpers too"
+)]
+
 mod support;
 
 use futures::{StreamExt, TryStreamExt};

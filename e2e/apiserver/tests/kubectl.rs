@@ -1,5 +1,12 @@
 //! The real kubectl against this server. Where there is none the tests are skipped, by name and with the reason.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "a failed expectation is how a test speaks, in its helpers too"
+)]
+
 mod support;
 
 use std::{

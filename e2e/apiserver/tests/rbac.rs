@@ -1,5 +1,12 @@
 //! Who may do what.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "a failed expectation is how a test speaks, in its helpers too"
+)]
+
 mod support;
 
 use k8s_openapi::api::{

@@ -1,5 +1,12 @@
 //! The life of claims and volumes between the stand-ins of the control plane.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "a failed expectation is how a test speaks, in its helpers too"
+)]
+
 mod support;
 
 use k8s_openapi::api::core::v1::{Event, PersistentVolume, PersistentVolumeClaim, Pod};
@@ -17,7 +24,7 @@ const SELECTED_NODE: &str = "volume.kubernetes.io/selected-node";
 async fn a_claim_is_handed_over_bound_and_its_volume_released() {
     let server = server();
     let store = server.store();
-    class(&server, "fast", json!({}));
+    class(&server, "fast", &json!({}));
     store.create(&claim("default", "c", "fast")).unwrap();
     let asked =
         wait_claim(&server, "c", "handed over", |c| annotation(c, PROVISIONER).is_some()).await.unwrap();
@@ -49,7 +56,7 @@ async fn a_claim_is_handed_over_bound_and_its_volume_released() {
 async fn a_released_volume_is_left_to_its_provisioner_and_one_without_fails() {
     let server = server();
     let store = server.store();
-    class(&server, "fast", json!({}));
+    class(&server, "fast", &json!({}));
     for (name, provisioned, expected) in [("ours", true, "Released"), ("nobodys", false, "Failed")] {
         let made = store.create(&claim("default", name, "fast")).unwrap();
         let mut volume = volume_for(&made, "example.com/nfs");
@@ -96,7 +103,7 @@ async fn a_claim_takes_the_smallest_volume_that_suits_it() {
 async fn a_volume_for_an_earlier_claim_of_that_name_is_not_bound_to_the_new_one() {
     let server = server();
     let store = server.store();
-    class(&server, "fast", json!({}));
+    class(&server, "fast", &json!({}));
     let old = store.create(&claim("default", "c", "fast")).unwrap();
     store.delete::<PersistentVolumeClaim>("default", "c").unwrap();
     wait_claim(&server, "c", "gone", |c| c.is_none()).await;
@@ -110,7 +117,7 @@ async fn a_volume_for_an_earlier_claim_of_that_name_is_not_bound_to_the_new_one(
 async fn a_claim_whose_volume_vanishes_is_lost() {
     let server = server();
     let store = server.store();
-    class(&server, "fast", json!({}));
+    class(&server, "fast", &json!({}));
     let made = store.create(&claim("default", "c", "fast")).unwrap();
     let volume = store.create(&volume_for(&made, "example.com/nfs")).unwrap().metadata.name.unwrap();
     wait_claim(&server, "c", "bound", |c| phase(c) == "Bound").await;
@@ -134,7 +141,7 @@ fn running(pod: Option<&Pod>) -> bool {
 async fn a_late_binding_claim_waits_for_a_pod_and_gets_a_node_again_when_it_is_taken_away() {
     let server = server();
     let store = server.store();
-    class(&server, "late", json!({"volumeBindingMode": "WaitForFirstConsumer"}));
+    class(&server, "late", &json!({"volumeBindingMode": "WaitForFirstConsumer"}));
     store.create(&claim("default", "c", "late")).unwrap();
     while reasons(&server, "c") != ["WaitForFirstConsumer"] {
         tokio::task::yield_now().await;
@@ -170,8 +177,8 @@ async fn a_late_binding_claim_waits_for_a_pod_and_gets_a_node_again_when_it_is_t
 async fn a_bound_claim_grows_only_where_its_class_allows_it() {
     let server = server();
     let store = server.store();
-    class(&server, "fixed", json!({}));
-    class(&server, "elastic", json!({"allowVolumeExpansion": true}));
+    class(&server, "fixed", &json!({}));
+    class(&server, "elastic", &json!({"allowVolumeExpansion": true}));
     let bigger = json!({"spec": {"resources": {"requests": {"storage": "2Gi"}}}});
     for (name, code) in [("fixed", 403), ("elastic", 0)] {
         let made = store.create(&claim("default", name, name)).unwrap();
@@ -200,7 +207,7 @@ async fn a_claim_without_class_gets_the_newest_default_also_one_that_comes_later
     bare.spec.as_mut().unwrap().storage_class_name = None;
     store.create(&bare).unwrap();
     let mark = json!({"metadata": {"annotations": {"storageclass.kubernetes.io/is-default-class": "true"}}});
-    class(&server, "standard", mark);
+    class(&server, "standard", &mark);
     let class_of =
         |c: Option<&PersistentVolumeClaim>| c.and_then(|c| c.spec.clone()).and_then(|s| s.storage_class_name);
     wait_claim(&server, "early", "given a class", move |c| class_of(c).as_deref() == Some("standard")).await;

@@ -1,5 +1,12 @@
 //! Watches in their details: selectors, bookmarks, expiry, streaming lists and their refusal.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "a failed expectation is how a test speaks, in its helpers too"
+)]
+
 mod support;
 
 use std::time::Duration;
@@ -9,9 +16,8 @@ use futures::{StreamExt, TryStreamExt};
 use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim};
 use kube::{
     Api,
-    api::{DynamicObject, PartialObjectMeta, WatchEvent, WatchParams},
-    core::ApiResource,
-    runtime::{metadata_watcher, watcher},
+    api::{PartialObjectMeta, WatchEvent, WatchParams},
+    runtime::watcher,
 };
 use serde_json::json;
 use support::{admin, claim, code, config_map, quiet};
@@ -99,12 +105,11 @@ async fn a_server_without_streaming_lists_refuses_them_as_older_ones_do() {
 async fn metadata_alone_can_be_listed_and_watched() {
     let server = quiet();
     server.store().create(&claim("default", "c", "fast")).unwrap();
-    let resource = ApiResource::erase::<PersistentVolumeClaim>(&());
-    let api: Api<DynamicObject> = Api::all_with(admin(&server), &resource);
+    let api: Api<PartialObjectMeta<PersistentVolumeClaim>> = Api::all(admin(&server));
     for config in [watcher::Config::default(), watcher::Config::default().streaming_lists()] {
-        let mut events = std::pin::pin!(metadata_watcher(api.clone(), config));
+        let mut events = std::pin::pin!(watcher(api.clone(), config));
         loop {
-            let seen: watcher::Event<PartialObjectMeta<DynamicObject>> =
+            let seen: watcher::Event<PartialObjectMeta<PersistentVolumeClaim>> =
                 events.next().await.unwrap().unwrap();
             if let watcher::Event::InitApply(object) = seen {
                 assert_eq!(object.metadata.name.as_deref(), Some("c"));

@@ -1,5 +1,12 @@
 //! `StatefulSet`s, owners and namespaces.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "a failed expectation is how a test speaks, in its helpers too"
+)]
+
 mod support;
 
 use berth_apiserver::{ApiServer, Kind};
@@ -62,7 +69,7 @@ where
 async fn a_set_makes_claims_and_pods_in_order_and_keeps_the_claims_when_it_shrinks() {
     let server = server();
     let store = server.store();
-    class(&server, "fast", json!({}));
+    class(&server, "fast", &json!({}));
     store.create_value(set(&json!({}))).unwrap();
     let first = |c: Option<&PersistentVolumeClaim>| c.is_some();
     store.wait("default", "data-db-0", SOON, "made", first).await.unwrap();
@@ -85,7 +92,7 @@ async fn a_set_makes_claims_and_pods_in_order_and_keeps_the_claims_when_it_shrin
 async fn a_set_may_have_its_claims_deleted_with_it_and_with_its_pods() {
     let server = server();
     let store = server.store();
-    class(&server, "fast", json!({}));
+    class(&server, "fast", &json!({}));
     store.create_value(set(&json!({"whenDeleted": "Delete", "whenScaled": "Delete"}))).unwrap();
     provide(&server, 3).await;
     store.patch::<StatefulSet>("default", "db", &json!({"spec": {"replicas": 2}})).unwrap();

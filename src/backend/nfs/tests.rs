@@ -79,7 +79,7 @@ impl Site {
     }
 
     fn with(change: impl FnOnce(&mut Export)) -> Self {
-        let directory = TempDir::new().unwrap();
+        let directory = temporary();
         let mut export = Export { root: directory.path().into(), ..export("default", "server", "/export") };
         change(&mut export);
         let nfs = Nfs::new(vec![export]).unwrap();
@@ -154,6 +154,11 @@ impl Site {
     }
 }
 
+/// A directory in memory where there is one: these tests write many small files, each to the disk.
+fn temporary() -> TempDir {
+    TempDir::new_in("/dev/shm").or_else(|_| TempDir::new()).unwrap()
+}
+
 fn nothing() -> Past {
     Past { store: "default".into(), identity: None, places: Vec::new() }
 }
@@ -225,7 +230,7 @@ impl Storage for Directory {
 #[tokio::test]
 async fn the_nfs_backend_shows_every_behaviour() {
     conformance::run(|| {
-        let directory = TempDir::new().unwrap();
+        let directory = temporary();
         let root = directory.path().to_path_buf();
         let open = move || -> Arc<dyn Backend> {
             Arc::new(

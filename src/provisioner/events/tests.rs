@@ -39,7 +39,7 @@ fn the_reporter_is_named_as_the_old_provisioners_named_it() {
     assert_ne!(reporter, Reporter::new("cluster.local/nfs", "pod-1"));
 }
 
-/// Proves: row 7.2, row 7.6, row 8.1
+/// Proves: row 7.3, row 7.8, row 8.11
 #[tokio::test(start_paused = true)]
 async fn an_event_is_a_core_event_in_the_namespace_of_its_object() {
     let stub = Stub::new();

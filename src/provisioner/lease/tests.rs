@@ -132,7 +132,7 @@ fn what_is_written_at_each_step() {
     }
 }
 
-/// Proves: row 9.1
+/// Proves: row 9.1, row 9.2
 #[tokio::test(start_paused = true)]
 async fn how_long_an_old_provisioner_is_waited_for() {
     let now = Instant::now() + seconds(1000);
@@ -189,11 +189,19 @@ fn leads(elector: &Elector) -> bool {
     }
 }
 
+/// Longer than anything takes: in stopped time, what waits for ever would run for ever.
+const LONG: Duration = Duration::from_hours(2);
+
+async fn end(term: &Term) {
+    timeout(LONG, term.ended.cancelled()).await.expect("the term never ends");
+}
+
 /// Waits until `elector` leads; says after how long.
 async fn term(elector: &Elector) -> (Term, Duration) {
     let begin = Instant::now();
     let mut states = elector.states();
-    let state = states.wait_for(|state| matches!(state, State::Leading(_))).await.unwrap().clone();
+    let leading = states.wait_for(|state| matches!(state, State::Leading(_)));
+    let state = timeout(LONG, leading).await.expect("never leads").unwrap().clone();
     match state {
         State::Leading(term) => (term, begin.elapsed()),
         State::Standby => unreachable!(),
@@ -272,7 +280,7 @@ async fn a_server_that_stops_answering_ends_the_term_at_the_renew_deadline_and_t
         sleep(seconds(20)).await;
         stub.fail(move |_| fault());
         let begin = Instant::now();
-        first.ended.cancelled().await;
+        end(&first).await;
         let lasted = begin.elapsed();
         assert!(first.permit.check().is_err(), "{row}: the permit outlived the term");
         // The last renewal was up to 2.4 s before the server failed.
@@ -313,7 +321,7 @@ async fn a_lock_that_somebody_else_took_ends_the_term_at_the_next_renewal() {
     lease["spec"]["holderIdentity"] = json!("thief");
     stub.put("leases", NAMESPACE, NAME, Some(lease));
     let begin = Instant::now();
-    first.ended.cancelled().await;
+    end(&first).await;
     assert!(begin.elapsed() < seconds(3));
     let (_, after) = term(&elector).await;
     assert!(after >= seconds(15) && after < seconds(18), "{after:?}");
@@ -327,7 +335,7 @@ async fn a_lock_that_was_given_away_and_back_begins_a_new_term() {
     let mut lease = stub.object("leases", NAMESPACE, NAME).unwrap();
     lease["spec"]["holderIdentity"] = json!("");
     stub.put("leases", NAMESPACE, NAME, Some(lease));
-    first.ended.cancelled().await;
+    end(&first).await;
     let (second, after) = term(&elector).await;
     assert!(after < seconds(1), "{after:?}");
     assert!(first.permit.check().is_err() && second.permit.check().is_ok());
@@ -364,7 +372,7 @@ async fn a_released_lock_is_taken_at_the_next_look_and_a_dropped_one_when_it_run
     let c = stand(&stub, "c");
     sleep(seconds(30)).await;
     drop(b);
-    second.ended.cancelled().await;
+    end(&second).await;
     assert!(second.permit.check().is_err());
     let (_, after) = term(&c).await;
     assert!(after > seconds(12) && after < seconds(20), "{after:?}");
@@ -382,7 +390,7 @@ async fn a_release_ends_in_time_though_the_server_does_not_answer() {
     assert!(term.permit.check().is_err());
 }
 
-/// Proves: row 9.1
+/// Proves: row 9.2
 #[tokio::test(start_paused = true)]
 async fn an_old_provisioner_that_renews_its_lock_is_waited_for_whatever_its_clock_says() {
     for (row, clock) in
@@ -412,7 +420,7 @@ async fn an_old_provisioner_that_renews_its_lock_is_waited_for_whatever_its_cloc
         let (second, after) = super::tests::term(&again).await;
         assert!(after < seconds(3), "clock {row}: {after:?}");
         renew(100);
-        second.ended.cancelled().await;
+        end(&second).await;
         sleep(seconds(5)).await;
         assert!(!leads(&again), "clock {row}");
     }
@@ -448,7 +456,7 @@ fn no_leases(call: &Call) -> Fault {
     if call.resource == "leases" { Fault::Refuse(403) } else { Fault::None }
 }
 
-/// Proves: row 8.2, row 9.1
+/// Proves: row 8.2, row 8.12, row 9.1
 #[tokio::test(start_paused = true)]
 async fn without_the_right_to_leases_the_lock_of_the_old_provisioners_is_used() {
     for (row, code) in [("the role knows no leases", 403), ("the server knows no leases", 404)] {
@@ -519,6 +527,24 @@ async fn a_leader_on_the_old_lock_keeps_out_one_that_was_given_the_right_to_leas
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_stands_by_at_the_old_lock_tries_the_lease_again_and_does_not_lead_beside_the_leader() {
+    let stub = Stub::new();
+    stub.fail(no_leases);
+    let a = stand(&stub, "a");
+    let (first, _) = term(&a).await;
+    let b = stand(&stub, "b");
+    sleep(seconds(60)).await;
+    assert_eq!(b.status().lock, "Endpoints storage/example.com-nfs");
+    stub.fail(|_| Fault::None);
+    sleep(Duration::from_mins(11)).await;
+    assert_eq!(lease_holder(&stub).as_deref(), Some("b"));
+    assert!(leads(&a) && !leads(&b) && !first.ended.is_cancelled());
+    a.release().await;
+    let (_, after) = term(&b).await;
+    assert!(after < seconds(3), "{after:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn without_any_right_to_a_lock_it_stands_by_says_why_and_begins_when_the_right_is_granted() {
     let stub = Stub::new();
     stub.fail(|_| Fault::Refuse(403));
@@ -529,6 +555,19 @@ async fn without_any_right_to_a_lock_it_stands_by_says_why_and_begins_when_the_r
     stub.fail(|_| Fault::None);
     let (_, after) = term(&elector).await;
     assert!(after < seconds(8), "{after:?}");
+}
+
+/// On the real clock, before any renewal.
+#[tokio::test]
+async fn the_first_permit_of_a_term_ends_by_itself() {
+    let stub = Stub::new();
+    let renew_deadline = Duration::from_millis(300);
+    let retry_period = Duration::from_millis(150);
+    let settings = Settings { duration: seconds(1), renew_deadline, retry_period, ..settings("a") };
+    let elector = Elector::start(stub.client(), settings);
+    let (term, _) = term(&elector).await;
+    std::thread::sleep(renew_deadline + Duration::from_millis(10));
+    assert!(term.permit.check().is_err());
 }
 
 /// On the real clock, which is the one that a permit runs by. A renewal moves its end on; when the process is stopped, nobody

@@ -161,7 +161,7 @@ async fn monitor(stub: &Stub) -> Monitor {
     Monitor::start(stub.client(), "storage", all(), Duration::from_secs(5)).await
 }
 
-/// Proves: row 8.0, row 8.1, row 8.2, row 8.3, row 8.4, row 8.5, row 8.6
+/// Proves: row 8.1, row 8.2, row 8.3, row 8.4, row 8.5, row 8.8, row 8.9, row 8.10, row 8.11, row 8.12
 #[tokio::test(start_paused = true)]
 async fn under_the_role_of_the_old_provisioners_everything_required_is_there() {
     let stub = server(old_role);
@@ -211,6 +211,7 @@ async fn a_server_that_refuses_or_does_not_know_the_question_allows_everything_u
     }
 }
 
+/// Proves: row 8.13
 #[tokio::test(start_paused = true)]
 async fn a_change_of_the_role_is_seen_soon_after_a_refusal_and_else_within_ten_minutes() {
     let denied = Arc::new(Mutex::new(BTreeSet::new()));

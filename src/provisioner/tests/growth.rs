@@ -64,7 +64,7 @@ async fn growth_that_was_interrupted_is_completed_by_the_next_process() {
     running.stop().await;
 }
 
-/// Proves: case 55
+/// Proves: case 55, row 8.4
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_the_rights_one_event_explains_and_nothing_else_happens() {
     let bed = Bed::with(Options::default(), Memory::new(), old_rules());

@@ -45,7 +45,7 @@ async fn of_two_replicas_one_works_and_the_other_takes_over_when_it_stops() {
     assert_eq!(holder(&bed), None, "the lock is released");
 }
 
-/// Proves: case 43, statement 13
+/// Proves: case 43, statement 13, row 9.3
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lock_that_cannot_be_renewed_ends_all_work_and_the_process_stands_again() {
     let bed = Bed::without_controllers();
@@ -69,7 +69,7 @@ async fn a_lock_that_cannot_be_renewed_ends_all_work_and_the_process_stands_agai
     running.stop().await;
 }
 
-/// Proves: statement 17
+/// Proves: statement 17, row 2.9
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn at_the_end_what_runs_is_ended_and_nothing_new_is_begun() {
     let bed = Bed::without_controllers();

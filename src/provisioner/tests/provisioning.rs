@@ -297,7 +297,7 @@ async fn a_store_that_hangs_keeps_nobody_elses_workers() {
     running.stop().await;
 }
 
-/// Proves: row 8.1, row 8.3
+/// Proves: row 8.1, row 8.3, row 8.5, row 8.8, row 8.9, row 8.10, row 8.11
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_rights_of_an_old_installation_are_enough() {
     let bed = Bed::with(Options::default(), Memory::new(), old_rules());

@@ -69,7 +69,7 @@ pub(crate) fn start(runtime: &Handle, server: &Arc<Server>, wanted: &Controllers
         run(Box::new(stateful_sets::StatefulSets));
     }
     if wanted.garbage_collector {
-        run(Box::new(collector::Collector::default()));
+        run(Box::<collector::Collector>::default());
     }
     if wanted.scheduler {
         scheduler::add_node(&server.registry);
@@ -79,7 +79,7 @@ pub(crate) fn start(runtime: &Handle, server: &Arc<Server>, wanted: &Controllers
         run(Box::new(pods::Pods));
     }
     if wanted.namespaces {
-        run(Box::new(namespaces::Namespaces::default()));
+        run(Box::<namespaces::Namespaces>::default());
     }
 }
 

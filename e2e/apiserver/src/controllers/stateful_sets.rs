@@ -228,7 +228,7 @@ impl Set<'_> {
             match self.pod(ordinal) {
                 None => self.make_pod(ordinal),
                 Some(pod) if matches!(text(&pod, "/status/phase"), "Failed" | "Succeeded") => {
-                    self.delete_pod(&pod)
+                    self.delete_pod(&pod);
                 }
                 Some(_) => {}
             }
@@ -312,13 +312,10 @@ impl Controller for StatefulSets {
             Kind::StatefulSet if change.verb != Verb::Deleted => {
                 work.push((kind, Arc::clone(&change.object.key)));
             }
-            Kind::Pod => {
-                if change.object.json.contains("\"StatefulSet\"") {
-                    let pod = change.object.parse();
-                    let set =
-                        key_of(change.object.namespace(), text(&pod, "/metadata/ownerReferences/0/name"));
-                    work.push((Kind::StatefulSet, set.into()));
-                }
+            Kind::Pod if change.object.json.contains("\"StatefulSet\"") => {
+                let pod = change.object.parse();
+                let set = key_of(change.object.namespace(), text(&pod, "/metadata/ownerReferences/0/name"));
+                work.push((Kind::StatefulSet, set.into()));
             }
             // A claim that is gone may have to be made again.
             Kind::PersistentVolumeClaim if change.verb == Verb::Deleted => {

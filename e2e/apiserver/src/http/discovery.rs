@@ -1,8 +1,8 @@
-//! What the server is and has: version, health, discovery (old and aggregated), OpenAPI v3.
+//! What the server is and has: version, health, discovery (old and aggregated), `OpenAPI` v3.
 //!
-//! Entry point: [`answer`]. The OpenAPI documents name the paths and their parameters, which is what kubectl looks at
+//! Entry point: [`answer`]. The `OpenAPI` documents name the paths and their parameters, which is what kubectl looks at
 //! to leave validation to the server; they carry no schemas, so `kubectl explain` finds nothing. Deliberately not
-//! here: OpenAPI v2, which kubectl needs only where v3 is missing.
+//! here: `OpenAPI` v2, which kubectl needs only where v3 is missing.
 
 use http::{HeaderValue, Response, header};
 use serde_json::{Map, Value, json};

@@ -276,20 +276,13 @@ async fn answer(server: &Arc<Server>, call: &Call) -> Result<Response<Body>, Sta
     let action = &call.info.action;
     if server.authorizer.decide(&server.registry.store, &call.user, action).is_err() {
         let mut status = Status::new(403, "Forbidden", action.refusal(&call.user.name));
-        status.details = match &action.path {
-            Some(_) => serde_json::json!({}),
-            None => {
-                let mut details = serde_json::json!({"kind": action.resource});
-                for (field, text) in [("name", &action.name), ("group", &action.group)] {
-                    if !text.is_empty() {
-                        if let Some(details) = details.as_object_mut() {
-                            details.insert(field.into(), Value::from(text.as_str()));
-                        }
-                    }
-                }
-                details
+        let mut details = serde_json::Map::new();
+        for (field, text) in [("kind", &action.resource), ("name", &action.name), ("group", &action.group)] {
+            if !text.is_empty() {
+                details.insert(field.into(), Value::from(text.as_str()));
             }
-        };
+        }
+        status.details = Value::Object(details);
         return Err(status);
     }
     if action.path.is_some() {

@@ -68,9 +68,9 @@ impl Rendering {
             Self::Full => out.extend_from_slice(Self::view(resource, object).to_string().as_bytes()),
             Self::Metadata => out.extend_from_slice(metadata_only(object, true).to_string().as_bytes()),
             Self::Table(include) => {
-                let rows = vec![table::row(resource, &Self::view(resource, object), include)];
+                let rows = [table::row(resource, &Self::view(resource, object), include)];
                 let rv = object.rv.to_string();
-                let table = table::table(resource, rows, json!({"resourceVersion": rv}), headed);
+                let table = table::table(resource, &rows, &json!({"resourceVersion": rv}), headed);
                 out.extend_from_slice(table.to_string().as_bytes());
             }
         }
@@ -125,8 +125,8 @@ impl Rendering {
             }
             Self::Table(_) => {
                 let object = json!({"kind": resource.kind, "apiVersion": resource.api_version(), "metadata": metadata});
-                let rows = vec![json!({"cells": [], "object": object})];
-                table::table(resource, rows, json!({"resourceVersion": rv.to_string()}), false)
+                let rows = [json!({"cells": [], "object": object})];
+                table::table(resource, &rows, &json!({"resourceVersion": rv.to_string()}), false)
             }
         }
     }

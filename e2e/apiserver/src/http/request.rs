@@ -139,15 +139,12 @@ fn percent_decode(text: &str) -> String {
             .then(|| tail.get(..2).and_then(|hex| std::str::from_utf8(hex).ok()))
             .flatten()
             .and_then(|hex| u8::from_str_radix(hex, 16).ok());
-        match decoded {
-            Some(byte) => {
-                bytes.push(byte);
-                rest = tail.get(2..).unwrap_or_default();
-            }
-            None => {
-                bytes.push(*first);
-                rest = tail;
-            }
+        if let Some(byte) = decoded {
+            bytes.push(byte);
+            rest = tail.get(2..).unwrap_or_default();
+        } else {
+            bytes.push(*first);
+            rest = tail;
         }
     }
     String::from_utf8_lossy(&bytes).into_owned()
@@ -157,8 +154,8 @@ fn percent_decode(text: &str) -> String {
 mod tests {
     use super::*;
 
-    fn parse(method: Method, uri: &str) -> (String, String, String, String, String) {
-        let info = RequestInfo::parse(&method, uri, b"{\"metadata\":{\"name\":\"n\"}}").unwrap();
+    fn parse(method: &Method, uri: &str) -> (String, String, String, String, String) {
+        let info = RequestInfo::parse(method, uri, b"{\"metadata\":{\"name\":\"n\"}}").unwrap();
         let action = info.action;
         (action.verb, action.namespace, action.resource, action.name, action.subresource)
     }
@@ -195,7 +192,7 @@ mod tests {
                 row("get", "", "clusterroles", "system:node", ""),
             ),
         ] {
-            assert_eq!(parse(method, uri), expected, "{uri}");
+            assert_eq!(parse(&method, uri), expected, "{uri}");
         }
     }
 }

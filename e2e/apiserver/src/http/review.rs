@@ -42,23 +42,22 @@ fn with_status(mut body: Value, status: Value) -> Value {
 }
 
 fn decide(server: &Server, user: &User, spec: &Value) -> Value {
-    let action = match spec.get("nonResourceAttributes") {
-        Some(attributes) => Action {
+    let action = if let Some(attributes) = spec.get("nonResourceAttributes") {
+        Action {
             verb: text(attributes, "/verb").into(),
             path: Some(text(attributes, "/path").into()),
             ..Action::default()
-        },
-        None => {
-            let at = |field: &str| text(spec, &format!("/resourceAttributes/{field}")).to_owned();
-            Action {
-                verb: at("verb"),
-                group: at("group"),
-                resource: at("resource"),
-                subresource: at("subresource"),
-                namespace: at("namespace"),
-                name: at("name"),
-                path: None,
-            }
+        }
+    } else {
+        let at = |field: &str| text(spec, &format!("/resourceAttributes/{field}")).to_owned();
+        Action {
+            verb: at("verb"),
+            group: at("group"),
+            resource: at("resource"),
+            subresource: at("subresource"),
+            namespace: at("namespace"),
+            name: at("name"),
+            path: None,
         }
     };
     match server.authorizer.decide(&server.registry.store, user, &action) {

@@ -293,7 +293,7 @@ pub(crate) fn row(resource: &Resource, value: &Value, include: Include) -> Value
 }
 
 /// A whole table; `headed` tables say their columns.
-pub(crate) fn table(resource: &Resource, rows: Vec<Value>, metadata: Value, headed: bool) -> Value {
+pub(crate) fn table(resource: &Resource, rows: &[Value], metadata: &Value, headed: bool) -> Value {
     let columns = if headed { definitions(resource) } else { Value::Null };
     json!({
         "kind": "Table",

@@ -25,6 +25,10 @@ use crate::{
 /// How many objects or changes are written at once.
 const BATCH: usize = 256;
 
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "what was asked for and what was done already, each its own"
+)]
 struct Watch {
     server: Arc<Server>,
     resource: &'static Resource,
@@ -195,11 +199,10 @@ impl Watch {
         }
     }
 
-    fn initial_batch(&mut self, snapshot: Snapshot, after: Option<String>) -> Bytes {
+    fn initial_batch(&mut self, snapshot: Snapshot, mut last: Option<String>) -> Bytes {
         let mut bytes = Vec::new();
-        let mut last = after.clone();
         let mut count = 0;
-        for object in snapshot.range(&self.namespace, after.as_deref()).take(BATCH) {
+        for object in snapshot.range(&self.namespace, last.clone().as_deref()).take(BATCH) {
             count += 1;
             last = Some(object.key.to_string());
             if self.selection.matches(self.resource, object) {
@@ -235,7 +238,7 @@ impl Watch {
             (false, true) => self.write_event("ADDED", &change.object, bytes),
             (true, true) => self.write_event("MODIFIED", &change.object, bytes),
             (true, false) if change.verb == Verb::Deleted => {
-                self.write_event("DELETED", &change.object, bytes)
+                self.write_event("DELETED", &change.object, bytes);
             }
             (true, false) => {
                 // It left the selection: what the client knew, at the version at which it left.

@@ -218,7 +218,7 @@ fn key_of(item: &Value, keys: &[&str]) -> Value {
 
 fn is_item(item: &Value, element: &str) -> bool {
     if let Some(value) = element.strip_prefix("v:") {
-        return item.to_string() == value;
+        return serde_json::from_str::<Value>(value).is_ok_and(|value| value == *item);
     }
     let Some(key) = element.strip_prefix("k:").and_then(|k| serde_json::from_str::<Value>(k).ok()) else {
         return false;
@@ -281,9 +281,13 @@ pub(crate) fn display(path: &[String]) -> String {
         } else if let Some(key) = element.strip_prefix("k:") {
             let key: Map<String, Value> = serde_json::from_str(key).unwrap_or_default();
             let parts: Vec<String> = key.iter().map(|(name, value)| format!("{name}={value}")).collect();
-            text.push_str(&format!("[{}]", parts.join(",")));
+            text.push('[');
+            text.push_str(&parts.join(","));
+            text.push(']');
         } else if let Some(value) = element.strip_prefix("v:") {
-            text.push_str(&format!("[={value}]"));
+            text.push_str("[=");
+            text.push_str(value);
+            text.push(']');
         }
     }
     text

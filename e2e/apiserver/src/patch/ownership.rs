@@ -300,44 +300,44 @@ mod tests {
     use super::*;
     use crate::resource::Kind;
 
-    fn config(data: Value) -> Value {
+    fn config(data: &Value) -> Value {
         json!({"metadata": {"name": "c"}, "data": data})
     }
 
-    fn applied(live: Option<&Value>, data: Value, manager: &str, force: bool) -> Result<Value, Status> {
+    fn applied(live: Option<&Value>, data: &Value, manager: &str, force: bool) -> Result<Value, Status> {
         apply(Kind::ConfigMap.resource(), live, &config(data), &Writer::apply(manager), Part::Main, force)
     }
 
     #[test]
     fn a_field_of_another_manager_is_a_conflict_unless_forced_or_equal() {
-        let one = applied(None, json!({"a": "1"}), "one", false).unwrap();
-        let refused = applied(Some(&one), json!({"a": "2"}), "two", false).unwrap_err();
+        let one = applied(None, &json!({"a": "1"}), "one", false).unwrap();
+        let refused = applied(Some(&one), &json!({"a": "2"}), "two", false).unwrap_err();
         assert_eq!((refused.code, refused.reason.as_str()), (409, "Conflict"));
         assert!(refused.message.contains("conflict with \"one\": .data.a"), "{}", refused.message);
-        let same = applied(Some(&one), json!({"a": "1"}), "two", false).unwrap();
+        let same = applied(Some(&one), &json!({"a": "1"}), "two", false).unwrap();
         assert_eq!(same.pointer("/metadata/managedFields").unwrap().as_array().unwrap().len(), 2);
-        let forced = applied(Some(&one), json!({"a": "2"}), "two", true).unwrap();
+        let forced = applied(Some(&one), &json!({"a": "2"}), "two", true).unwrap();
         assert_eq!(forced["data"], json!({"a": "2"}));
         assert_eq!(forced.pointer("/metadata/managedFields/0/manager"), Some(&json!("two")));
     }
 
     #[test]
     fn a_field_no_longer_applied_goes_unless_someone_else_has_it() {
-        let one = applied(None, json!({"a": "1", "b": "1"}), "one", false).unwrap();
-        let less = applied(Some(&one), json!({"a": "1"}), "one", false).unwrap();
+        let one = applied(None, &json!({"a": "1", "b": "1"}), "one", false).unwrap();
+        let less = applied(Some(&one), &json!({"a": "1"}), "one", false).unwrap();
         assert_eq!(less["data"], json!({"a": "1"}));
-        let shared = applied(Some(&one), json!({"b": "1"}), "two", false).unwrap();
-        let kept = applied(Some(&shared), json!({"a": "1"}), "one", false).unwrap();
+        let shared = applied(Some(&one), &json!({"b": "1"}), "two", false).unwrap();
+        let kept = applied(Some(&shared), &json!({"a": "1"}), "one", false).unwrap();
         assert_eq!(kept["data"], json!({"a": "1", "b": "1"}));
     }
 
     #[test]
     fn an_update_takes_the_fields_that_it_changes() {
-        let one = applied(None, json!({"a": "1", "b": "1"}), "one", false).unwrap();
+        let one = applied(None, &json!({"a": "1", "b": "1"}), "one", false).unwrap();
         let mut new = one.clone();
         new["data"]["a"] = json!("2");
         track(Kind::ConfigMap.resource(), Some(&one), &mut new, &Writer::update("editor"), Part::Main);
-        let refused = applied(Some(&new), json!({"a": "3", "b": "1"}), "one", false).unwrap_err();
+        let refused = applied(Some(&new), &json!({"a": "3", "b": "1"}), "one", false).unwrap_err();
         assert!(refused.message.contains("conflict with \"editor\" using v1"), "{}", refused.message);
     }
 }

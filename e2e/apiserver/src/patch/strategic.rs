@@ -17,7 +17,11 @@ pub(crate) fn merge(target: &mut Value, patch: &Value) -> Result<(), Status> {
     merge_map(target, patch, &mut Vec::new())
 }
 
-fn merge_map(target: &mut Value, patch: &Map<String, Value>, path: &mut Vec<String>) -> Result<(), Status> {
+fn merge_map(
+    target: &mut Value,
+    patch: &Map<String, Value>,
+    parents: &mut Vec<String>,
+) -> Result<(), Status> {
     match patch.get("$patch").and_then(Value::as_str) {
         Some("replace") => {
             let mut fields = patch.clone();
@@ -55,16 +59,16 @@ fn merge_map(target: &mut Value, patch: &Map<String, Value>, path: &mut Vec<Stri
         }
         match change {
             Value::Object(change) => {
-                path.push(key.clone());
-                merge_map(fields.entry(key.clone()).or_insert(Value::Null), change, path)?;
-                path.pop();
+                parents.push(key.clone());
+                merge_map(fields.entry(key.clone()).or_insert(Value::Null), change, parents)?;
+                parents.pop();
             }
             Value::Array(change) => {
                 let before = match fields.remove(key) {
                     Some(Value::Array(items)) => items,
                     _ => Vec::new(),
                 };
-                let merged = merge_list(before, change, key, path)?;
+                let merged = merge_list(before, change, key, parents)?;
                 fields.insert(key.clone(), Value::Array(merged));
             }
             Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {
@@ -76,7 +80,7 @@ fn merge_map(target: &mut Value, patch: &Map<String, Value>, path: &mut Vec<Stri
         if let (Some(list), Some(order)) = (key.strip_prefix("$setElementOrder/"), order.as_array())
             && let Some(items) = fields.get_mut(list).and_then(Value::as_array_mut)
         {
-            let rule = merge_key(path, list);
+            let rule = merge_key(parents, list);
             *items = reorder(std::mem::take(items), order, rule);
         }
     }
@@ -90,10 +94,10 @@ fn merge_list(
     mut items: Vec<Value>,
     patch: &[Value],
     field: &str,
-    path: &mut Vec<String>,
+    parents: &mut Vec<String>,
 ) -> Result<Vec<Value>, Status> {
     let directive = |item: &Value| item.get("$patch").and_then(Value::as_str).map(str::to_owned);
-    let keys = match merge_key(path, field) {
+    let keys = match merge_key(parents, field) {
         List::Atomic => return Ok(patch.iter().filter(|i| directive(i).is_none()).cloned().collect()),
         List::Set => {
             for item in patch {
@@ -108,11 +112,11 @@ fn merge_list(
     if patch.iter().any(|item| directive(item).as_deref() == Some("replace")) {
         return Ok(patch.iter().filter(|i| directive(i).is_none()).cloned().collect());
     }
-    path.push(field.to_owned());
+    parents.push(field.to_owned());
     for change in patch {
         let missing = keys.iter().find(|key| change.get(**key).is_none());
         if let Some(key) = missing {
-            let at = path.join(".");
+            let at = parents.join(".");
             return Err(Status::bad_request(format!(
                 "map: {change} does not contain declared merge key: {key} (in {at})"
             )));
@@ -126,16 +130,15 @@ fn merge_list(
             continue;
         }
         let change = change.as_object().cloned().unwrap_or_default();
-        match position.and_then(|p| items.get_mut(p)) {
-            Some(item) => merge_map(item, &change, path)?,
-            None => {
-                let mut item = Value::Null;
-                merge_map(&mut item, &change, path)?;
-                items.push(item);
-            }
+        if let Some(item) = position.and_then(|p| items.get_mut(p)) {
+            merge_map(item, &change, parents)?;
+        } else {
+            let mut item = Value::Null;
+            merge_map(&mut item, &change, parents)?;
+            items.push(item);
         }
     }
-    path.pop();
+    parents.pop();
     Ok(items)
 }
 
@@ -149,9 +152,9 @@ fn reorder(items: Vec<Value>, order: &[Value], rule: List) -> Vec<Value> {
     let mut others: Vec<(usize, Value)> = Vec::new();
     for (index, item) in items.into_iter().enumerate() {
         if order.iter().any(|n| same(&item, n)) {
-            named.push((index, item))
+            named.push((index, item));
         } else {
-            others.push((index, item))
+            others.push((index, item));
         }
     }
     named.sort_by_key(|(_, item)| order.iter().position(|n| same(item, n)));
@@ -215,8 +218,8 @@ mod tests {
             (
                 "only the retained keys stay",
                 json!({"spec": {"volumes": [{"name": "v", "emptyDir": {}}]}}),
-                json!({"spec": {"volumes": [{"$retainKeys": ["name", "nfs"], "name": "v", "nfs": {"path": "/"}}]}}),
-                json!({"spec": {"volumes": [{"name": "v", "nfs": {"path": "/"}}]}}),
+                json!({"spec": {"volumes": [{"$retainKeys": ["name", "nfs"], "name": "v", "nfs": {"parents": "/"}}]}}),
+                json!({"spec": {"volumes": [{"name": "v", "nfs": {"parents": "/"}}]}}),
             ),
             (
                 "other lists are replaced and null removes",

@@ -37,7 +37,7 @@ impl Registry {
         Ok(())
     }
 
-    pub(super) fn admit_creation(&self, resource: &Resource, value: &mut Value) -> Result<(), Status> {
+    pub(super) fn admit_creation(&self, resource: &Resource, value: &mut Value) {
         match resource.table {
             Kind::PersistentVolumeClaim => {
                 let unset = value.pointer("/spec/storageClassName").is_none_or(Value::is_null)
@@ -49,10 +49,8 @@ impl Registry {
                     object::add_finalizer(value, CLAIM_PROTECTION);
                 }
             }
-            Kind::PersistentVolume => {
-                if self.switches.protection {
-                    object::add_finalizer(value, VOLUME_PROTECTION);
-                }
+            Kind::PersistentVolume if self.switches.protection => {
+                object::add_finalizer(value, VOLUME_PROTECTION);
             }
             Kind::Pod => {
                 let spec = object::child(value, "spec");
@@ -72,7 +70,6 @@ impl Registry {
             }
             _ => {}
         }
-        Ok(())
     }
 
     /// The class of claims that name none: the newest one that is marked.

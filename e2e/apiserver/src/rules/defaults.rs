@@ -18,26 +18,7 @@ fn set(map: &mut Map<String, Value>, field: &str, value: Value) {
 /// Fills in the defaults of a kind.
 pub(crate) fn apply(resource: &Resource, value: &mut Value) {
     match resource.table {
-        Kind::PersistentVolumeClaim => {
-            let spec = child(value, "spec");
-            set(spec, "volumeMode", json!("Filesystem"));
-            set(spec, "resources", json!({}));
-            match (spec.get("dataSource").cloned(), spec.get("dataSourceRef").cloned()) {
-                (Some(source), None) => {
-                    spec.insert("dataSourceRef".into(), source);
-                }
-                (None, Some(reference)) => {
-                    let kind = object::text(&reference, "/kind");
-                    let simple = reference.get("namespace").is_none()
-                        && matches!(kind, "PersistentVolumeClaim" | "VolumeSnapshot");
-                    if simple {
-                        spec.insert("dataSource".into(), reference);
-                    }
-                }
-                _ => {}
-            }
-            set(child(value, "status"), "phase", json!("Pending"));
-        }
+        Kind::PersistentVolumeClaim => claim(value),
         Kind::PersistentVolume => {
             let spec = child(value, "spec");
             set(spec, "persistentVolumeReclaimPolicy", json!("Retain"));
@@ -153,6 +134,27 @@ pub(crate) fn on_create(resource: &Resource, value: &mut Value) {
     if resource.generation {
         object::metadata(value).insert("generation".into(), json!(1));
     }
+}
+
+fn claim(value: &mut Value) {
+    let spec = child(value, "spec");
+    set(spec, "volumeMode", json!("Filesystem"));
+    set(spec, "resources", json!({}));
+    match (spec.get("dataSource").cloned(), spec.get("dataSourceRef").cloned()) {
+        (Some(source), None) => {
+            spec.insert("dataSourceRef".into(), source);
+        }
+        (None, Some(reference)) => {
+            let kind = object::text(&reference, "/kind");
+            let simple = reference.get("namespace").is_none()
+                && matches!(kind, "PersistentVolumeClaim" | "VolumeSnapshot");
+            if simple {
+                spec.insert("dataSource".into(), reference);
+            }
+        }
+        _ => {}
+    }
+    set(child(value, "status"), "phase", json!("Pending"));
 }
 
 fn binding(value: &mut Value) {

@@ -57,7 +57,7 @@ pub(crate) fn decode(
     object::strip_type(&mut known);
     let mut unknown = Vec::new();
     if validation != FieldValidation::Ignore {
-        unknown_fields(&value, &known, String::new(), &mut unknown);
+        unknown_fields(&value, &known, "", &mut unknown);
     }
     if validation == FieldValidation::Strict && !unknown.is_empty() {
         return Err(cannot(format!("strict decoding error: {}", unknown.join(", "))));
@@ -85,13 +85,13 @@ fn restrict(given: &Value, known: Value) -> Value {
     }
 }
 
-fn unknown_fields(given: &Value, known: &Value, path: String, found: &mut Vec<String>) {
+fn unknown_fields(given: &Value, known: &Value, path: &str, found: &mut Vec<String>) {
     match (given, known) {
         (Value::Object(given), Value::Object(known)) => {
             for (key, child) in given {
                 let at = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
                 match known.get(key) {
-                    Some(known_child) => unknown_fields(child, known_child, at, found),
+                    Some(known_child) => unknown_fields(child, known_child, &at, found),
                     None if child.is_null() => {}
                     None => found.push(format!("unknown field \"{at}\"")),
                 }
@@ -99,7 +99,7 @@ fn unknown_fields(given: &Value, known: &Value, path: String, found: &mut Vec<St
         }
         (Value::Array(given), Value::Array(known)) => {
             for (index, (given, known)) in given.iter().zip(known).enumerate() {
-                unknown_fields(given, known, format!("{path}[{index}]"), found);
+                unknown_fields(given, known, &format!("{path}[{index}]"), found);
             }
         }
         _ => {}

@@ -60,9 +60,10 @@ pub(crate) fn on_update(resource: &Resource, old: &Value, new: &Value, part: Par
         Kind::PersistentVolume => volume_update(old, new, &mut errors),
         Kind::StorageClass => class_update(old, new, &mut errors),
         Kind::RoleBinding | Kind::ClusterRoleBinding => {
-            if old.get("roleRef") != new.get("roleRef") {
-                let reference = new.get("roleRef").cloned().unwrap_or_default();
-                errors.push(FieldError::invalid("roleRef", &reference, "cannot change roleRef"));
+            let reference = new.get("roleRef");
+            if old.get("roleRef") != reference {
+                let given = reference.cloned().unwrap_or_default();
+                errors.push(FieldError::invalid("roleRef", &given, "cannot change roleRef"));
             }
         }
         Kind::ConfigMap | Kind::Secret => {
@@ -77,9 +78,10 @@ pub(crate) fn on_update(resource: &Resource, old: &Value, new: &Value, part: Par
         }
         Kind::StatefulSet => stateful_set_update(old, new, &mut errors),
         Kind::VolumeAttachment => {
-            if old.get("spec") != new.get("spec") {
-                let spec = new.get("spec").cloned().unwrap_or_default();
-                errors.push(FieldError::invalid("spec", &spec, "field is immutable"));
+            let spec = new.get("spec");
+            if old.get("spec") != spec {
+                let given = spec.cloned().unwrap_or_default();
+                errors.push(FieldError::invalid("spec", &given, "field is immutable"));
             }
         }
         Kind::CSIDriver => {
@@ -122,9 +124,10 @@ fn contents(resource: &Resource, value: &Value, errors: &mut Vec<FieldError>) {
         Kind::Pod => pod_spec(value.get("spec"), "spec", errors),
         Kind::StatefulSet | Kind::Deployment | Kind::DaemonSet => workload(value, errors),
         Kind::Lease => {
-            if value.pointer("/spec/leaseDurationSeconds").and_then(Value::as_i64).is_some_and(|s| s <= 0) {
+            let seconds = value.pointer("/spec/leaseDurationSeconds").and_then(Value::as_i64);
+            if let Some(seconds) = seconds.filter(|seconds| *seconds <= 0) {
                 let at = "spec.leaseDurationSeconds";
-                errors.push(FieldError::invalid(at, &json!(0), "must be greater than 0"));
+                errors.push(FieldError::invalid(at, &json!(seconds), "must be greater than 0"));
             }
         }
         Kind::RoleBinding | Kind::ClusterRoleBinding => {

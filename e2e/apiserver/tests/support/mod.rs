@@ -7,15 +7,15 @@ use kube::{Client, Config};
 use serde_json::json;
 
 /// A server without controllers.
-pub fn quiet() -> ApiServer {
+pub(crate) fn quiet() -> ApiServer {
     ApiServer::start(Options { controllers: Controllers::none(), ..Options::default() }).unwrap()
 }
 
-pub fn admin(server: &ApiServer) -> Client {
+pub(crate) fn admin(server: &ApiServer) -> Client {
     client(server, "admin")
 }
 
-pub fn client(server: &ApiServer, user: &str) -> Client {
+pub(crate) fn client(server: &ApiServer, user: &str) -> Client {
     let mut config = Config::new(server.url().parse().unwrap());
     let token = server.token(user).unwrap_or_else(|| server.add_user(user, &[]));
     config.auth_info.token = Some(token.into());
@@ -23,18 +23,18 @@ pub fn client(server: &ApiServer, user: &str) -> Client {
 }
 
 /// Code and reason of an API error.
-pub fn code(error: &kube::Error) -> (u16, String) {
+pub(crate) fn code(error: &kube::Error) -> (u16, String) {
     match error {
         kube::Error::Api(status) => (status.code, status.reason.clone()),
         other => panic!("no API error: {other}"),
     }
 }
 
-pub fn config_map(name: &str, text: &str) -> ConfigMap {
+pub(crate) fn config_map(name: &str, text: &str) -> ConfigMap {
     serde_json::from_value(json!({"metadata": {"name": name}, "data": {"text": text}})).unwrap()
 }
 
-pub fn claim(namespace: &str, name: &str, class: &str) -> PersistentVolumeClaim {
+pub(crate) fn claim(namespace: &str, name: &str, class: &str) -> PersistentVolumeClaim {
     serde_json::from_value(json!({
         "metadata": {"name": name, "namespace": namespace},
         "spec": {"accessModes": ["ReadWriteMany"], "storageClassName": class, "resources": {"requests": {"storage": "1Gi"}}},
@@ -43,7 +43,7 @@ pub fn claim(namespace: &str, name: &str, class: &str) -> PersistentVolumeClaim 
 }
 
 /// A volume as a provisioner makes it for a claim.
-pub fn volume_for(claim: &PersistentVolumeClaim, provisioner: &str) -> PersistentVolume {
+pub(crate) fn volume_for(claim: &PersistentVolumeClaim, provisioner: &str) -> PersistentVolume {
     let uid = claim.metadata.uid.as_deref().unwrap();
     serde_json::from_value(json!({
         "metadata": {"name": format!("pvc-{uid}"), "annotations": {"pv.kubernetes.io/provisioned-by": provisioner}},
@@ -61,21 +61,21 @@ pub fn volume_for(claim: &PersistentVolumeClaim, provisioner: &str) -> Persisten
 }
 
 /// How long a controller may take; far more than it needs.
-pub const SOON: std::time::Duration = std::time::Duration::from_secs(20);
+pub(crate) const SOON: std::time::Duration = std::time::Duration::from_secs(20);
 
-pub fn server() -> ApiServer {
+pub(crate) fn server() -> ApiServer {
     ApiServer::start(Options::default()).unwrap()
 }
 
 /// Makes a class of `example.com/nfs`.
-pub fn class(server: &ApiServer, name: &str, more: serde_json::Value) {
+pub(crate) fn class(server: &ApiServer, name: &str, more: &serde_json::Value) {
     let mut class = json!({"apiVersion": "storage.k8s.io/v1", "kind": "StorageClass", "metadata": {"name": name},
         "provisioner": "example.com/nfs"});
-    json_patch::merge(&mut class, &more);
+    json_patch::merge(&mut class, more);
     server.store().create_value(class).unwrap();
 }
 
-pub async fn wait_claim(
+pub(crate) async fn wait_claim(
     server: &ApiServer,
     name: &str,
     what: &str,
@@ -84,19 +84,19 @@ pub async fn wait_claim(
     server.store().wait("default", name, SOON, what, wanted).await.unwrap()
 }
 
-pub async fn wait_volume(server: &ApiServer, name: &str, phase: &'static str) -> PersistentVolume {
+pub(crate) async fn wait_volume(server: &ApiServer, name: &str, phase: &'static str) -> PersistentVolume {
     let wanted = move |v: Option<&PersistentVolume>| {
         v.and_then(|v| v.status.as_ref()).is_some_and(|s| s.phase.as_deref() == Some(phase))
     };
     server.store().wait("", name, SOON, phase, wanted).await.unwrap().unwrap()
 }
 
-pub fn phase(claim: Option<&PersistentVolumeClaim>) -> &str {
+pub(crate) fn phase(claim: Option<&PersistentVolumeClaim>) -> &str {
     claim.and_then(|c| c.status.as_ref()).and_then(|s| s.phase.as_deref()).unwrap_or("")
 }
 
 /// The reasons of the events about an object, in no order.
-pub fn reasons(server: &ApiServer, about: &str) -> Vec<String> {
+pub(crate) fn reasons(server: &ApiServer, about: &str) -> Vec<String> {
     let events: Vec<k8s_openapi::api::core::v1::Event> = server.store().list("");
     let mut reasons: Vec<String> = events
         .into_iter()

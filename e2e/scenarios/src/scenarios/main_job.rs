@@ -46,7 +46,7 @@ fn check_directory(case: &Case, volume: &Volume) -> Result<()> {
     Ok(())
 }
 
-/// Proves: case 1, row 4.0, row 4.1, row 6.4, statement 14, statement 19
+/// Proves: case 1, row 4.1, row 4.2, row 4.8, row 6.5, statement 14, statement 19
 async fn main_job(case: Arc<Case>) -> Result<()> {
     let class = case.class("nfs").create().await?;
     let berth = case.berth().await?;
@@ -119,7 +119,7 @@ async fn beta_class(case: Arc<Case>) -> Result<()> {
     case.until_so("the directory to be gone", || !volume.directory.exists()).await
 }
 
-/// Proves: case 10, row 5.0, row 5.1, row 5.4, row 5.5, row 5.6, row 5.7, row 5.8, row 5.9, row 5.10
+/// Proves: case 10, row 5.1, row 5.2, row 5.5, row 5.6, row 5.7, row 5.8, row 5.9, row 5.10, row 5.11
 async fn fields(case: Arc<Case>) -> Result<()> {
     let class = case.class("full").retains().mount_options(&["nfsvers=4.1", "hard"]).create().await?;
     case.berth().await?;

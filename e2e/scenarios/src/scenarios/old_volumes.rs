@@ -39,7 +39,7 @@ pub(super) async fn check(case: &Case, volume: &Volume, expected: Left) -> Resul
     Ok(())
 }
 
-/// Proves: row 6.0, row 6.1, row 6.2, row 6.3, row 6.4, row 6.5, row 6.6, row 6.7, statement 1
+/// Proves: row 6.1, row 6.2, row 6.3, row 6.4, row 6.5, row 6.6, row 6.7, row 6.8, statement 1
 async fn as_told(case: Arc<Case>) -> Result<()> {
     // (onDelete, archiveOnDelete, directory, what is left)
     let rows: [(Option<&str>, Option<&str>, &str, Left); 9] = [

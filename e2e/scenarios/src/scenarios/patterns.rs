@@ -57,7 +57,7 @@ async fn removed(case: Arc<Case>) -> Result<()> {
     Ok(())
 }
 
-/// Proves: statement 1, row 4.3
+/// Proves: statement 1, row 4.4
 async fn archived(case: Arc<Case>) -> Result<()> {
     let class =
         case.class("nested").parameter("pathPattern", "${.PVC.namespace}/${.PVC.name}").create().await?;
@@ -74,7 +74,7 @@ async fn archived(case: Arc<Case>) -> Result<()> {
     Ok(())
 }
 
-/// Proves: statement 2, statement 10, row 4.5
+/// Proves: statement 2, statement 10, row 4.6
 async fn again(case: Arc<Case>) -> Result<()> {
     let class =
         case.class("nested").parameter("pathPattern", "${.PVC.namespace}/${.PVC.name}").create().await?;
@@ -122,7 +122,7 @@ async fn same_leaf(case: Arc<Case>) -> Result<()> {
     Ok(())
 }
 
-/// Proves: statement 4, statement 5, statement 6, row 3.4, row 3.6, row 3.12, row 3.13, row 3.18
+/// Proves: statement 4, statement 5, statement 6, row 3.5, row 3.6, row 3.7, row 3.14, row 3.15, row 3.20, row 3.21
 async fn hostile(case: Arc<Case>) -> Result<()> {
     let outside = case.scratch().join("outside");
     std::fs::create_dir(&outside)?;
@@ -175,7 +175,7 @@ async fn hostile(case: Arc<Case>) -> Result<()> {
     Ok(())
 }
 
-/// Proves: row 3.1, row 3.5
+/// Proves: row 3.2, row 3.6
 async fn nothing(case: Arc<Case>) -> Result<()> {
     let absent = case.class("absent").parameter("pathPattern", "").create().await?;
     let blank = case
@@ -193,7 +193,7 @@ async fn nothing(case: Arc<Case>) -> Result<()> {
     Ok(())
 }
 
-/// Proves: row 3.16, row 3.17
+/// Proves: row 3.18, row 3.19
 async fn overlap(case: Arc<Case>) -> Result<()> {
     let class =
         case.class("free").deletes().parameter("pathPattern", "${.PVC.annotations.path}").create().await?;

@@ -54,7 +54,7 @@ pub(super) async fn check_left(case: &Case, volume: &Volume, expected: Left) -> 
     Ok(())
 }
 
-/// Proves: row 6.0, row 6.1, row 6.2, row 6.4, row 6.5, row 6.6
+/// Proves: row 6.1, row 6.2, row 6.3, row 6.5, row 6.6, row 6.7
 async fn table(case: Arc<Case>) -> Result<()> {
     let rows: [(Option<&str>, Option<&str>, Left); 13] = [
         (None, None, Left::Archive),
@@ -100,7 +100,7 @@ async fn table(case: Arc<Case>) -> Result<()> {
     Ok(())
 }
 
-/// Proves: row 6.3, row 6.7
+/// Proves: row 6.4, row 6.8
 async fn typos(case: Arc<Case>) -> Result<()> {
     let rows = [
         ("onDelete", "Delete"),
@@ -130,7 +130,7 @@ async fn typos(case: Arc<Case>) -> Result<()> {
     Ok(())
 }
 
-/// Proves: row 6.8, case 10, case 24
+/// Proves: row 6.9, case 10, case 24
 async fn retain(case: Arc<Case>) -> Result<()> {
     let class = case.class("retain").retains().create().await?;
     let good = case.class("good").deletes().create().await?;

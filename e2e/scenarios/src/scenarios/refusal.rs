@@ -122,7 +122,7 @@ async fn strict_parameters(case: Arc<Case>) -> Result<()> {
     Ok(())
 }
 
-/// Proves: statement 11, statement 16, row 4.7
+/// Proves: statement 11, statement 16, row 4.8
 async fn in_the_way(case: Arc<Case>) -> Result<()> {
     use std::os::unix::fs::PermissionsExt;
     let class =

@@ -182,7 +182,7 @@ async fn hand_over(case: Arc<Case>) -> Result<()> {
     berth.check_alive()
 }
 
-/// Proves: row 8.1
+/// Proves: row 8.2
 async fn endpoints_lock(case: Arc<Case>) -> Result<()> {
     let class = case.class("nfs").deletes().create().await?;
     let setup = case.setup_as(User::OldProvisioner)?;

@@ -20,7 +20,7 @@ pub(super) fn scenarios() -> Vec<Scenario> {
     ]
 }
 
-/// Proves: row 8.0, row 8.2, row 8.4
+/// Proves: row 8.1, row 8.3, row 8.5
 async fn main_job(case: Arc<Case>) -> Result<()> {
     let deletes = case.class("deletes").deletes().create().await?;
     let archives = case.class("archives").create().await?;
@@ -46,7 +46,7 @@ async fn main_job(case: Arc<Case>) -> Result<()> {
     Ok(())
 }
 
-/// Proves: case 55, row 8.3
+/// Proves: case 55, row 8.4
 async fn expansion(case: Arc<Case>) -> Result<()> {
     let class = case.class("nfs").expandable().deletes().create().await?;
     let berth = case.start(&case.setup_as(User::OldProvisioner)?)?;

@@ -12,7 +12,7 @@ fn existing(name: &str, pattern: &str, policy: &str) -> VolumeRequest {
     request(name, &[("pathPattern", pattern), ("existingDirectory", policy)])
 }
 
-/// Proves: row 4.1, row 4.7
+/// Proves: row 4.1, row 4.8
 #[tokio::test]
 async fn a_new_directory_gets_the_rights_of_its_class_and_parents_those_of_the_process() {
     let site = Site::new();
@@ -162,7 +162,7 @@ async fn a_claim_that_changed_while_its_volume_was_begun_leaves_nothing_at_the_f
 #[tokio::test]
 async fn links_and_files_on_the_way_are_refused_and_not_followed() {
     let site = Site::new();
-    let outside = TempDir::new().unwrap();
+    let outside = temporary();
     symlink(outside.path(), site.path("link")).unwrap();
     symlink("nowhere", site.path("dangling")).unwrap();
     fs::write(site.path("file"), "").unwrap();

@@ -30,7 +30,7 @@ async fn readiness(nfs: &Nfs) -> Result<(), String> {
 
 #[tokio::test]
 async fn nothing_is_asked_of_a_store_before_it_was_told_what_exists() {
-    let directory = TempDir::new().unwrap();
+    let directory = temporary();
     let export = Export { root: directory.path().into(), ..export("default", "server", "/export") };
     let nfs = Nfs::new(vec![export]).unwrap();
     let error = nfs.create(&request("x", &[]), &Permit::unlimited()).await.unwrap_err();
@@ -39,7 +39,7 @@ async fn nothing_is_asked_of_a_store_before_it_was_told_what_exists() {
     assert!(nfs.stores()[0].ready.is_err());
 }
 
-/// Proves: row 6.13
+/// Proves: row 6.12
 #[tokio::test]
 async fn a_root_is_accepted_only_if_it_is_what_the_volumes_say() {
     const ID: &str = "{\"version\":1,\"id\":\"abc\"}";
@@ -66,7 +66,7 @@ async fn a_root_is_accepted_only_if_it_is_what_the_volumes_say() {
         ),
     ];
     for (why, identity, directories, past, expected) in rows {
-        let directory = TempDir::new().unwrap();
+        let directory = temporary();
         for name in directories {
             fs::create_dir_all(directory.path().join(name)).unwrap();
         }
@@ -103,7 +103,7 @@ async fn a_root_is_accepted_only_if_it_is_what_the_volumes_say() {
 
 #[tokio::test]
 async fn a_root_that_must_be_mounted_and_is_not_is_refused() {
-    let directory = TempDir::new().unwrap();
+    let directory = temporary();
     let root = directory.path().to_path_buf();
     let site = Export { root, require_mount: true, ..export("default", "server", "/export") };
     let nfs = Nfs::new(vec![site.clone()]).unwrap();
@@ -119,7 +119,7 @@ async fn a_root_that_must_be_mounted_and_is_not_is_refused() {
 
 #[tokio::test]
 async fn a_refused_root_is_accepted_soon_after_it_is_right() {
-    let parent = TempDir::new().unwrap();
+    let parent = temporary();
     let root = parent.path().join("export");
     let export = Export { root: root.clone(), ..export("default", "server", "/export") };
     let nfs = Nfs::new(vec![export]).unwrap();
@@ -136,7 +136,7 @@ async fn a_refused_root_is_accepted_soon_after_it_is_right() {
 
 #[tokio::test]
 async fn a_root_that_is_swapped_while_we_run_is_noticed_before_anything_is_written() {
-    let parent = TempDir::new().unwrap();
+    let parent = temporary();
     let root = parent.path().join("export");
     fs::create_dir(&root).unwrap();
     let export = Export { root: root.clone(), ..export("default", "server", "/export") };
@@ -168,7 +168,7 @@ async fn a_root_that_is_swapped_while_we_run_is_noticed_before_anything_is_writt
 
 /// Two exports, the first of which has something that hangs whoever reads it.
 fn two_sites(hanging: &str, deadline: Duration) -> (TempDir, TempDir, Nfs) {
-    let (bad, good) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let (bad, good) = (temporary(), temporary());
     let fifo = bad.path().join(hanging);
     fs::create_dir_all(fifo.parent().unwrap()).unwrap();
     mkfifo(&fifo, Mode::from_bits_truncate(0o600)).unwrap();

@@ -23,7 +23,7 @@ async fn nested_directories_are_removed_and_archived_with_their_tree_and_no_name
     assert_eq!(site.tree(), ["archived-team", "archived-team/data", "data", "data/file"]);
 }
 
-/// Proves: row 4.5, row 4.6, statement 9
+/// Proves: row 4.6, row 4.9, row 4.10, statement 9
 #[tokio::test]
 async fn an_archive_never_replaces_or_joins_what_is_there() {
     let site = Site::new();
@@ -54,6 +54,7 @@ async fn an_archive_never_replaces_or_joins_what_is_there() {
     }
 }
 
+/// Proves: row 4.11
 #[tokio::test]
 async fn an_archive_is_never_put_into_another_volume_or_a_foreign_directory() {
     let site = Site::new();
@@ -74,7 +75,7 @@ async fn an_archive_is_never_put_into_another_volume_or_a_foreign_directory() {
     assert_eq!(tree(&site.path("archived-other")), ["live"]);
 }
 
-/// Proves: row 6.15, statement 22
+/// Proves: row 6.13, statement 22
 #[tokio::test]
 async fn only_parents_that_we_made_are_removed_and_only_when_they_are_empty() {
     let site = Site::new();
@@ -100,7 +101,7 @@ async fn what_is_not_provably_a_volume_below_the_export_is_refused() {
         export.aliases = vec!["alias".into()];
         export.former_paths = vec!["/former".into()];
     });
-    let outside = TempDir::new().unwrap();
+    let outside = temporary();
     fs::write(outside.path().join("file"), "").unwrap();
     site.plant("data");
     site.plant("nested/deep");

@@ -17,7 +17,7 @@ async fn trashed(site: &Site, name: &str, fill: impl FnOnce(&Path)) {
 async fn volumes_with_links_and_read_only_directories_are_purged_and_what_they_point_to_stays() {
     use std::os::unix::fs::PermissionsExt;
     let site = Site::new();
-    let outside = TempDir::new().unwrap();
+    let outside = temporary();
     fs::write(outside.path().join("file"), "").unwrap();
     trashed(&site, "x", |volume| {
         symlink(outside.path(), volume.join("link")).unwrap();
@@ -123,10 +123,10 @@ struct Mount {
 impl Mount {
     /// `None` where this process may not mount.
     fn try_new() -> Option<Self> {
-        let source = TempDir::new().unwrap();
+        let source = temporary();
         fs::write(source.path().join("precious"), "").unwrap();
         let mut mount = Self { source, at: None };
-        let probe = TempDir::new().unwrap();
+        let probe = temporary();
         if !bind(mount.source.path(), probe.path()) {
             return None;
         }
