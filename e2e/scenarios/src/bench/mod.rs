@@ -45,8 +45,9 @@ const QUIET: Duration = Duration::from_secs(2);
 /// A fresh control plane with one provisioner on it, and somebody who watches.
 #[derive(Debug)]
 pub struct Stage {
-    case: Case,
+    // Ended in this order: whoever watches would complain about an API server that is gone.
     observer: Observer,
+    case: Case,
 }
 
 impl Stage {
@@ -62,7 +63,7 @@ impl Stage {
         };
         let case = Case::new(Arc::new(plane), program).await?;
         let observer = Observer::start(&case.admin);
-        Ok(Self { case, observer })
+        Ok(Self { observer, case })
     }
 
     /// How berth is started: as deployed, with its default logging.

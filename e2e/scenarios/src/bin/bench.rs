@@ -1,6 +1,6 @@
 //! `hack/bench`: measures berth and prints a table, or one JSON object.
 
-use std::time::Duration;
+use std::{io::IsTerminal, time::Duration};
 
 use anyhow::{Context, Result};
 use berth_e2e::{
@@ -148,6 +148,7 @@ async fn main() -> Result<()> {
                 .unwrap_or_else(|_| "warn,berth_e2e=info".into()),
         )
         .with_target(false)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr)
         .init();
     // Ended by control-C, the processes that were started must end too: they do when this is dropped.

@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use berth_e2e::{
     berth::{self, Berth, Setup},
     control_plane::{
@@ -65,7 +65,7 @@ async fn main() -> Result<ExitCode> {
         told = tell(&arguments) => match told {
             Ok(()) => 0,
             Err(error) => {
-                eprintln!("\nThe demo failed: {error:?}");
+                eprintln!("\nThe demo failed: {error:#}");
                 1
             }
         },
@@ -171,6 +171,17 @@ impl Demo {
         let log = self.berth.log();
         let all: Vec<&str> = log.lines().collect();
         all.get(all.len().saturating_sub(lines)..).unwrap_or_default().join("\n")
+    }
+
+    /// All of it, to the end of berth.
+    async fn tell(&self, keep: bool) -> Result<()> {
+        self.story().await?;
+        if keep {
+            return self.keep().await;
+        }
+        let status = self.berth.terminate().await?;
+        ensure!(status.success(), "berth was told to stop and ended with {status}");
+        Ok(())
     }
 
     async fn story(&self) -> Result<()> {
@@ -323,7 +334,10 @@ impl Demo {
     /// Stays up until the demo is stopped from outside, or berth ends.
     async fn keep(&self) -> Result<()> {
         let path = self.scratch.path().join("kubeconfig");
-        fs::write(&path, self.plane.access(User::Admin)?.kubeconfig()).context("write the kubeconfig")?;
+        let ControlPlane::Embedded(plane) = &self.plane else {
+            bail!("only the embedded API server is shown here");
+        };
+        fs::write(&path, plane.server().kubeconfig(User::Admin.name())).context("write the kubeconfig")?;
         println!("\nAll of it stays up until Ctrl-C. In another terminal:\n");
         println!("    export KUBECONFIG={}", path.display());
         println!("    kubectl get storageclasses,persistentvolumeclaims,persistentvolumes");
