@@ -63,8 +63,8 @@ pub(super) fn create(work: &Work<'_>, request: &VolumeRequest, plan: &Plan) -> R
     }
     for _ in 0..ATTEMPTS {
         let there = work.root.entry(&wanted.segments)?;
-        let origin = match there {
-            Entry::Missing => Origin::Created,
+        let (origin, alone) = match there {
+            Entry::Missing => (Origin::Created, true),
             Entry::Other => {
                 let path = wanted.segments.join("/");
                 return said(Kind::Conflict, format!("{path} exists on the export and is not a directory"));
@@ -89,7 +89,7 @@ pub(super) fn create(work: &Work<'_>, request: &VolumeRequest, plan: &Plan) -> R
                 Err(failure) => return Err(failure.into()),
             }
         }
-        if origin == Origin::Created && !(wanted.shared && there == Entry::Directory) {
+        if origin == Origin::Created && alone {
             work.changes.set_rights(&wanted.segments, plan.mode, plan.uid, plan.gid)?;
         }
         return Ok(volume(origin));
@@ -119,13 +119,13 @@ fn same_volume(known: &Marker, wanted: &Marker) -> Result<(), Trouble> {
     Ok(())
 }
 
-/// Decides whose an existing directory is, and whether the claim may have it.
+/// Decides whose an existing directory is, and whether the claim may have it: alone, or together with others.
 fn origin_of_existing(
     work: &Work<'_>,
     wanted: &Marker,
     begun: Option<&Marker>,
     plan: &Plan,
-) -> Result<Origin, Trouble> {
+) -> Result<(Origin, bool), Trouble> {
     let path = wanted.segments.join("/");
     // Nobody but this claim's earlier attempts, or those of an older provisioner, can have made a directory of this
     // name, or the intent says that there was none when it was written.
@@ -138,7 +138,7 @@ fn origin_of_existing(
         Err(failure) => return Err(failure.into()),
     };
     if plan.unique && empty {
-        return Ok(Origin::Created);
+        return Ok((Origin::Created, true));
     }
     if plan.existing == Existing::Refuse && !(ours && empty) {
         let content = if empty { "" } else { " and is not empty" };
@@ -159,7 +159,7 @@ fn origin_of_existing(
         );
     }
     let Some((other, _)) = others.first() else {
-        return Ok(if ours && empty { Origin::Created } else { Origin::Adopted });
+        return Ok((if ours && empty { Origin::Created } else { Origin::Adopted }, true));
     };
     let of_other = match work.marker(VOLUMES, other)? {
         None => work.marker(INTENTS, other)?,
@@ -171,9 +171,9 @@ fn origin_of_existing(
     let again =
         (&of_other.claim.namespace, &of_other.claim.name) == (&wanted.claim.namespace, &wanted.claim.name);
     match plan.existing {
-        Existing::Share => Ok(of_other.origin),
+        Existing::Share => Ok((of_other.origin, false)),
         // The claim was made anew, and its former volume, whose record stayed, is no live one: the caller looked.
-        Existing::Adopt if again => Ok(Origin::Adopted),
+        Existing::Adopt if again => Ok((Origin::Adopted, false)),
         Existing::Refuse | Existing::Adopt => {
             let message = format!(
                 "directory {path} belongs to volume {other} of claim {}; use existingDirectory: share to use it together, \

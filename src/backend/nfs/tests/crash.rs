@@ -4,6 +4,30 @@ use std::os::unix::fs::PermissionsExt;
 
 use super::*;
 
+#[tokio::test]
+async fn a_creation_in_a_shared_directory_that_was_broken_off_gives_it_its_rights_and_keeps_those_of_another()
+{
+    let shared = |name| request(name, &[("pathPattern", "a/data"), ("existingDirectory", "share")]);
+    let rights = |site: &Site| fs::metadata(site.path("a/data")).unwrap().permissions().mode() & 0o7777;
+    for others in [false, true] {
+        interrupted_everywhere(
+            &format!("create in a shared directory, others there: {others}"),
+            async |site| {
+                if others {
+                    site.make(&shared("other")).await;
+                    fs::set_permissions(site.path("a/data"), fs::Permissions::from_mode(0o751)).unwrap();
+                }
+            },
+            async |site, ()| site.create(&shared("x")).await,
+            |site, (), volume, when| {
+                assert_eq!(volume.origin, Origin::Created, "{when}");
+                assert_eq!(rights(site), if others { 0o751 } else { 0o777 }, "{when}");
+            },
+        )
+        .await;
+    }
+}
+
 /// Where the volume lies, by the class's pattern.
 const PLACES: [(&str, &str); 3] =
     [("flat", ""), ("nested", "a/b/${.PVC.name}"), ("shallow", "a/${.PVC.name}")];
