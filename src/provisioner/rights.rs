@@ -36,6 +36,7 @@ pub enum Right {
     ListClaims,
     WatchClaims,
     PatchClaimStatus,
+    GetClasses,
     ListClasses,
     WatchClasses,
     CreateEvents,
@@ -86,6 +87,7 @@ impl Right {
             Self::ListClaims => claims("list"),
             Self::WatchClaims => claims("watch"),
             Self::PatchClaimStatus => rule("", "persistentvolumeclaims", "status", "patch", false),
+            Self::GetClasses => classes("get"),
             Self::ListClasses => classes("list"),
             Self::WatchClasses => classes("watch"),
             Self::CreateEvents => events("create"),
@@ -128,6 +130,7 @@ pub const VOLUMES: &[Right] = &[
     Right::ListClaims,
     Right::WatchClaims,
     Right::PatchClaimStatus,
+    Right::GetClasses,
     Right::ListClasses,
     Right::WatchClasses,
     Right::CreateEvents,
@@ -229,6 +232,12 @@ const FUNCTIONS: &[Function] = &[
         needs: &[Right::GetClaims],
         required: false,
         without: "claims cannot be read one by one: what was made for claims that are gone is not swept",
+    },
+    Function {
+        needs: &[Right::GetClasses],
+        required: false,
+        without: "it cannot be made sure that a class is really gone: released volumes of an older provisioner whose class is not \
+                  there are neither deleted nor archived",
     },
     Function {
         needs: &[Right::PatchVolumes],

@@ -35,7 +35,7 @@ type Loss = (&'static str, &'static [Right], &'static [(bool, &'static str)]);
 #[test]
 fn what_each_missing_right_costs() {
     use Right as R;
-    let table: [Loss; 13] = [
+    let table: [Loss; 14] = [
         ("with all rights nothing is said", &[], &[]),
         ("volumes cannot be seen", &[R::WatchVolumes], &[(true, "cannot all be seen")]),
         ("claims cannot be seen", &[R::ListClaims], &[(true, "cannot all be seen")]),
@@ -44,6 +44,7 @@ fn what_each_missing_right_costs() {
         ("volumes cannot be deleted", &[R::DeleteVolumes], &[(true, "neither deleted nor archived")]),
         ("volumes cannot be looked at again", &[R::GetVolumes], &[(true, "none is removed")]),
         ("claims cannot be looked at again", &[R::GetClaims], &[(false, "not swept")]),
+        ("classes cannot be looked at again", &[R::GetClasses], &[(false, "neither deleted nor archived")]),
         ("volumes cannot be patched", &[R::PatchVolumes], &[(false, "no finalizer"), (false, "cannot grow")]),
         ("claims cannot be resized", &[R::PatchClaimStatus], &[(false, "cannot grow")]),
         ("one verb of leases is missing", &[R::UpdateLeases], &[(false, "the leader lock is not a Lease")]),
