@@ -278,6 +278,8 @@ enum Step {
     Settle(Attempt),
     /// Tell the backend that the PV is stored.
     Confirm(Attempt, Arc<Volume>),
+    /// The volume of this claim was deleted before the claim was bound: read the claim again.
+    Reload(String, String),
 }
 
 /// Works on the claim with this UID; `tries` counts from 1.
@@ -291,6 +293,14 @@ pub(super) async fn reconcile(shared: &Shared, uid: &Arc<str>, tries: u32, permi
         Step::Confirm(attempt, volume) => confirm(shared, &attempt.order, &volume, permit).await,
         Step::Settle(attempt) => settle(shared, attempt, permit).await,
         Step::Make(order) => make(shared, &order, permit).await,
+        Step::Reload(namespace, name) => match shared.cluster.claim(&namespace, &name).await {
+            Ok(Some(live)) if live.metadata.uid.as_deref() == Some(uid) => {
+                shared.records().see_claim(&live);
+                Outcome::Done
+            }
+            Ok(Some(_) | None) => Outcome::Done,
+            Err(failure) => failure.outcome(),
+        },
     }
 }
 
@@ -302,7 +312,11 @@ fn next_step(shared: &Shared, uid: &Arc<str>, tries: u32) -> Result<Step, Outcom
     }
     let mut records = shared.records();
     let Some(claim) = records.claim(uid).cloned() else {
-        return Ok(attempt.map_or(Step::Nothing, Step::Settle));
+        return Ok(match (attempt, records.bereft(uid)) {
+            (Some(attempt), _) => Step::Settle(attempt),
+            (None, Some((namespace, name))) => Step::Reload(namespace, name),
+            (None, None) => Step::Nothing,
+        });
     };
     let planned = plan(&claim, &records, &shared.backends);
     // While it is unknown whether there is a volume, a plan that says no does not end the attempt.
