@@ -6,13 +6,15 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use super::*;
+use super::{attempt::outcome_of, *};
 use crate::{
     backend::memory::Memory,
     provisioner::{
         fixtures::{self, NAME},
+        queue::Outcome,
         records::Watched,
     },
+    volume::Place,
 };
 
 fn backends() -> Backends {
