@@ -6,13 +6,15 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use super::*;
+use super::{attempt::outcome_of, *};
 use crate::{
     backend::memory::Memory,
     provisioner::{
         fixtures::{self, NAME},
+        queue::Outcome,
         records::Watched,
     },
+    volume::Place,
 };
 
 fn backends() -> Backends {
@@ -420,7 +422,7 @@ fn a_place_that_another_volume_has_is_refused() {
     let pattern = |pattern: &str| json!({"parameters": {"pathPattern": pattern}});
     let share = |pattern: &str| json!({"parameters": {"pathPattern": pattern, "existingDirectory": "share"}});
     let table: Vec<(&str, Value, Vec<Value>, &str, &str)> = vec![
-        ("our volume is there already", usual(), vec![json!({"status": {"phase": "Bound"}})], "ignore", ""),
+        ("our volume is there already", usual(), vec![json!({"status": {"phase": "Bound"}})], "not kept", ""),
         (
             "a volume of our name for another claim does not count as ours",
             usual(),
@@ -492,6 +494,13 @@ fn a_place_that_another_volume_has_is_refused() {
         assert_eq!(found, expected, "{name}: {text}");
         assert!(text.contains(says), "{name}: {text}");
     }
+}
+
+/// Proves: case 7
+#[test]
+fn a_claim_whose_volume_is_stored_needs_nothing_more() {
+    let records = records(Some(usual()), vec![json!({"status": {"phase": "Bound"}})]);
+    assert!(matches!(plan(&fixtures::claim(usual()), &records, &backends()), Plan::Ignore));
 }
 
 #[test]

@@ -55,6 +55,8 @@ pub(super) enum Watched {
 #[derive(Debug)]
 enum Wanted {
     Volume(Arc<Claim>),
+    /// Nothing: it has a volume and only waits to be bound. Namespace and name, to find it again should the volume go.
+    Binding(Box<(Box<str>, Box<str>)>),
     Growth(Arc<Growing>),
 }
 
@@ -147,15 +149,30 @@ impl Records {
     pub(super) fn claim(&self, uid: &str) -> Option<&Arc<Claim>> {
         match &self.claims.get(uid)?.wanted {
             Wanted::Volume(claim) => Some(claim),
-            Wanted::Growth(_) => None,
+            Wanted::Binding(_) | Wanted::Growth(_) => None,
         }
+    }
+
+    /// Namespace and name of the claim of this UID, if it waited for its volume to be bound and the volume is gone.
+    pub(super) fn bereft(&self, uid: &str) -> Option<(String, String)> {
+        match &self.claims.get(uid)?.wanted {
+            Wanted::Binding(binding) if !self.served(uid) => {
+                Some((binding.0.to_string(), binding.1.to_string()))
+            }
+            Wanted::Binding(_) | Wanted::Volume(_) | Wanted::Growth(_) => None,
+        }
+    }
+
+    /// Whether the volume of this claim is stored.
+    fn served(&self, uid: &str) -> bool {
+        self.volumes.get(format!("pvc-{uid}").as_str()).is_some_and(|volume| *volume.claim_uid == *uid)
     }
 
     /// The claim of this UID, if it asks for more than it has.
     pub(super) fn growing(&self, uid: &str) -> Option<&Arc<Growing>> {
         match &self.claims.get(uid)?.wanted {
             Wanted::Growth(growing) => Some(growing),
-            Wanted::Volume(_) => None,
+            Wanted::Volume(_) | Wanted::Binding(_) => None,
         }
     }
 
@@ -242,9 +259,10 @@ impl Records {
 
     /// Everything that needs work.
     fn due(&self) -> Vec<Key> {
-        let claims = self.claims.iter().map(|(uid, record)| match record.wanted {
-            Wanted::Volume(_) => Key::Claim(Arc::clone(uid)),
-            Wanted::Growth(_) => Key::Growth(Arc::clone(uid)),
+        let claims = self.claims.iter().filter_map(|(uid, record)| match record.wanted {
+            Wanted::Volume(_) => Some(Key::Claim(Arc::clone(uid))),
+            Wanted::Binding(_) => (!self.served(uid)).then(|| Key::Claim(Arc::clone(uid))),
+            Wanted::Growth(_) => Some(Key::Growth(Arc::clone(uid))),
         });
         let volumes = self.volumes.iter().filter_map(|(name, record)| self.duty_of(name, record.standing));
         claims.chain(volumes).collect()
@@ -346,7 +364,15 @@ impl Records {
         let round = self.round(Watched::Claims);
         let wanted = if object.spec.volume_name.as_deref().unwrap_or_default().is_empty() {
             let ours = claim::provisioner(&object.metadata).filter(|name| self.backends.get(name).is_some());
-            ours.map(|name| Wanted::Volume(Arc::new(Claim::new(object, uid, name))))
+            match ours {
+                Some(_) if self.served(uid) => {
+                    let text = |text: &Option<String>| text.as_deref().unwrap_or_default().into();
+                    let metadata = &object.metadata;
+                    Some(Wanted::Binding(Box::new((text(&metadata.namespace), text(&metadata.name)))))
+                }
+                Some(name) => Some(Wanted::Volume(Arc::new(Claim::new(object, uid, name)))),
+                None => None,
+            }
         } else {
             Growing::new(object, uid).map(|growing| Wanted::Growth(Arc::new(growing)))
         };
@@ -355,28 +381,33 @@ impl Records {
             let same = match (&known.wanted, &wanted) {
                 (Wanted::Volume(old), Wanted::Volume(new)) => old.resource_version == new.resource_version,
                 (Wanted::Growth(old), Wanted::Growth(new)) => old == new,
-                (Wanted::Volume(_), Wanted::Growth(_)) | (Wanted::Growth(_), Wanted::Volume(_)) => false,
+                (Wanted::Binding(_), Wanted::Binding(_)) => true,
+                (Wanted::Volume(_) | Wanted::Growth(_) | Wanted::Binding(_), _) => false,
             };
             known.round = round;
             if same {
                 return;
             }
         }
-        let uid: Arc<str> = match &wanted {
-            Wanted::Volume(claim) => Arc::clone(&claim.uid),
-            Wanted::Growth(growing) => Arc::clone(&growing.uid),
-        };
-        let key = match &wanted {
-            Wanted::Volume(_) => Key::Claim(Arc::clone(&uid)),
-            Wanted::Growth(_) => Key::Growth(Arc::clone(&uid)),
+        let (uid, key): (Arc<str>, _) = match &wanted {
+            Wanted::Volume(claim) => (Arc::clone(&claim.uid), Some(Key::Claim(Arc::clone(&claim.uid)))),
+            Wanted::Growth(growing) => {
+                (Arc::clone(&growing.uid), Some(Key::Growth(Arc::clone(&growing.uid))))
+            }
+            Wanted::Binding(_) => (uid.into(), None),
         };
         self.claims.insert(uid, ClaimRecord { wanted, round });
-        self.wake(key);
+        if let Some(key) = key {
+            self.wake(key);
+        }
     }
 
     /// The claim of this UID is gone, or needs nothing any more.
     pub(super) fn forget_claim(&mut self, uid: &str) {
         if let Some((uid, record)) = self.claims.remove_entry(uid) {
+            if self.claims.capacity() / 8 > self.claims.len() {
+                self.claims.shrink_to(self.claims.len() * 2);
+            }
             // Something may have been made for it that now must be confirmed or taken back.
             if matches!(record.wanted, Wanted::Volume(_)) {
                 self.wake(Key::Claim(uid));
@@ -417,6 +448,13 @@ impl Records {
         self.release(claim_uid);
         let spot = record.spot.clone();
         let before = self.volumes.insert(Arc::clone(&name), record);
+        if self.served(claim_uid)
+            && let Some(ClaimRecord { wanted, .. }) = self.claims.get_mut(claim_uid)
+            && let Wanted::Volume(claim) = wanted
+        {
+            // All that a pattern could ask for is not needed any more.
+            *wanted = Wanted::Binding(Box::new((claim.namespace.clone(), claim.name.clone())));
+        }
         let moved =
             before.as_ref().and_then(|before| before.spot.as_ref()).filter(|old| Some(*old) != spot.as_ref());
         if let Some(old) = moved {
@@ -453,7 +491,7 @@ impl Records {
         if before.is_none_or(|(before, _)| before != class) {
             let waiting = self.claims.iter().filter_map(|(uid, record)| match &record.wanted {
                 Wanted::Volume(claim) if *claim.class == *name => Some(Key::Claim(Arc::clone(uid))),
-                Wanted::Volume(_) | Wanted::Growth(_) => None,
+                Wanted::Volume(_) | Wanted::Binding(_) | Wanted::Growth(_) => None,
             });
             for key in waiting {
                 self.wake(key);

@@ -143,11 +143,20 @@ async fn whoever_is_in_the_way_wakes_those_who_wait_when_it_goes() {
 async fn a_claim_whose_volume_was_deleted_before_it_was_bound_is_provisioned_again() {
     let mut records = records();
     records.see_claim(&claim("a", "1"));
-    records.see_volume(&volume("a", bound()));
+    let stored =
+        volume("pvc-a", json!({"spec": {"claimRef": {"uid": "a"}}, "status": {"phase": "Available"}}));
+    records.see_volume(&stored);
+    assert!(records.claim("a").is_none(), "what its volume was made of is not kept");
     let queue = listen(&mut records);
-    queued(&queue).await;
-    records.forget_volume("a");
+    records.see_claim(&claim("a", "2"));
+    assert_eq!(queued(&queue).await, [], "nothing is to be done for it");
+    assert_eq!(records.bereft("a"), None);
+    records.forget_volume("pvc-a");
     assert_eq!(queued(&queue).await, [Key::Claim("a".into())]);
+    assert_eq!(records.bereft("a"), Some(("default".into(), "data".into())));
+    records.see_claim(&claim("a", "2"));
+    assert_eq!(queued(&queue).await, [Key::Claim("a".into())], "it was read again");
+    assert!(records.claim("a").is_some());
 }
 
 #[test]

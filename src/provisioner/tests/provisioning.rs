@@ -218,6 +218,25 @@ async fn a_failure_is_told_and_tried_again_and_a_change_of_the_claim_ends_the_wa
     assert_eq!(written, [0, 0], "the claim, with its selected node, is left as it is");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_claim_whose_volume_is_deleted_before_it_is_bound_gets_another() {
+    let bed = Bed::without_controllers();
+    let running = bed.start().await;
+    let name = format!("pvc-{}", bed.annotated_claim("data"));
+    bed.provisioned(1).await;
+    let first = bed.volume(&name).unwrap().metadata.uid;
+    bed.server
+        .store()
+        .patch::<PersistentVolume>("", &name, &json!({"metadata": {"finalizers": null}}))
+        .unwrap();
+    bed.server.store().delete::<PersistentVolume>("", &name).unwrap();
+    bed.until("there is another volume", || {
+        bed.volume(&name).is_some_and(|other| other.metadata.uid != first)
+    })
+    .await;
+    running.stop().await;
+}
+
 /// Proves: case 15
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_volume_that_cannot_be_confirmed_does_not_fail_its_claim() {
