@@ -1,6 +1,10 @@
 //! A reflector that is disturbed in every way knows in the end what is there.
 
-#![allow(clippy::unwrap_used, reason = "a failed expectation is how a test speaks, in its helpers too")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a failed expectation is how a test speaks, in its helpers too"
+)]
 
 mod support;
 
@@ -78,11 +82,11 @@ async fn a_disturbed_reflector_converges() {
         let wanted = by_name(store.list::<ConfigMap>("default").iter());
         let started = Instant::now();
         loop {
-            let seen = by_name(reader.state().iter().map(AsRef::as_ref));
-            if seen == wanted {
+            let known = by_name(reader.state().iter().map(AsRef::as_ref));
+            if known == wanted {
                 break;
             }
-            assert!(started.elapsed() < support::SOON, "seed {seed}: {seen:?} instead of {wanted:?}");
+            assert!(started.elapsed() < support::SOON, "seed {seed}: {known:?} instead of {wanted:?}");
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         watching.abort();
