@@ -1,2 +1,224 @@
-//! berth.
-fn main() {}
+//! berth: from flags to ready values to one role, and an exit code: 0 done, 1 failed, 2 wrongly configured.
+//!
+//! The only file that looks at arguments, environment and signals, and that ends the process. Everything else gets values.
+
+use std::{io::Write as _, net::SocketAddr, path::Path, process::ExitCode, sync::Arc};
+
+use anyhow::Context as _;
+use berth::{
+    backend::{Backend, Backends, nfs::Nfs},
+    config::{self, Controller, Invocation, Surroundings},
+    observe::{self, Metered, Metrics},
+    provisioner::{self, lease, queue::Pace},
+};
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+};
+use tokio_util::sync::CancellationToken;
+
+/// The work is waiting for storage and for the API server; more threads would only take memory.
+const MOST_WORKER_THREADS: usize = 4;
+
+/// How an administrator tells a wrong configuration, which no restart mends, from everything else.
+const WRONGLY_CONFIGURED: u8 = 2;
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args_os().map(|arg| arg.to_string_lossy().into_owned()).collect();
+    let surroundings =
+        Surroundings { env: &|name| std::env::var_os(name), read: &|path| std::fs::read_to_string(path) };
+    match config::parse(&args, surroundings) {
+        Ok(Invocation::Print(text)) => match write!(std::io::stdout(), "{text}") {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(_) => ExitCode::FAILURE,
+        },
+        Ok(Invocation::Controller(settings)) => {
+            observe::start_logs(settings.log_format, settings.log_filter.clone());
+            observe::log_panics();
+            controller(*settings)
+        }
+        Err(wrong) => {
+            // A closed standard error leaves the exit code to speak.
+            let _ = writeln!(std::io::stderr(), "berth: {wrong}");
+            ExitCode::from(WRONGLY_CONFIGURED)
+        }
+    }
+}
+
+/// Runs the provisioner until it is told to stop.
+fn controller(settings: Controller) -> ExitCode {
+    for note in &settings.notes {
+        tracing::warn!("{note}");
+    }
+    let nfs = match Nfs::new(settings.exports.clone()) {
+        Ok(nfs) => nfs,
+        Err(error) => {
+            tracing::error!(error = error.chain(), "the exports are wrongly configured");
+            return ExitCode::from(WRONGLY_CONFIGURED);
+        }
+    };
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(cores.min(MOST_WORKER_THREADS))
+        .thread_name("berth")
+        .enable_all()
+        .build();
+    let ended = runtime.context("start the runtime").and_then(|runtime| {
+        let ended = runtime.block_on(serve(settings, Arc::new(nfs)));
+        // What still hangs in a file system call cannot be ended; nobody waits for it.
+        runtime.shutdown_background();
+        ended
+    });
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!(error = format!("{error:#}"), "berth ends");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn serve(settings: Controller, nfs: Arc<dyn Backend>) -> anyhow::Result<()> {
+    let metrics = Metrics::new();
+    let backend: Arc<dyn Backend> = Arc::new(Metered::new(nfs, metrics.clone()));
+    metrics.watch_stores(vec![Arc::clone(&backend)]);
+    let backends = settings
+        .provisioners
+        .iter()
+        .fold(Backends::default(), |backends, name| backends.with(name, Arc::clone(&backend)));
+
+    let stop = CancellationToken::new();
+    stop_on_signals(&stop)?;
+    let served = CancellationToken::new();
+    let server = probes(&settings, &metrics, &served).await?;
+
+    let cluster = cluster(settings.kubeconfig.as_deref()).await?;
+    tracing::info!(
+        version = berth::VERSION,
+        provisioners = settings.provisioners.join(","),
+        server = %cluster.cluster_url,
+        exports = settings.exports.iter().map(|e| format!("{}={}:{}", e.name, e.server, e.path)).collect::<Vec<_>>().join(","),
+        "started"
+    );
+    let loop_settings = loop_settings(settings, cluster, stop);
+    tokio::select! {
+        ended = provisioner::run(loop_settings, backends, metrics) => ended.context("run the provisioner")?,
+        failed = server => failed.context("serve probes and metrics")?,
+    }
+    // Probes answer until the last volume is done.
+    served.cancel();
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// What the loop is told, from what was configured.
+fn loop_settings(
+    settings: Controller,
+    cluster: kube::Config,
+    stop: CancellationToken,
+) -> provisioner::Settings {
+    let hostname = hostname();
+    let primary = settings.provisioners.first().cloned().unwrap_or_default();
+    let lease = settings.lease.map(|lock| lease::Settings {
+        name: lock.name,
+        duration: lock.duration,
+        renew_deadline: lock.renew_deadline,
+        retry_period: lock.retry_period,
+        ..lease::Settings::new(&primary, &lock.namespace, &hostname)
+    });
+    let pace = Pace { min: settings.retry_min, max: settings.retry_max, slow: settings.retry_max };
+    provisioner::Settings {
+        cluster,
+        hostname,
+        namespace: settings.namespace,
+        lease,
+        workers: settings.workers,
+        api_timeout: settings.api_timeout,
+        pace,
+        sweep_interval: settings.sweep_interval,
+        sweep_grace: settings.sweep_grace,
+        shutdown_grace: settings.shutdown_grace,
+        stop,
+    }
+}
+
+/// Serves probes and metrics where the settings want them; the future ends only when the server fails.
+async fn probes(
+    settings: &Controller,
+    metrics: &Metrics,
+    stop: &CancellationToken,
+) -> anyhow::Result<impl Future<Output = std::io::Result<()>> + use<>> {
+    let listener = match settings.listen {
+        Some(address) => {
+            let listener =
+                TcpListener::bind(address).await.with_context(|| format!("listen on {address}"))?;
+            let address = listener.local_addr()?;
+            tracing::info!(%address, "serving probes and metrics");
+            if let Some(file) = &settings.listen_file {
+                tell(file, address).with_context(|| format!("write {}", file.display()))?;
+            }
+            Some(listener)
+        }
+        None => None,
+    };
+    let (metrics, stop) = (metrics.clone(), stop.clone());
+    let task = listener.map(|listener| tokio::spawn(observe::serve(listener, metrics, stop)));
+    Ok(async move {
+        match task {
+            Some(task) => task.await.map_err(std::io::Error::other)?,
+            None => std::future::pending().await,
+        }
+    })
+}
+
+/// Writes the address into `file`, which is there completely or not at all.
+fn tell(file: &Path, address: SocketAddr) -> std::io::Result<()> {
+    let mut unfinished = file.as_os_str().to_owned();
+    unfinished.push(".new");
+    std::fs::write(&unfinished, format!("{address}\n"))?;
+    std::fs::rename(&unfinished, file)
+}
+
+/// The API server of the file, or the one of the pod's service account. Never the file of whoever is logged in.
+async fn cluster(kubeconfig: Option<&Path>) -> anyhow::Result<kube::Config> {
+    let Some(path) = kubeconfig else {
+        return kube::Config::incluster().context(
+            "this process is not in a pod with a service account, and no --kubeconfig or KUBECONFIG says where the \
+             API server is",
+        );
+    };
+    let read = kube::config::Kubeconfig::read_from(path)
+        .with_context(|| format!("read the kubeconfig {}", path.display()))?;
+    kube::Config::from_custom_kubeconfig(read, &kube::config::KubeConfigOptions::default())
+        .await
+        .with_context(|| format!("use the kubeconfig {}", path.display()))
+}
+
+/// The name of this machine; in a pod, the pod's.
+fn hostname() -> String {
+    let told = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let told = told.trim();
+    if told.is_empty() { "berth".to_owned() } else { told.to_owned() }
+}
+
+/// The first SIGTERM or SIGINT cancels `stop`, the second ends the process at once.
+fn stop_on_signals(stop: &CancellationToken) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("watch SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("watch SIGINT")?;
+    let stop = stop.clone();
+    tokio::spawn(async move {
+        loop {
+            let name = tokio::select! {
+                _ = terminate.recv() => "SIGTERM",
+                _ = interrupt.recv() => "SIGINT",
+            };
+            if stop.is_cancelled() {
+                tracing::error!(signal = name, "second signal: ending at once, work may be left half done");
+                std::process::exit(1);
+            }
+            tracing::info!(signal = name, "stopping: nothing new is begun, running work may end");
+            stop.cancel();
+        }
+    });
+    Ok(())
+}

@@ -1,0 +1,73 @@
+//! `e2e/run` in Rust: runs the scenarios of the named suites and prints the closing line.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use berth_e2e::{control_plane::Kind, suite};
+use clap::{Parser, ValueEnum};
+
+/// Runs berth's end-to-end scenarios.
+#[derive(Debug, Parser)]
+#[command(name = "e2e/run")]
+struct Args {
+    /// What to run against; both when none is named
+    suites: Vec<Suite>,
+    /// Only scenarios whose name contains TEXT; may be given several times
+    #[arg(short, long = "filter", value_name = "TEXT")]
+    filters: Vec<String>,
+    /// Print what would run, and run nothing
+    #[arg(long)]
+    list: bool,
+    /// How many scenarios run side by side
+    #[arg(short, long, default_value_t = 4)]
+    jobs: usize,
+    /// Skip the suite `controlplane` rather than build its programs
+    #[arg(long)]
+    no_build: bool,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Suite {
+    /// The embedded API server: needs nothing
+    Embedded,
+    /// etcd, kube-apiserver, kube-controller-manager and kube-scheduler
+    Controlplane,
+}
+
+#[tokio::main]
+async fn main() -> Result<ExitCode> {
+    let args = Args::parse();
+    tracing_subscriber::fmt()
+        .with_env_filter(
+            tracing_subscriber::EnvFilter::try_from_default_env()
+                .unwrap_or_else(|_| "warn,kube_client=off".into()),
+        )
+        .with_writer(std::io::stderr)
+        .init();
+    let suites =
+        if args.suites.is_empty() { vec![Suite::Embedded, Suite::Controlplane] } else { args.suites };
+    let plan = suite::Plan {
+        suites: suites
+            .into_iter()
+            .map(|suite| match suite {
+                Suite::Embedded => Kind::Embedded,
+                Suite::Controlplane => Kind::Real,
+            })
+            .collect(),
+        filters: args.filters,
+        jobs: args.jobs,
+        build: !args.no_build,
+    };
+    if args.list {
+        for line in plan.list() {
+            println!("{line}");
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    let tally = suite::run(&plan).await?;
+    for name in &tally.failed {
+        println!("failed: {name}");
+    }
+    println!("{tally}");
+    Ok(if tally.failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}

@@ -1,0 +1,47 @@
+//! The scenarios, by theme. Each module's `scenarios` gives its table: a sentence and the function
+//! that proves it.
+
+mod expansion;
+mod exports;
+mod harness;
+mod late_binding;
+mod main_job;
+mod old_volumes;
+mod patterns;
+mod races;
+mod reclaim;
+mod refusal;
+mod replicas;
+mod rights;
+mod turbulence;
+
+use crate::suite::Scenario;
+
+/// Those that need no berth: they try the ground that the others stand on.
+#[must_use]
+pub fn without_berth() -> Vec<Scenario> {
+    harness::scenarios()
+}
+
+/// All of them, in the order of reading.
+#[must_use]
+pub fn all() -> Vec<Scenario> {
+    [
+        main_job::scenarios(),
+        patterns::scenarios(),
+        reclaim::scenarios(),
+        old_volumes::scenarios(),
+        exports::scenarios(),
+        late_binding::scenarios(),
+        refusal::scenarios(),
+        expansion::scenarios(),
+        races::scenarios(),
+        turbulence::scenarios(),
+        replicas::scenarios(),
+        rights::scenarios(),
+        without_berth(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}

@@ -1,0 +1,318 @@
+//! Runs scenarios: chooses them, shares one control plane among them, reports, and counts.
+//!
+//! [`run`] is the entry point of the program `berth-suites`, which `e2e/run` calls. Scenarios of one
+//! suite run side by side on one control plane; those marked [`Scenario::alone`] run afterwards one
+//! by one, since they stop the API server or count its requests.
+
+use std::{
+    fmt,
+    panic::AssertUnwindSafe,
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, anyhow};
+use futures::{FutureExt, StreamExt, future::LocalBoxFuture};
+
+use crate::{
+    berth,
+    case::Case,
+    control_plane::{Binaries, ControlPlane, Kind, binaries::Found},
+    scenarios,
+};
+
+/// Longer than any scenario needs, so that one that hangs ends the run with a report.
+const SCENARIO_LIMIT: Duration = Duration::from_mins(15);
+
+/// A sentence and the function that proves it.
+pub struct Scenario {
+    /// What it proves, as a sentence.
+    pub name: &'static str,
+    /// True if nothing else may run on the control plane meanwhile.
+    pub alone: bool,
+    run: Box<dyn Fn(Arc<Case>) -> LocalBoxFuture<'static, Result<()>>>,
+}
+
+impl fmt::Debug for Scenario {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Scenario")
+            .field("name", &self.name)
+            .field("alone", &self.alone)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Makes a scenario that shares its control plane with others.
+#[must_use]
+pub fn scenario<F>(name: &'static str, run: impl Fn(Arc<Case>) -> F + 'static) -> Scenario
+where
+    F: Future<Output = Result<()>> + 'static,
+{
+    Scenario { name, alone: false, run: Box::new(move |case| run(case).boxed_local()) }
+}
+
+impl Scenario {
+    /// Has the control plane to itself.
+    #[must_use]
+    pub fn alone(mut self) -> Self {
+        self.alone = true;
+        self
+    }
+}
+
+/// The error of a scenario that cannot run here.
+#[derive(Debug)]
+pub struct Skip(String);
+
+impl fmt::Display for Skip {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Skip {}
+
+/// Ends a scenario that cannot run here.
+#[must_use]
+pub fn skip(reason: impl Into<String>) -> anyhow::Error {
+    anyhow!(Skip(reason.into()))
+}
+
+/// What is to be run, and how.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The suites, in this order.
+    pub suites: Vec<Kind>,
+    /// Only scenarios whose names contain one of these; all if empty.
+    pub filters: Vec<String>,
+    /// How many run side by side.
+    pub jobs: usize,
+    /// Whether missing parts of the control plane are built.
+    pub build: bool,
+}
+
+impl Plan {
+    fn chosen(&self) -> Vec<Scenario> {
+        let mut all = scenarios::all();
+        all.retain(|scenario| {
+            self.filters.is_empty()
+                || self.filters.iter().any(|filter| scenario.name.contains(filter.as_str()))
+        });
+        all
+    }
+
+    /// `suite: name` of everything that would run, one a line.
+    #[must_use]
+    pub fn list(&self) -> Vec<String> {
+        let chosen = self.chosen();
+        self.suites
+            .iter()
+            .flat_map(|suite| chosen.iter().map(move |scenario| format!("{suite}: {}", scenario.name)))
+            .collect()
+    }
+}
+
+/// How many scenarios ended how.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Proved their sentence.
+    pub passed: usize,
+    /// `suite: name` of those that did not.
+    pub failed: Vec<String>,
+    /// Could not run here.
+    pub skipped: usize,
+}
+
+impl fmt::Display for Tally {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} passed, {} failed, {} skipped", self.passed, self.failed.len(), self.skipped)
+    }
+}
+
+impl Tally {
+    fn count(&mut self, suite: Kind, name: &str, outcome: &Outcome, took: Duration) {
+        let took = took.as_secs_f64();
+        match outcome {
+            Outcome::Passed => {
+                self.passed += 1;
+                println!("pass  {suite}: {name} ({took:.1} s)");
+            }
+            Outcome::Skipped(reason) => {
+                self.skipped += 1;
+                println!("skip  {suite}: {name}: {reason}");
+            }
+            Outcome::Failed { error, report } => {
+                self.failed.push(format!("{suite}: {name}"));
+                println!("FAIL  {suite}: {name} ({took:.1} s)\n{error}\n{report}--- end of {name}");
+            }
+        }
+    }
+}
+
+enum Outcome {
+    Passed,
+    Skipped(String),
+    Failed { error: String, report: String },
+}
+
+/// Runs the plan, printing a line per scenario.
+pub async fn run(plan: &Plan) -> Result<Tally> {
+    let mut tally = Tally::default();
+    let program = berth::program().await?;
+    for suite in &plan.suites {
+        let chosen = plan.chosen();
+        let began = Instant::now();
+        let plane = match start(*suite, plan).await {
+            Ok(Ok(plane)) => plane,
+            Ok(Err(reason)) => {
+                for scenario in &chosen {
+                    let outcome = Outcome::Skipped(reason.clone());
+                    tally.count(*suite, scenario.name, &outcome, Duration::ZERO);
+                }
+                continue;
+            }
+            Err(error) => {
+                let error = told(&error.context("the control plane did not start"));
+                for scenario in &chosen {
+                    let outcome = Outcome::Failed { error: error.clone(), report: String::new() };
+                    tally.count(*suite, scenario.name, &outcome, Duration::ZERO);
+                }
+                continue;
+            }
+        };
+        println!("{suite}: ready after {:.1} s", began.elapsed().as_secs_f64());
+        run_suite(*suite, plan.jobs, chosen, &Arc::new(plane), &program, &mut tally).await;
+        println!("{suite}: done after {:.1} s", began.elapsed().as_secs_f64());
+    }
+    Ok(tally)
+}
+
+/// The control plane of a suite, or the reason why there is none.
+async fn start(suite: Kind, plan: &Plan) -> Result<Result<ControlPlane, String>> {
+    let binaries = match suite {
+        Kind::Embedded => return ControlPlane::embedded().await.map(Ok),
+        Kind::Real => Binaries::find().await?,
+    };
+    let binaries = match binaries {
+        Found::Ready(binaries) => binaries,
+        Found::Buildable if plan.build => Binaries::build().await?,
+        Found::Buildable => {
+            return Ok(Err("not built yet, and --no-build was given".to_owned()));
+        }
+        Found::Absent { reason } => return Ok(Err(reason)),
+    };
+    println!("{suite}: programs from {}", binaries.origin);
+    ControlPlane::real(&binaries).await.map(Ok)
+}
+
+/// Runs `chosen` on a control plane that is there already, with `program` as berth.
+pub async fn run_suite(
+    suite: Kind,
+    jobs: usize,
+    chosen: Vec<Scenario>,
+    plane: &Arc<ControlPlane>,
+    program: &Path,
+    tally: &mut Tally,
+) {
+    let (alone, shared): (Vec<_>, Vec<_>) = chosen.into_iter().partition(|scenario| scenario.alone);
+    for (jobs, scenarios) in [(jobs.max(1), shared), (1, alone)] {
+        let mut running = futures::stream::iter(scenarios)
+            .map(|scenario| async move {
+                let began = Instant::now();
+                let outcome = outcome(&scenario, Arc::clone(plane), program).await;
+                (scenario.name, outcome, began.elapsed())
+            })
+            .buffer_unordered(jobs);
+        while let Some((name, outcome, took)) = running.next().await {
+            tally.count(suite, name, &outcome, took);
+        }
+    }
+}
+
+async fn outcome(scenario: &Scenario, plane: Arc<ControlPlane>, program: &Path) -> Outcome {
+    let case = match Case::new(plane, program).await {
+        Ok(case) => Arc::new(case),
+        Err(error) => {
+            return Outcome::Failed {
+                error: told(&error.context("prepare the scenario")),
+                report: String::new(),
+            };
+        }
+    };
+    let run = AssertUnwindSafe((scenario.run)(Arc::clone(&case))).catch_unwind();
+    let result = match tokio::time::timeout(SCENARIO_LIMIT, run).await {
+        Ok(Ok(result)) => result.and_then(|()| {
+            case.check_berths().context("the scenario held, but berth did not live through it")
+        }),
+        Ok(Err(panic)) => Err(anyhow!(
+            "it panicked: {}",
+            panic
+                .downcast_ref::<String>()
+                .map(String::as_str)
+                .or_else(|| panic.downcast_ref::<&str>().copied())
+                .unwrap_or("(no message)")
+        )),
+        Err(_) => Err(anyhow!("it still ran after {SCENARIO_LIMIT:?}")),
+    };
+    match result {
+        Ok(()) => Outcome::Passed,
+        Err(error) => match error.downcast_ref::<Skip>() {
+            Some(skip) => Outcome::Skipped(skip.to_string()),
+            None => Outcome::Failed { error: told(&error), report: case.dump().await },
+        },
+    }
+}
+
+/// An error and its causes, one a line. A backtrace would show the runner and not the scenario.
+fn told(error: &anyhow::Error) -> String {
+    error.chain().map(|cause| format!("  {cause}")).collect::<Vec<_>>().join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    fn plan(filters: &[&str]) -> Plan {
+        Plan {
+            suites: vec![Kind::Embedded, Kind::Real],
+            filters: filters.iter().map(|&filter| filter.to_owned()).collect(),
+            jobs: 1,
+            build: false,
+        }
+    }
+
+    #[test]
+    fn every_scenario_has_a_name_of_its_own() {
+        let all = scenarios::all();
+        let names: BTreeSet<&str> = all.iter().map(|scenario| scenario.name).collect();
+        assert_eq!(names.len(), all.len());
+    }
+
+    #[test]
+    fn the_list_names_each_scenario_for_each_suite() {
+        let list = plan(&[]).list();
+        assert_eq!(list.len(), 2 * scenarios::all().len());
+        assert!(list[0].starts_with("embedded: "));
+    }
+
+    #[test]
+    fn a_filter_keeps_the_scenarios_whose_names_contain_it() {
+        let name = scenarios::all()[0].name;
+        assert_eq!(plan(&[name]).list(), [format!("embedded: {name}"), format!("controlplane: {name}")]);
+        assert!(plan(&["no scenario is called this"]).list().is_empty());
+    }
+
+    #[test]
+    fn the_closing_line_counts_what_failed() {
+        let mut tally = Tally::default();
+        let failed = Outcome::Failed { error: String::new(), report: String::new() };
+        let skipped = Outcome::Skipped("there is no Go".to_owned());
+        for outcome in [Outcome::Passed, failed, skipped, Outcome::Passed] {
+            tally.count(Kind::Real, "x", &outcome, Duration::ZERO);
+        }
+        assert_eq!(tally.to_string(), "2 passed, 1 failed, 1 skipped");
+    }
+}

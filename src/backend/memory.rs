@@ -1,0 +1,590 @@
+//! A backend that keeps its volumes in memory, with faults on request: [`Memory`]. For tests only.
+//!
+//! It shows the behaviour that `conformance` asks of every backend, so that a test of its callers need not touch a disk.
+//! Copies share one state. It deliberately has no deadlines of its own: what a test lets hang, hangs until released.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, SystemTime},
+};
+
+use async_trait::async_trait;
+use tokio::sync::{Notify, watch};
+
+use super::{
+    Backend, Capabilities, Error, Kind, Parameter, Past, Removed, StoreStatus, Unfinished,
+    path::{self, Missing, Pattern},
+};
+use crate::volume::{
+    Capacity, ClaimKey, Disposal, Mode, Origin, Permit, Place, Removal, Source, Volume, VolumeId, VolumeName,
+    VolumeRequest,
+};
+
+/// The operations of a backend, for counting them and for letting them fail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Operation {
+    /// [`Backend::create`]
+    Create,
+    /// [`Backend::confirm`]
+    Confirm,
+    /// [`Backend::remove`]
+    Remove,
+    /// [`Backend::expand`]
+    Expand,
+    /// [`Backend::unfinished`]
+    Unfinished,
+    /// [`Backend::discard`]
+    Discard,
+}
+
+/// When a fault strikes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Moment {
+    /// Before anything was changed.
+    Before,
+    /// When everything was done and only the answer is lost.
+    After,
+}
+
+/// A volume as the memory holds it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Held {
+    /// What the caller got.
+    pub volume: Volume,
+    /// Where it lies.
+    pub place: Place,
+    /// Whose it is.
+    pub claim: ClaimKey,
+    /// Whether [`Backend::confirm`] was called.
+    pub confirmed: bool,
+    /// When it was begun.
+    pub since: SystemTime,
+}
+
+/// The parameters that [`Memory`] reads.
+pub const PARAMETERS: &[Parameter] = &[
+    Parameter {
+        name: "pathPattern",
+        values: "a pattern",
+        default: "<namespace>-<claim>-<volume>",
+        effect: "Names the place of the volume.",
+    },
+    Parameter {
+        name: "existingDirectory",
+        values: "refuse, share",
+        default: "refuse",
+        effect: "Whether the volume may lie where another one lies.",
+    },
+    Parameter { name: "export", values: "a store's name", default: "the first store", effect: "The store." },
+];
+
+/// The address that the sources of all memory volumes name.
+pub const SERVER: &str = "memory";
+
+#[derive(Default)]
+struct State {
+    stores: Vec<String>,
+    identities: BTreeMap<String, String>,
+    past: BTreeMap<String, Past>,
+    volumes: BTreeMap<VolumeName, Held>,
+    /// Directories and whether they hold something.
+    directories: BTreeMap<Place, bool>,
+    trash: Vec<(VolumeName, Place)>,
+    archived: BTreeMap<VolumeName, String>,
+    not_ready: BTreeMap<String, String>,
+    calls: HashMap<Operation, usize>,
+    faults: HashMap<Operation, Vec<(Moment, Kind)>>,
+    busy: HashSet<VolumeName>,
+    purged: u64,
+}
+
+/// The backend. Made with [`Memory::new`] or [`Memory::with_stores`].
+#[derive(Clone)]
+pub struct Memory {
+    capabilities: Arc<Capabilities>,
+    state: Arc<Mutex<State>>,
+    hung: Arc<watch::Sender<BTreeSet<Operation>>>,
+    wake: Arc<Notify>,
+}
+
+impl Default for Memory {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Memory {
+    /// A backend with one store, `default`.
+    pub fn new() -> Self {
+        Self::with_stores(&["default"])
+    }
+
+    /// A backend with these stores; the first is used where a class names none.
+    pub fn with_stores(stores: &[&str]) -> Self {
+        let state = State {
+            stores: stores.iter().map(ToString::to_string).collect(),
+            identities: stores.iter().map(|s| (s.to_string(), format!("identity-of-{s}"))).collect(),
+            ..State::default()
+        };
+        Self {
+            capabilities: Arc::new(Capabilities {
+                name: "memory",
+                block: false,
+                expand: true,
+                parameters: PARAMETERS,
+                concurrency: 32,
+            }),
+            state: Arc::new(Mutex::new(state)),
+            hung: Arc::new(watch::Sender::new(BTreeSet::new())),
+            wake: Arc::new(Notify::new()),
+        }
+    }
+
+    /// The same with other capabilities, for tests of what a caller does with them.
+    #[must_use]
+    pub fn with_capabilities(mut self, change: impl FnOnce(&mut Capabilities)) -> Self {
+        let mut capabilities = (*self.capabilities).clone();
+        change(&mut capabilities);
+        self.capabilities = Arc::new(capabilities);
+        self
+    }
+
+    /// Lets the next `times` calls of `operation` fail with `kind`.
+    pub fn fail_next(&self, operation: Operation, times: usize, moment: Moment, kind: Kind) {
+        let mut state = self.state();
+        let faults = state.faults.entry(operation).or_default();
+        faults.splice(0..0, std::iter::repeat_n((moment, kind), times));
+    }
+
+    /// Lets every call of `operation` that begins from now on wait until [`release`](Memory::release).
+    pub fn hang(&self, operation: Operation) {
+        self.hung.send_modify(|hung| {
+            hung.insert(operation);
+        });
+    }
+
+    /// Lets the calls of `operation` that hang go on.
+    pub fn release(&self, operation: Operation) {
+        self.hung.send_modify(|hung| {
+            hung.remove(&operation);
+        });
+    }
+
+    /// How often `operation` was called, failed and hanging calls included.
+    pub fn calls(&self, operation: Operation) -> usize {
+        self.state().calls.get(&operation).copied().unwrap_or(0)
+    }
+
+    /// The volumes that exist, by name.
+    pub fn volumes(&self) -> Vec<Held> {
+        self.state().volumes.values().cloned().collect()
+    }
+
+    /// What lies in the trash.
+    pub fn trash(&self) -> Vec<VolumeName> {
+        self.state().trash.iter().map(|(name, _)| name.clone()).collect()
+    }
+
+    /// What was archived, and where to.
+    pub fn archived(&self) -> BTreeMap<VolumeName, String> {
+        self.state().archived.clone()
+    }
+
+    /// What the caller told of a store with [`Backend::remember`].
+    pub fn past(&self, store: &str) -> Option<Past> {
+        self.state().past.get(store).cloned()
+    }
+
+    /// Puts a directory there as if an administrator or an older provisioner had made it; `content`: with a file in it.
+    pub fn plant(&self, place: Place, content: bool) {
+        self.state().directories.insert(place, content);
+    }
+
+    /// Puts a file into a volume, as a pod would do.
+    pub fn fill(&self, place: &Place) {
+        if let Some(content) = self.state().directories.get_mut(place) {
+            *content = true;
+        }
+    }
+
+    /// Whether there is a directory.
+    pub fn exists(&self, place: &Place) -> bool {
+        self.state().directories.contains_key(place)
+    }
+
+    /// Lets a store be unusable for this reason, or usable again.
+    pub fn set_ready(&self, store: &str, ready: Result<(), &str>) {
+        let mut state = self.state();
+        match ready {
+            Ok(()) => state.not_ready.remove(store),
+            Err(why) => state.not_ready.insert(store.into(), why.into()),
+        };
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts the call, waits while the operation hangs, and takes the fault that it shall show.
+    async fn enter(&self, operation: Operation) -> Result<Option<Kind>, Error> {
+        *self.state().calls.entry(operation).or_default() += 1;
+        let mut hung = self.hung.subscribe();
+        // The sender lives as long as `self`: waiting cannot fail.
+        let _ = hung.wait_for(|hung| !hung.contains(&operation)).await;
+        match self.state().faults.get_mut(&operation).and_then(Vec::pop) {
+            Some((Moment::Before, kind)) => Err(injected(operation, kind)),
+            Some((Moment::After, kind)) => Ok(Some(kind)),
+            None => Ok(None),
+        }
+    }
+
+    fn hold(&self, name: &VolumeName) -> Result<Busy, Error> {
+        if !self.state().busy.insert(name.clone()) {
+            return Err(Error::new(Kind::Busy, format!("volume {name} is being worked on")));
+        }
+        Ok(Busy { state: Arc::clone(&self.state), name: name.clone() })
+    }
+}
+
+/// Holds a volume's name until dropped.
+struct Busy {
+    state: Arc<Mutex<State>>,
+    name: VolumeName,
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).busy.remove(&self.name);
+    }
+}
+
+fn injected(operation: Operation, kind: Kind) -> Error {
+    Error::new(kind, format!("{operation:?} failed as the test asked"))
+}
+
+fn answer<T>(operation: Operation, lost: Option<Kind>, value: T) -> Result<T, Error> {
+    match lost {
+        Some(kind) => Err(injected(operation, kind)),
+        None => Ok(value),
+    }
+}
+
+impl State {
+    fn usable(&self, store: &str) -> Result<(), Error> {
+        match self.not_ready.get(store) {
+            Some(why) => Err(Error::new(Kind::Unavailable, format!("store {store} is not usable: {why}"))),
+            None => Ok(()),
+        }
+    }
+
+    fn trash(&mut self, name: &VolumeName, place: &Place) {
+        self.directories.remove(place);
+        self.trash.push((name.clone(), place.clone()));
+    }
+}
+
+fn source(place: &Place) -> Source {
+    Source::Nfs { server: SERVER.into(), path: format!("/{}/{}", place.store, place.segments.join("/")) }
+}
+
+#[async_trait]
+impl Backend for Memory {
+    fn capabilities(&self) -> &Capabilities {
+        &self.capabilities
+    }
+
+    fn place(&self, request: &VolumeRequest) -> Result<Place, Error> {
+        if request.mode == Mode::Block && !self.capabilities.block {
+            return Err(Error::new(Kind::Unsupported, "raw devices are not supported"));
+        }
+        let state = self.state();
+        let asked = request.parameters.get("export").or(state.stores.first());
+        let store = asked.filter(|asked| state.stores.contains(asked)).ok_or_else(|| {
+            Error::new(Kind::Invalid, format!("parameter export: there are the stores {:?}", state.stores))
+        })?;
+        let segments = match request.parameters.get("pathPattern").filter(|p| !p.is_empty()) {
+            Some(pattern) => {
+                Pattern::parse(pattern)?.expand(&request.claim, &request.name, Missing::Refuse)?
+            }
+            None => path::default_directory(&request.claim, &request.name)?,
+        };
+        Ok(Place { store: store.clone(), segments })
+    }
+
+    fn shares(&self, request: &VolumeRequest) -> bool {
+        request.parameters.get("existingDirectory").is_some_and(|value| value == "share")
+    }
+
+    fn locate(&self, source: &Source) -> Option<Place> {
+        let Source::Nfs { server, path } = source;
+        let (store, rest) = path.trim_start_matches('/').split_once('/')?;
+        let segments = path::checked(rest).ok()?;
+        (server == SERVER && self.state().stores.iter().any(|known| known == store))
+            .then(|| Place { store: store.into(), segments })
+    }
+
+    async fn create(&self, request: &VolumeRequest, permit: &Permit) -> Result<Volume, Error> {
+        let (place, shares) = (self.place(request)?, self.shares(request));
+        let _held = self.hold(&request.name)?;
+        let lost = self.enter(Operation::Create).await?;
+        permit.check()?;
+        let volume = {
+            let mut state = self.state();
+            state.usable(&place.store)?;
+            if let Some(held) = state.volumes.get(&request.name) {
+                if held.place != place {
+                    let message = format!("volume {} exists already at {}", request.name, held.place);
+                    return Err(Error::new(Kind::Conflict, message));
+                }
+                held.volume.clone()
+            } else {
+                if state.directories.contains_key(&place) && !shares {
+                    let message = format!("directory {place} exists already and is not of this claim");
+                    return Err(Error::new(Kind::Conflict, message));
+                }
+                let volume = Volume {
+                    id: VolumeId::new("memory", &place.store, request.name.clone())?,
+                    source: source(&place),
+                    capacity: None,
+                    origin: Origin::Created,
+                    store_identity: state.identities.get(&place.store).cloned().unwrap_or_default(),
+                };
+                let claim = ClaimKey {
+                    namespace: request.claim.namespace.clone(),
+                    name: request.claim.name.clone(),
+                    uid: request.claim.uid.clone(),
+                };
+                state.directories.entry(place.clone()).or_insert(false);
+                let since = SystemTime::now();
+                let held = Held { volume: volume.clone(), place, claim, confirmed: false, since };
+                state.volumes.insert(request.name.clone(), held);
+                volume
+            }
+        };
+        answer(Operation::Create, lost, volume)
+    }
+
+    async fn confirm(&self, id: &VolumeId, permit: &Permit) -> Result<(), Error> {
+        let _held = self.hold(id.name())?;
+        let lost = self.enter(Operation::Confirm).await?;
+        permit.check()?;
+        {
+            let mut state = self.state();
+            state.usable(id.store())?;
+            match state.volumes.get_mut(id.name()).filter(|held| held.volume.id == *id) {
+                Some(held) => held.confirmed = true,
+                None => return Err(Error::new(Kind::NotFound, format!("there is no volume {id}"))),
+            }
+        }
+        answer(Operation::Confirm, lost, ())
+    }
+
+    async fn remove(&self, removal: &Removal, permit: &Permit) -> Result<Removed, Error> {
+        let _held = self.hold(&removal.name)?;
+        let lost = self.enter(Operation::Remove).await?;
+        permit.check()?;
+        let Some(place) = self.locate(&removal.source) else {
+            return Err(Error::new(
+                Kind::Refused,
+                format!("{:?} lies in none of the stores", removal.source),
+            ));
+        };
+        let removed = {
+            let mut state = self.state();
+            state.usable(&place.store)?;
+            match (&removal.id, state.volumes.get(&removal.name)) {
+                (Some(id), Some(held))
+                    if held.volume.id != *id || held.place != place || held.claim != removal.claim =>
+                {
+                    let message = format!("the record of {id} names another place or claim");
+                    return Err(Error::new(Kind::Refused, message));
+                }
+                (Some(id), None) if state.directories.contains_key(&place) => {
+                    let message = format!("there is no record of {id}, but a directory {place}");
+                    return Err(Error::new(Kind::Refused, message));
+                }
+                (None, _)
+                    if state.volumes.values().any(|held| {
+                        held.volume.id.name() != &removal.name && held.place.overlaps(&place)
+                    }) =>
+                {
+                    return Err(Error::new(Kind::Refused, format!("{place} belongs to another volume")));
+                }
+                (Some(_) | None, _) => {}
+            }
+            let recorded = state.volumes.get(&removal.name).map(|held| held.volume.origin);
+            let adopted = removal.origin == Origin::Adopted || recorded == Some(Origin::Adopted);
+            let disposal = match removal.disposal {
+                Disposal::Delete if adopted => Disposal::Archive,
+                other => other,
+            };
+            let there = state.directories.contains_key(&place);
+            let removed = match disposal {
+                Disposal::Keep => Removed::Kept,
+                Disposal::Delete if there => {
+                    state.trash(&removal.name, &place);
+                    Removed::Trashed
+                }
+                Disposal::Archive if there => {
+                    let base = format!("archived-{}", place.segments.join("/"));
+                    let mut target = base.clone();
+                    let mut counter = 1;
+                    while state.archived.values().any(|taken| *taken == target) {
+                        counter += 1;
+                        target = format!("{base}-{counter}");
+                    }
+                    state.directories.remove(&place);
+                    state.archived.insert(removal.name.clone(), target.clone());
+                    Removed::Archived(target)
+                }
+                Disposal::Delete | Disposal::Archive => match state.archived.get(&removal.name) {
+                    Some(target) => Removed::Archived(target.clone()),
+                    None if state.trash.iter().any(|(name, _)| *name == removal.name) => Removed::Trashed,
+                    None => Removed::Absent,
+                },
+            };
+            state.volumes.remove(&removal.name);
+            removed
+        };
+        self.wake.notify_one();
+        answer(Operation::Remove, lost, removed)
+    }
+
+    async fn expand(&self, source: &Source, capacity: Capacity) -> Result<Capacity, Error> {
+        let lost = self.enter(Operation::Expand).await?;
+        match self.locate(source) {
+            Some(place) => self.state().usable(&place.store)?,
+            None => return Err(Error::new(Kind::NotFound, format!("{source:?} lies in none of the stores"))),
+        }
+        answer(Operation::Expand, lost, capacity)
+    }
+
+    async fn unfinished(&self, store: &str) -> Result<Vec<Unfinished>, Error> {
+        let lost = self.enter(Operation::Unfinished).await?;
+        let mut found: Vec<_> = {
+            let state = self.state();
+            state.usable(store)?;
+            let begun = state.volumes.values().filter(|h| !h.confirmed && h.place.store == store);
+            begun
+                .map(|h| Unfinished { id: h.volume.id.clone(), claim: h.claim.clone(), since: h.since })
+                .collect()
+        };
+        found.sort_by(|a, b| (a.since, &a.id).cmp(&(b.since, &b.id)));
+        answer(Operation::Unfinished, lost, found)
+    }
+
+    async fn discard(&self, unfinished: &Unfinished, permit: &Permit) -> Result<(), Error> {
+        let name = unfinished.id.name();
+        let _held = self.hold(name)?;
+        let lost = self.enter(Operation::Discard).await?;
+        permit.check()?;
+        {
+            let mut state = self.state();
+            state.usable(unfinished.id.store())?;
+            if let Some(held) = state.volumes.get(name).cloned() {
+                if held.confirmed || held.claim != unfinished.claim {
+                    let message = format!("volume {name} is in use: it was confirmed");
+                    return Err(Error::new(Kind::Refused, message));
+                }
+                if held.volume.origin == Origin::Created {
+                    if state.directories.get(&held.place) == Some(&true) {
+                        let message = format!("directory {} is not empty", held.place);
+                        return Err(Error::new(Kind::Refused, message));
+                    }
+                    if state.directories.contains_key(&held.place) {
+                        state.trash(name, &held.place);
+                    }
+                }
+                state.volumes.remove(name);
+            }
+        }
+        answer(Operation::Discard, lost, ())
+    }
+
+    async fn tend(&self, permit: &Permit) {
+        loop {
+            if permit.check().is_ok() {
+                let mut state = self.state();
+                state.purged += u64::try_from(state.trash.len()).unwrap_or(u64::MAX);
+                state.trash.clear();
+            }
+            self.wake.notified().await;
+        }
+    }
+
+    fn remember(&self, past: Past) {
+        self.state().past.insert(past.store.clone(), past);
+    }
+
+    fn stores(&self) -> Vec<StoreStatus> {
+        let state = self.state();
+        let status = |name: &String| StoreStatus {
+            name: name.clone(),
+            ready: state.not_ready.get(name).map_or(Ok(()), |why| Err(why.clone())),
+            running: state.busy.len(),
+            oldest: state.busy.iter().next().map(|name| (format!("work on {name}"), Duration::ZERO)),
+            trash: state.trash.len(),
+            stuck: Vec::new(),
+            purged: state.purged,
+        };
+        state.stores.iter().map(status).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::conformance::{self, Bench, Storage};
+
+    struct Plain(Memory);
+
+    impl Storage for Plain {
+        fn exists(&self, place: &Place) -> bool {
+            self.0.exists(place)
+        }
+
+        fn fill(&self, place: &Place) {
+            self.0.fill(place);
+        }
+
+        fn plant(&self, place: &Place) {
+            self.0.plant(place.clone(), true);
+        }
+    }
+
+    #[tokio::test]
+    async fn the_memory_backend_shows_every_behaviour() {
+        conformance::run(|| {
+            let memory = Memory::new();
+            let open = memory.clone();
+            Bench {
+                store: "default".into(),
+                open: Box::new(move || Arc::new(open.clone())),
+                storage: Box::new(Plain(memory)),
+            }
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn faults_strike_as_often_and_when_they_were_asked_to() {
+        let memory = Memory::new();
+        let permit = Permit::unlimited();
+        let request = conformance::request("a");
+        memory.fail_next(Operation::Create, 1, Moment::Before, Kind::Exhausted);
+        memory.fail_next(Operation::Create, 1, Moment::After, Kind::Unavailable);
+        assert_eq!(memory.create(&request, &permit).await.unwrap_err().kind(), Kind::Exhausted);
+        assert_eq!(memory.volumes().len(), 0);
+        assert_eq!(memory.create(&request, &permit).await.unwrap_err().kind(), Kind::Unavailable);
+        assert_eq!(memory.volumes().len(), 1);
+        let volume = memory.create(&request, &permit).await.unwrap();
+        assert_eq!(memory.calls(Operation::Create), 3);
+        memory.hang(Operation::Confirm);
+        let hung = tokio::time::timeout(Duration::from_millis(20), memory.confirm(&volume.id, &permit)).await;
+        assert!(hung.is_err());
+        memory.release(Operation::Confirm);
+        memory.confirm(&volume.id, &permit).await.unwrap();
+        assert!(memory.volumes()[0].confirmed);
+    }
+}

@@ -1,0 +1,338 @@
+//! What a storage system must be able to do: [`Backend`], its [`Error`], and [`Backends`] by provisioner name.
+//!
+//! A backend makes and unmakes volumes and knows nothing of Kubernetes objects or of gRPC. Whatever calls it decides
+//! first; a backend decides only what the storage itself can answer (is this ours, does it exist, who lies beneath).
+//!
+//! The contract of every method:
+//! * idempotent: repeated after a success it succeeds again and changes nothing;
+//! * may be dropped at any await: a later call finishes or undoes the work;
+//! * the error's [`kind`](Error::kind) says whether something may still appear;
+//! * nothing is changed after [`Permit::check`](crate::volume::Permit::check) says that the right has ended;
+//! * a hung store answers [`Kind::Unavailable`] within the store's deadline, and delays no other store.
+
+#[cfg(any(test, feature = "test"))]
+pub mod conformance;
+#[cfg(any(test, feature = "test"))]
+pub mod memory;
+pub mod nfs;
+pub mod path;
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use async_trait::async_trait;
+
+use crate::volume::{
+    Capacity, ClaimKey, Expired, Invalid, Permit, Place, Removal, Source, Volume, VolumeId, VolumeRequest,
+};
+
+/// One storage system with all its configured stores (exports, clusters).
+#[async_trait]
+pub trait Backend: Send + Sync + 'static {
+    /// What this backend can do and which class parameters it reads.
+    fn capabilities(&self) -> &Capabilities;
+
+    /// Where `request` would be made: pure, touches nothing. Refuses bad parameters and names.
+    fn place(&self, request: &VolumeRequest) -> Result<Place, Error>;
+
+    /// Whether the class allows this volume to lie at exactly the place of another one. Above or below another volume
+    /// is never allowed. Pure, touches nothing.
+    fn shares(&self, request: &VolumeRequest) -> bool;
+
+    /// Where an existing volume lies, if it lies in one of this backend's stores: pure, touches nothing.
+    fn locate(&self, source: &Source) -> Option<Place>;
+
+    /// Makes the volume, or finds the one that an earlier call made.
+    ///
+    /// It stays *unfinished* (see [`unfinished`](Backend::unfinished)) until [`confirm`](Backend::confirm).
+    async fn create(&self, request: &VolumeRequest, permit: &Permit) -> Result<Volume, Error>;
+
+    /// Records that the volume is in use: its PV is stored. From now on no sweep may take it.
+    async fn confirm(&self, id: &VolumeId, permit: &Permit) -> Result<(), Error>;
+
+    /// Deletes, archives or keeps the volume: proves that it is ours, moves it out of the way, and leaves the
+    /// reclaiming to [`tend`](Backend::tend). The caller has checked that no other live volume overlaps it.
+    async fn remove(&self, removal: &Removal, permit: &Permit) -> Result<Removed, Error>;
+
+    /// Makes the volume hold at least `capacity`; returns what it holds then.
+    async fn expand(&self, source: &Source, capacity: Capacity) -> Result<Capacity, Error>;
+
+    /// The volumes of `store` that were begun and never confirmed, oldest first.
+    async fn unfinished(&self, store: &str) -> Result<Vec<Unfinished>, Error>;
+
+    /// Takes back a volume that was never used: empty, it goes to the trash; with content, it is refused.
+    async fn discard(&self, unfinished: &Unfinished, permit: &Permit) -> Result<(), Error>;
+
+    /// Reclaims what was moved to the trash, until the permit ends. Dropped when leadership ends.
+    async fn tend(&self, permit: &Permit);
+
+    /// Tells what the existing volumes say of a store. Called once for every store, before anything else is asked of it:
+    /// a store whose root is not what it was (not mounted, another disk) is refused until it is again.
+    fn remember(&self, past: Past);
+
+    /// The state of every store, for readiness and metrics. Answers at once, from memory.
+    fn stores(&self) -> Vec<StoreStatus>;
+}
+
+/// What a backend can do.
+#[derive(Debug, Clone)]
+pub struct Capabilities {
+    /// Its name in volume ids and in metrics: `nfs`.
+    pub name: &'static str,
+    /// Whether it can offer raw devices (`volumeMode: Block`).
+    pub block: bool,
+    /// Whether a volume can be made bigger.
+    pub expand: bool,
+    /// The class parameters it reads. Anything else is unknown.
+    pub parameters: &'static [Parameter],
+    /// How many volumes it can usefully work on at a time.
+    pub concurrency: usize,
+}
+
+/// A class parameter, for the documentation and for finding the nearest valid name of a misspelt one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Parameter {
+    /// Its name, as written in the class.
+    pub name: &'static str,
+    /// What values it takes.
+    pub values: &'static str,
+    /// What holds where it is absent.
+    pub default: &'static str,
+    /// What it does, in one sentence.
+    pub effect: &'static str,
+}
+
+/// What became of a volume that was removed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Removed {
+    /// It is in the trash and will be purged.
+    Trashed,
+    /// It was moved to this place, below the store's root.
+    Archived(String),
+    /// It was left where it is.
+    Kept,
+    /// The store is healthy, and there was nothing any more.
+    Absent,
+}
+
+/// What the existing PVs say of a store: the process's only memory of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Past {
+    /// The store's configured name.
+    pub store: String,
+    /// The identity that the store had when the newest of the volumes was made; `None` where no volume tells.
+    pub identity: Option<String>,
+    /// Where some of the existing volumes lie; a few are enough.
+    pub places: Vec<Place>,
+}
+
+/// A volume that was begun and whose PV was never confirmed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unfinished {
+    /// Its id.
+    pub id: VolumeId,
+    /// Whose it is.
+    pub claim: ClaimKey,
+    /// When it was begun, by the store's clock where it has one.
+    pub since: SystemTime,
+}
+
+/// One export or cluster as it is now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoreStatus {
+    /// Its configured name.
+    pub name: String,
+    /// Whether it can be used; else the reason, as a sentence for an administrator.
+    pub ready: Result<(), String>,
+    /// Operations that are running now.
+    pub running: usize,
+    /// The operation that has run longest, with its path, and since when; for finding what hangs.
+    pub oldest: Option<(String, Duration)>,
+    /// Removed volumes that wait in the trash.
+    pub trash: usize,
+    /// What could not be purged: path below the root, and why.
+    pub stuck: Vec<(String, String)>,
+    /// File system objects purged since the start.
+    pub purged: u64,
+}
+
+/// What kind of failure it was; decides the gRPC code, the retry, and the words of the Event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// The request is wrong and stays so until somebody changes it.
+    Invalid,
+    /// The request is right, but this backend cannot do it.
+    Unsupported,
+    /// Something else has that name or place.
+    Conflict,
+    /// What the request names does not exist.
+    NotFound,
+    /// No space, quota or inodes.
+    Exhausted,
+    /// Somebody still uses it.
+    InUse,
+    /// A safety check said no. Nothing was touched; it is not retried by itself, only when the object changes.
+    Refused,
+    /// The same volume is being worked on; try again soon.
+    Busy,
+    /// The outcome is unknown: the work may still be done later. Retry, do not forget.
+    Unavailable,
+    /// Anything else: a defect of ours, or an answer that we do not understand.
+    Internal,
+}
+
+impl Kind {
+    /// Whether something may still appear on the storage after this error ("in background").
+    pub fn may_still_happen(self) -> bool {
+        match self {
+            Self::Unavailable | Self::Busy => true,
+            Self::Invalid
+            | Self::Unsupported
+            | Self::Conflict
+            | Self::NotFound
+            | Self::Exhausted
+            | Self::InUse
+            | Self::Refused
+            | Self::Internal => false,
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    /// One lower case word, as in the label of a metric.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Invalid => "invalid",
+            Self::Unsupported => "unsupported",
+            Self::Conflict => "conflict",
+            Self::NotFound => "not_found",
+            Self::Exhausted => "exhausted",
+            Self::InUse => "in_use",
+            Self::Refused => "refused",
+            Self::Busy => "busy",
+            Self::Unavailable => "unavailable",
+            Self::Internal => "internal",
+        })
+    }
+}
+
+/// Why an operation of a backend failed. The message is what the claim's author reads in the Event.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct Error {
+    kind: Kind,
+    message: String,
+    #[source]
+    source: Option<Box<dyn std::error::Error + Send + Sync>>,
+}
+
+impl Error {
+    /// A failure of this kind. `message` names the operation and the object, lower case, without a final stop, and
+    /// says what to do where somebody can do something.
+    pub fn new(kind: Kind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into(), source: None }
+    }
+
+    /// The same with its cause.
+    pub fn caused_by(
+        kind: Kind,
+        message: impl Into<String>,
+        source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> Self {
+        Self { kind, message: message.into(), source: Some(source.into()) }
+    }
+
+    /// What kind of failure it was.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// The message and all causes behind it on one line, for an Event, which has nothing else.
+    pub fn chain(&self) -> String {
+        let mut text = self.message.clone();
+        let mut cause = std::error::Error::source(self);
+        while let Some(error) = cause {
+            text.push_str(": ");
+            text.push_str(&error.to_string());
+            cause = error.source();
+        }
+        text
+    }
+}
+
+impl From<Expired> for Error {
+    fn from(expired: Expired) -> Self {
+        Self::caused_by(Kind::Unavailable, "stopped before the next change to storage", expired)
+    }
+}
+
+impl From<Invalid> for Error {
+    fn from(invalid: Invalid) -> Self {
+        Self::new(Kind::Invalid, invalid.to_string())
+    }
+}
+
+/// The backends of this process, each with the provisioner name under which it serves claims.
+#[derive(Clone, Default)]
+pub struct Backends {
+    by_name: BTreeMap<String, Arc<dyn Backend>>,
+}
+
+impl Backends {
+    /// Adds `backend` as the one that serves `provisioner`; the last one with a name stays.
+    #[must_use]
+    pub fn with(mut self, provisioner: impl Into<String>, backend: Arc<dyn Backend>) -> Self {
+        self.by_name.insert(provisioner.into(), backend);
+        self
+    }
+
+    /// The backend that serves this provisioner name.
+    pub fn get(&self, provisioner: &str) -> Option<&Arc<dyn Backend>> {
+        self.by_name.get(provisioner)
+    }
+
+    /// All provisioner names with their backends, in the order of the names.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &Arc<dyn Backend>)> {
+        self.by_name.iter().map(|(name, backend)| (name.as_str(), backend))
+    }
+
+    /// Every backend once, though it may serve several names.
+    pub fn distinct(&self) -> Vec<&Arc<dyn Backend>> {
+        let mut distinct: Vec<&Arc<dyn Backend>> = Vec::new();
+        for backend in self.by_name.values() {
+            if !distinct.iter().any(|known| Arc::ptr_eq(known, backend)) {
+                distinct.push(backend);
+            }
+        }
+        distinct
+    }
+}
+
+impl fmt::Debug for Backends {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.by_name.keys()).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_tells_its_causes_on_one_line() {
+        let cause = std::io::Error::from_raw_os_error(13);
+        let error = Error::caused_by(Kind::Unavailable, "make directory a-b-c on export default", cause);
+        assert_eq!(error.chain(), "make directory a-b-c on export default: Permission denied (os error 13)");
+    }
+
+    #[test]
+    fn only_unknown_outcomes_may_still_happen() {
+        assert!(Kind::Unavailable.may_still_happen());
+        assert!(!Kind::Refused.may_still_happen());
+        assert!(Error::from(Expired).kind().may_still_happen());
+    }
+}

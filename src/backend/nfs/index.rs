@@ -1,0 +1,207 @@
+//! Which recorded volumes lie at, above or below a directory: [`Index`].
+//!
+//! Read from the records when something first needs it (removing the volume of an older provisioner, adopting a directory,
+//! discarding an unfinished volume), and kept up to date from then on; the everyday creation and removal need none.
+
+use std::{
+    collections::BTreeMap,
+    ops::Bound,
+    sync::{Mutex, MutexGuard, PoisonError, atomic::AtomicUsize, atomic::Ordering},
+    thread,
+};
+
+use super::{
+    record,
+    store::{Trouble, Work, said},
+};
+use crate::{backend::Kind, volume::VolumeName};
+
+/// Records that are read at a time: the time goes into waiting for the server.
+const READERS: usize = 16;
+
+/// The places of all recorded volumes of an export.
+#[derive(Debug, Default)]
+pub(super) struct Index(Mutex<State>);
+
+#[derive(Debug, Default)]
+enum State {
+    #[default]
+    Unread,
+    /// Somebody reads; what changed since then.
+    Reading(Vec<(VolumeName, Vec<String>, Change)>),
+    Read(Places),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Change {
+    Add,
+    Remove,
+}
+
+type Places = BTreeMap<Vec<String>, Vec<VolumeName>>;
+
+impl Index {
+    /// Notes a volume whose record was written.
+    pub(super) fn add(&self, name: &VolumeName, segments: &[String]) {
+        self.note(name, segments, Change::Add);
+    }
+
+    /// Forgets a volume whose record is gone.
+    pub(super) fn remove(&self, name: &VolumeName, segments: &[String]) {
+        self.note(name, segments, Change::Remove);
+    }
+
+    /// Forgets everything: somebody else may have worked on the export meanwhile.
+    pub(super) fn reset(&self) {
+        *self.state() = State::Unread;
+    }
+
+    fn note(&self, name: &VolumeName, segments: &[String], change: Change) {
+        match &mut *self.state() {
+            State::Unread => {}
+            State::Reading(changes) => changes.push((name.clone(), segments.to_vec(), change)),
+            State::Read(places) => apply(places, name, segments, change),
+        }
+    }
+
+    /// The volumes other than `except` that lie at, above or below `segments`, each with its place.
+    pub(super) fn overlapping(
+        &self,
+        work: &Work<'_>,
+        segments: &[String],
+        except: &VolumeName,
+    ) -> Result<Vec<(VolumeName, Vec<String>)>, Trouble> {
+        {
+            let mut state = self.state();
+            match &mut *state {
+                State::Read(places) => return Ok(overlapping(places, segments, except)),
+                State::Reading(_) => {
+                    let message = format!("the records of export {} are being read", work.store.export.name);
+                    return said(Kind::Busy, message);
+                }
+                State::Unread => *state = State::Reading(Vec::new()),
+            }
+        }
+        let read = read_all(work);
+        let mut state = self.state();
+        let changes = match std::mem::take(&mut *state) {
+            State::Reading(changes) => changes,
+            State::Unread | State::Read(_) => {
+                let message =
+                    format!("the records of export {} changed while they were read", work.store.export.name);
+                return said(Kind::Busy, message);
+            }
+        };
+        let mut places = read?;
+        for (name, segments, change) in changes {
+            apply(&mut places, &name, &segments, change);
+        }
+        let found = overlapping(&places, segments, except);
+        *state = State::Read(places);
+        Ok(found)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn apply(places: &mut Places, name: &VolumeName, segments: &[String], change: Change) {
+    let names = places.entry(segments.to_vec()).or_default();
+    names.retain(|known| known != name);
+    match change {
+        Change::Add => names.push(name.clone()),
+        Change::Remove => {}
+    }
+    if names.is_empty() {
+        places.remove(segments);
+    }
+}
+
+fn overlapping(places: &Places, segments: &[String], except: &VolumeName) -> Vec<(VolumeName, Vec<String>)> {
+    let above = (1..segments.len()).filter_map(|length| {
+        let prefix = segments.get(..length)?;
+        places.get_key_value(prefix)
+    });
+    let from = (Bound::Included(segments.to_vec()), Bound::Unbounded);
+    let below = places.range(from).take_while(|(place, _)| place.starts_with(segments));
+    above
+        .chain(below)
+        .flat_map(|(place, names)| names.iter().map(move |name| (name, place)))
+        .filter(|(name, _)| *name != except)
+        .map(|(name, place)| (name.clone(), place.clone()))
+        .collect()
+}
+
+fn read_all(work: &Work<'_>) -> Result<Places, Trouble> {
+    let mut records = Vec::new();
+    for folder in [record::INTENTS, record::VOLUMES] {
+        let names = work.root.names(&[record::BASE, folder])?;
+        records.extend(names.iter().filter_map(|name| record::volume_of(name)).map(|name| (folder, name)));
+    }
+    let next = AtomicUsize::new(0);
+    let read_some = || -> Result<Vec<(VolumeName, Vec<String>)>, Trouble> {
+        let mut found = Vec::new();
+        while let Some((folder, name)) = records.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let marker = match work.marker(folder, name)? {
+                // Confirmed meanwhile, or gone.
+                None => work.marker(record::VOLUMES, name)?,
+                found => found,
+            };
+            if let Some(marker) = marker {
+                found.push((name.clone(), marker.segments));
+            }
+        }
+        Ok(found)
+    };
+    let parts = thread::scope(|scope| {
+        let readers = READERS.min(records.len() / 64);
+        let others: Vec<_> =
+            (0..readers).filter_map(|_| thread::Builder::new().spawn_scoped(scope, read_some).ok()).collect();
+        let mut parts = vec![read_some()];
+        for other in others {
+            parts
+                .push(other.join().unwrap_or_else(|_| said(Kind::Internal, "reading the records broke off")));
+        }
+        parts
+    });
+    let mut places = Places::new();
+    for part in parts {
+        for (name, segments) in part? {
+            apply(&mut places, &name, &segments, Change::Add);
+        }
+    }
+    Ok(places)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn segments(path: &str) -> Vec<String> {
+        path.split('/').map(String::from).collect()
+    }
+
+    #[test]
+    fn volumes_at_above_and_below_are_found_and_others_are_not() {
+        let mut places = Places::new();
+        for (name, place) in
+            [("a", "x"), ("b", "x/y"), ("c", "x/y/z"), ("d", "x!"), ("e", "xy"), ("f", "x/y")]
+        {
+            apply(&mut places, &name.parse().unwrap(), &segments(place), Change::Add);
+        }
+        let found = |place: &str, except: &str| {
+            let found = overlapping(&places, &segments(place), &except.parse().unwrap());
+            let mut names: Vec<_> = found.iter().map(|(name, _)| name.to_string()).collect();
+            names.sort();
+            names.concat()
+        };
+        assert_eq!(found("x", "none"), "abcf");
+        assert_eq!(found("x/y", "b"), "acf");
+        assert_eq!(found("x/y/z/deeper", "none"), "abcf");
+        assert_eq!(found("x/other", "none"), "a");
+        assert_eq!(found("y", "none"), "");
+        apply(&mut places, &"a".parse().unwrap(), &segments("x"), Change::Remove);
+        assert!(!places.contains_key(&segments("x")));
+    }
+}

@@ -1,0 +1,171 @@
+//! Directories on NFS exports that are mounted here: [`Nfs`], made from [`Export`]s.
+//!
+//! Volumes are plain directories, named as nfs-subdir-external-provisioner names them. Our records lie beside them in
+//! `.berth` at the export's root (see `record`). This code mounts nothing and speaks no NFS: it needs a mounted directory.
+
+mod class;
+mod create;
+mod export;
+mod index;
+mod record;
+mod remove;
+mod store;
+#[cfg(test)]
+mod tests;
+mod trash;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+pub use class::PARAMETERS;
+pub use export::Export;
+use store::Store;
+
+use crate::{
+    backend::{Backend, Capabilities, Error, Kind, Past, Removed, StoreStatus, Unfinished},
+    volume::{Capacity, Permit, Place, Removal, Source, Volume, VolumeId, VolumeRequest},
+};
+
+/// The backend's name in volume ids and metrics.
+pub const NAME: &str = "nfs";
+
+/// The backend. Opens nothing until it is told which volumes exist ([`Backend::remember`]).
+#[derive(Debug)]
+pub struct Nfs {
+    capabilities: Capabilities,
+    exports: Vec<Export>,
+    stores: Vec<Arc<Store>>,
+}
+
+impl Nfs {
+    /// A backend over these exports; the first is used where a class names none. Checks what can be checked without
+    /// touching them: names, servers, paths, and that no two overlap.
+    pub fn new(exports: Vec<Export>) -> Result<Self, Error> {
+        export::check(&exports)?;
+        let stores = exports.iter().cloned().map(Store::new).collect();
+        let concurrency = exports.iter().map(|export| export.threads).sum();
+        let capabilities =
+            Capabilities { name: NAME, block: false, expand: true, parameters: PARAMETERS, concurrency };
+        Ok(Self { capabilities, exports, stores })
+    }
+
+    fn store(&self, name: &str) -> Result<&Arc<Store>, Error> {
+        self.stores.iter().find(|store| store.export.name == name).ok_or_else(|| {
+            let there = export::listed(&self.exports);
+            Error::new(Kind::Refused, format!("export {name:?} is not configured; there are {there}"))
+        })
+    }
+
+    /// The store of a volume of ours.
+    fn store_of(&self, id: &VolumeId) -> Result<&Arc<Store>, Error> {
+        if id.backend() != NAME {
+            return Err(Error::new(Kind::Refused, format!("volume {id} is not one of the NFS backend")));
+        }
+        self.store(id.store())
+    }
+}
+
+#[async_trait]
+impl Backend for Nfs {
+    fn capabilities(&self) -> &Capabilities {
+        &self.capabilities
+    }
+
+    fn place(&self, request: &VolumeRequest) -> Result<Place, Error> {
+        class::plan(&self.exports, request).map(|plan| plan.place)
+    }
+
+    fn shares(&self, request: &VolumeRequest) -> bool {
+        class::plan(&self.exports, request).is_ok_and(|plan| plan.existing == class::Existing::Share)
+    }
+
+    fn locate(&self, source: &Source) -> Option<Place> {
+        self.exports.iter().find_map(|export| export.locate(source))
+    }
+
+    async fn create(&self, request: &VolumeRequest, permit: &Permit) -> Result<Volume, Error> {
+        let plan = class::plan(&self.exports, request)?;
+        let store = self.store(&plan.place.store)?;
+        let held = store.hold(&request.name)?;
+        let request = request.clone();
+        let what = format!("create volume {} in directory {}", request.name, plan.place.segments.join("/"));
+        store.run(what, Some(held), permit, move |work| create::create(work, &request, &plan)).await
+    }
+
+    async fn confirm(&self, id: &VolumeId, permit: &Permit) -> Result<(), Error> {
+        let store = self.store_of(id)?;
+        let held = store.hold(id.name())?;
+        let (what, name) = (format!("confirm volume {}", id.name()), id.name().clone());
+        store.run(what, Some(held), permit, move |work| create::confirm(work, &name)).await
+    }
+
+    async fn remove(&self, removal: &Removal, permit: &Permit) -> Result<Removed, Error> {
+        let Some(place) = self.locate(&removal.source) else {
+            let Source::Nfs { server, path } = &removal.source;
+            let message = format!(
+                "{server}:{path} of volume {} lies strictly below none of the exports {}; nothing was touched. If the \
+                 server or the path was renamed, configure the old name as an alias or a former path",
+                removal.name,
+                export::listed(&self.exports)
+            );
+            return Err(Error::new(Kind::Refused, message));
+        };
+        let store = self.store(&place.store)?;
+        if let Some(id) = &removal.id {
+            if self.store_of(id)?.export.name != place.store {
+                let message =
+                    format!("volume {id} lies on export {}, which its id does not name", place.store);
+                return Err(Error::new(Kind::Refused, message));
+            }
+            if *id.name() != removal.name {
+                let message =
+                    format!("PersistentVolume {} carries the id of another volume, {id}", removal.name);
+                return Err(Error::new(Kind::Refused, message));
+            }
+        }
+        let held = store.hold(&removal.name)?;
+        let removal = removal.clone();
+        let path = place.segments.join("/");
+        let what = format!("remove volume {} ({}) in directory {path}", removal.name, removal.disposal);
+        store.run(what, Some(held), permit, move |work| remove::remove(work, &removal, &place.segments)).await
+    }
+
+    async fn expand(&self, source: &Source, capacity: Capacity) -> Result<Capacity, Error> {
+        // A directory holds what the server has room for: there is nothing to enlarge.
+        if self.locate(source).is_some() {
+            return Ok(capacity);
+        }
+        let Source::Nfs { server, path } = source;
+        let there = export::listed(&self.exports);
+        let message = format!("{server}:{path} lies strictly below none of the exports {there}");
+        Err(Error::new(Kind::NotFound, message))
+    }
+
+    async fn unfinished(&self, store: &str) -> Result<Vec<Unfinished>, Error> {
+        let store = self.store(store)?;
+        store.run("list unfinished volumes".into(), None, &Permit::unlimited(), create::unfinished).await
+    }
+
+    async fn discard(&self, unfinished: &Unfinished, permit: &Permit) -> Result<(), Error> {
+        let store = self.store_of(&unfinished.id)?;
+        let held = store.hold(unfinished.id.name())?;
+        let unfinished = unfinished.clone();
+        let what = format!("discard unfinished volume {}", unfinished.id.name());
+        store.run(what, Some(held), permit, move |work| create::discard(work, &unfinished)).await
+    }
+
+    async fn tend(&self, permit: &Permit) {
+        futures::future::join_all(self.stores.iter().map(|store| trash::tend(store, permit))).await;
+    }
+
+    fn remember(&self, past: Past) {
+        match self.store(&past.store) {
+            Ok(store) => store.remember(past),
+            Err(error) => tracing::warn!(%error, "volumes exist on an export that is not configured"),
+        }
+    }
+
+    fn stores(&self) -> Vec<StoreStatus> {
+        self.stores.iter().map(|store| store.status()).collect()
+    }
+}

@@ -1,0 +1,266 @@
+//! What berth writes beside the volumes: [`Marker`], and where each file lies below the export's root.
+//!
+//! ```text
+//! .berth/export.json              the export's identity
+//! .berth/intents/<volume>.json    begun, not confirmed: written before anything is made
+//! .berth/volumes/<volume>.json    confirmed: the same file, moved
+//! .berth/archived/<volume>.json   archived: the same file, moved
+//! .berth/trash/<volume>@<time>    removed, to be purged
+//! .berth/parents/<path>/.berth    marks a directory above volumes as made by us
+//! ```
+//!
+//! Reading and writing text only; no file is touched here.
+
+use jiff::Timestamp;
+use rand::random;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    backend::path,
+    volume::{ClaimKey, Origin, VolumeId, VolumeName},
+};
+
+pub(super) const BASE: &str = path::RESERVED;
+pub(super) const INTENTS: &str = "intents";
+pub(super) const VOLUMES: &str = "volumes";
+pub(super) const ARCHIVED: &str = "archived";
+pub(super) const TRASH: &str = "trash";
+pub(super) const PARENTS: &str = "parents";
+
+const VERSION: u32 = 1;
+
+/// Where the record of a volume lies.
+pub(super) fn file(folder: &str, name: &VolumeName) -> [String; 3] {
+    [BASE.into(), folder.into(), format!("{name}.json")]
+}
+
+/// The volume whose record has this file name.
+pub(super) fn volume_of(file_name: &str) -> Option<VolumeName> {
+    file_name.strip_suffix(".json")?.parse().ok()
+}
+
+/// The export's identity file.
+pub(super) fn export_file() -> [&'static str; 2] {
+    [BASE, "export.json"]
+}
+
+/// Where it is noted that we made the directory at `segments`.
+pub(super) fn parent_note(segments: &[String]) -> Vec<String> {
+    let mut note = vec![BASE.to_string(), PARENTS.to_string()];
+    note.extend_from_slice(segments);
+    // No segment of a volume's path has this name.
+    note.push(BASE.to_string());
+    note
+}
+
+/// What we know of a volume.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Marker {
+    pub(super) id: VolumeId,
+    pub(super) segments: Vec<String>,
+    pub(super) claim: ClaimKey,
+    pub(super) origin: Origin,
+    pub(super) since: Timestamp,
+    /// What was asked for, in bytes.
+    pub(super) capacity: u64,
+    /// Whether the class lets volumes share the directory.
+    pub(super) shared: bool,
+    /// Where it is being archived to, once that is decided.
+    pub(super) archive: Option<Archive>,
+}
+
+/// Where a volume was archived to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Archive {
+    pub(super) segments: Vec<String>,
+    pub(super) at: Timestamp,
+}
+
+impl Marker {
+    pub(super) fn to_json(&self) -> Vec<u8> {
+        let file = MarkerFile {
+            version: VERSION,
+            id: self.id.to_string(),
+            directory: self.segments.clone(),
+            claim: ClaimFile {
+                namespace: self.claim.namespace.clone(),
+                name: self.claim.name.clone(),
+                uid: self.claim.uid.clone(),
+            },
+            origin: self.origin.to_string(),
+            since: self.since.to_string(),
+            capacity: self.capacity,
+            shared: self.shared,
+            archive: self
+                .archive
+                .as_ref()
+                .map(|a| ArchiveFile { directory: a.segments.clone(), at: a.at.to_string() }),
+        };
+        json(&file)
+    }
+
+    /// Reads a marker; the error says what is wrong with the text.
+    pub(super) fn from_json(bytes: &[u8]) -> Result<Self, String> {
+        let file: MarkerFile = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+        if file.version != VERSION {
+            return Err(format!("it has version {}, this program reads version {VERSION}", file.version));
+        }
+        let segments = |directory: Vec<String>| match path::checked(&directory.join("/")) {
+            Ok(segments) if segments == directory => Ok(segments),
+            Ok(_) => Err(format!("the directory {directory:?} is not a list of plain names")),
+            Err(error) => Err(error.to_string()),
+        };
+        Ok(Self {
+            id: file.id.parse().map_err(|error| format!("{error}"))?,
+            segments: segments(file.directory)?,
+            claim: ClaimKey { namespace: file.claim.namespace, name: file.claim.name, uid: file.claim.uid },
+            origin: file.origin.parse().map_err(|error| format!("{error}"))?,
+            since: moment(&file.since)?,
+            capacity: file.capacity,
+            shared: file.shared,
+            archive: match file.archive {
+                None => None,
+                Some(archive) => {
+                    Some(Archive { segments: segments(archive.directory)?, at: moment(&archive.at)? })
+                }
+            },
+        })
+    }
+}
+
+fn moment(text: &str) -> Result<Timestamp, String> {
+    text.parse().map_err(|error| format!("the time {text:?}: {error}"))
+}
+
+#[derive(Serialize, Deserialize)]
+struct MarkerFile {
+    version: u32,
+    id: String,
+    directory: Vec<String>,
+    claim: ClaimFile,
+    origin: String,
+    since: String,
+    #[serde(default)]
+    capacity: u64,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    shared: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    archive: Option<ArchiveFile>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct ClaimFile {
+    namespace: String,
+    name: String,
+    uid: String,
+}
+
+#[derive(Serialize, Deserialize)]
+struct ArchiveFile {
+    directory: Vec<String>,
+    at: String,
+}
+
+#[derive(Serialize, Deserialize)]
+struct ExportFile {
+    version: u32,
+    id: String,
+}
+
+/// A new identity for an export, and the content of its file.
+pub(super) fn new_identity() -> (String, Vec<u8>) {
+    let id = format!("{:032x}", random::<u128>());
+    let bytes = json(&ExportFile { version: VERSION, id: id.clone() });
+    (id, bytes)
+}
+
+/// Reads the identity of an export.
+pub(super) fn identity(bytes: &[u8]) -> Result<String, String> {
+    let file: ExportFile = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+    if file.version != VERSION {
+        return Err(format!("it has version {}, this program reads version {VERSION}", file.version));
+    }
+    if file.id.is_empty() {
+        return Err("its id is empty".into());
+    }
+    Ok(file.id)
+}
+
+fn json<T: Serialize>(value: &T) -> Vec<u8> {
+    // These types have no map with other keys than text, which is all that could fail.
+    let mut bytes = serde_json::to_vec(value).unwrap_or_default();
+    bytes.push(b'\n');
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn marker() -> Marker {
+        Marker {
+            id: "1/nfs/default/pvc-u-1".parse().unwrap(),
+            segments: vec!["ns".into(), "data".into()],
+            claim: ClaimKey { namespace: "ns".into(), name: "data".into(), uid: "u-1".into() },
+            origin: Origin::Created,
+            since: "2026-03-01T10:00:00Z".parse().unwrap(),
+            capacity: 1024,
+            shared: true,
+            archive: Some(Archive {
+                segments: vec!["archived-ns".into(), "data".into()],
+                at: "2026-03-02T10:00:00Z".parse().unwrap(),
+            }),
+        }
+    }
+
+    #[test]
+    fn a_marker_reads_back_as_what_was_written() {
+        for marker in [marker(), Marker { shared: false, archive: None, origin: Origin::Adopted, ..marker() }]
+        {
+            assert_eq!(Marker::from_json(&marker.to_json()), Ok(marker));
+        }
+    }
+
+    #[test]
+    fn the_text_of_a_marker_is_fixed() {
+        let text = String::from_utf8(Marker { shared: false, archive: None, ..marker() }.to_json()).unwrap();
+        assert_eq!(
+            text,
+            "{\"version\":1,\"id\":\"1/nfs/default/pvc-u-1\",\"directory\":[\"ns\",\"data\"],\"claim\":{\"namespace\":\
+             \"ns\",\"name\":\"data\",\"uid\":\"u-1\"},\"origin\":\"created\",\"since\":\"2026-03-01T10:00:00Z\",\
+             \"capacity\":1024}\n"
+        );
+    }
+
+    #[test]
+    fn truncated_foreign_and_dangerous_markers_are_refused() {
+        let whole = marker().to_json();
+        for length in 0..whole.len() - 2 {
+            assert!(Marker::from_json(&whole[..length]).is_err(), "{length} bytes");
+        }
+        let text = String::from_utf8(whole).unwrap();
+        for (from, to) in [
+            ("\"version\":1", "\"version\":2"),
+            ("[\"ns\",\"data\"]", "[]"),
+            ("[\"ns\",\"data\"]", "[\"..\",\"data\"]"),
+            ("[\"ns\",\"data\"]", "[\"ns/data\"]"),
+            ("[\"ns\",\"data\"]", "[\".berth\",\"trash\"]"),
+            ("[\"archived-ns\",\"data\"]", "[\"..\"]"),
+            ("1/nfs/default", "9/nfs/default"),
+            ("\"created\"", "\"found\""),
+        ] {
+            assert!(text.contains(from), "{from}");
+            assert!(Marker::from_json(text.replace(from, to).as_bytes()).is_err(), "{from} -> {to}");
+        }
+    }
+
+    #[test]
+    fn identities_differ_and_read_back() {
+        let (a, bytes) = new_identity();
+        assert_eq!(identity(&bytes), Ok(a.clone()));
+        assert_ne!(new_identity().0, a);
+        for bad in ["", "{}", "{\"version\":1,\"id\":\"\"}", "{\"version\":2,\"id\":\"a\"}"] {
+            assert!(identity(bad.as_bytes()).is_err(), "{bad}");
+        }
+    }
+}

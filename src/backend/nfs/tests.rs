@@ -1,0 +1,247 @@
+//! Tests of the NFS backend on temporary directories: what `conformance` cannot ask of every backend.
+
+mod crash;
+mod existing;
+mod health;
+mod removal;
+mod trash;
+
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use tempfile::TempDir;
+
+use super::*;
+use crate::{
+    backend::conformance::{self, Bench, Storage},
+    volume::{Disposal, Origin, VolumeName},
+};
+
+/// Breaks off an operation before one of its steps, as a crash would.
+#[derive(Debug)]
+pub(super) struct Interruption(AtomicI64);
+
+impl Default for Interruption {
+    fn default() -> Self {
+        Self(AtomicI64::new(i64::MAX))
+    }
+}
+
+impl Interruption {
+    /// Lets `steps` more steps be done, and no further.
+    pub(super) fn after(&self, steps: i64) {
+        self.0.store(steps, Ordering::SeqCst);
+    }
+
+    pub(super) fn never(&self) {
+        self.after(i64::MAX);
+    }
+
+    pub(super) fn step(&self) -> io::Result<()> {
+        if self.0.fetch_sub(1, Ordering::SeqCst) <= 0 {
+            return Err(io::Error::other("interrupted by the test"));
+        }
+        Ok(())
+    }
+}
+
+pub(super) fn export(name: &str, server: &str, path: &str) -> Export {
+    Export {
+        name: name.into(),
+        server: server.into(),
+        aliases: Vec::new(),
+        path: path.into(),
+        former_paths: Vec::new(),
+        root: format!("/mnt/{name}").into(),
+        require_mount: false,
+        deadline: Duration::from_secs(30),
+        threads: 4,
+    }
+}
+
+/// An export `default` (`server:/export`) in a temporary directory, with a backend that knows of no volumes.
+struct Site {
+    directory: TempDir,
+    nfs: Nfs,
+}
+
+impl Site {
+    fn new() -> Self {
+        Self::with(|_| ())
+    }
+
+    fn with(change: impl FnOnce(&mut Export)) -> Self {
+        let directory = temporary();
+        let mut export = Export { root: directory.path().into(), ..export("default", "server", "/export") };
+        change(&mut export);
+        let nfs = Nfs::new(vec![export]).unwrap();
+        nfs.remember(nothing());
+        Self { directory, nfs }
+    }
+
+    /// The same export in a new process, which knows of no volumes.
+    fn restart(&mut self) {
+        self.nfs = Nfs::new(self.nfs.exports.clone()).unwrap();
+        self.nfs.remember(nothing());
+    }
+
+    fn path(&self, below: &str) -> PathBuf {
+        self.directory.path().join(below)
+    }
+
+    fn has(&self, below: &str) -> bool {
+        fs::symlink_metadata(self.path(below)).is_ok()
+    }
+
+    /// Makes a directory with a file in it.
+    fn plant(&self, below: &str) {
+        fs::create_dir_all(self.path(below)).unwrap();
+        fs::write(self.path(below).join("file"), below).unwrap();
+    }
+
+    /// Everything on the export but our own records, sorted.
+    fn tree(&self) -> Vec<String> {
+        let mut found = tree(self.directory.path());
+        found.retain(|path| !path.starts_with(".berth"));
+        found
+    }
+
+    /// The names in one of our folders.
+    fn records(&self, folder: &str) -> Vec<String> {
+        let Ok(entries) = fs::read_dir(self.path(".berth").join(folder)) else { return Vec::new() };
+        let mut names: Vec<_> =
+            entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    async fn make(&self, request: &VolumeRequest) -> Volume {
+        let volume = self.nfs.create(request, &Permit::unlimited()).await.unwrap();
+        self.nfs.confirm(&volume.id, &Permit::unlimited()).await.unwrap();
+        volume
+    }
+
+    async fn create(&self, request: &VolumeRequest) -> Result<Volume, Error> {
+        self.nfs.create(request, &Permit::unlimited()).await
+    }
+
+    async fn remove(&self, removal: &Removal) -> Result<Removed, Error> {
+        self.nfs.remove(removal, &Permit::unlimited()).await
+    }
+
+    /// Tends until `done`, at most a minute.
+    async fn tend_until(&self, mut done: impl FnMut(&StoreStatus) -> bool) {
+        let permit = Permit::unlimited();
+        let since = Instant::now();
+        let watch = async {
+            while !done(&self.nfs.stores()[0]) {
+                assert!(since.elapsed() < Duration::from_mins(1), "{:?}", self.nfs.stores());
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        };
+        tokio::select! {
+            () = self.nfs.tend(&permit) => unreachable!("the permit has not ended"),
+            () = watch => {}
+        }
+    }
+}
+
+/// A directory in memory where there is one: these tests write many small files, each to the disk.
+fn temporary() -> TempDir {
+    TempDir::new_in("/dev/shm").or_else(|_| TempDir::new()).unwrap()
+}
+
+fn nothing() -> Past {
+    Past { store: "default".into(), identity: None, places: Vec::new() }
+}
+
+/// All paths below `directory`, links not followed.
+fn tree(directory: &Path) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut open = vec![directory.to_path_buf()];
+    while let Some(next) = open.pop() {
+        for entry in fs::read_dir(next).unwrap() {
+            let entry = entry.unwrap();
+            found.push(entry.path().strip_prefix(directory).unwrap().to_str().unwrap().to_string());
+            if entry.file_type().unwrap().is_dir() {
+                open.push(entry.path());
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+/// A request of the claim `team/<name>` with these class parameters.
+fn request(name: &str, parameters: &[(&str, &str)]) -> VolumeRequest {
+    let parameters: BTreeMap<_, _> =
+        parameters.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect();
+    VolumeRequest { parameters, ..conformance::request(name) }
+}
+
+/// The same with a pattern.
+fn patterned(name: &str, pattern: &str) -> VolumeRequest {
+    request(name, &[("pathPattern", pattern)])
+}
+
+/// The removal of a volume that an older provisioner made at `path`.
+fn old_removal(name: &str, path: &str, disposal: Disposal) -> Removal {
+    Removal {
+        name: VolumeName::for_claim(&format!("uid-{name}")).unwrap(),
+        id: None,
+        source: Source::Nfs { server: "server".into(), path: path.into() },
+        claim: conformance::key(&request(name, &[])),
+        origin: Origin::Created,
+        disposal,
+    }
+}
+
+struct Directory(PathBuf);
+
+impl Directory {
+    fn path(&self, place: &Place) -> PathBuf {
+        self.0.join(place.segments.join("/"))
+    }
+}
+
+impl Storage for Directory {
+    fn exists(&self, place: &Place) -> bool {
+        self.path(place).exists()
+    }
+
+    fn fill(&self, place: &Place) {
+        fs::write(self.path(place).join("file"), "content").unwrap();
+    }
+
+    fn plant(&self, place: &Place) {
+        fs::create_dir_all(self.path(place)).unwrap();
+        self.fill(place);
+    }
+}
+
+#[tokio::test]
+async fn the_nfs_backend_shows_every_behaviour() {
+    conformance::run(|| {
+        let directory = temporary();
+        let root = directory.path().to_path_buf();
+        let open = move || -> Arc<dyn Backend> {
+            Arc::new(
+                Nfs::new(vec![Export {
+                    root: directory.path().into(),
+                    ..export("default", "server", "/export")
+                }])
+                .unwrap(),
+            )
+        };
+        Bench { store: "default".into(), open: Box::new(open), storage: Box::new(Directory(root)) }
+    })
+    .await;
+}

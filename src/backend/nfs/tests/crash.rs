@@ -1,0 +1,235 @@
+//! Each operation is broken off before each of its steps and then repeated, by the same process and by a new one.
+
+use std::os::unix::fs::PermissionsExt;
+
+use super::*;
+
+/// Where the volume lies, by the class's pattern.
+const PLACES: [(&str, &str); 3] =
+    [("flat", ""), ("nested", "a/b/${.PVC.name}"), ("shallow", "a/${.PVC.name}")];
+
+fn asked(pattern: &str) -> VolumeRequest {
+    patterned("x", pattern)
+}
+
+fn is_temporary(path: &str) -> bool {
+    Path::new(path).extension().is_some_and(|extension| extension == "tmp")
+}
+
+fn directory(site: &Site, request: &VolumeRequest) -> String {
+    site.nfs.place(request).unwrap().segments.join("/")
+}
+
+/// Runs `attempt` once for each number of steps that it may do, on a fresh export that `prepare` made ready, then lets it
+/// be repeated without interruption, and shows the outcome to `check`.
+async fn interrupted_everywhere<P, T: std::fmt::Debug>(
+    what: &str,
+    prepare: impl AsyncFn(&Site) -> P,
+    attempt: impl AsyncFn(&Site, &P) -> Result<T, Error>,
+    check: impl Fn(&Site, &P, T, &str),
+) {
+    for restarted in [false, true] {
+        let mut steps = 0;
+        loop {
+            let mut site = Site::new();
+            let prepared = prepare(&site).await;
+            site.nfs.stores[0].interruption.after(steps);
+            let first = attempt(&site, &prepared).await;
+            let whole = first.is_ok();
+            site.nfs.stores[0].interruption.never();
+            if restarted {
+                site.restart();
+            }
+            let when = format!("{what}, broken off after {steps} steps, restarted: {restarted}");
+            let outcome =
+                attempt(&site, &prepared).await.unwrap_or_else(|error| panic!("{when}: {}", error.chain()));
+            check(&site, &prepared, outcome, &when);
+            assert!(!tree(site.directory.path()).iter().any(|path| is_temporary(path) && whole), "{when}");
+            if whole {
+                println!("{what}: {steps} steps");
+                break;
+            }
+            steps += 1;
+            assert!(steps < 100, "{when}: it never succeeds");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_creation_that_was_broken_off_is_finished_by_the_next_attempt() {
+    for (what, pattern) in PLACES {
+        interrupted_everywhere(
+            &format!("create {what}"),
+            async |_| asked(pattern),
+            async |site, request| site.create(request).await,
+            |site, request, volume, when| {
+                assert_eq!(volume.origin, Origin::Created, "{when}");
+                let mode = fs::metadata(site.path(&directory(site, request))).unwrap().permissions().mode();
+                assert_eq!(mode & 0o7777, 0o777, "{when}");
+                assert_eq!(site.records("intents"), ["pvc-uid-x.json"], "{when}");
+                assert_eq!(site.records("volumes").len(), 0, "{when}");
+            },
+        )
+        .await;
+    }
+}
+
+/// Proves: case 20
+#[tokio::test]
+async fn a_creation_that_was_broken_off_and_given_up_is_discarded_without_a_trace() {
+    for (what, pattern) in PLACES {
+        for steps in 0..30 {
+            let mut site = Site::new();
+            site.make(&patterned("other", "other")).await;
+            let before = site.tree();
+            site.nfs.stores[0].interruption.after(steps);
+            let created = site.create(&asked(pattern)).await;
+            site.nfs.stores[0].interruption.never();
+            site.restart();
+            for unfinished in site.nfs.unfinished("default").await.unwrap() {
+                site.nfs.discard(&unfinished, &Permit::unlimited()).await.unwrap();
+            }
+            assert_eq!(site.tree(), before, "{what} after {steps} steps");
+            assert_eq!(site.records("intents").iter().filter(|name| !is_temporary(name)).count(), 0);
+            site.tend_until(|status| status.trash == 0 && site.records("intents").is_empty()).await;
+            if created.is_ok() {
+                break;
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_confirmation_that_was_broken_off_is_finished_by_the_next_attempt() {
+    interrupted_everywhere(
+        "confirm",
+        async |site| site.create(&asked("")).await.unwrap(),
+        async |site, volume| site.nfs.confirm(&volume.id, &Permit::unlimited()).await,
+        |site, _, (), when| {
+            assert_eq!(site.records("intents").len(), 0, "{when}");
+            assert_eq!(site.records("volumes"), ["pvc-uid-x.json"], "{when}");
+        },
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn a_removal_that_was_broken_off_is_finished_by_the_next_attempt() {
+    for (what, pattern) in PLACES {
+        for disposal in [Disposal::Delete, Disposal::Archive, Disposal::Keep] {
+            for confirmed in [true, false] {
+                interrupted_everywhere(
+                    &format!("{disposal} {what}, confirmed: {confirmed}"),
+                    async |site| {
+                        let request = asked(pattern);
+                        let volume = site.create(&request).await.unwrap();
+                        if confirmed {
+                            site.nfs.confirm(&volume.id, &Permit::unlimited()).await.unwrap();
+                        }
+                        fs::write(site.path(&directory(site, &request)).join("file"), "").unwrap();
+                        conformance::removal(&request, &volume, disposal)
+                    },
+                    async |site, removal| site.remove(removal).await,
+                    |site, _, removed, when| {
+                        let path = directory(site, &asked(pattern));
+                        let tree = site.tree();
+                        match disposal {
+                            Disposal::Delete => {
+                                assert_eq!(removed, Removed::Trashed, "{when}");
+                                assert_eq!(tree, [""; 0], "{when}: parents are gone as well");
+                                assert_eq!(site.records("trash").len(), 1, "{when}");
+                            }
+                            Disposal::Archive => {
+                                assert_eq!(removed, Removed::Archived(format!("archived-{path}")), "{when}");
+                                assert!(tree.contains(&format!("archived-{path}/file")), "{when}: {tree:?}");
+                                assert!(
+                                    tree.iter().all(|path| path.starts_with("archived-")),
+                                    "{when}: {tree:?}"
+                                );
+                                assert_eq!(site.records("archived"), ["pvc-uid-x.json"], "{when}");
+                            }
+                            Disposal::Keep => {
+                                assert_eq!(removed, Removed::Kept, "{when}");
+                                assert!(tree.contains(&format!("{path}/file")), "{when}");
+                            }
+                        }
+                        assert_eq!(
+                            site.records("intents").len() + site.records("volumes").len(),
+                            0,
+                            "{when}"
+                        );
+                    },
+                )
+                .await;
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_removal_of_an_older_provisioners_volume_that_was_broken_off_is_finished() {
+    for disposal in [Disposal::Delete, Disposal::Archive, Disposal::Keep] {
+        for directory in ["flat", "nested/in/here"] {
+            interrupted_everywhere(
+                &format!("{disposal} {directory} without a record"),
+                async |site| {
+                    site.plant(directory);
+                    old_removal("old", &format!("/export/{directory}"), disposal)
+                },
+                async |site, removal| site.remove(removal).await,
+                |site, _, removed, when| {
+                    let expected = match disposal {
+                        Disposal::Delete => Removed::Trashed,
+                        Disposal::Archive => Removed::Archived(format!("archived-{directory}")),
+                        Disposal::Keep => Removed::Kept,
+                    };
+                    assert_eq!(removed, expected, "{when}");
+                    assert_eq!(site.has(directory), disposal == Disposal::Keep, "{when}");
+                    assert_eq!(
+                        site.has(&format!("archived-{directory}/file")),
+                        disposal == Disposal::Archive,
+                        "{when}"
+                    );
+                    assert_eq!(site.records("volumes").len(), 0, "{when}");
+                    if directory != "flat" {
+                        assert!(site.has("nested/in"), "{when}: parents that we did not make stay");
+                    }
+                },
+            )
+            .await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_discard_that_was_broken_off_is_finished_by_the_next_attempt() {
+    for (what, pattern) in PLACES {
+        interrupted_everywhere(
+            &format!("discard {what}"),
+            async |site| {
+                site.create(&asked(pattern)).await.unwrap();
+                site.nfs.unfinished("default").await.unwrap().remove(0)
+            },
+            async |site, unfinished| site.nfs.discard(unfinished, &Permit::unlimited()).await,
+            |site, _, (), when| {
+                assert_eq!(site.tree(), [""; 0], "{when}");
+                assert_eq!(site.records("intents").len(), 0, "{when}");
+            },
+        )
+        .await;
+    }
+}
+
+/// Proves: case 43
+#[tokio::test]
+async fn a_permit_that_ends_in_the_middle_stops_before_the_next_step() {
+    let site = Site::new();
+    let (request, permit) = (asked("a/b/c"), Permit::unlimited());
+    site.make(&patterned("other", "z")).await;
+    permit.revoke();
+    let before = tree(site.directory.path());
+    let error = site.nfs.create(&request, &permit).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Unavailable);
+    assert!(error.chain().contains("lease"), "{}", error.chain());
+    assert_eq!(tree(site.directory.path()), before);
+}

@@ -1,0 +1,260 @@
+//! Which roots are accepted, and what a server that does not answer holds up.
+
+use nix::{sys::stat::Mode, unistd::mkfifo};
+
+use super::*;
+
+fn past(identity: Option<&str>, places: &[&str]) -> Past {
+    let place = |path: &&str| Place {
+        store: "default".into(),
+        segments: path.split('/').map(String::from).collect(),
+    };
+    Past {
+        store: "default".into(),
+        identity: identity.map(String::from),
+        places: places.iter().map(place).collect(),
+    }
+}
+
+async fn readiness(nfs: &Nfs) -> Result<(), String> {
+    let since = Instant::now();
+    loop {
+        let ready = nfs.stores().remove(0).ready;
+        if !matches!(&ready, Err(why) if why.ends_with("is being opened")) {
+            return ready;
+        }
+        assert!(since.elapsed() < Duration::from_mins(1));
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+#[tokio::test]
+async fn nothing_is_asked_of_a_store_before_it_was_told_what_exists() {
+    let directory = temporary();
+    let export = Export { root: directory.path().into(), ..export("default", "server", "/export") };
+    let nfs = Nfs::new(vec![export]).unwrap();
+    let error = nfs.create(&request("x", &[]), &Permit::unlimited()).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Unavailable);
+    assert_eq!(tree(directory.path()), [""; 0]);
+    assert!(nfs.stores()[0].ready.is_err());
+}
+
+/// Proves: row 6.12
+#[tokio::test]
+async fn a_root_is_accepted_only_if_it_is_what_the_volumes_say() {
+    const ID: &str = "{\"version\":1,\"id\":\"abc\"}";
+    // The root's identity file, its directories, what is known, and whether that fits.
+    type Row<'a> = (&'a str, Option<&'a str>, &'a [&'a str], Past, Result<(), &'a str>);
+    let rows: [Row; 12] = [
+        ("new and nothing known", None, &[], past(None, &[]), Ok(())),
+        ("known", Some(ID), &[], past(Some("abc"), &["gone"]), Ok(())),
+        ("known, and nothing remembered", Some(ID), &[], past(None, &[]), Ok(())),
+        ("made by us, the volumes older", Some(ID), &[], past(None, &["a"]), Ok(())),
+        ("another export", Some(ID), &["a"], past(Some("xyz"), &["a"]), Err("identity is abc")),
+        ("not mounted", None, &[], past(Some("abc"), &["a"]), Err("is missing")),
+        ("restored without our records", None, &["a"], past(Some("abc"), &["a"]), Err("is missing")),
+        ("old volumes that are there", None, &["a", "n/b"], past(None, &["a", "n/b"]), Ok(())),
+        ("one of the old volumes is there", None, &["n/b"], past(None, &["a", "n/b"]), Ok(())),
+        ("no old volume is there", None, &["c"], past(None, &["a", "n/b"]), Err("a and other")),
+        ("a damaged identity", Some("{\"version\""), &["a"], past(None, &["a"]), Err("cannot be read")),
+        (
+            "an identity of the future",
+            Some("{\"version\":2,\"id\":\"abc\"}"),
+            &[],
+            past(None, &[]),
+            Err("version 2"),
+        ),
+    ];
+    for (why, identity, directories, past, expected) in rows {
+        let directory = temporary();
+        for name in directories {
+            fs::create_dir_all(directory.path().join(name)).unwrap();
+        }
+        if let Some(identity) = identity {
+            fs::create_dir(directory.path().join(".berth")).unwrap();
+            fs::write(directory.path().join(".berth/export.json"), identity).unwrap();
+        }
+        let before = tree(directory.path());
+        let export = Export { root: directory.path().into(), ..export("default", "server", "/export") };
+        let nfs = Nfs::new(vec![export]).unwrap();
+        nfs.remember(past);
+        let ready = readiness(&nfs).await;
+        let created = nfs.create(&request("x", &[]), &Permit::unlimited()).await;
+        match expected {
+            Ok(()) => {
+                assert_eq!(ready, Ok(()), "{why}");
+                let volume = created.unwrap();
+                assert!(identity.is_none() || volume.store_identity == "abc", "{why}");
+                assert!(!volume.store_identity.is_empty(), "{why}");
+            }
+            Err(message) => {
+                assert!(ready.clone().unwrap_err().contains(message), "{why}: {ready:?}");
+                let error = created.unwrap_err();
+                assert_eq!(error.kind(), Kind::Unavailable, "{why}");
+                assert!(error.chain().contains(message), "{why}: {}", error.chain());
+                let removal = old_removal("x", "/export/a", Disposal::Delete);
+                let error = nfs.remove(&removal, &Permit::unlimited()).await.unwrap_err();
+                assert_eq!(error.kind(), Kind::Unavailable, "{why}");
+                assert_eq!(tree(directory.path()), before, "{why}: nothing was touched");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_root_that_must_be_mounted_and_is_not_is_refused() {
+    let directory = temporary();
+    let root = directory.path().to_path_buf();
+    let site = Export { root, require_mount: true, ..export("default", "server", "/export") };
+    let nfs = Nfs::new(vec![site.clone()]).unwrap();
+    nfs.remember(nothing());
+    assert!(readiness(&nfs).await.unwrap_err().contains("is not a mount point; mount server:/export there"));
+    let nfs = Nfs::new(vec![Export { root: "/proc".into(), ..site.clone() }]).unwrap();
+    nfs.remember(nothing());
+    assert_eq!(readiness(&nfs).await, Ok(()), "/proc is one");
+    let nfs = Nfs::new(vec![Export { root: directory.path().join("none"), ..site }]).unwrap();
+    nfs.remember(nothing());
+    assert!(readiness(&nfs).await.unwrap_err().contains("does not exist; mount server:/export there"));
+}
+
+#[tokio::test]
+async fn a_refused_root_is_accepted_soon_after_it_is_right() {
+    let parent = temporary();
+    let root = parent.path().join("export");
+    let export = Export { root: root.clone(), ..export("default", "server", "/export") };
+    let nfs = Nfs::new(vec![export]).unwrap();
+    nfs.remember(nothing());
+    readiness(&nfs).await.unwrap_err();
+    fs::create_dir(&root).unwrap();
+    let since = Instant::now();
+    while nfs.stores()[0].ready.is_err() {
+        assert!(since.elapsed() < Duration::from_mins(1));
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    nfs.create(&request("x", &[]), &Permit::unlimited()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_root_that_is_swapped_while_we_run_is_noticed_before_anything_is_written() {
+    let parent = temporary();
+    let root = parent.path().join("export");
+    fs::create_dir(&root).unwrap();
+    let export = Export { root: root.clone(), ..export("default", "server", "/export") };
+    let nfs = Nfs::new(vec![export]).unwrap();
+    nfs.remember(nothing());
+    let volume = nfs.create(&request("a", &[]), &Permit::unlimited()).await.unwrap();
+    nfs.remember(past(Some(&volume.store_identity), &["team-a-pvc-uid-a"]));
+    nfs.confirm(&volume.id, &Permit::unlimited()).await.unwrap();
+    fs::rename(&root, parent.path().join("mounted")).unwrap();
+    fs::create_dir(&root).unwrap();
+    let removal = conformance::removal(&request("a", &[]), &volume, Disposal::Delete);
+    for _ in 0..3 {
+        let error = nfs.create(&request("b", &[]), &Permit::unlimited()).await.unwrap_err();
+        assert_eq!(error.kind(), Kind::Unavailable);
+        let error = nfs.remove(&removal, &Permit::unlimited()).await.unwrap_err();
+        assert_eq!(error.kind(), Kind::Unavailable, "not: it is absent");
+    }
+    assert!(readiness(&nfs).await.unwrap_err().contains("is not what it was"));
+    assert_eq!(tree(&root), [""; 0]);
+    fs::remove_dir(&root).unwrap();
+    fs::rename(parent.path().join("mounted"), &root).unwrap();
+    let since = Instant::now();
+    while nfs.stores()[0].ready.is_err() {
+        assert!(since.elapsed() < Duration::from_mins(1));
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(nfs.remove(&removal, &Permit::unlimited()).await.unwrap(), Removed::Trashed);
+}
+
+/// Two exports, the first of which has something that hangs whoever reads it.
+fn two_sites(hanging: &str, deadline: Duration) -> (TempDir, TempDir, Nfs) {
+    let (bad, good) = (temporary(), temporary());
+    let fifo = bad.path().join(hanging);
+    fs::create_dir_all(fifo.parent().unwrap()).unwrap();
+    mkfifo(&fifo, Mode::from_bits_truncate(0o600)).unwrap();
+    let exports = vec![
+        Export { root: bad.path().into(), deadline, threads: 2, ..export("bad", "bad", "/export") },
+        Export { root: good.path().into(), ..export("good", "good", "/export") },
+    ];
+    let nfs = Nfs::new(exports).unwrap();
+    for store in ["bad", "good"] {
+        nfs.remember(Past { store: store.into(), ..nothing() });
+    }
+    (bad, good, nfs)
+}
+
+fn on(store: &str, name: &str) -> VolumeRequest {
+    request(name, &[("export", store)])
+}
+
+/// Lets whoever waits for the pipe's writer go on.
+fn release(fifo: &Path) {
+    drop(fs::OpenOptions::new().read(true).write(true).open(fifo).unwrap());
+}
+
+/// Proves: statement 18, case 41
+#[tokio::test]
+async fn an_export_that_hangs_when_it_is_opened_holds_up_nobody_else_and_is_named() {
+    let deadline = Duration::from_millis(100);
+    let (bad, _good, nfs) = two_sites(".berth/export.json", deadline);
+    let error = nfs.create(&on("bad", "x"), &Permit::unlimited()).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Unavailable);
+    assert!(error.chain().contains("export bad"), "{}", error.chain());
+    assert!(error.chain().contains("does not answer"), "{}", error.chain());
+    nfs.create(&on("good", "y"), &Permit::unlimited()).await.unwrap();
+    let stores = nfs.stores();
+    assert!(stores[0].ready.clone().unwrap_err().contains("the server does not answer"), "{stores:?}");
+    assert_eq!(stores[1].ready, Ok(()));
+    release(&bad.path().join(".berth/export.json"));
+}
+
+/// Proves: statement 18, case 41, case 42
+#[tokio::test]
+async fn an_operation_that_hangs_keeps_its_volume_and_holds_up_nobody_else() {
+    let deadline = Duration::from_millis(100);
+    let (bad, _good, nfs) = two_sites(".berth/intents/pvc-uid-x.json", deadline);
+    let permit = Permit::unlimited();
+    let error = nfs.create(&on("bad", "x"), &permit).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Unavailable);
+    let text = error.chain();
+    for part in ["create volume pvc-uid-x", "export bad", "has not returned", "team-x-pvc-uid-x"] {
+        assert!(text.contains(part), "{text}");
+    }
+    assert_eq!(nfs.create(&on("bad", "x"), &permit).await.unwrap_err().kind(), Kind::Busy);
+    nfs.create(&on("bad", "y"), &permit).await.unwrap();
+    nfs.create(&on("good", "x"), &permit).await.unwrap();
+    let bad_status = nfs.stores().remove(0);
+    assert_eq!(bad_status.running, 1);
+    assert!(bad_status.oldest.unwrap().0.contains("pvc-uid-x"));
+    assert!(bad_status.ready.unwrap_err().contains("has not returned"));
+    // Both threads hang now: what is new fails at once.
+    let second = bad.path().join(".berth/intents/pvc-uid-z.json");
+    mkfifo(&second, Mode::from_bits_truncate(0o600)).unwrap();
+    nfs.create(&on("bad", "z"), &permit).await.unwrap_err();
+    let error = nfs.create(&on("bad", "w"), &permit).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Unavailable);
+    assert!(error.chain().contains("all 2 threads are taken"), "{}", error.chain());
+    nfs.create(&on("good", "w"), &permit).await.unwrap();
+    release(&second);
+    release(&bad.path().join(".berth/intents/pvc-uid-x.json"));
+    let since = Instant::now();
+    while nfs.stores()[0].running > 0 {
+        assert!(since.elapsed() < Duration::from_mins(1));
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    assert_eq!(nfs.stores()[0].ready, Ok(()));
+}
+
+/// Proves: statement 17
+#[test]
+fn an_operation_that_hangs_does_not_hold_up_the_end_of_the_runtime() {
+    let since = Instant::now();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let (bad, _good, nfs) = two_sites(".berth/intents/pvc-uid-x.json", Duration::from_millis(50));
+    let error = runtime.block_on(nfs.create(&on("bad", "x"), &Permit::unlimited())).unwrap_err();
+    assert_eq!(error.kind(), Kind::Unavailable);
+    drop(runtime);
+    assert!(since.elapsed() < Duration::from_mins(1));
+    assert_eq!(nfs.stores()[0].running, 1, "it hangs still");
+    release(&bad.path().join(".berth/intents/pvc-uid-x.json"));
+}

@@ -1,0 +1,415 @@
+//! Names on the storage: [`Pattern`] (the class parameter `pathPattern`), [`default_directory`], [`checked`].
+//!
+//! Pure. Whatever the claim says, the result is a list of plain segments strictly below the store's root. Whether a
+//! component is a link, or belongs to somebody else, only the storage can tell; that is not decided here.
+
+use crate::volume::{Claim, Invalid, VolumeName};
+
+/// The longest segment that file systems take, in bytes.
+pub const MAX_SEGMENT_BYTES: usize = 255;
+
+/// The longest path that system calls take, in bytes (`PATH_MAX` without the final NUL).
+pub const MAX_PATH_BYTES: usize = 4095;
+
+/// The directory at the store's root in which berth keeps its own records; never part of a volume's place.
+pub const RESERVED: &str = ".berth";
+
+/// What happens where a claim lacks a label or annotation that the pattern names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Missing {
+    /// The claim is refused.
+    Refuse,
+    /// The token becomes the empty text, as the older provisioners did it.
+    Empty,
+}
+
+/// A parsed `pathPattern`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pattern {
+    text: String,
+    parts: Vec<Part>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Part {
+    Literal(String),
+    ClaimName,
+    ClaimNamespace,
+    VolumeName,
+    Label(String),
+    Annotation(String),
+}
+
+const TOKENS: &str = "there are ${.PVC.name}, ${.PVC.namespace}, ${.PVC.labels.KEY}, ${.PVC.annotations.KEY} and \
+                      ${.PV.name}";
+
+impl Pattern {
+    /// Reads a pattern: a token begins with `${.PVC.` or `${.PV.` and ends at the first `}`, the rest is literal text.
+    pub fn parse(text: &str) -> Result<Self, Invalid> {
+        let wrong = |why: String| Err(Invalid::new("path pattern", shown(text), why));
+        if text.is_empty() {
+            return wrong("is empty".into());
+        }
+        let mut parts = Vec::new();
+        let mut literal = String::new();
+        let mut rest = text;
+        while let Some(start) = rest.find("${") {
+            let (before, token) = rest.split_at(start);
+            literal.push_str(before);
+            rest = token;
+            let Some(end) = token.find('}') else { break };
+            let (token, after) = token.split_at(end + 1);
+            let inside = token.get(2..end).unwrap_or_default();
+            let Some(name) = inside.strip_prefix(".PVC.").or(inside.strip_prefix(".PV.")) else {
+                let tight: String = inside.chars().filter(|c| !c.is_whitespace()).collect();
+                if tight != inside && (tight.starts_with(".PVC.") || tight.starts_with(".PV.")) {
+                    return wrong(format!("has the token {token:?} with blanks in it; write ${{{tight}}}"));
+                }
+                // What only looks like the beginning of a token is literal, but a token may follow within it.
+                literal.push_str("${");
+                rest = rest.get(2..).unwrap_or_default();
+                continue;
+            };
+            let part = if inside.starts_with(".PV.") {
+                (name == "name").then_some(Part::VolumeName)
+            } else {
+                match (name, name.strip_prefix("labels."), name.strip_prefix("annotations.")) {
+                    ("name", _, _) => Some(Part::ClaimName),
+                    ("namespace", _, _) => Some(Part::ClaimNamespace),
+                    (_, Some(key), _) if !key.is_empty() => Some(Part::Label(key.into())),
+                    (_, _, Some(key)) if !key.is_empty() => Some(Part::Annotation(key.into())),
+                    _ => None,
+                }
+            };
+            let Some(part) = part else {
+                return wrong(format!("has the unknown token {token:?}; {TOKENS}"));
+            };
+            if !literal.is_empty() {
+                parts.push(Part::Literal(std::mem::take(&mut literal)));
+            }
+            parts.push(part);
+            rest = after;
+        }
+        literal.push_str(rest);
+        if !literal.is_empty() {
+            parts.push(Part::Literal(literal));
+        }
+        Ok(Self { text: text.into(), parts })
+    }
+
+    /// The segments for one claim.
+    ///
+    /// Values are inserted once and never read as a pattern again. Where all the tokens lack their values and nothing
+    /// else is there, it is the [`default_directory`].
+    pub fn expand(
+        &self,
+        claim: &Claim,
+        volume: &VolumeName,
+        missing: Missing,
+    ) -> Result<Vec<String>, Invalid> {
+        let mut result = String::new();
+        let mut lacking: Vec<String> = Vec::new();
+        for part in &self.parts {
+            let value = match part {
+                Part::Literal(text) => text.as_str(),
+                Part::ClaimName => &claim.name,
+                Part::ClaimNamespace => &claim.namespace,
+                Part::VolumeName => volume.as_str(),
+                Part::Label(key) | Part::Annotation(key) => {
+                    let (from, what) = match part {
+                        Part::Label(_) => (&claim.labels, "label"),
+                        Part::Annotation(_)
+                        | Part::Literal(_)
+                        | Part::ClaimName
+                        | Part::ClaimNamespace
+                        | Part::VolumeName => (&claim.annotations, "annotation"),
+                    };
+                    let value = from.get(key).map_or("", String::as_str);
+                    if value.is_empty() {
+                        lacking.push(format!("{what} {key:?}"));
+                    }
+                    value
+                }
+            };
+            result.push_str(value);
+        }
+        if result.is_empty() {
+            return default_directory(claim, volume);
+        }
+        if missing == Missing::Refuse && !lacking.is_empty() {
+            return Err(Invalid::new(
+                "path pattern",
+                shown(&self.text),
+                format!(
+                    "needs the {} of claim {}/{}, which is not set or empty; set it, or set the class parameter \
+                     pathPatternMissing to \"empty\"",
+                    lacking.join(" and the "),
+                    claim.namespace,
+                    claim.name
+                ),
+            ));
+        }
+        checked(&result)
+    }
+}
+
+/// The directory of a volume whose class has no pattern: `<namespace>-<claim>-<volume>`.
+pub fn default_directory(claim: &Claim, volume: &VolumeName) -> Result<Vec<String>, Invalid> {
+    checked(&format!("{}-{}-{}", claim.namespace, claim.name, volume))
+}
+
+/// Splits a path below a store's root into segments, none of which can lead elsewhere.
+///
+/// Leading, trailing and repeated slashes do not count.
+pub fn checked(path: &str) -> Result<Vec<String>, Invalid> {
+    let wrong = |why: String| Err(Invalid::new("path", shown(path), why));
+    if let Some(bad) = path.chars().find(|c| c.is_control() || *c == '\\') {
+        return wrong(format!("contains the character {bad:?}, which is not allowed in a directory name"));
+    }
+    let segments: Vec<String> = path.split('/').filter(|s| !s.is_empty()).map(String::from).collect();
+    if segments.is_empty() {
+        return wrong("names the root of the share itself, which is never a volume".into());
+    }
+    for segment in &segments {
+        if segment == "." || segment == ".." {
+            return wrong(format!("contains the segment {segment:?}; name directories in full"));
+        }
+        if segment.len() > MAX_SEGMENT_BYTES {
+            return wrong(format!(
+                "has a segment of {} bytes; file systems take {MAX_SEGMENT_BYTES}. Use shorter names or a pathPattern \
+                 with a slash",
+                segment.len()
+            ));
+        }
+        if segment.eq_ignore_ascii_case(RESERVED) {
+            return wrong(format!("contains the segment {segment:?}, where berth keeps its own records"));
+        }
+    }
+    let bytes = segments.iter().map(|s| s.len() + 1).sum::<usize>() - 1;
+    if bytes > MAX_PATH_BYTES {
+        return wrong(format!("has {bytes} bytes; file systems take {MAX_PATH_BYTES}"));
+    }
+    Ok(segments)
+}
+
+/// Which segment of an archive's place carries the suffix that makes it unique.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Suffixed {
+    /// The first one, where a directory of that name is not ours to put something into.
+    First,
+    /// The last one, where it is only taken.
+    Last,
+}
+
+/// Where the volume at `segments` is archived: `archived-` before its first segment, `suffix` behind one of them.
+///
+/// A name that becomes too long for file systems is cut at its end, before the suffix; where the whole path becomes
+/// too long, the archive is `archived-<volume>`.
+pub fn archive_target(
+    segments: &[String],
+    volume: &VolumeName,
+    suffix: &str,
+    which: Suffixed,
+) -> Vec<String> {
+    let last = segments.len().saturating_sub(1);
+    let marked = match which {
+        Suffixed::First => 0,
+        Suffixed::Last => last,
+    };
+    let name = |(index, segment): (usize, &String)| {
+        let before = if index == 0 { "archived-" } else { "" };
+        let behind = if index == marked { suffix } else { "" };
+        let room = MAX_SEGMENT_BYTES.saturating_sub(before.len() + behind.len());
+        format!("{before}{}{behind}", shortened(segment, room))
+    };
+    let target: Vec<String> = segments.iter().enumerate().map(name).collect();
+    let bytes = target.iter().map(|s| s.len() + 1).sum::<usize>();
+    if bytes > MAX_PATH_BYTES {
+        return vec![format!("archived-{}{suffix}", shortened(volume.as_str(), 200))];
+    }
+    target
+}
+
+/// As much from the beginning of `text` as fits into `bytes`.
+pub fn shortened(text: &str, bytes: usize) -> &str {
+    let fits = text.char_indices().map(|(at, c)| at + c.len_utf8()).take_while(|end| *end <= bytes).last();
+    text.get(..fits.unwrap_or(0)).unwrap_or_default()
+}
+
+fn shown(text: &str) -> String {
+    const MOST: usize = 200;
+    if text.chars().count() <= MOST {
+        text.into()
+    } else {
+        text.chars().take(MOST).chain("…".chars()).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn map(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+        pairs.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect()
+    }
+
+    fn claim() -> Claim {
+        Claim {
+            namespace: "team-a".into(),
+            name: "data".into(),
+            uid: "u-1".into(),
+            labels: map(&[("app", "web"), ("a.b/c", "dotted"), ("none", "")]),
+            annotations: map(&[
+                ("dir", "x/y"),
+                ("slashes", "//x///y/"),
+                ("up", "../other"),
+                ("dot", "./x"),
+                ("token", "${.PVC.namespace}"),
+                ("nul", "a\0b"),
+                ("line", "a\nb"),
+                ("delete", "a\u{7f}b"),
+                ("back", "a\\b"),
+                ("berth", ".BERTH/volumes"),
+                ("slash", "/"),
+            ]),
+        }
+    }
+
+    fn expand(pattern: &str, missing: Missing) -> Result<String, String> {
+        let volume = VolumeName::for_claim("u-1").unwrap();
+        Pattern::parse(pattern)
+            .and_then(|p| p.expand(&claim(), &volume, missing))
+            .map(|segments| segments.join("/"))
+            .map_err(|e| e.to_string())
+    }
+
+    const DEFAULT: &str = "team-a-data-pvc-u-1";
+
+    /// Proves: row 3.3, row 3.4, row 3.6, row 3.8, row 3.10, row 3.11, row 3.12, row 3.13
+    #[test]
+    fn patterns_give_directories() {
+        let rows: &[(&str, &str, &str)] = &[
+            ("the claim's name and namespace", "${.PVC.namespace}/${.PVC.name}", "team-a/data"),
+            ("a label", "${.PVC.labels.app}", "web"),
+            ("a key with dots and slashes", "${.PVC.labels.a.b/c}", "dotted"),
+            ("an annotation with a slash nests", "${.PVC.annotations.dir}", "x/y"),
+            ("the volume's name", "${.PVC.name}-${.PV.name}", "data-pvc-u-1"),
+            ("slashes collapse", "/a//${.PVC.annotations.slashes}/", "a/x/y"),
+            ("a dollar before a token stays", "$${.PVC.name}", "$data"),
+            ("a value is not read as a pattern again", "${.PVC.annotations.token}", "${.PVC.namespace}"),
+            ("other text in braces is literal", "${foo}-${.PVC.name}", "${foo}-data"),
+            ("a token that never ends is literal", "${.PVC.name", "${.PVC.name"),
+            ("a token within what only looks like one", "${x${.PVC.name}", "${xdata"),
+            ("a literal alone", "shared/dir", "shared/dir"),
+            ("all keys missing and nothing else is the default directory", "${.PVC.annotations.no}", DEFAULT),
+            ("all values empty likewise", "${.PVC.labels.none}${.PVC.labels.no}", DEFAULT),
+            ("the reserved name as part of a segment", "x.berth/.berthed", "x.berth/.berthed"),
+        ];
+        for (why, pattern, directory) in rows {
+            assert_eq!(expand(pattern, Missing::Refuse).as_deref(), Ok(*directory), "{why}");
+        }
+    }
+
+    /// Proves: row 3.5, row 3.7, row 3.9, row 3.14, row 3.15, row 3.16, row 3.17, row 3.21, statement 4, statement 5, statement 6
+    #[test]
+    fn patterns_that_lead_astray_are_refused_with_the_reason() {
+        let long = "x".repeat(256);
+        let deep = "abcdefgh/".repeat(500);
+        let rows: &[(&str, &str, &str)] = &[
+            ("a missing annotation", "${.PVC.namespace}/${.PVC.annotations.no}", "annotation \"no\""),
+            ("an empty label", "a-${.PVC.labels.none}", "label \"none\""),
+            ("two missing ones joined by a slash", "${.PVC.annotations.p}/${.PVC.annotations.q}", "\"q\""),
+            ("an unknown name", "${.PVC.uid}", "\"${.PVC.uid}\""),
+            ("labels without a key", "${.PVC.labels}", "unknown token"),
+            ("labels with an empty key", "${.PVC.labels.}", "unknown token"),
+            ("an unknown name of the volume", "${.PV.uid}", "unknown token"),
+            ("blanks within a token", "${ .PVC.name }", "write ${.PVC.name}"),
+            ("a way up", "${.PVC.annotations.up}", "\"..\""),
+            ("a way up in the literal", "a/../../b", "\"..\""),
+            ("a dot", "${.PVC.annotations.dot}", "\".\""),
+            ("a NUL", "${.PVC.annotations.nul}", "'\\0'"),
+            ("a line end", "${.PVC.annotations.line}", "'\\n'"),
+            ("a delete character", "${.PVC.annotations.delete}", "'\\u{7f}'"),
+            ("a backslash", "${.PVC.annotations.back}", "'\\\\'"),
+            ("our own records", "${.PVC.annotations.berth}", "its own records"),
+            ("the share's root", "${.PVC.annotations.slash}", "the root of the share"),
+            ("a segment that is too long", &long, "256 bytes"),
+            ("a path that is too long", &deep, "4499 bytes"),
+        ];
+        for (why, pattern, message) in rows {
+            let error = expand(pattern, Missing::Refuse).unwrap_err();
+            assert!(error.contains(message), "{why}: {error}");
+        }
+    }
+
+    /// Proves: row 3.17, statement 6
+    #[test]
+    fn the_old_behaviour_for_missing_keys_never_gives_the_root() {
+        let empty = |pattern| expand(pattern, Missing::Empty);
+        assert_eq!(empty("${.PVC.namespace}/${.PVC.annotations.no}").as_deref(), Ok("team-a"));
+        assert_eq!(empty("a-${.PVC.labels.none}").as_deref(), Ok("a-"));
+        assert_eq!(empty("${.PVC.annotations.no}").as_deref(), Ok(DEFAULT));
+        assert!(
+            empty("${.PVC.annotations.p}/${.PVC.annotations.q}").unwrap_err().contains("root of the share")
+        );
+        assert!(empty("${.PVC.annotations.up}").is_err());
+        assert!(empty("${.PVC.uid}").is_err());
+    }
+
+    /// Proves: row 3.16
+    #[test]
+    fn a_default_name_that_no_file_system_takes_is_refused_before_any_call() {
+        let claim = Claim { name: "n".repeat(253), ..claim() };
+        let error = default_directory(&claim, &VolumeName::for_claim("u-1").unwrap()).unwrap_err();
+        assert!(error.to_string().contains("file systems take 255"), "{error}");
+    }
+
+    /// Proves: row 4.2, row 4.4
+    #[test]
+    fn archives_keep_the_tree_and_fit_into_what_file_systems_take() {
+        let volume = VolumeName::for_claim("u-1").unwrap();
+        let target = |path: &str, suffix: &str, which| {
+            let segments: Vec<String> = path.split('/').map(String::from).collect();
+            archive_target(&segments, &volume, suffix, which).join("/")
+        };
+        assert_eq!(target("a-b-pvc-1", "", Suffixed::Last), "archived-a-b-pvc-1");
+        assert_eq!(target("ns/data/x", "", Suffixed::Last), "archived-ns/data/x");
+        assert_eq!(target("ns/data", "-T", Suffixed::Last), "archived-ns/data-T");
+        assert_eq!(target("ns/data", "-T", Suffixed::First), "archived-ns-T/data");
+        let long = target(&"ä".repeat(127), "-T", Suffixed::Last);
+        assert!(long.len() <= 255 && long.ends_with("ä-T"), "{long}");
+        let deep = target(&format!("{}d", "abcdefg/".repeat(511)), "-T", Suffixed::Last);
+        assert_eq!(deep, "archived-pvc-u-1-T");
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_the_input_the_result_is_strictly_below_the_root(
+            pattern in "([a-z/.$ {}\\\\]{0,6}|\\$\\{\\.PVC\\.(name|namespace|labels\\.k|annotations\\.k)\\}|\\$\\{\\.PV\\.name\\}|\\PC{0,3}){0,6}",
+            namespace in "\\PC{0,9}", name in "[./a-z]{0,9}", label in ".{0,300}", annotation in "[./\\x00-\\x20a]{0,9}",
+            empty in any::<bool>(),
+        ) {
+            let claim = Claim {
+                namespace, name, uid: "u".into(),
+                labels: map(&[("k", label.as_str())]),
+                annotations: map(&[("k", annotation.as_str())]),
+            };
+            let missing = if empty { Missing::Empty } else { Missing::Refuse };
+            let volume = VolumeName::for_claim("u").unwrap();
+            if let Ok(segments) = Pattern::parse(&pattern).and_then(|p| p.expand(&claim, &volume, missing)) {
+                prop_assert!(!segments.is_empty());
+                prop_assert!(segments.join("/").len() <= MAX_PATH_BYTES);
+                prop_assert!(!segments[0].eq_ignore_ascii_case(RESERVED));
+                for segment in &segments {
+                    prop_assert!(!segment.is_empty() && segment != "." && segment != "..");
+                    prop_assert!(segment.len() <= MAX_SEGMENT_BYTES);
+                    prop_assert!(!segment.chars().any(|c| c.is_control() || c == '/' || c == '\\'));
+                }
+            }
+        }
+    }
+}

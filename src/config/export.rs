@@ -1,0 +1,203 @@
+//! The NFS exports: those of the file, and the one called `default` of the flags and the environment.
+//!
+//! Flags and environment describe the export `default`: they win, field by field, over an entry of that name in the file
+//! and leave the other entries alone. What only all exports together can show (two that overlap) is checked by the backend
+//! that gets them.
+
+use std::{path::PathBuf, time::Duration};
+
+use super::{
+    convert::{File, Names, Sources, names},
+    file::ExportInFile,
+    value::{Given, Origin, Wrong},
+};
+use crate::backend::nfs::Export;
+
+/// The export that the flags and the environment describe.
+pub(super) const DEFAULT: &str = "default";
+
+/// Where the images of old and new mount the export.
+pub(super) const MOUNT_POINT: &str = "/persistentvolumes";
+
+/// What holds for every export that does not say otherwise.
+pub(super) struct Common {
+    pub(super) deadline: Duration,
+    pub(super) threads: usize,
+}
+
+/// One export as far as it was described.
+struct Described {
+    name: String,
+    server: Option<Given>,
+    path: Option<Given>,
+    root: Option<Given>,
+    /// The entry's place in the file, for messages.
+    place: Option<usize>,
+    file: ExportInFile,
+}
+
+/// Makes the exports of the flags, the environment and the file; names what is missing.
+pub(super) fn exports(
+    sources: &Sources<'_>,
+    flags: (Option<String>, Option<String>, Option<String>),
+    file: Vec<ExportInFile>,
+    common: &Common,
+    missing: &mut Vec<String>,
+) -> Result<Vec<Export>, Wrong> {
+    let mut described = Vec::new();
+    for (index, entry) in file.into_iter().enumerate() {
+        described.push(in_file(sources, index, entry)?);
+    }
+    let (server, path, root) = flags;
+    let server = sources.given(&names::NFS_SERVER, server)?;
+    let path = sources.given(&names::NFS_PATH, path)?;
+    let root = sources.given(&names::EXPORT_ROOT, root)?;
+    let wanted = server.is_some() || path.is_some() || described.is_empty();
+    if let Some(entry) = described.iter_mut().find(|entry| entry.name == DEFAULT) {
+        entry.server = server.or(entry.server.take());
+        entry.path = path.or(entry.path.take());
+        entry.root = root.or(entry.root.take());
+    } else if wanted {
+        let entry = Described {
+            name: DEFAULT.into(),
+            server,
+            path,
+            root,
+            place: None,
+            file: ExportInFile::default(),
+        };
+        described.insert(0, entry);
+    } else if let Some(root) = root {
+        return Err(root.wrong(format_args!(
+            "says where the export {DEFAULT:?} is mounted, but there is no such export: write the root of each export \
+             into the file, or name the server and the path by {} and {}",
+            names::NFS_SERVER.flag, names::NFS_PATH.flag
+        )));
+    }
+    let mut exports = Vec::new();
+    for entry in described {
+        exports.extend(ready(sources, entry, common, missing)?);
+    }
+    Ok(exports)
+}
+
+fn in_file(sources: &Sources<'_>, index: usize, mut entry: ExportInFile) -> Result<Described, Wrong> {
+    let given = |key: &str, text: Option<String>| {
+        text.map(|text| Given::new(text, sources.in_file(format!("exports[{index}].{key}"))))
+    };
+    let (server, path, root) = (entry.server.take(), entry.path.take(), entry.root.take());
+    let name = match given("name", entry.name.take()) {
+        None => DEFAULT.to_owned(),
+        Some(name) => {
+            let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+            if name.text.is_empty() || name.text.len() > 63 || !name.text.bytes().all(plain) {
+                return Err(name.wrong("must be 1 to 63 lower case letters, digits and '-'"));
+            }
+            name.text
+        }
+    };
+    Ok(Described {
+        name,
+        server: given("server", server),
+        path: given("path", path),
+        root: given("root", root),
+        place: Some(index),
+        file: entry,
+    })
+}
+
+/// The export, or `None` where something is missing, which is then named in `missing`.
+fn ready(
+    sources: &Sources<'_>,
+    described: Described,
+    common: &Common,
+    missing: &mut Vec<String>,
+) -> Result<Option<Export>, Wrong> {
+    let Described { name, server, path, root, place, file } = described;
+    let ExportInFile {
+        name: _,
+        server: _,
+        path: _,
+        root: _,
+        aliases,
+        former_paths,
+        require_mount,
+        operation_timeout,
+        threads,
+    } = file;
+    let key = |key: &str| match place {
+        Some(index) => sources.in_file(format!("exports[{index}].{key}")),
+        None => Origin::Default(""),
+    };
+    let mut absent = |names: &Names, what: &str| {
+        missing.push(match place {
+            Some(index) if name != DEFAULT => format!("exports[{index}].{what} in the file"),
+            Some(index) => format!("exports[{index}].{what} in the file, {} or {}", names.flag, names.env),
+            None => format!("{} or {}", names.flag, names.env),
+        });
+    };
+    if server.is_none() {
+        absent(&names::NFS_SERVER, "server");
+    }
+    if path.is_none() {
+        absent(&names::NFS_PATH, "path");
+    }
+    let (Some(server), Some(path)) = (server, path) else { return Ok(None) };
+    let (server, path) = (host(&server)?, exported(&path)?);
+    let root = match root {
+        Some(root) => mounted(&root)?,
+        None if name == DEFAULT => PathBuf::from(MOUNT_POINT),
+        None => PathBuf::from(MOUNT_POINT).join(&name),
+    };
+    let list = |texts: Option<Vec<String>>, name: &str| -> Vec<Given> {
+        let texts = texts.unwrap_or_default().into_iter().enumerate();
+        texts.map(|(index, text)| Given::new(text, key(&format!("{name}[{index}]")))).collect()
+    };
+    let aliases = list(aliases, "aliases").iter().map(host).collect::<Result<_, _>>()?;
+    let former_paths = list(former_paths, "formerPaths").iter().map(exported).collect::<Result<_, _>>()?;
+    let require_mount = match require_mount {
+        Some(text) => Given::new(text, key("requireMount")).bool()?,
+        // Whoever moved the root elsewhere may mean a plain directory; at the images' mount point nobody does.
+        None => root.starts_with(MOUNT_POINT),
+    };
+    let deadline = match operation_timeout {
+        Some(text) => Given::new(text, key("operationTimeout")).duration(Duration::from_millis(1))?,
+        None => common.deadline,
+    };
+    let threads = match threads {
+        Some(text) => Given::new(text, key("threads")).count(File::MOST_WORKERS)?,
+        None => common.threads,
+    };
+    Ok(Some(Export { name, server, aliases, path, former_paths, root, require_mount, deadline, threads }))
+}
+
+/// The name or address of a server. It is copied to PVs as it is.
+fn host(given: &Given) -> Result<String, Wrong> {
+    let bad = |c: char| c.is_whitespace() || c.is_control() || c == '/';
+    if given.text.is_empty() || given.text.contains(bad) {
+        return Err(given.wrong("must be the host name or the address of an NFS server, without a path"));
+    }
+    Ok(given.text.clone())
+}
+
+/// A path on the server, without slashes that mean nothing.
+fn exported(given: &Given) -> Result<String, Wrong> {
+    let segments: Vec<&str> = given.text.split('/').filter(|segment| !segment.is_empty()).collect();
+    let bad = |segment: &&str| matches!(*segment, "." | "..") || segment.contains(char::is_control);
+    if !given.text.starts_with('/') || segments.iter().any(bad) {
+        return Err(
+            given.wrong("must be an absolute path on the server, such as /export, without '.' and '..'")
+        );
+    }
+    Ok(format!("/{}", segments.join("/")))
+}
+
+/// A path in this file system.
+fn mounted(given: &Given) -> Result<PathBuf, Wrong> {
+    let path = PathBuf::from(&given.text);
+    let dots = path.components().any(|part| matches!(part, std::path::Component::ParentDir));
+    if !path.is_absolute() || dots || given.text.contains(char::is_control) {
+        return Err(given.wrong("must be the absolute path where the export is mounted, without '..'"));
+    }
+    Ok(path)
+}

@@ -1,0 +1,157 @@
+//! The command line as it is written: every value still text. `--help` is made from the comments here.
+
+#![allow(clippy::doc_markdown)] // The comments are shown by --help, where backticks would be noise.
+
+use clap::{Args, Parser, Subcommand, error::ErrorKind};
+
+use super::value::Wrong;
+
+/// Dynamic storage provisioner for Kubernetes.
+#[derive(Parser)]
+#[command(name = "berth", version = crate::VERSION, max_term_width = 100, disable_help_subcommand = true)]
+pub(super) struct Berth {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Make, remove and expand volumes for claims; what runs without a command
+    ///
+    /// Every flag can be written into the file of --config under its name in camelCase (leaseDuration). A flag wins over
+    /// the environment, the environment over the file. Durations are written as in Go: 500ms, 30s, 1h30m. The klog and
+    /// glog flags of old manifests are accepted: -v sets the log level, the others have no effect.
+    Controller(Box<ControllerFlags>),
+}
+
+/// The flags of `berth controller`.
+#[derive(Args, Debug, Default)]
+pub(super) struct ControllerFlags {
+    /// Serve the claims of classes with this provisioner; may be given several times [env: PROVISIONER_NAME]
+    #[arg(long, value_name = "NAME", help_heading = "Storage")]
+    pub(super) provisioner_name: Vec<String>,
+
+    /// Server of the NFS export, copied to volumes as it is [env: NFS_SERVER]
+    #[arg(long, value_name = "HOST", help_heading = "Storage")]
+    pub(super) nfs_server: Option<String>,
+
+    /// Path of the NFS export on the server [env: NFS_PATH]
+    #[arg(long, value_name = "PATH", help_heading = "Storage")]
+    pub(super) nfs_path: Option<String>,
+
+    /// Where the NFS export is mounted [env: BERTH_EXPORT_ROOT] [default: /persistentvolumes]
+    #[arg(long, value_name = "DIR", help_heading = "Storage")]
+    pub(super) export_root: Option<String>,
+
+    /// Work on so many objects of a backend at a time [default: 32]
+    #[arg(long, value_name = "N", help_heading = "Storage")]
+    pub(super) workers: Option<String>,
+
+    /// Give up on a file operation that hangs for so long [default: 30s]
+    #[arg(long, value_name = "DURATION", help_heading = "Storage")]
+    pub(super) operation_timeout: Option<String>,
+
+    /// Look for volumes that were begun and never used so often [default: 1h]
+    #[arg(long, value_name = "DURATION", help_heading = "Storage")]
+    pub(super) sweep_interval: Option<String>,
+
+    /// Leave a volume that was begun and never used alone for so long [default: 5m]
+    #[arg(long, value_name = "DURATION", help_heading = "Storage")]
+    pub(super) sweep_grace: Option<String>,
+
+    /// File that says where the API server is; else the pod's service account [env: KUBECONFIG]
+    #[arg(long, value_name = "FILE", help_heading = "Kubernetes")]
+    pub(super) kubeconfig: Option<String>,
+
+    /// Give up on an answer of the API server after so long [default: 30s]
+    #[arg(long, value_name = "DURATION", help_heading = "Kubernetes")]
+    pub(super) api_timeout: Option<String>,
+
+    /// Try a failed operation again after so long at first, then twice as long each time [default: 1s]
+    #[arg(long, value_name = "DURATION", help_heading = "Kubernetes")]
+    pub(super) retry_min: Option<String>,
+
+    /// Never wait longer than this between two tries [default: 5m]
+    #[arg(long, value_name = "DURATION", help_heading = "Kubernetes")]
+    pub(super) retry_max: Option<String>,
+
+    /// Work only while holding a lock, so that several replicas may run [env: ENABLE_LEADER_ELECTION] [default: true]
+    #[arg(
+        long,
+        value_name = "BOOL",
+        num_args = 0..=1,
+        default_missing_value = "true",
+        help_heading = "Leader election"
+    )]
+    pub(super) leader_election: Option<String>,
+
+    /// Namespace of the lock; else the service account's, else default [env: POD_NAMESPACE]
+    #[arg(long, value_name = "NAMESPACE", help_heading = "Leader election")]
+    pub(super) lease_namespace: Option<String>,
+
+    /// Name of the lock; else the first provisioner name with - for /
+    #[arg(long, value_name = "NAME", help_heading = "Leader election")]
+    pub(super) lease_name: Option<String>,
+
+    /// Others take over when the leader did not renew the lock for so long [default: 15s]
+    #[arg(long, value_name = "DURATION", help_heading = "Leader election")]
+    pub(super) lease_duration: Option<String>,
+
+    /// The leader stops its work when it could not renew the lock for so long [default: 10s]
+    #[arg(long, value_name = "DURATION", help_heading = "Leader election")]
+    pub(super) lease_renew_deadline: Option<String>,
+
+    /// Renew the lock, or look whether it is free, so often [default: 2s]
+    #[arg(long, value_name = "DURATION", help_heading = "Leader election")]
+    pub(super) lease_retry_period: Option<String>,
+
+    /// YAML file with any of these settings and with several exports
+    #[arg(long, value_name = "FILE", help_heading = "Process")]
+    pub(super) config: Option<String>,
+
+    /// Serve /livez, /readyz and /metrics here; port 0 picks a free one, off serves nothing [default: 0.0.0.0:8080]
+    #[arg(long, value_name = "ADDRESS", help_heading = "Process")]
+    pub(super) listen: Option<String>,
+
+    /// Write the address that --listen got into this file
+    #[arg(long, value_name = "FILE", help_heading = "Process")]
+    pub(super) listen_file: Option<String>,
+
+    /// Write the log as text or json [default: text]
+    #[arg(long, value_name = "FORMAT", help_heading = "Process")]
+    pub(super) log_format: Option<String>,
+
+    /// Log off, error, warn, info, debug or trace, or by module as in warn,berth=debug [default: info]
+    #[arg(long, value_name = "LEVEL", help_heading = "Process")]
+    pub(super) log_level: Option<String>,
+
+    /// Wait so long for running work when stopped [default: 20s]
+    #[arg(long, value_name = "DURATION", help_heading = "Process")]
+    pub(super) shutdown_grace: Option<String>,
+}
+
+/// What the command line asks for.
+pub(super) enum Read {
+    Controller(Box<ControllerFlags>),
+    Print(String),
+}
+
+/// Reads a command line that begins with the program's name.
+pub(super) fn read(args: Vec<String>) -> Result<Read, Wrong> {
+    match Berth::try_parse_from(args) {
+        Ok(Berth { command: Command::Controller(flags) }) => Ok(Read::Controller(flags)),
+        Err(error) => match error.kind() {
+            ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Ok(Read::Print(error.to_string())),
+            _ => {
+                let text = error.to_string();
+                Err(Wrong(text.strip_prefix("error: ").unwrap_or(&text).trim_end().to_owned()))
+            }
+        },
+    }
+}
+
+/// The definition of the command line, for tests that hold help and documents against it.
+#[cfg(test)]
+pub(super) fn definition() -> clap::Command {
+    <Berth as clap::CommandFactory>::command().term_width(100)
+}

@@ -1,0 +1,475 @@
+//! The configuration as a whole: tables over arguments, environment and file.
+
+use std::{collections::BTreeMap, ffi::OsString, io};
+
+use super::*;
+
+/// What a row of a table starts the process with: a command line, `NAME=value` pairs, and the text of `/etc/berth.yaml`.
+type Start<'a> = (&'a str, &'a [&'a str], &'a str);
+
+/// The environment of a Deployment of the old image.
+const OLD: &[&str] = &["NFS_SERVER=10.0.0.9", "NFS_PATH=/export", "PROVISIONER_NAME=fuseim.pri/ifs"];
+
+fn start((line, env, file): Start<'_>) -> Result<Controller, String> {
+    let args: Vec<String> = line.split(' ').map(String::from).collect();
+    let env: BTreeMap<String, OsString> = env
+        .iter()
+        .map(|pair| pair.split_once('=').unwrap())
+        .map(|(name, value)| (name.to_owned(), value.into()))
+        .collect();
+    let read = |path: &Path| match path.to_str() {
+        Some("/etc/berth.yaml") => Ok(file.to_owned()),
+        Some("/var/run/secrets/kubernetes.io/serviceaccount/namespace") if env.contains_key("IN_POD") => {
+            Ok("storage\n".to_owned())
+        }
+        _ => Err(io::Error::from(io::ErrorKind::NotFound)),
+    };
+    let surroundings = Surroundings { env: &|name| env.get(name).cloned(), read: &read };
+    match parse(&args, surroundings) {
+        Ok(Invocation::Controller(controller)) => Ok(*controller),
+        Ok(Invocation::Print(text)) => panic!("printed {text}"),
+        Err(wrong) => Err(wrong.to_string()),
+    }
+}
+
+fn seconds(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+/// Proves: row 2.1, row 2.2, row 2.3, row 2.5, row 2.6, row 2.8
+#[test]
+fn the_environment_of_the_old_images_is_enough() {
+    let expected = Controller {
+        provisioners: vec!["fuseim.pri/ifs".into()],
+        exports: vec![Export {
+            name: "default".into(),
+            server: "10.0.0.9".into(),
+            aliases: Vec::new(),
+            path: "/export".into(),
+            former_paths: Vec::new(),
+            root: "/persistentvolumes".into(),
+            require_mount: true,
+            deadline: seconds(30),
+            threads: 32,
+        }],
+        kubeconfig: None,
+        namespace: "default".into(),
+        lease: Some(Lease {
+            name: "fuseim.pri-ifs".into(),
+            namespace: "default".into(),
+            duration: seconds(15),
+            renew_deadline: seconds(10),
+            retry_period: seconds(2),
+        }),
+        listen: Some("0.0.0.0:8080".parse().unwrap()),
+        listen_file: None,
+        log_format: observe::Format::Text,
+        log_filter: observe::Filter::default(),
+        workers: 32,
+        api_timeout: seconds(30),
+        retry_min: seconds(1),
+        retry_max: seconds(300),
+        sweep_interval: seconds(3600),
+        sweep_grace: seconds(300),
+        shutdown_grace: seconds(20),
+        notes: Vec::new(),
+    };
+    assert_eq!(start(("/nfs-subdir-external-provisioner", OLD, "")).unwrap(), expected);
+    assert_eq!(start(("berth", OLD, "")).unwrap(), expected);
+    assert_eq!(start(("berth controller", OLD, "")).unwrap(), expected);
+
+    let flags = "berth --nfs-server 10.0.0.9 --nfs-path=/export/ --provisioner-name fuseim.pri/ifs";
+    assert_eq!(start((flags, &[], "")).unwrap(), expected);
+}
+
+/// Proves: row 2.2
+#[test]
+fn trailing_slashes_of_the_path_are_removed_and_the_root_is_allowed() {
+    for (written, path) in [("/", "/"), ("//", "/"), ("/export/", "/export"), ("/a//b///", "/a/b")] {
+        let path_is = format!("NFS_PATH={written}");
+        let started = start(("berth", &["NFS_SERVER=s", &path_is, "PROVISIONER_NAME=p"], "")).unwrap();
+        assert_eq!(started.exports[0].path, path, "{written}");
+    }
+}
+
+/// Proves: row 2.6
+#[test]
+fn the_lock_lives_in_the_pods_namespace() {
+    let rows: [(&str, &str, &[&str], &str); 4] = [
+        ("the variable wins over the service account", "berth", &["POD_NAMESPACE=nfs", "IN_POD=1"], "nfs"),
+        ("the flag wins over both", "berth --lease-namespace x", &["POD_NAMESPACE=nfs", "IN_POD=1"], "x"),
+        ("the service account is asked", "berth", &["IN_POD=1"], "storage"),
+        ("outside of a pod", "berth", &["POD_NAMESPACE="], "default"),
+    ];
+    for (row, line, more, namespace) in rows {
+        let env = [OLD, more].concat();
+        let started = start((line, &env, "")).unwrap();
+        assert_eq!(started.namespace, namespace, "{row}");
+        assert_eq!(started.lease.unwrap().namespace, namespace, "{row}");
+    }
+}
+
+#[test]
+fn a_flag_wins_over_the_environment_and_the_environment_over_the_file() {
+    let file = "provisionerNames: [file.example/a, file.example/b]\nkubeconfig: /file\nleaderElection: true\n\
+        workers: 7\nlogLevel: warn\n";
+    let base: &[&str] = &["NFS_SERVER=s", "NFS_PATH=/p"];
+    let from_file = start(("berth --config /etc/berth.yaml", base, file)).unwrap();
+    assert_eq!(from_file.provisioners, ["file.example/a", "file.example/b"]);
+    assert_eq!(from_file.kubeconfig, Some("/file".into()));
+    assert_eq!((from_file.workers, from_file.lease.is_some()), (7, true));
+    assert_eq!(from_file.log_filter, "warn".parse().unwrap());
+
+    let env =
+        [base, &["PROVISIONER_NAME=env.example/a", "KUBECONFIG=/env", "ENABLE_LEADER_ELECTION=f"]].concat();
+    let from_env = start(("berth --config=/etc/berth.yaml -v=4", &env, file)).unwrap();
+    assert_eq!(from_env.provisioners, ["env.example/a"]);
+    assert_eq!(from_env.kubeconfig, Some("/env".into()));
+    assert_eq!(from_env.lease, None);
+    assert_eq!(from_env.log_filter, "debug".parse().unwrap(), "-v is a flag");
+
+    let line = "berth controller --config /etc/berth.yaml --provisioner-name a --provisioner-name b --kubeconfig /flag \
+        --leader-election --workers=9 --log-level=error -v=4";
+    let from_flags = start((line, &env, file)).unwrap();
+    assert_eq!(from_flags.provisioners, ["a", "b"]);
+    assert_eq!(from_flags.kubeconfig, Some("/flag".into()));
+    assert_eq!((from_flags.workers, from_flags.lease.is_some()), (9, true));
+    assert_eq!(from_flags.log_filter, "error".parse().unwrap());
+}
+
+#[test]
+fn several_exports_come_from_the_file() {
+    let file = "exports:\n\
+        - {name: fast, server: nfs1, path: /fast/, root: /mnt/fast, aliases: [10.0.0.1], formerPaths: [/old], requireMount: true, operationTimeout: 5s, threads: 4}\n\
+        - {name: slow, server: nfs2, path: /slow}\n";
+    let started =
+        start(("berth --config /etc/berth.yaml --provisioner-name p --workers 6", &[], file)).unwrap();
+    let expected = [
+        Export {
+            name: "fast".into(),
+            server: "nfs1".into(),
+            aliases: vec!["10.0.0.1".into()],
+            path: "/fast".into(),
+            former_paths: vec!["/old".into()],
+            root: "/mnt/fast".into(),
+            require_mount: true,
+            deadline: seconds(5),
+            threads: 4,
+        },
+        Export {
+            name: "slow".into(),
+            server: "nfs2".into(),
+            aliases: Vec::new(),
+            path: "/slow".into(),
+            former_paths: Vec::new(),
+            root: "/persistentvolumes/slow".into(),
+            require_mount: true,
+            deadline: seconds(30),
+            threads: 6,
+        },
+    ];
+    assert_eq!(started.exports, expected);
+}
+
+#[test]
+fn flags_and_environment_describe_the_default_export() {
+    let names = |started: &Controller| {
+        let shown = |e: &Export| format!("{} {}:{} at {}", e.name, e.server, e.path, e.root.display());
+        started.exports.iter().map(shown).collect::<Vec<_>>().join(", ")
+    };
+    let rows: [(&str, Start<'_>, &str); 4] = [
+        (
+            "beside the exports of the file",
+            (
+                "berth --config /etc/berth.yaml",
+                OLD,
+                "exports: [{name: b, server: s, path: /b, root: /mnt/b}]",
+            ),
+            "default 10.0.0.9:/export at /persistentvolumes, b s:/b at /mnt/b",
+        ),
+        (
+            "field by field over the entry of the file",
+            (
+                "berth --config /etc/berth.yaml --nfs-path /new -v=0",
+                &["PROVISIONER_NAME=p"],
+                "exports: [{server: s, path: /old, root: /mnt}]",
+            ),
+            "default s:/new at /mnt",
+        ),
+        ("mounted elsewhere", ("berth --export-root=/mnt/x", OLD, ""), "default 10.0.0.9:/export at /mnt/x"),
+        (
+            "mounted elsewhere by the environment",
+            ("berth", &["NFS_SERVER=s", "NFS_PATH=/p", "PROVISIONER_NAME=p", "BERTH_EXPORT_ROOT=/mnt/y"], ""),
+            "default s:/p at /mnt/y",
+        ),
+    ];
+    for (row, given, expected) in rows {
+        assert_eq!(names(&start(given).unwrap()), expected, "{row}");
+    }
+}
+
+#[test]
+fn a_root_elsewhere_need_not_be_a_mount_point_unless_the_file_says_so() {
+    let require = |started: Controller| started.exports[0].require_mount;
+    assert!(require(start(("berth", OLD, "")).unwrap()));
+    assert!(!require(start(("berth --export-root /tmp/export", OLD, "")).unwrap()));
+    let file = "exports: [{server: s, path: /p, requireMount: true}]";
+    let line = "berth --config /etc/berth.yaml --export-root /tmp/export --provisioner-name p";
+    assert!(require(start((line, &[], file)).unwrap()));
+}
+
+#[test]
+fn probes_are_served_where_they_are_asked_for() {
+    let listen = |text: &str| start((&format!("berth --listen {text}"), OLD, "")).map(|ready| ready.listen);
+    assert_eq!(listen("127.0.0.1:0"), Ok(Some("127.0.0.1:0".parse().unwrap())));
+    assert_eq!(listen(":9090"), Ok(Some("0.0.0.0:9090".parse().unwrap())));
+    assert_eq!(listen("[::]:9090"), Ok(Some("[::]:9090".parse().unwrap())));
+    assert!(listen("localhost:9090").unwrap().unwrap().ip().is_loopback());
+    assert_eq!(listen("off"), Ok(None));
+}
+
+#[test]
+fn flags_without_meaning_are_told() {
+    let started = start(("berth -logtostderr=true -v=2 -log_dir /tmp", OLD, "")).unwrap();
+    assert_eq!(started.notes, ["the flag -logtostderr has no effect", "the flag -log_dir has no effect"]);
+}
+
+/// Every way to be wrong names the flag, the variable or the key, the value, and what is allowed.
+///
+/// Proves: row 2.1, row 2.2, row 2.3, row 2.5, row 2.7
+#[test]
+#[allow(clippy::too_many_lines)] // A table.
+fn a_wrong_value_is_named_with_its_place_and_what_is_allowed() {
+    let file = "berth --config /etc/berth.yaml";
+    let rows: &[(Start<'_>, &str)] = &[
+        (
+            ("berth", &[], ""),
+            "not configured: --provisioner-name, PROVISIONER_NAME or provisionerNames in the file of --config; \
+             --nfs-server or NFS_SERVER; --nfs-path or NFS_PATH",
+        ),
+        (
+            ("berth", &["NFS_SERVER=", "NFS_PATH=/p", "PROVISIONER_NAME=p"], ""),
+            "not configured: --nfs-server or NFS_SERVER",
+        ),
+        (
+            (file, &["PROVISIONER_NAME=p"], "exports: [{name: a, path: /a}]"),
+            "not configured: exports[0].server in the file",
+        ),
+        (
+            (file, &["PROVISIONER_NAME=p"], "exports: [{server: s}]"),
+            "not configured: exports[0].path in the file, --nfs-path or NFS_PATH",
+        ),
+        (
+            ("berth", &["NFS_SERVER=s", "NFS_PATH=export", "PROVISIONER_NAME=p"], ""),
+            "environment variable NFS_PATH \"export\" must be an absolute path on the server, such as /export, \
+             without '.' and '..'",
+        ),
+        (
+            ("berth --nfs-path /a/../b", OLD, ""),
+            "--nfs-path \"/a/../b\" must be an absolute path on the server, such as /export, without '.' and '..'",
+        ),
+        (
+            ("berth --nfs-server s:/export", OLD, ""),
+            "--nfs-server \"s:/export\" must be the host name or the address of an NFS server, without a path",
+        ),
+        (
+            ("berth --export-root persistentvolumes", OLD, ""),
+            "--export-root \"persistentvolumes\" must be the absolute path where the export is mounted, without '..'",
+        ),
+        (
+            ("berth --provisioner-name kubernetes.io/nfs", OLD, ""),
+            "--provisioner-name \"kubernetes.io/nfs\" must not begin with kubernetes.io/: Kubernetes keeps that \
+             prefix for itself and would not leave the volumes to this provisioner",
+        ),
+        (
+            (file, OLD_EXPORT, "provisionerNames: [a, b, a]"),
+            "/etc/berth.yaml: provisionerNames[2] \"a\" is given twice",
+        ),
+        (
+            (
+                "berth",
+                &["ENABLE_LEADER_ELECTION=yes", "NFS_SERVER=s", "NFS_PATH=/p", "PROVISIONER_NAME=p"],
+                "",
+            ),
+            "environment variable ENABLE_LEADER_ELECTION \"yes\" must be one of 1 t T true True TRUE 0 f F false False \
+             FALSE",
+        ),
+        (
+            (file, OLD, "leaderElection: 'on'"),
+            "/etc/berth.yaml: leaderElection \"on\" must be one of 1 t T true True TRUE 0 f F false False FALSE",
+        ),
+        (
+            ("berth --lease-name Berth", OLD, ""),
+            "--lease-name \"Berth\" must be 1 to 253 lower case letters, digits, '-' and '.', beginning and ending \
+             with a letter or digit",
+        ),
+        (
+            ("berth --lease-duration 1500ms", OLD, ""),
+            "--lease-duration \"1500ms\" must be whole seconds, since the Lease object stores seconds",
+        ),
+        (
+            ("berth --lease-renew-deadline 15s", OLD, ""),
+            "--lease-renew-deadline \"15s\" must be shorter than --lease-duration, which is 15s",
+        ),
+        (
+            ("berth --lease-duration 10s", OLD, ""),
+            "default of --lease-renew-deadline \"10s\" must be shorter than --lease-duration, which is 10s",
+        ),
+        (
+            (file, OLD, "leaseRetryPeriod: 9s"),
+            "/etc/berth.yaml: leaseRetryPeriod \"9s\" must be shorter than five sixths of --lease-renew-deadline, \
+             which is 10s",
+        ),
+        (
+            ("berth --api-timeout 30", OLD, ""),
+            "--api-timeout \"30\" has no unit: it must be a duration of at least 1s in Go syntax, such as 500ms, 30s \
+             or 1h30m",
+        ),
+        (
+            ("berth --retry-min 10m", OLD, ""),
+            "default of --retry-max \"5m\" must be at least --retry-min, which is 600s",
+        ),
+        (("berth --workers 0", OLD, ""), "--workers \"0\" must be a whole number from 1 to 1024"),
+        (
+            (file, OLD, "workers: many"),
+            "/etc/berth.yaml: workers \"many\" must be a whole number from 1 to 1024",
+        ),
+        (
+            ("berth --listen 8080", OLD, ""),
+            "--listen \"8080\" must be an address and a port, such as 0.0.0.0:8080, [::]:8080 or 127.0.0.1:0, or off",
+        ),
+        (("berth --log-format xml", OLD, ""), "--log-format \"xml\" must be text or json"),
+        (
+            ("berth --log-level loud", OLD, ""),
+            "--log-level \"loud\" must be off, error, warn, info, debug or trace, or levels by module such as \
+             warn,berth=debug",
+        ),
+        (
+            ("berth --config /etc/other.yaml", OLD, ""),
+            "--config \"/etc/other.yaml\" cannot be read: entity not found",
+        ),
+        (
+            (file, OLD, "exports: [{name: A, server: s, path: /a}]"),
+            "/etc/berth.yaml: exports[0].name \"A\" must be 1 to 63 lower case letters, digits and '-'",
+        ),
+        (
+            (file, OLD, "exports: [{name: a, server: s, path: /a, formerPaths: [/x, y]}]"),
+            "/etc/berth.yaml: exports[0].formerPaths[1] \"y\" must be an absolute path on the server, such as /export, \
+             without '.' and '..'",
+        ),
+        (
+            (file, OLD, "exports: [{name: a, server: s, path: /a, aliases: ['']}]"),
+            "/etc/berth.yaml: exports[0].aliases[0] \"\" must be the host name or the address of an NFS server, \
+             without a path",
+        ),
+        (
+            (
+                "berth --config /etc/berth.yaml --export-root /mnt",
+                &["PROVISIONER_NAME=p"],
+                "exports: [{name: a, server: s, path: /a}]",
+            ),
+            "--export-root \"/mnt\" says where the export \"default\" is mounted, but there is no such export: write \
+             the root of each export into the file, or name the server and the path by --nfs-server and --nfs-path",
+        ),
+    ];
+    for (given, message) in rows {
+        assert_eq!(start(*given).unwrap_err(), *message);
+    }
+}
+
+const OLD_EXPORT: &[&str] = &["NFS_SERVER=10.0.0.9", "NFS_PATH=/export"];
+
+#[test]
+fn a_variable_that_is_not_text_is_refused_not_ignored() {
+    use std::os::unix::ffi::OsStringExt as _;
+    let env = |name: &str| match name {
+        "NFS_PATH" => Some(OsString::from_vec(vec![b'/', 0xff])),
+        "NFS_SERVER" | "PROVISIONER_NAME" => Some("s".into()),
+        _ => None,
+    };
+    let read = |_: &Path| Err(io::Error::from(io::ErrorKind::NotFound));
+    let wrong = parse(&["berth".into()], Surroundings { env: &env, read: &read }).unwrap_err();
+    assert_eq!(wrong.to_string(), "environment variable NFS_PATH \"/\u{fffd}\" must be UTF-8");
+}
+
+#[test]
+fn an_unknown_flag_or_command_is_refused() {
+    let wrong = start(("berth --nfs-sever s", OLD, "")).unwrap_err();
+    assert!(wrong.contains("'--nfs-sever'") && wrong.contains("--nfs-server"), "{wrong}");
+    let wrong = start(("berth controler", OLD, "")).unwrap_err();
+    assert!(wrong.contains("'controler'"), "{wrong}");
+}
+
+/// Flag, variable, key, default and effect of every setting, in the order of --help.
+pub(crate) fn settings() -> Vec<[String; 5]> {
+    let berth = flags::definition();
+    let controller = berth.find_subcommand("controller").unwrap();
+    let row = |names: &convert::Names| {
+        let long = names.flag.trim_start_matches('-');
+        let arg = controller.get_arguments().find(|arg| arg.get_long() == Some(long)).unwrap();
+        let help = arg.get_help().unwrap().to_string();
+        let effect = help.split(" [").next().unwrap().to_owned();
+        [names.flag.into(), names.env.into(), names.key.into(), names.default.into(), effect]
+    };
+    convert::names::ALL.iter().map(row).collect()
+}
+
+#[test]
+fn help_stays_as_it_was_reviewed() {
+    let mut berth = flags::definition();
+    insta::assert_snapshot!("berth-help", berth.render_long_help());
+    let controller = berth.find_subcommand_mut("controller").unwrap();
+    let controller = std::mem::take(controller).bin_name("berth controller").term_width(100);
+    insta::assert_snapshot!("berth-controller-help", controller.clone().render_long_help());
+}
+
+#[test]
+fn help_and_version_are_printed() {
+    let surroundings =
+        Surroundings { env: &|_| None, read: &|_| Err(io::Error::from(io::ErrorKind::NotFound)) };
+    for line in [
+        "berth --help",
+        "berth -h",
+        "berth controller --help",
+        "nfs-client-provisioner --help",
+        "berth --version",
+    ] {
+        let args: Vec<String> = line.split(' ').map(String::from).collect();
+        let printed = parse(&args, surroundings);
+        assert!(matches!(printed, Ok(Invocation::Print(_))), "{line}: {printed:?}");
+    }
+}
+
+/// Each flag's help names the variable and the default that the code uses.
+#[test]
+fn help_names_the_variables_and_defaults_that_hold() {
+    let berth = flags::definition();
+    let controller = berth.find_subcommand("controller").unwrap();
+    for names in convert::names::ALL {
+        let long = names.flag.trim_start_matches('-');
+        let arg = controller.get_arguments().find(|arg| arg.get_long() == Some(long));
+        let help = arg.unwrap_or_else(|| panic!("no flag {}", names.flag)).get_help().unwrap().to_string();
+        let said = |what: &str| {
+            let (_, rest) = help.split_once(&format!("[{what}: "))?;
+            rest.split_once(']').map(|(said, _)| said)
+        };
+        assert_eq!(said("env").unwrap_or_default(), names.env, "{}", names.flag);
+        assert_eq!(said("default").unwrap_or_default(), names.default, "{}", names.flag);
+        let camel = long.split('-').enumerate().map(|(at, word)| match at {
+            0 => word.to_owned(),
+            _ => word[..1].to_uppercase() + &word[1..],
+        });
+        let camel: String = camel.collect();
+        assert!(
+            names.key == camel
+                || names.key.starts_with("exports[].")
+                || names.key == camel + "s"
+                || names.key.is_empty(),
+            "{} has the key {}",
+            names.flag,
+            names.key
+        );
+    }
+    let flags = controller.get_arguments().filter(|arg| arg.get_long().is_some()).count();
+    assert_eq!(flags, convert::names::ALL.len());
+}

@@ -1,0 +1,257 @@
+//! One value with where it was set ([`Given`]), and the readers of its text. Every refusal becomes a [`Wrong`].
+
+use std::{fmt, time::Duration};
+
+/// Why the configuration is refused: what was set where, its value, and what is allowed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Wrong(pub(super) String);
+
+/// Where a value was set.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Origin {
+    Flag(&'static str),
+    Env(&'static str),
+    File { path: String, key: String },
+    Default(&'static str),
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Flag(flag) => write!(f, "{flag}"),
+            Self::Env(name) => write!(f, "environment variable {name}"),
+            Self::File { path, key } => write!(f, "{path}: {key}"),
+            Self::Default(flag) => write!(f, "default of {flag}"),
+        }
+    }
+}
+
+/// A value as it was written, and where.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Given {
+    pub(super) text: String,
+    pub(super) origin: Origin,
+}
+
+impl Given {
+    pub(super) fn new(text: impl Into<String>, origin: Origin) -> Self {
+        Self { text: text.into(), origin }
+    }
+
+    /// The refusal of this value; `allowed` completes the sentence.
+    pub(super) fn wrong(&self, allowed: impl fmt::Display) -> Wrong {
+        Wrong(format!("{} {:?} {allowed}", self.origin, self.text))
+    }
+
+    /// A truth value in the syntax of Go's `ParseBool`, which the old images used.
+    pub(super) fn bool(&self) -> Result<bool, Wrong> {
+        match self.text.as_str() {
+            "1" | "t" | "T" | "true" | "True" | "TRUE" => Ok(true),
+            "0" | "f" | "F" | "false" | "False" | "FALSE" => Ok(false),
+            _ => Err(self.wrong("must be one of 1 t T true True TRUE 0 f F false False FALSE")),
+        }
+    }
+
+    /// A duration in Go syntax of at least `least`.
+    pub(super) fn duration(&self, least: Duration) -> Result<Duration, Wrong> {
+        let wrong = |why: &str| {
+            self.wrong(format_args!(
+                "{why}must be a duration of at least {least:?} in Go syntax, such as 500ms, 30s or 1h30m"
+            ))
+        };
+        match go_duration(&self.text) {
+            Some(duration) if duration >= least => Ok(duration),
+            Some(_) => Err(wrong("is too short: it ")),
+            None if self.text.parse::<f64>().is_ok() => Err(wrong("has no unit: it ")),
+            None => Err(wrong("")),
+        }
+    }
+
+    /// A count from 1 to `most`.
+    pub(super) fn count(&self, most: usize) -> Result<usize, Wrong> {
+        match self.text.parse() {
+            Ok(count) if (1..=most).contains(&count) => Ok(count),
+            Ok(_) | Err(_) => Err(self.wrong(format_args!("must be a whole number from 1 to {most}"))),
+        }
+    }
+
+    /// The name of a Kubernetes object: a DNS-1123 subdomain.
+    pub(super) fn object_name(&self) -> Result<String, Wrong> {
+        if subdomain(&self.text) {
+            return Ok(self.text.clone());
+        }
+        Err(self.wrong("must be 1 to 253 lower case letters, digits, '-' and '.', beginning and ending with a letter or digit"))
+    }
+
+    /// The name of a provisioner, as the API server takes it in a `StorageClass`: a subdomain and a name.
+    pub(super) fn provisioner(&self) -> Result<String, Wrong> {
+        if self.text.starts_with("kubernetes.io/") {
+            return Err(self.wrong(
+                "must not begin with kubernetes.io/: Kubernetes keeps that prefix for itself and would not leave the \
+                 volumes to this provisioner",
+            ));
+        }
+        let plain = |text: &str| {
+            !text.is_empty()
+                && text.len() <= 63
+                && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
+                && text.starts_with(|c: char| c.is_ascii_alphanumeric())
+                && text.ends_with(|c: char| c.is_ascii_alphanumeric())
+        };
+        let valid = match self.text.split_once('/') {
+            Some((prefix, name)) => subdomain(prefix) && plain(name),
+            None => plain(&self.text),
+        };
+        if valid {
+            return Ok(self.text.clone());
+        }
+        Err(self
+            .wrong("must be written as in the StorageClass, such as nfs.berth.storage or example.com/nfs"))
+    }
+}
+
+fn subdomain(text: &str) -> bool {
+    let alphanumeric = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+    text.len() <= 253
+        && text.split('.').all(|label| {
+            label.bytes().all(|b| alphanumeric(b) || b == b'-')
+                && label.bytes().next().is_some_and(alphanumeric)
+                && label.bytes().last().is_some_and(alphanumeric)
+        })
+}
+
+/// A duration as Go's `time.ParseDuration` reads it, without the negative ones.
+pub(super) fn go_duration(text: &str) -> Option<Duration> {
+    let mut rest = text.strip_prefix('+').unwrap_or(text);
+    if rest == "0" {
+        return Some(Duration::ZERO);
+    }
+    if rest.is_empty() {
+        return None;
+    }
+    let mut nanos: u64 = 0;
+    while !rest.is_empty() {
+        let (whole, after) = digits(rest);
+        let (fraction, after) = match after.strip_prefix('.') {
+            Some(after) => digits(after),
+            None => ("", after),
+        };
+        if whole.is_empty() && fraction.is_empty() {
+            return None;
+        }
+        let end = after.find(|c: char| c == '.' || c.is_ascii_digit()).unwrap_or(after.len());
+        let (unit, after) = after.split_at_checked(end)?;
+        let unit: u64 = match unit {
+            "ns" => 1,
+            "us" | "µs" | "μs" => 1_000,
+            "ms" => 1_000_000,
+            "s" => 1_000_000_000,
+            "m" => 60_000_000_000,
+            "h" => 3_600_000_000_000,
+            _ => return None,
+        };
+        let whole: u64 = if whole.is_empty() { 0 } else { whole.parse().ok()? };
+        nanos = nanos.checked_add(whole.checked_mul(unit)?)?;
+        // Beyond the nineteenth digit a fraction of an hour is less than a nanosecond.
+        let mut scale = unit;
+        for digit in fraction.bytes().take(19) {
+            scale /= 10;
+            nanos = nanos.checked_add(u64::from(digit - b'0') * scale)?;
+        }
+        rest = after;
+    }
+    // Go's durations are signed.
+    i64::try_from(nanos).is_ok().then(|| Duration::from_nanos(nanos))
+}
+
+fn digits(text: &str) -> (&str, &str) {
+    let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    text.split_at(end)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn given(text: &str) -> Given {
+        Given::new(text, Origin::Flag("--some-flag"))
+    }
+
+    /// Proves: row 2.7
+    #[test]
+    fn truth_is_written_as_in_go_and_in_no_other_way() {
+        for yes in ["1", "t", "T", "true", "True", "TRUE"] {
+            assert_eq!(given(yes).bool(), Ok(true));
+        }
+        for no in ["0", "f", "F", "false", "False", "FALSE"] {
+            assert_eq!(given(no).bool(), Ok(false));
+        }
+        for bad in ["", "yes", "no", "on", "tRUE", "2", " true", "true "] {
+            assert!(given(bad).bool().is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn durations_are_written_as_in_go() {
+        let rows = [
+            ("0", Duration::ZERO),
+            ("+5s", Duration::from_secs(5)),
+            ("15s", Duration::from_secs(15)),
+            ("1h30m", Duration::from_mins(90)),
+            ("1m30.5s", Duration::from_millis(90_500)),
+            (".5s", Duration::from_millis(500)),
+            ("1.s", Duration::from_secs(1)),
+            ("300ms", Duration::from_millis(300)),
+            ("1.5ms2us3µs4μs5ns", Duration::from_nanos(1_509_005)),
+            ("1.00000000000000000000000001s", Duration::from_secs(1)),
+            ("0.1h", Duration::from_mins(6)),
+        ];
+        for (text, expected) in rows {
+            assert_eq!(go_duration(text), Some(expected), "{text}");
+        }
+        for bad in ["", "+", "5", "s", ".s", "5 s", "5d", "-5s", "5S", "1h30", "1..5s", "99999999999h", "٣s"]
+        {
+            assert_eq!(go_duration(bad), None, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_wrong_duration_says_what_is_wrong_with_it() {
+        let least = Duration::from_secs(1);
+        let rows = [
+            (
+                "15",
+                "--some-flag \"15\" has no unit: it must be a duration of at least 1s in Go syntax, such as",
+            ),
+            ("10ms", "--some-flag \"10ms\" is too short: it must be a duration of at least 1s in Go syntax"),
+            (
+                "soon",
+                "--some-flag \"soon\" must be a duration of at least 1s in Go syntax, such as 500ms, 30s",
+            ),
+        ];
+        for (text, message) in rows {
+            let wrong = given(text).duration(least).unwrap_err().to_string();
+            assert!(wrong.starts_with(message), "{wrong}");
+        }
+    }
+
+    /// Proves: row 5.13
+    #[test]
+    fn provisioner_names_are_those_that_a_class_can_hold() {
+        for good in [
+            "nfs.berth.storage",
+            "k8s-sigs.io/nfs-subdir-external-provisioner",
+            "fuseim.pri/ifs",
+            "cluster.local/nfs-client-nfs-client-provisioner",
+            "example.com/Nfs_1",
+        ] {
+            assert_eq!(given(good).provisioner().as_deref(), Ok(good));
+        }
+        for bad in
+            ["", "a/b/c", "Example.com/nfs", "example.com/", "/nfs", "a b", "kubernetes.io/nfs", "nfs-"]
+        {
+            assert!(given(bad).provisioner().is_err(), "{bad:?}");
+        }
+    }
+}

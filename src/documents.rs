@@ -1,0 +1,314 @@
+//! The documents held against the code, by tests: tables of flags, metrics and class parameters, and the table of what an
+//! old installation relies on with the tests that prove it.
+//!
+//! A generated part stands between `<!-- generated: NAME -->` and `<!-- end -->`. A test that fails says how to write it
+//! anew; what is not between the marks is never touched.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write as _,
+    fs,
+    path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
+};
+
+use crate::{backend::Parameter, config, observe, provisioner};
+
+const UPDATE: &str = "BERTH_UPDATE_DOCS=1 cargo test -p berth --lib documents";
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn updating() -> bool {
+    std::env::var_os("BERTH_UPDATE_DOCS").is_some()
+}
+
+/// Several tests may write parts of one document.
+static WRITING: Mutex<()> = Mutex::new(());
+
+/// Holds the part called `name` of a document against `generated`.
+fn hold(document: &str, name: &str, generated: &str) {
+    let _alone = WRITING.lock().unwrap_or_else(PoisonError::into_inner);
+    let path = root().join(document);
+    let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{document}: {error}"));
+    let begin = format!("<!-- generated: {name} -->\n");
+    let (before, rest) =
+        text.split_once(&begin).unwrap_or_else(|| panic!("{document} has no mark {}", begin.trim()));
+    let (present, after) = rest.split_once("<!-- end -->").expect("a mark that ends the part");
+    if present == generated {
+        return;
+    }
+    assert!(updating(), "{document} differs from the code in the part {name}; to write it anew: {UPDATE}");
+    fs::write(&path, format!("{before}{begin}{generated}<!-- end -->{after}")).unwrap();
+}
+
+/// A Markdown table; what would mean something in a cell is escaped.
+fn table<const N: usize>(heads: [&str; N], rows: impl IntoIterator<Item = [String; N]>) -> String {
+    let mut text = format!("| {} |\n|{}\n", heads.join(" | "), " --- |".repeat(N));
+    for row in rows {
+        let _ = writeln!(text, "| {} |", row.map(|cell| escaped(&cell)).join(" | "));
+    }
+    text
+}
+
+fn escaped(cell: &str) -> String {
+    let cell = cell.replace('|', "\\|");
+    if cell.starts_with('`') { cell } else { cell.replace('<', "&lt;") }
+}
+
+fn code(text: &str) -> String {
+    if text.is_empty() { String::new() } else { format!("`{text}`") }
+}
+
+#[test]
+fn every_flag_stands_in_operations() {
+    let rows = config::tests::settings().into_iter().map(|[flag, env, key, default, effect]| {
+        [code(&flag), code(&env), code(&key), code(&default), effect]
+    });
+    let heads = ["flag", "environment", "key in the file", "default", "effect"];
+    hold("docs/operations.md", "settings", &table(heads, rows));
+}
+
+#[tokio::test]
+async fn every_metric_stands_in_operations() {
+    let text = observe::tests::full().await.text();
+    let mut helps: BTreeMap<&str, &str> = BTreeMap::new();
+    let mut types: BTreeMap<&str, &str> = BTreeMap::new();
+    let mut labels: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+    for line in text.lines() {
+        if let Some((name, help)) = line.strip_prefix("# HELP ").and_then(|rest| rest.split_once(' ')) {
+            helps.insert(name, help);
+        } else if let Some((name, kind)) = line.strip_prefix("# TYPE ").and_then(|rest| rest.split_once(' '))
+        {
+            types.insert(name, kind);
+        } else if let Some((name, rest)) = line.split_once('{') {
+            let family =
+                types.keys().copied().filter(|family| name.starts_with(family)).max_by_key(|f| f.len());
+            let quoted = rest.split("=\"").map(|part| part.rsplit([',', '"', '{']).next().unwrap_or(part));
+            let found = labels.entry(family.unwrap()).or_default();
+            found.extend(quoted.filter(|label| !label.contains('}') && *label != "le"));
+        }
+    }
+    let rows = types.iter().map(|(name, kind)| {
+        let labels = labels.get(name).into_iter().flatten().map(|label| code(label)).collect::<Vec<_>>();
+        [code(name), (*kind).to_owned(), labels.join(", "), helps[name].trim_end_matches('.').to_owned()]
+    });
+    hold("docs/operations.md", "metrics", &table(["metric", "type", "labels", "meaning"], rows));
+}
+
+fn parameters(parameters: &[Parameter]) -> String {
+    let rows = parameters.iter().map(|parameter| {
+        [code(parameter.name), parameter.values.into(), parameter.default.into(), parameter.effect.into()]
+    });
+    table(["parameter", "values", "default", "effect"], rows)
+}
+
+#[test]
+fn every_class_parameter_stands_in_storage_classes() {
+    hold("docs/storage-classes.md", "common", &parameters(provisioner::PARAMETERS));
+    hold("docs/storage-classes.md", "nfs", &parameters(crate::backend::nfs::PARAMETERS));
+}
+
+/// One line of `docs/migration-rows.txt`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Row {
+    id: String,
+    words: String,
+    reason: String,
+}
+
+fn rows(text: &str) -> Vec<Row> {
+    let row = |line: &str| {
+        let mut parts = line.split('|').map(|part| part.trim().to_owned());
+        let mut next = || parts.next().unwrap_or_else(|| panic!("not three parts: {line}"));
+        Row { id: next(), words: next(), reason: next() }
+    };
+    text.lines().filter(|line| !line.is_empty() && !line.starts_with('#')).map(row).collect()
+}
+
+/// A test that claims to prove something.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Proof {
+    file: String,
+    test: String,
+}
+
+/// Finds `/// Proves: a, b` above the tests of one file. In `e2e` every function may be a scenario; elsewhere it must be
+/// marked as a test.
+fn proofs(file: &str, text: &str, found: &mut BTreeMap<String, BTreeSet<Proof>>) -> Result<(), String> {
+    let mut rows: Vec<String> = Vec::new();
+    let mut is_test = file.starts_with("e2e/");
+    for (number, line) in (1..).zip(text.lines().map(str::trim)) {
+        if let Some(tags) = line.strip_prefix("/// Proves:") {
+            rows.extend(tags.split(',').map(|tag| tag.trim().trim_end_matches('.').to_owned()));
+        } else if line.starts_with("#[") {
+            is_test |= line.contains("test");
+        } else if let (false, Some(test)) = (rows.is_empty(), function(line)) {
+            if !is_test {
+                return Err(format!(
+                    "{file}:{number}: {test} claims to prove {} and is no test",
+                    rows.join(", ")
+                ));
+            }
+            for row in rows.drain(..) {
+                found.entry(row).or_default().insert(Proof { file: file.into(), test: test.into() });
+            }
+            is_test = file.starts_with("e2e/");
+        } else if !line.starts_with("///") && !line.starts_with("//") {
+            if !rows.is_empty() && !line.is_empty() && !line.starts_with(['#', ')', ']', '"']) {
+                return Err(format!("{file}:{number}: no test follows `Proves: {}`", rows.join(", ")));
+            }
+            is_test = file.starts_with("e2e/");
+        }
+    }
+    Ok(())
+}
+
+fn function(line: &str) -> Option<&str> {
+    let line = line.strip_prefix("pub(super) ").or_else(|| line.strip_prefix("pub(crate) ")).unwrap_or(line);
+    let line = line.strip_prefix("pub ").unwrap_or(line);
+    let line = line.strip_prefix("async ").unwrap_or(line);
+    let name = line.strip_prefix("fn ")?;
+    name.split(['(', '<']).next()
+}
+
+fn sources(directory: &Path, found: &mut Vec<PathBuf>) {
+    let Ok(entries) = fs::read_dir(directory) else { return };
+    for entry in entries {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            sources(&path, found);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            found.push(path);
+        }
+    }
+}
+
+fn all_proofs() -> BTreeMap<String, BTreeSet<Proof>> {
+    let mut files = Vec::new();
+    for directory in ["src", "tests", "e2e"] {
+        sources(&root().join(directory), &mut files);
+    }
+    let mut found = BTreeMap::new();
+    for file in files {
+        let name = file.strip_prefix(root()).unwrap().display().to_string();
+        // This file speaks of tags without proving anything.
+        if name != "src/documents.rs" {
+            proofs(&name, &fs::read_to_string(&file).unwrap(), &mut found)
+                .unwrap_or_else(|error| panic!("{error}"));
+        }
+    }
+    found
+}
+
+/// What is wrong between the rows and the proofs.
+fn gaps(rows: &[Row], proofs: &BTreeMap<String, BTreeSet<Proof>>) -> Vec<String> {
+    let mut gaps = Vec::new();
+    for row in rows {
+        match (proofs.contains_key(&row.id), row.reason.as_str()) {
+            (false, "") => gaps.push(format!("{} ({}) has neither a test nor a reason", row.id, row.words)),
+            (true, "") | (false, _) => {}
+            (true, reason) => {
+                gaps.push(format!("{} ({}) has a test: drop the reason {reason:?}", row.id, row.words));
+            }
+        }
+    }
+    for (id, proofs) in proofs {
+        if !rows.iter().any(|row| row.id == *id) {
+            let tests: Vec<&str> = proofs.iter().map(|proof| proof.test.as_str()).collect();
+            gaps.push(format!("{} claims to prove {id:?}, which is no row", tests.join(", ")));
+        }
+    }
+    gaps
+}
+
+/// Every row that an old installation relies on, with its tests.
+fn table_of_proofs(rows: &[Row], proofs: &BTreeMap<String, BTreeSet<Proof>>) -> String {
+    let groups = [
+        ("case ", "The contract of a provisioner"),
+        ("statement ", "Faults of the old provisioners that must not come back"),
+        ("row 2.", "Environment, flags, process"),
+        ("row 3.", "pathPattern"),
+        ("row 4.", "Names on the export"),
+        ("row 5.", "The volume, field by field"),
+        ("row 6.", "What becomes of a directory"),
+        ("row 7.", "Events"),
+        ("row 8.", "Rights"),
+        ("row 9.", "The leader lock"),
+    ];
+    let mut text = String::new();
+    for (prefix, title) in groups {
+        let cells = rows.iter().filter(|row| row.id.starts_with(prefix)).map(|row| {
+            let proved = proofs.get(&row.id).map(|proofs| {
+                let shown = |proof: &Proof| format!("`{}` ({})", proof.test, proof.file);
+                proofs.iter().map(shown).collect::<Vec<_>>().join("; ")
+            });
+            [row.id.clone(), row.words.clone(), proved.unwrap_or_else(|| row.reason.clone())]
+        });
+        let _ = writeln!(
+            text,
+            "\n### {title}\n\n{}",
+            table(["row", "what holds", "test, or why not"], cells).trim_end()
+        );
+    }
+    text.push('\n');
+    text
+}
+
+#[test]
+fn everything_an_old_installation_relies_on_has_a_test_or_a_reason() {
+    let path = root().join("docs/migration-rows.txt");
+    let text = fs::read_to_string(&path).unwrap();
+    let (rows, proofs) = (rows(&text), all_proofs());
+    let ids: BTreeSet<&str> = rows.iter().map(|row| row.id.as_str()).collect();
+    assert_eq!(ids.len(), rows.len(), "a row is there twice");
+    for (group, count) in [("case ", 57), ("statement ", 25)] {
+        assert_eq!(rows.iter().filter(|row| row.id.starts_with(group)).count(), count, "{group}");
+    }
+    let gaps = gaps(&rows, &proofs);
+    assert!(gaps.is_empty(), "docs/migration-rows.txt:\n{}", gaps.join("\n"));
+    hold("docs/migration.md", "proofs", &table_of_proofs(&rows, &proofs));
+}
+
+#[test]
+fn a_tag_belongs_to_the_test_below_it() {
+    let text = "/// It holds.\n///\n/// Proves: case 1, row 2.3\n#[test]\n#[allow(x)] // because\nfn it_holds() {\n}\n\
+        /// Proves: case 1\n#[tokio::test]\nasync fn it_really_holds() {}\n";
+    let mut found = BTreeMap::new();
+    proofs("src/a.rs", text, &mut found).unwrap();
+    let names = |id: &str| found[id].iter().map(|proof| proof.test.as_str()).collect::<Vec<_>>();
+    assert_eq!(names("case 1"), ["it_holds", "it_really_holds"]);
+    assert_eq!(names("row 2.3"), ["it_holds"]);
+    let mut found = BTreeMap::new();
+    proofs("e2e/s.rs", "/// Proves: case 2\npub async fn a_scenario(case: &Case) {}\n", &mut found).unwrap();
+    assert_eq!(found["case 2"].len(), 1);
+}
+
+#[test]
+fn a_tag_without_a_test_is_found() {
+    let rows = [
+        ("no test", "/// Proves: case 1\nfn helper() {}\n", "is no test"),
+        ("no function", "/// Proves: case 1\nstruct A;\n", "no test follows"),
+    ];
+    for (row, text, message) in rows {
+        let error = proofs("src/a.rs", text, &mut BTreeMap::new()).unwrap_err();
+        assert!(error.contains(message), "{row}: {error}");
+    }
+}
+
+#[test]
+fn gaps_are_found_in_both_directions() {
+    let row = |id: &str, reason: &str| Row { id: id.into(), words: "x".into(), reason: reason.into() };
+    let proof = BTreeSet::from([Proof { file: "src/a.rs".into(), test: "t".into() }]);
+    let proofs = BTreeMap::from([("case 2".to_owned(), proof.clone()), ("case 9".to_owned(), proof)]);
+    let rows = [row("case 1", ""), row("case 2", "later"), row("case 3", "later")];
+    assert_eq!(
+        gaps(&rows, &proofs),
+        [
+            "case 1 (x) has neither a test nor a reason",
+            "case 2 (x) has a test: drop the reason \"later\"",
+            "t claims to prove \"case 9\", which is no row",
+        ]
+    );
+}

@@ -1,0 +1,456 @@
+//! The arrows between the modules, held by a test that reads the sources: which module may use which, and which few files
+//! may touch the machine.
+//!
+//! [`RULES`] is the list; each rule says why. A new arrow needs a decision record in `docs/decisions/`. The reading is by
+//! tokens, not by a compiler: it sees every path that is written out, in `use` trees too, outside of comments, strings
+//! and test code.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// One rule: code in the files that `at` covers must not use what `never` names, except in `except`.
+struct Rule {
+    /// Beginnings of paths of files below `src`; empty for every file.
+    at: &'static [&'static str],
+    /// Files or directories where it is allowed, each for its own reason.
+    except: &'static [&'static str],
+    /// Paths of code. They cover what lies below them.
+    never: &'static [&'static str],
+    why: &'static str,
+}
+
+const KUBERNETES: &[&str] = &["kube", "k8s_openapi"];
+const WIRE: &[&str] = &["tonic", "prost", "axum", "hyper"];
+const NAMED_BACKENDS: &[&str] = &[
+    "crate::backend::nfs",
+    "crate::backend::rbd",
+    "crate::backend::cephfs",
+    "crate::backend::ceph",
+    "crate::backend::memory",
+    "crate::backend::path",
+];
+
+const RULES: &[Rule] = &[
+    Rule {
+        at: &["volume"],
+        except: &[],
+        never: &["tokio", "nix", "rustix", "tracing", "std::fs", "std::io", "std::net", "std::thread"],
+        why: "`volume` is pure values: what it says must hold without a machine",
+    },
+    Rule {
+        at: &["volume"],
+        except: &[],
+        never: &["crate::backend", "crate::provisioner", "crate::csi", "crate::system", "crate::observe"],
+        why: "`volume` holds the nouns that everything else is built on; it builds on nothing of ours",
+    },
+    Rule {
+        at: &["system"],
+        except: &[],
+        never: &["crate::volume", "crate::backend", "crate::provisioner", "crate::csi", "crate::observe"],
+        why: "`system` is effects on the machine; it has never heard of volumes",
+    },
+    Rule {
+        at: &["backend"],
+        except: &[],
+        never: &["crate::provisioner", "crate::csi", "crate::observe"],
+        why: "a backend is called; it knows none of its callers, so that both front doors can share it",
+    },
+    Rule {
+        at: &["provisioner"],
+        except: &[],
+        never: &["crate::csi", "crate::system"],
+        why: "the Kubernetes loop reaches storage only through a `Backend`, and gets ready values instead of flags",
+    },
+    Rule {
+        at: &["csi"],
+        except: &[],
+        never: &["crate::provisioner"],
+        why: "the two front doors do not know each other",
+    },
+    Rule {
+        at: &["observe"],
+        except: &[],
+        never: &["crate::provisioner", "crate::csi", "crate::system"],
+        why: "everything records into `observe`; it decides nothing for anybody",
+    },
+    Rule {
+        at: &["provisioner", "csi", "observe"],
+        except: &[],
+        never: NAMED_BACKENDS,
+        why: "only `main` and `config` know which backends there are; everybody else has the trait",
+    },
+    Rule {
+        at: &["volume", "system", "backend", "csi", "observe", "config"],
+        except: &[],
+        never: KUBERNETES,
+        why: "Kubernetes objects are known to the provisioner alone",
+    },
+    Rule {
+        at: &["volume", "system", "backend", "provisioner", "config"],
+        except: &[],
+        never: WIRE,
+        why: "what is served over a socket belongs to `csi` and `observe`",
+    },
+    Rule {
+        at: &[],
+        except: &["config", "main.rs"],
+        never: &["crate::config"],
+        why: "nothing looks at a flag again: `main` hands out ready values",
+    },
+    Rule {
+        at: &[],
+        except: &["system"],
+        never: &["nix", "rustix"],
+        why: "system calls are made only in `system`, where they are confined and tested",
+    },
+    Rule {
+        at: &[],
+        except: &["system/mount.rs"],
+        never: &["nix::mount", "rustix::mount"],
+        why: "one file mounts and unmounts, so that one file has to be right about it",
+    },
+    Rule {
+        at: &[],
+        except: &["system/command.rs"],
+        never: &["std::process::Command", "tokio::process"],
+        why: "one file starts programs: with a deadline, without a shell, and with secrets kept out of the log",
+    },
+    Rule {
+        at: &[],
+        // `main` reads kubeconfig and host name and writes --listen-file; `process` reads /proc/self.
+        except: &["system", "main.rs", "observe/process.rs"],
+        never: &["std::fs", "tokio::fs"],
+        why: "a path under an export is touched only through `system::root`, beneath a handle and never through a link",
+    },
+    Rule {
+        at: &[],
+        except: &["main.rs"],
+        never: &["std::env", "std::process::exit", "std::process::abort"],
+        why: "the environment is read and the process is ended only by `main`",
+    },
+];
+
+/// What is wrong with this file, one line each.
+fn violations(file: &str, text: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    if !text.starts_with("//!") {
+        found.push(format!(
+            "{file} does not begin with //!: say what it is for and what it deliberately does not do"
+        ));
+    }
+    if is_test_file(file) {
+        return found;
+    }
+    let module = module_of(file);
+    let paths = paths(&without_tests(&tokens(text)), &module);
+    for rule in RULES {
+        let covers = |places: &[&str]| places.iter().any(|place| lies_at(file, place));
+        if !(rule.at.is_empty() || covers(rule.at)) || covers(rule.except) {
+            continue;
+        }
+        for never in rule.never {
+            if let Some(path) = paths.iter().find(|path| begins_with(path, never)) {
+                found.push(format!("{file} uses {path}: {}", rule.why));
+            }
+        }
+    }
+    found
+}
+
+/// `nfs.rs` and what lies in `nfs/` are both at `nfs`.
+fn lies_at(file: &str, place: &str) -> bool {
+    file.strip_prefix(place).is_some_and(|rest| rest.is_empty() || rest.starts_with('/') || rest == ".rs")
+}
+
+fn begins_with(path: &str, beginning: &str) -> bool {
+    path.strip_prefix(beginning).is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
+}
+
+fn is_test_file(file: &str) -> bool {
+    matches!(file, "layers.rs" | "documents.rs")
+        || file.split('/').any(|part| matches!(part, "tests" | "tests.rs" | "conformance" | "conformance.rs"))
+}
+
+/// The module path of a file: `config/export.rs` is `config::export`, `config.rs` and `config/mod.rs` are `config`.
+fn module_of(file: &str) -> Vec<String> {
+    let path = file.strip_suffix(".rs").unwrap_or(file);
+    let mut parts: Vec<String> = path.split('/').map(String::from).collect();
+    if parts.last().is_some_and(|last| matches!(last.as_str(), "mod" | "lib" | "main")) {
+        parts.pop();
+    }
+    parts
+}
+
+/// Identifiers, `::`, and single other characters; comments, strings and characters are left out.
+fn tokens(text: &str) -> Vec<String> {
+    let chars: Vec<char> = text.chars().collect();
+    let at = |index: usize| chars.get(index).copied().unwrap_or('\0');
+    let mut tokens = Vec::new();
+    let mut i = 0;
+    while i < chars.len() {
+        let c = at(i);
+        if c == '/' && at(i + 1) == '/' {
+            while i < chars.len() && at(i) != '\n' {
+                i += 1;
+            }
+        } else if c == '/' && at(i + 1) == '*' {
+            let mut depth = 1;
+            i += 2;
+            while i < chars.len() && depth > 0 {
+                match (at(i), at(i + 1)) {
+                    ('/', '*') => (depth, i) = (depth + 1, i + 2),
+                    ('*', '/') => (depth, i) = (depth - 1, i + 2),
+                    _ => i += 1,
+                }
+            }
+        } else if c.is_alphabetic() || c == '_' {
+            let start = i;
+            while at(i).is_alphanumeric() || at(i) == '_' {
+                i += 1;
+            }
+            let word: String = chars[start..i].iter().collect();
+            let hashes = chars[i..].iter().take_while(|c| **c == '#').count();
+            if matches!(word.as_str(), "r" | "br" | "cr") && at(i + hashes) == '"' {
+                let end: String = std::iter::once('"').chain(std::iter::repeat_n('#', hashes)).collect();
+                let rest: String = chars[i + hashes + 1..].iter().collect();
+                let length = rest.find(&end).map_or(rest.len(), |found| found + end.len());
+                i += hashes + 1 + rest[..length].chars().count();
+            } else {
+                tokens.push(word);
+            }
+        } else if c == '"' {
+            i += 1;
+            while i < chars.len() && at(i) != '"' {
+                i += if at(i) == '\\' { 2 } else { 1 };
+            }
+            i += 1;
+        } else if c == '\'' {
+            // A character, or a lifetime.
+            if at(i + 1) == '\\' {
+                i += 3;
+                while i < chars.len() && at(i) != '\'' {
+                    i += 1;
+                }
+                i += 1;
+            } else if at(i + 2) == '\'' {
+                i += 3;
+            } else {
+                i += 1;
+            }
+        } else if c == ':' && at(i + 1) == ':' {
+            tokens.push("::".into());
+            i += 2;
+        } else {
+            if !c.is_whitespace() {
+                tokens.push(c.to_string());
+            }
+            i += 1;
+        }
+    }
+    tokens
+}
+
+/// The tokens without items under `#[cfg(test)]`.
+fn without_tests(tokens: &[String]) -> Vec<String> {
+    const MARK: [&str; 7] = ["#", "[", "cfg", "(", "test", ")", "]"];
+    let mut kept = Vec::new();
+    let mut i = 0;
+    while i < tokens.len() {
+        if tokens[i..].len() >= MARK.len() && tokens[i..].iter().zip(MARK).all(|(token, mark)| token == mark)
+        {
+            i += MARK.len();
+            let mut depth = 0;
+            while i < tokens.len() {
+                match tokens[i].as_str() {
+                    "{" => depth += 1,
+                    "}" if depth == 1 => break,
+                    "}" => depth -= 1,
+                    ";" if depth == 0 => break,
+                    _ => {}
+                }
+                i += 1;
+            }
+            i += 1;
+        } else {
+            kept.push(tokens[i].clone());
+            i += 1;
+        }
+    }
+    kept
+}
+
+/// Every path that is written out, `use` trees flattened, `super`, `self` and the package's own name resolved.
+fn paths(tokens: &[String], module: &[String]) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut i = 0;
+    while i < tokens.len() {
+        let is_use = tokens[i] == "use";
+        if is_use && tokens.get(i + 1).is_some_and(|next| next == "{") {
+            i = tree(tokens, i + 2, "", &mut found);
+        } else if is_name(&tokens[i]) && tokens.get(i + 1).is_some_and(|next| next == "::") {
+            i = branch(tokens, i, "", &mut found);
+        } else if is_use {
+            // `use kube;`
+            if let Some(name) = tokens.get(i + 1) {
+                found.push(name.clone());
+            }
+            i += 1;
+        } else {
+            i += 1;
+        }
+    }
+    found.iter().map(|path| resolved(path, module)).collect()
+}
+
+fn is_name(token: &str) -> bool {
+    token.starts_with(|c: char| c.is_alphabetic() || c == '_')
+}
+
+/// Reads one path from `i`, which continues `prefix`; returns where it ends.
+fn branch(tokens: &[String], mut i: usize, prefix: &str, found: &mut Vec<String>) -> usize {
+    let mut path = prefix.to_owned();
+    loop {
+        match tokens.get(i).map(String::as_str) {
+            Some("{") if path.ends_with("::") => return tree(tokens, i + 1, &path, found),
+            Some(name) if is_name(name) => {
+                path.push_str(name);
+                i += 1;
+            }
+            // A glob, or `::<T>` of a call.
+            Some(_) | None => break,
+        }
+        if tokens.get(i).is_none_or(|next| next != "::") {
+            break;
+        }
+        path.push_str("::");
+        i += 1;
+    }
+    found.push(path.trim_end_matches("::").to_owned());
+    i
+}
+
+/// Reads the branches of `prefix::{…}` from behind the brace; returns where it ends.
+fn tree(tokens: &[String], mut i: usize, prefix: &str, found: &mut Vec<String>) -> usize {
+    while i < tokens.len() && tokens[i] != "}" {
+        if is_name(&tokens[i]) {
+            i = branch(tokens, i, prefix, found);
+            if tokens.get(i).is_some_and(|next| next == "as") {
+                i += 2;
+            }
+        } else {
+            i += 1;
+        }
+    }
+    i + 1
+}
+
+fn resolved(path: &str, module: &[String]) -> String {
+    let mut parts: Vec<&str> = path.split("::").collect();
+    let mut base: Vec<&str> = module.iter().map(String::as_str).collect();
+    match parts.first() {
+        Some(&"berth") => parts[0] = "crate",
+        Some(&("super" | "self")) => {
+            while let Some(first @ (&"super" | &"self")) = parts.first() {
+                if *first == "super" {
+                    base.pop();
+                }
+                parts.remove(0);
+            }
+            parts = std::iter::once("crate").chain(base).chain(parts).collect();
+        }
+        Some(_) | None => {}
+    }
+    parts.join("::")
+}
+
+/// Every source file below `directory`.
+fn sources(directory: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            sources(&path, found);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            found.push(path);
+        }
+    }
+}
+
+#[test]
+fn every_module_uses_only_what_it_may() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut files = Vec::new();
+    sources(&root, &mut files);
+    assert!(files.len() > 20, "the sources were not found in {}", root.display());
+    let mut found = Vec::new();
+    for file in files {
+        let name = file.strip_prefix(&root).unwrap().to_str().unwrap().to_owned();
+        found.extend(violations(&name, &fs::read_to_string(&file).unwrap()));
+    }
+    assert!(found.is_empty(), "the layers of docs/architecture.md are broken:\n{}", found.join("\n"));
+}
+
+#[test]
+fn a_forbidden_use_is_found_however_it_is_written() {
+    let rows = [
+        ("a plain use", "backend/nfs/mod.rs", "use kube::Api;"),
+        ("a use of the crate itself", "backend/mod.rs", "use kube;"),
+        ("a renamed use", "backend/mod.rs", "use kube::Client as K;"),
+        ("a use in a group", "backend/mod.rs", "use {std::sync::Arc, kube::Client};"),
+        ("a use in a tree", "volume.rs", "use crate::{volume::Capacity, provisioner::{lease, queue}};"),
+        ("a re-export", "system/root.rs", "pub use crate::volume::Place;"),
+        ("a path in an expression", "provisioner/reclaim.rs", "fn f() { crate::backend::nfs::Nfs::new(); }"),
+        ("a way through super", "provisioner/lease.rs", "use super::super::system::root::Root;"),
+        ("a way through super in a file of two", "backend/nfs/mod.rs", "use super::super::observe::Metrics;"),
+        ("a file system call", "backend/nfs/mod.rs", "fn f() { std::fs::remove_dir_all(p); }"),
+        ("a file system module", "backend/nfs.rs", "use std::{fs, path::Path};"),
+        ("the runtime's file system", "provisioner/mod.rs", "use tokio::fs::File;"),
+        ("a program that is started", "backend/rbd.rs", "use tokio::process::Command;"),
+        ("a program that is started by std", "system/mount.rs", "let c = std::process::Command::new(a);"),
+        ("an end of the process", "provisioner/mod.rs", "fn f() { std::process::exit(1) }"),
+        ("the environment", "config/convert.rs", "use std::env;"),
+        ("a flag looked at again", "observe/logs.rs", "use crate::config::Controller;"),
+        ("a system call elsewhere", "backend/nfs/mod.rs", "use nix::sys::stat;"),
+        ("a mount elsewhere in system", "system/root.rs", "nix::mount::umount(p);"),
+        ("code after tests", "backend/mod.rs", "#[cfg(test)]\nmod tests { fn f() {} }\nuse kube::Api;"),
+    ];
+    for (row, file, code) in rows {
+        let found = violations(file, &format!("//! A file.\n{code}\n"));
+        assert_eq!(found.len(), 1, "{row}: {found:?}");
+    }
+}
+
+#[test]
+fn what_is_allowed_is_left_alone() {
+    let rows = [
+        ("a comment", "backend/mod.rs", "// use kube::Api;\n/* kube::Api /* nested */ kube::x */"),
+        ("a string", "backend/mod.rs", "const A: &str = \"kube::Api\"; const B: &str = r#\"\"kube::Api\"#;"),
+        ("a character and a lifetime", "backend/mod.rs", "fn f<'a>(x: &'a str) -> char { '\"' }"),
+        (
+            "tests may name a backend",
+            "provisioner/mod.rs",
+            "#[cfg(test)]\nmod tests { use crate::backend::memory; }",
+        ),
+        ("a file of tests", "provisioner/tests.rs", "use crate::backend::memory;"),
+        ("tests of a module", "provisioner/tests/plan.rs", "use crate::backend::memory;"),
+        ("the trait", "provisioner/mod.rs", "use crate::backend::{Backend, Error};"),
+        ("a similar name", "backend/mod.rs", "use kubelet::x; use crate::configuration::y;"),
+        ("system calls in system", "system/root.rs", "use nix::fcntl::openat2;"),
+        ("a macro that is no module", "observe.rs", "const V: &str = env!(\"A\");"),
+        (
+            "main is main",
+            "main.rs",
+            "use std::{env, process::exit}; use berth::config; use berth::backend::nfs::Nfs;",
+        ),
+    ];
+    for (row, file, code) in rows {
+        let found = violations(file, &format!("//! A file.\n{code}\n"));
+        assert_eq!(found, Vec::<String>::new(), "{row}");
+    }
+}
+
+#[test]
+fn a_file_without_a_word_about_itself_is_found() {
+    assert_eq!(violations("backend/new.rs", "use std::sync::Arc;\n").len(), 1);
+}

@@ -1,0 +1,133 @@
+//! The log on standard error: [`start`], once, before anything is logged; [`log_panics`] sends panics there too.
+//!
+//! Standard error, because standard output belongs to the commands that print a result.
+
+use std::{fmt, str::FromStr};
+
+use tracing_subscriber::{
+    filter::{LevelFilter, Targets},
+    layer::SubscriberExt as _,
+    util::SubscriberInitExt as _,
+};
+
+/// How a line of the log is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Format {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object a line, for machines.
+    Json,
+}
+
+impl FromStr for Format {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        match text {
+            "text" => Ok(Self::Text),
+            "json" => Ok(Self::Json),
+            _ => Err(()),
+        }
+    }
+}
+
+/// What is logged: a level, or `target=level` pairs separated by commas with an optional level for the rest.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Filter(Targets);
+
+impl Default for Filter {
+    fn default() -> Self {
+        Self::level(LevelFilter::INFO)
+    }
+}
+
+impl Filter {
+    fn level(level: LevelFilter) -> Self {
+        // Below `debug` the HTTP libraries log every frame; they speak up only when asked for by name.
+        let quiet = level.min(LevelFilter::INFO);
+        let targets = Targets::new().with_default(quiet);
+        Self(targets.with_target("berth", level).with_target("kube", level.min(LevelFilter::DEBUG)))
+    }
+
+    /// The filter that corresponds to `-v` of klog and glog: 4 is where they begin to tell what is done and why.
+    pub fn from_verbosity(verbosity: u32) -> Self {
+        Self::level(match verbosity {
+            0..=3 => LevelFilter::INFO,
+            4..=6 => LevelFilter::DEBUG,
+            7.. => LevelFilter::TRACE,
+        })
+    }
+}
+
+impl FromStr for Filter {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let level = match text {
+            "off" => LevelFilter::OFF,
+            "error" => LevelFilter::ERROR,
+            "warn" => LevelFilter::WARN,
+            "info" => LevelFilter::INFO,
+            "debug" => LevelFilter::DEBUG,
+            "trace" => LevelFilter::TRACE,
+            // A bare word would be read as a target with everything switched on: a misspelt level, more likely.
+            pairs if pairs.contains('=') => return pairs.parse().map(Self).map_err(|_| ()),
+            _ => return Err(()),
+        };
+        Ok(Self::level(level))
+    }
+}
+
+impl fmt::Display for Filter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Starts logging. A second call changes nothing.
+pub fn start(format: Format, filter: Filter) {
+    let registry = tracing_subscriber::registry().with(filter.0);
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(false);
+    // It fails only where a log was started before, in tests.
+    let _ = match format {
+        Format::Text => registry.with(lines).try_init(),
+        Format::Json => registry.with(lines.json().flatten_event(true)).try_init(),
+    };
+}
+
+/// Logs every panic with its place, so that it is found where everything else is. The process lives on: one broken
+/// object must not stop the work on the others.
+pub fn log_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        let message = panic.payload_as_str().unwrap_or("no message");
+        let place = panic.location().map(ToString::to_string).unwrap_or_default();
+        let thread = std::thread::current().name().unwrap_or("unnamed").to_owned();
+        tracing::error!(message, place, thread, "panic: a defect of this program");
+    }));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn levels_and_targets_are_read() {
+        for good in
+            ["off", "error", "warn", "info", "debug", "trace", "info,kube=trace", "berth::provisioner=debug"]
+        {
+            assert!(good.parse::<Filter>().is_ok(), "{good}");
+        }
+        for bad in ["", "INFO ", "verbose", "4", "kube=loud"] {
+            assert!(bad.parse::<Filter>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_verbosity_of_old_manifests_becomes_a_level() {
+        let rows = [(0, "info"), (3, "info"), (4, "debug"), (6, "debug"), (7, "trace"), (10, "trace")];
+        for (verbosity, level) in rows {
+            assert_eq!(Filter::from_verbosity(verbosity), level.parse().unwrap(), "-v={verbosity}");
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! A backend whose operations are timed: [`Metered`], a wrapper that is itself a [`Backend`].
+//!
+//! It changes nothing of what it passes on.
+
+use std::{sync::Arc, time::Instant};
+
+use async_trait::async_trait;
+
+use super::Metrics;
+use crate::{
+    backend::{Backend, Capabilities, Error, Past, Removed, StoreStatus, Unfinished},
+    volume::{Capacity, Permit, Place, Removal, Source, Volume, VolumeId, VolumeRequest},
+};
+
+/// `inner`, with the time of every operation recorded by store, operation and outcome.
+pub struct Metered {
+    inner: Arc<dyn Backend>,
+    metrics: Metrics,
+}
+
+impl Metered {
+    /// Wraps `inner`.
+    pub fn new(inner: Arc<dyn Backend>, metrics: Metrics) -> Self {
+        Self { inner, metrics }
+    }
+
+    fn record<T>(
+        &self,
+        store: &str,
+        operation: &'static str,
+        began: Instant,
+        result: Result<T, Error>,
+    ) -> Result<T, Error> {
+        let outcome = result.as_ref().err().map_or_else(|| "ok".to_owned(), |error| error.kind().to_string());
+        let backend = self.inner.capabilities().name;
+        self.metrics.backend_operation(backend, store, operation, outcome, began.elapsed());
+        result
+    }
+
+    fn store_of(&self, source: &Source) -> String {
+        self.inner.locate(source).map(|place| place.store).unwrap_or_default()
+    }
+}
+
+#[async_trait]
+impl Backend for Metered {
+    fn capabilities(&self) -> &Capabilities {
+        self.inner.capabilities()
+    }
+
+    fn place(&self, request: &VolumeRequest) -> Result<Place, Error> {
+        self.inner.place(request)
+    }
+
+    fn shares(&self, request: &VolumeRequest) -> bool {
+        self.inner.shares(request)
+    }
+
+    fn locate(&self, source: &Source) -> Option<Place> {
+        self.inner.locate(source)
+    }
+
+    async fn create(&self, request: &VolumeRequest, permit: &Permit) -> Result<Volume, Error> {
+        let began = Instant::now();
+        let store = self.inner.place(request).map(|place| place.store).unwrap_or_default();
+        let result = self.inner.create(request, permit).await;
+        self.record(&store, "create", began, result)
+    }
+
+    async fn confirm(&self, id: &VolumeId, permit: &Permit) -> Result<(), Error> {
+        let began = Instant::now();
+        let result = self.inner.confirm(id, permit).await;
+        self.record(id.store(), "confirm", began, result)
+    }
+
+    async fn remove(&self, removal: &Removal, permit: &Permit) -> Result<Removed, Error> {
+        let began = Instant::now();
+        let result = self.inner.remove(removal, permit).await;
+        self.record(&self.store_of(&removal.source), "remove", began, result)
+    }
+
+    async fn expand(&self, source: &Source, capacity: Capacity) -> Result<Capacity, Error> {
+        let began = Instant::now();
+        let result = self.inner.expand(source, capacity).await;
+        self.record(&self.store_of(source), "expand", began, result)
+    }
+
+    async fn unfinished(&self, store: &str) -> Result<Vec<Unfinished>, Error> {
+        let began = Instant::now();
+        let result = self.inner.unfinished(store).await;
+        self.record(store, "unfinished", began, result)
+    }
+
+    async fn discard(&self, unfinished: &Unfinished, permit: &Permit) -> Result<(), Error> {
+        let began = Instant::now();
+        let result = self.inner.discard(unfinished, permit).await;
+        self.record(unfinished.id.store(), "discard", began, result)
+    }
+
+    async fn tend(&self, permit: &Permit) {
+        self.inner.tend(permit).await;
+    }
+
+    fn remember(&self, past: Past) {
+        self.inner.remember(past);
+    }
+
+    fn stores(&self) -> Vec<StoreStatus> {
+        self.inner.stores()
+    }
+}

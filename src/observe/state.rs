@@ -1,0 +1,294 @@
+//! The present state behind the probes and the gauges: [`State`], read at every scrape.
+//!
+//! It keeps what was last said and when; it judges nothing (`health` does).
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, MetricEncoder},
+    metrics::MetricType,
+};
+
+use crate::backend::{Backend, StoreStatus};
+
+/// Whether this process does the work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Leadership {
+    /// It holds the lease, or runs without leader election.
+    Leading,
+    /// Another process holds the lease.
+    Standby,
+}
+
+/// How many objects a queue knows, by what becomes of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct QueueDepth {
+    /// Would be worked on now if a worker were free.
+    pub ready: usize,
+    /// Wait for their moment: the next attempt, or a delay.
+    pub waiting: usize,
+    /// Are being worked on.
+    pub in_flight: usize,
+    /// Since when the oldest object that is ready or being worked on waits to be done.
+    pub oldest: Option<Instant>,
+}
+
+/// What became of the Events so far.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct EventCounts {
+    /// Wait to be posted.
+    pub pending: usize,
+    /// Created on the server.
+    pub created: u64,
+    /// Added to an Event that the server has.
+    pub repeated: u64,
+    /// Left out because the object had too many.
+    pub suppressed: u64,
+    /// Lost: too many at once, or the server refused them.
+    pub dropped: u64,
+}
+
+type Ask<T> = Arc<dyn Fn() -> T + Send + Sync>;
+
+/// What was last said by whoever works.
+#[derive(Default)]
+pub(super) struct Facts {
+    pub(super) leadership: Option<Leadership>,
+    pub(super) synced: bool,
+    pub(super) heartbeat: Option<Instant>,
+    queues: BTreeMap<&'static str, Ask<QueueDepth>>,
+    events: Option<Ask<EventCounts>>,
+    pub(super) rights_missing: Vec<String>,
+    backends: Vec<Arc<dyn Backend>>,
+}
+
+/// [`Facts`] that are shared.
+pub(super) struct State(Mutex<Facts>);
+
+impl State {
+    pub(super) fn new() -> Self {
+        Self(Mutex::new(Facts::default()))
+    }
+
+    /// The lock is held only to copy values, so nobody can panic while holding it half-written.
+    pub(super) fn facts(&self) -> MutexGuard<'_, Facts> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn set_leadership(&self, leadership: Leadership) {
+        self.facts().leadership = Some(leadership);
+    }
+
+    pub(super) fn set_synced(&self, synced: bool) {
+        self.facts().synced = synced;
+    }
+
+    pub(super) fn beat(&self, now: Instant) {
+        self.facts().heartbeat = Some(now);
+    }
+
+    pub(super) fn set_queue(&self, name: &'static str, depth: Ask<QueueDepth>) {
+        self.facts().queues.insert(name, depth);
+    }
+
+    pub(super) fn set_events(&self, counts: Ask<EventCounts>) {
+        self.facts().events = Some(counts);
+    }
+
+    pub(super) fn set_rights_missing(&self, missing: Vec<String>) {
+        self.facts().rights_missing = missing;
+    }
+
+    pub(super) fn set_backends(&self, backends: Vec<Arc<dyn Backend>>) {
+        self.facts().backends = backends;
+    }
+
+    /// The stores of all backends, each with its backend's name.
+    pub(super) fn stores(&self) -> Vec<(&'static str, StoreStatus)> {
+        // Copied first: a backend is not asked while the lock is held.
+        let backends = self.facts().backends.clone();
+        backends
+            .iter()
+            .flat_map(|backend| {
+                let name = backend.capabilities().name;
+                backend.stores().into_iter().map(move |store| (name, store))
+            })
+            .collect()
+    }
+}
+
+impl fmt::Debug for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("State")
+    }
+}
+
+type StoreGauge = (&'static str, &'static str, fn(&StoreStatus) -> f64);
+type Labels<'a> = Vec<(&'static str, &'a str)>;
+
+/// One metric, its help, and its samples with their labels.
+struct Samples<'a> {
+    name: &'static str,
+    help: &'static str,
+    values: Vec<(Labels<'a>, f64)>,
+}
+
+impl Samples<'_> {
+    fn encode(self, encoder: &mut DescriptorEncoder<'_>, kind: MetricType) -> Result<(), std::fmt::Error> {
+        let mut metric = encoder.encode_descriptor(self.name, self.help, None, kind)?;
+        for (labels, value) in self.values {
+            if labels.is_empty() {
+                write(&mut metric, kind, value)?;
+            } else {
+                write(&mut metric.encode_family(&labels)?, kind, value)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn write(sample: &mut MetricEncoder<'_>, kind: MetricType, value: f64) -> Result<(), std::fmt::Error> {
+    match kind {
+        MetricType::Counter => sample.encode_counter::<[(&str, &str); 0], f64, f64>(&value, None),
+        MetricType::Gauge | MetricType::Histogram | MetricType::Info | MetricType::Unknown => {
+            sample.encode_gauge(&value)
+        }
+    }
+}
+
+/// Counts become floating-point samples; beyond 2^53 their last digits no longer matter.
+#[allow(clippy::cast_precision_loss)]
+fn number(count: usize) -> f64 {
+    count as f64
+}
+
+impl Collector for State {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let now = Instant::now();
+        self.encode_loop(&mut encoder, now)?;
+        self.encode_stores(&mut encoder)
+    }
+}
+
+impl State {
+    fn encode_loop(&self, encoder: &mut DescriptorEncoder<'_>, now: Instant) -> Result<(), std::fmt::Error> {
+        let (leading, synced, queues, events, missing) = {
+            let facts = self.facts();
+            let leading = facts.leadership == Some(Leadership::Leading);
+            let missing = facts.rights_missing.clone();
+            (leading, facts.synced, facts.queues.clone(), facts.events.clone(), missing)
+        };
+        // Asked after the lock is given back: whoever answers may take locks of its own.
+        let queues: Vec<(&str, QueueDepth)> = queues.iter().map(|(name, ask)| (*name, ask())).collect();
+        let events = events.map(|ask| ask()).unwrap_or_default();
+        let flag = |on: bool| vec![(Vec::new(), if on { 1.0 } else { 0.0 })];
+        Samples { name: "berth_leader", help: "Whether this process leads", values: flag(leading) }
+            .encode(encoder, MetricType::Gauge)?;
+        Samples {
+            name: "berth_synced",
+            help: "Whether the watches have delivered their first lists",
+            values: flag(synced),
+        }
+        .encode(encoder, MetricType::Gauge)?;
+
+        let per_queue = |value: fn(&QueueDepth, Instant) -> f64| {
+            queues.iter().map(|(name, queue)| (vec![("queue", *name)], value(queue, now))).collect::<Vec<_>>()
+        };
+        Samples {
+            name: "berth_queue_depth",
+            help: "Objects that wait for a worker",
+            values: per_queue(|queue, _| number(queue.ready)),
+        }
+        .encode(encoder, MetricType::Gauge)?;
+        Samples {
+            name: "berth_queue_waiting",
+            help: "Objects that wait for their next attempt or their moment",
+            values: per_queue(|queue, _| number(queue.waiting)),
+        }
+        .encode(encoder, MetricType::Gauge)?;
+        Samples {
+            name: "berth_queue_in_flight",
+            help: "Objects that are being worked on",
+            values: per_queue(|queue, _| number(queue.in_flight)),
+        }
+        .encode(encoder, MetricType::Gauge)?;
+        Samples {
+            name: "berth_queue_oldest_seconds",
+            help: "How long the oldest object that is ready or worked on has waited",
+            values: per_queue(|queue, now| {
+                queue.oldest.map_or(0.0, |since| now.saturating_duration_since(since).as_secs_f64())
+            }),
+        }
+        .encode(encoder, MetricType::Gauge)?;
+        let outcomes = [
+            ("created", events.created),
+            ("repeated", events.repeated),
+            ("suppressed", events.suppressed),
+            ("dropped", events.dropped),
+        ];
+        Samples {
+            name: "berth_events",
+            help: "Kubernetes Events by what became of them",
+            #[allow(clippy::cast_precision_loss)] // as in `number`
+            values: outcomes.iter().map(|(name, count)| (vec![("outcome", *name)], *count as f64)).collect(),
+        }
+        .encode(encoder, MetricType::Counter)?;
+        Samples {
+            name: "berth_events_pending",
+            help: "Kubernetes Events that wait to be posted",
+            values: vec![(Vec::new(), number(events.pending))],
+        }
+        .encode(encoder, MetricType::Gauge)?;
+        Samples {
+            name: "berth_rights_missing",
+            help: "Rights that the service account lacks",
+            values: missing.iter().map(|right| (vec![("right", right.as_str())], 1.0)).collect(),
+        }
+        .encode(encoder, MetricType::Gauge)
+    }
+
+    fn encode_stores(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let stores = self.stores();
+        let per_store = |value: fn(&StoreStatus) -> f64| {
+            stores
+                .iter()
+                .map(|(backend, store)| {
+                    (vec![("backend", *backend), ("store", store.name.as_str())], value(store))
+                })
+                .collect::<Vec<_>>()
+        };
+        let gauges: [StoreGauge; 5] = [
+            ("berth_store_ready", "Whether the store can be used", |store| {
+                if store.ready.is_ok() { 1.0 } else { 0.0 }
+            }),
+            ("berth_store_operations", "Operations on storage that run now", |store| number(store.running)),
+            (
+                "berth_store_oldest_operation_seconds",
+                "How long the longest operation on storage runs",
+                |store| {
+                    store.oldest.as_ref().map_or(0.0, |(_, since): &(String, Duration)| since.as_secs_f64())
+                },
+            ),
+            ("berth_trash_entries", "Removed volumes that wait to be purged", |store| number(store.trash)),
+            ("berth_stuck_purges", "Paths in the trash that could not be purged", |store| {
+                number(store.stuck.len())
+            }),
+        ];
+        for (name, help, value) in gauges {
+            Samples { name, help, values: per_store(value) }.encode(encoder, MetricType::Gauge)?;
+        }
+        Samples {
+            name: "berth_purged_objects",
+            help: "File system objects purged from the trash",
+            #[allow(clippy::cast_precision_loss)] // as in `number`
+            values: per_store(|store| store.purged as f64),
+        }
+        .encode(encoder, MetricType::Counter)
+    }
+}

@@ -1,0 +1,198 @@
+//! The whole of `observe` as a scraper and a prober see it, over a socket.
+
+use std::collections::BTreeSet;
+
+use async_trait::async_trait;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::*;
+use crate::{
+    backend::{Capabilities, Error, Kind, Past, Removed, StoreStatus, Unfinished},
+    volume::{Capacity, Permit, Place, Removal, Source, Volume, VolumeId, VolumeRequest},
+};
+
+/// A backend whose stores are what the test says, and which refuses everything.
+struct Stores(Capabilities, Vec<StoreStatus>);
+
+impl Stores {
+    fn new(stores: Vec<StoreStatus>) -> Arc<Self> {
+        let capabilities =
+            Capabilities { name: "nfs", block: false, expand: true, parameters: &[], concurrency: 1 };
+        Arc::new(Self(capabilities, stores))
+    }
+}
+
+fn refused<T>() -> Result<T, Error> {
+    Err(Error::new(Kind::Refused, "a test said no"))
+}
+
+#[async_trait]
+impl Backend for Stores {
+    fn capabilities(&self) -> &Capabilities {
+        &self.0
+    }
+    fn place(&self, _: &VolumeRequest) -> Result<Place, Error> {
+        refused()
+    }
+    fn locate(&self, _: &Source) -> Option<Place> {
+        Some(Place { store: "a".into(), segments: vec!["d".into()] })
+    }
+    fn shares(&self, _: &VolumeRequest) -> bool {
+        false
+    }
+    async fn create(&self, _: &VolumeRequest, _: &Permit) -> Result<Volume, Error> {
+        refused()
+    }
+    async fn confirm(&self, _: &VolumeId, _: &Permit) -> Result<(), Error> {
+        Ok(())
+    }
+    async fn remove(&self, _: &Removal, _: &Permit) -> Result<Removed, Error> {
+        refused()
+    }
+    async fn expand(&self, _: &Source, _: Capacity) -> Result<Capacity, Error> {
+        refused()
+    }
+    async fn unfinished(&self, _: &str) -> Result<Vec<Unfinished>, Error> {
+        refused()
+    }
+    async fn discard(&self, _: &Unfinished, _: &Permit) -> Result<(), Error> {
+        refused()
+    }
+    async fn tend(&self, _: &Permit) {}
+    fn remember(&self, _: Past) {}
+    fn stores(&self) -> Vec<StoreStatus> {
+        self.1.clone()
+    }
+}
+
+fn store(name: &str, ready: Result<(), &str>) -> StoreStatus {
+    StoreStatus {
+        name: name.into(),
+        ready: ready.map_err(String::from),
+        running: 2,
+        oldest: Some(("mkdir a-b-c".into(), Duration::from_secs(7))),
+        trash: 3,
+        stuck: vec![("x".into(), "permission denied".into())],
+        purged: 41,
+    }
+}
+
+/// Everything recorded once.
+pub(crate) async fn full() -> Metrics {
+    let metrics = Metrics::new();
+    metrics.provisioned("managed-nfs-storage", "", Duration::from_millis(20));
+    metrics.provision_failed("managed-nfs-storage", "");
+    metrics.deleted("managed-nfs-storage", Duration::from_millis(300));
+    metrics.delete_failed("managed-nfs-storage");
+    metrics.api_request("create", "persistentvolumes", 201);
+    metrics.refused("delete");
+    metrics.swept("a");
+    metrics.confirmed("a");
+    metrics.leadership(Leadership::Leading);
+    metrics.synced(true);
+    metrics.heartbeat();
+    let since = Instant::now();
+    metrics.watch_queue("claims", move || QueueDepth {
+        ready: 5,
+        waiting: 4,
+        in_flight: 3,
+        oldest: Some(since),
+    });
+    metrics.watch_events(|| EventCounts { pending: 1, created: 2, repeated: 3, suppressed: 4, dropped: 5 });
+    metrics.rights_missing(vec!["patch persistentvolumes".into()]);
+    let backend = Stores::new(vec![store("a", Ok(())), store("b", Err("/exports/b is not mounted"))]);
+    let metered = Metered::new(backend.clone(), metrics.clone());
+    let id = VolumeId::new("nfs", "a", "pvc-1".parse().unwrap()).unwrap();
+    metered.confirm(&id, &Permit::unlimited()).await.unwrap();
+    metrics.watch_stores(vec![backend]);
+    metrics
+}
+
+/// Status line, headers and body of one answer.
+async fn fetch(address: std::net::SocketAddr, path: &str, headers: &str) -> (String, String, String) {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n{headers}\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    let (status, headers) = head.split_once("\r\n").unwrap();
+    (status.to_owned(), headers.to_ascii_lowercase(), body.to_owned())
+}
+
+/// The metrics with their types and labels, without values.
+fn names(text: &str) -> String {
+    let mut names = BTreeSet::new();
+    for line in text.lines() {
+        if let Some(typed) = line.strip_prefix("# TYPE ") {
+            names.insert(typed.replacen(' ', ": ", 1));
+        } else if !line.starts_with('#') {
+            let sample = line.rsplit_once(' ').unwrap().0;
+            names.insert(format!("  {sample}"));
+        }
+    }
+    names.into_iter().collect::<Vec<_>>().join("\n")
+}
+
+/// Proves: case 56
+#[tokio::test]
+async fn the_names_and_labels_of_all_metrics_stay() {
+    insta::assert_snapshot!("metrics", names(&full().await.text()).replace(crate::VERSION, "VERSION"));
+}
+
+#[tokio::test]
+async fn the_go_librarys_metrics_are_scraped_as_the_go_library_writes_them() {
+    let text = full().await.text();
+    for line in [
+        "# TYPE controller_persistentvolumeclaim_provision_total counter\n",
+        "controller_persistentvolumeclaim_provision_total{class=\"managed-nfs-storage\",source=\"\"} 1\n",
+        "controller_persistentvolumeclaim_provision_failed_total{class=\"managed-nfs-storage\",source=\"\"} 1\n",
+        "# TYPE controller_persistentvolumeclaim_provision_duration_seconds histogram\n",
+        "provision_duration_seconds_bucket{le=\"0.025\",class=\"managed-nfs-storage\",source=\"\"} 1\n",
+        "provision_duration_seconds_bucket{le=\"1\",class=\"managed-nfs-storage\",source=\"\"} 1\n",
+        "provision_duration_seconds_count{class=\"managed-nfs-storage\",source=\"\"} 1\n",
+        "controller_persistentvolume_delete_total{class=\"managed-nfs-storage\"} 1\n",
+        "controller_persistentvolume_delete_failed_total{class=\"managed-nfs-storage\"} 1\n",
+        "controller_persistentvolume_delete_duration_seconds_bucket{le=\"0.25\",class=\"managed-nfs-storage\"} 0\n",
+        "controller_persistentvolume_delete_duration_seconds_bucket{le=\"0.5\",class=\"managed-nfs-storage\"} 1\n",
+    ] {
+        assert!(text.contains(line), "no {line:?} in\n{text}");
+    }
+}
+
+/// Proves: statement 18
+#[tokio::test]
+async fn probes_and_metrics_are_served_and_end_with_the_process() {
+    let metrics = full().await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let stop = CancellationToken::new();
+    let server = tokio::spawn(serve(listener, metrics.clone(), stop.clone()));
+
+    let (status, _, body) = fetch(address, "/livez", "").await;
+    assert_eq!((status.as_str(), body.as_str()), ("HTTP/1.1 200 OK", "ok\n"));
+
+    let (status, _, body) = fetch(address, "/readyz?verbose", "").await;
+    assert_eq!(status, "HTTP/1.1 200 OK");
+    assert!(body.contains("[!]store nfs/b: /exports/b is not mounted\n"), "{body}");
+    assert!(body.contains("[+]store nfs/a\n"), "{body}");
+
+    metrics.watch_stores(vec![Stores::new(vec![store("b", Err("/exports/b is not mounted"))])]);
+    let (status, _, body) = fetch(address, "/readyz", "").await;
+    assert_eq!(status, "HTTP/1.1 503 Service Unavailable");
+    assert!(body.contains("[-]store nfs/b: /exports/b is not mounted\n"), "{body}");
+
+    let (_, headers, body) = fetch(address, "/metrics", "Accept: text/plain;version=0.0.4\r\n").await;
+    assert!(headers.contains("content-type: text/plain; version=0.0.4; charset=utf-8"), "{headers}");
+    assert!(body.contains("berth_store_ready{backend=\"nfs\",store=\"b\"} 0.0\n"), "{body}");
+    let (_, headers, body) = fetch(address, "/metrics", "Accept: application/openmetrics-text\r\n").await;
+    assert!(headers.contains("content-type: application/openmetrics-text; version=1.0.0; charset=utf-8"));
+    assert!(body.contains("# EOF"), "{body}");
+
+    stop.cancel();
+    server.await.unwrap().unwrap();
+}

@@ -1,0 +1,330 @@
+//! What a `StorageClass` says: [`Class`], and what it means for a backend, [`Terms`].
+//!
+//! [`Class::terms`] reads the parameters for a new volume and refuses what is wrong; [`disposal_as_before`] reads them as
+//! the old provisioners did, for volumes that those made. [`PARAMETERS`] are the parameters that hold for every backend.
+//!
+//! It does not know what the parameters of a backend mean; the backend reads those itself.
+
+use std::{collections::BTreeMap, fmt::Write};
+
+use k8s_openapi::api::storage::v1::StorageClass;
+
+use crate::{
+    backend::{Capabilities, Parameter},
+    volume::{Disposal, Invalid},
+};
+
+/// The class parameters that hold for every backend.
+pub const PARAMETERS: &[Parameter] = &[
+    Parameter {
+        name: "archiveOnDelete",
+        values: "true, false",
+        default: "true",
+        effect: "Whether a volume is archived when its claim is deleted; false deletes it. onDelete wins over it.",
+    },
+    Parameter {
+        name: "onDelete",
+        values: "delete, archive, retain",
+        default: "as archiveOnDelete says",
+        effect: "What becomes of the bytes when the claim is deleted.",
+    },
+    Parameter {
+        name: "strictParameters",
+        values: "true, false",
+        default: "false",
+        effect: "Whether a parameter that nobody knows refuses the claim, rather than only warning about it.",
+    },
+];
+
+const ARCHIVE_ON_DELETE: &str = "archiveOnDelete";
+const ON_DELETE: &str = "onDelete";
+const STRICT: &str = "strictParameters";
+
+/// A `StorageClass`, as far as it is used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Class {
+    pub(super) name: String,
+    pub(super) uid: String,
+    /// The version of the object, for telling one edition of a class from the next.
+    pub(super) version: String,
+    pub(super) provisioner: String,
+    pub(super) reclaim_policy: String,
+    pub(super) mount_options: Vec<String>,
+    pub(super) waits_for_consumer: bool,
+    pub(super) expandable: bool,
+    pub(super) parameters: BTreeMap<String, String>,
+}
+
+impl From<StorageClass> for Class {
+    fn from(class: StorageClass) -> Self {
+        Self {
+            name: class.metadata.name.unwrap_or_default(),
+            uid: class.metadata.uid.unwrap_or_default(),
+            version: class.metadata.resource_version.unwrap_or_default(),
+            provisioner: class.provisioner,
+            reclaim_policy: class.reclaim_policy.unwrap_or_else(|| "Delete".to_owned()),
+            mount_options: class.mount_options.unwrap_or_default(),
+            waits_for_consumer: class.volume_binding_mode.as_deref() == Some("WaitForFirstConsumer"),
+            expandable: class.allow_volume_expansion.unwrap_or_default(),
+            parameters: class.parameters.unwrap_or_default(),
+        }
+    }
+}
+
+/// What a class means for a new volume.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Terms {
+    pub(super) disposal: Disposal,
+    /// The parameters that the backend reads.
+    pub(super) parameters: BTreeMap<String, String>,
+    /// What nobody reads, as a sentence for the administrator.
+    pub(super) unknown: Option<String>,
+}
+
+impl Class {
+    /// Reads the parameters for a new volume on the backend with these capabilities.
+    pub(super) fn terms(&self, backend: &Capabilities) -> Result<Terms, Invalid> {
+        let get = |key: &str| self.parameters.get(key).map(String::as_str);
+        let strict = match get(STRICT) {
+            None => false,
+            Some(text) => boolean(text).ok_or_else(|| not_boolean(STRICT, text))?,
+        };
+        let disposal = match get(ON_DELETE) {
+            // The old provisioner took an empty value for an absent one, and charts render it.
+            None | Some("") => match get(ARCHIVE_ON_DELETE) {
+                None => Disposal::Archive,
+                Some(text) => match boolean(text) {
+                    Some(true) => Disposal::Archive,
+                    Some(false) => Disposal::Delete,
+                    None => return Err(not_boolean(ARCHIVE_ON_DELETE, text)),
+                },
+            },
+            Some(text) => text
+                .parse()
+                .map_err(|error: Invalid| Invalid::new("class parameter onDelete", error.text, error.why))?,
+        };
+
+        let known = |key: &str| PARAMETERS.iter().any(|p| p.name == key);
+        let theirs = |key: &str| backend.parameters.iter().any(|p| p.name == key);
+        let unknown: Vec<_> =
+            self.parameters.keys().filter(|key| !known(key) && !theirs(key)).map(String::as_str).collect();
+        let unknown = (!unknown.is_empty()).then(|| unknown_parameters(&unknown, backend.parameters));
+        if let (true, Some(unknown)) = (strict, &unknown) {
+            return Err(Invalid::new("storage class", &self.name, format!("is strict and {unknown}")));
+        }
+        let parameters = self
+            .parameters
+            .iter()
+            .filter(|(key, _)| theirs(key))
+            .map(|(key, value)| (key.clone(), value.clone()))
+            .collect();
+        Ok(Terms { disposal, parameters, unknown })
+    }
+}
+
+/// What the old provisioners did with a volume whose class has these parameters, save that a value which made them fail
+/// for ever archives instead. The second value says why, where an administrator must know.
+pub(super) fn disposal_as_before(parameters: &BTreeMap<String, String>) -> (Disposal, Option<String>) {
+    match parameters.get(ON_DELETE).map(String::as_str) {
+        Some("delete") => (Disposal::Delete, None),
+        Some("retain") => (Disposal::Keep, None),
+        Some("archive") => (Disposal::Archive, None),
+        None | Some(_) => match parameters.get(ARCHIVE_ON_DELETE).map(|text| (text, boolean(text))) {
+            None | Some((_, Some(true))) => (Disposal::Archive, None),
+            Some((_, Some(false))) => (Disposal::Delete, None),
+            Some((text, None)) => {
+                let why = format!(
+                    "{}; archived, since nothing was asked for that can be understood",
+                    not_boolean(ARCHIVE_ON_DELETE, text)
+                );
+                (Disposal::Archive, Some(why))
+            }
+        },
+    }
+}
+
+/// A truth value in Go's words.
+fn boolean(text: &str) -> Option<bool> {
+    match text {
+        "1" | "t" | "T" | "true" | "True" | "TRUE" => Some(true),
+        "0" | "f" | "F" | "false" | "False" | "FALSE" => Some(false),
+        _ => None,
+    }
+}
+
+fn not_boolean(parameter: &str, text: &str) -> Invalid {
+    let shown: String = text.chars().take(64).collect();
+    Invalid::new("class parameter", format!("{parameter}: {shown}"), "must be true or false")
+}
+
+/// `has the unknown parameter "ondelete" (did you mean "onDelete"?)`.
+fn unknown_parameters(keys: &[&str], theirs: &[Parameter]) -> String {
+    let mut text = String::from(if keys.len() == 1 {
+        "has the unknown parameter "
+    } else {
+        "has the unknown parameters "
+    });
+    for (index, key) in keys.iter().enumerate() {
+        if index > 0 {
+            text.push_str(", ");
+        }
+        let shown: String = key.chars().take(64).collect();
+        // Writing to a string cannot fail.
+        let _ = write!(text, "{shown:?}");
+        if let Some(near) = nearest(key, theirs) {
+            let _ = write!(text, " (did you mean {near:?}?)");
+        }
+    }
+    text
+}
+
+/// The valid parameter that was probably meant.
+fn nearest(key: &str, theirs: &[Parameter]) -> Option<&'static str> {
+    let wanted = key.to_ascii_lowercase();
+    PARAMETERS
+        .iter()
+        .chain(theirs)
+        .map(|parameter| (distance(&wanted, &parameter.name.to_ascii_lowercase()), parameter.name))
+        .filter(|(distance, name)| *distance <= (name.len() / 3).max(1))
+        .min()
+        .map(|(_, name)| name)
+}
+
+/// How many letters must be added, dropped or changed to turn one word into the other.
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.chars().enumerate() {
+        let mut left = i + 1;
+        let mut diagonal = i;
+        for (y, above) in b.iter().zip(row.iter_mut().skip(1)) {
+            let here = (diagonal + usize::from(x != *y)).min(left + 1).min(*above + 1);
+            diagonal = *above;
+            *above = here;
+            left = here;
+        }
+        if let Some(first) = row.first_mut() {
+            *first = i + 1;
+        }
+    }
+    row.last().copied().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const THEIRS: &[Parameter] = &[Parameter {
+        name: "pathPattern",
+        values: "a pattern",
+        default: "",
+        effect: "Names the directory.",
+    }];
+
+    fn class(parameters: &[(&str, &str)]) -> Class {
+        Class {
+            name: "nfs".into(),
+            uid: "1".into(),
+            version: "1".into(),
+            provisioner: "p".into(),
+            reclaim_policy: "Delete".into(),
+            mount_options: Vec::new(),
+            waits_for_consumer: false,
+            expandable: false,
+            parameters: map(parameters),
+        }
+    }
+
+    fn map(parameters: &[(&str, &str)]) -> BTreeMap<String, String> {
+        parameters.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect()
+    }
+
+    fn capabilities() -> Capabilities {
+        Capabilities { name: "fake", block: false, expand: true, parameters: THEIRS, concurrency: 1 }
+    }
+
+    /// Proves: row 6.1, row 6.2, row 6.3, row 6.4, row 6.5, row 6.6, row 6.7, row 6.8
+    #[test]
+    fn the_class_says_what_becomes_of_a_volume() {
+        use Disposal::{Archive, Delete, Keep};
+        /// The parameters, what a new volume gets (`None`: refused), what an old one gets, whether that is told.
+        type Row = (&'static [(&'static str, &'static str)], Option<Disposal>, Disposal, bool);
+        let table: &[Row] = &[
+            (&[], Some(Archive), Archive, false),
+            (&[("onDelete", "delete")], Some(Delete), Delete, false),
+            (&[("onDelete", "delete"), ("archiveOnDelete", "true")], Some(Delete), Delete, false),
+            (&[("onDelete", "delete"), ("archiveOnDelete", "what")], Some(Delete), Delete, false),
+            (&[("onDelete", "retain")], Some(Keep), Keep, false),
+            (&[("onDelete", "retain"), ("archiveOnDelete", "false")], Some(Keep), Keep, false),
+            (&[("onDelete", "archive"), ("archiveOnDelete", "false")], Some(Archive), Archive, false),
+            (&[("onDelete", "Delete")], None, Archive, false),
+            (&[("onDelete", "DELETE"), ("archiveOnDelete", "false")], None, Delete, false),
+            (&[("onDelete", ""), ("archiveOnDelete", "false")], Some(Delete), Delete, false),
+            (&[("archiveOnDelete", "false")], Some(Delete), Delete, false),
+            (&[("archiveOnDelete", "0")], Some(Delete), Delete, false),
+            (&[("archiveOnDelete", "F")], Some(Delete), Delete, false),
+            (&[("archiveOnDelete", "true")], Some(Archive), Archive, false),
+            (&[("archiveOnDelete", "T")], Some(Archive), Archive, false),
+            (&[("archiveOnDelete", "no")], None, Archive, true),
+            (&[("archiveOnDelete", "")], None, Archive, true),
+            (&[("archiveOnDelete", " false")], None, Archive, true),
+        ];
+        for (parameters, new, old, told) in table {
+            let terms = class(parameters).terms(&capabilities());
+            assert_eq!(terms.ok().map(|terms| terms.disposal), *new, "new volume: {parameters:?}");
+            let (disposal, why) = disposal_as_before(&map(parameters));
+            assert_eq!((disposal, why.is_some()), (*old, *told), "old volume: {parameters:?}");
+        }
+    }
+
+    #[test]
+    fn a_refusal_names_the_parameter_the_value_and_what_is_allowed() {
+        let refusal =
+            |parameters: &[(&str, &str)]| class(parameters).terms(&capabilities()).unwrap_err().to_string();
+        assert_eq!(
+            refusal(&[("onDelete", "Delete")]),
+            "class parameter onDelete \"Delete\" must be delete, archive or retain"
+        );
+        assert_eq!(
+            refusal(&[("archiveOnDelete", "yes")]),
+            "class parameter \"archiveOnDelete: yes\" must be true or false"
+        );
+        assert_eq!(
+            refusal(&[("strictParameters", "on")]),
+            "class parameter \"strictParameters: on\" must be true or false"
+        );
+    }
+
+    #[test]
+    fn the_backend_gets_its_own_parameters_and_no_others() {
+        let class = class(&[("pathPattern", "x"), ("onDelete", "delete"), ("odd", "y")]);
+        assert_eq!(class.terms(&capabilities()).unwrap().parameters, map(&[("pathPattern", "x")]));
+    }
+
+    /// Proves: row 3.22
+    #[test]
+    fn an_unknown_parameter_is_told_with_the_name_that_was_meant() {
+        let table: &[(&[&str], &str)] = &[
+            (&["ondelete"], "has the unknown parameter \"ondelete\" (did you mean \"onDelete\"?)"),
+            (&["pathpattern"], "has the unknown parameter \"pathpattern\" (did you mean \"pathPattern\"?)"),
+            (&["pathPatern"], "has the unknown parameter \"pathPatern\" (did you mean \"pathPattern\"?)"),
+            (
+                &["archiveOnDelte"],
+                "has the unknown parameter \"archiveOnDelte\" (did you mean \"archiveOnDelete\"?)",
+            ),
+            (&["fsType"], "has the unknown parameter \"fsType\""),
+            (
+                &["fsType", "onDelet"],
+                "has the unknown parameters \"fsType\", \"onDelet\" (did you mean \"onDelete\"?)",
+            ),
+        ];
+        for (keys, text) in table {
+            let parameters: Vec<_> = keys.iter().map(|key| (*key, "v")).collect();
+            assert_eq!(class(&parameters).terms(&capabilities()).unwrap().unknown.as_deref(), Some(*text));
+            let strict: Vec<_> = parameters.into_iter().chain([("strictParameters", "true")]).collect();
+            let refusal = class(&strict).terms(&capabilities()).unwrap_err().to_string();
+            assert!(refusal.ends_with(text), "{refusal}");
+        }
+        assert_eq!(class(&[("strictParameters", "true")]).terms(&capabilities()).unwrap().unknown, None);
+    }
+}

@@ -1,0 +1,331 @@
+//! The requests that the loop makes to the API server: [`Cluster`]; and why one failed: [`Failure`].
+//!
+//! Every call has a deadline and is made once: repeating is the queue's business, which does it with growing delays and
+//! hears `Retry-After`. Answers are read into the trimmed types.
+//!
+//! Watches, leases, events and access reviews have their own ways to the server.
+
+use std::{fmt, time::Duration};
+
+use http::{Method, Request, StatusCode, header};
+use k8s_openapi::api::{core::v1::PersistentVolume, storage::v1::StorageClass};
+use kube::{Client, client::Body};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_json::{Value, json};
+
+use super::{
+    class::Class,
+    objects::{ClaimObject, VolumeObject},
+    queue::Outcome,
+};
+
+/// The API server.
+#[derive(Clone)]
+pub(super) struct Cluster {
+    client: Client,
+    timeout: Duration,
+}
+
+/// What went wrong with a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Cause {
+    /// There was no answer, or one that does not tell whether the request was carried out.
+    Unknown,
+    /// Too many requests; nothing was done.
+    Throttled,
+    /// An object of that name is there already.
+    Exists,
+    /// The object changed, or is not the one that was meant.
+    Conflict,
+    /// There is no such object.
+    NotFound,
+    /// The right is missing.
+    Forbidden,
+    /// The server says that the request is wrong.
+    Invalid,
+}
+
+/// Why a request failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Failure {
+    pub(super) cause: Cause,
+    /// How long the server asked us to wait.
+    after: Option<Duration>,
+    message: String,
+}
+
+impl Failure {
+    /// When to try again.
+    pub(super) fn outcome(&self) -> Outcome {
+        self.after.map_or(Outcome::Retry, Outcome::RetryAfter)
+    }
+
+    pub(super) fn is_forbidden(&self) -> bool {
+        self.cause == Cause::Forbidden
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+/// The longest wait that a server can ask for.
+const LONGEST_WAIT: Duration = Duration::from_mins(5);
+
+/// What an answer that is no success means. `reason` is the server's word for it, `after` its `Retry-After` in seconds.
+fn classify(code: StatusCode, reason: &str, after: Option<u64>) -> (Cause, Option<Duration>) {
+    let after = after.map(|seconds| Duration::from_secs(seconds).min(LONGEST_WAIT));
+    match code {
+        StatusCode::TOO_MANY_REQUESTS => (Cause::Throttled, Some(after.unwrap_or(Duration::from_secs(1)))),
+        StatusCode::CONFLICT if reason == "AlreadyExists" => (Cause::Exists, None),
+        StatusCode::CONFLICT => (Cause::Conflict, None),
+        StatusCode::NOT_FOUND => (Cause::NotFound, None),
+        StatusCode::FORBIDDEN | StatusCode::UNAUTHORIZED => (Cause::Forbidden, None),
+        code if code.is_client_error() && code != StatusCode::REQUEST_TIMEOUT => (Cause::Invalid, None),
+        _ => (Cause::Unknown, after),
+    }
+}
+
+/// The part of a `Status` that is read.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Status {
+    message: String,
+    reason: String,
+    details: Option<Details>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct Details {
+    retry_after_seconds: Option<u64>,
+}
+
+const VOLUMES: &str = "/api/v1/persistentvolumes";
+
+impl Cluster {
+    /// Each request may take `timeout`.
+    pub(super) fn new(client: Client, timeout: Duration) -> Self {
+        Self { client, timeout }
+    }
+
+    /// Creates a volume's object.
+    pub(super) async fn create_volume(&self, volume: &PersistentVolume) -> Result<VolumeObject, Failure> {
+        self.call(Method::POST, VOLUMES, Some(("application/json", volume))).await
+    }
+
+    /// The volume as it is now.
+    pub(super) async fn volume(&self, name: &str) -> Result<Option<VolumeObject>, Failure> {
+        found(self.call(Method::GET, &format!("{VOLUMES}/{}", plain(name)?), None::<(_, &Value)>).await)
+    }
+
+    /// Deletes the object of this name if it has this UID; that it is gone already is a success.
+    pub(super) async fn delete_volume(&self, name: &str, uid: &str) -> Result<(), Failure> {
+        let options = json!({"apiVersion": "v1", "kind": "DeleteOptions", "preconditions": {"uid": uid}});
+        let path = format!("{VOLUMES}/{}", plain(name)?);
+        let deleted: Result<Answer, Failure> =
+            self.call(Method::DELETE, &path, Some(("application/json", &options))).await;
+        found(deleted).map(drop)
+    }
+
+    /// Changes a volume's object by a strategic merge patch; that it is gone is a success.
+    pub(super) async fn patch_volume(&self, name: &str, patch: &Value) -> Result<(), Failure> {
+        found(self.patch(&format!("{VOLUMES}/{}", plain(name)?), patch).await).map(drop)
+    }
+
+    /// The claim as it is now.
+    pub(super) async fn claim(&self, namespace: &str, name: &str) -> Result<Option<ClaimObject>, Failure> {
+        found(self.call(Method::GET, &claim_path(namespace, name)?, None::<(_, &Value)>).await)
+    }
+
+    /// Changes a claim's status by a strategic merge patch; that it is gone is a success.
+    pub(super) async fn patch_claim_status(
+        &self,
+        namespace: &str,
+        name: &str,
+        patch: &Value,
+    ) -> Result<(), Failure> {
+        found(self.patch(&format!("{}/status", claim_path(namespace, name)?), patch).await).map(drop)
+    }
+
+    /// The class as it is now.
+    pub(super) async fn class(&self, name: &str) -> Result<Option<Class>, Failure> {
+        let path = format!("/apis/storage.k8s.io/v1/storageclasses/{}", plain(name)?);
+        let class: Option<StorageClass> = found(self.call(Method::GET, &path, None::<(_, &Value)>).await)?;
+        Ok(class.map(Class::from))
+    }
+
+    async fn patch(&self, path: &str, change: &Value) -> Result<Answer, Failure> {
+        self.call(Method::PATCH, path, Some(("application/strategic-merge-patch+json", change))).await
+    }
+
+    async fn call<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<(&str, &impl Serialize)>,
+    ) -> Result<T, Failure> {
+        let what = || format!("{method} {path}");
+        match tokio::time::timeout(self.timeout, self.exchange(&method, path, body)).await {
+            Ok(Ok(value)) => Ok(value),
+            Ok(Err(failure)) => Err(failure),
+            Err(_) => Err(Failure {
+                cause: Cause::Unknown,
+                after: None,
+                message: format!("{}: no answer from the API server within {:?}", what(), self.timeout),
+            }),
+        }
+    }
+
+    async fn exchange<T: DeserializeOwned>(
+        &self,
+        method: &Method,
+        path: &str,
+        body: Option<(&str, &impl Serialize)>,
+    ) -> Result<T, Failure> {
+        let failed = |cause, error: &dyn fmt::Display| Failure {
+            cause,
+            after: None,
+            message: format!("{method} {path}: {error}"),
+        };
+        let mut request =
+            Request::builder().method(method).uri(path).header(header::ACCEPT, "application/json");
+        let mut bytes = Vec::new();
+        if let Some((content_type, value)) = body {
+            request = request.header(header::CONTENT_TYPE, content_type);
+            bytes = serde_json::to_vec(value).map_err(|error| failed(Cause::Invalid, &error))?;
+        }
+        let request = request.body(Body::from(bytes)).map_err(|error| failed(Cause::Invalid, &error))?;
+        let response =
+            self.client.send(request).await.map_err(|error| failed(Cause::Unknown, &causes(&error)))?;
+        let code = response.status();
+        let after = response
+            .headers()
+            .get(header::RETRY_AFTER)
+            .and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+        let answer = response
+            .into_body()
+            .collect_bytes()
+            .await
+            .map_err(|error| failed(Cause::Unknown, &causes(&error)))?;
+        if code.is_success() {
+            return serde_json::from_slice(&answer).map_err(|error| failed(Cause::Unknown, &error));
+        }
+        let status: Status = serde_json::from_slice(&answer).unwrap_or_default();
+        let after = after.or(status.details.and_then(|details| details.retry_after_seconds));
+        let (cause, after) = classify(code, &status.reason, after);
+        let message = if status.message.is_empty() {
+            let text = String::from_utf8_lossy(&answer).chars().take(200).collect::<String>();
+            format!("{method} {path}: {code}: {}", text.trim())
+        } else {
+            status.message
+        };
+        Err(Failure { cause, after, message })
+    }
+}
+
+/// An answer of which nothing is read.
+#[derive(Deserialize)]
+struct Answer {}
+
+fn claim_path(namespace: &str, name: &str) -> Result<String, Failure> {
+    Ok(format!("/api/v1/namespaces/{}/persistentvolumeclaims/{}", plain(namespace)?, plain(name)?))
+}
+
+/// A name as one segment of a path. Some names come from annotations or from records on the storage.
+fn plain(name: &str) -> Result<&str, Failure> {
+    let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'.';
+    let ends = |b: Option<&u8>| b.is_some_and(u8::is_ascii_alphanumeric);
+    let bytes = name.as_bytes();
+    if ends(bytes.first()) && ends(bytes.last()) && bytes.len() <= 253 && bytes.iter().copied().all(plain) {
+        return Ok(name);
+    }
+    let shown: String = name.chars().take(80).collect();
+    Err(Failure {
+        cause: Cause::NotFound,
+        after: None,
+        message: format!("{shown:?} cannot be the name of an object"),
+    })
+}
+
+/// That there is no such object is an answer.
+fn found<T>(result: Result<T, Failure>) -> Result<Option<T>, Failure> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(failure) if failure.cause == Cause::NotFound => Ok(None),
+        Err(failure) => Err(failure),
+    }
+}
+
+/// An error with all that caused it on one line.
+fn causes(error: &kube::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        let next = error.to_string();
+        if !text.ends_with(&next) {
+            text.push_str(": ");
+            text.push_str(&next);
+        }
+        cause = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_says_whether_the_request_was_carried_out_and_when_to_come_back() {
+        type Row = (&'static str, u16, &'static str, Option<u64>, Cause, Option<Duration>);
+        let seconds = Duration::from_secs;
+        let table: &[Row] = &[
+            (
+                "too many requests, and when to come back",
+                429,
+                "TooManyRequests",
+                Some(7),
+                Cause::Throttled,
+                Some(seconds(7)),
+            ),
+            ("too many requests without a time", 429, "", None, Cause::Throttled, Some(seconds(1))),
+            ("an absurd time is cut", 429, "", Some(u64::MAX), Cause::Throttled, Some(seconds(300))),
+            ("the name is taken", 409, "AlreadyExists", None, Cause::Exists, None),
+            ("another version, or another UID", 409, "Conflict", None, Cause::Conflict, None),
+            ("not there", 404, "NotFound", None, Cause::NotFound, None),
+            ("no right", 403, "Forbidden", None, Cause::Forbidden, None),
+            ("no identity", 401, "Unauthorized", None, Cause::Forbidden, None),
+            ("wrong", 422, "Invalid", None, Cause::Invalid, None),
+            ("wrong in another way", 400, "BadRequest", None, Cause::Invalid, None),
+            ("too large", 413, "RequestEntityTooLarge", None, Cause::Invalid, None),
+            ("the client was too slow", 408, "", None, Cause::Unknown, None),
+            ("a defect of the server", 500, "InternalError", None, Cause::Unknown, None),
+            ("no leader in etcd", 503, "ServiceUnavailable", Some(2), Cause::Unknown, Some(seconds(2))),
+            ("the server's own deadline", 504, "Timeout", None, Cause::Unknown, None),
+            ("a proxy that answers strangely", 302, "", None, Cause::Unknown, None),
+        ];
+        for (name, code, reason, after, cause, wait) in table {
+            let code = StatusCode::from_u16(*code).unwrap();
+            assert_eq!(classify(code, reason, *after), (*cause, *wait), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_name_cannot_lead_to_another_object() {
+        for bad in ["", "..", "a/b", "a?b", "A", "-a", "a#", "%2e", &"a".repeat(254)] {
+            assert_eq!(plain(bad).map_err(|failure| failure.cause), Err(Cause::NotFound), "{bad}");
+        }
+        assert_eq!(plain("pvc-1.a"), Ok("pvc-1.a"));
+    }
+
+    #[test]
+    fn a_failure_comes_back_when_the_server_says_so_or_at_the_usual_pace() {
+        let failure = |after| Failure { cause: Cause::Unknown, after, message: String::new() };
+        assert_eq!(failure(None).outcome(), Outcome::Retry);
+        let wait = Duration::from_secs(3);
+        assert_eq!(failure(Some(wait)).outcome(), Outcome::RetryAfter(wait));
+    }
+}

@@ -1,0 +1,405 @@
+//! A bigger request becomes a bigger volume: [`plan`] decides, [`reconcile`] does it.
+//!
+//! For in-tree volumes nobody else does: kube-controller-manager finds no plugin, says so in an Event and stops. First the
+//! PV gets the new size, then the claim's status; a crash in between leaves a request above the status, and the next
+//! run completes it.
+//!
+//! It never makes anything smaller.
+
+use serde_json::{Value, json};
+
+use super::{
+    Shared,
+    class::Class,
+    events::Type,
+    names,
+    objects::{ClaimObject, VolumeObject, annotation, class_name},
+    persistent_volume,
+    queue::Outcome,
+    rights::Right,
+};
+use crate::{
+    backend::{Backends, Kind},
+    volume::{Capacity, Permit, Source},
+};
+
+/// What to do about a claim that asks for more.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Plan {
+    /// Nothing: it has what it asks for, is not ours, or may not.
+    Ignore,
+    /// It cannot be done; the text says why.
+    Reject(String),
+    Expand(Order),
+}
+
+/// A volume to be made bigger.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Order {
+    pub(super) provisioner: String,
+    pub(super) source: Source,
+    /// What is asked for, and as it was written.
+    pub(super) request: Capacity,
+    pub(super) request_text: String,
+    /// What the PV says, and as it is written there.
+    pub(super) has: Capacity,
+    pub(super) has_text: String,
+}
+
+/// Decides about a claim and the volume that it names, both as the API server has them.
+pub(super) fn plan(
+    claim: &ClaimObject,
+    volume: &VolumeObject,
+    class: Option<&Class>,
+    backends: &Backends,
+) -> Plan {
+    let provisioner = annotation(&volume.metadata, names::PROVISIONED_BY).unwrap_or_default();
+    let Some(backend) = backends.get(provisioner) else { return Plan::Ignore };
+    let bound = claim.status.phase.as_deref() == Some("Bound")
+        && claim.spec.volume_name == volume.metadata.name
+        && volume
+            .spec
+            .claim_ref
+            .as_ref()
+            .is_some_and(|other| Some(&other.uid) == claim.metadata.uid.as_ref());
+    if !bound || !class.is_some_and(|class| class.expandable) {
+        return Plan::Ignore;
+    }
+    let size = |text: Option<&str>| text.and_then(|text| text.parse::<Capacity>().ok());
+    let request_text = claim.spec.resources.requests.storage.as_deref();
+    let has_text = volume.spec.capacity.storage.as_deref();
+    let (Some(request), Some(has)) = (size(request_text), size(has_text)) else { return Plan::Ignore };
+    let told = size(claim.status.capacity.storage.as_deref());
+    if request <= has && told.is_none_or(|told| request <= told) {
+        return Plan::Ignore;
+    }
+    if !backend.capabilities().expand {
+        return Plan::Reject(format!("{provisioner} cannot make a volume bigger"));
+    }
+    let Some(source) = persistent_volume::source(volume) else {
+        return Plan::Reject(format!(
+            "volume {:?} has no source that {provisioner} knows",
+            volume.metadata.name
+        ));
+    };
+    Plan::Expand(Order {
+        provisioner: provisioner.to_owned(),
+        source,
+        request,
+        request_text: request_text.unwrap_or_default().to_owned(),
+        has,
+        has_text: has_text.unwrap_or_default().to_owned(),
+    })
+}
+
+/// The patch that gives the PV its new size.
+fn volume_patch(uid: &str, size: &str) -> Value {
+    json!({"metadata": {"uid": uid}, "spec": {"capacity": {"storage": size}}})
+}
+
+/// The patch that tells the claim its new size, and ends what said that it is growing.
+fn claim_patch(claim: &ClaimObject, size: &str) -> Value {
+    let over: Vec<Value> = claim
+        .status
+        .conditions
+        .iter()
+        .flatten()
+        .filter(|condition| RESIZING.contains(&condition.kind.as_str()))
+        .map(|condition| json!({"type": condition.kind, "$patch": "delete"}))
+        .collect();
+    let mut patch =
+        json!({"metadata": {"uid": claim.metadata.uid}, "status": {"capacity": {"storage": size}}});
+    if !over.is_empty()
+        && let Some(status) = patch.get_mut("status").and_then(Value::as_object_mut)
+    {
+        status.insert("conditions".to_owned(), Value::Array(over));
+    }
+    patch
+}
+
+/// The conditions of a claim that grows.
+const RESIZING: [&str; 4] =
+    ["Resizing", "FileSystemResizePending", "ControllerResizeError", "NodeResizeError"];
+
+/// What is needed to expand.
+const RIGHTS: [Right; 2] = [Right::PatchVolumes, Right::PatchClaimStatus];
+
+/// Makes the volume of the claim with this UID bigger, if that is still asked for.
+pub(super) async fn reconcile(shared: &Shared, uid: &str, permit: &Permit) -> Outcome {
+    let (growing, ours) = {
+        let records = shared.records();
+        let Some(growing) = records.growing(uid).cloned() else { return Outcome::Done };
+        let ours = records.volume(&growing.volume).is_some_and(|volume| volume.standing.ours);
+        (growing, ours)
+    };
+    if !ours {
+        return Outcome::Done;
+    }
+    let read = async {
+        let claim = shared.cluster.claim(&growing.namespace, &growing.name).await?;
+        let volume = shared.cluster.volume(&growing.volume).await?;
+        Ok(claim.zip(volume))
+    };
+    let (claim, volume) = match read.await {
+        Ok(Some((claim, volume))) if claim.metadata.uid.as_deref() == Some(uid) => (claim, volume),
+        Ok(Some(_) | None) => return Outcome::Done,
+        Err(failure) => {
+            let failure: super::cluster::Failure = failure;
+            tracing::warn!(claim = %growing, error = %failure, "cannot read a claim that asks for more");
+            return failure.outcome();
+        }
+    };
+    let class_name = class_name(&claim.metadata, claim.spec.storage_class_name.as_deref());
+    let class = shared.records().class(class_name).cloned();
+    match plan(&claim, &volume, class.as_deref(), &shared.backends) {
+        Plan::Ignore => Outcome::Done,
+        Plan::Reject(why) => {
+            fail(shared, &claim, why);
+            Outcome::Done
+        }
+        Plan::Expand(order) => {
+            let missing: Vec<String> = {
+                let rights = shared.rights.rights();
+                let rights = rights.borrow();
+                RIGHTS.iter().filter(|right| !rights.allow(**right)).map(ToString::to_string).collect()
+            };
+            if missing.is_empty() {
+                return expand(shared, &claim, &volume, &order, permit).await;
+            }
+            if shared.first_explained(uid, &order.request_text) {
+                let why = format!(
+                    "the volume cannot be made bigger: the provisioner's role lacks {}; grant it, or undo the request",
+                    missing.join(" and ")
+                );
+                fail(shared, &claim, why);
+            }
+            Outcome::Done
+        }
+    }
+}
+
+async fn expand(
+    shared: &Shared,
+    claim: &ClaimObject,
+    volume: &VolumeObject,
+    order: &Order,
+    permit: &Permit,
+) -> Outcome {
+    let Some(backend) = shared.backends.get(&order.provisioner) else { return Outcome::Done };
+    let text = |text: &Option<String>| text.clone().unwrap_or_default();
+    let name = text(&volume.metadata.name);
+    let note = format!("growing volume {name} from {} to {}", order.has_text, order.request_text);
+    shared.tell_object(&order.provisioner, claim, Type::Normal, "Resizing", note);
+    let size = match backend.expand(&order.source, order.request).await {
+        Ok(size) if size < order.request => {
+            fail(
+                shared,
+                claim,
+                format!("the storage gives {size}, which is less than {}", order.request_text),
+            );
+            return Outcome::Retry;
+        }
+        Ok(size) => size,
+        Err(error) => {
+            tracing::warn!(volume = name, kind = %error.kind(), error = error.chain(), "cannot expand the volume");
+            fail(shared, claim, error.chain());
+            return match error.kind() {
+                Kind::Refused => Outcome::Done,
+                Kind::Invalid | Kind::Unsupported | Kind::Exhausted => Outcome::Slow,
+                Kind::Conflict
+                | Kind::NotFound
+                | Kind::InUse
+                | Kind::Busy
+                | Kind::Unavailable
+                | Kind::Internal => Outcome::Retry,
+            };
+        }
+    };
+    let size_text = if size <= order.has {
+        order.has_text.clone()
+    } else if size == order.request {
+        order.request_text.clone()
+    } else {
+        size.to_string()
+    };
+    if permit.check().is_err() {
+        return Outcome::Retry;
+    }
+    let write = async {
+        if size > order.has {
+            let patch = volume_patch(volume.metadata.uid.as_deref().unwrap_or_default(), &size_text);
+            shared
+                .cluster
+                .patch_volume(&name, &patch)
+                .await
+                .map_err(|failure| (Right::PatchVolumes, failure))?;
+        }
+        let (namespace, claim_name) = (text(&claim.metadata.namespace), text(&claim.metadata.name));
+        shared
+            .cluster
+            .patch_claim_status(&namespace, &claim_name, &claim_patch(claim, &size_text))
+            .await
+            .map_err(|failure| (Right::PatchClaimStatus, failure))
+    };
+    match write.await {
+        Ok(()) => {
+            tracing::info!(volume = name, size = size_text, "expanded the volume");
+            let note = format!("volume {name} has {size_text} now");
+            shared.tell_object(&order.provisioner, claim, Type::Normal, "VolumeResizeSuccessful", note);
+            Outcome::Done
+        }
+        Err((right, failure)) => {
+            if failure.is_forbidden() {
+                shared.rights.refused(right);
+            }
+            tracing::warn!(volume = name, error = %failure, "cannot record the new size of the volume");
+            fail(shared, claim, format!("the new size of volume {name} cannot be recorded: {failure}"));
+            failure.outcome()
+        }
+    }
+}
+
+fn fail(shared: &Shared, claim: &ClaimObject, why: String) {
+    let provisioner = annotation(&claim.metadata, names::PROVISIONER).unwrap_or_default();
+    shared.tell_object(provisioner, claim, Type::Warning, "VolumeResizeFailed", why);
+}
+
+#[cfg(test)]
+#[allow(clippy::needless_pass_by_value, reason = "patches read best written in place")]
+mod tests {
+    use super::*;
+    use crate::provisioner::fixtures::{self, NAME};
+    use std::sync::Arc;
+
+    fn backends(expand: bool) -> Backends {
+        let memory = crate::backend::memory::Memory::new()
+            .with_capabilities(|capabilities| capabilities.expand = expand);
+        Backends::default().with(NAME, Arc::new(memory))
+    }
+
+    fn bound_claim(patch: Value) -> ClaimObject {
+        let mut usual = json!({
+            "spec": {"volumeName": "pvc-0b6f-11", "resources": {"requests": {"storage": "2Gi"}}},
+            "status": {"phase": "Bound", "capacity": {"storage": "1500Mi"}},
+        });
+        fixtures::merge(&mut usual, &patch);
+        fixtures::claim_object(usual)
+    }
+
+    fn bound_volume(patch: Value) -> VolumeObject {
+        let mut usual = json!({"status": {"phase": "Bound"}});
+        fixtures::merge(&mut usual, &patch);
+        fixtures::volume_object(usual)
+    }
+
+    /// Proves: case 53, case 54, statement 20
+    #[test]
+    fn a_claim_grows_where_it_may_and_nothing_else_changes() {
+        let nothing = || json!({});
+        let request = |size: &str| json!({"spec": {"resources": {"requests": {"storage": size}}}});
+        let table: Vec<(&str, Value, Value, Value, bool)> = vec![
+            ("a bigger request is served", nothing(), nothing(), nothing(), true),
+            ("an equal request changes nothing", request("1500Mi"), nothing(), nothing(), false),
+            (
+                "an equal request in other words changes nothing",
+                request("1572864000"),
+                nothing(),
+                nothing(),
+                false,
+            ),
+            ("a smaller request changes nothing", request("1Gi"), nothing(), nothing(), false),
+            (
+                "a crash after the PV was changed is completed",
+                nothing(),
+                json!({"spec": {"capacity": {"storage": "2Gi"}}}),
+                nothing(),
+                true,
+            ),
+            (
+                "what is complete is left alone",
+                json!({"status": {"capacity": {"storage": "2Gi"}}}),
+                json!({"spec": {"capacity": {"storage": "2Gi"}}}),
+                nothing(),
+                false,
+            ),
+            (
+                "an unbound claim is left alone",
+                json!({"status": {"phase": "Pending"}}),
+                nothing(),
+                nothing(),
+                false,
+            ),
+            ("a lost claim is left alone", json!({"status": {"phase": "Lost"}}), nothing(), nothing(), false),
+            (
+                "a foreign volume is left alone",
+                nothing(),
+                json!({"metadata": {"annotations": {"pv.kubernetes.io/provisioned-by": "other"}}}),
+                nothing(),
+                false,
+            ),
+            (
+                "a volume of another claim is left alone",
+                nothing(),
+                json!({"spec": {"claimRef": {"uid": "other"}}}),
+                nothing(),
+                false,
+            ),
+            (
+                "a claim that names another volume is left alone",
+                json!({"spec": {"volumeName": "other"}}),
+                nothing(),
+                nothing(),
+                false,
+            ),
+            (
+                "a class that does not allow it is obeyed",
+                nothing(),
+                nothing(),
+                json!({"allowVolumeExpansion": false}),
+                false,
+            ),
+            (
+                "the reclaim policy does not matter",
+                nothing(),
+                json!({"spec": {"persistentVolumeReclaimPolicy": "Retain"}}),
+                nothing(),
+                true,
+            ),
+        ];
+        for (name, claim, volume, class, grows) in table {
+            let class = fixtures::class(class);
+            let plan = plan(&bound_claim(claim), &bound_volume(volume), Some(&class), &backends(true));
+            assert_eq!(matches!(plan, Plan::Expand(_)), grows, "{name}: {plan:?}");
+            assert!(grows || plan == Plan::Ignore, "{name}: {plan:?}");
+        }
+        let gone = super::plan(&bound_claim(nothing()), &bound_volume(nothing()), None, &backends(true));
+        assert_eq!(gone, Plan::Ignore, "a class that is gone allows nothing");
+        let class = fixtures::class(nothing());
+        let cannot =
+            super::plan(&bound_claim(nothing()), &bound_volume(nothing()), Some(&class), &backends(false));
+        assert!(matches!(cannot, Plan::Reject(_)), "a backend that cannot says so: {cannot:?}");
+    }
+
+    #[test]
+    fn the_patches_change_the_size_and_end_the_conditions_of_growing() {
+        assert_eq!(
+            volume_patch("u", "2Gi"),
+            json!({"metadata": {"uid": "u"}, "spec": {"capacity": {"storage": "2Gi"}}})
+        );
+        let claim = bound_claim(json!({"status": {"conditions": [{"type": "Resizing"}, {"type": "Other"}]}}));
+        assert_eq!(
+            claim_patch(&claim, "2Gi"),
+            json!({
+                "metadata": {"uid": "0b6f-11"},
+                "status": {
+                    "capacity": {"storage": "2Gi"},
+                    "conditions": [{"type": "Resizing", "$patch": "delete"}],
+                },
+            })
+        );
+        assert_eq!(
+            claim_patch(&bound_claim(json!({})), "2Gi"),
+            json!({"metadata": {"uid": "0b6f-11"}, "status": {"capacity": {"storage": "2Gi"}}})
+        );
+    }
+}

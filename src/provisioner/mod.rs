@@ -1,0 +1,432 @@
+//! The Kubernetes loop: claims become volumes, released volumes are removed. Entered through [`run`].
+//!
+//! It watches claims, `PersistentVolume`s and classes, keeps of them only what decisions need (`records`), and while it
+//! leads works through one queue (`term`). Every decision is a pure function that returns a plan (`provision`, `reclaim`,
+//! `expand`); what happens then is in the `reconcile` beside it.
+//!
+//! It knows no storage system (a [`Backend`](crate::backend::Backend) does the work) and no CSI.
+
+mod class;
+mod cluster;
+pub mod events;
+mod expand;
+#[cfg(test)]
+mod fixtures;
+pub mod lease;
+mod names;
+mod objects;
+mod persistent_volume;
+mod provision;
+pub mod queue;
+mod reclaim;
+mod records;
+pub mod rights;
+#[cfg(test)]
+mod stub;
+mod sweep;
+mod term;
+mod watch;
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+pub use class::PARAMETERS;
+use kube::{Client, client::ClientBuilder};
+use tokio::{task::JoinSet, time::MissedTickBehavior};
+use tokio_util::sync::CancellationToken;
+
+use self::{
+    class::Class,
+    cluster::Cluster,
+    events::{Event, Events, Regarding, Reporter, Type},
+    objects::{ClaimObject, VolumeObject, annotation},
+    provision::Attempt,
+    records::{Claim, Records},
+    rights::{Monitor, Right},
+    term::Term,
+};
+use crate::{
+    backend::Backends,
+    observe::{CountApiRequests, EventCounts, Leadership, Metrics, QueueDepth},
+};
+
+/// Everything the loop is told; whoever builds it has checked it.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Where the API server is and who we are to it.
+    pub cluster: kube::Config,
+    /// The name of this machine or pod, for the source of our events.
+    pub hostname: String,
+    /// The namespace this process lives in, where it needs the rights for the leader lock.
+    pub namespace: String,
+    /// The lock to hold while working; `None`: without leader election.
+    pub lease: Option<lease::Settings>,
+    /// How many objects of one store are worked on at a time.
+    pub workers: usize,
+    /// How long to wait for an answer of the API server (watches are not meant).
+    pub api_timeout: Duration,
+    /// How long what failed waits.
+    pub pace: queue::Pace,
+    /// How often to look for volumes that were begun and never used.
+    pub sweep_interval: Duration,
+    /// How long such a volume must stay without a claim before it is taken back.
+    pub sweep_grace: Duration,
+    /// How long running work may take to end once `stop` is cancelled.
+    pub shutdown_grace: Duration,
+    /// Cancelled when the process shall end: nothing new is begun, what runs may end, the lock is handed over.
+    pub stop: CancellationToken,
+}
+
+/// Why the loop could not start. It never ends by an error once it runs.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The configuration of the API client cannot be used.
+    #[error("no client for the API server at {url} can be made")]
+    Client {
+        /// The server's address.
+        url: String,
+        /// Why.
+        source: kube::Error,
+    },
+}
+
+/// How long to wait for what the API server lets us do, before it is taken to let us do everything.
+const RIGHTS_LIMIT: Duration = Duration::from_secs(3);
+/// How long a connection may be silent while an answer is waited for: longer than any watch lasts.
+const WATCH_LIMIT: Duration = Duration::from_mins(6);
+/// How often the state is told and the heart beats.
+const TICK: Duration = Duration::from_secs(2);
+/// How long the last events may take at shutdown.
+const LAST_EVENTS: Duration = Duration::from_secs(5);
+
+/// Provisions, expands and removes volumes with `backends` until [`Settings::stop`] is cancelled, then ends what runs.
+///
+/// The state of the loop (synced, leading, queues, missing rights, stores) is told to `metrics`, which makes the probes
+/// and the metrics of it.
+pub async fn run(settings: Settings, backends: Backends, metrics: Metrics) -> Result<(), Error> {
+    let failed = |source| Error::Client { url: settings.cluster.cluster_url.to_string(), source };
+    let client = client(&settings, &metrics).map_err(failed)?;
+    let lease_client =
+        settings.lease.as_ref().map(|lease| lease::client(&settings.cluster, lease)).transpose();
+    let election = settings.lease.clone().zip(lease_client.map_err(failed)?);
+    serve(&settings, backends, metrics, client, election).await;
+    Ok(())
+}
+
+/// A client that repeats nothing by itself (the queue does) and whose requests are counted.
+fn client(settings: &Settings, metrics: &Metrics) -> Result<Client, kube::Error> {
+    let mut config = settings.cluster.clone();
+    config.default_retry = false;
+    // A watch that is alive is closed by the server earlier; without this, one that is never answered hangs for ever.
+    config.read_timeout = Some(WATCH_LIMIT);
+    config.reset_reader_on_write = true;
+    config.connect_timeout =
+        Some(config.connect_timeout.unwrap_or(settings.api_timeout).min(settings.api_timeout));
+    Ok(ClientBuilder::try_from(config)?.with_layer(&CountApiRequests::new(metrics.clone())).build())
+}
+
+/// The loop, over a client of any make.
+async fn serve(
+    settings: &Settings,
+    backends: Backends,
+    metrics: Metrics,
+    client: Client,
+    election: Option<(lease::Settings, Client)>,
+) {
+    let stop = &settings.stop;
+    metrics.watch_stores(backends.distinct().into_iter().cloned().collect());
+    let mut wanted = rights::VOLUMES.to_vec();
+    if election.is_some() {
+        wanted.extend_from_slice(rights::ELECTION);
+    }
+    let monitor = Monitor::start(client.clone(), &settings.namespace, wanted, RIGHTS_LIMIT);
+    let Some(monitor) = stop.run_until_cancelled(monitor).await else { return };
+    let shared = Shared::new(settings, backends, metrics, &client, monitor);
+    let mut watches = JoinSet::new();
+    watches.spawn(watch::follow_all(Arc::clone(&shared), client));
+    if stop.run_until_cancelled(synced(&shared)).await.is_none() {
+        return;
+    }
+    let elector = match election {
+        Some((settings, client)) => lease::Elector::start(client, settings),
+        None => lease::Elector::off(),
+    };
+    lead(settings, &shared, &elector).await;
+    tokio::join!(shared.flush(LAST_EVENTS), elector.release());
+    shared.metrics.leadership(Leadership::Standby);
+    watches.shutdown().await;
+}
+
+/// Waits for the first complete lists, and tells the backends what the volumes say of their stores.
+async fn synced(shared: &Shared) {
+    let mut synced = shared.synced.subscribe();
+    let mut tick = tokio::time::interval(TICK);
+    loop {
+        tokio::select! {
+            // The sender is in `shared`: waiting cannot fail.
+            _ = synced.wait_for(|synced| *synced) => break,
+            _ = tick.tick() => shared.metrics.heartbeat(),
+        }
+    }
+    for backend in shared.backends.distinct() {
+        let past = shared.records().past(&**backend);
+        for past in past {
+            backend.remember(past);
+        }
+    }
+    let mut records = shared.records();
+    records.past_told();
+    let (claims, volumes) = records.sizes();
+    drop(records);
+    shared.metrics.synced(true);
+    tracing::info!(claims, volumes, "all objects are listed");
+}
+
+/// Works whenever this process leads, until it shall stop; then ends what runs.
+async fn lead(settings: &Settings, shared: &Arc<Shared>, elector: &lease::Elector) {
+    let mut states = elector.states();
+    states.mark_changed();
+    let mut rights = shared.rights.rights();
+    let mut tick = tokio::time::interval(TICK);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut term: Option<Term> = None;
+    loop {
+        let ended = term.as_ref().map(|term| term.lease.ended.clone());
+        tokio::select! {
+            () = settings.stop.cancelled() => break,
+            () = lost(ended.as_ref()) => {
+                tracing::warn!("the leader lock was lost: everything that runs is dropped");
+                if let Some(term) = term.take() {
+                    term.end().await;
+                }
+                shared.metrics.leadership(Leadership::Standby);
+                states.mark_changed();
+            }
+            Ok(()) = states.changed() => {
+                let state = states.borrow_and_update().clone();
+                match state {
+                    lease::State::Leading(lease) if term.is_none() && !lease.ended.is_cancelled() => {
+                        tracing::info!(lock = elector.status().lock, "leading");
+                        shared.metrics.leadership(Leadership::Leading);
+                        term = Some(Term::begin(shared, lease, settings));
+                    }
+                    lease::State::Standby if term.is_none() => {
+                        shared.metrics.leadership(Leadership::Standby);
+                    }
+                    // What a running term has to do at its end begins with its token.
+                    lease::State::Leading(_) | lease::State::Standby => {}
+                }
+            }
+            Ok(()) = rights.changed() => shared.adapt(&rights.borrow_and_update()),
+            _ = tick.tick() => shared.tell(term.as_ref()),
+            () = work(term.as_mut()) => {}
+        }
+    }
+    tracing::info!("shutting down: beginning nothing new");
+    if let Some(term) = term {
+        term.drain(settings.shutdown_grace).await;
+    }
+}
+
+/// Resolves when the term is over; never without one.
+async fn lost(ended: Option<&CancellationToken>) {
+    match ended {
+        Some(ended) => ended.cancelled().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Does the next thing there is to do in this term; nothing without one.
+async fn work(term: Option<&mut Term>) {
+    match term {
+        Some(term) => term.step().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// What became of the events of all reporters.
+fn counts(events: &[Events]) -> EventCounts {
+    events.iter().map(Events::counts).fold(EventCounts::default(), |sum, one| EventCounts {
+        pending: sum.pending + one.pending,
+        created: sum.created + one.created,
+        repeated: sum.repeated + one.repeated,
+        suppressed: sum.suppressed + one.suppressed,
+        dropped: sum.dropped + one.dropped,
+    })
+}
+
+/// What all parts of the loop share.
+struct Shared {
+    cluster: Cluster,
+    backends: Backends,
+    metrics: Metrics,
+    rights: Monitor,
+    /// By provisioner name: the source of an event names it.
+    events: BTreeMap<String, Events>,
+    synced: tokio::sync::watch::Sender<bool>,
+    records: Mutex<Records>,
+    /// What was begun for a claim and is not ended, by the claim's UID.
+    attempts: Mutex<HashMap<Arc<str>, Attempt>>,
+    /// Editions of classes that were warned about, by UID and version.
+    warned: Mutex<HashSet<(String, String)>>,
+    /// Requests for growth that were explained, by UID and size.
+    explained: Mutex<HashSet<(String, String)>>,
+    /// How many objects are being worked on or wait for a free worker.
+    foreground: Arc<AtomicUsize>,
+    /// How much there is to do, as of the last tick.
+    depth: Arc<Mutex<QueueDepth>>,
+}
+
+impl Shared {
+    fn new(
+        settings: &Settings,
+        backends: Backends,
+        metrics: Metrics,
+        client: &Client,
+        rights: Monitor,
+    ) -> Arc<Self> {
+        let foreground = Arc::<AtomicUsize>::default();
+        let events: BTreeMap<_, _> = backends
+            .iter()
+            .map(|(name, _)| {
+                let reporter = Reporter::new(name, &settings.hostname);
+                let foreground = Arc::clone(&foreground);
+                let busy = move || foreground.load(Ordering::Relaxed);
+                (name.to_owned(), Events::start(client.clone(), reporter, busy))
+            })
+            .collect();
+        let guarding = rights.rights().borrow().allow(Right::PatchVolumes);
+        let shared = Self {
+            cluster: Cluster::new(client.clone(), settings.api_timeout),
+            records: Mutex::new(Records::new(backends.clone(), guarding)),
+            backends,
+            metrics,
+            rights,
+            events,
+            synced: tokio::sync::watch::Sender::new(false),
+            attempts: Mutex::default(),
+            warned: Mutex::default(),
+            explained: Mutex::default(),
+            foreground,
+            depth: Arc::default(),
+        };
+        shared.adapt(&shared.rights.rights().borrow());
+        let depth = Arc::clone(&shared.depth);
+        let depth = move || *depth.lock().unwrap_or_else(PoisonError::into_inner);
+        shared.metrics.watch_queue("objects", depth);
+        let events: Vec<_> = shared.events.values().cloned().collect();
+        shared.metrics.watch_events(move || counts(&events));
+        Arc::new(shared)
+    }
+
+    /// Each lock is held for a moment, never across an await; what it guards is whole whenever it is free.
+    fn records(&self) -> MutexGuard<'_, Records> {
+        self.records.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn attempts(&self) -> MutexGuard<'_, HashMap<Arc<str>, Attempt>> {
+        self.attempts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn attempt(&self, uid: &str) -> Option<Attempt> {
+        self.attempts().get(uid).cloned()
+    }
+
+    fn set_attempt(&self, uid: &Arc<str>, attempt: Attempt) {
+        self.attempts().insert(Arc::clone(uid), attempt);
+    }
+
+    /// Whether nobody was warned about this edition of the class yet.
+    fn first_use(&self, class: &Class) -> bool {
+        let mut warned = self.warned.lock().unwrap_or_else(PoisonError::into_inner);
+        warned.insert((class.uid.clone(), class.version.clone()))
+    }
+
+    /// Whether nobody was told yet why this claim cannot have so much.
+    fn first_explained(&self, uid: &str, request: &str) -> bool {
+        let mut explained = self.explained.lock().unwrap_or_else(PoisonError::into_inner);
+        explained.insert((uid.to_owned(), request.to_owned()))
+    }
+
+    /// The rights have changed: so does what is done.
+    fn adapt(&self, rights: &rights::Rights) {
+        self.metrics.rights_missing(rights.denied().map(|right| right.to_string()).collect());
+        self.explained.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        let mut records = self.records();
+        records.guard(rights.allow(Right::PatchVolumes));
+        records.wake_growing();
+    }
+
+    /// Tells the metrics how things are.
+    fn tell(&self, term: Option<&Term>) {
+        self.metrics.heartbeat();
+        *self.depth.lock().unwrap_or_else(PoisonError::into_inner) = term.map(Term::load).unwrap_or_default();
+    }
+
+    async fn flush(&self, limit: Duration) {
+        futures::future::join_all(self.events.values().map(|events| events.flush(limit))).await;
+    }
+
+    fn publish(
+        &self,
+        provisioner: &str,
+        regarding: Regarding,
+        kind: Type,
+        reason: &'static str,
+        note: String,
+    ) {
+        let events = self.events.get(provisioner).or_else(|| self.events.values().next());
+        if let Some(events) = events {
+            events.publish(Event { regarding, kind, reason, note });
+        }
+    }
+
+    /// Tells the claim's author something.
+    fn tell_claim(&self, claim: &Claim, kind: Type, reason: &'static str, note: String) {
+        let regarding =
+            Regarding::claim(&claim.namespace, &claim.name, &claim.uid, Some(&claim.resource_version));
+        self.publish(&claim.provisioner, regarding, kind, reason, note);
+    }
+
+    /// Tells the claim's author something about a claim as the API server has it.
+    fn tell_object(
+        &self,
+        provisioner: &str,
+        claim: &ClaimObject,
+        kind: Type,
+        reason: &'static str,
+        note: String,
+    ) {
+        let text = |text: &Option<String>| text.clone().unwrap_or_default();
+        let metadata = &claim.metadata;
+        let regarding = Regarding::claim(
+            &text(&metadata.namespace),
+            &text(&metadata.name),
+            &text(&metadata.uid),
+            metadata.resource_version.as_deref(),
+        );
+        self.publish(provisioner, regarding, kind, reason, note);
+    }
+
+    /// Tells the administrator something about a volume.
+    fn tell_volume(&self, volume: &VolumeObject, kind: Type, reason: &'static str, note: String) {
+        let text = |text: &Option<String>| text.clone().unwrap_or_default();
+        let metadata = &volume.metadata;
+        let regarding = Regarding::volume(
+            &text(&metadata.name),
+            &text(&metadata.uid),
+            metadata.resource_version.as_deref(),
+        );
+        let provisioner = annotation(metadata, names::PROVISIONED_BY).unwrap_or_default();
+        self.publish(provisioner, regarding, kind, reason, note);
+    }
+}
+
+#[cfg(test)]
+mod tests;

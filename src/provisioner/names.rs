@@ -1,0 +1,29 @@
+//! The keys and words that the parts of Kubernetes agree on, and our own.
+//!
+//! Only names; what they mean is decided where they are used.
+
+/// Who shall provision a claim; set by kube-controller-manager.
+pub(super) const PROVISIONER: &str = "volume.kubernetes.io/storage-provisioner";
+/// The same, before Kubernetes 1.23. Looked at only where the other is absent.
+pub(super) const BETA_PROVISIONER: &str = "volume.beta.kubernetes.io/storage-provisioner";
+/// The class of a claim or volume in old manifests; wins over the field.
+pub(super) const BETA_CLASS: &str = "volume.beta.kubernetes.io/storage-class";
+/// The node that the scheduler chose for a claim of a class that waits for its first consumer.
+pub(super) const SELECTED_NODE: &str = "volume.kubernetes.io/selected-node";
+/// Who made a volume, and so who removes it.
+pub(super) const PROVISIONED_BY: &str = "pv.kubernetes.io/provisioned-by";
+/// Who took a volume over from an in-tree plugin.
+pub(super) const MIGRATED_TO: &str = "pv.kubernetes.io/migrated-to";
+/// Keeps a volume in the API until it was removed from the storage.
+pub(super) const FINALIZER: &str = "external-provisioner.volume.kubernetes.io/finalizer";
+
+/// The volume's id.
+pub(super) const VOLUME_ID: &str = "berth.storage/volume-id";
+/// What shall become of the bytes: `delete`, `archive` or `retain`.
+pub(super) const ON_DELETE: &str = "berth.storage/on-delete";
+/// Whether the bytes were there before: `created` or `adopted`.
+pub(super) const ORIGIN: &str = "berth.storage/origin";
+/// Where the volume lies below the root of its store.
+pub(super) const PATH: &str = "berth.storage/path";
+/// The identity of the store when the volume was made.
+pub(super) const STORE_ID: &str = "berth.storage/store-id";

@@ -1,0 +1,267 @@
+//! What the API server sends, as far as it is read: [`ClaimObject`] and [`VolumeObject`].
+//!
+//! The full types of a claim and a `PersistentVolume` take kilobytes each, most of it never looked at. These read only
+//! the fields that decisions need and skip the rest while parsing; they are lenient where a missing field means
+//! something to a decision, so that one strange object never stops a watch.
+//!
+//! They are never written back: changes are sent as patches.
+
+use std::{borrow::Cow, collections::BTreeMap};
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
+use kube::{Resource, core::ClusterResourceScope, core::NamespaceResourceScope};
+use serde::{Deserialize, Deserializer, de::IgnoredAny};
+
+/// A `PersistentVolumeClaim`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct ClaimObject {
+    #[serde(deserialize_with = "metadata")]
+    pub(super) metadata: ObjectMeta,
+    #[serde(deserialize_with = "or_default")]
+    pub(super) spec: ClaimSpec,
+    #[serde(deserialize_with = "or_default")]
+    pub(super) status: ClaimStatus,
+}
+
+/// What the claim asks for.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(super) struct ClaimSpec {
+    pub(super) volume_name: Option<String>,
+    pub(super) storage_class_name: Option<String>,
+    pub(super) volume_mode: Option<String>,
+    pub(super) access_modes: Option<Vec<String>>,
+    /// Present, though perhaps empty.
+    #[serde(deserialize_with = "present")]
+    pub(super) selector: bool,
+    pub(super) data_source: Option<DataSource>,
+    pub(super) data_source_ref: Option<DataSource>,
+    #[serde(deserialize_with = "or_default")]
+    pub(super) resources: Resources,
+}
+
+/// `spec.resources` of a claim.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Resources {
+    #[serde(deserialize_with = "or_default")]
+    pub(super) requests: Storage,
+}
+
+/// The entry `storage` of a list of resources.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Storage {
+    pub(super) storage: Option<String>,
+}
+
+/// What a volume shall be filled from.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(super) struct DataSource {
+    pub(super) api_group: Option<String>,
+    #[serde(deserialize_with = "or_default")]
+    pub(super) kind: String,
+    #[serde(deserialize_with = "or_default")]
+    pub(super) name: String,
+    pub(super) namespace: Option<String>,
+}
+
+/// What became of the claim.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct ClaimStatus {
+    pub(super) phase: Option<String>,
+    #[serde(deserialize_with = "or_default")]
+    pub(super) capacity: Storage,
+    pub(super) conditions: Option<Vec<Condition>>,
+}
+
+/// A condition of a claim.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub(super) struct Condition {
+    #[serde(rename = "type", deserialize_with = "or_default")]
+    pub(super) kind: String,
+}
+
+/// A `PersistentVolume`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct VolumeObject {
+    #[serde(deserialize_with = "metadata")]
+    pub(super) metadata: ObjectMeta,
+    #[serde(deserialize_with = "or_default")]
+    pub(super) spec: VolumeSpec,
+    #[serde(deserialize_with = "or_default")]
+    pub(super) status: VolumeStatus,
+}
+
+/// What the volume is.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(super) struct VolumeSpec {
+    #[serde(deserialize_with = "or_default")]
+    pub(super) capacity: Storage,
+    pub(super) claim_ref: Option<ClaimRef>,
+    pub(super) persistent_volume_reclaim_policy: Option<String>,
+    pub(super) storage_class_name: Option<String>,
+    pub(super) nfs: Option<Nfs>,
+}
+
+/// Which claim a volume belongs to.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub(super) struct ClaimRef {
+    #[serde(deserialize_with = "or_default")]
+    pub(super) namespace: String,
+    #[serde(deserialize_with = "or_default")]
+    pub(super) name: String,
+    #[serde(deserialize_with = "or_default")]
+    pub(super) uid: String,
+}
+
+/// The in-tree `nfs` source.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub(super) struct Nfs {
+    #[serde(deserialize_with = "or_default")]
+    pub(super) server: String,
+    #[serde(deserialize_with = "or_default")]
+    pub(super) path: String,
+}
+
+/// What became of the volume.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct VolumeStatus {
+    pub(super) phase: Option<String>,
+}
+
+/// A field that is absent and one that is `null` mean the same.
+fn or_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(
+    deserializer: D,
+) -> Result<T, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
+}
+
+fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
+    Ok(Option::<IgnoredAny>::deserialize(deserializer)?.is_some())
+}
+
+/// The part of the metadata that is read. What `kubectl apply` leaves behind is a copy of the whole object.
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct Metadata {
+    name: Option<String>,
+    namespace: Option<String>,
+    uid: Option<String>,
+    resource_version: Option<String>,
+    creation_timestamp: Option<Time>,
+    deletion_timestamp: Option<Time>,
+    labels: Option<BTreeMap<String, String>>,
+    annotations: Option<BTreeMap<String, String>>,
+    finalizers: Option<Vec<String>>,
+}
+
+const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
+
+fn metadata<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ObjectMeta, D::Error> {
+    let read = Option::<Metadata>::deserialize(deserializer)?.unwrap_or_default();
+    let mut annotations = read.annotations;
+    if let Some(annotations) = &mut annotations {
+        annotations.remove(LAST_APPLIED);
+    }
+    Ok(ObjectMeta {
+        name: read.name,
+        namespace: read.namespace,
+        uid: read.uid,
+        resource_version: read.resource_version,
+        creation_timestamp: read.creation_timestamp,
+        deletion_timestamp: read.deletion_timestamp,
+        labels: read.labels,
+        annotations,
+        finalizers: read.finalizers,
+        ..ObjectMeta::default()
+    })
+}
+
+/// Makes a trimmed type stand for a kind of the core API.
+macro_rules! core_resource {
+    ($object:ty, $scope:ty, $kind:literal, $plural:literal) => {
+        impl Resource for $object {
+            type DynamicType = ();
+            type Scope = $scope;
+
+            fn kind((): &()) -> Cow<'_, str> {
+                Cow::Borrowed($kind)
+            }
+
+            fn group((): &()) -> Cow<'_, str> {
+                Cow::Borrowed("")
+            }
+
+            fn version((): &()) -> Cow<'_, str> {
+                Cow::Borrowed("v1")
+            }
+
+            fn plural((): &()) -> Cow<'_, str> {
+                Cow::Borrowed($plural)
+            }
+
+            fn meta(&self) -> &ObjectMeta {
+                &self.metadata
+            }
+
+            fn meta_mut(&mut self) -> &mut ObjectMeta {
+                &mut self.metadata
+            }
+        }
+    };
+}
+
+core_resource!(ClaimObject, NamespaceResourceScope, "PersistentVolumeClaim", "persistentvolumeclaims");
+core_resource!(VolumeObject, ClusterResourceScope, "PersistentVolume", "persistentvolumes");
+
+/// The value of an annotation.
+pub(super) fn annotation<'a>(metadata: &'a ObjectMeta, key: &str) -> Option<&'a str> {
+    metadata.annotations.as_ref()?.get(key).map(String::as_str)
+}
+
+/// The class of a claim or volume: the old annotation wins, also when it is empty.
+pub(super) fn class_name<'a>(metadata: &'a ObjectMeta, field: Option<&'a str>) -> &'a str {
+    annotation(metadata, super::names::BETA_CLASS).or(field).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nulls_and_unknown_fields_do_not_stop_a_watch() {
+        let claim: ClaimObject = serde_json::from_value(serde_json::json!({
+            "apiVersion": "v1", "kind": "PersistentVolumeClaim",
+            "metadata": {
+                "name": "a", "namespace": "b", "uid": "u", "creationTimestamp": null, "labels": null,
+                "managedFields": [{"manager": "x", "fieldsV1": {"f:spec": {}}}],
+                "annotations": {LAST_APPLIED: "{}", "keep": "me"},
+            },
+            "spec": {"resources": {"requests": null}, "selector": {}, "dataSource": null, "new": [1]},
+            "status": null,
+        }))
+        .unwrap();
+        assert_eq!(claim.metadata.uid.as_deref(), Some("u"));
+        assert_eq!(claim.metadata.annotations.unwrap().into_keys().collect::<Vec<_>>(), ["keep"]);
+        assert!(claim.spec.selector, "an empty selector is one");
+        assert!(claim.metadata.managed_fields.is_none());
+
+        let volume: VolumeObject = serde_json::from_value(serde_json::json!({
+            "metadata": {"name": "a"},
+            "spec": {"claimRef": {"name": "x", "uid": null}, "nfs": {"server": "s"}},
+        }))
+        .unwrap();
+        assert_eq!(volume.spec.nfs, Some(Nfs { server: "s".into(), path: String::new() }));
+        serde_json::from_value::<VolumeObject>(serde_json::json!({"metadata": {}, "spec": null})).unwrap();
+    }
+}

@@ -1,0 +1,665 @@
+//! A claim becomes a volume: [`plan`] decides, [`reconcile`] does it.
+//!
+//! The steady state is one directory, one PV, one Event, and no reads. What was begun is remembered in an [`Attempt`]
+//! until its outcome is known: a claim that is deleted meanwhile is still worked on, until its volume has a PV or was
+//! taken back. After a crash the sweep does the same from what the storage remembers.
+//!
+//! Names, paths and the parameters of a backend are the backend's business.
+
+use std::{sync::Arc, time::Instant};
+
+use super::{
+    Shared,
+    class::{Class, Terms},
+    cluster::{Cause, Failure},
+    events::Type,
+    objects::{DataSource, VolumeObject},
+    persistent_volume,
+    queue::Outcome,
+    records::{Claim, Key, Records, Relation, Spot},
+    rights::Right,
+};
+use crate::{
+    backend::{Backend, Backends, Error, Kind, Unfinished},
+    volume::{Access, Capacity, Disposal, Invalid, Mode, Permit, Place, Volume, VolumeName, VolumeRequest},
+};
+
+/// What to do about a claim.
+#[derive(Debug)]
+pub(super) enum Plan {
+    /// Nothing; it is not ours, or it has what it wants.
+    Ignore,
+    /// Nothing before something changes; the text is for logs.
+    Wait(&'static str),
+    /// Nothing, and somebody else will; the text tells the user.
+    StepAside(String),
+    /// There can be no volume before something changes.
+    Reject(Rejection),
+    Provision(Box<Order>),
+}
+
+/// Why there can be no volume.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Rejection {
+    pub(super) why: String,
+    /// Whether it may succeed by itself later.
+    pub(super) again: Again,
+}
+
+/// When a rejected claim is looked at again, beside whenever it or its class changes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Again {
+    /// Not before.
+    OnChange,
+    /// At the usual pace.
+    Later,
+    /// When the volume, or the claim being provisioned, with this id is gone; and at the usual pace.
+    After(Arc<str>),
+}
+
+/// A volume to be made.
+pub(super) struct Order {
+    pub(super) claim: Arc<Claim>,
+    pub(super) class: Arc<Class>,
+    pub(super) backend: Arc<dyn Backend>,
+    pub(super) request: VolumeRequest,
+    pub(super) spot: Spot,
+    pub(super) disposal: Disposal,
+    /// What the class says that nobody reads.
+    pub(super) unknown: Option<String>,
+}
+
+impl std::fmt::Debug for Order {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Order")
+            .field("claim", &self.claim)
+            .field("request", &self.request)
+            .field("spot", &self.spot)
+            .field("disposal", &self.disposal)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Decides about a claim that names one of our provisioners.
+pub(super) fn plan(claim: &Arc<Claim>, records: &Records, backends: &Backends) -> Plan {
+    let name = match VolumeName::for_claim(&claim.uid) {
+        Ok(name) => name,
+        Err(error) => return error.into(),
+    };
+    if records.volume(name.as_str()).is_some_and(|volume| *volume.claim_uid == *claim.uid) {
+        return Plan::Ignore;
+    }
+    let Some(class) = records.class(&claim.class) else {
+        return Plan::Reject(Rejection { why: no_class(&claim.class), again: Again::Later });
+    };
+    if *class.provisioner != *claim.provisioner {
+        return Plan::Ignore;
+    }
+    let Some(backend) = backends.get(&class.provisioner) else { return Plan::Ignore };
+    if class.waits_for_consumer && !claim.node_selected {
+        return Plan::Wait("the class waits for the first consumer, and no node was selected yet");
+    }
+    if let Some(source) = &claim.source {
+        return from_source(source);
+    }
+    match order(claim, class, backend, name) {
+        Err(error) => error.into(),
+        Ok(order) => {
+            let occupant =
+                |share| records.occupant(&order.spot, order.request.name.as_str(), &claim.uid, share);
+            let other = occupant(false)
+                .and_then(|other| if backend.shares(&order.request) { occupant(true) } else { Some(other) });
+            match other {
+                None => Plan::Provision(Box::new(order)),
+                Some(other) => {
+                    let how = match other.relation {
+                        Relation::Same => "is",
+                        Relation::Above => "lies within",
+                        Relation::Below => "contains",
+                    };
+                    Plan::Reject(Rejection {
+                        why: format!(
+                            "the directory {:?} for this claim {how} that of {}; nothing was made",
+                            order.spot.path(),
+                            other.who
+                        ),
+                        again: Again::After(other.id),
+                    })
+                }
+            }
+        }
+    }
+}
+
+/// The backend and the store that a claim's volume would lie in.
+pub(super) fn store_of(
+    claim: &Arc<Claim>,
+    records: &Records,
+    backends: &Backends,
+) -> Option<(&'static str, Box<str>)> {
+    let class = records.class(&claim.class)?;
+    let backend = backends.get(&class.provisioner)?;
+    let name = VolumeName::for_claim(&claim.uid).ok()?;
+    let order = order(claim, class, backend, name).ok()?;
+    Some((backend.capabilities().name, order.spot.store().into()))
+}
+
+fn no_class(name: &str) -> String {
+    if name.is_empty() {
+        "the claim names no storage class; set spec.storageClassName".to_owned()
+    } else {
+        format!("storage class {name:?} does not exist")
+    }
+}
+
+/// A volume with content is never made empty instead: the claim is refused, or left to whoever knows the source.
+fn from_source(source: &DataSource) -> Plan {
+    let group = source.api_group.as_deref().unwrap_or_default();
+    let known = matches!(
+        (group, source.kind.as_str()),
+        ("", "PersistentVolumeClaim") | ("snapshot.storage.k8s.io", "VolumeSnapshot")
+    );
+    let why = if source.namespace.as_deref().is_some_and(|namespace| !namespace.is_empty()) {
+        format!("a data source in another namespace ({} {:?}) is not supported", source.kind, source.name)
+    } else if source.name.is_empty() {
+        format!("the data source ({}) has no name", source.kind)
+    } else if known {
+        format!(
+            "the data source {} {:?} is not supported: this provisioner cannot copy data; make the claim without a \
+             data source and copy with a job",
+            source.kind, source.name
+        )
+    } else {
+        return Plan::StepAside(format!(
+            "the claim shall be filled from {} {:?}: waiting for a volume populator that knows this kind",
+            source.kind, source.name
+        ));
+    };
+    Plan::Reject(Rejection { why, again: Again::OnChange })
+}
+
+fn order(
+    claim: &Arc<Claim>,
+    class: &Arc<Class>,
+    backend: &Arc<dyn Backend>,
+    name: VolumeName,
+) -> Result<Order, Error> {
+    let capabilities = backend.capabilities();
+    let mode = match claim.volume_mode.as_deref() {
+        None | Some("Filesystem") => Mode::Filesystem,
+        Some("Block") if capabilities.block => Mode::Block,
+        Some("Block") => {
+            return Err(Error::new(
+                Kind::Unsupported,
+                format!(
+                    "{} does not support block volume provisioning; set volumeMode: Filesystem",
+                    class.provisioner
+                ),
+            ));
+        }
+        Some(other) => {
+            return Err(Invalid::new("volume mode", other, "must be Filesystem or Block").into());
+        }
+    };
+    if claim.selector {
+        return Err(Error::new(
+            Kind::Unsupported,
+            "claim.spec.selector is not supported: a new volume has no labels to select; remove the selector",
+        ));
+    }
+    let access = claim.access_modes.iter().map(|mode| mode.parse::<Access>()).collect::<Result<_, _>>()?;
+    let Some(request) = &claim.request else {
+        return Err(Error::new(Kind::Invalid, "the claim has no spec.resources.requests.storage"));
+    };
+    let capacity = request.parse::<Capacity>()?;
+    let Terms { disposal, parameters, unknown } = class.terms(capabilities)?;
+    let request = VolumeRequest { name, claim: claim.to_volume_claim(), capacity, access, mode, parameters };
+    let place = backend.place(&request)?;
+    Ok(Order {
+        claim: Arc::clone(claim),
+        class: Arc::clone(class),
+        backend: Arc::clone(backend),
+        spot: Spot::new(capabilities.name, &place),
+        request,
+        disposal,
+        unknown,
+    })
+}
+
+impl From<Error> for Plan {
+    fn from(error: Error) -> Self {
+        let again = match error.kind() {
+            Kind::Invalid | Kind::Unsupported | Kind::Refused => Again::OnChange,
+            Kind::Conflict
+            | Kind::NotFound
+            | Kind::Exhausted
+            | Kind::InUse
+            | Kind::Busy
+            | Kind::Unavailable
+            | Kind::Internal => Again::Later,
+        };
+        Self::Reject(Rejection { why: error.chain(), again })
+    }
+}
+
+impl From<Invalid> for Plan {
+    fn from(error: Invalid) -> Self {
+        Error::from(error).into()
+    }
+}
+
+/// What was begun for a claim and is not ended.
+#[derive(Debug, Clone)]
+pub(super) struct Attempt {
+    pub(super) order: Arc<Order>,
+    began: Instant,
+    progress: Progress,
+}
+
+/// How far an attempt has come. What is written here holds whenever the work is dropped.
+#[derive(Debug, Clone)]
+enum Progress {
+    /// The backend was asked; whether there is a volume is unknown.
+    Begun,
+    /// There is a volume.
+    Made(Arc<Volume>),
+    /// The API server was asked to store the PV; whether it did is unknown.
+    Posted(Arc<Volume>),
+    /// The PV is stored; the backend does not know yet.
+    Stored(Arc<Volume>),
+}
+
+/// What to do next about a claim.
+enum Step {
+    Nothing,
+    /// Make a volume, or find the one that was made.
+    Make(Arc<Order>),
+    /// The claim may be gone: the volume of this attempt gets a PV or is taken back.
+    Settle(Attempt),
+    /// Tell the backend that the PV is stored.
+    Confirm(Attempt, Arc<Volume>),
+}
+
+/// Works on the claim with this UID; `tries` counts from 1.
+pub(super) async fn reconcile(shared: &Shared, uid: &Arc<str>, tries: u32, permit: &Permit) -> Outcome {
+    let step = match next_step(shared, uid, tries) {
+        Ok(step) => step,
+        Err(outcome) => return outcome,
+    };
+    match step {
+        Step::Nothing => Outcome::Done,
+        Step::Confirm(attempt, volume) => confirm(shared, &attempt.order, &volume, permit).await,
+        Step::Settle(attempt) => settle(shared, attempt, permit).await,
+        Step::Make(order) => make(shared, &order, permit).await,
+    }
+}
+
+fn next_step(shared: &Shared, uid: &Arc<str>, tries: u32) -> Result<Step, Outcome> {
+    let attempt = shared.attempt(uid);
+    if let Some(Attempt { progress: Progress::Stored(volume), .. }) = &attempt {
+        let volume = Arc::clone(volume);
+        return Ok(attempt.map_or(Step::Nothing, |attempt| Step::Confirm(attempt, volume)));
+    }
+    let mut records = shared.records();
+    let Some(claim) = records.claim(uid).cloned() else {
+        return Ok(attempt.map_or(Step::Nothing, Step::Settle));
+    };
+    let planned = plan(&claim, &records, &shared.backends);
+    // While it is unknown whether there is a volume, a plan that says no does not end the attempt.
+    match planned {
+        Plan::Ignore => {
+            drop(records);
+            // The PV is there: stored by us without our knowing, or by another replica.
+            Ok(match attempt {
+                Some(attempt) => Step::Settle(attempt),
+                None => Step::Nothing,
+            })
+        }
+        Plan::Wait(why) => {
+            tracing::debug!(claim = %claim, why, "waiting");
+            Err(Outcome::Done)
+        }
+        Plan::StepAside(note) => {
+            drop(records);
+            shared.tell_claim(&claim, Type::Normal, "Provisioning", note);
+            Err(Outcome::Done)
+        }
+        Plan::Reject(Rejection { why, again }) => {
+            let outcome = match again {
+                Again::OnChange if attempt.is_none() => Outcome::Done,
+                Again::OnChange => Outcome::Slow,
+                Again::Later => Outcome::Retry,
+                Again::After(id) => {
+                    records.wake_after(&id, Key::Claim(Arc::clone(uid)));
+                    Outcome::Retry
+                }
+            };
+            drop(records);
+            fail(shared, &claim, "rejected", &why);
+            Err(outcome)
+        }
+        Plan::Provision(order) => {
+            records.reserve(&claim, order.spot.clone());
+            drop(records);
+            let order = Arc::new(*order);
+            if let Some(unknown) = order.unknown.as_ref().filter(|_| shared.first_use(&order.class)) {
+                let note = format!(
+                    "storage class {:?} {unknown}; it has no effect. Set strictParameters: \"true\" to refuse such classes",
+                    order.class.name
+                );
+                tracing::warn!(class = order.class.name, note, "a class has parameters that nobody reads");
+                shared.tell_claim(&claim, Type::Warning, "UnknownParameter", note);
+            }
+            // The first try tells only how it ended.
+            if tries == 2 {
+                let note = format!("provisioning a volume for claim \"{claim}\"");
+                shared.tell_claim(&claim, Type::Normal, "Provisioning", note);
+            }
+            let progress = attempt.map_or(Progress::Begun, |attempt| attempt.progress);
+            shared.set_attempt(uid, Attempt { order: Arc::clone(&order), began: Instant::now(), progress });
+            Ok(Step::Make(order))
+        }
+    }
+}
+
+/// Makes the volume and stores its PV.
+async fn make(shared: &Shared, order: &Arc<Order>, permit: &Permit) -> Outcome {
+    let claim = &order.claim;
+    let volume = match order.backend.create(&order.request, permit).await {
+        Ok(volume) => Arc::new(volume),
+        Err(error) => return not_made(shared, order, &error),
+    };
+    // A PV that may be stored already decides, whatever became of the claim.
+    if !shared.posted(&claim.uid) {
+        shared.progress(&claim.uid, |progress| *progress = Progress::Made(Arc::clone(&volume)));
+        if shared.records().claim(&claim.uid).is_none() {
+            let Some(attempt) = shared.attempt(&claim.uid) else { return Outcome::Done };
+            return settle(shared, attempt, permit).await;
+        }
+    }
+    store(shared, order, &volume, permit).await
+}
+
+fn not_made(shared: &Shared, order: &Order, error: &Error) -> Outcome {
+    let claim = &order.claim;
+    fail(shared, claim, &error.kind().to_string(), &error.chain());
+    if error.kind() == Kind::Refused {
+        shared.metrics.refused("provision");
+    }
+    if !error.kind().may_still_happen() {
+        // Nothing was made and nothing will be. What an earlier try made is still remembered.
+        shared.end_attempt_if(&claim.uid, |progress| matches!(progress, Progress::Begun));
+    }
+    outcome_of(error.kind())
+}
+
+/// Stores the PV, once; then tells the backend.
+async fn store(shared: &Shared, order: &Arc<Order>, volume: &Arc<Volume>, permit: &Permit) -> Outcome {
+    let claim = &order.claim;
+    let object = match describe(shared, order, volume) {
+        Ok(object) => object,
+        Err(error) => {
+            fail(shared, claim, &error.kind().to_string(), &error.chain());
+            // What is too small does not grow by itself: the next try begins anew.
+            if error.kind() == Kind::Exhausted && !shared.posted(&claim.uid) {
+                take_back(shared, order, volume, permit).await;
+            }
+            return outcome_of(error.kind());
+        }
+    };
+    if let Err(expired) = permit.check() {
+        tracing::warn!(claim = %claim, error = %expired, "the volume was made, but its PV may not be stored");
+        return Outcome::Retry;
+    }
+    shared.progress(&claim.uid, |progress| *progress = Progress::Posted(Arc::clone(volume)));
+    let name = volume.id.name();
+    let stored = match shared.cluster.create_volume(&object).await {
+        Ok(stored) => stored,
+        Err(failure) => match failure.cause {
+            Cause::Exists => match whose(shared, order, name).await {
+                Ok(Some(stored)) if uses(&stored, claim, volume) => stored,
+                // Another provisioner was faster, with another directory.
+                Ok(Some(_)) => return take_back(shared, order, volume, permit).await,
+                Ok(None) => return Outcome::Retry,
+                Err(outcome) => return outcome,
+            },
+            Cause::Unknown => return not_stored(shared, order, &failure),
+            Cause::Throttled | Cause::Conflict | Cause::NotFound | Cause::Forbidden | Cause::Invalid => {
+                shared.progress(&claim.uid, |progress| *progress = Progress::Made(Arc::clone(volume)));
+                return not_stored(shared, order, &failure);
+            }
+        },
+    };
+    let began = shared.attempt(&claim.uid).map_or_else(Instant::now, |attempt| attempt.began);
+    shared.progress(&claim.uid, |progress| *progress = Progress::Stored(Arc::clone(volume)));
+    shared.records().see_volume(&stored);
+    shared.metrics.provisioned(&claim.class_field, claim.source_kind(), began.elapsed());
+    tracing::info!(claim = %claim, volume = %name, "provisioned a volume");
+    shared.tell_claim(
+        claim,
+        Type::Normal,
+        "ProvisioningSucceeded",
+        format!("Successfully provisioned volume {name}"),
+    );
+    confirm(shared, order, volume, permit).await
+}
+
+fn describe(
+    shared: &Shared,
+    order: &Order,
+    volume: &Volume,
+) -> Result<k8s_openapi::api::core::v1::PersistentVolume, Error> {
+    // An earlier try may have made it elsewhere, under parameters that the class had then.
+    let place: Place = order.backend.locate(&volume.source).ok_or_else(|| {
+        Error::new(Kind::Internal, format!("volume {} was made outside of every store", volume.id))
+    })?;
+    let guarding = {
+        let mut records = shared.records();
+        let spot = Spot::new(order.backend.capabilities().name, &place);
+        if spot != order.spot {
+            let share = order.backend.shares(&order.request);
+            let name = order.request.name.as_str();
+            if let Some(other) = records.occupant(&spot, name, &order.claim.uid, share) {
+                let message = format!("volume {} was made at {place}, where {} lies", volume.id, other.who);
+                return Err(Error::new(Kind::Conflict, message));
+            }
+            records.reserve(&order.claim, spot);
+        }
+        records.guarding()
+    };
+    persistent_volume::build(volume, &place, &order.claim, &order.class, order.disposal, guarding)
+}
+
+/// Whose PV has the name that we wanted: ours is a success.
+async fn whose(shared: &Shared, order: &Order, name: &VolumeName) -> Result<Option<VolumeObject>, Outcome> {
+    let claim = &order.claim;
+    match shared.cluster.volume(name.as_str()).await {
+        Ok(Some(live)) if is_for(&live, claim) => Ok(Some(live)),
+        Ok(Some(live)) => {
+            let whose = live.spec.claim_ref.map_or_else(
+                || "to no claim".to_owned(),
+                |other| format!("to claim {}/{} with UID {}", other.namespace, other.name, other.uid),
+            );
+            let why = format!(
+                "PersistentVolume {name} exists already and belongs {whose}; delete it if it is not needed"
+            );
+            fail(shared, claim, "conflict", &why);
+            let id: Arc<str> = name.as_str().into();
+            shared.records().wake_after(&id, Key::Claim(Arc::clone(&claim.uid)));
+            Err(Outcome::Slow)
+        }
+        Ok(None) => Ok(None),
+        Err(failure) => Err(not_stored(shared, order, &failure)),
+    }
+}
+
+fn not_stored(shared: &Shared, order: &Order, failure: &Failure) -> Outcome {
+    if failure.is_forbidden() {
+        shared.rights.refused(Right::CreateVolumes);
+    }
+    let why = format!("the volume was made, but its PersistentVolume is not stored yet: {failure}");
+    fail(shared, &order.claim, "not stored", &why);
+    failure.outcome()
+}
+
+/// Tells the backend that the PV is stored; whether that succeeds does not concern the claim.
+async fn confirm(shared: &Shared, order: &Order, volume: &Volume, permit: &Permit) -> Outcome {
+    match order.backend.confirm(&volume.id, permit).await {
+        Ok(()) => {
+            shared.end_attempt(&order.claim.uid);
+            Outcome::Done
+        }
+        // The volume was used and removed meanwhile.
+        Err(error) if error.kind() == Kind::NotFound => {
+            tracing::info!(volume = %volume.id, error = error.chain(), "the volume to be confirmed is gone");
+            shared.end_attempt(&order.claim.uid);
+            Outcome::Done
+        }
+        Err(error) => {
+            tracing::warn!(volume = %volume.id, error = error.chain(), "cannot confirm the volume on the storage");
+            outcome_of(error.kind())
+        }
+    }
+}
+
+/// The claim is gone, or has what it wants: what was begun for it becomes a stored volume or is taken back.
+async fn settle(shared: &Shared, attempt: Attempt, permit: &Permit) -> Outcome {
+    let order = &attempt.order;
+    let claim = &order.claim;
+    let volume = match &attempt.progress {
+        Progress::Stored(volume) => return confirm(shared, order, volume, permit).await,
+        // Only trying again tells whether the server stored it. If it did, or does so now, the PV of a claim that is gone
+        // is released and removed like any other.
+        Progress::Posted(volume) => return store(shared, order, volume, permit).await,
+        Progress::Made(volume) => Arc::clone(volume),
+        Progress::Begun => match order.backend.create(&order.request, permit).await {
+            Ok(volume) => {
+                let volume = Arc::new(volume);
+                shared.progress(&claim.uid, |progress| *progress = Progress::Made(Arc::clone(&volume)));
+                volume
+            }
+            Err(error) if error.kind().may_still_happen() => return outcome_of(error.kind()),
+            Err(error) => {
+                tracing::info!(claim = %claim, error = error.chain(), "nothing was made for a claim that is gone");
+                shared.end_attempt(&claim.uid);
+                return Outcome::Done;
+            }
+        },
+    };
+    let live = shared.cluster.claim(&claim.namespace, &claim.name).await;
+    let stored = shared.cluster.volume(volume.id.name().as_str()).await;
+    let (live, stored) = match (live, stored) {
+        (Ok(live), Ok(stored)) => (live, stored),
+        (Err(failure), _) | (_, Err(failure)) => {
+            tracing::warn!(claim = %claim, error = %failure, "cannot find out whether the claim is gone");
+            return failure.outcome();
+        }
+    };
+    // A PV for this claim by somebody else, with another directory, is what the claim will be bound to.
+    let served = stored.as_ref().is_some_and(|stored| is_for(stored, claim));
+    if stored.is_some_and(|stored| uses(&stored, claim, &volume)) {
+        shared.progress(&claim.uid, |progress| *progress = Progress::Stored(Arc::clone(&volume)));
+        return confirm(shared, order, &volume, permit).await;
+    }
+    let wanted = live.is_some_and(|live| {
+        live.metadata.uid.as_deref() == Some(&*claim.uid)
+            && live.spec.volume_name.as_deref().unwrap_or_default().is_empty()
+    });
+    if wanted && !served {
+        return store(shared, order, &volume, permit).await;
+    }
+    take_back(shared, order, &volume, permit).await
+}
+
+/// Whether a stored PV is that of this volume and claim.
+fn uses(stored: &VolumeObject, claim: &Claim, volume: &Volume) -> bool {
+    is_for(stored, claim) && persistent_volume::source(stored).as_ref() == Some(&volume.source)
+}
+
+fn is_for(stored: &VolumeObject, claim: &Claim) -> bool {
+    stored.spec.claim_ref.as_ref().is_some_and(|other| *other.uid == *claim.uid)
+}
+
+/// Takes back a volume that nobody uses.
+async fn take_back(shared: &Shared, order: &Order, volume: &Volume, permit: &Permit) -> Outcome {
+    let claim = &order.claim;
+    let unfinished =
+        Unfinished { id: volume.id.clone(), claim: claim.key(), since: std::time::SystemTime::UNIX_EPOCH };
+    match order.backend.discard(&unfinished, permit).await {
+        Ok(()) => {
+            tracing::info!(claim = %claim, volume = %volume.id, "took back a volume that nobody uses");
+            shared.metrics.swept(volume.id.store());
+            shared.end_attempt(&claim.uid);
+            Outcome::Done
+        }
+        Err(error) => {
+            tracing::warn!(claim = %claim, error = error.chain(), "cannot take back a volume that nobody uses");
+            let note = format!("the volume made for this claim could not be taken back: {}", error.chain());
+            shared.tell_claim(claim, Type::Warning, "ProvisioningCleanupFailed", note);
+            if error.kind() == Kind::Refused {
+                // Somebody put data there. The sweep reports it; a person decides.
+                shared.metrics.refused("provision");
+                shared.end_attempt(&claim.uid);
+                return Outcome::Done;
+            }
+            outcome_of(error.kind())
+        }
+    }
+}
+
+/// Tells the user and the metrics that an attempt failed.
+fn fail(shared: &Shared, claim: &Claim, kind: &str, why: &str) {
+    tracing::warn!(claim = %claim, kind, why, "cannot provision a volume");
+    shared.tell_claim(claim, Type::Warning, "ProvisioningFailed", why.to_owned());
+    shared.metrics.provision_failed(&claim.class_field, claim.source_kind());
+}
+
+/// When to try again after the backend failed. What is in the way may go without the claim changing, so that even a
+/// refusal is tried again, slowly.
+fn outcome_of(kind: Kind) -> Outcome {
+    match kind {
+        Kind::Invalid | Kind::Unsupported | Kind::Refused => Outcome::Slow,
+        Kind::Conflict
+        | Kind::NotFound
+        | Kind::Exhausted
+        | Kind::InUse
+        | Kind::Busy
+        | Kind::Unavailable
+        | Kind::Internal => Outcome::Retry,
+    }
+}
+
+impl Shared {
+    fn posted(&self, uid: &str) -> bool {
+        self.attempt(uid).is_some_and(|attempt| matches!(attempt.progress, Progress::Posted(_)))
+    }
+
+    fn progress(&self, uid: &str, change: impl FnOnce(&mut Progress)) {
+        if let Some(attempt) = self.attempts().get_mut(uid) {
+            change(&mut attempt.progress);
+        }
+    }
+
+    /// The attempt is over: nothing is left to find out.
+    fn end_attempt(&self, uid: &str) {
+        self.attempts().remove(uid);
+        self.records().release(uid);
+    }
+
+    fn end_attempt_if(&self, uid: &str, over: impl FnOnce(&Progress) -> bool) {
+        let ended = {
+            let mut attempts = self.attempts();
+            let ended = attempts.get(uid).is_some_and(|attempt| over(&attempt.progress));
+            if ended {
+                attempts.remove(uid);
+            }
+            ended
+        };
+        if ended {
+            self.records().release(uid);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,512 @@
+//! What is kept of the watched objects: [`Records`], and the claims, volumes and places in it.
+//!
+//! The watches write it, the plans read it. A claim is kept only while something is to be done for it, a volume only as
+//! the few facts that decide what is to be done with it and where it lies; what concerns nobody here is dropped at once.
+//! Whoever leads hands in a queue, and every change that means work pushes a key into it.
+//!
+//! It decides nothing about volumes (`reclaim::duty` does) and never asks the API server.
+
+mod claim;
+mod places;
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::Arc,
+};
+
+pub(super) use claim::{Claim, Growing};
+pub(super) use places::{Places, Relation, Spot};
+
+use super::{
+    class::Class,
+    names,
+    objects::{ClaimObject, VolumeObject, annotation},
+    persistent_volume,
+    queue::Queue,
+    reclaim::{self, Duty, Standing},
+};
+use crate::{
+    backend::{Backend, Backends, Past},
+    volume::Place,
+};
+
+/// One object that needs work.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) enum Key {
+    /// The claim with this UID wants a volume, or what was begun for it must be ended.
+    Claim(Arc<str>),
+    /// The volume of this name may have to be removed.
+    Volume(Arc<str>),
+    /// The claim with this UID asks for more than it has.
+    Growth(Arc<str>),
+    /// The volume of this name lacks our finalizer, or has it without need.
+    Guard(Arc<str>),
+}
+
+/// A kind of watched objects.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) enum Watched {
+    Claims,
+    Volumes,
+    Classes,
+}
+
+/// What is kept of a claim.
+#[derive(Debug)]
+enum Wanted {
+    Volume(Arc<Claim>),
+    Growth(Arc<Growing>),
+}
+
+#[derive(Debug)]
+struct ClaimRecord {
+    wanted: Wanted,
+    round: u32,
+}
+
+/// What is kept of a `PersistentVolume`.
+#[derive(Debug)]
+pub(super) struct VolumeRecord {
+    /// The claim that it is for, or was.
+    pub(super) claim_uid: Box<str>,
+    pub(super) standing: Standing,
+    /// Where it lies, where that is in one of our stores.
+    pub(super) spot: Option<Spot>,
+    /// We are deleting the object: its last changes are our own.
+    leaving: bool,
+    round: u32,
+}
+
+/// Who is in the way of a volume, in words and as what to wait for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Occupant {
+    pub(super) relation: Relation,
+    /// `PersistentVolume pvc-…` or `claim default/a`.
+    pub(super) who: String,
+    /// The name of the volume, or the UID of the claim.
+    pub(super) id: Arc<str>,
+}
+
+/// What the volumes tell of one store.
+#[derive(Debug, Default)]
+struct Memory {
+    /// When the newest volume was made, and the identity that the store had then.
+    newest: Option<(i64, String)>,
+    places: Vec<Place>,
+}
+
+/// How many places of existing volumes a store is reminded of.
+const REMEMBERED: usize = 16;
+
+/// What is kept of the watched objects.
+#[derive(Debug)]
+pub(super) struct Records {
+    backends: Backends,
+    claims: HashMap<Arc<str>, ClaimRecord>,
+    volumes: HashMap<Arc<str>, VolumeRecord>,
+    classes: HashMap<String, (Arc<Class>, u32)>,
+    places: Places,
+    reserved: Places,
+    reservations: HashMap<Arc<str>, (Spot, Arc<Claim>)>,
+    /// Who waits for a volume or a reservation to go.
+    blocked: HashMap<Arc<str>, HashSet<Key>>,
+    /// Counts the complete lists of each kind: what a new list does not have is gone.
+    rounds: BTreeMap<Watched, u32>,
+    /// The kinds that were listed completely at least once.
+    listed: HashSet<Watched>,
+    /// By backend and store; collected until it is taken.
+    memories: Option<BTreeMap<(&'static str, String), Memory>>,
+    /// Whether volumes get our finalizer.
+    guarding: bool,
+    queue: Option<Queue<Key>>,
+}
+
+impl Records {
+    /// Empty, for these backends; `guarding`: volumes get our finalizer.
+    pub(super) fn new(backends: Backends, guarding: bool) -> Self {
+        Self {
+            backends,
+            claims: HashMap::new(),
+            volumes: HashMap::new(),
+            classes: HashMap::new(),
+            places: Places::default(),
+            reserved: Places::default(),
+            reservations: HashMap::new(),
+            blocked: HashMap::new(),
+            rounds: BTreeMap::new(),
+            listed: HashSet::new(),
+            memories: Some(BTreeMap::new()),
+            guarding,
+            queue: None,
+        }
+    }
+
+    // Reading
+
+    /// The claim of this UID, if it wants a volume.
+    pub(super) fn claim(&self, uid: &str) -> Option<&Arc<Claim>> {
+        match &self.claims.get(uid)?.wanted {
+            Wanted::Volume(claim) => Some(claim),
+            Wanted::Growth(_) => None,
+        }
+    }
+
+    /// The claim of this UID, if it asks for more than it has.
+    pub(super) fn growing(&self, uid: &str) -> Option<&Arc<Growing>> {
+        match &self.claims.get(uid)?.wanted {
+            Wanted::Growth(growing) => Some(growing),
+            Wanted::Volume(_) => None,
+        }
+    }
+
+    /// The volume of this name, if it is ours or lies in one of our stores.
+    pub(super) fn volume(&self, name: &str) -> Option<&VolumeRecord> {
+        self.volumes.get(name)
+    }
+
+    /// The class of this name.
+    pub(super) fn class(&self, name: &str) -> Option<&Arc<Class>> {
+        self.classes.get(name).map(|(class, _)| class)
+    }
+
+    /// Whether volumes get our finalizer.
+    pub(super) fn guarding(&self) -> bool {
+        self.guarding
+    }
+
+    /// The first other volume, or claim that is being provisioned, that lies at, above or below `spot`. With `share`,
+    /// exactly the same place does not count.
+    pub(super) fn occupant(&self, spot: &Spot, volume: &str, claim: &str, share: bool) -> Option<Occupant> {
+        let counts = |relation: Relation| !(share && relation == Relation::Same);
+        let volumes = self
+            .places
+            .overlapping(spot)
+            .filter(|(relation, who)| ***who != *volume && counts(*relation))
+            .map(|(relation, who)| Occupant {
+                relation,
+                who: format!("PersistentVolume {who}"),
+                id: Arc::clone(who),
+            });
+        let claims = self
+            .reserved
+            .overlapping(spot)
+            .filter(|(relation, who)| ***who != *claim && counts(*relation))
+            .filter_map(|(relation, who)| {
+                let (_, claim) = self.reservations.get(who)?;
+                Some(Occupant { relation, who: format!("claim {claim}"), id: Arc::clone(who) })
+            });
+        volumes.chain(claims).next()
+    }
+
+    /// How many claims want a volume or growth, and how many volumes are known.
+    pub(super) fn sizes(&self) -> (usize, usize) {
+        (self.claims.len(), self.volumes.len())
+    }
+
+    // Working
+
+    /// From now on there is somebody who works: everything that needs work goes into `queue`, now and as it comes up.
+    pub(super) fn work(&mut self, queue: Queue<Key>) {
+        for key in self.due() {
+            queue.push(key);
+        }
+        self.queue = Some(queue);
+    }
+
+    /// Nobody works any more.
+    pub(super) fn rest(&mut self) {
+        self.queue = None;
+        self.blocked.clear();
+        self.reservations.clear();
+        self.reserved = Places::default();
+    }
+
+    /// Volumes get our finalizer from now on, or do so no more.
+    pub(super) fn guard(&mut self, guarding: bool) {
+        if self.guarding != guarding {
+            self.guarding = guarding;
+            for key in self.due() {
+                self.wake(key);
+            }
+        }
+    }
+
+    /// Works on all claims that ask for more than they have.
+    pub(super) fn wake_growing(&self) {
+        for (uid, record) in &self.claims {
+            if matches!(record.wanted, Wanted::Growth(_)) {
+                self.wake(Key::Growth(Arc::clone(uid)));
+            }
+        }
+    }
+
+    /// Everything that needs work.
+    fn due(&self) -> Vec<Key> {
+        let claims = self.claims.iter().map(|(uid, record)| match record.wanted {
+            Wanted::Volume(_) => Key::Claim(Arc::clone(uid)),
+            Wanted::Growth(_) => Key::Growth(Arc::clone(uid)),
+        });
+        let volumes = self.volumes.iter().filter_map(|(name, record)| self.duty_of(name, record.standing));
+        claims.chain(volumes).collect()
+    }
+
+    fn duty_of(&self, name: &Arc<str>, standing: Standing) -> Option<Key> {
+        match reclaim::duty(standing, self.guarding) {
+            Duty::None => None,
+            Duty::Remove => Some(Key::Volume(Arc::clone(name))),
+            Duty::Guard | Duty::Unguard => Some(Key::Guard(Arc::clone(name))),
+        }
+    }
+
+    fn wake(&self, key: Key) {
+        if let Some(queue) = &self.queue {
+            queue.push(key);
+        }
+    }
+
+    /// Works on `key` again once the volume, or the claim that is being provisioned, with this id is gone.
+    pub(super) fn wake_after(&mut self, id: &Arc<str>, key: Key) {
+        self.blocked.entry(Arc::clone(id)).or_default().insert(key);
+    }
+
+    fn wake_blocked(&mut self, id: &str) {
+        for key in self.blocked.remove(id).into_iter().flatten() {
+            self.wake(key);
+        }
+    }
+
+    /// The object of this volume is being deleted by us; or, after a failure, it is not.
+    pub(super) fn leaving(&mut self, name: &str, leaving: bool) {
+        if let Some(record) = self.volumes.get_mut(name) {
+            record.leaving = leaving;
+        }
+    }
+
+    /// Keeps `spot` for this claim until its volume is known or [`release`](Self::release) is called.
+    pub(super) fn reserve(&mut self, claim: &Arc<Claim>, spot: Spot) {
+        self.release(&claim.uid);
+        self.reserved.insert(&spot, &claim.uid);
+        self.reservations.insert(Arc::clone(&claim.uid), (spot, Arc::clone(claim)));
+    }
+
+    /// Nothing is kept for this claim any more.
+    pub(super) fn release(&mut self, uid: &str) {
+        if let Some((spot, _)) = self.reservations.remove(uid) {
+            self.reserved.remove(&spot, uid);
+            self.wake_blocked(uid);
+        }
+    }
+
+    // Watching
+
+    /// A complete list of this kind begins.
+    pub(super) fn begin(&mut self, kind: Watched) {
+        *self.rounds.entry(kind).or_default() += 1;
+    }
+
+    /// The list is complete: what it did not have is gone. Returns whether all kinds have been listed by now.
+    pub(super) fn complete(&mut self, kind: Watched) -> bool {
+        let round = self.round(kind);
+        match kind {
+            Watched::Claims => {
+                let gone: Vec<_> = self
+                    .claims
+                    .iter()
+                    .filter(|(_, record)| record.round != round)
+                    .map(|(uid, _)| Arc::clone(uid))
+                    .collect();
+                for uid in gone {
+                    self.forget_claim(&uid);
+                }
+            }
+            Watched::Volumes => {
+                let gone: Vec<_> = self
+                    .volumes
+                    .iter()
+                    .filter(|(_, record)| record.round != round)
+                    .map(|(name, _)| Arc::clone(name))
+                    .collect();
+                for name in gone {
+                    self.forget_volume(&name);
+                }
+            }
+            Watched::Classes => self.classes.retain(|_, (_, seen)| *seen == round),
+        }
+        self.listed.insert(kind);
+        self.listed.len() == 3
+    }
+
+    fn round(&self, kind: Watched) -> u32 {
+        self.rounds.get(&kind).copied().unwrap_or_default()
+    }
+
+    /// A claim is there, or has changed.
+    pub(super) fn see_claim(&mut self, object: &ClaimObject) {
+        let Some(uid) = object.metadata.uid.as_deref() else { return };
+        let round = self.round(Watched::Claims);
+        let wanted = if object.spec.volume_name.as_deref().unwrap_or_default().is_empty() {
+            let ours = claim::provisioner(&object.metadata).filter(|name| self.backends.get(name).is_some());
+            ours.map(|name| Wanted::Volume(Arc::new(Claim::new(object, uid, name))))
+        } else {
+            Growing::new(object, uid).map(|growing| Wanted::Growth(Arc::new(growing)))
+        };
+        let Some(wanted) = wanted else { return self.forget_claim(uid) };
+        if let Some(known) = self.claims.get_mut(uid) {
+            let same = match (&known.wanted, &wanted) {
+                (Wanted::Volume(old), Wanted::Volume(new)) => old.resource_version == new.resource_version,
+                (Wanted::Growth(old), Wanted::Growth(new)) => old == new,
+                (Wanted::Volume(_), Wanted::Growth(_)) | (Wanted::Growth(_), Wanted::Volume(_)) => false,
+            };
+            known.round = round;
+            if same {
+                return;
+            }
+        }
+        let uid: Arc<str> = match &wanted {
+            Wanted::Volume(claim) => Arc::clone(&claim.uid),
+            Wanted::Growth(growing) => Arc::clone(&growing.uid),
+        };
+        let key = match &wanted {
+            Wanted::Volume(_) => Key::Claim(Arc::clone(&uid)),
+            Wanted::Growth(_) => Key::Growth(Arc::clone(&uid)),
+        };
+        self.claims.insert(uid, ClaimRecord { wanted, round });
+        self.wake(key);
+    }
+
+    /// The claim of this UID is gone, or needs nothing any more.
+    pub(super) fn forget_claim(&mut self, uid: &str) {
+        if let Some((uid, record)) = self.claims.remove_entry(uid) {
+            // Something may have been made for it that now must be confirmed or taken back.
+            if matches!(record.wanted, Wanted::Volume(_)) {
+                self.wake(Key::Claim(uid));
+            }
+        }
+    }
+
+    /// A volume is there, or has changed; also called for one that we just stored.
+    pub(super) fn see_volume(&mut self, object: &VolumeObject) {
+        let Some(name) = object.metadata.name.as_deref() else { return };
+        let standing = reclaim::standing(object, &self.backends);
+        let located = persistent_volume::source(object).and_then(|source| {
+            self.backends
+                .distinct()
+                .into_iter()
+                .find_map(|backend| Some((backend.capabilities().name, backend.locate(&source)?)))
+        });
+        if !standing.ours && located.is_none() {
+            return self.forget_volume(name);
+        }
+        if standing.ours
+            && let Some((backend, place)) = &located
+        {
+            self.remember(backend, place, object);
+        }
+        let spot = located.map(|(backend, place)| Spot::new(backend, &place));
+        let claim_uid = object.spec.claim_ref.as_ref().map_or("", |claim| claim.uid.as_str());
+        let round = self.round(Watched::Volumes);
+        let name: Arc<str> = match self.volumes.get_key_value(name) {
+            Some((known, _)) => Arc::clone(known),
+            None => name.into(),
+        };
+        let leaving = self.volumes.get(&name).is_some_and(|known| known.leaving);
+        let record = VolumeRecord { claim_uid: claim_uid.into(), standing, spot, leaving, round };
+        if let Some(spot) = &record.spot {
+            self.places.insert(spot, &name);
+        }
+        self.release(claim_uid);
+        let spot = record.spot.clone();
+        let before = self.volumes.insert(Arc::clone(&name), record);
+        let moved =
+            before.as_ref().and_then(|before| before.spot.as_ref()).filter(|old| Some(*old) != spot.as_ref());
+        if let Some(old) = moved {
+            self.places.remove(old, &name);
+        }
+        if before.is_none_or(|before| before.standing != standing)
+            && !leaving
+            && let Some(key) = self.duty_of(&name, standing)
+        {
+            self.wake(key);
+        }
+    }
+
+    /// The volume of this name is gone.
+    pub(super) fn forget_volume(&mut self, name: &str) {
+        if let Some((name, record)) = self.volumes.remove_entry(name) {
+            if let Some(spot) = &record.spot {
+                self.places.remove(spot, &name);
+            }
+            self.wake_blocked(&name);
+            // Its claim may never have been bound; then it needs another one.
+            if let Some((uid, _)) = self.claims.get_key_value(&*record.claim_uid) {
+                self.wake(Key::Claim(Arc::clone(uid)));
+            }
+        }
+    }
+
+    /// A class is there, or has changed.
+    pub(super) fn see_class(&mut self, class: Class) {
+        let round = self.round(Watched::Classes);
+        let name = class.name.clone();
+        let class = Arc::new(class);
+        let before = self.classes.insert(name.clone(), (Arc::clone(&class), round));
+        if before.is_none_or(|(before, _)| before != class) {
+            let waiting = self.claims.iter().filter_map(|(uid, record)| match &record.wanted {
+                Wanted::Volume(claim) if *claim.class == *name => Some(Key::Claim(Arc::clone(uid))),
+                Wanted::Volume(_) | Wanted::Growth(_) => None,
+            });
+            for key in waiting {
+                self.wake(key);
+            }
+        }
+    }
+
+    /// The class of this name is gone.
+    pub(super) fn forget_class(&mut self, name: &str) {
+        self.classes.remove(name);
+    }
+
+    // Remembering
+
+    fn remember(&mut self, backend: &'static str, place: &Place, object: &VolumeObject) {
+        let Some(memories) = &mut self.memories else { return };
+        let memory = memories.entry((backend, place.store.clone())).or_default();
+        if memory.places.len() < REMEMBERED {
+            memory.places.push(place.clone());
+        }
+        if let Some(identity) = annotation(&object.metadata, names::STORE_ID) {
+            let made = object.metadata.creation_timestamp.as_ref().map_or(0, |time| time.0.as_second());
+            if memory.newest.as_ref().is_none_or(|(newest, _)| *newest <= made) {
+                memory.newest = Some((made, identity.to_owned()));
+            }
+        }
+    }
+
+    /// What the volumes listed so far tell of each store of `backend`; stores without volumes have an empty past.
+    pub(super) fn past(&self, backend: &dyn Backend) -> Vec<Past> {
+        let name = backend.capabilities().name;
+        let memory = |store: &str| self.memories.as_ref()?.get(&(name, store.to_owned()));
+        backend
+            .stores()
+            .into_iter()
+            .map(|store| {
+                let memory = memory(&store.name);
+                Past {
+                    identity: memory
+                        .and_then(|memory| memory.newest.as_ref())
+                        .map(|(_, identity)| identity.clone()),
+                    places: memory.map(|memory| memory.places.clone()).unwrap_or_default(),
+                    store: store.name,
+                }
+            })
+            .collect()
+    }
+
+    /// The past was told; nothing more is collected.
+    pub(super) fn past_told(&mut self) {
+        self.memories = None;
+    }
+}
+
+#[cfg(test)]
+mod tests;

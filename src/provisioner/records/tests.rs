@@ -1,0 +1,238 @@
+//! What is kept of watched objects, and which changes mean work.
+
+#![allow(clippy::needless_pass_by_value, reason = "patches read best written in place")]
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::*;
+use crate::{
+    backend::memory::Memory,
+    provisioner::{
+        fixtures::{self, NAME},
+        queue::Pace,
+    },
+};
+
+fn records() -> Records {
+    Records::new(Backends::default().with(NAME, Arc::new(Memory::new())), true)
+}
+
+fn listen(records: &mut Records) -> Queue<Key> {
+    let queue = Queue::new(Pace::default());
+    records.work(queue.clone());
+    queue
+}
+
+/// Everything that is queued, in order; each key is done.
+async fn queued(queue: &Queue<Key>) -> Vec<Key> {
+    let mut keys = Vec::new();
+    while let Ok(Some(work)) = tokio::time::timeout(Duration::ZERO, queue.next()).await {
+        keys.push(work.key().clone());
+        work.finish(super::super::queue::Outcome::Done);
+    }
+    keys.sort();
+    keys
+}
+
+fn claim(uid: &str, version: &str) -> ClaimObject {
+    fixtures::claim_object(json!({"metadata": {"uid": uid, "resourceVersion": version}}))
+}
+
+fn volume(name: &str, patch: Value) -> VolumeObject {
+    let mut usual = json!({"metadata": {"name": name}, "spec": {"claimRef": {"uid": name}}});
+    fixtures::merge(&mut usual, &patch);
+    fixtures::volume_object(usual)
+}
+
+fn bound() -> Value {
+    json!({"status": {"phase": "Bound"}})
+}
+
+/// Proves: case 40
+#[tokio::test]
+async fn news_about_a_claim_is_work_and_old_news_is_none() {
+    let mut records = records();
+    records.see_claim(&claim("a", "1"));
+    let queue = listen(&mut records);
+    assert_eq!(queued(&queue).await, [Key::Claim("a".into())], "what was seen before there was a queue");
+    records.see_claim(&claim("a", "1"));
+    assert_eq!(queued(&queue).await, [], "the same version again");
+    records.see_claim(&claim("a", "2"));
+    assert_eq!(queued(&queue).await, [Key::Claim("a".into())], "a change");
+    records.see_class(fixtures::class(json!({})));
+    assert_eq!(queued(&queue).await, [Key::Claim("a".into())], "its class appears");
+    records.see_class(fixtures::class(json!({})));
+    assert_eq!(queued(&queue).await, [], "the same class again");
+    records.see_class(fixtures::class(json!({"metadata": {"uid": "class-2"}})));
+    assert_eq!(queued(&queue).await, [Key::Claim("a".into())], "its class was made anew");
+    records.see_class(fixtures::class(json!({"metadata": {"name": "another"}})));
+    assert_eq!(queued(&queue).await, [], "another class");
+    records.forget_claim("a");
+    assert_eq!(queued(&queue).await, [Key::Claim("a".into())], "it is gone: what was begun must be ended");
+    records.forget_claim("a");
+    assert_eq!(queued(&queue).await, [], "it was gone already");
+}
+
+#[tokio::test]
+async fn what_a_new_list_does_not_have_is_gone() {
+    let mut records = records();
+    for kind in [Watched::Claims, Watched::Volumes, Watched::Classes] {
+        records.begin(kind);
+    }
+    for uid in ["a", "b"] {
+        records.see_claim(&claim(uid, "1"));
+        records.see_volume(&volume(&format!("pvc-{uid}"), bound()));
+    }
+    records.see_class(fixtures::class(json!({})));
+    assert!(!records.complete(Watched::Claims) && !records.complete(Watched::Volumes));
+    assert!(records.complete(Watched::Classes), "all kinds are listed");
+    let queue = listen(&mut records);
+    queued(&queue).await;
+
+    for kind in [Watched::Claims, Watched::Volumes, Watched::Classes] {
+        records.begin(kind);
+    }
+    records.see_claim(&claim("b", "1"));
+    records.see_volume(&volume("pvc-b", bound()));
+    records.see_volume(&volume("pvc-new", bound()));
+    for kind in [Watched::Claims, Watched::Volumes, Watched::Classes] {
+        records.complete(kind);
+    }
+    assert!(records.claim("a").is_none() && records.claim("b").is_some());
+    assert!(records.volume("pvc-a").is_none() && records.volume("pvc-b").is_some());
+    assert!(records.volume("pvc-new").is_some());
+    assert!(records.class("nfs").is_none());
+    assert_eq!(queued(&queue).await, [Key::Claim("a".into())]);
+}
+
+#[tokio::test]
+async fn a_volume_is_work_when_it_may_be_removed_and_when_its_finalizer_is_wrong() {
+    let mut records = records();
+    let queue = listen(&mut records);
+    records.see_volume(&volume("pvc-a", bound()));
+    assert_eq!(queued(&queue).await, [], "a bound volume needs nothing");
+    records.see_volume(&volume("pvc-a", json!({})));
+    assert_eq!(queued(&queue).await, [Key::Volume("pvc-a".into())], "released");
+    records
+        .see_volume(&volume("pvc-b", json!({"metadata": {"finalizers": []}, "status": {"phase": "Bound"}})));
+    assert_eq!(queued(&queue).await, [Key::Guard("pvc-b".into())], "without our finalizer");
+    records.guard(false);
+    assert_eq!(queued(&queue).await, [Key::Volume("pvc-a".into())], "the right to set it is gone");
+    records.guard(true);
+    assert_eq!(queued(&queue).await, [Key::Volume("pvc-a".into()), Key::Guard("pvc-b".into())]);
+}
+
+#[tokio::test]
+async fn whoever_is_in_the_way_wakes_those_who_wait_when_it_goes() {
+    let mut records = records();
+    let queue = listen(&mut records);
+    records.see_volume(&volume("pvc-a", bound()));
+    records.wake_after(&"pvc-a".into(), Key::Claim("waits".into()));
+    records.forget_volume("pvc-other");
+    assert_eq!(queued(&queue).await, []);
+    records.forget_volume("pvc-a");
+    assert_eq!(queued(&queue).await, [Key::Claim("waits".into())]);
+    records.see_volume(&volume("pvc-a", bound()));
+    records.forget_volume("pvc-a");
+    assert_eq!(queued(&queue).await, [], "it was woken once");
+}
+
+#[tokio::test]
+async fn a_claim_whose_volume_was_deleted_before_it_was_bound_is_provisioned_again() {
+    let mut records = records();
+    records.see_claim(&claim("a", "1"));
+    records.see_volume(&volume("a", bound()));
+    let queue = listen(&mut records);
+    queued(&queue).await;
+    records.forget_volume("a");
+    assert_eq!(queued(&queue).await, [Key::Claim("a".into())]);
+}
+
+#[test]
+fn what_concerns_nobody_here_is_not_kept() {
+    let mut records = records();
+    let foreign = |server: &str| {
+        json!({
+            "metadata": {"annotations": {"pv.kubernetes.io/provisioned-by": "other"}},
+            "spec": {"nfs": {"server": server}},
+        })
+    };
+    records.see_volume(&volume("elsewhere", foreign("another")));
+    records.see_volume(&volume("here", foreign("memory")));
+    records.see_volume(&volume("no-source", json!({"spec": {"nfs": null}})));
+    records.see_claim(&fixtures::claim_object(
+        json!({"spec": {"volumeName": "x"}, "status": {"phase": "Bound"}}),
+    ));
+    assert!(records.volume("elsewhere").is_none(), "a foreign volume on a foreign server");
+    assert!(records.volume("here").is_some(), "a foreign volume in one of our stores");
+    assert!(records.volume("no-source").is_some(), "a volume of ours without a place");
+    assert_eq!(records.sizes(), (0, 2), "a bound claim");
+    records.see_volume(&volume("here", foreign("moved")));
+    assert!(records.volume("here").is_none());
+    assert_eq!(records.sizes(), (0, 1));
+}
+
+#[test]
+fn a_claim_that_grows_is_kept_until_it_has_grown() {
+    let mut records = records();
+    let grown = |has: &str| {
+        fixtures::claim_object(json!({
+            "spec": {"volumeName": "v", "resources": {"requests": {"storage": "2Gi"}}},
+            "status": {"phase": "Bound", "capacity": {"storage": has}},
+        }))
+    };
+    for (has, grows) in [("1Gi", true), ("2048Mi", false), ("1999Mi", true), ("3Gi", false), ("what", false)]
+    {
+        records.see_claim(&grown(has));
+        assert_eq!(records.growing("0b6f-11").is_some(), grows, "{has}");
+    }
+}
+
+#[test]
+fn a_volume_takes_the_place_that_was_kept_for_its_claim() {
+    let mut records = records();
+    let claim = fixtures::claim(json!({}));
+    let place =
+        |path: &str| Spot::new("memory", &Place { store: "default".into(), segments: vec![path.into()] });
+    records.reserve(&claim, place("default-data-pvc-0b6f-11"));
+    let who = |records: &Records, path| records.occupant(&place(path), "", "", false).map(|other| other.who);
+    assert_eq!(who(&records, "default-data-pvc-0b6f-11").as_deref(), Some("claim default/data"));
+    records.see_volume(&fixtures::volume_object(bound()));
+    let occupant = who(&records, "default-data-pvc-0b6f-11");
+    assert_eq!(occupant.as_deref(), Some("PersistentVolume pvc-0b6f-11"));
+    records.see_volume(&fixtures::volume_object(json!({"spec": {"nfs": {"path": "/default/moved"}}})));
+    assert_eq!(who(&records, "default-data-pvc-0b6f-11"), None, "it moved");
+    assert_eq!(who(&records, "moved").as_deref(), Some("PersistentVolume pvc-0b6f-11"));
+    records.forget_volume("pvc-0b6f-11");
+    assert_eq!(who(&records, "moved"), None);
+}
+
+#[test]
+fn the_newest_volume_tells_the_identity_of_its_store() {
+    let mut records = records();
+    let made = |name: &str, when: &str, identity: Value| {
+        volume(
+            name,
+            json!({
+                "metadata": {
+                    "creationTimestamp": when, "annotations": {"berth.storage/store-id": identity},
+                },
+                "spec": {"nfs": {"path": format!("/default/{name}")}},
+            }),
+        )
+    };
+    records.see_volume(&made("a", "2026-11-02T00:00:00Z", json!("second")));
+    records.see_volume(&made("b", "2026-11-01T00:00:00Z", json!("first")));
+    records.see_volume(&made("c", "2026-11-03T00:00:00Z", Value::Null));
+    for index in 0..20 {
+        records.see_volume(&made(&format!("d{index}"), "2026-10-01T00:00:00Z", json!("oldest")));
+    }
+    let past = records.past(&Memory::with_stores(&["default", "empty"]));
+    let [default, empty] = past.as_slice() else { panic!("{past:?}") };
+    assert_eq!((default.identity.as_deref(), default.places.len()), (Some("second"), REMEMBERED));
+    assert_eq!((empty.identity.as_deref(), empty.places.len()), (None, 0));
+    records.past_told();
+    assert!(records.past(&Memory::new()).iter().all(|past| past.places.is_empty()));
+}

@@ -1,0 +1,479 @@
+//! What the API server lets us do, and what we do without: [`Rights`], kept up to date by [`Monitor`].
+//!
+//! It asks at the start, and again after a refusal. [`degrade`] says in words what is missing.
+//! It enforces nothing: a right that was wrongly thought to be there shows as a 403 where it is used.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use futures::{StreamExt, stream};
+use k8s_openapi::api::authorization::v1::{
+    ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec,
+};
+use kube::{Api, Client, api::PostParams};
+use tokio::{
+    sync::{Notify, watch},
+    time::{Instant, sleep_until, timeout_at},
+};
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tracing::{debug, info, warn};
+
+/// One thing that the loop may have to do with the API server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[expect(missing_docs, reason = "verb and resource")]
+pub enum Right {
+    GetVolumes,
+    ListVolumes,
+    WatchVolumes,
+    CreateVolumes,
+    DeleteVolumes,
+    PatchVolumes,
+    GetClaims,
+    ListClaims,
+    WatchClaims,
+    PatchClaimStatus,
+    ListClasses,
+    WatchClasses,
+    CreateEvents,
+    PatchEvents,
+    GetLeases,
+    CreateLeases,
+    UpdateLeases,
+    GetEndpoints,
+    CreateEndpoints,
+    UpdateEndpoints,
+    GetSecrets,
+}
+
+/// A right in the words of RBAC.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Rule {
+    group: &'static str,
+    resource: &'static str,
+    subresource: &'static str,
+    verb: &'static str,
+    /// Asked in our own namespace only.
+    namespaced: bool,
+}
+
+impl Right {
+    fn rule(self) -> Rule {
+        let rule = |group, resource, subresource, verb, namespaced| Rule {
+            group,
+            resource,
+            subresource,
+            verb,
+            namespaced,
+        };
+        let volumes = |verb| rule("", "persistentvolumes", "", verb, false);
+        let claims = |verb| rule("", "persistentvolumeclaims", "", verb, false);
+        let classes = |verb| rule("storage.k8s.io", "storageclasses", "", verb, false);
+        let events = |verb| rule("", "events", "", verb, false);
+        let leases = |verb| rule("coordination.k8s.io", "leases", "", verb, true);
+        let endpoints = |verb| rule("", "endpoints", "", verb, true);
+        match self {
+            Self::GetVolumes => volumes("get"),
+            Self::ListVolumes => volumes("list"),
+            Self::WatchVolumes => volumes("watch"),
+            Self::CreateVolumes => volumes("create"),
+            Self::DeleteVolumes => volumes("delete"),
+            Self::PatchVolumes => volumes("patch"),
+            Self::GetClaims => claims("get"),
+            Self::ListClaims => claims("list"),
+            Self::WatchClaims => claims("watch"),
+            Self::PatchClaimStatus => rule("", "persistentvolumeclaims", "status", "patch", false),
+            Self::ListClasses => classes("list"),
+            Self::WatchClasses => classes("watch"),
+            Self::CreateEvents => events("create"),
+            Self::PatchEvents => events("patch"),
+            Self::GetLeases => leases("get"),
+            Self::CreateLeases => leases("create"),
+            Self::UpdateLeases => leases("update"),
+            Self::GetEndpoints => endpoints("get"),
+            Self::CreateEndpoints => endpoints("create"),
+            Self::UpdateEndpoints => endpoints("update"),
+            Self::GetSecrets => rule("", "secrets", "", "get", false),
+        }
+    }
+}
+
+impl fmt::Display for Right {
+    /// `patch persistentvolumeclaims/status`, as `kubectl auth can-i` takes it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let rule = self.rule();
+        write!(f, "{} {}", rule.verb, rule.resource)?;
+        if !rule.group.is_empty() {
+            write!(f, ".{}", rule.group)?;
+        }
+        if !rule.subresource.is_empty() {
+            write!(f, "/{}", rule.subresource)?;
+        }
+        Ok(())
+    }
+}
+
+/// What the loop needs for volumes whose backend needs no secret.
+pub const VOLUMES: &[Right] = &[
+    Right::GetVolumes,
+    Right::ListVolumes,
+    Right::WatchVolumes,
+    Right::CreateVolumes,
+    Right::DeleteVolumes,
+    Right::PatchVolumes,
+    Right::GetClaims,
+    Right::ListClaims,
+    Right::WatchClaims,
+    Right::PatchClaimStatus,
+    Right::ListClasses,
+    Right::WatchClasses,
+    Right::CreateEvents,
+    Right::PatchEvents,
+];
+
+/// What leader election needs besides.
+pub const ELECTION: &[Right] = &[
+    Right::GetLeases,
+    Right::CreateLeases,
+    Right::UpdateLeases,
+    Right::GetEndpoints,
+    Right::CreateEndpoints,
+    Right::UpdateEndpoints,
+];
+
+/// What we may do, as far as known: everything that nobody denied.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Rights {
+    denied: BTreeSet<Right>,
+}
+
+impl Rights {
+    /// Everything but these.
+    pub fn without(denied: impl IntoIterator<Item = Right>) -> Self {
+        Self { denied: denied.into_iter().collect() }
+    }
+
+    /// Whether `right` is there, as far as known.
+    pub fn allow(&self, right: Right) -> bool {
+        !self.denied.contains(&right)
+    }
+
+    /// What was denied.
+    pub fn denied(&self) -> impl Iterator<Item = Right> {
+        self.denied.iter().copied()
+    }
+}
+
+/// A loss of function for want of a right.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Notice {
+    /// Without it nothing is provisioned at all.
+    pub required: bool,
+    /// What is missing.
+    pub missing: Vec<Right>,
+    /// What cannot be done, and what happens instead; a sentence or two.
+    pub text: String,
+    /// The RBAC rules that would help, in YAML, as they stand below `rules:`.
+    pub rule: String,
+}
+
+impl fmt::Display for Notice {
+    /// One line for a log or a readiness detail.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let missing: Vec<String> = self.missing.iter().map(Right::to_string).collect();
+        write!(f, "missing right to {}: {}", missing.join(", "), self.text)
+    }
+}
+
+/// A function of the loop, what it needs, and what becomes of it without.
+struct Function {
+    needs: &'static [Right],
+    required: bool,
+    without: &'static str,
+}
+
+/// In the order in which an administrator should read them.
+const FUNCTIONS: &[Function] = &[
+    Function {
+        needs: &[
+            Right::ListVolumes,
+            Right::WatchVolumes,
+            Right::ListClaims,
+            Right::WatchClaims,
+            Right::ListClasses,
+            Right::WatchClasses,
+        ],
+        required: true,
+        without: "claims, volumes and classes cannot all be seen, so nothing is provisioned or deleted until the right is granted",
+    },
+    Function {
+        needs: &[Right::CreateVolumes],
+        required: true,
+        without: "volumes cannot be stored, so no claim is provisioned until the right is granted",
+    },
+    Function {
+        needs: &[Right::DeleteVolumes],
+        required: true,
+        without: "released volumes are neither deleted nor archived until the right is granted",
+    },
+    Function {
+        needs: &[Right::GetVolumes],
+        required: true,
+        without: "a released volume cannot be looked at once more directly before its removal, so none is removed until the \
+                  right is granted",
+    },
+    Function {
+        needs: &[Right::GetClaims],
+        required: false,
+        without: "claims cannot be read one by one: what was made for claims that are gone is not swept",
+    },
+    Function {
+        needs: &[Right::PatchVolumes],
+        required: false,
+        without: "volumes get no finalizer and existing ones no record of their policy (new ones carry it from their creation): \
+                  a volume that is deleted before its claim leaves its data behind",
+    },
+    Function {
+        needs: &[Right::PatchVolumes, Right::PatchClaimStatus],
+        required: false,
+        without: "claims cannot grow: a bigger request is answered with an event on the claim",
+    },
+    Function {
+        needs: &[Right::CreateEvents],
+        required: false,
+        without: "nothing is told in events; the log says it",
+    },
+    Function {
+        needs: &[Right::PatchEvents],
+        required: false,
+        without: "an event that repeats is told once and not counted",
+    },
+    Function {
+        needs: &[Right::GetSecrets],
+        required: false,
+        without: "secrets cannot be read: storage that needs a key refuses its claims",
+    },
+];
+
+const LEASES: &[Right] = &[Right::GetLeases, Right::CreateLeases, Right::UpdateLeases];
+const ENDPOINTS: &[Right] = &[Right::GetEndpoints, Right::CreateEndpoints, Right::UpdateEndpoints];
+
+/// What the missing rights mean, the worst first.
+pub fn degrade(rights: &Rights) -> Vec<Notice> {
+    let missing =
+        |needs: &[Right]| needs.iter().copied().filter(|right| !rights.allow(*right)).collect::<Vec<_>>();
+    let notice = |required, missing: Vec<Right>, text: &str| {
+        let rule = rules(&missing);
+        (!missing.is_empty()).then(|| Notice { required, missing, text: text.to_owned(), rule })
+    };
+    let mut notices: Vec<Notice> = FUNCTIONS
+        .iter()
+        .filter_map(|function| notice(function.required, missing(function.needs), function.without))
+        .collect();
+    let (leases, endpoints) = (missing(LEASES), missing(ENDPOINTS));
+    notices.extend(if leases.is_empty() {
+        notice(
+            false,
+            missing(&[Right::GetEndpoints]),
+            "the lock of an old provisioner cannot be seen: make sure that none runs beside this one",
+        )
+    } else if endpoints.is_empty() {
+        notice(false, leases, "the leader lock is not a Lease but the Endpoints object that the old provisioners use")
+    } else {
+        let text = "no leader can be elected, so nothing is provisioned or deleted until the right is granted \
+                    or leader election is switched off (for a single replica)";
+        notice(true, leases, text)
+    });
+    notices.sort_by_key(|notice| !notice.required);
+    notices
+}
+
+/// The rules that grant `rights`, one for each resource.
+fn rules(rights: &[Right]) -> String {
+    let mut by_resource: BTreeMap<(&str, String), Vec<&str>> = BTreeMap::new();
+    for right in rights {
+        let rule = right.rule();
+        let resource = match rule.subresource {
+            "" => rule.resource.to_owned(),
+            subresource => format!("{}/{subresource}", rule.resource),
+        };
+        by_resource.entry((rule.group, resource)).or_default().push(rule.verb);
+    }
+    let rule = |((group, resource), verbs): ((&str, String), Vec<&str>)| {
+        let verbs = verbs.join("\", \"");
+        format!("- apiGroups: [\"{group}\"]\n  resources: [\"{resource}\"]\n  verbs: [\"{verbs}\"]\n")
+    };
+    by_resource.into_iter().map(rule).collect()
+}
+
+/// The rights are asked for again at least this often while a required one is missing,
+const EVERY_WHILE_STUCK: Duration = Duration::from_mins(1);
+/// and this often otherwise.
+const EVERY: Duration = Duration::from_mins(10);
+/// After a refusal they are asked for again, but not more often than this.
+const AT_MOST_EVERY: Duration = Duration::from_secs(30);
+/// Questions at a time.
+const QUESTIONS: usize = 8;
+
+/// Asks now, and again later: every ten minutes (every minute while a required right is missing), and
+/// soon after a refusal. Stops when dropped.
+pub struct Monitor {
+    rights: watch::Receiver<Rights>,
+    shared: Arc<Shared>,
+    _running: DropGuard,
+}
+
+#[derive(Default)]
+struct Shared {
+    /// What the server refused since it was last asked.
+    refused: Mutex<BTreeSet<Right>>,
+    wake: Notify,
+}
+
+impl Monitor {
+    /// Asks for `wanted` (see [`VOLUMES`], [`ELECTION`]) within `limit`, says in the log what is missing, and goes on
+    /// asking in the background. Where the server does not answer, a right counts as there.
+    pub async fn start(client: Client, namespace: &str, wanted: Vec<Right>, limit: Duration) -> Self {
+        let inquiry = Inquiry { client, namespace: namespace.to_owned(), wanted, limit };
+        let answers = inquiry.ask().await;
+        let first = conclude(&answers, &BTreeSet::new(), &Rights::default());
+        tell(&Rights::default(), &first);
+        let (sender, rights) = watch::channel(first);
+        let shared = Arc::<Shared>::default();
+        let stop = CancellationToken::new();
+        let task = (stop.clone(), Arc::clone(&shared));
+        tokio::spawn(async move { task.0.run_until_cancelled(follow(inquiry, task.1, sender)).await });
+        Self { rights, shared, _running: stop.drop_guard() }
+    }
+
+    /// What we may do, now and whenever it changes.
+    pub fn rights(&self) -> watch::Receiver<Rights> {
+        self.rights.clone()
+    }
+
+    /// The server refused (403) what needs `right`: asks again soon. Where it does not answer the question, the right
+    /// counts as missing until the next time.
+    pub fn refused(&self, right: Right) {
+        let new = self.shared.refused.lock().unwrap_or_else(PoisonError::into_inner).insert(right);
+        if new {
+            self.shared.wake.notify_one();
+        }
+    }
+}
+
+impl fmt::Debug for Monitor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.rights.borrow().fmt(f)
+    }
+}
+
+async fn follow(inquiry: Inquiry, shared: Arc<Shared>, sender: watch::Sender<Rights>) {
+    loop {
+        let asked = Instant::now();
+        let stuck = degrade(&sender.borrow()).iter().any(|notice| notice.required);
+        let pause = if stuck { EVERY_WHILE_STUCK } else { EVERY };
+        tokio::select! {
+            () = sleep_until(asked + pause) => {}
+            () = shared.wake.notified() => sleep_until(asked + AT_MOST_EVERY).await,
+        }
+        let answers = inquiry.ask().await;
+        let refused = std::mem::take(&mut *shared.refused.lock().unwrap_or_else(PoisonError::into_inner));
+        let before = sender.borrow().clone();
+        let now = conclude(&answers, &refused, &before);
+        tell(&before, &now);
+        sender.send_if_modified(|rights| {
+            let changed = *rights != now;
+            *rights = now;
+            changed
+        });
+    }
+}
+
+/// What the answers and refusals mean. A question without an answer leaves things as they were `before`, unless the server
+/// refused the thing itself; after that, the right is given another chance when nothing was refused since.
+fn conclude(answers: &[(Right, Option<bool>)], refused: &BTreeSet<Right>, before: &Rights) -> Rights {
+    let answered = answers.iter().any(|(_, answer)| answer.is_some());
+    let denied = |(right, answer): &(Right, Option<bool>)| match answer {
+        Some(allowed) => !allowed,
+        None if refused.contains(right) => true,
+        // A server that answers other questions will answer this one again; one that answers none never told.
+        None => answered && !before.allow(*right),
+    };
+    Rights::without(answers.iter().filter(|answer| denied(answer)).map(|(right, _)| *right))
+}
+
+/// Says in the log what was lost and what was gained.
+fn tell(before: &Rights, now: &Rights) {
+    let known = degrade(before);
+    for notice in degrade(now).iter().filter(|notice| !known.contains(notice)) {
+        if notice.required {
+            warn!(rule = notice.rule, "{notice}");
+        } else {
+            info!(rule = notice.rule, "{notice}");
+        }
+    }
+    for right in before.denied().filter(|right| now.allow(*right)) {
+        info!(%right, "right granted");
+    }
+}
+
+/// What is asked.
+struct Inquiry {
+    client: Client,
+    namespace: String,
+    wanted: Vec<Right>,
+    limit: Duration,
+}
+
+impl Inquiry {
+    /// The answers, as far as they come in time.
+    async fn ask(&self) -> Vec<(Right, Option<bool>)> {
+        let until = Instant::now() + self.limit;
+        let api = Api::<SelfSubjectAccessReview>::all(self.client.clone());
+        stream::iter(self.wanted.iter().copied())
+            .map(|right| {
+                let api = api.clone();
+                async move {
+                    let answer = timeout_at(until, async {
+                        api.create(&PostParams::default(), &self.review(right)).await
+                    });
+                    let allowed = match answer.await {
+                        Ok(Ok(review)) => review.status.map(|status| status.allowed),
+                        Ok(Err(error)) => {
+                            debug!(%right, %error, "cannot ask for the right");
+                            None
+                        }
+                        Err(_) => None,
+                    };
+                    (right, allowed)
+                }
+            })
+            .buffered(QUESTIONS)
+            .collect()
+            .await
+    }
+
+    fn review(&self, right: Right) -> SelfSubjectAccessReview {
+        let rule = right.rule();
+        let some = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+        let attributes = ResourceAttributes {
+            group: some(rule.group),
+            resource: some(rule.resource),
+            subresource: some(rule.subresource),
+            verb: some(rule.verb),
+            namespace: some(if rule.namespaced { &self.namespace } else { "" }),
+            ..ResourceAttributes::default()
+        };
+        let spec = SelfSubjectAccessReviewSpec {
+            resource_attributes: Some(attributes),
+            non_resource_attributes: None,
+        };
+        SelfSubjectAccessReview { spec, ..SelfSubjectAccessReview::default() }
+    }
+}
+
+#[cfg(test)]
+mod tests;

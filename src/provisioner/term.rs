@@ -1,0 +1,286 @@
+//! One time of leading: [`Term`] takes keys from the queue and has them worked on, until it ends.
+//!
+//! Work is sorted into lanes, one for each store, each with its own limit: what hangs in one store leaves the others
+//! alone. Everything a term has begun ends with it: dropped at once when the lock is lost, given some time at shutdown.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{Arc, atomic::Ordering},
+    time::{Duration, Instant},
+};
+
+use tokio::{sync::mpsc, task::JoinSet};
+
+use super::{
+    Settings, Shared, expand, lease, provision,
+    queue::{Queue, Work},
+    reclaim,
+    records::Key,
+    sweep,
+};
+use crate::observe::QueueDepth;
+
+/// Finalizers are set on volumes that exist already at this pace, so that a first start in an old cluster is no storm.
+const FINALIZER_PAUSE: Duration = Duration::from_millis(20);
+/// How many of them at a time.
+const FINALIZERS: usize = 2;
+
+/// What shares a limit.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum LaneId {
+    /// Work on one store of one backend.
+    Store(&'static str, Box<str>),
+    Finalizers,
+    /// What needs no store, or none that is known.
+    Rest,
+}
+
+#[derive(Default)]
+struct Lane {
+    running: usize,
+    waiting: VecDeque<Work<Key>>,
+}
+
+/// A place in a lane, free again when dropped.
+struct Slot {
+    lane: LaneId,
+    freed: mpsc::UnboundedSender<LaneId>,
+    shared: Arc<Shared>,
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.shared.foreground.fetch_sub(1, Ordering::Relaxed);
+        // Nobody listens any more when the term is over.
+        let _ = self.freed.send(self.lane.clone());
+    }
+}
+
+/// One time of leading.
+pub(super) struct Term {
+    pub(super) lease: lease::Term,
+    shared: Arc<Shared>,
+    queue: Queue<Key>,
+    workers: usize,
+    lanes: HashMap<LaneId, Lane>,
+    tasks: JoinSet<()>,
+    /// Sweeping, and what backends do by themselves.
+    background: JoinSet<()>,
+    freed: (mpsc::UnboundedSender<LaneId>, mpsc::UnboundedReceiver<LaneId>),
+    /// When the work in hand began, by its key.
+    began: HashMap<Key, Instant>,
+    ended: (mpsc::UnboundedSender<Key>, mpsc::UnboundedReceiver<Key>),
+}
+
+impl Term {
+    /// Begins to work: everything that waits is queued, the stores are swept and tended.
+    pub(super) fn begin(shared: &Arc<Shared>, lease: lease::Term, settings: &Settings) -> Self {
+        let queue = Queue::new(settings.pace);
+        let mut background = JoinSet::new();
+        for backend in shared.backends.distinct() {
+            let (backend, permit) = (Arc::clone(backend), lease.permit.clone());
+            background.spawn(async move { backend.tend(&permit).await });
+        }
+        background.spawn(sweep::run(
+            Arc::clone(shared),
+            lease.permit.clone(),
+            settings.sweep_interval,
+            settings.sweep_grace,
+        ));
+        shared.records().work(queue.clone());
+        Self {
+            lease,
+            shared: Arc::clone(shared),
+            queue,
+            workers: settings.workers.max(1),
+            lanes: HashMap::new(),
+            tasks: JoinSet::new(),
+            background,
+            freed: mpsc::unbounded_channel(),
+            began: HashMap::new(),
+            ended: mpsc::unbounded_channel(),
+        }
+    }
+
+    /// Does the next thing there is to do: begins one piece of work, or notes that one has ended. May be dropped.
+    pub(super) async fn step(&mut self) {
+        tokio::select! {
+            Some(lane) = self.freed.1.recv() => self.refill(&lane),
+            Some(key) = self.ended.1.recv() => { self.began.remove(&key); }
+            Some(ended) = self.tasks.join_next() => report(ended),
+            Some(work) = self.queue.next() => self.admit(work),
+            else => std::future::pending().await,
+        }
+    }
+
+    fn admit(&mut self, work: Work<Key>) {
+        self.shared.foreground.fetch_add(1, Ordering::Relaxed);
+        self.began.insert(work.key().clone(), Instant::now());
+        let lane = route(&self.shared, work.key());
+        let limit = self.limit(&lane);
+        let state = self.lanes.entry(lane.clone()).or_default();
+        if state.running < limit {
+            state.running += 1;
+            self.start(work, lane);
+        } else {
+            state.waiting.push_back(work);
+        }
+    }
+
+    /// A slot of this lane is free.
+    fn refill(&mut self, lane: &LaneId) {
+        let limit = self.limit(lane);
+        let Some(state) = self.lanes.get_mut(lane) else { return };
+        state.running = state.running.saturating_sub(1);
+        if state.running < limit
+            && let Some(work) = state.waiting.pop_front()
+        {
+            state.running += 1;
+            self.start(work, lane.clone());
+        } else if state.running == 0 && state.waiting.is_empty() {
+            self.lanes.remove(lane);
+        }
+    }
+
+    fn limit(&self, lane: &LaneId) -> usize {
+        match lane {
+            LaneId::Store(name, _) => {
+                let named =
+                    |backend: &&Arc<dyn crate::backend::Backend>| backend.capabilities().name == *name;
+                let useful = self.shared.backends.distinct().into_iter().find(named);
+                useful.map_or(self.workers, |backend| {
+                    self.workers.min(backend.capabilities().concurrency.max(1))
+                })
+            }
+            LaneId::Finalizers => FINALIZERS,
+            LaneId::Rest => self.workers,
+        }
+    }
+
+    fn start(&mut self, work: Work<Key>, lane: LaneId) {
+        let slot = Slot { lane, freed: self.freed.0.clone(), shared: Arc::clone(&self.shared) };
+        let permit = self.lease.permit.clone();
+        let shared = Arc::clone(&self.shared);
+        let ended = Ended { key: work.key().clone(), sender: self.ended.0.clone() };
+        self.tasks.spawn(async move {
+            let (_slot, _ended) = (slot, ended);
+            let outcome = match work.key() {
+                Key::Claim(uid) => provision::reconcile(&shared, uid, work.attempt(), &permit).await,
+                Key::Volume(name) => reclaim::reconcile(&shared, name, &permit).await,
+                Key::Growth(uid) => expand::reconcile(&shared, uid, &permit).await,
+                Key::Guard(name) => {
+                    let outcome = reclaim::reconcile_finalizer(&shared, name).await;
+                    tokio::time::sleep(FINALIZER_PAUSE).await;
+                    outcome
+                }
+            };
+            work.finish(outcome);
+        });
+    }
+
+    /// How much there is to do.
+    pub(super) fn load(&self) -> QueueDepth {
+        let depth = self.queue.depth();
+        let waiting: usize = self.lanes.values().map(|lane| lane.waiting.len()).sum();
+        QueueDepth {
+            ready: depth.ready + waiting,
+            waiting: depth.waiting,
+            in_flight: depth.in_flight.saturating_sub(waiting),
+            oldest: self.began.values().min().copied(),
+        }
+    }
+
+    /// Begins nothing new and lets what runs end, for at most `grace` or until the lock is lost.
+    pub(super) async fn drain(mut self, grace: Duration) {
+        self.queue.close();
+        self.background.abort_all();
+        for lane in self.lanes.values_mut() {
+            let dropped = std::mem::take(&mut lane.waiting).len();
+            self.shared.foreground.fetch_sub(dropped, Ordering::Relaxed);
+        }
+        let running = self.tasks.len();
+        let ended = self.lease.ended.clone();
+        let all = async {
+            while let Some(task) = self.tasks.join_next().await {
+                report(task);
+            }
+        };
+        tokio::select! {
+            () = all => {}
+            () = ended.cancelled() => tracing::warn!("the leader lock was lost during shutdown: dropping what runs"),
+            () = tokio::time::sleep(grace) => tracing::warn!(running, "what runs did not end in time: dropping it"),
+        }
+        self.end().await;
+    }
+
+    /// Drops everything at once. What was begun and not ended is found again by the sweep of the next leader.
+    pub(super) async fn end(mut self) {
+        self.queue.close();
+        self.shared.records().rest();
+        self.lanes.clear();
+        self.tasks.shutdown().await;
+        self.background.shutdown().await;
+        self.shared.attempts().clear();
+        self.shared.foreground.store(0, Ordering::Relaxed);
+    }
+}
+
+/// Tells that the work on a key is over, also when it was dropped or panicked.
+struct Ended {
+    key: Key,
+    sender: mpsc::UnboundedSender<Key>,
+}
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        // Nobody listens any more when the term is over.
+        let _ = self.sender.send(self.key.clone());
+    }
+}
+
+fn report(ended: Result<(), tokio::task::JoinError>) {
+    if let Err(error) = ended
+        && error.is_panic()
+    {
+        tracing::error!(error = %error, "work panicked; it is tried again");
+    }
+}
+
+/// Which lane the work on `key` belongs to.
+fn route(shared: &Shared, key: &Key) -> LaneId {
+    match key {
+        Key::Claim(uid) => {
+            let attempt = shared.attempt(uid).map(|attempt| {
+                (attempt.order.backend.capabilities().name, attempt.order.spot.store().into())
+            });
+            let store = attempt.or_else(|| {
+                let records = shared.records();
+                records.claim(uid).and_then(|claim| provision::store_of(claim, &records, &shared.backends))
+            });
+            store.map_or(LaneId::Rest, |(backend, store)| LaneId::Store(backend, store))
+        }
+        Key::Volume(name) => volume_lane(shared, name),
+        Key::Growth(uid) => {
+            let volume = shared.records().growing(uid).map(|growing| growing.volume.clone());
+            volume.map_or(LaneId::Rest, |volume| volume_lane(shared, &volume))
+        }
+        Key::Guard(_) => LaneId::Finalizers,
+    }
+}
+
+fn volume_lane(shared: &Shared, name: &str) -> LaneId {
+    let records = shared.records();
+    let spot = records.volume(name).and_then(|volume| volume.spot.as_ref());
+    let backend = spot.and_then(|spot| {
+        shared
+            .backends
+            .distinct()
+            .into_iter()
+            .map(|backend| backend.capabilities().name)
+            .find(|name| *name == spot.backend())
+    });
+    match (backend, spot) {
+        (Some(backend), Some(spot)) => LaneId::Store(backend, spot.store().into()),
+        (None, _) | (_, None) => LaneId::Rest,
+    }
+}

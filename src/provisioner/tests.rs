@@ -1,0 +1,10 @@
+//! The whole loop against the embedded API server and the in-memory backend.
+
+#![allow(clippy::needless_pass_by_value, reason = "patches read best written in place")]
+
+mod bed;
+mod growth;
+mod leading;
+mod provisioning;
+mod removal;
+mod storm;

@@ -1,0 +1,84 @@
+//! Claims that ask for more than they have.
+
+use berth_apiserver::{Fault, Match, Options, Times};
+use k8s_openapi::api::core::v1::PersistentVolumeClaim;
+use serde_json::json;
+
+use super::bed::{Bed, USER, full_rules, old_rules};
+use crate::backend::memory::{Memory, Operation};
+
+fn grow(bed: &Bed, to: &str) {
+    let patch = json!({"spec": {"resources": {"requests": {"storage": to}}}});
+    bed.server.store().patch::<PersistentVolumeClaim>("default", "data", &patch).unwrap();
+}
+
+fn has(bed: &Bed) -> String {
+    let capacity = bed.get_claim("data").unwrap().status.unwrap().capacity.unwrap();
+    capacity["storage"].0.clone()
+}
+
+fn volume_has(bed: &Bed) -> String {
+    let name = bed.get_claim("data").unwrap().spec.unwrap().volume_name.unwrap();
+    bed.volume(&name).unwrap().spec.unwrap().capacity.unwrap()["storage"].0.clone()
+}
+
+/// Proves: case 53, case 54, statement 20
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bigger_request_is_completed() {
+    let bed = Bed::new();
+    let running = bed.start().await;
+    bed.claim("data", json!({}));
+    bed.bound("data").await;
+    bed.event("data", "ProvisioningSucceeded").await;
+    bed.server.audit().reset();
+    grow(&bed, "2Gi");
+    bed.until("the claim has grown", || has(&bed) == "2Gi").await;
+    assert_eq!(volume_has(&bed), "2Gi");
+    bed.event("data", "Resizing").await;
+    bed.event("data", "VolumeResizeSuccessful").await;
+    bed.settle().await;
+    running.stop().await;
+    assert_eq!(bed.memory.calls(Operation::Expand), 1);
+    assert_eq!(bed.server.audit().writes(USER), 4, "two patches and two events");
+}
+
+/// Proves: case 53
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn growth_that_was_interrupted_is_completed_by_the_next_process() {
+    let bed = Bed::new();
+    let running = bed.start().await;
+    bed.claim("data", json!({}));
+    bed.bound("data").await;
+    bed.provisioned(1).await;
+    let status = Match::verb("patch").resource("persistentvolumeclaims").subresource("status").user(USER);
+    bed.server.faults().inject(status, Fault::Code(500, None), Times::Always);
+    grow(&bed, "2Gi");
+    bed.until("the PV has grown", || volume_has(&bed) == "2Gi").await;
+    let why = bed.event("data", "VolumeResizeFailed").await;
+    assert!(why.contains("cannot be recorded"), "{why}");
+    running.kill().await;
+    assert_eq!(has(&bed), "1Gi");
+    bed.server.faults().clear();
+    let running = bed.start().await;
+    bed.until("the claim has grown", || has(&bed) == "2Gi").await;
+    running.stop().await;
+}
+
+/// Proves: case 55, row 8.4
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_the_rights_one_event_explains_and_nothing_else_happens() {
+    let bed = Bed::with(Options::default(), Memory::new(), old_rules());
+    let running = bed.start().await;
+    bed.claim("data", json!({}));
+    bed.bound("data").await;
+    bed.event("data", "ProvisioningSucceeded").await;
+    bed.server.audit().reset();
+    grow(&bed, "2Gi");
+    let why = bed.event("data", "VolumeResizeFailed").await;
+    assert!(why.contains("patch persistentvolumes and patch persistentvolumeclaims/status"), "{why}");
+    bed.settle().await;
+    running.stop().await;
+    assert_eq!(bed.server.audit().writes(USER), 1);
+    assert_eq!((has(&bed).as_str(), bed.memory.calls(Operation::Expand)), ("1Gi", 0));
+    assert_ne!(full_rules(), old_rules());
+}

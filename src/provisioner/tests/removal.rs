@@ -1,0 +1,334 @@
+//! Released volumes, and volumes that were begun and never used.
+
+use std::collections::BTreeMap;
+
+use berth_apiserver::{Fault, Match, Options, Times};
+use k8s_openapi::api::{
+    core::v1::{PersistentVolume, PersistentVolumeClaim},
+    storage::v1::StorageClass,
+};
+use serde_json::{Value, json};
+
+use super::bed::{Bed, NAME, USER, full_rules};
+use crate::{
+    backend::{
+        Backend, Kind as Failure,
+        memory::{Memory, Moment, Operation},
+    },
+    provisioner::names,
+    volume::{Access, Capacity, Claim, Mode, Permit, Place, VolumeName, VolumeRequest},
+};
+
+async fn with_volume(bed: &Bed) -> String {
+    bed.claim("data", json!({}));
+    bed.bound("data").await;
+    bed.provisioned(1).await;
+    bed.get_claim("data").unwrap().spec.unwrap().volume_name.unwrap()
+}
+
+fn patch_volume(bed: &Bed, name: &str, patch: Value) {
+    bed.server.store().patch::<PersistentVolume>("", name, &patch).unwrap();
+}
+
+/// Proves: case 32, case 35, case 22
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_released_volume_goes_with_two_writes_and_no_event() {
+    let bed = Bed::new();
+    let running = bed.start().await;
+    let name = with_volume(&bed).await;
+    let finalizers = bed.volume(&name).unwrap().metadata.finalizers.unwrap();
+    assert!(finalizers.iter().any(|name| name == names::FINALIZER), "{finalizers:?}");
+    bed.event("data", "ProvisioningSucceeded").await;
+    bed.server.audit().reset();
+    bed.delete_claim("data");
+    bed.until("the volume is gone", || bed.volumes() == 0).await;
+    running.stop().await;
+    assert!(bed.memory.volumes().is_empty());
+    assert_eq!(
+        (bed.requests("delete", "persistentvolumes"), bed.requests("patch", "persistentvolumes")),
+        (1, 1)
+    );
+    assert_eq!(bed.server.audit().writes(USER), 2);
+    assert_eq!(bed.requests("get", "persistentvolumes"), 1);
+    assert_eq!(bed.events(&name), []);
+}
+
+/// Proves: case 35
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_volume_deleted_before_its_claim_is_removed_when_the_claim_goes() {
+    let bed = Bed::new();
+    let running = bed.start().await;
+    let name = with_volume(&bed).await;
+    bed.server.store().delete::<PersistentVolume>("", &name).unwrap();
+    bed.settle().await;
+    assert_eq!(bed.memory.volumes().len(), 1, "a bound volume stays");
+    bed.delete_claim("data");
+    bed.until("the volume is gone", || bed.volumes() == 0).await;
+    assert!(bed.memory.volumes().is_empty());
+    running.stop().await;
+}
+
+/// Proves: case 25, case 37, row 7.5
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_removal_that_fails_is_told_and_tried_again() {
+    let bed = Bed::new();
+    let running = bed.start().await;
+    let name = with_volume(&bed).await;
+    bed.memory.fail_next(Operation::Remove, 3, Moment::Before, Failure::Unavailable);
+    bed.delete_claim("data");
+    bed.until("the volume is gone", || bed.volumes() == 0).await;
+    let why = bed.event(&name, "VolumeFailedDelete").await;
+    assert!(why.contains("Remove failed"), "{why}");
+    assert_eq!(bed.memory.calls(Operation::Remove), 4);
+    let text = running.metrics.text();
+    assert!(text.contains("controller_persistentvolume_delete_failed_total{class=\"nfs\"} 3"), "{text}");
+    assert!(text.contains("controller_persistentvolume_delete_total{class=\"nfs\"} 1"), "{text}");
+    running.stop().await;
+}
+
+/// Proves: case 26
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_removal_whose_object_could_not_be_deleted_is_completed() {
+    let bed = Bed::new();
+    let running = bed.start().await;
+    let name = with_volume(&bed).await;
+    let deletes = Match::verb("delete").resource("persistentvolumes").user(USER);
+    bed.server.faults().inject(deletes, Fault::Code(500, None), Times::Count(2));
+    bed.delete_claim("data");
+    bed.until("the volume is gone", || bed.volumes() == 0).await;
+    let why = bed.event(&name, "VolumeFailedDelete").await;
+    assert!(why.contains("cannot be deleted"), "{why}");
+    assert_eq!(bed.memory.calls(Operation::Remove), 3);
+    running.stop().await;
+}
+
+/// Proves: statement 21
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refused_removal_waits_for_a_change_of_the_volume() {
+    let bed = Bed::new();
+    let running = bed.start().await;
+    let name = with_volume(&bed).await;
+    bed.memory.fail_next(Operation::Remove, 1, Moment::Before, Failure::Refused);
+    bed.delete_claim("data");
+    bed.event(&name, "VolumeFailedDelete").await;
+    bed.settle().await;
+    assert_eq!(bed.memory.calls(Operation::Remove), 1, "not retried by itself");
+    patch_volume(&bed, &name, json!({"spec": {"persistentVolumeReclaimPolicy": "Retain"}}));
+    bed.settle().await;
+    patch_volume(&bed, &name, json!({"spec": {"persistentVolumeReclaimPolicy": "Delete"}}));
+    bed.until("the volume is gone", || bed.volumes() == 0).await;
+    running.stop().await;
+}
+
+/// Proves: case 31, case 24
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_volume_rescued_at_the_last_moment_is_left_alone() {
+    let bed = Bed::new();
+    let running = bed.start().await;
+    let name = with_volume(&bed).await;
+    // The loop sees the release; what it reads just before the removal is the rescued volume.
+    let reads = Match::verb("get").resource("persistentvolumes").user(USER);
+    let held = bed.server.faults().inject(reads, Fault::Hang, Times::Always);
+    bed.delete_claim("data");
+    bed.until("the volume is about to be removed", || bed.server.faults().hits(held) > 0).await;
+    patch_volume(&bed, &name, json!({"spec": {"persistentVolumeReclaimPolicy": "Retain"}}));
+    bed.server.faults().remove(held);
+    bed.until("the finalizer is taken off", || {
+        let finalizers = bed.volume(&name).unwrap().metadata.finalizers.unwrap_or_default();
+        !finalizers.iter().any(|name| name == names::FINALIZER)
+    })
+    .await;
+    running.stop().await;
+    assert_eq!((bed.volumes(), bed.memory.calls(Operation::Remove)), (1, 0));
+}
+
+/// Proves: statement 12
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_class_that_is_gone_or_changed_changes_nothing_for_its_volumes() {
+    let bed = Bed::new();
+    let running = bed.start().await;
+    with_volume(&bed).await;
+    bed.server.store().delete::<StorageClass>("", "nfs").unwrap();
+    bed.class(json!({"parameters": {"onDelete": "retain"}}));
+    bed.delete_claim("data");
+    bed.until("the volume is gone", || bed.volumes() == 0).await;
+    running.stop().await;
+    assert!(bed.memory.volumes().is_empty() && bed.memory.archived().is_empty(), "it was deleted, not kept");
+}
+
+/// A volume as the old provisioner left it, released.
+fn old_volume(bed: &Bed, name: &str, path: &str) {
+    bed.memory.plant(place(path), true);
+    bed.create(json!({
+        "apiVersion": "v1", "kind": "PersistentVolume",
+        "metadata": {"name": name, "annotations": {"pv.kubernetes.io/provisioned-by": NAME}},
+        "spec": {
+            "capacity": {"storage": "1Gi"}, "accessModes": ["ReadWriteMany"], "storageClassName": "nfs",
+            "persistentVolumeReclaimPolicy": "Delete",
+            "claimRef": {"namespace": "default", "name": "gone", "uid": format!("uid-of-{name}")},
+            "nfs": {"server": "memory", "path": format!("/default/{path}")},
+        },
+    }));
+    bed.server
+        .store()
+        .patch_status::<PersistentVolume>("", name, &json!({"status": {"phase": "Released"}}))
+        .unwrap();
+}
+
+fn place(path: &str) -> Place {
+    Place { store: "default".into(), segments: path.split('/').map(String::from).collect() }
+}
+
+/// Proves: statement 12, row 6.10
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn volumes_of_an_old_provisioner_are_removed_as_their_class_says_else_archived() {
+    let bed = Bed::without_controllers();
+    old_volume(&bed, "pvc-deleted", "default-a-pvc-1");
+    let running = bed.start().await;
+    bed.until("it is deleted as the class says", || bed.volumes() == 0).await;
+    assert!(!bed.memory.exists(&place("default-a-pvc-1")) && bed.memory.archived().is_empty());
+
+    bed.server.store().delete::<StorageClass>("", "nfs").unwrap();
+    bed.until("the loop knows that the class is gone", || {
+        bed.server.store().get::<StorageClass>("", "nfs").is_none()
+    })
+    .await;
+    bed.settle().await;
+    old_volume(&bed, "pvc-archived", "default-b-pvc-2");
+    let why = bed.event("pvc-archived", "VolumeRemoved").await;
+    assert!(
+        why.contains("storage class \"nfs\" does not exist") && why.contains("archived-default-b-pvc-2"),
+        "{why}"
+    );
+    bed.until("its object is gone", || bed.volumes() == 0).await;
+    assert_eq!(bed.memory.archived().len(), 1);
+
+    old_volume(&bed, "pvc-broken", "default-c-pvc-3");
+    bed.event("pvc-broken", "VolumeRemoved").await;
+    running.stop().await;
+}
+
+/// Proves: statement 24
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_volume_without_a_usable_source_is_told_and_the_loop_goes_on() {
+    let bed = Bed::without_controllers();
+    bed.create(json!({
+        "apiVersion": "v1", "kind": "PersistentVolume",
+        "metadata": {"name": "strange", "annotations": {"pv.kubernetes.io/provisioned-by": NAME}},
+        "spec": {
+            "capacity": {"storage": "1Gi"}, "accessModes": ["ReadWriteMany"], "storageClassName": "nfs",
+            "persistentVolumeReclaimPolicy": "Delete",
+            "claimRef": {"namespace": "default", "name": "gone", "uid": "1"},
+            "hostPath": {"path": "/etc"},
+        },
+    }));
+    let store = bed.server.store();
+    store.patch_status::<PersistentVolume>("", "strange", &json!({"status": {"phase": "Released"}})).unwrap();
+    let running = bed.start().await;
+    let why = bed.event("strange", "VolumeFailedDelete").await;
+    assert!(why.contains("has no nfs source"), "{why}");
+    bed.annotated_claim("data");
+    bed.until("the loop goes on", || bed.volumes() == 2).await;
+    running.stop().await;
+}
+
+/// Proves: row 6.11
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_volume_within_another_is_not_removed_before_that_one_is_gone() {
+    let bed = Bed::without_controllers();
+    old_volume(&bed, "pvc-outer", "team");
+    bed.create(json!({
+        "apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": "by-hand"},
+        "spec": {
+            "capacity": {"storage": "1Gi"}, "accessModes": ["ReadWriteMany"], "storageClassName": "",
+            "persistentVolumeReclaimPolicy": "Retain",
+            "nfs": {"server": "memory", "path": "/default/team/app"},
+        },
+    }));
+    let running = bed.start().await;
+    let why = bed.event("pvc-outer", "VolumeFailedDelete").await;
+    assert!(why.contains("contains that of PersistentVolume by-hand"), "{why}");
+    bed.settle().await;
+    assert!(bed.memory.exists(&place("team")) && bed.memory.calls(Operation::Remove) == 0);
+    bed.server.store().delete::<PersistentVolume>("", "by-hand").unwrap();
+    bed.until("it is removed once the other is gone", || bed.volumes() == 0).await;
+    running.stop().await;
+}
+
+/// Proves: case 33, case 38
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bound_volumes_of_old_get_the_finalizer_and_keep_the_others() {
+    let bed = Bed::without_controllers();
+    old_volume(&bed, "pvc-old", "default-a-pvc-1");
+    patch_volume(&bed, "pvc-old", json!({"metadata": {"finalizers": ["example.com/other"]}}));
+    let store = bed.server.store();
+    store.patch_status::<PersistentVolume>("", "pvc-old", &json!({"status": {"phase": "Bound"}})).unwrap();
+    let running = bed.start().await;
+    let finalizers = || bed.volume("pvc-old").unwrap().metadata.finalizers.unwrap_or_default();
+    bed.until("it has the finalizer", || finalizers().iter().any(|name| name == names::FINALIZER)).await;
+    assert_eq!(finalizers().len(), 2);
+    patch_volume(&bed, "pvc-old", json!({"spec": {"persistentVolumeReclaimPolicy": "Retain"}}));
+    bed.until("it has lost it again", || finalizers() == ["example.com/other"]).await;
+    running.stop().await;
+}
+
+fn request(uid: &str, name: &str) -> VolumeRequest {
+    VolumeRequest {
+        name: VolumeName::for_claim(uid).unwrap(),
+        claim: Claim {
+            namespace: "default".into(),
+            name: name.into(),
+            uid: uid.into(),
+            labels: BTreeMap::default(),
+            annotations: BTreeMap::default(),
+        },
+        capacity: Capacity::from_bytes(1 << 30),
+        access: vec![Access::ReadWriteMany],
+        mode: Mode::Filesystem,
+        parameters: BTreeMap::default(),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_sweep_takes_back_what_was_never_used_and_confirms_what_was() {
+    let bed = Bed::without_controllers();
+    let permit = Permit::unlimited();
+    // Killed after the directory was made; the claim is gone.
+    bed.memory.create(&request("gone", "gone"), &permit).await.unwrap();
+    // Killed after the directory was made; a claim of that name, but another UID, lives.
+    bed.memory.create(&request("former", "successor"), &permit).await.unwrap();
+    bed.claim("successor", json!({}));
+    // Killed after the directory was made; the claim lives, though nobody asks us to provision it now.
+    let lives = bed.claim("lives", json!({}));
+    bed.memory.create(&request(&lives, "lives"), &permit).await.unwrap();
+    // Killed after the PV was stored.
+    let stored = bed.annotated_claim("stored");
+    bed.memory.hang(Operation::Confirm);
+    let running = bed.start().await;
+    bed.until("the PV is stored", || bed.volumes() == 1).await;
+    running.kill().await;
+    bed.memory.release(Operation::Confirm);
+    let running = bed.start().await;
+    let held = |uid: &str| {
+        let name = VolumeName::for_claim(uid).unwrap();
+        bed.memory.volumes().into_iter().find(|held| *held.volume.id.name() == name)
+    };
+    bed.until("what was never used is gone", || held("gone").is_none() && held("former").is_none()).await;
+    bed.until("what is used is confirmed", || held(&stored).is_some_and(|held| held.confirmed)).await;
+    running.stop().await;
+    assert!(held(&lives).is_some_and(|held| !held.confirmed), "a living claim keeps its volume");
+    assert_eq!(bed.server.store().list::<PersistentVolumeClaim>("default").len(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_not_empty_is_never_swept() {
+    let bed = Bed::with(Options::default(), Memory::new(), full_rules());
+    let made = request("gone", "gone");
+    bed.memory.create(&made, &Permit::unlimited()).await.unwrap();
+    bed.memory.fill(&bed.memory.place(&made).unwrap());
+    let running = bed.start().await;
+    bed.until("the sweep tried", || bed.memory.calls(Operation::Discard) > 0).await;
+    bed.settle().await;
+    running.stop().await;
+    assert_eq!(bed.memory.volumes().len(), 1);
+}

@@ -1,0 +1,70 @@
+//! One holder at a time for each key: [`Guards`].
+//!
+//! Nobody waits here: who comes second is told so at once, and decides himself when to come again.
+
+use std::{
+    collections::HashSet,
+    fmt,
+    hash::Hash,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+/// The keys that are held now. Copies share them.
+#[derive(Debug)]
+pub struct Guards<K> {
+    held: Arc<Mutex<HashSet<K>>>,
+}
+
+impl<K> Clone for Guards<K> {
+    fn clone(&self) -> Self {
+        Self { held: Arc::clone(&self.held) }
+    }
+}
+
+impl<K> Default for Guards<K> {
+    fn default() -> Self {
+        Self { held: Arc::default() }
+    }
+}
+
+impl<K: Eq + Hash + Clone> Guards<K> {
+    /// Takes `key`, unless somebody holds it.
+    pub fn take(&self, key: &K) -> Option<Held<K>> {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        held.insert(key.clone()).then(|| Held { held: Arc::clone(&self.held), key: key.clone() })
+    }
+}
+
+/// Holds a key until dropped.
+pub struct Held<K: Eq + Hash> {
+    held: Arc<Mutex<HashSet<K>>>,
+    key: K,
+}
+
+impl<K: Eq + Hash> Drop for Held<K> {
+    fn drop(&mut self) {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.key);
+    }
+}
+
+impl<K: Eq + Hash + fmt::Debug> fmt::Debug for Held<K> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Held").field(&self.key).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_has_one_holder_until_it_is_dropped_and_other_keys_are_free() {
+        let guards = Guards::default();
+        let first = guards.take(&"a").unwrap();
+        assert!(guards.take(&"a").is_none());
+        assert!(guards.clone().take(&"a").is_none());
+        assert!(guards.take(&"b").is_some());
+        drop(first);
+        assert!(guards.take(&"a").is_some());
+    }
+}

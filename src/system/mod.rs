@@ -1,0 +1,8 @@
+//! The only code that touches the machine. It has never heard of volumes or of Kubernetes.
+//!
+//! [`root`] is the only way to a path under an export; [`pool`] runs file-system work on threads of its own with a
+//! deadline; [`guard`] lets one holder at a time work on something.
+
+pub mod guard;
+pub mod pool;
+pub mod root;

@@ -1,0 +1,330 @@
+//! File-system work on a few threads of its own, with a deadline: [`Pool`].
+//!
+//! A call into a dead NFS server never returns and cannot be cancelled. So every export has its own threads: what hangs
+//! takes one of them and nothing else, the caller gets an answer at its deadline, and the process can exit, since nobody
+//! ever joins these threads (which is why they are not the runtime's blocking threads). Nothing here retries.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    panic::{self, AssertUnwindSafe},
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use tokio::sync::oneshot;
+
+/// How long a thread without work stays.
+const IDLE: Duration = Duration::from_secs(10);
+
+/// Enough for path handling and JSON, and a small share of the process's memory.
+const STACK_BYTES: usize = 512 * 1024;
+
+/// Why a piece of work gave no result.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Lost {
+    /// It had begun and did not return in time. It may still have its effect.
+    #[error("{what} has not returned after {after:?}")]
+    Late {
+        /// The work.
+        what: String,
+        /// The deadline.
+        after: Duration,
+    },
+    /// It never began, since all threads were taken. It has no effect.
+    #[error("{what} did not begin: all {threads} threads are taken, the longest by {oldest}")]
+    Crowded {
+        /// The work.
+        what: String,
+        /// How many threads there are.
+        threads: usize,
+        /// What has run for the longest time.
+        oldest: String,
+    },
+    /// It panicked, or there was no thread for it: a defect, or a machine without resources.
+    #[error("{what} broke off")]
+    Broken {
+        /// The work.
+        what: String,
+    },
+}
+
+/// What runs in a pool now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Running {
+    /// How many pieces of work.
+    pub count: usize,
+    /// The one that has run longest, and how long.
+    pub oldest: Option<(String, Duration)>,
+}
+
+/// Threads for one export.
+#[derive(Clone)]
+pub struct Pool {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    name: String,
+    threads: usize,
+    deadline: Duration,
+    state: Mutex<State>,
+    work: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    queue: VecDeque<Job>,
+    running: BTreeMap<u64, (String, Instant)>,
+    next: u64,
+    threads: usize,
+    idle: usize,
+}
+
+type Handover = Box<dyn FnOnce() + Send>;
+
+struct Job {
+    what: String,
+    /// Set when the caller no longer wants it.
+    cancelled: Arc<AtomicBool>,
+    /// Does the work, and returns what hands over the result.
+    run: Box<dyn FnOnce() -> Handover + Send>,
+}
+
+impl Pool {
+    /// A pool of at most `threads` threads, which come as they are needed and go when they are not.
+    pub fn new(name: impl Into<String>, threads: usize, deadline: Duration) -> Self {
+        let shared = Shared {
+            name: name.into(),
+            threads: threads.max(1),
+            deadline,
+            state: Mutex::default(),
+            work: Condvar::new(),
+        };
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// Runs `work` on a thread of the pool and waits for it, at most until the deadline.
+    ///
+    /// Work that began is never interrupted: what it holds (a guard) is held until it returns. Work that has not begun
+    /// when the deadline passes or the future is dropped never begins.
+    pub async fn run<T: Send + 'static>(
+        &self,
+        what: impl Into<String>,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Lost> {
+        let what = what.into();
+        let (send, receive) = oneshot::channel();
+        let cancel = CancelOnDrop(Arc::new(AtomicBool::new(false)));
+        let began = Arc::new(AtomicBool::new(false));
+        let job = Job {
+            what: what.clone(),
+            cancelled: Arc::clone(&cancel.0),
+            run: Box::new({
+                let began = Arc::clone(&began);
+                move || {
+                    began.store(true, Ordering::SeqCst);
+                    let result = work();
+                    Box::new(move || {
+                        let _ = send.send(result);
+                    })
+                }
+            }),
+        };
+        self.submit(job)?;
+        match tokio::time::timeout(self.shared.deadline, receive).await {
+            Ok(Ok(value)) => Ok(value),
+            Ok(Err(_)) => Err(Lost::Broken { what }),
+            Err(_) if began.load(Ordering::SeqCst) => Err(Lost::Late { what, after: self.shared.deadline }),
+            Err(_) => Err(self.crowded(what)),
+        }
+    }
+
+    /// What runs now. Answers at once.
+    pub fn running(&self) -> Running {
+        let state = self.shared.state();
+        let oldest = state.running.values().next().map(|(what, since)| (what.clone(), since.elapsed()));
+        Running { count: state.running.len(), oldest }
+    }
+
+    fn submit(&self, job: Job) -> Result<(), Lost> {
+        let mut state = self.shared.state();
+        let stuck =
+            state.running.values().filter(|(_, since)| since.elapsed() >= self.shared.deadline).count();
+        if stuck >= self.shared.threads {
+            drop(state);
+            return Err(self.crowded(job.what));
+        }
+        let what = job.what.clone();
+        state.queue.push_back(job);
+        if state.idle >= state.queue.len() || state.threads >= self.shared.threads {
+            self.shared.work.notify_one();
+            return Ok(());
+        }
+        state.threads += 1;
+        drop(state);
+        let shared = Arc::clone(&self.shared);
+        let thread = thread::Builder::new().name(self.shared.name.clone()).stack_size(STACK_BYTES);
+        if thread.spawn(move || shared.serve()).is_err() {
+            let mut state = self.shared.state();
+            state.threads -= 1;
+            if state.threads == 0 {
+                state.queue.clear();
+                return Err(Lost::Broken { what });
+            }
+        }
+        Ok(())
+    }
+
+    fn crowded(&self, what: String) -> Lost {
+        let oldest = self.running().oldest;
+        let oldest = oldest.map_or_else(|| "nothing".into(), |(what, age)| format!("{what}, since {age:?}"));
+        Lost::Crowded { what, threads: self.shared.threads, oldest }
+    }
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What a thread does until there has been nothing to do for a while.
+    fn serve(&self) {
+        let mut state = self.state();
+        loop {
+            let Some(job) = state.queue.pop_front() else {
+                state.idle += 1;
+                let (back, timeout) =
+                    self.work.wait_timeout(state, IDLE).unwrap_or_else(PoisonError::into_inner);
+                state = back;
+                state.idle -= 1;
+                if timeout.timed_out() && state.queue.is_empty() {
+                    state.threads -= 1;
+                    return;
+                }
+                continue;
+            };
+            if job.cancelled.load(Ordering::SeqCst) {
+                continue;
+            }
+            let number = state.next;
+            state.next += 1;
+            state.running.insert(number, (job.what, Instant::now()));
+            drop(state);
+            // The sender is dropped by the panic, which tells the caller.
+            let handover = panic::catch_unwind(AssertUnwindSafe(job.run));
+            self.state().running.remove(&number);
+            // Whoever has the result sees that the work is over.
+            if let Ok(handover) = handover {
+                handover();
+            }
+            state = self.state();
+        }
+    }
+}
+
+/// Tells the thread that nobody waits any more.
+struct CancelOnDrop(Arc<AtomicBool>);
+
+impl Drop for CancelOnDrop {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{atomic::AtomicUsize, mpsc};
+
+    use super::*;
+
+    const SHORT: Duration = Duration::from_millis(50);
+    const LONG: Duration = Duration::from_mins(1);
+
+    #[tokio::test]
+    async fn work_gives_its_result_and_the_threads_are_bounded() {
+        let pool = Pool::new("test", 3, LONG);
+        let (now, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let all = (0..50).map(|i| {
+            let (pool, now, most) = (pool.clone(), Arc::clone(&now), Arc::clone(&most));
+            async move {
+                let work = move || {
+                    let running = now.fetch_add(1, Ordering::SeqCst) + 1;
+                    most.fetch_max(running, Ordering::SeqCst);
+                    thread::sleep(Duration::from_millis(1));
+                    now.fetch_sub(1, Ordering::SeqCst);
+                    i
+                };
+                pool.run("count", work).await
+            }
+        });
+        let results = futures::future::join_all(all).await;
+        assert_eq!(results, (0..50).map(Ok).collect::<Vec<_>>());
+        assert!(most.load(Ordering::SeqCst) <= 3);
+        assert_eq!(pool.running().count, 0);
+    }
+
+    #[tokio::test]
+    async fn work_that_hangs_is_given_up_at_the_deadline_and_named_until_it_returns() {
+        let pool = Pool::new("test", 2, SHORT);
+        let (release, hang) = mpsc::channel::<()>();
+        let late = pool.run("stat /dead", move || hang.recv()).await.unwrap_err();
+        assert_eq!(late, Lost::Late { what: "stat /dead".into(), after: SHORT });
+        assert_eq!(pool.running().oldest.unwrap().0, "stat /dead");
+        assert_eq!(pool.run("other", || 1).await, Ok(1), "the other thread goes on");
+        release.send(()).unwrap();
+        while pool.running().count > 0 {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn when_all_threads_are_stuck_new_work_fails_at_once_and_never_begins() {
+        let pool = Pool::new("test", 1, SHORT);
+        let (release, hang) = mpsc::channel::<()>();
+        pool.run("hang", move || hang.recv()).await.unwrap_err();
+        let begun = Arc::new(AtomicBool::new(false));
+        let flag = Arc::clone(&begun);
+        let crowded = pool.run("next", move || flag.store(true, Ordering::SeqCst)).await.unwrap_err();
+        assert!(matches!(&crowded, Lost::Crowded { oldest, .. } if oldest.starts_with("hang")), "{crowded}");
+        release.send(()).unwrap();
+        while pool.running().count > 0 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(pool.run("again", || 2).await, Ok(2));
+        assert!(!begun.load(Ordering::SeqCst));
+    }
+
+    #[tokio::test]
+    async fn work_whose_caller_is_gone_before_it_began_never_begins() {
+        let pool = Pool::new("test", 1, LONG);
+        let (release, hang) = mpsc::channel::<()>();
+        let first = tokio::spawn({
+            let pool = pool.clone();
+            async move { pool.run("first", move || hang.recv()).await }
+        });
+        while pool.running().count == 0 {
+            tokio::task::yield_now().await;
+        }
+        let begun = Arc::new(AtomicBool::new(false));
+        let flag = Arc::clone(&begun);
+        let second =
+            tokio::time::timeout(SHORT, pool.run("second", move || flag.store(true, Ordering::SeqCst)));
+        second.await.unwrap_err();
+        release.send(()).unwrap();
+        first.await.unwrap().unwrap().unwrap();
+        pool.run("third", || ()).await.unwrap();
+        assert!(!begun.load(Ordering::SeqCst));
+    }
+
+    #[tokio::test]
+    async fn work_that_panics_breaks_nothing_else() {
+        let pool = Pool::new("test", 1, LONG);
+        let broken = pool.run("panic", || panic!("as the test asked")).await;
+        assert_eq!(broken, Err::<(), _>(Lost::Broken { what: "panic".into() }));
+        assert_eq!(pool.run("next", || 3).await, Ok(3));
+    }
+}

@@ -1,0 +1,437 @@
+//! A directory that is held open, and what is done strictly beneath it: [`Root`], [`Changes`].
+//!
+//! Every path is resolved by openat2(2) from the held descriptor, without following links, without crossing a mount,
+//! without leaving the directory. What changes something goes through [`Changes`], which asks its caller's gate directly
+//! before every single change. What the paths mean is not known here.
+
+mod purge;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    ffi::{CStr, CString},
+    fmt, io,
+    io::{Read, Write},
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::SystemTime,
+};
+
+pub use nix::errno::Errno;
+use nix::{
+    dir::Dir,
+    fcntl::{OFlag, OpenHow, ResolveFlag, openat2, renameat},
+    sys::stat::{FileStat, Mode, SFlag, fchmod, fstat, mkdirat, stat},
+    unistd::{Gid, Uid, UnlinkatFlags, fchown, fsync, unlinkat},
+};
+pub use purge::{Purge, Stuck};
+
+/// A step on the file system that failed.
+#[derive(Debug, thiserror::Error)]
+#[error("{step} {}", path.display())]
+pub struct Failure {
+    /// What was tried: "make directory".
+    pub step: &'static str,
+    /// With what.
+    pub path: PathBuf,
+    /// Why it failed.
+    #[source]
+    pub cause: io::Error,
+}
+
+impl Failure {
+    /// The error number, unless it was the gate that said no.
+    pub fn errno(&self) -> Option<Errno> {
+        self.cause.raw_os_error().map(Errno::from_raw)
+    }
+}
+
+/// Asked before every change; an error stops the work.
+pub type Gate<'a> = &'a (dyn Fn() -> io::Result<()> + Sync);
+
+/// What lies at a path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Entry {
+    /// Nothing.
+    Missing,
+    /// A directory.
+    Directory,
+    /// A file, a link, or anything else.
+    Other,
+}
+
+/// A file's content.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Content {
+    /// The bytes.
+    pub bytes: Vec<u8>,
+    /// When it was written, by the clock of whoever keeps the file.
+    pub modified: SystemTime,
+}
+
+/// A directory that is held open. Copies share the descriptor.
+#[derive(Clone)]
+pub struct Root {
+    fd: Arc<OwnedFd>,
+    path: PathBuf,
+}
+
+impl fmt::Debug for Root {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Root").field(&self.path).finish()
+    }
+}
+
+/// How often a lookup that raced with a rename is tried again.
+const RACES: usize = 128;
+
+/// No file that is read whole is bigger.
+const MAX_FILE_BYTES: u64 = 1024 * 1024;
+
+impl Root {
+    /// Opens the directory at `path`, which may itself be reached through links.
+    pub fn open(path: &Path) -> Result<Self, Failure> {
+        let how = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let failure = |cause| Failure { step: "open", path: path.into(), cause };
+        let fd = nix::fcntl::open(path, how, Mode::empty()).map_err(|errno| failure(errno.into()))?;
+        match retried(|| openat2(&fd, ".", confined(how))) {
+            Ok(_) => Ok(Self { fd: Arc::new(fd), path: path.into() }),
+            Err(Errno::ENOSYS | Errno::EPERM) => Err(failure(io::Error::other(
+                "the system call openat2 is missing or forbidden; Linux 5.6 or newer is needed, and a container \
+                 runtime whose seccomp profile knows the call",
+            ))),
+            Err(errno) => Err(failure(errno.into())),
+        }
+    }
+
+    /// Where it was opened.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether the held directory is the top of a mount.
+    pub fn is_mount_point(&self) -> Result<bool, Failure> {
+        // The way up from the top of a mount leads into another one.
+        let how = OpenHow::new()
+            .flags(OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC)
+            .resolve(ResolveFlag::RESOLVE_NO_XDEV);
+        let top = match retried(|| openat2(&*self.fd, "..", how)) {
+            Ok(above) => same(&stat_of(&above), &stat_of(&self.fd)),
+            Err(Errno::EXDEV) => true,
+            Err(errno) => return Err(self.failure("look above", "", errno)),
+        };
+        Ok(top)
+    }
+
+    /// Whether `path`, where it was opened, still leads to the held directory.
+    pub fn is_current(&self) -> Result<bool, Failure> {
+        match (stat(&self.path), fstat(&*self.fd)) {
+            (Ok(now), Ok(held)) => Ok(same(&Ok(now), &Ok(held))),
+            (Err(Errno::ENOENT | Errno::ENOTDIR), _) => Ok(false),
+            (Err(errno), _) | (Ok(_), Err(errno)) => Err(self.failure("look at", "", errno)),
+        }
+    }
+
+    /// Tells what lies there, reached without links and mounts.
+    pub fn entry<S: AsRef<str>>(&self, segments: &[S]) -> Result<Entry, Failure> {
+        let step = "look at";
+        let path = self.relative(step, segments)?;
+        // Together with O_PATH this yields a final link itself.
+        let how = confined(OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC);
+        match retried(|| openat2(&*self.fd, path.as_str(), how)).and_then(fstat) {
+            Ok(stat) if is_directory(&stat) => Ok(Entry::Directory),
+            Ok(_) => Ok(Entry::Other),
+            Err(Errno::ENOENT) => Ok(Entry::Missing),
+            Err(errno) => Err(self.failed(step, segments, errno)),
+        }
+    }
+
+    /// Opens the directory there, which must be reachable without links and mounts, and tells whether it is empty.
+    pub fn is_empty<S: AsRef<str>>(&self, segments: &[S]) -> Result<bool, Failure> {
+        let step = "read directory";
+        let mut dir = self.directory(step, segments)?;
+        for entry in dir.iter() {
+            let entry = entry.map_err(|errno| self.failed(step, segments, errno))?;
+            if !is_dots(entry.file_name()) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// The names in the directory there; names that are no UTF-8 are left out. A missing directory has none.
+    pub fn names<S: AsRef<str>>(&self, segments: &[S]) -> Result<Vec<String>, Failure> {
+        let step = "read directory";
+        let mut dir = match self.directory(step, segments) {
+            Ok(dir) => dir,
+            Err(failure) if failure.errno() == Some(Errno::ENOENT) => return Ok(Vec::new()),
+            Err(failure) => return Err(failure),
+        };
+        let mut names = Vec::new();
+        for entry in dir.iter() {
+            let entry = entry.map_err(|errno| self.failed(step, segments, errno))?;
+            if let Ok(name) = entry.file_name().to_str()
+                && !is_dots(entry.file_name())
+            {
+                names.push(name.into());
+            }
+        }
+        Ok(names)
+    }
+
+    /// The content of the file there; `None` where there is none.
+    pub fn read<S: AsRef<str>>(&self, segments: &[S]) -> Result<Option<Content>, Failure> {
+        let step = "read";
+        let how = confined(OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW);
+        let path = self.relative(step, segments)?;
+        let fd = match retried(|| openat2(&*self.fd, path.as_str(), how)) {
+            Ok(fd) => fd,
+            Err(Errno::ENOENT | Errno::ENAMETOOLONG) => return Ok(None),
+            Err(errno) => return Err(self.failed(step, segments, errno)),
+        };
+        let read = || -> io::Result<Content> {
+            let file = std::fs::File::from(fd);
+            let modified = file.metadata()?.modified()?;
+            let mut bytes = Vec::new();
+            let limit = MAX_FILE_BYTES;
+            file.take(limit + 1).read_to_end(&mut bytes)?;
+            if u64::try_from(bytes.len()).unwrap_or(u64::MAX) > limit {
+                return Err(Errno::EFBIG.into());
+            }
+            Ok(Content { bytes, modified })
+        };
+        read().map(Some).map_err(|cause| Failure { step, path: self.shown(segments), cause })
+    }
+
+    /// The same directory for changes; `gate` is asked before each.
+    pub fn changing<'a>(&'a self, gate: Gate<'a>) -> Changes<'a> {
+        Changes { root: self, gate }
+    }
+
+    fn directory<S: AsRef<str>>(&self, step: &'static str, segments: &[S]) -> Result<Dir, Failure> {
+        let how = confined(OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW);
+        let path = self.relative(step, segments)?;
+        retried(|| openat2(&*self.fd, path.as_str(), how))
+            .and_then(Dir::from_fd)
+            .map_err(|errno| self.failed(step, segments, errno))
+    }
+
+    /// Opens the directory that holds the last segment.
+    fn at<S: AsRef<str>>(&self, step: &'static str, segments: &[S]) -> Result<At, Failure> {
+        self.relative(step, segments)?;
+        let (last, above) = match segments.split_last() {
+            Some((last, above)) => (last.as_ref(), above),
+            None => return Err(self.failed(step, segments, Errno::EINVAL)),
+        };
+        let path = if above.is_empty() { ".".into() } else { joined(above) };
+        let how = confined(OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC);
+        let parent = retried(|| openat2(&*self.fd, path.as_str(), how))
+            .map_err(|errno| self.failed(step, segments, errno))?;
+        let name = CString::new(last).map_err(|_| self.failed(step, segments, Errno::EINVAL))?;
+        Ok(At { parent, name })
+    }
+
+    /// The segments as one path; an error where they are none, or one of them is not a plain name.
+    fn relative<S: AsRef<str>>(&self, step: &'static str, segments: &[S]) -> Result<String, Failure> {
+        let plain = |s: &str| !s.is_empty() && s != "." && s != ".." && !s.contains(['/', '\0']);
+        if segments.is_empty() || !segments.iter().all(|s| plain(s.as_ref())) {
+            return Err(self.failed(step, segments, Errno::EINVAL));
+        }
+        Ok(joined(segments))
+    }
+
+    fn shown<S: AsRef<str>>(&self, segments: &[S]) -> PathBuf {
+        self.path.join(joined(segments))
+    }
+
+    fn failed<S: AsRef<str>>(&self, step: &'static str, segments: &[S], errno: Errno) -> Failure {
+        Failure { step, path: self.shown(segments), cause: errno.into() }
+    }
+
+    fn failure(&self, step: &'static str, below: &str, errno: Errno) -> Failure {
+        Failure { step, path: self.path.join(below), cause: errno.into() }
+    }
+}
+
+/// The last segment of a path, and the open directory that it lies in.
+struct At {
+    parent: OwnedFd,
+    name: CString,
+}
+
+/// What changes things beneath a [`Root`].
+#[derive(Clone, Copy)]
+pub struct Changes<'a> {
+    root: &'a Root,
+    gate: Gate<'a>,
+}
+
+/// Whether a directory was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Made {
+    /// It is new.
+    New,
+    /// Something with that name was there.
+    Existed,
+}
+
+/// Whether a directory was removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unmade {
+    /// It was.
+    Removed,
+    /// There is none.
+    Missing,
+    /// It is not empty, or in use as a mount point.
+    Occupied,
+}
+
+impl Changes<'_> {
+    /// Makes one directory; the one above it must exist. `mode` is subject to the umask.
+    pub fn make_directory<S: AsRef<str>>(&self, segments: &[S], mode: u32) -> Result<Made, Failure> {
+        let step = "make directory";
+        let at = self.root.at(step, segments)?;
+        self.pass(step, segments)?;
+        match mkdirat(&at.parent, at.name.as_c_str(), Mode::from_bits_truncate(mode)) {
+            Ok(()) => Ok(Made::New),
+            Err(Errno::EEXIST) => Ok(Made::Existed),
+            Err(errno) => Err(self.root.failed(step, segments, errno)),
+        }
+    }
+
+    /// Sets owner, group and mode of the directory there, whatever the umask.
+    pub fn set_rights<S: AsRef<str>>(
+        &self,
+        segments: &[S],
+        mode: u32,
+        uid: Option<u32>,
+        gid: Option<u32>,
+    ) -> Result<(), Failure> {
+        let root = self.root;
+        let dir = root.directory("open directory", segments)?;
+        if uid.is_some() || gid.is_some() {
+            let step = "change owner of";
+            self.pass(step, segments)?;
+            fchown(&dir, uid.map(Uid::from_raw), gid.map(Gid::from_raw))
+                .map_err(|errno| root.failed(step, segments, errno))?;
+        }
+        let step = "change mode of";
+        self.pass(step, segments)?;
+        fchmod(&dir, Mode::from_bits_truncate(mode)).map_err(|errno| root.failed(step, segments, errno))
+    }
+
+    /// Puts a file there, replacing one that is there: whoever reads sees the old content or the new one, and after a
+    /// crash of the machine as well.
+    pub fn write<S: AsRef<str>>(&self, segments: &[S], bytes: &[u8]) -> Result<(), Failure> {
+        let step = "write";
+        let at = self.root.at(step, segments)?;
+        let wrong = |cause: io::Error| Failure { step, path: self.root.shown(segments), cause };
+        let name = at.name.to_str().map_err(|_| self.root.failed(step, segments, Errno::EINVAL))?;
+        let temporary = format!(".{name}.tmp");
+        self.pass(step, segments)?;
+        let how = confined(
+            OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_TRUNC | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC,
+        )
+        .mode(Mode::from_bits_truncate(0o600));
+        let fd =
+            retried(|| openat2(&at.parent, temporary.as_str(), how)).map_err(|errno| wrong(errno.into()))?;
+        let mut file = std::fs::File::from(fd);
+        file.write_all(bytes).map_err(wrong)?;
+        fsync(&file).map_err(|errno| wrong(errno.into()))?;
+        drop(file);
+        self.pass(step, segments)?;
+        renameat(&at.parent, temporary.as_str(), &at.parent, at.name.as_c_str())
+            .map_err(|errno| wrong(errno.into()))
+    }
+
+    /// Moves what is at `from` to `to`. The caller has made sure that nothing is there: an empty directory and a file
+    /// would be replaced.
+    pub fn rename<A: AsRef<str>, B: AsRef<str>>(&self, from: &[A], to: &[B]) -> Result<(), Failure> {
+        let step = "move";
+        let source = self.root.at(step, from)?;
+        let target = self.root.at("move to", to)?;
+        self.pass(step, from)?;
+        renameat(&source.parent, source.name.as_c_str(), &target.parent, target.name.as_c_str())
+            .map_err(|errno| self.root.failed(step, from, errno))
+    }
+
+    /// Removes the directory there if it is empty.
+    pub fn remove_directory<S: AsRef<str>>(&self, segments: &[S]) -> Result<Unmade, Failure> {
+        let step = "remove directory";
+        let at = match self.root.at(step, segments) {
+            Ok(at) => at,
+            Err(failure) if failure.errno() == Some(Errno::ENOENT) => return Ok(Unmade::Missing),
+            Err(failure) => return Err(failure),
+        };
+        self.pass(step, segments)?;
+        match unlinkat(&at.parent, at.name.as_c_str(), UnlinkatFlags::RemoveDir) {
+            Ok(()) => Ok(Unmade::Removed),
+            Err(Errno::ENOENT) => Ok(Unmade::Missing),
+            Err(Errno::ENOTEMPTY | Errno::EEXIST | Errno::EBUSY) => Ok(Unmade::Occupied),
+            Err(errno) => Err(self.root.failed(step, segments, errno)),
+        }
+    }
+
+    /// Removes the file there; `false` where there is none.
+    pub fn remove_file<S: AsRef<str>>(&self, segments: &[S]) -> Result<bool, Failure> {
+        let step = "remove";
+        let at = match self.root.at(step, segments) {
+            Ok(at) => at,
+            Err(failure) if failure.errno() == Some(Errno::ENOENT) => return Ok(false),
+            Err(failure) => return Err(failure),
+        };
+        self.pass(step, segments)?;
+        match unlinkat(&at.parent, at.name.as_c_str(), UnlinkatFlags::NoRemoveDir) {
+            Ok(()) => Ok(true),
+            Err(Errno::ENOENT | Errno::ENAMETOOLONG) => Ok(false),
+            Err(errno) => Err(self.root.failed(step, segments, errno)),
+        }
+    }
+
+    /// Asks the gate.
+    fn pass<S: AsRef<str>>(&self, step: &'static str, segments: &[S]) -> Result<(), Failure> {
+        (self.gate)().map_err(|cause| Failure { step, path: self.root.shown(segments), cause })
+    }
+}
+
+/// Opens beneath a directory only, through no link and into no other mount.
+fn confined(flags: OFlag) -> OpenHow {
+    OpenHow::new().flags(flags).resolve(
+        ResolveFlag::RESOLVE_BENEATH
+            | ResolveFlag::RESOLVE_NO_SYMLINKS
+            | ResolveFlag::RESOLVE_NO_MAGICLINKS
+            | ResolveFlag::RESOLVE_NO_XDEV,
+    )
+}
+
+/// Repeats a lookup that raced with a rename somewhere in the file system, or was interrupted.
+fn retried<T>(mut lookup: impl FnMut() -> nix::Result<T>) -> nix::Result<T> {
+    for _ in 1..RACES {
+        match lookup() {
+            Err(Errno::EAGAIN | Errno::EINTR) => std::thread::yield_now(),
+            other => return other,
+        }
+    }
+    lookup()
+}
+
+fn joined<S: AsRef<str>>(segments: &[S]) -> String {
+    segments.iter().map(AsRef::as_ref).collect::<Vec<_>>().join("/")
+}
+
+fn is_dots(name: &CStr) -> bool {
+    matches!(name.to_bytes(), b"." | b"..")
+}
+
+fn is_directory(stat: &FileStat) -> bool {
+    SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT == SFlag::S_IFDIR
+}
+
+fn stat_of(fd: &OwnedFd) -> nix::Result<FileStat> {
+    fstat(fd)
+}
+
+fn same(a: &nix::Result<FileStat>, b: &nix::Result<FileStat>) -> bool {
+    matches!((a, b), (Ok(a), Ok(b)) if (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino))
+}

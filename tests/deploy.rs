@@ -1,0 +1,308 @@
+//! The files of `deploy/` against the API's types, against the rights that the code asks for, and against its configuration.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)] // It is all test.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::{Path, PathBuf},
+};
+
+use berth::{
+    backend::nfs::{Nfs, PARAMETERS},
+    config::{self, Invocation, Surroundings},
+    provisioner::rights::{ELECTION, Right, VOLUMES},
+};
+use k8s_openapi::api::{
+    apps::v1::{Deployment, StatefulSet},
+    core::v1::{ConfigMap, Namespace, PersistentVolumeClaim, ServiceAccount},
+    rbac::v1::{ClusterRole, ClusterRoleBinding, PolicyRule, Role, RoleBinding},
+    storage::v1::StorageClass,
+};
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::Value;
+
+fn deploy() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy")
+}
+
+/// The YAML files directly in a folder, by name.
+fn files(folder: &str) -> Vec<PathBuf> {
+    let mut files: Vec<PathBuf> = fs::read_dir(deploy().join(folder))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "yaml"))
+        .collect();
+    files.sort();
+    assert!(!files.is_empty(), "no files in deploy/{folder}");
+    files
+}
+
+fn documents(file: &Path) -> Vec<Value> {
+    let text = fs::read_to_string(file).unwrap();
+    let documents: Vec<Value> =
+        serde_saphyr::from_multiple(&text).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+    assert!(!documents.is_empty(), "{} is empty", file.display());
+    documents
+}
+
+fn all(folders: &[&str]) -> Vec<(String, Value)> {
+    let of_file = |file: PathBuf| {
+        let name = file.strip_prefix(deploy()).unwrap().display().to_string();
+        documents(&file).into_iter().map(move |document| (name.clone(), document))
+    };
+    folders.iter().flat_map(|folder| files(folder)).flat_map(of_file).collect()
+}
+
+fn everything() -> Vec<(String, Value)> {
+    all(&["manifests", "examples", "examples/classes"])
+}
+
+fn kind(document: &Value) -> &str {
+    document["kind"].as_str().unwrap()
+}
+
+/// The one object of this kind in the manifests.
+fn manifest<T: DeserializeOwned>(wanted: &str) -> T {
+    let mut found: Vec<Value> =
+        all(&["manifests"]).into_iter().map(|(_, d)| d).filter(|d| kind(d) == wanted).collect();
+    assert_eq!(found.len(), 1, "{wanted}");
+    serde_json::from_value(found.remove(0)).unwrap()
+}
+
+/// What of `written` is lost in `read`: fields that the type does not know, or values that it reads differently.
+fn lost(written: &Value, read: &Value, path: &str, found: &mut Vec<String>) {
+    match (written, read) {
+        (Value::Object(written), Value::Object(read)) => {
+            for (key, value) in written {
+                match read.get(key) {
+                    Some(read) => lost(value, read, &format!("{path}.{key}"), found),
+                    None => found.push(format!("{path}.{key}")),
+                }
+            }
+        }
+        (Value::Array(written), Value::Array(read)) if written.len() == read.len() => {
+            for (index, (written, read)) in written.iter().zip(read).enumerate() {
+                lost(written, read, &format!("{path}[{index}]"), found);
+            }
+        }
+        (written, read) if written == read => {}
+        (written, read) => found.push(format!("{path}: {written} is read as {read}")),
+    }
+}
+
+fn round<T: DeserializeOwned + Serialize>(document: &Value) -> Result<Value, String> {
+    let typed: T = serde_json::from_value(document.clone()).map_err(|error| error.to_string())?;
+    serde_json::to_value(typed).map_err(|error| error.to_string())
+}
+
+/// The problems of one document.
+fn problems(document: &Value) -> Vec<String> {
+    let read = match kind(document) {
+        "Namespace" => round::<Namespace>(document),
+        "ServiceAccount" => round::<ServiceAccount>(document),
+        "ClusterRole" => round::<ClusterRole>(document),
+        "ClusterRoleBinding" => round::<ClusterRoleBinding>(document),
+        "Role" => round::<Role>(document),
+        "RoleBinding" => round::<RoleBinding>(document),
+        "Deployment" => round::<Deployment>(document),
+        "StatefulSet" => round::<StatefulSet>(document),
+        "StorageClass" => round::<StorageClass>(document),
+        "PersistentVolumeClaim" => round::<PersistentVolumeClaim>(document),
+        "ConfigMap" => round::<ConfigMap>(document),
+        other => Err(format!("the kind {other} is not expected here")),
+    };
+    match read {
+        Ok(read) => {
+            let mut found = Vec::new();
+            lost(document, &read, "", &mut found);
+            found
+        }
+        Err(error) => vec![error],
+    }
+}
+
+#[test]
+fn every_document_is_what_the_api_server_expects() {
+    for (file, document) in everything() {
+        assert_eq!(problems(&document), Vec::<String>::new(), "{file}: {}", kind(&document));
+    }
+}
+
+#[test]
+fn a_field_that_the_api_does_not_know_is_found() {
+    let document = serde_json::json!({
+        "apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "a", "nmespace": "b"}
+    });
+    assert_eq!(problems(&document), [".metadata.nmespace"]);
+    let document = serde_json::json!({"apiVersion": "v1", "kind": "ConfigMap", "data": {"a": 1}});
+    assert_eq!(problems(&document).len(), 1);
+}
+
+#[test]
+fn every_verb_carries_its_reason() {
+    let mut verbs = 0;
+    for file in files("manifests") {
+        let text = fs::read_to_string(&file).unwrap();
+        let mut below = None;
+        for (number, line) in text.lines().enumerate() {
+            let place = format!("{}:{}", file.display(), number + 1);
+            let indent = line.len() - line.trim_start().len();
+            if let Some(rest) = line.trim().strip_prefix("verbs:") {
+                assert!(rest.trim().is_empty(), "{place}: write one verb a line, each with its reason");
+                below = Some(indent);
+            } else if below.is_some_and(|at| indent > at) {
+                let (verb, reason) = line.split_once(" # ").unwrap_or((line, ""));
+                assert!(reason.len() > 10, "{place}: {} has no reason beside it", verb.trim());
+                verbs += 1;
+            } else {
+                below = None;
+            }
+        }
+    }
+    assert!(verbs > 10, "only {verbs} verbs were found");
+}
+
+/// Every `verb resource.group/subresource` that the rules grant.
+fn granted(rules: Option<Vec<PolicyRule>>) -> BTreeSet<String> {
+    let mut granted = BTreeSet::new();
+    for rule in rules.unwrap() {
+        for group in rule.api_groups.unwrap() {
+            for resource in rule.resources.clone().unwrap() {
+                for verb in &rule.verbs {
+                    assert!(!verb.contains('*') && !resource.contains('*') && !group.contains('*'));
+                    let (name, below) = match resource.split_once('/') {
+                        Some((name, below)) => (name, format!("/{below}")),
+                        None => (resource.as_str(), String::new()),
+                    };
+                    let group = if group.is_empty() { String::new() } else { format!(".{group}") };
+                    granted.insert(format!("{verb} {name}{group}{below}"));
+                }
+            }
+        }
+    }
+    granted
+}
+
+#[test]
+fn exactly_the_rights_that_the_code_asks_for_are_granted() {
+    let named = |rights: &[Right]| rights.iter().map(Right::to_string).collect::<BTreeSet<_>>();
+    let cluster: ClusterRole = manifest("ClusterRole");
+    assert_eq!(granted(cluster.rules), named(VOLUMES));
+    let role: Role = manifest("Role");
+    // Where there are Leases, the Endpoints of an old provisioner are only looked at.
+    let needed: Vec<Right> = ELECTION
+        .iter()
+        .copied()
+        .filter(|right| !matches!(right, Right::CreateEndpoints | Right::UpdateEndpoints))
+        .collect();
+    assert_eq!(granted(role.rules), named(&needed));
+}
+
+#[test]
+fn names_fit_together() {
+    let account: ServiceAccount = manifest("ServiceAccount");
+    let namespace: Namespace = manifest("Namespace");
+    let cluster: ClusterRole = manifest("ClusterRole");
+    let cluster_binding: ClusterRoleBinding = manifest("ClusterRoleBinding");
+    let role: Role = manifest("Role");
+    let binding: RoleBinding = manifest("RoleBinding");
+    let deployment: Deployment = manifest("Deployment");
+    let class: StorageClass = manifest("StorageClass");
+
+    assert_eq!(cluster_binding.role_ref.name, cluster.metadata.name.unwrap());
+    assert_eq!(binding.role_ref.name, role.metadata.name.clone().unwrap());
+    for subject in [cluster_binding.subjects.unwrap(), binding.subjects.unwrap()].concat() {
+        assert_eq!(Some(subject.name), account.metadata.name);
+        assert_eq!(subject.namespace, account.metadata.namespace);
+    }
+    for namespaced in [&account.metadata, &role.metadata, &binding.metadata, &deployment.metadata] {
+        assert_eq!(namespaced.namespace, namespace.metadata.name);
+    }
+    let spec = deployment.spec;
+    let labels = spec.template.metadata.unwrap().labels.unwrap();
+    for (label, value) in spec.selector.match_labels.unwrap() {
+        assert_eq!(labels.get(&label), Some(&value));
+    }
+    let pod = spec.template.spec.unwrap();
+    assert_eq!(pod.service_account_name, account.metadata.name);
+    let environment: BTreeMap<String, String> = pod.containers[0]
+        .env
+        .iter()
+        .flatten()
+        .map(|var| (var.name.clone(), var.value.clone().unwrap_or_default()))
+        .collect();
+    assert_eq!(environment["PROVISIONER_NAME"], class.provisioner);
+    let export = pod.volumes.unwrap().remove(0).nfs.unwrap();
+    assert_eq!((&export.server, &export.path), (&environment["NFS_SERVER"], &environment["NFS_PATH"]));
+
+    // The container's environment and arguments start the controller, and the pod outlives its shutdown.
+    let args: Vec<String> =
+        std::iter::once("berth".to_owned()).chain(pod.containers[0].args.clone().unwrap()).collect();
+    let env = |name: &str| environment.get(name).map(std::ffi::OsString::from);
+    let read = |_: &Path| Err(std::io::Error::from(std::io::ErrorKind::NotFound));
+    let started = config::parse(&args, Surroundings { env: &env, read: &read }).unwrap();
+    let Invocation::Controller(started) = started else { panic!("the controller is not started") };
+    let mount = &pod.containers[0].volume_mounts.as_ref().unwrap()[0];
+    assert_eq!(started.exports[0].root, Path::new(&mount.mount_path));
+    let listen = started.listen.unwrap().port();
+    assert_eq!(i32::from(listen), pod.containers[0].ports.as_ref().unwrap()[0].container_port);
+    assert!(pod.termination_grace_period_seconds.unwrap() > started.shutdown_grace.as_secs().cast_signed());
+}
+
+#[test]
+fn the_process_has_no_more_power_than_it_needs() {
+    let deployment: Deployment = manifest("Deployment");
+    let text = fs::read_to_string(deploy().join("manifests/04-deployment.yaml")).unwrap();
+    let pod = deployment.spec.template.spec.unwrap();
+    let context = pod.containers[0].security_context.clone().unwrap();
+    assert_eq!(context.allow_privilege_escalation, Some(false));
+    assert_eq!(context.read_only_root_filesystem, Some(true));
+    let capabilities = context.capabilities.unwrap();
+    assert_eq!(capabilities.drop.unwrap(), ["ALL"]);
+    for capability in capabilities.add.unwrap() {
+        let line = text.lines().find(|line| line.trim().starts_with(&format!("- {capability}"))).unwrap();
+        assert!(line.contains(" # "), "{capability} has no reason beside it");
+    }
+}
+
+#[test]
+fn the_parameters_of_all_classes_are_known() {
+    let common = ["archiveOnDelete", "onDelete", "strictParameters"];
+    let mut classes = 0;
+    for (file, document) in everything() {
+        if kind(&document) != "StorageClass" {
+            continue;
+        }
+        classes += 1;
+        let class: StorageClass = serde_json::from_value(document).unwrap();
+        for parameter in class.parameters.unwrap_or_default().keys() {
+            let known = PARAMETERS.iter().any(|known| known.name == parameter)
+                || common.contains(&parameter.as_str());
+            assert!(known, "{file}: {parameter}");
+        }
+    }
+    assert!(classes >= 6, "only {classes} classes were found");
+}
+
+#[test]
+fn the_configuration_files_in_config_maps_are_accepted() {
+    let mut maps = 0;
+    for (file, document) in everything() {
+        if kind(&document) != "ConfigMap" {
+            continue;
+        }
+        maps += 1;
+        let map: ConfigMap = serde_json::from_value(document).unwrap();
+        let text = map.data.unwrap().remove("berth.yaml").unwrap();
+        let read = |path: &Path| match path.to_str() {
+            Some("/etc/berth/berth.yaml") => Ok(text.clone()),
+            _ => Err(std::io::Error::from(std::io::ErrorKind::NotFound)),
+        };
+        let args = ["berth".to_owned(), "--config=/etc/berth/berth.yaml".to_owned()];
+        let started = config::parse(&args, Surroundings { env: &|_| None, read: &read });
+        let Ok(Invocation::Controller(started)) = started else { panic!("{file}: {started:?}") };
+        Nfs::new(started.exports).unwrap();
+    }
+    assert_eq!(maps, 1);
+}
