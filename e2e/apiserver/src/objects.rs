@@ -68,6 +68,21 @@ impl Objects {
         snapshot.range(namespace, None).filter_map(|object| typed(object.parse_full(resource)).ok()).collect()
     }
 
+    /// One object as JSON, if it is there.
+    #[must_use]
+    pub fn get_value(&self, kind: Kind, namespace: &str, name: &str) -> Option<Value> {
+        let resource = kind.resource();
+        Some(self.server.registry.get(resource, namespace, name).ok()?.parse_full(resource))
+    }
+
+    /// The objects of a namespace (all of them for `""`) as JSON.
+    #[must_use]
+    pub fn list_values(&self, kind: Kind, namespace: &str) -> Vec<Value> {
+        let resource = kind.resource();
+        let snapshot = self.server.registry.store.snapshot(kind);
+        snapshot.range(namespace, None).map(|object| object.parse_full(resource)).collect()
+    }
+
     /// How many objects of a kind there are.
     #[must_use]
     pub fn count(&self, kind: Kind) -> usize {

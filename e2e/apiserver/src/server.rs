@@ -39,7 +39,7 @@ pub struct Controllers {
     pub stateful_sets: bool,
     /// Deletes what has lost its owners.
     pub garbage_collector: bool,
-    /// Makes a ready node, chooses it for late-binding claims and for pods.
+    /// Makes a ready node, `node-1`, and chooses it for late-binding claims and for pods.
     pub scheduler: bool,
     /// Runs bound pods, and ends them when they are deleted.
     pub pods: bool,
@@ -244,7 +244,8 @@ impl ApiServer {
         Objects::new(Arc::clone(&self.server), runtime)
     }
 
-    /// Breaks all connections and refuses new ones; objects and history stay.
+    /// Breaks all connections and refuses new ones; objects and history stay. A real server forgets its history when
+    /// it restarts: for that, [`ApiServer::compact`] before [`ApiServer::listen_again`].
     pub fn stop_listening(&self) {
         let listening = self.listening.lock().unwrap_or_else(PoisonError::into_inner).take();
         let (Some(listening), Some(runtime)) = (listening, &self.runtime) else { return };

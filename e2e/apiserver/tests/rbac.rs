@@ -15,8 +15,9 @@ use k8s_openapi::api::{
     rbac::v1::{ClusterRole, RoleBinding},
 };
 use kube::{
-    Api,
+    Api, Client, Config,
     api::{ListParams, PostParams},
+    config::{KubeConfigOptions, Kubeconfig},
 };
 use serde_json::json;
 use support::{client, code, config_map, quiet};
@@ -98,4 +99,16 @@ async fn a_wrong_token_is_unauthorized_and_none_is_anonymous() {
     };
     assert_eq!(ask(Some("wrong")).await, (401, "Unauthorized".into()));
     assert_eq!(ask(None).await, (403, "Forbidden".into()));
+}
+
+#[tokio::test]
+async fn a_kubeconfig_carries_its_user() {
+    let server = quiet();
+    server.add_user("root", &["system:masters"]);
+    for (user, code) in [("root", 404), ("nobody", 403), ("admin", 404)] {
+        let kubeconfig = Kubeconfig::from_yaml(&server.kubeconfig(user)).unwrap();
+        let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.unwrap();
+        let api: Api<ConfigMap> = Api::default_namespaced(Client::try_from(config).unwrap());
+        assert_eq!(support::code(&api.get("a").await.unwrap_err()).0, code, "{user}");
+    }
 }

@@ -6,6 +6,7 @@
 
 mod collector;
 mod events;
+mod glance;
 mod matching;
 mod namespaces;
 mod pods;

@@ -10,7 +10,11 @@ use std::{
 
 use serde_json::{Value, json};
 
-use super::{Controller, Key, events, matching};
+use super::{
+    Controller, Key, events,
+    glance::{Glance, settled},
+    matching,
+};
 use crate::{
     object::{self, Object, key_of, text},
     registry::Registry,
@@ -40,8 +44,8 @@ pub(crate) struct Volumes {
     free: BTreeMap<String, BTreeSet<Arc<str>>>,
     /// Claims by class, as long as they are not bound.
     waiting: HashMap<String, HashSet<Arc<str>>>,
-    /// What was said, by the UID of the claim and the reason.
-    said: HashSet<(String, &'static str)>,
+    /// The reasons of the events about a claim, by its UID.
+    said: HashMap<String, Vec<&'static str>>,
 }
 
 impl Volumes {
@@ -53,7 +57,7 @@ impl Volumes {
             claim_of: HashMap::new(),
             free: BTreeMap::new(),
             waiting: HashMap::new(),
-            said: HashSet::new(),
+            said: HashMap::new(),
         }
     }
 
@@ -65,7 +69,9 @@ impl Volumes {
         reason: &'static str,
         message: &str,
     ) {
-        if self.said.insert((object::uid(claim).to_owned(), reason)) {
+        let said = self.said.entry(object::uid(claim).to_owned()).or_default();
+        if !said.contains(&reason) {
+            said.push(reason);
             events::emit(registry, COMPONENT, Kind::PersistentVolumeClaim, claim, severity, reason, message);
         }
     }
@@ -89,19 +95,18 @@ impl Volumes {
         if change.verb == Verb::Deleted {
             return;
         }
-        let volume = change.object.parse();
-        let claim_name = text(&volume, "/spec/claimRef/name");
-        if claim_name.is_empty() {
-            let class = matching::class_of(&volume);
+        let volume = Glance::at(&change.object);
+        if let Some((namespace, claim_name)) = volume.claim() {
+            let claim: Arc<str> = key_of(namespace, claim_name).into();
+            self.by_claim.entry(Arc::clone(&claim)).or_default().insert(Arc::clone(&name));
+            self.claim_of.insert(Arc::clone(&name), Arc::clone(&claim));
+            work.push((Kind::PersistentVolumeClaim, claim));
+        } else {
+            let class = volume.class();
             self.free.entry(class.to_owned()).or_default().insert(Arc::clone(&name));
             for claim in self.waiting.get(class).into_iter().flatten() {
                 work.push((Kind::PersistentVolumeClaim, Arc::clone(claim)));
             }
-        } else {
-            let claim: Arc<str> = key_of(text(&volume, "/spec/claimRef/namespace"), claim_name).into();
-            self.by_claim.entry(Arc::clone(&claim)).or_default().insert(Arc::clone(&name));
-            self.claim_of.insert(Arc::clone(&name), Arc::clone(&claim));
-            work.push((Kind::PersistentVolumeClaim, claim));
         }
         work.push((Kind::PersistentVolume, name));
     }
@@ -111,23 +116,41 @@ impl Volumes {
         for volume in self.by_claim.get(key).into_iter().flatten() {
             work.push((Kind::PersistentVolume, Arc::clone(volume)));
         }
-        let claim = change.object.parse();
-        let class = matching::class_of(&claim).to_owned();
-        let waits = change.verb != Verb::Deleted && text(&claim, "/status/phase") != "Bound";
-        if waits {
-            self.waiting.entry(class).or_default().insert(Arc::clone(key));
-        } else if let Some(claims) = self.waiting.get_mut(&class) {
-            claims.remove(key);
+        for object in [change.before.as_ref(), Some(&change.object)].into_iter().flatten() {
+            if let Some(claims) = self.waiting.get_mut(Glance::at(object).class()) {
+                claims.remove(key);
+            }
         }
-        let volume = text(&claim, "/spec/volumeName");
-        if !volume.is_empty() {
-            work.push((Kind::PersistentVolume, volume.into()));
+        let claim = Glance::at(&change.object);
+        if change.verb != Verb::Deleted && claim.phase() != "Bound" {
+            self.waiting.entry(claim.class().to_owned()).or_default().insert(Arc::clone(key));
+        }
+        if !claim.volume().is_empty() {
+            work.push((Kind::PersistentVolume, claim.volume().into()));
         }
         if change.verb == Verb::Deleted {
-            let uid = object::uid(&claim);
-            self.said.retain(|(of, _)| of != uid);
+            self.said.remove(claim.uid());
         } else {
             work.push((Kind::PersistentVolumeClaim, Arc::clone(key)));
+        }
+    }
+
+    /// Whether nothing is to be done about a claim, or a volume, because the pair is bound.
+    fn is_settled(registry: &Registry, kind: Kind, key: &str) -> bool {
+        let Some(object) = registry.store.get(kind, key) else { return false };
+        let glance = Glance::at(&object);
+        if kind == Kind::PersistentVolume {
+            glance
+                .claim()
+                .and_then(|(namespace, name)| {
+                    registry.store.get(Kind::PersistentVolumeClaim, &key_of(namespace, name))
+                })
+                .is_some_and(|claim| settled(&claim, &object))
+        } else {
+            registry
+                .store
+                .get(Kind::PersistentVolume, glance.volume())
+                .is_some_and(|volume| settled(&object, &volume))
         }
     }
 
@@ -393,6 +416,9 @@ impl Controller for Volumes {
     }
 
     fn reconcile(&mut self, registry: &Registry, (kind, key): &Key) {
+        if Self::is_settled(registry, *kind, key) {
+            return;
+        }
         match kind {
             Kind::PersistentVolume => self.sync_volume(registry, key),
             _ => self.sync_claim(registry, key),

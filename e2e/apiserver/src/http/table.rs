@@ -168,6 +168,8 @@ static STATEFUL_SET: &[Column] = &[
         json!(format!("{}/{}", number("/status/readyReplicas"), number("/spec/replicas")))
     }),
     AGE,
+    wide("Containers", |v| json!(containers(v, "/name"))),
+    wide("Images", |v| json!(containers(v, "/image"))),
 ];
 
 static DEPLOYMENT: &[Column] = &[
@@ -183,6 +185,8 @@ static DEPLOYMENT: &[Column] = &[
         json!(v.pointer("/status/availableReplicas").and_then(Value::as_i64).unwrap_or(0).to_string())
     }),
     AGE,
+    wide("Containers", |v| json!(containers(v, "/name"))),
+    wide("Images", |v| json!(containers(v, "/image"))),
 ];
 
 static LEASE: &[Column] = &[NAME, column("Holder", |v| json!(text(v, "/spec/holderIdentity"))), AGE];
@@ -312,6 +316,18 @@ fn class(value: &Value) -> &str {
 fn count(value: &Value) -> String {
     let of = |field: &str| value.get(field).and_then(Value::as_object).map_or(0, serde_json::Map::len);
     (of("data") + of("binaryData")).to_string()
+}
+
+/// A field of each container of a workload.
+fn containers(value: &Value, field: &str) -> String {
+    value
+        .pointer("/spec/template/spec/containers")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+        .map(|container| text(container, field))
+        .collect::<Vec<_>>()
+        .join(",")
 }
 
 fn or_none(text: &str) -> &str {

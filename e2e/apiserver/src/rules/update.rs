@@ -27,6 +27,9 @@ pub(crate) fn prepare(resource: &Resource, old: &Value, mut new: Value, part: Pa
             if resource.has_status() && resource.table != Kind::Namespace {
                 put(&mut new, "status", old_field("status"));
             }
+            if resource.table == Kind::Service {
+                keep_addresses(old, &mut new);
+            }
             if resource.table == Kind::Namespace {
                 put(&mut new, "status", old_field("status"));
                 put(&mut new, "spec", old_field("spec"));
@@ -82,6 +85,16 @@ pub(crate) fn prepare(resource: &Resource, old: &Value, mut new: Value, part: Pa
         }
     }
     new
+}
+
+/// A service that names no address keeps the one that it got.
+fn keep_addresses(old: &Value, new: &mut Value) {
+    let spec = crate::object::child(new, "spec");
+    for field in ["clusterIP", "clusterIPs"] {
+        if let Some(address) = old.get("spec").and_then(|spec| spec.get(field)) {
+            spec.entry(field).or_insert_with(|| address.clone());
+        }
+    }
 }
 
 fn put(value: &mut Value, field: &str, part: Option<Value>) {
