@@ -395,15 +395,39 @@ impl Case {
         Ok(all)
     }
 
-    /// Waits for an Event with `reason` about an object, and gives its message.
+    /// Waits for an Event of berth's with `reason` about an object, and gives its message.
     pub async fn event(&self, kind: &str, name: &str, reason: &str) -> Result<String> {
+        // kube-controller-manager uses some of the same reasons.
+        self.event_by(kind, name, reason, |component| component.starts_with(&self.provisioner)).await
+    }
+
+    /// Waits for an Event of Kubernetes' own controllers.
+    pub async fn event_of_kubernetes(&self, kind: &str, name: &str, reason: &str) -> Result<String> {
+        self.event_by(kind, name, reason, |component| !component.starts_with(&self.provisioner)).await
+    }
+
+    async fn event_by(
+        &self,
+        kind: &str,
+        name: &str,
+        reason: &str,
+        by: impl Fn(&str) -> bool,
+    ) -> Result<String> {
         self.until(&format!("an Event {reason} on {kind} {name}"), async || {
             let events = self.events(kind, name).await?;
-            let seen: Vec<&str> = events.iter().filter_map(|event| event.reason.as_deref()).collect();
+            let seen: Vec<(&str, &str)> = events
+                .iter()
+                .map(|event| {
+                    let source = event.source.as_ref().and_then(|source| source.component.as_deref());
+                    (event.reason.as_deref().unwrap_or_default(), source.unwrap_or_default())
+                })
+                .collect();
             let event = events
                 .iter()
-                .find(|event| event.reason.as_deref() == Some(reason))
-                .with_context(|| format!("only these are there: {seen:?}"))?;
+                .zip(&seen)
+                .find(|(_, (found, component))| *found == reason && by(component))
+                .with_context(|| format!("only these are there: {seen:?}"))?
+                .0;
             Ok(event.message.clone().unwrap_or_default())
         })
         .await

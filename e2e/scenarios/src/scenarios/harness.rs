@@ -107,7 +107,7 @@ async fn binder(case: Arc<Case>) -> Result<()> {
 async fn late_binding(case: Arc<Case>) -> Result<()> {
     let class = case.class("late").late().create().await?;
     case.claim("data").class(&class).create().await?;
-    case.event("PersistentVolumeClaim", "data", "WaitForFirstConsumer").await?;
+    case.event_of_kubernetes("PersistentVolumeClaim", "data", "WaitForFirstConsumer").await?;
     let claim = case.get_claim("data").await?;
     ensure!(
         !claim.annotations().contains_key("volume.kubernetes.io/selected-node"),

@@ -24,7 +24,7 @@ async fn waits(case: Arc<Case>) -> Result<()> {
     let eager = case.class("eager").deletes().create().await?;
     case.berth().await?;
     case.claim("data").class(&late).create().await?;
-    case.event("PersistentVolumeClaim", "data", "WaitForFirstConsumer").await?;
+    case.event_of_kubernetes("PersistentVolumeClaim", "data", "WaitForFirstConsumer").await?;
     case.barrier(&eager).await?;
     ensure!(case.root()?.is_empty(), "made without a pod: {:?}", case.root()?);
 

@@ -23,6 +23,7 @@ pub(super) fn scenarios() -> Vec<Scenario> {
         scenario("a directory whose claim went while berth was dead is swept", orphan),
         scenario("a crash between archive and PV makes one archive", crash_after_archive),
         scenario("a crash before the PV's deletion is seen is worked off", crash_in_delete),
+        scenario("a finalizer that arrives during the removal does not keep the PV", late_finalizer),
         scenario("a storm of kills ends with storage and API in agreement", storm),
     ]
 }
@@ -188,6 +189,31 @@ async fn crash_in_delete(case: Arc<Case>) -> Result<()> {
     case.start(&setup)?;
     case.volume_gone(&volume.name).await?;
     nothing_left(&case).await
+}
+
+/// Berth puts its finalizer on volumes that exist already. Here that request is still on its way while
+/// the claim is deleted and the volume removed; the delays only make the two meet.
+///
+/// Proves: case 33, case 35
+async fn late_finalizer(case: Arc<Case>) -> Result<()> {
+    let class = case.class("nfs").deletes().create().await?;
+    let volume = case.old_volume("data").class(&class).bound_to("data").await?;
+    let (proxy, setup) = proxied(&case).await?;
+    let guard = proxy.on(
+        |call| call.verb == "patch" && call.resource == "persistentvolumes",
+        1,
+        Effect::Delay(Duration::from_secs(2)),
+    );
+    proxy.on(
+        |call| call.verb == "delete" && call.resource == "persistentvolumes",
+        1,
+        Effect::Delay(Duration::from_secs(4)),
+    );
+    case.start(&setup)?;
+    guard.reached(1).await.context("the volume gets no finalizer")?;
+    case.delete_claim("data").await?;
+    case.volume_gone(&volume.name).await?;
+    case.until_so("the directory to be gone", || !volume.directory.exists()).await
 }
 
 /// A small one, always the same; the program `storm` makes bigger ones.
