@@ -39,6 +39,7 @@ async fn a_released_volume_goes_with_two_writes_and_no_event() {
     let finalizers = bed.volume(&name).unwrap().metadata.finalizers.unwrap();
     assert!(finalizers.iter().any(|name| name == names::FINALIZER), "{finalizers:?}");
     bed.event("data", "ProvisioningSucceeded").await;
+    bed.until("the event is counted", || bed.requests("create", "events") == 1).await;
     bed.server.audit().reset();
     bed.delete_claim("data");
     bed.until("the volume is gone", || bed.volumes() == 0).await;
@@ -80,10 +81,11 @@ async fn a_removal_that_fails_is_told_and_tried_again() {
     let why = bed.event(&name, "VolumeFailedDelete").await;
     assert!(why.contains("Remove failed"), "{why}");
     assert_eq!(bed.memory.calls(Operation::Remove), 4);
-    let text = running.metrics.text();
+    let metrics = running.metrics.clone();
+    running.stop().await;
+    let text = metrics.text();
     assert!(text.contains("controller_persistentvolume_delete_failed_total{class=\"nfs\"} 3"), "{text}");
     assert!(text.contains("controller_persistentvolume_delete_total{class=\"nfs\"} 1"), "{text}");
-    running.stop().await;
 }
 
 /// Proves: case 26
