@@ -122,12 +122,14 @@ impl Cluster {
     }
 
     /// Deletes the object of this name if it has this UID; that it is gone already is a success.
-    pub(super) async fn delete_volume(&self, name: &str, uid: &str) -> Result<(), Failure> {
+    ///
+    /// Returns the finalizers that keep it: others may have come and gone since it was read.
+    pub(super) async fn delete_volume(&self, name: &str, uid: &str) -> Result<Vec<String>, Failure> {
         let options = json!({"apiVersion": "v1", "kind": "DeleteOptions", "preconditions": {"uid": uid}});
         let path = format!("{VOLUMES}/{}", plain(name)?);
-        let deleted: Result<Answer, Failure> =
+        let deleted: Result<Deleted, Failure> =
             self.call(Method::DELETE, &path, Some(("application/json", &options))).await;
-        found(deleted).map(drop)
+        Ok(found(deleted)?.map(|deleted| deleted.metadata.finalizers).unwrap_or_default())
     }
 
     /// Changes a volume's object by a strategic merge patch; that it is gone is a success.
@@ -224,6 +226,19 @@ impl Cluster {
         };
         Err(Failure { cause, after, message })
     }
+}
+
+/// The answer to a deletion: the object as it was left, or a `Status`, which has no finalizers.
+#[derive(Deserialize)]
+struct Deleted {
+    #[serde(default)]
+    metadata: DeletedMeta,
+}
+
+#[derive(Deserialize, Default)]
+struct DeletedMeta {
+    #[serde(default)]
+    finalizers: Vec<String>,
 }
 
 /// An answer of which nothing is read.

@@ -347,10 +347,13 @@ async fn forget(
     guarding: bool,
 ) -> Result<(), super::cluster::Failure> {
     let name = live.metadata.name.as_deref().unwrap_or_default();
-    if live.metadata.deletion_timestamp.is_none() {
-        shared.cluster.delete_volume(name, uid).await?;
-    }
-    if guarding && standing(live, &shared.backends).guarded {
+    let guarded = if live.metadata.deletion_timestamp.is_none() {
+        // Our own finalizer may have been put on it after it was read; nothing adds one to what is being deleted.
+        shared.cluster.delete_volume(name, uid).await?.iter().any(|finalizer| finalizer == names::FINALIZER)
+    } else {
+        standing(live, &shared.backends).guarded
+    };
+    if guarding && guarded {
         shared.cluster.patch_volume(name, &unguarding(uid)).await?;
     }
     Ok(())
