@@ -227,15 +227,42 @@ fn first_list(requests: &[Request]) -> Result<Timestamp> {
         .context("the API server's record holds no list request")
 }
 
-/// When the last PV was made, and how many were.
-fn last_volume(requests: &[Request]) -> Result<(Timestamp, usize)> {
-    let made = || {
-        requests.iter().filter(|request| {
-            request.verb == "create" && request.resource == "persistentvolumes" && request.code == 201
+/// The PVs that a client made.
+#[derive(Clone, Copy, Debug)]
+struct Posts {
+    /// When the first one was stored.
+    first: Timestamp,
+    /// When the last one was.
+    last: Timestamp,
+    /// How many there are.
+    count: usize,
+    /// How long the API server took for one, in the middle.
+    milliseconds: f64,
+    /// Events that the same client made before the last of them.
+    events_before: usize,
+}
+
+impl Posts {
+    fn among(requests: &[Request]) -> Result<Self> {
+        let created = |resource: &'static str| {
+            requests.iter().filter(move |request| {
+                request.verb == "create" && request.resource == resource && request.code == 201
+            })
+        };
+        let made = || created("persistentvolumes");
+        let answers = || made().map(|request| request.answered);
+        let (first, last) = answers()
+            .min()
+            .zip(answers().max())
+            .context("the API server's record holds no PV that was made")?;
+        Ok(Self {
+            first,
+            last,
+            count: made().count(),
+            milliseconds: median(made().map(|request| seconds(request.received, request.answered) * 1e3)),
+            events_before: created("events").filter(|event| event.answered < last).count(),
         })
-    };
-    let last = made().map(|request| request.answered).max();
-    Ok((last.context("the API server's record holds no PV that was made")?, made().count()))
+    }
 }
 
 /// Seconds from one time to another.
@@ -335,12 +362,14 @@ mod tests {
             at(request("list", "storageclasses"), 2),
             at(request("create", "persistentvolumes"), 5),
             at(request("create", "persistentvolumes"), 9),
+            at(request("create", "events"), 8),
             at(Request { code: 409, ..request("create", "persistentvolumes") }, 11),
             at(request("create", "events"), 12),
         ];
-        let (last, made) = last_volume(&requests).unwrap();
-        assert!((seconds(first_list(&requests).unwrap(), last) - 7.0).abs() < 1e-9);
-        assert_eq!(made, 2);
+        let posts = Posts::among(&requests).unwrap();
+        assert!((seconds(first_list(&requests).unwrap(), posts.last) - 7.0).abs() < 1e-9);
+        assert!((seconds(posts.first, posts.last) - 4.0).abs() < 1e-9);
+        assert_eq!((posts.count, posts.events_before), (2, 1));
         assert!(first_list(&requests[..1]).is_err());
     }
 }

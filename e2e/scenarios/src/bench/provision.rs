@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::{
-    Asked, Report, Stage, bare::Bare, first_list, last_volume, median, mib, number, patience, report::round,
+    Asked, Posts, Report, Stage, bare::Bare, first_list, median, mib, number, patience, report::round,
     seconds,
 };
 use crate::{
@@ -72,6 +72,10 @@ struct Turn {
     after_last_annotation: f64,
     /// Claims that kube-controller-manager annotated in a second.
     kcm_pace: f64,
+    /// Seconds until the first PV was made; where the turn begins with a list.
+    first_volume: Option<f64>,
+    /// What the API server tells of the PVs.
+    posts: Option<Posts>,
 }
 
 impl Run {
@@ -96,9 +100,23 @@ impl Run {
             "cpu_s": round(self.settled.cpu_seconds),
             "rss_peak_mib": round(mib(self.settled.peak_kib)),
         });
-        if let (Shape::Burst, Some(fields)) = (options.shape, run.as_object_mut()) {
+        let Some(fields) = run.as_object_mut() else {
+            return run;
+        };
+        if options.shape == Shape::Burst {
             let after = round(self.berth.after_last_annotation);
-            fields.insert("last_pv_after_last_annotation_s".into(), json!(after));
+            fields.insert("last_pv_after_last_annotation_s".to_owned(), json!(after));
+        }
+        if let Some(first) = self.berth.first_volume {
+            fields.insert("first_pv_s".to_owned(), json!(round(first)));
+        }
+        for (name, turn) in [("post_ms", self.berth), ("bare_post_ms", self.bare)] {
+            if let Some(posts) = turn.posts {
+                fields.insert(name.to_owned(), json!(round(posts.milliseconds)));
+            }
+        }
+        if let Some(posts) = self.berth.posts {
+            fields.insert("events_before_last_pv".to_owned(), json!(posts.events_before));
         }
         run
     }
@@ -353,11 +371,13 @@ async fn berths_turn(stage: &Stage, options: &Options, class: &str) -> Result<(T
     stage.all_bound(namespace, claims).await?;
     let settled = stage.quiet(&berth).await?;
     let requests = stage.requests(User::Berth, since)?;
-    let (last, made) = last_volume(&requests)?;
-    ensure!(made == claims, "berth made {made} PVs for {claims} claims");
+    let posts = Posts::among(&requests)?;
+    ensure!(posts.count == claims, "berth made {} PVs for {claims} claims", posts.count);
     let turn = match options.shape {
-        Shape::Backlog => turn(stage, namespace, first_list(&requests)?, last)?,
-        Shape::Burst => turn(stage, namespace, since, seen_last(stage, namespace)?)?,
+        Shape::Backlog => listed(stage, namespace, first_list(&requests)?, posts)?,
+        Shape::Burst => {
+            Turn { posts: Some(posts), ..turn(stage, namespace, since, seen_last(stage, namespace)?)? }
+        }
     };
     berth.terminate().await?;
     Ok((turn, Asked::sort(&requests), settled))
@@ -380,9 +400,9 @@ async fn bares_turn(
             // Its last answer may reach us before it is in the server's record.
             tokio::time::sleep(Duration::from_millis(200)).await;
             let requests = stage.requests(User::OldProvisioner, since)?;
-            let (last, made) = last_volume(&requests)?;
-            ensure!(made == claims, "the bare client made {made} PVs for {claims} claims");
-            turn(stage, namespace, first_list(&requests)?, last)?
+            let posts = Posts::among(&requests)?;
+            ensure!(posts.count == claims, "the bare client made {} PVs for {claims} claims", posts.count);
+            listed(stage, namespace, first_list(&requests)?, posts)?
         }
         Shape::Burst => {
             let incoming = stage.observer.annotated(namespace);
@@ -417,6 +437,15 @@ fn seen_last(stage: &Stage, namespace: &str) -> Result<Timestamp> {
     stage.observer.last_volume(namespace).context("no PV was seen")
 }
 
+/// A turn that began with a list.
+fn listed(stage: &Stage, namespace: &str, from: Timestamp, posts: Posts) -> Result<Turn> {
+    Ok(Turn {
+        first_volume: Some(seconds(from, posts.first)),
+        posts: Some(posts),
+        ..turn(stage, namespace, from, posts.last)?
+    })
+}
+
 fn turn(stage: &Stage, namespace: &str, from: Timestamp, to: Timestamp) -> Result<Turn> {
     let (first, last, count) = stage
         .observer
@@ -426,5 +455,7 @@ fn turn(stage: &Stage, namespace: &str, from: Timestamp, to: Timestamp) -> Resul
         last_volume: seconds(from, to),
         after_last_annotation: seconds(last, to),
         kcm_pace: number(count) / seconds(first, last).max(1e-3),
+        first_volume: None,
+        posts: None,
     })
 }

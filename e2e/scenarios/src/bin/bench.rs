@@ -142,10 +142,11 @@ fn duration(text: &str) -> Result<Duration, String> {
 #[tokio::main]
 async fn main() -> Result<()> {
     let arguments = Arguments::parse();
+    // The clients log every question that an API server still starting does not answer.
     tracing_subscriber::fmt()
         .with_env_filter(
             tracing_subscriber::EnvFilter::try_from_default_env()
-                .unwrap_or_else(|_| "warn,berth_e2e=info".into()),
+                .unwrap_or_else(|_| "off,berth_e2e=info".into()),
         )
         .with_target(false)
         .with_ansi(std::io::stderr().is_terminal())

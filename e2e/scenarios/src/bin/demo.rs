@@ -27,7 +27,7 @@ use kube::{
     api::{DeleteParams, ListParams},
 };
 use serde_json::Value;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// Generous: on a quiet machine no step takes a second.
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -57,45 +57,59 @@ struct Arguments {
 #[tokio::main]
 async fn main() -> Result<ExitCode> {
     let arguments = Arguments::parse();
-    let mut interrupt = signal(SignalKind::interrupt()).context("listen for Ctrl-C")?;
-    let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
-    let mut hangup = signal(SignalKind::hangup()).context("listen for SIGHUP")?;
-    // Whichever way this goes, dropping the story ends its processes and removes its temporary directory.
-    let code = tokio::select! {
-        told = tell(&arguments) => match told {
-            Ok(()) => 0,
-            Err(error) => {
-                eprintln!("\nThe demo failed: {error:#}");
-                1
-            }
-        },
-        _ = interrupt.recv() => 130,
-        _ = terminate.recv() => 143,
-        _ = hangup.recv() => 129,
+    let mut interrupts = Interrupts::listen()?;
+    // Whichever way this goes, dropping the demo ends its processes and removes its temporary directory.
+    let told = tokio::select! {
+        told = tell(&arguments) => told,
+        code = interrupts.next() => return Ok(ExitCode::from(code)),
     };
-    Ok(ExitCode::from(code))
+    let ended = match told {
+        Ok(demo) => demo.end(&arguments, &mut interrupts).await,
+        Err(error) => Err(error),
+    };
+    Ok(match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("\nThe demo failed: {error:#}");
+            ExitCode::FAILURE
+        }
+    })
 }
 
-async fn tell(arguments: &Arguments) -> Result<()> {
+/// The signals that ask for an end.
+struct Interrupts([(Signal, u8); 3]);
+
+impl Interrupts {
+    fn listen() -> Result<Self> {
+        let listen = |kind, code: u8| signal(kind).map(|signal| (signal, code)).context("listen for signals");
+        Ok(Self([
+            listen(SignalKind::hangup(), 129)?,
+            listen(SignalKind::interrupt(), 130)?,
+            listen(SignalKind::terminate(), 143)?,
+        ]))
+    }
+
+    /// Waits for one, and gives the exit status that tells of it.
+    async fn next(&mut self) -> u8 {
+        let arrivals = self.0.iter_mut().map(|(signal, code)| {
+            Box::pin(async move {
+                signal.recv().await;
+                *code
+            })
+        });
+        futures::future::select_all(arrivals).await.0
+    }
+}
+
+async fn tell(arguments: &Arguments) -> Result<Demo> {
     let program = berth::program().await?;
     let demo = Demo::start(arguments, &program).await?;
-    if let Err(error) = demo.story().await {
-        return Err(error.context(format!("the end of berth's log:\n{}\n", demo.log_tail(40))));
+    let told = demo.story().await;
+    // The message about an end that nobody asked for has it already.
+    if told.is_err() && demo.berth.runs() {
+        eprintln!("\nThe end of berth's log:\n{}", demo.log_tail(40));
     }
-    if arguments.keep {
-        return demo.keep().await;
-    }
-    let status = demo.berth.terminate().await?;
-    ensure!(
-        status.success(),
-        "berth was told to stop and ended with {status}; its log:\n{}",
-        demo.log_tail(40)
-    );
-    demo.say("told to stop, berth gave back its lock and ended");
-    if arguments.export.is_some() {
-        println!("\nWhat the export holds stays: {}", demo.export.display());
-    }
-    Ok(())
+    told.map(|()| demo)
 }
 
 /// All that runs; dropped, it is gone.
@@ -173,14 +187,24 @@ impl Demo {
         all.get(all.len().saturating_sub(lines)..).unwrap_or_default().join("\n")
     }
 
-    /// All of it, to the end of berth.
-    async fn tell(&self, keep: bool) -> Result<()> {
-        self.story().await?;
-        if keep {
-            return self.keep().await;
+    /// Waits, if it is to be kept, and ends berth as a deployment would.
+    async fn end(self, arguments: &Arguments, interrupts: &mut Interrupts) -> Result<()> {
+        if arguments.keep {
+            self.invite()?;
+            loop {
+                tokio::select! {
+                    _ = interrupts.next() => break,
+                    () = tokio::time::sleep(Duration::from_millis(500)) => self.berth.check_alive()?,
+                }
+            }
+            println!();
         }
         let status = self.berth.terminate().await?;
-        ensure!(status.success(), "berth was told to stop and ended with {status}");
+        ensure!(status.success(), "berth was told to stop and ended with {status}:\n{}", self.log_tail(40));
+        self.say("told to stop, berth gave back its lock and ended");
+        if arguments.export.is_some() {
+            println!("\nWhat the export holds stays: {}", self.export.display());
+        }
         Ok(())
     }
 
@@ -331,8 +355,8 @@ impl Demo {
         Ok(())
     }
 
-    /// Stays up until the demo is stopped from outside, or berth ends.
-    async fn keep(&self) -> Result<()> {
+    /// Says how to look around.
+    fn invite(&self) -> Result<()> {
         let path = self.scratch.path().join("kubeconfig");
         let ControlPlane::Embedded(plane) = &self.plane else {
             bail!("only the embedded API server is shown here");
@@ -342,10 +366,7 @@ impl Demo {
         println!("    export KUBECONFIG={}", path.display());
         println!("    kubectl get storageclasses,persistentvolumeclaims,persistentvolumes");
         println!("    ls {}", self.export.display());
-        loop {
-            tokio::time::sleep(Duration::from_millis(500)).await;
-            self.berth.check_alive()?;
-        }
+        Ok(())
     }
 }
 
