@@ -5,7 +5,7 @@
 //! deleted, how long each berth lives. Run [`Storm::run`] again with the seed of a failure to get the
 //! same orders in the same places (the kernel's scheduling is not ours to repeat).
 //!
-//! At the end ([`agreement`]): each living claim is bound to exactly one directory, which still holds
+//! At the end (`agreement`): each living claim is bound to exactly one directory, which still holds
 //! the file written to it; no directory is without PV and claim; each deleted claim of an archiving
 //! class has exactly one archive, and its file is in it; nothing is left of the others; `.berth` holds
 //! the records of the living and of the archives, no intent and no trash.
