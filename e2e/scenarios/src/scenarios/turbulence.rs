@@ -172,14 +172,29 @@ async fn lost_requests(case: Arc<Case>) -> Result<()> {
     Ok(())
 }
 
+/// Ends every watch again and again while `work` is under way. Once would miss a watch that is
+/// just being begun, or waits for its next attempt.
+async fn ending_watches(proxy: &Proxy, work: impl Future<Output = Result<()>>) -> Result<()> {
+    let interrupt = async {
+        loop {
+            proxy.end_watches();
+            // The pace of the disturbance, not a wait for anything.
+            tokio::time::sleep(Duration::from_millis(120)).await;
+        }
+    };
+    tokio::select! {
+        () = interrupt => Ok(()),
+        result = work => result,
+    }
+}
+
 async fn expired_watch(case: Arc<Case>) -> Result<()> {
     let class = case.class("nfs").deletes().create().await?;
     let (proxy, berth) = proxied(&case).await?;
     round(&case, &class, "before", 1).await?;
 
     let inside = proxy.on(|call| call.verb == "watch", 3, Effect::ExpireWatch);
-    proxy.end_watches();
-    inside.reached(3).await.context("410 as an event of the watch")?;
+    ending_watches(&proxy, inside.reached(3)).await.context("410 as an event of the watch")?;
     round(&case, &class, "inside", 2).await?;
 
     let outside = proxy.on(
@@ -188,8 +203,7 @@ async fn expired_watch(case: Arc<Case>) -> Result<()> {
         3,
         Effect::Answer { code: 410, reason: "Expired", retry_after: None },
     );
-    proxy.end_watches();
-    outside.reached(3).await.context("410 as the answer to the watch")?;
+    ending_watches(&proxy, outside.reached(3)).await.context("410 as the answer to the watch")?;
     round(&case, &class, "outside", 2).await?;
     berth.answers("/readyz").await
 }
@@ -197,17 +211,7 @@ async fn expired_watch(case: Arc<Case>) -> Result<()> {
 async fn short_watches(case: Arc<Case>) -> Result<()> {
     let class = case.class("nfs").deletes().create().await?;
     let (proxy, _berth) = proxied(&case).await?;
-    let interrupt = async {
-        loop {
-            // The pace of the disturbance, not a wait for anything.
-            tokio::time::sleep(Duration::from_millis(120)).await;
-            proxy.end_watches();
-        }
-    };
-    tokio::select! {
-        () = interrupt => Ok(()),
-        result = round(&case, &class, "data", 12) => result,
-    }
+    ending_watches(&proxy, round(&case, &class, "data", 12)).await
 }
 
 /// Proves: case 21
