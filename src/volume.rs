@@ -7,11 +7,13 @@
 
 mod capacity;
 mod permit;
+mod secrets;
 
 use std::{collections::BTreeMap, fmt, str::FromStr};
 
 pub use capacity::Capacity;
 pub use permit::{Expired, Permit};
+pub use secrets::{SecretName, Secrets};
 
 /// Why a text is not a value of the type asked for. The message names the text and what is allowed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -244,6 +246,69 @@ pub enum Source {
         /// Absolute path on the server.
         path: String,
     },
+    /// A volume that the node plugin of a CSI driver mounts.
+    Csi(CsiSource),
+    /// An RBD image, for the node plugin that Kubernetes had before 1.31 (the in-tree `rbd` volume).
+    Rbd(RbdSource),
+    /// A directory of a CephFS, for the node plugin that Kubernetes had before 1.31 (the in-tree `cephfs` volume).
+    Cephfs(CephfsSource),
+}
+
+/// The fields of a PV's `csi` source that a backend decides.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CsiSource {
+    /// The name of the driver.
+    pub driver: String,
+    /// The volume handle: the volume's id, for what we made.
+    pub handle: String,
+    /// What the node plugin must know to find the volume. No secrets.
+    pub attributes: BTreeMap<String, String>,
+    /// The file system to make where there is none; `None` for raw devices, and where the driver decides.
+    pub fs_type: Option<String>,
+    /// The secrets with which a node connects to the volume (`nodeStageSecretRef`).
+    pub stage_secret: Option<SecretName>,
+}
+
+/// The fields of a PV's in-tree `rbd` source.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RbdSource {
+    /// Host names or addresses, as the PV spells them.
+    pub monitors: Vec<String>,
+    /// The pool.
+    pub pool: String,
+    /// The image; it may begin with a RADOS namespace and a slash.
+    pub image: String,
+    /// The user that nodes map the image as, without `client.`.
+    pub user: String,
+    /// The secret with that user's key; the namespace is empty where the PV names none.
+    pub secret: Option<SecretName>,
+    /// The file system to make where there is none.
+    pub fs_type: Option<String>,
+}
+
+/// The fields of a PV's in-tree `cephfs` source.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CephfsSource {
+    /// Host names or addresses, as the PV spells them.
+    pub monitors: Vec<String>,
+    /// Absolute path in the file system.
+    pub path: String,
+    /// The user that nodes mount it as, without `client.`.
+    pub user: String,
+    /// The secret with that user's key; the namespace is empty where the PV names none.
+    pub secret: Option<SecretName>,
+}
+
+impl fmt::Display for Source {
+    /// As an administrator would name it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Nfs { server, path } => write!(f, "{server}:{path}"),
+            Self::Csi(csi) => write!(f, "volume {:?} of driver {}", csi.handle, csi.driver),
+            Self::Rbd(rbd) => write!(f, "image {}/{} at {}", rbd.pool, rbd.image, rbd.monitors.join(",")),
+            Self::Cephfs(cephfs) => write!(f, "{} at {}", cephfs.path, cephfs.monitors.join(",")),
+        }
+    }
 }
 
 /// Where a volume lies within a store: what two volumes must not share.
@@ -313,6 +378,23 @@ pub struct Volume {
     pub origin: Origin,
     /// The identity of the store that it lies in, by which a store that was swapped or is not mounted is recognised.
     pub store_identity: String,
+    /// What the backend must be told again to grow or remove the volume, where the source does not say it. It is
+    /// written on the PV, where everybody who may read PVs sees it: no secrets.
+    pub record: BTreeMap<String, String>,
+}
+
+/// What a PV tells of how its volume was made, beyond its source. Only administrators write PVs.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Provenance {
+    /// [`Volume::record`], for what we made.
+    pub record: BTreeMap<String, String>,
+    /// [`Volume::store_identity`], for what we made.
+    pub store_identity: Option<String>,
+    /// The PV's annotations, in which the older provisioners kept their records.
+    pub annotations: BTreeMap<String, String>,
+    /// The parameters of the PV's class as it is now, for PVs of older provisioners; empty where the class is gone, and
+    /// for what we made.
+    pub parameters: BTreeMap<String, String>,
 }
 
 /// What becomes of the bytes when the claim is gone. It has no default on purpose.
@@ -366,6 +448,36 @@ pub struct Removal {
     pub origin: Origin,
     /// What shall become of it.
     pub disposal: Disposal,
+    /// How it was made.
+    pub provenance: Provenance,
+}
+
+/// A volume that shall hold more. Everything but the capacity comes from the PV.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Growth {
+    /// The PV's name.
+    pub name: VolumeName,
+    /// The id that we recorded on the PV; `None` for a PV of an older provisioner.
+    pub id: Option<VolumeId>,
+    /// Where the PV says that the volume is.
+    pub source: Source,
+    /// The claim that the PV is bound to.
+    pub claim: ClaimKey,
+    /// As what it is used.
+    pub mode: Mode,
+    /// How much it shall hold, at least.
+    pub capacity: Capacity,
+    /// How it was made.
+    pub provenance: Provenance,
+}
+
+/// A volume that has grown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Grown {
+    /// What it holds now.
+    pub capacity: Capacity,
+    /// Whether the node still has to make the file system in it bigger.
+    pub on_node: bool,
 }
 
 /// Names one claim for ever.

@@ -17,8 +17,8 @@ use std::{
 
 use super::{Backend, Error, Kind, Past, Removed, Unfinished};
 use crate::volume::{
-    Access, Capacity, Claim, ClaimKey, Disposal, Mode, Origin, Permit, Place, Removal, Source, Volume,
-    VolumeName, VolumeRequest,
+    Access, Capacity, Claim, ClaimKey, Disposal, Growth, Mode, Origin, Permit, Place, Provenance, Removal,
+    Source, Volume, VolumeName, VolumeRequest,
 };
 
 /// What a test sees and does behind a backend's back.
@@ -29,6 +29,10 @@ pub trait Storage: Send + Sync {
     fn fill(&self, place: &Place);
     /// Puts something there that no backend made, with content.
     fn plant(&self, place: &Place);
+    /// The source of a volume beside that one, with the suffix at the end of its name. Nothing need be there.
+    fn sibling(&self, source: &Source, suffix: &str) -> Source;
+    /// Sources like that one which lie in none of the backend's stores.
+    fn elsewhere(&self, source: &Source) -> Vec<Source>;
 }
 
 /// An empty store of a backend.
@@ -117,7 +121,35 @@ pub fn removal(request: &VolumeRequest, volume: &Volume, disposal: Disposal) -> 
         claim: key(request),
         origin: volume.origin,
         disposal,
+        provenance: provenance(volume),
     }
+}
+
+/// What the PV of `volume` tells of how it was made.
+pub fn provenance(volume: &Volume) -> Provenance {
+    Provenance {
+        record: volume.record.clone(),
+        store_identity: Some(volume.store_identity.clone()),
+        ..Provenance::default()
+    }
+}
+
+/// The growth of what lies at `source` to twice what was asked for.
+fn growth(request: &VolumeRequest, source: &Source) -> Growth {
+    Growth {
+        name: request.name.clone(),
+        id: None,
+        source: source.clone(),
+        claim: key(request),
+        mode: request.mode,
+        capacity: Capacity::from_bytes(request.capacity.bytes() * 2),
+        provenance: Provenance::default(),
+    }
+}
+
+/// A caller that knows of no PV.
+fn nobody(_: &VolumeName) -> bool {
+    false
 }
 
 fn permit() -> Permit {
@@ -162,18 +194,18 @@ async fn a_volume_lies_where_place_and_locate_say(bench: Bench) {
 
 async fn a_volume_is_unfinished_until_it_is_confirmed(bench: Bench) {
     let backend = bench.start();
-    assert_eq!(backend.unfinished(&bench.store).await.unwrap(), []);
+    assert_eq!(backend.unfinished(&bench.store, &nobody).await.unwrap(), []);
     let (older, newer) = (request("older"), request("newer"));
     let begun = backend.create(&older, &permit()).await.unwrap();
     tokio::time::sleep(Duration::from_millis(20)).await;
     backend.create(&newer, &permit()).await.unwrap();
-    let found = backend.unfinished(&bench.store).await.unwrap();
+    let found = backend.unfinished(&bench.store, &nobody).await.unwrap();
     let claims: Vec<_> = found.iter().map(|unfinished| unfinished.claim.clone()).collect();
     assert_eq!(claims, [key(&older), key(&newer)]);
     let age = SystemTime::now().duration_since(found[0].since).unwrap_or_default();
     assert!(age < Duration::from_hours(1), "{age:?}");
     backend.confirm(&begun.id, &permit()).await.unwrap();
-    let found = backend.unfinished(&bench.store).await.unwrap();
+    let found = backend.unfinished(&bench.store, &nobody).await.unwrap();
     assert_eq!(found.len(), 1);
     assert_eq!(found[0].claim, key(&newer));
 }
@@ -241,7 +273,7 @@ async fn a_kept_volume_stays(bench: Bench) {
     let removal = removal(&request, &volume, Disposal::Keep);
     assert_eq!(backend.remove(&removal, &permit()).await.unwrap(), Removed::Kept);
     assert!(bench.storage.exists(&place));
-    assert_eq!(backend.unfinished(&bench.store).await.unwrap(), []);
+    assert_eq!(backend.unfinished(&bench.store, &nobody).await.unwrap(), []);
 }
 
 async fn removing_what_is_gone_already_succeeds(bench: Bench) {
@@ -250,8 +282,7 @@ async fn removing_what_is_gone_already_succeeds(bench: Bench) {
     let volume = made(&backend, &request).await;
     for disposal in [Disposal::Delete, Disposal::Archive] {
         let id = format!("1/{}/{}/{}", volume.id.backend(), volume.id.store(), never.name).parse().unwrap();
-        let Source::Nfs { server, path } = &volume.source;
-        let source = Source::Nfs { server: server.clone(), path: format!("{path}-gone") };
+        let source = bench.storage.sibling(&volume.source, "-gone");
         let gone = Removal { id: Some(id), source, ..removal(&never, &volume, disposal) };
         assert_eq!(backend.remove(&gone, &permit()).await.unwrap(), Removed::Absent);
     }
@@ -264,12 +295,16 @@ async fn a_volume_of_an_older_provisioner_is_removed(bench: Bench) {
     for (name, disposal) in
         [("delete", Disposal::Delete), ("archive", Disposal::Archive), ("keep", Disposal::Keep)]
     {
-        let Source::Nfs { server, path } = &template.source;
-        let source = Source::Nfs { server: server.clone(), path: format!("{path}-{name}") };
+        let source = bench.storage.sibling(&template.source, &format!("-{name}"));
         let place = backend.locate(&source).unwrap();
         assert_ne!(place, template_place);
         bench.storage.plant(&place);
-        let old = Removal { id: None, source, ..removal(&request(name), &template, disposal) };
+        let old = Removal {
+            id: None,
+            source,
+            provenance: Provenance::default(),
+            ..removal(&request(name), &template, disposal)
+        };
         let removed = backend.remove(&old, &permit()).await.unwrap();
         let expected = match disposal {
             Disposal::Delete => Removed::Trashed,
@@ -310,18 +345,12 @@ async fn what_is_not_in_a_store_is_not_removed(bench: Bench) {
     let backend = bench.start();
     let request = request("a");
     let volume = made(&backend, &request).await;
-    let Source::Nfs { server, path } = &volume.source;
-    let elsewhere = [
-        Source::Nfs { server: "elsewhere.example.org".into(), path: path.clone() },
-        Source::Nfs { server: server.clone(), path: "/".into() },
-        Source::Nfs { server: server.clone(), path: format!("/elsewhere{path}") },
-        Source::Nfs { server: server.clone(), path: format!("{path}/../../../elsewhere") },
-    ];
-    for source in elsewhere {
+    for source in bench.storage.elsewhere(&volume.source) {
         assert_eq!(backend.locate(&source), None);
         let wrong = Removal { id: None, source, ..removal(&request, &volume, Disposal::Delete) };
         assert_eq!(kind(backend.remove(&wrong, &permit()).await), Kind::Refused);
-        assert_eq!(kind(backend.expand(&wrong.source, Capacity::from_bytes(1)).await), Kind::NotFound);
+        let growth = growth(&request, &wrong.source);
+        assert_eq!(kind(backend.expand(&growth, &permit()).await), Kind::NotFound);
     }
 }
 
@@ -330,10 +359,10 @@ async fn an_unused_volume_is_discarded(bench: Bench) {
     let request = request("a");
     let place = backend.place(&request).unwrap();
     backend.create(&request, &permit()).await.unwrap();
-    let unfinished = backend.unfinished(&bench.store).await.unwrap().remove(0);
+    let unfinished = backend.unfinished(&bench.store, &nobody).await.unwrap().remove(0);
     backend.discard(&unfinished, &permit()).await.unwrap();
     assert!(!bench.storage.exists(&place));
-    assert_eq!(backend.unfinished(&bench.store).await.unwrap(), []);
+    assert_eq!(backend.unfinished(&bench.store, &nobody).await.unwrap(), []);
     backend.discard(&unfinished, &permit()).await.unwrap();
 }
 
@@ -341,12 +370,12 @@ async fn a_volume_that_is_in_use_is_not_discarded(bench: Bench) {
     let backend = bench.start();
     let (confirmed, filled) = (request("confirmed"), request("filled"));
     let volume = backend.create(&confirmed, &permit()).await.unwrap();
-    let unfinished = backend.unfinished(&bench.store).await.unwrap().remove(0);
+    let unfinished = backend.unfinished(&bench.store, &nobody).await.unwrap().remove(0);
     backend.confirm(&volume.id, &permit()).await.unwrap();
     assert_eq!(kind(backend.discard(&unfinished, &permit()).await), Kind::Refused);
     backend.create(&filled, &permit()).await.unwrap();
     bench.storage.fill(&backend.place(&filled).unwrap());
-    let unfinished = backend.unfinished(&bench.store).await.unwrap().remove(0);
+    let unfinished = backend.unfinished(&bench.store, &nobody).await.unwrap().remove(0);
     assert_eq!(kind(backend.discard(&unfinished, &permit()).await), Kind::Refused);
     let other =
         Unfinished { claim: ClaimKey { uid: "uid-other".into(), ..key(&filled) }, ..unfinished.clone() };
@@ -354,7 +383,7 @@ async fn a_volume_that_is_in_use_is_not_discarded(bench: Bench) {
     for request in [&confirmed, &filled] {
         assert!(bench.storage.exists(&backend.place(request).unwrap()));
     }
-    assert_eq!(backend.unfinished(&bench.store).await.unwrap(), [unfinished], "it is still known");
+    assert_eq!(backend.unfinished(&bench.store, &nobody).await.unwrap(), [unfinished], "it is still known");
 }
 
 async fn a_foreign_directory_is_not_taken(bench: Bench) {
@@ -364,7 +393,7 @@ async fn a_foreign_directory_is_not_taken(bench: Bench) {
     bench.storage.plant(&place);
     assert_eq!(kind(backend.create(&request, &permit()).await), Kind::Conflict);
     assert!(bench.storage.exists(&place));
-    for unfinished in backend.unfinished(&bench.store).await.unwrap() {
+    for unfinished in backend.unfinished(&bench.store, &nobody).await.unwrap() {
         assert_eq!(kind(backend.discard(&unfinished, &permit()).await), Kind::Refused);
     }
     assert!(bench.storage.exists(&place));
@@ -379,10 +408,10 @@ async fn nothing_changes_after_the_permit_has_ended(bench: Bench) {
     assert_eq!(kind(backend.create(&request, &ended).await), Kind::Unavailable);
     assert!(!bench.storage.exists(&place));
     let volume = backend.create(&request, &permit()).await.unwrap();
-    let unfinished = backend.unfinished(&bench.store).await.unwrap();
+    let unfinished = backend.unfinished(&bench.store, &nobody).await.unwrap();
     assert_eq!(kind(backend.discard(&unfinished[0], &ended).await), Kind::Unavailable);
     assert_eq!(kind(backend.confirm(&volume.id, &ended).await), Kind::Unavailable);
-    assert_eq!(backend.unfinished(&bench.store).await.unwrap(), unfinished);
+    assert_eq!(backend.unfinished(&bench.store, &nobody).await.unwrap(), unfinished);
     backend.confirm(&volume.id, &permit()).await.unwrap();
     for disposal in [Disposal::Delete, Disposal::Archive] {
         let removal = removal(&request, &volume, disposal);
@@ -417,7 +446,7 @@ async fn a_new_process_finds_what_an_older_one_made(bench: Bench) {
     let identity = Some(volume.store_identity.clone());
     backend.remember(Past { store: bench.store.clone(), identity, places: vec![place] });
     assert_eq!(backend.create(&request, &permit()).await.unwrap(), volume);
-    assert_eq!(backend.unfinished(&bench.store).await.unwrap()[0].claim, key(&begun));
+    assert_eq!(backend.unfinished(&bench.store, &nobody).await.unwrap()[0].claim, key(&begun));
     let removal = removal(&request, &volume, Disposal::Delete);
     assert_eq!(backend.remove(&removal, &permit()).await.unwrap(), Removed::Trashed);
 }

@@ -13,12 +13,12 @@ use async_trait::async_trait;
 use tokio::sync::{Notify, watch};
 
 use super::{
-    Backend, Capabilities, Error, Kind, Parameter, Past, Removed, StoreStatus, Unfinished,
+    Backend, Capabilities, Error, Kind, Known, Parameter, Past, Removed, StoreStatus, Unfinished,
     path::{self, Missing, Pattern},
 };
 use crate::volume::{
-    Capacity, ClaimKey, Disposal, Mode, Origin, Permit, Place, Removal, Source, Volume, VolumeId, VolumeName,
-    VolumeRequest,
+    ClaimKey, Disposal, Grown, Growth, Mode, Origin, Permit, Place, Removal, Source, Volume, VolumeId,
+    VolumeName, VolumeRequest,
 };
 
 /// The operations of a backend, for counting them and for letting them fail.
@@ -133,6 +133,8 @@ impl Memory {
                 block: false,
                 expand: true,
                 parameters: PARAMETERS,
+                any_case: false,
+                before: Disposal::Archive,
                 concurrency: 32,
             }),
             state: Arc::new(Mutex::new(state)),
@@ -317,7 +319,7 @@ impl Backend for Memory {
     }
 
     fn locate(&self, source: &Source) -> Option<Place> {
-        let Source::Nfs { server, path } = source;
+        let Source::Nfs { server, path } = source else { return None };
         let (store, rest) = path.trim_start_matches('/').split_once('/')?;
         let segments = path::checked(rest).ok()?;
         (server == SERVER && self.state().stores.iter().any(|known| known == store))
@@ -349,6 +351,7 @@ impl Backend for Memory {
                     capacity: None,
                     origin: Origin::Created,
                     store_identity: state.identities.get(&place.store).cloned().unwrap_or_default(),
+                    record: BTreeMap::new(),
                 };
                 let claim = ClaimKey {
                     namespace: request.claim.namespace.clone(),
@@ -451,16 +454,17 @@ impl Backend for Memory {
         answer(Operation::Remove, lost, removed)
     }
 
-    async fn expand(&self, source: &Source, capacity: Capacity) -> Result<Capacity, Error> {
+    async fn expand(&self, growth: &Growth, permit: &Permit) -> Result<Grown, Error> {
         let lost = self.enter(Operation::Expand).await?;
-        match self.locate(source) {
-            Some(place) => self.state().usable(&place.store)?,
-            None => return Err(Error::new(Kind::NotFound, format!("{source:?} lies in none of the stores"))),
-        }
-        answer(Operation::Expand, lost, capacity)
+        permit.check()?;
+        let place = self.locate(&growth.source).ok_or_else(|| {
+            Error::new(Kind::NotFound, format!("{} lies in none of the stores", growth.source))
+        })?;
+        self.state().usable(&place.store)?;
+        answer(Operation::Expand, lost, Grown { capacity: growth.capacity, on_node: false })
     }
 
-    async fn unfinished(&self, store: &str) -> Result<Vec<Unfinished>, Error> {
+    async fn unfinished(&self, store: &str, _: Known<'_>) -> Result<Vec<Unfinished>, Error> {
         let lost = self.enter(Operation::Unfinished).await?;
         let mut found: Vec<_> = {
             let state = self.state();
@@ -550,6 +554,24 @@ mod tests {
 
         fn plant(&self, place: &Place) {
             self.0.plant(place.clone(), true);
+        }
+
+        fn sibling(&self, source: &Source, suffix: &str) -> Source {
+            let place = self.0.locate(source).unwrap();
+            let last = place.segments.len() - 1;
+            let mut beside = place;
+            beside.segments[last].push_str(suffix);
+            super::source(&beside)
+        }
+
+        fn elsewhere(&self, _: &Source) -> Vec<Source> {
+            let nfs = |server: &str, path: &str| Source::Nfs { server: server.into(), path: path.into() };
+            vec![
+                nfs("elsewhere.example.org", "/default/a"),
+                nfs(SERVER, "/"),
+                nfs(SERVER, "/elsewhere/default/a"),
+                nfs(SERVER, "/default/a/../../../elsewhere"),
+            ]
         }
     }
 

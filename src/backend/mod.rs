@@ -27,7 +27,8 @@ use std::{
 use async_trait::async_trait;
 
 use crate::volume::{
-    Capacity, ClaimKey, Expired, Invalid, Permit, Place, Removal, Source, Volume, VolumeId, VolumeRequest,
+    ClaimKey, Disposal, Expired, Grown, Growth, Invalid, Permit, Place, Removal, SecretName, Secrets, Source,
+    Volume, VolumeId, VolumeName, VolumeRequest,
 };
 
 /// One storage system with all its configured stores (exports, clusters).
@@ -58,11 +59,12 @@ pub trait Backend: Send + Sync + 'static {
     /// reclaiming to [`tend`](Backend::tend). The caller has checked that no other live volume overlaps it.
     async fn remove(&self, removal: &Removal, permit: &Permit) -> Result<Removed, Error>;
 
-    /// Makes the volume hold at least `capacity`; returns what it holds then.
-    async fn expand(&self, source: &Source, capacity: Capacity) -> Result<Capacity, Error>;
+    /// Makes the volume hold at least so much, never less than before; tells what it holds then.
+    async fn expand(&self, growth: &Growth, permit: &Permit) -> Result<Grown, Error>;
 
-    /// The volumes of `store` that were begun and never confirmed, oldest first.
-    async fn unfinished(&self, store: &str) -> Result<Vec<Unfinished>, Error>;
+    /// The volumes of `store` that were begun and never confirmed, oldest first. A backend that does not record which
+    /// were confirmed leaves out those that are `known`, which have a PV.
+    async fn unfinished(&self, store: &str, known: Known<'_>) -> Result<Vec<Unfinished>, Error>;
 
     /// Takes back a volume that was never used: empty, it goes to the trash; with content, it is refused.
     async fn discard(&self, unfinished: &Unfinished, permit: &Permit) -> Result<(), Error>;
@@ -78,6 +80,28 @@ pub trait Backend: Send + Sync + 'static {
     fn stores(&self) -> Vec<StoreStatus>;
 }
 
+/// Whether there is a PV of this name, as far as the caller knows.
+pub type Known<'a> = &'a (dyn Fn(&VolumeName) -> bool + Send + Sync);
+
+/// What a backend may ask of the cluster that it works for.
+#[async_trait]
+pub trait Host: Send + Sync + 'static {
+    /// The secrets of this name. They may be some seconds old, unless `fresh` is asked for, as it should be when the
+    /// storage did not accept them. [`Kind::NotFound`] where there are none.
+    async fn secrets(&self, name: &SecretName, fresh: bool) -> Result<Secrets, Error>;
+
+    /// Keeps `secrets` under that name for `owner`, in place of what was kept for the same owner. What was not kept for
+    /// it is left alone: [`Kind::Conflict`].
+    async fn keep(&self, name: &SecretName, secrets: &Secrets, owner: &VolumeName) -> Result<(), Error>;
+
+    /// Forgets what was kept for `owner` under that name; nothing there is a success, and what was not kept for it
+    /// is [`Kind::Refused`].
+    async fn forget(&self, name: &SecretName, owner: &VolumeName) -> Result<(), Error>;
+
+    /// By what this cluster differs from all others that may use the same storage; `None` while it cannot be known.
+    fn installation(&self) -> Option<String>;
+}
+
 /// What a backend can do.
 #[derive(Debug, Clone)]
 pub struct Capabilities {
@@ -89,6 +113,10 @@ pub struct Capabilities {
     pub expand: bool,
     /// The class parameters it reads. Anything else is unknown.
     pub parameters: &'static [Parameter],
+    /// Whether the names of its parameters may be written in any case, as the older provisioners of its kind took them.
+    pub any_case: bool,
+    /// What the older provisioners of its kind did with the bytes where the class says nothing.
+    pub before: Disposal,
     /// How many volumes it can usefully work on at a time.
     pub concurrency: usize,
 }
@@ -135,7 +163,7 @@ pub struct Past {
 pub struct Unfinished {
     /// Its id.
     pub id: VolumeId,
-    /// Whose it is.
+    /// Whose it is; namespace and name are empty where the work ended before they could be noted.
     pub claim: ClaimKey,
     /// When it was begun, by the store's clock where it has one.
     pub since: SystemTime,

@@ -8,8 +8,8 @@ use async_trait::async_trait;
 
 use super::Metrics;
 use crate::{
-    backend::{Backend, Capabilities, Error, Past, Removed, StoreStatus, Unfinished},
-    volume::{Capacity, Permit, Place, Removal, Source, Volume, VolumeId, VolumeRequest},
+    backend::{Backend, Capabilities, Error, Known, Past, Removed, StoreStatus, Unfinished},
+    volume::{Grown, Growth, Permit, Place, Removal, Source, Volume, VolumeId, VolumeRequest},
 };
 
 /// `inner`, with the time of every operation recorded by store, operation and outcome.
@@ -79,15 +79,15 @@ impl Backend for Metered {
         self.record(&self.store_of(&removal.source), "remove", began, result)
     }
 
-    async fn expand(&self, source: &Source, capacity: Capacity) -> Result<Capacity, Error> {
+    async fn expand(&self, growth: &Growth, permit: &Permit) -> Result<Grown, Error> {
         let began = Instant::now();
-        let result = self.inner.expand(source, capacity).await;
-        self.record(&self.store_of(source), "expand", began, result)
+        let result = self.inner.expand(growth, permit).await;
+        self.record(&self.store_of(&growth.source), "expand", began, result)
     }
 
-    async fn unfinished(&self, store: &str) -> Result<Vec<Unfinished>, Error> {
+    async fn unfinished(&self, store: &str, known: Known<'_>) -> Result<Vec<Unfinished>, Error> {
         let began = Instant::now();
-        let result = self.inner.unfinished(store).await;
+        let result = self.inner.unfinished(store, known).await;
         self.record(store, "unfinished", began, result)
     }
 

@@ -11,8 +11,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::{
-    backend::{Capabilities, Error, Kind, Past, Removed, StoreStatus, Unfinished},
-    volume::{Capacity, Permit, Place, Removal, Source, Volume, VolumeId, VolumeRequest},
+    backend::{Capabilities, Error, Kind, Known, Past, Removed, StoreStatus, Unfinished},
+    volume::{Disposal, Grown, Growth, Permit, Place, Removal, Source, Volume, VolumeId, VolumeRequest},
 };
 
 /// A backend whose stores are what the test says, and which refuses everything.
@@ -20,8 +20,15 @@ struct Stores(Capabilities, Vec<StoreStatus>);
 
 impl Stores {
     fn new(stores: Vec<StoreStatus>) -> Arc<Self> {
-        let capabilities =
-            Capabilities { name: "nfs", block: false, expand: true, parameters: &[], concurrency: 1 };
+        let capabilities = Capabilities {
+            name: "nfs",
+            block: false,
+            expand: true,
+            parameters: &[],
+            any_case: false,
+            before: Disposal::Archive,
+            concurrency: 1,
+        };
         Arc::new(Self(capabilities, stores))
     }
 }
@@ -53,10 +60,10 @@ impl Backend for Stores {
     async fn remove(&self, _: &Removal, _: &Permit) -> Result<Removed, Error> {
         refused()
     }
-    async fn expand(&self, _: &Source, _: Capacity) -> Result<Capacity, Error> {
+    async fn expand(&self, _: &Growth, _: &Permit) -> Result<Grown, Error> {
         refused()
     }
-    async fn unfinished(&self, _: &str) -> Result<Vec<Unfinished>, Error> {
+    async fn unfinished(&self, _: &str, _: Known<'_>) -> Result<Vec<Unfinished>, Error> {
         refused()
     }
     async fn discard(&self, _: &Unfinished, _: &Permit) -> Result<(), Error> {

@@ -122,15 +122,19 @@ impl Class {
     }
 }
 
-/// What the old provisioners did with a volume whose class has these parameters, save that a value which made them fail
+/// What the old provisioners did with a volume whose class has these parameters (`before`: where it says nothing), save that a value which made them fail
 /// for ever archives instead. The second value says why, where an administrator must know.
-pub(super) fn disposal_as_before(parameters: &BTreeMap<String, String>) -> (Disposal, Option<String>) {
+pub(super) fn disposal_as_before(
+    parameters: &BTreeMap<String, String>,
+    before: Disposal,
+) -> (Disposal, Option<String>) {
     match parameters.get(ON_DELETE).map(String::as_str) {
         Some("delete") => (Disposal::Delete, None),
         Some("retain") => (Disposal::Keep, None),
         Some("archive") => (Disposal::Archive, None),
         None | Some(_) => match parameters.get(ARCHIVE_ON_DELETE).map(|text| (text, boolean(text))) {
-            None | Some((_, Some(true))) => (Disposal::Archive, None),
+            None => (before, None),
+            Some((_, Some(true))) => (Disposal::Archive, None),
             Some((_, Some(false))) => (Disposal::Delete, None),
             Some((text, None)) => {
                 let why = format!(
@@ -240,7 +244,15 @@ mod tests {
     }
 
     fn capabilities() -> Capabilities {
-        Capabilities { name: "fake", block: false, expand: true, parameters: THEIRS, concurrency: 1 }
+        Capabilities {
+            name: "fake",
+            block: false,
+            expand: true,
+            parameters: THEIRS,
+            any_case: false,
+            before: Disposal::Archive,
+            concurrency: 1,
+        }
     }
 
     /// Proves: row 6.1, row 6.2, row 6.3, row 6.4, row 6.5, row 6.6, row 6.7, row 6.8
@@ -272,7 +284,7 @@ mod tests {
         for (parameters, new, old, told) in table {
             let terms = class(parameters).terms(&capabilities());
             assert_eq!(terms.ok().map(|terms| terms.disposal), *new, "new volume: {parameters:?}");
-            let (disposal, why) = disposal_as_before(&map(parameters));
+            let (disposal, why) = disposal_as_before(&map(parameters), Archive);
             assert_eq!((disposal, why.is_some()), (*old, *told), "old volume: {parameters:?}");
         }
     }

@@ -14,13 +14,13 @@ use super::{
     events::Type,
     names,
     objects::{ClaimObject, VolumeObject, annotation, class_name},
-    persistent_volume,
+    persistent_volume::{self, Recorded},
     queue::Outcome,
     rights::Right,
 };
 use crate::{
     backend::{Backends, Kind},
-    volume::{Capacity, Permit, Source},
+    volume::{Capacity, ClaimKey, Grown, Growth, Invalid, Mode, Permit, VolumeName},
 };
 
 /// What to do about a claim that asks for more.
@@ -30,16 +30,15 @@ pub(super) enum Plan {
     Ignore,
     /// It cannot be done; the text says why.
     Reject(String),
-    Expand(Order),
+    Expand(Box<Order>),
 }
 
 /// A volume to be made bigger.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Order {
     pub(super) provisioner: String,
-    pub(super) source: Source,
-    /// What is asked for, and as it was written.
-    pub(super) request: Capacity,
+    pub(super) growth: Growth,
+    /// What is asked for, as it was written.
     pub(super) request_text: String,
     /// What the PV says, and as it is written there.
     pub(super) has: Capacity,
@@ -70,7 +69,8 @@ pub(super) fn plan(
     let has_text = volume.spec.capacity.storage.as_deref();
     let (Some(request), Some(has)) = (size(request_text), size(has_text)) else { return Plan::Ignore };
     let told = size(claim.status.capacity.storage.as_deref());
-    if request <= has && told.is_none_or(|told| request <= told) {
+    let on_node = claim.status.conditions.iter().flatten().any(|condition| condition.kind == ON_NODE);
+    if request <= has && (on_node || told.is_none_or(|told| request <= told)) {
         return Plan::Ignore;
     }
     if !backend.capabilities().expand {
@@ -82,14 +82,36 @@ pub(super) fn plan(
             volume.metadata.name
         ));
     };
-    Plan::Expand(Order {
+    let read = || -> Result<(VolumeName, Recorded), Invalid> {
+        Ok((volume.metadata.name.as_deref().unwrap_or_default().parse()?, Recorded::read(volume)?))
+    };
+    let (name, recorded) = match read() {
+        Ok(read) => read,
+        Err(error) => return Plan::Reject(error.to_string()),
+    };
+    let text = |text: &Option<String>| text.clone().unwrap_or_default();
+    Plan::Expand(Box::new(Order {
         provisioner: provisioner.to_owned(),
-        source,
-        request,
+        growth: Growth {
+            name,
+            id: recorded.id.clone(),
+            source,
+            claim: ClaimKey {
+                namespace: text(&claim.metadata.namespace),
+                name: text(&claim.metadata.name),
+                uid: text(&claim.metadata.uid),
+            },
+            mode: match volume.spec.volume_mode.as_deref() {
+                Some("Block") => Mode::Block,
+                Some(_) | None => Mode::Filesystem,
+            },
+            capacity: request,
+            provenance: recorded.provenance(volume, class),
+        },
         request_text: request_text.unwrap_or_default().to_owned(),
         has,
         has_text: has_text.unwrap_or_default().to_owned(),
-    })
+    }))
 }
 
 /// The patch that gives the PV its new size.
@@ -120,6 +142,18 @@ fn claim_patch(claim: &ClaimObject, size: &str) -> Value {
 /// The conditions of a claim that grows.
 const RESIZING: [&str; 4] =
     ["Resizing", "FileSystemResizePending", "ControllerResizeError", "NodeResizeError"];
+
+/// The condition of a claim whose file system a node must make bigger; the kubelet takes it away.
+const ON_NODE: &str = "FileSystemResizePending";
+
+/// The patch that leaves the rest to the node: the kubelet tells the claim its size when the file system has grown.
+fn node_patch(claim: &ClaimObject) -> Value {
+    let condition = json!({
+        "type": ON_NODE, "status": "True",
+        "message": "waiting for a pod to start, so that its node makes the file system bigger",
+    });
+    json!({"metadata": {"uid": claim.metadata.uid}, "status": {"conditions": [condition]}})
+}
 
 /// What is needed to expand.
 const RIGHTS: [Right; 2] = [Right::PatchVolumes, Right::PatchClaimStatus];
@@ -190,16 +224,14 @@ async fn expand(
     let name = text(&volume.metadata.name);
     let note = format!("growing volume {name} from {} to {}", order.has_text, order.request_text);
     shared.tell_object(&order.provisioner, claim, Type::Normal, "Resizing", note);
-    let size = match backend.expand(&order.source, order.request).await {
-        Ok(size) if size < order.request => {
-            fail(
-                shared,
-                claim,
-                format!("the storage gives {size}, which is less than {}", order.request_text),
-            );
+    let wanted = order.growth.capacity;
+    let Grown { capacity: size, on_node } = match backend.expand(&order.growth, permit).await {
+        Ok(Grown { capacity, .. }) if capacity < wanted => {
+            let why = format!("the storage gives {capacity}, which is less than {}", order.request_text);
+            fail(shared, claim, why);
             return Outcome::Retry;
         }
-        Ok(size) => size,
+        Ok(grown) => grown,
         Err(error) => {
             tracing::warn!(volume = name, kind = %error.kind(), error = error.chain(), "cannot expand the volume");
             fail(shared, claim, error.chain());
@@ -217,7 +249,7 @@ async fn expand(
     };
     let size_text = if size <= order.has {
         order.has_text.clone()
-    } else if size == order.request {
+    } else if size == wanted {
         order.request_text.clone()
     } else {
         size.to_string()
@@ -234,10 +266,11 @@ async fn expand(
                 .await
                 .map_err(|failure| (Right::PatchVolumes, failure))?;
         }
+        let status = if on_node { node_patch(claim) } else { claim_patch(claim, &size_text) };
         let (namespace, claim_name) = (text(&claim.metadata.namespace), text(&claim.metadata.name));
         shared
             .cluster
-            .patch_claim_status(&namespace, &claim_name, &claim_patch(claim, &size_text))
+            .patch_claim_status(&namespace, &claim_name, &status)
             .await
             .map_err(|failure| (Right::PatchClaimStatus, failure))
     };

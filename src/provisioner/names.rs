@@ -25,5 +25,7 @@ pub(super) const ON_DELETE: &str = "berth.storage/on-delete";
 pub(super) const ORIGIN: &str = "berth.storage/origin";
 /// Where the volume lies below the root of its store.
 pub(super) const PATH: &str = "berth.storage/path";
+/// What the backend must be told again, as a JSON object of texts.
+pub(super) const RECORD: &str = "berth.storage/record";
 /// The identity of the store when the volume was made.
 pub(super) const STORE_ID: &str = "berth.storage/store-id";

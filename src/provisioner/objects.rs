@@ -107,7 +107,11 @@ pub(super) struct VolumeSpec {
     pub(super) claim_ref: Option<ClaimRef>,
     pub(super) persistent_volume_reclaim_policy: Option<String>,
     pub(super) storage_class_name: Option<String>,
+    pub(super) volume_mode: Option<String>,
     pub(super) nfs: Option<Nfs>,
+    pub(super) csi: Option<Csi>,
+    pub(super) rbd: Option<Rbd>,
+    pub(super) cephfs: Option<Cephfs>,
 }
 
 /// Which claim a volume belongs to.
@@ -130,6 +134,55 @@ pub(super) struct Nfs {
     pub(super) server: String,
     #[serde(deserialize_with = "or_default")]
     pub(super) path: String,
+}
+
+/// The `csi` source.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(super) struct Csi {
+    #[serde(deserialize_with = "or_default")]
+    pub(super) driver: String,
+    #[serde(deserialize_with = "or_default")]
+    pub(super) volume_handle: String,
+    #[serde(deserialize_with = "or_default")]
+    pub(super) volume_attributes: BTreeMap<String, String>,
+    pub(super) fs_type: Option<String>,
+    pub(super) node_stage_secret_ref: Option<SecretRef>,
+}
+
+/// The in-tree `rbd` source.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(super) struct Rbd {
+    #[serde(deserialize_with = "or_default")]
+    pub(super) monitors: Vec<String>,
+    pub(super) pool: Option<String>,
+    #[serde(deserialize_with = "or_default")]
+    pub(super) image: String,
+    pub(super) user: Option<String>,
+    pub(super) secret_ref: Option<SecretRef>,
+    pub(super) fs_type: Option<String>,
+}
+
+/// The in-tree `cephfs` source.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(super) struct Cephfs {
+    #[serde(deserialize_with = "or_default")]
+    pub(super) monitors: Vec<String>,
+    pub(super) path: Option<String>,
+    pub(super) user: Option<String>,
+    pub(super) secret_ref: Option<SecretRef>,
+}
+
+/// A reference to a Secret.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub(super) struct SecretRef {
+    #[serde(deserialize_with = "or_default")]
+    pub(super) name: String,
+    #[serde(deserialize_with = "or_default")]
+    pub(super) namespace: String,
 }
 
 /// What became of the volume.

@@ -6,19 +6,25 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::{
-    api::core::v1::{NFSVolumeSource, ObjectReference, PersistentVolume, PersistentVolumeSpec},
+    api::core::v1::{
+        CSIPersistentVolumeSource, CephFSPersistentVolumeSource, NFSVolumeSource, ObjectReference,
+        PersistentVolume, PersistentVolumeSpec, RBDPersistentVolumeSource, SecretReference,
+    },
     apimachinery::pkg::{api::resource::Quantity, apis::meta::v1::ObjectMeta},
 };
 
 use super::{
     class::Class,
     names,
-    objects::{VolumeObject, annotation},
+    objects::{SecretRef, VolumeObject, annotation},
     records::Claim,
 };
 use crate::{
     backend::{Error, Kind},
-    volume::{Capacity, Disposal, Invalid, Origin, Place, Source, Volume, VolumeId},
+    volume::{
+        Capacity, CephfsSource, CsiSource, Disposal, Invalid, Origin, Place, Provenance, RbdSource,
+        SecretName, Source, Volume, VolumeId,
+    },
 };
 
 /// The PV for `volume`, made for `claim` under `class`.
@@ -30,6 +36,10 @@ pub(super) fn build(
     disposal: Disposal,
     guarded: bool,
 ) -> Result<PersistentVolume, Error> {
+    let record = (!volume.record.is_empty()).then(|| {
+        let fields = volume.record.iter().map(|(key, value)| (key.clone(), value.clone().into()));
+        (names::RECORD, serde_json::Value::Object(fields.collect()).to_string())
+    });
     let annotations: BTreeMap<String, String> = [
         (names::PROVISIONED_BY, class.provisioner.clone()),
         (names::VOLUME_ID, volume.id.to_string()),
@@ -39,6 +49,7 @@ pub(super) fn build(
         (names::STORE_ID, volume.store_identity.clone()),
     ]
     .into_iter()
+    .chain(record)
     .map(|(key, value)| (key.to_owned(), value))
     .collect();
     let claim_ref = ObjectReference {
@@ -51,6 +62,16 @@ pub(super) fn build(
         ..ObjectReference::default()
     };
     let capacity = BTreeMap::from([("storage".to_owned(), Quantity(capacity(volume.capacity, claim)?))]);
+    let spec = PersistentVolumeSpec {
+        access_modes: Some(claim.access_modes.iter().map(ToString::to_string).collect()),
+        capacity: Some(capacity),
+        claim_ref: Some(claim_ref),
+        mount_options: (!class.mount_options.is_empty()).then(|| class.mount_options.clone()),
+        persistent_volume_reclaim_policy: Some(class.reclaim_policy.clone()),
+        storage_class_name: Some(claim.class.to_string()),
+        volume_mode: claim.volume_mode.as_deref().map(str::to_owned),
+        ..PersistentVolumeSpec::default()
+    };
     Ok(PersistentVolume {
         metadata: ObjectMeta {
             name: Some(volume.id.name().to_string()),
@@ -58,21 +79,7 @@ pub(super) fn build(
             finalizers: guarded.then(|| vec![names::FINALIZER.to_owned()]),
             ..ObjectMeta::default()
         },
-        spec: Some(PersistentVolumeSpec {
-            access_modes: Some(claim.access_modes.iter().map(ToString::to_string).collect()),
-            capacity: Some(capacity),
-            claim_ref: Some(claim_ref),
-            mount_options: (!class.mount_options.is_empty()).then(|| class.mount_options.clone()),
-            nfs: match &volume.source {
-                Source::Nfs { server, path } => {
-                    Some(NFSVolumeSource { server: server.clone(), path: path.clone(), read_only: None })
-                }
-            },
-            persistent_volume_reclaim_policy: Some(class.reclaim_policy.clone()),
-            storage_class_name: Some(claim.class.to_string()),
-            volume_mode: claim.volume_mode.as_deref().map(str::to_owned),
-            ..PersistentVolumeSpec::default()
-        }),
+        spec: Some(with_source(spec, &volume.source)),
         status: None,
     })
 }
@@ -92,11 +99,101 @@ fn capacity(reported: Option<Capacity>, claim: &Claim) -> Result<String, Error> 
     }
 }
 
-/// Where the PV says that the volume is; `None` for a kind of source that no backend here makes.
+/// The same with the source of the volume.
+fn with_source(spec: PersistentVolumeSpec, source: &Source) -> PersistentVolumeSpec {
+    let secret = |name: &Option<SecretName>| {
+        name.as_ref().map(|secret| SecretReference {
+            name: Some(secret.name.clone()),
+            namespace: (!secret.namespace.is_empty()).then(|| secret.namespace.clone()),
+        })
+    };
+    match source {
+        Source::Nfs { server, path } => PersistentVolumeSpec {
+            nfs: Some(NFSVolumeSource { server: server.clone(), path: path.clone(), read_only: None }),
+            ..spec
+        },
+        Source::Csi(csi) => PersistentVolumeSpec {
+            csi: Some(CSIPersistentVolumeSource {
+                driver: csi.driver.clone(),
+                volume_handle: csi.handle.clone(),
+                volume_attributes: Some(csi.attributes.clone()),
+                fs_type: csi.fs_type.clone(),
+                node_stage_secret_ref: secret(&csi.stage_secret),
+                ..CSIPersistentVolumeSource::default()
+            }),
+            ..spec
+        },
+        Source::Rbd(rbd) => PersistentVolumeSpec {
+            rbd: Some(RBDPersistentVolumeSource {
+                monitors: rbd.monitors.clone(),
+                pool: Some(rbd.pool.clone()),
+                image: rbd.image.clone(),
+                user: Some(rbd.user.clone()),
+                secret_ref: secret(&rbd.secret),
+                fs_type: rbd.fs_type.clone(),
+                ..RBDPersistentVolumeSource::default()
+            }),
+            ..spec
+        },
+        Source::Cephfs(cephfs) => PersistentVolumeSpec {
+            cephfs: Some(CephFSPersistentVolumeSource {
+                monitors: cephfs.monitors.clone(),
+                path: Some(cephfs.path.clone()),
+                user: Some(cephfs.user.clone()),
+                secret_ref: secret(&cephfs.secret),
+                ..CephFSPersistentVolumeSource::default()
+            }),
+            ..spec
+        },
+    }
+}
+
+/// Where the PV says that the volume is; `None` for a kind of source that no backend here makes. What a PV leaves to
+/// the defaults of the API is filled in.
 pub(super) fn source(volume: &VolumeObject) -> Option<Source> {
-    let nfs = volume.spec.nfs.as_ref()?;
-    (!nfs.server.is_empty() && !nfs.path.is_empty())
-        .then(|| Source::Nfs { server: nfs.server.clone(), path: nfs.path.clone() })
+    let spec = &volume.spec;
+    let secret = |reference: &Option<SecretRef>| {
+        let named = reference.as_ref().filter(|secret| !secret.name.is_empty());
+        named.map(|secret| SecretName { namespace: secret.namespace.clone(), name: secret.name.clone() })
+    };
+    let or = |text: &Option<String>, default: &str| {
+        text.as_deref().filter(|text| !text.is_empty()).unwrap_or(default).to_owned()
+    };
+    if let Some(nfs) = &spec.nfs {
+        let whole = !nfs.server.is_empty() && !nfs.path.is_empty();
+        whole.then(|| Source::Nfs { server: nfs.server.clone(), path: nfs.path.clone() })
+    } else if let Some(csi) = &spec.csi {
+        let whole = !csi.driver.is_empty() && !csi.volume_handle.is_empty();
+        whole.then(|| {
+            Source::Csi(CsiSource {
+                driver: csi.driver.clone(),
+                handle: csi.volume_handle.clone(),
+                attributes: csi.volume_attributes.clone(),
+                fs_type: csi.fs_type.clone().filter(|text| !text.is_empty()),
+                stage_secret: secret(&csi.node_stage_secret_ref),
+            })
+        })
+    } else if let Some(rbd) = &spec.rbd {
+        let whole = !rbd.monitors.is_empty() && !rbd.image.is_empty();
+        whole.then(|| {
+            Source::Rbd(RbdSource {
+                monitors: rbd.monitors.clone(),
+                pool: or(&rbd.pool, "rbd"),
+                image: rbd.image.clone(),
+                user: or(&rbd.user, "admin"),
+                secret: secret(&rbd.secret_ref),
+                fs_type: rbd.fs_type.clone().filter(|text| !text.is_empty()),
+            })
+        })
+    } else {
+        let cephfs = spec.cephfs.as_ref().filter(|cephfs| !cephfs.monitors.is_empty())?;
+        Some(Source::Cephfs(CephfsSource {
+            monitors: cephfs.monitors.clone(),
+            path: or(&cephfs.path, "/"),
+            user: or(&cephfs.user, "admin"),
+            secret: secret(&cephfs.secret_ref),
+        }))
+    }
 }
 
 /// What we wrote on a PV. A PV of another maker has none of it.
@@ -105,6 +202,8 @@ pub(super) struct Recorded {
     pub(super) id: Option<VolumeId>,
     pub(super) disposal: Option<Disposal>,
     pub(super) origin: Option<Origin>,
+    pub(super) store_identity: Option<String>,
+    pub(super) record: BTreeMap<String, String>,
 }
 
 impl Recorded {
@@ -114,7 +213,26 @@ impl Recorded {
             id: read(volume, names::VOLUME_ID)?,
             disposal: read(volume, names::ON_DELETE)?,
             origin: read(volume, names::ORIGIN)?,
+            store_identity: annotation(&volume.metadata, names::STORE_ID).map(str::to_owned),
+            record: match annotation(&volume.metadata, names::RECORD) {
+                None => BTreeMap::new(),
+                Some(text) => serde_json::from_str(text).map_err(|error| {
+                    let shown: String = text.chars().take(80).collect();
+                    Invalid::new(names::RECORD, shown, format!("must be a JSON object of texts: {error}"))
+                })?,
+            },
         })
+    }
+
+    /// How the volume was made; `class` counts only where nothing is recorded.
+    pub(super) fn provenance(self, volume: &VolumeObject, class: Option<&Class>) -> Provenance {
+        let old = self.id.is_none();
+        Provenance {
+            record: self.record,
+            store_identity: self.store_identity,
+            annotations: volume.metadata.annotations.clone().unwrap_or_default(),
+            parameters: class.filter(|_| old).map(|class| class.parameters.clone()).unwrap_or_default(),
+        }
     }
 }
 
@@ -144,6 +262,7 @@ mod tests {
             capacity: None,
             origin: Origin::Created,
             store_identity: "5f0c".into(),
+            record: BTreeMap::new(),
         }
     }
 
@@ -192,8 +311,13 @@ mod tests {
         let built = build(&volume(), &place(), &claim, &class, Disposal::Keep, true).unwrap();
         let object: VolumeObject = serde_json::from_value(serde_json::to_value(built).unwrap()).unwrap();
         assert_eq!(source(&object), Some(volume().source));
-        let expected =
-            Recorded { id: Some(volume().id), disposal: Some(Disposal::Keep), origin: Some(Origin::Created) };
+        let expected = Recorded {
+            id: Some(volume().id),
+            disposal: Some(Disposal::Keep),
+            origin: Some(Origin::Created),
+            store_identity: Some("5f0c".into()),
+            record: BTreeMap::new(),
+        };
         assert_eq!(Recorded::read(&object), Ok(expected));
     }
 

@@ -153,23 +153,24 @@ fn order(volume: &VolumeObject, class: Option<&Class>, backends: &Backends) -> R
     }
     let Some(source) = persistent_volume::source(volume) else {
         return Ok(Plan::Refuse(format!(
-            "the volume names {provisioner:?} as its provisioner but has no nfs source with a server and a path; \
-             nothing was removed. If it holds nothing of value, set its reclaim policy to Retain and delete it"
+            "the volume names {provisioner:?} as its provisioner but has no source that berth knows: nfs with a \
+             server and a path, csi, rbd or cephfs; nothing was removed. If it holds nothing of value, set its reclaim policy to Retain and delete it"
         )));
     };
     let Some(claim) = &volume.spec.claim_ref else {
         return Ok(Plan::Refuse("the volume is Released but names no claim; nothing was removed".to_owned()));
     };
+    let before = backends.get(provisioner).map_or(Disposal::Archive, |backend| backend.capabilities().before);
     let (disposal, remark) = match (recorded.disposal, class) {
         (Some(disposal), _) => (disposal, None),
-        (None, Some(class)) => class::disposal_as_before(&class.parameters),
+        (None, Some(class)) => class::disposal_as_before(&class.parameters, before),
         (None, None) => (Disposal::Archive, Some(class_gone(volume))),
     };
     Ok(Plan::Remove(Box::new(Order {
         provisioner: provisioner.to_owned(),
         removal: Removal {
             name,
-            id: recorded.id,
+            id: recorded.id.clone(),
             source,
             claim: ClaimKey {
                 namespace: claim.namespace.clone(),
@@ -178,6 +179,7 @@ fn order(volume: &VolumeObject, class: Option<&Class>, backends: &Backends) -> R
             },
             origin: recorded.origin.unwrap_or(Origin::Created),
             disposal,
+            provenance: recorded.provenance(volume, class),
         },
         uid: volume.metadata.uid.clone().unwrap_or_default(),
         remark,

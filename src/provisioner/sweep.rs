@@ -13,7 +13,7 @@ use futures::future::join_all;
 use super::{Shared, records::Records};
 use crate::{
     backend::{Backend, Kind, Unfinished},
-    volume::Permit,
+    volume::{Permit, VolumeName},
 };
 
 /// What the records say of an unfinished volume.
@@ -52,7 +52,8 @@ async fn sweep_store(
     permit: &Permit,
     grace: Duration,
 ) {
-    let unfinished = match backend.unfinished(&store).await {
+    let known = |name: &VolumeName| shared.records().volume(name.as_str()).is_some();
+    let unfinished = match backend.unfinished(&store, &known).await {
         Ok(unfinished) => unfinished,
         Err(error) => {
             tracing::warn!(store, error = error.chain(), "cannot list what was begun; the next sweep will");

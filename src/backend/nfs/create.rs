@@ -3,6 +3,8 @@
 //! Every step can be the last one before a crash. What is written first is the intent, so that the next attempt, or the
 //! sweep, knows what may have been made. Runs on a thread of the export's pool.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 
 use super::{
@@ -47,6 +49,7 @@ pub(super) fn create(work: &Work<'_>, request: &VolumeRequest, plan: &Plan) -> R
         capacity: None,
         origin,
         store_identity: identity.clone(),
+        record: BTreeMap::new(),
     };
     if let Some(known) = work.marker(VOLUMES, name)? {
         same_volume(&known, &wanted)?;

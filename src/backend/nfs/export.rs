@@ -49,7 +49,7 @@ impl Export {
 
     /// Where `source` lies in this export, and strictly below its root.
     pub(super) fn locate(&self, source: &Source) -> Option<Place> {
-        let Source::Nfs { server, path } = source;
+        let Source::Nfs { server, path } = source else { return None };
         if !self.is_server(server) {
             return None;
         }

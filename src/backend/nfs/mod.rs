@@ -22,8 +22,8 @@ pub use export::Export;
 use store::Store;
 
 use crate::{
-    backend::{Backend, Capabilities, Error, Kind, Past, Removed, StoreStatus, Unfinished},
-    volume::{Capacity, Permit, Place, Removal, Source, Volume, VolumeId, VolumeRequest},
+    backend::{Backend, Capabilities, Error, Kind, Known, Past, Removed, StoreStatus, Unfinished},
+    volume::{Disposal, Grown, Growth, Permit, Place, Removal, Source, Volume, VolumeId, VolumeRequest},
 };
 
 /// The backend's name in volume ids and metrics.
@@ -44,8 +44,15 @@ impl Nfs {
         export::check(&exports)?;
         let stores = exports.iter().cloned().map(Store::new).collect();
         let concurrency = exports.iter().map(|export| export.threads).sum();
-        let capabilities =
-            Capabilities { name: NAME, block: false, expand: true, parameters: PARAMETERS, concurrency };
+        let capabilities = Capabilities {
+            name: NAME,
+            block: false,
+            expand: true,
+            parameters: PARAMETERS,
+            any_case: false,
+            before: Disposal::Archive,
+            concurrency,
+        };
         Ok(Self { capabilities, exports, stores })
     }
 
@@ -101,10 +108,10 @@ impl Backend for Nfs {
 
     async fn remove(&self, removal: &Removal, permit: &Permit) -> Result<Removed, Error> {
         let Some(place) = self.locate(&removal.source) else {
-            let Source::Nfs { server, path } = &removal.source;
             let message = format!(
-                "{server}:{path} of volume {} lies strictly below none of the exports {}; nothing was touched. If the \
+                "{} of volume {} lies strictly below none of the exports {}; nothing was touched. If the \
                  server or the path was renamed, configure the old name as an alias or a former path",
+                removal.source,
                 removal.name,
                 export::listed(&self.exports)
             );
@@ -130,18 +137,17 @@ impl Backend for Nfs {
         store.run(what, Some(held), permit, move |work| remove::remove(work, &removal, &place.segments)).await
     }
 
-    async fn expand(&self, source: &Source, capacity: Capacity) -> Result<Capacity, Error> {
+    async fn expand(&self, growth: &Growth, _: &Permit) -> Result<Grown, Error> {
         // A directory holds what the server has room for: there is nothing to enlarge.
-        if self.locate(source).is_some() {
-            return Ok(capacity);
+        if self.locate(&growth.source).is_some() {
+            return Ok(Grown { capacity: growth.capacity, on_node: false });
         }
-        let Source::Nfs { server, path } = source;
         let there = export::listed(&self.exports);
-        let message = format!("{server}:{path} lies strictly below none of the exports {there}");
+        let message = format!("{} lies strictly below none of the exports {there}", growth.source);
         Err(Error::new(Kind::NotFound, message))
     }
 
-    async fn unfinished(&self, store: &str) -> Result<Vec<Unfinished>, Error> {
+    async fn unfinished(&self, store: &str, _: Known<'_>) -> Result<Vec<Unfinished>, Error> {
         let store = self.store(store)?;
         store.run("list unfinished volumes".into(), None, &Permit::unlimited(), create::unfinished).await
     }

@@ -22,7 +22,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::{
     backend::conformance::{self, Bench, Storage},
-    volume::{Disposal, Origin, VolumeName},
+    volume::{Disposal, Origin, Provenance, VolumeName},
 };
 
 /// Breaks off an operation before one of its steps, as a crash would.
@@ -201,6 +201,7 @@ fn old_removal(name: &str, path: &str, disposal: Disposal) -> Removal {
         claim: conformance::key(&request(name, &[])),
         origin: Origin::Created,
         disposal,
+        provenance: Provenance::default(),
     }
 }
 
@@ -224,6 +225,22 @@ impl Storage for Directory {
     fn plant(&self, place: &Place) {
         fs::create_dir_all(self.path(place)).unwrap();
         self.fill(place);
+    }
+
+    fn sibling(&self, source: &Source, suffix: &str) -> Source {
+        let Source::Nfs { server, path } = source else { panic!("not an NFS source") };
+        Source::Nfs { server: server.clone(), path: format!("{path}{suffix}") }
+    }
+
+    fn elsewhere(&self, source: &Source) -> Vec<Source> {
+        let Source::Nfs { server, path } = source else { panic!("not an NFS source") };
+        let nfs = |server: &str, path: String| Source::Nfs { server: server.into(), path };
+        vec![
+            nfs("elsewhere.example.org", path.clone()),
+            nfs(server, "/".into()),
+            nfs(server, format!("/elsewhere{path}")),
+            nfs(server, format!("{path}/../../../elsewhere")),
+        ]
     }
 }
 

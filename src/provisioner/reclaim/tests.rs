@@ -10,7 +10,7 @@ use super::*;
 use crate::{
     backend::memory::Memory,
     provisioner::fixtures::{self, NAME},
-    volume::{Source, VolumeId},
+    volume::{Provenance, Source, VolumeId},
 };
 
 fn backends() -> Backends {
@@ -131,6 +131,11 @@ fn everything_for_a_removal_is_taken_from_the_volume() {
             claim: ClaimKey { namespace: "default".into(), name: "data".into(), uid: "0b6f-11".into() },
             origin: Origin::Created,
             disposal: Disposal::Delete,
+            provenance: Provenance {
+                store_identity: Some("store-1".into()),
+                annotations: volume.metadata.annotations.clone().unwrap(),
+                ..Provenance::default()
+            },
         },
         uid: "volume-1".into(),
         remark: None,
@@ -202,8 +207,8 @@ fn the_volume_says_what_becomes_of_it_else_the_class_else_it_is_archived() {
 #[test]
 fn a_volume_that_contradicts_itself_is_refused_with_a_reason() {
     let table: Vec<(&str, Value, &str)> = vec![
-        ("no source at all", json!({"spec": {"nfs": null}}), "has no nfs source"),
-        ("a source without a path", json!({"spec": {"nfs": {"path": ""}}}), "has no nfs source"),
+        ("no source at all", json!({"spec": {"nfs": null}}), "has no source that berth knows"),
+        ("a source without a path", json!({"spec": {"nfs": {"path": ""}}}), "has no source that berth knows"),
         ("no claim", json!({"spec": {"claimRef": null}}), "names no claim"),
         (
             "an unreadable record of what shall become of it",

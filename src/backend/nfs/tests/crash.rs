@@ -110,7 +110,7 @@ async fn a_creation_that_was_broken_off_and_given_up_is_discarded_without_a_trac
             let created = site.create(&asked(pattern)).await;
             site.nfs.stores[0].interruption.never();
             site.restart();
-            for unfinished in site.nfs.unfinished("default").await.unwrap() {
+            for unfinished in site.nfs.unfinished("default", &|_: &VolumeName| false).await.unwrap() {
                 site.nfs.discard(&unfinished, &Permit::unlimited()).await.unwrap();
             }
             assert_eq!(site.tree(), before, "{what} after {steps} steps");
@@ -232,7 +232,7 @@ async fn a_discard_that_was_broken_off_is_finished_by_the_next_attempt() {
             &format!("discard {what}"),
             async |site| {
                 site.create(&asked(pattern)).await.unwrap();
-                site.nfs.unfinished("default").await.unwrap().remove(0)
+                site.nfs.unfinished("default", &|_: &VolumeName| false).await.unwrap().remove(0)
             },
             async |site, unfinished| site.nfs.discard(unfinished, &Permit::unlimited()).await,
             |site, _, (), when| {

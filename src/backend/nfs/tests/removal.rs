@@ -192,7 +192,7 @@ async fn an_unfinished_volume_whose_place_somebody_else_uses_now_leaves_only_its
     let site = Site::new();
     site.create(&request("a", &[("pathPattern", "data"), ("existingDirectory", "share")])).await.unwrap();
     site.make(&request("b", &[("pathPattern", "data"), ("existingDirectory", "share")])).await;
-    let unfinished = site.nfs.unfinished("default").await.unwrap().remove(0);
+    let unfinished = site.nfs.unfinished("default", &|_: &VolumeName| false).await.unwrap().remove(0);
     site.nfs.discard(&unfinished, &Permit::unlimited()).await.unwrap();
     assert_eq!(site.tree(), ["data"]);
     assert_eq!(site.records("volumes"), ["pvc-uid-b.json"]);
