@@ -132,6 +132,7 @@ fn loop_settings(
         hostname,
         namespace: settings.namespace,
         lease,
+        host_rights: &[],
         workers: settings.workers,
         api_timeout: settings.api_timeout,
         pace,

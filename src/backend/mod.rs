@@ -72,6 +72,11 @@ pub trait Backend: Send + Sync + 'static {
     /// Reclaims what was moved to the trash, until the permit ends. Dropped when leadership ends.
     async fn tend(&self, permit: &Permit);
 
+    /// Tells that there is a class with these parameters (of those that the backend declared): a backend whose stores are
+    /// described by classes knows from it where something may have been begun, also when no claim asks any more. Called for
+    /// every class before each sweep. Touches nothing; a class that is wrong is passed over.
+    fn meet(&self, _parameters: &BTreeMap<String, String>) {}
+
     /// Tells what the existing volumes say of a store. Called once for every store, before anything else is asked of it:
     /// a store whose root is not what it was (not mounted, another disk) is refused until it is again.
     fn remember(&self, past: Past);
@@ -308,6 +313,7 @@ impl From<Invalid> for Error {
 #[derive(Clone, Default)]
 pub struct Backends {
     by_name: BTreeMap<String, Arc<dyn Backend>>,
+    identity: Option<String>,
 }
 
 impl Backends {
@@ -316,6 +322,19 @@ impl Backends {
     pub fn with(mut self, provisioner: impl Into<String>, backend: Arc<dyn Backend>) -> Self {
         self.by_name.insert(provisioner.into(), backend);
         self
+    }
+
+    /// The same under the identity that an older provisioner had, which marked its volumes with it: those of another
+    /// identity are not ours. `None`: those of all identities are.
+    #[must_use]
+    pub fn identified_as(mut self, identity: Option<String>) -> Self {
+        self.identity = identity;
+        self
+    }
+
+    /// The identity that volumes of older provisioners must have.
+    pub fn identity(&self) -> Option<&str> {
+        self.identity.as_deref()
     }
 
     /// The backend that serves this provisioner name.

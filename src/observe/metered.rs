@@ -2,7 +2,7 @@
 //!
 //! It changes nothing of what it passes on.
 
-use std::{sync::Arc, time::Instant};
+use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
 use async_trait::async_trait;
 
@@ -99,6 +99,10 @@ impl Backend for Metered {
 
     async fn tend(&self, permit: &Permit) {
         self.inner.tend(permit).await;
+    }
+
+    fn meet(&self, parameters: &BTreeMap<String, String>) {
+        self.inner.meet(parameters);
     }
 
     fn remember(&self, past: Past) {

@@ -16,6 +16,7 @@ use super::{
     objects::{ClaimObject, VolumeObject, annotation, class_name},
     persistent_volume::{self, Recorded},
     queue::Outcome,
+    reclaim,
     rights::Right,
 };
 use crate::{
@@ -52,7 +53,7 @@ pub(super) fn plan(
     class: Option<&Class>,
     backends: &Backends,
 ) -> Plan {
-    let provisioner = annotation(&volume.metadata, names::PROVISIONED_BY).unwrap_or_default();
+    let Some(provisioner) = reclaim::provisioner(volume, backends) else { return Plan::Ignore };
     let Some(backend) = backends.get(provisioner) else { return Plan::Ignore };
     let bound = claim.status.phase.as_deref() == Some("Bound")
         && claim.spec.volume_name == volume.metadata.name
@@ -89,6 +90,9 @@ pub(super) fn plan(
         Ok(read) => read,
         Err(error) => return Plan::Reject(error.to_string()),
     };
+    if let Some(why) = persistent_volume::contradiction(&source, &recorded) {
+        return Plan::Reject(format!("{why}; nothing was changed"));
+    }
     let text = |text: &Option<String>| text.clone().unwrap_or_default();
     Plan::Expand(Box::new(Order {
         provisioner: provisioner.to_owned(),
@@ -106,7 +110,7 @@ pub(super) fn plan(
                 Some(_) | None => Mode::Filesystem,
             },
             capacity: request,
-            provenance: recorded.provenance(volume, class),
+            provenance: recorded.provenance(volume, class, backend.capabilities()),
         },
         request_text: request_text.unwrap_or_default().to_owned(),
         has,
@@ -150,9 +154,17 @@ const ON_NODE: &str = "FileSystemResizePending";
 fn node_patch(claim: &ClaimObject) -> Value {
     let condition = json!({
         "type": ON_NODE, "status": "True",
-        "message": "waiting for a pod to start, so that its node makes the file system bigger",
+        "message": "waiting for a node that mounts the volume to make its file system bigger",
     });
-    json!({"metadata": {"uid": claim.metadata.uid}, "status": {"conditions": [condition]}})
+    let over = claim
+        .status
+        .conditions
+        .iter()
+        .flatten()
+        .filter(|condition| condition.kind != ON_NODE && RESIZING.contains(&condition.kind.as_str()))
+        .map(|condition| json!({"type": condition.kind, "$patch": "delete"}));
+    let conditions: Vec<Value> = std::iter::once(condition).chain(over).collect();
+    json!({"metadata": {"uid": claim.metadata.uid}, "status": {"conditions": conditions}})
 }
 
 /// What is needed to expand.
@@ -232,6 +244,11 @@ async fn expand(
             return Outcome::Retry;
         }
         Ok(grown) => grown,
+        // Somebody is at it already: that is no failure, and nothing that anybody has to know.
+        Err(error) if error.kind() == Kind::Busy => {
+            tracing::debug!(volume = name, error = error.chain(), "the volume is being worked on");
+            return Outcome::Retry;
+        }
         Err(error) => {
             tracing::warn!(volume = name, kind = %error.kind(), error = error.chain(), "cannot expand the volume");
             fail(shared, claim, error.chain());
@@ -276,9 +293,16 @@ async fn expand(
     };
     match write.await {
         Ok(()) => {
-            tracing::info!(volume = name, size = size_text, "expanded the volume");
-            let note = format!("volume {name} has {size_text} now");
-            shared.tell_object(&order.provisioner, claim, Type::Normal, "VolumeResizeSuccessful", note);
+            tracing::info!(volume = name, size = size_text, on_node, "expanded the volume");
+            let (reason, note) = if on_node {
+                let note = format!(
+                    "volume {name} has {size_text} now; a node that mounts it makes its file system bigger"
+                );
+                ("FileSystemResizeRequired", note)
+            } else {
+                ("VolumeResizeSuccessful", format!("volume {name} has {size_text} now"))
+            };
+            shared.tell_object(&order.provisioner, claim, Type::Normal, reason, note);
             Outcome::Done
         }
         Err((right, failure)) => {

@@ -20,7 +20,7 @@ use super::{
     records::Claim,
 };
 use crate::{
-    backend::{Error, Kind},
+    backend::{Capabilities, Error, Kind},
     volume::{
         Capacity, CephfsSource, CsiSource, Disposal, Invalid, Origin, Place, Provenance, RbdSource,
         SecretName, Source, Volume, VolumeId,
@@ -196,6 +196,15 @@ pub(super) fn source(volume: &VolumeObject) -> Option<Source> {
     }
 }
 
+/// What the source and the records of a volume say against each other, if they do. A source cannot be changed, annotations
+/// can: acting on either of the two could hit another volume.
+pub(super) fn contradiction(source: &Source, recorded: &Recorded) -> Option<String> {
+    let (Source::Csi(csi), Some(id)) = (source, &recorded.id) else { return None };
+    (csi.handle != id.to_string()).then(|| {
+        format!("the volume's handle is {:?}, but its annotation {} says {id}", csi.handle, names::VOLUME_ID)
+    })
+}
+
 /// What we wrote on a PV. A PV of another maker has none of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Recorded {
@@ -225,13 +234,19 @@ impl Recorded {
     }
 
     /// How the volume was made; `class` counts only where nothing is recorded.
-    pub(super) fn provenance(self, volume: &VolumeObject, class: Option<&Class>) -> Provenance {
+    pub(super) fn provenance(
+        self,
+        volume: &VolumeObject,
+        class: Option<&Class>,
+        backend: &Capabilities,
+    ) -> Provenance {
         let old = self.id.is_none();
+        let parameters = class.filter(|_| old).map(|class| class.parameters_as_before(backend));
         Provenance {
             record: self.record,
             store_identity: self.store_identity,
             annotations: volume.metadata.annotations.clone().unwrap_or_default(),
-            parameters: class.filter(|_| old).map(|class| class.parameters.clone()).unwrap_or_default(),
+            parameters: parameters.unwrap_or_default(),
         }
     }
 }

@@ -263,7 +263,7 @@ fn the_finalizer_patches_name_our_finalizer_alone_and_the_object_they_mean() {
         "finalizers merge, so that adding twice adds once and others stay"
     );
     assert_eq!(
-        unguarding("u"),
+        unguarding("u", &[names::FINALIZER]),
         json!({"metadata": {"uid": "u", "$deleteFromPrimitiveList/finalizers": [names::FINALIZER]}})
     );
 }

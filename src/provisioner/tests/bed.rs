@@ -162,6 +162,7 @@ impl Bed {
             hostname: "test".into(),
             namespace: "berth".into(),
             lease: None,
+            host_rights: &[],
             workers: 8,
             api_timeout: Duration::from_secs(10),
             pace: Pace { min: millis(20), max: millis(200), slow: millis(400) },
