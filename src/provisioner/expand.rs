@@ -438,6 +438,34 @@ mod tests {
     }
 
     #[test]
+    fn what_a_node_was_asked_for_is_not_asked_for_again_and_a_contradiction_is_refused() {
+        let pending = |more: Value| {
+            let mut claim = json!({"status": {"conditions": [{"type": "FileSystemResizePending"}]}});
+            fixtures::merge(&mut claim, &more);
+            bound_claim(claim)
+        };
+        let grown = || json!({"spec": {"capacity": {"storage": "2Gi"}}});
+        let class = fixtures::class(json!({}));
+        let plan = |claim: &ClaimObject, volume: Value| {
+            plan(claim, &bound_volume(volume), Some(&class), &backends(true))
+        };
+        assert_eq!(plan(&pending(json!({})), grown()), Plan::Ignore, "the kubelet does the rest");
+        let more = json!({"spec": {"resources": {"requests": {"storage": "3Gi"}}}});
+        assert!(matches!(plan(&pending(more), grown()), Plan::Expand(_)), "unless even more is asked for");
+        let foreign =
+            json!({"spec": {"nfs": null, "csi": {"driver": "d", "volumeHandle": "1/memory/default/pvc-x"}}});
+        let Plan::Reject(why) = plan(&bound_claim(json!({})), foreign) else { panic!("not refused") };
+        assert!(why.contains("nothing was changed"), "{why}");
+        let tampered = json!({"metadata": {"annotations": {"berth.storage/record": "{"}}});
+        assert!(matches!(plan(&bound_claim(json!({})), tampered), Plan::Reject(_)));
+        let Plan::Expand(order) = plan(&bound_claim(json!({})), json!({"spec": {"volumeMode": "Block"}}))
+        else {
+            panic!("not expanded")
+        };
+        assert_eq!(order.growth.mode, Mode::Block);
+    }
+
+    #[test]
     fn the_patches_change_the_size_and_end_the_conditions_of_growing() {
         assert_eq!(
             volume_patch("u", "2Gi"),
@@ -458,5 +486,10 @@ mod tests {
             claim_patch(&bound_claim(json!({})), "2Gi"),
             json!({"metadata": {"uid": "0b6f-11"}, "status": {"capacity": {"storage": "2Gi"}}})
         );
+        let node = node_patch(&claim);
+        let conditions = node["status"]["conditions"].as_array().unwrap();
+        assert_eq!(conditions[0]["type"], "FileSystemResizePending");
+        assert_eq!(conditions[1..], [json!({"type": "Resizing", "$patch": "delete"})]);
+        assert_eq!(node["status"]["capacity"], Value::Null, "the kubelet tells the claim what it has");
     }
 }

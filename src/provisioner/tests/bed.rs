@@ -178,8 +178,13 @@ impl Bed {
     }
 
     pub(super) fn start_with(&self, settings: Settings) -> Running {
+        self.start_as(NAME, settings)
+    }
+
+    /// The same under another provisioner name.
+    pub(super) fn start_as(&self, name: &str, settings: Settings) -> Running {
         let metrics = Metrics::new();
-        let backends = Backends::default().with(NAME, Arc::new(self.memory.clone()));
+        let backends = Backends::default().with(name, Arc::new(self.memory.clone()));
         let stop = settings.stop.clone();
         let task = tokio::spawn(run(settings, backends, metrics.clone()));
         Running { stop, task, metrics }
