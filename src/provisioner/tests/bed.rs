@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    backend::{Backends, memory::Memory},
+    backend::{Backend, Backends, memory::Memory},
     observe::Metrics,
     provisioner::{Settings, fixtures, queue::Pace, run},
 };
@@ -183,8 +183,13 @@ impl Bed {
 
     /// The same under another provisioner name.
     pub(super) fn start_as(&self, name: &str, settings: Settings) -> Running {
+        Self::start_on(name, settings, Arc::new(self.memory.clone()))
+    }
+
+    /// The loop over another backend.
+    pub(super) fn start_on(name: &str, settings: Settings, backend: Arc<dyn Backend>) -> Running {
         let metrics = Metrics::new();
-        let backends = Backends::default().with(name, Arc::new(self.memory.clone()));
+        let backends = Backends::default().with(name, backend);
         let stop = settings.stop.clone();
         let task = tokio::spawn(run(settings, backends, metrics.clone()));
         Running { stop, task, metrics }
