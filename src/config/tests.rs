@@ -32,6 +32,15 @@ fn start((line, env, file): Start<'_>) -> Result<Controller, String> {
     }
 }
 
+/// The served names with what they stand for, where that is not NFS.
+fn names(started: &Controller) -> Vec<String> {
+    let shown = |provisioner: &Provisioner| match provisioner.storage {
+        Storage::Nfs => provisioner.name.clone(),
+        other => format!("{} ({other})", provisioner.name),
+    };
+    started.provisioners.iter().map(shown).collect()
+}
+
 fn seconds(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
@@ -40,7 +49,7 @@ fn seconds(seconds: u64) -> Duration {
 #[test]
 fn the_environment_of_the_old_images_is_enough() {
     let expected = Controller {
-        provisioners: vec!["fuseim.pri/ifs".into()],
+        provisioners: vec![Provisioner { name: "fuseim.pri/ifs".into(), storage: Storage::Nfs }],
         exports: vec![Export {
             name: "default".into(),
             server: "10.0.0.9".into(),
@@ -52,6 +61,9 @@ fn the_environment_of_the_old_images_is_enough() {
             deadline: seconds(30),
             threads: 32,
         }],
+        ceph: None,
+        identity: None,
+        master: None,
         kubeconfig: None,
         namespace: "default".into(),
         lease: Some(Lease {
@@ -115,7 +127,7 @@ fn a_flag_wins_over_the_environment_and_the_environment_over_the_file() {
         workers: 7\nlogLevel: warn\n";
     let base: &[&str] = &["NFS_SERVER=s", "NFS_PATH=/p"];
     let from_file = start(("berth --config /etc/berth.yaml", base, file)).unwrap();
-    assert_eq!(from_file.provisioners, ["file.example/a", "file.example/b"]);
+    assert_eq!(names(&from_file), ["file.example/a", "file.example/b"]);
     assert_eq!(from_file.kubeconfig, Some("/file".into()));
     assert_eq!((from_file.workers, from_file.lease.is_some()), (7, true));
     assert_eq!(from_file.log_filter, "warn".parse().unwrap());
@@ -123,7 +135,7 @@ fn a_flag_wins_over_the_environment_and_the_environment_over_the_file() {
     let env =
         [base, &["PROVISIONER_NAME=env.example/a", "KUBECONFIG=/env", "ENABLE_LEADER_ELECTION=f"]].concat();
     let from_env = start(("berth --config=/etc/berth.yaml -v=4", &env, file)).unwrap();
-    assert_eq!(from_env.provisioners, ["env.example/a"]);
+    assert_eq!(names(&from_env), ["env.example/a"]);
     assert_eq!(from_env.kubeconfig, Some("/env".into()));
     assert_eq!(from_env.lease, None);
     assert_eq!(from_env.log_filter, "debug".parse().unwrap(), "-v is a flag");
@@ -131,7 +143,7 @@ fn a_flag_wins_over_the_environment_and_the_environment_over_the_file() {
     let line = "berth controller --config /etc/berth.yaml --provisioner-name a --provisioner-name b --kubeconfig /flag \
         --leader-election --workers=9 --log-level=error -v=4";
     let from_flags = start((line, &env, file)).unwrap();
-    assert_eq!(from_flags.provisioners, ["a", "b"]);
+    assert_eq!(names(&from_flags), ["a", "b"]);
     assert_eq!(from_flags.kubeconfig, Some("/flag".into()));
     assert_eq!((from_flags.workers, from_flags.lease.is_some()), (9, true));
     assert_eq!(from_flags.log_filter, "error".parse().unwrap());
@@ -279,7 +291,8 @@ fn a_wrong_value_is_named_with_its_place_and_what_is_allowed() {
         (
             ("berth --provisioner-name kubernetes.io/nfs", OLD, ""),
             "--provisioner-name \"kubernetes.io/nfs\" must not begin with kubernetes.io/: Kubernetes keeps that \
-             prefix for itself and would not leave the volumes to this provisioner",
+             prefix for itself and would not leave the volumes to this provisioner; only kubernetes.io/rbd is served, which \
+             Kubernetes gave up",
         ),
         (
             (file, OLD_EXPORT, "provisionerNames: [a, b, a]"),
