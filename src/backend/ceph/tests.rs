@@ -1,0 +1,3 @@
+//! Tests of the calls against programs that stand in for Ceph's.
+
+pub(crate) mod fake;
