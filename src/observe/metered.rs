@@ -109,6 +109,10 @@ impl Backend for Metered {
         self.inner.remember(past);
     }
 
+    fn acquaint(&self, parameters: &BTreeMap<String, String>) {
+        self.inner.acquaint(parameters);
+    }
+
     fn stores(&self) -> Vec<StoreStatus> {
         self.inner.stores()
     }
