@@ -178,15 +178,9 @@ pub(super) struct Plan {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Node {
     /// A user of the volume's own, whose key is kept in this Secret.
-    Own {
-        user: String,
-        secret: SecretName,
-    },
+    Own { user: String, secret: SecretName },
     /// A user of all volumes. The namespace of the Secret is empty where that is the claim's.
-    Shared {
-        user: String,
-        secret: SecretName,
-    },
+    Shared { user: String, secret: SecretName },
     /// The node plugin knows by itself.
     Configured,
 }
@@ -201,7 +195,8 @@ pub(super) enum Shape {
 /// Reads the parameters of `request`.
 pub(super) fn plan(clusters: &Clusters, settings: &Settings, request: &VolumeRequest) -> Result<Plan, Error> {
     if request.mode == Mode::Block {
-        let message = "CephFS has directories, not raw devices; set volumeMode to Filesystem, or use an RBD class";
+        let message =
+            "CephFS has directories, not raw devices; set volumeMode to Filesystem, or use an RBD class";
         return Err(Error::new(Kind::Unsupported, message));
     }
     let parameters = Parameters(&request.parameters);
@@ -281,7 +276,8 @@ fn cluster(clusters: &Clusters, parameters: Parameters) -> Result<(Cluster, Opti
             None => {
                 let there: Vec<_> = clusters.all().iter().map(|c| c.name().to_owned()).collect();
                 let there = if there.is_empty() { "none".to_owned() } else { there.join(", ") };
-                let why = format!("is not configured; there are: {there}. Configure it, or write monitors instead");
+                let why =
+                    format!("is not configured; there are: {there}. Configure it, or write monitors instead");
                 return Err(wrong("clusterID", name, &why));
             }
         },
@@ -379,9 +375,8 @@ fn group_of_root(root: &str) -> Result<String, Error> {
         ));
     }
     match segments.as_slice() {
-        ["volumes", group] => {
-            names::group(group).map_err(|error| wrong("claimRoot", root, &format!("does not end in a group: {error}")))
-        }
+        ["volumes", group] => names::group(group)
+            .map_err(|error| wrong("claimRoot", root, &format!("does not end in a group: {error}"))),
         _ => {
             let last = segments.last().filter(|last| **last != "volumes" && names::group(last).is_ok());
             let why = format!(
@@ -446,7 +441,10 @@ fn node(
 /// The quota for so many bytes.
 pub(super) fn quota(bytes: u64) -> Result<u64, Error> {
     if bytes == 0 {
-        return Err(Error::new(Kind::Invalid, "a volume of 0 bytes cannot be limited; request at least 1 byte"));
+        return Err(Error::new(
+            Kind::Invalid,
+            "a volume of 0 bytes cannot be limited; request at least 1 byte",
+        ));
     }
     if bytes > LARGEST {
         let message = format!("{bytes} bytes are more than any volume may have; request at most 1Ei");
@@ -470,7 +468,11 @@ pub(super) fn expiry(value: Option<&str>) -> Result<Option<Duration>, Error> {
         return Ok(None);
     }
     duration(text).map(Some).ok_or_else(|| {
-        wrong("archiveExpiry", text, "must be never, or whole days, hours, minutes or seconds, such as 30d or 720h")
+        wrong(
+            "archiveExpiry",
+            text,
+            "must be never, or whole days, hours, minutes or seconds, such as 30d or 720h",
+        )
     })
 }
 

@@ -135,9 +135,10 @@ fn judge(at: &At, marks: &Marks, claim: &ClaimKey, installation: Option<&str>) -
             mark.shown(),
             archived.since
         )),
-        (Owner::Unmarked | Owner::Unreadable, Some(archived)) => {
-            Look::Archived(format!("{shown} was archived at {}; to remove it for good: {by_hand}", archived.since))
-        }
+        (Owner::Unmarked | Owner::Unreadable, Some(archived)) => Look::Archived(format!(
+            "{shown} was archived at {}; to remove it for good: {by_hand}",
+            archived.since
+        )),
         (Owner::Claim(mark), None) if mark.uid == claim.uid && !mark.is_foreign(installation) => Look::Ours,
         (Owner::Claim(mark), None) => Look::Taken(format!(
             "{shown} belongs to {}{}; it is not shown to another claim. If its content is not needed any more: {by_hand}",
@@ -225,7 +226,8 @@ impl Owned<'_> {
             Ok(_) => return Ok(()),
             // A directory without a layout.
             Err(failed) if failed.reason == Reason::Other && failed.code == Some(ENODATA) => {
-                "is a plain directory, or what a manager left that stopped while it made a subvolume".to_owned()
+                "is a plain directory, or what a manager left that stopped while it made a subvolume"
+                    .to_owned()
             }
             Err(failed) => return Err(failed.into()),
         };

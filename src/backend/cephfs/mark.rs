@@ -63,10 +63,8 @@ impl Mark {
             uid: claim.uid.clone(),
             since: timestamp(now),
             user: own.map(|(user, _)| user.to_owned()),
-            secret: own.map(|(_, secret)| Place {
-                namespace: secret.namespace.clone(),
-                name: secret.name.clone(),
-            }),
+            secret: own
+                .map(|(_, secret)| Place { namespace: secret.namespace.clone(), name: secret.name.clone() }),
         }
     }
 
@@ -156,8 +154,7 @@ impl Marks {
         let archived = metadata.get(ARCHIVED).map(|text| {
             serde_json::from_str(text).unwrap_or(Archived { since: "an unknown time".into(), expires: None })
         });
-        let wanted =
-            metadata.keys().filter_map(|key| key.strip_prefix(WANTED)).map(str::to_owned).collect();
+        let wanted = metadata.keys().filter_map(|key| key.strip_prefix(WANTED)).map(str::to_owned).collect();
         Self { owner, archived, kept: metadata.contains_key(KEPT), wanted }
     }
 }

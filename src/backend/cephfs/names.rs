@@ -127,7 +127,8 @@ pub(super) fn group(name: &str) -> Result<String, Error> {
 
 /// A subvolume's name as it stands on a PV, if it may be one of ours.
 pub(super) fn subvolume(name: &str) -> Option<&str> {
-    let ours = name.len() <= LONGEST_SUBVOLUME && name.bytes().all(good) && !name.starts_with(['.', '-', '_']);
+    let ours =
+        name.len() <= LONGEST_SUBVOLUME && name.bytes().all(good) && !name.starts_with(['.', '-', '_']);
     (ours && !name.is_empty()).then_some(name)
 }
 
@@ -190,9 +191,16 @@ mod tests {
         all.sort();
         all.dedup();
         assert_eq!(all.len(), count);
-        for (namespace, claim) in
-            [("a.b", "c"), ("", "c"), ("a", ""), ("a", ".."), ("a", "-x"), ("a", "b/c"), ("a", "b_c"), ("-a", "b")]
-        {
+        for (namespace, claim) in [
+            ("a.b", "c"),
+            ("", "c"),
+            ("a", ""),
+            ("a", ".."),
+            ("a", "-x"),
+            ("a", "b/c"),
+            ("a", "b_c"),
+            ("-a", "b"),
+        ] {
             assert_eq!(name(namespace, claim).unwrap_err().kind(), Kind::Invalid, "{namespace}.{claim}");
         }
         let long = name("a", &"b".repeat(139)).unwrap_err().to_string();
@@ -205,7 +213,8 @@ mod tests {
         for good in ["berth", "kubernetes", "a.b_c-D", "0"] {
             assert_eq!(group(good).unwrap(), good);
         }
-        for bad in ["", ".", "..", "_nogroup", "_deleting", "-x", "a/b", "a b", "ä", "a%b", &"g".repeat(65)] {
+        for bad in ["", ".", "..", "_nogroup", "_deleting", "-x", "a/b", "a b", "ä", "a%b", &"g".repeat(65)]
+        {
             assert_eq!(group(bad).unwrap_err().kind(), Kind::Invalid, "{bad:?}");
         }
     }

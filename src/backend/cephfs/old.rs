@@ -74,7 +74,9 @@ impl Old {
                 || !segment.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
         };
         if let Some(odd) = segments.iter().find(odd) {
-            return refuse(format!("has the segment {odd:?}, which cannot be handed to Ceph safely; remove it by hand"));
+            return refuse(format!(
+                "has the segment {odd:?}, which cannot be handed to Ceph safely; remove it by hand"
+            ));
         }
         // The module looks below /volumes.
         let group = match above.split_first() {
@@ -114,7 +116,6 @@ pub(super) async fn remove(
     old: &Old,
     name: &VolumeName,
     disposal: Disposal,
-    expiry: Option<std::time::Duration>,
     permit: &Permit,
 ) -> Result<Removed, Error> {
     if disposal == Disposal::Keep {
@@ -129,7 +130,8 @@ pub(super) async fn remove(
             Disposal::Archive => {
                 revoke(work, old, &at, permit).await?;
                 if marks.archived.is_none() {
-                    let archived = Archived::new(SystemTime::now(), expiry).written();
+                    // What carries no mark of ours is never deleted by itself.
+                    let archived = Archived::new(SystemTime::now(), None).written();
                     work.subvolumes.set_metadata(&at, mark::ARCHIVED, &archived, permit).await?;
                 }
                 Removed::Archived(old.path.trim_start_matches('/').to_owned())
@@ -224,7 +226,10 @@ async fn revoke(work: &Work, old: &Old, at: &At, permit: &Permit) -> Result<(), 
 async fn revoke_user(work: &Work, old: &Old, permit: &Permit) -> Result<(), Error> {
     let left = |why: &str| {
         tracing::warn!(user = old.user, path = old.path, why, "the Ceph user of an old volume was left");
-        let why = format!("it was made for {}, which is gone or archived, but {why}; remove it with ceph auth rm", old.path);
+        let why = format!(
+            "it was made for {}, which is gone or archived, but {why}; remove it with ceph auth rm",
+            old.path
+        );
         work.store.memory().stuck.insert(format!("Ceph user client.{}", old.user), why);
     };
     match work.subvolumes.mds_caps(&old.user).await {
@@ -239,7 +244,9 @@ async fn revoke_user(work: &Work, old: &Old, permit: &Permit) -> Result<(), Erro
             }
         }
         Ok(Some(_)) => left("it may do other things too"),
-        Err(failed) if failed.reason == Reason::NotPermitted => left("the admin of the class may not see users"),
+        Err(failed) if failed.reason == Reason::NotPermitted => {
+            left("the admin of the class may not see users")
+        }
         Err(failed) => return Err(failed.into()),
     }
     Ok(())

@@ -62,7 +62,8 @@ impl Record {
             Error::new(Kind::Refused, message)
         };
         let needed = |key: &str| get(key).ok_or_else(|| refuse(&format!("lacks {key:?}")));
-        let fs = names::plain("fsName", &needed("fsName")?).map_err(|error| refuse(&format!("is wrong ({error})")))?;
+        let fs = names::plain("fsName", &needed("fsName")?)
+            .map_err(|error| refuse(&format!("is wrong ({error})")))?;
         let group =
             names::group(&needed("group")?).map_err(|error| refuse(&format!("is wrong ({error})")))?;
         let subvolume = needed("subvolume")?;
@@ -140,7 +141,10 @@ mod tests {
         for (why, map, said) in rows {
             let error = Record::read(&map).unwrap_err();
             assert_eq!(error.kind(), Kind::Refused, "{why}");
-            assert!(error.to_string().contains(said) && error.to_string().contains("backup"), "{why}: {error}");
+            assert!(
+                error.to_string().contains(said) && error.to_string().contains("backup"),
+                "{why}: {error}"
+            );
         }
     }
 }

@@ -134,7 +134,12 @@ pub(super) async fn expire(work: &Work, at: &At, now: SystemTime, permit: &Permi
     }
     discard_users(work, at, mark, permit).await?;
     work.subvolumes.remove(at, permit).await?;
-    tracing::info!(subvolume = at.shown(), claim = mark.shown(), since = archived.since, "an archived volume has expired");
+    tracing::info!(
+        subvolume = at.shown(),
+        claim = mark.shown(),
+        since = archived.since,
+        "an archived volume has expired"
+    );
     Ok(true)
 }
 
@@ -223,7 +228,10 @@ async fn absent(
             Ok(Some(_)) => left(work, user),
             Ok(None) => {}
             Err(failed) if failed.reason == Reason::NotPermitted => {
-                tracing::debug!(user, "whether the volume's user is gone cannot be seen with the admin's rights");
+                tracing::debug!(
+                    user,
+                    "whether the volume's user is gone cannot be seen with the admin's rights"
+                );
             }
             Err(failed) => return Err(failed.into()),
         }

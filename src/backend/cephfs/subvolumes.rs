@@ -205,8 +205,8 @@ impl Subvolumes {
 
     pub(super) async fn metadata(&self, at: &At) -> Result<Found, Error> {
         let what = format!("read the metadata of {}", at.shown());
-        let args =
-            ["fs", "subvolume", "metadata", "ls", &at.fs, &at.name, "--group_name", &at.group].map(str::to_owned);
+        let args = ["fs", "subvolume", "metadata", "ls", &at.fs, &at.name, "--group_name", &at.group]
+            .map(str::to_owned);
         match self.call(Call::reads(what, args)).await {
             Ok(reply) => Ok(Found::Subvolume(reply.json()?.unwrap_or_default())),
             Err(failed) => match failed.reason {
