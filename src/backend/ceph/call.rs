@@ -4,7 +4,7 @@
 
 use std::{fmt, time::Duration};
 
-use super::classify::{Reason, advice, headline};
+use super::classify::Reason;
 use crate::{
     backend::{Error, Kind},
     volume::Permit,
@@ -31,7 +31,7 @@ impl fmt::Display for Tool {
 /// One call: what it is for, its arguments, and whether it changes anything.
 ///
 /// The arguments are those of the command alone: cluster, user, key, timeouts and, for `ceph`, `--format json` are added to every
-/// call by [`Ceph`](super::Ceph). They stand behind `--` never: a value that begins with `-` is the caller's to refuse.
+/// call by [`Ceph`](super::Ceph). A value that begins with `-` is the caller's to refuse.
 #[derive(Debug, Clone)]
 pub struct Call {
     pub(super) what: String,
@@ -142,11 +142,11 @@ impl Failed {
 impl fmt::Display for Failed {
     /// The operation, what Ceph said, and what to do.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.what, headline(self.reason))?;
+        write!(f, "{}: {}", self.what, self.reason.headline())?;
         if !self.said.is_empty() {
             write!(f, " ({} said: {})", self.tool, self.said)?;
         }
-        if let Some(advice) = advice(self.reason) {
+        if let Some(advice) = self.reason.advice() {
             write!(f, "; {advice}")?;
         }
         Ok(())

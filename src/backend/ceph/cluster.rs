@@ -1,16 +1,14 @@
-//! Which cluster: [`Cluster`], its [`Monitors`], and [`Clusters`], which finds one by name or by address.
+//! Which cluster: [`Cluster`], and [`Clusters`], which finds one by name or by the address of a monitor.
 
 use std::{
     collections::BTreeMap,
-    fmt,
-    str::FromStr,
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use tokio::sync::{OnceCell, Semaphore};
+use tokio::sync::Semaphore;
 
-use super::{Ceph, Credentials};
+use super::{Ceph, Credentials, Failed, Monitors, warm::Warm};
 use crate::volume::Invalid;
 
 /// The programs and their limits, the same for every cluster.
@@ -22,12 +20,14 @@ pub struct Tools {
     pub ceph: String,
     /// How long a program may look for a monitor that answers (`--client-mount-timeout`).
     pub connect: Duration,
-    /// How long one question to a monitor or an OSD may take (`--rados-mon-op-timeout`, `--rados-osd-op-timeout`).
+    /// How long one question to a monitor, a manager or an OSD may take (`--rados-mon-op-timeout`, `--rados-osd-op-timeout`).
     pub operation: Duration,
     /// How long a whole call may take, above all of that.
     pub deadline: Duration,
-    /// How many programs run at once for each cluster.
+    /// How many programs that end by themselves run at once for each cluster.
     pub concurrency: usize,
+    /// How many `ceph` programs stay and wait for the next command, at most, for each cluster; 0 for a new program for each.
+    pub sessions: usize,
 }
 
 impl Default for Tools {
@@ -36,51 +36,11 @@ impl Default for Tools {
             rbd: "rbd".into(),
             ceph: "ceph".into(),
             connect: Duration::from_secs(5),
-            operation: Duration::from_secs(30),
-            deadline: Duration::from_secs(60),
+            operation: Duration::from_secs(20),
+            deadline: Duration::from_mins(1),
             concurrency: 8,
+            sessions: 2,
         }
-    }
-}
-
-/// The monitors of a cluster as somebody wrote them: addresses or host names, resolved anew at each call.
-///
-/// Separated by commas: `host`, `host:port`, `v1:host:port`, `v2:host:port`, `[v2:host:port,v1:host:port]`; an IPv6
-/// address stands in brackets where a port follows.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Monitors {
-    text: String,
-}
-
-impl Monitors {
-    /// As it was written.
-    pub fn as_str(&self) -> &str {
-        &self.text
-    }
-
-    /// Whether both name a monitor in common.
-    pub fn share_one(&self, _other: &Self) -> bool {
-        false
-    }
-
-    /// The name of a store that nobody configured: `mon-` and ten hexadecimal digits that follow from the monitors in any
-    /// order.
-    pub fn store_name(&self) -> String {
-        String::new()
-    }
-}
-
-impl FromStr for Monitors {
-    type Err = Invalid;
-
-    fn from_str(text: &str) -> Result<Self, Invalid> {
-        Ok(Self { text: text.to_owned() })
-    }
-}
-
-impl fmt::Display for Monitors {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.text)
     }
 }
 
@@ -96,7 +56,29 @@ pub(super) struct Shared {
     pub(super) monitors: Monitors,
     pub(super) tools: Tools,
     pub(super) slots: Semaphore,
-    pub(super) fsid: OnceCell<String>,
+    pub(super) warm: Warm,
+    /// Held while it is asked, so that it is asked once.
+    pub(super) fsid: tokio::sync::Mutex<Option<String>>,
+    /// Why nothing could be learnt of the cluster the last time that somebody tried.
+    trouble: Mutex<Option<String>>,
+    running: Mutex<Running>,
+}
+
+#[derive(Debug, Default)]
+struct Running {
+    next: u64,
+    calls: BTreeMap<u64, (String, Instant)>,
+}
+
+/// How a cluster is now, as far as calls have shown.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Health {
+    /// Whether the last call got an answer; else why not, as a sentence for an administrator.
+    pub ready: Result<(), String>,
+    /// Calls that run now, those that wait for their turn included.
+    pub running: usize,
+    /// The call that has run longest, and since when.
+    pub oldest: Option<(String, Duration)>,
 }
 
 impl Cluster {
@@ -104,15 +86,25 @@ impl Cluster {
     pub fn new(name: &str, monitors: Monitors, tools: Tools) -> Result<Self, Invalid> {
         let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
         if name.is_empty() || name.len() > 40 || !name.bytes().all(plain) {
+            let shown: String = name.chars().take(80).collect();
             return Err(Invalid::new(
                 "cluster name",
-                name,
+                shown,
                 "must be 1 to 40 lower case letters, digits and '-'",
             ));
         }
-        let slots = Semaphore::new(tools.concurrency.max(1));
-        let shared = Shared { name: name.to_owned(), monitors, tools, slots, fsid: OnceCell::new() };
-        Ok(Self { shared: Arc::new(shared) })
+        Ok(Self {
+            shared: Arc::new(Shared {
+                name: name.to_owned(),
+                monitors,
+                slots: Semaphore::new(tools.concurrency.max(1)),
+                warm: Warm::new(tools.sessions),
+                tools,
+                fsid: tokio::sync::Mutex::default(),
+                trouble: Mutex::default(),
+                running: Mutex::default(),
+            }),
+        })
     }
 
     /// Its name in volume ids, messages and metrics.
@@ -125,10 +117,56 @@ impl Cluster {
         &self.shared.monitors
     }
 
+    /// The programs and limits.
+    pub fn tools(&self) -> &Tools {
+        &self.shared.tools
+    }
+
     /// A handle on the cluster for this user.
     #[must_use]
     pub fn with(&self, credentials: Credentials) -> Ceph {
         Ceph::new(self.clone(), credentials)
+    }
+
+    /// How it is, from memory.
+    pub fn health(&self) -> Health {
+        let trouble = self.shared.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let running = self.shared.running.lock().unwrap_or_else(PoisonError::into_inner);
+        // Numbers are given in the order of time.
+        let oldest = running.calls.values().next().map(|(what, since)| (what.clone(), since.elapsed()));
+        Health { ready: trouble.map_or(Ok(()), Err), running: running.calls.len(), oldest }
+    }
+
+    /// Notes what a call showed of the cluster.
+    pub(super) async fn learn<T>(&self, outcome: &Result<T, Failed>) {
+        let lost = outcome.as_ref().err().filter(|failed| failed.reason.is_about_the_connection());
+        *self.shared.trouble.lock().unwrap_or_else(PoisonError::into_inner) = lost.map(ToString::to_string);
+        if lost.is_some_and(|failed| failed.reason != super::Reason::ProgramMissing) {
+            // What answers next may be another cluster.
+            *self.shared.fsid.lock().await = None;
+        }
+    }
+
+    /// Counts a call as running until the value is dropped.
+    pub(super) fn begun(&self, what: &str) -> Begun {
+        let mut running = self.shared.running.lock().unwrap_or_else(PoisonError::into_inner);
+        running.next += 1;
+        let number = running.next;
+        running.calls.insert(number, (what.to_owned(), Instant::now()));
+        Begun { cluster: self.clone(), number }
+    }
+}
+
+/// A call that is running.
+pub(super) struct Begun {
+    cluster: Cluster,
+    number: u64,
+}
+
+impl Drop for Begun {
+    fn drop(&mut self) {
+        let running = &self.cluster.shared.running;
+        running.lock().unwrap_or_else(PoisonError::into_inner).calls.remove(&self.number);
     }
 }
 
