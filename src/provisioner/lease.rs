@@ -16,7 +16,7 @@ use std::{
 };
 
 use jiff::Timestamp;
-use kube::Client;
+use kube::{Client, client::ClientBuilder};
 use rand::Rng;
 use tokio::{
     sync::watch,
@@ -25,7 +25,10 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::volume::{Invalid, Permit};
+use crate::{
+    observe::{CountApiRequests, Metrics},
+    volume::{Invalid, Permit},
+};
 use decision::{Seen, Step, decide, old_lock, written};
 use lock::{Kind, Locks, Record, Sighting, Trouble};
 
@@ -96,7 +99,7 @@ impl Settings {
 }
 
 /// A client for the lease alone: it gives up in time and repeats nothing by itself.
-pub fn client(config: &kube::Config, settings: &Settings) -> Result<Client, kube::Error> {
+pub fn client(config: &kube::Config, settings: &Settings, metrics: &Metrics) -> Result<Client, kube::Error> {
     let mut config = config.clone();
     config.default_retry = false;
     config.connect_timeout = Some(settings.request_limit());
@@ -104,7 +107,7 @@ pub fn client(config: &kube::Config, settings: &Settings) -> Result<Client, kube
     config.write_timeout = Some(settings.renew_deadline);
     // Without it the time that a connection lay idle counts as reading.
     config.reset_reader_on_write = true;
-    Client::try_from(config)
+    Ok(ClientBuilder::try_from(config)?.with_layer(&CountApiRequests::new(metrics.clone())).build())
 }
 
 /// One time of leading, from winning the lock to losing it.

@@ -113,7 +113,7 @@ pub async fn run(settings: Settings, backends: Backends, metrics: Metrics) -> Re
     let failed = |source| Error::Client { url: settings.cluster.cluster_url.to_string(), source };
     let client = client(&settings, &metrics).map_err(failed)?;
     let lease_client =
-        settings.lease.as_ref().map(|lease| lease::client(&settings.cluster, lease)).transpose();
+        settings.lease.as_ref().map(|lease| lease::client(&settings.cluster, lease, &metrics)).transpose();
     let election = settings.lease.clone().zip(lease_client.map_err(failed)?);
     serve(&settings, backends, metrics, client, election).await;
     Ok(())

@@ -10,7 +10,7 @@ mod attempt;
 
 use std::sync::Arc;
 
-pub(super) use attempt::{Attempt, reconcile};
+pub(super) use attempt::{Attempt, confirm, confirm_all, reconcile};
 
 use super::{
     class::{Class, Terms},

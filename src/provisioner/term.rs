@@ -25,11 +25,17 @@ const FINALIZER_PAUSE: Duration = Duration::from_millis(20);
 /// How many of them at a time.
 const FINALIZERS: usize = 2;
 
+/// One in so many workers' worth of confirmations runs beside the workers of a store: enough to keep up with them, too
+/// few to keep claims waiting.
+const CONFIRMING: usize = 8;
+
 /// What shares a limit.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum LaneId {
     /// Work on one store of one backend.
     Store(&'static str, Box<str>),
+    /// Noting on one store of one backend which volumes are in use.
+    Confirm(&'static str, Box<str>),
     Finalizers,
     /// What needs no store, or none that is known.
     Rest,
@@ -152,6 +158,7 @@ impl Term {
                     self.workers.min(backend.capabilities().concurrency.max(1))
                 })
             }
+            LaneId::Confirm(..) => (self.workers / CONFIRMING).max(1),
             LaneId::Finalizers => FINALIZERS,
             LaneId::Rest => self.workers,
         }
@@ -166,6 +173,7 @@ impl Term {
             let (_slot, _ended) = (slot, ended);
             let outcome = match work.key() {
                 Key::Claim(uid) => provision::reconcile(&shared, uid, work.attempt(), &permit).await,
+                Key::Confirm(uid) => provision::confirm(&shared, uid, &permit).await,
                 Key::Volume(name) => reclaim::reconcile(&shared, name, &permit).await,
                 Key::Growth(uid) => expand::reconcile(&shared, uid, &permit).await,
                 Key::Guard(name) => {
@@ -204,6 +212,7 @@ impl Term {
             while let Some(task) = self.tasks.join_next().await {
                 report(task);
             }
+            provision::confirm_all(&self.shared, &self.lease.permit).await;
         };
         tokio::select! {
             () = all => {}
@@ -259,6 +268,9 @@ fn route(shared: &Shared, key: &Key) -> LaneId {
             });
             store.map_or(LaneId::Rest, |(backend, store)| LaneId::Store(backend, store))
         }
+        Key::Confirm(uid) => shared.attempt(uid).map_or(LaneId::Rest, |attempt| {
+            LaneId::Confirm(attempt.order.backend.capabilities().name, attempt.order.spot.store().into())
+        }),
         Key::Volume(name) => volume_lane(shared, name),
         Key::Growth(uid) => {
             let volume = shared.records().growing(uid).map(|growing| growing.volume.clone());

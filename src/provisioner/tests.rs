@@ -7,4 +7,5 @@ mod growth;
 mod leading;
 mod provisioning;
 mod removal;
+mod stingy;
 mod storm;

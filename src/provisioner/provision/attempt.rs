@@ -4,6 +4,8 @@
 
 use std::{sync::Arc, time::Instant};
 
+use futures::StreamExt as _;
+
 use super::{Again, Order, Plan, Rejection, plan};
 use crate::{
     backend::{Error, Kind, Unfinished},
@@ -28,6 +30,9 @@ pub(in crate::provisioner) struct Attempt {
     progress: Progress,
 }
 
+/// How many volumes are confirmed at a time at shutdown.
+const CONFIRMED_AT_ONCE: usize = 8;
+
 /// How far an attempt has come. What is written here holds whenever the work is dropped.
 #[derive(Debug, Clone)]
 enum Progress {
@@ -48,8 +53,6 @@ enum Step {
     Make(Arc<Order>),
     /// The claim may be gone: the volume of this attempt gets a PV or is taken back.
     Settle(Attempt),
-    /// Tell the backend that the PV is stored.
-    Confirm(Attempt, Arc<Volume>),
     /// The volume of this claim was deleted before the claim was bound: read the claim again.
     Reload(String, String),
 }
@@ -67,7 +70,6 @@ pub(in crate::provisioner) async fn reconcile(
     };
     match step {
         Step::Nothing => Outcome::Done,
-        Step::Confirm(attempt, volume) => confirm(shared, &attempt.order, &volume, permit).await,
         Step::Settle(attempt) => settle(shared, attempt, permit).await,
         Step::Make(order) => make(shared, &order, permit).await,
         Step::Reload(namespace, name) => match shared.cluster.claim(&namespace, &name).await {
@@ -83,9 +85,8 @@ pub(in crate::provisioner) async fn reconcile(
 
 fn next_step(shared: &Shared, uid: &Arc<str>, tries: u32) -> Result<Step, Outcome> {
     let attempt = shared.attempt(uid);
-    if let Some(Attempt { progress: Progress::Stored(volume), .. }) = &attempt {
-        let volume = Arc::clone(volume);
-        return Ok(attempt.map_or(Step::Nothing, |attempt| Step::Confirm(attempt, volume)));
+    if let Some(Attempt { progress: Progress::Stored(_), .. }) = &attempt {
+        return Ok(Step::Nothing);
     }
     let mut records = shared.records();
     let Some(claim) = records.claim(uid).cloned() else {
@@ -151,6 +152,42 @@ fn next_step(shared: &Shared, uid: &Arc<str>, tries: u32) -> Result<Step, Outcom
             Ok(Step::Make(order))
         }
     }
+}
+
+/// Tells the backend that the PV for the claim with this UID is stored, if it does not know it yet.
+///
+/// It is work of its own, so that the next claim need not wait for it: until it is done, a crash costs the next leader's
+/// sweep the same work, and nothing else.
+pub(in crate::provisioner) async fn confirm(shared: &Shared, uid: &str, permit: &Permit) -> Outcome {
+    let Some(Attempt { order, progress: Progress::Stored(volume), .. }) = shared.attempt(uid) else {
+        return Outcome::Done;
+    };
+    match order.backend.confirm(&volume.id, permit).await {
+        Ok(()) => {
+            shared.end_attempt(uid);
+            Outcome::Done
+        }
+        // The volume was used and removed meanwhile.
+        Err(error) if error.kind() == Kind::NotFound => {
+            tracing::info!(volume = %volume.id, error = error.chain(), "the volume to be confirmed is gone");
+            shared.end_attempt(uid);
+            Outcome::Done
+        }
+        Err(error) => {
+            tracing::warn!(volume = %volume.id, error = error.chain(), "cannot confirm the volume on the storage");
+            outcome_of(error.kind())
+        }
+    }
+}
+
+/// Tells the backends of every stored PV that they do not know yet, when nothing else is begun any more.
+pub(in crate::provisioner) async fn confirm_all(shared: &Shared, permit: &Permit) {
+    let uids: Vec<Arc<str>> = shared.attempts().keys().cloned().collect();
+    futures::stream::iter(uids)
+        .for_each_concurrent(Some(CONFIRMED_AT_ONCE), |uid| async move {
+            confirm(shared, &uid, permit).await;
+        })
+        .await;
 }
 
 /// Makes the volume and stores its PV.
@@ -232,7 +269,13 @@ async fn store(shared: &Shared, order: &Arc<Order>, volume: &Arc<Volume>, permit
         "ProvisioningSucceeded",
         format!("Successfully provisioned volume {name}"),
     );
-    confirm(shared, order, volume, permit).await
+    confirm_later(shared, &claim.uid)
+}
+
+/// Leaves the rest to [`confirm`].
+fn confirm_later(shared: &Shared, uid: &Arc<str>) -> Outcome {
+    shared.records().wake(Key::Confirm(Arc::clone(uid)));
+    Outcome::Done
 }
 
 fn describe(
@@ -293,32 +336,12 @@ fn not_stored(shared: &Shared, order: &Order, failure: &Failure) -> Outcome {
     failure.outcome()
 }
 
-/// Tells the backend that the PV is stored; whether that succeeds does not concern the claim.
-async fn confirm(shared: &Shared, order: &Order, volume: &Volume, permit: &Permit) -> Outcome {
-    match order.backend.confirm(&volume.id, permit).await {
-        Ok(()) => {
-            shared.end_attempt(&order.claim.uid);
-            Outcome::Done
-        }
-        // The volume was used and removed meanwhile.
-        Err(error) if error.kind() == Kind::NotFound => {
-            tracing::info!(volume = %volume.id, error = error.chain(), "the volume to be confirmed is gone");
-            shared.end_attempt(&order.claim.uid);
-            Outcome::Done
-        }
-        Err(error) => {
-            tracing::warn!(volume = %volume.id, error = error.chain(), "cannot confirm the volume on the storage");
-            outcome_of(error.kind())
-        }
-    }
-}
-
 /// The claim is gone, or has what it wants: what was begun for it becomes a stored volume or is taken back.
 async fn settle(shared: &Shared, attempt: Attempt, permit: &Permit) -> Outcome {
     let order = &attempt.order;
     let claim = &order.claim;
     let volume = match &attempt.progress {
-        Progress::Stored(volume) => return confirm(shared, order, volume, permit).await,
+        Progress::Stored(_) => return confirm_later(shared, &claim.uid),
         // Only trying again tells whether the server stored it. If it did, or does so now, the PV of a claim that is gone
         // is released and removed like any other.
         Progress::Posted(volume) => return store(shared, order, volume, permit).await,
@@ -350,7 +373,7 @@ async fn settle(shared: &Shared, attempt: Attempt, permit: &Permit) -> Outcome {
     let served = stored.as_ref().is_some_and(|stored| is_for(stored, claim));
     if stored.is_some_and(|stored| uses(&stored, claim, &volume)) {
         shared.progress(&claim.uid, |progress| *progress = Progress::Stored(Arc::clone(&volume)));
-        return confirm(shared, order, &volume, permit).await;
+        return confirm_later(shared, &claim.uid);
     }
     let wanted = live.is_some_and(|live| {
         live.metadata.uid.as_deref() == Some(&*claim.uid)

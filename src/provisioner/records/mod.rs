@@ -35,6 +35,8 @@ use crate::{
 pub(super) enum Key {
     /// The claim with this UID wants a volume, or what was begun for it must be ended.
     Claim(Arc<str>),
+    /// The PV for the claim with this UID is stored, and the storage does not know it yet.
+    Confirm(Arc<str>),
     /// The volume of this name may have to be removed.
     Volume(Arc<str>),
     /// The claim with this UID asks for more than it has.
@@ -276,7 +278,8 @@ impl Records {
         }
     }
 
-    fn wake(&self, key: Key) {
+    /// Works on `key`, if anybody works at all.
+    pub(super) fn wake(&self, key: Key) {
         if let Some(queue) = &self.queue {
             queue.push(key);
         }

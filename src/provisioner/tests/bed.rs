@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    backend::{Backends, memory::Memory},
+    backend::{Backend, Backends, memory::Memory},
     observe::Metrics,
     provisioner::{Settings, fixtures, queue::Pace, run},
 };
@@ -177,8 +177,13 @@ impl Bed {
     }
 
     pub(super) fn start_with(&self, settings: Settings) -> Running {
+        Self::start_on(settings, Arc::new(self.memory.clone()))
+    }
+
+    /// The loop over another backend.
+    pub(super) fn start_on(settings: Settings, backend: Arc<dyn Backend>) -> Running {
         let metrics = Metrics::new();
-        let backends = Backends::default().with(NAME, Arc::new(self.memory.clone()));
+        let backends = Backends::default().with(NAME, backend);
         let stop = settings.stop.clone();
         let task = tokio::spawn(run(settings, backends, metrics.clone()));
         Running { stop, task, metrics }

@@ -1,0 +1,99 @@
+//! A backend that gives less than was asked for: [`Stingy`].
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use async_trait::async_trait;
+use serde_json::Value;
+
+use super::bed::Bed;
+use crate::{
+    backend::{
+        Backend, Capabilities, Error, Known, Past, Removed, StoreStatus, Unfinished,
+        memory::{Memory, Operation},
+    },
+    volume::{Capacity, Grown, Growth, Permit, Place, Removal, Source, Volume, VolumeId, VolumeRequest},
+};
+
+/// The memory backend, save that its first volumes are too small.
+struct Stingy {
+    memory: Memory,
+    left: AtomicUsize,
+}
+
+#[async_trait]
+impl Backend for Stingy {
+    fn capabilities(&self) -> &Capabilities {
+        self.memory.capabilities()
+    }
+
+    fn place(&self, request: &VolumeRequest) -> Result<Place, Error> {
+        self.memory.place(request)
+    }
+
+    fn shares(&self, request: &VolumeRequest) -> bool {
+        self.memory.shares(request)
+    }
+
+    fn locate(&self, source: &Source) -> Option<Place> {
+        self.memory.locate(source)
+    }
+
+    async fn create(&self, request: &VolumeRequest, permit: &Permit) -> Result<Volume, Error> {
+        let volume = self.memory.create(request, permit).await?;
+        let stingy =
+            self.left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok();
+        let bytes = if stingy { 1 } else { 2 << 30 };
+        Ok(Volume { capacity: Some(Capacity::from_bytes(bytes)), ..volume })
+    }
+
+    async fn confirm(&self, id: &VolumeId, permit: &Permit) -> Result<(), Error> {
+        self.memory.confirm(id, permit).await
+    }
+
+    async fn remove(&self, removal: &Removal, permit: &Permit) -> Result<Removed, Error> {
+        self.memory.remove(removal, permit).await
+    }
+
+    async fn expand(&self, growth: &Growth, permit: &Permit) -> Result<Grown, Error> {
+        self.memory.expand(growth, permit).await
+    }
+
+    async fn unfinished(&self, store: &str, known: Known<'_>) -> Result<Vec<Unfinished>, Error> {
+        self.memory.unfinished(store, known).await
+    }
+
+    async fn discard(&self, unfinished: &Unfinished, permit: &Permit) -> Result<(), Error> {
+        self.memory.discard(unfinished, permit).await
+    }
+
+    async fn tend(&self, permit: &Permit) {
+        self.memory.tend(permit).await;
+    }
+
+    fn remember(&self, past: Past) {
+        self.memory.remember(past);
+    }
+
+    fn stores(&self) -> Vec<StoreStatus> {
+        self.memory.stores()
+    }
+}
+
+/// Proves: case 51
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_volume_that_is_too_small_is_taken_back_and_made_anew() {
+    let bed = Bed::without_controllers();
+    let stingy = Stingy { memory: bed.memory.clone(), left: AtomicUsize::new(2) };
+    let running = Bed::start_on(bed.settings().await, Arc::new(stingy));
+    let uid = bed.annotated_claim("data");
+    bed.provisioned(1).await;
+    let why = bed.event("data", "ProvisioningFailed").await;
+    assert!(why.contains("which is less than the 1Gi asked for"), "{why}");
+    running.stop().await;
+    assert_eq!((bed.memory.calls(Operation::Create), bed.memory.calls(Operation::Discard)), (3, 2));
+    let stored: Value = serde_json::to_value(bed.volume(&format!("pvc-{uid}"))).unwrap();
+    assert_eq!(stored["spec"]["capacity"]["storage"], "2Gi", "what the storage gives in the end");
+}
