@@ -155,9 +155,9 @@ pub async fn run(command: &Command) -> Result<Output, Failure> {
                 }
                 // Where nobody holds the outputs, nobody of the group is left, and its number may be somebody else's.
                 if closed {
-                    group.disarm()
+                    group.disarm();
                 } else {
-                    drop(group)
+                    drop(group);
                 }
                 status.map_err(Failure::io("wait for the program"))?
             }

@@ -20,7 +20,7 @@ pub struct Tools {
     pub ceph: String,
     /// How long a program may look for a monitor that answers (`--client-mount-timeout`).
     pub connect: Duration,
-    /// How long one question to a monitor or an OSD may take (`--rados-mon-op-timeout`, `--rados-osd-op-timeout`).
+    /// How long one question to a monitor, a manager or an OSD may take (`--rados-mon-op-timeout`, `--rados-osd-op-timeout`).
     pub operation: Duration,
     /// How long a whole call may take, above all of that.
     pub deadline: Duration,
@@ -36,8 +36,8 @@ impl Default for Tools {
             rbd: "rbd".into(),
             ceph: "ceph".into(),
             connect: Duration::from_secs(5),
-            operation: Duration::from_secs(30),
-            deadline: Duration::from_secs(60),
+            operation: Duration::from_secs(20),
+            deadline: Duration::from_mins(1),
             concurrency: 8,
             sessions: 2,
         }

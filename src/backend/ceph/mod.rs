@@ -143,19 +143,17 @@ impl Ceph {
             }
             Some(_) | None => None,
         };
-        let ended = match ended {
-            Some(ended) => ended,
-            None => {
-                let _turn = self.turn(&shared.slots, deadline, tool, call).await?;
-                let secret = self.secret(tool, call)?;
-                let mut command = self.command(tool, call, &secret, deadline).await?;
-                command.args.extend(call.args.iter().cloned());
-                command.stdin.clone_from(&call.stdin);
-                self.permitted(tool, call)?;
-                let output =
-                    command::run(&command).await.map_err(|failure| self.not_run(tool, call, failure))?;
-                Ended { code: output.code, stdout: output.stdout, stderr: output.stderr }
-            }
+        let ended = if let Some(ended) = ended {
+            ended
+        } else {
+            let _turn = self.turn(&shared.slots, deadline, tool, call).await?;
+            let secret = self.secret(tool, call)?;
+            let mut command = self.command(tool, call, &secret, deadline).await?;
+            command.args.extend(call.args.iter().cloned());
+            command.stdin.clone_from(&call.stdin);
+            self.permitted(tool, call)?;
+            let output = command::run(&command).await.map_err(|failure| self.not_run(tool, call, failure))?;
+            Ended { code: output.code, stdout: output.stdout, stderr: output.stderr }
         };
         self.read(tool, call, ended)
     }
@@ -163,16 +161,15 @@ impl Ceph {
     /// Asks a `ceph` that waits, or a new one that will wait afterwards.
     async fn ask(&self, line: &str, deadline: Duration, call: &Call) -> Result<Outcome, Failed> {
         let warm = &self.cluster.shared.warm;
-        let asked = match warm.take(&self.credentials) {
-            Some(asked) => asked,
-            None => {
-                // Read while it connects, not needed afterwards.
-                let secret = self.secret(Tool::Ceph, call)?;
-                let command = self.command(Tool::Ceph, call, &secret, deadline).await?;
-                match warm.start(&command, &self.credentials).await {
-                    Ok(asked) => asked,
-                    Err(outcome) => return Ok(outcome),
-                }
+        let asked = if let Some(asked) = warm.take(&self.credentials) {
+            asked
+        } else {
+            // Read while it connects, not needed afterwards.
+            let secret = self.secret(Tool::Ceph, call)?;
+            let command = self.command(Tool::Ceph, call, &secret, deadline).await?;
+            match warm.start(&command, &self.credentials).await {
+                Ok(asked) => asked,
+                Err(outcome) => return Ok(outcome),
             }
         };
         self.permitted(Tool::Ceph, call)?;
@@ -187,16 +184,14 @@ impl Ceph {
         tool: Tool,
         call: &Call,
     ) -> Result<tokio::sync::SemaphorePermit<'a>, Failed> {
-        match timeout(deadline, turns.acquire()).await {
-            Ok(Ok(turn)) => Ok(turn),
-            Ok(Err(_)) | Err(_) => {
-                let oldest = self.cluster.health().oldest.map_or_else(String::new, |(what, since)| {
-                    format!(", the longest for {} s: {what}", since.as_secs())
-                });
-                let said = format!("other calls held all places{oldest}");
-                Err(self.failed(&call.what, tool, Reason::Deadline, None, said))
-            }
+        if let Ok(Ok(turn)) = timeout(deadline, turns.acquire()).await {
+            return Ok(turn);
         }
+        let oldest = self.cluster.health().oldest.map_or_else(String::new, |(what, since)| {
+            format!(", the longest for {} s: {what}", since.as_secs())
+        });
+        let said = format!("other calls held all places{oldest}");
+        Err(self.failed(&call.what, tool, Reason::Deadline, None, said))
     }
 
     fn permitted(&self, tool: Tool, call: &Call) -> Result<(), Failed> {

@@ -1,6 +1,7 @@
 //! Tests of the calls against programs that stand in for Ceph's, and of the table against what a real cluster answered.
 
 pub(crate) mod fake;
+mod real;
 
 use std::{
     collections::BTreeMap,
@@ -464,6 +465,27 @@ async fn a_ceph_that_hangs_ends_at_the_deadline_and_the_next_command_has_a_new_o
     ceph.ceph(Call::reads("list", ["fs", "ls"])).await.unwrap();
     assert_eq!(sessions(&fake).len(), 2);
     assert!(!Path::new(&format!("/proc/{}", sessions(&fake)[0])).exists());
+}
+
+#[tokio::test]
+async fn a_ceph_that_lost_the_cluster_is_not_asked_again() {
+    let fake = Fake::new();
+    fake.expect(Tool::Ceph, &["fs", "ls"], Answer::fails(110, "Error ETIMEDOUT: timed out\n"));
+    let failed = fake.ceph().ceph(Call::reads("list", ["fs", "ls"])).await.unwrap_err();
+    assert_eq!((failed.reason, failed.kind()), (Reason::Deadline, Kind::Unavailable));
+    fake.ceph().fsid().await.unwrap();
+    assert_eq!(sessions(&fake).len(), 2);
+}
+
+#[tokio::test]
+async fn a_ceph_that_nobody_asks_ends_after_a_while() {
+    let fake = Fake::new();
+    fake.ceph().fsid().await.unwrap();
+    let pid = sessions(&fake)[0];
+    tokio::time::pause();
+    sleep(Duration::from_mins(2)).await;
+    tokio::time::resume();
+    until("its end", || !Path::new(&format!("/proc/{pid}")).exists()).await;
 }
 
 #[tokio::test]

@@ -12,7 +12,10 @@ use std::{
 
 use tokio::{sync::Semaphore, time::Instant};
 
-use super::{Credentials, classify::code_in};
+use super::{
+    Credentials,
+    classify::{ETIMEDOUT, code_in},
+};
 use crate::system::command::{Captured, Command, Exchange, Failure, Session};
 
 /// How long a program waits for the next command. It holds fifty megabytes.
@@ -116,7 +119,10 @@ impl Warm {
                 let end = stderr.bytes.iter().rposition(|&b| b == b'\n').map_or(0, |at| at + 1);
                 stderr.bytes.truncate(end);
                 let code = code_in(&String::from_utf8_lossy(&stderr.bytes));
-                self.put_back(asked);
+                // One that has lost the cluster would wait as long again; a new one is told at once.
+                if code != ETIMEDOUT {
+                    self.put_back(asked);
+                }
                 Outcome::Ended(Ended { code, stdout, stderr })
             }
             Ok(Exchange::Ended(output)) => {

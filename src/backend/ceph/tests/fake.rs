@@ -76,7 +76,7 @@ impl Fake {
     }
 
     /// The same with other limits. The programs in `tools` are replaced.
-    pub(crate) fn with(tools: Tools) -> Self {
+    pub(crate) fn with(mut tools: Tools) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path();
         for name in ["once", "always", "calls"] {
@@ -89,10 +89,11 @@ impl Fake {
             symlink(&script, path.join(name)).unwrap();
             path.join(name).to_str().unwrap().to_owned()
         };
+        (tools.rbd, tools.ceph) = (program("rbd"), program("ceph"));
         // Far enough that a busy machine does not meet it.
-        let deadline =
-            if tools.deadline == Tools::default().deadline { Duration::from_mins(5) } else { tools.deadline };
-        let tools = Tools { rbd: program("rbd"), ceph: program("ceph"), deadline, ..tools };
+        if tools.deadline == Tools::default().deadline {
+            tools.deadline = Duration::from_mins(5);
+        }
         let cluster = Cluster::new("fake", "127.0.0.1:6789".parse().unwrap(), tools).unwrap();
         let fake = Self { directory, cluster, orders: AtomicUsize::new(0) };
         fake.always(Tool::Ceph, &["fsid"], Answer::recorded("ceph-fsid"));
@@ -147,7 +148,7 @@ impl Fake {
             Answer::Crashes => ("crash", 0, String::new(), String::new()),
             Answer::Waits => ("wait", 0, String::new(), String::new()),
         };
-        let pattern: String = args.iter().map(|arg| format!("\u{1f}{arg}")).collect();
+        let pattern = args.iter().fold(String::new(), |all, arg| all + "\u{1f}" + arg);
         for (name, text) in [
             ("tool", tool.to_string()),
             ("count", args.len().to_string()),
