@@ -168,7 +168,7 @@ impl Memory {
         self.state().nameless = true;
     }
 
-    /// The parameters of the classes that the caller told of with [`Backend::meet`].
+    /// The parameters of the classes that the caller told of with [`Backend::acquaint`].
     pub fn met(&self) -> Vec<BTreeMap<String, String>> {
         self.state().met.clone()
     }
@@ -543,7 +543,7 @@ impl Backend for Memory {
         }
     }
 
-    fn meet(&self, parameters: &BTreeMap<String, String>) {
+    fn acquaint(&self, parameters: &BTreeMap<String, String>) {
         let mut state = self.state();
         if !state.met.contains(parameters) {
             state.met.push(parameters.clone());

@@ -76,11 +76,6 @@ pub trait Backend: Send + Sync + 'static {
     /// Reclaims what was moved to the trash, until the permit ends. Dropped when leadership ends.
     async fn tend(&self, permit: &Permit);
 
-    /// Tells that there is a class with these parameters (of those that the backend declared): a backend whose stores are
-    /// described by classes knows from it where something may have been begun, also when no claim asks any more. Called for
-    /// every class before each sweep. Touches nothing; a class that is wrong is passed over.
-    fn meet(&self, _parameters: &BTreeMap<String, String>) {}
-
     /// Tells what the existing volumes say of a store. Called once for every store, before anything else is asked of it:
     /// a store whose root is not what it was (not mounted, another disk) is refused until it is again.
     fn remember(&self, past: Past);

@@ -56,6 +56,7 @@ pub(super) struct Common {
     pub(super) operation: (Option<String>, Option<String>),
     pub(super) deadline: (Option<String>, Option<String>),
     pub(super) concurrency: (Option<String>, Option<String>),
+    pub(super) sessions: (Option<String>, Option<String>),
 }
 
 /// More programs at a time than this only wait for each other.
@@ -81,6 +82,7 @@ pub(super) fn tools(sources: &Sources<'_>, common: Common, old: &Old) -> Result<
         operation: within(&operation, limit, names::CEPH_COMMAND_TIMEOUT.flag)?,
         deadline: limit,
         concurrency: pick(&names::CEPH_CONCURRENCY, common.concurrency)?.count(MOST_PROGRAMS)?,
+        sessions: sessions(&pick(&names::CEPH_SESSIONS, common.sessions)?)?,
     })
 }
 
@@ -91,6 +93,11 @@ fn within(given: &Given, whole: Duration, of: &str) -> Result<Duration, Wrong> {
         return Ok(part);
     }
     Err(given.wrong(format_args!("must be shorter than {of}, which is {whole:?}")))
+}
+
+/// How many programs stay: none is allowed.
+fn sessions(given: &Given) -> Result<usize, Wrong> {
+    if given.text == "0" { Ok(0) } else { given.count(MOST_PROGRAMS) }
 }
 
 /// The name of a program, or its path.
@@ -151,6 +158,7 @@ fn cluster(
         operation_timeout,
         command_timeout,
         concurrency,
+        sessions: kept,
     } = entry;
     let given = |key: &str, text: Option<String>| {
         text.map(|text| Given::new(text, sources.in_file(format!("clusters[{index}].{key}"))))
@@ -188,6 +196,7 @@ fn cluster(
             Some(given) => given.count(MOST_PROGRAMS)?,
             None => common.concurrency,
         },
+        sessions: given("sessions", kept).map_or(Ok(common.sessions), |given| sessions(&given))?,
     };
     let admin = admin(
         given("adminId", admin_id),

@@ -63,9 +63,10 @@ pub(super) mod names {
         RBD_PROGRAM: "--rbd-program", "", "rbdProgram", "rbd";
         CEPH_PROGRAM: "--ceph-program", "", "cephProgram", "ceph";
         CEPH_CONNECT_TIMEOUT: "--ceph-connect-timeout", "", "cephConnectTimeout", "5s";
-        CEPH_OPERATION_TIMEOUT: "--ceph-operation-timeout", "", "cephOperationTimeout", "30s";
+        CEPH_OPERATION_TIMEOUT: "--ceph-operation-timeout", "", "cephOperationTimeout", "20s";
         CEPH_COMMAND_TIMEOUT: "--ceph-command-timeout", "", "cephCommandTimeout", "60s";
         CEPH_CONCURRENCY: "--ceph-concurrency", "", "cephConcurrency", "8";
+        CEPH_SESSIONS: "--ceph-sessions", "", "cephSessions", "2";
         KUBECONFIG: "--kubeconfig", "KUBECONFIG", "kubeconfig", "";
         API_TIMEOUT: "--api-timeout", "", "apiTimeout", "30s";
         RETRY_MIN: "--retry-min", "", "retryMin", "1s";
@@ -167,6 +168,7 @@ pub(super) fn controller(
         ceph_operation_timeout,
         ceph_command_timeout,
         ceph_concurrency,
+        ceph_sessions,
         kubeconfig,
         api_timeout,
         retry_min,
@@ -234,6 +236,7 @@ pub(super) fn controller(
         operation: (ceph_operation_timeout, file.ceph_operation_timeout),
         deadline: (ceph_command_timeout, file.ceph_command_timeout),
         concurrency: (ceph_concurrency, file.ceph_concurrency),
+        sessions: (ceph_sessions, file.ceph_sessions),
     };
     let tools = cluster::tools(&sources, common, old)?;
     let clusters = file.clusters.unwrap_or_default();

@@ -28,6 +28,7 @@ pub(super) struct File {
     pub(super) ceph_operation_timeout: Option<String>,
     pub(super) ceph_command_timeout: Option<String>,
     pub(super) ceph_concurrency: Option<String>,
+    pub(super) ceph_sessions: Option<String>,
     pub(super) kubeconfig: Option<String>,
     pub(super) leader_election: Option<String>,
     pub(super) lease_namespace: Option<String>,
@@ -79,6 +80,7 @@ pub(super) struct ClusterInFile {
     pub(super) operation_timeout: Option<String>,
     pub(super) command_timeout: Option<String>,
     pub(super) concurrency: Option<String>,
+    pub(super) sessions: Option<String>,
 }
 
 /// Several texts: a list, or one text as a class has it.

@@ -86,7 +86,7 @@ pub(super) struct ControllerFlags {
     #[arg(long, value_name = "DURATION", help_heading = "Ceph")]
     pub(super) ceph_connect_timeout: Option<String>,
 
-    /// Give up on one question to a monitor or an OSD after so long [default: 30s]
+    /// Give up on one question to a monitor or an OSD after so long [default: 20s]
     #[arg(long, value_name = "DURATION", help_heading = "Ceph")]
     pub(super) ceph_operation_timeout: Option<String>,
 
@@ -97,6 +97,10 @@ pub(super) struct ControllerFlags {
     /// Run so many programs for a cluster at a time [default: 8]
     #[arg(long, value_name = "N", help_heading = "Ceph")]
     pub(super) ceph_concurrency: Option<String>,
+
+    /// Let so many ceph programs for a cluster wait for the next command; 0 starts a new one each time [default: 2]
+    #[arg(long, value_name = "N", help_heading = "Ceph")]
+    pub(super) ceph_sessions: Option<String>,
 
     /// File that says where the API server is; else the pod's service account [env: KUBECONFIG]
     #[arg(long, value_name = "FILE", help_heading = "Kubernetes")]

@@ -101,10 +101,6 @@ impl Backend for Metered {
         self.inner.tend(permit).await;
     }
 
-    fn meet(&self, parameters: &BTreeMap<String, String>) {
-        self.inner.meet(parameters);
-    }
-
     fn remember(&self, past: Past) {
         self.inner.remember(past);
     }

@@ -8,6 +8,7 @@
 use std::{
     collections::BTreeSet,
     fmt::{self, Write as _},
+    net::IpAddr,
     time::Duration,
 };
 
@@ -156,8 +157,8 @@ impl Cluster {
         let mut next = String::new();
         loop {
             let path = format!("/api/v1/persistentvolumeclaims?limit={PAGE}&continue={}", escaped(&next));
-            let page: Page = self.call_for(Method::GET, &path, METADATA, None::<(_, &Value)>).await?;
-            let found = page.items.into_iter().filter_map(|item| item.metadata.uid);
+            let page: Page<Item> = self.call_for(Method::GET, &path, METADATA, None::<(_, &Value)>).await?;
+            let found = page.items.into_iter().flatten().filter_map(|item| item.metadata.uid);
             living.extend(found.filter(|uid| uids.contains(uid.as_str())));
             if page.metadata.next.is_empty() {
                 return Ok(living);
@@ -206,6 +207,25 @@ impl Cluster {
         let options = json!({"apiVersion": "v1", "kind": "DeleteOptions", "preconditions": {"uid": uid}});
         let body = Some(("application/json", &options));
         found(self.ask(&Method::DELETE, &path, "application/json", body).await).map(drop)
+    }
+
+    /// The addresses of all nodes, each with the node's name.
+    pub(super) async fn node_addresses(&self) -> Result<Vec<(IpAddr, String)>, Failure> {
+        let mut addresses = Vec::new();
+        let mut next = String::new();
+        loop {
+            let path = format!("/api/v1/nodes?limit={PAGE}&continue={}", escaped(&next));
+            let page: Page<NodeObject> = self.call(Method::GET, &path, None::<(_, &Value)>).await?;
+            for node in page.items.into_iter().flatten() {
+                let texts = node.status.addresses.iter().flatten().map(|one| one.address.parse());
+                let name = node.metadata.name.unwrap_or_default();
+                addresses.extend(texts.filter_map(Result::ok).map(|address| (address, name.clone())));
+            }
+            if page.metadata.next.is_empty() {
+                return Ok(addresses);
+            }
+            next = page.metadata.next;
+        }
     }
 
     /// The UID of a namespace.
@@ -302,13 +322,33 @@ fn failed(cause: Cause, method: &Method, path: &str, error: &dyn fmt::Display) -
     Failure { cause, after: None, message: format!("{method} {path}: {error}") }
 }
 
-/// One page of the metadata of many objects.
+/// One page of a list.
 #[derive(Deserialize)]
-struct Page {
+struct Page<T> {
     #[serde(default)]
     metadata: PageMeta,
+    items: Option<Vec<T>>,
+}
+
+/// A node, of which nothing but its addresses is read.
+#[derive(Deserialize)]
+struct NodeObject {
     #[serde(default)]
-    items: Vec<Item>,
+    metadata: ItemMeta,
+    #[serde(default)]
+    status: NodeStatus,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct NodeStatus {
+    addresses: Option<Vec<NodeAddress>>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct NodeAddress {
+    address: String,
 }
 
 #[derive(Deserialize, Default)]
@@ -327,6 +367,7 @@ struct Item {
 #[derive(Deserialize, Default)]
 #[serde(default)]
 struct ItemMeta {
+    name: Option<String>,
     uid: Option<String>,
 }
 

@@ -9,6 +9,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     fmt,
+    net::IpAddr,
     sync::{Arc, Mutex, OnceLock, PoisonError},
     time::Duration,
 };
@@ -16,7 +17,7 @@ use std::{
 use async_trait::async_trait;
 use k8s_openapi::{ByteString, api::core::v1::Secret, apimachinery::pkg::apis::meta::v1::ObjectMeta};
 use kube::Client;
-use tokio::time::Instant;
+use tokio::{sync::Notify, time::Instant};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{
@@ -33,6 +34,8 @@ use crate::{
 
 /// How long a Secret that was read may be used without asking again.
 const REMEMBERED: Duration = Duration::from_secs(10);
+/// How long the addresses of the nodes are good for, which are only told.
+const NODES_REMEMBERED: Duration = Duration::from_mins(1);
 /// How long a start may wait for the identity of the cluster.
 const FIRST_ANSWER: Duration = Duration::from_secs(3);
 /// How often it is asked for while it is not known: at first, and where the right to know it is missing.
@@ -48,7 +51,15 @@ pub struct KubernetesHost {
     /// One lock for each Secret: whoever holds it may be reading.
     remembered: Mutex<HashMap<SecretName, Arc<tokio::sync::Mutex<Option<Reading>>>>>,
     installation: Arc<OnceLock<String>>,
+    nodes: Arc<Nodes>,
     _asking: DropGuard,
+}
+
+/// Which node has which address, as of the last time that somebody asked.
+#[derive(Default)]
+struct Nodes {
+    by_address: Mutex<HashMap<IpAddr, String>>,
+    asked: Notify,
 }
 
 /// How a Secret was read.
@@ -75,11 +86,15 @@ impl KubernetesHost {
         let installation = Arc::<OnceLock<String>>::default();
         let stop = CancellationToken::new();
         let asking = identify(cluster.clone(), Arc::clone(&installation));
+        let nodes = Arc::<Nodes>::default();
+        let following = follow_nodes(cluster.clone(), Arc::clone(&nodes));
+        let token = stop.clone();
+        tokio::spawn(async move { token.run_until_cancelled(following).await });
         let token = stop.clone();
         let mut asking = tokio::spawn(async move { token.run_until_cancelled(asking).await });
         // Whether it ended or goes on in the background, the answer is in `installation`.
         let _ = tokio::time::timeout(FIRST_ANSWER, &mut asking).await;
-        Self { cluster, remembered: Mutex::default(), installation, _asking: stop.drop_guard() }
+        Self { cluster, remembered: Mutex::default(), installation, nodes, _asking: stop.drop_guard() }
     }
 
     fn slot(&self, name: &SecretName) -> Arc<tokio::sync::Mutex<Option<Reading>>> {
@@ -211,6 +226,13 @@ impl Host for KubernetesHost {
     fn installation(&self) -> Option<String> {
         self.installation.get().cloned()
     }
+
+    fn node_at(&self, address: IpAddr) -> Option<String> {
+        self.nodes.asked.notify_one();
+        let known = self.nodes.by_address.lock().unwrap_or_else(PoisonError::into_inner);
+        // An IPv4 address may come in the clothes of IPv6.
+        known.get(&address.to_canonical()).cloned()
+    }
 }
 
 /// Asks for the identity of the cluster until it is known.
@@ -242,6 +264,25 @@ async fn identify(cluster: Cluster, installation: Arc<OnceLock<String>>) {
             }
         };
         tokio::time::sleep(wait).await;
+    }
+}
+
+/// Reads the addresses of the nodes now, and again when somebody asks for one and they are older than a minute.
+async fn follow_nodes(cluster: Cluster, nodes: Arc<Nodes>) {
+    loop {
+        let pause = match cluster.node_addresses().await {
+            Ok(addresses) => {
+                let canonical = addresses.into_iter().map(|(address, name)| (address.to_canonical(), name));
+                *nodes.by_address.lock().unwrap_or_else(PoisonError::into_inner) = canonical.collect();
+                NODES_REMEMBERED
+            }
+            Err(failure) => {
+                tracing::debug!(error = %failure, "nodes are told by their addresses alone");
+                ASK_AGAIN_WITHOUT_RIGHT
+            }
+        };
+        tokio::time::sleep(pause).await;
+        nodes.asked.notified().await;
     }
 }
 

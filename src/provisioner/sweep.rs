@@ -56,7 +56,7 @@ fn introduce(shared: &Shared) {
         let capabilities = backend.capabilities();
         let mut parameters = class.parameters_as_before(capabilities);
         parameters.retain(|key, _| capabilities.parameters.iter().any(|parameter| parameter.name == key));
-        backend.meet(&parameters);
+        backend.acquaint(&parameters);
     }
 }
 

@@ -250,3 +250,37 @@ async fn the_installation_is_the_uid_of_kube_system_once_it_can_be_known() {
     stub.fail(|_| Fault::Hang);
     assert_eq!(host(&stub).await.installation(), None, "a server that hangs does not hold up the start");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_node_is_known_by_its_address_and_the_nodes_are_read_again_when_somebody_asks() {
+    let page = |name: &str, address: &str| {
+        json!({
+            "kind": "NodeList", "code": 200, "metadata": {},
+            "items": [{"metadata": {"name": name}, "status": {"addresses": [
+                {"type": "Hostname", "address": name}, {"type": "InternalIP", "address": address},
+            ]}}],
+        })
+    };
+    let lists = |stub: &Stub| stub.calls().iter().filter(|call| call.resource == "nodes").count();
+    let stub = server(NOTHING_FORBIDDEN);
+    stub.fail(move |call| match call.resource.as_str() {
+        "nodes" => Fault::Status(page("a", "10.0.0.1")),
+        _ => Fault::None,
+    });
+    let host = host(&stub).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(host.node_at("10.0.0.1".parse().unwrap()).as_deref(), Some("a"));
+    assert_eq!(host.node_at("::ffff:10.0.0.1".parse().unwrap()).as_deref(), Some("a"));
+    assert_eq!(host.node_at("10.0.0.2".parse().unwrap()), None);
+    assert_eq!(lists(&stub), 1);
+    stub.fail(move |call| match call.resource.as_str() {
+        "nodes" => Fault::Status(page("b", "10.0.0.2")),
+        _ => Fault::None,
+    });
+    tokio::time::sleep(Duration::from_secs(61)).await;
+    assert_eq!(host.node_at("10.0.0.2".parse().unwrap()).as_deref(), Some("b"));
+    tokio::time::sleep(Duration::from_hours(1)).await;
+    let before = lists(&stub);
+    tokio::time::sleep(Duration::from_hours(1)).await;
+    assert_eq!(lists(&stub), before, "nobody asks, nothing is read");
+}
