@@ -21,6 +21,8 @@ pub(crate) mod tests;
 use std::{io, net::SocketAddr, path::Path, path::PathBuf, time::Duration};
 
 pub use cluster::{Admin, Ceph, ConfiguredCluster};
+#[cfg(test)]
+pub(crate) use served::storage_of;
 pub use served::{Provisioner, Storage};
 pub use value::Wrong;
 

@@ -52,6 +52,12 @@ fn known(name: &str) -> Option<Storage> {
     KNOWN.into_iter().find(|(known, _)| *known == name).map(|(_, storage)| storage)
 }
 
+/// What a name stands for where nobody says otherwise.
+#[cfg(test)]
+pub(crate) fn storage_of(name: &str) -> Storage {
+    known(name).unwrap_or(Storage::Nfs)
+}
+
 /// The names from one setting: the flags, else the variable, else the list in the file.
 pub(super) struct Asked {
     pub(super) flags: Vec<String>,

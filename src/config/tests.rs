@@ -33,6 +33,11 @@ fn start((line, env, file): Start<'_>) -> Result<Controller, String> {
     }
 }
 
+/// What a file as in the examples of `deploy/` configures.
+pub(crate) fn with_file(file: &str) -> Controller {
+    start(("berth --config /etc/berth.yaml", &["IN_POD=1"], file)).unwrap_or_else(|wrong| panic!("{wrong}"))
+}
+
 /// The served names with what they stand for, where that is not NFS.
 fn names(started: &Controller) -> Vec<String> {
     let shown = |provisioner: &Provisioner| match provisioner.storage {

@@ -153,6 +153,15 @@ fn declared(key: &str, backend: &Capabilities) -> String {
     all.into_iter().find(|name| named(name)).unwrap_or(key).to_owned()
 }
 
+/// The provisioner of a class that was written down, and what it means for a backend: for tests of examples.
+#[cfg(test)]
+pub(crate) fn terms_of(
+    class: StorageClass,
+    backend: &Capabilities,
+) -> Result<(BTreeMap<String, String>, Option<String>), Invalid> {
+    Class::from(class).terms(backend).map(|terms| (terms.parameters, terms.unknown))
+}
+
 /// What the old provisioners did with a volume whose class has these parameters (`before`: where it says nothing), save
 /// that a value which made them fail for ever archives instead. The second value says why, where an administrator must
 /// know.

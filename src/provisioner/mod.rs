@@ -38,6 +38,8 @@ use std::{
 };
 
 pub use class::PARAMETERS;
+#[cfg(test)]
+pub(crate) use class::terms_of;
 pub use host::KubernetesHost;
 use kube::{Client, client::ClientBuilder};
 use tokio::{task::JoinSet, time::MissedTickBehavior};

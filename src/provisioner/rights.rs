@@ -51,6 +51,7 @@ pub enum Right {
     CreateSecrets,
     DeleteSecrets,
     GetKubeSystem,
+    ListNodes,
 }
 
 /// A right in the words of RBAC.
@@ -108,6 +109,7 @@ impl Right {
             Self::GetSecrets => secrets("get"),
             Self::CreateSecrets => secrets("create"),
             Self::DeleteSecrets => secrets("delete"),
+            Self::ListNodes => rule("", "nodes", "", "list", false),
             Self::GetKubeSystem => Rule { name: "kube-system", ..rule("", "namespaces", "", "get", false) },
         }
     }
@@ -157,7 +159,10 @@ pub const VOLUMES: &[Right] = &[
 
 /// What backends need besides that ask their [`Host`](crate::backend::Host). The Secrets that they read are named by
 /// classes, each in its own namespace: a right to those that is missing shows where it is used.
-pub const HOST: &[Right] = &[Right::GetKubeSystem];
+pub const HOST: &[Right] = &[Right::GetKubeSystem, Right::ListNodes];
+
+/// What a backend needs besides in the namespaces where its Secrets are.
+pub const SECRETS: &[Right] = &[Right::GetSecrets, Right::CreateSecrets, Right::DeleteSecrets];
 
 /// What leader election needs besides.
 pub const ELECTION: &[Right] = &[
@@ -287,6 +292,11 @@ const FUNCTIONS: &[Function] = &[
         required: false,
         without: "the identity of this cluster is not known, so that what it made on Ceph cannot be told from what another cluster \
                   made there: what was begun there and never used is not swept",
+    },
+    Function {
+        needs: &[Right::ListNodes],
+        required: false,
+        without: "who still uses an image is told by its address, without the name of the node",
     },
 ];
 

@@ -183,12 +183,13 @@ async fn under_the_role_of_the_old_provisioners_everything_required_is_there() {
             Right::GetLeases,
             Right::CreateLeases,
             Right::UpdateLeases,
-            Right::GetKubeSystem
+            Right::GetKubeSystem,
+            Right::ListNodes
         ]
     );
     let notices = degrade(&rights);
     assert!(notices.iter().all(|notice| !notice.required), "{notices:?}");
-    assert_eq!(notices.len(), 4, "finalizer, growth, lock, identity: {notices:?}");
+    assert_eq!(notices.len(), 5, "finalizer, growth, lock, identity, nodes: {notices:?}");
 }
 
 #[tokio::test(start_paused = true)]
