@@ -34,7 +34,8 @@ take() {
   joined=
   for arg in "$@"; do joined=$joined$separator$arg; done
   for order in "$dir"/once/* "$dir"/always/*; do
-    [ -e "$order/tool" ] && [ "$(cat "$order/tool")" = "$tool" ] && [ "$(cat "$order/count")" = $# ] || continue
+    [ -e "$order/tool" ] || continue
+    [ "$(cat "$order/tool") $(cat "$order/count")" = "$tool $#" ] || continue
     pattern=$(cat "$order/pattern")
     # shellcheck disable=SC2254 # it is a pattern
     case $joined in $pattern) ;; *) continue ;; esac
