@@ -275,6 +275,7 @@ fn rbd(code: i32, said: &Said) -> Reason {
                 "rbd: delete error",
                 "rbd: deferred delete error",
                 "rbd: remove error",
+                "rbd: rename error",
                 "image does not exist in trash",
             ]) =>
         {
