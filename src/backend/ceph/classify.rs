@@ -254,8 +254,11 @@ fn rbd(code: i32, said: &Said) -> Reason {
             Reason::Argument
         }
         ENOENT if said.any(&["error opening pool"]) => Reason::NoPool,
-        ENOENT if said.around("data pool ", " does not exist") => Reason::NoDataPool,
         ENOENT if said.around("namespace '", "' does not exist") => Reason::NoNamespace,
+        // Pool and namespace were opened before: nothing else can be missing.
+        ENOENT if said.any(&["rbd: create error"]) || said.around("data pool ", " does not exist") => {
+            Reason::NoDataPool
+        }
         ENOENT
             if said.any(&[
                 "failed to get metadata",
@@ -272,6 +275,7 @@ fn rbd(code: i32, said: &Said) -> Reason {
                 "rbd: delete error",
                 "rbd: deferred delete error",
                 "rbd: remove error",
+                "rbd: rename error",
                 "image does not exist in trash",
             ]) =>
         {
