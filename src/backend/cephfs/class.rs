@@ -234,6 +234,33 @@ pub(super) fn plan(clusters: &Clusters, settings: &Settings, request: &VolumeReq
     })
 }
 
+/// What a class tells before any claim uses it.
+pub(super) struct Acquaintance {
+    pub(super) cluster: Cluster,
+    pub(super) admin: Admin,
+    pub(super) group: String,
+    pub(super) fs: Option<String>,
+    /// Whether its archived volumes expire.
+    pub(super) expires: bool,
+}
+
+/// Reads what a class tells before any claim uses it.
+pub(super) fn acquaintance(
+    clusters: &Clusters,
+    settings: &Settings,
+    parameters: &BTreeMap<String, String>,
+) -> Result<Acquaintance, Error> {
+    let parameters = Parameters(parameters);
+    let (cluster, _) = cluster(clusters, parameters)?;
+    Ok(Acquaintance {
+        admin: admin(settings, &cluster, parameters)?.0,
+        group: group(parameters)?,
+        fs: parameters.get("fsName").map(|name| names::plain("fsName", name)).transpose()?,
+        expires: expiry(parameters.get("archiveExpiry"))?.is_some(),
+        cluster,
+    })
+}
+
 /// The parameters of a class. An empty value counts as none: charts render them.
 #[derive(Clone, Copy)]
 pub(super) struct Parameters<'a>(pub(super) &'a BTreeMap<String, String>);

@@ -415,6 +415,17 @@ impl Backend for Cephfs {
             .extend(groups);
     }
 
+    fn acquaint(&self, parameters: &BTreeMap<String, String>) {
+        // A class that is wrong says so when a claim uses it.
+        let Ok(met) = class::acquaintance(&self.clusters, &self.settings, parameters) else { return };
+        let store = self.store(&met.cluster);
+        let mut memory = store.memory();
+        memory.admin.get_or_insert(met.admin);
+        memory.groups.insert(met.group);
+        memory.filesystems.extend(met.fs);
+        memory.expiring |= met.expires;
+    }
+
     fn stores(&self) -> Vec<StoreStatus> {
         self.clusters.all().iter().map(|cluster| self.store(cluster).status()).collect()
     }

@@ -77,8 +77,13 @@ async fn candidates(work: &Work) -> Result<Vec<At>, Error> {
         let memory = work.store.memory();
         (memory.filesystems.clone(), memory.groups.clone())
     };
-    if filesystems.is_empty() {
-        filesystems.insert(work.filesystem(None).await?);
+    match work.filesystem(None).await {
+        Ok(only) => {
+            filesystems.insert(only);
+        }
+        // Of several only those are looked at that a class names.
+        Err(error) if !filesystems.is_empty() && matches!(error.kind(), Kind::Invalid | Kind::NotFound) => {}
+        Err(error) => return Err(error),
     }
     let mut candidates = Vec::new();
     for fs in filesystems {
