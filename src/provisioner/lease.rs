@@ -99,11 +99,7 @@ impl Settings {
 }
 
 /// A client for the lease alone: it gives up in time and repeats nothing by itself.
-pub fn client(
-    config: &kube::Config,
-    settings: &Settings,
-    metrics: &Metrics,
-) -> Result<Client, kube::Error> {
+pub fn client(config: &kube::Config, settings: &Settings, metrics: &Metrics) -> Result<Client, kube::Error> {
     let mut config = config.clone();
     config.default_retry = false;
     config.connect_timeout = Some(settings.request_limit());

@@ -38,7 +38,7 @@ use std::{
 
 pub use class::PARAMETERS;
 use kube::{Client, client::ClientBuilder};
-use tokio::{task::JoinSet, time::MissedTickBehavior};
+use tokio::{sync::Semaphore, task::JoinSet, time::MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use self::{
@@ -67,7 +67,8 @@ pub struct Settings {
     pub namespace: String,
     /// The lock to hold while working; `None`: without leader election.
     pub lease: Option<lease::Settings>,
-    /// How many objects of one store are worked on at a time.
+    /// How many PVs are stored at a time; of one store, half as many again are worked on, so that the next volumes are made
+    /// meanwhile.
     pub workers: usize,
     /// How long to wait for an answer of the API server (watches are not meant).
     pub api_timeout: Duration,
@@ -277,6 +278,8 @@ struct Shared {
     warned: Mutex<HashSet<(String, String)>>,
     /// Requests for growth that were explained, by UID and size.
     explained: Mutex<HashSet<(String, String)>>,
+    /// So many PVs may be on their way to the API server at a time.
+    storing: Semaphore,
     /// How many objects are being worked on or wait for a free worker.
     foreground: Arc<AtomicUsize>,
     /// How much there is to do, as of the last tick.
@@ -313,6 +316,7 @@ impl Shared {
             attempts: Mutex::default(),
             warned: Mutex::default(),
             explained: Mutex::default(),
+            storing: Semaphore::new(settings.workers.max(1)),
             foreground,
             depth: Arc::default(),
         };
