@@ -158,7 +158,7 @@ impl Term {
                     self.workers.min(backend.capabilities().concurrency.max(1))
                 });
                 // While so many PVs are on their way to the API server, the storage makes the next volumes.
-                useful + useful.div_ceil(2)
+                useful + useful / 2
             }
             LaneId::Confirm(..) => (self.workers / CONFIRMING).max(1),
             LaneId::Finalizers => FINALIZERS,
