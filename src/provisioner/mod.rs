@@ -42,7 +42,7 @@ pub use class::PARAMETERS;
 pub(crate) use class::terms_of;
 pub use host::KubernetesHost;
 use kube::{Client, client::ClientBuilder};
-use tokio::{task::JoinSet, time::MissedTickBehavior};
+use tokio::{sync::Semaphore, task::JoinSet, time::MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use self::{
@@ -73,7 +73,8 @@ pub struct Settings {
     pub lease: Option<lease::Settings>,
     /// What the backends need of the API server besides, through their [`Host`](crate::backend::Host).
     pub host_rights: &'static [Right],
-    /// How many objects of one store are worked on at a time.
+    /// How many PVs are stored at a time; of one store, half as many again are worked on, so that the next volumes are made
+    /// meanwhile.
     pub workers: usize,
     /// How long to wait for an answer of the API server (watches are not meant).
     pub api_timeout: Duration,
@@ -282,6 +283,8 @@ struct Shared {
     warned: Mutex<HashSet<(String, String)>>,
     /// Requests for growth that were explained, by UID and size.
     explained: Mutex<HashSet<(String, String)>>,
+    /// So many PVs may be on their way to the API server at a time.
+    storing: Semaphore,
     /// How many objects are being worked on or wait for a free worker.
     foreground: Arc<AtomicUsize>,
     /// How much there is to do, as of the last tick.
@@ -318,6 +321,7 @@ impl Shared {
             attempts: Mutex::default(),
             warned: Mutex::default(),
             explained: Mutex::default(),
+            storing: Semaphore::new(settings.workers.max(1)),
             foreground,
             depth: Arc::default(),
         };

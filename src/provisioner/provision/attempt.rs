@@ -240,13 +240,16 @@ async fn store(shared: &Shared, order: &Arc<Order>, volume: &Arc<Volume>, permit
             return outcome_of(error.kind());
         }
     };
+    let turn = shared.storing.acquire().await;
     if let Err(expired) = permit.check() {
         tracing::warn!(claim = %claim, error = %expired, "the volume was made, but its PV may not be stored");
         return Outcome::Retry;
     }
     shared.progress(&claim.uid, |progress| *progress = Progress::Posted(Arc::clone(volume)));
     let name = volume.id.name();
-    let stored = match shared.cluster.create_volume(&object).await {
+    let stored = shared.cluster.create_volume(&object).await;
+    drop(turn);
+    let stored = match stored {
         Ok(stored) => stored,
         Err(failure) => match failure.cause {
             Cause::Exists => match whose(shared, order, name).await {

@@ -319,10 +319,10 @@ async fn a_store_that_hangs_keeps_nobody_elses_workers() {
     for index in 0..20 {
         bed.claim(&format!("stuck-{index}"), json!({}));
     }
-    bed.until("all workers of the store hang", || bed.memory.calls(Operation::Create) == 8).await;
+    bed.until("all workers of the store hang", || bed.memory.calls(Operation::Create) == 12).await;
     // The memory hangs in all its stores at once; that the other store is asked at all shows that it has its own workers.
     bed.claim("free", json!({"spec": {"storageClassName": "other"}}));
-    bed.until("the other store is asked", || bed.memory.calls(Operation::Create) == 9).await;
+    bed.until("the other store is asked", || bed.memory.calls(Operation::Create) == 13).await;
     bed.memory.release(Operation::Create);
     bed.provisioned(21).await;
     running.stop().await;
