@@ -120,7 +120,13 @@ impl KubernetesHost {
     async fn read(&self, name: &SecretName) -> Result<Secrets, (Kind, String)> {
         match self.cluster.secret(&name.namespace, &name.name).await {
             Ok(Some(secret)) => Ok(secret.secrets()),
-            Ok(None) => Err((Kind::NotFound, format!("Secret {name} does not exist"))),
+            Ok(None) => Err((
+                Kind::NotFound,
+                format!(
+                    "Secret {name} does not exist; create it, or correct adminSecretName and adminSecretNamespace of the class or \
+                     of the configured cluster"
+                ),
+            )),
             Err(failure) => Err(explain(Right::GetSecrets, name, &failure)),
         }
     }

@@ -32,7 +32,7 @@ use std::{
     collections::{BTreeMap, HashMap, HashSet},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -186,6 +186,8 @@ async fn synced(shared: &Shared) {
             backend.remember(past);
         }
     }
+    shared.past_told.store(true, Ordering::SeqCst);
+    shared.introduce_classes();
     let mut records = shared.records();
     records.past_told();
     let (claims, volumes) = records.sizes();
@@ -285,6 +287,8 @@ struct Shared {
     explained: Mutex<HashSet<(String, String)>>,
     /// So many PVs may be on their way to the API server at a time.
     storing: Semaphore,
+    /// Whether the backends know what the volumes say of their stores; they hear of classes afterwards.
+    past_told: AtomicBool,
     /// How many objects are being worked on or wait for a free worker.
     foreground: Arc<AtomicUsize>,
     /// How much there is to do, as of the last tick.
@@ -322,6 +326,7 @@ impl Shared {
             warned: Mutex::default(),
             explained: Mutex::default(),
             storing: Semaphore::new(settings.workers.max(1)),
+            past_told: AtomicBool::new(false),
             foreground,
             depth: Arc::default(),
         };
@@ -349,6 +354,30 @@ impl Shared {
 
     fn set_attempt(&self, uid: &Arc<str>, attempt: Attempt) {
         self.attempts().insert(Arc::clone(uid), attempt);
+    }
+
+    /// A class is there, or has changed.
+    fn see_class(&self, class: Class) {
+        self.records().see_class(class.clone());
+        if self.past_told.load(Ordering::SeqCst) {
+            self.introduce(&class);
+        }
+    }
+
+    /// Tells the backends all classes: a store that only a class describes may hold what was begun for a claim that is gone.
+    fn introduce_classes(&self) {
+        let classes = self.records().classes();
+        for class in classes {
+            self.introduce(&class);
+        }
+    }
+
+    fn introduce(&self, class: &Class) {
+        let Some(backend) = self.backends.get(&class.provisioner) else { return };
+        let capabilities = backend.capabilities();
+        let mut parameters = class.parameters_as_before(capabilities);
+        parameters.retain(|key, _| capabilities.parameters.iter().any(|parameter| parameter.name == key));
+        backend.acquaint(&parameters);
     }
 
     /// Whether nobody was warned about this edition of the class yet.

@@ -39,25 +39,13 @@ pub(super) async fn run(shared: Arc<Shared>, permit: Permit, interval: Duration,
 
 /// Every store by itself: one that hangs does not keep the others from being swept.
 async fn sweep(shared: &Shared, permit: &Permit, grace: Duration) {
-    introduce(shared);
+    shared.introduce_classes();
     let stores = shared
         .backends
         .distinct()
         .into_iter()
         .flat_map(|backend| backend.stores().into_iter().map(move |store| (backend, store.name)));
     join_all(stores.map(|(backend, store)| sweep_store(shared, backend, store, permit, grace))).await;
-}
-
-/// Tells the backends the classes: a store that only a class describes may hold what was begun for a claim that is gone.
-fn introduce(shared: &Shared) {
-    let classes = shared.records().classes();
-    for class in classes {
-        let Some(backend) = shared.backends.get(&class.provisioner) else { continue };
-        let capabilities = backend.capabilities();
-        let mut parameters = class.parameters_as_before(capabilities);
-        parameters.retain(|key, _| capabilities.parameters.iter().any(|parameter| parameter.name == key));
-        backend.acquaint(&parameters);
-    }
 }
 
 async fn sweep_store(

@@ -79,7 +79,11 @@ async fn a_failure_is_told_to_those_who_waited_and_tried_again_by_whoever_comes_
     for read in crowd {
         let error = read.unwrap_err();
         assert_eq!(error.kind(), Kind::NotFound);
-        assert_eq!(error.to_string(), "Secret storage/ceph-admin does not exist");
+        assert_eq!(
+            error.to_string(),
+            "Secret storage/ceph-admin does not exist; create it, or correct adminSecretName and adminSecretNamespace of the \
+             class or of the configured cluster"
+        );
     }
     assert!(reads(&stub) <= 2, "{}", reads(&stub));
     put(&stub, &json!({}));

@@ -361,7 +361,7 @@ async fn while_it_cannot_be_asked_which_claims_live_nothing_is_taken_back() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_backends_are_told_of_every_class_before_a_sweep() {
+async fn the_backends_are_told_of_every_class_of_theirs_also_of_one_that_comes_later() {
     let bed = Bed::without_controllers();
     bed.class(json!({"metadata": {"name": "other"}, "parameters": {"export": "default", "odd": "x"}}));
     bed.class(
@@ -369,10 +369,13 @@ async fn the_backends_are_told_of_every_class_before_a_sweep() {
     );
     let running = bed.start().await;
     bed.until("both are told", || bed.memory.met().len() == 2).await;
+    bed.class(json!({"metadata": {"name": "later"}, "parameters": {"export": "later"}}));
+    bed.until("the later one is told", || bed.memory.met().len() == 3).await;
     running.stop().await;
     let mut met = bed.memory.met();
     met.sort();
-    assert_eq!(met, [BTreeMap::new(), BTreeMap::from([("export".to_owned(), "default".to_owned())])]);
+    let export = |name: &str| BTreeMap::from([("export".to_owned(), name.to_owned())]);
+    assert_eq!(met, [BTreeMap::new(), export("default"), export("later")]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
