@@ -10,6 +10,7 @@
 //! * nothing is changed after [`Permit::check`](crate::volume::Permit::check) says that the right has ended;
 //! * a hung store answers [`Kind::Unavailable`] within the store's deadline, and delays no other store.
 
+pub mod ceph;
 #[cfg(any(test, feature = "test"))]
 pub mod conformance;
 #[cfg(any(test, feature = "test"))]

@@ -1,0 +1,162 @@
+//! One call of a Ceph tool and what came of it: [`Call`], [`Reply`], [`Failed`].
+//!
+//! What a failure means is decided in `classify`; nothing is started here.
+
+use std::{fmt, time::Duration};
+
+use super::classify::Reason;
+use crate::{
+    backend::{Error, Kind},
+    volume::Permit,
+};
+
+/// The tools that are called.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Tool {
+    /// `rbd`, for images.
+    Rbd,
+    /// `ceph`, for everything else.
+    Ceph,
+}
+
+impl fmt::Display for Tool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Rbd => "rbd",
+            Self::Ceph => "ceph",
+        })
+    }
+}
+
+/// One call: what it is for, its arguments, and whether it changes anything.
+///
+/// The arguments are those of the command alone: cluster, user, key, timeouts and, for `ceph`, `--format json` are added to every
+/// call by [`Ceph`](super::Ceph). A value that begins with `-` is the caller's to refuse.
+#[derive(Debug, Clone)]
+pub struct Call {
+    pub(super) what: String,
+    pub(super) args: Vec<String>,
+    pub(super) stdin: Option<Vec<u8>>,
+    pub(super) deadline: Option<Duration>,
+    pub(super) permit: Option<Permit>,
+}
+
+impl Call {
+    /// A call that changes nothing. `what` names operation and object for errors: "read image berth-1 in pool rbd".
+    pub fn reads<A: Into<String>>(what: impl Into<String>, args: impl IntoIterator<Item = A>) -> Self {
+        Self {
+            what: what.into(),
+            args: args.into_iter().map(Into::into).collect(),
+            stdin: None,
+            deadline: None,
+            permit: None,
+        }
+    }
+
+    /// A call that changes something. The permit is asked directly before the program is started, and while it runs: when it
+    /// ends, so does the program, and the outcome is unknown.
+    pub fn changes<A: Into<String>>(
+        what: impl Into<String>,
+        args: impl IntoIterator<Item = A>,
+        permit: &Permit,
+    ) -> Self {
+        Self { permit: Some(permit.clone()), ..Self::reads(what, args) }
+    }
+
+    /// What the program reads from its standard input.
+    #[must_use]
+    pub fn stdin(mut self, bytes: impl Into<Vec<u8>>) -> Self {
+        self.stdin = Some(bytes.into());
+        self
+    }
+
+    /// A deadline other than the cluster's, for a call that takes long by its nature.
+    #[must_use]
+    pub fn within(mut self, deadline: Duration) -> Self {
+        self.deadline = Some(deadline);
+        self
+    }
+}
+
+/// What a call that succeeded wrote to its standard output. May hold a key: its Debug shows only how much it is.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Reply {
+    pub(super) what: String,
+    pub(super) stdout: Vec<u8>,
+}
+
+impl Reply {
+    /// The text, without white space around it.
+    pub fn text(&self) -> Result<&str, Error> {
+        std::str::from_utf8(&self.stdout).map(str::trim).map_err(|_| self.odd("is not text"))
+    }
+
+    /// The text read as JSON; `None` where there was none, which several commands answer for "nothing there".
+    pub fn json<T: serde::de::DeserializeOwned>(&self) -> Result<Option<T>, Error> {
+        let text = self.text()?;
+        if text.is_empty() {
+            return Ok(None);
+        }
+        serde_json::from_str(text).map(Some).map_err(|error| {
+            // The error of serde_json may quote a value.
+            self.odd(&format!("is not as expected, at line {} column {}", error.line(), error.column()))
+        })
+    }
+
+    fn odd(&self, why: &str) -> Error {
+        Error::new(Kind::Internal, format!("{}: the answer of Ceph {why}", self.what))
+    }
+}
+
+impl fmt::Debug for Reply {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reply")
+            .field("what", &self.what)
+            .field("bytes", &self.stdout.len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// A call that failed: what was tried, why, and what Ceph said, free of keys.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failed {
+    /// The operation and its object, as [`Call`] named them.
+    pub what: String,
+    /// Which tool was called.
+    pub tool: Tool,
+    /// Why it failed.
+    pub reason: Reason,
+    /// The exit code, where the program ended by itself.
+    pub code: Option<i32>,
+    /// What was said, on one line.
+    pub said: String,
+}
+
+impl Failed {
+    /// What kind of failure it is for whoever called the backend.
+    pub fn kind(&self) -> Kind {
+        self.reason.kind()
+    }
+}
+
+impl fmt::Display for Failed {
+    /// The operation, what Ceph said, and what to do.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.what, self.reason.headline())?;
+        if !self.said.is_empty() {
+            write!(f, " ({} said: {})", self.tool, self.said)?;
+        }
+        if let Some(advice) = self.reason.advice() {
+            write!(f, "; {advice}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Failed {}
+
+impl From<Failed> for Error {
+    fn from(failed: Failed) -> Self {
+        Self::new(failed.kind(), failed.to_string())
+    }
+}

@@ -1,0 +1,212 @@
+//! Which cluster: [`Cluster`], and [`Clusters`], which finds one by name or by the address of a monitor.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use tokio::sync::Semaphore;
+
+use super::{Ceph, Credentials, Failed, Monitors, warm::Warm};
+use crate::volume::Invalid;
+
+/// The programs and their limits, the same for every cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tools {
+    /// The `rbd` program: its name, or its path.
+    pub rbd: String,
+    /// The `ceph` program: its name, or its path.
+    pub ceph: String,
+    /// How long a program may look for a monitor that answers (`--client-mount-timeout`).
+    pub connect: Duration,
+    /// How long one question to a monitor, a manager or an OSD may take (`--rados-mon-op-timeout`, `--rados-osd-op-timeout`).
+    pub operation: Duration,
+    /// How long a whole call may take, above all of that.
+    pub deadline: Duration,
+    /// How many programs that end by themselves run at once for each cluster.
+    pub concurrency: usize,
+    /// How many `ceph` programs stay and wait for the next command, at most, for each cluster; 0 for a new program for each.
+    pub sessions: usize,
+}
+
+impl Default for Tools {
+    fn default() -> Self {
+        Self {
+            rbd: "rbd".into(),
+            ceph: "ceph".into(),
+            connect: Duration::from_secs(5),
+            operation: Duration::from_secs(20),
+            deadline: Duration::from_mins(1),
+            concurrency: 8,
+            sessions: 2,
+        }
+    }
+}
+
+/// One cluster. Copies share the limit on programs and what is known of the cluster.
+#[derive(Debug, Clone)]
+pub struct Cluster {
+    pub(super) shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) name: String,
+    pub(super) monitors: Monitors,
+    pub(super) tools: Tools,
+    pub(super) slots: Semaphore,
+    pub(super) warm: Warm,
+    /// Held while it is asked, so that it is asked once.
+    pub(super) fsid: tokio::sync::Mutex<Option<String>>,
+    /// Why nothing could be learnt of the cluster the last time that somebody tried.
+    trouble: Mutex<Option<String>>,
+    running: Mutex<Running>,
+}
+
+#[derive(Debug, Default)]
+struct Running {
+    next: u64,
+    calls: BTreeMap<u64, (String, Instant)>,
+}
+
+/// How a cluster is now, as far as calls have shown.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Health {
+    /// Whether the last call got an answer; else why not, as a sentence for an administrator.
+    pub ready: Result<(), String>,
+    /// Calls that run now, those that wait for their turn included.
+    pub running: usize,
+    /// The call that has run longest, and since when.
+    pub oldest: Option<(String, Duration)>,
+}
+
+impl Cluster {
+    /// The cluster called `name` (lower case letters, digits and `-`), reached by `monitors`.
+    pub fn new(name: &str, monitors: Monitors, tools: Tools) -> Result<Self, Invalid> {
+        let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+        if name.is_empty() || name.len() > 40 || !name.bytes().all(plain) {
+            let shown: String = name.chars().take(80).collect();
+            return Err(Invalid::new(
+                "cluster name",
+                shown,
+                "must be 1 to 40 lower case letters, digits and '-'",
+            ));
+        }
+        Ok(Self {
+            shared: Arc::new(Shared {
+                name: name.to_owned(),
+                monitors,
+                slots: Semaphore::new(tools.concurrency.max(1)),
+                warm: Warm::new(tools.sessions),
+                tools,
+                fsid: tokio::sync::Mutex::default(),
+                trouble: Mutex::default(),
+                running: Mutex::default(),
+            }),
+        })
+    }
+
+    /// Its name in volume ids, messages and metrics.
+    pub fn name(&self) -> &str {
+        &self.shared.name
+    }
+
+    /// Its monitors, as they were written.
+    pub fn monitors(&self) -> &Monitors {
+        &self.shared.monitors
+    }
+
+    /// The programs and limits.
+    pub fn tools(&self) -> &Tools {
+        &self.shared.tools
+    }
+
+    /// A handle on the cluster for this user.
+    #[must_use]
+    pub fn with(&self, credentials: Credentials) -> Ceph {
+        Ceph::new(self.clone(), credentials)
+    }
+
+    /// How it is, from memory.
+    pub fn health(&self) -> Health {
+        let trouble = self.shared.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let running = self.shared.running.lock().unwrap_or_else(PoisonError::into_inner);
+        // Numbers are given in the order of time.
+        let oldest = running.calls.values().next().map(|(what, since)| (what.clone(), since.elapsed()));
+        Health { ready: trouble.map_or(Ok(()), Err), running: running.calls.len(), oldest }
+    }
+
+    /// Notes what a call showed of the cluster.
+    pub(super) async fn learn<T>(&self, outcome: &Result<T, Failed>) {
+        let lost = outcome.as_ref().err().filter(|failed| failed.reason.is_about_the_connection());
+        *self.shared.trouble.lock().unwrap_or_else(PoisonError::into_inner) = lost.map(ToString::to_string);
+        if lost.is_some_and(|failed| failed.reason != super::Reason::ProgramMissing) {
+            // What answers next may be another cluster.
+            *self.shared.fsid.lock().await = None;
+        }
+    }
+
+    /// Counts a call as running until the value is dropped.
+    pub(super) fn begun(&self, what: &str) -> Begun {
+        let mut running = self.shared.running.lock().unwrap_or_else(PoisonError::into_inner);
+        running.next += 1;
+        let number = running.next;
+        running.calls.insert(number, (what.to_owned(), Instant::now()));
+        Begun { cluster: self.clone(), number }
+    }
+}
+
+/// A call that is running.
+pub(super) struct Begun {
+    cluster: Cluster,
+    number: u64,
+}
+
+impl Drop for Begun {
+    fn drop(&mut self) {
+        let running = &self.cluster.shared.running;
+        running.lock().unwrap_or_else(PoisonError::into_inner).calls.remove(&self.number);
+    }
+}
+
+/// All clusters of the process: the configured ones, and those that a class or an old PV describes by its monitors.
+#[derive(Debug, Clone)]
+pub struct Clusters {
+    configured: Arc<[Cluster]>,
+    described: Arc<Mutex<BTreeMap<String, Cluster>>>,
+    tools: Tools,
+}
+
+impl Clusters {
+    /// The configured clusters; `tools` serves those that are not.
+    pub fn new(configured: Vec<Cluster>, tools: Tools) -> Self {
+        Self { configured: configured.into(), described: Arc::default(), tools }
+    }
+
+    /// The cluster of this name, configured or met before.
+    pub fn named(&self, name: &str) -> Option<Cluster> {
+        self.configured
+            .iter()
+            .find(|cluster| cluster.name() == name)
+            .cloned()
+            .or_else(|| self.described.lock().unwrap_or_else(PoisonError::into_inner).get(name).cloned())
+    }
+
+    /// The cluster that these monitors mean: a configured one that has one of them, else one that follows from them alone.
+    pub fn reached_by(&self, monitors: &Monitors) -> Result<Cluster, Invalid> {
+        if let Some(cluster) = self.configured.iter().find(|cluster| cluster.monitors().share_one(monitors)) {
+            return Ok(cluster.clone());
+        }
+        let name = monitors.store_name();
+        let cluster = Cluster::new(&name, monitors.clone(), self.tools.clone())?;
+        let mut described = self.described.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(described.entry(name).or_insert(cluster).clone())
+    }
+
+    /// All of them: configured ones first, as configured, then those met, by name.
+    pub fn all(&self) -> Vec<Cluster> {
+        let described = self.described.lock().unwrap_or_else(PoisonError::into_inner);
+        self.configured.iter().chain(described.values()).cloned().collect()
+    }
+}

@@ -1,0 +1,343 @@
+//! What RBD and `CephFS` share: clusters, credentials, the calls of Ceph's command-line tools and what their answers mean.
+//!
+//! [`Clusters`] finds a [`Cluster`]; [`Cluster::with`] makes a [`Ceph`], a handle for one user; [`Ceph::rbd`] and [`Ceph::ceph`] call the
+//! tools. What an image or a subvolume is, is not known here, and no failure is tried again.
+//!
+//! A tool reads no configuration of the machine, writes no log and opens no socket; what it needs to know stands in its
+//! arguments, and its key in a file that is only memory (`system::secret`). A program that was started goes on when this process
+//! is killed, as a write to a disk would, until its own timeouts end it.
+
+mod call;
+mod classify;
+mod cluster;
+mod credentials;
+mod monitors;
+mod said;
+#[cfg(test)]
+pub(crate) mod tests;
+mod warm;
+
+use std::{collections::BTreeMap, net::IpAddr, time::Duration};
+
+pub use call::{Call, Failed, Reply, Tool};
+pub use classify::{Reason, classify};
+use cluster::Shared;
+pub use cluster::{Cluster, Clusters, Health, Tools};
+pub use credentials::{Credentials, Key};
+pub use monitors::Monitors;
+use said::{Said, without_keys};
+#[cfg(test)]
+pub(crate) use tests::fake;
+use tokio::time::{sleep, timeout};
+use warm::{Ended, Outcome};
+
+use crate::{
+    system::{
+        command::{self, Command, Failure},
+        secret::SecretFile,
+    },
+    volume::Permit,
+};
+
+/// How much of an answer is kept: a list of 100,000 images has 6 MB.
+const CAP: usize = 64 << 20;
+/// How often a permit is asked while a program runs.
+const WATCH: Duration = Duration::from_millis(250);
+
+/// A cluster as one user sees it. Cheap to copy.
+#[derive(Debug, Clone)]
+pub struct Ceph {
+    cluster: Cluster,
+    credentials: Credentials,
+}
+
+impl Ceph {
+    pub(super) fn new(cluster: Cluster, credentials: Credentials) -> Self {
+        Self { cluster, credentials }
+    }
+
+    /// The cluster.
+    pub fn cluster(&self) -> &Cluster {
+        &self.cluster
+    }
+
+    /// The user, without `client.`.
+    pub fn user(&self) -> &str {
+        self.credentials.user()
+    }
+
+    /// Calls `rbd`. `--format json` is the caller's to add, where the command knows it.
+    pub async fn rbd(&self, call: Call) -> Result<Reply, Failed> {
+        self.start(Tool::Rbd, call).await
+    }
+
+    /// Calls `ceph`, or asks one that is still running. The answer is in JSON wherever the command has such.
+    pub async fn ceph(&self, call: Call) -> Result<Reply, Failed> {
+        self.start(Tool::Ceph, call).await
+    }
+
+    /// The identity that the cluster gave itself when it was made. Asked once, and again after the cluster could not be
+    /// reached.
+    pub async fn fsid(&self) -> Result<String, Failed> {
+        #[derive(serde::Deserialize)]
+        struct Answer {
+            fsid: String,
+        }
+        let what = format!("ask cluster {} who it is", self.cluster.name());
+        loop {
+            // Asked without the lock, since a failure takes it.
+            if let Some(fsid) = self.cluster.shared.fsid.lock().await.clone() {
+                return Ok(fsid);
+            }
+            let reply = self.ceph(Call::reads(what.clone(), ["fsid"])).await?;
+            let answer: Option<Answer> = reply.json().ok().flatten();
+            let Some(Answer { fsid }) = answer.filter(|answer| is_fsid(&answer.fsid)) else {
+                let said =
+                    without_keys(&String::from_utf8_lossy(&reply.stdout), self.credentials.key().reveal());
+                return Err(self.failed(&what, Tool::Ceph, Reason::Other, Some(0), Said::read(&said).gist()));
+            };
+            self.cluster.shared.fsid.lock().await.get_or_insert(fsid);
+        }
+    }
+
+    async fn start(&self, tool: Tool, call: Call) -> Result<Reply, Failed> {
+        let _begun = self.cluster.begun(&call.what);
+        let begun = tokio::time::Instant::now();
+        let outcome = tokio::select! {
+            biased;
+            outcome = self.attempt(tool, &call) => outcome,
+            () = ended(call.permit.as_ref()) => Err(self.failed(&call.what, tool, Reason::Stopped, None, String::new())),
+        };
+        self.cluster.learn(&outcome).await;
+        let elapsed = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        match &outcome {
+            Ok(_) => {
+                tracing::debug!(cluster = self.cluster.name(), %tool, call = call.what, ms = elapsed, "done");
+            }
+            Err(failed) => tracing::debug!(
+                cluster = self.cluster.name(), %tool, call = call.what, ms = elapsed,
+                code = failed.code, reason = ?failed.reason, said = failed.said, "failed"
+            ),
+        }
+        outcome
+    }
+
+    async fn attempt(&self, tool: Tool, call: &Call) -> Result<Reply, Failed> {
+        let shared = &self.cluster.shared;
+        let failed = |reason, said: String| self.failed(&call.what, tool, reason, None, said);
+        if call.args.iter().any(|arg| arg.contains('\0')) {
+            return Err(failed(Reason::Argument, "an argument has a NUL character".into()));
+        }
+        let deadline = call.deadline.unwrap_or(shared.tools.deadline);
+        let line = (tool == Tool::Ceph && call.stdin.is_none() && shared.tools.sessions > 0)
+            .then(|| warm::line(&call.args))
+            .flatten();
+        let ended = match line {
+            Some(line) if shared.warm.usable() => {
+                let _turn = self.turn(shared.warm.turns(), deadline, tool, call).await?;
+                match self.ask(&line, deadline, call).await? {
+                    Outcome::Unsuited => None,
+                    Outcome::Ended(ended) => Some(ended),
+                    Outcome::Failed(failure) => return Err(self.not_run(tool, call, failure)),
+                }
+            }
+            Some(_) | None => None,
+        };
+        let ended = if let Some(ended) = ended {
+            ended
+        } else {
+            let _turn = self.turn(&shared.slots, deadline, tool, call).await?;
+            let secret = self.secret(tool, call)?;
+            let mut command = self.command(tool, call, &secret, deadline).await?;
+            command.args.extend(call.args.iter().cloned());
+            command.stdin.clone_from(&call.stdin);
+            self.permitted(tool, call)?;
+            let output = command::run(&command).await.map_err(|failure| self.not_run(tool, call, failure))?;
+            Ended { code: output.code, stdout: output.stdout, stderr: output.stderr }
+        };
+        self.read(tool, call, ended)
+    }
+
+    /// Asks a `ceph` that waits, or a new one that will wait afterwards.
+    async fn ask(&self, line: &str, deadline: Duration, call: &Call) -> Result<Outcome, Failed> {
+        let warm = &self.cluster.shared.warm;
+        let asked = if let Some(asked) = warm.take(&self.credentials) {
+            asked
+        } else {
+            // Read while it connects, not needed afterwards.
+            let secret = self.secret(Tool::Ceph, call)?;
+            let command = self.command(Tool::Ceph, call, &secret, deadline).await?;
+            match warm.start(&command, &self.credentials).await {
+                Ok(asked) => asked,
+                Err(outcome) => return Ok(outcome),
+            }
+        };
+        self.permitted(Tool::Ceph, call)?;
+        Ok(warm.ask(asked, line, deadline).await)
+    }
+
+    /// Waits until one more program may run.
+    async fn turn<'a>(
+        &self,
+        turns: &'a tokio::sync::Semaphore,
+        deadline: Duration,
+        tool: Tool,
+        call: &Call,
+    ) -> Result<tokio::sync::SemaphorePermit<'a>, Failed> {
+        if let Ok(Ok(turn)) = timeout(deadline, turns.acquire()).await {
+            return Ok(turn);
+        }
+        let oldest = self.cluster.health().oldest.map_or_else(String::new, |(what, since)| {
+            format!(", the longest for {} s: {what}", since.as_secs())
+        });
+        let said = format!("other calls held all places{oldest}");
+        Err(self.failed(&call.what, tool, Reason::Deadline, None, said))
+    }
+
+    fn permitted(&self, tool: Tool, call: &Call) -> Result<(), Failed> {
+        match call.permit.as_ref().map(Permit::check) {
+            None | Some(Ok(())) => Ok(()),
+            Some(Err(_)) => Err(self.failed(&call.what, tool, Reason::Stopped, None, String::new())),
+        }
+    }
+
+    fn secret(&self, tool: Tool, call: &Call) -> Result<SecretFile, Failed> {
+        SecretFile::new(self.credentials.key().reveal().as_bytes()).map_err(|error| {
+            let said = format!("the key could not be laid where a program reads it: {error}");
+            self.failed(&call.what, tool, Reason::Other, None, said)
+        })
+    }
+
+    /// The program with everything but the command's own arguments.
+    async fn command(
+        &self,
+        tool: Tool,
+        call: &Call,
+        secret: &SecretFile,
+        deadline: Duration,
+    ) -> Result<Command, Failed> {
+        let Tools { rbd, ceph, connect, operation, .. } = &self.cluster.shared.tools;
+        let monitors = self.monitors(tool, call).await?;
+        let seconds = |duration: &Duration| duration.as_secs().max(1).to_string();
+        let (connect, operation) = (seconds(connect), seconds(operation));
+        let secret = secret.path();
+        let mut args = vec![
+            // Neither configuration nor keys of the machine.
+            "--conf",
+            "/dev/null",
+            "--keyring",
+            "/dev/null",
+            "-m",
+            &monitors,
+            "--id",
+            self.credentials.user(),
+            "--keyfile",
+            &secret,
+            "--client-mount-timeout",
+            &connect,
+            "--rados-mon-op-timeout",
+            &operation,
+            "--rados-osd-op-timeout",
+            &operation,
+        ];
+        let program = match tool {
+            Tool::Rbd => rbd,
+            Tool::Ceph => {
+                args.extend(["--connect-timeout", &connect, "--format", "json"]);
+                ceph
+            }
+        };
+        Ok(Command {
+            program: program.clone(),
+            args: args.into_iter().map(str::to_owned).collect(),
+            env: ENVIRONMENT.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())).collect(),
+            stdin: None,
+            deadline,
+            cap: CAP,
+        })
+    }
+
+    /// The monitors for `-m`, their names resolved now.
+    async fn monitors(&self, tool: Tool, call: &Call) -> Result<String, Failed> {
+        let Shared { monitors, tools, .. } = &*self.cluster.shared;
+        let lookups = monitors.names().into_iter().map(|name| async move {
+            let found = timeout(tools.connect, tokio::net::lookup_host((name, 0))).await;
+            let addresses: Result<Vec<IpAddr>, String> = match found {
+                Ok(Ok(found)) => {
+                    let distinct: std::collections::BTreeSet<IpAddr> =
+                        found.map(|found| found.ip()).collect();
+                    Ok(distinct.into_iter().collect())
+                }
+                Ok(Err(error)) => Err(format!("{name}: {error}")),
+                Err(_late) => Err(format!("{name}: no answer within {} s", tools.connect.as_secs())),
+            };
+            (name, addresses)
+        });
+        let found: BTreeMap<&str, Result<Vec<IpAddr>, String>> =
+            futures::future::join_all(lookups).await.into_iter().collect();
+        let addresses =
+            |name: &str| found.get(name).and_then(|found| found.as_ref().ok()).cloned().unwrap_or_default();
+        monitors.resolved(addresses).ok_or_else(|| {
+            let problems: Vec<&str> =
+                found.values().filter_map(|found| found.as_ref().err()).map(String::as_str).collect();
+            self.failed(&call.what, tool, Reason::Unresolved, None, problems.join(", "))
+        })
+    }
+
+    /// What a program that ended has to say.
+    fn read(&self, tool: Tool, call: &Call, ended: Ended) -> Result<Reply, Failed> {
+        if ended.code == 0 && ended.stdout.dropped == 0 {
+            return Ok(Reply { what: call.what.clone(), stdout: ended.stdout.bytes });
+        }
+        let stderr =
+            without_keys(&String::from_utf8_lossy(&ended.stderr.bytes), self.credentials.key().reveal());
+        let (reason, said) = if ended.code == 0 {
+            (Reason::Other, format!("an answer of more than {} MiB", CAP >> 20))
+        } else {
+            (classify(tool, ended.code, &stderr), Said::read(&stderr).gist())
+        };
+        let said = if said.is_empty() { format!("nothing, and ended with {}", ended.code) } else { said };
+        Err(self.failed(&call.what, tool, reason, Some(ended.code), said))
+    }
+
+    /// A program that did not end by itself.
+    fn not_run(&self, tool: Tool, call: &Call, failure: Failure) -> Failed {
+        let (reason, said) = match failure {
+            Failure::Missing(_) => (Reason::ProgramMissing, failure.to_string()),
+            Failure::Deadline(after) => {
+                (Reason::Deadline, format!("nothing for {} s, and was killed", after.as_secs_f32()))
+            }
+            Failure::Io { step, cause } => (Reason::Other, format!("{step}: {cause}")),
+        };
+        self.failed(&call.what, tool, reason, None, said)
+    }
+
+    fn failed(&self, what: &str, tool: Tool, reason: Reason, code: Option<i32>, said: String) -> Failed {
+        let what = if reason.is_about_the_connection() && !what.contains(self.cluster.name()) {
+            format!("{what} on cluster {} ({})", self.cluster.name(), self.cluster.monitors())
+        } else {
+            what.to_owned()
+        };
+        Failed { what, tool, reason, code, said }
+    }
+}
+
+/// Beside `PATH`: texts that can be read, and answers that are not held back.
+const ENVIRONMENT: &[(&str, &str)] =
+    &[("LC_ALL", "C.UTF-8"), ("PYTHONUNBUFFERED", "1"), ("PYTHONDONTWRITEBYTECODE", "1")];
+
+/// Waits until the right to change storage has ended; for ever without one.
+async fn ended(permit: Option<&Permit>) {
+    match permit {
+        Some(permit) => {
+            while permit.check().is_ok() {
+                sleep(WATCH).await;
+            }
+        }
+        None => std::future::pending().await,
+    }
+}
+
+fn is_fsid(text: &str) -> bool {
+    text.len() == 36 && text.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-')
+}

@@ -1,0 +1,358 @@
+//! The addresses of a cluster's monitors, as somebody wrote them: [`Monitors`].
+//!
+//! Host names stay host names: they are resolved when a program is started, by [`Monitors::resolved`], and nothing is kept.
+
+use std::{collections::BTreeSet, fmt, net::IpAddr, str::FromStr};
+
+use crate::volume::Invalid;
+
+/// The monitors of a cluster: addresses or host names, resolved anew whenever a program is started.
+///
+/// Separated by commas: `host`, `host:port`, `v1:host:port`, `v2:host:port`, `[v2:host:port,v1:host:port]`; an IPv6
+/// address stands in brackets where a port follows. What `ceph mon dump` adds behind a slash is left out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Monitors {
+    text: String,
+    monitors: Vec<Vec<Address>>,
+}
+
+/// One address of a monitor.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Address {
+    protocol: Option<Protocol>,
+    host: Host,
+    port: Option<u16>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Protocol {
+    V1,
+    V2,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Host {
+    Ip(IpAddr),
+    Name(String),
+}
+
+impl Monitors {
+    /// As it was written.
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    /// Whether both name a monitor in common: the same host and port, as written; names are not resolved.
+    pub fn share_one(&self, other: &Self) -> bool {
+        !self.endpoints().is_disjoint(&other.endpoints())
+    }
+
+    /// The name of a store that nobody configured: `mon-` and ten hexadecimal digits that follow from the monitors, in
+    /// whatever order they are written.
+    pub fn store_name(&self) -> String {
+        // FNV-1a, folded: it must be the same for ever, not hard to invert.
+        let mut hash: u64 = 0xcbf2_9ce4_8422_2325;
+        for (host, port) in self.endpoints() {
+            for byte in host.bytes().chain(format!(" {port}\n").bytes()) {
+                hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+            }
+        }
+        format!("mon-{:010x}", (hash ^ (hash >> 40)) & 0xff_ffff_ffff)
+    }
+
+    /// The host names among them.
+    pub fn names(&self) -> BTreeSet<&str> {
+        let names = self.monitors.iter().flatten().filter_map(|address| match &address.host {
+            Host::Name(name) => Some(name.as_str()),
+            Host::Ip(_) => None,
+        });
+        names.collect()
+    }
+
+    /// For `-m`: with every name replaced by its addresses, `None` where nothing is left.
+    pub fn resolved(&self, addresses_of: impl Fn(&str) -> Vec<IpAddr>) -> Option<String> {
+        let mut found: Vec<String> = Vec::new();
+        for monitor in &self.monitors {
+            let resolved = |address: &Address| match &address.host {
+                Host::Ip(ip) => vec![*ip],
+                Host::Name(name) => addresses_of(name),
+            };
+            // All addresses of one monitor; a name that stands for several monitors makes several of it.
+            let each: Vec<Vec<IpAddr>> = monitor.iter().map(resolved).collect();
+            for i in 0..each.iter().map(Vec::len).max().unwrap_or(0) {
+                let one: Vec<String> = monitor
+                    .iter()
+                    .zip(&each)
+                    .filter_map(|(address, ips)| Some(address.shown(*ips.get(i).or(ips.first())?)))
+                    .collect();
+                let text = if one.len() > 1 { format!("[{}]", one.join(",")) } else { one.concat() };
+                if !found.contains(&text) {
+                    found.push(text);
+                }
+            }
+        }
+        (!found.is_empty()).then(|| found.join(","))
+    }
+
+    /// Host and port of each address, the ports that are meant where none is written.
+    fn endpoints(&self) -> BTreeSet<(String, u16)> {
+        let mut endpoints = BTreeSet::new();
+        for address in self.monitors.iter().flatten() {
+            let host = match &address.host {
+                Host::Ip(ip) => ip.to_string(),
+                Host::Name(name) => name.clone(),
+            };
+            let ports = match (address.port, address.protocol) {
+                (Some(port), _) => vec![port],
+                (None, Some(Protocol::V1)) => vec![LEGACY],
+                (None, Some(Protocol::V2)) => vec![MESSENGER_2],
+                (None, None) => vec![MESSENGER_2, LEGACY],
+            };
+            endpoints.extend(ports.into_iter().map(|port| (host.clone(), port)));
+        }
+        endpoints
+    }
+}
+
+const LEGACY: u16 = 6789;
+const MESSENGER_2: u16 = 3300;
+
+impl Address {
+    fn shown(&self, ip: IpAddr) -> String {
+        let host = match ip {
+            IpAddr::V4(ip) => ip.to_string(),
+            IpAddr::V6(ip) => format!("[{ip}]"),
+        };
+        let (protocol, default) = match self.protocol {
+            Some(Protocol::V1) => ("v1:", Some(LEGACY)),
+            Some(Protocol::V2) => ("v2:", Some(MESSENGER_2)),
+            None => ("", None),
+        };
+        match self.port.or(default) {
+            Some(port) => format!("{protocol}{host}:{port}"),
+            None => format!("{protocol}{host}"),
+        }
+    }
+}
+
+impl FromStr for Monitors {
+    type Err = Invalid;
+
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        let wrong = |part: &str, why: &str| {
+            let forms = "write host, host:port, v1:host:port, v2:host:port or [v2:host:port,v1:host:port], separated by commas";
+            let shown: String = text.chars().take(200).collect();
+            Invalid::new("monitors", shown, format!("{why} in {part:?}; {forms}"))
+        };
+        let mut monitors = Vec::new();
+        for part in parts(text) {
+            let part = part.trim();
+            let inner = part.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+            let several = inner.filter(|inner| inner.starts_with("v1:") || inner.starts_with("v2:"));
+            let addresses: Vec<&str> = several.map_or_else(|| vec![part], |inner| inner.split(',').collect());
+            let read = addresses.into_iter().map(|one| address(one.trim()).map_err(|why| wrong(one, why)));
+            monitors.push(read.collect::<Result<Vec<_>, _>>()?);
+        }
+        if monitors.is_empty() {
+            let why = "names no monitor: write at least one address or host name, such as 10.0.0.1:6789";
+            return Err(Invalid::new("monitors", text.chars().take(200).collect::<String>(), why));
+        }
+        Ok(Self { text: text.trim().to_owned(), monitors })
+    }
+}
+
+impl fmt::Display for Monitors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+/// The parts between the commas that are not in brackets; empty ones are left out, as Ceph does.
+fn parts(text: &str) -> Vec<&str> {
+    let mut depth = 0_u32;
+    let parts = text.split(move |c: char| {
+        match c {
+            '[' => depth += 1,
+            ']' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        depth == 0 && matches!(c, ',' | ';' | ' ' | '\n' | '\t')
+    });
+    parts.filter(|part| !part.trim().is_empty()).collect()
+}
+
+fn address(text: &str) -> Result<Address, &'static str> {
+    // `10.0.0.1:6789/0`: a number that tells one start of a monitor from the next.
+    let text = match text.rsplit_once('/') {
+        Some((address, nonce)) if nonce.bytes().all(|b| b.is_ascii_digit()) && !nonce.is_empty() => address,
+        Some(_) => return Err("there is a '/'"),
+        None => text,
+    };
+    let (protocol, rest) = match text.split_once(':') {
+        Some(("v1", rest)) => (Some(Protocol::V1), rest),
+        Some(("v2", rest)) => (Some(Protocol::V2), rest),
+        Some(_) | None => (None, text),
+    };
+    if let Ok(ip) = rest.parse::<IpAddr>() {
+        return Ok(Address { protocol, host: Host::Ip(ip), port: None });
+    }
+    if let Some(bracketed) = rest.strip_prefix('[') {
+        let (ip, behind) = bracketed.split_once(']').ok_or("a bracket is not closed")?;
+        let ip = ip.parse().map_err(|_| "there is no IPv6 address between the brackets")?;
+        let port = match behind {
+            "" => None,
+            behind => Some(port(behind.strip_prefix(':').ok_or("something follows the brackets")?)?),
+        };
+        return Ok(Address { protocol, host: Host::Ip(ip), port });
+    }
+    let (host, port) = match rest.split_once(':') {
+        Some((host, text)) => (host, Some(port(text)?)),
+        None => (rest, None),
+    };
+    let host = match host.parse() {
+        Ok(ip) => Host::Ip(ip),
+        Err(_) => Host::Name(name(host)?),
+    };
+    Ok(Address { protocol, host, port })
+}
+
+fn port(text: &str) -> Result<u16, &'static str> {
+    text.parse().ok().filter(|port| *port != 0).ok_or("the port is not a number from 1 to 65535")
+}
+
+/// A host name in lower case. It becomes part of an argument, so that it must not look like anything else.
+fn name(text: &str) -> Result<String, &'static str> {
+    let label = |label: &str| {
+        !label.is_empty()
+            && label.len() <= 63
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+            && label.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
+    };
+    if text.bytes().all(|b| b.is_ascii_digit() || b == b'.') {
+        return Err("there is neither an IP address nor a host name");
+    }
+    if text.len() > 253 || !text.strip_suffix('.').unwrap_or(text).split('.').all(label) {
+        return Err("the host is neither an IP address nor a host name");
+    }
+    Ok(text.to_ascii_lowercase())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Monitors {
+        text.parse().unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    #[test]
+    fn every_way_of_writing_monitors_becomes_one_that_the_tools_read() {
+        let names = |name: &str| -> Vec<IpAddr> {
+            match name {
+                "mon" => vec!["10.0.0.9".parse().unwrap()],
+                "mons" => vec!["10.0.0.7".parse().unwrap(), "10.0.0.8".parse().unwrap()],
+                "six" => vec!["fd00::1".parse().unwrap()],
+                _ => Vec::new(),
+            }
+        };
+        let rows = [
+            ("an address", "10.0.0.1", Some("10.0.0.1")),
+            (
+                "several, as the old classes have them",
+                "10.0.0.1:6789, 10.0.0.2:6789",
+                Some("10.0.0.1:6789,10.0.0.2:6789"),
+            ),
+            ("a comma too many", "10.0.0.1:6789,,", Some("10.0.0.1:6789")),
+            ("semicolons, as Ceph allows", "10.0.0.1;10.0.0.2", Some("10.0.0.1,10.0.0.2")),
+            (
+                "with a protocol",
+                "v1:10.0.0.1:6789,v2:10.0.0.2:3300",
+                Some("v1:10.0.0.1:6789,v2:10.0.0.2:3300"),
+            ),
+            ("with a protocol and no port", "v2:10.0.0.2", Some("v2:10.0.0.2:3300")),
+            (
+                "both protocols",
+                "[v2:10.0.0.1:3300,v1:10.0.0.1:6789],10.0.0.2",
+                Some("[v2:10.0.0.1:3300,v1:10.0.0.1:6789],10.0.0.2"),
+            ),
+            (
+                "as mon dump prints it",
+                "[v2:10.0.0.1:3300/0,v1:10.0.0.1:6789/0]",
+                Some("[v2:10.0.0.1:3300,v1:10.0.0.1:6789]"),
+            ),
+            (
+                "IPv6",
+                "fd00::2,[fd00::3]:6789,v2:[fd00::4]:3300",
+                Some("[fd00::2],[fd00::3]:6789,v2:[fd00::4]:3300"),
+            ),
+            ("a name", "MON:6789", Some("10.0.0.9:6789")),
+            ("a name with a protocol", "v1:mon:6789", Some("v1:10.0.0.9:6789")),
+            ("a name of several monitors", "mons:6789", Some("10.0.0.7:6789,10.0.0.8:6789")),
+            (
+                "a name of several, both protocols",
+                "[v2:mons:3300,v1:mons:6789]",
+                Some("[v2:10.0.0.7:3300,v1:10.0.0.7:6789],[v2:10.0.0.8:3300,v1:10.0.0.8:6789]"),
+            ),
+            ("a name of an IPv6 address", "six:6789", Some("[fd00::1]:6789")),
+            ("a name that is unknown beside an address", "nobody,10.0.0.1", Some("10.0.0.1")),
+            ("a name that is unknown", "nobody:6789", None),
+        ];
+        for (row, text, expected) in rows {
+            assert_eq!(read(text).resolved(names).as_deref(), expected, "{row}");
+        }
+    }
+
+    #[test]
+    fn what_names_no_monitor_is_refused_with_the_forms() {
+        for bad in [
+            "",
+            " , ",
+            "10.0.0.1:x",
+            "10.0.0.1:0",
+            "10.0.0.1:70000",
+            "300.1.1.1",
+            "a b/c",
+            "[fd00::1",
+            "[x]:1",
+            "[fd00::1]6789",
+            "--id=x",
+            "-m",
+            "v3:10.0.0.1:1:2",
+            "host:1:2",
+            "a$b",
+            "[v2:10.0.0.1:3300,--x]",
+            "10.0.0.1/16x",
+        ] {
+            let error = bad.parse::<Monitors>().unwrap_err().to_string();
+            assert!(error.contains("host") && error.contains("monitors"), "{bad:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn two_texts_share_a_monitor_where_host_and_port_agree() {
+        let rows = [
+            ("the same", "a:6789", "a:6789", true),
+            ("one of several", "a:6789,b:6789", "c:6789,B:6789", true),
+            ("without a port both usual ones are meant", "a", "v2:a:3300", true),
+            ("by protocol alone", "v1:a", "a:6789", true),
+            ("another port is another cluster", "a:6789", "a:6790", false),
+            ("another protocol", "v1:a:6789", "v2:a:3300", false),
+            ("nothing in common", "a,b", "c,d", false),
+        ];
+        for (row, one, other, shared) in rows {
+            assert_eq!(read(one).share_one(&read(other)), shared, "{row}");
+        }
+    }
+
+    #[test]
+    fn the_store_of_monitors_has_one_name_for_ever() {
+        // Volume ids on existing PVs hold it: this text must never change.
+        assert_eq!(read("10.0.0.1:6789,10.0.0.2:6789").store_name(), "mon-b01ead6968");
+        assert_eq!(
+            read("10.0.0.2:6789, 10.0.0.1:6789").store_name(),
+            read("10.0.0.1:6789,10.0.0.2:6789").store_name()
+        );
+        assert_ne!(read("10.0.0.1:6789").store_name(), read("10.0.0.1:6790").store_name());
+    }
+}

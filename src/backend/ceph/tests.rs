@@ -1,0 +1,629 @@
+//! Tests of the calls against programs that stand in for Ceph's, and of the table against what a real cluster answered.
+
+pub(crate) mod fake;
+mod real;
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::Write,
+    path::Path,
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use fake::{Answer, FSID, Fake, KEY, Recorded};
+
+use super::*;
+use crate::backend::Kind;
+
+const FAR: Duration = Duration::from_mins(2);
+
+fn one_each() -> Tools {
+    Tools { sessions: 0, ..Tools::default() }
+}
+
+async fn until(what: &str, mut done: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !done() {
+        assert!(start.elapsed() < FAR, "never happened: {what}");
+        sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// What each recorded failure means. A case that is recorded and not here, or here and not recorded, fails the test.
+const MEANINGS: &[(&str, Reason)] = &[
+    ("ceph-auth-get-key-no-user", Reason::NoUser),
+    ("ceph-auth-get-key-not-permitted", Reason::NotPermitted),
+    ("ceph-fsid-empty-key", Reason::WrongKey),
+    ("ceph-fsid-no-key-file", Reason::WrongKey),
+    ("ceph-fsid-undecodable-key", Reason::BadKey),
+    ("ceph-fsid-unknown-user", Reason::WrongKey),
+    ("ceph-fsid-unreachable", Reason::Unreachable),
+    ("ceph-fsid-unresolved", Reason::Unresolved),
+    ("ceph-fsid-wrong-key", Reason::WrongKey),
+    ("ceph-group-create-no-filesystem", Reason::NoFilesystem),
+    ("ceph-group-getpath-no-group", Reason::NoGroup),
+    ("ceph-group-rm-no-group", Reason::NoGroup),
+    ("ceph-group-rm-not-empty", Reason::NotEmpty),
+    ("ceph-invalid-command", Reason::Argument),
+    ("ceph-subvolume-authorize-foreign", Reason::Exists),
+    ("ceph-subvolume-create-bad-name", Reason::Argument),
+    ("ceph-subvolume-create-no-filesystem", Reason::NoFilesystem),
+    ("ceph-subvolume-create-no-group", Reason::NoGroup),
+    ("ceph-subvolume-create-no-mgr-cap", Reason::NotPermitted),
+    ("ceph-subvolume-create-no-pool", Reason::NoDataPool),
+    ("ceph-subvolume-deauthorize-again", Reason::NoUser),
+    ("ceph-subvolume-deauthorize-no-subvolume", Reason::NoSubvolume),
+    ("ceph-subvolume-getpath-no-filesystem", Reason::NoFilesystem),
+    ("ceph-subvolume-getpath-no-group", Reason::NoGroup),
+    ("ceph-subvolume-getpath-no-subvolume", Reason::NoSubvolume),
+    ("ceph-subvolume-getpath-retained", Reason::Snapshots),
+    ("ceph-subvolume-info-no-subvolume", Reason::NoSubvolume),
+    ("ceph-subvolume-ls-no-group", Reason::NoGroup),
+    ("ceph-subvolume-metadata-get-no-subvolume", Reason::NoSubvolume),
+    ("ceph-subvolume-metadata-get-none", Reason::NoMetadata),
+    ("ceph-subvolume-metadata-rm-none", Reason::NoMetadata),
+    ("ceph-subvolume-resize-no-subvolume", Reason::NoSubvolume),
+    ("ceph-subvolume-rm-no-subvolume", Reason::NoSubvolume),
+    ("ceph-subvolume-rm-snapshots", Reason::Snapshots),
+    ("rbd-clone-unprotected", Reason::Argument),
+    ("rbd-create-bad-feature", Reason::Argument),
+    ("rbd-create-exists", Reason::Exists),
+    ("rbd-create-format-1", Reason::Argument),
+    // A pool that is full does not refuse: it lets its clients wait.
+    ("rbd-create-full", Reason::Deadline),
+    ("rbd-create-no-data-pool", Reason::NoDataPool),
+    ("rbd-create-no-namespace", Reason::NoNamespace),
+    ("rbd-create-no-pool", Reason::NoPool),
+    ("rbd-create-no-write", Reason::NotPermitted),
+    ("rbd-create-other-pool", Reason::NotPermitted),
+    ("rbd-create-unreachable", Reason::Unreachable),
+    ("rbd-create-wrong-key", Reason::WrongKey),
+    ("rbd-flatten-no-parent", Reason::Argument),
+    ("rbd-import-exists", Reason::Exists),
+    ("rbd-info-empty-key", Reason::WrongKey),
+    ("rbd-info-no-image", Reason::NoImage),
+    ("rbd-info-no-key-file", Reason::WrongKey),
+    ("rbd-info-no-namespace", Reason::NoNamespace),
+    ("rbd-info-no-pool", Reason::NoPool),
+    ("rbd-info-other-pool", Reason::NotPermitted),
+    ("rbd-info-undecodable-key", Reason::BadKey),
+    ("rbd-info-unknown-user", Reason::WrongKey),
+    ("rbd-info-unreachable", Reason::Unreachable),
+    ("rbd-info-unresolved", Reason::Unresolved),
+    ("rbd-info-wrong-key", Reason::WrongKey),
+    ("rbd-ls-no-namespace", Reason::NoNamespace),
+    ("rbd-ls-no-pool", Reason::NoPool),
+    ("rbd-ls-other-pool", Reason::NotPermitted),
+    ("rbd-meta-get-no-image", Reason::NoImage),
+    ("rbd-meta-get-none", Reason::NoMetadata),
+    ("rbd-meta-remove-none", Reason::NoMetadata),
+    ("rbd-meta-set-no-image", Reason::NoImage),
+    ("rbd-meta-set-no-write", Reason::NotPermitted),
+    ("rbd-namespace-create-exists", Reason::Exists),
+    ("rbd-rename-exists", Reason::Exists),
+    ("rbd-rename-no-image", Reason::NoImage),
+    ("rbd-resize-no-image", Reason::NoImage),
+    ("rbd-resize-same", Reason::SameSize),
+    ("rbd-resize-shrink", Reason::Shrink),
+    ("rbd-rm-no-image", Reason::NoImage),
+    ("rbd-rm-no-pool", Reason::NoPool),
+    ("rbd-rm-snapshots", Reason::Snapshots),
+    ("rbd-rm-watched", Reason::Watched),
+    ("rbd-status-no-image", Reason::NoImage),
+    ("rbd-trash-ls-no-pool", Reason::NoPool),
+    ("rbd-trash-mv-no-image", Reason::NoImage),
+    ("rbd-trash-mv-no-pool", Reason::NoPool),
+    ("rbd-trash-purge-blocked", Reason::Snapshots),
+    ("rbd-trash-restore-exists", Reason::Exists),
+    ("rbd-trash-restore-no-image", Reason::NoImage),
+    ("rbd-trash-rm-no-image", Reason::NoImage),
+    ("rbd-trash-rm-not-expired", Reason::NotExpired),
+    ("rbd-trash-rm-snapshots", Reason::Snapshots),
+];
+
+#[test]
+fn every_recorded_failure_means_what_the_table_says() {
+    let meanings: BTreeMap<&str, Reason> = MEANINGS.iter().copied().collect();
+    let mut wrong = Vec::new();
+    let mut met = Vec::new();
+    for case in Recorded::all() {
+        assert!(case.name.starts_with(&case.tool.to_string()), "{} is of another tool", case.name);
+        met.push(case.name.clone());
+        match (meanings.get(case.name.as_str()), case.code) {
+            (None, 0) => {}
+            (None, code) => wrong.push(format!("{} (exit {code}) has no expectation in MEANINGS", case.name)),
+            (Some(_), 0) => wrong.push(format!("{} was recorded as a success", case.name)),
+            (Some(&expected), code) => {
+                let reason = classify(case.tool, code, &case.stderr);
+                if reason != expected {
+                    wrong.push(format!("{}: {reason:?} and not {expected:?}:\n{}", case.name, case.stderr));
+                }
+            }
+        }
+    }
+    for (name, _) in MEANINGS {
+        if !met.iter().any(|met| met == name) {
+            wrong.push(format!("{name} was not recorded"));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn no_meaning_hangs_on_a_log_line_which_may_be_lost() {
+    for case in Recorded::all().into_iter().filter(|case| case.code != 0) {
+        // Keys are looked at before; here only the log tells.
+        if !case.name.ends_with("-undecodable-key") {
+            let bare = Said::read(&case.stderr).text().to_owned();
+            let (with, without) =
+                (classify(case.tool, case.code, &case.stderr), classify(case.tool, case.code, &bare));
+            assert_eq!(without, with, "{}", case.name);
+        }
+    }
+}
+
+#[test]
+fn a_ceph_that_stays_tells_the_same_as_one_that_ends() {
+    for case in Recorded::all().into_iter().filter(|case| case.tool == Tool::Ceph) {
+        // A program that was not let in ends.
+        if !case.name.starts_with("ceph-fsid-") {
+            assert_eq!(classify::code_in(&case.stderr), case.code, "{}", case.name);
+        }
+    }
+}
+
+#[test]
+fn what_was_not_recorded_is_told_apart_by_its_number() {
+    let rows = [
+        ("a full cluster", Tool::Rbd, 28, "rbd: create error: (28) No space left on device", Reason::Full),
+        ("a quota", Tool::Rbd, 122, "rbd: create error: (122) Disk quota exceeded", Reason::Full),
+        (
+            "a client that was fenced",
+            Tool::Rbd,
+            108,
+            "rbd: error: (108) Cannot send after transport endpoint shutdown",
+            Reason::NotReady,
+        ),
+        ("a program that was killed", Tool::Rbd, 137, "", Reason::Crashed),
+        (
+            "a refused connection",
+            Tool::Rbd,
+            111,
+            "rbd: couldn't connect to the cluster!",
+            Reason::Unreachable,
+        ),
+        (
+            "a manager without its module",
+            Tool::Ceph,
+            95,
+            "Error ENOTSUP: Module 'volumes' is not enabled/loaded (required by command 'fs subvolume create'): use `ceph mgr module enable volumes` to enable it",
+            Reason::NotReady,
+        ),
+        ("a manager that is busy", Tool::Ceph, 11, "Error EAGAIN: clone in progress", Reason::NotReady),
+        (
+            "a newer name of a missing file system",
+            Tool::Ceph,
+            2,
+            "Error ENOENT: Volume 'x' not found",
+            Reason::NoFilesystem,
+        ),
+        (
+            "a newer name of a wrong key",
+            Tool::Ceph,
+            13,
+            "[errno 13] error connecting to the cluster",
+            Reason::WrongKey,
+        ),
+        (
+            "a monitor that is gone, by number",
+            Tool::Ceph,
+            1,
+            "[errno 110] error connecting to the cluster",
+            Reason::Unreachable,
+        ),
+        (
+            "something missing that is not known",
+            Tool::Rbd,
+            2,
+            "rbd: mirroring: (2) No such file or directory",
+            Reason::NoSuchThing,
+        ),
+        (
+            "a subvolume that holds more than it should",
+            Tool::Ceph,
+            22,
+            "Error EINVAL: Can't resize the subvolume. The new size '1' would be lesser than the current used size '2'",
+            Reason::Shrink,
+        ),
+        ("a number without a meaning", Tool::Ceph, 5, "Error EIO: something broke", Reason::Other),
+    ];
+    for (row, tool, code, stderr, reason) in rows {
+        assert_eq!(classify(tool, code, stderr), reason, "{row}");
+    }
+}
+
+#[test]
+fn nothing_that_is_missing_above_an_image_looks_like_a_missing_image() {
+    // Removal takes a missing image for done.
+    for case in Recorded::all().into_iter().filter(|case| case.code != 0) {
+        let reason = classify(case.tool, case.code, &case.stderr);
+        let gone = matches!(reason, Reason::NoImage | Reason::NoSubvolume);
+        let says_so = case.name.contains("no-image") || case.name.contains("no-subvolume");
+        assert_eq!(gone, says_so, "{}", case.name);
+    }
+}
+
+#[tokio::test]
+async fn a_failure_names_operation_object_reason_and_remedy() {
+    let fake = Fake::with(one_each());
+    fake.expect(Tool::Rbd, &["create", "nopool/one"], Answer::recorded("rbd-create-no-pool"));
+    let call = Call::reads("create image one in pool nopool", ["create", "nopool/one"]);
+    let failed = fake.ceph().rbd(call).await.unwrap_err();
+    assert_eq!((failed.reason, failed.kind(), failed.code), (Reason::NoPool, Kind::NotFound, Some(2)));
+    assert_eq!(
+        failed.to_string(),
+        "create image one in pool nopool: there is no such pool (rbd said: rbd: error opening pool 'nopool': (2) No such \
+         file or directory); create the pool (ceph osd pool create, rbd pool init), or name another one in the class"
+    );
+}
+
+#[tokio::test]
+async fn an_answer_is_standard_output_alone() {
+    let fake = Fake::with(one_each());
+    let noise = "2026-01-02T03:04:05.678+0000 7f0123456789 -1 monclient: noise\n\n";
+    fake.expect(Tool::Rbd, &["ls", "*"], Answer::Text(0, "[\"one\"]\n".into(), noise.into()));
+    fake.expect(Tool::Rbd, &["image-meta", "*", "*"], Answer::recorded("rbd-meta-list-empty"));
+    fake.expect(Tool::Rbd, &["import", "-", "*"], Answer::ok("not json"));
+    let ceph = fake.ceph();
+    let names: Option<Vec<String>> =
+        ceph.rbd(Call::reads("list", ["ls", "rbd"])).await.unwrap().json().unwrap();
+    assert_eq!(names.unwrap(), ["one"]);
+    let reply = ceph.rbd(Call::reads("list", ["image-meta", "list", "x"])).await.unwrap();
+    assert_eq!(reply.json::<BTreeMap<String, String>>().unwrap(), None, "nothing is not a mistake");
+    let call = Call::changes("import", ["import", "-", "rbd/x"], &Permit::unlimited()).stdin(*b"a\0b");
+    let reply = ceph.rbd(call).await.unwrap();
+    assert_eq!(reply.json::<Vec<String>>().unwrap_err().kind(), Kind::Internal);
+    assert_eq!(fake.calls()[2].stdin, b"a\0b");
+}
+
+#[tokio::test]
+async fn a_hung_program_ends_at_the_deadline_and_is_unavailable() {
+    let tools = Tools { deadline: Duration::from_millis(900), sessions: 0, ..Tools::default() };
+    let fake = Fake::with(tools);
+    fake.always(Tool::Rbd, &["*"], Answer::Hangs);
+    let failed = fake.ceph().rbd(Call::reads("list", ["ls"])).await.unwrap_err();
+    assert_eq!((failed.reason, failed.kind()), (Reason::Deadline, Kind::Unavailable));
+    assert!(failed.to_string().contains("cluster fake (127.0.0.1:6789)"), "{failed}");
+    assert!(fake.cluster().health().ready.unwrap_err().contains("in time"));
+}
+
+#[tokio::test]
+async fn a_missing_program_is_named_with_what_to_install() {
+    let tools = Tools { rbd: "no-such-rbd".into(), ..Tools::default() };
+    let cluster = Cluster::new("c", "127.0.0.1".parse().unwrap(), tools).unwrap();
+    let failed = cluster.with(Fake::credentials()).rbd(Call::reads("list", ["ls"])).await.unwrap_err();
+    assert_eq!((failed.reason, failed.kind()), (Reason::ProgramMissing, Kind::Invalid));
+    assert!(
+        failed.to_string().contains("no-such-rbd") && failed.to_string().contains("ceph-common"),
+        "{failed}"
+    );
+}
+
+#[tokio::test]
+async fn a_monitor_whose_name_is_unknown_costs_no_program() {
+    let cluster = Cluster::new("c", "no-such-host.invalid".parse().unwrap(), Tools::default()).unwrap();
+    let failed = cluster.with(Fake::credentials()).rbd(Call::reads("list", ["ls"])).await.unwrap_err();
+    assert_eq!((failed.reason, failed.kind()), (Reason::Unresolved, Kind::Unavailable));
+    assert!(failed.to_string().contains("no-such-host.invalid"), "{failed}");
+}
+
+#[tokio::test]
+async fn a_monitors_name_is_resolved_at_each_call() {
+    let fake = Fake::with(one_each());
+    let tools = fake.cluster().tools().clone();
+    let cluster = Cluster::new("c", "v1:localhost:6789".parse().unwrap(), tools).unwrap();
+    cluster.with(Fake::credentials()).fsid().await.unwrap();
+    let given = fs::read_to_string(fake.path().join("monitors")).unwrap();
+    assert!(given.contains("v1:127.0.0.1:6789") || given.contains("v1:[::1]:6789"), "{given}");
+    assert!(!given.contains("localhost"));
+}
+
+#[tokio::test]
+async fn a_call_that_changes_something_needs_a_permit_when_it_starts_and_while_it_runs() {
+    let fake = Fake::with(one_each());
+    let ceph = fake.ceph();
+    let permit = Permit::unlimited();
+    permit.revoke();
+    let failed = ceph.rbd(Call::changes("create", ["create", "x"], &permit)).await.unwrap_err();
+    assert_eq!((failed.reason, failed.kind()), (Reason::Stopped, Kind::Unavailable));
+    assert_eq!(fake.calls(), []);
+
+    fake.expect(Tool::Rbd, &["create", "x"], Answer::Waits);
+    let permit = Permit::unlimited();
+    let call = ceph.rbd(Call::changes("create", ["create", "x"], &permit));
+    let (outcome, ()) = tokio::join!(call, async {
+        until("the start of the program", || !fake.calls().is_empty()).await;
+        permit.revoke();
+    });
+    assert_eq!(outcome.unwrap_err().reason, Reason::Stopped, "the program never ended by itself");
+}
+
+#[tokio::test]
+async fn no_more_programs_run_than_the_cluster_may_have() {
+    let tools = Tools { concurrency: 2, sessions: 0, ..Tools::default() };
+    let fake = Fake::with(tools);
+    fake.always(Tool::Rbd, &["ls", "*"], Answer::Waits);
+    let (ceph, other) = (fake.ceph(), fake.ceph());
+    let calls = (0..5).map(|i| {
+        let ceph = if i % 2 == 0 { &ceph } else { &other };
+        ceph.rbd(Call::reads(format!("list {i}"), ["ls".to_owned(), i.to_string()]))
+    });
+    let calls = futures::future::join_all(calls);
+    let (outcomes, ()) = tokio::join!(calls, async {
+        until("two programs", || fake.calls().len() == 2).await;
+        for _ in 0..20 {
+            sleep(Duration::from_millis(5)).await;
+            assert_eq!(fake.calls().len(), 2);
+        }
+        let health = fake.cluster().health();
+        assert_eq!((health.running, health.oldest.unwrap().0.as_str()), (5, "list 0"));
+        fake.release();
+    });
+    assert!(outcomes.iter().all(Result::is_ok));
+    assert_eq!(fake.calls().len(), 5);
+    assert_eq!(fake.cluster().health().running, 0);
+}
+
+#[tokio::test]
+async fn whoever_waits_for_a_place_too_long_is_told_what_holds_it() {
+    let tools = Tools { concurrency: 1, sessions: 0, ..Tools::default() };
+    let fake = Fake::with(tools);
+    fake.always(Tool::Rbd, &["*"], Answer::Waits);
+    let ceph = fake.ceph();
+    let holder = ceph.rbd(Call::reads("list the images", ["ls"]));
+    let (_, ()) = tokio::join!(holder, async {
+        until("the first program", || !fake.calls().is_empty()).await;
+        let call = Call::reads("read", ["info"]).within(Duration::from_millis(50));
+        let failed = ceph.rbd(call).await.unwrap_err();
+        assert!(failed.to_string().contains("list the images"), "{failed}");
+        fake.release();
+    });
+}
+
+fn sessions(fake: &Fake) -> Vec<u32> {
+    let pids = fs::read_to_string(fake.path().join("sessions")).unwrap_or_default();
+    pids.lines().map(|pid| pid.parse().unwrap()).collect()
+}
+
+#[tokio::test]
+async fn one_ceph_serves_many_commands_with_the_replies_of_many() {
+    let fake = Fake::new();
+    let ceph = fake.ceph();
+    let cases = Recorded::all()
+        .into_iter()
+        .filter(|case| case.tool == Tool::Ceph && !case.name.starts_with("ceph-fsid"));
+    let mut count = 0;
+    for case in cases {
+        fake.expect(Tool::Ceph, &["do", &case.name], Answer::recorded(&case.name));
+        let reply = ceph.ceph(Call::reads("do it", ["do", case.name.as_str()])).await;
+        match MEANINGS.iter().find(|(name, _)| *name == case.name) {
+            None => assert_eq!(reply.unwrap().text().unwrap(), case.stdout.trim(), "{}", case.name),
+            Some((_, reason)) => {
+                let failed = reply.unwrap_err();
+                assert_eq!((failed.reason, failed.code), (*reason, Some(case.code)), "{}", case.name);
+                assert!(!failed.said.contains("error handling"), "{failed}");
+            }
+        }
+        count += 1;
+    }
+    assert!(count > 40);
+    assert_eq!(sessions(&fake).len(), 1);
+}
+
+#[tokio::test]
+async fn words_reach_a_ceph_that_stays_as_they_are() {
+    let fake = Fake::new();
+    let owner = r#"{"name":"it's $HOME `x` \"q\"","list":[1, 2]}"#;
+    fake.always(Tool::Ceph, &["set", "*", "*"], Answer::ok(""));
+    let ceph = fake.ceph();
+    for word in [owner, "", "a b", "*", "ü"] {
+        ceph.ceph(Call::reads("set", ["set", "key", word])).await.unwrap();
+        assert_eq!(fake.calls().last().unwrap().args, ["set", "key", word]);
+    }
+    // What is no line has a program of its own.
+    ceph.ceph(Call::reads("set", ["set", "key", "a\nset x y"])).await.unwrap();
+    assert_eq!(fake.calls().len(), 6);
+    assert_eq!(sessions(&fake).len(), 1);
+}
+
+#[tokio::test]
+async fn a_ceph_that_crashes_is_replaced_and_its_command_given_to_one_of_its_own() {
+    let fake = Fake::new();
+    let ceph = fake.ceph();
+    ceph.fsid().await.unwrap();
+    fake.expect(Tool::Ceph, &["create"], Answer::Crashes);
+    fake.expect(Tool::Ceph, &["create"], Answer::ok("made"));
+    let reply = ceph.ceph(Call::changes("create", ["create"], &Permit::unlimited())).await.unwrap();
+    assert_eq!(reply.text().unwrap(), "made");
+    fake.expect(Tool::Ceph, &["create"], Answer::ok("more"));
+    ceph.ceph(Call::changes("create", ["create"], &Permit::unlimited())).await.unwrap();
+    let pids = sessions(&fake);
+    assert_eq!(pids.len(), 2, "the crashed one, and a new one for the next command: {pids:?}");
+}
+
+#[tokio::test]
+async fn a_ceph_that_died_while_it_waited_costs_nobody_a_failure() {
+    let fake = Fake::new();
+    let ceph = fake.ceph();
+    ceph.fsid().await.unwrap();
+    let pid = sessions(&fake)[0];
+    let status = std::process::Command::new("kill").args(["-KILL", &pid.to_string()]).status().unwrap();
+    assert!(status.success());
+    fake.expect(Tool::Ceph, &["fs", "ls"], Answer::ok("[]"));
+    ceph.ceph(Call::reads("list", ["fs", "ls"])).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_ceph_that_hangs_ends_at_the_deadline_and_the_next_command_has_a_new_one() {
+    let fake = Fake::new();
+    let ceph = fake.ceph();
+    ceph.fsid().await.unwrap();
+    fake.expect(Tool::Ceph, &["create"], Answer::Hangs);
+    let call = Call::changes("create", ["create"], &Permit::unlimited()).within(Duration::from_millis(900));
+    let failed = ceph.ceph(call).await.unwrap_err();
+    assert_eq!((failed.reason, failed.kind()), (Reason::Deadline, Kind::Unavailable));
+    fake.expect(Tool::Ceph, &["fs", "ls"], Answer::ok("[]"));
+    ceph.ceph(Call::reads("list", ["fs", "ls"])).await.unwrap();
+    assert_eq!(sessions(&fake).len(), 2);
+    assert!(!Path::new(&format!("/proc/{}", sessions(&fake)[0])).exists());
+}
+
+#[tokio::test]
+async fn a_ceph_that_lost_the_cluster_is_not_asked_again() {
+    let fake = Fake::new();
+    fake.expect(Tool::Ceph, &["fs", "ls"], Answer::fails(110, "Error ETIMEDOUT: timed out\n"));
+    let failed = fake.ceph().ceph(Call::reads("list", ["fs", "ls"])).await.unwrap_err();
+    assert_eq!((failed.reason, failed.kind()), (Reason::Deadline, Kind::Unavailable));
+    fake.ceph().fsid().await.unwrap();
+    assert_eq!(sessions(&fake).len(), 2);
+}
+
+#[tokio::test]
+async fn a_ceph_that_nobody_asks_ends_after_a_while() {
+    let fake = Fake::new();
+    fake.ceph().fsid().await.unwrap();
+    let pid = sessions(&fake)[0];
+    tokio::time::pause();
+    sleep(Duration::from_mins(2)).await;
+    tokio::time::resume();
+    until("its end", || !Path::new(&format!("/proc/{pid}")).exists()).await;
+}
+
+#[tokio::test]
+async fn a_ceph_that_is_not_let_in_says_why_once() {
+    let fake = Fake::new();
+    let Answer::Text(_, _, refusal) = Answer::recorded("ceph-fsid-wrong-key") else { panic!() };
+    fs::write(fake.path().join("refuses"), refusal).unwrap();
+    let failed = fake.ceph().ceph(Call::reads("ask", ["fs", "ls"])).await.unwrap_err();
+    assert_eq!((failed.reason, failed.code), (Reason::WrongKey, Some(13)));
+    assert_eq!(fake.calls(), []);
+    assert_eq!(sessions(&fake).len(), 1);
+}
+
+#[tokio::test]
+async fn a_ceph_that_does_not_stay_is_called_for_each_command() {
+    let fake = Fake::new();
+    fs::write(fake.path().join("mute"), "").unwrap();
+    fake.always(Tool::Ceph, &["fs", "ls"], Answer::ok("[]"));
+    for _ in 0..3 {
+        fake.ceph().ceph(Call::reads("ask", ["fs", "ls"])).await.unwrap();
+    }
+    assert_eq!(sessions(&fake).len(), 1, "it was tried once");
+    assert_eq!(fake.calls().len(), 3);
+}
+
+#[tokio::test]
+async fn no_more_cephs_stay_than_the_cluster_may_have() {
+    let fake = Fake::new();
+    fake.always(Tool::Ceph, &["wait"], Answer::Waits);
+    let ceph = fake.ceph();
+    let calls = futures::future::join_all((0..6).map(|_| ceph.ceph(Call::reads("wait", ["wait"]))));
+    let (outcomes, ()) = tokio::join!(calls, async {
+        until("two programs", || fake.calls().len() == 2).await;
+        for _ in 0..20 {
+            sleep(Duration::from_millis(5)).await;
+            assert_eq!((fake.calls().len(), sessions(&fake).len()), (2, 2));
+        }
+        fake.release();
+    });
+    assert!(outcomes.iter().all(Result::is_ok));
+    assert_eq!(sessions(&fake).len(), 2);
+}
+
+#[tokio::test]
+async fn the_cluster_is_asked_once_who_it_is_and_again_after_it_was_away() {
+    let fake = Fake::with(one_each());
+    let ceph = fake.ceph();
+    for _ in 0..3 {
+        assert_eq!(ceph.fsid().await.unwrap(), FSID);
+    }
+    assert_eq!(fake.lines(), ["ceph fsid"]);
+    fake.expect(Tool::Rbd, &["ls"], Answer::recorded("rbd-info-unreachable"));
+    ceph.rbd(Call::reads("list", ["ls"])).await.unwrap_err();
+    assert!(fake.cluster().health().ready.is_err());
+    assert_eq!(ceph.fsid().await.unwrap(), FSID);
+    assert_eq!(fake.lines(), ["ceph fsid", "rbd ls", "ceph fsid"]);
+    assert_eq!(fake.cluster().health().ready, Ok(()));
+}
+
+/// Everything that is logged.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn the_key_is_in_no_argument_environment_log_error_or_debug_text() {
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::TRACE)
+        .with_writer(move || writer.clone())
+        .finish();
+    let _guard = tracing::subscriber::set_default(subscriber);
+    // Arguments and environment of every call are looked at by the tools themselves.
+    let fake = Fake::new();
+    let ceph = fake.ceph();
+    let leaky = format!(
+        "2026-01-02T03:04:05.678+0000 7f0123456789 -1 auth: failed to decode key '{KEY}'\n\nrbd: key {KEY} is bad\n"
+    );
+    fake.expect(Tool::Rbd, &["ls"], Answer::fails(22, leaky.clone()));
+    fake.expect(Tool::Ceph, &["fs", "ls"], Answer::fails(22, format!("Error EINVAL: {KEY}\n")));
+    fake.expect(Tool::Ceph, &["auth", "get-key", "client.x"], Answer::ok(format!("{{\"key\":\"{KEY}\"}}")));
+    fake.expect(Tool::Rbd, &["crash"], Answer::Crashes);
+    let mut texts = Vec::new();
+    for call in [Call::reads("list", ["ls"]), Call::reads("crash", ["crash"])] {
+        let failed = ceph.rbd(call).await.unwrap_err();
+        texts.push(format!("{failed} {failed:?} {:?}", crate::backend::Error::from(failed.clone())));
+    }
+    let failed = ceph.ceph(Call::reads("list", ["fs", "ls"])).await.unwrap_err();
+    texts.push(format!("{failed} {failed:?}"));
+    let reply = ceph.ceph(Call::reads("get", ["auth", "get-key", "client.x"])).await.unwrap();
+    texts.push(format!("{reply:?} {ceph:?} {:?}", reply.json::<Vec<String>>()));
+    texts.push(format!("{:?}", fake.cluster().health()));
+    texts.push(String::from_utf8(log.0.lock().unwrap().clone()).unwrap());
+    assert!(texts.last().unwrap().contains("failed"), "the log was looked at");
+    for text in texts {
+        assert!(!text.contains(KEY) && !text.contains(&KEY[..20]), "{text}");
+    }
+}
+
+#[test]
+fn monitors_in_common_mean_a_configured_cluster_and_others_one_of_their_own() {
+    let cluster =
+        |name: &str, monitors: &str| Cluster::new(name, monitors.parse().unwrap(), Tools::default()).unwrap();
+    let clusters =
+        Clusters::new(vec![cluster("a", "10.0.0.1,10.0.0.2"), cluster("b", "10.0.1.1")], Tools::default());
+    let reached = |monitors: &str| clusters.reached_by(&monitors.parse().unwrap()).unwrap().name().to_owned();
+    assert_eq!(reached("10.0.0.2:6789,10.0.0.9:6789"), "a");
+    assert_eq!(reached("10.0.1.1"), "b");
+    let described = reached("10.0.2.1:6789");
+    assert!(described.starts_with("mon-"));
+    assert_eq!(clusters.named(&described).unwrap().monitors().as_str(), "10.0.2.1:6789");
+    assert_eq!(clusters.all().len(), 3);
+    assert!(clusters.named("c").is_none());
+    for bad in ["", "A", "a_b", "a/b", &"a".repeat(41)] {
+        assert!(Cluster::new(bad, "h".parse().unwrap(), Tools::default()).is_err(), "{bad}");
+    }
+}

@@ -1,0 +1,132 @@
+//! The same against a real cluster, whose configuration file `BERTH_TEST_CEPH_CONF` names; without it these tests say that they
+//! were skipped. The cluster is one to be filled with rubbish, such as `e2e/ceph up` makes.
+
+use std::{fs, path::Path, process::Command as Program, time::Instant};
+
+use crate::{
+    backend::ceph::{Call, Ceph, Cluster, Credentials, Key, Reason, Tools, fake::KEY},
+    volume::Permit,
+};
+
+struct Real {
+    monitors: String,
+    key: Key,
+}
+
+impl Real {
+    fn find(test: &str) -> Option<Self> {
+        let Ok(conf) = std::env::var("BERTH_TEST_CEPH_CONF") else {
+            eprintln!(
+                "skipped: {test}: BERTH_TEST_CEPH_CONF names no configuration of a running Ceph cluster"
+            );
+            return None;
+        };
+        let ceph_conf = |option: &str| {
+            let output =
+                Program::new("ceph-conf").args(["--conf", &conf, "--lookup", option]).output().unwrap();
+            String::from_utf8(output.stdout).unwrap().trim().to_owned()
+        };
+        let keyring = fs::read_to_string(ceph_conf("keyring")).unwrap();
+        let (_, admin) = keyring.split_once("[client.admin]").unwrap();
+        let key = admin.lines().find_map(|line| line.trim().strip_prefix("key = ")).unwrap();
+        Some(Self { monitors: ceph_conf("mon_host"), key: Key::parse(key.as_bytes()).unwrap() })
+    }
+
+    fn ceph(&self, tools: Tools) -> Ceph {
+        let cluster = Cluster::new("real", self.monitors.parse().unwrap(), tools).unwrap();
+        cluster.with(Credentials::new("admin", self.key.clone()).unwrap())
+    }
+}
+
+async fn file_system(ceph: &Ceph) -> String {
+    #[derive(serde::Deserialize)]
+    struct FileSystem {
+        name: String,
+    }
+    let reply = ceph.ceph(Call::reads("list", ["fs", "ls"])).await.unwrap();
+    reply.json::<Vec<FileSystem>>().unwrap().unwrap().remove(0).name
+}
+
+#[tokio::test]
+async fn a_real_cluster_answers() {
+    let Some(real) = Real::find("a_real_cluster_answers") else { return };
+    for sessions in [0, 1] {
+        let ceph = real.ceph(Tools { sessions, ..Tools::default() });
+        assert_eq!(ceph.fsid().await.unwrap().len(), 36);
+        ceph.rbd(Call::reads("list", ["ls", "rbd", "--format", "json"])).await.unwrap();
+        let fs = file_system(&ceph).await;
+        let forever = Permit::unlimited();
+        let change = |args: &[&str]| ceph.ceph(Call::changes("change", args.iter().copied(), &forever));
+        change(&["fs", "subvolumegroup", "create", &fs, "real"]).await.unwrap();
+        change(&["fs", "subvolume", "create", &fs, "one", "4194304", "--group_name", "real"]).await.unwrap();
+        let owner = r#"{"name":"it's $HOME \"q\" # a"}"#;
+        let meta = ["berth.owner", owner, "--group_name", "real"];
+        change(&[&["fs", "subvolume", "metadata", "set", &fs, "one"][..], &meta].concat()).await.unwrap();
+        let get = ["fs", "subvolume", "metadata", "get", &fs, "one", "berth.owner", "--group_name", "real"];
+        assert_eq!(ceph.ceph(Call::reads("get", get)).await.unwrap().text().unwrap(), owner);
+        let failed =
+            change(&["fs", "subvolume", "rm", &fs, "none", "--group_name", "real"]).await.unwrap_err();
+        assert_eq!((failed.reason, failed.code), (Reason::NoSubvolume, Some(2)), "{failed}");
+        change(&["fs", "subvolume", "rm", &fs, "one", "--group_name", "real"]).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_real_cluster_refuses_a_wrong_key_and_an_address_without_one_costs_seconds() {
+    let name = "a_real_cluster_refuses_a_wrong_key_and_an_address_without_one_costs_seconds";
+    let Some(real) = Real::find(name) else { return };
+    for sessions in [0, 1] {
+        let tools = Tools { sessions, connect: std::time::Duration::from_secs(2), ..Tools::default() };
+        let wrong = Credentials::new("admin", Key::parse(KEY.as_bytes()).unwrap()).unwrap();
+        let ceph = real.ceph(tools.clone()).cluster().with(wrong);
+        assert_eq!(ceph.fsid().await.unwrap_err().reason, Reason::WrongKey);
+        let failed = ceph.rbd(Call::reads("list", ["ls", "rbd"])).await.unwrap_err();
+        assert_eq!(failed.reason, Reason::WrongKey, "{failed}");
+        let nowhere = Cluster::new("nowhere", "v1:127.0.0.1:9".parse().unwrap(), tools).unwrap();
+        let ceph = nowhere.with(Credentials::new("admin", real.key.clone()).unwrap());
+        assert_eq!(ceph.fsid().await.unwrap_err().reason, Reason::Unreachable);
+        let failed = ceph.rbd(Call::reads("list", ["ls", "rbd"])).await.unwrap_err();
+        assert_eq!(failed.reason, Reason::Unreachable, "{failed}");
+    }
+}
+
+const COUNT: u32 = 48;
+
+/// What `docs/decisions/0013` quotes: `cargo test --release -p berth --lib real_cost -- --ignored --nocapture`.
+#[tokio::test]
+#[ignore = "measures a real cluster for minutes"]
+async fn real_cost_of_subvolumes() {
+    let Some(real) = Real::find("real_cost_of_subvolumes") else { return };
+    let ceph = real.ceph(Tools::default());
+    let fs = file_system(&ceph).await;
+    let forever = Permit::unlimited();
+    let group = ["fs", "subvolumegroup", "create", &fs, "cost"];
+    ceph.ceph(Call::changes("make", group, &forever)).await.unwrap();
+    for (sessions, at_once) in [(0, 1), (0, 8), (1, 8), (2, 8), (3, 8), (4, 8)] {
+        let ceph = real.ceph(Tools { sessions, concurrency: at_once, ..Tools::default() });
+        let used = processor_time();
+        let start = Instant::now();
+        let calls = (0..COUNT).map(|i| {
+            let name = format!("s{sessions}-{at_once}-{i}");
+            let args = ["fs", "subvolume", "create", &fs, &name, "4194304", "--group_name", "cost"]
+                .map(String::from);
+            ceph.ceph(Call::changes("make", args, &forever))
+        });
+        for outcome in futures::future::join_all(calls).await {
+            outcome.unwrap();
+        }
+        let wall = start.elapsed() / COUNT;
+        drop(ceph);
+        // Of programs that were waited for.
+        tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+        let used = (processor_time() - used) / f64::from(COUNT);
+        eprintln!("{sessions} that stay, {at_once} at once: {wall:?} and {used:.3} s of processor for each");
+    }
+}
+
+/// Seconds of all children that have ended.
+fn processor_time() -> f64 {
+    let stat = fs::read_to_string(Path::new("/proc/self/stat")).unwrap();
+    let fields: Vec<&str> = stat.rsplit(") ").next().unwrap().split(' ').collect();
+    (fields[13].parse::<f64>().unwrap() + fields[14].parse::<f64>().unwrap()) / 100.0
+}

@@ -1,0 +1,227 @@
+//! `ceph` programs that stay and are asked again: [`Warm`]. A new one costs a quarter of a second of processor time, a
+//! command of one that stays a fifth of that (`docs/decisions/0013-one-ceph-program-for-many-commands.md`).
+//!
+//! Such a program reads commands line by line and says nothing when one is done. A second line that it cannot execute makes it
+//! say so, without asking the cluster: that is where the answer ends. A program that behaves otherwise in any way is ended,
+//! and the command is given to one of its own.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError, Weak},
+    time::Duration,
+};
+
+use tokio::{sync::Semaphore, time::Instant};
+
+use super::{
+    Credentials,
+    classify::{ETIMEDOUT, code_in},
+};
+use crate::system::command::{Captured, Command, Exchange, Failure, Session};
+
+/// How long a program waits for the next command. It holds fifty megabytes.
+const IDLE: Duration = Duration::from_secs(30);
+/// How old a program may become: it knows the monitors and the commands of the time when it was started.
+const AGE: Duration = Duration::from_mins(10);
+/// How long none is started after one did not behave.
+const REST: Duration = Duration::from_mins(5);
+
+/// The programs of one cluster that wait for a command.
+#[derive(Debug)]
+pub(super) struct Warm {
+    /// As many as may run.
+    turns: Semaphore,
+    idle: Arc<Mutex<Vec<Idle>>>,
+    resting: Mutex<Option<Instant>>,
+}
+
+#[derive(Debug)]
+struct Idle {
+    session: Session,
+    credentials: Credentials,
+    started: Instant,
+    since: Instant,
+}
+
+/// How a command ended, as if it had had a program of its own.
+pub(super) struct Ended {
+    pub(super) code: i32,
+    pub(super) stdout: Captured,
+    pub(super) stderr: Captured,
+}
+
+/// What came of asking.
+pub(super) enum Outcome {
+    Ended(Ended),
+    /// Give it to a program of its own. Whether it was executed already is unknown.
+    Unsuited,
+    Failed(Failure),
+}
+
+impl Warm {
+    pub(super) fn new(limit: usize) -> Self {
+        Self { turns: Semaphore::new(limit), idle: Arc::default(), resting: Mutex::default() }
+    }
+
+    /// Waits for a turn.
+    pub(super) fn turns(&self) -> &Semaphore {
+        &self.turns
+    }
+
+    /// Whether commands can be asked now.
+    pub(super) fn usable(&self) -> bool {
+        let resting = *self.resting.lock().unwrap_or_else(PoisonError::into_inner);
+        resting.is_none_or(|until| until <= Instant::now())
+    }
+
+    /// Takes a program that waits, for these credentials.
+    pub(super) fn take(&self, credentials: &Credentials) -> Option<Asked> {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        expire(&mut idle);
+        let at = idle.iter().rposition(|idle| idle.credentials == *credentials)?;
+        let Idle { session, credentials, started, .. } = idle.swap_remove(at);
+        Some(Asked { session, credentials, started })
+    }
+
+    /// Starts a program, and sees whether it answers as expected. Nothing is asked of the cluster but to be let in.
+    pub(super) async fn start(&self, command: &Command, credentials: &Credentials) -> Result<Asked, Outcome> {
+        // Another user's program must not stay beside it, above the limit.
+        self.make_room();
+        let mut session = Session::start(command).map_err(Outcome::Failed)?;
+        let mark = mark();
+        match session.ask(format!("tell {mark}\n").as_bytes(), mark.as_bytes(), command.deadline).await {
+            Ok(Exchange::Answer { .. }) => {
+                Ok(Asked { session, credentials: credentials.clone(), started: Instant::now() })
+            }
+            // It said why it was not let in, as it says it to everybody.
+            Ok(Exchange::Ended(output)) if output.code != 0 => {
+                Err(Outcome::Ended(Ended { code: output.code, stdout: output.stdout, stderr: output.stderr }))
+            }
+            Ok(Exchange::Ended(_)) => {
+                self.rest("it ended instead of reading commands");
+                Err(Outcome::Unsuited)
+            }
+            Err(failure) => {
+                if let Failure::Deadline(_) = failure {
+                    self.rest("it did not answer");
+                }
+                Err(Outcome::Failed(failure))
+            }
+        }
+    }
+
+    /// Asks for one command; a program that answered waits for the next one then.
+    pub(super) async fn ask(&self, mut asked: Asked, line: &str, deadline: Duration) -> Outcome {
+        let mark = mark();
+        let request = format!("{line}\ntell {mark}\n");
+        match asked.session.ask(request.as_bytes(), mark.as_bytes(), deadline).await {
+            Ok(Exchange::Answer { stdout, mut stderr }) => {
+                // The mark's own sentence, up to the mark.
+                let end = stderr.bytes.iter().rposition(|&b| b == b'\n').map_or(0, |at| at + 1);
+                stderr.bytes.truncate(end);
+                let code = code_in(&String::from_utf8_lossy(&stderr.bytes));
+                // One that has lost the cluster would wait as long again; a new one is told at once.
+                if code != ETIMEDOUT {
+                    self.put_back(asked);
+                }
+                Outcome::Ended(Ended { code, stdout, stderr })
+            }
+            Ok(Exchange::Ended(output)) => {
+                tracing::debug!(code = output.code, "a ceph that should have stayed has ended");
+                Outcome::Unsuited
+            }
+            Err(failure) => Outcome::Failed(failure),
+        }
+    }
+
+    fn put_back(&self, asked: Asked) {
+        let Asked { session, credentials, started } = asked;
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        expire(&mut idle);
+        idle.push(Idle { session, credentials, started, since: Instant::now() });
+        if idle.len() == 1 {
+            tokio::spawn(end_when_idle(Arc::downgrade(&self.idle)));
+        }
+    }
+
+    fn make_room(&self) {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        expire(&mut idle);
+        // Whoever has a turn holds one that is not waiting, or is about to start one.
+        let room = self.turns.available_permits();
+        let surplus = idle.len().saturating_sub(room);
+        idle.drain(..surplus);
+    }
+
+    fn rest(&self, why: &str) {
+        tracing::warn!(why, "ceph is called anew for each command for a while");
+        *self.resting.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now() + REST);
+    }
+}
+
+/// A program that is about to be asked. Dropped, it is ended.
+pub(super) struct Asked {
+    session: Session,
+    credentials: Credentials,
+    started: Instant,
+}
+
+fn expire(idle: &mut Vec<Idle>) {
+    let now = Instant::now();
+    idle.retain(|idle| idle.session.usable() && now < idle.since + IDLE && now < idle.started + AGE);
+}
+
+async fn end_when_idle(waiting: Weak<Mutex<Vec<Idle>>>) {
+    loop {
+        tokio::time::sleep(IDLE).await;
+        let Some(waiting) = waiting.upgrade() else { return };
+        let mut idle = waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        expire(&mut idle);
+        if idle.is_empty() {
+            return;
+        }
+    }
+}
+
+/// A word that nothing else will ever write.
+fn mark() -> String {
+    format!("berth{:032x}", rand::random::<u128>())
+}
+
+/// The command as one line, as a shell would read it; `None` where that cannot be.
+pub(super) fn line(args: &[String]) -> Option<String> {
+    let quoted = |arg: &String| {
+        let plain = |b: u8| b.is_ascii_alphanumeric() || b"-_./:=@,".contains(&b);
+        if !arg.is_empty() && arg.bytes().all(plain) {
+            arg.clone()
+        } else {
+            format!("'{}'", arg.replace('\'', "'\"'\"'"))
+        }
+    };
+    // Python ends lines at more than a newline.
+    let one_line =
+        |arg: &String| !arg.chars().any(|c| c.is_control() || matches!(c, '\u{2028}' | '\u{2029}'));
+    (!args.is_empty() && args.iter().all(one_line))
+        .then(|| args.iter().map(quoted).collect::<Vec<_>>().join(" "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_becomes_a_line_that_is_read_as_the_same_words() {
+        let words = |words: &[&str]| words.iter().map(|&word| word.to_owned()).collect::<Vec<_>>();
+        let rows = [
+            (words(&["fs", "ls"]), Some("fs ls")),
+            (words(&["set", "a b", "", "it's"]), Some("set 'a b' '' 'it'\"'\"'s'")),
+            (words(&["set", "{\"a\":\"$b\\\"}"]), Some("set '{\"a\":\"$b\\\"}'")),
+            (words(&["set", "ü #"]), Some("set 'ü #'")),
+            (words(&["set", "a\nfs rm"]), None),
+            (words(&["set", "a\r"]), None),
+            (words(&[]), None),
+        ];
+        for (args, expected) in rows {
+            assert_eq!(line(&args).as_deref(), expected, "{args:?}");
+        }
+    }
+}
