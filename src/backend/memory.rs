@@ -539,7 +539,7 @@ impl Backend for Memory {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backend::conformance::{self, Bench, Storage};
+    use crate::backend::conformance::{self, Bench, Storage, Ways};
 
     struct Plain(Memory);
 
@@ -556,12 +556,19 @@ mod tests {
             self.0.plant(place.clone(), true);
         }
 
-        fn sibling(&self, source: &Source, suffix: &str) -> Source {
-            let place = self.0.locate(source).unwrap();
-            let last = place.segments.len() - 1;
-            let mut beside = place;
-            beside.segments[last].push_str(suffix);
+        fn source_of(&self, request: &VolumeRequest, _: &Source) -> Source {
+            super::source(&self.0.place(request).unwrap())
+        }
+
+        fn older(&self, source: &Source, name: &str) -> Source {
+            let mut beside = self.0.locate(source).unwrap();
+            let last = beside.segments.len() - 1;
+            beside.segments[last].push_str(name);
             super::source(&beside)
+        }
+
+        fn is_archived(&self, place: &Place, told: &str) -> bool {
+            told.starts_with(&format!("archived-{}", place.segments.join("/")))
         }
 
         fn elsewhere(&self, _: &Source) -> Vec<Source> {
@@ -582,6 +589,8 @@ mod tests {
             let open = memory.clone();
             Bench {
                 store: "default".into(),
+                parameters: BTreeMap::new(),
+                ways: Ways::default(),
                 open: Box::new(move || Arc::new(open.clone())),
                 storage: Box::new(Plain(memory)),
             }

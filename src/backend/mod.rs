@@ -17,10 +17,12 @@ pub mod conformance;
 pub mod memory;
 pub mod nfs;
 pub mod path;
+pub mod rbd;
 
 use std::{
     collections::BTreeMap,
     fmt,
+    net::IpAddr,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -77,6 +79,11 @@ pub trait Backend: Send + Sync + 'static {
     /// a store whose root is not what it was (not mounted, another disk) is refused until it is again.
     fn remember(&self, past: Past);
 
+    /// Tells of a class that is served, by its parameters as [`VolumeRequest::parameters`] has them: a store that only
+    /// classes describe is known from then on, and what lies in it is looked after although nothing was asked of it yet. Pure
+    /// memory; a class that is wrong is told when it is used.
+    fn acquaint(&self, _parameters: &BTreeMap<String, String>) {}
+
     /// The state of every store, for readiness and metrics. Answers at once, from memory.
     fn stores(&self) -> Vec<StoreStatus>;
 }
@@ -101,6 +108,11 @@ pub trait Host: Send + Sync + 'static {
 
     /// By what this cluster differs from all others that may use the same storage; `None` while it cannot be known.
     fn installation(&self) -> Option<String>;
+
+    /// The name of the node that has this address, where it is known; answers at once, from memory.
+    fn node_at(&self, _address: IpAddr) -> Option<String> {
+        None
+    }
 }
 
 /// What a backend can do.

@@ -2,7 +2,7 @@
 //!
 //! It changes nothing of what it passes on.
 
-use std::{sync::Arc, time::Instant};
+use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
 use async_trait::async_trait;
 
@@ -103,6 +103,10 @@ impl Backend for Metered {
 
     fn remember(&self, past: Past) {
         self.inner.remember(past);
+    }
+
+    fn acquaint(&self, parameters: &BTreeMap<String, String>) {
+        self.inner.acquaint(parameters);
     }
 
     fn stores(&self) -> Vec<StoreStatus> {

@@ -21,7 +21,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::{
-    backend::conformance::{self, Bench, Storage},
+    backend::conformance::{self, Bench, Storage, Ways},
     volume::{Disposal, Origin, Provenance, VolumeName},
 };
 
@@ -227,9 +227,17 @@ impl Storage for Directory {
         self.fill(place);
     }
 
-    fn sibling(&self, source: &Source, suffix: &str) -> Source {
+    fn source_of(&self, request: &VolumeRequest, other: &Source) -> Source {
+        self.older(other, &request.claim.name)
+    }
+
+    fn older(&self, source: &Source, name: &str) -> Source {
         let Source::Nfs { server, path } = source else { panic!("not an NFS source") };
-        Source::Nfs { server: server.clone(), path: format!("{path}{suffix}") }
+        Source::Nfs { server: server.clone(), path: format!("{path}-{name}") }
+    }
+
+    fn is_archived(&self, place: &Place, told: &str) -> bool {
+        told.starts_with(&format!("archived-{}", place.segments.join("/"))) && self.0.join(told).is_dir()
     }
 
     fn elsewhere(&self, source: &Source) -> Vec<Source> {
@@ -258,7 +266,13 @@ async fn the_nfs_backend_shows_every_behaviour() {
                 .unwrap(),
             )
         };
-        Bench { store: "default".into(), open: Box::new(open), storage: Box::new(Directory(root)) }
+        Bench {
+            store: "default".into(),
+            parameters: BTreeMap::new(),
+            ways: Ways::default(),
+            open: Box::new(open),
+            storage: Box::new(Directory(root)),
+        }
     })
     .await;
 }

@@ -1,0 +1,325 @@
+//! Making a volume's image, or finding the one that an earlier attempt made; and making it bigger.
+//!
+//! One program makes image, mark and size, in this order: an image of one object, its metadata, then its size. Whatever is found
+//! half done is finished. An image without our mark is taken only if it is exactly what such a program leaves behind.
+
+use super::{
+    NAME,
+    class::{self, Form, Plan},
+    image::{Look, Mark, Metadata},
+    names,
+    store::{Trouble, Work, said},
+};
+use crate::{
+    backend::{Kind, ceph::Reason},
+    volume::{
+        Capacity, ClaimKey, CsiSource, Grown, Growth, Mode, Origin, Permit, RbdSource, SecretName, Source,
+        Volume, VolumeId, VolumeRequest,
+    },
+};
+
+/// How often the work is begun again when images come and go meanwhile.
+const ATTEMPTS: usize = 3;
+
+/// Makes the volume, or finds it.
+pub(super) async fn create(
+    work: &Work,
+    driver: &str,
+    request: &VolumeRequest,
+    plan: &Plan,
+    permit: &Permit,
+) -> Result<Volume, Trouble> {
+    let identity = work.identity().await?;
+    let mark = Mark::new(work.host.installation(), &request.claim);
+    let spec = work.spot.spec(&plan.image);
+    for _ in 0..ATTEMPTS {
+        let made = work
+            .import(&plan.image, plan.size, plan.features, plan.data_pool.as_deref(), &mark, permit)
+            .await;
+        match made {
+            Ok(()) => return volume(driver, request, plan, plan.size, identity),
+            Err(failed) if failed.reason == Reason::Exists => {}
+            Err(failed) => return Err(failed.into()),
+        }
+        if let Some(look) = work.look(&plan.image).await? {
+            work.store.is_whole(&spec);
+            let size = adopt(work, plan, &mark, &look, permit).await?;
+            return volume(driver, request, plan, size, identity);
+        }
+        // Either it is gone meanwhile, or the making of it was broken off before it could be opened. What is left of it then is
+        // a name, which nobody can have put content behind.
+        if !work.images().await?.contains(&plan.image) {
+            continue;
+        }
+        if !work.store.is_abandoned(&spec) {
+            let message =
+                format!("image {spec} is being made by another process, or the making of it was broken off");
+            return said(Kind::Busy, message);
+        }
+        work.clear(&plan.image, permit).await?;
+        work.store.is_whole(&spec);
+    }
+    said(Kind::Unavailable, format!("image {spec} comes and goes while the volume is made"))
+}
+
+/// Finishes an image that exists, if it is ours; its size.
+async fn adopt(work: &Work, plan: &Plan, mark: &Mark, look: &Look, permit: &Permit) -> Result<u64, Trouble> {
+    let spec = work.spot.spec(&plan.image);
+    let marked = look.metadata.mark(&spec)?;
+    if let Some(there) = &marked
+        && (there.claim() != mark.claim() || !there.is_of(work.host.installation().as_deref()))
+    {
+        return said(Kind::Conflict, format!("image {spec} exists already and belongs to {there}"));
+    }
+    if marked.is_none() {
+        if let Some(why) = not_a_trace(look, plan.size) {
+            let message = format!(
+                "image {spec} exists already, has no owner, and is not what a broken off attempt leaves behind: {why}. \
+                 Rename or remove it"
+            );
+            return said(Kind::Conflict, message);
+        }
+        if let Some(watcher) = look.watchers.first() {
+            let watcher = watcher.told(|address| work.host.node_at(address));
+            let message = format!(
+                "image {spec} is being made by another process, or the making of it was broken off; it is open by {watcher}, \
+                 which Ceph forgets after 30 s"
+            );
+            return said(Kind::Busy, message);
+        }
+        if work.has_content(&plan.image).await? {
+            let message =
+                format!("image {spec} exists already, has no owner, and has content. Rename or remove it");
+            return said(Kind::Conflict, message);
+        }
+    }
+    let (has, wants) = (look.info.features(), plan.features);
+    if has != wants {
+        let message = format!(
+            "image {spec} was made with the features [{has}], and the class asks for [{wants}]; correct the class, or remove \
+             the image (rbd rm {spec}) if nothing is in it"
+        );
+        return said(Kind::Conflict, message);
+    }
+    if look.info.data_pool != plan.data_pool {
+        let shown = |pool: &Option<String>| pool.clone().unwrap_or_else(|| "its own pool".to_owned());
+        let message = format!(
+            "image {spec} keeps its data in {}, and the class asks for {}; correct the class, or remove the image (rbd rm \
+             {spec}) if nothing is in it",
+            shown(&look.info.data_pool),
+            shown(&plan.data_pool)
+        );
+        return said(Kind::Conflict, message);
+    }
+    if marked.is_none() {
+        work.set_mark(&plan.image, mark, permit).await?;
+    }
+    if look.info.size < plan.size {
+        work.resize(&plan.image, plan.size, permit).await?;
+    }
+    Ok(look.info.size.max(plan.size))
+}
+
+/// Why an image without our mark cannot be what an import of ours left behind, as far as its description tells.
+fn not_a_trace(look: &Look, size: u64) -> Option<&'static str> {
+    let Look { info, metadata, watchers: _ } = look;
+    if !metadata.is_empty() {
+        Some("it has metadata of others")
+    } else if info.snapshot_count > 0 {
+        Some("it has snapshots")
+    } else if info.parent.is_some() {
+        Some("it is a clone")
+    } else if info.size > info.object_size.max(size) {
+        Some("it is larger than what was asked for")
+    } else {
+        None
+    }
+}
+
+/// The volume, as its PV describes it.
+fn volume(
+    driver: &str,
+    request: &VolumeRequest,
+    plan: &Plan,
+    size: u64,
+    identity: String,
+) -> Result<Volume, Trouble> {
+    let id = VolumeId::new(NAME, plan.ground.cluster.name(), request.name.clone())?;
+    let source = match plan.form {
+        Form::Csi => Source::Csi(csi(driver, request, plan, &id)),
+        Form::InTree => Source::Rbd(in_tree(plan)),
+    };
+    let ground = &plan.ground;
+    let monitors = ground.monitors.as_ref().map(ToString::to_string);
+    let admin = |text: &str| ground.admin_named.then(|| text.to_owned());
+    let expiry = class::get(&request.parameters, "archiveExpiry").map(str::to_owned);
+    let record = [
+        ("monitors", monitors),
+        ("adminId", admin(&ground.admin.user)),
+        ("adminSecretName", admin(&ground.admin.secret.name)),
+        ("adminSecretNamespace", admin(&ground.admin.secret.namespace)),
+        ("pool", Some(ground.spot.pool.clone())),
+        ("radosNamespace", ground.spot.namespace.clone()),
+        ("dataPool", plan.data_pool.clone()),
+        ("image", Some(plan.image.clone())),
+        ("archiveExpiry", expiry),
+    ];
+    let record = record.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?))).collect();
+    Ok(Volume {
+        id,
+        source,
+        capacity: Some(Capacity::from_bytes(size)),
+        origin: Origin::Created,
+        store_identity: identity,
+        record,
+    })
+}
+
+fn csi(driver: &str, request: &VolumeRequest, plan: &Plan, id: &VolumeId) -> CsiSource {
+    let ground = &plan.ground;
+    // Of a configured cluster they are looked up when they are needed.
+    let monitors = ground.monitors.as_ref().filter(|monitors| monitors.store_name() == ground.cluster.name());
+    let features = plan.features.to_string();
+    let attributes = [
+        ("clusterID", Some(ground.cluster.name().to_owned())),
+        ("monitors", monitors.map(ToString::to_string)),
+        ("pool", Some(ground.spot.pool.clone())),
+        ("radosNamespace", ground.spot.namespace.clone()),
+        ("image", Some(plan.image.clone())),
+        ("imageFeatures", (!features.is_empty()).then_some(features)),
+        ("userId", Some(plan.user.clone())),
+    ];
+    let secret = &plan.user_secret;
+    let namespace = if secret.namespace.is_empty() { &request.claim.namespace } else { &secret.namespace };
+    CsiSource {
+        driver: driver.to_owned(),
+        handle: id.to_string(),
+        attributes: attributes
+            .into_iter()
+            .filter_map(|(key, value)| Some((key.to_owned(), value?)))
+            .collect(),
+        fs_type: plan.fs_type.clone(),
+        stage_secret: Some(SecretName { namespace: namespace.clone(), name: secret.name.clone() }),
+    }
+}
+
+/// Exactly the fields of the old provisioner; the monitors stay as they were written, names too.
+fn in_tree(plan: &Plan) -> RbdSource {
+    let ground = &plan.ground;
+    let monitors = ground.monitors.as_ref().unwrap_or_else(|| ground.cluster.monitors());
+    RbdSource {
+        monitors: monitors.as_str().split(',').map(|monitor| monitor.trim().to_owned()).collect(),
+        pool: ground.spot.pool.clone(),
+        image: plan.image.clone(),
+        user: plan.user.clone(),
+        secret: Some(plan.user_secret.clone()),
+        fs_type: plan.fs_type.clone(),
+    }
+}
+
+/// Makes the image of a volume bigger, never smaller.
+pub(super) async fn expand(
+    work: &Work,
+    growth: &Growth,
+    image: &str,
+    permit: &Permit,
+) -> Result<Grown, Trouble> {
+    let size = class::size(growth.capacity)?;
+    let spec = work.spot.spec(image);
+    let identity = work.identity().await?;
+    let recorded = growth.provenance.store_identity.as_deref();
+    same_cluster(work, recorded, &identity)?;
+    let (info, metadata) = futures::join!(work.info(image), work.metadata(image));
+    let (Some(info), Some(metadata)) = (info?, metadata?) else {
+        return said(Kind::NotFound, format!("image {spec} of volume {} does not exist", growth.name));
+    };
+    prove(work, &spec, &metadata, growth.id.as_ref(), &growth.claim)?;
+    if info.size < size {
+        work.resize(image, size, permit).await?;
+    }
+    let capacity = Capacity::from_bytes(info.size.max(size));
+    Ok(Grown { capacity, on_node: growth.mode == Mode::Filesystem })
+}
+
+/// Whether the cluster is the one that the volume was made in, where that was recorded.
+pub(super) fn same_cluster(work: &Work, recorded: Option<&str>, identity: &str) -> Result<(), Trouble> {
+    match recorded {
+        Some(recorded) if recorded != identity => {
+            let message = format!(
+                "the volume was made in the cluster with the identity (fsid) {recorded}, and cluster {} is {identity}; nothing \
+                 was touched",
+                work.store.cluster.name()
+            );
+            said(Kind::Refused, message)
+        }
+        Some(_) | None => Ok(()),
+    }
+}
+
+/// Whether an image that exists is the volume's: marked for its claim, or made by an older provisioner, which marked nothing.
+pub(super) fn prove(
+    work: &Work,
+    spec: &str,
+    metadata: &Metadata,
+    id: Option<&VolumeId>,
+    claim: &ClaimKey,
+) -> Result<(), Trouble> {
+    match (metadata.mark(spec)?, id) {
+        (Some(mark), _) if mark.claim() != *claim || !mark.is_of(work.host.installation().as_deref()) => {
+            let message = format!(
+                "image {spec} belongs to {mark}, the PersistentVolume to claim {claim} with UID {}; nothing was touched. Correct \
+                 the one that is wrong",
+                claim.uid
+            );
+            said(Kind::Refused, message)
+        }
+        (Some(_), _) => Ok(()),
+        (None, None) if spec.rsplit('/').next().and_then(names::volume_of).is_none() => Ok(()),
+        (None, _) => {
+            let message = format!(
+                "image {spec} has no owner (metadata berth.owner), so nothing proves that it is the volume's; nothing was \
+                 touched. Restore the metadata with rbd image-meta set, or remove the image and then the PersistentVolume \
+                 by hand"
+            );
+            said(Kind::Refused, message)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::backend::rbd::image::Info;
+
+    #[test]
+    fn only_what_a_broken_off_import_leaves_behind_is_taken_without_a_mark() {
+        const OBJECT: u64 = 4 << 20;
+        let look = |change: serde_json::Value, metadata: serde_json::Value| {
+            let mut info = json!({"id": "1", "size": OBJECT, "object_size": OBJECT, "features": []});
+            if let (Some(info), Some(change)) = (info.as_object_mut(), change.as_object()) {
+                info.extend(change.clone());
+            }
+            let info: Info = serde_json::from_value(info).unwrap();
+            Look { info, metadata: serde_json::from_value(metadata).unwrap(), watchers: Vec::new() }
+        };
+        let size = 1 << 30;
+        let rows = [
+            ("one object", look(json!({}), json!({})), size, None),
+            ("its whole size", look(json!({"size": size}), json!({})), size, None),
+            ("one object for less", look(json!({}), json!({})), 512, None),
+            ("larger", look(json!({"size": size + 512}), json!({})), size, Some("larger")),
+            ("metadata", look(json!({}), json!({"a": "b"})), size, Some("metadata")),
+            ("snapshots", look(json!({"snapshot_count": 1}), json!({})), size, Some("snapshots")),
+            ("a clone", look(json!({"parent": {"image": "x"}}), json!({})), size, Some("clone")),
+        ];
+        for (row, look, size, expected) in rows {
+            let why = not_a_trace(&look, size);
+            match expected {
+                None => assert_eq!(why, None, "{row}"),
+                Some(word) => assert!(why.is_some_and(|why| why.contains(word)), "{row}: {why:?}"),
+            }
+        }
+    }
+}

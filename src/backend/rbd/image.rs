@@ -1,0 +1,551 @@
+//! What the `rbd` program is asked and told about one image, and what its answers mean: the methods of [`Work`].
+//!
+//! Each is one call. What follows from an answer is decided elsewhere; what the answers look like is known only here.
+
+use std::{
+    collections::BTreeMap,
+    fmt::{self, Write as _},
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
+
+use jiff::{Timestamp, civil::DateTime};
+use serde::{Deserialize, Serialize};
+
+use super::{
+    class::Expiry,
+    names,
+    store::{Trouble, Work},
+    stream::{self, Features},
+};
+use crate::{
+    backend::{
+        Error, Kind,
+        ceph::{Call, Failed, Reason},
+    },
+    volume::{Claim, ClaimKey, Permit},
+};
+
+/// The metadata key under which an image says whose it is.
+pub(super) const OWNER: &str = "berth.owner";
+
+/// How long a deleted image stays in the trash at least. An image that somebody moves there by hand has no such time: that
+/// tells ours from theirs, so it must be longer than the `rbd` program ever takes to start.
+pub(super) const GRACE: Duration = Duration::from_secs(15);
+/// What is kept for longer was archived.
+const ARCHIVED: Duration = Duration::from_secs(60);
+
+/// Looking for content in a large image without an object map asks for every object.
+const LONG_READ: Duration = Duration::from_mins(10);
+/// Purging removes every object.
+const LONG_PURGE: Duration = Duration::from_hours(1);
+
+/// An image, as `rbd info` describes it.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub(super) struct Info {
+    pub(super) id: String,
+    pub(super) size: u64,
+    pub(super) object_size: u64,
+    #[serde(default)]
+    pub(super) snapshot_count: u64,
+    #[serde(default)]
+    features: Vec<String>,
+    #[serde(default)]
+    pub(super) data_pool: Option<String>,
+    #[serde(default)]
+    pub(super) parent: Option<serde_json::Value>,
+}
+
+impl Info {
+    pub(super) fn features(&self) -> Features {
+        Features::of_image(&self.features)
+    }
+}
+
+/// Whose an image is: what we wrote on it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Mark {
+    /// The cluster of Kubernetes that it was made for; empty where that could not be known.
+    #[serde(default)]
+    pub(super) installation: String,
+    pub(super) namespace: String,
+    pub(super) name: String,
+    pub(super) uid: String,
+    /// When the image was begun.
+    pub(super) since: Timestamp,
+}
+
+impl Mark {
+    pub(super) fn new(installation: Option<String>, claim: &Claim) -> Self {
+        Self {
+            installation: installation.unwrap_or_default(),
+            namespace: claim.namespace.clone(),
+            name: claim.name.clone(),
+            uid: claim.uid.clone(),
+            since: Timestamp::now(),
+        }
+    }
+
+    pub(super) fn claim(&self) -> ClaimKey {
+        ClaimKey { namespace: self.namespace.clone(), name: self.name.clone(), uid: self.uid.clone() }
+    }
+
+    /// Whether it may be that of this installation: an unknown one is no other one, the claim's UID tells enough.
+    pub(super) fn is_of(&self, installation: Option<&str>) -> bool {
+        self.installation.is_empty() || installation.is_none_or(|here| here == self.installation)
+    }
+
+    pub(super) fn to_json(&self) -> String {
+        // A struct of texts always can be written.
+        serde_json::to_string(self).unwrap_or_default()
+    }
+}
+
+impl fmt::Display for Mark {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "claim {} with UID {}", self.claim(), self.uid)?;
+        if !self.installation.is_empty() {
+            write!(f, " of the cluster with the identity {}", self.installation)?;
+        }
+        Ok(())
+    }
+}
+
+/// All metadata of an image.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(transparent)]
+pub(super) struct Metadata(BTreeMap<String, String>);
+
+impl Metadata {
+    /// Our mark; an error where there is one that cannot be read.
+    pub(super) fn mark(&self, image: &str) -> Result<Option<Mark>, Error> {
+        let Some(text) = self.0.get(OWNER) else { return Ok(None) };
+        serde_json::from_str(text).map(Some).map_err(|error| {
+            let message = format!(
+                "the owner of image {image}, its metadata {OWNER}, cannot be read ({error}); nothing was touched. Correct it with rbd \
+                 image-meta set"
+            );
+            Error::new(Kind::Refused, message)
+        })
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+/// A client that has an image open.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub(super) struct Watcher {
+    address: String,
+    #[serde(default)]
+    client: u64,
+}
+
+impl Watcher {
+    /// Its address as a person writes it, with the node's name where that is known.
+    pub(super) fn told(&self, node_at: impl Fn(IpAddr) -> Option<String>) -> String {
+        let endpoint = self.address.split_once('/').map_or(self.address.as_str(), |(endpoint, _)| endpoint);
+        let endpoint = ["v1:", "v2:", "any:"]
+            .iter()
+            .find_map(|protocol| endpoint.strip_prefix(protocol))
+            .unwrap_or(endpoint);
+        let Ok(socket) = endpoint.parse::<SocketAddr>() else {
+            return format!("client.{} at {}", self.client, self.address);
+        };
+        match node_at(socket.ip()) {
+            Some(node) => format!("client.{} on node {node} ({})", self.client, socket.ip()),
+            None => format!("client.{} at {}", self.client, socket.ip()),
+        }
+    }
+}
+
+/// What is known of an image that exists.
+#[derive(Debug, Clone)]
+pub(super) struct Look {
+    pub(super) info: Info,
+    pub(super) metadata: Metadata,
+    pub(super) watchers: Vec<Watcher>,
+}
+
+/// An image in the trash.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub(super) struct Entry {
+    pub(super) id: String,
+    pub(super) name: String,
+    #[serde(default)]
+    deleted_at: String,
+    #[serde(default)]
+    status: String,
+}
+
+/// How an image came into the trash.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fate {
+    /// Somebody moved it there without saying until when; it is theirs.
+    ByHand,
+    /// Deleted by us.
+    Deleted,
+    /// Archived; a time was given, or it is kept for good.
+    Archived,
+}
+
+impl Entry {
+    /// How it came here, and whether its time is over; `None` where the answer is not understood.
+    pub(super) fn fate(&self) -> Option<(Fate, bool)> {
+        let (end, over) =
+            match (self.status.strip_prefix("expired at "), self.status.strip_prefix("protected until ")) {
+                (Some(end), _) => (end, true),
+                (None, Some(end)) => (end, false),
+                (None, None) => return None,
+            };
+        let read = |text: &str| DateTime::strptime("%a %b %e %H:%M:%S %Y", text.trim()).ok();
+        // Both are local times: where the clock was put back in between, the end may seem to lie before the beginning.
+        let kept = read(end)?.duration_since(read(&self.deleted_at)?).unsigned_abs();
+        let fate = if kept < GRACE {
+            Fate::ByHand
+        } else if kept < ARCHIVED {
+            Fate::Deleted
+        } else {
+            Fate::Archived
+        };
+        Some((fate, over))
+    }
+}
+
+#[derive(Deserialize)]
+struct Status {
+    #[serde(default)]
+    watchers: Vec<Watcher>,
+}
+
+#[derive(Deserialize)]
+struct Named {
+    name: String,
+}
+
+#[derive(Deserialize)]
+struct Child {
+    pool: String,
+    #[serde(default)]
+    pool_namespace: String,
+    image: String,
+}
+
+impl Work {
+    fn what(&self, verb: &str, image: &str) -> String {
+        format!("{verb} image {}", self.spot.spec(image))
+    }
+
+    /// `None` where there is no such image.
+    fn there<T>(result: Result<T, Failed>) -> Result<Option<T>, Trouble> {
+        match result {
+            Ok(value) => Ok(Some(value)),
+            Err(failed) if failed.reason == Reason::NoImage => Ok(None),
+            Err(failed) => Err(failed.into()),
+        }
+    }
+
+    /// Makes an image with its mark by one program. [`Reason::Exists`] where there is one.
+    pub(super) async fn import(
+        &self,
+        image: &str,
+        size: u64,
+        features: Features,
+        data_pool: Option<&str>,
+        mark: &Mark,
+        permit: &Permit,
+    ) -> Result<(), Failed> {
+        let mut args = ["import", "--no-progress", "--export-format", "2"].map(String::from).to_vec();
+        if let Some(pool) = data_pool {
+            args.extend(["--data-pool".to_owned(), pool.to_owned()]);
+        }
+        args.extend(["-".to_owned(), self.spot.spec(image)]);
+        let stream = stream::image(size, features, OWNER, &mark.to_json());
+        let call = Call::changes(self.what("make", image), args, permit).stdin(stream);
+        self.ceph.rbd(call).await.map(drop)
+    }
+
+    pub(super) async fn info(&self, image: &str) -> Result<Option<Info>, Trouble> {
+        let args = ["info", "--format", "json", &self.spot.spec(image)].map(str::to_owned);
+        let Some(reply) = Self::there(self.ceph.rbd(Call::reads(self.what("read", image), args)).await)?
+        else {
+            return Ok(None);
+        };
+        Ok(reply.json()?)
+    }
+
+    pub(super) async fn metadata(&self, image: &str) -> Result<Option<Metadata>, Trouble> {
+        let args = ["image-meta", "list", "--format", "json", &self.spot.spec(image)].map(str::to_owned);
+        let call = Call::reads(self.what("read the metadata of", image), args);
+        let Some(reply) = Self::there(self.ceph.rbd(call).await)? else { return Ok(None) };
+        Ok(Some(reply.json()?.unwrap_or_default()))
+    }
+
+    async fn watchers(&self, image: &str) -> Result<Option<Vec<Watcher>>, Trouble> {
+        let args = ["status", "--format", "json", &self.spot.spec(image)].map(str::to_owned);
+        let call = Call::reads(self.what("ask who uses", image), args);
+        let Some(reply) = Self::there(self.ceph.rbd(call).await)? else { return Ok(None) };
+        Ok(reply.json::<Status>()?.map(|status| status.watchers))
+    }
+
+    /// Everything about an image at once, by three programs side by side; `None` where it is not there.
+    pub(super) async fn look(&self, image: &str) -> Result<Option<Look>, Trouble> {
+        let (info, metadata, watchers) =
+            futures::join!(self.info(image), self.metadata(image), self.watchers(image));
+        let Some(info) = info? else { return Ok(None) };
+        let (Some(metadata), Some(watchers)) = (metadata?, watchers?) else { return Ok(None) };
+        Ok(Some(Look { info, metadata, watchers }))
+    }
+
+    /// Whether anything was ever written to the image, its beginning or its end alike.
+    pub(super) async fn has_content(&self, image: &str) -> Result<bool, Trouble> {
+        let args = ["diff", "--format", "json", &self.spot.spec(image)].map(str::to_owned);
+        let call = Call::reads(self.what("look for content in", image), args).within(LONG_READ);
+        let found: Option<Vec<serde_json::Value>> = self.ceph.rbd(call).await?.json()?;
+        Ok(found.is_none_or(|extents| !extents.is_empty()))
+    }
+
+    /// The image's snapshots and the clones made of them, in words.
+    pub(super) async fn dependents(&self, image: &str) -> Result<String, Trouble> {
+        let spec = self.spot.spec(image);
+        let list = ["snap", "ls", "--format", "json", &spec].map(str::to_owned);
+        let call = Call::reads(self.what("list the snapshots of", image), list);
+        let snapshots: Vec<Named> = self.ceph.rbd(call).await?.json()?.unwrap_or_default();
+        let children = ["children", "--all", "--format", "json", &spec].map(str::to_owned);
+        let call = Call::reads(self.what("list the clones of", image), children);
+        let children: Vec<Child> = self.ceph.rbd(call).await?.json()?.unwrap_or_default();
+        let names: Vec<String> = snapshots.into_iter().map(|snapshot| snapshot.name).collect();
+        let mut text = listed(&names);
+        if !children.is_empty() {
+            let namespace = |child: &Child| {
+                if child.pool_namespace.is_empty() {
+                    String::new()
+                } else {
+                    format!("{}/", child.pool_namespace)
+                }
+            };
+            let names: Vec<String> = children
+                .iter()
+                .map(|child| format!("{}/{}{}", child.pool, namespace(child), child.image))
+                .collect();
+            let _ = write!(text, ", of which there are the clones {}", listed(&names));
+        }
+        Ok(text)
+    }
+
+    pub(super) async fn set_mark(&self, image: &str, mark: &Mark, permit: &Permit) -> Result<(), Trouble> {
+        let args = ["image-meta", "set", &self.spot.spec(image), OWNER, &mark.to_json()].map(str::to_owned);
+        let call = Call::changes(self.what("note the owner of", image), args, permit);
+        Ok(self.ceph.rbd(call).await.map(drop)?)
+    }
+
+    /// Makes the image bigger; that it has that size already is a success.
+    pub(super) async fn resize(&self, image: &str, size: u64, permit: &Permit) -> Result<(), Trouble> {
+        let args = ["resize", "--no-progress", "--size", &format!("{size}B"), &self.spot.spec(image)]
+            .map(str::to_owned);
+        match self.ceph.rbd(Call::changes(self.what("enlarge", image), args, permit)).await {
+            Ok(_) => Ok(()),
+            Err(failed) if failed.reason == Reason::SameSize => Ok(()),
+            Err(failed) => Err(failed.into()),
+        }
+    }
+
+    pub(super) async fn rename(&self, image: &str, to: &str, permit: &Permit) -> Result<(), Trouble> {
+        let args = ["rename", &self.spot.spec(image), &self.spot.spec(to)].map(str::to_owned);
+        let call = Call::changes(self.what("rename", image), args, permit);
+        Ok(self.ceph.rbd(call).await.map(drop)?)
+    }
+
+    /// Moves the image to the trash, to be purged soon.
+    pub(super) async fn trash(&self, image: &str, permit: &Permit) -> Result<(), Trouble> {
+        self.to_trash(image, &format!("{} seconds", GRACE.as_secs()), permit).await
+    }
+
+    /// Moves the image to the trash, to be kept there.
+    pub(super) async fn archive(&self, image: &str, expiry: Expiry, permit: &Permit) -> Result<(), Trouble> {
+        let until = match expiry {
+            // Ceph counts seconds in 32 bits, which end in 2106.
+            Expiry::Never => "2100-01-01T00:00:00Z".to_owned(),
+            Expiry::After(duration) => format!("{} seconds", duration.max(ARCHIVED).as_secs()),
+        };
+        self.to_trash(image, &until, permit).await
+    }
+
+    async fn to_trash(&self, image: &str, until: &str, permit: &Permit) -> Result<(), Trouble> {
+        let args = ["trash", "mv", "--expires-at", until, &self.spot.spec(image)].map(str::to_owned);
+        let call = Call::changes(self.what("move to the trash", image), args, permit);
+        Ok(self.ceph.rbd(call).await.map(drop)?)
+    }
+
+    /// What lies in the trash.
+    pub(super) async fn in_trash(&self) -> Result<Vec<Entry>, Trouble> {
+        let args = ["trash", "ls", "--long", "--format", "json", &self.spot.to_string()].map(str::to_owned);
+        let call = Call::reads(format!("list the trash of {}", self.spot), args);
+        Ok(self.ceph.rbd(call).await?.json()?.unwrap_or_default())
+    }
+
+    /// Removes an image from the trash for good. Never forced: Ceph itself refuses what is to be kept still.
+    pub(super) async fn purge(&self, entry: &Entry, permit: &Permit) -> Result<(), Trouble> {
+        let args = ["trash", "rm", "--no-progress", &self.spot.spec(&entry.id)].map(str::to_owned);
+        let what = format!("purge image {} (id {})", self.spot.spec(&entry.name), entry.id);
+        Self::there(self.ceph.rbd(Call::changes(what, args, permit).within(LONG_PURGE)).await).map(drop)
+    }
+
+    /// Removes what is left of an image that was begun and has no header: its name alone.
+    pub(super) async fn clear(&self, image: &str, permit: &Permit) -> Result<(), Trouble> {
+        let args = ["rm", "--no-progress", &self.spot.spec(image)].map(str::to_owned);
+        let call = Call::changes(self.what("clear the unfinished", image), args, permit);
+        Self::there(self.ceph.rbd(call).await).map(drop)
+    }
+
+    /// The names of all images.
+    pub(super) async fn images(&self) -> Result<Vec<String>, Trouble> {
+        let args = ["ls", "--format", "json", &self.spot.to_string()].map(str::to_owned);
+        let call = Call::reads(format!("list the images of {}", self.spot), args);
+        Ok(self.ceph.rbd(call).await?.json()?.unwrap_or_default())
+    }
+
+    /// The RADOS namespaces of the pool.
+    pub(super) async fn namespaces(&self) -> Result<Vec<String>, Trouble> {
+        let args = ["namespace", "ls", "--format", "json", &self.spot.pool].map(str::to_owned);
+        let call = Call::reads(format!("list the namespaces of pool {}", self.spot.pool), args);
+        let found: Vec<Named> = self.ceph.rbd(call).await?.json()?.unwrap_or_default();
+        Ok(found.into_iter().map(|namespace| namespace.name).collect())
+    }
+
+    /// The pools of the cluster that are meant for images.
+    pub(super) async fn pools(&self) -> Result<Vec<String>, Trouble> {
+        #[derive(Deserialize)]
+        struct Pool {
+            pool_name: String,
+            #[serde(default)]
+            application_metadata: BTreeMap<String, serde_json::Value>,
+        }
+        let call = Call::reads("list the pools", ["osd", "pool", "ls", "detail"]);
+        let found: Vec<Pool> = self.ceph.ceph(call).await?.json()?.unwrap_or_default();
+        let pools = found.into_iter().filter(|pool| pool.application_metadata.contains_key("rbd"));
+        Ok(pools
+            .map(|pool| pool.pool_name)
+            .filter(|pool| names::checked("pool name", pool).is_ok())
+            .collect())
+    }
+}
+
+/// Names with commas, the first few of many.
+fn listed(names: &[String]) -> String {
+    const SHOWN: usize = 5;
+    let shown = names.iter().take(SHOWN).map(String::as_str).collect::<Vec<_>>().join(", ");
+    if names.len() > SHOWN { format!("{shown} and {} more", names.len() - SHOWN) } else { shown }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(deleted_at: &str, status: &str) -> Entry {
+        Entry { id: "1".into(), name: "berth-1".into(), deleted_at: deleted_at.into(), status: status.into() }
+    }
+
+    #[test]
+    fn what_is_in_the_trash_tells_how_it_came_there() {
+        let at = "Sun Nov 22 05:27:38 2026";
+        let rows = [
+            ("moved by hand", at, "expired at Sun Nov 22 05:27:38 2026", Some((Fate::ByHand, true))),
+            (
+                "moved by hand on a slow day",
+                at,
+                "expired at Sun Nov 22 05:27:40 2026",
+                Some((Fate::ByHand, true)),
+            ),
+            (
+                "deleted just now",
+                at,
+                "protected until Sun Nov 22 05:27:53 2026",
+                Some((Fate::Deleted, false)),
+            ),
+            ("deleted", at, "expired at Sun Nov 22 05:27:53 2026", Some((Fate::Deleted, true))),
+            (
+                "deleted while the clock was put back",
+                "Sun Oct  4 02:59:50 2026",
+                "expired at Sun Oct  4 02:00:05 2026",
+                Some((Fate::Archived, true)),
+            ),
+            ("archived", at, "protected until Tue Dec 22 05:27:38 2026", Some((Fate::Archived, false))),
+            (
+                "archived for good",
+                at,
+                "protected until Thu Dec 31 23:59:59 2099",
+                Some((Fate::Archived, false)),
+            ),
+            (
+                "archived until a minute ago",
+                at,
+                "expired at Sun Nov 22 06:27:38 2026",
+                Some((Fate::Archived, true)),
+            ),
+            ("said otherwise", at, "going away soon", None),
+            ("at a time that is none", "yesterday", "expired at Sun Nov 22 05:27:38 2026", None),
+        ];
+        for (row, deleted_at, status, expected) in rows {
+            assert_eq!(entry(deleted_at, status).fate(), expected, "{row}");
+        }
+    }
+
+    #[test]
+    fn a_watcher_is_told_by_its_address_and_its_node() {
+        let watcher = |address: &str| Watcher { address: address.into(), client: 4589 };
+        let nodes = |ip: IpAddr| (ip.to_string() == "10.0.0.7").then(|| "worker-7".to_owned());
+        let rows = [
+            ("10.0.0.8:0/2107219619", "client.4589 at 10.0.0.8"),
+            ("10.0.0.7:0/2107219619", "client.4589 on node worker-7 (10.0.0.7)"),
+            ("v1:10.0.0.7:0/1", "client.4589 on node worker-7 (10.0.0.7)"),
+            ("[fd00::1]:0/1", "client.4589 at fd00::1"),
+            ("somewhere", "client.4589 at somewhere"),
+        ];
+        for (address, expected) in rows {
+            assert_eq!(watcher(address).told(nodes), expected);
+        }
+    }
+
+    #[test]
+    fn a_mark_reads_back_and_bears_what_newer_versions_add() {
+        let mark = Mark {
+            installation: "k".into(),
+            namespace: "team".into(),
+            name: "data".into(),
+            uid: "u".into(),
+            since: "2026-11-22T05:27:38Z".parse().unwrap(),
+        };
+        let metadata = |text: &str| Metadata(BTreeMap::from([(OWNER.to_owned(), text.to_owned())]));
+        assert_eq!(metadata(&mark.to_json()).mark("i").unwrap(), Some(mark.clone()));
+        let newer = mark.to_json().replace("{\"", "{\"more\":{\"a\":1},\"");
+        assert_eq!(metadata(&newer).mark("i").unwrap(), Some(mark));
+        assert_eq!(Metadata::default().mark("i").unwrap(), None);
+        let error = metadata("nonsense").mark("rbd/i").unwrap_err();
+        assert_eq!(error.kind(), Kind::Refused);
+        assert!(error.to_string().contains("rbd/i"), "{error}");
+    }
+
+    #[test]
+    fn an_unknown_installation_is_no_other_one() {
+        let mark = |installation: &str| Mark {
+            installation: installation.into(),
+            namespace: String::new(),
+            name: String::new(),
+            uid: String::new(),
+            since: Timestamp::UNIX_EPOCH,
+        };
+        assert!(mark("here").is_of(Some("here")));
+        assert!(mark("").is_of(Some("here")));
+        assert!(mark("there").is_of(None));
+        assert!(!mark("there").is_of(Some("here")));
+    }
+
+    #[test]
+    fn of_many_names_a_few_are_told() {
+        let names: Vec<String> = (1..=7).map(|i| format!("s{i}")).collect();
+        assert_eq!(listed(&names), "s1, s2, s3, s4, s5 and 2 more");
+        assert_eq!(listed(&names[..2]), "s1, s2");
+    }
+}

@@ -1,0 +1,172 @@
+//! How images and where they lie are called: [`Spot`], the names of our own images, and what may be a name at all. Pure.
+
+use std::fmt;
+
+use crate::volume::{Invalid, Place, VolumeName};
+
+/// The beginning of the names of our images; the claim's UID follows.
+const OURS: &str = "berth-";
+/// The beginning of the name that the image of an older provisioner gets on its way to the trash, by which it is known there
+/// as one to be purged. No claim's UID gives such a name, since ours begin with `berth-`.
+const DOOMED: &str = "berth.deleted-";
+/// The longest name of an image that Ceph takes.
+pub(super) const LONGEST: usize = 95;
+
+/// A pool, or a RADOS namespace in one: a list of images and a trash.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct Spot {
+    pub(super) pool: String,
+    pub(super) namespace: Option<String>,
+}
+
+impl Spot {
+    /// As the `rbd` program takes an image, or an entry of the trash.
+    pub(super) fn spec(&self, name: &str) -> String {
+        format!("{self}/{name}")
+    }
+
+    /// The place of an image.
+    pub(super) fn place(&self, store: &str, image: &str) -> Place {
+        let segments = std::iter::once(&self.pool).chain(&self.namespace).cloned().chain([image.to_owned()]);
+        Place { store: store.to_owned(), segments: segments.collect() }
+    }
+
+    /// The spot of a place.
+    pub(super) fn of(place: &Place) -> Option<Self> {
+        match place.segments.as_slice() {
+            [pool, _] => Some(Self { pool: pool.clone(), namespace: None }),
+            [pool, namespace, _] => Some(Self { pool: pool.clone(), namespace: Some(namespace.clone()) }),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Spot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.pool)?;
+        self.namespace.iter().try_for_each(|namespace| write!(f, "/{namespace}"))
+    }
+}
+
+/// The image of a volume of ours.
+pub(super) fn image_of(name: &VolumeName) -> Result<String, Invalid> {
+    let image = name.as_str().strip_prefix("pvc-").map(|uid| format!("{OURS}{uid}"));
+    image.filter(|image| image.len() <= LONGEST).ok_or_else(|| {
+        Invalid::new(
+            "volume name",
+            name.as_str(),
+            format!("must be pvc- and at most {} characters", LONGEST - 6),
+        )
+    })
+}
+
+/// The volume whose image has this name, if it is one of ours.
+pub(super) fn volume_of(image: &str) -> Option<VolumeName> {
+    VolumeName::for_claim(image.strip_prefix(OURS)?).ok()
+}
+
+/// The UID of the claim that an image of ours was made for.
+pub(super) fn uid_of(image: &str) -> &str {
+    image.strip_prefix(OURS).unwrap_or_default()
+}
+
+/// What an image that is not named by us is called on its way to the trash, where it shall be purged.
+pub(super) fn doomed(image: &str) -> String {
+    let room = LONGEST - DOOMED.len();
+    match image.char_indices().nth(room) {
+        None => format!("{DOOMED}{image}"),
+        // Its end tells more than its beginning.
+        Some(_) => {
+            let tail: String = image.chars().skip(image.chars().count() - room).collect();
+            format!("{DOOMED}{tail}")
+        }
+    }
+}
+
+/// Whether what is called so in the trash was put there by us to be purged, or is an image of ours.
+pub(super) fn is_ours_in_trash(image: &str) -> bool {
+    image.starts_with(DOOMED) || volume_of(image).is_some()
+}
+
+/// A name of a pool, a RADOS namespace or an image that the `rbd` program can only understand as such.
+pub(super) fn checked(what: &'static str, text: &str) -> Result<String, Invalid> {
+    let plain = |b: u8| b.is_ascii_graphic() && !matches!(b, b'/' | b'@' | b'"' | b'\'' | b'\\' | b'%');
+    let ok = !text.is_empty()
+        && text.len() <= 128
+        && !text.starts_with('-')
+        && text != "."
+        && text != ".."
+        && text.bytes().all(plain);
+    if ok {
+        return Ok(text.to_owned());
+    }
+    Err(Invalid::new(
+        what,
+        text.chars().take(80).collect::<String>(),
+        "must be 1 to 128 visible ASCII characters without '/', '@', '%', '\\' and quotes, not beginning with '-'",
+    ))
+}
+
+/// A user's name as the tools take it.
+pub(super) fn without_client(user: &str) -> &str {
+    user.strip_prefix("client.").unwrap_or(user)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_image_is_named_by_the_uid_of_its_claim_and_back() {
+        let name = VolumeName::for_claim("6c0f3c9e-8a0b-4a43-9f4a-0b1d0a3c2f11").unwrap();
+        let image = image_of(&name).unwrap();
+        assert_eq!(image, "berth-6c0f3c9e-8a0b-4a43-9f4a-0b1d0a3c2f11");
+        assert_eq!(volume_of(&image), Some(name));
+        assert_eq!(uid_of(&image), "6c0f3c9e-8a0b-4a43-9f4a-0b1d0a3c2f11");
+        assert!(image_of(&"other-1".parse().unwrap()).is_err());
+        assert!(image_of(&format!("pvc-{}", "u".repeat(90)).parse().unwrap()).is_err());
+    }
+
+    #[test]
+    fn what_others_made_is_not_taken_for_ours() {
+        for image in
+            ["kubernetes-dynamic-pvc-1", "pvc-1", "berth-", "berth.deleted-x", "xberth-1", "csi-vol-1"]
+        {
+            assert_eq!(volume_of(image), None, "{image}");
+        }
+        for image in ["kubernetes-dynamic-pvc-1", "pvc-1", "berth-", "csi-vol-1"] {
+            assert!(!is_ours_in_trash(image), "{image}");
+        }
+        assert!(is_ours_in_trash("berth-1") && is_ours_in_trash("berth.deleted-pvc-1"));
+    }
+
+    #[test]
+    fn a_doomed_image_has_a_name_that_ceph_takes_and_that_is_no_volumes() {
+        assert_eq!(doomed("kubernetes-dynamic-pvc-1"), "berth.deleted-kubernetes-dynamic-pvc-1");
+        let long = doomed(&format!("{}-end", "a".repeat(100)));
+        assert_eq!(long.len(), LONGEST);
+        assert!(long.ends_with("a-end"));
+        assert_eq!(volume_of(&long), None);
+    }
+
+    #[test]
+    fn a_name_can_be_taken_for_nothing_but_a_name() {
+        for good in ["rbd", "my.pool", "a_b-c:d", "1"] {
+            assert_eq!(checked("pool name", good).as_deref(), Ok(good));
+        }
+        for bad in ["", "-m", "a/b", "a@b", "a b", "a\n", "ä", ".", "..", "\"", "a%b"] {
+            assert!(checked("pool name", bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_spot_is_found_again_in_a_place() {
+        for namespace in [None, Some("tenant".to_owned())] {
+            let spot = Spot { pool: "rbd".into(), namespace };
+            assert_eq!(Spot::of(&spot.place("main", "berth-1")), Some(spot));
+        }
+        let spot = Spot { pool: "rbd".into(), namespace: Some("tenant".into()) };
+        assert_eq!(spot.spec("berth-1"), "rbd/tenant/berth-1");
+        assert_eq!(Spot::of(&Place { store: "main".into(), segments: vec!["rbd".into()] }), None);
+    }
+}

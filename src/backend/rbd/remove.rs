@@ -1,0 +1,125 @@
+//! Removing a volume: prove that the image is its own, that nobody uses it, then one move to the trash.
+//!
+//! Deleted, it may be purged a moment later; archived, Ceph keeps it until its expiry. Which of both was meant the trash tells
+//! (`image::Fate`): the order survives us. An image of an older provisioner gets a name of ours before it is deleted, since
+//! under its own nobody could tell in the trash that we put it there. Nothing is purged here.
+
+use super::{
+    class::Expiry,
+    create::{prove, same_cluster},
+    image::{Fate, Look},
+    names,
+    store::{Trouble, Work, said},
+};
+use crate::{
+    backend::{Kind, Removed},
+    volume::{Disposal, Origin, Permit, Removal},
+};
+
+/// Removes the volume with this image, which is where its PV says that it lies.
+pub(super) async fn remove(
+    work: &Work,
+    removal: &Removal,
+    image: &str,
+    expiry: Expiry,
+    permit: &Permit,
+) -> Result<Removed, Trouble> {
+    let disposal = match removal.disposal {
+        // Nothing is touched, so nothing need be proved.
+        Disposal::Keep => return Ok(Removed::Kept),
+        Disposal::Delete if removal.origin == Origin::Adopted => Disposal::Archive,
+        asked => asked,
+    };
+    let identity = work.identity().await?;
+    same_cluster(work, removal.provenance.store_identity.as_deref(), &identity)?;
+    let spec = work.spot.spec(image);
+    let Some(look) = work.look(image).await? else {
+        return absent(work, removal, image, permit).await;
+    };
+    prove(work, &spec, &look.metadata, removal.id.as_ref(), &removal.claim)?;
+    unused(work, image, &look, disposal).await?;
+    match disposal {
+        Disposal::Keep => Ok(Removed::Kept),
+        Disposal::Archive => {
+            work.archive(image, expiry, permit).await?;
+            Ok(Removed::Archived(archived(work, &look.info.id)))
+        }
+        Disposal::Delete => {
+            let doomed = if names::volume_of(image).is_some() {
+                image.to_owned()
+            } else {
+                let doomed = names::doomed(image);
+                work.rename(image, &doomed, permit).await?;
+                doomed
+            };
+            work.trash(&doomed, permit).await?;
+            work.store.trash.added();
+            Ok(Removed::Trashed)
+        }
+    }
+}
+
+/// Where an archived image is, in the words of `rbd trash restore`.
+fn archived(work: &Work, id: &str) -> String {
+    format!("trash of {}, as {}", work.spot, work.spot.spec(id))
+}
+
+/// Whether nobody has the image open, and no snapshot would be lost with it.
+async fn unused(work: &Work, image: &str, look: &Look, disposal: Disposal) -> Result<(), Trouble> {
+    let spec = work.spot.spec(image);
+    if !look.watchers.is_empty() {
+        let watchers: Vec<String> = look
+            .watchers
+            .iter()
+            .take(3)
+            .map(|watcher| watcher.told(|address| work.host.node_at(address)))
+            .collect();
+        let message = format!(
+            "image {spec} is still open by {}; unmap it there. A client that crashed is forgotten after 30 s",
+            watchers.join(", ")
+        );
+        return said(Kind::InUse, message);
+    }
+    if disposal == Disposal::Delete && look.info.snapshot_count > 0 {
+        let dependents = work.dependents(image).await?;
+        let message = format!(
+            "image {spec} has snapshots, which nobody asked to delete: {dependents}. Remove them (rbd snap purge {spec}; clones \
+             first with rbd flatten or rbd rm), or set onDelete: archive on the volume"
+        );
+        return said(Kind::InUse, message);
+    }
+    Ok(())
+}
+
+/// What became of an image that is not there any more. That pool and namespace exist is proved by their trash, which is
+/// listed.
+async fn absent(work: &Work, removal: &Removal, image: &str, permit: &Permit) -> Result<Removed, Trouble> {
+    let ours = names::volume_of(image).is_some();
+    let doomed = names::doomed(image);
+    let trash = work.in_trash().await?;
+    let found = trash.iter().filter(|entry| entry.name == image || !ours && entry.name == doomed);
+    let mut fates: Vec<_> = found.filter_map(|entry| Some((entry, entry.fate()?.0))).collect();
+    // Of several, what was asked for is what an earlier call did.
+    fates.sort_by_key(|(_, fate)| match (fate, removal.disposal) {
+        (Fate::Deleted, Disposal::Delete) | (Fate::Archived, Disposal::Archive) => 0,
+        (Fate::Deleted | Fate::Archived, _) => 1,
+        (Fate::ByHand, _) => 2,
+    });
+    match fates.first() {
+        Some((_, Fate::Deleted)) => return Ok(Removed::Trashed),
+        Some((entry, Fate::Archived | Fate::ByHand)) => {
+            return Ok(Removed::Archived(archived(work, &entry.id)));
+        }
+        None => {}
+    }
+    // Only its new name was given to it before the work was broken off.
+    if !ours && let Some(look) = work.look(&doomed).await? {
+        let spec = work.spot.spec(&doomed);
+        prove(work, &spec, &look.metadata, removal.id.as_ref(), &removal.claim)?;
+        unused(work, &doomed, &look, Disposal::Delete).await?;
+        work.trash(&doomed, permit).await?;
+        work.store.trash.added();
+        return Ok(Removed::Trashed);
+    }
+    Ok(Removed::Absent)
+}

@@ -1,0 +1,145 @@
+//! Images that were begun and whose PV was never stored: [`unfinished`] lists them, [`discard`] takes one back.
+//!
+//! Which images have a PV is not written on them; the caller knows. Taken back is only what is provably empty and unused: an image
+//! whose PV an administrator deleted on purpose has content, and stays.
+
+use std::time::SystemTime;
+
+use futures::{StreamExt as _, stream};
+
+use super::{
+    NAME, names,
+    store::{Trouble, Work, said},
+};
+use crate::{
+    backend::{Error, Kind, Known, Unfinished},
+    volume::{ClaimKey, Permit, VolumeId, VolumeName},
+};
+
+/// How many images are looked at side by side.
+const ABREAST: usize = 4;
+
+/// The images of this installation in one spot whose volumes nobody knows.
+pub(super) async fn unfinished(
+    work: &Work,
+    installation: &str,
+    known: Known<'_>,
+) -> Result<Vec<Unfinished>, Trouble> {
+    let images = match work.images().await {
+        Ok(images) => images,
+        // Nothing of ours can lie there.
+        Err(trouble) if trouble.is_elsewhere() => {
+            let error = Error::from(trouble);
+            tracing::debug!(spot = %work.spot, error = error.chain(), "cannot look for unfinished images here");
+            return Ok(Vec::new());
+        }
+        Err(trouble) => return Err(trouble),
+    };
+    let unknown: Vec<(String, VolumeName)> = images
+        .into_iter()
+        .filter_map(|image| {
+            let name = names::volume_of(&image)?;
+            (!known(&name)).then_some((image, name))
+        })
+        .collect();
+    let looks =
+        unknown.into_iter().map(|(image, name)| async move { look(work, &image, name, installation).await });
+    let looks: Vec<_> = stream::iter(looks).buffer_unordered(ABREAST).collect().await;
+    let mut found = Vec::new();
+    for look in looks {
+        found.extend(look?);
+    }
+    Ok(found)
+}
+
+/// One image, unless it is another installation's.
+async fn look(
+    work: &Work,
+    image: &str,
+    name: VolumeName,
+    installation: &str,
+) -> Result<Option<Unfinished>, Trouble> {
+    let spec = work.spot.spec(image);
+    let mark = match work.metadata(image).await? {
+        // What is left of one that was begun, or it is gone meanwhile.
+        None => None,
+        Some(metadata) => match metadata.mark(&spec) {
+            Ok(mark) => mark,
+            Err(error) => {
+                tracing::warn!(
+                    image = spec,
+                    error = error.chain(),
+                    "an image of ours has a mark that cannot be read"
+                );
+                return Ok(None);
+            }
+        },
+    };
+    let id = VolumeId::new(NAME, work.store.cluster.name(), name)?;
+    Ok(match mark {
+        Some(mark) if mark.installation == installation => {
+            Some(Unfinished { id, claim: mark.claim(), since: mark.since.into() })
+        }
+        // That of another one, or whose it is cannot be known.
+        Some(_) => None,
+        None => {
+            let uid = names::uid_of(image).to_owned();
+            let claim = ClaimKey { namespace: String::new(), name: String::new(), uid };
+            Some(Unfinished { id, claim, since: SystemTime::UNIX_EPOCH })
+        }
+    })
+}
+
+/// Takes back an image that was never used; whether it was here.
+pub(super) async fn discard(
+    work: &Work,
+    unfinished: &Unfinished,
+    image: &str,
+    permit: &Permit,
+) -> Result<bool, Trouble> {
+    let spec = work.spot.spec(image);
+    let Some(look) = work.look(image).await? else {
+        if !work.images().await?.iter().any(|name| name == image) {
+            return Ok(false);
+        }
+        if !work.store.is_abandoned(&spec) {
+            return said(Kind::Busy, format!("image {spec} may still be in the making"));
+        }
+        work.clear(image, permit).await?;
+        return Ok(true);
+    };
+    let refuse = |why: String| {
+        let message = format!(
+            "image {spec} of unfinished volume {} {why}; look at it, then remove it (rbd rm {spec}) or make a PersistentVolume \
+             of it",
+            unfinished.id.name()
+        );
+        said(Kind::Refused, message)
+    };
+    match look.metadata.mark(&spec)? {
+        Some(mark)
+            if !mark.is_of(work.host.installation().as_deref()) || mark.uid != unfinished.claim.uid =>
+        {
+            return refuse(format!("belongs to {mark}"));
+        }
+        None if !look.metadata.is_empty() => return refuse("has metadata of others".into()),
+        Some(_) | None => {}
+    }
+    // A claim that was named must be the one that was begun for.
+    if names::uid_of(image) != unfinished.claim.uid {
+        return refuse("is that of a claim with another UID".into());
+    }
+    if look.info.snapshot_count > 0 {
+        return refuse("has snapshots".into());
+    }
+    if let Some(watcher) = look.watchers.first() {
+        let watcher = watcher.told(|address| work.host.node_at(address));
+        return said(Kind::InUse, format!("image {spec} is still open by {watcher}"));
+    }
+    if work.has_content(image).await? {
+        return refuse("has content".into());
+    }
+    work.trash(image, permit).await?;
+    work.store.trash.added();
+    Ok(true)
+}
