@@ -11,6 +11,7 @@
 //! * a hung store answers [`Kind::Unavailable`] within the store's deadline, and delays no other store.
 
 pub mod ceph;
+pub mod cephfs;
 #[cfg(any(test, feature = "test"))]
 pub mod conformance;
 #[cfg(any(test, feature = "test"))]
