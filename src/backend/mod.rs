@@ -322,6 +322,7 @@ impl From<Invalid> for Error {
 #[derive(Clone, Default)]
 pub struct Backends {
     by_name: BTreeMap<String, Arc<dyn Backend>>,
+    identity: Option<String>,
 }
 
 impl Backends {
@@ -330,6 +331,19 @@ impl Backends {
     pub fn with(mut self, provisioner: impl Into<String>, backend: Arc<dyn Backend>) -> Self {
         self.by_name.insert(provisioner.into(), backend);
         self
+    }
+
+    /// The same under the identity that an older provisioner had, which marked its volumes with it: those of another
+    /// identity are not ours. `None`: those of all identities are.
+    #[must_use]
+    pub fn identified_as(mut self, identity: Option<String>) -> Self {
+        self.identity = identity;
+        self
+    }
+
+    /// The identity that volumes of older provisioners must have.
+    pub fn identity(&self) -> Option<&str> {
+        self.identity.as_deref()
     }
 
     /// The backend that serves this provisioner name.

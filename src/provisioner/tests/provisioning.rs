@@ -71,6 +71,18 @@ async fn claims_that_wait_already_are_served_and_bound_and_told_to_the_metrics()
     running.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_claim_that_finds_its_volume_busy_is_tried_again_without_an_event() {
+    let bed = Bed::without_controllers();
+    bed.memory.fail_next(Operation::Create, 1, Moment::Before, Failure::Busy);
+    let running = bed.start().await;
+    bed.annotated_claim("data");
+    bed.event("data", "ProvisioningSucceeded").await;
+    running.stop().await;
+    assert_eq!(bed.memory.calls(Operation::Create), 2);
+    assert!(!bed.events("data").iter().any(|(reason, _)| reason == "ProvisioningFailed"));
+}
+
 /// Proves: case 4
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_claim_waits_for_its_class() {
