@@ -13,7 +13,7 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use berth_e2e::{
-    berth::{self, Berth, Setup},
+    berth::{self, Berth, Export, Setup},
     control_plane::{
         ControlPlane, User, audit,
         manifests::{self, Manifest},
@@ -161,10 +161,13 @@ impl Demo {
             user: User::Berth,
             access: plane.access(User::Berth)?,
             provisioner,
-            server: SERVER.to_owned(),
-            path: EXPORTED.to_owned(),
-            export: export.clone(),
+            export: Some(Export {
+                server: SERVER.to_owned(),
+                path: EXPORTED.to_owned(),
+                root: export.clone(),
+            }),
             leader_election: true,
+            log: None,
             flags: Vec::new(),
             environment: Vec::new(),
         };
