@@ -261,6 +261,16 @@ impl Cluster {
         read(&self.ceph(&[args, &["--format", "json"]].concat()).await?, args)
     }
 
+    /// Runs a script of Python that finds the mounted file system as `fs`, a `cephfs.LibCephFS`, and its arguments as
+    /// `sys.argv[1:]`; gives what it printed. For what an administrator does in a mount, where nothing can be mounted.
+    pub async fn in_file_system(&self, script: &str, args: &[&str]) -> Result<String> {
+        let script = format!(
+            "import cephfs, os, sys\nfs = cephfs.LibCephFS(conffile=os.environ['CEPH_CONF'], auth_id='admin')\n\
+             fs.mount(filesystem_name=b'{FILE_SYSTEM}')\n{script}\nfs.unmount()\n"
+        );
+        self.run("/usr/bin/python3", &[&["-c", &script][..], args].concat()).await?.done()
+    }
+
     /// Makes a pool for images.
     pub async fn pool(&self, name: &str) -> Result<()> {
         self.ceph(&["osd", "pool", "create", name, "1"]).await?;

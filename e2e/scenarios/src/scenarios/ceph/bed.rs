@@ -133,7 +133,10 @@ impl Bed {
 
     /// The same that gives up on Ceph soon, so that a hang shows in a test's time.
     pub(super) fn setup_with_limits(&self) -> Result<Setup> {
-        self.setup_for(&[RBD, CEPHFS], &json!({ "operationTimeout": "5s" }))
+        self.setup_for(
+            &[RBD, CEPHFS],
+            &json!({ "cephConnectTimeout": "3s", "cephOperationTimeout": "5s", "cephCommandTimeout": "8s" }),
+        )
     }
 
     /// Starts berth, without a lock, and waits until its probes answer.
@@ -312,7 +315,7 @@ impl Bed {
                     subvolumes.insert(name);
                 }
             }
-            if let Some((user, secret)) = own_user(volume) {
+            if let Some((user, secret)) = own_user(volume)? {
                 users.insert(format!("client.{user}"));
                 secrets.insert(secret);
             }
@@ -369,6 +372,12 @@ pub(super) enum Lies {
     Subvolume { name: String },
 }
 
+/// What berth wrote on a PV to find its volume again; nothing on a PV of an older provisioner.
+fn record(volume: &PersistentVolume) -> Result<BTreeMap<String, String>> {
+    let text = volume.annotations().get("berth.storage/record").map_or("{}", String::as_str);
+    serde_json::from_str(text).with_context(|| format!("the record of {} is {text}", volume.name_any()))
+}
+
 /// Reads a PV's source, of whichever form.
 pub(super) fn lies_in(volume: &PersistentVolume) -> Result<Lies> {
     let spec = volume.spec.as_ref().context("a PV without spec")?;
@@ -389,9 +398,13 @@ pub(super) fn lies_in(volume: &PersistentVolume) -> Result<Lies> {
             .with_context(|| format!("PV {} has no attribute {key}: {attributes:?}", volume.name_any()))
     };
     if csi.driver.starts_with("cephfs.") {
-        Ok(Lies::Subvolume { name: get("subvolume")? })
+        Ok(Lies::Subvolume { name: subvolume_of(&get("path")?).to_owned() })
     } else {
-        Ok(Lies::Image { pool: get("pool")?, image: get("image")? })
+        let pool = get("pool")?;
+        Ok(Lies::Image {
+            pool: attributes.get("radosNamespace").map_or(pool.clone(), |space| format!("{pool}/{space}")),
+            image: get("image")?,
+        })
     }
 }
 
@@ -401,15 +414,17 @@ fn subvolume_of(path: &str) -> &str {
 }
 
 /// The user that was made for a PV alone, with its Secret as `namespace/name`.
-fn own_user(volume: &PersistentVolume) -> Option<(String, String)> {
-    let spec = volume.spec.as_ref()?;
-    let (user, secret) = if let Some(cephfs) = &spec.cephfs {
-        (cephfs.user.clone()?, cephfs.secret_ref.clone()?)
-    } else {
-        let csi = spec.csi.as_ref().filter(|csi| csi.driver.starts_with("cephfs."))?;
-        let attributes: &BTreeMap<String, String> = csi.volume_attributes.as_ref()?;
-        (attributes.get("user")?.clone(), csi.node_stage_secret_ref.clone()?)
-    };
-    let secret = format!("{}/{}", secret.namespace.unwrap_or_default(), secret.name.unwrap_or_default());
-    Some((user, secret))
+fn own_user(volume: &PersistentVolume) -> Result<Option<(String, String)>> {
+    let record = record(volume)?;
+    if let (Some(user), Some(namespace), Some(name)) =
+        (record.get("user"), record.get("secretNamespace"), record.get("secretName"))
+    {
+        return Ok(Some((user.clone(), format!("{namespace}/{name}"))));
+    }
+    let old = volume.spec.as_ref().and_then(|spec| spec.cephfs.as_ref()).filter(|_| record.is_empty());
+    Ok(old.and_then(|cephfs| {
+        let secret = cephfs.secret_ref.clone()?;
+        let namespace = secret.namespace.unwrap_or_default();
+        Some((cephfs.user.clone()?, format!("{namespace}/{}", secret.name.unwrap_or_default())))
+    }))
 }

@@ -85,7 +85,10 @@ async fn passed_on(bed: Arc<Bed>) -> Result<()> {
         .spawn()
         .context("start a session")?;
     let mut stdin = session.stdin.take().context("no stdin")?;
-    stdin.write_all(b"fsid\nfs subvolumegroup ls cephfs\n").await.context("ask the session")?;
+    stdin
+        .write_all(b"fsid\ntell end-of-answer\nfs subvolumegroup ls cephfs\n")
+        .await
+        .context("ask the session")?;
     drop(stdin);
     let ended = tokio::time::timeout(Duration::from_mins(1), session.wait_with_output())
         .await
