@@ -184,6 +184,11 @@ impl Cluster {
         self.lock().get(&daemon).cloned().with_context(|| format!("the {daemon} was never started"))
     }
 
+    /// The process id of a daemon.
+    pub fn pid(&self, daemon: Daemon) -> Result<i32> {
+        Ok(self.daemon(daemon)?.pid())
+    }
+
     /// Ends a daemon as a crash of its machine would.
     pub async fn kill(&self, daemon: Daemon) -> Result<()> {
         self.daemon(daemon)?.kill().await

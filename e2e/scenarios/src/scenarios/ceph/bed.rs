@@ -41,7 +41,6 @@ struct Expected {
     images: BTreeSet<String>,
     trash: Vec<String>,
     subvolumes: BTreeSet<String>,
-    users: BTreeSet<String>,
     secrets: BTreeSet<String>,
 }
 
@@ -272,16 +271,6 @@ impl Bed {
         self.lock().subvolumes.insert(name.to_owned());
     }
 
-    /// A Secret of this namespace that no PV names, and which must stay.
-    pub(super) fn expect_secret(&self, name: &str) {
-        self.lock().secrets.insert(format!("{}/{name}", self.case.namespace));
-    }
-
-    /// A user that no PV names, and which must stay.
-    pub(super) fn expect_user(&self, name: &str) {
-        self.lock().users.insert(format!("client.{name}"));
-    }
-
     /// None of it any more.
     pub(super) fn expect_nothing(&self) {
         let mut expected = self.lock();
@@ -326,7 +315,6 @@ impl Bed {
             images.extend(expected.images.iter().cloned());
             subvolumes.extend(expected.subvolumes.iter().cloned());
             secrets.extend(expected.secrets.iter().cloned());
-            users.extend(expected.users.iter().cloned());
             trash.extend(expected.trash.iter().cloned());
         }
         trash.sort();
