@@ -106,17 +106,34 @@ impl Reason {
         }
     }
 
-    /// Whether nothing can be learnt of the cluster at all while this lasts.
-    pub(super) fn is_about_the_connection(self) -> bool {
-        matches!(
-            self,
-            Self::Unreachable
-                | Self::Unresolved
-                | Self::Deadline
-                | Self::WrongKey
-                | Self::BadKey
-                | Self::ProgramMissing
-        )
+    /// What it shows of the cluster itself.
+    pub(super) fn shows(self) -> Shown {
+        match self {
+            Self::Unreachable | Self::Unresolved | Self::Deadline | Self::ProgramMissing => Shown::Lost,
+            Self::WrongKey => Shown::Stranger,
+            Self::BadKey | Self::Crashed | Self::Stopped | Self::Other => Shown::Nothing,
+            Self::Exists
+            | Self::NoPool
+            | Self::NoDataPool
+            | Self::NoNamespace
+            | Self::NoImage
+            | Self::NoFilesystem
+            | Self::NoGroup
+            | Self::NoSubvolume
+            | Self::NoMetadata
+            | Self::NoUser
+            | Self::NoSuchThing
+            | Self::Watched
+            | Self::Snapshots
+            | Self::NotEmpty
+            | Self::NotExpired
+            | Self::NotPermitted
+            | Self::Shrink
+            | Self::SameSize
+            | Self::Argument
+            | Self::Full
+            | Self::NotReady => Shown::Well,
+        }
     }
 
     /// The reason in words.
@@ -205,6 +222,19 @@ impl Reason {
             | Self::Other => return None,
         })
     }
+}
+
+/// What a call shows of the cluster, whatever became of the call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Shown {
+    /// It answered.
+    Well,
+    /// It answered, and does not know us: it may be another one than before.
+    Stranger,
+    /// It did not answer.
+    Lost,
+    /// Nothing.
+    Nothing,
 }
 
 /// What it means that `tool` ended with `code` and wrote `stderr`.
