@@ -130,44 +130,6 @@ fn objects(file: &str) -> Vec<Value> {
     objects.into_iter().filter(|object| !object.is_null()).collect()
 }
 
-/// The rights that the roles of a file grant, in the words of `kubectl auth can-i`.
-fn granted(file: &str) -> BTreeSet<String> {
-    let mut granted = BTreeSet::new();
-    let texts = |rule: &Value, key: &str| -> Vec<String> {
-        let list = rule[key].as_array().into_iter().flatten();
-        list.map(|text| text.as_str().unwrap().to_owned()).collect()
-    };
-    for object in objects(file) {
-        for rule in object["rules"].as_array().into_iter().flatten() {
-            for resource in texts(rule, "resources") {
-                let group = texts(rule, "apiGroups").concat();
-                let group = if group.is_empty() { group } else { format!(".{group}") };
-                let name = texts(rule, "resourceNames").concat();
-                let name = if name.is_empty() { name } else { format!("/{name}") };
-                granted.extend(
-                    texts(rule, "verbs").iter().map(|verb| format!("{verb} {resource}{group}{name}")),
-                );
-            }
-        }
-    }
-    granted
-}
-
-#[test]
-fn the_roles_grant_what_the_code_asks_for_and_nothing_else() {
-    use provisioner::rights;
-    let words = |rights: &[&[rights::Right]]| -> BTreeSet<String> {
-        rights.concat().iter().map(ToString::to_string).collect()
-    };
-    let mut basic = words(&[rights::VOLUMES, rights::ELECTION]);
-    // Only where there is no Lease would the lock be an Endpoints object.
-    for unused in ["create endpoints", "update endpoints"] {
-        assert!(basic.remove(unused));
-    }
-    assert_eq!(granted("deploy/manifests/03-rbac.yaml"), basic);
-    assert_eq!(granted("deploy/manifests/ceph/01-rbac.yaml"), words(&[rights::HOST, rights::SECRETS]));
-}
-
 /// Every example of a class, as a file and an object.
 fn example_classes() -> Vec<(String, Value)> {
     let mut files: Vec<String> = fs::read_dir(root().join("deploy/examples/classes"))

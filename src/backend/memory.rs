@@ -492,12 +492,13 @@ impl Backend for Memory {
             let state = self.state();
             state.usable(store)?;
             let begun = state.volumes.values().filter(|h| !h.confirmed && h.place.store == store);
-            let claim = |claim: &ClaimKey| match state.nameless {
-                true => ClaimKey { namespace: String::new(), name: String::new(), uid: claim.uid.clone() },
-                false => claim.clone(),
+            let named = |claim: &ClaimKey| {
+                let uid = claim.uid.clone();
+                let nobody = ClaimKey { namespace: String::new(), name: String::new(), uid };
+                if state.nameless { nobody } else { claim.clone() }
             };
             begun
-                .map(|h| Unfinished { id: h.volume.id.clone(), claim: claim(&h.claim), since: h.since })
+                .map(|h| Unfinished { id: h.volume.id.clone(), claim: named(&h.claim), since: h.since })
                 .collect()
         };
         found.sort_by(|a, b| (a.since, &a.id).cmp(&(b.since, &b.id)));

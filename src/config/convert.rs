@@ -267,13 +267,12 @@ pub(super) fn controller(
             (names::LEASE_RETRY_PERIOD, lease_retry_period, file.lease_retry_period),
         ],
     )?;
-    let lease_name = match sources.find(&names::LEASE_NAME, lease_name, file.lease_name)? {
-        Some(given) => given.object_name()?,
+    let lease_name = if let Some(given) = sources.find(&names::LEASE_NAME, lease_name, file.lease_name)? {
+        given.object_name()?
+    } else {
         // The lock of the old provisioners has this name; both must mean the same one.
-        None => {
-            let first = provisioners.first().map(|first| first.name.replace('/', "-").to_ascii_lowercase());
-            first.unwrap_or_default()
-        }
+        let first = provisioners.first().map(|first| first.name.replace('/', "-").to_ascii_lowercase());
+        first.unwrap_or_default()
     };
     let lease = elect.then(|| Lease {
         name: lease_name,

@@ -119,13 +119,11 @@ pub(super) fn served(
             Some(Storage::Cephfs) => Some(("ceph.com/cephfs", Storage::Cephfs)),
             Some(Storage::Nfs) | None => None,
         };
-        match old {
-            Some((name, storage)) => served.push(Provisioner { name: name.to_owned(), storage }),
-            None => {
-                let names = &names::PROVISIONER_NAME;
-                missing
-                    .push(format!("{}, {} or {} in the file of --config", names.flag, names.env, names.key));
-            }
+        if let Some((name, storage)) = old {
+            served.push(Provisioner { name: name.to_owned(), storage });
+        } else {
+            let names = &names::PROVISIONER_NAME;
+            missing.push(format!("{}, {} or {} in the file of --config", names.flag, names.env, names.key));
         }
     }
     Ok(served)

@@ -340,8 +340,8 @@ mod tests {
         pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
     }
 
-    fn secret(namespace: &str, name: &str) -> Option<SecretName> {
-        Some(SecretName { namespace: namespace.into(), name: name.into() })
+    fn secret(namespace: &str, name: &str) -> SecretName {
+        SecretName { namespace: namespace.into(), name: name.into() }
     }
 
     /// A volume on Ceph with this source.
@@ -365,7 +365,7 @@ mod tests {
                 handle: format!("1/{backend}/main/pvc-0b6f-11"),
                 attributes: texts(attributes),
                 fs_type: fs_type.map(str::to_owned),
-                stage_secret: secret("storage", "ceph-node"),
+                stage_secret: Some(secret("storage", "ceph-node")),
             })
         };
         let image = [("clusterID", "main"), ("pool", "kube"), ("image", "berth-0b6f-11")];
@@ -375,7 +375,7 @@ mod tests {
                 pool: "kube".into(),
                 image: "berth-0b6f-11".into(),
                 user: "kube".into(),
-                secret: secret(namespace, "ceph-user"),
+                secret: Some(secret(namespace, "ceph-user")),
                 fs_type: fs_type.map(str::to_owned),
             })
         };
@@ -383,7 +383,7 @@ mod tests {
             monitors: vec!["mon-a.example:6789".into()],
             path: "/volumes/kubernetes/berth-0b6f-11/5f0c".into(),
             user: "berth-0b6f-11".into(),
-            secret: secret("default", "ceph-berth-0b6f-11-secret"),
+            secret: Some(secret("default", "ceph-berth-0b6f-11-secret")),
         });
         vec![
             ("rbd-csi", ceph("rbd", csi("rbd.berth.storage", &image, Some("ext4")), &[("pool", "kube")])),

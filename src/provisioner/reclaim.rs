@@ -35,12 +35,18 @@ pub(super) struct Standing {
     pub(super) policy: Policy,
     /// Somebody asked the API server to delete it.
     pub(super) deleting: bool,
-    /// It carries our finalizer.
-    pub(super) guarded: bool,
-    /// It carries a finalizer that we take off once it is removed: ours, or one that nobody else takes off any more.
-    pub(super) held: bool,
+    pub(super) held: Held,
     /// It was made by a plugin that was a part of Kubernetes, whose controller looks after finalizers itself.
     pub(super) in_tree: bool,
+}
+
+/// What keeps it in the API that we take off once it is removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Held {
+    No,
+    ByUs,
+    /// By the finalizer of Kubernetes for an in-tree plugin, which nobody takes off any more.
+    ByInTree,
 }
 
 /// `status.phase`, as far as it matters.
@@ -73,7 +79,6 @@ pub(super) enum Duty {
 pub(super) fn standing(volume: &VolumeObject, backends: &Backends) -> Standing {
     let in_tree = provisioner(volume, backends).is_some_and(|name| name.starts_with(names::IN_TREE));
     let has = |finalizer: &str| volume.metadata.finalizers.iter().flatten().any(|name| name == finalizer);
-    let guarded = has(names::FINALIZER);
     Standing {
         ours: provisioner(volume, backends).is_some(),
         phase: match volume.status.phase.as_deref() {
@@ -88,8 +93,13 @@ pub(super) fn standing(volume: &VolumeObject, backends: &Backends) -> Standing {
             Some(_) | None => Policy::Other,
         },
         deleting: volume.metadata.deletion_timestamp.is_some(),
-        guarded,
-        held: guarded || in_tree && has(names::IN_TREE_FINALIZER),
+        held: if has(names::FINALIZER) {
+            Held::ByUs
+        } else if in_tree && has(names::IN_TREE_FINALIZER) {
+            Held::ByInTree
+        } else {
+            Held::No
+        },
         in_tree,
     }
 }
@@ -115,7 +125,8 @@ pub(super) fn provisioner<'a>(volume: &'a VolumeObject, backends: &Backends) -> 
 
 /// What is to be done about a volume that stands so. `guarding`: volumes get our finalizer.
 pub(super) fn duty(standing: Standing, guarding: bool) -> Duty {
-    let Standing { ours, phase, policy, deleting, guarded, held, in_tree } = standing;
+    let Standing { ours, phase, policy, deleting, held, in_tree } = standing;
+    let guarded = held == Held::ByUs;
     if !ours {
         return Duty::None;
     }
@@ -124,7 +135,7 @@ pub(super) fn duty(standing: Standing, guarding: bool) -> Duty {
         Policy::Other if guarded && guarding => Duty::Unguard,
         Policy::Other => Duty::None,
         Policy::Delete => match phase {
-            Phase::Released if deleting && !(guarding && held) => Duty::None,
+            Phase::Released if deleting && !(guarding && held != Held::No) => Duty::None,
             Phase::Released => Duty::Remove,
             Phase::Bound if guarding && !guarded && !deleting && !in_tree => Duty::Guard,
             Phase::Bound | Phase::Other => Duty::None,

@@ -107,7 +107,7 @@ async fn suspicious(
     let uids: BTreeSet<&str> = nameless.iter().map(|volume| volume.claim.uid.as_str()).collect();
     match shared.cluster.living_claims(&uids).await {
         Ok(living) => {
-            suspects.extend(nameless.into_iter().filter(|volume| !living.contains(&volume.claim.uid)))
+            suspects.extend(nameless.into_iter().filter(|volume| !living.contains(&volume.claim.uid)));
         }
         Err(failure) => {
             tracing::warn!(error = %failure, "cannot find out which claims live; what was begun for them is left alone");
