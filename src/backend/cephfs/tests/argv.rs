@@ -66,7 +66,7 @@ async fn a_volume_takes_four_calls_in_the_steady_state_and_the_group_one_once() 
     let common = [
         "fs subvolume metadata ls cephfs berth-uid-1 --group_name berth",
         "fs subvolumegroup create cephfs berth",
-        "fs subvolume create cephfs berth-uid-1 --size 1073741824 --mode 0777 --group_name berth",
+        "fs subvolume create cephfs berth-uid-1 --size 1073741824 --group_name berth --mode 0777",
         &format!("fs subvolume metadata set cephfs berth-uid-1 berth.owner {owner} --group_name berth"),
         "fs subvolume info cephfs berth-uid-1 --group_name berth",
     ];
@@ -114,7 +114,7 @@ async fn a_user_of_its_own_and_every_option_of_a_class() {
             "fs subvolume metadata ls cephfs team.1_uid-1 --group_name kubernetes",
             "fs subvolume metadata ls cephfs team.1 --group_name kubernetes",
             "fs subvolumegroup create cephfs kubernetes",
-            "fs subvolume create cephfs team.1 --size 1073741824 --mode 0750 --uid 5 --gid 6 --pool_layout cephfs_data --group_name kubernetes",
+            "fs subvolume create cephfs team.1 --size 1073741824 --group_name kubernetes --mode 0750 --uid 5 --gid 6 --pool_layout cephfs_data",
             "fs subvolume metadata set cephfs team.1 berth.wanted-uid-1 1 --group_name kubernetes",
             "fs subvolume metadata ls cephfs team.1 --group_name kubernetes",
             &format!("fs subvolume metadata set cephfs team.1 berth.owner {owner} --group_name kubernetes"),

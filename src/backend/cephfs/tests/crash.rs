@@ -1,6 +1,10 @@
 //! Work that is broken off before or after each of its changes is finished, or undone without a trace, by a later process.
 
-use std::{future::Future, pin::Pin, sync::Arc};
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::{Arc, Mutex},
+};
 
 use super::{
     conformance::{Keys, World, admin_secret, removal},
@@ -9,7 +13,7 @@ use super::{
 use crate::{
     backend::{Backend, Error, Kind, cephfs::Cephfs, conformance::request},
     volume::{
-        CephfsSource, ClaimKey, Disposal, Origin, Permit, Provenance, Removal, SecretName, Source,
+        CephfsSource, ClaimKey, Disposal, Origin, Permit, Provenance, Removal, SecretName, Source, Volume,
         VolumeName, VolumeRequest,
     },
 };
@@ -20,11 +24,13 @@ type State = (Vec<String>, Vec<SecretName>);
 struct Bed {
     mgr: Mgr,
     keys: Arc<Keys>,
+    /// What was made before, as its PV knows it.
+    made: Mutex<Option<Volume>>,
 }
 
 impl Bed {
     fn new() -> Self {
-        Self { mgr: Mgr::new(), keys: Keys::new("i-1", KEY) }
+        Self { mgr: Mgr::new(), keys: Keys::new("i-1", KEY), made: Mutex::default() }
     }
 
     /// A new process.
@@ -67,17 +73,18 @@ fn nothing(_: &Bed) -> Done<'_> {
 }
 
 fn volume(bed: &Bed) -> Done<'_> {
-    Box::pin(async { bed.start().create(&asked(&[]), &Permit::unlimited()).await.map(|_| ()) })
+    Box::pin(async {
+        let made = bed.start().create(&asked(&[]), &Permit::unlimited()).await?;
+        *bed.made.lock().unwrap() = Some(made);
+        Ok(())
+    })
 }
 
-/// Removes the volume as its PV says; an attempt that found it already gone is as good.
+/// Removes the volume as its PV says.
 fn remove<'a>(bed: &'a Bed, permit: &'a Permit, disposal: Disposal) -> Done<'a> {
     Box::pin(async move {
-        // What the PV would say: the same as a volume that is made anew elsewhere, save for the directory's name.
-        let twin = Bed::new();
-        let request = asked(&[]);
-        let made = twin.start().create(&request, permit).await?;
-        bed.start().remove(&removal(&request, &made, disposal), permit).await.map(|_| ())
+        let made = bed.made.lock().unwrap().clone().unwrap();
+        bed.start().remove(&removal(&asked(&[]), &made, disposal), permit).await.map(|_| ())
     })
 }
 
