@@ -1,8 +1,8 @@
 //! The behaviours that this backend must show, on a stand-in and on a real cluster alike: [`run`] tries them one after the
 //! other. For tests only.
 //!
-//! Each behaviour uses a subvolume group of its own and leaves it behind; a cluster is for these tests alone. What every backend
-//! must show is in `backend::conformance`.
+//! Each behaviour uses a subvolume group of its own and leaves it behind; a cluster is for these tests alone. [`real`] brings a
+//! real one. What every backend must show is in `backend::conformance`.
 
 #![allow(
     clippy::unwrap_used,
@@ -10,6 +10,8 @@
     clippy::missing_panics_doc,
     reason = "a failed expectation is how a test speaks"
 )]
+
+pub mod real;
 
 use std::{
     collections::BTreeMap,
@@ -247,12 +249,13 @@ async fn removed(backend: &Arc<dyn Backend>, removal: &Removal) -> Removed {
     backend.remove(removal, &permit()).await.unwrap_or_else(|error| unreachable!("{}", error.chain()))
 }
 
-/// Shows every behaviour; panics at the first that is missing, after its name.
-pub async fn run(bench: &Bench) {
+/// Shows every behaviour on a bench of its own; panics at the first that is missing, after its name. Benches may share a
+/// cluster, if their prefixes differ.
+pub async fn run(bench: impl Fn() -> Bench) {
     macro_rules! behaviours {
         ($($name:ident),* $(,)?) => { $(
             println!("behaviour: {}", stringify!($name));
-            $name(bench).await;
+            $name(&bench()).await;
         )* };
     }
     behaviours!(

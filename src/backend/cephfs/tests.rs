@@ -9,5 +9,5 @@ use super::conformance;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn it_behaves_on_a_stand_in_as_it_must() {
-    conformance::run(&fake::bench()).await;
+    conformance::run(fake::bench).await;
 }

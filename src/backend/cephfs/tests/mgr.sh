@@ -3,7 +3,7 @@
 # succeeds on anything and sets quota and mode back, a plain directory is taken for a subvolume, `rm` leaves users behind,
 # `resize` shrinks. Its texts and exit codes are those of src/backend/ceph/replies.
 #
-# It is started by a link; beside the link lie:
+# A test asks one thing after another: nothing here is locked, and little is started. It is started by a link; beside the link lie:
 #   tree/     the file system. What the module knows of a directory is in its .sub/
 #   users/    Ceph users: a directory each with key, mds and, where the module made it, tenant and at/
 #   log       the calls, one a line
@@ -13,8 +13,6 @@ set -u
 dir=${0%/*}
 while (($#)) && [[ $1 != fs && $1 != auth && $1 != fsid ]]; do shift; done
 
-while ! mkdir "$dir/lock" 2>/dev/null; do sleep 0.002; done
-trap 'rmdir "$dir/lock"' EXIT
 printf '%s\n' "$*" >>"$dir/log"
 
 end() { # CODE TEXT
@@ -143,7 +141,7 @@ fi
 name=${words[0]}
 base=$at/$name
 sub=$base/.sub
-now=$(date -u '+%F %T')
+TZ=UTC0 printf -v now '%(%F %T)T' -1
 
 # Takes what is there for a subvolume, as the module does.
 open() {
@@ -172,7 +170,7 @@ caps() { # USER: writes its rights anew
   for place in "$dir/users/$1/at"/*; do
     if [[ -e $place ]]; then mds+=${mds:+,}"allow rw path=$(<"$place")"; fi
   done
-  echo "$mds" >"$dir/users/$1/mds"
+  printf '%s' "$mds" >"$dir/users/$1/mds"
 }
 
 case $verb in
@@ -269,7 +267,7 @@ case $verb in
     changed
     # The key is told to those who name a tenant.
     printf '\n'
-    if [[ -n $tenant ]]; then cat "$dir/users/$user/key"; fi
+    if [[ -n $tenant ]]; then printf '%s\n' "$(<"$dir/users/$user/key")"; fi
     ;;
   deauthorize)
     open
@@ -277,7 +275,8 @@ case $verb in
     [[ -e $dir/users/$user/tenant ]] || missing "auth ID: $user doesn't exist"
     change
     rm -f "$sub/auths/$user" "$dir/users/$user/at/$group:$name"
-    if [[ -z $(ls "$dir/users/$user/at") ]]; then rm -r "${dir:?}/users/$user"; else caps "$user"; fi
+    caps "$user"
+    if [[ ! -s $dir/users/$user/mds ]]; then rm -r "${dir:?}/users/$user"; fi
     changed
     ;;
   authorized_list)
