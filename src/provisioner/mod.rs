@@ -357,10 +357,10 @@ impl Shared {
     }
 
     /// A class is there, or has changed.
-    fn see_class(&self, class: Class) {
+    fn see_class(&self, class: &Class) {
         self.records().see_class(class.clone());
         if self.past_told.load(Ordering::SeqCst) {
-            self.introduce(&class);
+            self.introduce(class);
         }
     }
 

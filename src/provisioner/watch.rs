@@ -116,7 +116,7 @@ async fn follow_each(shared: Arc<Shared>, client: Client) {
     let classes =
         follow(Watched::Classes, Api::<StorageClass>::all(client.clone()), &config, &shared, |event| {
             match event {
-                Change::Seen(class) => shared.see_class(Class::from(class)),
+                Change::Seen(class) => shared.see_class(&Class::from(class)),
                 Change::Gone(class) => {
                     shared.records().forget_class(class.metadata.name.as_deref().unwrap_or_default());
                 }
