@@ -106,17 +106,34 @@ impl Reason {
         }
     }
 
-    /// Whether nothing can be learnt of the cluster at all while this lasts.
-    pub(super) fn is_about_the_connection(self) -> bool {
-        matches!(
-            self,
-            Self::Unreachable
-                | Self::Unresolved
-                | Self::Deadline
-                | Self::WrongKey
-                | Self::BadKey
-                | Self::ProgramMissing
-        )
+    /// What it shows of the cluster itself.
+    pub(super) fn shows(self) -> Shown {
+        match self {
+            Self::Unreachable | Self::Unresolved | Self::Deadline | Self::ProgramMissing => Shown::Lost,
+            Self::WrongKey => Shown::Stranger,
+            Self::BadKey | Self::Crashed | Self::Stopped | Self::Other => Shown::Nothing,
+            Self::Exists
+            | Self::NoPool
+            | Self::NoDataPool
+            | Self::NoNamespace
+            | Self::NoImage
+            | Self::NoFilesystem
+            | Self::NoGroup
+            | Self::NoSubvolume
+            | Self::NoMetadata
+            | Self::NoUser
+            | Self::NoSuchThing
+            | Self::Watched
+            | Self::Snapshots
+            | Self::NotEmpty
+            | Self::NotExpired
+            | Self::NotPermitted
+            | Self::Shrink
+            | Self::SameSize
+            | Self::Argument
+            | Self::Full
+            | Self::NotReady => Shown::Well,
+        }
     }
 
     /// The reason in words.
@@ -207,6 +224,19 @@ impl Reason {
     }
 }
 
+/// What a call shows of the cluster, whatever became of the call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Shown {
+    /// It answered.
+    Well,
+    /// It answered, and does not know us: it may be another one than before.
+    Stranger,
+    /// It did not answer.
+    Lost,
+    /// Nothing.
+    Nothing,
+}
+
 /// What it means that `tool` ended with `code` and wrote `stderr`.
 pub fn classify(tool: Tool, code: i32, stderr: &str) -> Reason {
     let said = Said::read(stderr);
@@ -254,8 +284,11 @@ fn rbd(code: i32, said: &Said) -> Reason {
             Reason::Argument
         }
         ENOENT if said.any(&["error opening pool"]) => Reason::NoPool,
-        ENOENT if said.around("data pool ", " does not exist") => Reason::NoDataPool,
         ENOENT if said.around("namespace '", "' does not exist") => Reason::NoNamespace,
+        // Pool and namespace were opened before: nothing else can be missing.
+        ENOENT if said.any(&["rbd: create error"]) || said.around("data pool ", " does not exist") => {
+            Reason::NoDataPool
+        }
         ENOENT
             if said.any(&[
                 "failed to get metadata",
@@ -272,6 +305,7 @@ fn rbd(code: i32, said: &Said) -> Reason {
                 "rbd: delete error",
                 "rbd: deferred delete error",
                 "rbd: remove error",
+                "rbd: rename error",
                 "image does not exist in trash",
             ]) =>
         {

@@ -8,7 +8,7 @@ use std::{
 
 use tokio::sync::Semaphore;
 
-use super::{Ceph, Credentials, Failed, Monitors, warm::Warm};
+use super::{Ceph, Credentials, Failed, Monitors, classify::Shown, warm::Warm};
 use crate::volume::Invalid;
 
 /// The programs and their limits, the same for every cluster.
@@ -139,9 +139,17 @@ impl Cluster {
 
     /// Notes what a call showed of the cluster.
     pub(super) async fn learn<T>(&self, outcome: &Result<T, Failed>) {
-        let lost = outcome.as_ref().err().filter(|failed| failed.reason.is_about_the_connection());
-        *self.shared.trouble.lock().unwrap_or_else(PoisonError::into_inner) = lost.map(ToString::to_string);
-        if lost.is_some_and(|failed| failed.reason != super::Reason::ProgramMissing) {
+        let shown = match outcome {
+            Ok(_) => Shown::Well,
+            Err(failed) => failed.reason.shows(),
+        };
+        let trouble = match (shown, outcome) {
+            (Shown::Lost, Err(failed)) => Some(failed.to_string()),
+            (Shown::Nothing, _) => return,
+            (Shown::Well | Shown::Stranger | Shown::Lost, _) => None,
+        };
+        *self.shared.trouble.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
+        if matches!(shown, Shown::Lost | Shown::Stranger) {
             // What answers next may be another cluster.
             *self.shared.fsid.lock().await = None;
         }

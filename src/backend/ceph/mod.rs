@@ -20,6 +20,7 @@ mod warm;
 use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
 pub use call::{Call, Failed, Reply, Tool};
+use classify::Shown;
 pub use classify::{Reason, classify};
 use cluster::Shared;
 pub use cluster::{Cluster, Clusters, Health, Tools};
@@ -313,7 +314,9 @@ impl Ceph {
     }
 
     fn failed(&self, what: &str, tool: Tool, reason: Reason, code: Option<i32>, said: String) -> Failed {
-        let what = if reason.is_about_the_connection() && !what.contains(self.cluster.name()) {
+        let about_the_cluster =
+            matches!(reason.shows(), Shown::Lost | Shown::Stranger) || reason == Reason::BadKey;
+        let what = if about_the_cluster && !what.contains(self.cluster.name()) {
             format!("{what} on cluster {} ({})", self.cluster.name(), self.cluster.monitors())
         } else {
             what.to_owned()

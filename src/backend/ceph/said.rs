@@ -29,6 +29,12 @@ impl Said {
         Self { text: text.replace('\r', "\n"), logged }
     }
 
+    /// The sentences without what was logged.
+    #[cfg(test)]
+    pub(super) fn text(&self) -> &str {
+        &self.text
+    }
+
     /// Whether any of these stands anywhere in it.
     pub(super) fn any(&self, parts: &[&str]) -> bool {
         parts.iter().any(|part| self.text.contains(part) || self.logged.contains(part))

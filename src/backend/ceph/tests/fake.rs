@@ -148,12 +148,10 @@ impl Fake {
             Answer::Crashes => ("crash", 0, String::new(), String::new()),
             Answer::Waits => ("wait", 0, String::new(), String::new()),
         };
-        let pattern = args.iter().fold(String::new(), |all, arg| all + "\u{1f}" + arg);
+        let pattern = args.iter().fold(format!("{tool} {} ", args.len()), |all, arg| all + "\u{1f}" + arg);
         for (name, text) in [
-            ("tool", tool.to_string()),
-            ("count", args.len().to_string()),
-            ("pattern", pattern),
-            ("mode", mode.to_owned()),
+            ("pattern", format!("{pattern}\n")),
+            ("mode", format!("{mode}\n")),
             ("code", code.to_string()),
             ("out", out),
             ("err", err),
@@ -200,8 +198,8 @@ impl Fake {
         for order in fs::read_dir(self.directory.path().join("once")).unwrap() {
             let order = order.unwrap().path();
             if !order.join("taken").exists() {
-                let text = |name: &str| fs::read_to_string(order.join(name)).unwrap().replace('\u{1f}', " ");
-                complaints.push(format!("{} was never called with:{}", text("tool"), text("pattern")));
+                let pattern = fs::read_to_string(order.join("pattern")).unwrap();
+                complaints.push(format!("was never called: {}", pattern.trim().replace('\u{1f}', " ")));
             }
         }
         complaints

@@ -31,11 +31,12 @@ done
 
 # Takes the first order that fits. One that is good for once is taken by making a directory, which only one can.
 take() {
-  joined=
+  joined="$tool $# "
   for arg in "$@"; do joined=$joined$separator$arg; done
   for order in "$dir"/once/* "$dir"/always/*; do
-    [ -e "$order/tool" ] && [ "$(cat "$order/tool")" = "$tool" ] && [ "$(cat "$order/count")" = $# ] || continue
-    pattern=$(cat "$order/pattern")
+    # Nothing is started for it: a test may have given many orders.
+    if [ ! -e "$order/pattern" ] || [ -e "$order/taken" ]; then continue; fi
+    IFS= read -r pattern <"$order/pattern"
     # shellcheck disable=SC2254 # it is a pattern
     case $joined in $pattern) ;; *) continue ;; esac
     case $order in */always/*) return 0 ;; esac
@@ -62,7 +63,8 @@ answer() {
     return 22
   fi
   note "$@"
-  case $(cat "$order/mode") in
+  read -r mode <"$order/mode"
+  case $mode in
     hang) exec sleep 600 ;;
     crash) kill -KILL $$ ;;
     wait) while [ ! -e "$dir/released" ]; do sleep 0.02; done ;;
