@@ -6,11 +6,13 @@
 //!
 //! It reads neither the environment nor files itself: both come in as [`Surroundings`].
 
+mod cluster;
 mod convert;
 mod export;
 mod file;
 mod flags;
 mod old;
+mod served;
 mod value;
 
 #[cfg(test)]
@@ -18,6 +20,10 @@ pub(crate) mod tests;
 
 use std::{io, net::SocketAddr, path::Path, path::PathBuf, time::Duration};
 
+pub use cluster::{Admin, Ceph, ConfiguredCluster};
+#[cfg(test)]
+pub(crate) use served::storage_of;
+pub use served::{Provisioner, Storage};
 pub use value::Wrong;
 
 use crate::{backend::nfs::Export, observe};
@@ -44,11 +50,17 @@ pub enum Invocation {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Controller {
     /// The provisioner names that are served. The first names the lock and the source of Events.
-    pub provisioners: Vec<String>,
-    /// The NFS exports, at least one.
+    pub provisioners: Vec<Provisioner>,
+    /// The NFS exports, at least one where a name of NFS is served.
     pub exports: Vec<Export>,
+    /// What is configured of Ceph; `None` where no name of RBD or `CephFS` is served.
+    pub ceph: Option<Ceph>,
+    /// The identity that volumes of the older Ceph provisioners must have; `None`: any.
+    pub identity: Option<String>,
     /// Where the API server is; `None`: the pod's service account says.
     pub kubeconfig: Option<PathBuf>,
+    /// The address of the API server, whatever else says where it is.
+    pub master: Option<String>,
     /// The namespace this process lives in.
     pub namespace: String,
     /// The leader lock; `None` without leader election.
@@ -61,7 +73,7 @@ pub struct Controller {
     pub log_format: observe::Format,
     /// What is logged.
     pub log_filter: observe::Filter,
-    /// How many objects of one backend are worked on at a time.
+    /// How many objects of one store are worked on at a time.
     pub workers: usize,
     /// How long to wait for an answer of the API server.
     pub api_timeout: Duration,

@@ -9,10 +9,20 @@ use std::{
     fmt::Write as _,
     fs,
     path::{Path, PathBuf},
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
 };
 
-use crate::{backend::Parameter, config, observe, provisioner};
+use serde_json::Value;
+
+use crate::{
+    backend::{
+        Backend, Error, Host, Parameter,
+        ceph::{Cluster, Clusters},
+        cephfs, nfs, rbd,
+    },
+    config, observe, provisioner,
+    volume::{Access, Claim, Mode, SecretName, Secrets, VolumeName, VolumeRequest},
+};
 
 const UPDATE: &str = "BERTH_UPDATE_DOCS=1 cargo test -p berth --lib documents";
 
@@ -107,7 +117,128 @@ fn parameters(parameters: &[Parameter]) -> String {
 #[test]
 fn every_class_parameter_stands_in_storage_classes() {
     hold("docs/storage-classes.md", "common", &parameters(provisioner::PARAMETERS));
-    hold("docs/storage-classes.md", "nfs", &parameters(crate::backend::nfs::PARAMETERS));
+    hold("docs/storage-classes.md", "nfs", &parameters(nfs::PARAMETERS));
+    hold("docs/storage-classes.md", "rbd", &parameters(rbd::PARAMETERS));
+    hold("docs/storage-classes.md", "cephfs", &parameters(cephfs::PARAMETERS));
+}
+
+/// The objects of a file of manifests.
+fn objects(file: &str) -> Vec<Value> {
+    let text = fs::read_to_string(root().join(file)).unwrap_or_else(|error| panic!("{file}: {error}"));
+    let objects: Vec<Value> =
+        serde_saphyr::from_multiple(&text).unwrap_or_else(|error| panic!("{file}: {error}"));
+    objects.into_iter().filter(|object| !object.is_null()).collect()
+}
+
+/// Every example of a class, as a file and an object.
+fn example_classes() -> Vec<(String, Value)> {
+    let mut files: Vec<String> = fs::read_dir(root().join("deploy/examples/classes"))
+        .unwrap()
+        .map(|entry| format!("deploy/examples/classes/{}", entry.unwrap().file_name().to_str().unwrap()))
+        .collect();
+    files.push("deploy/examples/01-class.yaml".into());
+    files.push("deploy/manifests/05-storageclass.yaml".into());
+    files.sort();
+    let classes = files.into_iter().flat_map(|file| {
+        let objects = objects(&file).into_iter().filter(|object| object["kind"] == "StorageClass");
+        objects.map(|object| (file.clone(), object)).collect::<Vec<_>>()
+    });
+    classes.collect()
+}
+
+/// Answers nothing: examples are only read.
+struct Nobody;
+
+#[async_trait::async_trait]
+impl Host for Nobody {
+    async fn secrets(&self, _: &SecretName, _: bool) -> Result<Secrets, Error> {
+        panic!("nothing is asked for a place")
+    }
+
+    async fn keep(&self, _: &SecretName, _: &Secrets, _: &VolumeName) -> Result<(), Error> {
+        panic!("nothing is kept for a place")
+    }
+
+    async fn forget(&self, _: &SecretName, _: &VolumeName) -> Result<(), Error> {
+        panic!("nothing is forgotten for a place")
+    }
+
+    fn installation(&self) -> Option<String> {
+        None
+    }
+}
+
+/// Every storage with what the examples of configurations say.
+fn example_backends() -> BTreeMap<config::Storage, Arc<dyn Backend>> {
+    let config = objects("deploy/manifests/ceph/02-config.yaml");
+    let file = config.iter().find_map(|object| object["data"]["berth.yaml"].as_str()).unwrap().to_owned();
+    let exports = objects("deploy/examples/classes/several-exports.yaml");
+    let exports = exports.iter().find_map(|object| object["data"]["berth.yaml"].as_str()).unwrap().to_owned();
+    let ceph = config::tests::with_file(&file).ceph.unwrap();
+    let exports = config::tests::with_file(&exports).exports;
+    let one = &ceph.clusters[0];
+    let cluster = Cluster::new(&one.name, one.monitors.clone(), one.tools.clone()).unwrap();
+    let clusters = Clusters::new(vec![cluster], ceph.tools.clone());
+    let admin = one.admin.clone().unwrap();
+    let rbd = rbd::Settings {
+        driver: "rbd.berth.storage".into(),
+        admins: BTreeMap::from([(
+            one.name.clone(),
+            rbd::Admin { user: admin.user.clone(), secret: admin.secret.clone() },
+        )]),
+    };
+    let cephfs = cephfs::Settings {
+        driver: "cephfs.berth.storage".into(),
+        admins: BTreeMap::from([(
+            one.name.clone(),
+            cephfs::Admin { user: admin.user, secret: admin.secret },
+        )]),
+        secret_namespace: ceph.secret_namespace,
+    };
+    let host: Arc<dyn Host> = Arc::new(Nobody);
+    BTreeMap::from([
+        (config::Storage::Nfs, Arc::new(nfs::Nfs::new(exports).unwrap()) as Arc<dyn Backend>),
+        (
+            config::Storage::Rbd,
+            Arc::new(rbd::Rbd::new(clusters.clone(), Arc::clone(&host), rbd).unwrap()) as Arc<dyn Backend>,
+        ),
+        (
+            config::Storage::Cephfs,
+            Arc::new(cephfs::Cephfs::new(clusters, host, cephfs).unwrap()) as Arc<dyn Backend>,
+        ),
+    ])
+}
+
+#[test]
+fn every_example_of_a_class_is_accepted_and_none_has_a_parameter_without_effect() {
+    let backends = example_backends();
+    let mut seen = BTreeSet::new();
+    for (file, object) in example_classes() {
+        let name = object["provisioner"].as_str().unwrap().to_owned();
+        let storage = config::storage_of(&name);
+        let backend = &backends[&storage];
+        let class = serde_json::from_value(object).unwrap_or_else(|error| panic!("{file}: {error}"));
+        let (parameters, unknown) = provisioner::terms_of(class, backend.capabilities())
+            .unwrap_or_else(|error| panic!("{file}: {error}"));
+        assert_eq!(unknown, None, "{file}");
+        let labels = BTreeMap::from([("team".to_owned(), "blue".to_owned())]);
+        let annotations = BTreeMap::from([("example.com/directory".to_owned(), "there".to_owned())]);
+        let uid = "6c0f3c9e-8a0b-4a43-9f4a-0b1d0a3c2f11".to_owned();
+        let claim = Claim { namespace: "default".into(), name: "data".into(), uid, labels, annotations };
+        let request = VolumeRequest {
+            name: VolumeName::for_claim(&claim.uid).unwrap(),
+            claim,
+            capacity: "1Gi".parse().unwrap(),
+            access: vec![Access::ReadWriteOnce],
+            mode: Mode::Filesystem,
+            parameters,
+        };
+        backend.place(&request).unwrap_or_else(|error| panic!("{file}: {}", error.chain()));
+        seen.insert(name);
+    }
+    for old in ["ceph.com/rbd", "ceph.com/cephfs", "rbd.berth.storage", "cephfs.berth.storage"] {
+        assert!(seen.contains(old), "there is no example for {old}");
+    }
 }
 
 /// One line of `docs/migration-rows.txt`.

@@ -6,10 +6,16 @@ use std::{io::Write as _, net::SocketAddr, path::Path, process::ExitCode, sync::
 
 use anyhow::Context as _;
 use berth::{
-    backend::{Backend, Backends, nfs::Nfs},
-    config::{self, Controller, Invocation, Surroundings},
+    backend::{
+        Backend, Backends, Host,
+        ceph::{Cluster, Clusters},
+        cephfs::{self, Cephfs},
+        nfs::Nfs,
+        rbd::{self, Rbd},
+    },
+    config::{self, Ceph, Controller, Invocation, Storage, Surroundings},
     observe::{self, Metered, Metrics},
-    provisioner::{self, lease, queue::Pace},
+    provisioner::{self, KubernetesHost, lease, queue::Pace, rights},
 };
 use tokio::{
     net::TcpListener,
@@ -50,8 +56,8 @@ fn controller(settings: Controller) -> ExitCode {
     for note in &settings.notes {
         tracing::warn!("{note}");
     }
-    let nfs = match Nfs::new(settings.exports.clone()) {
-        Ok(nfs) => nfs,
+    let nfs = match (!settings.exports.is_empty()).then(|| Nfs::new(settings.exports.clone())).transpose() {
+        Ok(nfs) => nfs.map(|nfs| Arc::new(nfs) as Arc<dyn Backend>),
         Err(error) => {
             tracing::error!(error = error.chain(), "the exports are wrongly configured");
             return ExitCode::from(WRONGLY_CONFIGURED);
@@ -64,7 +70,7 @@ fn controller(settings: Controller) -> ExitCode {
         .enable_all()
         .build();
     let ended = runtime.context("start the runtime").and_then(|runtime| {
-        let ended = runtime.block_on(serve(settings, Arc::new(nfs)));
+        let ended = runtime.block_on(serve(settings, nfs));
         // What still hangs in a file system call cannot be ended; nobody waits for it.
         runtime.shutdown_background();
         ended
@@ -78,26 +84,32 @@ fn controller(settings: Controller) -> ExitCode {
     }
 }
 
-async fn serve(settings: Controller, nfs: Arc<dyn Backend>) -> anyhow::Result<()> {
+async fn serve(settings: Controller, nfs: Option<Arc<dyn Backend>>) -> anyhow::Result<()> {
     let metrics = Metrics::new();
-    let backend: Arc<dyn Backend> = Arc::new(Metered::new(nfs, metrics.clone()));
-    metrics.watch_stores(vec![Arc::clone(&backend)]);
-    let backends = settings
-        .provisioners
-        .iter()
-        .fold(Backends::default(), |backends, name| backends.with(name, Arc::clone(&backend)));
+    let nfs = nfs.map(|nfs| metered(nfs, &metrics));
+    metrics.watch_stores(nfs.iter().cloned().collect());
 
     let stop = CancellationToken::new();
     stop_on_signals(&stop)?;
     let served = CancellationToken::new();
     let server = probes(&settings, &metrics, &served).await?;
 
-    let cluster = cluster(settings.kubeconfig.as_deref()).await?;
+    let cluster = cluster(&settings).await?;
+    let on_ceph = match &settings.ceph {
+        Some(ceph) => {
+            let host = KubernetesHost::start(&cluster, settings.api_timeout, &metrics).await?;
+            Some(on_ceph(ceph, Arc::new(host), &metrics).context("prepare the use of Ceph")?)
+        }
+        None => None,
+    };
+    let backends = backends(&settings, nfs.as_ref(), on_ceph.as_ref());
+    let names: Vec<&str> = settings.provisioners.iter().map(|one| one.name.as_str()).collect();
     tracing::info!(
         version = berth::VERSION,
-        provisioners = settings.provisioners.join(","),
+        provisioners = names.join(","),
         server = %cluster.cluster_url,
         exports = settings.exports.iter().map(|e| format!("{}={}:{}", e.name, e.server, e.path)).collect::<Vec<_>>().join(","),
+        clusters = settings.ceph.as_ref().map(clusters).unwrap_or_default(),
         "started"
     );
     let loop_settings = loop_settings(settings, cluster, stop);
@@ -111,6 +123,61 @@ async fn serve(settings: Controller, nfs: Arc<dyn Backend>) -> anyhow::Result<()
     Ok(())
 }
 
+fn metered(backend: Arc<dyn Backend>, metrics: &Metrics) -> Arc<dyn Backend> {
+    Arc::new(Metered::new(backend, metrics.clone()))
+}
+
+/// The backends that store on Ceph.
+struct OnCeph {
+    rbd: Arc<dyn Backend>,
+    cephfs: Arc<dyn Backend>,
+}
+
+/// Makes the backends that store on Ceph. They share the clusters, and ask nothing of them yet.
+fn on_ceph(ceph: &Ceph, host: Arc<dyn Host>, metrics: &Metrics) -> anyhow::Result<OnCeph> {
+    let made =
+        ceph.clusters.iter().map(|one| Cluster::new(&one.name, one.monitors.clone(), one.tools.clone()));
+    let clusters = Clusters::new(made.collect::<Result<_, _>>()?, ceph.tools.clone());
+    let admins = || ceph.clusters.iter().filter_map(|one| Some((one.name.clone(), one.admin.clone()?)));
+    let settings = rbd::Settings {
+        driver: "rbd.berth.storage".to_owned(),
+        admins: admins()
+            .map(|(name, admin)| (name, rbd::Admin { user: admin.user, secret: admin.secret }))
+            .collect(),
+    };
+    let rbd = Rbd::new(clusters.clone(), Arc::clone(&host), settings)?;
+    let settings = cephfs::Settings {
+        driver: "cephfs.berth.storage".to_owned(),
+        admins: admins()
+            .map(|(name, admin)| (name, cephfs::Admin { user: admin.user, secret: admin.secret }))
+            .collect(),
+        secret_namespace: ceph.secret_namespace.clone(),
+    };
+    let cephfs = Cephfs::new(clusters, host, settings)?;
+    Ok(OnCeph { rbd: metered(Arc::new(rbd), metrics), cephfs: metered(Arc::new(cephfs), metrics) })
+}
+
+/// Every served name with the backend that it stands for.
+fn backends(settings: &Controller, nfs: Option<&Arc<dyn Backend>>, on_ceph: Option<&OnCeph>) -> Backends {
+    let served = settings.provisioners.iter().filter_map(|provisioner| {
+        let backend = match provisioner.storage {
+            Storage::Nfs => nfs,
+            Storage::Rbd => on_ceph.map(|ceph| &ceph.rbd),
+            Storage::Cephfs => on_ceph.map(|ceph| &ceph.cephfs),
+        };
+        Some((&provisioner.name, Arc::clone(backend?)))
+    });
+    served
+        .fold(Backends::default(), |backends, (name, backend)| backends.with(name, backend))
+        .identified_as(settings.identity.clone())
+}
+
+/// The configured clusters with their monitors, for the log.
+fn clusters(ceph: &Ceph) -> String {
+    let shown = ceph.clusters.iter().map(|cluster| format!("{}={}", cluster.name, cluster.monitors));
+    shown.collect::<Vec<_>>().join(";")
+}
+
 /// What the loop is told, from what was configured.
 fn loop_settings(
     settings: Controller,
@@ -118,7 +185,7 @@ fn loop_settings(
     stop: CancellationToken,
 ) -> provisioner::Settings {
     let hostname = hostname();
-    let primary = settings.provisioners.first().cloned().unwrap_or_default();
+    let primary = settings.provisioners.first().map(|first| first.name.clone()).unwrap_or_default();
     let lease = settings.lease.map(|lock| lease::Settings {
         name: lock.name,
         duration: lock.duration,
@@ -132,6 +199,7 @@ fn loop_settings(
         hostname,
         namespace: settings.namespace,
         lease,
+        host_rights: if settings.ceph.is_some() { rights::HOST } else { &[] },
         workers: settings.workers,
         api_timeout: settings.api_timeout,
         pace,
@@ -179,19 +247,32 @@ fn tell(file: &Path, address: SocketAddr) -> std::io::Result<()> {
     std::fs::rename(&unfinished, file)
 }
 
-/// The API server of the file, or the one of the pod's service account. Never the file of whoever is logged in.
-async fn cluster(kubeconfig: Option<&Path>) -> anyhow::Result<kube::Config> {
-    let Some(path) = kubeconfig else {
-        return kube::Config::incluster().context(
+/// The API server of the file, or the one of the pod's service account; another address where one was given. Never the
+/// file of whoever is logged in.
+async fn cluster(settings: &Controller) -> anyhow::Result<kube::Config> {
+    let master = settings.master.as_deref().map(str::parse::<http::Uri>).transpose();
+    let master = master.context("read the address of -master")?;
+    let mut config = match (&settings.kubeconfig, &master) {
+        (Some(path), _) => {
+            let read = kube::config::Kubeconfig::read_from(path)
+                .with_context(|| format!("read the kubeconfig {}", path.display()))?;
+            kube::Config::from_custom_kubeconfig(read, &kube::config::KubeConfigOptions::default())
+                .await
+                .with_context(|| format!("use the kubeconfig {}", path.display()))?
+        }
+        (None, None) => kube::Config::incluster().context(
             "this process is not in a pod with a service account, and no --kubeconfig or KUBECONFIG says where the \
              API server is",
-        );
+        )?,
+        // Outside of a pod nobody is logged in at that address, as with the old provisioners.
+        (None, Some(master)) => {
+            kube::Config::incluster().unwrap_or_else(|_| kube::Config::new(master.clone()))
+        }
     };
-    let read = kube::config::Kubeconfig::read_from(path)
-        .with_context(|| format!("read the kubeconfig {}", path.display()))?;
-    kube::Config::from_custom_kubeconfig(read, &kube::config::KubeConfigOptions::default())
-        .await
-        .with_context(|| format!("use the kubeconfig {}", path.display()))
+    if let Some(master) = master {
+        config.cluster_url = master;
+    }
+    Ok(config)
 }
 
 /// The name of this machine; in a pod, the pod's.

@@ -9,13 +9,17 @@ use std::{
 };
 
 use berth::{
-    backend::nfs::{Nfs, PARAMETERS},
-    config::{self, Invocation, Surroundings},
-    provisioner::rights::{ELECTION, Right, VOLUMES},
+    backend::{
+        cephfs,
+        nfs::{self, Nfs},
+        rbd,
+    },
+    config::{self, Invocation, Storage, Surroundings},
+    provisioner::rights::{ELECTION, HOST, Right, SECRETS, VOLUMES},
 };
 use k8s_openapi::api::{
     apps::v1::{Deployment, StatefulSet},
-    core::v1::{ConfigMap, Namespace, PersistentVolumeClaim, ServiceAccount},
+    core::v1::{ConfigMap, Namespace, PersistentVolumeClaim, Secret, ServiceAccount},
     rbac::v1::{ClusterRole, ClusterRoleBinding, PolicyRule, Role, RoleBinding},
     storage::v1::StorageClass,
 };
@@ -55,7 +59,7 @@ fn all(folders: &[&str]) -> Vec<(String, Value)> {
 }
 
 fn everything() -> Vec<(String, Value)> {
-    all(&["manifests", "examples", "examples/classes"])
+    all(&["manifests", "manifests/ceph", "examples", "examples/classes"])
 }
 
 fn kind(document: &Value) -> &str {
@@ -64,8 +68,13 @@ fn kind(document: &Value) -> &str {
 
 /// The one object of this kind in the manifests.
 fn manifest<T: DeserializeOwned>(wanted: &str) -> T {
+    only("manifests", wanted)
+}
+
+/// The one object of this kind in a folder.
+fn only<T: DeserializeOwned>(folder: &str, wanted: &str) -> T {
     let mut found: Vec<Value> =
-        all(&["manifests"]).into_iter().map(|(_, d)| d).filter(|d| kind(d) == wanted).collect();
+        all(&[folder]).into_iter().map(|(_, d)| d).filter(|d| kind(d) == wanted).collect();
     assert_eq!(found.len(), 1, "{wanted}");
     serde_json::from_value(found.remove(0)).unwrap()
 }
@@ -110,6 +119,7 @@ fn problems(document: &Value) -> Vec<String> {
         "StorageClass" => round::<StorageClass>(document),
         "PersistentVolumeClaim" => round::<PersistentVolumeClaim>(document),
         "ConfigMap" => round::<ConfigMap>(document),
+        "Secret" => round::<Secret>(document),
         other => Err(format!("the kind {other} is not expected here")),
     };
     match read {
@@ -142,7 +152,7 @@ fn a_field_that_the_api_does_not_know_is_found() {
 #[test]
 fn every_verb_carries_its_reason() {
     let mut verbs = 0;
-    for file in files("manifests") {
+    for file in [files("manifests"), files("manifests/ceph")].concat() {
         let text = fs::read_to_string(&file).unwrap();
         let mut below = None;
         for (number, line) in text.lines().enumerate() {
@@ -176,7 +186,9 @@ fn granted(rules: Option<Vec<PolicyRule>>) -> BTreeSet<String> {
                         None => (resource.as_str(), String::new()),
                     };
                     let group = if group.is_empty() { String::new() } else { format!(".{group}") };
-                    granted.insert(format!("{verb} {name}{group}{below}"));
+                    let only = rule.resource_names.clone().unwrap_or_default().concat();
+                    let only = if only.is_empty() { only } else { format!("/{only}") };
+                    granted.insert(format!("{verb} {name}{group}{below}{only}"));
                 }
             }
         }
@@ -197,6 +209,68 @@ fn exactly_the_rights_that_the_code_asks_for_are_granted() {
         .filter(|right| !matches!(right, Right::CreateEndpoints | Right::UpdateEndpoints))
         .collect();
     assert_eq!(granted(role.rules), named(&needed));
+
+    let cluster: ClusterRole = only("manifests/ceph", "ClusterRole");
+    assert_eq!(granted(cluster.rules), named(HOST));
+    let role: Role = only("manifests/ceph", "Role");
+    assert_eq!(granted(role.rules), named(SECRETS));
+}
+
+#[test]
+fn the_names_of_what_ceph_needs_fit_together() {
+    let account: ServiceAccount = manifest("ServiceAccount");
+    let cluster: ClusterRole = only("manifests/ceph", "ClusterRole");
+    let cluster_binding: ClusterRoleBinding = only("manifests/ceph", "ClusterRoleBinding");
+    let role: Role = only("manifests/ceph", "Role");
+    let binding: RoleBinding = only("manifests/ceph", "RoleBinding");
+    let secret: Secret = only("manifests/ceph", "Secret");
+    let map: ConfigMap = only("manifests/ceph", "ConfigMap");
+    let deployment: Deployment = only("manifests/ceph", "Deployment");
+
+    assert_eq!(cluster_binding.role_ref.name, cluster.metadata.name.unwrap());
+    assert_eq!(binding.role_ref.name, role.metadata.name.clone().unwrap());
+    for subject in [cluster_binding.subjects.unwrap(), binding.subjects.unwrap()].concat() {
+        assert_eq!(Some(subject.name), account.metadata.name);
+        assert_eq!(subject.namespace, account.metadata.namespace);
+    }
+    let namespaced =
+        [&role.metadata, &binding.metadata, &secret.metadata, &map.metadata, &deployment.metadata];
+    for namespaced in namespaced {
+        assert_eq!(namespaced.namespace, account.metadata.namespace);
+    }
+    let spec = deployment.spec;
+    let labels = spec.template.metadata.unwrap().labels.unwrap();
+    for (label, value) in spec.selector.match_labels.unwrap() {
+        assert_eq!(labels.get(&label), Some(&value));
+    }
+    let pod = spec.template.spec.unwrap();
+    assert_eq!(pod.service_account_name, account.metadata.name);
+    let mounted = pod.volumes.unwrap().into_iter().find_map(|volume| volume.config_map).unwrap();
+    assert_eq!(Some(mounted.name), map.metadata.name);
+
+    // The arguments and the file start the controller, whose cluster's Secret is the one that is there.
+    let text = map.data.unwrap().remove("berth.yaml").unwrap();
+    let read = |path: &Path| match path.to_str() {
+        Some("/etc/berth/berth.yaml") => Ok(text.clone()),
+        _ => Err(std::io::Error::from(std::io::ErrorKind::NotFound)),
+    };
+    let args: Vec<String> =
+        std::iter::once("berth".to_owned()).chain(pod.containers[0].args.clone().unwrap()).collect();
+    let started = config::parse(&args, Surroundings { env: &|_| None, read: &read }).unwrap();
+    let Invocation::Controller(started) = started else { panic!("the controller is not started") };
+    let ceph = started.ceph.unwrap();
+    let admin = ceph.clusters[0].admin.clone().unwrap();
+    assert_eq!(Some(admin.secret.name), secret.metadata.name);
+    assert_eq!(Some(admin.secret.namespace), secret.metadata.namespace);
+    assert_eq!(ceph.secret_namespace, account.metadata.namespace);
+    assert!(pod.termination_grace_period_seconds.unwrap() > started.shutdown_grace.as_secs().cast_signed());
+
+    let power = pod.containers[0].security_context.clone().unwrap();
+    assert_eq!(power.allow_privilege_escalation, Some(false));
+    assert_eq!(power.read_only_root_filesystem, Some(true));
+    let capabilities = power.capabilities.unwrap();
+    assert_eq!((capabilities.drop.unwrap(), capabilities.add), (vec!["ALL".to_owned()], None));
+    assert_eq!(pod.security_context.unwrap().run_as_non_root, Some(true));
 }
 
 #[test]
@@ -266,23 +340,41 @@ fn the_process_has_no_more_power_than_it_needs() {
     }
 }
 
+/// What storage a provisioner name stands for.
+fn storage(name: &str) -> Storage {
+    let args: Vec<String> =
+        ["berth", "--nfs-server=s", "--nfs-path=/p", "--provisioner-name", name].map(String::from).to_vec();
+    let read = |_: &Path| Err(std::io::Error::from(std::io::ErrorKind::NotFound));
+    match config::parse(&args, Surroundings { env: &|_| None, read: &read }) {
+        Ok(Invocation::Controller(started)) => started.provisioners[0].storage,
+        other => panic!("{name}: {other:?}"),
+    }
+}
+
 #[test]
 fn the_parameters_of_all_classes_are_known() {
     let common = ["archiveOnDelete", "onDelete", "strictParameters"];
-    let mut classes = 0;
+    let mut classes: BTreeMap<Storage, usize> = BTreeMap::new();
     for (file, document) in everything() {
         if kind(&document) != "StorageClass" {
             continue;
         }
-        classes += 1;
         let class: StorageClass = serde_json::from_value(document).unwrap();
+        let storage = storage(&class.provisioner);
+        *classes.entry(storage).or_default() += 1;
+        let (theirs, any_case) = match storage {
+            Storage::Nfs => (nfs::PARAMETERS, false),
+            Storage::Rbd => (rbd::PARAMETERS, true),
+            Storage::Cephfs => (cephfs::PARAMETERS, true),
+        };
         for parameter in class.parameters.unwrap_or_default().keys() {
-            let known = PARAMETERS.iter().any(|known| known.name == parameter)
-                || common.contains(&parameter.as_str());
+            let named = |name: &str| name == parameter || any_case && name.eq_ignore_ascii_case(parameter);
+            let known = theirs.iter().any(|known| named(known.name)) || common.iter().any(|name| named(name));
             assert!(known, "{file}: {parameter}");
         }
     }
-    assert!(classes >= 6, "only {classes} classes were found");
+    let expected = [(Storage::Nfs, 8), (Storage::Rbd, 3), (Storage::Cephfs, 2)];
+    assert_eq!(classes, BTreeMap::from(expected));
 }
 
 #[test]
@@ -302,7 +394,13 @@ fn the_configuration_files_in_config_maps_are_accepted() {
         let args = ["berth".to_owned(), "--config=/etc/berth/berth.yaml".to_owned()];
         let started = config::parse(&args, Surroundings { env: &|_| None, read: &read });
         let Ok(Invocation::Controller(started)) = started else { panic!("{file}: {started:?}") };
-        Nfs::new(started.exports).unwrap();
+        assert!(
+            !started.exports.is_empty() || started.ceph.is_some_and(|ceph| !ceph.clusters.is_empty()),
+            "{file}"
+        );
+        if !started.exports.is_empty() {
+            Nfs::new(started.exports).unwrap();
+        }
     }
-    assert_eq!(maps, 1);
+    assert_eq!(maps, 2);
 }

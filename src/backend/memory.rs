@@ -97,6 +97,12 @@ struct State {
     faults: HashMap<Operation, Vec<(Moment, Kind)>>,
     busy: HashSet<VolumeName>,
     purged: u64,
+    /// Whether file systems are made bigger by nodes.
+    on_node: bool,
+    /// Whether only the UIDs of claims are remembered.
+    nameless: bool,
+    /// The classes that the caller told of.
+    met: Vec<BTreeMap<String, String>>,
 }
 
 /// The backend. Made with [`Memory::new`] or [`Memory::with_stores`].
@@ -150,6 +156,21 @@ impl Memory {
         change(&mut capabilities);
         self.capabilities = Arc::new(capabilities);
         self
+    }
+
+    /// From now on, growing leaves the file system to the node, as with a device.
+    pub fn grow_on_nodes(&self) {
+        self.state().on_node = true;
+    }
+
+    /// From now on, what is unfinished tells the UID of its claim alone.
+    pub fn forget_names(&self) {
+        self.state().nameless = true;
+    }
+
+    /// The parameters of the classes that the caller told of with [`Backend::acquaint`].
+    pub fn met(&self) -> Vec<BTreeMap<String, String>> {
+        self.state().met.clone()
     }
 
     /// Lets the next `times` calls of `operation` fail with `kind`.
@@ -461,7 +482,8 @@ impl Backend for Memory {
             Error::new(Kind::NotFound, format!("{} lies in none of the stores", growth.source))
         })?;
         self.state().usable(&place.store)?;
-        answer(Operation::Expand, lost, Grown { capacity: growth.capacity, on_node: false })
+        let on_node = self.state().on_node && growth.mode == Mode::Filesystem;
+        answer(Operation::Expand, lost, Grown { capacity: growth.capacity, on_node })
     }
 
     async fn unfinished(&self, store: &str, _: Known<'_>) -> Result<Vec<Unfinished>, Error> {
@@ -470,8 +492,13 @@ impl Backend for Memory {
             let state = self.state();
             state.usable(store)?;
             let begun = state.volumes.values().filter(|h| !h.confirmed && h.place.store == store);
+            let named = |claim: &ClaimKey| {
+                let uid = claim.uid.clone();
+                let nobody = ClaimKey { namespace: String::new(), name: String::new(), uid };
+                if state.nameless { nobody } else { claim.clone() }
+            };
             begun
-                .map(|h| Unfinished { id: h.volume.id.clone(), claim: h.claim.clone(), since: h.since })
+                .map(|h| Unfinished { id: h.volume.id.clone(), claim: named(&h.claim), since: h.since })
                 .collect()
         };
         found.sort_by(|a, b| (a.since, &a.id).cmp(&(b.since, &b.id)));
@@ -487,7 +514,7 @@ impl Backend for Memory {
             let mut state = self.state();
             state.usable(unfinished.id.store())?;
             if let Some(held) = state.volumes.get(name).cloned() {
-                if held.confirmed || held.claim != unfinished.claim {
+                if held.confirmed || held.claim.uid != unfinished.claim.uid {
                     let message = format!("volume {name} is in use: it was confirmed");
                     return Err(Error::new(Kind::Refused, message));
                 }
@@ -514,6 +541,13 @@ impl Backend for Memory {
                 state.trash.clear();
             }
             self.wake.notified().await;
+        }
+    }
+
+    fn acquaint(&self, parameters: &BTreeMap<String, String>) {
+        let mut state = self.state();
+        if !state.met.contains(parameters) {
+            state.met.push(parameters.clone());
         }
     }
 

@@ -11,6 +11,7 @@
 //! * a hung store answers [`Kind::Unavailable`] within the store's deadline, and delays no other store.
 
 pub mod ceph;
+pub mod cephfs;
 #[cfg(any(test, feature = "test"))]
 pub mod conformance;
 #[cfg(any(test, feature = "test"))]
@@ -321,6 +322,7 @@ impl From<Invalid> for Error {
 #[derive(Clone, Default)]
 pub struct Backends {
     by_name: BTreeMap<String, Arc<dyn Backend>>,
+    identity: Option<String>,
 }
 
 impl Backends {
@@ -329,6 +331,19 @@ impl Backends {
     pub fn with(mut self, provisioner: impl Into<String>, backend: Arc<dyn Backend>) -> Self {
         self.by_name.insert(provisioner.into(), backend);
         self
+    }
+
+    /// The same under the identity that an older provisioner had, which marked its volumes with it: those of another
+    /// identity are not ours. `None`: those of all identities are.
+    #[must_use]
+    pub fn identified_as(mut self, identity: Option<String>) -> Self {
+        self.identity = identity;
+        self
+    }
+
+    /// The identity that volumes of older provisioners must have.
+    pub fn identity(&self) -> Option<&str> {
+        self.identity.as_deref()
     }
 
     /// The backend that serves this provisioner name.

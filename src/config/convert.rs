@@ -7,10 +7,11 @@ use std::{
 };
 
 use super::{
-    Controller, Lease, Surroundings, export,
+    Ceph, Controller, Lease, Storage, Surroundings, cluster, export,
     file::{self},
     flags::ControllerFlags,
     old::Old,
+    served::{self, Asked},
     value::{Given, Origin, Wrong},
 };
 use crate::observe;
@@ -49,6 +50,8 @@ pub(super) mod names {
 
     settings! {
         PROVISIONER_NAME: "--provisioner-name", "PROVISIONER_NAME", "provisionerNames", "";
+        RBD_PROVISIONER_NAME: "--rbd-provisioner-name", "", "rbdProvisionerNames", "";
+        CEPHFS_PROVISIONER_NAME: "--cephfs-provisioner-name", "", "cephfsProvisionerNames", "";
         NFS_SERVER: "--nfs-server", "NFS_SERVER", "exports[].server", "";
         NFS_PATH: "--nfs-path", "NFS_PATH", "exports[].path", "";
         EXPORT_ROOT: "--export-root", "BERTH_EXPORT_ROOT", "exports[].root", export::MOUNT_POINT;
@@ -56,6 +59,14 @@ pub(super) mod names {
         OPERATION_TIMEOUT: "--operation-timeout", "", "operationTimeout", "30s";
         SWEEP_INTERVAL: "--sweep-interval", "", "sweepInterval", "1h";
         SWEEP_GRACE: "--sweep-grace", "", "sweepGrace", "5m";
+        SECRET_NAMESPACE: "--secret-namespace", "PROVISIONER_SECRET_NAMESPACE", "secretNamespace", "";
+        RBD_PROGRAM: "--rbd-program", "", "rbdProgram", "rbd";
+        CEPH_PROGRAM: "--ceph-program", "", "cephProgram", "ceph";
+        CEPH_CONNECT_TIMEOUT: "--ceph-connect-timeout", "", "cephConnectTimeout", "5s";
+        CEPH_OPERATION_TIMEOUT: "--ceph-operation-timeout", "", "cephOperationTimeout", "20s";
+        CEPH_COMMAND_TIMEOUT: "--ceph-command-timeout", "", "cephCommandTimeout", "60s";
+        CEPH_CONCURRENCY: "--ceph-concurrency", "", "cephConcurrency", "8";
+        CEPH_SESSIONS: "--ceph-sessions", "", "cephSessions", "2";
         KUBECONFIG: "--kubeconfig", "KUBECONFIG", "kubeconfig", "";
         API_TIMEOUT: "--api-timeout", "", "apiTimeout", "30s";
         RETRY_MIN: "--retry-min", "", "retryMin", "1s";
@@ -122,7 +133,12 @@ impl Sources<'_> {
     }
 
     /// The same for a setting that has a default.
-    fn pick(&self, names: &Names, flag: Option<String>, file: Option<String>) -> Result<Given, Wrong> {
+    pub(super) fn pick(
+        &self,
+        names: &Names,
+        flag: Option<String>,
+        file: Option<String>,
+    ) -> Result<Given, Wrong> {
         Ok(self.find(names, flag, file)?.unwrap_or_else(|| Given::new("", Origin::Default(names.flag))))
     }
 }
@@ -136,6 +152,8 @@ pub(super) fn controller(
 ) -> Result<Controller, Wrong> {
     let ControllerFlags {
         provisioner_name,
+        rbd_provisioner_name,
+        cephfs_provisioner_name,
         nfs_server,
         nfs_path,
         export_root,
@@ -143,6 +161,14 @@ pub(super) fn controller(
         operation_timeout,
         sweep_interval,
         sweep_grace,
+        secret_namespace,
+        rbd_program,
+        ceph_program,
+        ceph_connect_timeout,
+        ceph_operation_timeout,
+        ceph_command_timeout,
+        ceph_concurrency,
+        ceph_sessions,
         kubeconfig,
         api_timeout,
         retry_min,
@@ -176,21 +202,62 @@ pub(super) fn controller(
             .duration(moment)?,
         threads: workers,
     };
-    let provisioners = provisioners(&sources, provisioner_name, file.provisioner_names, &mut missing)?;
+    let provisioners = served::served(
+        &sources,
+        (
+            Asked { flags: provisioner_name, file: file.provisioner_names },
+            Asked { flags: rbd_provisioner_name, file: file.rbd_provisioner_names },
+            Asked { flags: cephfs_provisioner_name, file: file.cephfs_provisioner_names },
+        ),
+        old.entry,
+        &mut missing,
+    )?;
+    let serves = |storage: Storage| provisioners.iter().any(|provisioner| provisioner.storage == storage);
+    let (of_nfs, of_ceph) = (
+        // Who names no provisioner at all is told everything that is missing.
+        serves(Storage::Nfs) || provisioners.is_empty(),
+        serves(Storage::Rbd) || serves(Storage::Cephfs),
+    );
     let exports = export::exports(
         &sources,
+        of_nfs,
         (nfs_server, nfs_path, export_root),
         file.exports.unwrap_or_default(),
         &common,
         &mut missing,
     )?;
-    if !missing.is_empty() {
-        return Err(Wrong(format!("not configured: {}", missing.join("; "))));
-    }
-
     let namespace = sources
         .find(&names::LEASE_NAMESPACE, lease_namespace, file.lease_namespace)?
         .map_or_else(|| Ok(namespace_of_pod(surroundings)), |given| given.object_name())?;
+    let common = cluster::Common {
+        rbd: (rbd_program, file.rbd_program),
+        ceph: (ceph_program, file.ceph_program),
+        connect: (ceph_connect_timeout, file.ceph_connect_timeout),
+        operation: (ceph_operation_timeout, file.ceph_operation_timeout),
+        deadline: (ceph_command_timeout, file.ceph_command_timeout),
+        concurrency: (ceph_concurrency, file.ceph_concurrency),
+        sessions: (ceph_sessions, file.ceph_sessions),
+    };
+    let tools = cluster::tools(&sources, common, old)?;
+    let clusters = file.clusters.unwrap_or_default();
+    let clusters = cluster::clusters(&sources, clusters, &tools, &namespace, &mut missing)?;
+    let secret_namespace = sources
+        .find(&names::SECRET_NAMESPACE, secret_namespace, file.secret_namespace)?
+        .map(|given| given.object_name())
+        .transpose()?;
+    if !missing.is_empty() {
+        return Err(Wrong(format!("not configured: {}", missing.join("; "))));
+    }
+    let mut notes: Vec<String> =
+        old.ignored.iter().map(|flag| format!("the flag -{flag} has no effect")).collect();
+    notes.extend(old.notes.iter().cloned());
+    if !of_nfs && !exports.is_empty() {
+        notes.push("no name of an NFS provisioner is served: the exports are not used".to_owned());
+    }
+    if !of_ceph && !clusters.is_empty() {
+        notes.push("no name of a Ceph provisioner is served: the clusters are not used".to_owned());
+    }
+
     let elect = sources.pick(&names::LEADER_ELECTION, leader_election, file.leader_election)?.bool()?;
     let times = lease_times(
         &sources,
@@ -200,12 +267,12 @@ pub(super) fn controller(
             (names::LEASE_RETRY_PERIOD, lease_retry_period, file.lease_retry_period),
         ],
     )?;
-    let lease_name = match sources.find(&names::LEASE_NAME, lease_name, file.lease_name)? {
-        Some(given) => given.object_name()?,
+    let lease_name = if let Some(given) = sources.find(&names::LEASE_NAME, lease_name, file.lease_name)? {
+        given.object_name()?
+    } else {
         // The lock of the old provisioners has this name; both must mean the same one.
-        None => {
-            provisioners.first().map(|name| name.replace('/', "-").to_ascii_lowercase()).unwrap_or_default()
-        }
+        let first = provisioners.first().map(|first| first.name.replace('/', "-").to_ascii_lowercase());
+        first.unwrap_or_default()
     };
     let lease = elect.then(|| Lease {
         name: lease_name,
@@ -217,11 +284,14 @@ pub(super) fn controller(
 
     let retry_min = sources.pick(&names::RETRY_MIN, retry_min, file.retry_min)?.duration(moment)?;
     let retry_max = sources.pick(&names::RETRY_MAX, retry_max, file.retry_max)?;
-    let notes = old.ignored.iter().map(|flag| format!("the flag -{flag} has no effect")).collect();
+    let listen = listen.or_else(|| old.metrics_port.map(|port| format!("0.0.0.0:{port}")));
 
     Ok(Controller {
         provisioners,
-        exports,
+        exports: if of_nfs { exports } else { Vec::new() },
+        ceph: of_ceph.then_some(Ceph { tools, clusters, secret_namespace }),
+        identity: old.identity.clone(),
+        master: old.master.clone(),
         kubeconfig: sources
             .find(&names::KUBECONFIG, kubeconfig, file.kubeconfig)?
             .map(|given| given.text.into()),
@@ -252,36 +322,6 @@ fn read_file(path: &str, surroundings: Surroundings<'_>) -> Result<File, Wrong> 
     let text = (surroundings.read)(Path::new(path))
         .map_err(|error| Wrong(format!("{} {path:?} cannot be read: {error}", names::CONFIG.flag)))?;
     file::read(path, &text)
-}
-
-fn provisioners(
-    sources: &Sources<'_>,
-    flags: Vec<String>,
-    file: Option<Vec<String>>,
-    missing: &mut Vec<String>,
-) -> Result<Vec<String>, Wrong> {
-    let names = &names::PROVISIONER_NAME;
-    let given: Vec<Given> = if !flags.is_empty() {
-        flags.into_iter().map(|text| Given::new(text, Origin::Flag(names.flag))).collect()
-    } else if let Some(given) = sources.given(names, None)? {
-        vec![given]
-    } else {
-        let origin = |index| sources.in_file(format!("{}[{index}]", names.key));
-        let listed = file.unwrap_or_default().into_iter().enumerate();
-        listed.map(|(index, text)| Given::new(text, origin(index))).collect()
-    };
-    if given.is_empty() {
-        missing.push(format!("{}, {} or {} in the file of --config", names.flag, names.env, names.key));
-    }
-    let mut read: Vec<String> = Vec::new();
-    for name in &given {
-        let text = name.provisioner()?;
-        if read.contains(&text) {
-            return Err(name.wrong("is given twice"));
-        }
-        read.push(text);
-    }
-    Ok(read)
 }
 
 /// The pod's namespace; a process outside of any pod lives in `default`.

@@ -36,9 +36,10 @@ struct Described {
     file: ExportInFile,
 }
 
-/// Makes the exports of the flags, the environment and the file; names what is missing.
+/// Makes the exports of the flags, the environment and the file; names what is missing. `needed`: there must be one.
 pub(super) fn exports(
     sources: &Sources<'_>,
+    needed: bool,
     flags: (Option<String>, Option<String>, Option<String>),
     file: Vec<ExportInFile>,
     common: &Common,
@@ -52,7 +53,7 @@ pub(super) fn exports(
     let server = sources.given(&names::NFS_SERVER, server)?;
     let path = sources.given(&names::NFS_PATH, path)?;
     let root = sources.given(&names::EXPORT_ROOT, root)?;
-    let wanted = server.is_some() || path.is_some() || described.is_empty();
+    let wanted = server.is_some() || path.is_some() || needed && described.is_empty();
     if let Some(entry) = described.iter_mut().find(|entry| entry.name == DEFAULT) {
         entry.server = server.or(entry.server.take());
         entry.path = path.or(entry.path.take());
@@ -67,7 +68,7 @@ pub(super) fn exports(
             file: ExportInFile::default(),
         };
         described.insert(0, entry);
-    } else if let Some(root) = root {
+    } else if let Some(root) = root.filter(|_| needed) {
         return Err(root.wrong(format_args!(
             "says where the export {DEFAULT:?} is mounted, but there is no such export: write the root of each export \
              into the file, or name the server and the path by {} and {}",

@@ -1,8 +1,13 @@
 //! The configuration file as it is written: every value still text, every key known.
 //!
-//! Each key is the flag of the same name without its dashes; `exports` and `provisionerNames` are lists.
+//! Each key is the flag of the same name without its dashes; `exports`, `clusters` and the names of provisioners are lists.
 
-use serde::Deserialize;
+use std::fmt;
+
+use serde::{
+    Deserialize, Deserializer,
+    de::{SeqAccess, Visitor},
+};
 
 use super::value::Wrong;
 
@@ -12,7 +17,18 @@ use super::value::Wrong;
 #[serde(deny_unknown_fields, rename_all = "camelCase", default)]
 pub(super) struct File {
     pub(super) provisioner_names: Option<Vec<String>>,
+    pub(super) rbd_provisioner_names: Option<Vec<String>>,
+    pub(super) cephfs_provisioner_names: Option<Vec<String>>,
     pub(super) exports: Option<Vec<ExportInFile>>,
+    pub(super) clusters: Option<Vec<ClusterInFile>>,
+    pub(super) secret_namespace: Option<String>,
+    pub(super) rbd_program: Option<String>,
+    pub(super) ceph_program: Option<String>,
+    pub(super) ceph_connect_timeout: Option<String>,
+    pub(super) ceph_operation_timeout: Option<String>,
+    pub(super) ceph_command_timeout: Option<String>,
+    pub(super) ceph_concurrency: Option<String>,
+    pub(super) ceph_sessions: Option<String>,
     pub(super) kubeconfig: Option<String>,
     pub(super) leader_election: Option<String>,
     pub(super) lease_namespace: Option<String>,
@@ -49,6 +65,56 @@ pub(super) struct ExportInFile {
     pub(super) threads: Option<String>,
 }
 
+/// One of `clusters`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
+pub(super) struct ClusterInFile {
+    pub(super) name: Option<String>,
+    pub(super) monitors: Option<Texts>,
+    pub(super) admin_id: Option<String>,
+    pub(super) admin_secret_name: Option<String>,
+    pub(super) admin_secret_namespace: Option<String>,
+    pub(super) rbd_program: Option<String>,
+    pub(super) ceph_program: Option<String>,
+    pub(super) connect_timeout: Option<String>,
+    pub(super) operation_timeout: Option<String>,
+    pub(super) command_timeout: Option<String>,
+    pub(super) concurrency: Option<String>,
+    pub(super) sessions: Option<String>,
+}
+
+/// Several texts: a list, or one text as a class has it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Texts(pub(super) Vec<String>);
+
+impl<'de> Deserialize<'de> for Texts {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Both;
+
+        impl<'de> Visitor<'de> for Both {
+            type Value = Texts;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a list of texts, or one text with commas")
+            }
+
+            fn visit_str<E>(self, text: &str) -> Result<Texts, E> {
+                Ok(Texts(vec![text.to_owned()]))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Texts, A::Error> {
+                let mut texts = Vec::new();
+                while let Some(text) = list.next_element()? {
+                    texts.push(text);
+                }
+                Ok(Texts(texts))
+            }
+        }
+
+        deserializer.deserialize_any(Both)
+    }
+}
+
 /// Reads the file's text; `path` is for the message.
 pub(super) fn read(path: &str, text: &str) -> Result<File, Wrong> {
     if text.trim().is_empty() {
@@ -70,6 +136,18 @@ mod tests {
         assert_eq!(read(plain), read(quoted));
         assert_eq!(read(plain).workers.as_deref(), Some("8"));
         assert_eq!(read(plain).leader_election.as_deref(), Some("true"));
+    }
+
+    #[test]
+    fn monitors_are_a_list_or_one_text() {
+        let monitors = |text: &str| {
+            let file = read("berth.yaml", &format!("clusters:\n- monitors: {text}\n"))?;
+            Ok::<_, Wrong>(file.clusters.unwrap_or_default().remove(0).monitors.unwrap_or_default().0)
+        };
+        assert_eq!(monitors("[a, 'b:6789']").unwrap(), ["a", "b:6789"]);
+        assert_eq!(monitors("a,b:6789").unwrap(), ["a,b:6789"]);
+        let wrong = monitors("{a: b}").unwrap_err().to_string();
+        assert!(wrong.contains("a list of texts, or one text with commas"), "{wrong}");
     }
 
     #[test]

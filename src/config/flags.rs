@@ -28,8 +28,19 @@ enum Command {
 #[derive(Args, Debug, Default)]
 pub(super) struct ControllerFlags {
     /// Serve the claims of classes with this provisioner; may be given several times [env: PROVISIONER_NAME]
+    ///
+    /// ceph.com/rbd, kubernetes.io/rbd and rbd.berth.storage stand for RBD, ceph.com/cephfs and cephfs.berth.storage for
+    /// CephFS, every other name for NFS.
     #[arg(long, value_name = "NAME", help_heading = "Storage")]
     pub(super) provisioner_name: Vec<String>,
+
+    /// The same for a name that stands for RBD without being known for it
+    #[arg(long, value_name = "NAME", help_heading = "Storage")]
+    pub(super) rbd_provisioner_name: Vec<String>,
+
+    /// The same for a name that stands for CephFS without being known for it
+    #[arg(long, value_name = "NAME", help_heading = "Storage")]
+    pub(super) cephfs_provisioner_name: Vec<String>,
 
     /// Server of the NFS export, copied to volumes as it is [env: NFS_SERVER]
     #[arg(long, value_name = "HOST", help_heading = "Storage")]
@@ -43,7 +54,7 @@ pub(super) struct ControllerFlags {
     #[arg(long, value_name = "DIR", help_heading = "Storage")]
     pub(super) export_root: Option<String>,
 
-    /// Work on so many objects of a backend at a time [default: 32]
+    /// Work on so many objects of a store (an export, a cluster) at a time [default: 32]
     #[arg(long, value_name = "N", help_heading = "Storage")]
     pub(super) workers: Option<String>,
 
@@ -58,6 +69,38 @@ pub(super) struct ControllerFlags {
     /// Leave a volume that was begun and never used alone for so long [default: 5m]
     #[arg(long, value_name = "DURATION", help_heading = "Storage")]
     pub(super) sweep_grace: Option<String>,
+
+    /// Keep the Secrets of CephFS volumes' own users here; else in the claim's namespace [env: PROVISIONER_SECRET_NAMESPACE]
+    #[arg(long, value_name = "NAMESPACE", help_heading = "Ceph")]
+    pub(super) secret_namespace: Option<String>,
+
+    /// The rbd program, by name or path [default: rbd]
+    #[arg(long, value_name = "PROGRAM", help_heading = "Ceph")]
+    pub(super) rbd_program: Option<String>,
+
+    /// The ceph program, by name or path [default: ceph]
+    #[arg(long, value_name = "PROGRAM", help_heading = "Ceph")]
+    pub(super) ceph_program: Option<String>,
+
+    /// Give up on monitors that do not answer after so long [default: 5s]
+    #[arg(long, value_name = "DURATION", help_heading = "Ceph")]
+    pub(super) ceph_connect_timeout: Option<String>,
+
+    /// Give up on one question to a monitor or an OSD after so long [default: 20s]
+    #[arg(long, value_name = "DURATION", help_heading = "Ceph")]
+    pub(super) ceph_operation_timeout: Option<String>,
+
+    /// Give up on a whole call of a program after so long [default: 60s]
+    #[arg(long, value_name = "DURATION", help_heading = "Ceph")]
+    pub(super) ceph_command_timeout: Option<String>,
+
+    /// Run so many programs for a cluster at a time [default: 8]
+    #[arg(long, value_name = "N", help_heading = "Ceph")]
+    pub(super) ceph_concurrency: Option<String>,
+
+    /// Let so many ceph programs for a cluster wait for the next command; 0 starts a new one each time [default: 2]
+    #[arg(long, value_name = "N", help_heading = "Ceph")]
+    pub(super) ceph_sessions: Option<String>,
 
     /// File that says where the API server is; else the pod's service account [env: KUBECONFIG]
     #[arg(long, value_name = "FILE", help_heading = "Kubernetes")]
@@ -105,7 +148,7 @@ pub(super) struct ControllerFlags {
     #[arg(long, value_name = "DURATION", help_heading = "Leader election")]
     pub(super) lease_retry_period: Option<String>,
 
-    /// YAML file with any of these settings and with several exports
+    /// YAML file with any of these settings, with several exports and with Ceph clusters
     #[arg(long, value_name = "FILE", help_heading = "Process")]
     pub(super) config: Option<String>,
 

@@ -1,12 +1,37 @@
-//! What old manifests pass: klog and glog flags with one or two dashes, and the old images' entry point names.
+//! What old manifests pass: klog and glog flags and those of rbd-provisioner and cephfs-provisioner, with one or two dashes,
+//! and the old images' entry point names.
 //!
-//! Their `-v` becomes the log level; the others have no meaning here and are named in a note. Everything else is left for
-//! clap, with `controller` put in where no command is named.
+//! What has a meaning here gets it; the rest is named in a note. Everything else is left for clap, with `controller` put in
+//! where no command is named.
 
-use super::value::{Given, Origin, Wrong};
+use super::{
+    served::Storage,
+    value::{Given, Origin, Wrong},
+};
 
 /// Entry points of the images that berth replaces.
-const ENTRY_POINTS: [&str; 2] = ["nfs-subdir-external-provisioner", "nfs-client-provisioner"];
+const ENTRY_POINTS: [(&str, Storage); 4] = [
+    ("nfs-subdir-external-provisioner", Storage::Nfs),
+    ("nfs-client-provisioner", Storage::Nfs),
+    ("rbd-provisioner", Storage::Rbd),
+    ("cephfs-provisioner", Storage::Cephfs),
+];
+
+/// Flags of the Ceph provisioners that are flags of ours as well, where clap would not take a single dash.
+const SAME: [&str; 2] = ["kubeconfig", "secret-namespace"];
+
+/// Flags of the Ceph provisioners with a value.
+const OF_CEPH: [&str; 4] = ["id", "master", "command-timeout", "metrics-port"];
+
+/// Their switches, and why none is needed.
+const CEPH_SWITCHES: [(&str, &str); 3] = [
+    ("use-pv-name", "images are named after the UID of their claim"),
+    ("enable-quota", "the size of a volume always is its quota"),
+    (
+        "disable-ceph-namespace-isolation",
+        "volumes have no RADOS namespaces of their own; what keeps them apart are the paths of their users",
+    ),
+];
 
 /// Flags of glog and klog that take a value.
 const WITH_VALUE: [&str; 7] =
@@ -25,12 +50,34 @@ pub(super) struct Old {
     pub(super) verbosity: Option<u32>,
     /// The names of the flags that were left out.
     pub(super) ignored: Vec<&'static str>,
+    /// What the program's name stands for, where it is that of an old one.
+    pub(super) entry: Option<Storage>,
+    /// `-id`: volumes of the Ceph provisioners with another identity are not ours.
+    pub(super) identity: Option<String>,
+    /// `-master`: where the API server is, whatever else says so.
+    pub(super) master: Option<String>,
+    /// `-command-timeout`, in seconds.
+    pub(super) command_timeout: Option<u64>,
+    /// `-metrics-port`, where it is not zero.
+    pub(super) metrics_port: Option<u16>,
+    /// What an administrator should know about the others.
+    pub(super) notes: Vec<String>,
 }
 
 /// Takes the old flags out of `args`, of which the first is the program's name.
 pub(super) fn extract(args: &[String]) -> Result<Old, Wrong> {
     let program = args.first().map_or("berth", String::as_str);
-    let mut old = Old { rest: vec!["berth".to_owned()], verbosity: None, ignored: Vec::new() };
+    let mut old = Old {
+        rest: vec!["berth".to_owned()],
+        verbosity: None,
+        ignored: Vec::new(),
+        entry: None,
+        identity: None,
+        master: None,
+        command_timeout: None,
+        metrics_port: None,
+        notes: Vec::new(),
+    };
     let mut args = args.iter().skip(1);
     while let Some(arg) = args.next() {
         if arg == "--" {
@@ -59,6 +106,20 @@ pub(super) fn extract(args: &[String]) -> Result<Old, Wrong> {
             } else {
                 old.ignored.push(known);
             }
+        } else if let Some(known) = OF_CEPH.into_iter().find(|known| *known == name) {
+            let value = value.or_else(|| args.next().cloned());
+            let value = value.ok_or_else(|| Wrong(format!("-{known} needs a value")))?;
+            old.set(known, value)?;
+        } else if let Some((switch, why)) = CEPH_SWITCHES.into_iter().find(|(switch, _)| *switch == name) {
+            if let Some(value) = value {
+                Given::new(value, Origin::Flag(switch)).bool()?;
+            }
+            old.notes.push(format!("the flag -{switch} has no effect: {why}"));
+        } else if let Some(same) = SAME.into_iter().find(|same| *same == name) {
+            old.rest.push(format!("--{same}"));
+            if let Some(value) = value.or_else(|| args.next().cloned()) {
+                old.rest.push(value);
+            }
         } else {
             old.rest.push(arg.clone());
         }
@@ -68,12 +129,49 @@ pub(super) fn extract(args: &[String]) -> Result<Old, Wrong> {
         !word.starts_with('-') || matches!(word.as_str(), "-h" | "--help" | "-V" | "--version")
     };
     let has_command = old.rest.get(1).is_some_and(named);
-    if !has_command
-        || ENTRY_POINTS.contains(&invoked) && old.rest.get(1).is_none_or(|word| word != "controller")
-    {
+    old.entry = ENTRY_POINTS.into_iter().find(|(name, _)| *name == invoked).map(|(_, storage)| storage);
+    if !has_command || old.entry.is_some() && old.rest.get(1).is_none_or(|word| word != "controller") {
         old.rest.insert(1, "controller".to_owned());
     }
     Ok(old)
+}
+
+impl Old {
+    /// Takes a flag of the Ceph provisioners.
+    fn set(&mut self, name: &'static str, value: String) -> Result<(), Wrong> {
+        let given = Given::new(value, Origin::Flag(name));
+        match name {
+            "id" => self.identity = Some(given.text).filter(|id| !id.is_empty()),
+            "master" => self.master = address(&given)?,
+            "command-timeout" => {
+                let seconds = given.text.parse();
+                self.command_timeout =
+                    Some(seconds.map_err(|_| given.wrong("must be a whole number of seconds, such as 5"))?);
+            }
+            "metrics-port" => {
+                let port: u16 =
+                    given.text.parse().map_err(|_| given.wrong("must be a port, such as 8080, or 0"))?;
+                self.metrics_port = (port != 0).then_some(port);
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+/// The address of an API server, such as `https://10.0.0.1:6443`; an empty one counts as none.
+fn address(given: &Given) -> Result<Option<String>, Wrong> {
+    if given.text.is_empty() {
+        return Ok(None);
+    }
+    let text = if given.text.contains("://") { given.text.clone() } else { format!("http://{}", given.text) };
+    let whole = |uri: &http::Uri| {
+        matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some_and(|host| !host.is_empty())
+    };
+    if text.parse::<http::Uri>().is_ok_and(|uri| whole(&uri)) {
+        return Ok(Some(text));
+    }
+    Err(given.wrong("must be the address of an API server, such as https://10.0.0.1:6443"))
 }
 
 /// The number of `-v`; glog takes negative ones and means none.
@@ -154,8 +252,49 @@ mod tests {
     }
 
     #[test]
+    fn flags_of_the_ceph_provisioners_have_their_meaning_or_a_note() {
+        let line = "/usr/local/bin/cephfs-provisioner -id=cephfs-provisioner-1 -master 10.0.0.1:8080 -kubeconfig /k \
+                    -secret-namespace=cephfs -enable-quota=true -disable-ceph-namespace-isolation -metrics-port=9090";
+        let old = extract(&args(line)).unwrap();
+        assert_eq!(old.entry, Some(Storage::Cephfs));
+        assert_eq!(old.rest.join(" "), "berth controller --kubeconfig /k --secret-namespace cephfs");
+        assert_eq!(old.identity.as_deref(), Some("cephfs-provisioner-1"));
+        assert_eq!(old.master.as_deref(), Some("http://10.0.0.1:8080"));
+        assert_eq!((old.metrics_port, old.command_timeout), (Some(9090), None));
+        assert_eq!(
+            old.notes,
+            [
+                "the flag -enable-quota has no effect: the size of a volume always is its quota",
+                "the flag -disable-ceph-namespace-isolation has no effect: volumes have no RADOS namespaces of their own; \
+                 what keeps them apart are the paths of their users",
+            ]
+        );
+        let old =
+            extract(&args("rbd-provisioner --command-timeout 30 -use-pv-name -metrics-port 0")).unwrap();
+        assert_eq!(old.entry, Some(Storage::Rbd));
+        assert_eq!((old.metrics_port, old.command_timeout, old.rest.len()), (None, Some(30), 2));
+        assert_eq!(
+            old.notes,
+            ["the flag -use-pv-name has no effect: images are named after the UID of their claim"]
+        );
+    }
+
+    #[test]
     fn wrong_values_of_old_flags_are_named() {
         let rows = [
+            (
+                "rbd-provisioner -command-timeout 5s",
+                "command-timeout \"5s\" must be a whole number of seconds, such as 5",
+            ),
+            (
+                "rbd-provisioner -metrics-port http",
+                "metrics-port \"http\" must be a port, such as 8080, or 0",
+            ),
+            ("rbd-provisioner -id", "-id needs a value"),
+            (
+                "rbd-provisioner -master ftp://a",
+                "master \"ftp://a\" must be the address of an API server, such as https://10.0.0.1:6443",
+            ),
             ("berth -v=four", "-v \"four\" must be a whole number, such as 4"),
             ("berth -v", "-v needs a value, such as -v=4"),
             (

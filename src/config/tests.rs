@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, ffi::OsString, io};
 
 use super::*;
+use crate::{backend::ceph::Tools, volume::SecretName};
 
 /// What a row of a table starts the process with: a command line, `NAME=value` pairs, and the text of `/etc/berth.yaml`.
 type Start<'a> = (&'a str, &'a [&'a str], &'a str);
@@ -32,6 +33,20 @@ fn start((line, env, file): Start<'_>) -> Result<Controller, String> {
     }
 }
 
+/// What a file as in the examples of `deploy/` configures.
+pub(crate) fn with_file(file: &str) -> Controller {
+    start(("berth --config /etc/berth.yaml", &["IN_POD=1"], file)).unwrap_or_else(|wrong| panic!("{wrong}"))
+}
+
+/// The served names with what they stand for, where that is not NFS.
+fn names(started: &Controller) -> Vec<String> {
+    let shown = |provisioner: &Provisioner| match provisioner.storage {
+        Storage::Nfs => provisioner.name.clone(),
+        other => format!("{} ({other})", provisioner.name),
+    };
+    started.provisioners.iter().map(shown).collect()
+}
+
 fn seconds(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
@@ -40,7 +55,7 @@ fn seconds(seconds: u64) -> Duration {
 #[test]
 fn the_environment_of_the_old_images_is_enough() {
     let expected = Controller {
-        provisioners: vec!["fuseim.pri/ifs".into()],
+        provisioners: vec![Provisioner { name: "fuseim.pri/ifs".into(), storage: Storage::Nfs }],
         exports: vec![Export {
             name: "default".into(),
             server: "10.0.0.9".into(),
@@ -52,6 +67,9 @@ fn the_environment_of_the_old_images_is_enough() {
             deadline: seconds(30),
             threads: 32,
         }],
+        ceph: None,
+        identity: None,
+        master: None,
         kubeconfig: None,
         namespace: "default".into(),
         lease: Some(Lease {
@@ -115,7 +133,7 @@ fn a_flag_wins_over_the_environment_and_the_environment_over_the_file() {
         workers: 7\nlogLevel: warn\n";
     let base: &[&str] = &["NFS_SERVER=s", "NFS_PATH=/p"];
     let from_file = start(("berth --config /etc/berth.yaml", base, file)).unwrap();
-    assert_eq!(from_file.provisioners, ["file.example/a", "file.example/b"]);
+    assert_eq!(names(&from_file), ["file.example/a", "file.example/b"]);
     assert_eq!(from_file.kubeconfig, Some("/file".into()));
     assert_eq!((from_file.workers, from_file.lease.is_some()), (7, true));
     assert_eq!(from_file.log_filter, "warn".parse().unwrap());
@@ -123,7 +141,7 @@ fn a_flag_wins_over_the_environment_and_the_environment_over_the_file() {
     let env =
         [base, &["PROVISIONER_NAME=env.example/a", "KUBECONFIG=/env", "ENABLE_LEADER_ELECTION=f"]].concat();
     let from_env = start(("berth --config=/etc/berth.yaml -v=4", &env, file)).unwrap();
-    assert_eq!(from_env.provisioners, ["env.example/a"]);
+    assert_eq!(names(&from_env), ["env.example/a"]);
     assert_eq!(from_env.kubeconfig, Some("/env".into()));
     assert_eq!(from_env.lease, None);
     assert_eq!(from_env.log_filter, "debug".parse().unwrap(), "-v is a flag");
@@ -131,7 +149,7 @@ fn a_flag_wins_over_the_environment_and_the_environment_over_the_file() {
     let line = "berth controller --config /etc/berth.yaml --provisioner-name a --provisioner-name b --kubeconfig /flag \
         --leader-election --workers=9 --log-level=error -v=4";
     let from_flags = start((line, &env, file)).unwrap();
-    assert_eq!(from_flags.provisioners, ["a", "b"]);
+    assert_eq!(names(&from_flags), ["a", "b"]);
     assert_eq!(from_flags.kubeconfig, Some("/flag".into()));
     assert_eq!((from_flags.workers, from_flags.lease.is_some()), (9, true));
     assert_eq!(from_flags.log_filter, "error".parse().unwrap());
@@ -279,7 +297,8 @@ fn a_wrong_value_is_named_with_its_place_and_what_is_allowed() {
         (
             ("berth --provisioner-name kubernetes.io/nfs", OLD, ""),
             "--provisioner-name \"kubernetes.io/nfs\" must not begin with kubernetes.io/: Kubernetes keeps that \
-             prefix for itself and would not leave the volumes to this provisioner",
+             prefix for itself and would not leave the volumes to this provisioner; only kubernetes.io/rbd is served, which \
+             Kubernetes gave up",
         ),
         (
             (file, OLD_EXPORT, "provisionerNames: [a, b, a]"),
@@ -370,6 +389,243 @@ fn a_wrong_value_is_named_with_its_place_and_what_is_allowed() {
             ),
             "--export-root \"/mnt\" says where the export \"default\" is mounted, but there is no such export: write \
              the root of each export into the file, or name the server and the path by --nfs-server and --nfs-path",
+        ),
+    ];
+    for (given, message) in rows {
+        assert_eq!(start(*given).unwrap_err(), *message);
+    }
+}
+
+#[test]
+fn a_name_says_what_storage_it_stands_for() {
+    let rows: [(&str, Start<'_>, &str); 9] = [
+        (
+            "known names and others",
+            (
+                "berth --provisioner-name ceph.com/rbd --provisioner-name ceph.com/cephfs --provisioner-name x",
+                OLD_EXPORT,
+                "",
+            ),
+            "ceph.com/rbd (RBD), ceph.com/cephfs (CephFS), x",
+        ),
+        (
+            "our own",
+            (
+                "berth --provisioner-name nfs.berth.storage --provisioner-name rbd.berth.storage \
+                 --provisioner-name cephfs.berth.storage",
+                OLD_EXPORT,
+                "",
+            ),
+            "nfs.berth.storage, rbd.berth.storage (RBD), cephfs.berth.storage (CephFS)",
+        ),
+        (
+            "the in-tree plugin's",
+            ("berth --provisioner-name kubernetes.io/rbd", &[], ""),
+            "kubernetes.io/rbd (RBD)",
+        ),
+        (
+            "names that are given as such",
+            (
+                "berth --rbd-provisioner-name example.com/rbd --cephfs-provisioner-name example.com/fs",
+                &[],
+                "",
+            ),
+            "example.com/rbd (RBD), example.com/fs (CephFS)",
+        ),
+        (
+            "all of them in the file",
+            (
+                "berth --config /etc/berth.yaml",
+                OLD_EXPORT,
+                "provisionerNames: [a, ceph.com/rbd]\nrbdProvisionerNames: [b]\ncephfsProvisionerNames: [c]",
+            ),
+            "a, ceph.com/rbd (RBD), b (RBD), c (CephFS)",
+        ),
+        (
+            "the entry point of rbd-provisioner",
+            ("/usr/local/bin/rbd-provisioner", &[], ""),
+            "ceph.com/rbd (RBD)",
+        ),
+        (
+            "the entry point of cephfs-provisioner",
+            ("/usr/local/bin/cephfs-provisioner -id=cephfs-provisioner-1", &[], ""),
+            "ceph.com/cephfs (CephFS)",
+        ),
+        (
+            "a name of one's own at the entry point of rbd-provisioner",
+            ("rbd-provisioner", &["PROVISIONER_NAME=example.com/ssd"], ""),
+            "example.com/ssd (RBD)",
+        ),
+        (
+            "a known name at another entry point",
+            ("rbd-provisioner", &["PROVISIONER_NAME=ceph.com/cephfs"], ""),
+            "ceph.com/cephfs (CephFS)",
+        ),
+    ];
+    for (row, given, expected) in rows {
+        assert_eq!(names(&start(given).unwrap()).join(", "), expected, "{row}");
+    }
+}
+
+#[test]
+fn ceph_needs_no_export_and_nfs_needs_no_cluster() {
+    let ceph = start(("berth --provisioner-name ceph.com/rbd", &[], "")).unwrap();
+    let tools = Tools::default();
+    assert_eq!(ceph.exports, []);
+    assert_eq!(ceph.ceph, Some(Ceph { tools, clusters: Vec::new(), secret_namespace: None }));
+    assert_eq!(ceph.lease.unwrap().name, "ceph.com-rbd", "the lock of the old provisioner");
+
+    let unused = start(("berth --provisioner-name ceph.com/rbd", OLD_EXPORT, "")).unwrap();
+    assert_eq!(unused.exports, []);
+    assert_eq!(unused.notes, ["no name of an NFS provisioner is served: the exports are not used"]);
+
+    let file = "clusters: [{name: main, monitors: a}]";
+    let unused = start(("berth --config /etc/berth.yaml", OLD, file)).unwrap();
+    assert_eq!(unused.ceph, None);
+    assert_eq!(unused.notes, ["no name of a Ceph provisioner is served: the clusters are not used"]);
+}
+
+#[test]
+fn clusters_come_from_the_file() {
+    let file = "provisionerNames: [rbd.berth.storage]\ncephConnectTimeout: 3s\nclusters:\n\
+        - {name: main, monitors: [mon-a.example, '10.0.0.2:6789'], adminId: client.kube, adminSecretName: ceph-admin}\n\
+        - {name: far, monitors: '10.1.0.1', adminSecretName: far-admin, adminSecretNamespace: storage, \
+           connectTimeout: 20s, operationTimeout: 1m, commandTimeout: 2m, concurrency: 3, sessions: 0, \
+           rbdProgram: /opt/ceph/rbd, cephProgram: ceph-far}\n\
+        - {name: quick, monitors: 10.2.0.1, commandTimeout: 4s}\n";
+    let line = "berth --config /etc/berth.yaml --ceph-concurrency 5 --secret-namespace users";
+    let ceph = start((line, &["IN_POD=1"], file)).unwrap().ceph.unwrap();
+    let tools = Tools { connect: seconds(3), concurrency: 5, ..Tools::default() };
+    let admin = |user: &str, namespace: &str, name: &str| {
+        let secret = SecretName { namespace: namespace.into(), name: name.into() };
+        Some(Admin { user: user.into(), secret })
+    };
+    let expected = [
+        ConfiguredCluster {
+            name: "main".into(),
+            monitors: "mon-a.example,10.0.0.2:6789".parse().unwrap(),
+            tools: tools.clone(),
+            admin: admin("kube", "storage", "ceph-admin"),
+        },
+        ConfiguredCluster {
+            name: "far".into(),
+            monitors: "10.1.0.1".parse().unwrap(),
+            tools: Tools {
+                rbd: "/opt/ceph/rbd".into(),
+                ceph: "ceph-far".into(),
+                connect: seconds(20),
+                operation: seconds(60),
+                deadline: seconds(120),
+                concurrency: 3,
+                sessions: 0,
+            },
+            admin: admin("admin", "storage", "far-admin"),
+        },
+        ConfiguredCluster {
+            name: "quick".into(),
+            monitors: "10.2.0.1".parse().unwrap(),
+            tools: Tools {
+                connect: seconds(2),
+                operation: seconds(2),
+                deadline: seconds(4),
+                ..tools.clone()
+            },
+            admin: None,
+        },
+    ];
+    assert_eq!(ceph.clusters, expected);
+    assert_eq!((ceph.tools, ceph.secret_namespace.as_deref()), (tools, Some("users")));
+}
+
+#[test]
+fn the_flags_and_the_environment_of_the_ceph_provisioners_have_their_meaning() {
+    let line = "/usr/local/bin/cephfs-provisioner -id=cephfs-provisioner-1 -master=https://10.0.0.1:6443 \
+                -metrics-port=9090 -command-timeout=5 -enable-quota";
+    let started = start((line, &["PROVISIONER_SECRET_NAMESPACE=cephfs"], "")).unwrap();
+    assert_eq!(started.identity.as_deref(), Some("cephfs-provisioner-1"));
+    assert_eq!(started.master.as_deref(), Some("https://10.0.0.1:6443"));
+    assert_eq!(started.listen, Some("0.0.0.0:9090".parse().unwrap()));
+    let ceph = started.ceph.unwrap();
+    assert_eq!(ceph.secret_namespace.as_deref(), Some("cephfs"));
+    assert_eq!(ceph.tools.deadline, seconds(60), "the short limit of old is not shortened to");
+    assert_eq!(started.notes.len(), 1, "{:?}", started.notes);
+
+    let longer =
+        start(("rbd-provisioner -command-timeout 300 -metrics-port 9090 --listen off", &[], "")).unwrap();
+    assert_eq!(longer.ceph.unwrap().tools.deadline, seconds(300));
+    assert_eq!(longer.listen, None, "our own flag wins");
+    let ours = start(("rbd-provisioner -command-timeout 300 --ceph-command-timeout 90s", &[], "")).unwrap();
+    assert_eq!(ours.ceph.unwrap().tools.deadline, seconds(90));
+}
+
+/// Proves the quality of errors: flag, variable or key, the value, and what is allowed.
+#[test]
+fn a_wrong_setting_of_ceph_is_named_with_its_place_and_what_is_allowed() {
+    let file = "berth --config /etc/berth.yaml --provisioner-name rbd.berth.storage";
+    let rows: &[(Start<'_>, &str)] = &[
+        (
+            ("berth --provisioner-name ceph.com/rbd --cephfs-provisioner-name ceph.com/rbd", &[], ""),
+            "--cephfs-provisioner-name \"ceph.com/rbd\" means RBD and cannot be served by CephFS",
+        ),
+        (
+            ("berth --rbd-provisioner-name x --cephfs-provisioner-name x", &[], ""),
+            "--cephfs-provisioner-name \"x\" is served by RBD already: a name can stand for one kind of storage only",
+        ),
+        (
+            ("berth --provisioner-name x --rbd-provisioner-name x", OLD_EXPORT, ""),
+            "--rbd-provisioner-name \"x\" is served by NFS already: a name can stand for one kind of storage only",
+        ),
+        (
+            ("berth --provisioner-name ceph.com/rbd --rbd-provisioner-name ceph.com/rbd", &[], ""),
+            "--rbd-provisioner-name \"ceph.com/rbd\" is given twice",
+        ),
+        (
+            (file, &[], "clusters: [{}]"),
+            "not configured: clusters[0].name in the file; clusters[0].monitors in the file",
+        ),
+        (
+            (file, &[], "clusters: [{name: Main, monitors: a}]"),
+            "/etc/berth.yaml: clusters[0].name \"Main\" must be 1 to 40 lower case letters, digits and '-'",
+        ),
+        (
+            (file, &[], "clusters: [{name: a, monitors: a}, {name: a, monitors: b}]"),
+            "/etc/berth.yaml: clusters[1].name \"a\" is given twice",
+        ),
+        (
+            (file, &[], "clusters: [{name: a, monitors: 'x,y'}, {name: b, monitors: 'y,z'}]"),
+            "/etc/berth.yaml: clusters[1].monitors \"y,z\" has a monitor that the cluster \"a\" has: a monitor belongs to \
+             one cluster",
+        ),
+        (
+            (file, &[], "clusters: [{name: a, monitors: a, adminId: kube}]"),
+            "/etc/berth.yaml: clusters[0].adminId \"kube\" needs adminSecretName beside it, which names the Secret with \
+             the key",
+        ),
+        (
+            (file, &[], "clusters: [{name: a, monitors: a, adminSecretName: A}]"),
+            "/etc/berth.yaml: clusters[0].adminSecretName \"A\" must be 1 to 253 lower case letters, digits, '-' and '.', \
+             beginning and ending with a letter or digit",
+        ),
+        (
+            (file, &[], "clusters: [{name: a, monitors: a, connectTimeout: 90s}]"),
+            "/etc/berth.yaml: clusters[0].connectTimeout \"90s\" must be shorter than commandTimeout, which is 60s",
+        ),
+        (
+            (file, &[], "cephOperationTimeout: 60s"),
+            "/etc/berth.yaml: cephOperationTimeout \"60s\" must be shorter than --ceph-command-timeout, which is 60s",
+        ),
+        (
+            (file, &[], "clusters: [{name: a, monitors: a, concurrency: 0}]"),
+            "/etc/berth.yaml: clusters[0].concurrency \"0\" must be a whole number from 1 to 256",
+        ),
+        (
+            ("berth --provisioner-name ceph.com/rbd --rbd-program bin/rbd", &[], ""),
+            "--rbd-program \"bin/rbd\" must be the name of a program, or its absolute path",
+        ),
+        (
+            ("rbd-provisioner -secret-namespace Ceph", &[], ""),
+            "--secret-namespace \"Ceph\" must be 1 to 253 lower case letters, digits, '-' and '.', beginning and ending \
+             with a letter or digit",
         ),
     ];
     for (given, message) in rows {

@@ -44,6 +44,16 @@ impl Given {
         Wrong(format!("{} {:?} {allowed}", self.origin, self.text))
     }
 
+    /// The refusal of this value for the reason that its type gave.
+    pub(super) fn invalid(&self, why: &crate::volume::Invalid) -> Wrong {
+        self.wrong(&why.why)
+    }
+
+    /// Whether nobody set it.
+    pub(super) fn is_default(&self) -> bool {
+        matches!(self.origin, Origin::Default(_))
+    }
+
     /// A truth value in the syntax of Go's `ParseBool`, which the old images used.
     pub(super) fn bool(&self) -> Result<bool, Wrong> {
         match self.text.as_str() {
@@ -86,10 +96,10 @@ impl Given {
 
     /// The name of a provisioner, as the API server takes it in a `StorageClass`: a subdomain and a name.
     pub(super) fn provisioner(&self) -> Result<String, Wrong> {
-        if self.text.starts_with("kubernetes.io/") {
+        if self.text.starts_with("kubernetes.io/") && self.text != "kubernetes.io/rbd" {
             return Err(self.wrong(
                 "must not begin with kubernetes.io/: Kubernetes keeps that prefix for itself and would not leave the \
-                 volumes to this provisioner",
+                 volumes to this provisioner; only kubernetes.io/rbd is served, which Kubernetes gave up",
             ));
         }
         let plain = |text: &str| {
@@ -245,6 +255,7 @@ mod tests {
             "fuseim.pri/ifs",
             "cluster.local/nfs-client-nfs-client-provisioner",
             "example.com/Nfs_1",
+            "kubernetes.io/rbd",
         ] {
             assert_eq!(given(good).provisioner().as_deref(), Ok(good));
         }

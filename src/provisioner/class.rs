@@ -84,7 +84,8 @@ pub(super) struct Terms {
 impl Class {
     /// Reads the parameters for a new volume on the backend with these capabilities.
     pub(super) fn terms(&self, backend: &Capabilities) -> Result<Terms, Invalid> {
-        let get = |key: &str| self.parameters.get(key).map(String::as_str);
+        let written = self.spelt(backend)?;
+        let get = |key: &str| written.get(key).map(String::as_str);
         let strict = match get(STRICT) {
             None => false,
             Some(text) => boolean(text).ok_or_else(|| not_boolean(STRICT, text))?,
@@ -107,23 +108,63 @@ impl Class {
         let known = |key: &str| PARAMETERS.iter().any(|p| p.name == key);
         let theirs = |key: &str| backend.parameters.iter().any(|p| p.name == key);
         let unknown: Vec<_> =
-            self.parameters.keys().filter(|key| !known(key) && !theirs(key)).map(String::as_str).collect();
+            written.keys().filter(|key| !known(key) && !theirs(key)).map(String::as_str).collect();
         let unknown = (!unknown.is_empty()).then(|| unknown_parameters(&unknown, backend.parameters));
         if let (true, Some(unknown)) = (strict, &unknown) {
             return Err(Invalid::new("storage class", &self.name, format!("is strict and {unknown}")));
         }
-        let parameters = self
+        let parameters = written.into_iter().filter(|(key, _)| theirs(key)).collect();
+        Ok(Terms { disposal, parameters, unknown })
+    }
+
+    /// The parameters under the names that the backend declared. Two spellings of one name are refused: which of them holds
+    /// would be a guess.
+    fn spelt(&self, backend: &Capabilities) -> Result<BTreeMap<String, String>, Invalid> {
+        let mut from: BTreeMap<String, &str> = BTreeMap::new();
+        let mut read = BTreeMap::new();
+        for (key, value) in &self.parameters {
+            let name = declared(key, backend);
+            if let Some(other) = from.insert(name.clone(), key) {
+                let why =
+                    format!("has the parameter {name:?} twice, as {other:?} and as {key:?}; remove one");
+                return Err(Invalid::new("storage class", &self.name, why));
+            }
+            read.insert(name, value.clone());
+        }
+        Ok(read)
+    }
+
+    /// The same for a volume that an older provisioner made, which must be removed whatever the class says: of two
+    /// spellings the declared one holds.
+    pub(super) fn parameters_as_before(&self, backend: &Capabilities) -> BTreeMap<String, String> {
+        let (exact, other): (Vec<_>, Vec<_>) = self
             .parameters
             .iter()
-            .filter(|(key, _)| theirs(key))
-            .map(|(key, value)| (key.clone(), value.clone()))
-            .collect();
-        Ok(Terms { disposal, parameters, unknown })
+            .map(|(key, value)| (key, declared(key, backend), value))
+            .partition(|(key, name, _)| *key == name);
+        other.into_iter().chain(exact).map(|(_, name, value)| (name, value.clone())).collect()
     }
 }
 
-/// What the old provisioners did with a volume whose class has these parameters (`before`: where it says nothing), save that a value which made them fail
-/// for ever archives instead. The second value says why, where an administrator must know.
+/// The name of the parameter that is written as `key`; the key itself, where there is none.
+fn declared(key: &str, backend: &Capabilities) -> String {
+    let all = PARAMETERS.iter().chain(backend.parameters).map(|parameter| parameter.name);
+    let named = |name: &str| name == key || backend.any_case && name.eq_ignore_ascii_case(key);
+    all.into_iter().find(|name| named(name)).unwrap_or(key).to_owned()
+}
+
+/// The provisioner of a class that was written down, and what it means for a backend: for tests of examples.
+#[cfg(test)]
+pub(crate) fn terms_of(
+    class: StorageClass,
+    backend: &Capabilities,
+) -> Result<(BTreeMap<String, String>, Option<String>), Invalid> {
+    Class::from(class).terms(backend).map(|terms| (terms.parameters, terms.unknown))
+}
+
+/// What the old provisioners did with a volume whose class has these parameters (`before`: where it says nothing), save
+/// that a value which made them fail for ever archives instead. The second value says why, where an administrator must
+/// know.
 pub(super) fn disposal_as_before(
     parameters: &BTreeMap<String, String>,
     before: Disposal,
@@ -305,6 +346,34 @@ mod tests {
             refusal(&[("strictParameters", "on")]),
             "class parameter \"strictParameters: on\" must be true or false"
         );
+    }
+
+    #[test]
+    fn names_are_written_in_any_case_where_the_older_provisioners_took_them_so() {
+        let any = Capabilities { any_case: true, ..capabilities() };
+        let odd = class(&[("PATHPATTERN", "x"), ("OnDelete", "delete"), ("odd", "y")]);
+        let terms = odd.terms(&any).unwrap();
+        assert_eq!(terms.parameters, map(&[("pathPattern", "x")]));
+        assert_eq!(terms.disposal, Disposal::Delete);
+        assert_eq!(terms.unknown.as_deref(), Some("has the unknown parameter \"odd\""));
+        assert_eq!(odd.terms(&capabilities()).unwrap().parameters, map(&[]), "elsewhere the case matters");
+        assert_eq!(
+            odd.parameters_as_before(&any),
+            map(&[("odd", "y"), ("onDelete", "delete"), ("pathPattern", "x")])
+        );
+    }
+
+    #[test]
+    fn two_spellings_of_one_name_are_refused_and_for_an_old_volume_the_declared_one_holds() {
+        let any = Capabilities { any_case: true, ..capabilities() };
+        let twice = class(&[("pathPattern", "x"), ("PathPattern", "y")]);
+        assert_eq!(
+            twice.terms(&any).unwrap_err().to_string(),
+            "storage class \"nfs\" has the parameter \"pathPattern\" twice, as \"PathPattern\" and as \"pathPattern\"; \
+             remove one"
+        );
+        assert_eq!(twice.parameters_as_before(&any)["pathPattern"], "x");
+        assert!(twice.terms(&capabilities()).is_ok(), "elsewhere they are two names");
     }
 
     #[test]

@@ -5,17 +5,25 @@
 //!
 //! Watches, leases, events and access reviews have their own ways to the server.
 
-use std::{fmt, time::Duration};
+use std::{
+    collections::BTreeSet,
+    fmt::{self, Write as _},
+    net::IpAddr,
+    time::Duration,
+};
 
 use http::{Method, Request, StatusCode, header};
-use k8s_openapi::api::{core::v1::PersistentVolume, storage::v1::StorageClass};
+use k8s_openapi::api::{
+    core::v1::{PersistentVolume, Secret},
+    storage::v1::StorageClass,
+};
 use kube::{Client, client::Body};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 
 use super::{
     class::Class,
-    objects::{ClaimObject, VolumeObject},
+    objects::{ClaimObject, SecretObject, VolumeObject},
     queue::Outcome,
 };
 
@@ -142,6 +150,23 @@ impl Cluster {
         found(self.call(Method::GET, &claim_path(namespace, name)?, None::<(_, &Value)>).await)
     }
 
+    /// Which of these UIDs belong to claims that live, in whatever namespace and under whatever name. Reads the metadata of all
+    /// claims, page by page: for rare questions.
+    pub(super) async fn living_claims(&self, uids: &BTreeSet<&str>) -> Result<BTreeSet<String>, Failure> {
+        let mut living = BTreeSet::new();
+        let mut next = String::new();
+        loop {
+            let path = format!("/api/v1/persistentvolumeclaims?limit={PAGE}&continue={}", escaped(&next));
+            let page: Page<Item> = self.call_for(Method::GET, &path, METADATA, None::<(_, &Value)>).await?;
+            let found = page.items.into_iter().flatten().filter_map(|item| item.metadata.uid);
+            living.extend(found.filter(|uid| uids.contains(uid.as_str())));
+            if page.metadata.next.is_empty() {
+                return Ok(living);
+            }
+            next = page.metadata.next;
+        }
+    }
+
     /// Changes a claim's status by a strategic merge patch; that it is gone is a success.
     pub(super) async fn patch_claim_status(
         &self,
@@ -159,6 +184,57 @@ impl Cluster {
         Ok(class.map(Class::from))
     }
 
+    /// The Secret as it is now. Nothing of it is in an error.
+    pub(super) async fn secret(&self, namespace: &str, name: &str) -> Result<Option<SecretObject>, Failure> {
+        let path = format!("{}/{}", secrets(namespace)?, plain(name)?);
+        let answer = self.ask(&Method::GET, &path, "application/json", None::<(_, &Value)>).await;
+        let Some(answer) = found(answer)? else { return Ok(None) };
+        serde_json::from_slice(&answer).map(Some).map_err(|_| {
+            failed(Cause::Unknown, &Method::GET, &path, &"the answer cannot be read as a Secret")
+        })
+    }
+
+    /// Creates a Secret.
+    pub(super) async fn create_secret(&self, namespace: &str, secret: &Secret) -> Result<(), Failure> {
+        let path = secrets(namespace)?;
+        let body = Some(("application/json", secret));
+        self.ask(&Method::POST, &path, "application/json", body).await.map(drop)
+    }
+
+    /// Deletes the Secret of this name if it has this UID; that it is gone already is a success.
+    pub(super) async fn delete_secret(&self, namespace: &str, name: &str, uid: &str) -> Result<(), Failure> {
+        let path = format!("{}/{}", secrets(namespace)?, plain(name)?);
+        let options = json!({"apiVersion": "v1", "kind": "DeleteOptions", "preconditions": {"uid": uid}});
+        let body = Some(("application/json", &options));
+        found(self.ask(&Method::DELETE, &path, "application/json", body).await).map(drop)
+    }
+
+    /// The addresses of all nodes, each with the node's name.
+    pub(super) async fn node_addresses(&self) -> Result<Vec<(IpAddr, String)>, Failure> {
+        let mut addresses = Vec::new();
+        let mut next = String::new();
+        loop {
+            let path = format!("/api/v1/nodes?limit={PAGE}&continue={}", escaped(&next));
+            let page: Page<NodeObject> = self.call(Method::GET, &path, None::<(_, &Value)>).await?;
+            for node in page.items.into_iter().flatten() {
+                let texts = node.status.addresses.iter().flatten().map(|one| one.address.parse());
+                let name = node.metadata.name.unwrap_or_default();
+                addresses.extend(texts.filter_map(Result::ok).map(|address| (address, name.clone())));
+            }
+            if page.metadata.next.is_empty() {
+                return Ok(addresses);
+            }
+            next = page.metadata.next;
+        }
+    }
+
+    /// The UID of a namespace.
+    pub(super) async fn namespace_uid(&self, name: &str) -> Result<Option<String>, Failure> {
+        let path = format!("/api/v1/namespaces/{}", plain(name)?);
+        let read: Option<Item> = found(self.call(Method::GET, &path, None::<(_, &Value)>).await)?;
+        Ok(read.and_then(|namespace| namespace.metadata.uid))
+    }
+
     async fn patch(&self, path: &str, change: &Value) -> Result<Answer, Failure> {
         self.call(Method::PATCH, path, Some(("application/strategic-merge-patch+json", change))).await
     }
@@ -169,31 +245,45 @@ impl Cluster {
         path: &str,
         body: Option<(&str, &impl Serialize)>,
     ) -> Result<T, Failure> {
-        let what = || format!("{method} {path}");
-        match tokio::time::timeout(self.timeout, self.exchange(&method, path, body)).await {
-            Ok(Ok(value)) => Ok(value),
-            Ok(Err(failure)) => Err(failure),
-            Err(_) => Err(Failure {
-                cause: Cause::Unknown,
-                after: None,
-                message: format!("{}: no answer from the API server within {:?}", what(), self.timeout),
-            }),
-        }
+        self.call_for(method, path, "application/json", body).await
     }
 
-    async fn exchange<T: DeserializeOwned>(
+    /// The same, for an answer in a certain form.
+    async fn call_for<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        accept: &str,
+        body: Option<(&str, &impl Serialize)>,
+    ) -> Result<T, Failure> {
+        let answer = self.ask(&method, path, accept, body).await?;
+        serde_json::from_slice(&answer).map_err(|error| failed(Cause::Unknown, &method, path, &error))
+    }
+
+    /// The bytes of the answer.
+    async fn ask(
         &self,
         method: &Method,
         path: &str,
+        accept: &str,
         body: Option<(&str, &impl Serialize)>,
-    ) -> Result<T, Failure> {
-        let failed = |cause, error: &dyn fmt::Display| Failure {
-            cause,
-            after: None,
-            message: format!("{method} {path}: {error}"),
-        };
-        let mut request =
-            Request::builder().method(method).uri(path).header(header::ACCEPT, "application/json");
+    ) -> Result<Vec<u8>, Failure> {
+        let answer = tokio::time::timeout(self.timeout, self.exchange(method, path, accept, body)).await;
+        answer.unwrap_or_else(|_| {
+            let why = format!("no answer from the API server within {:?}", self.timeout);
+            Err(failed(Cause::Unknown, method, path, &why))
+        })
+    }
+
+    async fn exchange(
+        &self,
+        method: &Method,
+        path: &str,
+        accept: &str,
+        body: Option<(&str, &impl Serialize)>,
+    ) -> Result<Vec<u8>, Failure> {
+        let failed = |cause, error: &dyn fmt::Display| failed(cause, method, path, error);
+        let mut request = Request::builder().method(method).uri(path).header(header::ACCEPT, accept);
         let mut bytes = Vec::new();
         if let Some((content_type, value)) = body {
             request = request.header(header::CONTENT_TYPE, content_type);
@@ -213,7 +303,7 @@ impl Cluster {
             .await
             .map_err(|error| failed(Cause::Unknown, &causes(&error)))?;
         if code.is_success() {
-            return serde_json::from_slice(&answer).map_err(|error| failed(Cause::Unknown, &error));
+            return Ok(answer.into());
         }
         let status: Status = serde_json::from_slice(&answer).unwrap_or_default();
         let after = after.or(status.details.and_then(|details| details.retry_after_seconds));
@@ -226,6 +316,79 @@ impl Cluster {
         };
         Err(Failure { cause, after, message })
     }
+}
+
+fn failed(cause: Cause, method: &Method, path: &str, error: &dyn fmt::Display) -> Failure {
+    Failure { cause, after: None, message: format!("{method} {path}: {error}") }
+}
+
+/// One page of a list.
+#[derive(Deserialize)]
+struct Page<T> {
+    #[serde(default)]
+    metadata: PageMeta,
+    items: Option<Vec<T>>,
+}
+
+/// A node, of which nothing but its addresses is read.
+#[derive(Deserialize)]
+struct NodeObject {
+    #[serde(default)]
+    metadata: ItemMeta,
+    #[serde(default)]
+    status: NodeStatus,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct NodeStatus {
+    addresses: Option<Vec<NodeAddress>>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct NodeAddress {
+    address: String,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct PageMeta {
+    #[serde(rename = "continue")]
+    next: String,
+}
+
+#[derive(Deserialize)]
+struct Item {
+    #[serde(default)]
+    metadata: ItemMeta,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct ItemMeta {
+    name: Option<String>,
+    uid: Option<String>,
+}
+
+/// Objects in one page of a list.
+const PAGE: u32 = 500;
+/// The form of a list without what the objects say.
+const METADATA: &str = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json";
+
+/// A text as the value in a query.
+fn escaped(text: &str) -> String {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b'~');
+    let mut escaped = String::new();
+    for byte in text.bytes() {
+        if plain(byte) {
+            escaped.push(char::from(byte));
+        } else {
+            // Writing to a string cannot fail.
+            let _ = write!(escaped, "%{byte:02X}");
+        }
+    }
+    escaped
 }
 
 /// The answer to a deletion: the object as it was left, or a `Status`, which has no finalizers.
@@ -247,6 +410,10 @@ struct Answer {}
 
 fn claim_path(namespace: &str, name: &str) -> Result<String, Failure> {
     Ok(format!("/api/v1/namespaces/{}/persistentvolumeclaims/{}", plain(namespace)?, plain(name)?))
+}
+
+fn secrets(namespace: &str) -> Result<String, Failure> {
+    Ok(format!("/api/v1/namespaces/{}/secrets", plain(namespace)?))
 }
 
 /// A name as one segment of a path. Some names come from annotations or from records on the storage.

@@ -16,6 +16,7 @@ use super::{
     objects::{ClaimObject, VolumeObject, annotation, class_name},
     persistent_volume::{self, Recorded},
     queue::Outcome,
+    reclaim,
     rights::Right,
 };
 use crate::{
@@ -52,7 +53,7 @@ pub(super) fn plan(
     class: Option<&Class>,
     backends: &Backends,
 ) -> Plan {
-    let provisioner = annotation(&volume.metadata, names::PROVISIONED_BY).unwrap_or_default();
+    let Some(provisioner) = reclaim::provisioner(volume, backends) else { return Plan::Ignore };
     let Some(backend) = backends.get(provisioner) else { return Plan::Ignore };
     let bound = claim.status.phase.as_deref() == Some("Bound")
         && claim.spec.volume_name == volume.metadata.name
@@ -89,6 +90,9 @@ pub(super) fn plan(
         Ok(read) => read,
         Err(error) => return Plan::Reject(error.to_string()),
     };
+    if let Some(why) = persistent_volume::contradiction(&source, &recorded) {
+        return Plan::Reject(format!("{why}; nothing was changed"));
+    }
     let text = |text: &Option<String>| text.clone().unwrap_or_default();
     Plan::Expand(Box::new(Order {
         provisioner: provisioner.to_owned(),
@@ -106,7 +110,7 @@ pub(super) fn plan(
                 Some(_) | None => Mode::Filesystem,
             },
             capacity: request,
-            provenance: recorded.provenance(volume, class),
+            provenance: recorded.provenance(volume, class, backend.capabilities()),
         },
         request_text: request_text.unwrap_or_default().to_owned(),
         has,
@@ -150,9 +154,17 @@ const ON_NODE: &str = "FileSystemResizePending";
 fn node_patch(claim: &ClaimObject) -> Value {
     let condition = json!({
         "type": ON_NODE, "status": "True",
-        "message": "waiting for a pod to start, so that its node makes the file system bigger",
+        "message": "waiting for a node that mounts the volume to make its file system bigger",
     });
-    json!({"metadata": {"uid": claim.metadata.uid}, "status": {"conditions": [condition]}})
+    let over = claim
+        .status
+        .conditions
+        .iter()
+        .flatten()
+        .filter(|condition| condition.kind != ON_NODE && RESIZING.contains(&condition.kind.as_str()))
+        .map(|condition| json!({"type": condition.kind, "$patch": "delete"}));
+    let conditions: Vec<Value> = std::iter::once(condition).chain(over).collect();
+    json!({"metadata": {"uid": claim.metadata.uid}, "status": {"conditions": conditions}})
 }
 
 /// What is needed to expand.
@@ -232,6 +244,11 @@ async fn expand(
             return Outcome::Retry;
         }
         Ok(grown) => grown,
+        // Somebody is at it already: that is no failure, and nothing that anybody has to know.
+        Err(error) if error.kind() == Kind::Busy => {
+            tracing::debug!(volume = name, error = error.chain(), "the volume is being worked on");
+            return Outcome::Retry;
+        }
         Err(error) => {
             tracing::warn!(volume = name, kind = %error.kind(), error = error.chain(), "cannot expand the volume");
             fail(shared, claim, error.chain());
@@ -276,9 +293,16 @@ async fn expand(
     };
     match write.await {
         Ok(()) => {
-            tracing::info!(volume = name, size = size_text, "expanded the volume");
-            let note = format!("volume {name} has {size_text} now");
-            shared.tell_object(&order.provisioner, claim, Type::Normal, "VolumeResizeSuccessful", note);
+            tracing::info!(volume = name, size = size_text, on_node, "expanded the volume");
+            let (reason, note) = if on_node {
+                let note = format!(
+                    "volume {name} has {size_text} now; a node that mounts it makes its file system bigger"
+                );
+                ("FileSystemResizeRequired", note)
+            } else {
+                ("VolumeResizeSuccessful", format!("volume {name} has {size_text} now"))
+            };
+            shared.tell_object(&order.provisioner, claim, Type::Normal, reason, note);
             Outcome::Done
         }
         Err((right, failure)) => {
@@ -414,6 +438,34 @@ mod tests {
     }
 
     #[test]
+    fn what_a_node_was_asked_for_is_not_asked_for_again_and_a_contradiction_is_refused() {
+        let pending = |more: Value| {
+            let mut claim = json!({"status": {"conditions": [{"type": "FileSystemResizePending"}]}});
+            fixtures::merge(&mut claim, &more);
+            bound_claim(claim)
+        };
+        let grown = || json!({"spec": {"capacity": {"storage": "2Gi"}}});
+        let class = fixtures::class(json!({}));
+        let plan = |claim: &ClaimObject, volume: Value| {
+            plan(claim, &bound_volume(volume), Some(&class), &backends(true))
+        };
+        assert_eq!(plan(&pending(json!({})), grown()), Plan::Ignore, "the kubelet does the rest");
+        let more = json!({"spec": {"resources": {"requests": {"storage": "3Gi"}}}});
+        assert!(matches!(plan(&pending(more), grown()), Plan::Expand(_)), "unless even more is asked for");
+        let foreign =
+            json!({"spec": {"nfs": null, "csi": {"driver": "d", "volumeHandle": "1/memory/default/pvc-x"}}});
+        let Plan::Reject(why) = plan(&bound_claim(json!({})), foreign) else { panic!("not refused") };
+        assert!(why.contains("nothing was changed"), "{why}");
+        let tampered = json!({"metadata": {"annotations": {"berth.storage/record": "{"}}});
+        assert!(matches!(plan(&bound_claim(json!({})), tampered), Plan::Reject(_)));
+        let Plan::Expand(order) = plan(&bound_claim(json!({})), json!({"spec": {"volumeMode": "Block"}}))
+        else {
+            panic!("not expanded")
+        };
+        assert_eq!(order.growth.mode, Mode::Block);
+    }
+
+    #[test]
     fn the_patches_change_the_size_and_end_the_conditions_of_growing() {
         assert_eq!(
             volume_patch("u", "2Gi"),
@@ -434,5 +486,10 @@ mod tests {
             claim_patch(&bound_claim(json!({})), "2Gi"),
             json!({"metadata": {"uid": "0b6f-11"}, "status": {"capacity": {"storage": "2Gi"}}})
         );
+        let node = node_patch(&claim);
+        let conditions = node["status"]["conditions"].as_array().unwrap();
+        assert_eq!(conditions[0]["type"], "FileSystemResizePending");
+        assert_eq!(conditions[1..], [json!({"type": "Resizing", "$patch": "delete"})]);
+        assert_eq!(node["status"]["capacity"], Value::Null, "the kubelet tells the claim what it has");
     }
 }

@@ -12,6 +12,7 @@ pub mod events;
 mod expand;
 #[cfg(test)]
 mod fixtures;
+mod host;
 pub mod lease;
 mod names;
 mod objects;
@@ -37,8 +38,11 @@ use std::{
 };
 
 pub use class::PARAMETERS;
+#[cfg(test)]
+pub(crate) use class::terms_of;
+pub use host::KubernetesHost;
 use kube::{Client, client::ClientBuilder};
-use tokio::{task::JoinSet, time::MissedTickBehavior};
+use tokio::{sync::Semaphore, task::JoinSet, time::MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use self::{
@@ -67,7 +71,10 @@ pub struct Settings {
     pub namespace: String,
     /// The lock to hold while working; `None`: without leader election.
     pub lease: Option<lease::Settings>,
-    /// How many objects of one store are worked on at a time.
+    /// What the backends need of the API server besides, through their [`Host`](crate::backend::Host).
+    pub host_rights: &'static [Right],
+    /// How many PVs are stored at a time; of one store, half as many again are worked on, so that the next volumes are made
+    /// meanwhile.
     pub workers: usize,
     /// How long to wait for an answer of the API server (watches are not meant).
     pub api_timeout: Duration,
@@ -111,7 +118,7 @@ const LAST_EVENTS: Duration = Duration::from_secs(5);
 /// and the metrics of it.
 pub async fn run(settings: Settings, backends: Backends, metrics: Metrics) -> Result<(), Error> {
     let failed = |source| Error::Client { url: settings.cluster.cluster_url.to_string(), source };
-    let client = client(&settings, &metrics).map_err(failed)?;
+    let client = client(&settings.cluster, settings.api_timeout, &metrics).map_err(failed)?;
     let lease_client =
         settings.lease.as_ref().map(|lease| lease::client(&settings.cluster, lease, &metrics)).transpose();
     let election = settings.lease.clone().zip(lease_client.map_err(failed)?);
@@ -120,14 +127,13 @@ pub async fn run(settings: Settings, backends: Backends, metrics: Metrics) -> Re
 }
 
 /// A client that repeats nothing by itself (the queue does) and whose requests are counted.
-fn client(settings: &Settings, metrics: &Metrics) -> Result<Client, kube::Error> {
-    let mut config = settings.cluster.clone();
+fn client(config: &kube::Config, timeout: Duration, metrics: &Metrics) -> Result<Client, kube::Error> {
+    let mut config = config.clone();
     config.default_retry = false;
     // A watch that is alive is closed by the server earlier; without this, one that is never answered hangs for ever.
     config.read_timeout = Some(WATCH_LIMIT);
     config.reset_reader_on_write = true;
-    config.connect_timeout =
-        Some(config.connect_timeout.unwrap_or(settings.api_timeout).min(settings.api_timeout));
+    config.connect_timeout = Some(config.connect_timeout.unwrap_or(timeout).min(timeout));
     Ok(ClientBuilder::try_from(config)?.with_layer(&CountApiRequests::new(metrics.clone())).build())
 }
 
@@ -141,7 +147,7 @@ async fn serve(
 ) {
     let stop = &settings.stop;
     metrics.watch_stores(backends.distinct().into_iter().cloned().collect());
-    let mut wanted = rights::VOLUMES.to_vec();
+    let mut wanted = [rights::VOLUMES, settings.host_rights].concat();
     if election.is_some() {
         wanted.extend_from_slice(rights::ELECTION);
     }
@@ -277,6 +283,8 @@ struct Shared {
     warned: Mutex<HashSet<(String, String)>>,
     /// Requests for growth that were explained, by UID and size.
     explained: Mutex<HashSet<(String, String)>>,
+    /// So many PVs may be on their way to the API server at a time.
+    storing: Semaphore,
     /// How many objects are being worked on or wait for a free worker.
     foreground: Arc<AtomicUsize>,
     /// How much there is to do, as of the last tick.
@@ -313,6 +321,7 @@ impl Shared {
             attempts: Mutex::default(),
             warned: Mutex::default(),
             explained: Mutex::default(),
+            storing: Semaphore::new(settings.workers.max(1)),
             foreground,
             depth: Arc::default(),
         };

@@ -29,3 +29,21 @@ pub(super) const PATH: &str = "berth.storage/path";
 pub(super) const RECORD: &str = "berth.storage/record";
 /// The identity of the store when the volume was made.
 pub(super) const STORE_ID: &str = "berth.storage/store-id";
+
+/// How the in-tree plugins marked the volumes that they made, as against those that somebody made by hand.
+pub(super) const CREATED_BY: &str = "kubernetes.io/createdby";
+/// What the in-tree plugin for RBD wrote there.
+pub(super) const CREATED_BY_RBD: &str = "rbd-dynamic-provisioner";
+/// The provisioners that were a part of Kubernetes.
+pub(super) const IN_TREE: &str = "kubernetes.io/";
+/// Keeps a volume of an in-tree provisioner in the API. Kubernetes takes it off when its own plugin has removed the volume.
+pub(super) const IN_TREE_FINALIZER: &str = "kubernetes.io/pv-controller";
+/// How rbd-provisioner and cephfs-provisioner told their own volumes from those of others with the same name.
+pub(super) const IDENTITIES: [&str; 2] = ["rbdProvisionerIdentity", "cephFSProvisionerIdentity"];
+
+/// Who looks after an object.
+pub(super) const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
+/// Us, there.
+pub(super) const BERTH: &str = "berth";
+/// The volume that a Secret was made for.
+pub(super) const OWNER: &str = "berth.storage/volume";

@@ -8,9 +8,14 @@
 
 use std::{borrow::Cow, collections::BTreeMap};
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
+use k8s_openapi::{
+    ByteString,
+    apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time},
+};
 use kube::{Resource, core::ClusterResourceScope, core::NamespaceResourceScope};
 use serde::{Deserialize, Deserializer, de::IgnoredAny};
+
+use crate::volume::Secrets;
 
 /// A `PersistentVolumeClaim`.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -183,6 +188,25 @@ pub(super) struct SecretRef {
     pub(super) name: String,
     #[serde(deserialize_with = "or_default")]
     pub(super) namespace: String,
+}
+
+/// A `Secret`. It has no `Debug`, which would show it.
+#[derive(Clone, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct SecretObject {
+    #[serde(deserialize_with = "metadata")]
+    pub(super) metadata: ObjectMeta,
+    #[serde(rename = "type", deserialize_with = "or_default")]
+    pub(super) kind: String,
+    #[serde(deserialize_with = "or_default")]
+    data: BTreeMap<String, ByteString>,
+}
+
+impl SecretObject {
+    /// Its values.
+    pub(super) fn secrets(&self) -> Secrets {
+        self.data.iter().map(|(key, value)| (key.clone(), value.0.clone())).collect()
+    }
 }
 
 /// What became of the volume.

@@ -20,7 +20,7 @@ use super::{
     records::Claim,
 };
 use crate::{
-    backend::{Error, Kind},
+    backend::{Capabilities, Error, Kind},
     volume::{
         Capacity, CephfsSource, CsiSource, Disposal, Invalid, Origin, Place, Provenance, RbdSource,
         SecretName, Source, Volume, VolumeId,
@@ -196,6 +196,15 @@ pub(super) fn source(volume: &VolumeObject) -> Option<Source> {
     }
 }
 
+/// What the source and the records of a volume say against each other, if they do. A source cannot be changed, annotations
+/// can: acting on either of the two could hit another volume.
+pub(super) fn contradiction(source: &Source, recorded: &Recorded) -> Option<String> {
+    let (Source::Csi(csi), Some(id)) = (source, &recorded.id) else { return None };
+    (csi.handle != id.to_string()).then(|| {
+        format!("the volume's handle is {:?}, but its annotation {} says {id}", csi.handle, names::VOLUME_ID)
+    })
+}
+
 /// What we wrote on a PV. A PV of another maker has none of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Recorded {
@@ -225,13 +234,19 @@ impl Recorded {
     }
 
     /// How the volume was made; `class` counts only where nothing is recorded.
-    pub(super) fn provenance(self, volume: &VolumeObject, class: Option<&Class>) -> Provenance {
+    pub(super) fn provenance(
+        self,
+        volume: &VolumeObject,
+        class: Option<&Class>,
+        backend: &Capabilities,
+    ) -> Provenance {
         let old = self.id.is_none();
+        let parameters = class.filter(|_| old).map(|class| class.parameters_as_before(backend));
         Provenance {
             record: self.record,
             store_identity: self.store_identity,
             annotations: volume.metadata.annotations.clone().unwrap_or_default(),
-            parameters: class.filter(|_| old).map(|class| class.parameters.clone()).unwrap_or_default(),
+            parameters: parameters.unwrap_or_default(),
         }
     }
 }
@@ -321,11 +336,130 @@ mod tests {
         assert_eq!(Recorded::read(&object), Ok(expected));
     }
 
+    fn texts(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+        pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
+    }
+
+    fn secret(namespace: &str, name: &str) -> SecretName {
+        SecretName { namespace: namespace.into(), name: name.into() }
+    }
+
+    /// A volume on Ceph with this source.
+    fn ceph(backend: &str, source: Source, record: &[(&str, &str)]) -> Volume {
+        Volume {
+            id: VolumeId::new(backend, "main", VolumeName::for_claim("0b6f-11").unwrap()).unwrap(),
+            source,
+            capacity: None,
+            origin: Origin::Created,
+            store_identity: "a7f64266-0894-4f1e-a635-d0aeaca0e993".into(),
+            record: texts(record),
+        }
+    }
+
+    /// Every kind of source, with a name for its golden file.
+    fn sources() -> Vec<(&'static str, Volume)> {
+        let csi = |driver: &str, attributes: &[(&str, &str)], fs_type: Option<&str>| {
+            let backend = driver.split('.').next().unwrap();
+            Source::Csi(CsiSource {
+                driver: driver.into(),
+                handle: format!("1/{backend}/main/pvc-0b6f-11"),
+                attributes: texts(attributes),
+                fs_type: fs_type.map(str::to_owned),
+                stage_secret: Some(secret("storage", "ceph-node")),
+            })
+        };
+        let image = [("clusterID", "main"), ("pool", "kube"), ("image", "berth-0b6f-11")];
+        let rbd = |fs_type: Option<&str>, namespace: &str| {
+            Source::Rbd(RbdSource {
+                monitors: vec!["mon-a.example:6789".into(), "10.0.0.2:6789".into()],
+                pool: "kube".into(),
+                image: "berth-0b6f-11".into(),
+                user: "kube".into(),
+                secret: Some(secret(namespace, "ceph-user")),
+                fs_type: fs_type.map(str::to_owned),
+            })
+        };
+        let cephfs = Source::Cephfs(CephfsSource {
+            monitors: vec!["mon-a.example:6789".into()],
+            path: "/volumes/kubernetes/berth-0b6f-11/5f0c".into(),
+            user: "berth-0b6f-11".into(),
+            secret: Some(secret("default", "ceph-berth-0b6f-11-secret")),
+        });
+        vec![
+            ("rbd-csi", ceph("rbd", csi("rbd.berth.storage", &image, Some("ext4")), &[("pool", "kube")])),
+            ("rbd-csi-block", ceph("rbd", csi("rbd.berth.storage", &image, None), &[("pool", "kube")])),
+            (
+                "cephfs-csi",
+                ceph("cephfs", csi("cephfs.berth.storage", &[("fsName", "a")], None), &[("fs", "a")]),
+            ),
+            (
+                "rbd-in-tree",
+                ceph("rbd", rbd(Some("xfs"), "storage"), &[("adminId", "admin"), ("quote", "\"\\")]),
+            ),
+            ("rbd-in-tree-bare", ceph("rbd", rbd(None, ""), &[])),
+            ("cephfs-in-tree", ceph("cephfs", cephfs, &[])),
+        ]
+    }
+
+    #[test]
+    fn every_kind_of_source_is_described_in_full_and_read_back_equal() {
+        for (name, volume) in sources() {
+            let mode = if name.ends_with("block") { "Block" } else { "Filesystem" };
+            let claim =
+                fixtures::claim(json!({"spec": {"volumeMode": mode, "accessModes": ["ReadWriteOnce"]}}));
+            let class = fixtures::class(json!({"mountOptions": ["noatime"]}));
+            let place = Place { store: "main".into(), segments: vec!["kube".into(), "berth-0b6f-11".into()] };
+            let built = build(&volume, &place, &claim, &class, Disposal::Archive, true).unwrap();
+            insta::assert_json_snapshot!(name, built);
+            let object: VolumeObject = serde_json::from_value(serde_json::to_value(built).unwrap()).unwrap();
+            assert_eq!(source(&object).as_ref(), Some(&volume.source), "{name}");
+            let recorded = Recorded::read(&object).unwrap();
+            assert_eq!(recorded.record, volume.record, "{name}");
+            assert_eq!(recorded.id.as_ref(), Some(&volume.id), "{name}");
+            assert_eq!(contradiction(&volume.source, &recorded), None, "{name}");
+        }
+    }
+
+    /// The API server fills in what an older provisioner left out.
+    #[test]
+    fn what_a_volume_leaves_to_the_defaults_is_filled_in() {
+        let read = |spec: serde_json::Value| {
+            source(&serde_json::from_value(json!({"metadata": {}, "spec": spec})).unwrap())
+        };
+        let bare =
+            read(json!({"rbd": {"monitors": ["m"], "image": "i", "fsType": "", "secretRef": {"name": ""}}}));
+        let expected = RbdSource {
+            monitors: vec!["m".into()],
+            pool: "rbd".into(),
+            image: "i".into(),
+            user: "admin".into(),
+            secret: None,
+            fs_type: None,
+        };
+        assert_eq!(bare, Some(Source::Rbd(expected)));
+        let expected =
+            CephfsSource { monitors: vec!["m".into()], path: "/".into(), user: "admin".into(), secret: None };
+        assert_eq!(read(json!({"cephfs": {"monitors": ["m"]}})), Some(Source::Cephfs(expected)));
+        for nothing in [
+            json!({"rbd": {"image": "i"}}),
+            json!({"rbd": {"monitors": ["m"]}}),
+            json!({"cephfs": {"path": "/a"}}),
+            json!({"csi": {"driver": "d"}}),
+            json!({"csi": {"volumeHandle": "h"}}),
+            json!({"hostPath": {"path": "/"}}),
+        ] {
+            assert_eq!(read(nothing.clone()), None, "{nothing}");
+        }
+    }
+
     #[test]
     fn an_annotation_that_was_tampered_with_is_named() {
-        for (key, value) in
-            [(names::VOLUME_ID, "1/nfs/../../x"), (names::ON_DELETE, "Delete"), (names::ORIGIN, "")]
-        {
+        for (key, value) in [
+            (names::VOLUME_ID, "1/nfs/../../x"),
+            (names::ON_DELETE, "Delete"),
+            (names::ORIGIN, ""),
+            (names::RECORD, "pool=kube"),
+        ] {
             let object: VolumeObject =
                 serde_json::from_value(json!({"metadata": {"annotations": {key: value}}})).unwrap();
             let error = Recorded::read(&object).unwrap_err().to_string();

@@ -22,7 +22,7 @@ use super::{
     rights::Right,
 };
 use crate::{
-    backend::{Backends, Kind, Removed},
+    backend::{Backends, Error, Kind, Removed},
     volume::{ClaimKey, Disposal, Invalid, Origin, Permit, Removal, VolumeName},
 };
 
@@ -35,8 +35,18 @@ pub(super) struct Standing {
     pub(super) policy: Policy,
     /// Somebody asked the API server to delete it.
     pub(super) deleting: bool,
-    /// It carries our finalizer.
-    pub(super) guarded: bool,
+    pub(super) held: Held,
+    /// It was made by a plugin that was a part of Kubernetes, whose controller looks after finalizers itself.
+    pub(super) in_tree: bool,
+}
+
+/// What keeps it in the API that we take off once it is removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Held {
+    No,
+    ByUs,
+    /// By the finalizer of Kubernetes for an in-tree plugin, which nobody takes off any more.
+    ByInTree,
 }
 
 /// `status.phase`, as far as it matters.
@@ -67,12 +77,15 @@ pub(super) enum Duty {
 
 /// How the volume stands.
 pub(super) fn standing(volume: &VolumeObject, backends: &Backends) -> Standing {
-    let ours = |key| annotation(&volume.metadata, key).is_some_and(|name| backends.get(name).is_some());
+    let in_tree = provisioner(volume, backends).is_some_and(|name| name.starts_with(names::IN_TREE));
+    let has = |finalizer: &str| volume.metadata.finalizers.iter().flatten().any(|name| name == finalizer);
     Standing {
-        ours: ours(names::PROVISIONED_BY) || ours(names::MIGRATED_TO),
+        ours: provisioner(volume, backends).is_some(),
         phase: match volume.status.phase.as_deref() {
             Some("Bound") => Phase::Bound,
             Some("Released") => Phase::Released,
+            // Kubernetes tries to remove what an in-tree provisioner made. Without its plugin it fails and says so.
+            Some("Failed") if in_tree => Phase::Released,
             Some(_) | None => Phase::Other,
         },
         policy: match volume.spec.persistent_volume_reclaim_policy.as_deref() {
@@ -80,13 +93,40 @@ pub(super) fn standing(volume: &VolumeObject, backends: &Backends) -> Standing {
             Some(_) | None => Policy::Other,
         },
         deleting: volume.metadata.deletion_timestamp.is_some(),
-        guarded: volume.metadata.finalizers.iter().flatten().any(|name| name == names::FINALIZER),
+        held: if has(names::FINALIZER) {
+            Held::ByUs
+        } else if in_tree && has(names::IN_TREE_FINALIZER) {
+            Held::ByInTree
+        } else {
+            Held::No
+        },
+        in_tree,
     }
+}
+
+/// The provisioner name under which a volume is ours, if it is.
+pub(super) fn provisioner<'a>(volume: &'a VolumeObject, backends: &Backends) -> Option<&'a str> {
+    let metadata = &volume.metadata;
+    // What berth made carries an id; the marks of older provisioners decide about theirs.
+    let identity = backends.identity().filter(|_| annotation(metadata, names::VOLUME_ID).is_none());
+    let another = |key| annotation(metadata, key).is_some_and(|found| Some(found) != identity);
+    if identity.is_some() && names::IDENTITIES.into_iter().any(another) {
+        return None;
+    }
+    // A volume that somebody made by hand may name an in-tree plugin as well.
+    let dynamic = |name: &&str| {
+        !name.starts_with(names::IN_TREE)
+            || annotation(metadata, names::CREATED_BY) == Some(names::CREATED_BY_RBD)
+            || annotation(metadata, names::VOLUME_ID).is_some()
+    };
+    let served = |key| annotation(metadata, key).filter(|name| backends.get(name).is_some()).filter(dynamic);
+    served(names::PROVISIONED_BY).or_else(|| served(names::MIGRATED_TO))
 }
 
 /// What is to be done about a volume that stands so. `guarding`: volumes get our finalizer.
 pub(super) fn duty(standing: Standing, guarding: bool) -> Duty {
-    let Standing { ours, phase, policy, deleting, guarded } = standing;
+    let Standing { ours, phase, policy, deleting, held, in_tree } = standing;
+    let guarded = held == Held::ByUs;
     if !ours {
         return Duty::None;
     }
@@ -95,9 +135,9 @@ pub(super) fn duty(standing: Standing, guarding: bool) -> Duty {
         Policy::Other if guarded && guarding => Duty::Unguard,
         Policy::Other => Duty::None,
         Policy::Delete => match phase {
-            Phase::Released if deleting && !(guarding && guarded) => Duty::None,
+            Phase::Released if deleting && !(guarding && held != Held::No) => Duty::None,
             Phase::Released => Duty::Remove,
-            Phase::Bound if guarding && !guarded && !deleting => Duty::Guard,
+            Phase::Bound if guarding && !guarded && !deleting && !in_tree => Duty::Guard,
             Phase::Bound | Phase::Other => Duty::None,
         },
     }
@@ -141,8 +181,12 @@ pub(super) fn plan(
 }
 
 fn order(volume: &VolumeObject, class: Option<&Class>, backends: &Backends) -> Result<Plan, Invalid> {
-    let ours = |key| annotation(&volume.metadata, key).filter(|name| backends.get(name).is_some());
-    let provisioner = ours(names::PROVISIONED_BY).or_else(|| ours(names::MIGRATED_TO)).unwrap_or_default();
+    let Some((provisioner, backend)) =
+        provisioner(volume, backends).and_then(|name| Some((name, backends.get(name)?)))
+    else {
+        return Ok(Plan::Ignore);
+    };
+    let capabilities = backend.capabilities();
     let name: VolumeName = volume.metadata.name.as_deref().unwrap_or_default().parse()?;
     let recorded = Recorded::read(volume)?;
     if let Some(id) = &recorded.id
@@ -160,10 +204,14 @@ fn order(volume: &VolumeObject, class: Option<&Class>, backends: &Backends) -> R
     let Some(claim) = &volume.spec.claim_ref else {
         return Ok(Plan::Refuse("the volume is Released but names no claim; nothing was removed".to_owned()));
     };
-    let before = backends.get(provisioner).map_or(Disposal::Archive, |backend| backend.capabilities().before);
+    if let Some(why) = persistent_volume::contradiction(&source, &recorded) {
+        return Ok(Plan::Refuse(format!("{why}; nothing was removed")));
+    }
     let (disposal, remark) = match (recorded.disposal, class) {
         (Some(disposal), _) => (disposal, None),
-        (None, Some(class)) => class::disposal_as_before(&class.parameters, before),
+        (None, Some(class)) => {
+            class::disposal_as_before(&class.parameters_as_before(capabilities), capabilities.before)
+        }
         (None, None) => (Disposal::Archive, Some(class_gone(volume))),
     };
     Ok(Plan::Remove(Box::new(Order {
@@ -179,7 +227,7 @@ fn order(volume: &VolumeObject, class: Option<&Class>, backends: &Backends) -> R
             },
             origin: recorded.origin.unwrap_or(Origin::Created),
             disposal,
-            provenance: recorded.provenance(volume, class),
+            provenance: recorded.provenance(volume, class, capabilities),
         },
         uid: volume.metadata.uid.clone().unwrap_or_default(),
         remark,
@@ -266,13 +314,7 @@ pub(super) async fn reconcile(shared: &Shared, name: &str, permit: &Permit) -> O
     let removed = match backend.remove(&order.removal, permit).await {
         Ok(removed) => removed,
         Err(error) => {
-            tracing::warn!(volume = name, kind = %error.kind(), error = error.chain(), "cannot remove the volume");
-            if error.kind() == Kind::Refused {
-                return refuse(shared, &live, &error.chain());
-            }
-            shared.tell_volume(&live, Type::Warning, "VolumeFailedDelete", error.chain());
-            shared.metrics.delete_failed(class_label);
-            return outcome_of(error.kind());
+            return not_removed(shared, &live, &error);
         }
     };
     tracing::info!(volume = name, disposal = %order.removal.disposal, outcome = ?removed, "removed the volume");
@@ -294,10 +336,37 @@ pub(super) async fn reconcile(shared: &Shared, name: &str, permit: &Permit) -> O
     }
 }
 
-/// The class that the volume names, where it matters. That a class is gone is not believed without asking.
+/// Tells why the volume is still there, and says when to try again.
+fn not_removed(shared: &Shared, live: &VolumeObject, error: &Error) -> Outcome {
+    let name = live.metadata.name.as_deref().unwrap_or_default();
+    match error.kind() {
+        // Somebody is at it already: that is no failure, and nothing that anybody has to know.
+        Kind::Busy => {
+            tracing::debug!(volume = name, error = error.chain(), "the volume is being worked on");
+            return outcome_of(Kind::Busy);
+        }
+        Kind::Refused => return refuse(shared, live, &error.chain()),
+        Kind::Invalid
+        | Kind::Unsupported
+        | Kind::Conflict
+        | Kind::NotFound
+        | Kind::Exhausted
+        | Kind::InUse
+        | Kind::Unavailable
+        | Kind::Internal => {}
+    }
+    tracing::warn!(volume = name, kind = %error.kind(), error = error.chain(), "cannot remove the volume");
+    shared.tell_volume(live, Type::Warning, "VolumeFailedDelete", error.chain());
+    shared.metrics.delete_failed(live.spec.storage_class_name.as_deref().unwrap_or_default());
+    outcome_of(error.kind())
+}
+
+/// The class that the volume names, where it matters: for what becomes of the bytes and, with volumes of older
+/// provisioners, for how they are reached. That a class is gone is not believed without asking.
 async fn class_if_needed(shared: &Shared, live: &VolumeObject) -> Result<Option<Class>, Outcome> {
     let name = class_of(live);
-    if annotation(&live.metadata, names::ON_DELETE).is_some() || name.is_empty() {
+    let recorded = |key| annotation(&live.metadata, key).is_some();
+    if recorded(names::ON_DELETE) && recorded(names::VOLUME_ID) || name.is_empty() {
         return Ok(None);
     }
     let known = shared.records().class(name).map(|class| Class::clone(class));
@@ -349,21 +418,26 @@ async fn forget(
     guarding: bool,
 ) -> Result<(), super::cluster::Failure> {
     let name = live.metadata.name.as_deref().unwrap_or_default();
-    let guarded = if live.metadata.deletion_timestamp.is_none() {
-        // Our own finalizer may have been put on it after it was read; nothing adds one to what is being deleted.
-        shared.cluster.delete_volume(name, uid).await?.iter().any(|finalizer| finalizer == names::FINALIZER)
-    } else {
-        standing(live, &shared.backends).guarded
+    let standing = standing(live, &shared.backends);
+    let ours = |finalizer: &str| {
+        finalizer == names::FINALIZER || standing.in_tree && finalizer == names::IN_TREE_FINALIZER
     };
-    if guarding && guarded {
-        shared.cluster.patch_volume(name, &unguarding(uid)).await?;
+    let held: Vec<String> = if live.metadata.deletion_timestamp.is_none() {
+        // Finalizers may have been put on it after it was read; nothing adds one to what is being deleted.
+        shared.cluster.delete_volume(name, uid).await?
+    } else {
+        live.metadata.finalizers.clone().unwrap_or_default()
+    };
+    let held: Vec<&str> = held.iter().map(String::as_str).filter(|finalizer| ours(finalizer)).collect();
+    if guarding && !held.is_empty() {
+        shared.cluster.patch_volume(name, &unguarding(uid, &held)).await?;
     }
     Ok(())
 }
 
-/// Takes our finalizer off, and no other, from the object with this UID.
-fn unguarding(uid: &str) -> serde_json::Value {
-    json!({"metadata": {"uid": uid, "$deleteFromPrimitiveList/finalizers": [names::FINALIZER]}})
+/// Takes these finalizers off, and no others, from the object with this UID.
+fn unguarding(uid: &str, finalizers: &[&str]) -> serde_json::Value {
+    json!({"metadata": {"uid": uid, "$deleteFromPrimitiveList/finalizers": finalizers}})
 }
 
 /// Puts our finalizer on the object with this UID, beside the others.
@@ -381,7 +455,7 @@ pub(super) async fn reconcile_finalizer(shared: &Shared, name: &str) -> Outcome 
     let uid = live.metadata.uid.as_deref().unwrap_or_default();
     let patch = match duty(standing(&live, &shared.backends), shared.records().guarding()) {
         Duty::Guard => guarding(uid),
-        Duty::Unguard => unguarding(uid),
+        Duty::Unguard => unguarding(uid, &[names::FINALIZER]),
         Duty::None | Duty::Remove => return Outcome::Done,
     };
     match shared.cluster.patch_volume(name, &patch).await {

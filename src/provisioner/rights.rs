@@ -48,6 +48,10 @@ pub enum Right {
     CreateEndpoints,
     UpdateEndpoints,
     GetSecrets,
+    CreateSecrets,
+    DeleteSecrets,
+    GetKubeSystem,
+    ListNodes,
 }
 
 /// A right in the words of RBAC.
@@ -57,6 +61,8 @@ struct Rule {
     resource: &'static str,
     subresource: &'static str,
     verb: &'static str,
+    /// The only object that is meant; empty for all.
+    name: &'static str,
     /// Asked in our own namespace only.
     namespaced: bool,
 }
@@ -68,6 +74,7 @@ impl Right {
             resource,
             subresource,
             verb,
+            name: "",
             namespaced,
         };
         let volumes = |verb| rule("", "persistentvolumes", "", verb, false);
@@ -75,6 +82,7 @@ impl Right {
         let classes = |verb| rule("storage.k8s.io", "storageclasses", "", verb, false);
         let events = |verb| rule("", "events", "", verb, false);
         let leases = |verb| rule("coordination.k8s.io", "leases", "", verb, true);
+        let secrets = |verb| rule("", "secrets", "", verb, true);
         let endpoints = |verb| rule("", "endpoints", "", verb, true);
         match self {
             Self::GetVolumes => volumes("get"),
@@ -98,8 +106,17 @@ impl Right {
             Self::GetEndpoints => endpoints("get"),
             Self::CreateEndpoints => endpoints("create"),
             Self::UpdateEndpoints => endpoints("update"),
-            Self::GetSecrets => rule("", "secrets", "", "get", false),
+            Self::GetSecrets => secrets("get"),
+            Self::CreateSecrets => secrets("create"),
+            Self::DeleteSecrets => secrets("delete"),
+            Self::ListNodes => rule("", "nodes", "", "list", false),
+            Self::GetKubeSystem => Rule { name: "kube-system", ..rule("", "namespaces", "", "get", false) },
         }
+    }
+
+    /// The RBAC rule that grants it, in YAML, as it stands below `rules:`.
+    pub(super) fn grant(self) -> String {
+        rules(&[self])
     }
 }
 
@@ -113,6 +130,9 @@ impl fmt::Display for Right {
         }
         if !rule.subresource.is_empty() {
             write!(f, "/{}", rule.subresource)?;
+        }
+        if !rule.name.is_empty() {
+            write!(f, "/{}", rule.name)?;
         }
         Ok(())
     }
@@ -136,6 +156,13 @@ pub const VOLUMES: &[Right] = &[
     Right::CreateEvents,
     Right::PatchEvents,
 ];
+
+/// What backends need besides that ask their [`Host`](crate::backend::Host). The Secrets that they read are named by
+/// classes, each in its own namespace: a right to those that is missing shows where it is used.
+pub const HOST: &[Right] = &[Right::GetKubeSystem, Right::ListNodes];
+
+/// What a backend needs besides in the namespaces where its Secrets are.
+pub const SECRETS: &[Right] = &[Right::GetSecrets, Right::CreateSecrets, Right::DeleteSecrets];
 
 /// What leader election needs besides.
 pub const ELECTION: &[Right] = &[
@@ -261,9 +288,15 @@ const FUNCTIONS: &[Function] = &[
         without: "an event that repeats is told once and not counted",
     },
     Function {
-        needs: &[Right::GetSecrets],
+        needs: &[Right::GetKubeSystem],
         required: false,
-        without: "secrets cannot be read: storage that needs a key refuses its claims",
+        without: "the identity of this cluster is not known, so that what it made on Ceph cannot be told from what another cluster \
+                  made there: what was begun there and never used is not swept",
+    },
+    Function {
+        needs: &[Right::ListNodes],
+        required: false,
+        without: "who still uses an image is told by its address, without the name of the node",
     },
 ];
 
@@ -302,18 +335,19 @@ pub fn degrade(rights: &Rights) -> Vec<Notice> {
 
 /// The rules that grant `rights`, one for each resource.
 fn rules(rights: &[Right]) -> String {
-    let mut by_resource: BTreeMap<(&str, String), Vec<&str>> = BTreeMap::new();
+    let mut by_resource: BTreeMap<(&str, String, &str), Vec<&str>> = BTreeMap::new();
     for right in rights {
         let rule = right.rule();
         let resource = match rule.subresource {
             "" => rule.resource.to_owned(),
             subresource => format!("{}/{subresource}", rule.resource),
         };
-        by_resource.entry((rule.group, resource)).or_default().push(rule.verb);
+        by_resource.entry((rule.group, resource, rule.name)).or_default().push(rule.verb);
     }
-    let rule = |((group, resource), verbs): ((&str, String), Vec<&str>)| {
+    let rule = |((group, resource, name), verbs): ((&str, String, &str), Vec<&str>)| {
         let verbs = verbs.join("\", \"");
-        format!("- apiGroups: [\"{group}\"]\n  resources: [\"{resource}\"]\n  verbs: [\"{verbs}\"]\n")
+        let names = if name.is_empty() { String::new() } else { format!("  resourceNames: [\"{name}\"]\n") };
+        format!("- apiGroups: [\"{group}\"]\n  resources: [\"{resource}\"]\n{names}  verbs: [\"{verbs}\"]\n")
     };
     by_resource.into_iter().map(rule).collect()
 }
@@ -473,6 +507,7 @@ impl Inquiry {
             resource: some(rule.resource),
             subresource: some(rule.subresource),
             verb: some(rule.verb),
+            name: some(rule.name),
             namespace: some(if rule.namespaced { &self.namespace } else { "" }),
             ..ResourceAttributes::default()
         };

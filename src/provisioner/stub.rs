@@ -1,7 +1,7 @@
 //! Stands in for the API server where a test needs its faults: a store of JSON objects behind a [`Client`], without sockets,
 //! so that time can be stopped.
 //!
-//! It knows get, create, replace and merge patch with resource versions, and access reviews. Nothing else.
+//! It knows get, create, replace and merge patch with resource versions, delete with a UID, and access reviews. Nothing else.
 
 use std::{
     collections::BTreeMap,
@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 /// A request as the server understands it.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Call {
-    /// `get`, `create`, `replace`, `patch`.
+    /// `get`, `create`, `replace`, `patch`, `delete`.
     pub(super) verb: &'static str,
     pub(super) resource: String,
     pub(super) namespace: String,
@@ -180,10 +180,22 @@ impl Inner {
                 review["status"] = json!({"allowed": true});
                 (201, review)
             }
-            ("create", Some(_)) => (409, status(409, "already exists")),
+            ("create", Some(_)) => {
+                let mut exists = status(409, "already exists");
+                exists["reason"] = json!("AlreadyExists");
+                (409, exists)
+            }
             ("create", None) => (201, self.store(key, call.body)),
-            ("get" | "replace" | "patch", None) => (404, status(404, "not found")),
+            ("get" | "replace" | "patch" | "delete", None) => (404, status(404, "not found")),
             ("get", Some(old)) => (200, old),
+            ("delete", Some(old)) => {
+                let expected = &call.body["preconditions"]["uid"];
+                if !expected.is_null() && *expected != old["metadata"]["uid"] {
+                    return (409, status(409, "another UID"));
+                }
+                self.objects.remove(&key);
+                (200, old)
+            }
             ("replace", Some(old)) => {
                 let version = |object: &Value| object["metadata"]["resourceVersion"].clone();
                 if !version(&call.body).is_null() && version(&call.body) != version(&old) {
@@ -241,6 +253,7 @@ fn parse(method: &Method, path: &str, body: &[u8]) -> Call {
         "POST" => "create",
         "PUT" => "replace",
         "PATCH" => "patch",
+        "DELETE" => "delete",
         other => panic!("{other} {path} is not expected"),
     };
     Call { verb, resource: resource.to_owned(), namespace: namespace.to_owned(), name: name.to_owned(), body }

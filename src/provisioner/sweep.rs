@@ -4,9 +4,11 @@
 //! claim that lives keeps its volume, whatever its state. Everything else is asked for live, twice, a grace period apart,
 //! before it is taken back.
 //!
+//! Where the storage does not remember the name of a claim but only its UID, all claims are asked for it.
+//!
 //! It never touches what was confirmed, and what we did not make is not in the list.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use futures::future::join_all;
 
@@ -37,12 +39,25 @@ pub(super) async fn run(shared: Arc<Shared>, permit: Permit, interval: Duration,
 
 /// Every store by itself: one that hangs does not keep the others from being swept.
 async fn sweep(shared: &Shared, permit: &Permit, grace: Duration) {
+    introduce(shared);
     let stores = shared
         .backends
         .distinct()
         .into_iter()
         .flat_map(|backend| backend.stores().into_iter().map(move |store| (backend, store.name)));
     join_all(stores.map(|(backend, store)| sweep_store(shared, backend, store, permit, grace))).await;
+}
+
+/// Tells the backends the classes: a store that only a class describes may hold what was begun for a claim that is gone.
+fn introduce(shared: &Shared) {
+    let classes = shared.records().classes();
+    for class in classes {
+        let Some(backend) = shared.backends.get(&class.provisioner) else { continue };
+        let capabilities = backend.capabilities();
+        let mut parameters = class.parameters_as_before(capabilities);
+        parameters.retain(|key, _| capabilities.parameters.iter().any(|parameter| parameter.name == key));
+        backend.acquaint(&parameters);
+    }
 }
 
 async fn sweep_store(
@@ -60,22 +75,50 @@ async fn sweep_store(
             return;
         }
     };
-    let mut suspects = Vec::new();
-    for volume in unfinished {
-        if look(shared, backend, &volume, permit).await == Verdict::Suspect {
-            suspects.push(volume);
-        }
-    }
+    let suspects = suspicious(shared, backend, unfinished, permit).await;
     if suspects.is_empty() {
         return;
     }
     tracing::info!(store, suspects = suspects.len(), "volumes without PV and claim are looked at again");
     tokio::time::sleep(grace).await;
-    for volume in suspects {
-        if look(shared, backend, &volume, permit).await == Verdict::Suspect {
-            discard(shared, backend, &volume, permit).await;
+    for volume in suspicious(shared, backend, suspects, permit).await {
+        discard(shared, backend, &volume, permit).await;
+    }
+}
+
+/// Those of `volumes` that nobody seems to know. What is used is confirmed.
+async fn suspicious(
+    shared: &Shared,
+    backend: &Arc<dyn Backend>,
+    volumes: Vec<Unfinished>,
+    permit: &Permit,
+) -> Vec<Unfinished> {
+    let mut suspects = Vec::new();
+    let mut nameless = Vec::new();
+    for volume in volumes {
+        if look(shared, backend, &volume, permit).await != Verdict::Suspect {
+            continue;
+        }
+        if nameless_claim(&volume) { nameless.push(volume) } else { suspects.push(volume) }
+    }
+    if nameless.is_empty() {
+        return suspects;
+    }
+    let uids: BTreeSet<&str> = nameless.iter().map(|volume| volume.claim.uid.as_str()).collect();
+    match shared.cluster.living_claims(&uids).await {
+        Ok(living) => {
+            suspects.extend(nameless.into_iter().filter(|volume| !living.contains(&volume.claim.uid)));
+        }
+        Err(failure) => {
+            tracing::warn!(error = %failure, "cannot find out which claims live; what was begun for them is left alone");
         }
     }
+    suspects
+}
+
+/// Whether only the UID of the claim is known.
+fn nameless_claim(volume: &Unfinished) -> bool {
+    volume.claim.namespace.is_empty() || volume.claim.name.is_empty()
 }
 
 /// Looks at one volume, live where the records know nothing of it, and confirms it where it is used.
@@ -106,6 +149,10 @@ async fn look(shared: &Shared, backend: &Arc<dyn Backend>, volume: &Unfinished, 
 }
 
 fn judge(volume: &Unfinished, records: &Records, worked_on: bool) -> Verdict {
+    // Whose it is cannot be asked.
+    if volume.claim.uid.is_empty() {
+        return Verdict::Leave;
+    }
     let used =
         records.volume(volume.id.name().as_str()).is_some_and(|known| *known.claim_uid == *volume.claim.uid);
     if used {
@@ -117,11 +164,15 @@ fn judge(volume: &Unfinished, records: &Records, worked_on: bool) -> Verdict {
     }
 }
 
+/// Asks for the volume and the claim. A claim without a name is asked for later, together with the others.
 async fn ask(shared: &Shared, volume: &Unfinished) -> Result<Verdict, super::cluster::Failure> {
     let stored = shared.cluster.volume(volume.id.name().as_str()).await?;
     if let Some(stored) = stored {
         let used = stored.spec.claim_ref.is_some_and(|claim| claim.uid == volume.claim.uid);
         return Ok(if used { Verdict::Confirm } else { Verdict::Leave });
+    }
+    if nameless_claim(volume) {
+        return Ok(Verdict::Suspect);
     }
     let claim = shared.cluster.claim(&volume.claim.namespace, &volume.claim.name).await?;
     let lives = claim.is_some_and(|claim| claim.metadata.uid.as_deref() == Some(&volume.claim.uid));
@@ -171,6 +222,10 @@ mod tests {
         let empty = || Records::new(Backends::default().with(NAME, Arc::new(Memory::new())), true);
         assert_eq!(judge(&unfinished, &empty(), false), Verdict::Suspect, "nobody knows it");
         assert_eq!(judge(&unfinished, &empty(), true), Verdict::Leave, "it is being worked on");
+
+        let nobody = ClaimKey { uid: String::new(), ..unfinished.claim.clone() };
+        let nobody = Unfinished { claim: nobody, ..unfinished.clone() };
+        assert_eq!(judge(&nobody, &empty(), false), Verdict::Leave, "whose it is cannot be asked");
 
         let mut records = empty();
         records.see_claim(&fixtures::claim_object(json!({})));

@@ -154,9 +154,11 @@ impl Term {
                 let named =
                     |backend: &&Arc<dyn crate::backend::Backend>| backend.capabilities().name == *name;
                 let useful = self.shared.backends.distinct().into_iter().find(named);
-                useful.map_or(self.workers, |backend| {
+                let useful = useful.map_or(self.workers, |backend| {
                     self.workers.min(backend.capabilities().concurrency.max(1))
-                })
+                });
+                // While so many PVs are on their way to the API server, the storage makes the next volumes.
+                useful + useful / 2
             }
             LaneId::Confirm(..) => (self.workers / CONFIRMING).max(1),
             LaneId::Finalizers => FINALIZERS,

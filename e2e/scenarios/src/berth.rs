@@ -59,6 +59,17 @@ pub async fn program() -> Result<PathBuf> {
         .context("cargo build named no executable")
 }
 
+/// The NFS export, as an old Deployment names it.
+#[derive(Clone, Debug)]
+pub struct Export {
+    /// `NFS_SERVER`.
+    pub server: String,
+    /// `NFS_PATH`.
+    pub path: String,
+    /// The directory where it is mounted.
+    pub root: PathBuf,
+}
+
 /// How a process is to be started. The defaults are those of an old Deployment.
 #[derive(Clone, Debug)]
 pub struct Setup {
@@ -66,16 +77,14 @@ pub struct Setup {
     pub user: User,
     /// How it reaches the API server.
     pub access: Access,
-    /// `PROVISIONER_NAME`.
+    /// `PROVISIONER_NAME`; not set if empty.
     pub provisioner: String,
-    /// `NFS_SERVER`.
-    pub server: String,
-    /// `NFS_PATH`.
-    pub path: String,
-    /// The directory where the export is mounted.
-    pub export: PathBuf,
+    /// What an old Deployment for NFS says, and one for Ceph does not.
+    pub export: Option<Export>,
     /// `ENABLE_LEADER_ELECTION`.
     pub leader_election: bool,
+    /// What it logs, if the scenario depends on that.
+    pub log: Option<String>,
     /// Further flags.
     pub flags: Vec<OsString>,
     /// Further environment; wins over everything above.
@@ -97,10 +106,24 @@ impl Setup {
         self
     }
 
+    /// Logs this, whatever `BERTH_LOG` says.
+    #[must_use]
+    pub fn logs(mut self, what: &str) -> Self {
+        self.log = Some(what.to_owned());
+        self
+    }
+
     /// Uses another way to the API server.
     #[must_use]
     pub fn through(mut self, access: Access) -> Self {
         self.access = access;
+        self
+    }
+
+    /// Leaves it to flags and file which names are served.
+    #[must_use]
+    pub fn without_provisioner(mut self) -> Self {
+        self.provisioner.clear();
         self
     }
 
@@ -119,7 +142,11 @@ impl Setup {
 
     /// The command line: `berth controller` with the environment of the old images.
     fn command(&self, program: &Path, kubeconfig: &Path, listen_file: &Path) -> Command {
-        let log = std::env::var("BERTH_LOG").unwrap_or_else(|_| "info,berth=debug".into());
+        let log = self
+            .log
+            .clone()
+            .or_else(|| std::env::var("BERTH_LOG").ok())
+            .unwrap_or_else(|| "info,berth=debug".to_owned());
         let mut command = Command::new(program);
         command
             .args(["controller", "--listen=127.0.0.1:0", "--listen-file"])
@@ -137,15 +164,20 @@ impl Setup {
             )
             .env("RUST_BACKTRACE", "1")
             .env("KUBECONFIG", kubeconfig)
-            .env("PROVISIONER_NAME", &self.provisioner)
-            .env("NFS_SERVER", &self.server)
-            .env("NFS_PATH", &self.path)
-            .env("POD_NAMESPACE", self.user.namespace())
-            .env("BERTH_EXPORT_ROOT", &self.export)
-            .envs(self.environment.iter().map(|(name, value)| (name, value)));
+            .env("POD_NAMESPACE", self.user.namespace());
+        if !self.provisioner.is_empty() {
+            command.env("PROVISIONER_NAME", &self.provisioner);
+        }
+        if let Some(export) = &self.export {
+            command
+                .env("NFS_SERVER", &export.server)
+                .env("NFS_PATH", &export.path)
+                .env("BERTH_EXPORT_ROOT", &export.root);
+        }
         if !self.leader_election {
             command.env("ENABLE_LEADER_ELECTION", "false");
         }
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command
     }
 
@@ -192,6 +224,12 @@ impl Berth {
     pub async fn wait(&self) -> Result<ExitStatus> {
         self.may_end.store(true, Ordering::Relaxed);
         self.process.wait(PATIENCE).await
+    }
+
+    /// Whatever ends it from now on is no fault; gives its process id.
+    pub fn expect_end(&self) -> i32 {
+        self.may_end.store(true, Ordering::Relaxed);
+        self.pid()
     }
 
     /// True once a scenario has ended it, or waits for its end.

@@ -1,17 +1,20 @@
 //! End-to-end scenarios for berth: the unmodified binary against the embedded API server and
-//! against the real control plane, from the same code.
+//! against the real control plane, from the same code; and against a real Ceph cluster.
 //!
 //! A scenario is an async function in [`scenarios`] that gets a [`case::Case`]: a namespace, a
 //! provisioner name, an export directory and helpers of its own, on a [`control_plane`] that it
 //! shares with others. [`suite`] runs them; `e2e/run` is the command. [`storm`] kills berth at
-//! random moments, and is a scenario and a program. [`proxy`] makes the faults. [`mod@bench`] measures.
+//! random moments, and is a scenario and a program. [`proxy`] makes the faults of the API server, [`ceph`] is
+//! the Ceph cluster, [`exposure`] looks for secrets where they must not be. [`mod@bench`] measures.
 //!
 //! Nothing here is part of the product.
 
 pub mod bench;
 pub mod berth;
 pub mod case;
+pub mod ceph;
 pub mod control_plane;
+pub mod exposure;
 pub mod process;
 pub mod proxy;
 pub mod scenarios;

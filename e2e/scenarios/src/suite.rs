@@ -1,8 +1,8 @@
 //! Runs scenarios: chooses them, shares one control plane among them, reports, and counts.
 //!
 //! [`run`] is the entry point of the program `berth-suites`, which `e2e/run` calls. Scenarios of one
-//! suite run side by side on one control plane; those marked [`Scenario::alone`] run afterwards one
-//! by one, since they stop the API server or count its requests.
+//! suite run side by side on one [`Ground`]; those marked [`Scenario::alone`] run afterwards one
+//! by one, since they stop the API server or a daemon of Ceph, or count requests.
 
 use std::{
     fmt,
@@ -18,12 +18,68 @@ use futures::{FutureExt, StreamExt, future::LocalBoxFuture};
 use crate::{
     berth,
     case::Case,
-    control_plane::{Binaries, ControlPlane, Kind, binaries::Found},
+    ceph::{Cluster, Packages},
+    control_plane::{Binaries, ControlPlane, binaries::Found},
     scenarios,
 };
 
 /// Longer than any scenario needs, so that one that hangs ends the run with a report.
 const SCENARIO_LIMIT: Duration = Duration::from_mins(15);
+
+/// What scenarios are run against.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Suite {
+    /// The embedded API server, and an export that is a directory.
+    Embedded,
+    /// Kubernetes' own programs, and the same scenarios.
+    ControlPlane,
+    /// A real Ceph cluster, with an embedded API server for each scenario.
+    Ceph,
+}
+
+impl Suite {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Embedded, Self::ControlPlane, Self::Ceph];
+
+    fn scenarios(self) -> Vec<Scenario> {
+        match self {
+            Self::Embedded | Self::ControlPlane => scenarios::all(),
+            Self::Ceph => scenarios::on_ceph(),
+        }
+    }
+}
+
+impl fmt::Display for Suite {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Embedded => "embedded",
+            Self::ControlPlane => "controlplane",
+            Self::Ceph => "ceph",
+        })
+    }
+}
+
+/// What the scenarios of a suite share while they run.
+#[derive(Clone, Debug)]
+pub enum Ground {
+    /// A control plane.
+    Plane(Arc<ControlPlane>),
+    /// A Ceph cluster. An embedded control plane costs so little that each scenario gets its own: so all of them can
+    /// serve the same provisioner names.
+    Ceph(Arc<Cluster>),
+}
+
+impl Ground {
+    async fn case(&self, program: &Path) -> Result<Case> {
+        match self {
+            Self::Plane(plane) => Case::new(Arc::clone(plane), program).await,
+            Self::Ceph(cluster) => {
+                let plane = Arc::new(ControlPlane::embedded().await?);
+                Ok(Case::new(plane, program).await?.on(Arc::clone(cluster)))
+            }
+        }
+    }
+}
 
 /// A sentence and the function that proves it.
 pub struct Scenario {
@@ -83,18 +139,18 @@ pub fn skip(reason: impl Into<String>) -> anyhow::Error {
 #[derive(Clone, Debug)]
 pub struct Plan {
     /// The suites, in this order.
-    pub suites: Vec<Kind>,
+    pub suites: Vec<Suite>,
     /// Only scenarios whose names contain one of these; all if empty.
     pub filters: Vec<String>,
     /// How many run side by side.
     pub jobs: usize,
-    /// Whether missing parts of the control plane are built.
+    /// Whether missing parts of the control plane are built, and missing packages installed.
     pub build: bool,
 }
 
 impl Plan {
-    fn chosen(&self) -> Vec<Scenario> {
-        let mut all = scenarios::all();
+    fn chosen(&self, suite: Suite) -> Vec<Scenario> {
+        let mut all = suite.scenarios();
         all.retain(|scenario| {
             self.filters.is_empty()
                 || self.filters.iter().any(|filter| scenario.name.contains(filter.as_str()))
@@ -105,11 +161,11 @@ impl Plan {
     /// `suite: name` of everything that would run, one a line.
     #[must_use]
     pub fn list(&self) -> Vec<String> {
-        let chosen = self.chosen();
-        self.suites
-            .iter()
-            .flat_map(|suite| chosen.iter().map(move |scenario| format!("{suite}: {}", scenario.name)))
-            .collect()
+        let lines = |suite: &Suite| {
+            let suite = *suite;
+            self.chosen(suite).into_iter().map(move |scenario| format!("{suite}: {}", scenario.name))
+        };
+        self.suites.iter().flat_map(lines).collect()
     }
 }
 
@@ -131,7 +187,7 @@ impl fmt::Display for Tally {
 }
 
 impl Tally {
-    fn count(&mut self, suite: Kind, name: &str, outcome: &Outcome, took: Duration) {
+    fn count(&mut self, suite: Suite, name: &str, outcome: &Outcome, took: Duration) {
         let took = took.as_secs_f64();
         match outcome {
             Outcome::Passed => {
@@ -161,10 +217,13 @@ pub async fn run(plan: &Plan) -> Result<Tally> {
     let mut tally = Tally::default();
     let program = berth::program().await?;
     for suite in &plan.suites {
-        let chosen = plan.chosen();
+        let chosen = plan.chosen(*suite);
+        if chosen.is_empty() {
+            continue;
+        }
         let began = Instant::now();
-        let plane = match start(*suite, plan).await {
-            Ok(Ok(plane)) => plane,
+        let ground = match start(*suite, plan).await {
+            Ok(Ok(ground)) => ground,
             Ok(Err(reason)) => {
                 for scenario in &chosen {
                     let outcome = Outcome::Skipped(reason.clone());
@@ -173,7 +232,7 @@ pub async fn run(plan: &Plan) -> Result<Tally> {
                 continue;
             }
             Err(error) => {
-                let error = told(&error.context("the control plane did not start"));
+                let error = told(&error.context("what it runs against did not start"));
                 for scenario in &chosen {
                     let outcome = Outcome::Failed { error: error.clone(), report: String::new() };
                     tally.count(*suite, scenario.name, &outcome, Duration::ZERO);
@@ -182,36 +241,45 @@ pub async fn run(plan: &Plan) -> Result<Tally> {
             }
         };
         println!("{suite}: ready after {:.1} s", began.elapsed().as_secs_f64());
-        run_suite(*suite, plan.jobs, chosen, &Arc::new(plane), &program, &mut tally).await;
+        run_suite(*suite, plan.jobs, chosen, &ground, &program, &mut tally).await;
         println!("{suite}: done after {:.1} s", began.elapsed().as_secs_f64());
     }
     Ok(tally)
 }
 
-/// The control plane of a suite, or the reason why there is none.
-async fn start(suite: Kind, plan: &Plan) -> Result<Result<ControlPlane, String>> {
-    let binaries = match suite {
-        Kind::Embedded => return ControlPlane::embedded().await.map(Ok),
-        Kind::Real => Binaries::find().await?,
-    };
-    let binaries = match binaries {
-        Found::Ready(binaries) => binaries,
-        Found::Buildable if plan.build => Binaries::build().await?,
-        Found::Buildable => {
-            return Ok(Err("not built yet, and --no-build was given".to_owned()));
+/// What a suite runs against, or the reason why it is not here.
+async fn start(suite: Suite, plan: &Plan) -> Result<Result<Ground, String>> {
+    let plane = match suite {
+        Suite::Embedded => ControlPlane::embedded().await?,
+        Suite::ControlPlane => {
+            let binaries = match Binaries::find().await? {
+                Found::Ready(binaries) => binaries,
+                Found::Buildable if plan.build => Binaries::build().await?,
+                Found::Buildable => {
+                    return Ok(Err("not built yet, and --no-build was given".to_owned()));
+                }
+                Found::Absent { reason } => return Ok(Err(reason)),
+            };
+            println!("{suite}: programs from {}", binaries.origin);
+            ControlPlane::real(&binaries).await?
         }
-        Found::Absent { reason } => return Ok(Err(reason)),
+        Suite::Ceph => {
+            let packages = if plan.build { Packages::install().await? } else { Packages::find().await? };
+            return match packages {
+                Packages::Ready => Ok(Ok(Ground::Ceph(Arc::new(Cluster::start().await?)))),
+                Packages::Missing(reason) => Ok(Err(reason)),
+            };
+        }
     };
-    println!("{suite}: programs from {}", binaries.origin);
-    ControlPlane::real(&binaries).await.map(Ok)
+    Ok(Ok(Ground::Plane(Arc::new(plane))))
 }
 
-/// Runs `chosen` on a control plane that is there already, with `program` as berth.
+/// Runs `chosen` on ground that is there already, with `program` as berth.
 pub async fn run_suite(
-    suite: Kind,
+    suite: Suite,
     jobs: usize,
     chosen: Vec<Scenario>,
-    plane: &Arc<ControlPlane>,
+    ground: &Ground,
     program: &Path,
     tally: &mut Tally,
 ) {
@@ -220,7 +288,7 @@ pub async fn run_suite(
         let mut running = futures::stream::iter(scenarios)
             .map(|scenario| async move {
                 let began = Instant::now();
-                let outcome = outcome(&scenario, Arc::clone(plane), program).await;
+                let outcome = outcome(&scenario, ground, program).await;
                 (scenario.name, outcome, began.elapsed())
             })
             .buffer_unordered(jobs);
@@ -230,8 +298,8 @@ pub async fn run_suite(
     }
 }
 
-async fn outcome(scenario: &Scenario, plane: Arc<ControlPlane>, program: &Path) -> Outcome {
-    let case = match Case::new(plane, program).await {
+async fn outcome(scenario: &Scenario, ground: &Ground, program: &Path) -> Outcome {
+    let case = match ground.case(program).await {
         Ok(case) => Arc::new(case),
         Err(error) => {
             return Outcome::Failed {
@@ -277,7 +345,7 @@ mod tests {
 
     fn plan(filters: &[&str]) -> Plan {
         Plan {
-            suites: vec![Kind::Embedded, Kind::Real],
+            suites: Suite::ALL.to_vec(),
             filters: filters.iter().map(|&filter| filter.to_owned()).collect(),
             jobs: 1,
             build: false,
@@ -286,7 +354,7 @@ mod tests {
 
     #[test]
     fn every_scenario_has_a_name_of_its_own() {
-        let all = scenarios::all();
+        let all: Vec<_> = [Suite::Embedded, Suite::Ceph].into_iter().flat_map(Suite::scenarios).collect();
         let names: BTreeSet<&str> = all.iter().map(|scenario| scenario.name).collect();
         assert_eq!(names.len(), all.len());
     }
@@ -294,8 +362,9 @@ mod tests {
     #[test]
     fn the_list_names_each_scenario_for_each_suite() {
         let list = plan(&[]).list();
-        assert_eq!(list.len(), 2 * scenarios::all().len());
+        assert_eq!(list.len(), 2 * scenarios::all().len() + scenarios::on_ceph().len());
         assert!(list[0].starts_with("embedded: "));
+        assert!(list[list.len() - 1].starts_with("ceph: "));
     }
 
     #[test]
@@ -311,7 +380,7 @@ mod tests {
         let failed = Outcome::Failed { error: String::new(), report: String::new() };
         let skipped = Outcome::Skipped("there is no Go".to_owned());
         for outcome in [Outcome::Passed, failed, skipped, Outcome::Passed] {
-            tally.count(Kind::Real, "x", &outcome, Duration::ZERO);
+            tally.count(Suite::ControlPlane, "x", &outcome, Duration::ZERO);
         }
         assert_eq!(tally.to_string(), "2 passed, 1 failed, 1 skipped");
     }

@@ -210,6 +210,11 @@ async fn make(shared: &Shared, order: &Arc<Order>, permit: &Permit) -> Outcome {
 
 fn not_made(shared: &Shared, order: &Order, error: &Error) -> Outcome {
     let claim = &order.claim;
+    // Somebody is at it already: that is no failure, and nothing that anybody has to know.
+    if error.kind() == Kind::Busy {
+        tracing::debug!(claim = %claim, error = error.chain(), "the volume is being worked on");
+        return outcome_of(Kind::Busy);
+    }
     fail(shared, claim, &error.kind().to_string(), &error.chain());
     if error.kind() == Kind::Refused {
         shared.metrics.refused("provision");
@@ -235,13 +240,16 @@ async fn store(shared: &Shared, order: &Arc<Order>, volume: &Arc<Volume>, permit
             return outcome_of(error.kind());
         }
     };
+    let turn = shared.storing.acquire().await;
     if let Err(expired) = permit.check() {
         tracing::warn!(claim = %claim, error = %expired, "the volume was made, but its PV may not be stored");
         return Outcome::Retry;
     }
     shared.progress(&claim.uid, |progress| *progress = Progress::Posted(Arc::clone(volume)));
     let name = volume.id.name();
-    let stored = match shared.cluster.create_volume(&object).await {
+    let stored = shared.cluster.create_volume(&object).await;
+    drop(turn);
+    let stored = match stored {
         Ok(stored) => stored,
         Err(failure) => match failure.cause {
             Cause::Exists => match whose(shared, order, name).await {
@@ -406,6 +414,7 @@ async fn take_back(shared: &Shared, order: &Order, volume: &Volume, permit: &Per
             shared.end_attempt(&claim.uid);
             Outcome::Done
         }
+        Err(error) if error.kind() == Kind::Busy => outcome_of(Kind::Busy),
         Err(error) => {
             tracing::warn!(claim = %claim, error = error.chain(), "cannot take back a volume that nobody uses");
             let note = format!("the volume made for this claim could not be taken back: {}", error.chain());

@@ -118,6 +118,98 @@ fn only_our_released_volumes_with_policy_delete_are_removed() {
 }
 
 #[test]
+fn volumes_of_a_plugin_of_kubernetes_are_ours_where_a_claim_made_them_and_keep_their_finalizers() {
+    use Duty::{None, Remove};
+    let backends = Backends::default().with("kubernetes.io/rbd", Arc::new(Memory::new()));
+    let usual = with(
+        old(),
+        &json!({"metadata": {
+            "annotations": {
+                "pv.kubernetes.io/provisioned-by": "kubernetes.io/rbd",
+                "kubernetes.io/createdby": "rbd-dynamic-provisioner",
+            },
+            "finalizers": ["kubernetes.io/pv-controller"],
+        }}),
+    );
+    let phase = |phase: &str| json!({"status": {"phase": phase}});
+    let deleting = json!({"metadata": {"deletionTimestamp": "2026-11-01T00:00:00Z"}});
+    let by = |by: Value| json!({"metadata": {"annotations": {"kubernetes.io/createdby": by}}});
+    let table: Vec<(&str, Value, Duty, Duty)> = vec![
+        ("a released volume is removed", json!({}), Remove, Remove),
+        ("Kubernetes without the plugin has failed with it", phase("Failed"), Remove, Remove),
+        ("one under deletion is held by their finalizer, which we take off", deleting, Remove, None),
+        ("a bound volume gets no finalizer of ours", phase("Bound"), None, None),
+        (
+            "a volume to be retained keeps theirs",
+            json!({"spec": {"persistentVolumeReclaimPolicy": "Retain"}}),
+            None,
+            None,
+        ),
+        ("a volume made by hand is not ours", by(Value::Null), None, None),
+        ("nor is one that another plugin made", by(json!("gce-pd-dynamic-provisioner")), None, None),
+    ];
+    for (name, patch, may_patch, may_not) in table {
+        let volume = fixtures::volume_object(with(usual.clone(), &patch));
+        let standing = standing(&volume, &backends);
+        assert_eq!(duty(standing, true), may_patch, "{name}");
+        assert_eq!(duty(standing, false), may_not, "{name}, without the right to patch");
+    }
+}
+
+#[test]
+fn volumes_of_an_older_provisioner_with_another_identity_are_left_to_it() {
+    let named = |identity: Option<&str>| backends().identified_as(identity.map(str::to_owned));
+    let mark = |key: &str, value: &str| with(old(), &annotated(json!({key: value})));
+    let (rbd, cephfs) = ("rbdProvisionerIdentity", "cephFSProvisionerIdentity");
+    let ours_by_id = annotated(json!({rbd: "another"}));
+    let table: Vec<(&str, Option<&str>, Value, bool)> = vec![
+        ("without an identity of ours every one counts", None, mark(rbd, "ceph.com/rbd"), true),
+        ("ours", Some("rbd-1"), mark(rbd, "rbd-1"), true),
+        ("another one", Some("rbd-1"), mark(rbd, "rbd-2"), false),
+        ("ours of CephFS", Some("cephfs-provisioner-1"), mark(cephfs, "cephfs-provisioner-1"), true),
+        ("another one of CephFS", Some("cephfs-provisioner-1"), mark(cephfs, "cephfs-provisioner-2"), false),
+        ("an NFS volume has none", Some("rbd-1"), old(), true),
+        ("what berth made carries an id", Some("rbd-1"), ours_by_id, true),
+    ];
+    for (name, identity, volume, ours) in table {
+        let standing = standing(&fixtures::volume_object(volume), &named(identity));
+        assert_eq!(standing.ours, ours, "{name}");
+    }
+}
+
+#[test]
+fn the_parameters_of_an_old_volumes_class_reach_the_backend_under_their_declared_names() {
+    let memory = || {
+        Memory::new().with_capabilities(|capabilities| {
+            capabilities.any_case = true;
+            capabilities.before = Disposal::Delete;
+        })
+    };
+    let backends = Backends::default().with(NAME, Arc::new(memory()));
+    let class = fixtures::class(json!({"parameters": {"PATHPATTERN": "x", "export": "default"}}));
+    let Plan::Remove(order) = plan(&fixtures::volume_object(old()), Some(&class), &backends, true) else {
+        panic!("not removed")
+    };
+    let parameters = &order.removal.provenance.parameters;
+    assert_eq!(parameters.get("pathPattern").map(String::as_str), Some("x"));
+    assert_eq!(parameters.get("export").map(String::as_str), Some("default"));
+    assert_eq!(
+        order.removal.disposal,
+        Disposal::Delete,
+        "as the older provisioner did, where the class is silent"
+    );
+    let class = fixtures::class(json!({"parameters": {"ARCHIVEONDELETE": "true"}}));
+    let Plan::Remove(order) = plan(&fixtures::volume_object(old()), Some(&class), &backends, true) else {
+        panic!("not removed")
+    };
+    assert_eq!(order.removal.disposal, Disposal::Archive);
+    let Plan::Remove(order) = plan(&fixtures::volume_object(old()), None, &backends, true) else {
+        panic!("not removed")
+    };
+    assert_eq!(order.removal.disposal, Disposal::Archive, "without its class it is archived");
+}
+
+#[test]
 fn everything_for_a_removal_is_taken_from_the_volume() {
     let volume = fixtures::volume_object(json!({}));
     let changed = fixtures::class(json!({"parameters": {"onDelete": "retain"}}));
@@ -218,6 +310,24 @@ fn a_volume_that_contradicts_itself_is_refused_with_a_reason() {
         ("an unreadable origin", annotated(json!({"berth.storage/origin": "found"})), "created or adopted"),
         ("an unreadable id", annotated(json!({"berth.storage/volume-id": "x"})), "volume-id"),
         (
+            "a record that is no object",
+            annotated(json!({"berth.storage/record": "[]"})),
+            "berth.storage/record \"[]\" must be a JSON object of texts",
+        ),
+        (
+            "a record with something else than texts",
+            annotated(json!({"berth.storage/record": "{\"pool\": 1}"})),
+            "must be a JSON object of texts",
+        ),
+        (
+            "a handle of another volume",
+            json!({"spec": {
+                "nfs": null, "csi": {"driver": "rbd.berth.storage", "volumeHandle": "1/memory/default/pvc-other"},
+            }}),
+            "the volume's handle is \"1/memory/default/pvc-other\", but its annotation berth.storage/volume-id says \
+             1/memory/default/pvc-0b6f-11; nothing was removed",
+        ),
+        (
             "an id of another volume",
             annotated(json!({"berth.storage/volume-id": "1/memory/default/pvc-other"})),
             "names the volume pvc-other",
@@ -263,7 +373,7 @@ fn the_finalizer_patches_name_our_finalizer_alone_and_the_object_they_mean() {
         "finalizers merge, so that adding twice adds once and others stay"
     );
     assert_eq!(
-        unguarding("u"),
+        unguarding("u", &[names::FINALIZER]),
         json!({"metadata": {"uid": "u", "$deleteFromPrimitiveList/finalizers": [names::FINALIZER]}})
     );
 }

@@ -188,6 +188,11 @@ impl Records {
         self.classes.get(name).map(|(class, _)| class)
     }
 
+    /// All classes.
+    pub(super) fn classes(&self) -> Vec<Arc<Class>> {
+        self.classes.values().map(|(class, _)| Arc::clone(class)).collect()
+    }
+
     /// Whether volumes get our finalizer.
     pub(super) fn guarding(&self) -> bool {
         self.guarding

@@ -26,7 +26,7 @@ fn old_role(right: Right) -> bool {
 }
 
 fn all() -> Vec<Right> {
-    [VOLUMES, ELECTION, &[Right::GetSecrets]].concat()
+    [VOLUMES, ELECTION, HOST].concat()
 }
 
 /// A sentence, what is denied, and what is told: whether it is required, and words of the text.
@@ -94,6 +94,10 @@ fn a_notice_names_the_rights_and_brings_the_rules() {
             "missing right to get leases.coordination.k8s.io, update leases.coordination.k8s.io: the leader lock is not a \
              Lease but the Endpoints object that the old provisioners use",
         ]
+    );
+    assert_eq!(
+        Right::GetKubeSystem.grant(),
+        "- apiGroups: [\"\"]\n  resources: [\"namespaces\"]\n  resourceNames: [\"kube-system\"]\n  verbs: [\"get\"]\n"
     );
     assert_eq!(
         notices[0].rule,
@@ -179,12 +183,13 @@ async fn under_the_role_of_the_old_provisioners_everything_required_is_there() {
             Right::GetLeases,
             Right::CreateLeases,
             Right::UpdateLeases,
-            Right::GetSecrets
+            Right::GetKubeSystem,
+            Right::ListNodes
         ]
     );
     let notices = degrade(&rights);
     assert!(notices.iter().all(|notice| !notice.required), "{notices:?}");
-    assert_eq!(notices.len(), 4, "finalizer, growth, lock, secrets: {notices:?}");
+    assert_eq!(notices.len(), 5, "finalizer, growth, lock, identity, nodes: {notices:?}");
 }
 
 #[tokio::test(start_paused = true)]

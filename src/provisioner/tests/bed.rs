@@ -162,6 +162,7 @@ impl Bed {
             hostname: "test".into(),
             namespace: "berth".into(),
             lease: None,
+            host_rights: &[],
             workers: 8,
             api_timeout: Duration::from_secs(10),
             pace: Pace { min: millis(20), max: millis(200), slow: millis(400) },
@@ -177,13 +178,18 @@ impl Bed {
     }
 
     pub(super) fn start_with(&self, settings: Settings) -> Running {
-        Self::start_on(settings, Arc::new(self.memory.clone()))
+        self.start_as(NAME, settings)
+    }
+
+    /// The same under another provisioner name.
+    pub(super) fn start_as(&self, name: &str, settings: Settings) -> Running {
+        Self::start_on(name, settings, Arc::new(self.memory.clone()))
     }
 
     /// The loop over another backend.
-    pub(super) fn start_on(settings: Settings, backend: Arc<dyn Backend>) -> Running {
+    pub(super) fn start_on(name: &str, settings: Settings, backend: Arc<dyn Backend>) -> Running {
         let metrics = Metrics::new();
-        let backends = Backends::default().with(NAME, backend);
+        let backends = Backends::default().with(name, backend);
         let stop = settings.stop.clone();
         let task = tokio::spawn(run(settings, backends, metrics.clone()));
         Running { stop, task, metrics }

@@ -5,7 +5,10 @@ use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use serde_json::json;
 
 use super::bed::{Bed, USER, full_rules, old_rules};
-use crate::backend::memory::{Memory, Operation};
+use crate::backend::{
+    Kind as Failure,
+    memory::{Memory, Moment, Operation},
+};
 
 fn grow(bed: &Bed, to: &str) {
     let patch = json!({"spec": {"resources": {"requests": {"storage": to}}}});
@@ -62,6 +65,67 @@ async fn growth_that_was_interrupted_is_completed_by_the_next_process() {
     let running = bed.start().await;
     bed.until("the claim has grown", || has(&bed) == "2Gi").await;
     running.stop().await;
+}
+
+/// The conditions of the claim.
+fn conditions(bed: &Bed) -> Vec<String> {
+    let conditions = bed.get_claim("data").unwrap().status.unwrap().conditions.unwrap_or_default();
+    conditions.into_iter().map(|condition| condition.type_).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_system_on_a_device_is_left_to_the_node_and_not_asked_for_twice() {
+    let bed = Bed::new();
+    bed.memory.grow_on_nodes();
+    let running = bed.start().await;
+    bed.claim("data", json!({}));
+    bed.bound("data").await;
+    bed.provisioned(1).await;
+    grow(&bed, "2Gi");
+    bed.until("the node is asked", || conditions(&bed) == ["FileSystemResizePending"]).await;
+    assert_eq!(
+        (volume_has(&bed).as_str(), has(&bed).as_str()),
+        ("2Gi", "1Gi"),
+        "the kubelet tells the claim"
+    );
+    let note = bed.event("data", "FileSystemResizeRequired").await;
+    assert!(note.contains("2Gi"), "{note}");
+    // Whatever touches the claim meanwhile, and a new process, asks nobody again.
+    let patch = json!({"metadata": {"labels": {"touched": "1"}}});
+    bed.server.store().patch::<PersistentVolumeClaim>("default", "data", &patch).unwrap();
+    bed.settle().await;
+    running.stop().await;
+    let running = bed.start().await;
+    bed.settle().await;
+    assert_eq!(bed.memory.calls(Operation::Expand), 1);
+    // As the kubelet does when the file system has grown.
+    let done = json!({"status": {
+        "capacity": {"storage": "2Gi"},
+        "conditions": [{"type": "FileSystemResizePending", "$patch": "delete"}],
+    }});
+    bed.server.store().patch_status::<PersistentVolumeClaim>("default", "data", &done).unwrap();
+    bed.settle().await;
+    assert!(!bed.events("data").iter().any(|(reason, _)| reason == "VolumeResizeSuccessful"));
+    assert_eq!(bed.memory.calls(Operation::Expand), 1);
+    grow(&bed, "3Gi");
+    bed.until("it grows once more", || volume_has(&bed) == "3Gi").await;
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn growth_that_finds_its_volume_busy_is_tried_again_without_an_event() {
+    let bed = Bed::new();
+    let running = bed.start().await;
+    bed.claim("data", json!({}));
+    bed.bound("data").await;
+    bed.provisioned(1).await;
+    bed.memory.fail_next(Operation::Expand, 3, Moment::Before, Failure::Busy);
+    grow(&bed, "2Gi");
+    bed.until("the claim has grown", || has(&bed) == "2Gi").await;
+    bed.event("data", "VolumeResizeSuccessful").await;
+    running.stop().await;
+    assert!(!bed.events("data").iter().any(|(reason, _)| reason == "VolumeResizeFailed"));
+    assert_eq!(bed.memory.calls(Operation::Expand), 4);
 }
 
 /// Proves: case 55, row 8.4

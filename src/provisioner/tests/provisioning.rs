@@ -71,6 +71,18 @@ async fn claims_that_wait_already_are_served_and_bound_and_told_to_the_metrics()
     running.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_claim_that_finds_its_volume_busy_is_tried_again_without_an_event() {
+    let bed = Bed::without_controllers();
+    bed.memory.fail_next(Operation::Create, 1, Moment::Before, Failure::Busy);
+    let running = bed.start().await;
+    bed.annotated_claim("data");
+    bed.event("data", "ProvisioningSucceeded").await;
+    running.stop().await;
+    assert_eq!(bed.memory.calls(Operation::Create), 2);
+    assert!(!bed.events("data").iter().any(|(reason, _)| reason == "ProvisioningFailed"));
+}
+
 /// Proves: case 4
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_claim_waits_for_its_class() {
@@ -307,10 +319,10 @@ async fn a_store_that_hangs_keeps_nobody_elses_workers() {
     for index in 0..20 {
         bed.claim(&format!("stuck-{index}"), json!({}));
     }
-    bed.until("all workers of the store hang", || bed.memory.calls(Operation::Create) == 8).await;
+    bed.until("all workers of the store hang", || bed.memory.calls(Operation::Create) == 12).await;
     // The memory hangs in all its stores at once; that the other store is asked at all shows that it has its own workers.
     bed.claim("free", json!({"spec": {"storageClassName": "other"}}));
-    bed.until("the other store is asked", || bed.memory.calls(Operation::Create) == 9).await;
+    bed.until("the other store is asked", || bed.memory.calls(Operation::Create) == 13).await;
     bed.memory.release(Operation::Create);
     bed.provisioned(21).await;
     running.stop().await;

@@ -323,6 +323,124 @@ async fn the_sweep_takes_back_what_was_never_used_and_confirms_what_was() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_claim_that_is_known_by_its_uid_alone_is_looked_for_among_all_that_live() {
+    let bed = Bed::without_controllers();
+    bed.memory.forget_names();
+    let permit = Permit::unlimited();
+    bed.memory.create(&request("gone", "gone"), &permit).await.unwrap();
+    // It lives, under a name and in a namespace that the storage does not remember, and nobody asks us to provision it.
+    let lives = bed.claim("lives", json!({}));
+    bed.memory.create(&request(&lives, "lives"), &permit).await.unwrap();
+    for number in 0..1200 {
+        bed.claim(&format!("other-{number}"), json!({}));
+    }
+    let running = bed.start().await;
+    bed.until("what was never used is gone", || bed.memory.volumes().len() == 1).await;
+    bed.settle().await;
+    running.stop().await;
+    assert_eq!(bed.memory.volumes()[0].claim.uid, lives);
+    assert_eq!(bed.memory.calls(Operation::Discard), 1);
+    let lists = bed.requests("list", "persistentvolumeclaims");
+    assert!(lists >= 6, "twice, in pages: {lists}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn while_it_cannot_be_asked_which_claims_live_nothing_is_taken_back() {
+    let bed = Bed::without_controllers();
+    bed.memory.forget_names();
+    bed.memory.create(&request("gone", "gone"), &Permit::unlimited()).await.unwrap();
+    let list = Match::verb("list").resource("persistentvolumeclaims").user(USER);
+    let refused = bed.server.faults().inject(list, Fault::Code(500, None), Times::Always);
+    let running = bed.start().await;
+    bed.until("it was asked", || bed.server.faults().hits(refused) > 0).await;
+    bed.annotated_claim("data");
+    bed.until("the loop goes on", || bed.volumes() == 1).await;
+    bed.settle().await;
+    running.stop().await;
+    assert_eq!((bed.memory.volumes().len(), bed.memory.calls(Operation::Discard)), (2, 0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_backends_are_told_of_every_class_before_a_sweep() {
+    let bed = Bed::without_controllers();
+    bed.class(json!({"metadata": {"name": "other"}, "parameters": {"export": "default", "odd": "x"}}));
+    bed.class(
+        json!({"metadata": {"name": "foreign"}, "provisioner": "other", "parameters": {"export": "x"}}),
+    );
+    let running = bed.start().await;
+    bed.until("both are told", || bed.memory.met().len() == 2).await;
+    running.stop().await;
+    let mut met = bed.memory.met();
+    met.sort();
+    assert_eq!(met, [BTreeMap::new(), BTreeMap::from([("export".to_owned(), "default".to_owned())])]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_removal_that_finds_its_volume_busy_is_tried_again_without_an_event() {
+    let bed = Bed::new();
+    let running = bed.start().await;
+    let name = with_volume(&bed).await;
+    bed.memory.fail_next(Operation::Remove, 3, Moment::Before, Failure::Busy);
+    bed.delete_claim("data");
+    bed.until("the volume is gone", || bed.volumes() == 0).await;
+    running.stop().await;
+    assert_eq!(bed.memory.calls(Operation::Remove), 4);
+    assert_eq!(bed.events(&name), []);
+}
+
+/// A volume as the in-tree plugin left it, in this phase.
+fn in_tree_volume(bed: &Bed, name: &str, phase: &str, patch: Value) {
+    bed.memory.plant(place(name), true);
+    let mut usual = json!({
+        "apiVersion": "v1", "kind": "PersistentVolume",
+        "metadata": {
+            "name": name,
+            "annotations": {
+                "pv.kubernetes.io/provisioned-by": "kubernetes.io/rbd",
+                "kubernetes.io/createdby": "rbd-dynamic-provisioner",
+            },
+            "finalizers": ["kubernetes.io/pv-controller"],
+        },
+        "spec": {
+            "capacity": {"storage": "1Gi"}, "accessModes": ["ReadWriteOnce"], "storageClassName": "nfs",
+            "persistentVolumeReclaimPolicy": "Delete",
+            "claimRef": {"namespace": "default", "name": "gone", "uid": format!("uid-of-{name}")},
+            "nfs": {"server": "memory", "path": format!("/default/{name}")},
+        },
+    });
+    crate::provisioner::fixtures::merge(&mut usual, &patch);
+    bed.create(usual);
+    let status = json!({"status": {"phase": phase}});
+    bed.server.store().patch_status::<PersistentVolume>("", name, &status).unwrap();
+}
+
+/// Kubernetes without the plugin calls a volume Failed when it cannot remove it, and holds it by a finalizer that it never
+/// takes off.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn volumes_of_the_in_tree_plugin_are_removed_where_somebody_made_them_by_a_claim() {
+    let bed = Bed::without_controllers();
+    in_tree_volume(&bed, "failed", "Failed", json!({}));
+    in_tree_volume(&bed, "released", "Released", json!({}));
+    in_tree_volume(
+        &bed,
+        "by-hand",
+        "Released",
+        json!({"metadata": {"annotations": {"kubernetes.io/createdby": null}}}),
+    );
+    in_tree_volume(&bed, "bound", "Bound", json!({"metadata": {"finalizers": null}}));
+    let mut settings = bed.settings().await;
+    settings.workers = 2;
+    let running = bed.start_as("kubernetes.io/rbd", settings);
+    bed.until("both are gone", || bed.volumes() == 2).await;
+    bed.settle().await;
+    running.stop().await;
+    assert!(bed.volume("by-hand").is_some(), "what somebody made by hand is not ours");
+    let finalizers = bed.volume("bound").unwrap().metadata.finalizers;
+    assert_eq!(finalizers, None, "Kubernetes looks after the finalizers of its own volumes");
+    assert!(!bed.memory.exists(&place("failed")) && !bed.memory.exists(&place("released")));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_not_empty_is_never_swept() {
     let bed = Bed::with(Options::default(), Memory::new(), full_rules());
     let made = request("gone", "gone");

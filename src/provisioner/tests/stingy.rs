@@ -8,7 +8,7 @@ use std::sync::{
 use async_trait::async_trait;
 use serde_json::Value;
 
-use super::bed::Bed;
+use super::bed::{Bed, NAME};
 use crate::{
     backend::{
         Backend, Capabilities, Error, Known, Past, Removed, StoreStatus, Unfinished,
@@ -87,7 +87,7 @@ impl Backend for Stingy {
 async fn a_volume_that_is_too_small_is_taken_back_and_made_anew() {
     let bed = Bed::without_controllers();
     let stingy = Stingy { memory: bed.memory.clone(), left: AtomicUsize::new(2) };
-    let running = Bed::start_on(bed.settings().await, Arc::new(stingy));
+    let running = Bed::start_on(NAME, bed.settings().await, Arc::new(stingy));
     let uid = bed.annotated_claim("data");
     bed.provisioned(1).await;
     let why = bed.event("data", "ProvisioningFailed").await;

@@ -1,11 +1,12 @@
 //! The figures of `hack/bench`: what provisioning, removal and a start cost, as ratios within one run.
 //!
-//! [`provision`], [`remove`] and [`start`] each measure one thing and give a report, which [`Report`] prints as a table or
+//! [`provision`], [`remove`], [`start`] and [`ceph`] each measure one thing and give a report, which [`Report`] prints as a table or
 //! as one JSON object. A [`Stage`] is what they measure on: a fresh control plane, one provisioner, one export.
 //!
 //! Nothing here judges a figure. What each means is in `docs/benchmarks.md`.
 
 pub mod bare;
+pub mod ceph;
 pub mod observer;
 pub mod provision;
 pub mod remove;
@@ -123,15 +124,21 @@ impl Stage {
         self.case.create_global::<Namespace>(&object).await.map(drop)
     }
 
-    /// Makes `count` claims of `class` as fast as the API server takes them. They are called `<prefix>-<number>`.
-    async fn make_claims(&self, namespace: &str, class: &str, count: usize) -> Result<Vec<Claimant>> {
+    /// Makes `count` claims of `class` as fast as the API server takes them. They are called `claim-<number>`.
+    async fn make_claims(
+        &self,
+        namespace: &str,
+        class: &str,
+        count: usize,
+        mode: &str,
+    ) -> Result<Vec<Claimant>> {
         let bodies = (0..count)
             .map(|number| {
                 let claim = json!({
                     "apiVersion": "v1", "kind": "PersistentVolumeClaim",
                     "metadata": { "name": format!("claim-{number:06}") },
                     "spec": {
-                        "accessModes": ["ReadWriteMany"],
+                        "accessModes": [mode],
                         "storageClassName": class,
                         "resources": { "requests": { "storage": "1Mi" } },
                     },

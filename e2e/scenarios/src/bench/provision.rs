@@ -335,7 +335,7 @@ async fn idle(stage: &Stage, class: &str) -> Result<(Usage, Value)> {
     let usage = super::usage(&berth)?;
     let namespace = "sample";
     stage.namespace(namespace).await?;
-    stage.make_claims(namespace, class, 1).await?;
+    stage.make_claims(namespace, class, 1, "ReadWriteMany").await?;
     stage.all_bound(namespace, 1).await?;
     let sample =
         stage.case.volumes().await?.into_iter().next().context("berth made a PV, and it is not there")?;
@@ -361,7 +361,7 @@ async fn berths_turn(stage: &Stage, options: &Options, class: &str) -> Result<(T
         Shape::Burst => {
             berth = stage.idle_berth(&stage.setup()?).await?;
             since = Timestamp::now();
-            stage.make_claims(namespace, class, claims).await?;
+            stage.make_claims(namespace, class, claims, "ReadWriteMany").await?;
         }
     }
     stage
@@ -409,7 +409,7 @@ async fn bares_turn(
             bare.first_list().await?;
             let since = Timestamp::now();
             tokio::try_join!(
-                stage.make_claims(namespace, class, claims),
+                stage.make_claims(namespace, class, claims, "ReadWriteMany"),
                 bare.make_as_they_come(incoming, claims),
             )?;
             stage.all_bound(namespace, claims).await?;
@@ -427,7 +427,7 @@ async fn backlog(
     class: &str,
     claims: usize,
 ) -> Result<Vec<super::observer::Claimant>> {
-    let made = stage.make_claims(namespace, class, claims).await?;
+    let made = stage.make_claims(namespace, class, claims, "ReadWriteMany").await?;
     stage.all_annotated(namespace, claims).await?;
     tokio::time::sleep(Duration::from_secs(1)).await;
     Ok(made)

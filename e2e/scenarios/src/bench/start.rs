@@ -50,7 +50,7 @@ pub async fn run(options: &Options) -> Result<Report> {
     let namespace = stage.case.namespace.clone();
     let maker = stage.idle_berth(&stage.setup()?).await?;
     let idle = super::usage(&maker)?;
-    stage.make_claims(&namespace, &class, options.volumes).await?;
+    stage.make_claims(&namespace, &class, options.volumes, "ReadWriteMany").await?;
     stage.all_bound(&namespace, options.volumes).await?;
     stage.quiet(&maker).await?;
     maker.terminate().await?;

@@ -4,7 +4,7 @@ use std::{io::IsTerminal, time::Duration};
 
 use anyhow::{Context, Result};
 use berth_e2e::{
-    bench::{Report, provision, remove, start},
+    bench::{Report, ceph, provision, remove, start},
     berth,
     control_plane::Kind,
 };
@@ -29,6 +29,8 @@ enum What {
     Remove(Remove),
     /// A start with everything there already
     Start(Start),
+    /// Images and subvolumes on a real Ceph cluster, against a shell loop that only calls its tools
+    Ceph(Ceph),
 }
 
 #[derive(Debug, Args)]
@@ -85,6 +87,19 @@ struct Start {
     /// How many PVs and bound claims there are
     #[arg(long, value_name = "N", default_value_t = 10_000)]
     volumes: usize,
+}
+
+#[derive(Debug, Args)]
+struct Ceph {
+    /// How many volumes of each kind
+    #[arg(long, value_name = "N", default_value_t = 200)]
+    volumes: usize,
+    /// How many programs at a time, of berth and of the loop
+    #[arg(long, value_name = "N", default_value_t = 8)]
+    concurrency: usize,
+    /// How often to measure; medians are printed
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    repeats: usize,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -200,6 +215,9 @@ async fn measure(what: What) -> Result<Report> {
                 program,
             })
             .await
+        }
+        What::Ceph(Ceph { volumes, concurrency, repeats }) => {
+            ceph::run(&ceph::Options { volumes, concurrency, repeats, program }).await
         }
         What::Start(Start { common, volumes }) => {
             start::run(&start::Options {

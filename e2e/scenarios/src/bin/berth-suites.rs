@@ -3,14 +3,14 @@
 use std::process::ExitCode;
 
 use anyhow::Result;
-use berth_e2e::{control_plane::Kind, suite};
+use berth_e2e::suite;
 use clap::{Parser, ValueEnum};
 
 /// Runs berth's end-to-end scenarios.
 #[derive(Debug, Parser)]
 #[command(name = "e2e/run")]
 struct Args {
-    /// What to run against; both when none is named
+    /// What to run against; all when none is named
     suites: Vec<Suite>,
     /// Only scenarios whose name contains TEXT; may be given several times
     #[arg(short, long = "filter", value_name = "TEXT")]
@@ -21,7 +21,7 @@ struct Args {
     /// How many scenarios run side by side
     #[arg(short, long, default_value_t = 4)]
     jobs: usize,
-    /// Skip the suite `controlplane` rather than build its programs
+    /// Skip a suite rather than build or install the programs that it needs
     #[arg(long)]
     no_build: bool,
 }
@@ -32,6 +32,8 @@ enum Suite {
     Embedded,
     /// etcd, kube-apiserver, kube-controller-manager and kube-scheduler
     Controlplane,
+    /// A real Ceph cluster from Debian's packages, which are installed where that is possible
+    Ceph,
 }
 
 #[tokio::main]
@@ -44,20 +46,19 @@ async fn main() -> Result<ExitCode> {
         )
         .with_writer(std::io::stderr)
         .init();
-    let suites =
-        if args.suites.is_empty() { vec![Suite::Embedded, Suite::Controlplane] } else { args.suites };
-    let plan = suite::Plan {
-        suites: suites
+    let suites = if args.suites.is_empty() {
+        suite::Suite::ALL.to_vec()
+    } else {
+        args.suites
             .into_iter()
             .map(|suite| match suite {
-                Suite::Embedded => Kind::Embedded,
-                Suite::Controlplane => Kind::Real,
+                Suite::Embedded => suite::Suite::Embedded,
+                Suite::Controlplane => suite::Suite::ControlPlane,
+                Suite::Ceph => suite::Suite::Ceph,
             })
-            .collect(),
-        filters: args.filters,
-        jobs: args.jobs,
-        build: !args.no_build,
+            .collect()
     };
+    let plan = suite::Plan { suites, filters: args.filters, jobs: args.jobs, build: !args.no_build };
     if args.list {
         for line in plan.list() {
             println!("{line}");

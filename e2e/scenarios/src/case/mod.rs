@@ -37,7 +37,8 @@ use serde_json::Value;
 
 pub use self::objects::{ClaimBuilder, ClassBuilder, Volume, VolumeBuilder, pod, stateful_set};
 use crate::{
-    berth::{Berth, Setup},
+    berth::{Berth, Export, Setup},
+    ceph::Cluster,
     control_plane::{ControlPlane, User},
     process::ScratchDir,
     proxy::Proxy,
@@ -60,10 +61,12 @@ pub struct Case {
     pub server: String,
     /// `NFS_PATH`.
     pub path: String,
+    ceph: Option<Arc<Cluster>>,
     id: String,
     program: PathBuf,
     dir: ScratchDir,
     berths: Mutex<Vec<(String, Berth)>>,
+    notes: Mutex<Vec<String>>,
 }
 
 impl fmt::Debug for Case {
@@ -85,16 +88,32 @@ impl Case {
             provisioner: format!("{id}.test/nfs"),
             server: format!("{id}.nfs.test"),
             path: "/export".to_owned(),
+            ceph: None,
             id,
             program: program.to_owned(),
             admin,
             plane,
             dir,
             berths: Mutex::default(),
+            notes: Mutex::default(),
         };
         let namespace = serde_json::json!({ "metadata": { "name": case.namespace } });
         case.create_global::<Namespace>(&namespace).await?;
         Ok(case)
+    }
+
+    /// With a Ceph cluster, which is shared with other scenarios, and without an export. Events come from the process
+    /// that serves this provisioner first.
+    #[must_use]
+    pub fn on(mut self, cluster: Arc<Cluster>) -> Self {
+        "rbd.berth.storage".clone_into(&mut self.provisioner);
+        self.ceph = Some(cluster);
+        self
+    }
+
+    /// The Ceph cluster of the suite that has one.
+    pub fn cluster(&self) -> Result<&Arc<Cluster>> {
+        self.ceph.as_ref().context("there is no Ceph cluster in this suite")
     }
 
     /// The export's directory as berth sees it.
@@ -128,10 +147,13 @@ impl Case {
             user,
             access: self.plane.access(user)?,
             provisioner: self.provisioner.clone(),
-            server: self.server.clone(),
-            path: self.path.clone(),
-            export: self.export(),
+            export: self.ceph.is_none().then(|| Export {
+                server: self.server.clone(),
+                path: self.path.clone(),
+                root: self.export(),
+            }),
             leader_election: true,
+            log: None,
             flags: Vec::new(),
             environment: Vec::new(),
         })
@@ -499,6 +521,11 @@ impl Case {
 
     // --- reports -------------------------------------------------------------------------------
 
+    /// Adds to what is told if the scenario fails.
+    pub fn note(&self, text: impl Into<String>) {
+        self.notes.lock().unwrap_or_else(PoisonError::into_inner).push(text.into());
+    }
+
     /// All that helps to understand a failure: logs, objects, Events, the tree of the export.
     pub async fn dump(&self) -> String {
         let mut text = String::new();
@@ -564,9 +591,14 @@ impl Case {
                 )?;
             }
         }
-        writeln!(text, "--- the export")?;
-        for path in self.tree()? {
-            writeln!(text, "{path}")?;
+        for note in self.notes.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            writeln!(text, "--- {note}")?;
+        }
+        if self.ceph.is_none() {
+            writeln!(text, "--- the export")?;
+            for path in self.tree()? {
+                writeln!(text, "{path}")?;
+            }
         }
         Ok(())
     }

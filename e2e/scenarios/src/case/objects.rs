@@ -93,6 +93,15 @@ impl<'a> ClassBuilder<'a> {
         self.set(&["parameters", name], json!(value))
     }
 
+    /// Takes a parameter back.
+    #[must_use]
+    pub fn without(mut self, name: &str) -> Self {
+        if let Some(parameters) = self.object.get_mut("parameters").and_then(Value::as_object_mut) {
+            parameters.remove(name);
+        }
+        self
+    }
+
     /// Deletes rather than archives: what most scenarios want.
     #[must_use]
     pub fn deletes(self) -> Self {

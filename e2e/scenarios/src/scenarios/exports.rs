@@ -101,8 +101,7 @@ async fn slashes(case: Arc<Case>) -> Result<()> {
     for (number, (written, expected)) in
         [("/", ""), ("/export", "/export"), ("/export//", "/export")].into_iter().enumerate()
     {
-        let mut setup = case.setup()?.alone();
-        written.clone_into(&mut setup.path);
+        let setup = case.setup()?.alone().env("NFS_PATH", written);
         let berth = case.start(&setup)?;
         let claim = format!("data-{number}");
         case.claim(&claim).class(&class).create().await?;

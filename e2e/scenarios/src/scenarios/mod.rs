@@ -1,6 +1,7 @@
 //! The scenarios, by theme. Each module's `scenarios` gives its table: a sentence and the function
 //! that proves it.
 
+mod ceph;
 mod expansion;
 mod exports;
 mod harness;
@@ -23,7 +24,13 @@ pub fn without_berth() -> Vec<Scenario> {
     harness::scenarios()
 }
 
-/// All of them, in the order of reading.
+/// Those of the suite `ceph`, in the order of reading.
+#[must_use]
+pub fn on_ceph() -> Vec<Scenario> {
+    ceph::all()
+}
+
+/// All of those that need no Ceph, in the order of reading.
 #[must_use]
 pub fn all() -> Vec<Scenario> {
     [

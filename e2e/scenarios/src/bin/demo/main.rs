@@ -2,6 +2,9 @@
 //!
 //! The embedded API server runs in this process, the unmodified `berth controller` beside it. Every step is checked: if
 //! one does not happen, the story ends with the reason and the end of berth's log, and the exit status is not zero.
+//! With `--ceph` it is another story, on a Ceph cluster: `ceph.rs`.
+
+mod ceph;
 
 use std::{
     collections::BTreeMap,
@@ -13,7 +16,7 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use berth_e2e::{
-    berth::{self, Berth, Setup},
+    berth::{self, Berth, Export, Setup},
     control_plane::{
         ControlPlane, User, audit,
         manifests::{self, Manifest},
@@ -49,6 +52,9 @@ struct Arguments {
     /// Stay up after the story, for kubectl, until Ctrl-C
     #[arg(long)]
     keep: bool,
+    /// Show an image and a subvolume on a throw-away Ceph cluster, from Debian's packages
+    #[arg(long, conflicts_with_all = ["export", "keep"])]
+    ceph: bool,
     /// What a relative DIR is relative to
     #[arg(long, hide = true, env = "BERTH_DEMO_FROM", value_name = "DIR", default_value = ".")]
     from: PathBuf,
@@ -58,6 +64,13 @@ struct Arguments {
 async fn main() -> Result<ExitCode> {
     let arguments = Arguments::parse();
     let mut interrupts = Interrupts::listen()?;
+    if arguments.ceph {
+        let told = tokio::select! {
+            told = on_ceph() => told,
+            code = interrupts.next() => return Ok(ExitCode::from(code)),
+        };
+        return Ok(verdict(told));
+    }
     // Whichever way this goes, dropping the demo ends its processes and removes its temporary directory.
     let told = tokio::select! {
         told = tell(&arguments) => told,
@@ -67,13 +80,21 @@ async fn main() -> Result<ExitCode> {
         Ok(demo) => demo.end(&arguments, &mut interrupts).await,
         Err(error) => Err(error),
     };
-    Ok(match ended {
+    Ok(verdict(ended))
+}
+
+async fn on_ceph() -> Result<()> {
+    ceph::tell(&berth::program().await?).await?.end().await
+}
+
+fn verdict(told: Result<()>) -> ExitCode {
+    match told {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("\nThe demo failed: {error:#}");
             ExitCode::FAILURE
         }
-    })
+    }
 }
 
 /// The signals that ask for an end.
@@ -161,10 +182,13 @@ impl Demo {
             user: User::Berth,
             access: plane.access(User::Berth)?,
             provisioner,
-            server: SERVER.to_owned(),
-            path: EXPORTED.to_owned(),
-            export: export.clone(),
+            export: Some(Export {
+                server: SERVER.to_owned(),
+                path: EXPORTED.to_owned(),
+                root: export.clone(),
+            }),
             leader_election: true,
+            log: None,
             flags: Vec::new(),
             environment: Vec::new(),
         };

@@ -1,0 +1,343 @@
+//! Makes the subvolume for a claim, or finds the one that an earlier attempt made: [`create`].
+//!
+//! Looking comes first: Ceph's `create` succeeds on anything that has the name, and sets its quota and mode back. The mark comes
+//! directly after, before the volume's user, and names it, so that whoever finds a half-made volume knows all that belongs to it.
+
+use std::{collections::BTreeMap, time::SystemTime};
+
+use super::{
+    NAME,
+    class::{self, Node, Plan, Shape},
+    mark::{self, Mark, Marks, Owner},
+    record::Record,
+    store::Work,
+    subvolumes::{At, Found, Info, New},
+};
+use crate::{
+    backend::{Error, Kind, ceph::Reason},
+    volume::{
+        Capacity, CephfsSource, ClaimKey, CsiSource, Origin, Permit, SecretName, Secrets, Source, Volume,
+        VolumeId, VolumeRequest,
+    },
+};
+
+/// What is at a name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Look {
+    /// Nothing; whether the group exists.
+    Free { group: bool },
+    /// This claim's.
+    Ours,
+    /// A subvolume that nobody marked.
+    Unmarked,
+    /// An archived volume's.
+    Archived(String),
+    /// Somebody else's; why it cannot be had, and what to do.
+    Taken(String),
+}
+
+/// Makes the volume.
+pub(super) async fn create(
+    work: &Work,
+    driver: &str,
+    request: &VolumeRequest,
+    plan: &Plan,
+    permit: &Permit,
+) -> Result<Volume, Error> {
+    let claim = ClaimKey {
+        namespace: request.claim.namespace.clone(),
+        name: request.claim.name.clone(),
+        uid: request.claim.uid.clone(),
+    };
+    let id = VolumeId::new(NAME, plan.cluster.name(), request.name.clone())?;
+    let identity = work.subvolumes.fsid().await?;
+    let fs = work.filesystem(plan.fs.as_deref()).await?;
+    work.store.met(&fs, &plan.names.group);
+    work.store.memory().expiring |= plan.expiry.is_some();
+    let (at, look) = choose(work, &fs, plan, &claim).await?;
+
+    let owner = Owned { work, at: &at, plan, claim: &claim, permit };
+    match look {
+        Look::Ours => {}
+        Look::Free { group } => {
+            owner.make(group).await?;
+            owner.mark().await?;
+        }
+        Look::Unmarked => {
+            owner.prove_unused().await?;
+            owner.mark().await?;
+        }
+        Look::Archived(message) | Look::Taken(message) => return Err(Error::new(Kind::Conflict, message)),
+    }
+    let info = owner.settle().await?;
+    if let Node::Own { user, secret } = &plan.node {
+        let key = work.subvolumes.authorize(&at, user, &claim.uid, permit).await?;
+        permit.check()?;
+        // Under the names that the in-tree plugin and CSI drivers read.
+        let values = [("key", key.reveal()), ("userID", user.as_str()), ("userKey", key.reveal())];
+        let secrets: Secrets =
+            values.into_iter().map(|(name, value)| (name.to_owned(), value.as_bytes().to_vec())).collect();
+        work.host.keep(secret, &secrets, &request.name).await?;
+    }
+    Ok(Volume {
+        source: source(plan, &at, &id, driver, &info.path),
+        id,
+        capacity: Some(Capacity::from_bytes(info.quota().unwrap_or(plan.quota))),
+        origin: Origin::Created,
+        store_identity: identity,
+        record: record(plan, &at).written(),
+    })
+}
+
+/// Which of the names to take, and what is there.
+///
+/// The spare one first: an attempt may have taken it while the other still held an archive that has expired since.
+async fn choose(work: &Work, fs: &str, plan: &Plan, claim: &ClaimKey) -> Result<(At, Look), Error> {
+    let names = &plan.names;
+    let at = |name: &str| At { fs: fs.to_owned(), group: names.group.clone(), name: name.to_owned() };
+    let first = at(&names.subvolume);
+    let Some(spare) = names.spare.as_deref().map(at) else {
+        let look = look(work, &first, claim).await?;
+        return Ok((first, look));
+    };
+    let beside = look(work, &spare, claim).await?;
+    if beside == Look::Ours {
+        return Ok((spare, beside));
+    }
+    match look(work, &first, claim).await? {
+        Look::Archived(_) => Ok((spare, beside)),
+        found => Ok((first, found)),
+    }
+}
+
+async fn look(work: &Work, at: &At, claim: &ClaimKey) -> Result<Look, Error> {
+    let metadata = match work.subvolumes.metadata(at).await? {
+        Found::NoGroup => return Ok(Look::Free { group: false }),
+        Found::NoSubvolume => return Ok(Look::Free { group: true }),
+        Found::OnlySnapshots => {
+            let message = format!(
+                "{} was removed but its snapshots were retained; remove them, and the name is free again",
+                at.shown()
+            );
+            return Ok(Look::Taken(message));
+        }
+        Found::Subvolume(metadata) => metadata,
+    };
+    Ok(judge(at, &Marks::read(&metadata), claim, work.host.installation().as_deref()))
+}
+
+fn judge(at: &At, marks: &Marks, claim: &ClaimKey, installation: Option<&str>) -> Look {
+    let shown = at.shown();
+    let by_hand = format!("ceph fs subvolume rm {} {} --group_name {}", at.fs, at.name, at.group);
+    match (&marks.owner, &marks.archived) {
+        (Owner::Claim(mark), Some(archived)) => Look::Archived(format!(
+            "{shown} holds what {} left, archived at {}; restore it, or remove it for good ({by_hand})",
+            mark.shown(),
+            archived.since
+        )),
+        (Owner::Unmarked | Owner::Unreadable, Some(archived)) => Look::Archived(format!(
+            "{shown} was archived at {}; to remove it for good: {by_hand}",
+            archived.since
+        )),
+        (Owner::Claim(mark), None) if mark.uid == claim.uid && !mark.is_foreign(installation) => Look::Ours,
+        (Owner::Claim(mark), None) => Look::Taken(format!(
+            "{shown} belongs to {}{}; it is not shown to another claim. If its content is not needed any more: {by_hand}",
+            mark.shown(),
+            if marks.kept { ", which is gone and left it" } else { "" }
+        )),
+        (Owner::Unreadable, None) => {
+            Look::Taken(format!("{shown} carries a mark ({}) that cannot be read", mark::OWNER))
+        }
+        (Owner::Unmarked, None) => Look::Unmarked,
+    }
+}
+
+/// A subvolume that is becoming a claim's.
+struct Owned<'a> {
+    work: &'a Work,
+    at: &'a At,
+    plan: &'a Plan,
+    claim: &'a ClaimKey,
+    permit: &'a Permit,
+}
+
+impl Owned<'_> {
+    async fn make(&self, group: bool) -> Result<(), Error> {
+        let Self { work, at, plan, permit, .. } = self;
+        if !group {
+            work.subvolumes.make_group(&at.fs, &at.group, permit).await?;
+        }
+        let new = New {
+            quota: plan.quota,
+            mode: &plan.mode,
+            uid: plan.uid,
+            gid: plan.gid,
+            pool: plan.pool.as_deref(),
+        };
+        work.subvolumes.create(at, &new, permit).await.map_err(Error::from)
+    }
+
+    /// Writes whose it is.
+    ///
+    /// A name without the UID may be wanted by two provisioners that share a cluster, and Ceph's `create` succeeds for both. So
+    /// each first says that it wants it, then looks who else does: of two, at least the later one sees the other.
+    async fn mark(&self) -> Result<(), Error> {
+        let Self { work, at, plan, claim, permit } = self;
+        if plan.names.spare.is_some() {
+            let ours = mark::wanted(&claim.uid);
+            work.subvolumes.set_metadata(at, &ours, "1", permit).await?;
+            let rival = match work.subvolumes.metadata(at).await? {
+                Found::Subvolume(metadata) => {
+                    let marks = Marks::read(&metadata);
+                    let owned = match &marks.owner {
+                        Owner::Unmarked => false,
+                        Owner::Claim(mark) => mark.uid != claim.uid,
+                        Owner::Unreadable => true,
+                    };
+                    owned || marks.wanted.iter().any(|uid| *uid != claim.uid)
+                }
+                Found::OnlySnapshots | Found::NoSubvolume | Found::NoGroup => true,
+            };
+            if rival {
+                work.subvolumes.remove_metadata(at, &ours, permit).await?;
+                let message = format!("somebody else is taking {} at this moment", at.shown());
+                return Err(Error::new(Kind::Busy, message));
+            }
+        }
+        let own = match &plan.node {
+            Node::Own { user, secret } => Some((user.as_str(), secret)),
+            Node::Shared { .. } | Node::Configured => None,
+        };
+        let mark = Mark::new(claim, work.host.installation(), own, SystemTime::now());
+        work.subvolumes.set_metadata(at, mark::OWNER, &mark.written(), permit).await
+    }
+
+    /// Refuses what is not the trace of an attempt that ended between making and marking.
+    async fn prove_unused(&self) -> Result<(), Error> {
+        let Self { work, at, .. } = self;
+        let why = match work.subvolumes.info(at).await {
+            Ok(info) if !info.made_by_module(at) => {
+                "is a plain directory, which Ceph's volumes module did not make".to_owned()
+            }
+            Ok(info) if !info.pristine() => format!(
+                "has been used: {} bytes, changed at {}, made at {}",
+                info.bytes_used, info.mtime, info.created_at
+            ),
+            Ok(_) => return Ok(()),
+            // A directory without a layout.
+            Err(failed) if failed.reason == Reason::Other && failed.code == Some(ENODATA) => {
+                "is a plain directory, or what a manager left that stopped while it made a subvolume"
+                    .to_owned()
+            }
+            Err(failed) => return Err(failed.into()),
+        };
+        let message = format!(
+            "{} exists, nobody marked it, and it {why}; it is not used for this claim. Look into it, and remove it if nobody needs \
+             it (ceph fs subvolume rm {} {} --group_name {})",
+            at.shown(),
+            at.fs,
+            at.name,
+            at.group
+        );
+        Err(Error::new(Kind::Conflict, message))
+    }
+
+    /// Compares what there is with what is asked for, and lets it grow where it is too small.
+    async fn settle(&self) -> Result<Info, Error> {
+        let Self { work, at, plan, permit, .. } = self;
+        let info = work.subvolumes.info(at).await?;
+        if !info.made_by_module(at) {
+            let message = format!("{} is not as Ceph makes them: its path is {:?}", at.shown(), info.path);
+            return Err(Error::new(Kind::Conflict, message));
+        }
+        if let Some(pool) = plan.pool.as_deref().filter(|pool| *pool != info.data_pool) {
+            let message = format!(
+                "{} keeps its data in pool {:?}, but the class asks for pool {pool:?}",
+                at.shown(),
+                info.data_pool
+            );
+            return Err(Error::new(Kind::Conflict, message));
+        }
+        if info.quota().is_some_and(|quota| quota >= plan.quota) {
+            return Ok(info);
+        }
+        work.subvolumes.resize(at, plan.quota, permit).await?;
+        Ok(work.subvolumes.info(at).await?)
+    }
+}
+
+/// "No data available": an attribute that every subvolume has is missing.
+pub(super) const ENODATA: i32 = 61;
+
+fn record(plan: &Plan, at: &At) -> Record {
+    Record {
+        monitors: plan.monitors.clone(),
+        admin: plan.own_admin.then(|| plan.admin.clone()),
+        fs: at.fs.clone(),
+        group: at.group.clone(),
+        subvolume: at.name.clone(),
+        own: match &plan.node {
+            Node::Own { user, secret } => Some((user.clone(), secret.clone())),
+            Node::Shared { .. } | Node::Configured => None,
+        },
+        expiry: plan.expiry,
+    }
+}
+
+/// What the PV says of it.
+fn source(plan: &Plan, at: &At, id: &VolumeId, driver: &str, path: &str) -> Source {
+    let (user, secret): (Option<&str>, Option<&SecretName>) = match &plan.node {
+        Node::Own { user, secret } | Node::Shared { user, secret } => (Some(user), Some(secret)),
+        Node::Configured => (None, None),
+    };
+    match plan.source {
+        Shape::InTree => Source::Cephfs(CephfsSource {
+            monitors: monitors(plan.monitors.as_deref().unwrap_or(plan.cluster.monitors().as_str())),
+            path: path.to_owned(),
+            user: user.unwrap_or_default().to_owned(),
+            secret: secret.cloned(),
+        }),
+        Shape::Csi => {
+            let mut attributes = BTreeMap::from(
+                [("fsName", &at.fs), ("group", &at.group), ("subvolume", &at.name)]
+                    .map(|(key, value)| (key.to_owned(), value.clone())),
+            );
+            attributes.insert("path".to_owned(), path.to_owned());
+            if let Some(user) = user {
+                attributes.insert("userId".to_owned(), user.to_owned());
+            }
+            match &plan.monitors {
+                Some(monitors) if class::is_described(&plan.cluster) => {
+                    attributes.insert("monitors".to_owned(), monitors.clone())
+                }
+                // A cluster that is configured is named, so that its monitors may move.
+                Some(_) | None => attributes.insert("clusterID".to_owned(), plan.cluster.name().to_owned()),
+            };
+            Source::Csi(CsiSource {
+                driver: driver.to_owned(),
+                handle: id.to_string(),
+                attributes,
+                fs_type: None,
+                stage_secret: secret.cloned(),
+            })
+        }
+    }
+}
+
+/// One by one, as an in-tree PV lists them.
+fn monitors(text: &str) -> Vec<String> {
+    let (mut list, mut depth) = (vec![String::new()], 0_usize);
+    for c in text.chars() {
+        match c {
+            '[' => depth += 1,
+            ']' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        if c == ',' && depth == 0 {
+            list.push(String::new());
+        } else if let Some(last) = list.last_mut() {
+            last.push(c);
+        }
+    }
+    list.into_iter().map(|monitor| monitor.trim().to_owned()).filter(|monitor| !monitor.is_empty()).collect()
+}

@@ -1,0 +1,258 @@
+//! What we write into a subvolume's metadata: whose it is ([`Mark`]), and that it was archived ([`Archived`]). Pure.
+//!
+//! | key | value |
+//! | --- | --- |
+//! | `berth.owner` | JSON: installation, namespace, name and uid of the claim, when it was made, its user and Secret |
+//! | `berth.archived` | JSON: when, and when it expires |
+//! | `berth.kept` | when its PV went and it was left |
+//! | `berth.wanted-<uid>` | a claim that is about to take a name that does not hold its UID |
+//!
+//! The volumes module keeps metadata in a file in the style of INI, in which a percent sign and a line break do harm, so the JSON
+//! holds neither. It writes keys in lower case.
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, SystemTime},
+};
+
+use serde::{Deserialize, Serialize};
+
+use crate::volume::{ClaimKey, SecretName};
+
+pub(super) const OWNER: &str = "berth.owner";
+pub(super) const ARCHIVED: &str = "berth.archived";
+pub(super) const KEPT: &str = "berth.kept";
+const WANTED: &str = "berth.wanted-";
+
+/// Whose a subvolume is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Mark {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) installation: Option<String>,
+    pub(super) namespace: String,
+    pub(super) name: String,
+    pub(super) uid: String,
+    /// When it was made, in RFC 3339.
+    #[serde(default)]
+    pub(super) since: String,
+    /// The user of its own, which goes with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) user: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) secret: Option<Place>,
+}
+
+/// Where a Secret is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Place {
+    namespace: String,
+    name: String,
+}
+
+impl Mark {
+    pub(super) fn new(
+        claim: &ClaimKey,
+        installation: Option<String>,
+        own: Option<(&str, &SecretName)>,
+        now: SystemTime,
+    ) -> Self {
+        Self {
+            installation,
+            namespace: claim.namespace.clone(),
+            name: claim.name.clone(),
+            uid: claim.uid.clone(),
+            since: timestamp(now),
+            user: own.map(|(user, _)| user.to_owned()),
+            secret: own
+                .map(|(_, secret)| Place { namespace: secret.namespace.clone(), name: secret.name.clone() }),
+        }
+    }
+
+    pub(super) fn claim(&self) -> ClaimKey {
+        ClaimKey { namespace: self.namespace.clone(), name: self.name.clone(), uid: self.uid.clone() }
+    }
+
+    pub(super) fn secret(&self) -> Option<SecretName> {
+        self.secret.as_ref().map(|s| SecretName { namespace: s.namespace.clone(), name: s.name.clone() })
+    }
+
+    pub(super) fn since(&self) -> SystemTime {
+        moment(&self.since).unwrap_or(SystemTime::UNIX_EPOCH)
+    }
+
+    /// Whether another cluster's provisioner made it.
+    pub(super) fn is_foreign(&self, installation: Option<&str>) -> bool {
+        matches!((&self.installation, installation), (Some(theirs), Some(ours)) if theirs != ours)
+    }
+
+    /// In the words of an error.
+    pub(super) fn shown(&self) -> String {
+        let installation = match &self.installation {
+            Some(installation) => format!(" of installation {installation}"),
+            None => String::new(),
+        };
+        format!("claim {}/{} (UID {}){installation}", self.namespace, self.name, self.uid)
+    }
+
+    pub(super) fn written(&self) -> String {
+        json(self)
+    }
+}
+
+/// That a subvolume was archived.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Archived {
+    pub(super) since: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) expires: Option<String>,
+}
+
+impl Archived {
+    pub(super) fn new(now: SystemTime, expiry: Option<Duration>) -> Self {
+        // A moment that cannot be written never comes.
+        let expires = expiry.and_then(|expiry| now.checked_add(expiry)).map(timestamp);
+        Self { since: timestamp(now), expires: expires.filter(|text| !text.is_empty()) }
+    }
+
+    pub(super) fn expired(&self, now: SystemTime) -> bool {
+        self.expires.as_deref().and_then(moment).is_some_and(|expires| expires <= now)
+    }
+
+    pub(super) fn written(&self) -> String {
+        json(self)
+    }
+}
+
+/// What the metadata of a subvolume says of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Marks {
+    pub(super) owner: Owner,
+    /// What is archived but says so in words that cannot be read counts as archived for ever.
+    pub(super) archived: Option<Archived>,
+    pub(super) kept: bool,
+    /// The UIDs of claims that want its name.
+    pub(super) wanted: Vec<String>,
+}
+
+/// Whose it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Owner {
+    /// Nobody says.
+    Unmarked,
+    /// This claim's.
+    Claim(Mark),
+    /// It is marked, but not so that we understand it.
+    Unreadable,
+}
+
+impl Marks {
+    pub(super) fn read(metadata: &BTreeMap<String, String>) -> Self {
+        let owner = match metadata.get(OWNER) {
+            None => Owner::Unmarked,
+            Some(text) => serde_json::from_str(text).map_or(Owner::Unreadable, Owner::Claim),
+        };
+        let archived = metadata.get(ARCHIVED).map(|text| {
+            serde_json::from_str(text).unwrap_or(Archived { since: "an unknown time".into(), expires: None })
+        });
+        let wanted = metadata.keys().filter_map(|key| key.strip_prefix(WANTED)).map(str::to_owned).collect();
+        Self { owner, archived, kept: metadata.contains_key(KEPT), wanted }
+    }
+}
+
+/// The key by which a claim says that it wants a name.
+pub(super) fn wanted(uid: &str) -> String {
+    format!("{WANTED}{uid}")
+}
+
+/// The moment in RFC 3339, to the second.
+pub(super) fn timestamp(moment: SystemTime) -> String {
+    jiff::Timestamp::try_from(moment)
+        .ok()
+        .and_then(|moment| jiff::Timestamp::from_second(moment.as_second()).ok())
+        .map(|moment| moment.to_string())
+        .unwrap_or_default()
+}
+
+fn moment(text: &str) -> Option<SystemTime> {
+    text.parse::<jiff::Timestamp>().ok().map(SystemTime::from)
+}
+
+/// JSON in visible ASCII without percent signs.
+fn json(value: &impl Serialize) -> String {
+    let text = serde_json::to_string(value).unwrap_or_default();
+    let mut plain = String::with_capacity(text.len());
+    for unit in text.encode_utf16() {
+        match u8::try_from(unit) {
+            Ok(byte) if (b' '..=b'~').contains(&byte) && byte != b'%' => plain.push(char::from(byte)),
+            _ => {
+                // Outside of ASCII only strings have anything, where this is how JSON writes it.
+                plain.push_str(&format!("\\u{unit:04x}"));
+            }
+        }
+    }
+    plain
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mark(name: &str) -> Mark {
+        let claim = ClaimKey { namespace: "team".into(), name: name.into(), uid: "u-1".into() };
+        let secret = SecretName { namespace: "s".into(), name: "n".into() };
+        let now = SystemTime::UNIX_EPOCH + Duration::from_millis(1_500);
+        Mark::new(&claim, Some("i".into()), Some(("berth-u-1", &secret)), now)
+    }
+
+    fn read(key: &str, text: &str) -> Marks {
+        Marks::read(&BTreeMap::from([(key.to_owned(), text.to_owned())]))
+    }
+
+    #[test]
+    fn a_mark_reads_back_and_holds_nothing_that_harms_an_ini_file() {
+        assert_eq!(
+            mark("data").written(),
+            r#"{"installation":"i","namespace":"team","name":"data","uid":"u-1","since":"1970-01-01T00:00:01Z","user":"berth-u-1","secret":{"namespace":"s","name":"n"}}"#
+        );
+        for name in ["data", "50%", "%(path)s", "ä\n[GLOBAL]\npath = /", "\u{1F600}\0\t\"\\"] {
+            let mark = mark(name);
+            let text = mark.written();
+            assert!(text.bytes().all(|b| (b' '..=b'~').contains(&b) && b != b'%'), "{text}");
+            assert_eq!(read(OWNER, &text).owner, Owner::Claim(mark));
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_somebodys_all_the_same() {
+        assert_eq!(read("other", "x").owner, Owner::Unmarked);
+        for text in ["", "x", "{}", "{\"uid\":1}"] {
+            assert_eq!(read(OWNER, text).owner, Owner::Unreadable, "{text:?}");
+        }
+        let archived = read(ARCHIVED, "by hand").archived.unwrap();
+        assert!(!archived.expired(SystemTime::now()));
+        assert!(read(KEPT, "").kept);
+        assert_eq!(read(&wanted("u-1"), "").wanted, ["u-1"]);
+    }
+
+    #[test]
+    fn an_archived_volume_expires_at_its_time_and_never_where_it_has_none() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000);
+        let day = Duration::from_hours(24);
+        let archived = Archived::new(now, Some(day));
+        let again = read(ARCHIVED, &archived.written()).archived.unwrap();
+        assert_eq!(again, archived);
+        assert!(!again.expired(now + day - Duration::from_secs(1)));
+        assert!(again.expired(now + day));
+        assert!(!Archived::new(now, None).expired(now + 1_000_000 * day));
+        assert!(!Archived::new(now, Some(Duration::MAX)).expired(now + day), "no moment that can be written");
+    }
+
+    #[test]
+    fn only_another_installation_that_is_known_is_foreign() {
+        let mark = mark("data");
+        assert!(mark.is_foreign(Some("other")));
+        assert!(!mark.is_foreign(Some("i")));
+        assert!(!mark.is_foreign(None));
+        assert!(!Mark { installation: None, ..mark }.is_foreign(Some("other")));
+    }
+}

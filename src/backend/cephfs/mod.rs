@@ -1,0 +1,432 @@
+//! Subvolumes of `CephFS`: [`Cephfs`], made from the clusters and [`Settings`].
+//!
+//! A volume is a subvolume of Ceph's own volumes module, made and removed by `ceph fs subvolume`. Nothing is mounted here, and
+//! no directory is touched: what the module cannot do is refused. Whose a subvolume is stands in its metadata (`mark`).
+
+mod class;
+#[cfg(any(test, feature = "test"))]
+pub mod conformance;
+mod create;
+mod mark;
+mod names;
+mod old;
+mod record;
+mod remove;
+mod store;
+mod subvolumes;
+mod sweep;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, SystemTime},
+};
+
+use async_trait::async_trait;
+pub use class::PARAMETERS;
+use class::Parameters;
+use old::Old;
+use record::Record;
+use store::{Store, Work};
+
+use crate::{
+    backend::{
+        Backend, Capabilities, Error, Host, Kind, Known, Past, Removed, StoreStatus, Unfinished,
+        ceph::{Cluster, Clusters, Monitors},
+    },
+    system::guard::{Guards, Held},
+    volume::{
+        CephfsSource, CsiSource, Disposal, Grown, Growth, Permit, Place, Provenance, Removal, SecretName,
+        Source, Volume, VolumeId, VolumeName, VolumeRequest,
+    },
+};
+
+/// The backend's name in volume ids and metrics.
+pub const NAME: &str = "cephfs";
+
+/// How often archives are looked at.
+const TENDING: Duration = Duration::from_mins(10);
+
+/// How the administrator set the backend up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// The name of the CSI driver that the PVs name: `cephfs.berth.storage`.
+    pub driver: String,
+    /// With which user subvolumes of a configured cluster are made, where the class does not say: by the cluster's name.
+    pub admins: BTreeMap<String, Admin>,
+    /// Where the Secrets of the volumes' own users are kept where the class does not say
+    /// (`PROVISIONER_SECRET_NAMESPACE`, `-secret-namespace`); `None` for the claim's namespace.
+    pub secret_namespace: Option<String>,
+}
+
+/// A user of a cluster, and where its key is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Admin {
+    /// Its name, without `client.`.
+    pub user: String,
+    /// The Secret with its key.
+    pub secret: SecretName,
+}
+
+/// The backend.
+pub struct Cephfs {
+    capabilities: Capabilities,
+    clusters: Clusters,
+    host: Arc<dyn Host>,
+    settings: Settings,
+    stores: Mutex<BTreeMap<String, Arc<Store>>>,
+    /// The groups of existing volumes, by store.
+    past: Mutex<BTreeMap<String, BTreeSet<String>>>,
+    guards: Guards<VolumeName>,
+}
+
+impl fmt::Debug for Cephfs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Cephfs")
+            .field("clusters", &self.clusters)
+            .field("settings", &self.settings)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Cephfs {
+    /// A backend over these clusters, and those that classes describe. Asks nothing of them yet.
+    pub fn new(clusters: Clusters, host: Arc<dyn Host>, settings: Settings) -> Result<Self, Error> {
+        let configured = clusters.all();
+        for name in settings.admins.keys() {
+            if !configured.iter().any(|cluster| cluster.name() == name) {
+                let message =
+                    format!("a user is configured for cluster {name:?}, which is not configured itself");
+                return Err(Error::new(Kind::Invalid, message));
+            }
+        }
+        if settings.driver.is_empty() {
+            return Err(Error::new(Kind::Invalid, "the name of the CSI driver is empty"));
+        }
+        let tools = configured.first().map_or_else(Default::default, |cluster| cluster.tools().clone());
+        let capabilities = Capabilities {
+            name: NAME,
+            block: false,
+            expand: true,
+            parameters: PARAMETERS,
+            any_case: true,
+            before: Disposal::Delete,
+            concurrency: tools.concurrency.max(1) * configured.len().max(1),
+        };
+        Ok(Self {
+            capabilities,
+            clusters,
+            host,
+            settings,
+            stores: Mutex::default(),
+            past: Mutex::default(),
+            guards: Guards::default(),
+        })
+    }
+
+    /// What is known of the cluster.
+    fn store(&self, cluster: &Cluster) -> Arc<Store> {
+        let mut stores = self.stores.lock().unwrap_or_else(PoisonError::into_inner);
+        let store = stores.entry(cluster.name().to_owned()).or_insert_with(|| {
+            let store = Store::new(cluster.clone());
+            let past = self.past.lock().unwrap_or_else(PoisonError::into_inner);
+            store.memory().groups.extend(past.get(cluster.name()).into_iter().flatten().cloned());
+            Arc::new(store)
+        });
+        Arc::clone(store)
+    }
+
+    async fn work(&self, cluster: &Cluster, admin: Admin) -> Result<Work, Error> {
+        Work::new(self.store(cluster), Arc::clone(&self.host), admin).await
+    }
+
+    /// To work on a store for which nobody names a user now; `None` where nobody did yet.
+    async fn work_on(&self, store: &str) -> Result<Option<Work>, Error> {
+        let Some(cluster) = self.clusters.named(store) else {
+            let message = format!("there is no cluster {store:?}");
+            return Err(Error::new(Kind::Refused, message));
+        };
+        let met = self.store(&cluster).memory().admin.clone();
+        match met.or_else(|| self.settings.admins.get(store).cloned()) {
+            Some(admin) => self.work(&cluster, admin).await.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    fn hold(&self, name: &VolumeName) -> Result<Held<VolumeName>, Error> {
+        self.guards.take(name).ok_or_else(|| {
+            Error::new(Kind::Busy, format!("volume {name} is being worked on; it is tried again soon"))
+        })
+    }
+
+    /// The cluster of these monitors as a store's name, without making it known.
+    fn name_of(&self, monitors: &str) -> Option<String> {
+        let monitors: Monitors = monitors.parse().ok()?;
+        let known = self.clusters.all().into_iter().find(|cluster| cluster.monitors().share_one(&monitors));
+        Some(known.map_or_else(|| monitors.store_name(), |cluster| cluster.name().to_owned()))
+    }
+
+    /// To work on a volume of ours: its record, and the cluster that it names.
+    async fn work_of(
+        &self,
+        id: &VolumeId,
+        name: &VolumeName,
+        source: &Source,
+        provenance: &Provenance,
+    ) -> Result<(Work, Record), Error> {
+        let refuse = |message: String| Err(Error::new(Kind::Refused, message));
+        if id.backend() != NAME || id.name() != name {
+            return refuse(format!("PersistentVolume {name} carries the id of another volume, {id}"));
+        }
+        let record = Record::read(&provenance.record)?;
+        let place = self.locate(source);
+        if place.is_none_or(|place| place.segments != names::segments(&record.group, &record.subvolume)) {
+            return refuse(format!(
+                "PersistentVolume {name} says in its source that its volume is {source}, but in its record that it is subvolume {} of \
+                 group {}; nothing was touched",
+                record.subvolume, record.group
+            ));
+        }
+        let cluster = match (self.clusters.named(id.store()), &record.monitors) {
+            (Some(cluster), _) => cluster,
+            (None, Some(monitors)) => self.clusters.reached_by(&monitors.parse()?)?,
+            (None, None) => {
+                return refuse(format!(
+                    "cluster {:?}, on which volume {name} lies, is not configured; nothing was touched. Configure it again under that name",
+                    id.store()
+                ));
+            }
+        };
+        let admin = match (&record.admin, self.settings.admins.get(cluster.name())) {
+            (Some(admin), _) | (None, Some(admin)) => admin.clone(),
+            (None, None) => {
+                return refuse(format!(
+                    "no user is configured for cluster {}, on which volume {name} lies; configure adminId and adminSecretName for it",
+                    cluster.name()
+                ));
+            }
+        };
+        Ok((self.work(&cluster, admin).await?, record))
+    }
+
+    /// To work on a volume that cephfs-provisioner made: on the cluster that the PV names, as the user of its class.
+    async fn work_of_old(
+        &self,
+        source: &Source,
+        claim: &crate::volume::ClaimKey,
+        provenance: &Provenance,
+    ) -> Result<(Work, Old), Error> {
+        let Source::Cephfs(source) = source else {
+            let message =
+                format!("{source} carries no id of ours and is no CephFS directory; nothing was touched");
+            return Err(Error::new(Kind::Refused, message));
+        };
+        let old = Old::read(source, claim, provenance)?;
+        let monitors: Monitors = source.monitors.join(",").parse()?;
+        let cluster = self.clusters.reached_by(&monitors)?;
+        let parameters = Parameters(&provenance.parameters);
+        // A class may have been made anew, for another cluster.
+        if let Some(text) = parameters.get("monitors") {
+            let theirs: Monitors = text.parse()?;
+            if !theirs.share_one(&monitors) && self.clusters.reached_by(&theirs)?.name() != cluster.name() {
+                let message = format!(
+                    "{} was made on the cluster at {monitors}, but its class names the one at {theirs}; nothing was touched. If they are \
+                     the same cluster, configure it with the monitors of both",
+                    old.path
+                );
+                return Err(Error::new(Kind::Refused, message));
+            }
+        }
+        let admin = class::admin(&self.settings, &cluster, parameters).map_err(|error| {
+            let message = format!(
+                "who may remove {} is not known: its class is gone or names no adminSecretName, and no user is configured for the cluster \
+                 at {monitors}; make the class again, or configure the cluster",
+                old.path
+            );
+            Error::caused_by(Kind::Refused, message, error)
+        })?;
+        Ok((self.work(&cluster, admin.0).await?, old))
+    }
+
+    fn locate_csi(&self, csi: &CsiSource) -> Option<Place> {
+        let get = |key: &str| csi.attributes.get(key).filter(|value| !value.is_empty());
+        if csi.driver != self.settings.driver {
+            return None;
+        }
+        let (group, subvolume) = (names::group(get("group")?).ok()?, names::subvolume(get("subvolume")?)?);
+        let store = match (get("clusterID"), get("monitors")) {
+            (Some(name), _) => name.clone(),
+            (None, Some(monitors)) => self.name_of(monitors)?,
+            (None, None) => return None,
+        };
+        Some(Place { store, segments: names::segments(&group, subvolume) })
+    }
+
+    fn locate_directory(&self, source: &CephfsSource) -> Option<Place> {
+        let mut segments = names::segments_of(&source.path)?;
+        // The data of a subvolume is one below it, in a directory with a name that only Ceph knows.
+        if let [root, group, subvolume, data] = segments.as_slice() {
+            let uuid = data.len() == 36 && data.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-');
+            let ours = names::volume_of(subvolume).is_some() || names::is_deterministic(subvolume);
+            if root == names::ROOT && names::group(group).is_ok() && uuid && ours {
+                segments.pop();
+            }
+        }
+        Some(Place { store: self.name_of(&source.monitors.join(","))?, segments })
+    }
+}
+
+#[async_trait]
+impl Backend for Cephfs {
+    fn capabilities(&self) -> &Capabilities {
+        &self.capabilities
+    }
+
+    fn place(&self, request: &VolumeRequest) -> Result<Place, Error> {
+        class::plan(&self.clusters, &self.settings, request).map(|plan| plan.place)
+    }
+
+    fn shares(&self, _: &VolumeRequest) -> bool {
+        false
+    }
+
+    fn locate(&self, source: &Source) -> Option<Place> {
+        match source {
+            Source::Csi(csi) => self.locate_csi(csi),
+            Source::Cephfs(source) => self.locate_directory(source),
+            Source::Nfs { .. } | Source::Rbd(_) => None,
+        }
+    }
+
+    async fn create(&self, request: &VolumeRequest, permit: &Permit) -> Result<Volume, Error> {
+        let plan = class::plan(&self.clusters, &self.settings, request)?;
+        let _held = self.hold(&request.name)?;
+        permit.check()?;
+        let work = self.work(&plan.cluster, plan.admin.clone()).await?;
+        create::create(&work, &self.settings.driver, request, &plan, permit).await
+    }
+
+    async fn confirm(&self, id: &VolumeId, permit: &Permit) -> Result<(), Error> {
+        // Whether a volume is used is told by its PV alone: nothing is noted on the storage.
+        permit.check()?;
+        if let Some(cluster) = self.clusters.named(id.store()) {
+            self.store(&cluster).memory().unfinished.remove(id.name());
+        }
+        Ok(())
+    }
+
+    async fn remove(&self, removal: &Removal, permit: &Permit) -> Result<Removed, Error> {
+        let _held = self.hold(&removal.name)?;
+        permit.check()?;
+        match &removal.id {
+            Some(id) => {
+                let (work, record) =
+                    self.work_of(id, &removal.name, &removal.source, &removal.provenance).await?;
+                remove::remove(&work, removal, &record, permit).await
+            }
+            None => {
+                let (work, old) =
+                    self.work_of_old(&removal.source, &removal.claim, &removal.provenance).await?;
+                old::remove(&work, &old, &removal.name, removal.disposal, permit).await
+            }
+        }
+    }
+
+    async fn expand(&self, growth: &Growth, permit: &Permit) -> Result<Grown, Error> {
+        let _held = self.hold(&growth.name)?;
+        permit.check()?;
+        let quota = class::quota(growth.capacity.bytes())?;
+        match &growth.id {
+            Some(id) => {
+                let (work, record) =
+                    self.work_of(id, &growth.name, &growth.source, &growth.provenance).await?;
+                remove::expand(&work, growth, &record, quota, permit).await
+            }
+            None => {
+                let (work, old) = self.work_of_old(&growth.source, &growth.claim, &growth.provenance).await?;
+                old::expand(&work, &old, quota, permit).await
+            }
+        }
+    }
+
+    async fn unfinished(&self, store: &str, known: Known<'_>) -> Result<Vec<Unfinished>, Error> {
+        match self.work_on(store).await? {
+            Some(work) => sweep::unfinished(&work, known).await,
+            None => {
+                tracing::debug!(
+                    store,
+                    "what was begun is not looked for: no class has told yet with which user"
+                );
+                Ok(Vec::new())
+            }
+        }
+    }
+
+    async fn discard(&self, unfinished: &Unfinished, permit: &Permit) -> Result<(), Error> {
+        let _held = self.hold(unfinished.id.name())?;
+        permit.check()?;
+        match self.work_on(unfinished.id.store()).await? {
+            Some(work) => sweep::discard(&work, unfinished, permit).await,
+            None => {
+                let message = format!("volume {} was not found by this process", unfinished.id);
+                Err(Error::new(Kind::Refused, message))
+            }
+        }
+    }
+
+    async fn tend(&self, permit: &Permit) {
+        while permit.check().is_ok() {
+            let stores: Vec<_> =
+                self.stores.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
+            for store in stores.into_iter().filter(sweep::to_tend) {
+                let name = store.cluster.name();
+                let done = match self.work_on(name).await {
+                    Ok(Some(work)) => sweep::tend(&work, SystemTime::now(), permit).await,
+                    Ok(None) => Ok(()),
+                    Err(error) => Err(error),
+                };
+                if let Err(error) = done {
+                    tracing::warn!(
+                        store = name,
+                        error = error.chain(),
+                        "expired archives could not be deleted; tried again"
+                    );
+                }
+            }
+            tokio::time::sleep(TENDING).await;
+        }
+    }
+
+    fn remember(&self, past: Past) {
+        // The second segment of a place is the group. What an older provisioner made lies deeper.
+        let groups = past.places.iter().filter(|place| place.segments.len() == 3);
+        let groups: BTreeSet<String> = groups.filter_map(|place| place.segments.get(1).cloned()).collect();
+        if let Some(store) = self.stores.lock().unwrap_or_else(PoisonError::into_inner).get(&past.store) {
+            store.memory().groups.extend(groups.iter().cloned());
+        }
+        self.past
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .entry(past.store)
+            .or_default()
+            .extend(groups);
+    }
+
+    fn acquaint(&self, parameters: &BTreeMap<String, String>) {
+        // A class that is wrong says so when a claim uses it.
+        let Ok(met) = class::acquaintance(&self.clusters, &self.settings, parameters) else { return };
+        let store = self.store(&met.cluster);
+        let mut memory = store.memory();
+        memory.admin.get_or_insert(met.admin);
+        memory.groups.insert(met.group);
+        memory.filesystems.extend(met.fs);
+        memory.expiring |= met.expires;
+    }
+
+    fn stores(&self) -> Vec<StoreStatus> {
+        self.clusters.all().iter().map(|cluster| self.store(cluster).status()).collect()
+    }
+}

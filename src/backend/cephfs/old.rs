@@ -1,0 +1,256 @@
+//! Volumes that cephfs-provisioner made: [`Old`], read from their PV, and [`remove`] and [`expand`] for them.
+//!
+//! They are plain directories, `claimRoot/GROUP/SHARE`, made by a library that is gone, for a user that Ceph's volumes module
+//! knows nothing of. The module takes such a directory for a subvolume of an old kind, whose group is everything above it, as
+//! long as no directory above it was taken for one. That was measured; where Ceph says otherwise, nothing is removed.
+
+use std::time::SystemTime;
+
+use super::{
+    create::ENODATA,
+    mark::{self, Archived, Marks, Owner},
+    names,
+    remove::{no_group, only_below},
+    store::Work,
+    subvolumes::{At, Found},
+};
+use crate::{
+    backend::{Error, Kind, Removed, ceph::Reason},
+    volume::{Capacity, CephfsSource, ClaimKey, Disposal, Grown, Permit, Provenance, SecretName, VolumeName},
+};
+
+/// The annotation with the last segment of the path.
+const SHARE: &str = "cephShare";
+
+/// A volume of the older provisioner.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Old {
+    /// As the volumes module names it; the group has slashes.
+    pub(super) group: String,
+    pub(super) share: String,
+    /// Its path, without `//` and a slash at the end.
+    pub(super) path: String,
+    pub(super) user: String,
+    pub(super) secret: Option<SecretName>,
+}
+
+impl Old {
+    /// Reads it from the PV, and refuses what that provisioner cannot have made.
+    pub(super) fn read(
+        source: &CephfsSource,
+        claim: &ClaimKey,
+        provenance: &Provenance,
+    ) -> Result<Self, Error> {
+        let path = &source.path;
+        let refuse = |why: String| {
+            let message = format!("{path} at {} {why}; nothing was touched", source.monitors.join(","));
+            Err(Error::new(Kind::Refused, message))
+        };
+        let Some(segments) = names::segments_of(path) else {
+            return refuse("is not an absolute path".into());
+        };
+        let [above @ .., group, share] = segments.as_slice() else {
+            return refuse("is not of the form claimRoot/GROUP/SHARE".into());
+        };
+        let random = share.strip_prefix("kubernetes-dynamic-pvc-").is_some_and(is_uuid)
+            && source.user.strip_prefix("kubernetes-dynamic-user-").is_some_and(is_uuid);
+        let named = *group == claim.namespace
+            && *share == claim.name
+            && source.user == format!("k8s.{}.{}", claim.namespace, claim.name);
+        if !random && !named {
+            return refuse(format!(
+                "with user {:?} is not what cephfs-provisioner made for claim {claim}: neither \
+                 GROUP/kubernetes-dynamic-pvc-UUID with user kubernetes-dynamic-user-UUID, nor NAMESPACE/CLAIM with user \
+                 k8s.NAMESPACE.CLAIM",
+                source.user
+            ));
+        }
+        if let Some(noted) = provenance.annotations.get(SHARE).filter(|noted| *noted != share) {
+            return refuse(format!("does not end in {noted:?}, which the annotation {SHARE} says"));
+        }
+        let odd = |segment: &&String| {
+            segment.len() > 128
+                || segment.starts_with(['-', '_', '.'])
+                || !segment.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
+        };
+        if let Some(odd) = segments.iter().find(odd) {
+            return refuse(format!(
+                "has the segment {odd:?}, which cannot be handed to Ceph safely; remove it by hand"
+            ));
+        }
+        // The module looks below /volumes.
+        let group = match above.split_first() {
+            Some((first, between)) if first == names::ROOT => {
+                between.iter().chain([group]).map(String::as_str).collect::<Vec<_>>().join("/")
+            }
+            Some(_) | None => {
+                let outside: Vec<_> = above.iter().chain([group]).map(String::as_str).collect();
+                format!("../{}", outside.join("/"))
+            }
+        };
+        let secret = source.secret.clone().map(|secret| match secret.namespace.is_empty() {
+            true => SecretName { namespace: claim.namespace.clone(), ..secret },
+            false => secret,
+        });
+        Ok(Self {
+            group,
+            share: share.clone(),
+            path: format!("/{}", segments.join("/")),
+            user: source.user.clone(),
+            secret,
+        })
+    }
+
+    fn at(&self, fs: &str) -> At {
+        At { fs: fs.to_owned(), group: self.group.clone(), name: self.share.clone() }
+    }
+}
+
+fn is_uuid(text: &str) -> bool {
+    text.len() == 36 && text.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-')
+}
+
+/// Removes the volume, its user and its Secret.
+pub(super) async fn remove(
+    work: &Work,
+    old: &Old,
+    name: &VolumeName,
+    disposal: Disposal,
+    permit: &Permit,
+) -> Result<Removed, Error> {
+    if disposal == Disposal::Keep {
+        return Ok(Removed::Kept);
+    }
+    let fs = work.filesystem(None).await?;
+    let at = old.at(&fs);
+    let removed = match look(work, old, &at).await? {
+        None => Removed::Absent,
+        Some(marks) => match disposal {
+            Disposal::Keep => Removed::Kept,
+            Disposal::Archive => {
+                revoke(work, old, &at, permit).await?;
+                if marks.archived.is_none() {
+                    // What carries no mark of ours is never deleted by itself.
+                    let archived = Archived::new(SystemTime::now(), None).written();
+                    work.subvolumes.set_metadata(&at, mark::ARCHIVED, &archived, permit).await?;
+                }
+                Removed::Archived(old.path.trim_start_matches('/').to_owned())
+            }
+            Disposal::Delete => {
+                revoke(work, old, &at, permit).await?;
+                work.subvolumes.remove(&at, permit).await?;
+                Removed::Trashed
+            }
+        },
+    };
+    if removed == Removed::Absent {
+        revoke_user(work, old, permit).await?;
+    }
+    if let Some(secret) = &old.secret {
+        permit.check()?;
+        work.forget(secret, name).await?;
+    }
+    Ok(removed)
+}
+
+/// Sets the quota, where there is one.
+pub(super) async fn expand(work: &Work, old: &Old, quota: u64, permit: &Permit) -> Result<Grown, Error> {
+    let fs = work.filesystem(None).await?;
+    let at = old.at(&fs);
+    if look(work, old, &at).await?.is_none() {
+        return Err(Error::new(Kind::NotFound, format!("{} does not exist", old.path)));
+    }
+    let grown = |bytes| Ok(Grown { capacity: Capacity::from_bytes(bytes), on_node: false });
+    match work.subvolumes.info(&at).await {
+        Ok(info) => match info.quota() {
+            Some(now) if now >= quota => grown(now),
+            Some(_) => {
+                work.subvolumes.resize(&at, quota, permit).await?;
+                grown(quota)
+            }
+            // It holds whatever the cluster has room for.
+            None => grown(quota),
+        },
+        Err(failed) if failed.code == Some(ENODATA) => {
+            let message = format!(
+                "Ceph does not tell the quota of {}, since the directory has no layout of its own; where it has a quota, raise it by \
+                 hand: ceph fs subvolume resize {} {} {quota} --group_name {} --no_shrink",
+                old.path, at.fs, at.name, at.group
+            );
+            Err(Error::caused_by(Kind::Unsupported, message, failed))
+        }
+        Err(failed) => Err(failed.into()),
+    }
+}
+
+/// Whether it is there; proves that Ceph means the very directory.
+async fn look(work: &Work, old: &Old, at: &At) -> Result<Option<Marks>, Error> {
+    let blocked = |error: Error| {
+        if !error.to_string().contains("ceph.dir.subvolume") {
+            return error;
+        }
+        let above = old.path.rsplit_once('/').map_or("", |(above, _)| above);
+        let message = format!(
+            "{} cannot be removed, since {above} or a directory above it has been made a subvolume (somebody looked at it with ceph fs \
+             subvolume info, or in the dashboard); nothing was touched. Mount the file system and undo it: setfattr -n ceph.dir.subvolume \
+             -v 0 {above}",
+            old.path
+        );
+        Error::caused_by(Kind::Refused, message, error)
+    };
+    let metadata = match work.subvolumes.metadata(at).await.map_err(blocked)? {
+        Found::Subvolume(metadata) => metadata,
+        Found::NoSubvolume => return Ok(None),
+        Found::OnlySnapshots | Found::NoGroup => return Err(no_group(at)),
+    };
+    let marks = Marks::read(&metadata);
+    let path = work.subvolumes.path(at).await.map_err(blocked)?;
+    let expected = format!("/{}/{}/{}", names::ROOT, at.group, at.name);
+    if marks.owner != Owner::Unmarked || path != expected {
+        let message = format!(
+            "{} is not a directory of cephfs-provisioner's, but a subvolume{} with its data in {path}; nothing was touched",
+            old.path,
+            if marks.owner == Owner::Unmarked { "" } else { " of ours" }
+        );
+        return Err(Error::new(Kind::Refused, message));
+    }
+    Ok(Some(marks))
+}
+
+async fn revoke(work: &Work, old: &Old, at: &At, permit: &Permit) -> Result<(), Error> {
+    revoke_user(work, old, permit).await?;
+    work.subvolumes.evict(at, &old.user, permit).await
+}
+
+/// Removes the user, if it may do nothing but use this volume.
+async fn revoke_user(work: &Work, old: &Old, permit: &Permit) -> Result<(), Error> {
+    let left = |why: &str| {
+        tracing::warn!(user = old.user, path = old.path, why, "the Ceph user of an old volume was left");
+        let why = format!(
+            "it was made for {}, which is gone or archived, but {why}; remove it with ceph auth rm",
+            old.path
+        );
+        work.store.memory().stuck.insert(format!("Ceph user client.{}", old.user), why);
+    };
+    match work.subvolumes.mds_caps(&old.user).await {
+        Ok(None) => {}
+        Ok(Some(caps)) if only_below(&caps, &format!("{}/", old.path)) => {
+            match work.subvolumes.remove_user(&old.user, permit).await {
+                Ok(()) => {}
+                Err(failed) if failed.reason == Reason::NotPermitted => {
+                    left("the admin of the class may not remove users");
+                }
+                Err(failed) => return Err(failed.into()),
+            }
+        }
+        Ok(Some(_)) => left("it may do other things too"),
+        Err(failed) if failed.reason == Reason::NotPermitted => {
+            left("the admin of the class may not see users")
+        }
+        Err(failed) => return Err(failed.into()),
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,176 @@
+//! What this process knows of a cluster: [`Store`], and the hands that work on it, [`Work`].
+//!
+//! Nothing in it is needed to be right: a new process starts with an empty one, and asks.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use super::{
+    Admin,
+    subvolumes::{At, Subvolumes},
+};
+use crate::{
+    backend::{Error, Host, Kind, StoreStatus, ceph::Cluster},
+    volume::{SecretName, VolumeName},
+};
+
+/// A cluster.
+pub(super) struct Store {
+    pub(super) cluster: Cluster,
+    memory: Mutex<Memory>,
+}
+
+/// What was learnt of it.
+#[derive(Default)]
+pub(super) struct Memory {
+    /// The admin of the last volume that was worked on, for work that no class asks for.
+    pub(super) admin: Option<Admin>,
+    /// The only file system, where the cluster has only one.
+    pub(super) filesystem: Option<String>,
+    /// The file systems and groups in which volumes of ours lie or may lie.
+    pub(super) filesystems: BTreeSet<String>,
+    pub(super) groups: BTreeSet<String>,
+    /// Where the unfinished volumes were found.
+    pub(super) unfinished: BTreeMap<VolumeName, At>,
+    /// Whose the subvolumes are whose name does not tell.
+    pub(super) owners: BTreeMap<At, VolumeName>,
+    /// Whether there may be archived volumes that expire.
+    pub(super) expiring: bool,
+    /// What could not be done, and why.
+    pub(super) stuck: BTreeMap<String, String>,
+    /// Archived volumes that were deleted for good.
+    pub(super) expired: u64,
+}
+
+impl Store {
+    pub(super) fn new(cluster: Cluster) -> Self {
+        Self { cluster, memory: Mutex::default() }
+    }
+
+    pub(super) fn memory(&self) -> MutexGuard<'_, Memory> {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Remembers where volumes lie.
+    pub(super) fn met(&self, fs: &str, group: &str) {
+        let mut memory = self.memory();
+        if !memory.filesystems.contains(fs) {
+            memory.filesystems.insert(fs.to_owned());
+        }
+        if !memory.groups.contains(group) {
+            memory.groups.insert(group.to_owned());
+        }
+    }
+
+    pub(super) fn status(&self) -> StoreStatus {
+        let health = self.cluster.health();
+        let memory = self.memory();
+        StoreStatus {
+            name: self.cluster.name().to_owned(),
+            ready: health.ready,
+            running: health.running,
+            oldest: health.oldest,
+            // What waits in Ceph's own trash is not shown to anybody.
+            trash: 0,
+            stuck: memory.stuck.iter().map(|(what, why)| (what.clone(), why.clone())).collect(),
+            purged: memory.expired,
+        }
+    }
+}
+
+/// A cluster, and the means to work on it.
+pub(super) struct Work {
+    pub(super) store: Arc<Store>,
+    pub(super) host: Arc<dyn Host>,
+    pub(super) subvolumes: Subvolumes,
+}
+
+impl Work {
+    pub(super) async fn new(store: Arc<Store>, host: Arc<dyn Host>, admin: Admin) -> Result<Self, Error> {
+        let subvolumes = Subvolumes::open(Arc::clone(&host), store.cluster.clone(), admin.clone()).await?;
+        store.memory().admin = Some(admin);
+        Ok(Self { store, host, subvolumes })
+    }
+
+    /// The file system of that name, else the only one that there is.
+    pub(super) async fn filesystem(&self, named: Option<&str>) -> Result<String, Error> {
+        if let Some(name) = named {
+            return Ok(name.to_owned());
+        }
+        if let Some(known) = self.store.memory().filesystem.clone() {
+            return Ok(known);
+        }
+        let all = self.subvolumes.filesystems().await?;
+        match all.as_slice() {
+            [only] => {
+                self.store.memory().filesystem = Some(only.clone());
+                Ok(only.clone())
+            }
+            [] => {
+                let message = format!(
+                    "cluster {} has no file system; create one (ceph fs volume create NAME), or use another cluster",
+                    self.store.cluster.name()
+                );
+                Err(Error::new(Kind::NotFound, message))
+            }
+            several => {
+                let message = format!(
+                    "cluster {} has several file systems; write one of them as class parameter fsName: {}",
+                    self.store.cluster.name(),
+                    several.join(", ")
+                );
+                Err(Error::new(Kind::Invalid, message))
+            }
+        }
+    }
+
+    /// Refuses a cluster that is not the one that the PV was made on.
+    pub(super) async fn prove_identity(&self, recorded: Option<&str>) -> Result<(), Error> {
+        let fsid = self.subvolumes.fsid().await?;
+        let name = self.store.cluster.name();
+        match recorded {
+            Some(recorded) if recorded == fsid => Ok(()),
+            Some(recorded) => Err(Error::new(
+                Kind::Refused,
+                format!(
+                    "cluster {name} is {fsid}, but the volume was made on {recorded}; nothing was touched. Correct the monitors of \
+                     {name}, or remove the PersistentVolume by hand if that cluster is gone"
+                ),
+            )),
+            None => Err(Error::new(
+                Kind::Refused,
+                format!(
+                    "the PersistentVolume does not say on which cluster its volume was made (cluster {name} is {fsid}); nothing was \
+                     touched. Restore its annotation berth.storage/store-id"
+                ),
+            )),
+        }
+    }
+
+    /// Takes away all that `user` could do, and ends its mounts.
+    pub(super) async fn revoke(
+        &self,
+        at: &At,
+        user: &str,
+        permit: &crate::volume::Permit,
+    ) -> Result<(), Error> {
+        self.subvolumes.deauthorize(at, user, permit).await?;
+        // Only after it cannot come back.
+        self.subvolumes.evict(at, user, permit).await
+    }
+
+    /// Forgets a Secret that we kept. One that is somebody else's by now is left to them.
+    pub(super) async fn forget(&self, secret: &SecretName, owner: &VolumeName) -> Result<(), Error> {
+        match self.host.forget(secret, owner).await {
+            Err(error) if error.kind() == Kind::Refused => {
+                tracing::warn!(%secret, volume = %owner, error = error.chain(), "a Secret was left where it is");
+                let why = "it was not made by this provisioner; remove it by hand if nobody uses it";
+                self.store.memory().stuck.insert(format!("Secret {secret}"), why.to_owned());
+                Ok(())
+            }
+            result => result,
+        }
+    }
+}

@@ -1,0 +1,413 @@
+//! The calls of `ceph` about subvolumes, each with its arguments and what its answer means: [`Subvolumes`].
+//!
+//! Whose a subvolume is and what becomes of it is decided elsewhere. A key that Ceph does not accept is read anew, once, since
+//! a rotated key must not need a restart.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use serde::Deserialize;
+
+use super::Admin;
+use crate::{
+    backend::{
+        Error, Host, Kind,
+        ceph::{Call, Ceph, Cluster, Credentials, Failed, Key, Reason, Reply, Tool},
+    },
+    volume::{Permit, Secrets},
+};
+
+/// A cluster as the admin of a class sees it.
+pub(super) struct Subvolumes {
+    host: Arc<dyn Host>,
+    cluster: Cluster,
+    admin: Admin,
+    ceph: Mutex<(Credentials, Ceph)>,
+}
+
+/// A subvolume: file system, group, name.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct At {
+    pub(super) fs: String,
+    pub(super) group: String,
+    pub(super) name: String,
+}
+
+impl At {
+    /// As messages name it.
+    pub(super) fn shown(&self) -> String {
+        format!("subvolume {} of group {} in file system {}", self.name, self.group, self.fs)
+    }
+}
+
+/// What asking for the metadata of a subvolume told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Found {
+    /// It exists, with these.
+    Subvolume(BTreeMap<String, String>),
+    /// It was removed, but its snapshots were retained: there is no data, and the name is taken.
+    OnlySnapshots,
+    /// The group exists, but no such subvolume.
+    NoSubvolume,
+    /// The file system exists, but no such group.
+    NoGroup,
+}
+
+/// What Ceph tells of a subvolume.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub(super) struct Info {
+    #[serde(default)]
+    pub(super) path: String,
+    /// Bytes, or the word `infinite`.
+    #[serde(default)]
+    bytes_quota: serde_json::Value,
+    #[serde(default)]
+    pub(super) bytes_used: u64,
+    #[serde(default)]
+    pub(super) created_at: String,
+    #[serde(default)]
+    pub(super) mtime: String,
+    #[serde(default)]
+    pub(super) data_pool: String,
+    #[serde(default)]
+    pub(super) state: String,
+}
+
+impl Info {
+    /// The quota; `None` for none.
+    pub(super) fn quota(&self) -> Option<u64> {
+        self.bytes_quota.as_u64().filter(|quota| *quota > 0)
+    }
+
+    /// Whether it is one that the volumes module made, rather than a plain directory that it found under that name: those
+    /// hold their data in a directory named by a UUID.
+    pub(super) fn made_by_module(&self, at: &At) -> bool {
+        let above = format!("/volumes/{}/{}/", at.group, at.name);
+        let uuid = |text: &str| text.len() == 36 && text.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-');
+        self.state == "complete" && self.path.strip_prefix(&above).is_some_and(uuid)
+    }
+
+    /// Whether nobody has ever put anything into it, as far as can be known.
+    ///
+    /// The used bytes lag behind: they stay 0 for as long as a client keeps what it wrote to itself. The time of the last
+    /// change of the directory does not: a new name in it is made by the metadata server, which notes it at once.
+    pub(super) fn pristine(&self) -> bool {
+        self.bytes_used == 0 && !self.created_at.is_empty() && self.created_at == self.mtime
+    }
+}
+
+/// What a new subvolume shall be like.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct New<'a> {
+    pub(super) quota: u64,
+    pub(super) mode: &'a str,
+    pub(super) uid: Option<u32>,
+    pub(super) gid: Option<u32>,
+    pub(super) pool: Option<&'a str>,
+}
+
+#[derive(Deserialize)]
+struct Named {
+    name: String,
+}
+
+impl Subvolumes {
+    /// Reads the admin's key. Asks nothing of the cluster yet.
+    pub(super) async fn open(host: Arc<dyn Host>, cluster: Cluster, admin: Admin) -> Result<Self, Error> {
+        let credentials = credentials(&*host, &admin, false).await?;
+        let ceph = Mutex::new((credentials.clone(), cluster.with(credentials)));
+        Ok(Self { host, cluster, admin, ceph })
+    }
+
+    pub(super) async fn fsid(&self) -> Result<String, Error> {
+        let (used, ceph) = self.current();
+        match ceph.fsid().await {
+            Err(failed) if self.outdated(&failed, &used).await? => Ok(self.current().1.fsid().await?),
+            answer => Ok(answer?),
+        }
+    }
+
+    fn current(&self) -> (Credentials, Ceph) {
+        self.ceph.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    async fn call(&self, call: Call) -> Result<Reply, Failed> {
+        let (used, ceph) = self.current();
+        match ceph.ceph(call.clone()).await {
+            Err(failed) => match self.outdated(&failed, &used).await {
+                Ok(true) => self.current().1.ceph(call).await,
+                Ok(false) | Err(_) => Err(failed),
+            },
+            reply => reply,
+        }
+    }
+
+    /// Whether the key was changed since it was read. A call that was not let in has changed nothing.
+    async fn outdated(&self, failed: &Failed, used: &Credentials) -> Result<bool, Error> {
+        if !matches!(failed.reason, Reason::WrongKey | Reason::BadKey) {
+            return Ok(false);
+        }
+        let fresh = credentials(&*self.host, &self.admin, true).await?;
+        let differs = fresh != *used;
+        let ceph = self.cluster.with(fresh.clone());
+        *self.ceph.lock().unwrap_or_else(PoisonError::into_inner) = (fresh, ceph);
+        Ok(differs)
+    }
+
+    /// The names of the file systems.
+    pub(super) async fn filesystems(&self) -> Result<Vec<String>, Error> {
+        let reply = self.call(Call::reads("list the file systems", ["fs", "ls"])).await?;
+        Ok(reply.json::<Vec<Named>>()?.unwrap_or_default().into_iter().map(|fs| fs.name).collect())
+    }
+
+    pub(super) async fn make_group(&self, fs: &str, group: &str, permit: &Permit) -> Result<(), Error> {
+        let what = format!("make subvolume group {group} in file system {fs}");
+        let args = ["fs", "subvolumegroup", "create", fs, group];
+        self.call(Call::changes(what, args, permit)).await?;
+        Ok(())
+    }
+
+    pub(super) async fn groups(&self, fs: &str) -> Result<Vec<String>, Error> {
+        let what = format!("list the subvolume groups of file system {fs}");
+        let reply = self.call(Call::reads(what, ["fs", "subvolumegroup", "ls", fs])).await?;
+        Ok(reply.json::<Vec<Named>>()?.unwrap_or_default().into_iter().map(|group| group.name).collect())
+    }
+
+    /// The names of the subvolumes of a group; none where there is no such group.
+    pub(super) async fn list(&self, fs: &str, group: &str) -> Result<Vec<String>, Error> {
+        let what = format!("list the subvolumes of group {group} in file system {fs}");
+        match self.call(Call::reads(what, ["fs", "subvolume", "ls", fs, "--group_name", group])).await {
+            Ok(reply) => {
+                Ok(reply.json::<Vec<Named>>()?.unwrap_or_default().into_iter().map(|s| s.name).collect())
+            }
+            Err(failed) if failed.reason == Reason::NoGroup => Ok(Vec::new()),
+            Err(failed) => Err(failed.into()),
+        }
+    }
+
+    /// Makes the subvolume. Where it exists, this sets its quota and mode back: look first.
+    pub(super) async fn create(&self, at: &At, new: &New<'_>, permit: &Permit) -> Result<(), Failed> {
+        let mut args = args(at, "create", &["--size".to_owned(), new.quota.to_string()]);
+        args.extend(["--mode".to_owned(), new.mode.to_owned()]);
+        if let Some(uid) = new.uid {
+            args.extend(["--uid".to_owned(), uid.to_string()]);
+        }
+        if let Some(gid) = new.gid {
+            args.extend(["--gid".to_owned(), gid.to_string()]);
+        }
+        if let Some(pool) = new.pool {
+            args.extend(["--pool_layout".to_owned(), pool.to_owned()]);
+        }
+        self.call(Call::changes(format!("make {}", at.shown()), args, permit)).await.map(|_| ())
+    }
+
+    pub(super) async fn metadata(&self, at: &At) -> Result<Found, Error> {
+        let what = format!("read the metadata of {}", at.shown());
+        let args = ["fs", "subvolume", "metadata", "ls", &at.fs, &at.name, "--group_name", &at.group]
+            .map(str::to_owned);
+        match self.call(Call::reads(what, args)).await {
+            Ok(reply) => Ok(Found::Subvolume(reply.json()?.unwrap_or_default())),
+            Err(failed) => match failed.reason {
+                Reason::Snapshots => Ok(Found::OnlySnapshots),
+                Reason::NoSubvolume => Ok(Found::NoSubvolume),
+                Reason::NoGroup => Ok(Found::NoGroup),
+                _ => Err(failed.into()),
+            },
+        }
+    }
+
+    pub(super) async fn set_metadata(
+        &self,
+        at: &At,
+        key: &str,
+        value: &str,
+        permit: &Permit,
+    ) -> Result<(), Error> {
+        let what = format!("write metadata {key} of {}", at.shown());
+        let args =
+            ["fs", "subvolume", "metadata", "set", &at.fs, &at.name, key, value, "--group_name", &at.group];
+        self.call(Call::changes(what, args, permit)).await?;
+        Ok(())
+    }
+
+    pub(super) async fn remove_metadata(&self, at: &At, key: &str, permit: &Permit) -> Result<(), Error> {
+        let what = format!("remove metadata {key} of {}", at.shown());
+        let args = ["fs", "subvolume", "metadata", "rm", &at.fs, &at.name, key, "--group_name", &at.group];
+        match self.call(Call::changes(what, args, permit)).await {
+            Ok(_) => Ok(()),
+            Err(failed) if failed.reason == Reason::NoMetadata => Ok(()),
+            Err(failed) => Err(failed.into()),
+        }
+    }
+
+    pub(super) async fn info(&self, at: &At) -> Result<Info, Failed> {
+        let what = format!("look at {}", at.shown());
+        let reply = self.call(Call::reads(what.clone(), args(at, "info", &[]))).await?;
+        match reply.json::<Info>() {
+            Ok(Some(info)) => Ok(info),
+            Ok(None) => Err(odd(what, "nothing was answered".into())),
+            Err(error) => Err(odd(what, error.to_string())),
+        }
+    }
+
+    /// The absolute path of its data.
+    pub(super) async fn path(&self, at: &At) -> Result<String, Error> {
+        let what = format!("find the path of {}", at.shown());
+        let reply = self.call(Call::reads(what, args(at, "getpath", &[]))).await?;
+        Ok(reply.text()?.to_owned())
+    }
+
+    /// Sets the quota. Ceph refuses only what is below the used bytes: whoever calls compares with the quota that there is.
+    pub(super) async fn resize(&self, at: &At, quota: u64, permit: &Permit) -> Result<(), Error> {
+        let what = format!("set the quota of {} to {quota} bytes", at.shown());
+        let args = [
+            "fs",
+            "subvolume",
+            "resize",
+            &at.fs,
+            &at.name,
+            &quota.to_string(),
+            "--group_name",
+            &at.group,
+            "--no_shrink",
+        ]
+        .map(str::to_owned);
+        self.call(Call::changes(what, args, permit)).await?;
+        Ok(())
+    }
+
+    /// Gives the data to Ceph's own trash. Whether there was anything.
+    pub(super) async fn remove(&self, at: &At, permit: &Permit) -> Result<bool, Error> {
+        let call = Call::changes(format!("remove {}", at.shown()), args(at, "rm", &[]), permit);
+        match self.call(call).await {
+            Ok(_) => Ok(true),
+            Err(failed) if failed.reason == Reason::NoSubvolume => Ok(false),
+            Err(failed) if failed.reason == Reason::Snapshots => {
+                let message = format!(
+                    "{} has snapshots, so it is not removed; remove them (ceph fs subvolume snapshot ls {} {} --group_name {}; \
+                     ceph fs subvolume snapshot rm …), and it will be",
+                    at.shown(),
+                    at.fs,
+                    at.name,
+                    at.group
+                );
+                Err(Error::caused_by(Kind::InUse, message, failed))
+            }
+            Err(failed) => Err(failed.into()),
+        }
+    }
+
+    /// Lets `user` in, whom only `tenant` may let in, and tells its key. Makes the user where there is none.
+    ///
+    /// Naming a tenant is what makes Ceph tell the key, which spares the admin a right to read keys.
+    pub(super) async fn authorize(
+        &self,
+        at: &At,
+        user: &str,
+        tenant: &str,
+        permit: &Permit,
+    ) -> Result<Key, Error> {
+        let more = [user, "--access_level", "rw", "--tenant_id", tenant].map(str::to_owned);
+        let what = format!("let user {user} into {}", at.shown());
+        let reply = self.call(Call::changes(what, args(at, "authorize", &more), permit)).await?;
+        // In JSON a string, else the bare key.
+        let text = reply.text()?;
+        Ok(Key::parse(text.trim_matches('"').as_bytes())?)
+    }
+
+    /// Takes away what `user` may do there; a user that may do nothing any more is removed.
+    pub(super) async fn deauthorize(&self, at: &At, user: &str, permit: &Permit) -> Result<(), Error> {
+        let what = format!("keep user {user} out of {}", at.shown());
+        match self.call(Call::changes(what, args(at, "deauthorize", &[user.to_owned()]), permit)).await {
+            Ok(_) => Ok(()),
+            Err(failed) => match failed.reason {
+                Reason::NoUser | Reason::NoSubvolume | Reason::NoGroup => Ok(()),
+                _ => Err(failed.into()),
+            },
+        }
+    }
+
+    /// The users that were let in.
+    pub(super) async fn authorized(&self, at: &At) -> Result<Vec<String>, Error> {
+        let what = format!("list the users of {}", at.shown());
+        let reply = self.call(Call::reads(what, args(at, "authorized_list", &[]))).await?;
+        let users: Vec<BTreeMap<String, String>> = reply.json()?.unwrap_or_default();
+        Ok(users.into_iter().flat_map(BTreeMap::into_keys).collect())
+    }
+
+    /// Ends the mounts of `user`, which would go on without rights until they reconnect.
+    pub(super) async fn evict(&self, at: &At, user: &str, permit: &Permit) -> Result<(), Error> {
+        let what = format!("end the mounts of user {user} of {}", at.shown());
+        self.call(Call::changes(what, args(at, "evict", &[user.to_owned()]), permit)).await?;
+        Ok(())
+    }
+
+    /// What `user` may do to metadata servers, as text; `None` where there is no such user.
+    pub(super) async fn mds_caps(&self, user: &str) -> Result<Option<String>, Failed> {
+        #[derive(Deserialize)]
+        struct Entity {
+            #[serde(default)]
+            caps: BTreeMap<String, String>,
+        }
+        let entity = format!("client.{user}");
+        let what = format!("read the rights of user {user}");
+        match self.call(Call::reads(what.clone(), ["auth", "get", &entity])).await {
+            Ok(reply) => match reply.json::<Vec<Entity>>() {
+                Ok(found) => Ok(found
+                    .unwrap_or_default()
+                    .into_iter()
+                    .next()
+                    .map(|entity| entity.caps.get("mds").cloned().unwrap_or_default())),
+                Err(error) => Err(odd(what, error.to_string())),
+            },
+            Err(failed) if failed.reason == Reason::NoUser => Ok(None),
+            Err(failed) => Err(failed),
+        }
+    }
+
+    /// Removes a user that the volumes module knows nothing of.
+    pub(super) async fn remove_user(&self, user: &str, permit: &Permit) -> Result<(), Failed> {
+        let entity = format!("client.{user}");
+        let call = Call::changes(format!("remove user {user}"), ["auth", "rm", &entity], permit);
+        self.call(call).await.map(|_| ())
+    }
+}
+
+/// `fs subvolume <verb> <fs> <name> <more…> --group_name <group>`.
+fn args(at: &At, verb: &str, more: &[String]) -> Vec<String> {
+    let mut args = ["fs", "subvolume", verb, &at.fs, &at.name].map(str::to_owned).to_vec();
+    args.extend_from_slice(more);
+    args.extend(["--group_name".to_owned(), at.group.clone()]);
+    args
+}
+
+/// A reply that is not what the command answers.
+fn odd(what: String, said: String) -> Failed {
+    Failed { what, tool: Tool::Ceph, reason: Reason::Other, code: None, said }
+}
+
+async fn credentials(host: &dyn Host, admin: &Admin, fresh: bool) -> Result<Credentials, Error> {
+    let secrets = host.secrets(&admin.secret, fresh).await.map_err(|error| {
+        let message = format!("the key of Ceph user {} cannot be had", admin.user);
+        Error::caused_by(error.kind(), message, error)
+    })?;
+    Ok(Credentials::new(&admin.user, key(&secrets, admin)?)?)
+}
+
+/// The key in a Secret: under one of the names that are in use, or the only value that there is.
+fn key(secrets: &Secrets, admin: &Admin) -> Result<Key, Error> {
+    let named = ["key", "adminKey", "userKey"].iter().find_map(|name| secrets.get(name));
+    let Some(value) = named.or_else(|| secrets.only().map(|(_, value)| value)) else {
+        let there: Vec<_> = secrets.iter().map(|(name, _)| format!("{name:?}")).collect();
+        let message = format!(
+            "Secret {} has no value \"key\" with the key of Ceph user {}; it has {}",
+            admin.secret,
+            admin.user,
+            if there.is_empty() { "none at all".to_owned() } else { there.join(", ") }
+        );
+        return Err(Error::new(Kind::Invalid, message));
+    };
+    Key::parse(value).map_err(|error| Error::new(Kind::Invalid, format!("Secret {}: {error}", admin.secret)))
+}

@@ -1,0 +1,212 @@
+//! What nobody asks for: volumes that were begun and never used ([`unfinished`], [`discard`]), and archives whose time has come
+//! ([`tend`]).
+//!
+//! Of names that do not look like ours nothing but the name is read: looking at a plain directory makes the volumes module take it
+//! for a subvolume, and shares of an older provisioner beneath it could not be removed any more.
+
+use std::{collections::BTreeSet, sync::Arc, time::SystemTime};
+
+use super::{
+    NAME,
+    mark::{Marks, Owner},
+    names,
+    remove::{discard_users, expire},
+    store::{Store, Work},
+    subvolumes::{At, Found},
+};
+use crate::{
+    backend::{Error, Kind, Known, Unfinished, ceph::Reason},
+    volume::{ClaimKey, Permit, VolumeId, VolumeName},
+};
+
+/// The subvolumes that were made by this installation, or are named by a UID and unmarked, and whose volumes are not known.
+pub(super) async fn unfinished(work: &Work, known: Known<'_>) -> Result<Vec<Unfinished>, Error> {
+    let Some(installation) = work.host.installation() else {
+        tracing::info!(
+            "what was begun is not looked for, since it is not known which cluster this provisioner serves"
+        );
+        return Ok(Vec::new());
+    };
+    let mut found = Vec::new();
+    for at in candidates(work).await? {
+        let by_name = names::volume_of(&at.name);
+        let cached = || work.store.memory().owners.get(&at).cloned();
+        if by_name.clone().or_else(cached).is_some_and(|volume| known(&volume)) {
+            continue;
+        }
+        let Found::Subvolume(metadata) = work.subvolumes.metadata(&at).await? else { continue };
+        let marks = Marks::read(&metadata);
+        let (volume, claim, since) = match &marks.owner {
+            Owner::Claim(mark) => {
+                let Ok(volume) = VolumeName::for_claim(&mark.uid) else { continue };
+                if by_name.is_none() {
+                    work.store.memory().owners.insert(at.clone(), volume.clone());
+                }
+                if mark.installation.as_ref() != Some(&installation) {
+                    continue;
+                }
+                (volume, mark.claim(), mark.since())
+            }
+            Owner::Unmarked => {
+                // Of a name without a UID nobody can say who made it, unless a claim said that it wants it.
+                let wanted = match marks.wanted.as_slice() {
+                    [only] => VolumeName::for_claim(only).ok(),
+                    _ => None,
+                };
+                let Some(volume) = by_name.or(wanted) else { continue };
+                let uid = volume.as_str().trim_start_matches("pvc-").to_owned();
+                let claim = ClaimKey { namespace: String::new(), name: String::new(), uid };
+                (volume, claim, SystemTime::UNIX_EPOCH)
+            }
+            Owner::Unreadable => continue,
+        };
+        if marks.archived.is_some() || marks.kept || known(&volume) {
+            continue;
+        }
+        let Ok(id) = VolumeId::new(NAME, work.store.cluster.name(), volume.clone()) else { continue };
+        work.store.memory().unfinished.insert(volume, at);
+        found.push(Unfinished { id, claim, since });
+    }
+    found.sort_by_key(|unfinished| unfinished.since);
+    Ok(found)
+}
+
+/// Every subvolume that may be ours, by its name.
+async fn candidates(work: &Work) -> Result<Vec<At>, Error> {
+    let (mut filesystems, met) = {
+        let memory = work.store.memory();
+        (memory.filesystems.clone(), memory.groups.clone())
+    };
+    match work.filesystem(None).await {
+        Ok(only) => {
+            filesystems.insert(only);
+        }
+        // Of several only those are looked at that a class names.
+        Err(error) if !filesystems.is_empty() && matches!(error.kind(), Kind::Invalid | Kind::NotFound) => {}
+        Err(error) => return Err(error),
+    }
+    let mut candidates = Vec::new();
+    for fs in filesystems {
+        let groups: BTreeSet<String> = work.subvolumes.groups(&fs).await?.into_iter().collect();
+        for group in groups {
+            if names::group(&group).is_err() {
+                continue;
+            }
+            let ours = met.contains(&group);
+            for name in work.subvolumes.list(&fs, &group).await? {
+                let may_be_ours = names::subvolume(&name).is_some()
+                    && (names::volume_of(&name).is_some() || (ours && names::is_deterministic(&name)));
+                if may_be_ours {
+                    candidates.push(At { fs: fs.clone(), group: group.clone(), name });
+                }
+            }
+        }
+    }
+    Ok(candidates)
+}
+
+/// Takes back a volume that was never used.
+pub(super) async fn discard(work: &Work, unfinished: &Unfinished, permit: &Permit) -> Result<(), Error> {
+    let volume = unfinished.id.name();
+    let Some(at) = work.store.memory().unfinished.get(volume).cloned() else {
+        let message =
+            format!("volume {volume} was not found among those that were begun; the next sweep looks again");
+        return Err(Error::new(Kind::Refused, message));
+    };
+    let result = take_back(work, &at, unfinished, permit).await;
+    let mut memory = work.store.memory();
+    match &result {
+        Ok(()) => {
+            memory.stuck.remove(&at.shown());
+        }
+        Err(error) if error.kind() == Kind::Refused => {
+            memory.stuck.insert(at.shown(), error.chain());
+        }
+        Err(_) => {}
+    }
+    result
+}
+
+async fn take_back(work: &Work, at: &At, unfinished: &Unfinished, permit: &Permit) -> Result<(), Error> {
+    let refuse = |why: String| {
+        let message = format!(
+            "{} {why}, so it stays; if nobody needs it: ceph fs subvolume rm {} {} --group_name {}",
+            at.shown(),
+            at.fs,
+            at.name,
+            at.group
+        );
+        Err(Error::new(Kind::Refused, message))
+    };
+    let Some(installation) = work.host.installation() else {
+        return refuse("cannot be proven to be ours while it is not known which cluster this is".into());
+    };
+    let metadata = match work.subvolumes.metadata(at).await? {
+        Found::Subvolume(metadata) => metadata,
+        Found::NoSubvolume | Found::NoGroup => return Ok(()),
+        Found::OnlySnapshots => return refuse("has snapshots that were retained".into()),
+    };
+    let marks = Marks::read(&metadata);
+    let mark = match &marks.owner {
+        Owner::Claim(mark) if mark.uid == unfinished.claim.uid => Some(mark),
+        Owner::Claim(mark) => return refuse(format!("belongs to {}", mark.shown())),
+        Owner::Unreadable => return refuse("carries a mark that cannot be read".into()),
+        Owner::Unmarked => None,
+    };
+    if mark.is_some_and(|mark| mark.installation.as_ref() != Some(&installation)) {
+        return refuse("belongs to another installation".into());
+    }
+    if marks.archived.is_some() || marks.kept {
+        return refuse("was archived or kept".into());
+    }
+    let info = match work.subvolumes.info(at).await {
+        Ok(info) => info,
+        Err(failed) if failed.reason == Reason::Other => {
+            return refuse(format!("cannot be looked at ({failed})"));
+        }
+        Err(failed) => return Err(failed.into()),
+    };
+    if !info.made_by_module(at) {
+        return refuse("was not made by Ceph's volumes module".into());
+    }
+    if !info.pristine() {
+        return refuse(format!(
+            "has been used ({} bytes, changed at {}, made at {}), though no PersistentVolume names it",
+            info.bytes_used, info.mtime, info.created_at
+        ));
+    }
+    match mark {
+        Some(mark) => discard_users(work, at, mark, permit).await?,
+        None => {}
+    }
+    work.subvolumes.remove(at, permit).await?;
+    Ok(())
+}
+
+/// Deletes the archived volumes whose time has come.
+pub(super) async fn tend(work: &Work, now: SystemTime, permit: &Permit) -> Result<(), Error> {
+    let met = work.store.memory().groups.clone();
+    for at in candidates(work).await?.into_iter().filter(|at| met.contains(&at.group)) {
+        permit.check()?;
+        let key = format!("archived {}", at.shown());
+        match expire(work, &at, now, permit).await {
+            Ok(true) => {
+                let mut memory = work.store.memory();
+                memory.expired += 1;
+                memory.stuck.remove(&key);
+            }
+            Ok(false) => {}
+            Err(error) if error.kind() == Kind::InUse => {
+                work.store.memory().stuck.insert(key, error.chain());
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// Whether there is anything to tend.
+pub(super) fn to_tend(store: &Arc<Store>) -> bool {
+    let memory = store.memory();
+    memory.expiring && memory.admin.is_some()
+}

@@ -1,0 +1,13 @@
+//! The whole backend over programs that stand in for Ceph's.
+
+mod argv;
+mod crash;
+mod fake;
+mod real;
+
+use super::conformance;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_behaves_on_a_stand_in_as_it_must() {
+    conformance::run(fake::bench).await;
+}

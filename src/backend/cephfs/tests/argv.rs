@@ -1,0 +1,234 @@
+//! The arguments of every call, as `ceph` sees them.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use super::{
+    conformance::{Keys, World, admin_secret, removal},
+    fake::{KEY, MONITORS, Mgr},
+};
+use crate::{
+    backend::{
+        Backend,
+        cephfs::Cephfs,
+        conformance::{key, request},
+    },
+    volume::{
+        Capacity, CephfsSource, ClaimKey, Disposal, Growth, Mode, Permit, Provenance, Removal, Source,
+        VolumeName, VolumeRequest,
+    },
+};
+
+struct Watched {
+    mgr: Mgr,
+    backend: Arc<Cephfs>,
+}
+
+impl Watched {
+    fn new() -> Self {
+        let mgr = Mgr::new();
+        let backend = mgr.backend(Keys::new("i-1", KEY));
+        Self { mgr, backend }
+    }
+
+    fn request(more: &[(&str, &str)]) -> VolumeRequest {
+        let secret = admin_secret();
+        let common = [
+            ("monitors", MONITORS),
+            ("adminSecretName", secret.name.as_str()),
+            ("adminSecretNamespace", secret.namespace.as_str()),
+        ];
+        let all = common.iter().chain(more).map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
+        VolumeRequest { parameters: all.collect(), ..request("1") }
+    }
+
+    /// The calls since the last time, without the identity of the cluster, the times, and the directory's name.
+    fn calls(&self) -> Vec<String> {
+        let lines = self.mgr.take_log().into_iter().filter(|line| line != "fsid");
+        lines
+            .map(|line| match line.split_once("\"since\":\"") {
+                Some((before, after)) => {
+                    format!("{before}\"since\":\"{}", after.split_once('"').map_or("", |(_, rest)| rest))
+                }
+                None => line,
+            })
+            .collect()
+    }
+}
+
+const SHARED: [(&str, &str); 1] = [("userSecretName", "shared")];
+
+#[tokio::test]
+async fn a_volume_takes_four_calls_in_the_steady_state_and_the_group_one_once() {
+    let watched = Watched::new();
+    let request = Watched::request(&[&SHARED[..], &[("fsName", "cephfs")]].concat());
+    watched.backend.create(&request, &Permit::unlimited()).await.unwrap();
+    let owner = r#"{"installation":"i-1","namespace":"team","name":"1","uid":"uid-1","since":"}"#;
+    let common = [
+        "fs subvolume metadata ls cephfs berth-uid-1 --group_name berth",
+        "fs subvolumegroup create cephfs berth",
+        "fs subvolume create cephfs berth-uid-1 --size 1073741824 --group_name berth --mode 0777",
+        &format!("fs subvolume metadata set cephfs berth-uid-1 berth.owner {owner} --group_name berth"),
+        "fs subvolume info cephfs berth-uid-1 --group_name berth",
+    ];
+    assert_eq!(watched.calls(), common);
+
+    let mut second = request.clone();
+    second.name = VolumeName::for_claim("uid-2").unwrap();
+    second.claim.uid = "uid-2".into();
+    watched.backend.create(&second, &Permit::unlimited()).await.unwrap();
+    let verbs: Vec<String> =
+        watched.calls().iter().map(|line| line.split(' ').take(4).collect::<Vec<_>>().join(" ")).collect();
+    assert_eq!(
+        verbs,
+        [
+            "fs subvolume metadata ls",
+            "fs subvolume create cephfs",
+            "fs subvolume metadata set",
+            "fs subvolume info cephfs"
+        ]
+    );
+
+    watched.backend.create(&request, &Permit::unlimited()).await.unwrap();
+    assert_eq!(watched.calls(), [common[0], common[4]], "what is there is only looked at");
+}
+
+#[tokio::test]
+async fn a_user_of_its_own_and_every_option_of_a_class() {
+    let watched = Watched::new();
+    let request = Watched::request(&[
+        ("mode", "750"),
+        ("uid", "5"),
+        ("gid", "6"),
+        ("pool", "cephfs_data"),
+        ("claimRoot", "/volumes/kubernetes/"),
+        ("deterministicNames", "true"),
+        ("archiveExpiry", "30d"),
+    ]);
+    let permit = Permit::unlimited();
+    let volume = watched.backend.create(&request, &permit).await.unwrap();
+    let owner = r#"{"installation":"i-1","namespace":"team","name":"1","uid":"uid-1","since":","user":"berth-uid-1","secret":{"namespace":"team","name":"ceph-berth-uid-1-secret"}}"#;
+    assert_eq!(
+        watched.calls(),
+        [
+            "fs ls",
+            "fs subvolume metadata ls cephfs team.1_uid-1 --group_name kubernetes",
+            "fs subvolume metadata ls cephfs team.1 --group_name kubernetes",
+            "fs subvolumegroup create cephfs kubernetes",
+            "fs subvolume create cephfs team.1 --size 1073741824 --group_name kubernetes --mode 0750 --uid 5 --gid 6 --pool_layout cephfs_data",
+            "fs subvolume metadata set cephfs team.1 berth.wanted-uid-1 1 --group_name kubernetes",
+            "fs subvolume metadata ls cephfs team.1 --group_name kubernetes",
+            &format!("fs subvolume metadata set cephfs team.1 berth.owner {owner} --group_name kubernetes"),
+            "fs subvolume info cephfs team.1 --group_name kubernetes",
+            "fs subvolume authorize cephfs team.1 berth-uid-1 --access_level rw --tenant_id uid-1 --group_name kubernetes",
+        ]
+    );
+    assert_eq!(
+        volume.record,
+        [
+            ("adminId", "admin"),
+            ("adminSecretName", "ceph-admin"),
+            ("adminSecretNamespace", "admin"),
+            ("archiveExpiry", "2592000s"),
+            ("fsName", "cephfs"),
+            ("group", "kubernetes"),
+            ("monitors", MONITORS),
+            ("secretName", "ceph-berth-uid-1-secret"),
+            ("secretNamespace", "team"),
+            ("subvolume", "team.1"),
+            ("user", "berth-uid-1"),
+        ]
+        .map(|(key, value)| (key.to_owned(), value.to_owned()))
+        .into_iter()
+        .collect::<BTreeMap<_, _>>()
+    );
+    let growth = Growth {
+        name: request.name.clone(),
+        id: Some(volume.id.clone()),
+        source: volume.source.clone(),
+        claim: key(&request),
+        mode: Mode::Filesystem,
+        capacity: Capacity::from_bytes(2 << 30),
+        provenance: removal(&request, &volume, Disposal::Keep).provenance,
+    };
+    watched.backend.expand(&growth, &permit).await.unwrap();
+    assert_eq!(
+        watched.calls(),
+        [
+            "fs subvolume metadata ls cephfs team.1 --group_name kubernetes",
+            "fs subvolume info cephfs team.1 --group_name kubernetes",
+            "fs subvolume resize cephfs team.1 2147483648 --group_name kubernetes --no_shrink",
+        ]
+    );
+    watched.backend.remove(&removal(&request, &volume, Disposal::Keep), &permit).await.unwrap();
+    let calls = watched.calls();
+    assert!(calls[1].starts_with("fs subvolume metadata set cephfs team.1 berth.kept 20"), "{calls:?}");
+    assert_eq!(calls.len(), 2);
+    watched.backend.remove(&removal(&request, &volume, Disposal::Archive), &permit).await.unwrap();
+    let calls = watched.calls();
+    assert_eq!(
+        calls[..4],
+        [
+            "fs subvolume metadata ls cephfs team.1 --group_name kubernetes",
+            "fs subvolume authorized_list cephfs team.1 --group_name kubernetes",
+            "fs subvolume deauthorize cephfs team.1 berth-uid-1 --group_name kubernetes",
+            "fs subvolume evict cephfs team.1 berth-uid-1 --group_name kubernetes",
+        ]
+    );
+    assert!(
+        calls[4].starts_with(
+            r#"fs subvolume metadata set cephfs team.1 berth.archived {"since":","expires":"20"#
+        ),
+        "{calls:?}"
+    );
+    assert_eq!(calls.len(), 5);
+    watched.backend.remove(&removal(&request, &volume, Disposal::Delete), &permit).await.unwrap();
+    assert_eq!(
+        watched.calls(),
+        [
+            "fs subvolume metadata ls cephfs team.1 --group_name kubernetes",
+            "fs subvolume deauthorize cephfs team.1 berth-uid-1 --group_name kubernetes",
+            "fs subvolume evict cephfs team.1 berth-uid-1 --group_name kubernetes",
+            "fs subvolume rm cephfs team.1 --group_name kubernetes",
+        ]
+    );
+    watched.backend.remove(&removal(&request, &volume, Disposal::Delete), &permit).await.unwrap();
+    assert_eq!(
+        watched.calls(),
+        ["fs subvolume metadata ls cephfs team.1 --group_name kubernetes", "auth get client.berth-uid-1",]
+    );
+}
+
+#[tokio::test]
+async fn an_old_volume() {
+    let watched = Watched::new();
+    let path = "/volumes/kubernetes/team/data";
+    watched.mgr.plant(path);
+    watched.mgr.add_user("k8s.team.data", &format!("allow r,allow rw path={path}"));
+    let removal = Removal {
+        name: "pvc-1".parse().unwrap(),
+        id: None,
+        source: Source::Cephfs(CephfsSource {
+            monitors: vec!["127.0.0.1:6789".into()],
+            path: path.into(),
+            user: "k8s.team.data".into(),
+            secret: None,
+        }),
+        claim: ClaimKey { namespace: "team".into(), name: "data".into(), uid: "1".into() },
+        origin: crate::volume::Origin::Created,
+        disposal: Disposal::Delete,
+        provenance: Provenance { parameters: Watched::request(&[]).parameters, ..Provenance::default() },
+    };
+    watched.backend.remove(&removal, &Permit::unlimited()).await.unwrap();
+    assert_eq!(
+        watched.calls(),
+        [
+            "fs ls",
+            "fs subvolume metadata ls cephfs data --group_name kubernetes/team",
+            "fs subvolume getpath cephfs data --group_name kubernetes/team",
+            "auth get client.k8s.team.data",
+            "auth rm client.k8s.team.data",
+            "fs subvolume evict cephfs data k8s.team.data --group_name kubernetes/team",
+            "fs subvolume rm cephfs data --group_name kubernetes/team",
+        ]
+    );
+}

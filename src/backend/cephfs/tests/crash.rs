@@ -1,0 +1,211 @@
+//! Work that is broken off before or after each of its changes is finished, or undone without a trace, by a later process.
+
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::{Arc, Mutex},
+};
+
+use super::{
+    conformance::{Keys, World, admin_secret, removal},
+    fake::{KEY, MONITORS, Mgr},
+};
+use crate::{
+    backend::{Backend, Error, Kind, cephfs::Cephfs, conformance::request},
+    volume::{
+        CephfsSource, ClaimKey, Disposal, Origin, Permit, Provenance, Removal, SecretName, Source, Volume,
+        VolumeName, VolumeRequest,
+    },
+};
+
+/// What there is: on the storage and among the Secrets.
+type State = (Vec<String>, Vec<SecretName>);
+
+struct Bed {
+    mgr: Mgr,
+    keys: Arc<Keys>,
+    /// What was made before, as its PV knows it.
+    made: Mutex<Option<Volume>>,
+}
+
+impl Bed {
+    fn new() -> Self {
+        Self { mgr: Mgr::new(), keys: Keys::new("i-1", KEY), made: Mutex::default() }
+    }
+
+    /// A new process.
+    fn start(&self) -> Arc<Cephfs> {
+        self.mgr.backend(Arc::clone(&self.keys))
+    }
+
+    fn state(&self) -> State {
+        (self.mgr.state(), self.keys.kept())
+    }
+}
+
+fn asked(more: &[(&str, &str)]) -> VolumeRequest {
+    let secret = admin_secret();
+    let common = [
+        ("monitors", MONITORS),
+        ("adminSecretName", secret.name.as_str()),
+        ("adminSecretNamespace", secret.namespace.as_str()),
+        ("fsName", "cephfs"),
+    ];
+    let all = common.iter().chain(more).map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
+    VolumeRequest { parameters: all.collect(), ..request("1") }
+}
+
+type Done<'a> = Pin<Box<dyn Future<Output = Result<(), Error>> + Send + 'a>>;
+
+/// Something that is done to a volume that was prepared.
+struct Step {
+    name: &'static str,
+    prepare: fn(&Bed) -> Done<'_>,
+    act: for<'a> fn(&'a Bed, &'a Permit) -> Done<'a>,
+}
+
+fn create<'a>(bed: &'a Bed, permit: &'a Permit, more: &'static [(&'static str, &'static str)]) -> Done<'a> {
+    Box::pin(async move { bed.start().create(&asked(more), permit).await.map(|_| ()) })
+}
+
+fn nothing(_: &Bed) -> Done<'_> {
+    Box::pin(async { Ok(()) })
+}
+
+fn volume(bed: &Bed) -> Done<'_> {
+    Box::pin(async {
+        let made = bed.start().create(&asked(&[]), &Permit::unlimited()).await?;
+        *bed.made.lock().unwrap() = Some(made);
+        Ok(())
+    })
+}
+
+/// Removes the volume as its PV says.
+fn remove<'a>(bed: &'a Bed, permit: &'a Permit, disposal: Disposal) -> Done<'a> {
+    Box::pin(async move {
+        let made = bed.made.lock().unwrap().clone().unwrap();
+        bed.start().remove(&removal(&asked(&[]), &made, disposal), permit).await.map(|_| ())
+    })
+}
+
+fn old() -> Removal {
+    let user = "k8s.team.data";
+    Removal {
+        name: "pvc-old".parse().unwrap(),
+        id: None,
+        source: Source::Cephfs(CephfsSource {
+            monitors: vec!["127.0.0.1:6789".into()],
+            path: "/volumes/kubernetes/team/data".into(),
+            user: user.into(),
+            secret: Some(SecretName { namespace: "team".into(), name: format!("ceph-{user}-secret") }),
+        }),
+        claim: ClaimKey { namespace: "team".into(), name: "data".into(), uid: "old".into() },
+        origin: Origin::Created,
+        disposal: Disposal::Delete,
+        provenance: Provenance { parameters: asked(&[]).parameters, ..Provenance::default() },
+    }
+}
+
+const STEPS: &[Step] = &[
+    Step { name: "create", prepare: nothing, act: |bed, permit| create(bed, permit, &[]) },
+    Step {
+        name: "create under a deterministic name",
+        prepare: nothing,
+        act: |bed, permit| create(bed, permit, &[("deterministicNames", "true")]),
+    },
+    Step { name: "delete", prepare: volume, act: |bed, permit| remove(bed, permit, Disposal::Delete) },
+    Step { name: "archive", prepare: volume, act: |bed, permit| remove(bed, permit, Disposal::Archive) },
+    Step { name: "keep", prepare: volume, act: |bed, permit| remove(bed, permit, Disposal::Keep) },
+    Step {
+        name: "take back",
+        prepare: volume,
+        act: |bed, permit| {
+            Box::pin(async move {
+                let backend = bed.start();
+                backend.acquaint(&asked(&[]).parameters);
+                let store = backend.place(&asked(&[]))?.store;
+                let nobody = |_: &VolumeName| false;
+                for unfinished in backend.unfinished(&store, &nobody).await? {
+                    backend.discard(&unfinished, permit).await?;
+                }
+                Ok(())
+            })
+        },
+    },
+    Step {
+        name: "delete an old volume",
+        prepare: |bed| {
+            Box::pin(async {
+                let old = old();
+                let Source::Cephfs(source) = &old.source else { unreachable!() };
+                bed.mgr.plant(&source.path);
+                bed.mgr.add_user(&source.user, &format!("allow r,allow rw path={}", source.path));
+                bed.keys.put(source.secret.as_ref().unwrap(), &[("key", KEY)]);
+                Ok(())
+            })
+        },
+        act: |bed, permit| Box::pin(async move { bed.start().remove(&old(), permit).await.map(|_| ()) }),
+    },
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn work_that_was_broken_off_anywhere_is_finished_by_the_next_attempt() {
+    let permit = Permit::unlimited();
+    for step in STEPS {
+        let whole = Bed::new();
+        (step.prepare)(&whole).await.unwrap();
+        (step.act)(&whole, &permit).await.unwrap();
+        let expected = whole.state();
+        let mut broken = 0;
+        for when in ["before", "after"] {
+            for left in 0.. {
+                let bed = Bed::new();
+                (step.prepare)(&bed).await.unwrap();
+                bed.mgr.break_off(left, when);
+                let ended = (step.act)(&bed, &permit).await;
+                if !bed.mgr.mend() {
+                    ended.unwrap();
+                    break;
+                }
+                if let Err(error) = ended {
+                    assert_eq!(error.kind(), Kind::Unavailable, "{}: {error}", step.name);
+                    broken += 1;
+                } else if when == "before" {
+                    // The fault was ready, but nothing more was changed.
+                    assert_eq!(bed.state(), expected, "{}", step.name);
+                    break;
+                }
+                (step.act)(&bed, &permit).await.unwrap_or_else(|error| {
+                    unreachable!("{}, broken off {when} change {left}: {}", step.name, error.chain())
+                });
+                assert_eq!(bed.state(), expected, "{}, broken off {when} change {left}", step.name);
+            }
+        }
+        assert!(broken > 0, "{} changes nothing", step.name);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_volume_that_was_begun_and_given_up_leaves_nothing() {
+    let permit = Permit::unlimited();
+    for (left, when) in (0..6).flat_map(|left| [(left, "before"), (left, "after")]) {
+        let bed = Bed::new();
+        bed.mgr.break_off(left, when);
+        let _ = create(&bed, &permit, &[]).await;
+        bed.mgr.mend();
+        let backend = bed.start();
+        backend.acquaint(&asked(&[]).parameters);
+        let store = backend.place(&asked(&[])).unwrap().store;
+        let nobody = |_: &VolumeName| false;
+        for unfinished in backend.unfinished(&store, &nobody).await.unwrap() {
+            assert_eq!(unfinished.claim.uid, "uid-1");
+            backend.discard(&unfinished, &permit).await.unwrap();
+        }
+        let (storage, kept) = bed.state();
+        let left_over: Vec<_> = storage.iter().filter(|path| path.contains("uid-1")).collect();
+        assert!(
+            left_over.is_empty() && kept.is_empty(),
+            "broken off {when} change {left}: {left_over:?} {kept:?}"
+        );
+    }
+}

@@ -1,0 +1,130 @@
+//! Which provisioner names are served, and what storage each of them stands for: [`served`].
+//!
+//! The names of the older provisioners and our own say it themselves; any other name is one of NFS, unless it was given as
+//! one of RBD or `CephFS`, or the program was started under the name of such a provisioner.
+
+use super::{
+    convert::{Names, Sources, names},
+    value::{Given, Origin, Wrong},
+};
+
+/// What storage a provisioner name stands for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Storage {
+    /// Directories on NFS exports.
+    Nfs,
+    /// RBD images.
+    Rbd,
+    /// Subvolumes of `CephFS`.
+    Cephfs,
+}
+
+impl std::fmt::Display for Storage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Nfs => "NFS",
+            Self::Rbd => "RBD",
+            Self::Cephfs => "CephFS",
+        })
+    }
+}
+
+/// A provisioner name that is served.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Provisioner {
+    /// As classes name it.
+    pub name: String,
+    /// What it stands for.
+    pub storage: Storage,
+}
+
+/// The names that say by themselves what they stand for.
+const KNOWN: [(&str, Storage); 6] = [
+    ("nfs.berth.storage", Storage::Nfs),
+    ("rbd.berth.storage", Storage::Rbd),
+    ("ceph.com/rbd", Storage::Rbd),
+    ("kubernetes.io/rbd", Storage::Rbd),
+    ("cephfs.berth.storage", Storage::Cephfs),
+    ("ceph.com/cephfs", Storage::Cephfs),
+];
+
+fn known(name: &str) -> Option<Storage> {
+    KNOWN.into_iter().find(|(known, _)| *known == name).map(|(_, storage)| storage)
+}
+
+/// What a name stands for where nobody says otherwise.
+#[cfg(test)]
+pub(crate) fn storage_of(name: &str) -> Storage {
+    known(name).unwrap_or(Storage::Nfs)
+}
+
+/// The names from one setting: the flags, else the variable, else the list in the file.
+pub(super) struct Asked {
+    pub(super) flags: Vec<String>,
+    pub(super) file: Option<Vec<String>>,
+}
+
+impl Asked {
+    fn given(self, sources: &Sources<'_>, names: &Names) -> Result<Vec<Given>, Wrong> {
+        if !self.flags.is_empty() {
+            let given = self.flags.into_iter().map(|text| Given::new(text, Origin::Flag(names.flag)));
+            return Ok(given.collect());
+        }
+        if let Some(given) = sources.given(names, None)? {
+            return Ok(vec![given]);
+        }
+        let origin = |index| sources.in_file(format!("{}[{index}]", names.key));
+        let listed = self.file.unwrap_or_default().into_iter().enumerate();
+        Ok(listed.map(|(index, text)| Given::new(text, origin(index))).collect())
+    }
+}
+
+/// The names that are served, those of `any` first. `entry`: what the name stands for under which the program was started.
+pub(super) fn served(
+    sources: &Sources<'_>,
+    (any, rbd, cephfs): (Asked, Asked, Asked),
+    entry: Option<Storage>,
+    missing: &mut Vec<String>,
+) -> Result<Vec<Provisioner>, Wrong> {
+    let any = any.given(sources, &names::PROVISIONER_NAME)?;
+    let rbd = rbd.given(sources, &names::RBD_PROVISIONER_NAME)?;
+    let cephfs = cephfs.given(sources, &names::CEPHFS_PROVISIONER_NAME)?;
+    let any = any.into_iter().map(|given| {
+        let storage = known(&given.text).or(entry).unwrap_or(Storage::Nfs);
+        (given, storage)
+    });
+    let rbd = rbd.into_iter().map(|given| (given, Storage::Rbd));
+    let cephfs = cephfs.into_iter().map(|given| (given, Storage::Cephfs));
+
+    let mut served: Vec<Provisioner> = Vec::new();
+    for (given, storage) in any.chain(rbd).chain(cephfs) {
+        let name = given.provisioner()?;
+        if let Some(means) = known(&name).filter(|means| *means != storage) {
+            return Err(given.wrong(format_args!("means {means} and cannot be served by {storage}")));
+        }
+        match served.iter().find(|other| other.name == name) {
+            None => served.push(Provisioner { name, storage }),
+            Some(other) if other.storage == storage => return Err(given.wrong("is given twice")),
+            Some(other) => {
+                return Err(given.wrong(format_args!(
+                    "is served by {} already: a name can stand for one kind of storage only",
+                    other.storage
+                )));
+            }
+        }
+    }
+    if served.is_empty() {
+        let old = match entry {
+            Some(Storage::Rbd) => Some(("ceph.com/rbd", Storage::Rbd)),
+            Some(Storage::Cephfs) => Some(("ceph.com/cephfs", Storage::Cephfs)),
+            Some(Storage::Nfs) | None => None,
+        };
+        if let Some((name, storage)) = old {
+            served.push(Provisioner { name: name.to_owned(), storage });
+        } else {
+            let names = &names::PROVISIONER_NAME;
+            missing.push(format!("{}, {} or {} in the file of --config", names.flag, names.env, names.key));
+        }
+    }
+    Ok(served)
+}

@@ -1,0 +1,361 @@
+//! What storage may ask of Kubernetes: [`KubernetesHost`], the [`Host`] of the backends that need keys.
+//!
+//! Secrets are read through the API, one request for each however many ask, and remembered for some seconds. What a backend
+//! keeps here carries its volume's name; nothing else is ever changed or deleted, save the Secrets that cephfs-provisioner
+//! made for its volumes and left behind.
+//!
+//! It watches nothing, and writes no value of a Secret anywhere but into Secrets. It is made before the loop runs.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    fmt,
+    net::IpAddr,
+    sync::{Arc, Mutex, OnceLock, PoisonError},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use k8s_openapi::{ByteString, api::core::v1::Secret, apimachinery::pkg::apis::meta::v1::ObjectMeta};
+use kube::Client;
+use tokio::{sync::Notify, time::Instant};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use super::{
+    cluster::{Cause, Cluster, Failure},
+    names,
+    objects::{SecretObject, VolumeObject, annotation},
+    rights::Right,
+};
+use crate::{
+    backend::{Error, Host, Kind},
+    observe::Metrics,
+    volume::{SecretName, Secrets, VolumeName},
+};
+
+/// How long a Secret that was read may be used without asking again.
+const REMEMBERED: Duration = Duration::from_secs(10);
+/// How long the addresses of the nodes are good for, which are only told.
+const NODES_REMEMBERED: Duration = Duration::from_mins(1);
+/// How long a start may wait for the identity of the cluster.
+const FIRST_ANSWER: Duration = Duration::from_secs(3);
+/// How often it is asked for while it is not known: at first, and where the right to know it is missing.
+const ASK_AGAIN: Duration = Duration::from_secs(10);
+const ASK_AGAIN_WITHOUT_RIGHT: Duration = Duration::from_mins(10);
+
+/// The namespace that every cluster has and nobody can delete: its UID is the cluster's identity.
+const KUBE_SYSTEM: &str = "kube-system";
+
+/// Kubernetes, as far as storage may ask it.
+pub struct KubernetesHost {
+    cluster: Cluster,
+    /// One lock for each Secret: whoever holds it may be reading.
+    remembered: Mutex<HashMap<SecretName, Arc<tokio::sync::Mutex<Option<Reading>>>>>,
+    installation: Arc<OnceLock<String>>,
+    nodes: Arc<Nodes>,
+    _asking: DropGuard,
+}
+
+/// Which node has which address, as of the last time that somebody asked.
+#[derive(Default)]
+struct Nodes {
+    by_address: Mutex<HashMap<IpAddr, String>>,
+    asked: Notify,
+}
+
+/// How a Secret was read.
+struct Reading {
+    began: Instant,
+    read: Result<Secrets, (Kind, String)>,
+}
+
+impl KubernetesHost {
+    /// Over the API server of this configuration, whose every answer may take `timeout`. Waits a moment for the identity of
+    /// the cluster; where it does not come, it is asked for in the background.
+    pub async fn start(
+        config: &kube::Config,
+        timeout: Duration,
+        metrics: &Metrics,
+    ) -> Result<Self, super::Error> {
+        let client = super::client(config, timeout, metrics)
+            .map_err(|source| super::Error::Client { url: config.cluster_url.to_string(), source })?;
+        Ok(Self::over(client, timeout).await)
+    }
+
+    async fn over(client: Client, timeout: Duration) -> Self {
+        let cluster = Cluster::new(client, timeout);
+        let installation = Arc::<OnceLock<String>>::default();
+        let stop = CancellationToken::new();
+        let asking = identify(cluster.clone(), Arc::clone(&installation));
+        let nodes = Arc::<Nodes>::default();
+        let following = follow_nodes(cluster.clone(), Arc::clone(&nodes));
+        let token = stop.clone();
+        tokio::spawn(async move { token.run_until_cancelled(following).await });
+        let token = stop.clone();
+        let mut asking = tokio::spawn(async move { token.run_until_cancelled(asking).await });
+        // Whether it ended or goes on in the background, the answer is in `installation`.
+        let _ = tokio::time::timeout(FIRST_ANSWER, &mut asking).await;
+        Self { cluster, remembered: Mutex::default(), installation, nodes, _asking: stop.drop_guard() }
+    }
+
+    fn slot(&self, name: &SecretName) -> Arc<tokio::sync::Mutex<Option<Reading>>> {
+        let mut remembered = self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(slot) = remembered.get(name) {
+            return Arc::clone(slot);
+        }
+        // Keys are not kept in memory for longer than they are of use.
+        remembered.retain(|_, slot| {
+            let old = |slot: &Option<Reading>| {
+                slot.as_ref().is_none_or(|reading| reading.began.elapsed() > REMEMBERED)
+            };
+            Arc::strong_count(slot) > 1 || slot.try_lock().is_ok_and(|slot| !old(&slot))
+        });
+        Arc::clone(remembered.entry(name.clone()).or_default())
+    }
+
+    /// What was read before is not what is there any more.
+    fn forget_reading(&self, name: &SecretName) {
+        self.remembered.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
+    }
+
+    async fn read(&self, name: &SecretName) -> Result<Secrets, (Kind, String)> {
+        match self.cluster.secret(&name.namespace, &name.name).await {
+            Ok(Some(secret)) => Ok(secret.secrets()),
+            Ok(None) => Err((Kind::NotFound, format!("Secret {name} does not exist"))),
+            Err(failure) => Err(explain(Right::GetSecrets, name, &failure)),
+        }
+    }
+
+    /// Stores `secret`, unless there is one of that name.
+    async fn store(&self, name: &SecretName, secret: &Secret) -> Result<Stored, Error> {
+        match self.cluster.create_secret(&name.namespace, secret).await {
+            Ok(()) => Ok(Stored::Now),
+            Err(failure) if failure.cause == Cause::Exists => Ok(Stored::Before),
+            Err(failure) => Err(error(explain(Right::CreateSecrets, name, &failure))),
+        }
+    }
+
+    async fn live(&self, name: &SecretName) -> Result<Option<SecretObject>, Error> {
+        let read = self.cluster.secret(&name.namespace, &name.name).await;
+        read.map_err(|failure| error(explain(Right::GetSecrets, name, &failure)))
+    }
+
+    /// Deletes the Secret if it still is the one that was read.
+    async fn delete(&self, name: &SecretName, secret: &SecretObject) -> Result<(), Error> {
+        let uid = secret.metadata.uid.as_deref().unwrap_or_default();
+        let deleted = self.cluster.delete_secret(&name.namespace, &name.name, uid).await;
+        deleted.map_err(|failure| error(explain(Right::DeleteSecrets, name, &failure)))
+    }
+}
+
+/// Whether a Secret was stored now, or one of that name before.
+enum Stored {
+    Now,
+    Before,
+}
+
+impl fmt::Debug for KubernetesHost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KubernetesHost").field("installation", &self.installation).finish_non_exhaustive()
+    }
+}
+
+#[async_trait]
+impl Host for KubernetesHost {
+    async fn secrets(&self, name: &SecretName, fresh: bool) -> Result<Secrets, Error> {
+        let asked = Instant::now();
+        let slot = self.slot(name);
+        let mut slot = slot.lock().await;
+        // What was begun after the question answers it, a failure too: a crowd that waits for a dead server waits once.
+        let serves = |reading: &Reading| {
+            let age = asked.saturating_duration_since(reading.began);
+            reading.began >= asked || !fresh && reading.read.is_ok() && age <= REMEMBERED
+        };
+        if let Some(reading) = slot.as_ref().filter(|reading| serves(reading)) {
+            return reading.read.clone().map_err(error);
+        }
+        let began = Instant::now();
+        let read = self.read(name).await;
+        *slot = Some(Reading { began, read: read.clone() });
+        read.map_err(error)
+    }
+
+    async fn keep(&self, name: &SecretName, secrets: &Secrets, owner: &VolumeName) -> Result<(), Error> {
+        self.forget_reading(name);
+        let wanted = secret_for(name, secrets, owner);
+        // Twice: what another value had was taken away.
+        for _ in 0..2 {
+            match self.store(name, &wanted).await? {
+                Stored::Now => return Ok(()),
+                Stored::Before => {}
+            }
+            let Some(live) = self.live(name).await? else { continue };
+            if !kept_for(&live, owner) {
+                return Err(Error::new(
+                    Kind::Conflict,
+                    format!(
+                        "Secret {name} exists already and was not made for volume {owner}; delete it, or let the class name \
+                         another namespace"
+                    ),
+                ));
+            }
+            if live.secrets() == *secrets {
+                return Ok(());
+            }
+            self.delete(name, &live).await?;
+        }
+        Err(Error::new(Kind::Unavailable, format!("Secret {name} changes while it is being written")))
+    }
+
+    async fn forget(&self, name: &SecretName, owner: &VolumeName) -> Result<(), Error> {
+        self.forget_reading(name);
+        let Some(live) = self.live(name).await? else { return Ok(()) };
+        if !kept_for(&live, owner) {
+            let volume = self.cluster.volume(owner.as_str()).await.map_err(|failure| {
+                error((unknown(&failure), format!("whose Secret {name} is cannot be found out: {failure}")))
+            })?;
+            if !volume.is_some_and(|volume| kept_by_cephfs_provisioner(&live, name, &volume)) {
+                return Err(Error::new(
+                    Kind::Refused,
+                    format!("Secret {name} was not made for volume {owner}, and was left alone"),
+                ));
+            }
+        }
+        self.delete(name, &live).await
+    }
+
+    fn installation(&self) -> Option<String> {
+        self.installation.get().cloned()
+    }
+
+    fn node_at(&self, address: IpAddr) -> Option<String> {
+        self.nodes.asked.notify_one();
+        let known = self.nodes.by_address.lock().unwrap_or_else(PoisonError::into_inner);
+        // An IPv4 address may come in the clothes of IPv6.
+        known.get(&address.to_canonical()).cloned()
+    }
+}
+
+/// Asks for the identity of the cluster until it is known.
+async fn identify(cluster: Cluster, installation: Arc<OnceLock<String>>) {
+    let mut told = false;
+    loop {
+        let wait = match cluster.namespace_uid(KUBE_SYSTEM).await {
+            Ok(Some(uid)) => {
+                tracing::info!(installation = uid, "this cluster's identity is known");
+                // Nobody else sets it.
+                let _ = installation.set(uid);
+                return;
+            }
+            Ok(None) => ASK_AGAIN_WITHOUT_RIGHT,
+            Err(failure) if failure.is_forbidden() => {
+                if !told {
+                    told = true;
+                    let rule = Right::GetKubeSystem.grant();
+                    tracing::warn!(
+                        rule,
+                        "the identity of this cluster cannot be known, so what was begun and never used on Ceph is not taken back"
+                    );
+                }
+                ASK_AGAIN_WITHOUT_RIGHT
+            }
+            Err(failure) => {
+                tracing::debug!(error = %failure, "cannot ask for the identity of this cluster");
+                ASK_AGAIN
+            }
+        };
+        tokio::time::sleep(wait).await;
+    }
+}
+
+/// Reads the addresses of the nodes now, and again when somebody asks for one and they are older than a minute.
+async fn follow_nodes(cluster: Cluster, nodes: Arc<Nodes>) {
+    loop {
+        let pause = match cluster.node_addresses().await {
+            Ok(addresses) => {
+                let canonical = addresses.into_iter().map(|(address, name)| (address.to_canonical(), name));
+                *nodes.by_address.lock().unwrap_or_else(PoisonError::into_inner) = canonical.collect();
+                NODES_REMEMBERED
+            }
+            Err(failure) => {
+                tracing::debug!(error = %failure, "nodes are told by their addresses alone");
+                ASK_AGAIN_WITHOUT_RIGHT
+            }
+        };
+        tokio::time::sleep(pause).await;
+        nodes.asked.notified().await;
+    }
+}
+
+/// The Secret in which `secrets` are kept for `owner`.
+fn secret_for(name: &SecretName, secrets: &Secrets, owner: &VolumeName) -> Secret {
+    let data = secrets.iter().map(|(key, value)| (key.to_owned(), ByteString(value.to_vec()))).collect();
+    let pair = |key: &str, value: &str| BTreeMap::from([(key.to_owned(), value.to_owned())]);
+    Secret {
+        metadata: ObjectMeta {
+            name: Some(name.name.clone()),
+            namespace: Some(name.namespace.clone()),
+            labels: Some(pair(names::MANAGED_BY, names::BERTH)),
+            annotations: Some(pair(names::OWNER, owner.as_str())),
+            ..ObjectMeta::default()
+        },
+        type_: Some(OPAQUE.to_owned()),
+        data: Some(data),
+        ..Secret::default()
+    }
+}
+
+const OPAQUE: &str = "Opaque";
+
+/// Whether we keep it for this volume.
+fn kept_for(secret: &SecretObject, owner: &VolumeName) -> bool {
+    let labels = secret.metadata.labels.as_ref();
+    labels.and_then(|labels| labels.get(names::MANAGED_BY)).is_some_and(|by| by == names::BERTH)
+        && annotation(&secret.metadata, names::OWNER) == Some(owner.as_str())
+}
+
+/// Whether cephfs-provisioner made it for this volume: it wrote no mark on it, but made it of exactly this shape under a
+/// name that follows from the volume's user.
+fn kept_by_cephfs_provisioner(secret: &SecretObject, name: &SecretName, volume: &VolumeObject) -> bool {
+    let Some(cephfs) = &volume.spec.cephfs else { return false };
+    let Some(reference) = &cephfs.secret_ref else { return false };
+    let claim = volume.spec.claim_ref.as_ref().map(|claim| claim.namespace.as_str()).unwrap_or_default();
+    let namespace = if reference.namespace.is_empty() { claim } else { &reference.namespace };
+    let user = cephfs.user.as_deref().unwrap_or_default();
+    let marked = names::IDENTITIES.iter().any(|key| annotation(&volume.metadata, key).is_some());
+    let labelled = secret.metadata.labels.as_ref().is_some_and(|labels| !labels.is_empty());
+    marked
+        && !labelled
+        && (namespace, reference.name.as_str()) == (name.namespace.as_str(), name.name.as_str())
+        && !user.is_empty()
+        && name.name == format!("ceph-{user}-secret")
+        && secret.kind == OPAQUE
+        && secret.secrets().only().is_some_and(|(key, _)| key == "key")
+}
+
+/// Why a request about a Secret failed, for whoever reads the Event.
+fn explain(right: Right, name: &SecretName, failure: &Failure) -> (Kind, String) {
+    if failure.is_forbidden() {
+        let why = format!(
+            "the provisioner may not {right} in namespace {:?}, where Secret {} is: bind the role of \
+             deploy/manifests/ceph/01-rbac.yaml there",
+            name.namespace, name.name
+        );
+        return (Kind::Internal, why);
+    }
+    (unknown(failure), format!("Secret {name}: {failure}"))
+}
+
+fn unknown(failure: &Failure) -> Kind {
+    match failure.cause {
+        Cause::Unknown | Cause::Throttled => Kind::Unavailable,
+        Cause::NotFound => Kind::NotFound,
+        Cause::Exists | Cause::Conflict | Cause::Forbidden | Cause::Invalid => Kind::Internal,
+    }
+}
+
+fn error((kind, message): (Kind, String)) -> Error {
+    Error::new(kind, message)
+}
+
+#[cfg(test)]
+mod tests;
