@@ -18,7 +18,7 @@ use std::{
 use super::{Backend, Error, Kind, Past, Removed, Unfinished};
 use crate::volume::{
     Access, Capacity, Claim, ClaimKey, Disposal, Growth, Mode, Origin, Permit, Place, Provenance, Removal,
-    Source, Volume, VolumeName, VolumeRequest,
+    Source, Volume, VolumeId, VolumeName, VolumeRequest,
 };
 
 /// What a test sees and does behind a backend's back.
@@ -29,9 +29,9 @@ pub trait Storage: Send + Sync {
     fn fill(&self, place: &Place);
     /// Puts something there that no backend made, with content.
     fn plant(&self, place: &Place);
-    /// Where the volume of `request` would lie, as its PV would say it, told by the volume of another request in the same
-    /// store. Nothing need be there.
-    fn source_of(&self, request: &VolumeRequest, other: &Source) -> Source;
+    /// What a backend would make of `request`, told by what it made of another request in the same store. Nothing need be
+    /// there.
+    fn volume_of(&self, request: &VolumeRequest, other: &Volume) -> Volume;
     /// A volume of an older provisioner with that name in its name, in the same store. Nothing need be there.
     fn older(&self, source: &Source, name: &str) -> Source;
     /// Sources like that one which lie in none of the backend's stores.
@@ -200,6 +200,11 @@ pub fn removal(request: &VolumeRequest, volume: &Volume, disposal: Disposal) -> 
     }
 }
 
+/// The id of the volume of `request`, in the store of another one.
+pub fn id_of(request: &VolumeRequest, other: &Volume) -> VolumeId {
+    VolumeId::new(other.id.backend(), other.id.store(), request.name.clone()).unwrap()
+}
+
 /// What the PV of `volume` tells of how it was made.
 pub fn provenance(volume: &Volume) -> Provenance {
     Provenance {
@@ -362,9 +367,7 @@ async fn removing_what_is_gone_already_succeeds(bench: Trial) {
     let (request, never) = (bench.request("a"), bench.request("never"));
     let volume = bench.made(&backend, &request).await;
     for disposal in [Disposal::Delete, Disposal::Archive] {
-        let id = format!("1/{}/{}/{}", volume.id.backend(), volume.id.store(), never.name).parse().unwrap();
-        let source = bench.storage.source_of(&never, &volume.source);
-        let gone = Removal { id: Some(id), source, ..removal(&never, &volume, disposal) };
+        let gone = removal(&never, &bench.storage.volume_of(&never, &volume), disposal);
         assert_eq!(backend.remove(&gone, &permit()).await.unwrap(), Removed::Absent);
     }
 }

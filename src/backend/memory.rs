@@ -590,8 +590,9 @@ mod tests {
             self.0.plant(place.clone(), true);
         }
 
-        fn source_of(&self, request: &VolumeRequest, _: &Source) -> Source {
-            super::source(&self.0.place(request).unwrap())
+        fn volume_of(&self, request: &VolumeRequest, other: &Volume) -> Volume {
+            let source = super::source(&self.0.place(request).unwrap());
+            Volume { id: conformance::id_of(request, other), source, ..other.clone() }
         }
 
         fn older(&self, source: &Source, name: &str) -> Source {

@@ -227,8 +227,9 @@ impl Storage for Directory {
         self.fill(place);
     }
 
-    fn source_of(&self, request: &VolumeRequest, other: &Source) -> Source {
-        self.older(other, &request.claim.name)
+    fn volume_of(&self, request: &VolumeRequest, other: &Volume) -> Volume {
+        let source = self.older(&other.source, &request.claim.name);
+        Volume { id: conformance::id_of(request, other), source, ..other.clone() }
     }
 
     fn older(&self, source: &Source, name: &str) -> Source {

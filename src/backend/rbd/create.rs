@@ -208,13 +208,23 @@ fn in_tree(plan: &Plan) -> RbdSource {
     let ground = &plan.ground;
     let monitors = ground.monitors.as_ref().unwrap_or_else(|| ground.cluster.monitors());
     RbdSource {
-        monitors: monitors.as_str().split(',').map(|monitor| monitor.trim().to_owned()).collect(),
+        monitors: each(monitors.as_str()),
         pool: ground.spot.pool.clone(),
         image: plan.image.clone(),
         user: plan.user.clone(),
         secret: Some(plan.user_secret.clone()),
         fs_type: plan.fs_type.clone(),
     }
+}
+
+/// The monitors one by one; a comma within brackets stands between the addresses of one.
+fn each(monitors: &str) -> Vec<String> {
+    let mut within = false;
+    let split = monitors.split(|c| {
+        within = (within || c == '[') && c != ']';
+        c == ',' && !within
+    });
+    split.map(str::trim).filter(|monitor| !monitor.is_empty()).map(str::to_owned).collect()
 }
 
 /// Makes the image of a volume bigger, never smaller.
@@ -229,8 +239,7 @@ pub(super) async fn expand(
     let identity = work.identity().await?;
     let recorded = growth.provenance.store_identity.as_deref();
     same_cluster(work, recorded, &identity)?;
-    let (info, metadata) = futures::join!(work.info(image), work.metadata(image));
-    let (Some(info), Some(metadata)) = (info?, metadata?) else {
+    let Some((info, metadata)) = work.glance(image).await? else {
         return said(Kind::NotFound, format!("image {spec} of volume {} does not exist", growth.name));
     };
     prove(work, &spec, &metadata, growth.id.as_ref(), &growth.claim)?;
@@ -292,6 +301,12 @@ mod tests {
 
     use super::*;
     use crate::backend::rbd::image::Info;
+
+    #[test]
+    fn an_in_tree_pv_lists_each_monitor() {
+        assert_eq!(each("a:6789, b"), ["a:6789", "b"]);
+        assert_eq!(each("[v2:a:1,v1:a:2],[fd00::1]:6789,c"), ["[v2:a:1,v1:a:2]", "[fd00::1]:6789", "c"]);
+    }
 
     #[test]
     fn only_what_a_broken_off_import_leaves_behind_is_taken_without_a_mark() {

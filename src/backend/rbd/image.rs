@@ -266,7 +266,7 @@ impl Work {
         self.ceph.rbd(call).await.map(drop)
     }
 
-    pub(super) async fn info(&self, image: &str) -> Result<Option<Info>, Trouble> {
+    async fn info(&self, image: &str) -> Result<Option<Info>, Trouble> {
         let args = ["info", "--format", "json", &self.spot.spec(image)].map(str::to_owned);
         let Some(reply) = Self::there(self.ceph.rbd(Call::reads(self.what("read", image), args)).await)?
         else {
@@ -289,13 +289,20 @@ impl Work {
         Ok(reply.json::<Status>()?.map(|status| status.watchers))
     }
 
-    /// Everything about an image at once, by three programs side by side; `None` where it is not there.
+    /// Everything about an image; `None` where it is not there.
+    ///
+    /// Who watches it is asked last, when no other program of ours has it open: reading metadata opens an image for
+    /// writing, and would be taken for somebody who uses it.
     pub(super) async fn look(&self, image: &str) -> Result<Option<Look>, Trouble> {
-        let (info, metadata, watchers) =
-            futures::join!(self.info(image), self.metadata(image), self.watchers(image));
-        let Some(info) = info? else { return Ok(None) };
-        let (Some(metadata), Some(watchers)) = (metadata?, watchers?) else { return Ok(None) };
+        let Some((info, metadata)) = self.glance(image).await? else { return Ok(None) };
+        let Some(watchers) = self.watchers(image).await? else { return Ok(None) };
         Ok(Some(Look { info, metadata, watchers }))
+    }
+
+    /// Everything about an image but who uses it, by two programs side by side.
+    pub(super) async fn glance(&self, image: &str) -> Result<Option<(Info, Metadata)>, Trouble> {
+        let (info, metadata) = futures::join!(self.info(image), self.metadata(image));
+        Ok(info?.zip(metadata?))
     }
 
     /// Whether anything was ever written to the image, its beginning or its end alike.

@@ -5,6 +5,8 @@
 //! cluster nor here. Images of rbd-provisioner and of kubernetes.io/rbd are grown and removed as well.
 
 mod class;
+#[cfg(any(test, feature = "test"))]
+pub mod conformance;
 mod create;
 mod image;
 mod names;
@@ -27,7 +29,7 @@ use async_trait::async_trait;
 pub use class::PARAMETERS;
 use futures::{StreamExt as _, stream::FuturesUnordered};
 use names::Spot;
-use store::{Store, Trouble, Work};
+use store::{Pace, Store, Trouble, Work};
 use tokio::sync::Notify;
 
 use crate::{
@@ -68,6 +70,7 @@ pub struct Rbd {
     clusters: Clusters,
     host: Arc<dyn Host>,
     settings: Settings,
+    pace: Pace,
     /// The configured ones first, then those that were met.
     stores: Mutex<Vec<Arc<Store>>>,
     /// Tells that a store was met.
@@ -94,7 +97,11 @@ struct Target {
 impl Rbd {
     /// A backend over these clusters. Asks nothing of them yet.
     pub fn new(clusters: Clusters, host: Arc<dyn Host>, settings: Settings) -> Result<Self, Error> {
-        let stores: Vec<_> = clusters.all().into_iter().map(Store::new).collect();
+        Self::paced(clusters, host, settings, Pace::USUAL)
+    }
+
+    fn paced(clusters: Clusters, host: Arc<dyn Host>, settings: Settings, pace: Pace) -> Result<Self, Error> {
+        let stores: Vec<_> = clusters.all().into_iter().map(|cluster| Store::new(cluster, pace)).collect();
         if let Some(name) =
             settings.admins.keys().find(|name| !stores.iter().any(|store| store.cluster.name() == **name))
         {
@@ -118,7 +125,8 @@ impl Rbd {
             before: Disposal::Delete,
             concurrency: concurrency.max(8),
         };
-        Ok(Self { capabilities, clusters, host, settings, stores: Mutex::new(stores), met: Notify::new() })
+        let stores = Mutex::new(stores);
+        Ok(Self { capabilities, clusters, host, settings, pace, stores, met: Notify::new() })
     }
 
     fn known(&self) -> MutexGuard<'_, Vec<Arc<Store>>> {
@@ -131,7 +139,7 @@ impl Rbd {
         if let Some(store) = stores.iter().find(|store| store.cluster.name() == cluster.name()) {
             return Arc::clone(store);
         }
-        let store = Store::new(cluster.clone());
+        let store = Store::new(cluster.clone(), self.pace);
         stores.push(Arc::clone(&store));
         drop(stores);
         self.met.notify_one();
@@ -352,12 +360,12 @@ impl Backend for Rbd {
     }
 
     async fn expand(&self, growth: &Growth, permit: &Permit) -> Result<Grown, Error> {
-        let target = self
-            .target(&growth.name, growth.id.as_ref(), &growth.source, &growth.provenance)
-            .map_err(|error| match error.kind() {
-                Kind::Refused => Error::new(Kind::NotFound, error.to_string()),
-                _other => error,
-            })?;
+        if self.found(&growth.source).is_none() {
+            let message =
+                format!("{} of volume {} is no image in a known cluster", growth.source, growth.name);
+            return Err(Error::new(Kind::NotFound, message));
+        }
+        let target = self.target(&growth.name, growth.id.as_ref(), &growth.source, &growth.provenance)?;
         let store = self.store(&target.cluster);
         let growth = &Growth { id: target.id.clone(), ..growth.clone() };
         let (what, image) = (format!("enlarge volume {}", growth.name), target.image.as_str());

@@ -20,17 +20,38 @@ use crate::{
     volume::{Expired, Invalid, Secrets},
 };
 
-/// How long a cluster that did not answer is left before it is asked again.
-const AGAIN: Duration = Duration::from_secs(10);
+/// How long things are left alone.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Pace {
+    /// Between two looks at the trash while something waits in it.
+    pub(super) soon: Duration,
+    /// Between two looks while nothing does.
+    pub(super) later: Duration,
+    /// Before a cluster that did not answer is asked again.
+    pub(super) again: Duration,
+    /// Before an image without a header is cleared away: whoever was making it has finished or given up by then, since
+    /// every step of the `rbd` program is bounded (`--rados-osd-op-timeout`).
+    pub(super) making: Duration,
+    /// Before something that could not be purged is tried again, the first time.
+    pub(super) first_pause: Duration,
+}
 
-/// How long an image without a header is left alone: whoever is making it has finished or given up by then, since every
-/// single step of the `rbd` program is bounded.
-const MAKING: Duration = Duration::from_secs(45);
+impl Pace {
+    /// For clusters as they are.
+    pub(super) const USUAL: Self = Self {
+        soon: Duration::from_secs(5),
+        later: Duration::from_mins(5),
+        again: Duration::from_secs(10),
+        making: Duration::from_secs(45),
+        first_pause: Duration::from_secs(30),
+    };
+}
 
 /// One cluster.
 pub(super) struct Store {
     pub(super) cluster: Cluster,
     pub(super) trash: Trash,
+    pub(super) pace: Pace,
     images: Guards<String>,
     memory: Mutex<Memory>,
 }
@@ -179,13 +200,9 @@ fn credentials(admin: &Admin, secrets: &Secrets) -> Result<Credentials, Error> {
 }
 
 impl Store {
-    pub(super) fn new(cluster: Cluster) -> Arc<Self> {
-        Arc::new(Self {
-            cluster,
-            trash: Trash::default(),
-            images: Guards::default(),
-            memory: Mutex::default(),
-        })
+    pub(super) fn new(cluster: Cluster, pace: Pace) -> Arc<Self> {
+        let (images, memory) = (Guards::default(), Mutex::default());
+        Arc::new(Self { cluster, trash: Trash::default(), pace, images, memory })
     }
 
     fn memory(&self) -> MutexGuard<'_, Memory> {
@@ -235,13 +252,8 @@ impl Store {
         let now = Instant::now();
         let mut memory = self.memory();
         // What was not asked for in a long time is another story.
-        memory.headless.retain(|_, since| now.duration_since(*since) < MAKING * 20);
-        now.duration_since(*memory.headless.entry(spec.to_owned()).or_insert(now)) >= self.making()
-    }
-
-    /// How long an image without a header is left alone.
-    fn making(&self) -> Duration {
-        MAKING.max(self.cluster.tools().operation.saturating_mul(3) / 2)
+        memory.headless.retain(|_, since| now.duration_since(*since) < self.pace.making * 20);
+        now.duration_since(*memory.headless.entry(spec.to_owned()).or_insert(now)) >= self.pace.making
     }
 
     /// Forgets that an image had no header.
@@ -256,9 +268,10 @@ impl Store {
             return;
         }
         let (store, host, admin) = (Arc::downgrade(self), Arc::clone(host), admin.clone());
+        let again = self.pace.again;
         runtime.spawn(async move {
             while ask(&store, &host, &admin).await {
-                tokio::time::sleep(AGAIN).await;
+                tokio::time::sleep(again).await;
             }
         });
     }

@@ -1,1 +1,269 @@
-//! Tests of the RBD backend.
+//! Tests of the RBD backend on a small RBD: what `conformance` cannot ask of every backend.
+
+mod calls;
+mod crash;
+mod older;
+mod removal;
+mod small;
+mod trash;
+
+use std::{
+    collections::BTreeMap,
+    net::IpAddr,
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use async_trait::async_trait;
+use small::{Image, Small};
+
+use super::*;
+use crate::{
+    backend::{
+        ceph::fake::KEY,
+        conformance::{self, Bench, Storage, Ways},
+    },
+    volume::{Capacity, Mode, RbdSource, Secrets},
+};
+
+pub(super) const MONITORS: &str = "10.0.0.1:6789,10.0.0.2:6789";
+
+/// Secrets in memory.
+#[derive(Debug, Default)]
+pub(super) struct Vault {
+    /// What is handed out where nothing newer is asked for, and what is.
+    pub(super) keys: Mutex<Vec<String>>,
+    pub(super) installation: Mutex<Option<String>>,
+}
+
+impl Vault {
+    fn new() -> Arc<Self> {
+        Arc::new(Self {
+            keys: Mutex::new(vec![KEY.to_owned()]),
+            installation: Mutex::new(Some("here".to_owned())),
+        })
+    }
+}
+
+#[async_trait]
+impl Host for Vault {
+    async fn secrets(&self, name: &SecretName, fresh: bool) -> Result<Secrets, Error> {
+        if name.name != "ceph-admin" {
+            return Err(Error::new(Kind::NotFound, format!("Secret {name} does not exist")));
+        }
+        let keys = self.keys.lock().unwrap();
+        let key = if fresh { keys.last() } else { keys.first() };
+        Ok(key.map(|key| ("key".to_owned(), key.as_bytes().to_vec())).into_iter().collect())
+    }
+
+    async fn keep(&self, name: &SecretName, _: &Secrets, _: &VolumeName) -> Result<(), Error> {
+        Err(Error::new(Kind::Internal, format!("nobody asks to keep {name}")))
+    }
+
+    async fn forget(&self, name: &SecretName, _: &VolumeName) -> Result<(), Error> {
+        Err(Error::new(Kind::Internal, format!("nobody asks to forget {name}")))
+    }
+
+    fn installation(&self) -> Option<String> {
+        self.installation.lock().unwrap().clone()
+    }
+
+    fn node_at(&self, address: IpAddr) -> Option<String> {
+        (address.to_string() == "10.0.0.7").then(|| "worker-7".to_owned())
+    }
+}
+
+pub(super) fn admin() -> Admin {
+    Admin {
+        user: "admin".into(),
+        secret: SecretName { namespace: "default".into(), name: "ceph-admin".into() },
+    }
+}
+
+/// Fast enough for tests, in which the cluster's time runs fast too.
+pub(super) const QUICK: Pace = Pace {
+    soon: Duration::from_millis(50),
+    later: Duration::from_millis(200),
+    again: Duration::from_millis(50),
+    making: Duration::from_millis(300),
+    first_pause: Duration::from_millis(50),
+};
+
+/// The cluster `main`, configured with an admin, and a backend that knows of no volumes.
+pub(super) struct Site {
+    pub(super) small: Small,
+    pub(super) vault: Arc<Vault>,
+    pub(super) rbd: Rbd,
+}
+
+impl Site {
+    pub(super) fn new() -> Self {
+        let (small, vault) = (Small::new(), Vault::new());
+        let rbd = backend(&small, &vault);
+        Self { small, vault, rbd }
+    }
+
+    /// The same cluster in a new process, which knows of no volumes.
+    pub(super) fn restart(&mut self) {
+        self.rbd = backend(&self.small, &self.vault);
+        self.rbd.acquaint(&parameters(&[]));
+    }
+
+    pub(super) async fn create(&self, request: &VolumeRequest) -> Result<Volume, Error> {
+        self.rbd.create(request, &Permit::unlimited()).await
+    }
+
+    pub(super) async fn remove(&self, removal: &Removal) -> Result<Removed, Error> {
+        self.rbd.remove(removal, &Permit::unlimited()).await
+    }
+
+    /// Tends until `done`, at most a minute.
+    pub(super) async fn tend_until(&self, mut done: impl FnMut(&StoreStatus) -> bool) {
+        let permit = Permit::unlimited();
+        let since = Instant::now();
+        let watch = async {
+            while !done(&self.rbd.stores()[0]) {
+                assert!(since.elapsed() < Duration::from_mins(1), "{:?}", self.rbd.stores());
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::select! {
+            () = self.rbd.tend(&permit) => unreachable!("the permit has not ended"),
+            () = watch => {}
+        }
+    }
+}
+
+fn backend(small: &Small, vault: &Arc<Vault>) -> Rbd {
+    let clusters = Clusters::new(vec![small.cluster("main", MONITORS)], small.tools());
+    let admins = BTreeMap::from([("main".to_owned(), admin())]);
+    let settings = Settings { driver: "rbd.berth.storage".into(), admins };
+    let host: Arc<dyn Host> = Arc::<Vault>::clone(vault);
+    Rbd::paced(clusters, host, settings, QUICK).unwrap()
+}
+
+/// The parameters of a class of the cluster `main`, with these besides.
+pub(super) fn parameters(more: &[(&str, &str)]) -> BTreeMap<String, String> {
+    let least = [("clusterID", "main"), ("userSecretName", "ceph-user")];
+    least.iter().chain(more).map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+}
+
+pub(super) fn request(name: &str, more: &[(&str, &str)]) -> VolumeRequest {
+    VolumeRequest { parameters: parameters(more), ..conformance::request(name) }
+}
+
+/// The growth of a volume to so many bytes.
+pub(super) fn growth(request: &VolumeRequest, volume: &Volume, bytes: u64) -> Growth {
+    Growth {
+        name: request.name.clone(),
+        id: Some(volume.id.clone()),
+        source: volume.source.clone(),
+        claim: conformance::key(request),
+        mode: Mode::Filesystem,
+        capacity: Capacity::from_bytes(bytes),
+        provenance: conformance::provenance(volume),
+    }
+}
+
+/// An image of an older provisioner in a PV.
+pub(super) fn older(image: &str) -> Source {
+    Source::Rbd(RbdSource {
+        monitors: vec!["10.0.0.1:6789".into()],
+        pool: "rbd".into(),
+        image: image.into(),
+        user: "kube".into(),
+        secret: Some(SecretName { namespace: String::new(), name: "ceph-user".into() }),
+        fs_type: Some("ext4".into()),
+    })
+}
+
+struct Behind(Small);
+
+impl Behind {
+    fn spot(place: &Place) -> (String, String) {
+        let (image, spot) = place.segments.split_last().unwrap();
+        (spot.join("/"), image.clone())
+    }
+}
+
+impl Storage for Behind {
+    fn exists(&self, place: &Place) -> bool {
+        let (space, image) = Self::spot(place);
+        self.0.state().spaces[&space].images.contains_key(&image)
+    }
+
+    fn fill(&self, place: &Place) {
+        let (space, image) = Self::spot(place);
+        let mut state = self.0.state();
+        state.spaces.get_mut(&space).unwrap().images.get_mut(&image).unwrap().content = true;
+    }
+
+    fn plant(&self, place: &Place) {
+        let (space, image) = Self::spot(place);
+        self.0.plant(&space, &image, Image { size: 1 << 20, content: true, ..Image::default() });
+    }
+
+    fn volume_of(&self, request: &VolumeRequest, other: &Volume) -> Volume {
+        super::conformance::volume_of(request, other)
+    }
+
+    fn older(&self, _: &Source, name: &str) -> Source {
+        older(&format!("kubernetes-dynamic-pvc-{name}"))
+    }
+
+    fn elsewhere(&self, source: &Source) -> Vec<Source> {
+        let Source::Csi(csi) = source else { panic!("not a CSI source") };
+        let with = |key: &str, value: &str| {
+            let mut csi = csi.clone();
+            csi.attributes.insert(key.to_owned(), value.to_owned());
+            Source::Csi(csi)
+        };
+        vec![
+            Source::Csi(crate::volume::CsiSource { driver: "rbd.csi.ceph.com".into(), ..csi.clone() }),
+            Source::Csi(crate::volume::CsiSource { handle: "0001-0005-main-1".into(), ..csi.clone() }),
+            with("clusterID", "elsewhere"),
+            with("image", "other/berth-uid-a"),
+            with("pool", "-m"),
+            older("rbd/kubernetes-dynamic-pvc-1"),
+            older("kubernetes-dynamic-pvc-1@first"),
+            Source::Nfs { server: "server".into(), path: "/export".into() },
+        ]
+    }
+
+    fn is_archived(&self, place: &Place, told: &str) -> bool {
+        let (space, image) = Self::spot(place);
+        let state = self.0.state();
+        let mut trash = state.spaces[&space].trash.iter();
+        trash.any(|entry| entry.name == image && told.ends_with(&entry.image.id) && entry.is_kept())
+    }
+}
+
+#[tokio::test]
+async fn the_rbd_backend_shows_every_behaviour() {
+    conformance::run(|| {
+        let (small, vault) = (Small::new(), Vault::new());
+        let behind = small.clone();
+        Bench {
+            store: "main".into(),
+            parameters: parameters(&[]),
+            ways: Ways { confirms: false, ..Ways::default() },
+            open: Box::new(move || Arc::new(backend(&small, &vault))),
+            storage: Box::new(Behind(behind)),
+        }
+    })
+    .await;
+}
+
+/// The same against a real cluster, whose configuration file `BERTH_TEST_CEPH_CONF` names; without it the test says that it was
+/// skipped. The cluster is one to be filled with rubbish, such as `e2e/ceph up` makes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_rbd_backend_shows_every_behaviour_on_a_real_cluster() {
+    let Some(conf) = std::env::var_os("BERTH_TEST_CEPH_CONF") else {
+        eprintln!(
+            "skipped: the_rbd_backend_shows_every_behaviour_on_a_real_cluster: BERTH_TEST_CEPH_CONF names no configuration of a \
+             running Ceph cluster"
+        );
+        return;
+    };
+    super::conformance::run(&super::conformance::Real::read(conf.as_ref(), "rbd")).await;
+}

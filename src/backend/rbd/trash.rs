@@ -27,15 +27,11 @@ use crate::{
     volume::Permit,
 };
 
-/// How often the trash is looked at while something waits in it, and while nothing does.
-const SOON: Duration = Duration::from_secs(5);
-const LATER: Duration = Duration::from_mins(5);
 /// How often the pools of a cluster are listed, to find what was left behind where nobody has a volume any more.
 const SEARCH: Duration = Duration::from_hours(1);
 /// How many images are purged side by side: it makes a lot of work for the cluster.
 const ABREAST: usize = 2;
-/// The first and the longest pause before something that was stuck is tried again.
-const FIRST_PAUSE: Duration = Duration::from_secs(30);
+/// The longest pause before something that was stuck is tried again.
 const LONGEST_PAUSE: Duration = Duration::from_mins(10);
 
 /// What is in the trash of one cluster.
@@ -99,14 +95,14 @@ pub(super) async fn tend(store: Arc<Store>, host: Arc<dyn Host>, admin: Option<A
                 }
             }
         }
-        let again = tending.round(&permit).await;
-        if again {
-            tokio::time::sleep(SOON).await;
+        let pace = tending.store.pace;
+        if tending.round(&permit).await {
+            tokio::time::sleep(pace.soon).await;
         } else {
             tokio::select! {
-                () = tokio::time::sleep(LATER) => {}
+                () = tokio::time::sleep(pace.later) => {}
                 // Nothing is to be purged at once.
-                () = tending.store.trash.wake.notified() => tokio::time::sleep(SOON).await,
+                () = tending.store.trash.wake.notified() => tokio::time::sleep(pace.soon).await,
             }
         }
     }
@@ -198,8 +194,9 @@ impl Tending {
                 self.count();
             }
             Err(error) => {
+                let first = self.store.pace.first_pause;
                 let length =
-                    self.paused.get(&id).map_or(FIRST_PAUSE, |pause| (pause.length * 2).min(LONGEST_PAUSE));
+                    self.paused.get(&id).map_or(first, |pause| (pause.length * 2).min(LONGEST_PAUSE));
                 let why = error.chain();
                 tracing::warn!(
                     image = spot.spec(&entry.name),

@@ -12,18 +12,22 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
+use k8s_openapi::api::core::v1::Secret;
+use kube::{Api, api::PostParams};
 use serde_json::{Value, json};
 
 use super::{Report, Stage, median, number, observer::Observer, patience, report::round};
 use crate::{
     case::{Case, ClassBuilder},
     ceph::{Cluster, Daemon, FILE_SYSTEM, Packages},
-    control_plane::ControlPlane,
+    control_plane::{ControlPlane, manifests},
     process::tree_cpu_seconds,
 };
 
 /// The pool and the subvolume group of both.
 const PLACE: &str = "bench";
+/// Where berth may read and keep Secrets.
+const HOME: &str = "berth";
 /// The Secret with the administrator's key.
 const SECRET: &str = "ceph-admin";
 
@@ -75,14 +79,14 @@ impl Kind {
             .provisioner(provisioner)
             .parameter("monitors", &cluster.monitors().v2)
             .parameter("adminSecretName", SECRET)
-            .parameter("adminSecretNamespace", &case.namespace);
+            .parameter("adminSecretNamespace", HOME);
         let class = match self {
             Self::Rbd => class.parameter("pool", PLACE).parameter("imageFeatures", "layering"),
             Self::Cephfs | Self::CephfsUser => class.parameter("claimRoot", &format!("/volumes/{PLACE}")),
         };
         match self {
             Self::Rbd | Self::Cephfs => {
-                class.parameter("userSecretName", SECRET).parameter("userSecretNamespace", &case.namespace)
+                class.parameter("userSecretName", SECRET).parameter("userSecretNamespace", HOME)
             }
             Self::CephfsUser => class,
         }
@@ -155,11 +159,18 @@ impl Bench {
         cluster.ceph(&["fs", "subvolumegroup", "create", FILE_SYSTEM, PLACE]).await?;
         let plane = Arc::new(ControlPlane::embedded().await?);
         let case = Case::new(plane, &options.program).await?.on(Arc::clone(&cluster));
-        case.create::<k8s_openapi::api::core::v1::Secret>(&json!({
-            "metadata": { "name": SECRET },
+        for manifest in manifests::deployed_for_ceph()?.iter().filter(|one| one.is_access_control()) {
+            manifest.apply(&case.admin).await?;
+        }
+        let secret = json!({
+            "metadata": { "name": SECRET, "namespace": HOME },
             "stringData": { "key": cluster.key("admin").await? },
-        }))
-        .await?;
+        });
+        let secrets: Api<Secret> = Api::namespaced(case.admin.clone(), HOME);
+        secrets
+            .create(&PostParams::default(), &serde_json::from_value(secret)?)
+            .await
+            .context("make the Secret with the key")?;
         let observer = Observer::start(&case.admin);
         Ok(Self { stage: Stage { observer, case }, cluster, options: options.clone() })
     }
@@ -188,6 +199,7 @@ impl Bench {
             .flags([
                 "--provisioner-name=rbd.berth.storage",
                 "--provisioner-name=cephfs.berth.storage",
+                &format!("--secret-namespace={HOME}"),
                 &format!("--ceph-concurrency={}", self.options.concurrency),
             ])
             .env("RUST_LOG", "info");

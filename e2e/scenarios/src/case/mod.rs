@@ -102,8 +102,7 @@ impl Case {
         Ok(case)
     }
 
-    /// With a Ceph cluster, which is shared with other scenarios, and without an export. Events come from the process
-    /// that serves this provisioner first.
+    /// With a Ceph cluster, which is shared with other scenarios, and without an export.
     #[must_use]
     pub fn on(mut self, cluster: Arc<Cluster>) -> Self {
         "rbd.berth.storage".clone_into(&mut self.provisioner);
@@ -420,12 +419,21 @@ impl Case {
     /// Waits for an Event of berth's with `reason` about an object, and gives its message.
     pub async fn event(&self, kind: &str, name: &str, reason: &str) -> Result<String> {
         // kube-controller-manager uses some of the same reasons.
-        self.event_by(kind, name, reason, |component| component.starts_with(&self.provisioner)).await
+        self.event_by(kind, name, reason, |component| self.is_ours(component)).await
     }
 
     /// Waits for an Event of Kubernetes' own controllers.
     pub async fn event_of_kubernetes(&self, kind: &str, name: &str, reason: &str) -> Result<String> {
-        self.event_by(kind, name, reason, |component| !component.starts_with(&self.provisioner)).await
+        self.event_by(kind, name, reason, |component| !self.is_ours(component)).await
+    }
+
+    /// Whether an Event comes from a berth of this scenario, by the name of its component: provisioner, machine, process.
+    fn is_ours(&self, component: &str) -> bool {
+        match &self.ceph {
+            None => component.starts_with(&self.provisioner),
+            // It serves several names, and the API server is this scenario's own.
+            Some(_) => component.contains('_'),
+        }
     }
 
     async fn event_by(

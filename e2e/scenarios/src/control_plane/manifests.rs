@@ -57,6 +57,16 @@ impl Manifest {
             .contains(&self.kind())
     }
 
+    /// The same object in another namespace.
+    #[must_use]
+    pub fn in_namespace(&self, namespace: &str) -> Self {
+        let mut moved = self.clone();
+        if let Some(metadata) = moved.object.get_mut("metadata").and_then(Value::as_object_mut) {
+            metadata.insert("namespace".to_owned(), json!(namespace));
+        }
+        moved
+    }
+
     fn api(&self, client: &Client) -> Result<Api<DynamicObject>> {
         let api_version = self.text("/apiVersion");
         ensure!(
@@ -101,6 +111,11 @@ impl Manifest {
 /// The documents of `deploy/manifests/`, namespaces first.
 pub fn deployed() -> Result<Vec<Manifest>> {
     folder(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/manifests"))
+}
+
+/// The documents of `deploy/manifests/ceph/`.
+pub fn deployed_for_ceph() -> Result<Vec<Manifest>> {
+    folder(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/manifests/ceph"))
 }
 
 /// The documents of `deploy/examples/`.

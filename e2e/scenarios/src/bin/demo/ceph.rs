@@ -12,7 +12,7 @@ use berth_e2e::{
         Cluster, FILE_SYSTEM, Packages,
         inventory::{self, Image, Subvolume},
     },
-    control_plane::{ControlPlane, User},
+    control_plane::{ControlPlane, User, manifests},
     process::ScratchDir,
 };
 use k8s_openapi::api::{
@@ -31,6 +31,8 @@ use crate::PATIENCE;
 const POOL: &str = "demo";
 const GROUP: &str = "demo";
 const NAMESPACE: &str = "default";
+/// Where berth is installed, and may read and keep Secrets.
+const HOME: &str = "berth";
 
 /// All that runs; dropped, it is gone.
 pub(crate) struct Demo {
@@ -69,7 +71,7 @@ pub(crate) async fn tell(program: &Path) -> Result<Demo> {
     let setup = setup.env("RUST_LOG", "info").flags([
         "--provisioner-name=rbd.berth.storage",
         "--provisioner-name=cephfs.berth.storage",
-        "--sweep-interval=5s",
+        "--secret-namespace=berth",
     ]);
     let berth = setup.start(program, "berth", scratch.path())?;
     let demo = Demo { began, berth, admin, _plane: plane, cluster, _scratch: scratch };
@@ -147,20 +149,17 @@ impl Demo {
 
     /// Pool, users, Secrets and classes: what an administrator prepares.
     async fn furnish(&self) -> Result<()> {
+        for manifest in manifests::deployed_for_ceph()?.iter().filter(|one| one.is_access_control()) {
+            manifest.apply(&self.admin).await?;
+        }
         self.cluster.pool(POOL).await?;
         let users: [(&str, &[(&str, &str)]); 2] = [
             ("berth-rbd", &[("mon", "profile rbd"), ("osd", "profile rbd pool=demo")]),
-            (
-                "berth-cephfs",
-                &[
-                    ("mon", "allow r, allow command \"auth get-key\" with entity prefix client.berth-"),
-                    ("mgr", "allow rw"),
-                ],
-            ),
+            ("berth-cephfs", &[("mon", "allow r"), ("mgr", "allow rw")]),
         ];
         for (user, caps) in users {
             let key = self.cluster.user(user, caps).await?;
-            let secrets: Api<Secret> = Api::namespaced(self.admin.clone(), NAMESPACE);
+            let secrets: Api<Secret> = Api::namespaced(self.admin.clone(), HOME);
             let secret = json!({
                 "metadata": { "name": user }, "type": "kubernetes.io/rbd", "stringData": { "key": key },
             });
@@ -183,7 +182,7 @@ impl Demo {
                 "cephfs",
                 json!({
                     "monitors": monitors, "claimRoot": format!("/volumes/{GROUP}"), "onDelete": "archive",
-                    "adminId": "berth-cephfs", "adminSecretName": "berth-cephfs",
+                    "adminId": "berth-cephfs", "adminSecretName": "berth-cephfs", "adminSecretNamespace": HOME,
                 }),
             ),
         ];

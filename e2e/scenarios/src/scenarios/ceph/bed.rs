@@ -20,20 +20,19 @@ use crate::{
         inventory::{self, Image, Images, Subvolume},
         steps::Steps,
     },
+    control_plane::manifests,
 };
 
 /// The provisioner names of a new installation.
 pub(super) const RBD: &str = "rbd.berth.storage";
 pub(super) const CEPHFS: &str = "cephfs.berth.storage";
 
+/// Where berth is installed, and where the manifests let it read Secrets.
+pub(super) const HOME: &str = "berth";
+
 /// The Secrets with the keys of the users that berth works as.
 pub(super) const RBD_SECRET: &str = "rbd-admin";
 pub(super) const CEPHFS_SECRET: &str = "cephfs-admin";
-
-/// What the documentation asks for, so that every scenario proves that it is enough. The names are those of the per-volume
-/// users that berth makes.
-const CEPHFS_MON: &str = "allow r, allow command \"auth get-key\" with entity prefix client.berth-, allow command \"auth \
-                          get-key\" with entity prefix client.k8s.";
 
 /// What lies in the cluster on purpose, beyond what PVs name.
 #[derive(Debug, Default)]
@@ -63,16 +62,33 @@ impl Bed {
         let bed = Self { case, cluster, pool: id.clone(), group: id, expected: Mutex::default() };
         let osd = format!("profile rbd pool={}", bed.pool);
         let (rbd, cephfs) = (bed.rbd_user(), bed.cephfs_user());
+        // What docs/security.md asks for, so that every scenario proves that it is enough.
         let rights: [(&str, &[(&str, &str)], &str); 2] = [
             (&rbd, &[("mon", "profile rbd"), ("osd", &osd)], RBD_SECRET),
-            (&cephfs, &[("mon", CEPHFS_MON), ("mgr", "allow rw")], CEPHFS_SECRET),
+            (&cephfs, &[("mon", "allow r"), ("mgr", "allow rw")], CEPHFS_SECRET),
         ];
+        for manifest in manifests::deployed_for_ceph()?.iter().filter(|one| one.is_access_control()) {
+            manifest.apply(&bed.case.admin).await?;
+        }
         bed.cluster.pool(&bed.pool).await?;
         for (user, caps, secret) in rights {
             let key = bed.cluster.user(user, caps).await?;
             bed.secret(secret, &key).await?;
         }
         Ok(bed)
+    }
+
+    /// Gives berth the right to read and keep Secrets in a namespace besides its own, as an administrator does where classes
+    /// name Secrets there.
+    pub(super) async fn grant_secrets(&self, namespace: &str) -> Result<()> {
+        let manifests = manifests::deployed_for_ceph()?;
+        let roles: Vec<_> =
+            manifests.iter().filter(|one| ["Role", "RoleBinding"].contains(&one.kind())).collect();
+        ensure!(roles.len() == 2, "deploy/manifests/ceph holds {} roles and bindings", roles.len());
+        for role in roles {
+            role.in_namespace(namespace).apply(&self.case.admin).await?;
+        }
+        Ok(())
     }
 
     /// The user that berth works as on images.
@@ -87,21 +103,16 @@ impl Bed {
 
     /// Makes a Secret as those of the old provisioners, or changes its key.
     pub(super) async fn secret(&self, name: &str, key: &str) -> Result<()> {
-        let object: Secret = serde_json::from_value(json!({
-            "metadata": { "name": name },
-            "type": "kubernetes.io/rbd",
-            "data": { "key": BASE64_STANDARD.encode(key) },
-        }))?;
-        let api: Api<Secret> = self.case.api();
+        let api: Api<Secret> = Api::namespaced(self.case.admin.clone(), HOME);
         let apply = kube::api::PatchParams::apply("scenario").force();
-        let typed = json!({
+        let object = json!({
             "apiVersion": "v1", "kind": "Secret", "metadata": { "name": name },
-            "type": object.type_, "data": object.data,
+            "type": "kubernetes.io/rbd", "data": { "key": BASE64_STANDARD.encode(key) },
         });
-        api.patch(name, &apply, &kube::api::Patch::Apply(&typed))
+        api.patch(name, &apply, &kube::api::Patch::Apply(&object))
             .await
             .with_context(|| format!("make the Secret {name}"))?;
-        self.lock().secrets.insert(format!("{}/{name}", self.case.namespace));
+        self.lock().secrets.insert(format!("{HOME}/{name}"));
         Ok(())
     }
 
@@ -115,10 +126,9 @@ impl Bed {
     /// Berth for these names, with more in its configuration file.
     pub(super) fn setup_for(&self, provisioners: &[&str], config: &Value) -> Result<Setup> {
         let mut config = config.clone();
-        config
-            .as_object_mut()
-            .context("the configuration is no object")?
-            .insert("provisionerNames".to_owned(), json!(provisioners));
+        let fields = config.as_object_mut().context("the configuration is no object")?;
+        fields.insert("provisionerNames".to_owned(), json!(provisioners));
+        fields.insert("secretNamespace".to_owned(), json!(HOME));
         let file = self.case.scratch().join("berth.yaml");
         std::fs::write(&file, config.to_string()).with_context(|| format!("write {}", file.display()))?;
         Ok(self.case.setup()?.without_provisioner().flags([format!("--config={}", file.display())]))
@@ -147,7 +157,6 @@ impl Bed {
 
     /// A class for images, as rbd-provisioner had them, that deletes.
     pub(super) fn rbd_class(&self, name: &str) -> ClassBuilder<'_> {
-        let namespace = self.case.namespace.as_str();
         self.case
             .class(name)
             .provisioner(RBD)
@@ -155,10 +164,11 @@ impl Bed {
             .parameter("pool", &self.pool)
             .parameter("adminId", &self.rbd_user())
             .parameter("adminSecretName", RBD_SECRET)
-            .parameter("adminSecretNamespace", namespace)
+            .parameter("adminSecretNamespace", HOME)
             .parameter("userId", &self.rbd_user())
             .parameter("userSecretName", RBD_SECRET)
-            .parameter("userSecretNamespace", namespace)
+            .parameter("userSecretNamespace", HOME)
+            .parameter("onDelete", "delete")
     }
 
     /// A class for subvolumes, as cephfs-provisioner had them, that deletes.
@@ -169,8 +179,9 @@ impl Bed {
             .parameter("monitors", &self.cluster.monitors().v1)
             .parameter("adminId", &self.cephfs_user())
             .parameter("adminSecretName", CEPHFS_SECRET)
-            .parameter("adminSecretNamespace", &self.case.namespace)
+            .parameter("adminSecretNamespace", HOME)
             .parameter("claimRoot", &format!("/volumes/{}", self.group))
+            .parameter("onDelete", "delete")
     }
 
     // --- volumes -------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ use kube::{Api, ResourceExt};
 use serde_json::{Value, json};
 
 use super::{
-    bed::{Bed, CEPHFS},
+    bed::{Bed, CEPHFS, CEPHFS_SECRET, HOME},
     on_bed,
     rbd::{request, uid, volume_has_grown},
 };
@@ -196,8 +196,15 @@ async fn many(bed: Arc<Bed>) -> Result<()> {
     Ok(())
 }
 
+/// With a user that all volumes share: one of the volume's own can only be taken away by way of its subvolume, as long as
+/// the administrator's user has no rights over users.
 async fn gone(bed: Arc<Bed>) -> Result<()> {
-    let class = bed.cephfs_class("cephfs").create().await?;
+    let class = bed
+        .cephfs_class("cephfs")
+        .parameter("userSecretName", CEPHFS_SECRET)
+        .parameter("userSecretNamespace", HOME)
+        .create()
+        .await?;
     bed.berth().await?;
     let volume = bed.bound("data", &class).await?;
     bed.fs_subvolume("rm", &Bed::subvolume_name(&volume)?, &[]).await?;

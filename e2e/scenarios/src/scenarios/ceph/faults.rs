@@ -84,9 +84,6 @@ async fn no_rights(bed: Arc<Bed>) -> Result<()> {
     bed.cluster.ceph(&["auth", "caps", &user, "mon", "allow r"]).await?;
     let class = bed.rbd_class("rbd").create().await?;
     let cephfs_user = format!("client.{}", bed.cephfs_user());
-    let before: serde_json::Value = bed.cluster.ceph_json(&["auth", "get", &cephfs_user]).await?;
-    let mon =
-        before.pointer("/0/caps/mon").and_then(serde_json::Value::as_str).context("no caps")?.to_owned();
     bed.cluster.ceph(&["auth", "caps", &cephfs_user, "mon", "allow r"]).await?;
     let cephfs = bed.cephfs_class("cephfs").create().await?;
     bed.berth().await?;
@@ -98,7 +95,7 @@ async fn no_rights(bed: Arc<Bed>) -> Result<()> {
     }
     let osd = format!("profile rbd pool={}", bed.pool);
     bed.cluster.ceph(&["auth", "caps", &user, "mon", "profile rbd", "osd", &osd]).await?;
-    bed.cluster.ceph(&["auth", "caps", &cephfs_user, "mon", &mon, "mgr", "allow rw"]).await?;
+    bed.cluster.ceph(&["auth", "caps", &cephfs_user, "mon", "allow r", "mgr", "allow rw"]).await?;
     let image = bed.case.bound_pair("image").await?.1;
     let subvolume = bed.case.bound_pair("subvolume").await?.1;
     bed.delete("image", &image).await?;
@@ -189,6 +186,7 @@ async fn watched(bed: Arc<Bed>) -> Result<()> {
         if disposal == "archive" {
             bed.expect_trash(spec.split('/').next_back().unwrap_or_default());
         }
+        bed.agrees().await?;
     }
     Ok(())
 }
@@ -209,7 +207,7 @@ async fn snapshot(bed: Arc<Bed>) -> Result<()> {
 }
 
 async fn clone(bed: Arc<Bed>) -> Result<()> {
-    let class = bed.rbd_class("rbd").create().await?;
+    let class = bed.rbd_class("rbd").parameter("imageFeatures", "layering").create().await?;
     bed.berth().await?;
     let volume = bed.bound("data", &class).await?;
     let spec = bed.image_spec(&volume)?;

@@ -9,7 +9,7 @@ use kube::ResourceExt;
 use serde_json::{Value, json};
 
 use super::{
-    bed::{Bed, CEPHFS_SECRET, RBD_SECRET, lies_in},
+    bed::{Bed, CEPHFS_SECRET, HOME, Lies, RBD_SECRET, lies_in},
     on_bed,
 };
 use crate::{berth::Setup, ceph::inventory, suite::Scenario};
@@ -44,10 +44,10 @@ async fn rbd_class(bed: Arc<Bed>) -> Result<()> {
         .parameter("Monitors", &bed.cluster.monitors().v1)
         .parameter("pool", &bed.pool)
         .parameter("adminid", &bed.rbd_user())
-        .parameter("adminSecretNamespace", &bed.case.namespace)
+        .parameter("adminSecretNamespace", HOME)
         .parameter("ADMINSECRETNAME", RBD_SECRET)
         .parameter("userId", &bed.rbd_user())
-        .parameter("userSecretNamespace", &bed.case.namespace)
+        .parameter("userSecretNamespace", HOME)
         .parameter("userSecretName", RBD_SECRET)
         .parameter("imageFormat", "2")
         .parameter("imageFeatures", "layering")
@@ -57,7 +57,17 @@ async fn rbd_class(bed: Arc<Bed>) -> Result<()> {
     let volume = bed.bound("data", &class).await?;
     let image = bed.image(&volume).await?;
     ensure!(image.features == BTreeSet::from(["layering".to_owned()]), "{:?}", image.features);
-    bed.delete("data", &volume).await
+    goes_to_the_trash(&bed, &volume).await
+}
+
+/// A class that does not say what becomes of the bytes keeps them.
+async fn goes_to_the_trash(bed: &Bed, volume: &PersistentVolume) -> Result<()> {
+    let Lies::Image { image, .. } = lies_in(volume)? else {
+        anyhow::bail!("the PV is no image");
+    };
+    bed.delete("data", volume).await?;
+    bed.expect_trash(&image);
+    Ok(())
 }
 
 async fn in_tree_class(bed: Arc<Bed>) -> Result<()> {
@@ -68,11 +78,11 @@ async fn in_tree_class(bed: Arc<Bed>) -> Result<()> {
         .parameter("monitors", &bed.cluster.monitors().v1)
         .parameter("adminId", &bed.rbd_user())
         .parameter("adminSecretName", RBD_SECRET)
-        .parameter("adminSecretNamespace", &bed.case.namespace)
+        .parameter("adminSecretNamespace", HOME)
         .parameter("pool", &bed.pool)
         .parameter("userId", &bed.rbd_user())
         .parameter("userSecretName", RBD_SECRET)
-        .parameter("userSecretNamespace", &bed.case.namespace)
+        .parameter("userSecretNamespace", HOME)
         .parameter("fsType", "ext4")
         .parameter("imageFormat", "2")
         .parameter("imageFeatures", "layering")
@@ -81,7 +91,7 @@ async fn in_tree_class(bed: Arc<Bed>) -> Result<()> {
     bed.case.start(&old_setup(&bed, "kubernetes.io/rbd")?)?;
     let volume = bed.bound("data", &class).await?;
     bed.image(&volume).await?;
-    bed.delete("data", &volume).await
+    goes_to_the_trash(&bed, &volume).await
 }
 
 async fn cephfs_class(bed: Arc<Bed>) -> Result<()> {
@@ -93,7 +103,7 @@ async fn cephfs_class(bed: Arc<Bed>) -> Result<()> {
         .parameter("cluster", "ceph")
         .parameter("adminID", &bed.cephfs_user())
         .parameter("adminSecretName", CEPHFS_SECRET)
-        .parameter("adminSecretNamespace", &bed.case.namespace)
+        .parameter("adminSecretNamespace", HOME)
         .parameter("claimRoot", &format!("/volumes/{}", bed.group))
         .create()
         .await?;
@@ -101,6 +111,7 @@ async fn cephfs_class(bed: Arc<Bed>) -> Result<()> {
     let elsewhere = format!("{}-secrets", bed.case.id());
     let namespace = json!({ "metadata": { "name": elsewhere } });
     bed.case.create_global::<k8s_openapi::api::core::v1::Namespace>(&namespace).await?;
+    bed.grant_secrets(&elsewhere).await?;
     let setup = old_setup(&bed, "ceph.com/cephfs")?.env("PROVISIONER_SECRET_NAMESPACE", &elsewhere);
     bed.case.start(&setup)?;
     let volume = bed.bound("data", &class).await?;
@@ -108,7 +119,9 @@ async fn cephfs_class(bed: Arc<Bed>) -> Result<()> {
     let secrets: kube::Api<Secret> = kube::Api::namespaced(bed.case.admin.clone(), &elsewhere);
     let there = secrets.list(&kube::api::ListParams::default()).await?.items.len();
     ensure!(there == 1, "{there} Secrets in {elsewhere}");
-    bed.delete("data", &volume).await
+    bed.delete("data", &volume).await?;
+    bed.expect_subvolume(&Bed::subvolume_name(&volume)?);
+    Ok(())
 }
 
 /// What a PV of an older provisioner says.
@@ -161,7 +174,7 @@ fn rbd_source(bed: &Bed, image: &str) -> (&'static str, Value) {
         "pool": bed.pool,
         "image": image,
         "user": bed.rbd_user(),
-        "secretRef": { "name": RBD_SECRET, "namespace": bed.case.namespace },
+        "secretRef": { "name": RBD_SECRET, "namespace": HOME },
     });
     ("rbd", source)
 }
@@ -265,6 +278,11 @@ struct Share {
 }
 
 async fn share(bed: &Bed, class: &str, group: &str, share: &str, user: &str) -> Result<Share> {
+    // That provisioner kept the Secrets of its users where the claims are.
+    bed.grant_secrets(&bed.case.namespace).await?;
+    // Only a monitor can take its users away, as docs/security.md says.
+    let admin = format!("client.{}", bed.cephfs_user());
+    bed.cluster.ceph(&["auth", "caps", &admin, "mon", "allow *", "mgr", "allow rw"]).await?;
     let path = format!("/volumes/{}/{group}/{share}", bed.group);
     bed.cluster.in_file_system(MAKE_SHARE, &[&path, &format!("fsvolumens_{share}")]).await?;
     let key = bed
@@ -356,7 +374,7 @@ async fn stranger(bed: Arc<Bed>) -> Result<()> {
     let class = bed.rbd_class("rbd").provisioner("ceph.com/rbd").create().await?;
     bed.case.start(&old_setup(&bed, "ceph.com/rbd")?)?;
     let victim = bed.bound("victim", &class).await?;
-    let super::bed::Lies::Image { image, .. } = lies_in(&victim)? else {
+    let Lies::Image { image, .. } = lies_in(&victim)? else {
         anyhow::bail!("no image");
     };
     let thief = OldVolume {
@@ -366,18 +384,9 @@ async fn stranger(bed: Arc<Bed>) -> Result<()> {
         source: rbd_source(&bed, &image),
     };
     let thief = thief.bound_to(&bed, "thief").await?;
-    bed.case.delete_claim("thief").await?;
-    bed.case.volume_phase(&thief.name_any(), "Released").await?;
-    let barrier = bed.bound("barrier", &class).await?;
-    bed.delete("barrier", &barrier).await?;
+    bed.delete("thief", &thief).await?;
     bed.image(&victim).await.context("a PV without records took another's image")?;
-    ensure!(bed.case.get_volume(&thief.name_any()).await?.is_some(), "it counts as removed");
-    // An administrator clears it away.
-    let volumes: kube::Api<PersistentVolume> = bed.case.global();
-    volumes.delete(&thief.name_any(), &kube::api::DeleteParams::default()).await?;
-    let free = json!({ "metadata": { "finalizers": null } });
-    if bed.case.get_volume(&thief.name_any()).await?.is_some() {
-        bed.case.patch_volume(&thief.name_any(), &free).await?;
-    }
+    let message = bed.case.event("PersistentVolume", &thief.name_any(), "VolumeRemoved").await?;
+    ensure!(message.contains("kept") && message.contains(&victim.name_any()), "{message:?}");
     bed.delete("victim", &victim).await
 }

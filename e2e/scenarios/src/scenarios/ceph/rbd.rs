@@ -9,7 +9,7 @@ use kube::{Api, ResourceExt};
 use serde_json::{Value, json};
 
 use super::{
-    bed::{Bed, RBD, RBD_SECRET},
+    bed::{Bed, HOME, RBD, RBD_SECRET},
     on_bed,
 };
 use crate::{case::Case, ceph::inventory, suite::Scenario};
@@ -53,8 +53,7 @@ async fn csi(bed: Arc<Bed>) -> Result<()> {
     ensure!(csi.volume_handle == *id, "the handle {} is not the id {id}", csi.volume_handle);
     let secret = csi.node_stage_secret_ref.as_ref().context("no secret for nodes")?;
     ensure!(
-        (secret.namespace.as_deref(), secret.name.as_deref())
-            == (Some(bed.case.namespace.as_str()), Some(RBD_SECRET)),
+        (secret.namespace.as_deref(), secret.name.as_deref()) == (Some(HOME), Some(RBD_SECRET)),
         "nodes are given {secret:?}"
     );
     ensure!(bed.image_spec(&volume)? == format!("{}/{image}", bed.pool), "{}", bed.image_spec(&volume)?);
@@ -90,7 +89,7 @@ async fn in_tree(bed: Arc<Bed>) -> Result<()> {
         "image": format!("berth-{}", uid(&claim)),
         "fsType": "ext4",
         "user": bed.rbd_user(),
-        "secretRef": { "name": RBD_SECRET, "namespace": bed.case.namespace },
+        "secretRef": { "name": RBD_SECRET, "namespace": HOME },
     });
     ensure!(found == expected, "the source is {found}");
     bed.image(&volume).await?;
@@ -140,7 +139,7 @@ async fn shapes(bed: Arc<Bed>) -> Result<()> {
 
 async fn archive(bed: Arc<Bed>) -> Result<()> {
     for (name, key, value) in [("new", "onDelete", "archive"), ("old", "archiveOnDelete", "true")] {
-        let class = bed.rbd_class(name).parameter(key, value).create().await?;
+        let class = bed.rbd_class(name).without("onDelete").parameter(key, value).create().await?;
         if name == "new" {
             bed.berth().await?;
         }
@@ -259,7 +258,7 @@ async fn configured(bed: Arc<Bed>) -> Result<()> {
             "monitors": monitors,
             "adminId": bed.rbd_user(),
             "adminSecretName": RBD_SECRET,
-            "adminSecretNamespace": bed.case.namespace,
+            "adminSecretNamespace": HOME,
         }] })
     };
     let class = bed

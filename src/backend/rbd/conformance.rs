@@ -1,0 +1,253 @@
+//! The behaviours of every backend, shown by RBD on a real cluster: [`run`]. For tests only.
+//!
+//! The cluster is one that may be filled with rubbish. Each behaviour gets a RADOS namespace of its own in one pool; what lies in it
+//! is looked at and changed with the `rbd` program behind the backend's back.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::missing_panics_doc,
+    reason = "a failed expectation is how a test speaks"
+)]
+
+use std::{
+    collections::BTreeMap,
+    io::Write as _,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+};
+
+use async_trait::async_trait;
+
+use super::{Admin, Rbd, Settings, names};
+use crate::{
+    backend::{
+        Backend, Error, Host, Kind,
+        ceph::{Cluster, Clusters, Tools},
+        conformance::{Bench, Storage, Ways, id_of},
+    },
+    volume::{CsiSource, Place, RbdSource, SecretName, Secrets, Source, Volume, VolumeName, VolumeRequest},
+};
+
+/// A real cluster.
+#[derive(Debug, Clone)]
+pub struct Real {
+    /// Its configuration file, with which the tools are administrator.
+    pub conf: PathBuf,
+    /// Its monitors, as a class names them.
+    pub monitors: String,
+    /// The key of `client.admin`.
+    pub key: String,
+    /// A pool of it, initialised for images.
+    pub pool: String,
+}
+
+impl Real {
+    /// The cluster of this configuration file, which names a keyring with `client.admin`.
+    pub fn read(conf: &Path, pool: &str) -> Self {
+        let ask = |option: &str| {
+            let mut program = Command::new("ceph-conf");
+            let output = program.arg("--conf").arg(conf).args(["--lookup", option]).output();
+            let output = output.expect("ceph-conf can be started");
+            String::from_utf8(output.stdout).unwrap().trim().to_owned()
+        };
+        let keyring = std::fs::read_to_string(ask("keyring")).expect("the keyring can be read");
+        let (_, admin) = keyring.split_once("[client.admin]").expect("the keyring has client.admin");
+        let key = admin.lines().find_map(|line| line.trim().strip_prefix("key = ")).expect("it has a key");
+        Self { conf: conf.to_owned(), monitors: ask("mon_host"), key: key.to_owned(), pool: pool.to_owned() }
+    }
+}
+
+/// Shows every behaviour on the cluster; panics at the first that is missing.
+pub async fn run(real: &Real) {
+    let next = AtomicU32::new(0);
+    let unique = std::process::id();
+    crate::backend::conformance::run(|| {
+        let namespace = format!("conformance-{unique}-{}", next.fetch_add(1, Ordering::Relaxed));
+        let behind = Behind { real: real.clone(), namespace: namespace.clone() };
+        behind.rbd(&["namespace", "create", &format!("{}/{namespace}", real.pool)]);
+        let real = real.clone();
+        let pairs = [
+            ("clusterID", "real"),
+            ("pool", &real.pool),
+            ("radosNamespace", &namespace),
+            ("userSecretName", "ceph-user"),
+        ];
+        let parameters: BTreeMap<String, String> =
+            pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+        Bench {
+            store: "real".into(),
+            parameters,
+            ways: Ways { confirms: false, ..Ways::default() },
+            open: Box::new(move || Arc::new(backend(&real))),
+            storage: Box::new(behind),
+        }
+    })
+    .await;
+}
+
+/// A backend on the cluster, as a new process would have it.
+pub fn backend(real: &Real) -> impl Backend {
+    let cluster = Cluster::new("real", real.monitors.parse().unwrap(), Tools::default()).unwrap();
+    let secret = SecretName { namespace: "default".into(), name: "ceph-admin".into() };
+    let admins = BTreeMap::from([("real".to_owned(), Admin { user: "admin".into(), secret })]);
+    let settings = Settings { driver: "rbd.berth.storage".into(), admins };
+    let clusters = Clusters::new(vec![cluster], Tools::default());
+    Rbd::new(clusters, Arc::new(Keyholder(real.key.clone())), settings).unwrap()
+}
+
+/// Has the key of the administrator under every name.
+struct Keyholder(String);
+
+#[async_trait]
+impl Host for Keyholder {
+    async fn secrets(&self, _: &SecretName, _: bool) -> Result<Secrets, Error> {
+        Ok([("key".to_owned(), self.0.as_bytes().to_vec())].into_iter().collect())
+    }
+
+    async fn keep(&self, name: &SecretName, _: &Secrets, _: &VolumeName) -> Result<(), Error> {
+        Err(Error::new(Kind::Internal, format!("nobody asks to keep {name}")))
+    }
+
+    async fn forget(&self, name: &SecretName, _: &VolumeName) -> Result<(), Error> {
+        Err(Error::new(Kind::Internal, format!("nobody asks to forget {name}")))
+    }
+
+    fn installation(&self) -> Option<String> {
+        Some("conformance".to_owned())
+    }
+}
+
+/// What the backend would make of `request`, told by what it made of another request.
+pub(super) fn volume_of(request: &VolumeRequest, other: &Volume) -> Volume {
+    let id = id_of(request, other);
+    let image = names::image_of(&request.name).unwrap();
+    let Source::Csi(source) = &other.source else { panic!("not a CSI source: {}", other.source) };
+    let mut source = CsiSource { handle: id.to_string(), ..source.clone() };
+    source.attributes.insert("image".to_owned(), image.clone());
+    let mut record = other.record.clone();
+    record.insert("image".to_owned(), image);
+    Volume { id, source: Source::Csi(source), record, ..other.clone() }
+}
+
+struct Behind {
+    real: Real,
+    namespace: String,
+}
+
+impl Behind {
+    /// What the program says; `None` where it fails.
+    fn tried(&self, args: &[&str], stdin: &[u8]) -> Option<String> {
+        let mut program = Command::new("rbd")
+            .arg("--conf")
+            .arg::<&Path>(&self.real.conf)
+            .args(args)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("rbd can be started");
+        // One that does not read its input has ended.
+        let _ = program.stdin.take().unwrap().write_all(stdin);
+        let output = program.wait_with_output().unwrap();
+        output.status.success().then(|| String::from_utf8(output.stdout).unwrap())
+    }
+
+    fn rbd(&self, args: &[&str]) -> String {
+        self.tried(args, b"").unwrap_or_else(|| panic!("rbd {} failed", args.join(" ")))
+    }
+
+    fn spec(place: &Place) -> String {
+        place.segments.join("/")
+    }
+
+    fn space(&self) -> String {
+        format!("{}/{}", self.real.pool, self.namespace)
+    }
+}
+
+impl Storage for Behind {
+    fn exists(&self, place: &Place) -> bool {
+        self.tried(&["info", &Self::spec(place)], b"").is_some()
+    }
+
+    fn fill(&self, place: &Place) {
+        let bench = ["bench", "--io-type", "write", "--io-size", "4096", "--io-total", "4096"];
+        self.rbd(&[&bench[..], &[&Self::spec(place)]].concat());
+    }
+
+    fn plant(&self, place: &Place) {
+        let import = ["import", "--no-progress", "-", &Self::spec(place)];
+        self.tried(&import, &[b'x'; 65_536]).expect("an image with content can be made");
+    }
+
+    fn volume_of(&self, request: &VolumeRequest, other: &Volume) -> Volume {
+        volume_of(request, other)
+    }
+
+    /// The older provisioners knew no namespaces, so that it lies in the pool itself.
+    fn older(&self, _: &Source, name: &str) -> Source {
+        Source::Rbd(RbdSource {
+            monitors: vec![self.real.monitors.clone()],
+            pool: self.real.pool.clone(),
+            image: format!("kubernetes-dynamic-pvc-{}-{name}", self.namespace),
+            user: "admin".into(),
+            secret: None,
+            fs_type: None,
+        })
+    }
+
+    fn elsewhere(&self, source: &Source) -> Vec<Source> {
+        let Source::Csi(csi) = source else { panic!("not a CSI source: {source}") };
+        vec![
+            Source::Csi(CsiSource { driver: "rbd.csi.ceph.com".into(), ..csi.clone() }),
+            Source::Nfs { server: "server".into(), path: "/export".into() },
+        ]
+    }
+
+    fn is_archived(&self, place: &Place, told: &str) -> bool {
+        let (image, spot) = place.segments.split_last().unwrap();
+        let list = self.rbd(&["trash", "ls", "--long", "--format", "json", &spot.join("/")]);
+        let entries: serde_json::Value = serde_json::from_str(&list).unwrap();
+        entries.as_array().unwrap().iter().any(|entry| {
+            let text = |key: &str| entry[key].as_str().unwrap_or_default();
+            text("name") == image.as_str()
+                && told.ends_with(text("id"))
+                && text("status").starts_with("protected until ")
+        })
+    }
+}
+
+impl Drop for Behind {
+    /// Leaves nothing behind, so that a pool can be used again.
+    fn drop(&mut self) {
+        let space = self.space();
+        let names = |list: &[&str], key: &str| -> Vec<String> {
+            let list = self.tried(list, b"").unwrap_or_default();
+            let entries: serde_json::Value = serde_json::from_str(&list).unwrap_or_default();
+            let entries = entries.as_array().cloned().unwrap_or_default();
+            let name = |entry: &serde_json::Value| entry[key].as_str().or(entry.as_str()).map(str::to_owned);
+            entries.iter().filter_map(name).collect()
+        };
+        let everywhere = |_: &str| true;
+        let older = |name: &str| name.contains(&format!("-{}-", self.namespace));
+        let spots: [(&str, &dyn Fn(&str) -> bool); 2] = [(&space, &everywhere), (&self.real.pool, &older)];
+        for (spot, ours) in spots {
+            for image in names(&["ls", "--format", "json", spot], "name").iter().filter(|name| ours(name)) {
+                self.tried(&["rm", "--no-progress", &format!("{spot}/{image}")], b"");
+            }
+            let list = ["trash", "ls", "--format", "json", spot];
+            for (id, _) in names(&list, "id").iter().zip(names(&list, "name")).filter(|(_, name)| ours(name))
+            {
+                self.tried(&["trash", "rm", "--no-progress", "--force", &format!("{spot}/{id}")], b"");
+            }
+        }
+        self.tried(&["namespace", "rm", &space], b"");
+    }
+}

@@ -1,0 +1,181 @@
+//! Whatever is broken off at any of its steps is finished by a later call, and nothing is lost or left behind.
+
+use super::{small::Stop, *};
+use crate::backend::conformance::removal;
+
+/// Every point at which an operation that changes at most `steps` things can be stopped.
+fn stops(steps: usize) -> impl Iterator<Item = Stop> {
+    (0..steps).flat_map(|step| [Stop::Before(step), Stop::After(step)])
+}
+
+/// Tries again until it succeeds, as the loop does; at most a minute.
+async fn until_done<T>(mut attempt: impl AsyncFnMut() -> Result<T, Error>) -> T {
+    let since = Instant::now();
+    loop {
+        match attempt().await {
+            Ok(value) => return value,
+            Err(error) => {
+                assert!(error.kind().may_still_happen(), "it was given up: {error}");
+                assert!(since.elapsed() < Duration::from_mins(1), "{error}");
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        }
+    }
+}
+
+/// Breaks `first` off at `stop`; whether it got so far.
+async fn broken_off<T: std::fmt::Debug>(
+    site: &Site,
+    stop: Stop,
+    first: impl Future<Output = Result<T, Error>>,
+) -> bool {
+    site.small.state().stop = stop;
+    let result = first.await;
+    let mut state = site.small.state();
+    state.stop = Stop::Never;
+    let stopped = std::mem::take(&mut state.stopped);
+    assert_eq!(result.is_err(), stopped, "{stop:?}: {result:?}");
+    stopped
+}
+
+#[tokio::test]
+async fn a_creation_that_was_broken_off_is_finished() {
+    // Name, header, mark, size.
+    const STEPS: usize = 4;
+    for restart in [false, true] {
+        for stop in stops(STEPS) {
+            let mut site = Site::new();
+            let request = request("a", &[("imageFeatures", "layering")]);
+            assert!(broken_off(&site, stop, site.create(&request)).await, "{stop:?}");
+            if restart {
+                site.restart();
+            }
+            let volume = until_done(async || site.create(&request).await).await;
+            assert_eq!(volume.capacity, Some(request.capacity), "{stop:?}");
+            assert_eq!(site.small.images(), ["berth-uid-a"], "{stop:?}");
+            let image = site.small.state().spaces["rbd"].images["berth-uid-a"].clone();
+            assert_eq!((image.size, image.features, image.headless), (1 << 30, 1, false), "{stop:?}");
+            assert!(image.metadata["berth.owner"].contains("uid-a"), "{stop:?}");
+            assert!(site.small.state().spaces["rbd"].trash.is_empty());
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_creation_has_no_more_steps_than_are_tried() {
+    let site = Site::new();
+    site.small.state().stop = Stop::Before(4);
+    site.create(&request("a", &[])).await.unwrap();
+    assert!(!site.small.state().stopped);
+}
+
+#[tokio::test]
+async fn a_creation_that_was_broken_off_for_good_is_swept() {
+    for stop in stops(4) {
+        let mut site = Site::new();
+        let request = request("a", &[]);
+        assert!(broken_off(&site, stop, site.create(&request)).await);
+        site.restart();
+        let since = Instant::now();
+        loop {
+            let found = site.rbd.unfinished("main", &|_| false).await.unwrap();
+            for unfinished in &found {
+                assert_eq!((unfinished.id.name(), unfinished.claim.uid.as_str()), (&request.name, "uid-a"));
+                let _ = site.rbd.discard(unfinished, &Permit::unlimited()).await;
+            }
+            if found.is_empty() {
+                break;
+            }
+            assert!(since.elapsed() < Duration::from_mins(1), "{stop:?}: {found:?}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        assert_eq!(site.small.images(), Vec::<String>::new(), "{stop:?}");
+        site.tend_until(|store| store.trash == 0).await;
+        assert!(site.small.state().spaces["rbd"].trash.is_empty(), "{stop:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_adoption_that_was_broken_off_is_finished() {
+    for first in [Stop::After(1), Stop::After(2)] {
+        for stop in stops(2) {
+            let site = Site::new();
+            let request = request("a", &[]);
+            assert!(broken_off(&site, first, site.create(&request)).await);
+            broken_off(&site, stop, site.create(&request)).await;
+            let volume = until_done(async || site.create(&request).await).await;
+            assert_eq!(volume.capacity, Some(request.capacity));
+            let image = site.small.state().spaces["rbd"].images["berth-uid-a"].clone();
+            assert_eq!((image.size, image.metadata.len()), (1 << 30, 1), "{first:?} {stop:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_removal_that_was_broken_off_is_finished() {
+    for disposal in [Disposal::Delete, Disposal::Archive] {
+        for older in [false, true] {
+            for stop in stops(2) {
+                let mut site = Site::new();
+                let removal = if older {
+                    site.small.plant(
+                        "rbd",
+                        "pvc-1",
+                        Image { size: 1 << 20, content: true, ..Image::default() },
+                    );
+                    super::older::removal("pvc-1", disposal)
+                } else {
+                    let request = request("a", &[]);
+                    let volume = site.create(&request).await.unwrap();
+                    removal(&request, &volume, disposal)
+                };
+                broken_off(&site, stop, site.remove(&removal)).await;
+                site.restart();
+                let removed = until_done(async || site.remove(&removal).await).await;
+                let row = format!("{disposal} older: {older} {stop:?}");
+                assert_eq!(site.small.images(), Vec::<String>::new(), "{row}");
+                match disposal {
+                    Disposal::Delete => {
+                        assert_eq!(removed, Removed::Trashed, "{row}");
+                        site.restart();
+                        site.tend_until(|store| store.purged == 1).await;
+                        assert!(site.small.state().spaces["rbd"].trash.is_empty(), "{row}");
+                        assert_eq!(site.remove(&removal).await.unwrap(), Removed::Absent, "{row}");
+                    }
+                    Disposal::Archive | Disposal::Keep => {
+                        assert!(matches!(removed, Removed::Archived(_)), "{row}");
+                        let state = site.small.state();
+                        let kept: Vec<_> = state.spaces["rbd"].trash.iter().collect();
+                        assert!(kept.len() == 1 && kept[0].is_kept(), "{row}");
+                        assert_eq!(kept[0].name, if older { "pvc-1" } else { "berth-uid-a" }, "its old name");
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_expansion_that_was_broken_off_is_finished() {
+    for stop in stops(1) {
+        let site = Site::new();
+        let request = request("a", &[]);
+        let volume = site.create(&request).await.unwrap();
+        let growth = growth(&request, &volume, 2 << 30);
+        let permit = Permit::unlimited();
+        assert!(broken_off(&site, stop, site.rbd.expand(&growth, &permit)).await);
+        let grown = until_done(async || site.rbd.expand(&growth, &permit).await).await;
+        assert_eq!(grown, Grown { capacity: growth.capacity, on_node: true });
+    }
+}
+
+#[tokio::test]
+async fn work_that_is_dropped_leaves_the_image_to_the_next() {
+    let site = Site::new();
+    let request = request("a", &[]);
+    site.small.state().hangs = true;
+    let dropped = tokio::time::timeout(Duration::from_millis(200), site.create(&request)).await;
+    assert!(dropped.is_err());
+    site.small.state().hangs = false;
+    until_done(async || site.create(&request).await).await;
+}

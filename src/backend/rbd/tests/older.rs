@@ -1,0 +1,107 @@
+//! Volumes of rbd-provisioner and of kubernetes.io/rbd: their images are grown and removed as their class says.
+
+use super::*;
+use crate::volume::{ClaimKey, Origin};
+
+/// The removal of an image that an older provisioner made for the claim `team/old`.
+pub(super) fn removal(image: &str, disposal: Disposal) -> Removal {
+    Removal {
+        name: "pvc-old".parse().unwrap(),
+        id: None,
+        source: older(image),
+        claim: ClaimKey { namespace: "team".into(), name: "old".into(), uid: "uid-old".into() },
+        origin: Origin::Created,
+        disposal,
+        provenance: Provenance::default(),
+    }
+}
+
+fn planted() -> Image {
+    Image { size: 1 << 20, content: true, ..Image::default() }
+}
+
+const IMAGE: &str = "kubernetes-dynamic-pvc-2f";
+
+#[tokio::test]
+async fn the_class_says_with_which_user_and_for_how_long() {
+    let site = Site::new();
+    site.small.plant("rbd", IMAGE, planted());
+    // On a cluster that nobody configured; its programs are the same here.
+    let Source::Rbd(mut source) = older(IMAGE) else { unreachable!() };
+    source.monitors = vec!["10.5.0.1:6789".into()];
+    let mut removal = Removal { source: Source::Rbd(source), ..removal(IMAGE, Disposal::Archive) };
+    let error = site.remove(&removal).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Invalid);
+    assert!(error.to_string().contains("10.5.0.1:6789"), "{error}");
+    // Spelt as somebody wrote it long ago.
+    let class = [("ADMINID", "admin"), ("adminsecretname", "ceph-admin"), ("archiveExpiry", "2d")];
+    removal.provenance.parameters =
+        class.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+    assert!(matches!(site.remove(&removal).await.unwrap(), Removed::Archived(_)));
+    let calls = site.small.calls();
+    assert!(
+        calls.last().unwrap().contains("--expires-at 172800 seconds rbd/kubernetes-dynamic-pvc-2f"),
+        "{calls:?}"
+    );
+    let names: Vec<String> = site.rbd.stores().into_iter().map(|store| store.name).collect();
+    assert!(names.len() == 2 && names[1].starts_with("mon-"), "the cluster is known now: {names:?}");
+}
+
+#[tokio::test]
+async fn an_image_that_is_marked_for_another_claim_is_left_alone() {
+    let site = Site::new();
+    site.create(&request("a", &[])).await.unwrap();
+    for disposal in [Disposal::Delete, Disposal::Archive] {
+        let error = site.remove(&removal("berth-uid-a", disposal)).await.unwrap_err();
+        assert_eq!(error.kind(), Kind::Refused);
+        assert!(error.to_string().contains("team/a"), "{error}");
+    }
+    // Neither is one of ours that lost its mark.
+    site.small.change("berth-uid-a", |image| image.metadata.clear());
+    let error = site.remove(&removal("berth-uid-a", Disposal::Delete)).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Refused);
+    assert_eq!(site.small.images(), ["berth-uid-a"]);
+}
+
+#[tokio::test]
+async fn a_name_that_is_more_than_a_name_is_refused() {
+    let site = Site::new();
+    site.small.plant("rbd", IMAGE, planted());
+    for image in ["rbd/other", "kubernetes-dynamic-pvc-2f@first", "", "-p", "a b"] {
+        let error = site.remove(&removal(image, Disposal::Delete)).await.unwrap_err();
+        assert_eq!(error.kind(), Kind::Refused, "{image:?}: {error}");
+    }
+    assert_eq!(site.small.images(), [IMAGE]);
+}
+
+#[tokio::test]
+async fn a_missing_image_is_a_success_only_where_its_pool_exists() {
+    let site = Site::new();
+    assert_eq!(site.remove(&removal(IMAGE, Disposal::Delete)).await.unwrap(), Removed::Absent);
+    let Source::Rbd(mut source) = older(IMAGE) else { unreachable!() };
+    source.pool = "gone".into();
+    let gone = Removal { source: Source::Rbd(source), ..removal(IMAGE, Disposal::Delete) };
+    let error = site.remove(&gone).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::NotFound);
+    assert!(error.to_string().contains("gone"), "{error}");
+}
+
+#[tokio::test]
+async fn an_older_image_grows() {
+    let site = Site::new();
+    site.small.plant("rbd", IMAGE, planted());
+    let growth = Growth {
+        name: "pvc-old".parse().unwrap(),
+        id: None,
+        source: older(IMAGE),
+        claim: ClaimKey { namespace: "team".into(), name: "old".into(), uid: "uid-old".into() },
+        mode: Mode::Block,
+        capacity: Capacity::from_bytes(3 << 20),
+        provenance: Provenance::default(),
+    };
+    let grown = site.rbd.expand(&growth, &Permit::unlimited()).await.unwrap();
+    assert_eq!(grown, Grown { capacity: growth.capacity, on_node: false });
+    site.small.change(IMAGE, |image| image.size = 8 << 20);
+    let grown = site.rbd.expand(&growth, &Permit::unlimited()).await.unwrap();
+    assert_eq!(grown.capacity, Capacity::from_bytes(8 << 20), "it is larger than asked for, and stays so");
+}

@@ -1,0 +1,663 @@
+//! A small RBD for tests: [`Small`], pools with images, metadata, snapshots, watchers and a trash, behind programs called `rbd` and
+//! `ceph` that really are started.
+//!
+//! It fails as a real cluster fails: exit codes and texts are the recorded ones. Its time runs faster than ours, and it can stop
+//! before any of the steps in which it changes something, as a program that is killed.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, OpenOptions},
+    io::{BufRead, BufReader, Write},
+    os::unix::fs::{OpenOptionsExt, symlink},
+    path::Path,
+    sync::{Arc, Mutex, MutexGuard},
+    thread,
+    time::{Duration, Instant},
+};
+
+use jiff::{SignedDuration, Timestamp, tz::TimeZone};
+use serde_json::json;
+
+use crate::backend::ceph::{
+    Cluster, Tools,
+    fake::{self, FSID, KEY},
+};
+
+/// How much faster the cluster's time runs than ours.
+const HASTE: u32 = 60;
+
+/// An image.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Image {
+    pub(crate) id: String,
+    pub(crate) size: u64,
+    pub(crate) features: u64,
+    pub(crate) data_pool: Option<String>,
+    pub(crate) metadata: BTreeMap<String, String>,
+    pub(crate) snapshots: Vec<String>,
+    pub(crate) clones: Vec<String>,
+    pub(crate) content: bool,
+    pub(crate) watchers: Vec<String>,
+    /// Only its name was written.
+    pub(crate) headless: bool,
+}
+
+/// An image in the trash.
+#[derive(Debug, Clone)]
+pub(crate) struct Trashed {
+    pub(crate) name: String,
+    pub(crate) image: Image,
+    at: Timestamp,
+    until: Timestamp,
+}
+
+/// A pool, or a namespace of one.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Space {
+    pub(crate) images: BTreeMap<String, Image>,
+    pub(crate) trash: Vec<Trashed>,
+}
+
+/// When the programs stop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stop {
+    Never,
+    /// Before the change with this number, counted from now: 0 is the next.
+    Before(usize),
+    /// After it, so that only the answer is lost.
+    After(usize),
+}
+
+/// What the cluster holds, and how it behaves.
+#[derive(Debug)]
+pub(crate) struct State {
+    /// By `pool` and `pool/namespace`.
+    pub(crate) spaces: BTreeMap<String, Space>,
+    /// Which program is to stop at which change.
+    pub(crate) stop: Stop,
+    /// Whether a change was stopped.
+    pub(crate) stopped: bool,
+    /// Whether nothing is answered any more.
+    pub(crate) hangs: bool,
+    /// Whether no monitor answers.
+    pub(crate) unreachable: bool,
+    /// The key that is accepted.
+    pub(crate) key: String,
+    pub(crate) fsid: String,
+    /// The calls so far, without what the shim adds to each.
+    pub(crate) calls: Vec<String>,
+    /// What was wrong with calls.
+    pub(crate) complaints: Vec<String>,
+    next_id: u32,
+    began: (Instant, Timestamp),
+}
+
+/// The cluster; copies share it.
+#[derive(Debug, Clone)]
+pub(crate) struct Small {
+    state: Arc<Mutex<State>>,
+    directory: Arc<tempfile::TempDir>,
+}
+
+/// What a program answers.
+struct Answer(i32, String, String);
+
+/// The program ends without an answer.
+struct Died;
+
+type Played = Result<Answer, Died>;
+
+fn ok(out: impl Into<String>) -> Played {
+    Ok(Answer(0, out.into(), String::new()))
+}
+
+/// As a real cluster failed.
+fn recorded(name: &str) -> Played {
+    match fake::Answer::recorded(name) {
+        fake::Answer::Text(code, out, err) => Ok(Answer(code, out, err)),
+        other => panic!("{name} was recorded as {other:?}"),
+    }
+}
+
+impl Small {
+    /// A cluster with the pool `rbd`.
+    pub(crate) fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let state = State {
+            spaces: BTreeMap::from([("rbd".to_owned(), Space::default())]),
+            stop: Stop::Never,
+            stopped: false,
+            hangs: false,
+            unreachable: false,
+            key: KEY.to_owned(),
+            fsid: FSID.to_owned(),
+            calls: Vec::new(),
+            complaints: Vec::new(),
+            next_id: 0x1000,
+            began: (Instant::now(), Timestamp::now()),
+        };
+        let small = Self { state: Arc::new(Mutex::new(state)), directory: Arc::new(directory) };
+        let path = small.directory.path().to_path_buf();
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/backend/rbd/tests/relay.sh");
+        // Links: a file that was just written cannot be executed while another thread starts a program.
+        for name in ["rbd", "ceph"] {
+            symlink(&script, path.join(name)).unwrap();
+        }
+        let requests = path.join("requests");
+        nix::unistd::mkfifo(&requests, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        // Open for both directions, so that it is never at its end.
+        let requests = OpenOptions::new().read(true).write(true).open(requests).unwrap();
+        let state = Arc::downgrade(&small.state);
+        thread::spawn(move || {
+            for pid in BufReader::new(requests).lines().map_while(Result::ok) {
+                let Some(state) = state.upgrade() else { return };
+                serve(&state, &path, &pid);
+            }
+        });
+        small
+    }
+
+    /// The cluster as `name`, reached through the programs.
+    pub(crate) fn cluster(&self, name: &str, monitors: &str) -> Cluster {
+        Cluster::new(name, monitors.parse().unwrap(), self.tools()).unwrap()
+    }
+
+    /// The programs.
+    pub(crate) fn tools(&self) -> Tools {
+        let program = |name: &str| self.directory.path().join(name).to_str().unwrap().to_owned();
+        Tools {
+            rbd: program("rbd"),
+            ceph: program("ceph"),
+            sessions: 0,
+            // Far enough that a busy machine does not meet it.
+            deadline: Duration::from_mins(5),
+            ..Tools::default()
+        }
+    }
+
+    /// What it holds.
+    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap()
+    }
+
+    /// Changes an image of pool `rbd`.
+    pub(crate) fn change(&self, image: &str, change: impl FnOnce(&mut Image)) {
+        change(self.state().spaces.get_mut("rbd").unwrap().images.get_mut(image).unwrap());
+    }
+
+    /// Moves an image of pool `rbd` to the trash, as somebody may do by hand.
+    pub(crate) fn move_to_trash(&self, image: &str, until: &str) {
+        let _ = self.state().trash(&format!("rbd/{image}"), until);
+    }
+
+    /// Changes an image in the trash of pool `rbd`.
+    pub(crate) fn change_in_trash(&self, image: &str, change: impl FnOnce(&mut Image)) {
+        let mut state = self.state();
+        let trash = &mut state.spaces.get_mut("rbd").unwrap().trash;
+        change(&mut trash.iter_mut().find(|entry| entry.name == image).unwrap().image);
+    }
+
+    /// Puts an image into a space.
+    pub(crate) fn plant(&self, space: &str, name: &str, image: Image) {
+        let mut state = self.state();
+        let id = state.id();
+        state
+            .spaces
+            .entry(space.to_owned())
+            .or_default()
+            .images
+            .insert(name.to_owned(), Image { id, ..image });
+    }
+
+    /// The names of the images of pool `rbd`.
+    pub(crate) fn images(&self) -> Vec<String> {
+        self.state().spaces["rbd"].images.keys().cloned().collect()
+    }
+
+    /// The calls since the last time.
+    pub(crate) fn calls(&self) -> Vec<String> {
+        std::mem::take(&mut self.state().calls)
+    }
+}
+
+impl Drop for Small {
+    fn drop(&mut self) {
+        if Arc::strong_count(&self.state) > 1 {
+            return;
+        }
+        // Lets the thread see that it is over.
+        if let Ok(mut requests) =
+            OpenOptions::new().write(true).custom_flags(NONBLOCK).open(self.directory.path().join("requests"))
+        {
+            let _ = requests.write_all(b"0\n");
+        }
+        let state = self.state();
+        if !thread::panicking() {
+            assert!(state.complaints.is_empty(), "{}", state.complaints.join("\n"));
+        }
+    }
+}
+
+/// `O_NONBLOCK`.
+const NONBLOCK: i32 = 0o4000;
+
+/// Answers the program with this process id.
+fn serve(state: &Mutex<State>, directory: &Path, pid: &str) {
+    let file = |name: &str| directory.join(format!("{name}.{pid}"));
+    let Ok(args) = fs::read_to_string(file("args")) else { return };
+    let mut args: Vec<String> = args.split('\u{1f}').map(str::to_owned).collect();
+    args.pop();
+    let stdin = fs::read(file("stdin")).unwrap_or_default();
+    for name in ["args", "stdin"] {
+        let _ = fs::remove_file(file(name));
+    }
+    let mut state = state.lock().unwrap();
+    if state.hangs {
+        return;
+    }
+    let code = match state.play(args, &stdin) {
+        Err(Died) => "die".to_owned(),
+        Ok(Answer(code, out, err)) => {
+            for (name, text) in [("out", out), ("err", err)] {
+                if !text.is_empty() {
+                    fs::write(file(name), text).unwrap();
+                }
+            }
+            code.to_string()
+        }
+    };
+    drop(state);
+    // It may have been killed meanwhile.
+    if let Ok(mut reply) = OpenOptions::new().write(true).custom_flags(NONBLOCK).open(file("reply")) {
+        let _ = writeln!(reply, "{code}");
+    }
+}
+
+impl State {
+    fn id(&mut self) -> String {
+        self.next_id += 1;
+        format!("{:x}c0ffee", self.next_id)
+    }
+
+    /// The cluster's time.
+    fn now(&self) -> Timestamp {
+        let (began, at) = self.began;
+        at + SignedDuration::try_from(began.elapsed() * HASTE).unwrap()
+    }
+
+    /// Asked before every change; the change is made by what follows.
+    fn step<T>(&mut self, change: impl FnOnce(&mut Self) -> T) -> Result<T, Died> {
+        let (before, after) = match self.stop {
+            Stop::Never => return Ok(change(self)),
+            Stop::Before(0) => (true, false),
+            Stop::After(0) => (false, true),
+            Stop::Before(more) => {
+                self.stop = Stop::Before(more - 1);
+                return Ok(change(self));
+            }
+            Stop::After(more) => {
+                self.stop = Stop::After(more - 1);
+                return Ok(change(self));
+            }
+        };
+        self.stop = Stop::Never;
+        self.stopped = before || after;
+        if after {
+            change(self);
+        }
+        Err(Died)
+    }
+
+    fn play(&mut self, mut args: Vec<String>, stdin: &[u8]) -> Played {
+        let program = args.remove(0);
+        let mut key = String::new();
+        // What the shim adds to every call.
+        while args.first().is_some_and(|arg| arg.starts_with('-') && !(program == "rbd" && arg == "--format"))
+        {
+            let option = args.remove(0);
+            let value = args.remove(0);
+            if option == "--keyfile" {
+                key = fs::read_to_string(&value).unwrap_or_default();
+            }
+        }
+        let shown = args.join(" ");
+        if shown.contains(KEY) {
+            self.complaints.push(format!("the key is in an argument of {program} {shown}"));
+        }
+        self.calls.push(format!("{program} {shown}"));
+        if self.unreachable {
+            return recorded(if program == "rbd" { "rbd-info-unreachable" } else { "ceph-fsid-unreachable" });
+        }
+        if key != self.key {
+            return recorded(if program == "rbd" { "rbd-info-wrong-key" } else { "ceph-fsid-wrong-key" });
+        }
+        let mut words: Vec<&str> = Vec::new();
+        let mut options: BTreeMap<&str, &str> = BTreeMap::new();
+        let mut rest = args.iter().map(String::as_str);
+        while let Some(arg) = rest.next() {
+            match arg {
+                "--no-progress" | "--long" | "--all" => {}
+                option if option.starts_with("--") => {
+                    options.insert(option, rest.next().unwrap_or_default());
+                }
+                word => words.push(word),
+            }
+        }
+        if program == "ceph" {
+            return match words[..] {
+                ["fsid"] => ok(format!("\n{}\n", json!({"fsid": self.fsid}))),
+                ["osd", "pool", "ls", "detail"] => {
+                    let pools = self.spaces.keys().filter(|space| !space.contains('/'));
+                    let pools: Vec<_> = pools
+                        .map(|pool| json!({"pool_name": pool, "application_metadata": {"rbd": {}}}))
+                        .collect();
+                    ok(json!(pools).to_string())
+                }
+                _ => self.unknown(&program, &shown),
+            };
+        }
+        match words[..] {
+            ["import", "-", spec] => self.import(spec, &options, stdin),
+            ["namespace", "ls", pool] => {
+                let prefix = format!("{pool}/");
+                let found = self.spaces.keys().filter_map(|space| space.strip_prefix(&prefix));
+                let found: Vec<_> = found.map(|namespace| json!({"name": namespace})).collect();
+                ok(json!(found).to_string())
+            }
+            ["ls", space] => match self.space(space) {
+                Ok(space) => ok(json!(space.images.keys().collect::<Vec<_>>()).to_string()),
+                Err(failure) => recorded(failure),
+            },
+            ["trash", "ls", space] => {
+                let now = self.now();
+                match self.space(space) {
+                    Ok(space) => {
+                        let entries: Vec<_> = space.trash.iter().map(|entry| entry.told(now)).collect();
+                        ok(json!(entries).to_string())
+                    }
+                    Err(failure) => recorded(failure),
+                }
+            }
+            ["trash", "rm", spec] => self.purge(spec),
+            ["rename", from, to] => self.rename(from, to),
+            ["trash", "mv", spec] => self.trash(spec, options["--expires-at"]),
+            ["image-meta", "set", spec, key, value] => match self.image(spec) {
+                Ok(_) => {
+                    self.step(|state| {
+                        let metadata = &mut state.image_mut(spec).metadata;
+                        metadata.insert(key.to_owned(), value.to_owned());
+                    })?;
+                    ok("")
+                }
+                Err(failure) => recorded(failure),
+            },
+            ["resize", spec] => self.resize(spec, options["--size"]),
+            ["rm", spec] => self.remove(spec),
+            ["info", spec] => self.described(spec, |name, image| info(name, image).to_string()),
+            ["image-meta", "list", spec] => self.described(spec, |_, image| {
+                // Nothing at all where there is none.
+                if image.metadata.is_empty() { String::new() } else { json!(image.metadata).to_string() }
+            }),
+            ["status", spec] => self.described(spec, |_, image| {
+                let watchers = image.watchers.iter();
+                let watchers =
+                    watchers.map(|address| json!({"address": address, "client": 4123, "cookie": 1}));
+                json!({"watchers": watchers.collect::<Vec<_>>()}).to_string()
+            }),
+            ["diff", spec] => self.described(spec, |_, image| {
+                let extent = json!({"offset": 0, "length": 65_536, "exists": "true"});
+                if image.content { json!([extent]).to_string() } else { "[]".to_owned() }
+            }),
+            ["snap", "ls", spec] => self.described(spec, |_, image| {
+                let snapshots = image.snapshots.iter().map(|name| json!({"id": 4, "name": name}));
+                json!(snapshots.collect::<Vec<_>>()).to_string()
+            }),
+            ["children", spec] => self.described(spec, |_, image| {
+                let child =
+                    |name| json!({"pool": "rbd", "pool_namespace": "", "image": name, "trash": false});
+                json!(image.clones.iter().map(child).collect::<Vec<_>>()).to_string()
+            }),
+            _ => self.unknown(&program, &shown),
+        }
+    }
+
+    fn unknown(&mut self, program: &str, shown: &str) -> Played {
+        self.complaints.push(format!("nobody plays {program} {shown}"));
+        Ok(Answer(22, String::new(), "rbd: unknown command\n".into()))
+    }
+
+    /// The space of that name, or the recorded failure.
+    fn space(&self, space: &str) -> Result<&Space, &'static str> {
+        let pool = space.split('/').next().unwrap_or_default();
+        match self.spaces.get(space) {
+            Some(space) => Ok(space),
+            None if self.spaces.contains_key(pool) => Err("rbd-info-no-namespace"),
+            None => Err("rbd-info-no-pool"),
+        }
+    }
+
+    fn image(&self, spec: &str) -> Result<&Image, &'static str> {
+        let (space, name) = spec.rsplit_once('/').unwrap();
+        let image = self.space(space)?.images.get(name);
+        image.filter(|image| !image.headless).ok_or("rbd-info-no-image")
+    }
+
+    /// An image that is known to be there.
+    fn image_mut(&mut self, spec: &str) -> &mut Image {
+        let (space, name) = spec.rsplit_once('/').unwrap();
+        self.spaces.get_mut(space).unwrap().images.get_mut(name).unwrap()
+    }
+
+    fn described(&self, spec: &str, describe: impl FnOnce(&str, &Image) -> String) -> Played {
+        match self.image(spec) {
+            Ok(image) => ok(describe(spec.rsplit('/').next().unwrap_or_default(), image)),
+            Err(failure) => recorded(failure),
+        }
+    }
+
+    /// In the steps of the real one: the name, an image of one object, each entry of its metadata, its size.
+    fn import(&mut self, spec: &str, options: &BTreeMap<&str, &str>, stdin: &[u8]) -> Played {
+        let (space, name) = spec.rsplit_once('/').unwrap();
+        match self.space(space) {
+            Err(failure) => return recorded(failure),
+            Ok(space) if space.images.contains_key(name) => return recorded("rbd-import-exists"),
+            Ok(_) => {}
+        }
+        let Some(read) = Stream::read(stdin) else {
+            self.complaints.push("an import cannot be read".into());
+            return Ok(Answer(22, String::new(), "rbd: import failed: (22) Invalid argument\n".into()));
+        };
+        if let Some(pool) = options.get("--data-pool")
+            && !self.spaces.contains_key(*pool)
+        {
+            return recorded("rbd-create-no-data-pool");
+        }
+        let id = self.id();
+        self.step(|state| {
+            let image = Image { headless: true, ..Image::default() };
+            state.spaces.get_mut(space).unwrap().images.insert(name.to_owned(), image);
+        })?;
+        self.step(|state| {
+            let image = state.image_mut(spec);
+            *image = Image {
+                id,
+                size: 4 << 20,
+                features: read.features,
+                data_pool: options.get("--data-pool").map(|pool| (*pool).to_owned()),
+                ..Image::default()
+            };
+        })?;
+        for (key, value) in read.metadata {
+            self.step(|state| state.image_mut(spec).metadata.insert(key, value))?;
+        }
+        self.step(|state| state.image_mut(spec).size = read.size)?;
+        ok("")
+    }
+
+    fn resize(&mut self, spec: &str, size: &str) -> Played {
+        let size: u64 = size.strip_suffix('B').unwrap().parse().unwrap();
+        match self.image(spec).map(|image| image.size.cmp(&size)) {
+            Err(failure) => recorded(failure),
+            Ok(std::cmp::Ordering::Equal) => recorded("rbd-resize-same"),
+            Ok(std::cmp::Ordering::Greater) => recorded("rbd-resize-shrink"),
+            Ok(std::cmp::Ordering::Less) => {
+                self.step(|state| state.image_mut(spec).size = size)?;
+                ok("")
+            }
+        }
+    }
+
+    fn rename(&mut self, from: &str, to: &str) -> Played {
+        let ((space, old), (_, new)) = (from.rsplit_once('/').unwrap(), to.rsplit_once('/').unwrap());
+        if self.image(from).is_err() {
+            return recorded("rbd-rename-no-image");
+        }
+        if self.spaces[space].images.contains_key(new) {
+            return recorded("rbd-rename-exists");
+        }
+        self.step(|state| {
+            let images = &mut state.spaces.get_mut(space).unwrap().images;
+            let image = images.remove(old).unwrap();
+            images.insert(new.to_owned(), image);
+        })?;
+        ok("")
+    }
+
+    fn trash(&mut self, spec: &str, until: &str) -> Played {
+        if self.image(spec).is_err() {
+            return recorded("rbd-trash-mv-no-image");
+        }
+        let at = self.now();
+        let until = match until.strip_suffix(" seconds") {
+            Some(seconds) => at + SignedDuration::from_secs(seconds.parse().unwrap()),
+            None => until.parse().unwrap(),
+        };
+        let (space, name) = spec.rsplit_once('/').unwrap();
+        self.step(|state| {
+            let space = state.spaces.get_mut(space).unwrap();
+            let image = space.images.remove(name).unwrap();
+            space.trash.push(Trashed { name: name.to_owned(), image, at, until });
+        })?;
+        ok("")
+    }
+
+    fn purge(&mut self, spec: &str) -> Played {
+        let now = self.now();
+        let (space, id) = spec.rsplit_once('/').unwrap();
+        let found =
+            self.space(space).ok().and_then(|space| space.trash.iter().position(|e| e.image.id == id));
+        let Some(at) = found else { return recorded("rbd-trash-rm-no-image") };
+        let entry = &self.spaces[space].trash[at];
+        if entry.until > now {
+            return recorded("rbd-trash-rm-not-expired");
+        }
+        if !entry.image.snapshots.is_empty() {
+            return recorded("rbd-trash-rm-snapshots");
+        }
+        if !entry.image.watchers.is_empty() {
+            return recorded("rbd-rm-watched");
+        }
+        self.step(|state| state.spaces.get_mut(space).unwrap().trash.remove(at))?;
+        ok("")
+    }
+
+    fn remove(&mut self, spec: &str) -> Played {
+        let (space, name) = spec.rsplit_once('/').unwrap();
+        let Some(image) = self.space(space).ok().and_then(|space| space.images.get(name)) else {
+            return recorded("rbd-rm-no-image");
+        };
+        if !image.headless {
+            self.complaints.push(format!("a whole image was removed at once: {spec}"));
+        }
+        self.step(|state| state.spaces.get_mut(space).unwrap().images.remove(name))?;
+        ok("")
+    }
+}
+
+impl Trashed {
+    fn told(&self, now: Timestamp) -> serde_json::Value {
+        let ctime = |at: Timestamp| at.to_zoned(TimeZone::UTC).strftime("%a %b %e %H:%M:%S %Y").to_string();
+        let state = if self.until > now { "protected until" } else { "expired at" };
+        // As the real one: the whole seconds between both are kept.
+        let status = format!("{state} {}", ctime(self.until));
+        json!({"id": self.image.id, "name": self.name, "source": "USER", "deleted_at": ctime(self.at), "status": status})
+    }
+
+    /// Whether it is kept still for at least a day.
+    pub(crate) fn is_kept(&self) -> bool {
+        self.until > self.at + SignedDuration::from_hours(24)
+    }
+}
+
+fn info(name: &str, image: &Image) -> serde_json::Value {
+    let names = [
+        (0, "layering"),
+        (2, "exclusive-lock"),
+        (3, "object-map"),
+        (4, "fast-diff"),
+        (5, "deep-flatten"),
+        (6, "journaling"),
+    ];
+    let features = names.iter().filter(|(bit, _)| image.features & (1 << bit) != 0).map(|(_, name)| *name);
+    let mut features: Vec<&str> = features.collect();
+    features.extend(image.data_pool.as_ref().map(|_| "data-pool"));
+    let mut info = json!({
+        "name": name, "id": image.id, "size": image.size, "objects": image.size.div_ceil(4 << 20), "order": 22,
+        "object_size": 4 << 20, "snapshot_count": image.snapshots.len(), "format": 2, "features": features,
+        "op_features": [], "flags": []
+    });
+    if let Some(pool) = &image.data_pool {
+        info["data_pool"] = json!(pool);
+    }
+    info
+}
+
+/// What an import reads.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Stream {
+    features: u64,
+    metadata: Vec<(String, String)>,
+    size: u64,
+}
+
+impl Stream {
+    fn read(bytes: &[u8]) -> Option<Self> {
+        let mut rest = bytes.strip_prefix(b"rbd image v2\n")?;
+        let mut stream = Self::default();
+        let mut header = true;
+        loop {
+            let (tag, behind) = rest.split_first()?;
+            if (*tag, header) == (b'E', true) {
+                rest = behind.strip_prefix(b"rbd image diffs v2\n")?;
+                rest = rest.strip_prefix(&1_u64.to_le_bytes())?.strip_prefix(b"rbd diff v2\n")?;
+                header = false;
+                continue;
+            }
+            if (*tag, header) == (b'e', false) {
+                return behind.is_empty().then_some(stream);
+            }
+            let (length, behind) = behind.split_first_chunk::<8>()?;
+            let (content, behind) =
+                behind.split_at_checked(usize::try_from(u64::from_le_bytes(*length)).ok()?)?;
+            rest = behind;
+            let number = || Some(u64::from_le_bytes(content.try_into().ok()?));
+            match (*tag, header) {
+                (b'O', true) => (number()? == 22).then_some(())?,
+                (b'T', true) => stream.features = number()?,
+                (b's', false) => stream.size = number()?,
+                (b'M', true) => {
+                    let (key, behind) = text(content)?;
+                    let (value, behind) = text(behind)?;
+                    behind.is_empty().then(|| stream.metadata.push((key, value)))?;
+                }
+                _ => return None,
+            }
+        }
+    }
+}
+
+fn text(bytes: &[u8]) -> Option<(String, &[u8])> {
+    let (length, behind) = bytes.split_first_chunk::<4>()?;
+    let (text, behind) = behind.split_at_checked(usize::try_from(u32::from_le_bytes(*length)).ok()?)?;
+    Some((String::from_utf8(text.to_vec()).ok()?, behind))
+}

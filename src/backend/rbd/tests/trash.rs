@@ -1,0 +1,79 @@
+//! What was deleted is purged and nothing else, also by a process that knows of nothing.
+
+use super::*;
+use crate::backend::conformance::removal;
+
+async fn removed(site: &Site, name: &str, more: &[(&str, &str)], disposal: Disposal) -> Removed {
+    let request = request(name, more);
+    let volume = site.create(&request).await.unwrap();
+    site.remove(&removal(&request, &volume, disposal)).await.unwrap()
+}
+
+/// The names in the trash of pool `rbd`.
+fn trash(site: &Site) -> Vec<String> {
+    let state = site.small.state();
+    let mut names: Vec<String> = state.spaces["rbd"].trash.iter().map(|entry| entry.name.clone()).collect();
+    names.sort();
+    names
+}
+
+#[tokio::test]
+async fn what_is_archived_by_hand_or_by_others_survives_what_is_deleted() {
+    let mut site = Site::new();
+    removed(&site, "deleted", &[], Disposal::Delete).await;
+    removed(&site, "archived", &[], Disposal::Archive).await;
+    removed(&site, "kept", &[("archiveExpiry", "30d")], Disposal::Archive).await;
+    for (image, until) in
+        [("berth-uid-hand", "0 seconds"), ("csi-vol-1", "15 seconds"), ("pvc-1", "20 seconds")]
+    {
+        site.small.plant("rbd", image, Image { size: 1 << 20, ..Image::default() });
+        site.small.move_to_trash(image, until);
+    }
+    site.restart();
+    site.tend_until(|store| store.purged == 1).await;
+    // Longer than any of them was given, by the cluster's clock.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    site.tend_until(|store| store.trash == 0).await;
+    assert_eq!(
+        trash(&site),
+        ["berth-uid-archived", "berth-uid-hand", "berth-uid-kept", "csi-vol-1", "pvc-1"]
+    );
+    assert_eq!(site.rbd.stores()[0].stuck, []);
+}
+
+#[tokio::test]
+async fn what_was_archived_until_now_is_purged() {
+    let mut site = Site::new();
+    removed(&site, "a", &[("archiveExpiry", "1m")], Disposal::Archive).await;
+    site.restart();
+    site.tend_until(|store| store.purged == 1).await;
+    assert_eq!(trash(&site), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn what_cannot_be_purged_is_told_and_tried_again() {
+    let site = Site::new();
+    removed(&site, "a", &[], Disposal::Delete).await;
+    removed(&site, "b", &[], Disposal::Delete).await;
+    // Somebody opened it in the trash.
+    site.small.change_in_trash("berth-uid-a", |image| image.watchers = vec!["10.0.0.7:0/1".into()]);
+    site.tend_until(|store| store.purged == 1 && !store.stuck.is_empty()).await;
+    let status = site.rbd.stores().remove(0);
+    assert_eq!(status.trash, 1);
+    assert!(status.stuck[0].0.starts_with("rbd/"), "{:?}", status.stuck);
+    assert!(status.stuck[0].1.contains("berth-uid-a"), "{:?}", status.stuck);
+    site.small.change_in_trash("berth-uid-a", |image| image.watchers.clear());
+    site.tend_until(|store| store.purged == 2).await;
+    assert_eq!(site.rbd.stores()[0].trash, 0);
+}
+
+#[tokio::test]
+async fn what_lies_in_the_trash_by_hand_is_left_to_whoever_moved_it() {
+    let site = Site::new();
+    let request = request("a", &[]);
+    let volume = site.create(&request).await.unwrap();
+    site.small.move_to_trash("berth-uid-a", "0 seconds");
+    let removed = site.remove(&removal(&request, &volume, Disposal::Delete)).await.unwrap();
+    assert!(matches!(removed, Removed::Archived(_)), "{removed:?}");
+    assert_eq!(trash(&site), ["berth-uid-a"]);
+}
