@@ -298,16 +298,16 @@ fn wrong(name: &str, value: &str, why: &str) -> Error {
 fn cluster(clusters: &Clusters, parameters: Parameters) -> Result<(Cluster, Option<String>), Error> {
     let named = match parameters.get("clusterID") {
         None => None,
-        Some(name) => match clusters.named(name).filter(|_| !name.starts_with(DESCRIBED)) {
-            Some(cluster) => Some(cluster),
-            None => {
+        Some(name) => {
+            let Some(cluster) = clusters.named(name).filter(|_| !name.starts_with(DESCRIBED)) else {
                 let there: Vec<_> = clusters.all().iter().map(|c| c.name().to_owned()).collect();
                 let there = if there.is_empty() { "none".to_owned() } else { there.join(", ") };
                 let why =
                     format!("is not configured; there are: {there}. Configure it, or write monitors instead");
                 return Err(wrong("clusterID", name, &why));
-            }
-        },
+            };
+            Some(cluster)
+        }
     };
     let addressed = match (parameters.get("monitors"), parameters.0.contains_key("monitors")) {
         (Some(text), _) => {
@@ -401,19 +401,17 @@ fn group_of_root(root: &str) -> Result<String, Error> {
             "must be an absolute path without \".\" and \"..\", such as /volumes/kubernetes",
         ));
     }
-    match segments.as_slice() {
-        ["volumes", group] => names::group(group)
-            .map_err(|error| wrong("claimRoot", root, &format!("does not end in a group: {error}"))),
-        _ => {
-            let last = segments.last().filter(|last| **last != "volumes" && names::group(last).is_ok());
-            let why = format!(
-                "cannot be mapped: Ceph keeps subvolumes in /volumes/GROUP/SUBVOLUME and nowhere else; write {:?}. Volumes that \
-                 the old provisioner made below the old path are not moved by that",
-                format!("/volumes/{}", last.unwrap_or(&"kubernetes"))
-            );
-            Err(wrong("claimRoot", root, &why))
-        }
+    if let ["volumes", group] = segments.as_slice() {
+        return names::group(group)
+            .map_err(|error| wrong("claimRoot", root, &format!("does not end in a group: {error}")));
     }
+    let last = segments.last().filter(|last| **last != "volumes" && names::group(last).is_ok());
+    let why = format!(
+        "cannot be mapped: Ceph keeps subvolumes in /volumes/GROUP/SUBVOLUME and nowhere else; write {:?}. Volumes that \
+                 the old provisioner made below the old path are not moved by that",
+        format!("/volumes/{}", last.unwrap_or(&"kubernetes"))
+    );
+    Err(wrong("claimRoot", root, &why))
 }
 
 fn node(

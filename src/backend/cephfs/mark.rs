@@ -12,6 +12,7 @@
 
 use std::{
     collections::BTreeMap,
+    fmt::Write,
     time::{Duration, SystemTime},
 };
 
@@ -186,7 +187,8 @@ fn json(value: &impl Serialize) -> String {
             Ok(byte) if (b' '..=b'~').contains(&byte) && byte != b'%' => plain.push(char::from(byte)),
             _ => {
                 // Outside of ASCII only strings have anything, where this is how JSON writes it.
-                plain.push_str(&format!("\\u{unit:04x}"));
+                // Writing to a string cannot fail.
+                let _ = write!(plain, "\\u{unit:04x}");
             }
         }
     }

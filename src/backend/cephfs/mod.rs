@@ -321,60 +321,43 @@ impl Backend for Cephfs {
     async fn remove(&self, removal: &Removal, permit: &Permit) -> Result<Removed, Error> {
         let _held = self.hold(&removal.name)?;
         permit.check()?;
-        match &removal.id {
-            Some(id) => {
-                let (work, record) =
-                    self.work_of(id, &removal.name, &removal.source, &removal.provenance).await?;
-                remove::remove(&work, removal, &record, permit).await
-            }
-            None => {
-                let (work, old) =
-                    self.work_of_old(&removal.source, &removal.claim, &removal.provenance).await?;
-                old::remove(&work, &old, &removal.name, removal.disposal, permit).await
-            }
+        if let Some(id) = &removal.id {
+            let (work, record) =
+                self.work_of(id, &removal.name, &removal.source, &removal.provenance).await?;
+            return remove::remove(&work, removal, &record, permit).await;
         }
+        let (work, old) = self.work_of_old(&removal.source, &removal.claim, &removal.provenance).await?;
+        old::remove(&work, &old, &removal.name, removal.disposal, permit).await
     }
 
     async fn expand(&self, growth: &Growth, permit: &Permit) -> Result<Grown, Error> {
         let _held = self.hold(&growth.name)?;
         permit.check()?;
         let quota = class::quota(growth.capacity.bytes())?;
-        match &growth.id {
-            Some(id) => {
-                let (work, record) =
-                    self.work_of(id, &growth.name, &growth.source, &growth.provenance).await?;
-                remove::expand(&work, growth, &record, quota, permit).await
-            }
-            None => {
-                let (work, old) = self.work_of_old(&growth.source, &growth.claim, &growth.provenance).await?;
-                old::expand(&work, &old, quota, permit).await
-            }
+        if let Some(id) = &growth.id {
+            let (work, record) = self.work_of(id, &growth.name, &growth.source, &growth.provenance).await?;
+            return remove::expand(&work, growth, &record, quota, permit).await;
         }
+        let (work, old) = self.work_of_old(&growth.source, &growth.claim, &growth.provenance).await?;
+        old::expand(&work, &old, quota, permit).await
     }
 
     async fn unfinished(&self, store: &str, known: Known<'_>) -> Result<Vec<Unfinished>, Error> {
-        match self.work_on(store).await? {
-            Some(work) => sweep::unfinished(&work, known).await,
-            None => {
-                tracing::debug!(
-                    store,
-                    "what was begun is not looked for: no class has told yet with which user"
-                );
-                Ok(Vec::new())
-            }
-        }
+        let Some(work) = self.work_on(store).await? else {
+            tracing::debug!(store, "what was begun is not looked for: no class has told yet with which user");
+            return Ok(Vec::new());
+        };
+        sweep::unfinished(&work, known).await
     }
 
     async fn discard(&self, unfinished: &Unfinished, permit: &Permit) -> Result<(), Error> {
         let _held = self.hold(unfinished.id.name())?;
         permit.check()?;
-        match self.work_on(unfinished.id.store()).await? {
-            Some(work) => sweep::discard(&work, unfinished, permit).await,
-            None => {
-                let message = format!("volume {} was not found by this process", unfinished.id);
-                Err(Error::new(Kind::Refused, message))
-            }
-        }
+        let Some(work) = self.work_on(unfinished.id.store()).await? else {
+            let message = format!("volume {} was not found by this process", unfinished.id);
+            return Err(Error::new(Kind::Refused, message));
+        };
+        sweep::discard(&work, unfinished, permit).await
     }
 
     async fn tend(&self, permit: &Permit) {

@@ -160,6 +160,8 @@ pub(super) fn segments_of(path: &str) -> Option<Vec<String>> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
 
     fn claim(namespace: &str, name: &str) -> Claim {
@@ -167,8 +169,8 @@ mod tests {
             namespace: namespace.into(),
             name: name.into(),
             uid: "u-1".into(),
-            labels: Default::default(),
-            annotations: Default::default(),
+            labels: BTreeMap::new(),
+            annotations: BTreeMap::new(),
         }
     }
 

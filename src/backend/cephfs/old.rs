@@ -88,9 +88,10 @@ impl Old {
                 format!("../{}", outside.join("/"))
             }
         };
-        let secret = source.secret.clone().map(|secret| match secret.namespace.is_empty() {
-            true => SecretName { namespace: claim.namespace.clone(), ..secret },
-            false => secret,
+        let secret = source.secret.clone().map(|secret| {
+            let namespace =
+                if secret.namespace.is_empty() { claim.namespace.clone() } else { secret.namespace };
+            SecretName { namespace, ..secret }
         });
         Ok(Self {
             group,
@@ -245,7 +246,7 @@ async fn revoke_user(work: &Work, old: &Old, permit: &Permit) -> Result<(), Erro
         }
         Ok(Some(_)) => left("it may do other things too"),
         Err(failed) if failed.reason == Reason::NotPermitted => {
-            left("the admin of the class may not see users")
+            left("the admin of the class may not see users");
         }
         Err(failed) => return Err(failed.into()),
     }

@@ -21,7 +21,7 @@ use crate::{
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Proof {
     /// It is the volume's.
-    Ours(Marks),
+    Ours(Box<Marks>),
     /// The name has passed to another claim, so the volume is gone.
     Passed,
 }
@@ -176,7 +176,7 @@ fn prove(at: &At, marks: &Marks, removal: &Removal, installation: Option<&str>) 
         return refuse(format!("belongs to {}", mark.shown()));
     }
     if mark.claim() == removal.claim {
-        return Ok(Proof::Ours(marks.clone()));
+        return Ok(Proof::Ours(Box::new(marks.clone())));
     }
     // A name that does not hold the UID is free for the next claim once the volume is gone, whose PV may still be there.
     let same_name = mark.namespace == removal.claim.namespace && mark.name == removal.claim.name;

@@ -36,6 +36,9 @@ pub(super) struct At {
 }
 
 impl At {
+    /// How [`shown`](Self::shown) begins.
+    pub(super) const KIND: &str = "subvolume ";
+
     /// As messages name it.
     pub(super) fn shown(&self) -> String {
         format!("subvolume {} of group {} in file system {}", self.name, self.group, self.fs)

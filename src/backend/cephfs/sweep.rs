@@ -28,7 +28,14 @@ pub(super) async fn unfinished(work: &Work, known: Known<'_>) -> Result<Vec<Unfi
         return Ok(Vec::new());
     };
     let mut found = Vec::new();
-    for at in candidates(work).await? {
+    let candidates = candidates(work).await?;
+    {
+        // What is still so is found so again.
+        let mut memory = work.store.memory();
+        memory.unfinished.clear();
+        memory.stuck.retain(|what, _| !what.starts_with(At::KIND));
+    }
+    for at in candidates {
         let by_name = names::volume_of(&at.name);
         let cached = || work.store.memory().owners.get(&at).cloned();
         if by_name.clone().or_else(cached).is_some_and(|volume| known(&volume)) {
@@ -175,9 +182,8 @@ async fn take_back(work: &Work, at: &At, unfinished: &Unfinished, permit: &Permi
             info.bytes_used, info.mtime, info.created_at
         ));
     }
-    match mark {
-        Some(mark) => discard_users(work, at, mark, permit).await?,
-        None => {}
+    if let Some(mark) = mark {
+        discard_users(work, at, mark, permit).await?;
     }
     work.subvolumes.remove(at, permit).await?;
     Ok(())

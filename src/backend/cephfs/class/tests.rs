@@ -62,8 +62,9 @@ const OLD: &[(&str, &str)] = &[
 
 #[test]
 fn classes_say_which_cluster_user_group_and_source() {
+    type Row<'a> = (&'a str, Vec<(&'a str, &'a str)>, String);
     let own = "own berth-uid-1 team/ceph-berth-uid-1-secret";
-    let rows: &[(&str, Vec<(&str, &str)>, String)] = &[
+    let rows: &[Row] = &[
         (
             "a configured cluster",
             vec![("clusterID", "main")],

@@ -141,6 +141,20 @@ async fn a_user_of_its_own_and_every_option_of_a_class() {
         .into_iter()
         .collect::<BTreeMap<_, _>>()
     );
+}
+
+#[tokio::test]
+async fn growing_keeping_archiving_and_deleting() {
+    let watched = Watched::new();
+    let request = Watched::request(&[
+        ("group", "kubernetes"),
+        ("fsName", "cephfs"),
+        ("deterministicNames", "true"),
+        ("archiveExpiry", "30d"),
+    ]);
+    let permit = Permit::unlimited();
+    let volume = watched.backend.create(&request, &permit).await.unwrap();
+    watched.calls();
     let growth = Growth {
         name: request.name.clone(),
         id: Some(volume.id.clone()),
