@@ -1,7 +1,8 @@
 //! Makes the subvolume for a claim, or finds the one that an earlier attempt made: [`create`].
 //!
-//! Looking comes first: Ceph's `create` succeeds on anything that has the name, and sets its quota and mode back. The mark comes
-//! directly after, before the volume's user, and names it, so that whoever finds a half-made volume knows all that belongs to it.
+//! Looking comes first: Ceph's `create` succeeds on anything that has the name, and sets its quota and mode back. For names that hold
+//! the claim's UID one look at the group's list serves many. The mark comes before the volume's user, and names it, so that whoever
+//! finds a half-made volume knows all that belongs to it.
 
 use std::{collections::BTreeMap, time::SystemTime};
 
@@ -24,8 +25,8 @@ use crate::{
 /// What is at a name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Look {
-    /// Nothing; whether the group exists.
-    Free { group: bool },
+    /// Nothing.
+    Free,
     /// This claim's.
     Ours,
     /// A subvolume that nobody marked.
@@ -54,22 +55,16 @@ pub(super) async fn create(
     let fs = work.filesystem(plan.fs.as_deref()).await?;
     work.store.met(&fs, &plan.names.group);
     work.store.memory().expiring |= plan.expiry.is_some();
-    let (at, look) = choose(work, &fs, plan, &claim).await?;
-
-    let owner = Owned { work, at: &at, plan, claim: &claim, permit };
-    match look {
-        Look::Ours => {}
-        Look::Free { group } => {
-            owner.make(group).await?;
-            owner.mark().await?;
-        }
-        Look::Unmarked => {
-            owner.prove_unused().await?;
-            owner.mark().await?;
-        }
-        Look::Archived(message) | Look::Taken(message) => return Err(Error::new(Kind::Conflict, message)),
-    }
-    let info = owner.settle().await?;
+    let at = At { fs, group: plan.names.group.clone(), name: plan.names.subvolume.clone() };
+    let fresh = if plan.names.spare.is_none() && work.is_new(&at).await? {
+        Owned { work, at: &at, plan, claim: &claim, permit }.make_fresh().await?
+    } else {
+        None
+    };
+    let (at, info) = match fresh {
+        Some(info) => (at, info),
+        None => find(work, at, plan, &claim, permit).await?,
+    };
     if let Node::Own { user, secret } = &plan.node {
         let key = work.subvolumes.authorize(&at, user, &claim.uid, permit).await?;
         permit.check()?;
@@ -89,14 +84,38 @@ pub(super) async fn create(
     })
 }
 
+/// Looks what is there, and makes of it what the class asks for.
+async fn find(
+    work: &Work,
+    first: At,
+    plan: &Plan,
+    claim: &ClaimKey,
+    permit: &Permit,
+) -> Result<(At, Info), Error> {
+    let (at, look) = choose(work, first, plan, claim).await?;
+    let owner = Owned { work, at: &at, plan, claim, permit };
+    match look {
+        Look::Ours => {}
+        Look::Free => {
+            owner.make().await?;
+            owner.mark().await?;
+        }
+        Look::Unmarked => {
+            owner.prove_unused().await?;
+            owner.mark().await?;
+        }
+        Look::Archived(message) | Look::Taken(message) => return Err(Error::new(Kind::Conflict, message)),
+    }
+    let info = owner.settle().await?;
+    Ok((at, info))
+}
+
 /// Which of the names to take, and what is there.
 ///
 /// The spare one first: an attempt may have taken it while the other still held an archive that has expired since.
-async fn choose(work: &Work, fs: &str, plan: &Plan, claim: &ClaimKey) -> Result<(At, Look), Error> {
-    let names = &plan.names;
-    let at = |name: &str| At { fs: fs.to_owned(), group: names.group.clone(), name: name.to_owned() };
-    let first = at(&names.subvolume);
-    let Some(spare) = names.spare.as_deref().map(at) else {
+async fn choose(work: &Work, first: At, plan: &Plan, claim: &ClaimKey) -> Result<(At, Look), Error> {
+    let spare = plan.names.spare.clone().map(|name| At { name, ..first.clone() });
+    let Some(spare) = spare else {
         let look = look(work, &first, claim).await?;
         return Ok((first, look));
     };
@@ -112,8 +131,7 @@ async fn choose(work: &Work, fs: &str, plan: &Plan, claim: &ClaimKey) -> Result<
 
 async fn look(work: &Work, at: &At, claim: &ClaimKey) -> Result<Look, Error> {
     let metadata = match work.subvolumes.metadata(at).await? {
-        Found::NoGroup => return Ok(Look::Free { group: false }),
-        Found::NoSubvolume => return Ok(Look::Free { group: true }),
+        Found::NoGroup | Found::NoSubvolume => return Ok(Look::Free),
         Found::OnlySnapshots => {
             let message = format!(
                 "{} was removed but its snapshots were retained; remove them, and the name is free again",
@@ -162,11 +180,21 @@ struct Owned<'a> {
 }
 
 impl Owned<'_> {
-    async fn make(&self, group: bool) -> Result<(), Error> {
-        let Self { work, at, plan, permit, .. } = self;
-        if !group {
-            work.subvolumes.make_group(&at.fs, &at.group, permit).await?;
+    /// Makes what certainly did not exist; `None` where it is not as a new one is, after all.
+    async fn make_fresh(&self) -> Result<Option<Info>, Error> {
+        self.make().await?;
+        let info = self.work.subvolumes.info(self.at).await?;
+        let as_made =
+            info.made_by_module(self.at) && info.pristine() && info.quota() == Some(self.plan.quota);
+        if !as_made {
+            return Ok(None);
         }
+        self.mark().await?;
+        Ok(Some(info))
+    }
+
+    async fn make(&self) -> Result<(), Error> {
+        let Self { work, at, plan, permit, .. } = self;
         let new = New {
             quota: plan.quota,
             mode: &plan.mode,
@@ -174,7 +202,13 @@ impl Owned<'_> {
             gid: plan.gid,
             pool: plan.pool.as_deref(),
         };
-        work.subvolumes.create(at, &new, permit).await.map_err(Error::from)
+        match work.subvolumes.create(at, &new, permit).await {
+            Err(failed) if failed.reason == Reason::NoGroup => {
+                work.subvolumes.make_group(&at.fs, &at.group, permit).await?;
+                Ok(work.subvolumes.create(at, &new, permit).await?)
+            }
+            made => Ok(made?),
+        }
     }
 
     /// Writes whose it is.

@@ -361,6 +361,9 @@ impl Backend for Cephfs {
     }
 
     async fn tend(&self, permit: &Permit) {
+        for store in self.stores.lock().unwrap_or_else(PoisonError::into_inner).values() {
+            store.begin_term();
+        }
         while permit.check().is_ok() {
             let stores: Vec<_> =
                 self.stores.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();

@@ -3,7 +3,8 @@
 //! Nothing in it is needed to be right: a new process starts with an empty one, and asks.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
+    hash::{BuildHasher, RandomState},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -42,6 +43,23 @@ pub(super) struct Memory {
     pub(super) stuck: BTreeMap<String, String>,
     /// Archived volumes that were deleted for good.
     pub(super) expired: u64,
+    /// By file system and group: which names may exist. Whatever is not among them did not when this term of leadership began,
+    /// and nobody else makes subvolumes that are named by the UID of a claim of ours.
+    present: BTreeMap<(String, String), Present>,
+}
+
+/// Names, of each of which only a hash is kept: one that is wrongly taken for present is looked for, no more.
+#[derive(Default)]
+struct Present {
+    hashes: HashSet<u64>,
+    hasher: RandomState,
+}
+
+impl Present {
+    /// Adds a name; whether it was not there.
+    fn insert(&mut self, name: &str) -> bool {
+        self.hashes.insert(self.hasher.hash_one(name))
+    }
 }
 
 impl Store {
@@ -62,6 +80,11 @@ impl Store {
         if !memory.groups.contains(group) {
             memory.groups.insert(group.to_owned());
         }
+    }
+
+    /// Notes that others may have made anything in the meantime.
+    pub(super) fn begin_term(&self) {
+        self.memory().present.clear();
     }
 
     pub(super) fn status(&self) -> StoreStatus {
@@ -124,6 +147,23 @@ impl Work {
                 Err(Error::new(Kind::Invalid, message))
             }
         }
+    }
+
+    /// Whether the subvolume certainly does not exist; from now on it may.
+    ///
+    /// A list of the group, once in a term, spares asking for each name.
+    pub(super) async fn is_new(&self, at: &At) -> Result<bool, Error> {
+        let group = (at.fs.clone(), at.group.clone());
+        if let Some(present) = self.store.memory().present.get_mut(&group) {
+            return Ok(present.insert(&at.name));
+        }
+        let names = self.subvolumes.list(&at.fs, &at.group).await?;
+        let mut memory = self.store.memory();
+        let present = memory.present.entry(group).or_default();
+        for name in names {
+            present.insert(&name);
+        }
+        Ok(present.insert(&at.name))
     }
 
     /// Refuses a cluster that is not the one that the PV was made on.

@@ -29,12 +29,8 @@ pub(super) async fn unfinished(work: &Work, known: Known<'_>) -> Result<Vec<Unfi
     };
     let mut found = Vec::new();
     let candidates = candidates(work).await?;
-    {
-        // What is still so is found so again.
-        let mut memory = work.store.memory();
-        memory.unfinished.clear();
-        memory.stuck.retain(|what, _| !what.starts_with(At::KIND));
-    }
+    // What is still so is found so again.
+    work.store.memory().stuck.retain(|what, _| !what.starts_with(At::KIND));
     for at in candidates {
         let by_name = names::volume_of(&at.name);
         let cached = || work.store.memory().owners.get(&at).cloned();
