@@ -259,13 +259,19 @@ async fn a_ceph_that_hangs_ends_at_the_deadline_and_the_next_command_has_a_new_o
 }
 
 #[tokio::test]
-async fn a_ceph_that_lost_the_cluster_is_not_asked_again() {
-    let fake = Fake::new();
-    fake.expect(Tool::Ceph, &["fs", "ls"], Answer::fails(110, "Error ETIMEDOUT: timed out\n"));
-    let failed = fake.ceph().ceph(Call::reads("list", ["fs", "ls"])).await.unwrap_err();
-    assert_eq!((failed.reason, failed.kind()), (Reason::Deadline, Kind::Unavailable));
-    fake.ceph().fsid().await.unwrap();
-    assert_eq!(sessions(&fake).len(), 2);
+async fn a_ceph_that_lost_the_cluster_or_was_refused_is_not_asked_again() {
+    let rows = [
+        (110, "Error ETIMEDOUT: timed out\n", Reason::Deadline),
+        (13, "Error EACCES: access denied\n", Reason::NotPermitted),
+    ];
+    for (code, said, reason) in rows {
+        let fake = Fake::new();
+        fake.expect(Tool::Ceph, &["fs", "ls"], Answer::fails(code, said));
+        let failed = fake.ceph().ceph(Call::reads("list", ["fs", "ls"])).await.unwrap_err();
+        assert_eq!(failed.reason, reason, "{said}");
+        fake.ceph().fsid().await.unwrap();
+        assert_eq!(sessions(&fake).len(), 2, "{said}");
+    }
 }
 
 #[tokio::test]
