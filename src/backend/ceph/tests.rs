@@ -182,8 +182,11 @@ async fn one_ceph_serves_many_commands_with_the_replies_of_many() {
     let cases = Recorded::all()
         .into_iter()
         .filter(|case| case.tool == Tool::Ceph && !case.name.starts_with("ceph-fsid"));
-    let mut count = 0;
+    let (mut count, mut started, mut refused) = (0, 1, false);
     for case in cases {
+        // One that was refused is not asked again.
+        started += usize::from(refused);
+        refused = [1, 13].contains(&case.code);
         fake.expect(Tool::Ceph, &["do", &case.name], Answer::recorded(&case.name));
         let reply = ceph.ceph(Call::reads("do it", ["do", case.name.as_str()])).await;
         match MEANINGS.iter().find(|(name, _)| *name == case.name) {
@@ -196,8 +199,8 @@ async fn one_ceph_serves_many_commands_with_the_replies_of_many() {
         }
         count += 1;
     }
-    assert!(count > 40);
-    assert_eq!(sessions(&fake).len(), 1);
+    assert!(count > 40 && started < 10);
+    assert_eq!(sessions(&fake).len(), started);
 }
 
 #[tokio::test]
