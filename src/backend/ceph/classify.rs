@@ -360,10 +360,10 @@ fn by_number(code: i32) -> Reason {
     }
 }
 
-const EPERM: i32 = 1;
+pub(super) const EPERM: i32 = 1;
 const ENOENT: i32 = 2;
 const EAGAIN: i32 = 11;
-const EACCES: i32 = 13;
+pub(super) const EACCES: i32 = 13;
 const EBUSY: i32 = 16;
 const EEXIST: i32 = 17;
 const EINVAL: i32 = 22;

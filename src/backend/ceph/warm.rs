@@ -14,7 +14,7 @@ use tokio::{sync::Semaphore, time::Instant};
 
 use super::{
     Credentials,
-    classify::{ETIMEDOUT, code_in},
+    classify::{EACCES, EPERM, ETIMEDOUT, code_in},
 };
 use crate::system::command::{Captured, Command, Exchange, Failure, Session};
 
@@ -119,8 +119,9 @@ impl Warm {
                 let end = stderr.bytes.iter().rposition(|&b| b == b'\n').map_or(0, |at| at + 1);
                 stderr.bytes.truncate(end);
                 let code = code_in(&String::from_utf8_lossy(&stderr.bytes));
-                // One that has lost the cluster would wait as long again; a new one is told at once.
-                if code != ETIMEDOUT {
+                // One that has lost the cluster would wait as long again; a new one is told at once. And what a user may do is
+                // looked at when a program is let in: rights that were given since then are only a new one's.
+                if ![ETIMEDOUT, EACCES, EPERM].contains(&code) {
                     self.put_back(asked);
                 }
                 Outcome::Ended(Ended { code, stdout, stderr })

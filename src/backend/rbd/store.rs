@@ -88,6 +88,11 @@ impl Trouble {
         matches!(self, Self::Call(failed) if matches!(failed.reason, Reason::WrongKey | Reason::BadKey))
     }
 
+    /// Whether it is only a matter of seconds.
+    pub(super) fn is_too_early(&self) -> bool {
+        matches!(self, Self::Call(failed) if failed.reason == Reason::NotExpired)
+    }
+
     /// Whether nothing of ours can lie where the call looked.
     pub(super) fn is_elsewhere(&self) -> bool {
         matches!(self, Self::Call(failed)

@@ -100,7 +100,7 @@ pub(super) async fn tend(store: Arc<Store>, host: Arc<dyn Host>, admin: Option<A
             tokio::time::sleep(pace.soon).await;
         } else {
             tokio::select! {
-                () = tokio::time::sleep(pace.later) => {}
+                () = tokio::time::sleep(tending.idle()) => {}
                 // Nothing is to be purged at once.
                 () = tending.store.trash.wake.notified() => tokio::time::sleep(pace.soon).await,
             }
@@ -117,6 +117,14 @@ struct Tending {
 }
 
 impl Tending {
+    /// How long nothing is to be done, as far as is known.
+    fn idle(&self) -> Duration {
+        let now = Instant::now();
+        let pauses = self.paused.values().map(|pause| pause.until.saturating_duration_since(now));
+        let pace = self.store.pace;
+        pauses.min().map_or(pace.later, |pause| pause.clamp(pace.soon, pace.later))
+    }
+
     /// Finds the pools and namespaces where images of ours may have been left.
     async fn search(&self, admin: &Admin) -> Result<(), Error> {
         let nowhere = Spot { pool: String::new(), namespace: None };
@@ -166,8 +174,8 @@ impl Tending {
         });
         let purges = due.into_iter().map(|(work, entry)| async move {
             let outcome = match permit.check() {
-                Ok(()) => work.purge(&entry, permit).await.map_err(Error::from),
-                Err(expired) => Err(expired.into()),
+                Ok(()) => work.purge(&entry, permit).await,
+                Err(expired) => Err(Trouble::Said(expired.into())),
             };
             (work.spot, entry, outcome)
         });
@@ -181,7 +189,7 @@ impl Tending {
         self.waiting.values().sum::<usize>() > self.paused.len()
     }
 
-    fn purged(&mut self, spot: &Spot, entry: &Entry, outcome: Result<(), Error>) {
+    fn purged(&mut self, spot: &Spot, entry: &Entry, outcome: Result<(), Trouble>) {
         let id = spot.spec(&entry.id);
         match outcome {
             Ok(()) => {
@@ -193,7 +201,10 @@ impl Tending {
                 }
                 self.count();
             }
-            Err(error) => {
+            // It was listed as over in the very second in which it ends; the next look finds it.
+            Err(trouble) if trouble.is_too_early() => {}
+            Err(trouble) => {
+                let error = Error::from(trouble);
                 let first = self.store.pace.first_pause;
                 let length =
                     self.paused.get(&id).map_or(first, |pause| (pause.length * 2).min(LONGEST_PAUSE));

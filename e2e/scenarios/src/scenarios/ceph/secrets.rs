@@ -11,11 +11,7 @@ use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::core::v1::{Event, PersistentVolume, PersistentVolumeClaim};
 use kube::{Api, api::ListParams};
 
-use super::{
-    bed::{Bed, CEPHFS_SECRET, RBD_SECRET},
-    cephfs::tenant,
-    on_bed,
-};
+use super::{bed::Bed, cephfs::tenant, on_bed};
 use crate::{ceph::steps::Steps, exposure::Lookout, suite::Scenario};
 
 pub(super) fn scenarios() -> Vec<Scenario> {
@@ -49,21 +45,23 @@ async fn hidden(bed: Arc<Bed>) -> Result<()> {
     bed.claim("broken", &broken).await?;
     bed.case.event("PersistentVolumeClaim", "broken", "ProvisioningFailed").await?;
     bed.case.delete_claim("broken").await?;
-    for (secret, key, name) in
-        [(RBD_SECRET, &keys[1], "wrong-image"), (CEPHFS_SECRET, &keys[0], "wrong-subvolume")]
-    {
-        let right = if secret == RBD_SECRET { &keys[0] } else { &keys[1] };
-        bed.secret(secret, key).await?;
-        bed.claim(name, if secret == RBD_SECRET { &rbd } else { &cephfs }).await?;
+    bed.secret("swapped-rbd", &keys[1]).await?;
+    bed.secret("swapped-cephfs", &keys[0]).await?;
+    for (name, class) in [
+        ("swapped-rbd", bed.rbd_class("swapped-rbd")),
+        ("swapped-cephfs", bed.cephfs_class("swapped-cephfs")),
+    ] {
+        let class = class.parameter("adminSecretName", name).create().await?;
+        bed.claim(name, &class).await?;
         bed.case.event("PersistentVolumeClaim", name, "ProvisioningFailed").await?;
-        bed.secret(secret, right).await?;
-        let volume = bed.case.bound_pair(name).await?.1;
-        bed.delete(name, &volume).await?;
+        bed.case.delete_claim(name).await?;
     }
 
     let shown = all_objects(&bed).await?;
     bed.delete("image", &image).await?;
     bed.delete("subvolume", &subvolume).await?;
+    // What it purges, it says.
+    bed.agrees().await?;
     let (_, metrics) = berth.get("/metrics").await?;
     let places = [
         ("the log", berth.log()),
