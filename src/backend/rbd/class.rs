@@ -272,15 +272,18 @@ fn cluster(clusters: &Clusters, parameters: &Parameters) -> Result<(Cluster, Opt
             format!("there are {}", names.join(", "))
         }
     };
-    let named = match set(parameters, "clusterID") {
-        None => None,
-        Some(name) => match clusters.named(name) {
-            Some(cluster) => Some(cluster),
-            None => {
-                return invalid("clusterID", format!("cluster {name:?} is not configured; {}", there()));
-            }
-        },
-    };
+    let named = set(parameters, "clusterID").map(|name| {
+        // One that another class described is gone with that class.
+        let configured = clusters.named(name).filter(|_| !name.starts_with("mon-"));
+        configured.ok_or_else(|| {
+            let message = format!(
+                "parameter clusterID: cluster {name:?} is not configured; {}. Configure it, or write its monitors",
+                there()
+            );
+            Error::new(Kind::Invalid, message)
+        })
+    });
+    let named = named.transpose()?;
     let monitors = match (get(parameters, "monitors"), &named) {
         (None, None) => {
             return invalid(

@@ -184,7 +184,7 @@ impl Storage for Behind {
 
     fn plant(&self, place: &Place) {
         let import = ["import", "--no-progress", "-", &Self::spec(place)];
-        self.tried(&import, &[b'x'; 65_536]).expect("an image with content can be made");
+        self.tried(&import, &vec![b'x'; 65_536]).expect("an image with content can be made");
     }
 
     fn volume_of(&self, request: &VolumeRequest, other: &Volume) -> Volume {
@@ -235,10 +235,8 @@ impl Drop for Behind {
             let name = |entry: &serde_json::Value| entry[key].as_str().or(entry.as_str()).map(str::to_owned);
             entries.iter().filter_map(name).collect()
         };
-        let everywhere = |_: &str| true;
-        let older = |name: &str| name.contains(&format!("-{}-", self.namespace));
-        let spots: [(&str, &dyn Fn(&str) -> bool); 2] = [(&space, &everywhere), (&self.real.pool, &older)];
-        for (spot, ours) in spots {
+        for spot in [&space, &self.real.pool] {
+            let ours = |name: &str| *spot == space || name.contains(&format!("-{}-", self.namespace));
             for image in names(&["ls", "--format", "json", spot], "name").iter().filter(|name| ours(name)) {
                 self.tried(&["rm", "--no-progress", &format!("{spot}/{image}")], b"");
             }

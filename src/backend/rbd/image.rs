@@ -33,7 +33,7 @@ pub(super) const OWNER: &str = "berth.owner";
 /// tells ours from theirs, so it must be longer than the `rbd` program ever takes to start.
 pub(super) const GRACE: Duration = Duration::from_secs(15);
 /// What is kept for longer was archived.
-const ARCHIVED: Duration = Duration::from_secs(60);
+const ARCHIVED: Duration = Duration::from_mins(1);
 
 /// Looking for content in a large image without an object map asks for every object.
 const LONG_READ: Duration = Duration::from_mins(10);

@@ -72,15 +72,10 @@ pub(super) fn uid_of(image: &str) -> &str {
 
 /// What an image that is not named by us is called on its way to the trash, where it shall be purged.
 pub(super) fn doomed(image: &str) -> String {
-    let room = LONGEST - DOOMED.len();
-    match image.char_indices().nth(room) {
-        None => format!("{DOOMED}{image}"),
-        // Its end tells more than its beginning.
-        Some(_) => {
-            let tail: String = image.chars().skip(image.chars().count() - room).collect();
-            format!("{DOOMED}{tail}")
-        }
-    }
+    // Where it is too long, its end tells more than its beginning.
+    let surplus = image.chars().count().saturating_sub(LONGEST - DOOMED.len());
+    let end: String = image.chars().skip(surplus).collect();
+    format!("{DOOMED}{end}")
 }
 
 /// Whether what is called so in the trash was put there by us to be purged, or is an image of ours.

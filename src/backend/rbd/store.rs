@@ -334,6 +334,8 @@ mod tests {
     use super::*;
     use crate::volume::SecretName;
 
+    type Pairs<'a> = &'a [(&'a str, &'a str)];
+
     #[test]
     fn a_key_is_found_in_a_secret_and_never_guessed() {
         let admin = Admin {
@@ -344,7 +346,7 @@ mod tests {
         let secrets = |pairs: &[(&str, &str)]| -> Secrets {
             pairs.iter().map(|(name, value)| ((*name).to_owned(), value.as_bytes().to_vec())).collect()
         };
-        let rows: [(&str, &[(&str, &str)], bool); 5] = [
+        let rows: [(&str, Pairs<'_>, bool); 5] = [
             ("its value key", &[("key", key)], true),
             ("its value key beside others", &[("key", key), ("other", "x")], true),
             ("its only value", &[("ceph-key", key)], true),

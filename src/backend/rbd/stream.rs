@@ -1,7 +1,7 @@
 //! An image without content as the `rbd` program reads it: [`image`], in the format that `rbd export --export-format 2` writes.
 //!
 //! One `rbd import` of it makes an image together with its metadata, where `rbd create` needs a second program for them
-//! (`docs/decisions/0020-images-are-imported.md`). The features of an image are [`Features`]. Pure.
+//! (`docs/decisions/0015-images-are-imported.md`). The features of an image are [`Features`]. Pure.
 
 use std::fmt;
 

@@ -237,7 +237,7 @@ impl Tending {
 fn to_be_purged(entry: &Entry) -> bool {
     names::is_ours_in_trash(&entry.name)
         && match entry.fate() {
-            Some((Fate::Deleted, _)) | Some((Fate::Archived, true)) => true,
+            Some((Fate::Deleted, _) | (Fate::Archived, true)) => true,
             Some((Fate::Archived, false) | (Fate::ByHand, _)) | None => false,
         }
 }

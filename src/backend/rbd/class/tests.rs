@@ -5,6 +5,8 @@ use std::time::Duration;
 use super::*;
 use crate::{backend::ceph::Tools, backend::conformance};
 
+type Pairs<'a> = &'a [(&'a str, &'a str)];
+
 const CONFIGURED: &str = "10.0.0.1:6789,10.0.0.2:6789";
 
 fn clusters() -> Clusters {
@@ -76,7 +78,7 @@ fn what_a_class_leaves_out_is_as_with_the_old_provisioner() {
 
 #[test]
 fn a_configured_cluster_brings_its_own_admin() {
-    let rows: [(&str, &[(&str, &str)], &str, &str); 4] = [
+    let rows: [(&str, Pairs<'_>, &str, &str); 4] = [
         ("by its name", &[("clusterID", "main")], "berth", "storage/main-admin"),
         ("by one of its monitors", &[("monitors", "10.0.0.2:6789")], "berth", "storage/main-admin"),
         ("by both", &[("clusterID", "main"), ("monitors", CONFIGURED)], "berth", "storage/main-admin"),
@@ -115,11 +117,12 @@ fn empty_values_count_as_left_out_as_charts_render_them() {
 
 #[test]
 fn a_class_that_is_wrong_is_told_what_to_write() {
-    let rows: [(&str, &[(&str, &str)], &[&str]); 25] = [
+    let rows: [(&str, Pairs<'_>, &[&str]); 26] = [
         ("no cluster at all", &[("userSecretName", "u")], &["monitors", "is missing", "main, bare"]),
         ("empty monitors", &[("monitors", " ")], &["monitors", "is empty"]),
         ("monitors that are none", &[("monitors", "10.0.0.1:none")], &["monitors", "10.0.0.1:none"]),
         ("an unknown cluster", &[("clusterID", "mian")], &["clusterID", "\"mian\"", "main, bare"]),
+        ("a cluster that a class described", &[("clusterID", "mon-0123456789")], &["clusterID", "monitors"]),
         (
             "monitors of another cluster",
             &[("clusterID", "main"), ("monitors", "10.7.7.7")],

@@ -57,6 +57,9 @@ async fn a_volume_that_is_there_is_looked_at() {
     );
 }
 
+/// The name of a claim, what becomes of its volume, its class, and what is called for that.
+type Row<'a> = (&'a str, Disposal, &'a [(&'a str, &'a str)], &'a [&'a str]);
+
 #[tokio::test]
 async fn a_removal_looks_first_and_moves_once() {
     let look = |image: &str| {
@@ -67,7 +70,7 @@ async fn a_removal_looks_first_and_moves_once() {
         ]
     };
     let site = Site::new();
-    let rows: [(&str, Disposal, &[(&str, &str)], &[&str]); 4] = [
+    let rows: [Row<'_>; 4] = [
         ("a", Disposal::Delete, &[], &["rbd trash mv --expires-at 15 seconds rbd/berth-uid-a"]),
         ("b", Disposal::Archive, &[], &["rbd trash mv --expires-at 2100-01-01T00:00:00Z rbd/berth-uid-b"]),
         (

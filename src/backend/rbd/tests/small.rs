@@ -4,6 +4,10 @@
 //! It fails as a real cluster fails: exit codes and texts are the recorded ones. Its time runs faster than ours, and it can stop
 //! before any of the steps in which it changes something, as a program that is killed.
 
+#![allow(clippy::unnecessary_wraps, reason = "whatever is played may end without an answer")]
+
+mod import;
+
 use std::{
     collections::BTreeMap,
     fs::{self, OpenOptions},
@@ -15,6 +19,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use import::Stream;
 use jiff::{SignedDuration, Timestamp, tz::TimeZone};
 use serde_json::json;
 
@@ -40,6 +45,8 @@ pub(crate) struct Image {
     pub(crate) watchers: Vec<String>,
     /// Only its name was written.
     pub(crate) headless: bool,
+    /// Its name is not even in the list of names.
+    pub(crate) unlisted: bool,
 }
 
 /// An image in the trash.
@@ -343,21 +350,31 @@ impl State {
                 word => words.push(word),
             }
         }
-        if program == "ceph" {
-            return match words[..] {
-                ["fsid"] => ok(format!("\n{}\n", json!({"fsid": self.fsid}))),
-                ["osd", "pool", "ls", "detail"] => {
-                    let pools = self.spaces.keys().filter(|space| !space.contains('/'));
-                    let pools: Vec<_> = pools
-                        .map(|pool| json!({"pool_name": pool, "application_metadata": {"rbd": {}}}))
-                        .collect();
-                    ok(json!(pools).to_string())
-                }
-                _ => self.unknown(&program, &shown),
-            };
+        match (program.as_str(), &words[..]) {
+            ("ceph", ["fsid"]) => ok(format!("\n{}\n", json!({"fsid": self.fsid}))),
+            ("ceph", ["osd", "pool", "ls", "detail"]) => {
+                let pools = self.spaces.keys().filter(|space| !space.contains('/'));
+                let pool = |name| json!({"pool_name": name, "application_metadata": {"rbd": {}}});
+                ok(json!(pools.map(pool).collect::<Vec<_>>()).to_string())
+            }
+            ("rbd", ["import", "-", spec]) => self.import(spec, &options, stdin),
+            ("rbd", ["trash", "rm", spec]) => self.purge(spec),
+            ("rbd", ["rename", from, to]) => self.rename(from, to),
+            ("rbd", ["trash", "mv", spec]) => self.trash(spec, options["--expires-at"]),
+            ("rbd", ["image-meta", "set", spec, key, value]) => self.set_metadata(spec, key, value),
+            ("rbd", ["resize", spec]) => self.resize(spec, options["--size"]),
+            ("rbd", ["rm", spec]) => self.remove(spec),
+            ("rbd", words) => match self.tell(words) {
+                Some(told) => told,
+                None => self.unknown(&program, &shown),
+            },
+            _ => self.unknown(&program, &shown),
         }
-        match words[..] {
-            ["import", "-", spec] => self.import(spec, &options, stdin),
+    }
+
+    /// What changes nothing.
+    fn tell(&self, words: &[&str]) -> Option<Played> {
+        Some(match words {
             ["namespace", "ls", pool] => {
                 let prefix = format!("{pool}/");
                 let found = self.spaces.keys().filter_map(|space| space.strip_prefix(&prefix));
@@ -365,34 +382,20 @@ impl State {
                 ok(json!(found).to_string())
             }
             ["ls", space] => match self.space(space) {
-                Ok(space) => ok(json!(space.images.keys().collect::<Vec<_>>()).to_string()),
-                Err(failure) => recorded(failure),
-            },
-            ["trash", "ls", space] => {
-                let now = self.now();
-                match self.space(space) {
-                    Ok(space) => {
-                        let entries: Vec<_> = space.trash.iter().map(|entry| entry.told(now)).collect();
-                        ok(json!(entries).to_string())
-                    }
-                    Err(failure) => recorded(failure),
-                }
-            }
-            ["trash", "rm", spec] => self.purge(spec),
-            ["rename", from, to] => self.rename(from, to),
-            ["trash", "mv", spec] => self.trash(spec, options["--expires-at"]),
-            ["image-meta", "set", spec, key, value] => match self.image(spec) {
-                Ok(_) => {
-                    self.step(|state| {
-                        let metadata = &mut state.image_mut(spec).metadata;
-                        metadata.insert(key.to_owned(), value.to_owned());
-                    })?;
-                    ok("")
+                Ok(space) => {
+                    let listed =
+                        space.images.iter().filter(|(_, image)| !image.unlisted).map(|(name, _)| name);
+                    ok(json!(listed.collect::<Vec<_>>()).to_string())
                 }
                 Err(failure) => recorded(failure),
             },
-            ["resize", spec] => self.resize(spec, options["--size"]),
-            ["rm", spec] => self.remove(spec),
+            ["trash", "ls", space] => match self.space(space) {
+                Ok(space) => {
+                    let now = self.now();
+                    ok(json!(space.trash.iter().map(|entry| entry.told(now)).collect::<Vec<_>>()).to_string())
+                }
+                Err(failure) => recorded(failure),
+            },
             ["info", spec] => self.described(spec, |name, image| info(name, image).to_string()),
             ["image-meta", "list", spec] => self.described(spec, |_, image| {
                 // Nothing at all where there is none.
@@ -417,8 +420,16 @@ impl State {
                     |name| json!({"pool": "rbd", "pool_namespace": "", "image": name, "trash": false});
                 json!(image.clones.iter().map(child).collect::<Vec<_>>()).to_string()
             }),
-            _ => self.unknown(&program, &shown),
+            _ => return None,
+        })
+    }
+
+    fn set_metadata(&mut self, spec: &str, key: &str, value: &str) -> Played {
+        if self.image(spec).is_err() {
+            return recorded("rbd-meta-set-no-image");
         }
+        self.step(|state| state.image_mut(spec).metadata.insert(key.to_owned(), value.to_owned()))?;
+        ok("")
     }
 
     fn unknown(&mut self, program: &str, shown: &str) -> Played {
@@ -455,7 +466,7 @@ impl State {
         }
     }
 
-    /// In the steps of the real one: the name, an image of one object, each entry of its metadata, its size.
+    /// In the steps of the real one: the name, its entry in the list, an image of one object, each entry of its metadata, its size.
     fn import(&mut self, spec: &str, options: &BTreeMap<&str, &str>, stdin: &[u8]) -> Played {
         let (space, name) = spec.rsplit_once('/').unwrap();
         match self.space(space) {
@@ -474,9 +485,10 @@ impl State {
         }
         let id = self.id();
         self.step(|state| {
-            let image = Image { headless: true, ..Image::default() };
+            let image = Image { headless: true, unlisted: true, ..Image::default() };
             state.spaces.get_mut(space).unwrap().images.insert(name.to_owned(), image);
         })?;
+        self.step(|state| state.image_mut(spec).unlisted = false)?;
         self.step(|state| {
             let image = state.image_mut(spec);
             *image = Image {
@@ -566,11 +578,13 @@ impl State {
         let Some(image) = self.space(space).ok().and_then(|space| space.images.get(name)) else {
             return recorded("rbd-rm-no-image");
         };
-        if !image.headless {
+        let (headless, unlisted) = (image.headless, image.unlisted);
+        if !headless {
             self.complaints.push(format!("a whole image was removed at once: {spec}"));
         }
         self.step(|state| state.spaces.get_mut(space).unwrap().images.remove(name))?;
-        ok("")
+        // It says so and removes the name nevertheless.
+        if unlisted { recorded("rbd-rm-no-image") } else { ok("") }
     }
 }
 
@@ -610,54 +624,4 @@ fn info(name: &str, image: &Image) -> serde_json::Value {
         info["data_pool"] = json!(pool);
     }
     info
-}
-
-/// What an import reads.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Stream {
-    features: u64,
-    metadata: Vec<(String, String)>,
-    size: u64,
-}
-
-impl Stream {
-    fn read(bytes: &[u8]) -> Option<Self> {
-        let mut rest = bytes.strip_prefix(b"rbd image v2\n")?;
-        let mut stream = Self::default();
-        let mut header = true;
-        loop {
-            let (tag, behind) = rest.split_first()?;
-            if (*tag, header) == (b'E', true) {
-                rest = behind.strip_prefix(b"rbd image diffs v2\n")?;
-                rest = rest.strip_prefix(&1_u64.to_le_bytes())?.strip_prefix(b"rbd diff v2\n")?;
-                header = false;
-                continue;
-            }
-            if (*tag, header) == (b'e', false) {
-                return behind.is_empty().then_some(stream);
-            }
-            let (length, behind) = behind.split_first_chunk::<8>()?;
-            let (content, behind) =
-                behind.split_at_checked(usize::try_from(u64::from_le_bytes(*length)).ok()?)?;
-            rest = behind;
-            let number = || Some(u64::from_le_bytes(content.try_into().ok()?));
-            match (*tag, header) {
-                (b'O', true) => (number()? == 22).then_some(())?,
-                (b'T', true) => stream.features = number()?,
-                (b's', false) => stream.size = number()?,
-                (b'M', true) => {
-                    let (key, behind) = text(content)?;
-                    let (value, behind) = text(behind)?;
-                    behind.is_empty().then(|| stream.metadata.push((key, value)))?;
-                }
-                _ => return None,
-            }
-        }
-    }
-}
-
-fn text(bytes: &[u8]) -> Option<(String, &[u8])> {
-    let (length, behind) = bytes.split_first_chunk::<4>()?;
-    let (text, behind) = behind.split_at_checked(usize::try_from(u32::from_le_bytes(*length)).ok()?)?;
-    Some((String::from_utf8(text.to_vec()).ok()?, behind))
 }
