@@ -293,7 +293,7 @@ pub fn tree_cpu_seconds(root: i32) -> f64 {
     let mut tree = vec![root];
     let mut ticks = 0.0;
     while let Some(pid) = tree.pop() {
-        ticks += all.iter().filter(|process| process.pid == pid).map(|process| process.ticks).sum::<f64>();
+        ticks += all.iter().filter(|process| process.pid == pid).map(|process| process.used).sum::<f64>();
         tree.extend(all.iter().filter(|process| process.parent == pid).map(|process| process.pid));
     }
     // USER_HZ, the unit of these fields, is 100 on every Linux that Rust supports.
@@ -303,7 +303,7 @@ pub fn tree_cpu_seconds(root: i32) -> f64 {
 struct Ticks {
     pid: i32,
     parent: i32,
-    ticks: f64,
+    used: f64,
 }
 
 impl Ticks {
@@ -313,7 +313,7 @@ impl Ticks {
         let (_, after_name) = stat.rsplit_once(')')?;
         let fields: Vec<&str> = after_name.split_ascii_whitespace().collect();
         let ticks = fields.get(11..15)?.iter().filter_map(|field| field.parse::<f64>().ok()).sum();
-        Some(Self { pid, parent: fields.get(1)?.parse().ok()?, ticks })
+        Some(Self { pid, parent: fields.get(1)?.parse().ok()?, used: ticks })
     }
 }
 
@@ -420,7 +420,7 @@ mod tests {
         assert!(tree_cpu_seconds(me) > before);
         let stat = "7 (a ) b) S 1 7 7 0 -1 4194560 100 0 0 0 250 50 3 4 20 0 1 0 100 1000 256";
         let ticks = Ticks::parse(7, stat).unwrap();
-        assert_eq!((ticks.parent, ticks.ticks), (1, 307.0));
+        assert_eq!((ticks.parent, ticks.used), (1, 307.0));
     }
 
     #[test]

@@ -103,8 +103,9 @@ impl Kind {
     }
 }
 
-/// One turn of either.
+/// One turn of either; seconds.
 #[derive(Clone, Copy, Debug)]
+#[allow(clippy::struct_field_names, reason = "the unit belongs to the name")]
 struct Turn {
     wall_s: f64,
     /// Of whoever makes the volumes, with all programs that were started for it.
@@ -177,7 +178,7 @@ impl Bench {
 
     async fn once(&self, kind: Kind, class: &str, repeat: usize) -> Result<Run> {
         let name = format!("{}-{repeat}", kind.to_string().replace('+', "-"));
-        let berth_first = repeat % 2 == 0;
+        let berth_first = repeat.is_multiple_of(2);
         let run = if berth_first {
             let berth = self.berth(&name, class).await?;
             Run { kind, berth_first, berth, shell: self.shell(kind, &name).await? }
@@ -247,7 +248,7 @@ impl Bench {
         let times = answer.stderr.lines().last().unwrap_or_default();
         let cpu_s = times
             .split(' ')
-            .map(|time| time.parse::<f64>())
+            .map(str::parse::<f64>)
             .sum::<Result<f64, _>>()
             .with_context(|| format!("the loop took {times:?}"))?;
         Ok(Turn { wall_s, cpu_s, cluster_cpu_s: self.cluster_cpu()? - cluster })

@@ -224,7 +224,7 @@ impl Cluster {
     fn logs(&self) -> String {
         let mut text = "the cluster does not serve".to_owned();
         for (daemon, process) in self.lock().iter() {
-            text.push_str(&format!("; {daemon}: {}", process.log_tail(3).replace('\n', " | ")));
+            text = format!("{text}; {daemon}: {}", process.log_tail(3).replace('\n', " | "));
         }
         text
     }

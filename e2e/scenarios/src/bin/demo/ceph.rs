@@ -249,7 +249,7 @@ impl Demo {
         Self::detail(&format!("$ ceph fs subvolume info {FILE_SYSTEM} {name} --group_name {GROUP}"));
         Self::detail(&format!("    path {}, quota {} bytes", subvolume.path, subvolume.bytes_quota));
         for user in self.confined(&subvolume.path).await? {
-            Self::detail(&format!("    {} may use this path and nothing else", user));
+            Self::detail(&format!("    {user} may use this path and nothing else"));
         }
         Ok(name)
     }

@@ -63,6 +63,7 @@ impl Bed {
         let osd = format!("profile rbd pool={}", bed.pool);
         let (rbd, cephfs) = (bed.rbd_user(), bed.cephfs_user());
         // What docs/security.md asks for, so that every scenario proves that it is enough.
+        #[allow(clippy::type_complexity, reason = "it is used once, two lines below")]
         let rights: [(&str, &[(&str, &str)], &str); 2] = [
             (&rbd, &[("mon", "profile rbd"), ("osd", &osd)], RBD_SECRET),
             (&cephfs, &[("mon", "allow r"), ("mgr", "allow rw")], CEPHFS_SECRET),
@@ -215,6 +216,7 @@ impl Bed {
     }
 
     /// `pool/image` of a PV.
+    #[allow(clippy::unused_self, reason = "reads as a question to the bed, as the others do")]
     pub(super) fn image_spec(&self, volume: &PersistentVolume) -> Result<String> {
         match lies_in(volume)? {
             Lies::Image { pool, image } => Ok(format!("{pool}/{image}")),

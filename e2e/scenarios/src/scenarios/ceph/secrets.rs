@@ -45,8 +45,8 @@ async fn hidden(bed: Arc<Bed>) -> Result<()> {
     bed.claim("broken", &broken).await?;
     bed.case.event("PersistentVolumeClaim", "broken", "ProvisioningFailed").await?;
     bed.case.delete_claim("broken").await?;
-    bed.secret("swapped-rbd", &keys[1]).await?;
-    bed.secret("swapped-cephfs", &keys[0]).await?;
+    bed.secret("swapped-rbd", keys.get(1).context("no key of CephFS")?).await?;
+    bed.secret("swapped-cephfs", keys.first().context("no key of RBD")?).await?;
     for (name, class) in [
         ("swapped-rbd", bed.rbd_class("swapped-rbd")),
         ("swapped-cephfs", bed.cephfs_class("swapped-cephfs")),
