@@ -52,6 +52,20 @@ pub struct Step {
     pub line: String,
 }
 
+impl Step {
+    /// Whether it may change anything in the cluster.
+    #[must_use]
+    pub fn changes(&self) -> bool {
+        let reads =
+            ["info", "status", "ls", "list", "get", "fsid", "diff", "children", "getpath", "authorized_list"];
+        !self
+            .verb
+            .split(' ')
+            .next_back()
+            .is_some_and(|last| reads.contains(&last) || last.starts_with("get-"))
+    }
+}
+
 impl Steps {
     /// Makes them in `dir`, which must not exist yet.
     pub fn new(dir: &Path) -> Result<Self> {
@@ -90,11 +104,11 @@ impl Steps {
         fs::write(self.dir.join("calls"), "").context("forget the steps")
     }
 
-    /// Kills process `pid` at the call with this number, counted from 1 since [`Steps::forget`].
-    pub fn arm(&self, number: usize, moment: Moment, pid: i32) -> Result<()> {
+    /// Kills process `pid` at the call of `verb` with this number, counted from 1 since [`Steps::forget`].
+    pub fn arm(&self, verb: &str, number: usize, moment: Moment, pid: i32) -> Result<()> {
         // Complete or not at all: a program may be reading it.
         let file = self.dir.join("arming");
-        fs::write(&file, format!("{number} {moment} {pid}\n")).context("arm the steps")?;
+        fs::write(&file, format!("{number} {moment} {pid} {verb}\n")).context("arm the steps")?;
         fs::rename(&file, self.dir.join("armed")).context("arm the steps")
     }
 
@@ -131,9 +145,18 @@ impl Step {
             .unwrap_or_default()
             .iter()
             .take_while(|word| plain(word) && !word.starts_with('-'))
-            .take(if program == "rbd" { 2 } else { 3 })
             .copied()
             .collect();
+        // Behind the words of a command, plain values may stand.
+        let words = match verb.as_slice() {
+            ["trash" | "image-meta" | "snap" | "auth" | "osd" | "fs", ..] if program == "rbd" => 2,
+            ["fs", _, "metadata" | "snapshot", ..] => 4,
+            ["fs", "ls", ..] => 2,
+            ["fs", ..] => 3,
+            ["auth", ..] => 2,
+            _ => 1,
+        };
+        let verb = verb.get(..words).unwrap_or(&verb);
         Self { verb: format!("{program} {}", verb.join(" ")), line: line.to_owned() }
     }
 }
@@ -175,18 +198,23 @@ real=@REAL@
 
 # Counts a call and tells what is to be done with it: go, before, behind or after; then whom it kills.
 enter() {
-    local count number moment pid
+    local count number moment pid verb words
     exec 8>>"$here/lock"
     flock 8
     printf '%s\n' "@NAME@ $1" >>"$here/calls"
-    count=$(wc -l <"$here/calls")
     { printf '%s\n' "@NAME@ $1"; tr '\0' '\n' <"/proc/$$/environ"; } >>"$here/record"
-    read -r number moment pid 2>/dev/null <"$here/armed"
-    if [[ $count == "$number" ]]; then
-        : >"$here/struck"
-        verdict="$moment $pid"
-    else
-        verdict=go
+    read -r number moment pid verb 2>/dev/null <"$here/armed"
+    verdict=go
+    if [[ -n $verb && $verb == "@NAME@ "* ]]; then
+        # Its words stand together somewhere in the line, which begins with the program.
+        words=" ${verb#* } "
+        if [[ "$1 " == "${words# }"* || " $1 " == *"$words"* ]]; then
+            count=$(grep -c -F -e "$words" <(sed 's/$/ /' "$here/calls"))
+            if [[ $count == "$number" ]]; then
+                : >"$here/struck"
+                verdict="$moment $pid"
+            fi
+        fi
     fi
     exec 8>&-
 }
@@ -254,11 +282,24 @@ mod tests {
             ("rbd --conf /dev/null image-meta set pool/image berth.owner {}", "rbd image-meta set"),
             ("ceph --format json fs subvolume create cephfs berth-1 1", "ceph fs subvolume create"),
             ("ceph fs subvolume authorize cephfs berth-1 user", "ceph fs subvolume authorize"),
+            ("ceph fs subvolume metadata set cephfs berth-1 k v", "ceph fs subvolume metadata set"),
+            ("ceph fs ls", "ceph fs ls"),
+            ("rbd import --no-progress - e2e/berth-1", "rbd import"),
             ("ceph auth get-key client.a", "ceph auth get-key"),
             ("ceph --version", "ceph "),
         ];
         for (line, verb) in rows {
             assert_eq!(Step::read(line).verb, verb, "{line}");
+        }
+        for (line, changes) in [
+            ("rbd import - p/i", true),
+            ("rbd trash ls p", false),
+            ("rbd trash rm p/i", true),
+            ("ceph fs subvolume metadata ls cephfs i", false),
+            ("ceph fs subvolume evict cephfs i u", true),
+            ("ceph auth get-key client.a", false),
+        ] {
+            assert_eq!(Step::read(line).changes(), changes, "{line}");
         }
     }
 }

@@ -121,8 +121,10 @@ async fn kills(bed: Arc<Bed>) -> Result<()> {
     for (moment, made) in [(Moment::Before, false), (Moment::Behind, true), (Moment::After, true)] {
         let victim = sleeper(bed.case.scratch())?;
         steps.forget()?;
-        steps.arm(2, moment, victim.pid())?;
+        steps.arm("rbd create", 2, moment, victim.pid())?;
         create("first").await?.done()?;
+        let mut other = bed.cluster.command(&steps.program("rbd").display().to_string());
+        answer(other.args(["ls", &bed.pool]), Duration::from_mins(1)).await?.done()?;
         ensure!(!steps.struck(), "struck at the first call");
         victim.check_alive()?;
         let struck = create("second").await?;
