@@ -85,30 +85,34 @@ pub async fn run(real: &Real) {
             store: "real".into(),
             parameters,
             ways: Ways { confirms: false, ..Ways::default() },
-            open: Box::new(move || Arc::new(backend(&real))),
+            open: Box::new(move || Arc::new(backend(&real, &namespace))),
             storage: Box::new(behind),
         }
     })
     .await;
 }
 
-/// A backend on the cluster, as a new process would have it.
-pub fn backend(real: &Real) -> impl Backend {
+/// A backend on the cluster, as a new process of this installation would have it.
+pub fn backend(real: &Real, installation: &str) -> impl Backend + use<> {
     let cluster = Cluster::new("real", real.monitors.parse().unwrap(), Tools::default()).unwrap();
     let secret = SecretName { namespace: "default".into(), name: "ceph-admin".into() };
     let admins = BTreeMap::from([("real".to_owned(), Admin { user: "admin".into(), secret })]);
     let settings = Settings { driver: "rbd.berth.storage".into(), admins };
     let clusters = Clusters::new(vec![cluster], Tools::default());
-    Rbd::new(clusters, Arc::new(Keyholder(real.key.clone())), settings).unwrap()
+    let host = Keyholder { key: real.key.clone(), installation: installation.to_owned() };
+    Rbd::new(clusters, Arc::new(host), settings).unwrap()
 }
 
 /// Has the key of the administrator under every name.
-struct Keyholder(String);
+struct Keyholder {
+    key: String,
+    installation: String,
+}
 
 #[async_trait]
 impl Host for Keyholder {
     async fn secrets(&self, _: &SecretName, _: bool) -> Result<Secrets, Error> {
-        Ok([("key".to_owned(), self.0.as_bytes().to_vec())].into_iter().collect())
+        Ok([("key".to_owned(), self.key.as_bytes().to_vec())].into_iter().collect())
     }
 
     async fn keep(&self, name: &SecretName, _: &Secrets, _: &VolumeName) -> Result<(), Error> {
@@ -120,7 +124,7 @@ impl Host for Keyholder {
     }
 
     fn installation(&self) -> Option<String> {
-        Some("conformance".to_owned())
+        Some(self.installation.clone())
     }
 }
 
