@@ -151,9 +151,8 @@ impl Step {
         let words = match verb.as_slice() {
             ["trash" | "image-meta" | "snap" | "auth" | "osd" | "fs", ..] if program == "rbd" => 2,
             ["fs", _, "metadata" | "snapshot", ..] => 4,
-            ["fs", "ls", ..] => 2,
+            ["fs", "ls", ..] | ["auth", ..] => 2,
             ["fs", ..] => 3,
-            ["auth", ..] => 2,
             _ => 1,
         };
         let verb = verb.get(..words).unwrap_or(&verb);
