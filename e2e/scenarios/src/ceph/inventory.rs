@@ -1,6 +1,6 @@
 //! What lies in a cluster, as an administrator lists it: images, the trash, subvolumes, users.
 //!
-//! [`Images::of`] looks into a pool, [`Subvolumes::of`] into a subvolume group.
+//! [`Images::of`] looks into a pool, [`Subvolume::of`] at one subvolume.
 
 use std::collections::{BTreeMap, BTreeSet};
 
