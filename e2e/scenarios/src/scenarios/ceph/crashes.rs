@@ -10,7 +10,10 @@ use nix::sys::signal::Signal;
 use super::{bed::Bed, on_bed};
 use crate::{
     berth::{Berth, Setup},
-    ceph::steps::{Moment, Steps},
+    ceph::{
+        FILE_SYSTEM,
+        steps::{Moment, Steps},
+    },
     control_plane::User,
     proxy::{Call, Effect, Gate},
     suite::Scenario,
@@ -201,6 +204,11 @@ async fn disturbed(
     claim: &str,
 ) -> Result<bool> {
     let half = kill.half;
+    if kill.verb == "ceph fs subvolumegroup create" {
+        // A group is made once and stays: without it the call comes again.
+        let bed = life.bed;
+        bed.cluster.ceph(&["fs", "subvolumegroup", "rm", FILE_SYSTEM, &bed.group]).await?;
+    }
     let mut volume = None;
     if half == Half::Remove {
         let berth = start().await?;
