@@ -19,7 +19,7 @@ use crate::backend::{
 };
 
 pub(crate) const KEY: &str = "AQB5Z1hnAAAAABAAcGxhdXNpYmxlLCB3cm9uZw==";
-pub(crate) const MONITORS: &str = "127.0.0.1:6789,mon.invalid:6789";
+pub(crate) const MONITORS: &str = "127.0.0.1:6789,127.0.0.2:6789";
 
 /// The state of the stand-in; gone with the last copy.
 #[derive(Clone)]
