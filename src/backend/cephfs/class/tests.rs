@@ -168,7 +168,7 @@ fn bad_values_are_refused_naming_parameter_value_and_what_to_write() {
             &[("clusterID", "bare"), ("monitors", "10.0.0.1:6789"), ("adminSecretName", "s")],
             &["two clusters", "bare", "10.0.1.1"],
         ),
-        ("no Secret", &[("monitors", "10.9.9.9")], &["adminSecretName is missing", "\"admin\""]),
+        ("no Secret", &[("monitors", "10.9.9.9")], &["adminSecretName", "is missing", "\"admin\""]),
         (
             "no Secret for a cluster without a user",
             &[("clusterID", "bare"), ("adminId", "x")],
