@@ -20,7 +20,7 @@ pub(crate) mod tests;
 
 use std::{io, net::SocketAddr, path::Path, path::PathBuf, time::Duration};
 
-pub use cluster::{Admin, Ceph, ConfiguredCluster};
+pub use cluster::{Ceph, ConfiguredCluster};
 #[cfg(test)]
 pub(crate) use served::storage_of;
 pub use served::{Provisioner, Storage};
@@ -73,7 +73,7 @@ pub struct Controller {
     pub log_format: observe::Format,
     /// What is logged.
     pub log_filter: observe::Filter,
-    /// How many objects of one store are worked on at a time.
+    /// How many PVs of one store are on their way to the API server at a time; half as many objects more are worked on.
     pub workers: usize,
     /// How long to wait for an answer of the API server.
     pub api_timeout: Duration,

@@ -179,20 +179,11 @@ fn example_backends() -> BTreeMap<config::Storage, Arc<dyn Backend>> {
     let one = &ceph.clusters[0];
     let cluster = Cluster::new(&one.name, one.monitors.clone(), one.tools.clone()).unwrap();
     let clusters = Clusters::new(vec![cluster], ceph.tools.clone());
-    let admin = one.admin.clone().unwrap();
-    let rbd = rbd::Settings {
-        driver: "rbd.berth.storage".into(),
-        admins: BTreeMap::from([(
-            one.name.clone(),
-            rbd::Admin { user: admin.user.clone(), secret: admin.secret.clone() },
-        )]),
-    };
+    let admins = BTreeMap::from([(one.name.clone(), one.admin.clone().unwrap())]);
+    let rbd = rbd::Settings { driver: "rbd.berth.storage".into(), admins: admins.clone() };
     let cephfs = cephfs::Settings {
         driver: "cephfs.berth.storage".into(),
-        admins: BTreeMap::from([(
-            one.name.clone(),
-            cephfs::Admin { user: admin.user, secret: admin.secret },
-        )]),
+        admins,
         secret_namespace: ceph.secret_namespace,
     };
     let host: Arc<dyn Host> = Arc::new(Nobody);

@@ -2,7 +2,7 @@
 //!
 //! The only file that looks at arguments, environment and signals, and that ends the process. Everything else gets values.
 
-use std::{io::Write as _, net::SocketAddr, path::Path, process::ExitCode, sync::Arc};
+use std::{collections::BTreeMap, io::Write as _, net::SocketAddr, path::Path, process::ExitCode, sync::Arc};
 
 use anyhow::Context as _;
 use berth::{
@@ -138,19 +138,13 @@ fn on_ceph(ceph: &Ceph, host: Arc<dyn Host>, metrics: &Metrics) -> anyhow::Resul
     let made =
         ceph.clusters.iter().map(|one| Cluster::new(&one.name, one.monitors.clone(), one.tools.clone()));
     let clusters = Clusters::new(made.collect::<Result<_, _>>()?, ceph.tools.clone());
-    let admins = || ceph.clusters.iter().filter_map(|one| Some((one.name.clone(), one.admin.clone()?)));
-    let settings = rbd::Settings {
-        driver: "rbd.berth.storage".to_owned(),
-        admins: admins()
-            .map(|(name, admin)| (name, rbd::Admin { user: admin.user, secret: admin.secret }))
-            .collect(),
-    };
+    let admins: BTreeMap<_, _> =
+        ceph.clusters.iter().filter_map(|one| Some((one.name.clone(), one.admin.clone()?))).collect();
+    let settings = rbd::Settings { driver: "rbd.berth.storage".to_owned(), admins: admins.clone() };
     let rbd = Rbd::new(clusters.clone(), Arc::clone(&host), settings)?;
     let settings = cephfs::Settings {
         driver: "cephfs.berth.storage".to_owned(),
-        admins: admins()
-            .map(|(name, admin)| (name, cephfs::Admin { user: admin.user, secret: admin.secret }))
-            .collect(),
+        admins,
         secret_namespace: ceph.secret_namespace.clone(),
     };
     let cephfs = Cephfs::new(clusters, host, settings)?;

@@ -11,7 +11,7 @@ use super::{
     value::{Given, Wrong},
 };
 use crate::{
-    backend::ceph::{Cluster, Monitors, Tools},
+    backend::ceph::{Admin, Cluster, Monitors, Tools},
     volume::SecretName,
 };
 
@@ -37,15 +37,6 @@ pub struct ConfiguredCluster {
     pub tools: Tools,
     /// Who makes volumes there, where the class does not say.
     pub admin: Option<Admin>,
-}
-
-/// A user of a cluster, and where its key is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Admin {
-    /// Its name, without `client.`.
-    pub user: String,
-    /// The Secret with its key.
-    pub secret: SecretName,
 }
 
 /// The settings of every cluster, from flags and file: one of each for every field of [`Tools`].

@@ -244,6 +244,12 @@ impl Berth {
         self.process.log()
     }
 
+    /// The last `lines` lines of that.
+    #[must_use]
+    pub fn log_tail(&self, lines: usize) -> String {
+        self.process.log_tail(lines)
+    }
+
     /// Memory and processor time.
     #[must_use]
     pub fn usage(&self) -> Option<Usage> {

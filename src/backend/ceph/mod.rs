@@ -8,6 +8,7 @@
 //! is killed, as a write to a disk would, until its own timeouts end it.
 
 mod call;
+pub mod class;
 mod classify;
 mod cluster;
 mod credentials;
@@ -20,6 +21,7 @@ mod warm;
 use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
 pub use call::{Call, Failed, Reply, Tool};
+pub use class::Admin;
 use classify::Shown;
 pub use classify::{Reason, classify};
 use cluster::Shared;

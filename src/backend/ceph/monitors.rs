@@ -42,6 +42,11 @@ impl Monitors {
         &self.text
     }
 
+    /// One by one, as they were written.
+    pub fn each(&self) -> Vec<String> {
+        parts(&self.text).into_iter().map(|monitor| monitor.trim().to_owned()).collect()
+    }
+
     /// Whether both name a monitor in common: the same host and port, as written; names are not resolved.
     pub fn share_one(&self, other: &Self) -> bool {
         !self.endpoints().is_disjoint(&other.endpoints())
@@ -327,6 +332,13 @@ mod tests {
             let error = bad.parse::<Monitors>().unwrap_err().to_string();
             assert!(error.contains("host") && error.contains("monitors"), "{bad:?}: {error}");
         }
+    }
+
+    #[test]
+    fn an_in_tree_pv_lists_each_monitor() {
+        let each = |text: &str| text.parse::<Monitors>().unwrap().each();
+        assert_eq!(each("a:6789, b"), ["a:6789", "b"]);
+        assert_eq!(each("[v2:a:1,v1:a:2],[fd00::1]:6789,c"), ["[v2:a:1,v1:a:2]", "[fd00::1]:6789", "c"]);
     }
 
     #[test]

@@ -8,14 +8,20 @@ use std::{collections::BTreeMap, time::SystemTime};
 
 use super::{
     NAME,
-    class::{self, Node, Plan, Shape},
+    class::{Node, Plan},
     mark::{self, Mark, Marks, Owner},
     record::Record,
     store::Work,
     subvolumes::{At, Found, Info, New},
 };
 use crate::{
-    backend::{Error, Kind, ceph::Reason},
+    backend::{
+        Error, Kind,
+        ceph::{
+            Reason,
+            class::{Form, is_described},
+        },
+    },
     volume::{
         Capacity, CephfsSource, ClaimKey, CsiSource, Origin, Permit, SecretName, Secrets, Source, Volume,
         VolumeId, VolumeRequest,
@@ -305,7 +311,7 @@ pub(super) const ENODATA: i32 = 61;
 
 fn record(plan: &Plan, at: &At) -> Record {
     Record {
-        monitors: plan.monitors.clone(),
+        monitors: plan.monitors.as_ref().map(ToString::to_string),
         admin: plan.own_admin.then(|| plan.admin.clone()),
         fs: at.fs.clone(),
         group: at.group.clone(),
@@ -324,14 +330,14 @@ fn source(plan: &Plan, at: &At, id: &VolumeId, driver: &str, path: &str) -> Sour
         Node::Own { user, secret } | Node::Shared { user, secret } => (Some(user), Some(secret)),
         Node::Configured => (None, None),
     };
-    match plan.source {
-        Shape::InTree => Source::Cephfs(CephfsSource {
-            monitors: monitors(plan.monitors.as_deref().unwrap_or(plan.cluster.monitors().as_str())),
+    match plan.form {
+        Form::InTree => Source::Cephfs(CephfsSource {
+            monitors: plan.monitors.as_ref().unwrap_or(plan.cluster.monitors()).each(),
             path: path.to_owned(),
             user: user.unwrap_or_default().to_owned(),
             secret: secret.cloned(),
         }),
-        Shape::Csi => {
+        Form::Csi => {
             let mut attributes = BTreeMap::from(
                 [("fsName", &at.fs), ("group", &at.group), ("subvolume", &at.name)]
                     .map(|(key, value)| (key.to_owned(), value.clone())),
@@ -341,8 +347,8 @@ fn source(plan: &Plan, at: &At, id: &VolumeId, driver: &str, path: &str) -> Sour
                 attributes.insert("userId".to_owned(), user.to_owned());
             }
             match &plan.monitors {
-                Some(monitors) if class::is_described(&plan.cluster) => {
-                    attributes.insert("monitors".to_owned(), monitors.clone())
+                Some(monitors) if is_described(&plan.cluster) => {
+                    attributes.insert("monitors".to_owned(), monitors.to_string())
                 }
                 // A cluster that is configured is named, so that its monitors may move.
                 Some(_) | None => attributes.insert("clusterID".to_owned(), plan.cluster.name().to_owned()),
@@ -356,22 +362,4 @@ fn source(plan: &Plan, at: &At, id: &VolumeId, driver: &str, path: &str) -> Sour
             })
         }
     }
-}
-
-/// One by one, as an in-tree PV lists them.
-fn monitors(text: &str) -> Vec<String> {
-    let (mut list, mut depth) = (vec![String::new()], 0_usize);
-    for c in text.chars() {
-        match c {
-            '[' => depth += 1,
-            ']' => depth = depth.saturating_sub(1),
-            _ => {}
-        }
-        if c == ',' && depth == 0 {
-            list.push(String::new());
-        } else if let Some(last) = list.last_mut() {
-            last.push(c);
-        }
-    }
-    list.into_iter().map(|monitor| monitor.trim().to_owned()).filter(|monitor| !monitor.is_empty()).collect()
 }

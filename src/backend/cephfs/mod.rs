@@ -27,7 +27,6 @@ use std::{
 
 use async_trait::async_trait;
 pub use class::PARAMETERS;
-use class::Parameters;
 use old::Old;
 use record::Record;
 use store::{Store, Work};
@@ -35,12 +34,12 @@ use store::{Store, Work};
 use crate::{
     backend::{
         Backend, Capabilities, Error, Host, Kind, Known, Past, Removed, StoreStatus, Unfinished,
-        ceph::{Cluster, Clusters, Monitors},
+        ceph::{Admin, Cluster, Clusters, Monitors, class::Parameters},
     },
     system::guard::{Guards, Held},
     volume::{
-        CephfsSource, CsiSource, Disposal, Grown, Growth, Permit, Place, Provenance, Removal, SecretName,
-        Source, Volume, VolumeId, VolumeName, VolumeRequest,
+        CephfsSource, CsiSource, Disposal, Grown, Growth, Permit, Place, Provenance, Removal, Source, Volume,
+        VolumeId, VolumeName, VolumeRequest,
     },
 };
 
@@ -60,15 +59,6 @@ pub struct Settings {
     /// Where the Secrets of the volumes' own users are kept where the class does not say
     /// (`PROVISIONER_SECRET_NAMESPACE`, `-secret-namespace`); `None` for the claim's namespace.
     pub secret_namespace: Option<String>,
-}
-
-/// A user of a cluster, and where its key is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Admin {
-    /// Its name, without `client.`.
-    pub user: String,
-    /// The Secret with its key.
-    pub secret: SecretName,
 }
 
 /// The backend.
@@ -240,7 +230,7 @@ impl Cephfs {
                 return Err(Error::new(Kind::Refused, message));
             }
         }
-        let admin = class::admin(&self.settings, &cluster, parameters).map_err(|error| {
+        let admin = parameters.admin(&self.settings.admins, &cluster).map_err(|error| {
             let message = format!(
                 "who may remove {} is not known: its class is gone or names no adminSecretName, and no user is configured for the cluster \
                  at {monitors}; make the class again, or configure the cluster",

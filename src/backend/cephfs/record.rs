@@ -4,9 +4,12 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use super::{Admin, names};
+use super::names;
 use crate::{
-    backend::{Error, Kind},
+    backend::{
+        Error, Kind,
+        ceph::{Admin, class::duration},
+    },
     volume::SecretName,
 };
 
@@ -78,9 +81,10 @@ impl Record {
         let admin = secret("adminId", "adminSecretName", "adminSecretNamespace")?;
         let expiry = match get("archiveExpiry") {
             None => None,
-            Some(text) => {
-                super::class::expiry(Some(&text)).map_err(|error| refuse(&format!("is wrong ({error})")))?
-            }
+            Some(text) => Some(
+                duration(&text)
+                    .ok_or_else(|| refuse(&format!("has an archiveExpiry that is no duration, {text:?}")))?,
+            ),
         };
         Ok(Self {
             monitors: get("monitors"),

@@ -3,19 +3,22 @@
 //! They are those of rbd-provisioner and of the in-tree kubernetes.io/rbd, with their defaults; what those took by mistake is
 //! refused with a word about what to write. Keys and clusters are only named here, never asked.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::collections::BTreeMap;
 
 use super::{
-    Admin, Settings,
+    Settings,
     names::{self, Spot},
     stream::Features,
 };
 use crate::{
     backend::{
         Error, Kind, Parameter,
-        ceph::{Cluster, Clusters, Monitors},
+        ceph::{
+            Admin, Cluster, Clusters, Monitors,
+            class::{Form, Parameters, invalid, of, without_client, wrong},
+        },
     },
-    volume::{Access, Capacity, Invalid, Mode, Place, SecretName, VolumeRequest},
+    volume::{Access, Capacity, Mode, Place, SecretName, VolumeRequest},
 };
 
 /// Every class parameter that the backend reads.
@@ -130,20 +133,6 @@ pub const PARAMETERS: &[Parameter] = &[
     },
 ];
 
-/// How a PV names the image.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Form {
-    Csi,
-    InTree,
-}
-
-/// Until when an archived image is kept.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Expiry {
-    Never,
-    After(Duration),
-}
-
 /// On which cluster, as whom, and where in it: what every operation must know.
 #[derive(Debug, Clone)]
 pub(super) struct Ground {
@@ -177,24 +166,22 @@ impl Plan {
     }
 }
 
-type Parameters = BTreeMap<String, String>;
-
 /// Reads the parameters of `request`.
 pub(super) fn plan(clusters: &Clusters, settings: &Settings, request: &VolumeRequest) -> Result<Plan, Error> {
-    let parameters = &request.parameters;
-    let ground = ground(clusters, settings, parameters)?;
+    let parameters = Parameters(&request.parameters);
+    let ground = read_ground(clusters, settings, parameters)?;
     usable(&request.access, request.mode)?;
     format(parameters)?;
-    let form = form(parameters)?;
+    let form = parameters.form()?;
     if form == Form::InTree && ground.spot.namespace.is_some() {
-        return invalid(
+        return Err(invalid(
             "radosNamespace",
             "cannot be written in an in-tree PV; leave it out, or use pvSource: csi",
-        );
+        ));
     }
     let (user, user_secret) = user(parameters, &ground.admin)?;
     // What the removal will need must be right from the beginning.
-    expiry(parameters)?;
+    parameters.expiry()?;
     Ok(Plan {
         image: names::image_of(&request.name)?,
         data_pool: named(parameters, "dataPool", "pool name")?,
@@ -212,10 +199,18 @@ pub(super) fn plan(clusters: &Clusters, settings: &Settings, request: &VolumeReq
 pub(super) fn ground(
     clusters: &Clusters,
     settings: &Settings,
-    parameters: &Parameters,
+    parameters: &BTreeMap<String, String>,
 ) -> Result<Ground, Error> {
-    let (cluster, monitors) = cluster(clusters, parameters)?;
-    let (admin, admin_named) = admin(settings, &cluster, parameters)?;
+    read_ground(clusters, settings, Parameters(parameters))
+}
+
+fn read_ground(
+    clusters: &Clusters,
+    settings: &Settings,
+    parameters: Parameters<'_>,
+) -> Result<Ground, Error> {
+    let (cluster, monitors) = parameters.cluster(clusters)?;
+    let (admin, admin_named) = parameters.admin(&settings.admins, &cluster)?;
     let pool = named(parameters, "pool", "pool name")?.unwrap_or_else(|| "rbd".to_owned());
     let spot = Spot { pool, namespace: named(parameters, "radosNamespace", "RADOS namespace")? };
     Ok(Ground { cluster, monitors, admin, admin_named, spot })
@@ -238,134 +233,29 @@ pub(super) fn size(capacity: Capacity) -> Result<u64, Error> {
     }
 }
 
-/// The value of a parameter whose name may be spelt in any case, since the class of an older volume comes as it was written.
-pub(super) fn get<'a>(parameters: &'a Parameters, name: &str) -> Option<&'a str> {
-    parameters
-        .get(name)
-        .or_else(|| parameters.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value))
-        .map(String::as_str)
-}
-
-/// The same, where an empty value means as much as none: charts render it so.
-pub(super) fn set<'a>(parameters: &'a Parameters, name: &str) -> Option<&'a str> {
-    get(parameters, name).map(str::trim).filter(|value| !value.is_empty())
-}
-
-fn invalid<T>(name: &str, why: impl std::fmt::Display) -> Result<T, Error> {
-    Err(Error::new(Kind::Invalid, format!("parameter {name}: {why}")))
-}
-
-fn of<T>(name: &str, result: Result<T, Invalid>) -> Result<T, Error> {
-    result.or_else(|error| invalid(name, error))
-}
-
-fn named(parameters: &Parameters, name: &str, what: &'static str) -> Result<Option<String>, Error> {
-    of(name, set(parameters, name).map(|text| names::checked(what, text)).transpose())
-}
-
-fn cluster(clusters: &Clusters, parameters: &Parameters) -> Result<(Cluster, Option<Monitors>), Error> {
-    let there = || {
-        let names: Vec<String> = clusters.all().iter().map(|cluster| cluster.name().to_owned()).collect();
-        if names.is_empty() {
-            "no cluster is configured".to_owned()
-        } else {
-            format!("there are {}", names.join(", "))
-        }
-    };
-    let named = set(parameters, "clusterID").map(|name| {
-        // One that another class described is gone with that class.
-        let configured = clusters.named(name).filter(|_| !name.starts_with("mon-"));
-        configured.ok_or_else(|| {
-            let message = format!(
-                "parameter clusterID: cluster {name:?} is not configured; {}. Configure it, or write its monitors",
-                there()
-            );
-            Error::new(Kind::Invalid, message)
-        })
-    });
-    let named = named.transpose()?;
-    let monitors = match (get(parameters, "monitors"), &named) {
-        (None, None) => {
-            return invalid(
-                "monitors",
-                format!(
-                    "is missing; write the addresses of the cluster's monitors, separated by commas, or name a configured \
-                     cluster by clusterID ({})",
-                    there()
-                ),
-            );
-        }
-        (Some(text), None) if text.trim().is_empty() => {
-            return invalid("monitors", "is empty; write the addresses of the cluster's monitors");
-        }
-        (None, Some(_)) => None,
-        (Some(text), Some(_)) if text.trim().is_empty() => None,
-        (Some(text), _) => Some(of("monitors", text.parse::<Monitors>())?),
-    };
-    match (named, monitors) {
-        (Some(cluster), None) => Ok((cluster, None)),
-        (None, Some(monitors)) => Ok((of("monitors", clusters.reached_by(&monitors))?, Some(monitors))),
-        (Some(cluster), Some(monitors)) => {
-            if cluster.monitors().share_one(&monitors) {
-                return Ok((cluster, Some(monitors)));
-            }
-            invalid(
-                "monitors",
-                format!(
-                    "{monitors} has no monitor of cluster {:?}, which clusterID names; set one of both",
-                    cluster.name()
-                ),
-            )
-        }
-        (None, None) => invalid("monitors", "is missing"),
-    }
-}
-
-/// The user that makes images, and whether the class names it.
-fn admin(settings: &Settings, cluster: &Cluster, parameters: &Parameters) -> Result<(Admin, bool), Error> {
-    let configured = settings.admins.get(cluster.name());
-    let id = set(parameters, "adminId").map(names::without_client);
-    let secret = set(parameters, "adminSecretName");
-    match (secret, configured) {
-        (Some(name), _) => {
-            let namespace = set(parameters, "adminSecretNamespace").unwrap_or("default");
-            let user = id.unwrap_or("admin").to_owned();
-            let secret = SecretName { namespace: namespace.to_owned(), name: name.to_owned() };
-            Ok((Admin { user, secret }, true))
-        }
-        (None, Some(configured)) if id.is_none_or(|id| id == configured.user) => {
-            Ok((configured.clone(), false))
-        }
-        (None, Some(_)) => {
-            let id = id.unwrap_or_default();
-            invalid("adminSecretName", format!("is missing; name the Secret with the key of user {id:?}"))
-        }
-        (None, None) => invalid(
-            "adminSecretName",
-            "is missing; name the Secret with the key of adminId, or configure the cluster with one",
-        ),
-    }
+fn named(parameters: Parameters<'_>, name: &str, what: &'static str) -> Result<Option<String>, Error> {
+    of(name, parameters.get(name).map(|text| names::checked(what, text)).transpose())
 }
 
 /// The user that maps images, and where its key is.
-fn user(parameters: &Parameters, admin: &Admin) -> Result<(String, SecretName), Error> {
-    let user = set(parameters, "userId").map_or(admin.user.as_str(), names::without_client).to_owned();
-    let Some(secret) = set(parameters, "userSecretName") else {
-        return match set(parameters, "keyring") {
-            Some(path) => invalid(
+fn user(parameters: Parameters<'_>, admin: &Admin) -> Result<(String, SecretName), Error> {
+    let user = parameters.get("userId").map_or(admin.user.as_str(), without_client).to_owned();
+    let Some(secret) = parameters.get("userSecretName") else {
+        return match parameters.get("keyring") {
+            Some(path) => Err(invalid(
                 "keyring",
                 format!(
                     "{path:?} names a file on the nodes, which nothing reads there any more; put the key of user {user:?} \
                      into a Secret and name it by userSecretName"
                 ),
-            ),
-            None => invalid(
+            )),
+            None => Err(invalid(
                 "userSecretName",
                 format!("is missing; name the Secret with the key of user {user:?}"),
-            ),
+            )),
         };
     };
-    let namespace = set(parameters, "userSecretNamespace").unwrap_or_default().to_owned();
+    let namespace = parameters.get("userSecretNamespace").unwrap_or_default().to_owned();
     Ok((user, SecretName { namespace, name: secret.to_owned() }))
 }
 
@@ -387,94 +277,44 @@ fn usable(access: &[Access], mode: Mode) -> Result<(), Error> {
     Ok(())
 }
 
-fn format(parameters: &Parameters) -> Result<(), Error> {
-    match set(parameters, "imageFormat") {
+fn format(parameters: Parameters<'_>) -> Result<(), Error> {
+    match parameters.get("imageFormat") {
         None | Some("2") => Ok(()),
-        Some("1") => invalid(
+        Some("1") => Err(invalid(
             "imageFormat",
             "Ceph makes no images of format 1 any more (\"Format 1 image creation unsupported\"); leave it out, or write \"2\"",
-        ),
-        Some(other) => invalid("imageFormat", format!("{other:?} must be \"2\"")),
+        )),
+        Some(other) => Err(wrong("imageFormat", other, "must be \"2\"")),
     }
 }
 
-fn features(parameters: &Parameters) -> Result<Features, Error> {
-    let Some(text) = get(parameters, "imageFeatures") else { return Ok(Features::NONE) };
+fn features(parameters: Parameters<'_>) -> Result<Features, Error> {
+    let Some(text) = parameters.written("imageFeatures") else { return Ok(Features::NONE) };
     if text.trim().is_empty() {
-        return invalid("imageFeatures", "is empty; leave it out for images without features");
+        return Err(invalid("imageFeatures", "is empty; leave it out for images without features"));
     }
     of("imageFeatures", Features::parse(text))
 }
 
-fn form(parameters: &Parameters) -> Result<Form, Error> {
-    match set(parameters, "pvSource") {
-        None | Some("csi") => Ok(Form::Csi),
-        Some("in-tree") => Ok(Form::InTree),
-        Some(other) => invalid("pvSource", format!("{other:?} must be csi or in-tree")),
-    }
-}
-
-fn fs_type(parameters: &Parameters, mode: Mode) -> Result<Option<String>, Error> {
+fn fs_type(parameters: Parameters<'_>, mode: Mode) -> Result<Option<String>, Error> {
     let csi = "csi.storage.k8s.io/fstype";
-    let (name, text) = match (set(parameters, "fsType"), set(parameters, csi)) {
+    let (name, text) = match (parameters.get("fsType"), parameters.get(csi)) {
         (None, None) => return Ok(None),
         (Some(one), Some(other)) if one != other => {
-            return invalid("fsType", format!("names {one:?}, but {csi} names {other:?}; set one of both"));
+            return Err(wrong(
+                "fsType",
+                one,
+                format_args!("is not what {csi} says, {other:?}; set one of both"),
+            ));
         }
         (Some(text), _) => ("fsType", text),
         (None, Some(text)) => (csi, text),
     };
     let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
     if text.len() > 16 || !text.bytes().all(plain) {
-        return invalid(name, format!("{text:?} must be the name of a file system, such as ext4 or xfs"));
+        return Err(wrong(name, text, "must be the name of a file system, such as ext4 or xfs"));
     }
     Ok((mode == Mode::Filesystem).then(|| text.to_owned()))
-}
-
-/// Until when an archived image is kept, as a class says it.
-pub(super) fn expiry(parameters: &Parameters) -> Result<Expiry, Error> {
-    /// Less would be a deletion that calls itself an archive.
-    const LEAST: Duration = Duration::from_mins(1);
-    /// Ceph counts the seconds since 1970 in 32 bits.
-    const MOST: Duration = Duration::from_hours(24 * 366 * 50);
-    let text = match set(parameters, "archiveExpiry") {
-        None => return Ok(Expiry::Never),
-        Some(text) if text.eq_ignore_ascii_case("never") => return Ok(Expiry::Never),
-        Some(text) => text,
-    };
-    match duration(text) {
-        Some(duration) if (LEAST..=MOST).contains(&duration) => Ok(Expiry::After(duration)),
-        Some(_) => {
-            invalid("archiveExpiry", format!("{text:?} must be from 1m to 18300d; never keeps it for good"))
-        }
-        None => invalid(
-            "archiveExpiry",
-            format!("{text:?} must be never, or a duration in s, m, h, d or w, such as 720h or 30d"),
-        ),
-    }
-}
-
-/// Whole numbers, each with a unit: `1h30m`.
-fn duration(text: &str) -> Option<Duration> {
-    let mut rest = text;
-    let mut total: u64 = 0;
-    while !rest.is_empty() {
-        let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
-        let (number, behind) = rest.split_at_checked(digits)?;
-        let number: u64 = number.parse().ok()?;
-        let mut chars = behind.chars();
-        let unit: u64 = match chars.next()? {
-            's' => 1,
-            'm' => 60,
-            'h' => 3_600,
-            'd' => 86_400,
-            'w' => 604_800,
-            _ => return None,
-        };
-        total = total.checked_add(number.checked_mul(unit)?)?;
-        rest = chars.as_str();
-    }
-    (!text.is_empty()).then(|| Duration::from_secs(total))
 }
 
 #[cfg(test)]

@@ -5,13 +5,19 @@
 
 use super::{
     NAME,
-    class::{self, Form, Plan},
+    class::{self, Plan},
     image::{Look, Mark, Metadata},
     names,
     store::{Trouble, Work, said},
 };
 use crate::{
-    backend::{Kind, ceph::Reason},
+    backend::{
+        Kind,
+        ceph::{
+            Reason,
+            class::{Form, Parameters},
+        },
+    },
     volume::{
         Capacity, ClaimKey, CsiSource, Grown, Growth, Mode, Origin, Permit, RbdSource, SecretName, Source,
         Volume, VolumeId, VolumeRequest,
@@ -153,7 +159,7 @@ fn volume(
     let ground = &plan.ground;
     let monitors = ground.monitors.as_ref().map(ToString::to_string);
     let admin = |text: &str| ground.admin_named.then(|| text.to_owned());
-    let expiry = class::get(&request.parameters, "archiveExpiry").map(str::to_owned);
+    let expiry = Parameters(&request.parameters).get("archiveExpiry").map(str::to_owned);
     let record = [
         ("monitors", monitors),
         ("adminId", admin(&ground.admin.user)),
@@ -209,23 +215,13 @@ fn in_tree(plan: &Plan) -> RbdSource {
     let ground = &plan.ground;
     let monitors = ground.monitors.as_ref().unwrap_or_else(|| ground.cluster.monitors());
     RbdSource {
-        monitors: each(monitors.as_str()),
+        monitors: monitors.each(),
         pool: ground.spot.pool.clone(),
         image: plan.image.clone(),
         user: plan.user.clone(),
         secret: Some(plan.user_secret.clone()),
         fs_type: plan.fs_type.clone(),
     }
-}
-
-/// The monitors one by one; a comma within brackets stands between the addresses of one.
-fn each(monitors: &str) -> Vec<String> {
-    let mut within = false;
-    let split = monitors.split(|c| {
-        within = (within || c == '[') && c != ']';
-        c == ',' && !within
-    });
-    split.map(str::trim).filter(|monitor| !monitor.is_empty()).map(str::to_owned).collect()
 }
 
 /// Makes the image of a volume bigger, never smaller.
@@ -302,12 +298,6 @@ mod tests {
 
     use super::*;
     use crate::backend::rbd::image::Info;
-
-    #[test]
-    fn an_in_tree_pv_lists_each_monitor() {
-        assert_eq!(each("a:6789, b"), ["a:6789", "b"]);
-        assert_eq!(each("[v2:a:1,v1:a:2],[fd00::1]:6789,c"), ["[v2:a:1,v1:a:2]", "[fd00::1]:6789", "c"]);
-    }
 
     #[test]
     fn only_what_a_broken_off_import_leaves_behind_is_taken_without_a_mark() {

@@ -13,7 +13,6 @@ use jiff::{Timestamp, civil::DateTime};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    class::Expiry,
     names,
     store::{Trouble, Work},
     stream::{self, Features},
@@ -370,11 +369,16 @@ impl Work {
     }
 
     /// Moves the image to the trash, to be kept there.
-    pub(super) async fn archive(&self, image: &str, expiry: Expiry, permit: &Permit) -> Result<(), Trouble> {
+    pub(super) async fn archive(
+        &self,
+        image: &str,
+        expiry: Option<Duration>,
+        permit: &Permit,
+    ) -> Result<(), Trouble> {
         let until = match expiry {
             // Ceph counts seconds in 32 bits, which end in 2106.
-            Expiry::Never => "2100-01-01T00:00:00Z".to_owned(),
-            Expiry::After(duration) => format!("{} seconds", duration.max(ARCHIVED).as_secs()),
+            None => "2100-01-01T00:00:00Z".to_owned(),
+            Some(duration) => format!("{} seconds", duration.max(ARCHIVED).as_secs()),
         };
         self.to_trash(image, &until, permit).await
     }

@@ -35,11 +35,11 @@ use tokio::sync::Notify;
 use crate::{
     backend::{
         Backend, Capabilities, Error, Host, Kind, Known, Past, Removed, StoreStatus, Unfinished,
-        ceph::{Cluster, Clusters, Monitors},
+        ceph::{Admin, Cluster, Clusters, Monitors, class::Parameters},
     },
     volume::{
-        Disposal, Grown, Growth, Permit, Place, Provenance, Removal, SecretName, Source, Volume, VolumeId,
-        VolumeName, VolumeRequest,
+        Disposal, Grown, Growth, Permit, Place, Provenance, Removal, Source, Volume, VolumeId, VolumeName,
+        VolumeRequest,
     },
 };
 
@@ -53,15 +53,6 @@ pub struct Settings {
     pub driver: String,
     /// With which user images of a configured cluster are made, where the class does not say: by the cluster's name.
     pub admins: BTreeMap<String, Admin>,
-}
-
-/// A user of a configured cluster, and where its key is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Admin {
-    /// Its name, without `client.`.
-    pub user: String,
-    /// The Secret with its key.
-    pub secret: SecretName,
 }
 
 /// The backend. Copies nothing of a cluster but what [`Backend::stores`] tells.
@@ -247,11 +238,8 @@ impl Rbd {
     /// The user to go about an existing volume with: as recorded, as an older volume's class says, as configured.
     fn admin(&self, cluster: &Cluster, provenance: &Provenance) -> Result<Admin, Error> {
         for named in [&provenance.record, &provenance.parameters] {
-            if let Some(secret) = class::set(named, "adminSecretName") {
-                let namespace = class::set(named, "adminSecretNamespace").unwrap_or("default").to_owned();
-                let user = class::set(named, "adminId").map_or("admin", names::without_client);
-                let secret = SecretName { namespace, name: secret.to_owned() };
-                return Ok(Admin { user: user.to_owned(), secret });
+            if let Some(admin) = Parameters(named).own_admin() {
+                return Ok(admin);
             }
         }
         self.settings.admins.get(cluster.name()).cloned().ok_or_else(|| {
@@ -346,9 +334,9 @@ impl Backend for Rbd {
         let named =
             if target.id.is_some() { &removal.provenance.record } else { &removal.provenance.parameters };
         let expiry = match removal.disposal {
-            Disposal::Archive => class::expiry(named)?,
+            Disposal::Archive => Parameters(named).expiry()?,
             // What is archived although it was to be deleted, is kept.
-            Disposal::Delete | Disposal::Keep => class::Expiry::Never,
+            Disposal::Delete | Disposal::Keep => None,
         };
         let store = self.store(&target.cluster);
         let removal = &Removal { id: target.id.clone(), ..removal.clone() };

@@ -102,11 +102,6 @@ pub(super) fn checked(what: &'static str, text: &str) -> Result<String, Invalid>
     ))
 }
 
-/// A user's name as the tools take it.
-pub(super) fn without_client(user: &str) -> &str {
-    user.strip_prefix("client.").unwrap_or(user)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

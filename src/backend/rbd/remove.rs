@@ -4,8 +4,9 @@
 //! (`image::Fate`): the order survives us. An image of an older provisioner gets a name of ours before it is deleted, since
 //! under its own nobody could tell in the trash that we put it there. Nothing is purged here.
 
+use std::time::Duration;
+
 use super::{
-    class::Expiry,
     create::{prove, same_cluster},
     image::{Fate, Look},
     names,
@@ -21,7 +22,7 @@ pub(super) async fn remove(
     work: &Work,
     removal: &Removal,
     image: &str,
-    expiry: Expiry,
+    expiry: Option<Duration>,
     permit: &Permit,
 ) -> Result<Removed, Trouble> {
     let disposal = match removal.disposal {

@@ -23,7 +23,7 @@ use crate::{
         ceph::fake::KEY,
         conformance::{self, Bench, Storage, Ways},
     },
-    volume::{Capacity, Mode, RbdSource, Secrets},
+    volume::{Capacity, Mode, RbdSource, SecretName, Secrets},
 };
 
 pub(super) const MONITORS: &str = "10.0.0.1:6789,10.0.0.2:6789";

@@ -60,10 +60,17 @@ impl Layout {
             std::fs::write(&file, "sixty-four bytes of content that nobody will ever want to read.\n")
                 .with_context(|| format!("write {}", file.display()))?;
         }
-        // Neither side shall pay for writing out what was made for the other.
-        let dir = std::fs::File::open(root).with_context(|| format!("open {}", root.display()))?;
-        nix::unistd::syncfs(dir).context("write the files out")
+        Ok(())
     }
+}
+
+/// Writes everything out: nobody shall pay for what was made for the other, or left by the other.
+async fn settle(dir: &Path) -> Result<()> {
+    let dir = std::fs::File::open(dir).with_context(|| format!("open {}", dir.display()))?;
+    tokio::task::spawn_blocking(move || nix::unistd::syncfs(dir))
+        .await
+        .context("wait for the file system")?
+        .context("write everything out")
 }
 
 /// What is to be measured.
@@ -194,6 +201,7 @@ async fn once(
     let mut rm_s = 0.0;
     let mut removed = (0.0, 0.0);
     for berths in [berth_first, !berth_first] {
+        settle(case.scratch()).await?;
         if berths {
             delay(own, true)?;
             removed = released_to_purged(stage, options, name, &volume.name).await?;

@@ -80,17 +80,6 @@ struct Named {
     name: String,
 }
 
-/// The names of the subvolumes of a group, nothing if there is no such group.
-pub async fn subvolumes(cluster: &Cluster, group: &str) -> Result<BTreeSet<String>> {
-    let groups: Vec<Named> = cluster.ceph_json(&["fs", "subvolumegroup", "ls", FILE_SYSTEM]).await?;
-    if !groups.iter().any(|known| known.name == group) {
-        return Ok(BTreeSet::new());
-    }
-    let all: Vec<Named> =
-        cluster.ceph_json(&["fs", "subvolume", "ls", FILE_SYSTEM, "--group_name", group]).await?;
-    Ok(all.into_iter().map(|subvolume| subvolume.name).collect())
-}
-
 /// One subvolume, as `ceph fs subvolume info` and `metadata ls` show it.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Subvolume {
@@ -136,11 +125,35 @@ impl User {
     }
 }
 
-/// All the users of a cluster.
-pub async fn users(cluster: &Cluster) -> Result<Vec<User>> {
-    let all: Value = cluster.ceph_json(&["auth", "ls"]).await?;
-    let dump = all.get("auth_dump").cloned().context("`ceph auth ls` shows no auth_dump")?;
-    serde_json::from_value(dump).context("read `ceph auth ls`")
+/// What a CephFS and its users look like.
+#[derive(Clone, Debug, Default)]
+pub struct Files {
+    /// The names of the subvolumes of one group; nothing if there is no such group.
+    pub subvolumes: BTreeSet<String>,
+    /// All the users of the cluster.
+    pub users: Vec<User>,
+}
+
+impl Files {
+    /// Looks, into that subvolume group.
+    pub async fn of(cluster: &Cluster, group: &str) -> Result<Self> {
+        let questions = [
+            "auth ls".to_owned(),
+            format!("fs subvolumegroup ls {FILE_SYSTEM}"),
+            format!("fs subvolume ls {FILE_SYSTEM} --group_name {group}"),
+        ];
+        let answers = cluster.ask(&questions.each_ref().map(String::as_str)).await?;
+        let users =
+            answers.first().and_then(|all| all.get("auth_dump")).context("`auth ls` shows no auth_dump")?;
+        let users = serde_json::from_value(users.clone()).context("read `auth ls`")?;
+        let named = |at: usize| -> Result<BTreeSet<String>> {
+            let all = answers.get(at).with_context(|| format!("no answer to {:?}", questions.get(at)))?;
+            let all: Vec<Named> = serde_json::from_value(all.clone()).context("read a list of names")?;
+            Ok(all.into_iter().map(|one| one.name).collect())
+        };
+        let subvolumes = if named(1)?.contains(group) { named(2)? } else { BTreeSet::new() };
+        Ok(Self { subvolumes, users })
+    }
 }
 
 #[cfg(test)]

@@ -23,7 +23,7 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::Signal;
 use serde::de::DeserializeOwned;
-use tokio::process::Command;
+use tokio::{io::AsyncWriteExt as _, process::Command};
 
 use crate::process::{Process, ScratchDir};
 
@@ -266,6 +266,18 @@ impl Cluster {
         read(&self.ceph(&[args, &["--format", "json"]].concat()).await?, args)
     }
 
+    /// Several questions to one `ceph`, whose start costs more than they do: the answers in JSON, one after the other. A
+    /// question that fails has none.
+    pub async fn ask(&self, questions: &[&str]) -> Result<Vec<serde_json::Value>> {
+        let mut command = self.command("ceph");
+        command.args(["--format", "json"]).stdin(Stdio::piped());
+        let said = answer_to(&mut command, format!("{}\n", questions.join("\n")).into_bytes(), COMMAND_LIMIT)
+            .await?;
+        let values = serde_json::Deserializer::from_str(&said.stdout).into_iter();
+        let values: Result<Vec<_>, _> = values.collect();
+        values.with_context(|| format!("the answers to {questions:?} are {said:?}"))
+    }
+
     /// Runs a script of Python that finds the mounted file system as `fs`, a `cephfs.LibCephFS`, and its arguments as
     /// `sys.argv[1:]`; gives what it printed. For what an administrator does in a mount, where nothing can be mounted.
     pub async fn in_file_system(&self, script: &str, args: &[&str]) -> Result<String> {
@@ -324,12 +336,28 @@ impl Answer {
 
 /// Runs a command to its end, at most so long.
 pub async fn answer(command: &mut Command, at_most: Duration) -> Result<Answer> {
+    answer_to(command, Vec::new(), at_most).await
+}
+
+/// The same, with something to read.
+async fn answer_to(command: &mut Command, input: Vec<u8>, at_most: Duration) -> Result<Answer> {
     let asked = format!("{:?}", command.as_std());
-    let running = command.stdout(Stdio::piped()).stderr(Stdio::piped()).output();
+    let running = async {
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+        let mut stdin = child.stdin.take();
+        let feed = async {
+            if let Some(stdin) = &mut stdin {
+                // Who does not read it says so by the way it ends.
+                stdin.write_all(&input).await.ok();
+            }
+            drop(stdin);
+        };
+        futures::join!(feed, child.wait_with_output()).1
+    };
     let Ok(output) = tokio::time::timeout(at_most, running).await else {
         bail!("{asked} still ran after {at_most:?}");
     };
-    let output = output.with_context(|| format!("start {asked}"))?;
+    let output = output.with_context(|| format!("run {asked}"))?;
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     Ok(Answer {
         asked,

@@ -2,7 +2,10 @@
 
 use super::*;
 use crate::{
-    backend::{ceph::Tools, conformance},
+    backend::{
+        ceph::{Tools, class},
+        conformance,
+    },
     volume::Capacity,
 };
 
@@ -48,7 +51,7 @@ fn shown(plan: &Plan) -> String {
         plan.admin.user,
         plan.admin.secret,
         plan.names.subvolume,
-        plan.source
+        plan.form
     )
 }
 
@@ -121,8 +124,8 @@ fn classes_say_which_cluster_user_group_and_source() {
         assert_eq!(shown(&planned(parameters)), *expected, "{why}");
     }
     let old = planned(OLD);
-    assert!(is_described(&old.cluster));
-    assert_eq!(old.monitors.as_deref(), Some("172.24.0.6:6789,172.24.0.7:6789"));
+    assert!(class::is_described(&old.cluster));
+    assert_eq!(old.monitors.as_ref().map(Monitors::as_str), Some("172.24.0.6:6789,172.24.0.7:6789"));
     assert_eq!((old.admin.user.as_str(), old.own_admin), ("admin", true));
     assert_eq!(old.names.group, "kubernetes");
     assert!(matches!(old.node, Node::Own { .. }), "as every volume of the old provisioner had");
@@ -152,24 +155,6 @@ fn sizes_are_rounded_up_to_what_clients_show() {
 }
 
 #[test]
-fn expiries_are_durations_or_never() {
-    const DAY: u64 = 86_400;
-    for (text, seconds) in
-        [("30d", 30 * DAY), ("720h", 30 * DAY), ("1d12h", DAY + DAY / 2), ("90m", 5_400), ("1s", 1)]
-    {
-        assert_eq!(expiry(Some(text)).unwrap(), Some(Duration::from_secs(seconds)), "{text}");
-    }
-    assert_eq!(expiry(None).unwrap(), None);
-    assert_eq!(expiry(Some("never")).unwrap(), None);
-    for bad in
-        ["0s", "0", "30", "d", "-1d", "1.5h", "1y", "99999999999999999999d", "1000000d1", "Never", "1ä"]
-    {
-        let error = expiry(Some(bad)).unwrap_err();
-        assert!(error.to_string().contains("archiveExpiry") && error.to_string().contains("30d"), "{error}");
-    }
-}
-
-#[test]
 fn bad_values_are_refused_naming_parameter_value_and_what_to_write() {
     type Row<'a> = (&'a str, &'a [(&'a str, &'a str)], &'a [&'a str]);
     let rows: &[Row] = &[
@@ -183,7 +168,7 @@ fn bad_values_are_refused_naming_parameter_value_and_what_to_write() {
             &[("clusterID", "bare"), ("monitors", "10.0.0.1:6789"), ("adminSecretName", "s")],
             &["two clusters", "bare", "10.0.1.1"],
         ),
-        ("no Secret", &[("monitors", "10.9.9.9")], &["adminSecretName is missing", "\"admin\""]),
+        ("no Secret", &[("monitors", "10.9.9.9")], &["adminSecretName", "is missing", "\"admin\""]),
         (
             "no Secret for a cluster without a user",
             &[("clusterID", "bare"), ("adminId", "x")],
@@ -286,4 +271,9 @@ fn every_parameter_of_the_old_provisioner_is_known() {
     ] {
         assert!(PARAMETERS.iter().any(|parameter| parameter.name == old), "{old}");
     }
+}
+
+#[test]
+fn every_parameter_that_is_read_is_declared_and_the_other_way_round() {
+    class::tests::check_declared(PARAMETERS, include_str!("../class.rs"));
 }

@@ -1,9 +1,10 @@
 //! Tables of what classes mean.
 
-use std::time::Duration;
-
 use super::*;
-use crate::{backend::ceph::Tools, backend::conformance};
+use crate::backend::{
+    ceph::{Tools, class},
+    conformance,
+};
 
 type Pairs<'a> = &'a [(&'a str, &'a str)];
 
@@ -243,39 +244,6 @@ fn a_size_is_kept_to_the_byte_in_whole_sectors() {
 }
 
 #[test]
-fn an_expiry_is_a_duration_or_never() {
-    let expiry =
-        |text: &str| expiry(&BTreeMap::from([("archiveexpiry".to_owned(), text.to_owned())])).unwrap();
-    let hours = |hours| Expiry::After(Duration::from_hours(hours));
-    for (text, expected) in [
-        ("never", Expiry::Never),
-        ("Never", Expiry::Never),
-        ("720h", hours(720)),
-        ("30d", hours(720)),
-        ("2w", hours(336)),
-        ("1h30m", Expiry::After(Duration::from_mins(90))),
-        ("3600s", hours(1)),
-    ] {
-        assert_eq!(expiry(text), expected, "{text}");
-    }
-}
-
-#[test]
 fn every_parameter_that_is_read_is_declared_and_the_other_way_round() {
-    let source = include_str!("../class.rs");
-    let (table, code) = source.split_once("\n];\n").unwrap();
-    for parameter in PARAMETERS {
-        let quoted = format!("\"{}\"", parameter.name);
-        assert!(table.contains(&quoted));
-        assert!(code.contains(&quoted), "{} is declared and never read", parameter.name);
-    }
-    for read in ["get(", "set(", "named("] {
-        for call in code.split(&format!("{read}parameters, \"")).skip(1) {
-            let name = call.split('"').next().unwrap();
-            assert!(
-                PARAMETERS.iter().any(|parameter| parameter.name == name),
-                "{name} is read, not declared"
-            );
-        }
-    }
+    class::tests::check_declared(PARAMETERS, include_str!("../class.rs"));
 }

@@ -10,7 +10,7 @@ use berth_e2e::{
     berth::{Berth, Setup},
     ceph::{
         Cluster, FILE_SYSTEM, Packages,
-        inventory::{self, Image, Subvolume},
+        inventory::{self, Files, Image, Subvolume},
     },
     control_plane::{ControlPlane, User, manifests},
     process::ScratchDir,
@@ -26,7 +26,10 @@ use kube::{
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 
-use crate::PATIENCE;
+use crate::{
+    PATIENCE,
+    story::{Teller, detail},
+};
 
 const POOL: &str = "demo";
 const GROUP: &str = "demo";
@@ -36,7 +39,7 @@ const HOME: &str = "berth";
 
 /// All that runs; dropped, it is gone.
 pub(crate) struct Demo {
-    began: Instant,
+    teller: Teller,
     berth: Berth,
     admin: Client,
     // After berth, which works on them.
@@ -50,7 +53,7 @@ pub(crate) async fn tell(program: &Path) -> Result<Demo> {
     if let Packages::Missing(reason) = Packages::find().await? {
         bail!("{reason}");
     }
-    let began = Instant::now();
+    let teller = Teller::new();
     println!(
         "Berth provisions images and subvolumes on a Ceph cluster that is made for this and is gone afterwards.\n"
     );
@@ -74,34 +77,27 @@ pub(crate) async fn tell(program: &Path) -> Result<Demo> {
         "--secret-namespace=berth",
     ]);
     let berth = setup.start(program, "berth", scratch.path())?;
-    let demo = Demo { began, berth, admin, _plane: plane, cluster, _scratch: scratch };
+    let demo = Demo { teller, berth, admin, _plane: plane, cluster, _scratch: scratch };
     let told = demo.story().await;
     if told.is_err() && demo.berth.runs() {
-        eprintln!("\nThe end of berth's log:\n{}", demo.log_tail(40));
+        eprintln!("\nThe end of berth's log:\n{}", demo.berth.log_tail(40));
     }
     told.map(|()| demo)
 }
 
 impl Demo {
     fn say(&self, text: &str) {
-        println!("{:6.2} s  {text}", self.began.elapsed().as_secs_f64());
-    }
-
-    /// A line that belongs to the one before.
-    fn detail(text: &str) {
-        println!("          {text}");
-    }
-
-    fn log_tail(&self, lines: usize) -> String {
-        let log = self.berth.log();
-        let all: Vec<&str> = log.lines().collect();
-        all.get(all.len().saturating_sub(lines)..).unwrap_or_default().join("\n")
+        self.teller.say(text);
     }
 
     /// Ends berth as a deployment would.
     pub(crate) async fn end(self) -> Result<()> {
         let status = self.berth.terminate().await?;
-        ensure!(status.success(), "berth was told to stop and ended with {status}:\n{}", self.log_tail(40));
+        ensure!(
+            status.success(),
+            "berth was told to stop and ended with {status}:\n{}",
+            self.berth.log_tail(40)
+        );
         self.say("told to stop, berth gave back its lock and ended; Ceph goes with it");
         Ok(())
     }
@@ -187,7 +183,7 @@ impl Demo {
             ),
         ];
         for (name, parameters) in classes {
-            Self::detail(&format!("StorageClass {name} {parameters}"));
+            detail(&format!("StorageClass {name} {parameters}"));
             let class = json!({
                 "metadata": { "name": name },
                 "provisioner": format!("{name}.berth.storage"),
@@ -232,13 +228,10 @@ impl Demo {
     async fn show_image(&self, volume: &PersistentVolume) -> Result<()> {
         let spec = image_spec(volume)?;
         let image = Image::of(&self.cluster, &spec).await?;
-        Self::detail(&format!("$ rbd info {spec}"));
-        Self::detail(&format!(
-            "    {} bytes, format {}, features {:?}",
-            image.size, image.format, image.features
-        ));
+        detail(&format!("$ rbd info {spec}"));
+        detail(&format!("    {} bytes, format {}, features {:?}", image.size, image.format, image.features));
         let owner = image.metadata.get("berth.owner").context("the image has no owner")?;
-        Self::detail(&format!("    berth.owner: {owner}"));
+        detail(&format!("    berth.owner: {owner}"));
         Ok(())
     }
 
@@ -246,17 +239,17 @@ impl Demo {
         let path = attribute(volume, "path")?;
         let name = path.split('/').nth(3).with_context(|| format!("the path is {path}"))?.to_owned();
         let subvolume = Subvolume::of(&self.cluster, GROUP, &name).await?;
-        Self::detail(&format!("$ ceph fs subvolume info {FILE_SYSTEM} {name} --group_name {GROUP}"));
-        Self::detail(&format!("    path {}, quota {} bytes", subvolume.path, subvolume.bytes_quota));
+        detail(&format!("$ ceph fs subvolume info {FILE_SYSTEM} {name} --group_name {GROUP}"));
+        detail(&format!("    path {}, quota {} bytes", subvolume.path, subvolume.bytes_quota));
         for user in self.confined(&subvolume.path).await? {
-            Self::detail(&format!("    {user} may use this path and nothing else"));
+            detail(&format!("    {user} may use this path and nothing else"));
         }
         Ok(name)
     }
 
     /// The users that may use this path alone.
     async fn confined(&self, path: &str) -> Result<Vec<String>> {
-        let users = inventory::users(&self.cluster).await?;
+        let users = Files::of(&self.cluster, GROUP).await?.users;
         Ok(users.into_iter().filter(|user| user.path() == Some(path)).map(|user| user.entity).collect())
     }
 
@@ -317,7 +310,7 @@ impl Demo {
         ensure!(users.is_empty(), "{users:?} may still use it");
         let archived = kept.metadata.get("berth.archived").context("nothing tells that it is archived")?;
         self.say("its subvolume is archived, as its class asks: the data stays, and its user is gone");
-        Self::detail(&format!("    berth.archived: {archived}"));
+        detail(&format!("    berth.archived: {archived}"));
         Ok(())
     }
 

@@ -5,6 +5,7 @@
 //! With `--ceph` it is another story, on a Ceph cluster: `ceph.rs`.
 
 mod ceph;
+mod story;
 
 use std::{
     collections::BTreeMap,
@@ -30,6 +31,7 @@ use kube::{
     api::{DeleteParams, ListParams},
 };
 use serde_json::Value;
+use story::{Teller, detail};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// Generous: on a quiet machine no step takes a second.
@@ -128,14 +130,14 @@ async fn tell(arguments: &Arguments) -> Result<Demo> {
     let told = demo.story().await;
     // The message about an end that nobody asked for has it already.
     if told.is_err() && demo.berth.runs() {
-        eprintln!("\nThe end of berth's log:\n{}", demo.log_tail(40));
+        eprintln!("\nThe end of berth's log:\n{}", demo.berth.log_tail(40));
     }
     told.map(|()| demo)
 }
 
 /// All that runs; dropped, it is gone.
 struct Demo {
-    began: Instant,
+    teller: Teller,
     examples: Vec<Manifest>,
     export: PathBuf,
     berth: Berth,
@@ -175,7 +177,7 @@ impl Demo {
             export.display()
         );
 
-        let began = Instant::now();
+        let teller = Teller::new();
         let plane = ControlPlane::embedded().await?;
         let admin = plane.client(User::Admin).await?;
         let setup = Setup {
@@ -193,22 +195,11 @@ impl Demo {
             environment: Vec::new(),
         };
         let berth = setup.env("RUST_LOG", "info").start(program, "berth", scratch.path())?;
-        Ok(Self { began, examples, export, berth, admin, plane, scratch })
+        Ok(Self { teller, examples, export, berth, admin, plane, scratch })
     }
 
     fn say(&self, text: &str) {
-        println!("{:6.2} s  {text}", self.began.elapsed().as_secs_f64());
-    }
-
-    /// A line that belongs to the one before.
-    fn detail(text: &str) {
-        println!("          {text}");
-    }
-
-    fn log_tail(&self, lines: usize) -> String {
-        let log = self.berth.log();
-        let all: Vec<&str> = log.lines().collect();
-        all.get(all.len().saturating_sub(lines)..).unwrap_or_default().join("\n")
+        self.teller.say(text);
     }
 
     /// Waits, if it is to be kept, and ends berth as a deployment would.
@@ -224,7 +215,11 @@ impl Demo {
             println!();
         }
         let status = self.berth.terminate().await?;
-        ensure!(status.success(), "berth was told to stop and ended with {status}:\n{}", self.log_tail(40));
+        ensure!(
+            status.success(),
+            "berth was told to stop and ended with {status}:\n{}",
+            self.berth.log_tail(40)
+        );
         self.say("told to stop, berth gave back its lock and ended");
         if arguments.export.is_some() {
             println!("\nWhat the export holds stays: {}", self.export.display());
@@ -243,7 +238,7 @@ impl Demo {
         }
         self.say("applied deploy/examples/:");
         for example in &self.examples {
-            Self::detail(&describe(example));
+            detail(&describe(example));
         }
         let claims = expected_claims(&self.examples);
         let bound = self.all_bound(&claims, applied).await?;
@@ -260,7 +255,7 @@ impl Demo {
         let file = self.export.join(&volume.directory).join(FILE);
         fs::write(&file, TEXT).with_context(|| format!("write {}", file.display()))?;
         self.say(&format!("wrote a file into the volume of {}:", claim.1));
-        Self::detail(&format!("{}/{FILE}", volume.directory));
+        detail(&format!("{}/{FILE}", volume.directory));
 
         let deleted = Instant::now();
         let api: Api<PersistentVolumeClaim> = Api::namespaced(self.admin.clone(), &claim.0);
@@ -331,12 +326,12 @@ impl Demo {
 
     fn show(&self, bound: &BTreeMap<(String, String), Bound>) -> Result<()> {
         let width = bound.keys().map(|(_, name)| name.len()).max().unwrap_or_default();
-        Self::detail(&format!("{:width$}  after    PV, and directory below the export", "claim"));
+        detail(&format!("{:width$}  after    PV, and directory below the export", "claim"));
         for ((_, name), bound) in bound {
             let directory = self.export.join(&bound.directory);
             ensure!(directory.is_dir(), "PV {} has no directory {}", bound.volume, directory.display());
-            Self::detail(&format!("{name:width$}  {:.2} s   {}", bound.after.as_secs_f64(), bound.volume));
-            Self::detail(&format!("{:width$}           {}/", "", bound.directory));
+            detail(&format!("{name:width$}  {:.2} s   {}", bound.after.as_secs_f64(), bound.volume));
+            detail(&format!("{:width$}           {}/", "", bound.directory));
         }
         Ok(())
     }
@@ -361,8 +356,8 @@ impl Demo {
         self.say(&format!(
             "its PV is gone (after {took:.2} s), and its directory is archived, as its class asks:"
         ));
-        Self::detail(&format!("{archive}/"));
-        Self::detail(&format!("    {FILE}: \"{text}\""));
+        detail(&format!("{archive}/"));
+        detail(&format!("    {FILE}: \"{text}\""));
         Ok(())
     }
 

@@ -17,7 +17,7 @@ use crate::{
     case::{Case, ClassBuilder},
     ceph::{
         Cluster, FILE_SYSTEM,
-        inventory::{self, Image, Images, Subvolume},
+        inventory::{Files, Image, Images, Subvolume},
         steps::Steps,
     },
     control_plane::manifests,
@@ -246,19 +246,22 @@ impl Bed {
         Images::of(&self.cluster, &self.pool).await
     }
 
+    /// The subvolumes of this scenario's group, and the users that are confined to it.
+    async fn files(&self) -> Result<(BTreeSet<String>, BTreeSet<String>)> {
+        let root = format!("/volumes/{}/", self.group);
+        let files = Files::of(&self.cluster, &self.group).await?;
+        let ours =
+            files.users.into_iter().filter(|user| user.path().is_some_and(|path| path.starts_with(&root)));
+        Ok((files.subvolumes, ours.map(|user| user.entity).collect()))
+    }
+
     pub(super) async fn subvolumes(&self) -> Result<BTreeSet<String>> {
-        inventory::subvolumes(&self.cluster, &self.group).await
+        Ok(self.files().await?.0)
     }
 
     /// The users that are confined to this scenario's group.
     pub(super) async fn users(&self) -> Result<BTreeSet<String>> {
-        let root = format!("/volumes/{}/", self.group);
-        let all = inventory::users(&self.cluster).await?;
-        Ok(all
-            .into_iter()
-            .filter(|user| user.path().is_some_and(|path| path.starts_with(&root)))
-            .map(|user| user.entity)
-            .collect())
+        Ok(self.files().await?.1)
     }
 
     /// `ceph fs subvolume VERB cephfs NAME --group_name GROUP …`.
@@ -343,10 +346,12 @@ impl Bed {
         let there = self.images().await?;
         ensure!(there.live == images, "images {:?}, and PVs name {images:?}", there.live);
         ensure!(!trash_counts || there.trash == trash, "in the trash {:?}, expected {trash:?}", there.trash);
-        let there = self.subvolumes().await?;
-        ensure!(there == subvolumes, "subvolumes {there:?}, and PVs name {subvolumes:?}");
-        let there = self.users().await?;
-        ensure!(there == users, "users {there:?}, and PVs name {users:?}");
+        let (subvolumes_there, users_there) = self.files().await?;
+        ensure!(
+            subvolumes_there == subvolumes,
+            "subvolumes {subvolumes_there:?}, and PVs name {subvolumes:?}"
+        );
+        ensure!(users_there == users, "users {users_there:?}, and PVs name {users:?}");
         let all: Api<Secret> = self.case.global();
         let there: BTreeSet<String> = all
             .list(&ListParams::default())
@@ -363,14 +368,10 @@ impl Bed {
     pub(super) async fn tell(&self) -> String {
         let mut lines = vec![format!("the cluster's pool {} and group {}", self.pool, self.group)];
         lines.push(self.images().await.map_or_else(|error| format!("{error:#}"), |all| format!("{all:?}")));
-        lines.push(
-            self.subvolumes()
-                .await
-                .map_or_else(|error| format!("{error:#}"), |all| format!("subvolumes {all:?}")),
-        );
-        lines.push(
-            self.users().await.map_or_else(|error| format!("{error:#}"), |all| format!("users {all:?}")),
-        );
+        lines.push(self.files().await.map_or_else(
+            |error| format!("{error:#}"),
+            |(subvolumes, users)| format!("subvolumes {subvolumes:?}, users {users:?}"),
+        ));
         lines.join("\n")
     }
 }

@@ -160,30 +160,60 @@ async fn at_every_call(bed: &Bed, work: Work) -> Result<()> {
         calls.extend(made.into_iter().map(|(verb, (times, changes))| (half, verb, times, changes)));
     }
 
-    let (mut struck, mut tried) = (0, 0);
+    // While there is a volume, the group cannot be taken away.
+    calls.sort_by_key(|(_, verb, ..)| verb != GROUP);
+    let mut kills = Vec::new();
     for (half, verb, times, changes) in &calls {
         for number in 1..=(*times).min(MOST_OF_A_KIND) {
             // Of a call that changes nothing it is all one when berth dies.
             let moments = if *changes { &Moment::ALL[..] } else { &[Moment::After] };
-            for moment in moments {
-                let kill = Kill { half: *half, verb, number, moment: *moment };
-                tried += 1;
-                let disturbed = disturbed(&life, &steps, &start, &kill, &format!("claim-{tried}")).await;
-                let struck_now = disturbed.with_context(|| format!("killed at {kill:?}"))?;
-                ensure!(struck_now || !changes || number > 1, "{kill:?} did not come again");
-                struck += usize::from(struck_now);
-            }
+            let kill =
+                |moment: &Moment| Kill { half: *half, verb, number, moment: *moment, changes: *changes };
+            kills.extend(moments.iter().map(kill));
         }
     }
-    bed.case.note(format!("{struck} kills of {tried}"));
-    ensure!(struck >= calls.len(), "it was killed only {struck} times at {} calls", calls.len());
-    // Somebody purges what is left in the trash.
+    let (makes, removals): (Vec<Kill<'_>>, Vec<Kill<'_>>) =
+        kills.into_iter().partition(|kill| kill.half == Half::Make);
+    let (mut struck, mut tried) = (0, makes.len() + removals.len());
+    // What the one half leaves is what the other goes about.
+    let mut made = Vec::new();
+    for (number, kill) in makes.iter().enumerate() {
+        let claim = format!("claim-{number}");
+        let (struck_now, volume) = make_killed(&life, &steps, &start, kill, &claim)
+            .await
+            .with_context(|| format!("killed at {kill:?}"))?;
+        struck += usize::from(struck_now);
+        made.extend(volume.map(|volume| (claim, volume)));
+    }
+    let berth = start().await?;
+    for number in made.len()..removals.len() {
+        let claim = format!("other-{number}");
+        life.begin(Half::Make, &claim).await?;
+        let volume = bed.case.bound_pair(&claim).await?.1.name_any();
+        made.push((claim, volume));
+    }
+    berth.kill().await?;
+    for (kill, (claim, volume)) in removals.iter().zip(&made) {
+        let killed = removal_killed(&life, &steps, &start, kill, claim, volume);
+        struck += usize::from(killed.await.with_context(|| format!("killed at {kill:?}"))?);
+    }
+    // Somebody removes the rest, and purges what is left in the trash.
+    steps.forget()?;
     start().await?;
+    for (claim, volume) in made.iter().skip(removals.len()) {
+        life.begin(Half::Remove, claim).await?;
+        life.ended(Half::Remove, claim, Some(volume)).await?;
+        tried += 1;
+    }
+    bed.case.note(format!("{struck} kills, {tried} volumes"));
+    ensure!(struck >= calls.len(), "it was killed only {struck} times at {} calls", calls.len());
     bed.agrees().await
 }
 
 /// How often a call of one kind is counted: the trash is listed for ever.
 const MOST_OF_A_KIND: usize = 2;
+/// The call that comes once for a group, which then stays.
+const GROUP: &str = "ceph fs subvolumegroup create";
 
 /// Where berth dies.
 #[derive(Clone, Copy, Debug)]
@@ -192,53 +222,89 @@ struct Kill<'a> {
     verb: &'a str,
     number: usize,
     moment: Moment,
+    changes: bool,
 }
 
-/// One volume's life with one kill. Tells whether the call came at all: what is looked at now and then comes at times of its
-/// own.
-async fn disturbed(
+impl Kill<'_> {
+    /// That it happened, unless it is about what is looked at now and then, at times of its own.
+    fn check(&self, struck: bool) -> Result<bool> {
+        ensure!(struck || !self.changes || self.number > 1, "the call did not come again");
+        Ok(struck)
+    }
+}
+
+/// A volume is made in spite of a kill. Tells whether the call came at all, and which volume there is now.
+async fn make_killed(
     life: &Life<'_>,
     steps: &Steps,
     start: impl AsyncFn() -> Result<Berth>,
     kill: &Kill<'_>,
     claim: &str,
-) -> Result<bool> {
-    let half = kill.half;
-    if kill.verb == "ceph fs subvolumegroup create" {
-        // A group is made once and stays: without it the call comes again.
-        let bed = life.bed;
+) -> Result<(bool, Option<String>)> {
+    let (bed, case) = (life.bed, &life.bed.case);
+    let regroup = kill.verb == GROUP;
+    if regroup {
         bed.cluster.ceph(&["fs", "subvolumegroup", "rm", FILE_SYSTEM, &bed.group]).await?;
-    }
-    let mut volume = None;
-    if half == Half::Remove {
-        let berth = start().await?;
-        life.begin(Half::Make, claim).await?;
-        volume = Some(life.ended(Half::Make, claim, None).await?);
-        berth.kill().await?;
     }
     steps.forget()?;
     let berth = start().await?;
     // From here on it is expected to die.
     steps.arm(kill.verb, kill.number, kill.moment, berth.expect_end())?;
-    life.begin(half, claim).await?;
-    let case = &life.bed.case;
+    life.begin(Half::Make, claim).await?;
     case.until("the kill, or the end of the work", async || {
         if !berth.runs() {
             return Ok(());
         }
-        let done = match half {
-            Half::Make => {
-                let claim = case.get_claim(claim).await?;
-                claim.status.and_then(|status| status.phase).is_some_and(|phase| phase == "Bound")
-            }
-            // The purge comes when the PV is long gone.
-            Half::Remove if kill.verb == "rbd trash rm" => steps.struck(),
-            Half::Remove => case.get_volume(volume.as_deref().unwrap_or_default()).await?.is_none(),
-        };
-        ensure!(done, "neither");
+        let claim = case.get_claim(claim).await?;
+        let bound = claim.status.and_then(|status| status.phase).is_some_and(|phase| phase == "Bound");
+        ensure!(bound, "neither");
         Ok(())
     })
     .await?;
+    let struck = kill.check(dead(berth, steps).await?)?;
+    let next = start().await?;
+    let volume = life.ended(Half::Make, claim, None).await?;
+    if regroup {
+        life.begin(Half::Remove, claim).await?;
+        life.ended(Half::Remove, claim, Some(&volume)).await?;
+    }
+    next.kill().await?;
+    Ok((struck, (!regroup).then_some(volume)))
+}
+
+/// A volume is removed in spite of a kill. Tells whether the call came at all.
+async fn removal_killed(
+    life: &Life<'_>,
+    steps: &Steps,
+    start: impl AsyncFn() -> Result<Berth>,
+    kill: &Kill<'_>,
+    claim: &str,
+    volume: &str,
+) -> Result<bool> {
+    let case = &life.bed.case;
+    steps.forget()?;
+    let berth = start().await?;
+    steps.arm(kill.verb, kill.number, kill.moment, berth.expect_end())?;
+    life.begin(Half::Remove, claim).await?;
+    case.until("the kill, or the end of the work", async || {
+        let done = match kill.verb {
+            // The purge comes when the PV is long gone.
+            "rbd trash rm" => steps.struck(),
+            _ => case.get_volume(volume).await?.is_none(),
+        };
+        ensure!(done || !berth.runs(), "neither");
+        Ok(())
+    })
+    .await?;
+    let struck = kill.check(dead(berth, steps).await?)?;
+    let next = start().await?;
+    life.ended(Half::Remove, claim, Some(volume)).await?;
+    next.kill().await?;
+    Ok(struck)
+}
+
+/// Waits for the end of what was killed, or ends it. Tells whether it was killed, and lets the next process be.
+async fn dead(berth: Berth, steps: &Steps) -> Result<bool> {
     let struck = steps.struck();
     if struck {
         berth.wait().await?;
@@ -246,13 +312,6 @@ async fn disturbed(
         berth.kill().await?;
     }
     steps.forget()?;
-    let next = start().await?;
-    let volume = life.ended(half, claim, volume.as_deref()).await?;
-    if half == Half::Make {
-        life.begin(Half::Remove, claim).await?;
-        life.ended(Half::Remove, claim, Some(&volume)).await?;
-    }
-    next.kill().await?;
     Ok(struck)
 }
 
