@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     names,
-    store::{Trouble, Work},
+    store::{Trouble, Work, said},
     stream::{self, Features},
 };
 use crate::{
@@ -165,6 +165,13 @@ pub(super) struct Look {
     pub(super) info: Info,
     pub(super) metadata: Metadata,
     pub(super) watchers: Vec<Watcher>,
+}
+
+/// What an image in the trash is called.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub(super) struct Called {
+    pub(super) id: String,
+    pub(super) name: String,
 }
 
 /// An image in the trash.
@@ -389,22 +396,63 @@ impl Work {
         Ok(self.ceph.rbd(call).await.map(drop)?)
     }
 
-    /// What lies in the trash.
+    /// Finishes a move to the trash that was broken off; a success too where none was. Ceph keeps the expiry that it began with.
+    ///
+    /// What can be opened under the name is left alone: it may be another one by now, or wanted again.
+    pub(super) async fn finish_move(&self, image: &str, permit: &Permit) -> Result<(), Trouble> {
+        if self.info(image).await?.is_some() {
+            return Ok(());
+        }
+        match self.trash(image, permit).await {
+            Err(Trouble::Call(failed)) if failed.reason == Reason::NoImage => Ok(()),
+            outcome => outcome,
+        }
+    }
+
+    /// What lies in the trash. Opens every image in it, and leaves out what has no header any more.
     pub(super) async fn in_trash(&self) -> Result<Vec<Entry>, Trouble> {
         let args = ["trash", "ls", "--long", "--format", "json", &self.spot.to_string()].map(str::to_owned);
         let call = Call::reads(format!("list the trash of {}", self.spot), args);
-        Ok(self.ceph.rbd(call).await?.json()?.unwrap_or_default())
+        // Where the last one has no header the program fails after it has listed the others.
+        let call = call.within(LONG_READ).although(Reason::HeaderlessTrash);
+        Ok(self.ceph.rbd(call).await?.must_json()?)
+    }
+
+    /// What everything in the trash is called, whoever put it there. Opens nothing.
+    pub(super) async fn called_in_trash(&self) -> Result<Vec<Called>, Trouble> {
+        let args = ["trash", "ls", "--all", "--format", "json", &self.spot.to_string()].map(str::to_owned);
+        let call = Call::reads(format!("list the names in the trash of {}", self.spot), args);
+        Ok(self.ceph.rbd(call).await?.must_json()?)
     }
 
     /// Removes an image from the trash for good. Never forced: Ceph itself refuses what is to be kept still.
     pub(super) async fn purge(&self, entry: &Entry, permit: &Permit) -> Result<(), Trouble> {
+        match self.purge_now(entry, permit).await {
+            Err(Trouble::Call(failed)) if failed.reason == Reason::HalfMoved => {
+                self.finish_move(&entry.name, permit).await?;
+                self.purge_now(entry, permit).await
+            }
+            outcome => outcome,
+        }
+    }
+
+    async fn purge_now(&self, entry: &Entry, permit: &Permit) -> Result<(), Trouble> {
         let args = ["trash", "rm", "--no-progress", &self.spot.spec(&entry.id)].map(str::to_owned);
         let what = format!("purge image {} (id {})", self.spot.spec(&entry.name), entry.id);
         Self::there(self.ceph.rbd(Call::changes(what, args, permit).within(LONG_PURGE)).await).map(drop)
     }
 
-    /// Removes what is left of an image that was begun and has no header: its name alone.
+    /// Removes what is left of an image that was begun and cannot be opened: its name alone.
+    ///
+    /// What was broken off on its way to the trash looks the same from outside, and `rbd rm` would remove it from the trash too,
+    /// however long it is to be kept there. The trash is asked after the image could not be opened: an image is written
+    /// there before it loses its name.
     pub(super) async fn clear(&self, image: &str, permit: &Permit) -> Result<(), Trouble> {
+        if self.called_in_trash().await?.iter().any(|called| called.name == image) {
+            self.finish_move(image, permit).await?;
+            let spec = self.spot.spec(image);
+            return said(Kind::Busy, format!("image {spec} was on its way to the trash and is there now"));
+        }
         let args = ["rm", "--no-progress", &self.spot.spec(image)].map(str::to_owned);
         let call = Call::changes(self.what("clear the unfinished", image), args, permit);
         Self::there(self.ceph.rbd(call).await).map(drop)

@@ -97,8 +97,14 @@ async fn unused(work: &Work, image: &str, look: &Look, disposal: Disposal) -> Re
 async fn absent(work: &Work, removal: &Removal, image: &str, permit: &Permit) -> Result<Removed, Trouble> {
     let ours = names::volume_of(image).is_some();
     let doomed = names::doomed(image);
-    let trash = work.in_trash().await?;
-    let found = trash.iter().filter(|entry| entry.name == image || !ours && entry.name == doomed);
+    let is_it = |name: &str| name == image || !ours && name == doomed;
+    // The names alone are quickly listed.
+    let trash = if work.called_in_trash().await?.iter().any(|called| is_it(&called.name)) {
+        work.in_trash().await?
+    } else {
+        Vec::new()
+    };
+    let found = trash.iter().filter(|entry| is_it(&entry.name));
     let mut fates: Vec<_> = found.filter_map(|entry| Some((entry, entry.fate()?.0))).collect();
     // Of several, what was asked for is what an earlier call did.
     fates.sort_by_key(|(_, fate)| match (fate, removal.disposal) {
@@ -107,10 +113,15 @@ async fn absent(work: &Work, removal: &Removal, image: &str, permit: &Permit) ->
         (Fate::ByHand, _) => 2,
     });
     match fates.first() {
-        Some((_, Fate::Deleted)) => return Ok(Removed::Trashed),
-        Some((entry, Fate::Archived | Fate::ByHand)) => {
+        Some((entry, Fate::Deleted)) => {
+            work.finish_move(&entry.name, permit).await?;
+            return Ok(Removed::Trashed);
+        }
+        Some((entry, Fate::Archived)) => {
+            work.finish_move(&entry.name, permit).await?;
             return Ok(Removed::Archived(archived(work, &entry.id)));
         }
+        Some((entry, Fate::ByHand)) => return Ok(Removed::Archived(archived(work, &entry.id))),
         None => {}
     }
     // Only its new name was given to it before the work was broken off.

@@ -61,19 +61,25 @@ async fn look(
 ) -> Result<Option<Unfinished>, Trouble> {
     let spec = work.spot.spec(image);
     let mark = match work.metadata(image).await? {
-        // What is left of one that was begun, or it is gone meanwhile.
-        None => None,
-        Some(metadata) => match metadata.mark(&spec) {
-            Ok(mark) => mark,
-            Err(error) => {
-                tracing::warn!(
-                    image = spec,
-                    error = error.chain(),
-                    "an image of ours has a mark that cannot be read"
-                );
-                return Ok(None);
+        // What is left of one that was begun, or it is gone meanwhile. From now on it is known to be without a header.
+        None => {
+            work.store.is_abandoned(&spec);
+            None
+        }
+        Some(metadata) => {
+            work.store.is_whole(&spec);
+            match metadata.mark(&spec) {
+                Ok(mark) => mark,
+                Err(error) => {
+                    tracing::warn!(
+                        image = spec,
+                        error = error.chain(),
+                        "an image of ours has a mark that cannot be read"
+                    );
+                    return Ok(None);
+                }
             }
-        },
+        }
     };
     let id = VolumeId::new(NAME, work.store.cluster.name(), name)?;
     Ok(match mark {
