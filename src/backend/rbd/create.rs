@@ -128,7 +128,7 @@ async fn adopt(work: &Work, plan: &Plan, mark: &Mark, look: &Look, permit: &Perm
 }
 
 /// Why an image without our mark cannot be what an import of ours left behind, as far as its description tells.
-fn not_a_trace(look: &Look) -> Option<&'static str> {
+pub(super) fn not_a_trace(look: &Look) -> Option<&'static str> {
     let Look { info, metadata, watchers: _ } = look;
     if !metadata.is_empty() {
         Some("it has metadata of others")

@@ -70,6 +70,15 @@ pub(super) fn uid_of(image: &str) -> &str {
     image.strip_prefix(OURS).unwrap_or_default()
 }
 
+/// Whether a text has the shape of the UIDs that Kubernetes gives.
+pub(super) fn is_uid(text: &str) -> bool {
+    text.len() == 36
+        && text.bytes().enumerate().all(|(at, b)| match at {
+            8 | 13 | 18 | 23 => b == b'-',
+            _ => b.is_ascii_hexdigit(),
+        })
+}
+
 /// What an image that is not named by us is called on its way to the trash, where it shall be purged.
 pub(super) fn doomed(image: &str) -> String {
     // Where it is too long, its end tells more than its beginning.
@@ -115,6 +124,16 @@ mod tests {
         assert_eq!(uid_of(&image), "6c0f3c9e-8a0b-4a43-9f4a-0b1d0a3c2f11");
         assert!(image_of(&"other-1".parse().unwrap()).is_err());
         assert!(image_of(&format!("pvc-{}", "u".repeat(90)).parse().unwrap()).is_err());
+    }
+
+    #[test]
+    fn a_uid_is_known_by_its_shape() {
+        assert!(is_uid("6c0f3c9e-8a0b-4a43-9f4a-0b1d0a3c2f11"));
+        for other in
+            ["", "scratch", "6c0f3c9e-8a0b-4a43-9f4a-0b1d0a3c2f1", "6c0f3c9e08a0b04a4309f4a00b1d0a3c2f11"]
+        {
+            assert!(!is_uid(other), "{other}");
+        }
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::time::SystemTime;
 use futures::{StreamExt as _, stream};
 
 use super::{
-    NAME, names,
+    NAME, create, names,
     store::{Trouble, Work, said},
 };
 use crate::{
@@ -88,6 +88,8 @@ async fn look(
         }
         // That of another one, or whose it is cannot be known.
         Some(_) => None,
+        // Somebody may name an image like that by chance.
+        None if !names::is_uid(names::uid_of(image)) => None,
         None => {
             let uid = names::uid_of(image).to_owned();
             let claim = ClaimKey { namespace: String::new(), name: String::new(), uid };
@@ -128,8 +130,14 @@ pub(super) async fn discard(
         {
             return refuse(format!("belongs to {mark}"));
         }
-        None if !look.metadata.is_empty() => return refuse("has metadata of others".into()),
-        Some(_) | None => {}
+        Some(_) => {}
+        None => {
+            if let Some(why) = create::not_a_trace(&look) {
+                return refuse(format!(
+                    "has no owner, and is not what a broken off attempt leaves behind: {why}"
+                ));
+            }
+        }
     }
     // A claim that was named must be the one that was begun for.
     if names::uid_of(image) != unfinished.claim.uid {

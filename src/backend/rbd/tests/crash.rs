@@ -87,14 +87,14 @@ async fn the_creation_has_no_more_steps_than_are_tried() {
 async fn a_creation_that_was_broken_off_for_good_is_swept() {
     for stop in stops(STEPS) {
         let mut site = Site::new();
-        let request = request("a", &[]);
+        let request = named(UID);
         assert!(broken_off(&site, stop, site.create(&request)).await);
         site.restart();
         let since = Instant::now();
         loop {
             let found = site.rbd.unfinished("main", &|_| false).await.unwrap();
             for unfinished in &found {
-                assert_eq!((unfinished.id.name(), unfinished.claim.uid.as_str()), (&request.name, "uid-a"));
+                assert_eq!((unfinished.id.name(), unfinished.claim.uid.as_str()), (&request.name, UID));
                 let _ = site.rbd.discard(unfinished, &Permit::unlimited()).await;
             }
             if found.is_empty() {

@@ -1,0 +1,37 @@
+//! What a sweep takes back, and what it leaves alone.
+
+use super::*;
+use crate::{backend::conformance::removal, volume::ClaimKey};
+
+/// The UID of a claim as Kubernetes gives them.
+const UID: &str = "6c0f3c9e-8a0b-4a43-9f4a-0b1d0a3c2f11";
+
+/// An image without a mark, as a sweep lists it.
+fn unmarked(uid: &str) -> Unfinished {
+    Unfinished {
+        id: format!("1/rbd/main/pvc-{uid}").parse().unwrap(),
+        claim: ClaimKey { namespace: String::new(), name: String::new(), uid: uid.into() },
+        since: std::time::SystemTime::UNIX_EPOCH,
+    }
+}
+
+async fn discard(site: &Site, unfinished: &Unfinished) -> Result<(), Error> {
+    site.rbd.discard(unfinished, &Permit::unlimited()).await
+}
+
+#[tokio::test]
+async fn an_unmarked_image_that_no_import_leaves_behind_is_never_taken_back() {
+    let mut site = Site::new();
+    site.restart();
+    site.small.plant("rbd", "berth-scratch", Image { size: 4 << 20, ..Image::default() });
+    site.small.plant("rbd", &format!("berth-{UID}"), Image { size: 100 << 30, ..Image::default() });
+    let found = site.rbd.unfinished("main", &|_| false).await.unwrap();
+    assert_eq!(found, [unmarked(UID)], "no claim has a UID such as scratch");
+    let error = discard(&site, &unmarked(UID)).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Refused);
+    assert!(error.to_string().contains("larger than one object"), "{error}");
+    assert_eq!(site.small.images().len(), 2);
+    site.small.change(&format!("berth-{UID}"), |image| image.size = 4 << 20);
+    discard(&site, &unmarked(UID)).await.unwrap();
+    assert_eq!(site.small.images(), ["berth-scratch"]);
+}
