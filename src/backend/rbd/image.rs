@@ -27,6 +27,8 @@ use crate::{
 
 /// The metadata key under which an image says whose it is.
 pub(super) const OWNER: &str = "berth.owner";
+/// The metadata key under which an image says that its PV went and it was left on purpose, and when.
+pub(super) const KEPT: &str = "berth.kept";
 
 /// How long a deleted image stays in the trash at least. An image that somebody moves there by hand has no such time: that
 /// tells ours from theirs, so it must be longer than the `rbd` program ever takes to start.
@@ -130,6 +132,11 @@ impl Metadata {
 
     pub(super) fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+
+    /// Whether the image was left on purpose when its PV went.
+    pub(super) fn is_kept(&self) -> bool {
+        self.0.contains_key(KEPT)
     }
 }
 
@@ -350,6 +357,14 @@ impl Work {
     pub(super) async fn set_mark(&self, image: &str, mark: &Mark, permit: &Permit) -> Result<(), Trouble> {
         let args = ["image-meta", "set", &self.spot.spec(image), OWNER, &mark.to_json()].map(str::to_owned);
         let call = Call::changes(self.what("note the owner of", image), args, permit);
+        Ok(self.ceph.rbd(call).await.map(drop)?)
+    }
+
+    /// Notes that the image is left on purpose.
+    pub(super) async fn set_kept(&self, image: &str, permit: &Permit) -> Result<(), Trouble> {
+        let now = Timestamp::now().to_string();
+        let args = ["image-meta", "set", &self.spot.spec(image), KEPT, &now].map(str::to_owned);
+        let call = Call::changes(self.what("note the keeping of", image), args, permit);
         Ok(self.ceph.rbd(call).await.map(drop)?)
     }
 

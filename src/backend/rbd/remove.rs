@@ -26,8 +26,9 @@ pub(super) async fn remove(
     permit: &Permit,
 ) -> Result<Removed, Trouble> {
     let disposal = match removal.disposal {
-        // Nothing is touched, so nothing need be proved.
-        Disposal::Keep => return Ok(Removed::Kept),
+        // Such images no sweep ever takes.
+        Disposal::Keep if names::volume_of(image).is_none() => return Ok(Removed::Kept),
+        Disposal::Keep => return keep(work, removal, image, permit).await,
         Disposal::Delete if removal.origin == Origin::Adopted => Disposal::Archive,
         asked => asked,
     };
@@ -58,6 +59,22 @@ pub(super) async fn remove(
             Ok(Removed::Trashed)
         }
     }
+}
+
+/// Leaves the image where it is, and notes that on it: else a sweep would take it for one that nobody ever used.
+async fn keep(work: &Work, removal: &Removal, image: &str, permit: &Permit) -> Result<Removed, Trouble> {
+    let identity = work.identity().await?;
+    let elsewhere = same_cluster(work, removal.provenance.store_identity.as_deref(), &identity).is_err();
+    let metadata = if elsewhere { None } else { work.metadata(image).await? };
+    let spec = work.spot.spec(image);
+    if let Some(metadata) = metadata
+        && !metadata.is_kept()
+        // What is not ours is left as it is.
+        && prove(work, &spec, &metadata, removal.id.as_ref(), &removal.claim).is_ok()
+    {
+        work.set_kept(image, permit).await?;
+    }
+    Ok(Removed::Kept)
 }
 
 /// Where an archived image is, in the words of `rbd trash restore`.

@@ -66,6 +66,7 @@ async fn look(
             work.store.is_abandoned(&spec);
             None
         }
+        Some(metadata) if metadata.is_kept() => return Ok(None),
         Some(metadata) => {
             work.store.is_whole(&spec);
             match metadata.mark(&spec) {
@@ -124,6 +125,9 @@ pub(super) async fn discard(
         );
         said(Kind::Refused, message)
     };
+    if look.metadata.is_kept() {
+        return refuse("was kept on purpose when its PersistentVolume went".into());
+    }
     match look.metadata.mark(&spec)? {
         Some(mark)
             if !mark.is_of(work.host.installation().as_deref()) || mark.uid != unfinished.claim.uid =>

@@ -35,3 +35,21 @@ async fn an_unmarked_image_that_no_import_leaves_behind_is_never_taken_back() {
     discard(&site, &unmarked(UID)).await.unwrap();
     assert_eq!(site.small.images(), ["berth-scratch"]);
 }
+
+#[tokio::test]
+async fn a_retained_empty_image_is_never_swept() {
+    let mut site = Site::new();
+    let request = request("a", &[]);
+    let volume = site.create(&request).await.unwrap();
+    let removal = removal(&request, &volume, Disposal::Keep);
+    for _ in 0..2 {
+        assert_eq!(site.remove(&removal).await.unwrap(), Removed::Kept);
+    }
+    site.restart();
+    assert_eq!(site.rbd.unfinished("main", &|_| false).await.unwrap(), []);
+    let kept = Unfinished { claim: conformance::key(&request), ..unmarked("uid-a") };
+    let error = discard(&site, &kept).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Refused);
+    assert!(error.to_string().contains("kept"), "{error}");
+    assert_eq!(site.small.images(), ["berth-uid-a"]);
+}
