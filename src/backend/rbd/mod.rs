@@ -369,11 +369,27 @@ impl Backend for Rbd {
             tracing::debug!("nothing is swept, since it is not known which images are of this cluster");
             return Ok(Vec::new());
         };
-        let mut found = Vec::new();
+        let (mut found, mut looked, mut failed) = (Vec::new(), false, None);
         for (spot, admin) in store.spots() {
-            let work = Work::new(&store, &self.host, &spot, &admin, false).await?;
-            work.identity().await?;
-            found.extend(sweep::unfinished(&work, &installation, known).await?);
+            let looks = async {
+                let work = Work::new(&store, &self.host, &spot, &admin, false).await?;
+                work.identity().await?;
+                sweep::unfinished(&work, &installation, known).await
+            };
+            match looks.await.map_err(Error::from) {
+                Ok(more) => {
+                    looked = true;
+                    found.extend(more);
+                }
+                // What is wrong with one class keeps no other pool from being swept.
+                Err(error) => {
+                    tracing::warn!(%spot, error = error.chain(), "cannot list what was begun here; the next sweep will");
+                    failed.get_or_insert(error);
+                }
+            }
+        }
+        if let (false, Some(error)) = (looked, failed) {
+            return Err(error);
         }
         found.sort_by(|a, b| (a.since, &a.id).cmp(&(b.since, &b.id)));
         Ok(found)
@@ -383,20 +399,31 @@ impl Backend for Rbd {
         permit.check()?;
         let store = self.store_named(unfinished.id.store())?;
         let image = names::image_of(unfinished.id.name())?;
+        let (mut was_here, mut failed) = (false, None);
         // Its id does not say in which pool it was begun.
         for (spot, admin) in store.spots() {
-            let _held = store.hold(&spot.spec(&image))?;
-            let work = Work::new(&store, &self.host, &spot, &admin, false).await?;
-            work.identity().await?;
-            match sweep::discard(&work, unfinished, &image, permit).await {
-                Ok(_) => {}
+            let discards = async {
+                let _held = store.hold(&spot.spec(&image))?;
+                let work = Work::new(&store, &self.host, &spot, &admin, false).await?;
+                work.identity().await?;
+                sweep::discard(&work, unfinished, &image, permit).await
+            };
+            match discards.await {
+                Ok(here) => was_here |= here,
                 Err(trouble) if trouble.is_elsewhere() => {
                     tracing::debug!(%spot, error = Error::from(trouble).chain(), "nothing of ours can lie here");
                 }
-                Err(trouble) => return Err(trouble.into()),
+                Err(trouble) => {
+                    let error = Error::from(trouble);
+                    tracing::warn!(%spot, image, error = error.chain(), "cannot take back what was begun here");
+                    failed.get_or_insert(error);
+                }
             }
         }
-        Ok(())
+        match failed {
+            Some(error) if !was_here => Err(error),
+            Some(_) | None => Ok(()),
+        }
     }
 
     async fn tend(&self, permit: &Permit) {

@@ -42,12 +42,21 @@ pub(super) async fn unfinished(
             (!known(&name)).then_some((image, name))
         })
         .collect();
-    let looks =
-        unknown.into_iter().map(|(image, name)| async move { look(work, &image, name, installation).await });
+    let looks = unknown.into_iter().map(|(image, name)| async move {
+        let look = look(work, &image, name, installation).await;
+        (image, look)
+    });
     let looks: Vec<_> = stream::iter(looks).buffer_unordered(ABREAST).collect().await;
     let mut found = Vec::new();
-    for look in looks {
-        found.extend(look?);
+    for (image, look) in looks {
+        match look {
+            Ok(unfinished) => found.extend(unfinished),
+            // The others are to be swept nevertheless.
+            Err(trouble) => {
+                let (image, error) = (work.spot.spec(&image), Error::from(trouble));
+                tracing::warn!(image, error = error.chain(), "cannot look at an image that nobody knows");
+            }
+        }
     }
     Ok(found)
 }

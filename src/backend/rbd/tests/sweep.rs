@@ -53,3 +53,38 @@ async fn a_retained_empty_image_is_never_swept() {
     assert!(error.to_string().contains("kept"), "{error}");
     assert_eq!(site.small.images(), ["berth-uid-a"]);
 }
+
+#[tokio::test]
+async fn a_class_whose_secret_is_gone_keeps_no_other_pool_from_being_swept() {
+    let mut site = Site::new();
+    site.small.state().spaces.insert("other".into(), small::Space::default());
+    site.create(&request("a", &[])).await.unwrap();
+    site.create(&request("b", &[("pool", "other")])).await.unwrap();
+    site.restart();
+    // Before the others in any order of names, and behind them.
+    for pool in ["a", "z"] {
+        site.rbd.acquaint(&parameters(&[("pool", pool), ("adminSecretName", "gone")]));
+    }
+    site.rbd.acquaint(&parameters(&[("pool", "other")]));
+    // One whose mark cannot be read and one that is worked on are no reason either.
+    site.small.plant(
+        "rbd",
+        "berth-0",
+        Image {
+            size: 1 << 20,
+            metadata: BTreeMap::from([("berth.owner".into(), "nonsense".into())]),
+            ..Image::default()
+        },
+    );
+    let found = site.rbd.unfinished("main", &|_| false).await.unwrap();
+    let names: Vec<&str> = found.iter().map(|unfinished| unfinished.claim.name.as_str()).collect();
+    assert_eq!(names, ["a", "b"]);
+    for unfinished in &found {
+        discard(&site, unfinished).await.unwrap();
+    }
+    assert_eq!(site.small.images(), ["berth-0"]);
+    assert!(site.small.state().spaces["other"].images.is_empty());
+    // What could be nowhere else is an error still.
+    let error = discard(&site, &unmarked("uid-a")).await.unwrap_err();
+    assert!(error.to_string().contains("gone"), "{error}");
+}
