@@ -279,7 +279,7 @@ impl Work {
         self.ceph.rbd(call).await.map(drop)
     }
 
-    async fn info(&self, image: &str) -> Result<Option<Info>, Trouble> {
+    pub(super) async fn info(&self, image: &str) -> Result<Option<Info>, Trouble> {
         let args = ["info", "--format", "json", &self.spot.spec(image)].map(str::to_owned);
         let Some(reply) = Self::there(self.ceph.rbd(Call::reads(self.what("read", image), args)).await)?
         else {

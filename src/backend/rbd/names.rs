@@ -9,6 +9,8 @@ const OURS: &str = "berth-";
 /// The beginning of the name that the image of an older provisioner gets on its way to the trash, by which it is known there
 /// as one to be purged. No claim's UID gives such a name, since ours begin with `berth-`.
 const DOOMED: &str = "berth.deleted-";
+/// The same where that name is taken by a renaming that was broken off.
+const DOOMED_AGAIN: &str = "berth.deleted.1-";
 /// The longest name of an image that Ceph takes.
 pub(super) const LONGEST: usize = 95;
 
@@ -79,17 +81,20 @@ pub(super) fn is_uid(text: &str) -> bool {
         })
 }
 
-/// What an image that is not named by us is called on its way to the trash, where it shall be purged.
-pub(super) fn doomed(image: &str) -> String {
-    // Where it is too long, its end tells more than its beginning.
-    let surplus = image.chars().count().saturating_sub(LONGEST - DOOMED.len());
-    let end: String = image.chars().skip(surplus).collect();
-    format!("{DOOMED}{end}")
+/// What an image that is not named by us is called on its way to the trash, where it shall be purged; and where that name is
+/// taken.
+pub(super) fn doomed(image: &str) -> [String; 2] {
+    [DOOMED, DOOMED_AGAIN].map(|prefix| {
+        // Where it is too long, its end tells more than its beginning.
+        let surplus = image.chars().count().saturating_sub(LONGEST - prefix.len());
+        let end: String = image.chars().skip(surplus).collect();
+        format!("{prefix}{end}")
+    })
 }
 
 /// Whether what is called so in the trash was put there by us to be purged, or is an image of ours.
 pub(super) fn is_ours_in_trash(image: &str) -> bool {
-    image.starts_with(DOOMED) || volume_of(image).is_some()
+    [DOOMED, DOOMED_AGAIN].iter().any(|prefix| image.starts_with(prefix)) || volume_of(image).is_some()
 }
 
 /// A name of a pool, a RADOS namespace or an image that the `rbd` program can only understand as such.
@@ -151,11 +156,16 @@ mod tests {
 
     #[test]
     fn a_doomed_image_has_a_name_that_ceph_takes_and_that_is_no_volumes() {
-        assert_eq!(doomed("kubernetes-dynamic-pvc-1"), "berth.deleted-kubernetes-dynamic-pvc-1");
-        let long = doomed(&format!("{}-end", "a".repeat(100)));
-        assert_eq!(long.len(), LONGEST);
-        assert!(long.ends_with("a-end"));
-        assert_eq!(volume_of(&long), None);
+        assert_eq!(
+            doomed("kubernetes-dynamic-pvc-1"),
+            ["berth.deleted-kubernetes-dynamic-pvc-1", "berth.deleted.1-kubernetes-dynamic-pvc-1"]
+        );
+        for long in doomed(&format!("{}-end", "a".repeat(100))) {
+            assert_eq!(long.len(), LONGEST);
+            assert!(long.ends_with("a-end"));
+            assert_eq!(volume_of(&long), None);
+            assert!(is_ours_in_trash(&long));
+        }
     }
 
     #[test]

@@ -13,7 +13,7 @@ use super::{
     store::{Trouble, Work, said},
 };
 use crate::{
-    backend::{Kind, Removed},
+    backend::{Kind, Removed, ceph::Reason},
     volume::{Disposal, Origin, Permit, Removal},
 };
 
@@ -50,14 +50,49 @@ pub(super) async fn remove(
             let doomed = if names::volume_of(image).is_some() {
                 image.to_owned()
             } else {
-                let doomed = names::doomed(image);
-                work.rename(image, &doomed, permit).await?;
-                doomed
+                match doom(work, image, &look.info.id, permit).await? {
+                    Some(doomed) => doomed,
+                    None => return absent(work, removal, image, permit).await,
+                }
             };
             work.trash(&doomed, permit).await?;
             work.store.trash.added();
             Ok(Removed::Trashed)
         }
+    }
+}
+
+/// Gives the image of an older provisioner a name of ours, and tells it; `None` where it is in the trash already, and only a rest of
+/// its old name opens it.
+///
+/// A renaming writes the new name, then the list of images, then removes the old name. Broken off in between, both names open the
+/// image, and no renaming between them is possible: the list tells which of them is the image's.
+async fn doom(work: &Work, image: &str, id: &str, permit: &Permit) -> Result<Option<String>, Trouble> {
+    let [doomed, again] = names::doomed(image);
+    let taken = match work.rename(image, &doomed, permit).await {
+        Ok(()) => return Ok(Some(doomed)),
+        Err(Trouble::Call(failed)) if failed.reason == Reason::NoImage => return Ok(None),
+        Err(Trouble::Call(failed)) if failed.reason == Reason::Exists => failed,
+        Err(trouble) => return Err(trouble),
+    };
+    let listed = work.images().await?;
+    let lists = |name: &str| listed.iter().any(|listed| listed == name);
+    match work.info(&doomed).await? {
+        Some(there) if there.id != id => {
+            let (spec, doomed) = (work.spot.spec(image), work.spot.spec(&doomed));
+            let message = format!(
+                "image {spec} must be called {doomed} before it can be deleted, and that is another image (id {}, not {id});                  nothing was touched. Rename or remove that one",
+                there.id
+            );
+            said(Kind::Conflict, message)
+        }
+        Some(_) if lists(&doomed) => Ok(Some(doomed)),
+        Some(_) if lists(image) => {
+            work.rename(image, &again, permit).await?;
+            Ok(Some(again))
+        }
+        // It comes and goes.
+        Some(_) | None => Err(taken.into()),
     }
 }
 
@@ -114,7 +149,7 @@ async fn unused(work: &Work, image: &str, look: &Look, disposal: Disposal) -> Re
 async fn absent(work: &Work, removal: &Removal, image: &str, permit: &Permit) -> Result<Removed, Trouble> {
     let ours = names::volume_of(image).is_some();
     let doomed = names::doomed(image);
-    let is_it = |name: &str| name == image || !ours && name == doomed;
+    let is_it = |name: &str| name == image || !ours && doomed.iter().any(|doomed| doomed == name);
     // The names alone are quickly listed.
     let trash = if work.called_in_trash().await?.iter().any(|called| is_it(&called.name)) {
         work.in_trash().await?
@@ -141,14 +176,17 @@ async fn absent(work: &Work, removal: &Removal, image: &str, permit: &Permit) ->
         Some((entry, Fate::ByHand)) => return Ok(Removed::Archived(archived(work, &entry.id))),
         None => {}
     }
-    // Only its new name was given to it before the work was broken off.
-    if !ours && let Some(look) = work.look(&doomed).await? {
-        let spec = work.spot.spec(&doomed);
-        prove(work, &spec, &look.metadata, removal.id.as_ref(), &removal.claim)?;
-        unused(work, &doomed, &look, Disposal::Delete).await?;
-        work.trash(&doomed, permit).await?;
-        work.store.trash.added();
-        return Ok(Removed::Trashed);
+    // Only its new name was given to it before the work was broken off; the newest is the image's.
+    let given = if ours { &[] } else { doomed.as_slice() };
+    for doomed in given.iter().rev() {
+        if let Some(look) = work.look(doomed).await? {
+            let spec = work.spot.spec(doomed);
+            prove(work, &spec, &look.metadata, removal.id.as_ref(), &removal.claim)?;
+            unused(work, doomed, &look, Disposal::Delete).await?;
+            work.trash(doomed, permit).await?;
+            work.store.trash.added();
+            return Ok(Removed::Trashed);
+        }
     }
     Ok(Removed::Absent)
 }

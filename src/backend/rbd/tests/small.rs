@@ -540,6 +540,7 @@ impl State {
         }
     }
 
+    /// In the steps of the real one: what the new name stands for, the list of names, what the old name stands for.
     fn rename(&mut self, from: &str, to: &str) -> Played {
         let ((space, old), (_, new)) = (from.rsplit_once('/').unwrap(), to.rsplit_once('/').unwrap());
         if self.image(from).is_err() {
@@ -549,10 +550,19 @@ impl State {
             return recorded("rbd-rename-exists");
         }
         self.step(|state| {
-            let images = &mut state.spaces.get_mut(space).unwrap().images;
-            let image = images.remove(old).unwrap();
+            let images = &mut state.space_mut(space).images;
+            let image = Image { unlisted: true, ..images[old].clone() };
             images.insert(new.to_owned(), image);
         })?;
+        if self.spaces[space].images[old].unlisted {
+            return recorded("rbd-rename-no-image");
+        }
+        self.step(|state| {
+            let images = &mut state.space_mut(space).images;
+            images.get_mut(old).unwrap().unlisted = true;
+            images.get_mut(new).unwrap().unlisted = false;
+        })?;
+        self.step(|state| state.space_mut(space).images.remove(old))?;
         ok("")
     }
 
