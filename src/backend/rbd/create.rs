@@ -303,7 +303,7 @@ mod tests {
     fn only_what_a_broken_off_import_leaves_behind_is_taken_without_a_mark() {
         const OBJECT: u64 = 4 << 20;
         let look = |change: serde_json::Value, metadata: serde_json::Value| {
-            let mut info = json!({"id": "1", "size": OBJECT, "object_size": OBJECT, "features": []});
+            let mut info = json!({"id": "1", "size": OBJECT, "object_size": OBJECT, "snapshot_count": 0});
             if let (Some(info), Some(change)) = (info.as_object_mut(), change.as_object()) {
                 info.extend(change.clone());
             }

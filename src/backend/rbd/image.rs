@@ -47,7 +47,6 @@ pub(super) struct Info {
     pub(super) id: String,
     pub(super) size: u64,
     pub(super) object_size: u64,
-    #[serde(default)]
     pub(super) snapshot_count: u64,
     #[serde(default)]
     features: Vec<String>,
@@ -228,7 +227,6 @@ impl Entry {
 
 #[derive(Deserialize)]
 struct Status {
-    #[serde(default)]
     watchers: Vec<Watcher>,
 }
 
@@ -285,13 +283,14 @@ impl Work {
         else {
             return Ok(None);
         };
-        Ok(reply.json()?)
+        Ok(Some(reply.must_json()?))
     }
 
     pub(super) async fn metadata(&self, image: &str) -> Result<Option<Metadata>, Trouble> {
         let args = ["image-meta", "list", "--format", "json", &self.spot.spec(image)].map(str::to_owned);
         let call = Call::reads(self.what("read the metadata of", image), args);
         let Some(reply) = Self::there(self.ceph.rbd(call).await)? else { return Ok(None) };
+        // The one answer that is empty where there is nothing.
         Ok(Some(reply.json()?.unwrap_or_default()))
     }
 
@@ -299,7 +298,7 @@ impl Work {
         let args = ["status", "--format", "json", &self.spot.spec(image)].map(str::to_owned);
         let call = Call::reads(self.what("ask who uses", image), args);
         let Some(reply) = Self::there(self.ceph.rbd(call).await)? else { return Ok(None) };
-        Ok(reply.json::<Status>()?.map(|status| status.watchers))
+        Ok(Some(reply.must_json::<Status>()?.watchers))
     }
 
     /// Everything about an image; `None` where it is not there.
@@ -331,10 +330,10 @@ impl Work {
         let spec = self.spot.spec(image);
         let list = ["snap", "ls", "--format", "json", &spec].map(str::to_owned);
         let call = Call::reads(self.what("list the snapshots of", image), list);
-        let snapshots: Vec<Named> = self.ceph.rbd(call).await?.json()?.unwrap_or_default();
+        let snapshots: Vec<Named> = self.ceph.rbd(call).await?.must_json()?;
         let children = ["children", "--all", "--format", "json", &spec].map(str::to_owned);
         let call = Call::reads(self.what("list the clones of", image), children);
-        let children: Vec<Child> = self.ceph.rbd(call).await?.json()?.unwrap_or_default();
+        let children: Vec<Child> = self.ceph.rbd(call).await?.must_json()?;
         let names: Vec<String> = snapshots.into_iter().map(|snapshot| snapshot.name).collect();
         let mut text = listed(&names);
         if !children.is_empty() {
@@ -477,14 +476,14 @@ impl Work {
     pub(super) async fn images(&self) -> Result<Vec<String>, Trouble> {
         let args = ["ls", "--format", "json", &self.spot.to_string()].map(str::to_owned);
         let call = Call::reads(format!("list the images of {}", self.spot), args);
-        Ok(self.ceph.rbd(call).await?.json()?.unwrap_or_default())
+        Ok(self.ceph.rbd(call).await?.must_json()?)
     }
 
     /// The RADOS namespaces of the pool.
     pub(super) async fn namespaces(&self) -> Result<Vec<String>, Trouble> {
         let args = ["namespace", "ls", "--format", "json", &self.spot.pool].map(str::to_owned);
         let call = Call::reads(format!("list the namespaces of pool {}", self.spot.pool), args);
-        let found: Vec<Named> = self.ceph.rbd(call).await?.json()?.unwrap_or_default();
+        let found: Vec<Named> = self.ceph.rbd(call).await?.must_json()?;
         Ok(found.into_iter().map(|namespace| namespace.name).collect())
     }
 
@@ -497,7 +496,7 @@ impl Work {
             application_metadata: BTreeMap<String, serde_json::Value>,
         }
         let call = Call::reads("list the pools", ["osd", "pool", "ls", "detail"]);
-        let found: Vec<Pool> = self.ceph.ceph(call).await?.json()?.unwrap_or_default();
+        let found: Vec<Pool> = self.ceph.ceph(call).await?.must_json()?;
         let pools = found.into_iter().filter(|pool| pool.application_metadata.contains_key("rbd"));
         Ok(pools
             .map(|pool| pool.pool_name)

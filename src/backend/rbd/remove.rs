@@ -188,5 +188,12 @@ async fn absent(work: &Work, removal: &Removal, image: &str, permit: &Permit) ->
             return Ok(Removed::Trashed);
         }
     }
+    if work.images().await?.iter().any(|listed| listed == image) {
+        let spec = work.spot.spec(image);
+        let message = format!(
+            "image {spec} is in the list of images and cannot be opened, so that it is not known what becomes of its data; nothing              was touched. If nothing of it is to be saved, remove it (rbd rm {spec})"
+        );
+        return said(Kind::Refused, message);
+    }
     Ok(Removed::Absent)
 }

@@ -233,3 +233,27 @@ async fn a_missing_pool_or_namespace_is_named() {
         assert!(error.to_string().contains(told) && error.to_string().contains(more.1), "{error}");
     }
 }
+
+#[tokio::test]
+async fn an_answer_that_says_nothing_of_watchers_is_an_error() {
+    let site = Site::new();
+    let (request, volume) = made(&site, "a").await;
+    let snapless = r#"{"id": "1", "size": 4194304, "object_size": 4194304, "features": []}"#;
+    for odd in [("status", ""), ("status", "{}"), ("info", ""), ("info", snapless)] {
+        site.small.state().odd = Some(odd);
+        let error = site.remove(&removal(&request, &volume, Disposal::Delete)).await.unwrap_err();
+        assert_eq!(error.kind(), Kind::Internal, "{odd:?}: {error}");
+    }
+    site.small.state().odd = None;
+    assert_eq!(site.small.images(), ["berth-uid-a"]);
+}
+
+#[tokio::test]
+async fn an_image_that_is_listed_and_cannot_be_opened_is_not_gone() {
+    let site = Site::new();
+    let (request, volume) = made(&site, "a").await;
+    site.small.change("berth-uid-a", |image| image.headless = true);
+    let error = site.remove(&removal(&request, &volume, Disposal::Delete)).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Refused);
+    assert!(error.to_string().contains("rbd rm rbd/berth-uid-a"), "{error}");
+}

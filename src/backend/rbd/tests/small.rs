@@ -88,6 +88,8 @@ pub(crate) struct State {
     pub(crate) stopped: bool,
     /// Whether nothing is answered any more.
     pub(crate) hangs: bool,
+    /// What a command of `rbd` answers in place of the truth.
+    pub(crate) odd: Option<(&'static str, &'static str)>,
     /// Whether no monitor answers.
     pub(crate) unreachable: bool,
     /// The key that is accepted.
@@ -137,6 +139,7 @@ impl Small {
             stop: Stop::Never,
             stopped: false,
             hangs: false,
+            odd: None,
             unreachable: false,
             key: KEY.to_owned(),
             fsid: FSID.to_owned(),
@@ -353,6 +356,11 @@ impl State {
                 }
                 word => words.push(word),
             }
+        }
+        if let Some((command, answer)) = self.odd
+            && words.first() == Some(&command)
+        {
+            return ok(answer);
         }
         match (program.as_str(), &words[..]) {
             ("ceph", ["fsid"]) => ok(format!("\n{}\n", json!({"fsid": self.fsid}))),
