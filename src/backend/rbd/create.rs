@@ -78,27 +78,28 @@ async fn adopt(work: &Work, plan: &Plan, mark: &Mark, look: &Look, permit: &Perm
     {
         return said(Kind::Conflict, format!("image {spec} exists already and belongs to {there}"));
     }
-    if marked.is_none() {
-        if let Some(why) = not_a_trace(look) {
-            let message = format!(
-                "image {spec} exists already, has no owner, and is not what a broken off attempt leaves behind: {why}. \
-                 Rename or remove it"
-            );
-            return said(Kind::Conflict, message);
-        }
-        if let Some(watcher) = look.watchers.first() {
-            let watcher = watcher.told(|address| work.host.node_at(address));
-            let message = format!(
-                "image {spec} is being made by another process, or the making of it was broken off; it is open by {watcher}, \
-                 which Ceph forgets after 30 s"
-            );
-            return said(Kind::Busy, message);
-        }
-        if work.has_content(&plan.image).await? {
-            let message =
-                format!("image {spec} exists already, has no owner, and has content. Rename or remove it");
-            return said(Kind::Conflict, message);
-        }
+    if marked.is_none()
+        && let Some(why) = not_a_trace(look)
+    {
+        let message = format!(
+            "image {spec} exists already, has no owner, and is not what a broken off attempt leaves behind: {why}. Rename or \
+             remove it"
+        );
+        return said(Kind::Conflict, message);
+    }
+    // Whoever makes it still removes it again when a step of that fails. One that a node uses has a PV, and is asked for no more.
+    if let Some(watcher) = look.watchers.first() {
+        let watcher = watcher.told(|address| work.host.node_at(address));
+        let message = format!(
+            "image {spec} is being made by another process, or the making of it was broken off; it is open by {watcher}, \
+             which Ceph forgets after 30 s"
+        );
+        return said(Kind::Busy, message);
+    }
+    if marked.is_none() && work.has_content(&plan.image).await? {
+        let message =
+            format!("image {spec} exists already, has no owner, and has content. Rename or remove it");
+        return said(Kind::Conflict, message);
     }
     let (has, wants) = (look.info.features(), plan.features);
     if has != wants {

@@ -122,6 +122,22 @@ async fn a_trace_that_is_still_open_is_waited_for() {
 }
 
 #[tokio::test]
+async fn a_marked_image_that_is_still_open_is_waited_for() {
+    let site = Site::new();
+    let (request, volume) = made(&site, "a").await;
+    // An import that nobody waits for any more has written the mark and not the size.
+    site.small.change("berth-uid-a", |image| {
+        image.size = 4 << 20;
+        image.watchers = vec!["10.0.0.7:0/1".into()];
+    });
+    let error = site.create(&request).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Busy);
+    assert!(error.to_string().contains("worker-7"), "{error}");
+    site.small.change("berth-uid-a", |image| image.watchers.clear());
+    assert_eq!(site.create(&request).await.unwrap(), volume);
+}
+
+#[tokio::test]
 async fn the_source_of_a_volume_is_as_its_class_says() {
     let site = Site::new();
     let csi = site.create(&request("a", &[("fsType", "xfs"), ("imageFeatures", "layering")])).await.unwrap();
