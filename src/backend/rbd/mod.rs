@@ -64,6 +64,8 @@ pub struct Rbd {
     pace: Pace,
     /// The configured ones first, then those that were met.
     stores: Mutex<Vec<Arc<Store>>>,
+    /// What the existing volumes say of clusters that nobody described yet, by their names.
+    past: Mutex<BTreeMap<String, Past>>,
     /// Tells that a store was met.
     met: Notify,
 }
@@ -117,7 +119,8 @@ impl Rbd {
             concurrency: concurrency.max(8),
         };
         let stores = Mutex::new(stores);
-        Ok(Self { capabilities, clusters, host, settings, pace, stores, met: Notify::new() })
+        let (past, met) = (Mutex::default(), Notify::new());
+        Ok(Self { capabilities, clusters, host, settings, pace, stores, past, met })
     }
 
     fn known(&self) -> MutexGuard<'_, Vec<Arc<Store>>> {
@@ -131,6 +134,10 @@ impl Rbd {
             return Arc::clone(store);
         }
         let store = Store::new(cluster.clone(), self.pace);
+        let past = self.past.lock().unwrap_or_else(PoisonError::into_inner).remove(cluster.name());
+        if let Some(past) = past {
+            store.remember(past, self.settings.admins.get(cluster.name()));
+        }
         stores.push(Arc::clone(&store));
         drop(stores);
         self.met.notify_one();
@@ -455,7 +462,11 @@ impl Backend for Rbd {
                     store.watch(&self.host, admin);
                 }
             }
-            Err(error) => tracing::warn!(%error, "volumes exist on a cluster that is not configured"),
+            Err(_unknown) => {
+                tracing::info!(cluster = past.store, "volumes exist on a cluster that is not known yet");
+                let mut unknown = self.past.lock().unwrap_or_else(PoisonError::into_inner);
+                unknown.insert(past.store.clone(), past);
+            }
         }
     }
 

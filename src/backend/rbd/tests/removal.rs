@@ -201,6 +201,30 @@ async fn a_cluster_that_only_a_class_describes_serves_as_well() {
 }
 
 #[tokio::test]
+async fn a_described_cluster_that_was_swapped_makes_nothing() {
+    let mut site = Site::new();
+    let described = |name: &str| {
+        let mut request = request(name, &[("monitors", "10.5.0.1"), ("adminSecretName", "ceph-admin")]);
+        request.parameters.remove("clusterID");
+        request
+    };
+    let volume = site.create(&described("a")).await.unwrap();
+    site.small.state().fsid = "99999999-89ab-cdef-0123-456789abcdef".into();
+    site.restart();
+    // The volumes are known before the class that describes their cluster.
+    site.rbd.remember(Past {
+        store: volume.id.store().to_owned(),
+        identity: Some(volume.store_identity.clone()),
+        places: Vec::new(),
+    });
+    site.rbd.acquaint(&described("b").parameters);
+    let error = site.create(&described("b")).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Refused);
+    assert!(error.to_string().contains("99999999"), "{error}");
+    assert_eq!(site.small.images(), ["berth-uid-a"]);
+}
+
+#[tokio::test]
 async fn a_key_that_was_changed_is_read_anew() {
     let site = Site::new();
     let newer = "AQB5Z1hnAAAAABAAcGxhdXNpYmxlLCByaWdodA==";
