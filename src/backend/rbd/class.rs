@@ -184,7 +184,8 @@ pub(super) fn plan(clusters: &Clusters, settings: &Settings, request: &VolumeReq
     parameters.expiry()?;
     Ok(Plan {
         image: names::image_of(&request.name)?,
-        data_pool: named(parameters, "dataPool", "pool name")?,
+        // Ceph does not write down one that is the image's own.
+        data_pool: named(parameters, "dataPool", "pool name")?.filter(|pool| *pool != ground.spot.pool),
         features: features(parameters)?,
         size: size(request.capacity)?,
         fs_type: fs_type(parameters, request.mode)?,

@@ -109,7 +109,8 @@ async fn adopt(work: &Work, plan: &Plan, mark: &Mark, look: &Look, permit: &Perm
         );
         return said(Kind::Conflict, message);
     }
-    if look.info.data_pool != plan.data_pool {
+    // Where the class names none, it is as the cluster is configured.
+    if plan.data_pool.is_some() && look.info.data_pool != plan.data_pool {
         let shown = |pool: &Option<String>| pool.clone().unwrap_or_else(|| "its own pool".to_owned());
         let message = format!(
             "image {spec} keeps its data in {}, and the class asks for {}; correct the class, or remove the image (rbd rm \

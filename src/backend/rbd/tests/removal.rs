@@ -110,6 +110,19 @@ async fn an_existing_image_is_taken_only_in_the_shape_that_was_asked_for() {
 }
 
 #[tokio::test]
+async fn an_image_whose_data_pool_is_its_own_pool_is_adopted() {
+    let site = Site::new();
+    let own = request("a", &[("dataPool", "rbd")]);
+    let volume = site.create(&own).await.unwrap();
+    assert_eq!(site.create(&own).await.unwrap(), volume);
+    // Where the cluster's configuration names one, the class need not.
+    let plain = request("b", &[]);
+    let volume = site.create(&plain).await.unwrap();
+    site.small.change("berth-uid-b", |image| image.data_pool = Some("ec".into()));
+    assert_eq!(site.create(&plain).await.unwrap(), volume);
+}
+
+#[tokio::test]
 async fn a_trace_that_is_still_open_is_waited_for() {
     let site = Site::new();
     let image = Image { size: 4 << 20, watchers: vec!["10.0.0.7:0/1".into()], ..Image::default() };

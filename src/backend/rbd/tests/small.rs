@@ -513,6 +513,7 @@ impl State {
             return recorded("rbd-create-no-data-pool");
         }
         let id = self.id();
+        let data_pool = options.get("--data-pool").map(|pool| (*pool).to_owned());
         self.step(|state| {
             let image = Image { id: id.clone(), headless: true, ..Image::default() };
             state.spaces.get_mut(space).unwrap().images.insert(name.to_owned(), image);
@@ -524,7 +525,8 @@ impl State {
                 id,
                 size: 4 << 20,
                 features: read.features,
-                data_pool: options.get("--data-pool").map(|pool| (*pool).to_owned()),
+                // Its own is not written down.
+                data_pool: data_pool.filter(|pool| pool != space.split('/').next().unwrap_or_default()),
                 ..Image::default()
             };
         })?;
