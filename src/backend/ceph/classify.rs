@@ -206,9 +206,7 @@ impl Reason {
                 "finish the move with rbd trash mv POOL/NAME, if the image is still there under its name and nobody wants it"
             }
             Self::Grouped => "take it out of the group with rbd group image rm --image-id",
-            Self::NotPermitted => {
-                "give the user the capabilities that the documentation of the classes lists"
-            }
+            Self::NotPermitted => "give the user the caps of docs/security.md",
             Self::WrongKey => {
                 "compare user and key in the Secret with what ceph auth get prints for the user"
             }

@@ -6,7 +6,7 @@
 use super::{
     NAME,
     class::{self, Plan},
-    image::{Look, Mark, Metadata},
+    image::{Look, Mark, Metadata, OWNER},
     names,
     store::{Trouble, Work, said},
 };
@@ -19,8 +19,8 @@ use crate::{
         },
     },
     volume::{
-        Capacity, ClaimKey, CsiSource, Grown, Growth, Mode, Origin, Permit, RbdSource, SecretName, Source,
-        Volume, VolumeId, VolumeRequest,
+        Capacity, Claim, ClaimKey, CsiSource, Grown, Growth, Mode, Origin, Permit, RbdSource, SecretName,
+        Source, Volume, VolumeId, VolumeRequest,
     },
 };
 
@@ -36,7 +36,8 @@ pub(super) async fn create(
     permit: &Permit,
 ) -> Result<Volume, Trouble> {
     let identity = work.identity().await?;
-    let mark = Mark::new(work.host.installation(), &request.claim);
+    let Claim { namespace, name, uid, .. } = request.claim.clone();
+    let mark = Mark::new(work.host.installation(), ClaimKey { namespace, name, uid });
     let spec = work.spot.spec(&plan.image);
     for attempt in 0..ATTEMPTS {
         let made = work
@@ -56,8 +57,8 @@ pub(super) async fn create(
         if attempt == 0 {
             continue;
         }
-        // The making of it was broken off before it could be opened. What is left is a name, which need not even be in the list
-        // of images, and which nobody can have put content behind.
+        // The making of it was broken off before it could be opened. What is left is a name in the list of images, which nobody
+        // can have put content behind; or it was on its way to the trash.
         if !work.store.is_abandoned(&spec) {
             let message =
                 format!("image {spec} is being made by another process, or the making of it was broken off");
@@ -275,9 +276,11 @@ pub(super) fn prove(
     match (metadata.mark(spec)?, id) {
         (Some(mark), _) if mark.claim() != *claim || !mark.is_of(work.host.installation().as_deref()) => {
             let message = format!(
-                "image {spec} belongs to {mark}, the PersistentVolume to claim {claim} with UID {}; nothing was touched. Correct \
-                 the one that is wrong",
-                claim.uid
+                "image {spec} belongs to {mark}, the PersistentVolume to claim {claim} with UID {}; nothing was touched. If the \
+                 image is that of the PersistentVolume, write its owner (rbd image-meta set {spec} {OWNER} '{}'); else set \
+                 the PersistentVolume's reclaim policy to Retain and delete it",
+                claim.uid,
+                owner(work, claim)
             );
             said(Kind::Refused, message)
         }
@@ -285,13 +288,19 @@ pub(super) fn prove(
         (None, None) if spec.rsplit('/').next().and_then(names::volume_of).is_none() => Ok(()),
         (None, _) => {
             let message = format!(
-                "image {spec} has no owner (metadata berth.owner), so nothing proves that it is the volume's; nothing was \
-                 touched. Restore the metadata with rbd image-meta set, or remove the image and then the PersistentVolume \
-                 by hand"
+                "image {spec} has no owner (metadata {OWNER}), so nothing proves that it is the volume's; nothing was \
+                 touched. If it is, write its owner (rbd image-meta set {spec} {OWNER} '{}'); else set the \
+                 PersistentVolume's reclaim policy to Retain and delete it",
+                owner(work, claim)
             );
             said(Kind::Refused, message)
         }
     }
+}
+
+/// The mark that an image of this claim has.
+fn owner(work: &Work, claim: &ClaimKey) -> String {
+    Mark::new(work.host.installation(), claim.clone()).to_json()
 }
 
 #[cfg(test)]

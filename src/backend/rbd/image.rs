@@ -22,7 +22,7 @@ use crate::{
         Error, Kind,
         ceph::{Call, Failed, Reason},
     },
-    volume::{Claim, ClaimKey, Permit},
+    volume::{ClaimKey, Permit},
 };
 
 /// The metadata key under which an image says whose it is.
@@ -76,12 +76,12 @@ pub(super) struct Mark {
 }
 
 impl Mark {
-    pub(super) fn new(installation: Option<String>, claim: &Claim) -> Self {
+    pub(super) fn new(installation: Option<String>, claim: ClaimKey) -> Self {
         Self {
             installation: installation.unwrap_or_default(),
-            namespace: claim.namespace.clone(),
-            name: claim.name.clone(),
-            uid: claim.uid.clone(),
+            namespace: claim.namespace,
+            name: claim.name,
+            uid: claim.uid,
             since: Timestamp::now(),
         }
     }
@@ -122,8 +122,8 @@ impl Metadata {
         let Some(text) = self.0.get(OWNER) else { return Ok(None) };
         serde_json::from_str(text).map(Some).map_err(|error| {
             let message = format!(
-                "the owner of image {image}, its metadata {OWNER}, cannot be read ({error}); nothing was touched. Correct it with rbd \
-                 image-meta set"
+                "the owner of image {image}, its metadata {OWNER}, cannot be read ({error}); nothing was touched. Correct it: \
+                 rbd image-meta set {image} {OWNER} '<json>'"
             );
             Error::new(Kind::Refused, message)
         })

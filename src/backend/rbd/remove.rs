@@ -39,7 +39,7 @@ pub(super) async fn remove(
         return absent(work, removal, image, permit).await;
     };
     prove(work, &spec, &look.metadata, removal.id.as_ref(), &removal.claim)?;
-    unused(work, image, &look, disposal).await?;
+    unused(work, removal, image, &look, disposal).await?;
     match disposal {
         Disposal::Keep => Ok(Removed::Kept),
         Disposal::Archive => {
@@ -118,7 +118,13 @@ fn archived(work: &Work, id: &str) -> String {
 }
 
 /// Whether nobody has the image open, and no snapshot would be lost with it.
-async fn unused(work: &Work, image: &str, look: &Look, disposal: Disposal) -> Result<(), Trouble> {
+async fn unused(
+    work: &Work,
+    removal: &Removal,
+    image: &str,
+    look: &Look,
+    disposal: Disposal,
+) -> Result<(), Trouble> {
     let spec = work.spot.spec(image);
     if !look.watchers.is_empty() {
         let watchers: Vec<String> = look
@@ -137,7 +143,8 @@ async fn unused(work: &Work, image: &str, look: &Look, disposal: Disposal) -> Re
         let dependents = work.dependents(image).await?;
         let message = format!(
             "image {spec} has snapshots, which nobody asked to delete: {dependents}. Remove them (rbd snap purge {spec}; clones \
-             first with rbd flatten or rbd rm), or set onDelete: archive on the volume"
+             first with rbd flatten or rbd rm), or archive it: kubectl annotate pv {} berth.storage/on-delete=archive --overwrite",
+            removal.name
         );
         return said(Kind::InUse, message);
     }
@@ -182,7 +189,7 @@ async fn absent(work: &Work, removal: &Removal, image: &str, permit: &Permit) ->
         if let Some(look) = work.look(doomed).await? {
             let spec = work.spot.spec(doomed);
             prove(work, &spec, &look.metadata, removal.id.as_ref(), &removal.claim)?;
-            unused(work, doomed, &look, Disposal::Delete).await?;
+            unused(work, removal, doomed, &look, Disposal::Delete).await?;
             work.trash(doomed, permit).await?;
             work.store.trash.added();
             return Ok(Removed::Trashed);

@@ -40,7 +40,8 @@ async fn snapshots_are_not_deleted_with_their_image_but_archived_with_it() {
     });
     let error = site.remove(&removal(&request, &volume, Disposal::Delete)).await.unwrap_err();
     assert_eq!(error.kind(), Kind::InUse);
-    for part in ["daily, weekly", "rbd/test", "rbd snap purge rbd/berth-uid-a"] {
+    let archive = "kubectl annotate pv pvc-uid-a berth.storage/on-delete=archive --overwrite";
+    for part in ["daily, weekly", "rbd/test", "rbd snap purge rbd/berth-uid-a", archive] {
         assert!(error.to_string().contains(part), "{error}");
     }
     let removed = site.remove(&removal(&request, &volume, Disposal::Archive)).await.unwrap();
