@@ -38,7 +38,7 @@ pub const PARAMETERS: &[Parameter] = &[
     Parameter {
         name: "adminId",
         values: "a Ceph user, without \"client.\"",
-        default: "admin, or as the cluster is configured",
+        default: "admin; without adminSecretName as the cluster is configured",
         effect: "The user that makes and removes images: mon \"profile rbd\", osd \"profile rbd pool=...\".",
     },
     Parameter {
@@ -50,7 +50,7 @@ pub const PARAMETERS: &[Parameter] = &[
     Parameter {
         name: "adminSecretNamespace",
         values: "a namespace",
-        default: "default",
+        default: "default; without adminSecretName as the cluster is configured",
         effect: "Where adminSecretName is.",
     },
     Parameter {
@@ -127,7 +127,7 @@ pub const PARAMETERS: &[Parameter] = &[
     },
     Parameter {
         name: "archiveExpiry",
-        values: "never, or a duration such as 720h or 30d",
+        values: "never, or 1m to 18300d, in s, m, h, d or w",
         default: "never",
         effect: "How long an archived image stays in the trash of its pool before it is purged.",
     },
