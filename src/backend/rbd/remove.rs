@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::{
     create::{prove, same_cluster},
-    image::{Fate, Look},
+    image::{Entry, Fate, Look},
     names,
     store::{Trouble, Work, said},
 };
@@ -43,6 +43,7 @@ pub(super) async fn remove(
     match disposal {
         Disposal::Keep => Ok(Removed::Kept),
         Disposal::Archive => {
+            not_begun(work, removal, image, &look.info.id).await?;
             work.archive(image, expiry, permit).await?;
             Ok(Removed::Archived(archived(work, &look.info.id)))
         }
@@ -110,6 +111,26 @@ async fn keep(work: &Work, removal: &Removal, image: &str, permit: &Permit) -> R
         work.set_kept(image, permit).await?;
     }
     Ok(Removed::Kept)
+}
+
+/// Refuses to archive an image whose deletion was broken off at its beginning: Ceph keeps the expiry that a move began with, so
+/// that it would be purged.
+async fn not_begun(work: &Work, removal: &Removal, image: &str, id: &str) -> Result<(), Trouble> {
+    if !work.called_in_trash().await?.iter().any(|called| called.id == id) {
+        return Ok(());
+    }
+    let deleted = |entry: &Entry| entry.id == id && matches!(entry.fate(), Some((Fate::Deleted, _)));
+    if work.in_trash().await?.iter().any(deleted) {
+        let spec = work.spot.spec(image);
+        let message = format!(
+            "the deletion of image {spec} was begun, and Ceph cannot make an archive of that; nothing was touched. Copy it if it is \
+             wanted (rbd deep cp {spec} ...), then let it be deleted: kubectl annotate pv {} berth.storage/on-delete=delete \
+             --overwrite",
+            removal.name
+        );
+        return said(Kind::Refused, message);
+    }
+    Ok(())
 }
 
 /// Where an archived image is, in the words of `rbd trash restore`.

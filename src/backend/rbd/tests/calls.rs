@@ -72,12 +72,23 @@ async fn a_removal_looks_first_and_moves_once() {
     let site = Site::new();
     let rows: [Row<'_>; 3] = [
         ("a", Disposal::Delete, &[], &["rbd trash mv --expires-at 15 seconds rbd/berth-uid-a"]),
-        ("b", Disposal::Archive, &[], &["rbd trash mv --expires-at 2100-01-01T00:00:00Z rbd/berth-uid-b"]),
+        (
+            "b",
+            Disposal::Archive,
+            &[],
+            &[
+                "rbd trash ls --all --format json rbd",
+                "rbd trash mv --expires-at 2100-01-01T00:00:00Z rbd/berth-uid-b",
+            ],
+        ),
         (
             "c",
             Disposal::Archive,
             &[("archiveExpiry", "30d")],
-            &["rbd trash mv --expires-at 2592000 seconds rbd/berth-uid-c"],
+            &[
+                "rbd trash ls --all --format json rbd",
+                "rbd trash mv --expires-at 2592000 seconds rbd/berth-uid-c",
+            ],
         ),
     ];
     for (name, disposal, more, expected) in rows {

@@ -245,6 +245,20 @@ async fn a_move_to_the_trash_that_was_broken_off_is_finished_before_the_volume_c
 }
 
 #[tokio::test]
+async fn a_deletion_that_was_begun_is_not_told_to_be_an_archive() {
+    let site = Site::new();
+    let request = request("a", &[]);
+    let volume = site.create(&request).await.unwrap();
+    let delete = removal(&request, &volume, Disposal::Delete);
+    assert!(broken_off(&site, Stop::After(0), site.remove(&delete)).await);
+    let archive = Removal { disposal: Disposal::Archive, ..delete };
+    let error = site.remove(&archive).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Refused);
+    assert!(error.to_string().contains("rbd deep cp rbd/berth-uid-a"), "{error}");
+    assert_eq!(site.small.images(), ["berth-uid-a"]);
+}
+
+#[tokio::test]
 async fn a_name_that_was_left_behind_goes_at_the_pace_of_the_sweep() {
     let mut site = Site::new();
     let request = named(UID);
