@@ -82,7 +82,8 @@ async fn doom(work: &Work, image: &str, id: &str, permit: &Permit) -> Result<Opt
         Some(there) if there.id != id => {
             let (spec, doomed) = (work.spot.spec(image), work.spot.spec(&doomed));
             let message = format!(
-                "image {spec} must be called {doomed} before it can be deleted, and that is another image (id {}, not {id});                  nothing was touched. Rename or remove that one",
+                "image {spec} must be called {doomed} before it can be deleted, and that is another image (id {}, not {id}); \
+                 nothing was touched. Rename or remove that one",
                 there.id
             );
             said(Kind::Conflict, message)
@@ -178,6 +179,24 @@ async fn absent(work: &Work, removal: &Removal, image: &str, permit: &Permit) ->
     let ours = names::volume_of(image).is_some();
     let doomed = names::doomed(image);
     let is_it = |name: &str| name == image || !ours && doomed.iter().any(|doomed| doomed == name);
+    // Only its new name was given to it before the work was broken off; the newest is the image's.
+    let given = if ours { &[] } else { doomed.as_slice() };
+    for doomed in given.iter().rev() {
+        if let Some(look) = work.look(doomed).await? {
+            let spec = work.spot.spec(doomed);
+            prove(work, &spec, &look.metadata, removal.id.as_ref(), &removal.claim)?;
+            unused(work, removal, doomed, &look, Disposal::Delete).await?;
+            match work.trash(doomed, permit).await {
+                Ok(()) => {
+                    work.store.trash.added();
+                    return Ok(Removed::Trashed);
+                }
+                // What opens it is a rest of that name; the image is in the trash.
+                Err(Trouble::Call(failed)) if failed.reason == Reason::NoImage => {}
+                Err(trouble) => return Err(trouble),
+            }
+        }
+    }
     // The names alone are quickly listed.
     let trash = if work.called_in_trash().await?.iter().any(|called| is_it(&called.name)) {
         work.in_trash().await?
@@ -204,22 +223,11 @@ async fn absent(work: &Work, removal: &Removal, image: &str, permit: &Permit) ->
         Some((entry, Fate::ByHand)) => return Ok(Removed::Archived(archived(work, &entry.id))),
         None => {}
     }
-    // Only its new name was given to it before the work was broken off; the newest is the image's.
-    let given = if ours { &[] } else { doomed.as_slice() };
-    for doomed in given.iter().rev() {
-        if let Some(look) = work.look(doomed).await? {
-            let spec = work.spot.spec(doomed);
-            prove(work, &spec, &look.metadata, removal.id.as_ref(), &removal.claim)?;
-            unused(work, removal, doomed, &look, Disposal::Delete).await?;
-            work.trash(doomed, permit).await?;
-            work.store.trash.added();
-            return Ok(Removed::Trashed);
-        }
-    }
     if work.images().await?.iter().any(|listed| listed == image) {
         let spec = work.spot.spec(image);
         let message = format!(
-            "image {spec} is in the list of images and cannot be opened, so that it is not known what becomes of its data; nothing              was touched. If nothing of it is to be saved, remove it (rbd rm {spec})"
+            "image {spec} is in the list of images and cannot be opened, so that it is not known what becomes of its data; nothing \
+             was touched. If nothing of it is to be saved, remove it (rbd rm {spec})"
         );
         return said(Kind::Refused, message);
     }

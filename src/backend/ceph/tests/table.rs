@@ -88,7 +88,7 @@ pub(super) const MEANINGS: &[(&str, Reason)] = &[
     ("rbd-status-no-image", Reason::NoImage),
     ("rbd-trash-ls-no-header", Reason::HeaderlessTrash),
     ("rbd-trash-ls-no-pool", Reason::NoPool),
-    ("rbd-trash-mv-moved", Reason::NoImage),
+    ("rbd-trash-mv-moved-no-image", Reason::NoImage),
     ("rbd-trash-mv-no-image", Reason::NoImage),
     ("rbd-trash-mv-no-pool", Reason::NoPool),
     ("rbd-trash-purge-blocked", Reason::Snapshots),
