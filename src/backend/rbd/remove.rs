@@ -227,7 +227,8 @@ async fn absent(work: &Work, removal: &Removal, image: &str, permit: &Permit) ->
         let spec = work.spot.spec(image);
         let message = format!(
             "image {spec} is in the list of images and cannot be opened, so that it is not known what becomes of its data; nothing \
-             was touched. If nothing of it is to be saved, remove it (rbd rm {spec})"
+             was touched. If nothing of it is to be saved and rbd trash ls --all {} does not name it, remove it (rbd rm {spec})",
+            work.spot
         );
         return said(Kind::Refused, message);
     }
