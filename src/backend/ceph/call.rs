@@ -39,6 +39,7 @@ pub struct Call {
     pub(super) stdin: Option<Vec<u8>>,
     pub(super) deadline: Option<Duration>,
     pub(super) permit: Option<Permit>,
+    pub(super) although: Option<Reason>,
 }
 
 impl Call {
@@ -50,6 +51,7 @@ impl Call {
             stdin: None,
             deadline: None,
             permit: None,
+            although: None,
         }
     }
 
@@ -67,6 +69,13 @@ impl Call {
     #[must_use]
     pub fn stdin(mut self, bytes: impl Into<Vec<u8>>) -> Self {
         self.stdin = Some(bytes.into());
+        self
+    }
+
+    /// A failure after which what the program wrote to its standard output is the answer all the same.
+    #[must_use]
+    pub fn although(mut self, reason: Reason) -> Self {
+        self.although = Some(reason);
         self
     }
 
@@ -101,6 +110,11 @@ impl Reply {
             // The error of serde_json may quote a value.
             self.odd(&format!("is not as expected, at line {} column {}", error.line(), error.column()))
         })
+    }
+
+    /// The text read as JSON, where a command that succeeds always writes some.
+    pub fn must_json<T: serde::de::DeserializeOwned>(&self) -> Result<T, Error> {
+        self.json()?.ok_or_else(|| self.odd("is empty"))
     }
 
     fn odd(&self, why: &str) -> Error {

@@ -40,6 +40,12 @@ pub enum Reason {
     NotEmpty,
     /// It lies in the trash and its expiry has not come.
     NotExpired,
+    /// Its move to the trash was broken off before its last step.
+    HalfMoved,
+    /// It is in a group of images.
+    Grouped,
+    /// Something in the trash has no header any more. All that has one was listed nevertheless.
+    HeaderlessTrash,
     /// The user may not do this.
     NotPermitted,
     /// The key is not that user's, or there is no such user.
@@ -87,7 +93,12 @@ impl Reason {
             | Self::NoMetadata
             | Self::NoUser
             | Self::NoSuchThing => Kind::NotFound,
-            Self::Watched | Self::Snapshots | Self::NotEmpty | Self::NotExpired => Kind::InUse,
+            Self::Watched
+            | Self::Snapshots
+            | Self::NotEmpty
+            | Self::NotExpired
+            | Self::HalfMoved
+            | Self::Grouped => Kind::InUse,
             Self::NotPermitted
             | Self::WrongKey
             | Self::BadKey
@@ -102,7 +113,7 @@ impl Reason {
             | Self::NotReady
             | Self::Crashed
             | Self::Stopped => Kind::Unavailable,
-            Self::Other => Kind::Internal,
+            Self::HeaderlessTrash | Self::Other => Kind::Internal,
         }
     }
 
@@ -127,6 +138,9 @@ impl Reason {
             | Self::Snapshots
             | Self::NotEmpty
             | Self::NotExpired
+            | Self::HalfMoved
+            | Self::Grouped
+            | Self::HeaderlessTrash
             | Self::NotPermitted
             | Self::Shrink
             | Self::SameSize
@@ -154,6 +168,9 @@ impl Reason {
             Self::Snapshots => "it has snapshots",
             Self::NotEmpty => "it is not empty",
             Self::NotExpired => "it is kept in the trash until its expiry",
+            Self::HalfMoved => "its move to the trash was broken off",
+            Self::Grouped => "it is in a group of images",
+            Self::HeaderlessTrash => "something in the trash has no header",
             Self::NotPermitted => "the Ceph user is not permitted to do this",
             Self::WrongKey => "the cluster refused user or key",
             Self::BadKey => "the key cannot be read",
@@ -185,9 +202,11 @@ impl Reason {
                 "wait until it is unmapped everywhere; a client that crashed is forgotten after 30 s"
             }
             Self::Snapshots => "remove its snapshots, and the clones of them, first",
-            Self::NotPermitted => {
-                "give the user the capabilities that the documentation of the classes lists"
+            Self::HalfMoved => {
+                "finish the move with rbd trash mv POOL/NAME, if the image is still there under its name and nobody wants it"
             }
+            Self::Grouped => "take it out of the group with rbd group image rm --image-id",
+            Self::NotPermitted => "give the user the caps of docs/security.md",
             Self::WrongKey => {
                 "compare user and key in the Secret with what ceph auth get prints for the user"
             }
@@ -215,6 +234,7 @@ impl Reason {
             | Self::NoSuchThing
             | Self::NotEmpty
             | Self::NotExpired
+            | Self::HeaderlessTrash
             | Self::Shrink
             | Self::SameSize
             | Self::Argument
@@ -311,6 +331,9 @@ fn rbd(code: i32, said: &Said) -> Reason {
         {
             Reason::NoImage
         }
+        ENOENT if said.any(&["rbd: trash list:"]) => Reason::HeaderlessTrash,
+        EUCLEAN if said.any(&["not fully moved to trash"]) => Reason::HalfMoved,
+        EMLINK if said.any(&["group"]) => Reason::Grouped,
         EBUSY if said.any(&["watchers"]) => Reason::Watched,
         EINVAL if said.any(&["shrinking an image is only allowed"]) => Reason::Shrink,
         EINVAL if said.any(&["new size is equal to original size"]) => Reason::SameSize,
@@ -368,6 +391,7 @@ const EBUSY: i32 = 16;
 const EEXIST: i32 = 17;
 const EINVAL: i32 = 22;
 const ENOSPC: i32 = 28;
+const EMLINK: i32 = 31;
 const ERANGE: i32 = 34;
 const ENAMETOOLONG: i32 = 36;
 const ENOTEMPTY: i32 = 39;
@@ -378,6 +402,7 @@ const ESHUTDOWN: i32 = 108;
 pub(super) const ETIMEDOUT: i32 = 110;
 const ECONNREFUSED: i32 = 111;
 const EHOSTUNREACH: i32 = 113;
+const EUCLEAN: i32 = 117;
 const EDQUOT: i32 = 122;
 
 /// The names of error numbers, as a `ceph` that stays writes them in place of an exit code.

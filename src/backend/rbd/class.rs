@@ -38,7 +38,7 @@ pub const PARAMETERS: &[Parameter] = &[
     Parameter {
         name: "adminId",
         values: "a Ceph user, without \"client.\"",
-        default: "admin, or as the cluster is configured",
+        default: "admin; without adminSecretName as the cluster is configured",
         effect: "The user that makes and removes images: mon \"profile rbd\", osd \"profile rbd pool=...\".",
     },
     Parameter {
@@ -50,7 +50,7 @@ pub const PARAMETERS: &[Parameter] = &[
     Parameter {
         name: "adminSecretNamespace",
         values: "a namespace",
-        default: "default",
+        default: "default; without adminSecretName as the cluster is configured",
         effect: "Where adminSecretName is.",
     },
     Parameter {
@@ -127,7 +127,7 @@ pub const PARAMETERS: &[Parameter] = &[
     },
     Parameter {
         name: "archiveExpiry",
-        values: "never, or a duration such as 720h or 30d",
+        values: "never, or 1m to 18300d, in s, m, h, d or w",
         default: "never",
         effect: "How long an archived image stays in the trash of its pool before it is purged.",
     },
@@ -184,7 +184,8 @@ pub(super) fn plan(clusters: &Clusters, settings: &Settings, request: &VolumeReq
     parameters.expiry()?;
     Ok(Plan {
         image: names::image_of(&request.name)?,
-        data_pool: named(parameters, "dataPool", "pool name")?,
+        // Ceph does not write down one that is the image's own.
+        data_pool: named(parameters, "dataPool", "pool name")?.filter(|pool| *pool != ground.spot.pool),
         features: features(parameters)?,
         size: size(request.capacity)?,
         fs_type: fs_type(parameters, request.mode)?,

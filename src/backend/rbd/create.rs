@@ -6,7 +6,7 @@
 use super::{
     NAME,
     class::{self, Plan},
-    image::{Look, Mark, Metadata},
+    image::{Look, Mark, Metadata, OWNER},
     names,
     store::{Trouble, Work, said},
 };
@@ -19,8 +19,8 @@ use crate::{
         },
     },
     volume::{
-        Capacity, ClaimKey, CsiSource, Grown, Growth, Mode, Origin, Permit, RbdSource, SecretName, Source,
-        Volume, VolumeId, VolumeRequest,
+        Capacity, Claim, ClaimKey, CsiSource, Grown, Growth, Mode, Origin, Permit, RbdSource, SecretName,
+        Source, Volume, VolumeId, VolumeRequest,
     },
 };
 
@@ -36,7 +36,8 @@ pub(super) async fn create(
     permit: &Permit,
 ) -> Result<Volume, Trouble> {
     let identity = work.identity().await?;
-    let mark = Mark::new(work.host.installation(), &request.claim);
+    let Claim { namespace, name, uid, .. } = request.claim.clone();
+    let mark = Mark::new(work.host.installation(), ClaimKey { namespace, name, uid });
     let spec = work.spot.spec(&plan.image);
     for attempt in 0..ATTEMPTS {
         let made = work
@@ -56,8 +57,8 @@ pub(super) async fn create(
         if attempt == 0 {
             continue;
         }
-        // The making of it was broken off before it could be opened. What is left is a name, which need not even be in the list
-        // of images, and which nobody can have put content behind.
+        // The making of it was broken off before it could be opened. What is left is a name in the list of images, which nobody
+        // can have put content behind; or it was on its way to the trash.
         if !work.store.is_abandoned(&spec) {
             let message =
                 format!("image {spec} is being made by another process, or the making of it was broken off");
@@ -78,27 +79,28 @@ async fn adopt(work: &Work, plan: &Plan, mark: &Mark, look: &Look, permit: &Perm
     {
         return said(Kind::Conflict, format!("image {spec} exists already and belongs to {there}"));
     }
-    if marked.is_none() {
-        if let Some(why) = not_a_trace(look) {
-            let message = format!(
-                "image {spec} exists already, has no owner, and is not what a broken off attempt leaves behind: {why}. \
-                 Rename or remove it"
-            );
-            return said(Kind::Conflict, message);
-        }
-        if let Some(watcher) = look.watchers.first() {
-            let watcher = watcher.told(|address| work.host.node_at(address));
-            let message = format!(
-                "image {spec} is being made by another process, or the making of it was broken off; it is open by {watcher}, \
-                 which Ceph forgets after 30 s"
-            );
-            return said(Kind::Busy, message);
-        }
-        if work.has_content(&plan.image).await? {
-            let message =
-                format!("image {spec} exists already, has no owner, and has content. Rename or remove it");
-            return said(Kind::Conflict, message);
-        }
+    if marked.is_none()
+        && let Some(why) = not_a_trace(look)
+    {
+        let message = format!(
+            "image {spec} exists already, has no owner, and is not what a broken off attempt leaves behind: {why}. Rename or \
+             remove it"
+        );
+        return said(Kind::Conflict, message);
+    }
+    // Whoever makes it still removes it again when a step of that fails. One that a node uses has a PV, and is asked for no more.
+    if let Some(watcher) = look.watchers.first() {
+        let watcher = watcher.told(|address| work.host.node_at(address));
+        let message = format!(
+            "image {spec} is being made by another process, or the making of it was broken off; it is open by {watcher}, \
+             which Ceph forgets after 30 s"
+        );
+        return said(Kind::Busy, message);
+    }
+    if marked.is_none() && work.has_content(&plan.image).await? {
+        let message =
+            format!("image {spec} exists already, has no owner, and has content. Rename or remove it");
+        return said(Kind::Conflict, message);
     }
     let (has, wants) = (look.info.features(), plan.features);
     if has != wants {
@@ -108,7 +110,8 @@ async fn adopt(work: &Work, plan: &Plan, mark: &Mark, look: &Look, permit: &Perm
         );
         return said(Kind::Conflict, message);
     }
-    if look.info.data_pool != plan.data_pool {
+    // Where the class names none, it is as the cluster is configured.
+    if plan.data_pool.is_some() && look.info.data_pool != plan.data_pool {
         let shown = |pool: &Option<String>| pool.clone().unwrap_or_else(|| "its own pool".to_owned());
         let message = format!(
             "image {spec} keeps its data in {}, and the class asks for {}; correct the class, or remove the image (rbd rm \
@@ -128,7 +131,7 @@ async fn adopt(work: &Work, plan: &Plan, mark: &Mark, look: &Look, permit: &Perm
 }
 
 /// Why an image without our mark cannot be what an import of ours left behind, as far as its description tells.
-fn not_a_trace(look: &Look) -> Option<&'static str> {
+pub(super) fn not_a_trace(look: &Look) -> Option<&'static str> {
     let Look { info, metadata, watchers: _ } = look;
     if !metadata.is_empty() {
         Some("it has metadata of others")
@@ -273,9 +276,11 @@ pub(super) fn prove(
     match (metadata.mark(spec)?, id) {
         (Some(mark), _) if mark.claim() != *claim || !mark.is_of(work.host.installation().as_deref()) => {
             let message = format!(
-                "image {spec} belongs to {mark}, the PersistentVolume to claim {claim} with UID {}; nothing was touched. Correct \
-                 the one that is wrong",
-                claim.uid
+                "image {spec} belongs to {mark}, the PersistentVolume to claim {claim} with UID {}; nothing was touched. If the \
+                 image is that of the PersistentVolume, write its owner (rbd image-meta set {spec} {OWNER} '{}'); else set \
+                 the PersistentVolume's reclaim policy to Retain and delete it",
+                claim.uid,
+                owner(work, claim)
             );
             said(Kind::Refused, message)
         }
@@ -283,13 +288,19 @@ pub(super) fn prove(
         (None, None) if spec.rsplit('/').next().and_then(names::volume_of).is_none() => Ok(()),
         (None, _) => {
             let message = format!(
-                "image {spec} has no owner (metadata berth.owner), so nothing proves that it is the volume's; nothing was \
-                 touched. Restore the metadata with rbd image-meta set, or remove the image and then the PersistentVolume \
-                 by hand"
+                "image {spec} has no owner (metadata {OWNER}), so nothing proves that it is the volume's; nothing was \
+                 touched. If it is, write its owner (rbd image-meta set {spec} {OWNER} '{}'); else set the \
+                 PersistentVolume's reclaim policy to Retain and delete it",
+                owner(work, claim)
             );
             said(Kind::Refused, message)
         }
     }
+}
+
+/// The mark that an image of this claim has.
+fn owner(work: &Work, claim: &ClaimKey) -> String {
+    Mark::new(work.host.installation(), claim.clone()).to_json()
 }
 
 #[cfg(test)]
@@ -303,7 +314,7 @@ mod tests {
     fn only_what_a_broken_off_import_leaves_behind_is_taken_without_a_mark() {
         const OBJECT: u64 = 4 << 20;
         let look = |change: serde_json::Value, metadata: serde_json::Value| {
-            let mut info = json!({"id": "1", "size": OBJECT, "object_size": OBJECT, "features": []});
+            let mut info = json!({"id": "1", "size": OBJECT, "object_size": OBJECT, "snapshot_count": 0});
             if let (Some(info), Some(change)) = (info.as_object_mut(), change.as_object()) {
                 info.extend(change.clone());
             }

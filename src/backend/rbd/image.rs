@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     names,
-    store::{Trouble, Work},
+    store::{Trouble, Work, said},
     stream::{self, Features},
 };
 use crate::{
@@ -22,11 +22,13 @@ use crate::{
         Error, Kind,
         ceph::{Call, Failed, Reason},
     },
-    volume::{Claim, ClaimKey, Permit},
+    volume::{ClaimKey, Permit},
 };
 
 /// The metadata key under which an image says whose it is.
 pub(super) const OWNER: &str = "berth.owner";
+/// The metadata key under which an image says that its PV went and it was left on purpose, and when.
+pub(super) const KEPT: &str = "berth.kept";
 
 /// How long a deleted image stays in the trash at least. An image that somebody moves there by hand has no such time: that
 /// tells ours from theirs, so it must be longer than the `rbd` program ever takes to start.
@@ -45,7 +47,6 @@ pub(super) struct Info {
     pub(super) id: String,
     pub(super) size: u64,
     pub(super) object_size: u64,
-    #[serde(default)]
     pub(super) snapshot_count: u64,
     #[serde(default)]
     features: Vec<String>,
@@ -75,12 +76,12 @@ pub(super) struct Mark {
 }
 
 impl Mark {
-    pub(super) fn new(installation: Option<String>, claim: &Claim) -> Self {
+    pub(super) fn new(installation: Option<String>, claim: ClaimKey) -> Self {
         Self {
             installation: installation.unwrap_or_default(),
-            namespace: claim.namespace.clone(),
-            name: claim.name.clone(),
-            uid: claim.uid.clone(),
+            namespace: claim.namespace,
+            name: claim.name,
+            uid: claim.uid,
             since: Timestamp::now(),
         }
     }
@@ -121,8 +122,8 @@ impl Metadata {
         let Some(text) = self.0.get(OWNER) else { return Ok(None) };
         serde_json::from_str(text).map(Some).map_err(|error| {
             let message = format!(
-                "the owner of image {image}, its metadata {OWNER}, cannot be read ({error}); nothing was touched. Correct it with rbd \
-                 image-meta set"
+                "the owner of image {image}, its metadata {OWNER}, cannot be read ({error}); nothing was touched. Correct it: \
+                 rbd image-meta set {image} {OWNER} '<json>'"
             );
             Error::new(Kind::Refused, message)
         })
@@ -130,6 +131,11 @@ impl Metadata {
 
     pub(super) fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+
+    /// Whether the image was left on purpose when its PV went.
+    pub(super) fn is_kept(&self) -> bool {
+        self.0.contains_key(KEPT)
     }
 }
 
@@ -165,6 +171,13 @@ pub(super) struct Look {
     pub(super) info: Info,
     pub(super) metadata: Metadata,
     pub(super) watchers: Vec<Watcher>,
+}
+
+/// What an image in the trash is called.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub(super) struct Called {
+    pub(super) id: String,
+    pub(super) name: String,
 }
 
 /// An image in the trash.
@@ -214,7 +227,6 @@ impl Entry {
 
 #[derive(Deserialize)]
 struct Status {
-    #[serde(default)]
     watchers: Vec<Watcher>,
 }
 
@@ -265,19 +277,20 @@ impl Work {
         self.ceph.rbd(call).await.map(drop)
     }
 
-    async fn info(&self, image: &str) -> Result<Option<Info>, Trouble> {
+    pub(super) async fn info(&self, image: &str) -> Result<Option<Info>, Trouble> {
         let args = ["info", "--format", "json", &self.spot.spec(image)].map(str::to_owned);
         let Some(reply) = Self::there(self.ceph.rbd(Call::reads(self.what("read", image), args)).await)?
         else {
             return Ok(None);
         };
-        Ok(reply.json()?)
+        Ok(Some(reply.must_json()?))
     }
 
     pub(super) async fn metadata(&self, image: &str) -> Result<Option<Metadata>, Trouble> {
         let args = ["image-meta", "list", "--format", "json", &self.spot.spec(image)].map(str::to_owned);
         let call = Call::reads(self.what("read the metadata of", image), args);
         let Some(reply) = Self::there(self.ceph.rbd(call).await)? else { return Ok(None) };
+        // The one answer that is empty where there is nothing.
         Ok(Some(reply.json()?.unwrap_or_default()))
     }
 
@@ -285,7 +298,7 @@ impl Work {
         let args = ["status", "--format", "json", &self.spot.spec(image)].map(str::to_owned);
         let call = Call::reads(self.what("ask who uses", image), args);
         let Some(reply) = Self::there(self.ceph.rbd(call).await)? else { return Ok(None) };
-        Ok(reply.json::<Status>()?.map(|status| status.watchers))
+        Ok(Some(reply.must_json::<Status>()?.watchers))
     }
 
     /// Everything about an image; `None` where it is not there.
@@ -317,10 +330,10 @@ impl Work {
         let spec = self.spot.spec(image);
         let list = ["snap", "ls", "--format", "json", &spec].map(str::to_owned);
         let call = Call::reads(self.what("list the snapshots of", image), list);
-        let snapshots: Vec<Named> = self.ceph.rbd(call).await?.json()?.unwrap_or_default();
+        let snapshots: Vec<Named> = self.ceph.rbd(call).await?.must_json()?;
         let children = ["children", "--all", "--format", "json", &spec].map(str::to_owned);
         let call = Call::reads(self.what("list the clones of", image), children);
-        let children: Vec<Child> = self.ceph.rbd(call).await?.json()?.unwrap_or_default();
+        let children: Vec<Child> = self.ceph.rbd(call).await?.must_json()?;
         let names: Vec<String> = snapshots.into_iter().map(|snapshot| snapshot.name).collect();
         let mut text = listed(&names);
         if !children.is_empty() {
@@ -343,6 +356,14 @@ impl Work {
     pub(super) async fn set_mark(&self, image: &str, mark: &Mark, permit: &Permit) -> Result<(), Trouble> {
         let args = ["image-meta", "set", &self.spot.spec(image), OWNER, &mark.to_json()].map(str::to_owned);
         let call = Call::changes(self.what("note the owner of", image), args, permit);
+        Ok(self.ceph.rbd(call).await.map(drop)?)
+    }
+
+    /// Notes that the image is left on purpose.
+    pub(super) async fn set_kept(&self, image: &str, permit: &Permit) -> Result<(), Trouble> {
+        let now = Timestamp::now().to_string();
+        let args = ["image-meta", "set", &self.spot.spec(image), KEPT, &now].map(str::to_owned);
+        let call = Call::changes(self.what("note the keeping of", image), args, permit);
         Ok(self.ceph.rbd(call).await.map(drop)?)
     }
 
@@ -389,22 +410,63 @@ impl Work {
         Ok(self.ceph.rbd(call).await.map(drop)?)
     }
 
-    /// What lies in the trash.
+    /// Finishes a move to the trash that was broken off; a success too where none was. Ceph keeps the expiry that it began with.
+    ///
+    /// What can be opened under the name is left alone: it may be another one by now, or wanted again.
+    pub(super) async fn finish_move(&self, image: &str, permit: &Permit) -> Result<(), Trouble> {
+        if self.info(image).await?.is_some() {
+            return Ok(());
+        }
+        match self.trash(image, permit).await {
+            Err(Trouble::Call(failed)) if failed.reason == Reason::NoImage => Ok(()),
+            outcome => outcome,
+        }
+    }
+
+    /// What lies in the trash. Opens every image in it, and leaves out what has no header any more.
     pub(super) async fn in_trash(&self) -> Result<Vec<Entry>, Trouble> {
         let args = ["trash", "ls", "--long", "--format", "json", &self.spot.to_string()].map(str::to_owned);
         let call = Call::reads(format!("list the trash of {}", self.spot), args);
-        Ok(self.ceph.rbd(call).await?.json()?.unwrap_or_default())
+        // Where the last one has no header the program fails after it has listed the others.
+        let call = call.within(LONG_READ).although(Reason::HeaderlessTrash);
+        Ok(self.ceph.rbd(call).await?.must_json()?)
+    }
+
+    /// What everything in the trash is called, whoever put it there. Opens nothing.
+    pub(super) async fn called_in_trash(&self) -> Result<Vec<Called>, Trouble> {
+        let args = ["trash", "ls", "--all", "--format", "json", &self.spot.to_string()].map(str::to_owned);
+        let call = Call::reads(format!("list the names in the trash of {}", self.spot), args);
+        Ok(self.ceph.rbd(call).await?.must_json()?)
     }
 
     /// Removes an image from the trash for good. Never forced: Ceph itself refuses what is to be kept still.
     pub(super) async fn purge(&self, entry: &Entry, permit: &Permit) -> Result<(), Trouble> {
+        match self.purge_now(entry, permit).await {
+            Err(Trouble::Call(failed)) if failed.reason == Reason::HalfMoved => {
+                self.finish_move(&entry.name, permit).await?;
+                self.purge_now(entry, permit).await
+            }
+            outcome => outcome,
+        }
+    }
+
+    async fn purge_now(&self, entry: &Entry, permit: &Permit) -> Result<(), Trouble> {
         let args = ["trash", "rm", "--no-progress", &self.spot.spec(&entry.id)].map(str::to_owned);
         let what = format!("purge image {} (id {})", self.spot.spec(&entry.name), entry.id);
         Self::there(self.ceph.rbd(Call::changes(what, args, permit).within(LONG_PURGE)).await).map(drop)
     }
 
-    /// Removes what is left of an image that was begun and has no header: its name alone.
+    /// Removes what is left of an image that was begun and cannot be opened: its name alone.
+    ///
+    /// What was broken off on its way to the trash looks the same from outside, and `rbd rm` would remove it from the trash too,
+    /// however long it is to be kept there. The trash is asked after the image could not be opened: an image is written
+    /// there before it loses its name.
     pub(super) async fn clear(&self, image: &str, permit: &Permit) -> Result<(), Trouble> {
+        if self.called_in_trash().await?.iter().any(|called| called.name == image) {
+            self.finish_move(image, permit).await?;
+            let spec = self.spot.spec(image);
+            return said(Kind::Busy, format!("image {spec} was on its way to the trash and is there now"));
+        }
         let args = ["rm", "--no-progress", &self.spot.spec(image)].map(str::to_owned);
         let call = Call::changes(self.what("clear the unfinished", image), args, permit);
         Self::there(self.ceph.rbd(call).await).map(drop)
@@ -414,14 +476,14 @@ impl Work {
     pub(super) async fn images(&self) -> Result<Vec<String>, Trouble> {
         let args = ["ls", "--format", "json", &self.spot.to_string()].map(str::to_owned);
         let call = Call::reads(format!("list the images of {}", self.spot), args);
-        Ok(self.ceph.rbd(call).await?.json()?.unwrap_or_default())
+        Ok(self.ceph.rbd(call).await?.must_json()?)
     }
 
     /// The RADOS namespaces of the pool.
     pub(super) async fn namespaces(&self) -> Result<Vec<String>, Trouble> {
         let args = ["namespace", "ls", "--format", "json", &self.spot.pool].map(str::to_owned);
         let call = Call::reads(format!("list the namespaces of pool {}", self.spot.pool), args);
-        let found: Vec<Named> = self.ceph.rbd(call).await?.json()?.unwrap_or_default();
+        let found: Vec<Named> = self.ceph.rbd(call).await?.must_json()?;
         Ok(found.into_iter().map(|namespace| namespace.name).collect())
     }
 
@@ -434,7 +496,7 @@ impl Work {
             application_metadata: BTreeMap<String, serde_json::Value>,
         }
         let call = Call::reads("list the pools", ["osd", "pool", "ls", "detail"]);
-        let found: Vec<Pool> = self.ceph.ceph(call).await?.json()?.unwrap_or_default();
+        let found: Vec<Pool> = self.ceph.ceph(call).await?.must_json()?;
         let pools = found.into_iter().filter(|pool| pool.application_metadata.contains_key("rbd"));
         Ok(pools
             .map(|pool| pool.pool_name)

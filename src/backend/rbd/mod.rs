@@ -64,6 +64,8 @@ pub struct Rbd {
     pace: Pace,
     /// The configured ones first, then those that were met.
     stores: Mutex<Vec<Arc<Store>>>,
+    /// What the existing volumes say of clusters that nobody described yet, by their names.
+    past: Mutex<BTreeMap<String, Past>>,
     /// Tells that a store was met.
     met: Notify,
 }
@@ -117,7 +119,8 @@ impl Rbd {
             concurrency: concurrency.max(8),
         };
         let stores = Mutex::new(stores);
-        Ok(Self { capabilities, clusters, host, settings, pace, stores, met: Notify::new() })
+        let (past, met) = (Mutex::default(), Notify::new());
+        Ok(Self { capabilities, clusters, host, settings, pace, stores, past, met })
     }
 
     fn known(&self) -> MutexGuard<'_, Vec<Arc<Store>>> {
@@ -131,6 +134,10 @@ impl Rbd {
             return Arc::clone(store);
         }
         let store = Store::new(cluster.clone(), self.pace);
+        let past = self.past.lock().unwrap_or_else(PoisonError::into_inner).remove(cluster.name());
+        if let Some(past) = past {
+            store.remember(past, self.settings.admins.get(cluster.name()));
+        }
         stores.push(Arc::clone(&store));
         drop(stores);
         self.met.notify_one();
@@ -369,11 +376,27 @@ impl Backend for Rbd {
             tracing::debug!("nothing is swept, since it is not known which images are of this cluster");
             return Ok(Vec::new());
         };
-        let mut found = Vec::new();
+        let (mut found, mut looked, mut failed) = (Vec::new(), false, None);
         for (spot, admin) in store.spots() {
-            let work = Work::new(&store, &self.host, &spot, &admin, false).await?;
-            work.identity().await?;
-            found.extend(sweep::unfinished(&work, &installation, known).await?);
+            let looks = async {
+                let work = Work::new(&store, &self.host, &spot, &admin, false).await?;
+                work.identity().await?;
+                sweep::unfinished(&work, &installation, known).await
+            };
+            match looks.await.map_err(Error::from) {
+                Ok(more) => {
+                    looked = true;
+                    found.extend(more);
+                }
+                // What is wrong with one class keeps no other pool from being swept.
+                Err(error) => {
+                    tracing::warn!(%spot, error = error.chain(), "cannot list what was begun here; the next sweep will");
+                    failed.get_or_insert(error);
+                }
+            }
+        }
+        if let (false, Some(error)) = (looked, failed) {
+            return Err(error);
         }
         found.sort_by(|a, b| (a.since, &a.id).cmp(&(b.since, &b.id)));
         Ok(found)
@@ -383,20 +406,31 @@ impl Backend for Rbd {
         permit.check()?;
         let store = self.store_named(unfinished.id.store())?;
         let image = names::image_of(unfinished.id.name())?;
+        let (mut was_here, mut failed) = (false, None);
         // Its id does not say in which pool it was begun.
         for (spot, admin) in store.spots() {
-            let _held = store.hold(&spot.spec(&image))?;
-            let work = Work::new(&store, &self.host, &spot, &admin, false).await?;
-            work.identity().await?;
-            match sweep::discard(&work, unfinished, &image, permit).await {
-                Ok(_) => {}
+            let discards = async {
+                let _held = store.hold(&spot.spec(&image))?;
+                let work = Work::new(&store, &self.host, &spot, &admin, false).await?;
+                work.identity().await?;
+                sweep::discard(&work, unfinished, &image, permit).await
+            };
+            match discards.await {
+                Ok(here) => was_here |= here,
                 Err(trouble) if trouble.is_elsewhere() => {
                     tracing::debug!(%spot, error = Error::from(trouble).chain(), "nothing of ours can lie here");
                 }
-                Err(trouble) => return Err(trouble.into()),
+                Err(trouble) => {
+                    let error = Error::from(trouble);
+                    tracing::warn!(%spot, image, error = error.chain(), "cannot take back what was begun here");
+                    failed.get_or_insert(error);
+                }
             }
         }
-        Ok(())
+        match failed {
+            Some(error) if !was_here => Err(error),
+            Some(_) | None => Ok(()),
+        }
     }
 
     async fn tend(&self, permit: &Permit) {
@@ -428,7 +462,11 @@ impl Backend for Rbd {
                     store.watch(&self.host, admin);
                 }
             }
-            Err(error) => tracing::warn!(%error, "volumes exist on a cluster that is not configured"),
+            Err(_unknown) => {
+                tracing::info!(cluster = past.store, "volumes exist on a cluster that is not known yet");
+                let mut unknown = self.past.lock().unwrap_or_else(PoisonError::into_inner);
+                unknown.insert(past.store.clone(), past);
+            }
         }
     }
 

@@ -9,6 +9,8 @@ const OURS: &str = "berth-";
 /// The beginning of the name that the image of an older provisioner gets on its way to the trash, by which it is known there
 /// as one to be purged. No claim's UID gives such a name, since ours begin with `berth-`.
 const DOOMED: &str = "berth.deleted-";
+/// The same where that name is taken by a renaming that was broken off.
+const DOOMED_AGAIN: &str = "berth.deleted.1-";
 /// The longest name of an image that Ceph takes.
 pub(super) const LONGEST: usize = 95;
 
@@ -70,17 +72,29 @@ pub(super) fn uid_of(image: &str) -> &str {
     image.strip_prefix(OURS).unwrap_or_default()
 }
 
-/// What an image that is not named by us is called on its way to the trash, where it shall be purged.
-pub(super) fn doomed(image: &str) -> String {
-    // Where it is too long, its end tells more than its beginning.
-    let surplus = image.chars().count().saturating_sub(LONGEST - DOOMED.len());
-    let end: String = image.chars().skip(surplus).collect();
-    format!("{DOOMED}{end}")
+/// Whether a text has the shape of the UIDs that Kubernetes gives.
+pub(super) fn is_uid(text: &str) -> bool {
+    text.len() == 36
+        && text.bytes().enumerate().all(|(at, b)| match at {
+            8 | 13 | 18 | 23 => b == b'-',
+            _ => b.is_ascii_hexdigit(),
+        })
+}
+
+/// What an image that is not named by us is called on its way to the trash, where it shall be purged; and where that name is
+/// taken.
+pub(super) fn doomed(image: &str) -> [String; 2] {
+    [DOOMED, DOOMED_AGAIN].map(|prefix| {
+        // Where it is too long, its end tells more than its beginning.
+        let surplus = image.chars().count().saturating_sub(LONGEST - prefix.len());
+        let end: String = image.chars().skip(surplus).collect();
+        format!("{prefix}{end}")
+    })
 }
 
 /// Whether what is called so in the trash was put there by us to be purged, or is an image of ours.
 pub(super) fn is_ours_in_trash(image: &str) -> bool {
-    image.starts_with(DOOMED) || volume_of(image).is_some()
+    [DOOMED, DOOMED_AGAIN].iter().any(|prefix| image.starts_with(prefix)) || volume_of(image).is_some()
 }
 
 /// A name of a pool, a RADOS namespace or an image that the `rbd` program can only understand as such.
@@ -118,6 +132,16 @@ mod tests {
     }
 
     #[test]
+    fn a_uid_is_known_by_its_shape() {
+        assert!(is_uid("6c0f3c9e-8a0b-4a43-9f4a-0b1d0a3c2f11"));
+        for other in
+            ["", "scratch", "6c0f3c9e-8a0b-4a43-9f4a-0b1d0a3c2f1", "6c0f3c9e08a0b04a4309f4a00b1d0a3c2f11"]
+        {
+            assert!(!is_uid(other), "{other}");
+        }
+    }
+
+    #[test]
     fn what_others_made_is_not_taken_for_ours() {
         for image in
             ["kubernetes-dynamic-pvc-1", "pvc-1", "berth-", "berth.deleted-x", "xberth-1", "csi-vol-1"]
@@ -132,11 +156,16 @@ mod tests {
 
     #[test]
     fn a_doomed_image_has_a_name_that_ceph_takes_and_that_is_no_volumes() {
-        assert_eq!(doomed("kubernetes-dynamic-pvc-1"), "berth.deleted-kubernetes-dynamic-pvc-1");
-        let long = doomed(&format!("{}-end", "a".repeat(100)));
-        assert_eq!(long.len(), LONGEST);
-        assert!(long.ends_with("a-end"));
-        assert_eq!(volume_of(&long), None);
+        assert_eq!(
+            doomed("kubernetes-dynamic-pvc-1"),
+            ["berth.deleted-kubernetes-dynamic-pvc-1", "berth.deleted.1-kubernetes-dynamic-pvc-1"]
+        );
+        for long in doomed(&format!("{}-end", "a".repeat(100))) {
+            assert_eq!(long.len(), LONGEST);
+            assert!(long.ends_with("a-end"));
+            assert_eq!(volume_of(&long), None);
+            assert!(is_ours_in_trash(&long));
+        }
     }
 
     #[test]

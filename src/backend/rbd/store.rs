@@ -47,6 +47,9 @@ impl Pace {
     };
 }
 
+/// How long an image without a header is remembered.
+const REMEMBERED: Duration = Duration::from_hours(24 * 7);
+
 /// One cluster.
 pub(super) struct Store {
     pub(super) cluster: Cluster,
@@ -252,12 +255,13 @@ impl Store {
         self.memory().spots.iter().map(|(spot, admin)| (spot.clone(), admin.clone())).collect()
     }
 
-    /// Whether an image without a header has been seen for so long that nobody can be making it still.
+    /// Whether an image without a header has been seen for so long that nobody can be making it still. The first sight
+    /// is noted.
     pub(super) fn is_abandoned(&self, spec: &str) -> bool {
         let now = Instant::now();
         let mut memory = self.memory();
-        // What was not asked for in a long time is another story.
-        memory.headless.retain(|_, since| now.duration_since(*since) < self.pace.making * 20);
+        // What was seen so long ago is another story. Longer than a sweep waits before it looks again.
+        memory.headless.retain(|_, since| now.duration_since(*since) < REMEMBERED);
         now.duration_since(*memory.headless.entry(spec.to_owned()).or_insert(now)) >= self.pace.making
     }
 

@@ -8,7 +8,7 @@ use std::time::SystemTime;
 use futures::{StreamExt as _, stream};
 
 use super::{
-    NAME, names,
+    NAME, create, names,
     store::{Trouble, Work, said},
 };
 use crate::{
@@ -42,12 +42,21 @@ pub(super) async fn unfinished(
             (!known(&name)).then_some((image, name))
         })
         .collect();
-    let looks =
-        unknown.into_iter().map(|(image, name)| async move { look(work, &image, name, installation).await });
+    let looks = unknown.into_iter().map(|(image, name)| async move {
+        let look = look(work, &image, name, installation).await;
+        (image, look)
+    });
     let looks: Vec<_> = stream::iter(looks).buffer_unordered(ABREAST).collect().await;
     let mut found = Vec::new();
-    for look in looks {
-        found.extend(look?);
+    for (image, look) in looks {
+        match look {
+            Ok(unfinished) => found.extend(unfinished),
+            // The others are to be swept nevertheless.
+            Err(trouble) => {
+                let (image, error) = (work.spot.spec(&image), Error::from(trouble));
+                tracing::warn!(image, error = error.chain(), "cannot look at an image that nobody knows");
+            }
+        }
     }
     Ok(found)
 }
@@ -61,19 +70,26 @@ async fn look(
 ) -> Result<Option<Unfinished>, Trouble> {
     let spec = work.spot.spec(image);
     let mark = match work.metadata(image).await? {
-        // What is left of one that was begun, or it is gone meanwhile.
-        None => None,
-        Some(metadata) => match metadata.mark(&spec) {
-            Ok(mark) => mark,
-            Err(error) => {
-                tracing::warn!(
-                    image = spec,
-                    error = error.chain(),
-                    "an image of ours has a mark that cannot be read"
-                );
-                return Ok(None);
+        // What is left of one that was begun, or it is gone meanwhile. From now on it is known to be without a header.
+        None => {
+            work.store.is_abandoned(&spec);
+            None
+        }
+        Some(metadata) if metadata.is_kept() => return Ok(None),
+        Some(metadata) => {
+            work.store.is_whole(&spec);
+            match metadata.mark(&spec) {
+                Ok(mark) => mark,
+                Err(error) => {
+                    tracing::warn!(
+                        image = spec,
+                        error = error.chain(),
+                        "an image of ours has a mark that cannot be read"
+                    );
+                    return Ok(None);
+                }
             }
-        },
+        }
     };
     let id = VolumeId::new(NAME, work.store.cluster.name(), name)?;
     Ok(match mark {
@@ -82,6 +98,8 @@ async fn look(
         }
         // That of another one, or whose it is cannot be known.
         Some(_) => None,
+        // Somebody may name an image like that by chance.
+        None if !names::is_uid(names::uid_of(image)) => None,
         None => {
             let uid = names::uid_of(image).to_owned();
             let claim = ClaimKey { namespace: String::new(), name: String::new(), uid };
@@ -116,14 +134,23 @@ pub(super) async fn discard(
         );
         said(Kind::Refused, message)
     };
+    if look.metadata.is_kept() {
+        return refuse("was kept on purpose when its PersistentVolume went".into());
+    }
     match look.metadata.mark(&spec)? {
         Some(mark)
             if !mark.is_of(work.host.installation().as_deref()) || mark.uid != unfinished.claim.uid =>
         {
             return refuse(format!("belongs to {mark}"));
         }
-        None if !look.metadata.is_empty() => return refuse("has metadata of others".into()),
-        Some(_) | None => {}
+        Some(_) => {}
+        None => {
+            if let Some(why) = create::not_a_trace(&look) {
+                return refuse(format!(
+                    "has no owner, and is not what a broken off attempt leaves behind: {why}"
+                ));
+            }
+        }
     }
     // A claim that was named must be the one that was begun for.
     if names::uid_of(image) != unfinished.claim.uid {

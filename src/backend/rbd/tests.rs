@@ -5,6 +5,7 @@ mod crash;
 mod older;
 mod removal;
 mod small;
+mod sweep;
 mod trash;
 
 use std::{

@@ -77,7 +77,8 @@ struct Pause {
 
 /// Purges the trash of `store` until the permit ends. `admin`: who may look at the whole cluster.
 pub(super) async fn tend(store: Arc<Store>, host: Arc<dyn Host>, admin: Option<Admin>, permit: Permit) {
-    let mut tending = Tending { store, host, waiting: BTreeMap::new(), paused: HashMap::new() };
+    let (waiting, unlisted, paused) = (BTreeMap::new(), BTreeMap::new(), HashMap::new());
+    let mut tending = Tending { store, host, waiting, unlisted, paused };
     let mut searched: Option<Instant> = None;
     while permit.check().is_ok() {
         if let Some(admin) = &admin
@@ -113,6 +114,8 @@ struct Tending {
     host: Arc<dyn Host>,
     /// How many images wait in each trash, as last seen.
     waiting: BTreeMap<Spot, usize>,
+    /// Which trash cannot be listed, and why.
+    unlisted: BTreeMap<Spot, String>,
     paused: HashMap<String, Pause>,
 }
 
@@ -149,6 +152,7 @@ impl Tending {
         let mut due = Vec::new();
         let spots = self.store.spots();
         self.waiting.retain(|known, _| spots.iter().any(|(spot, _)| spot == known));
+        self.unlisted.retain(|known, _| spots.iter().any(|(spot, _)| spot == known));
         for (spot, admin) in spots {
             let listed = async {
                 let work = Work::new(&self.store, &self.host, &spot, &admin, false).await?;
@@ -158,11 +162,12 @@ impl Tending {
             match listed.await {
                 Ok((work, entries)) => {
                     let ours: Vec<Entry> = entries.into_iter().filter(to_be_purged).collect();
+                    self.unlisted.remove(&spot);
                     self.waiting.insert(spot, ours.len());
                     let over = |entry: &Entry| entry.fate().is_some_and(|(_, over)| over);
                     due.extend(ours.into_iter().filter(over).map(|entry| (work.clone(), entry)));
                 }
-                Err(trouble) => self.not_listed(&spot, trouble),
+                Err(trouble) => self.not_listed(spot, trouble),
             }
         }
         self.count();
@@ -184,7 +189,9 @@ impl Tending {
             self.purged(&spot, &entry, outcome);
         }
         drop(purges);
-        let stuck = self.paused.iter().map(|(id, pause)| (id.clone(), pause.why.clone())).collect();
+        let unlisted = self.unlisted.iter().map(|(spot, why)| (spot.to_string(), why.clone()));
+        let stuck =
+            self.paused.iter().map(|(id, pause)| (id.clone(), pause.why.clone())).chain(unlisted).collect();
         *self.store.trash.stuck.lock().unwrap_or_else(PoisonError::into_inner) = stuck;
         self.waiting.values().sum::<usize>() > self.paused.len()
     }
@@ -220,12 +227,22 @@ impl Tending {
         }
     }
 
-    fn not_listed(&mut self, spot: &Spot, trouble: Trouble) {
-        if trouble.is_elsewhere() {
-            self.waiting.remove(spot);
+    fn not_listed(&mut self, spot: Spot, trouble: Trouble) {
+        let (cluster, elsewhere) = (self.store.cluster.name(), trouble.is_elsewhere());
+        let why = Error::from(trouble).chain();
+        if elsewhere {
+            tracing::debug!(cluster, %spot, error = why, "there is no trash here");
+            self.waiting.remove(&spot);
+            self.unlisted.remove(&spot);
+        } else {
+            // What waits there is not purged. Told once.
+            if self.unlisted.contains_key(&spot) {
+                tracing::debug!(cluster, %spot, error = why, "cannot list a trash yet");
+            } else {
+                tracing::warn!(cluster, %spot, error = why, "cannot list a trash");
+            }
+            self.unlisted.insert(spot, why);
         }
-        let (cluster, error) = (self.store.cluster.name(), Error::from(trouble));
-        tracing::debug!(cluster, %spot, error = error.chain(), "cannot list a trash");
     }
 
     fn count(&self) {

@@ -70,16 +70,26 @@ async fn a_removal_looks_first_and_moves_once() {
         ]
     };
     let site = Site::new();
-    let rows: [Row<'_>; 4] = [
+    let rows: [Row<'_>; 3] = [
         ("a", Disposal::Delete, &[], &["rbd trash mv --expires-at 15 seconds rbd/berth-uid-a"]),
-        ("b", Disposal::Archive, &[], &["rbd trash mv --expires-at 2100-01-01T00:00:00Z rbd/berth-uid-b"]),
+        (
+            "b",
+            Disposal::Archive,
+            &[],
+            &[
+                "rbd trash ls --all --format json rbd",
+                "rbd trash mv --expires-at 2100-01-01T00:00:00Z rbd/berth-uid-b",
+            ],
+        ),
         (
             "c",
             Disposal::Archive,
             &[("archiveExpiry", "30d")],
-            &["rbd trash mv --expires-at 2592000 seconds rbd/berth-uid-c"],
+            &[
+                "rbd trash ls --all --format json rbd",
+                "rbd trash mv --expires-at 2592000 seconds rbd/berth-uid-c",
+            ],
         ),
-        ("d", Disposal::Keep, &[], &[]),
     ];
     for (name, disposal, more, expected) in rows {
         let request = request(name, more);
@@ -90,10 +100,23 @@ async fn a_removal_looks_first_and_moves_once() {
         let (looks, moves) = found.split_at(found.len() - expected.len());
         assert_eq!(moves, expected, "{name}");
         let last = looks.last().map(String::as_str).unwrap_or_default();
-        assert!(disposal == Disposal::Keep || last.starts_with("rbd status"), "{name}: {looks:?}");
-        let looked = if disposal == Disposal::Keep { Vec::new() } else { look(&format!("berth-uid-{name}")) };
-        assert_eq!(sorted(looks.to_vec()), looked, "{name}");
+        assert!(last.starts_with("rbd status"), "{name}: {looks:?}");
+        assert_eq!(sorted(looks.to_vec()), look(&format!("berth-uid-{name}")), "{name}");
     }
+}
+
+#[tokio::test]
+async fn what_is_kept_says_so() {
+    let site = Site::new();
+    let request = request("a", &[]);
+    let volume = site.create(&request).await.unwrap();
+    calls(&site.small);
+    site.remove(&removal(&request, &volume, Disposal::Keep)).await.unwrap();
+    let found = calls(&site.small);
+    assert_eq!(found[0], "rbd image-meta list --format json rbd/berth-uid-a");
+    assert!(found[1].starts_with("rbd image-meta set rbd/berth-uid-a berth.kept 20"), "{found:?}");
+    site.remove(&removal(&request, &volume, Disposal::Keep)).await.unwrap();
+    assert_eq!(calls(&site.small).len(), 1, "it was noted");
 }
 
 #[tokio::test]

@@ -3,8 +3,23 @@
 use super::{small::Stop, *};
 use crate::backend::conformance::removal;
 
-/// A creation writes a name, its entry in the list, a header, the mark, the size.
+/// A creation writes a name, what it stands for, a header, the mark, the size.
 const STEPS: usize = 5;
+/// A move to the trash writes an entry there, removes what the name stands for, the name, and completes the entry.
+const MOVE: usize = 4;
+/// A renaming writes what the new name stands for, the list of names, and removes what the old name stands for.
+const RENAMING: usize = 3;
+
+/// The UID of a claim as Kubernetes gives them.
+const UID: &str = "6c0f3c9e-8a0b-4a43-9f4a-0b1d0a3c2f11";
+
+/// The request of a claim with this UID.
+fn named(uid: &str) -> VolumeRequest {
+    let mut request = request("a", &[]);
+    request.name = VolumeName::for_claim(uid).unwrap();
+    uid.clone_into(&mut request.claim.uid);
+    request
+}
 
 /// Every point at which an operation that changes at most `steps` things can be stopped.
 fn stops(steps: usize) -> impl Iterator<Item = Stop> {
@@ -74,14 +89,14 @@ async fn the_creation_has_no_more_steps_than_are_tried() {
 async fn a_creation_that_was_broken_off_for_good_is_swept() {
     for stop in stops(STEPS) {
         let mut site = Site::new();
-        let request = request("a", &[]);
+        let request = named(UID);
         assert!(broken_off(&site, stop, site.create(&request)).await);
         site.restart();
         let since = Instant::now();
         loop {
             let found = site.rbd.unfinished("main", &|_| false).await.unwrap();
             for unfinished in &found {
-                assert_eq!((unfinished.id.name(), unfinished.claim.uid.as_str()), (&request.name, "uid-a"));
+                assert_eq!((unfinished.id.name(), unfinished.claim.uid.as_str()), (&request.name, UID));
                 let _ = site.rbd.discard(unfinished, &Permit::unlimited()).await;
             }
             if found.is_empty() {
@@ -90,9 +105,7 @@ async fn a_creation_that_was_broken_off_for_good_is_swept() {
             assert!(since.elapsed() < Duration::from_mins(1), "{stop:?}: {found:?}");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        // What is in no list nobody can find: a name of twenty bytes.
-        let listed = site.small.state().spaces["rbd"].images.values().filter(|image| !image.unlisted).count();
-        assert_eq!(listed, 0, "{stop:?}");
+        assert_eq!(site.small.images(), Vec::<String>::new(), "{stop:?}");
         site.tend_until(|store| store.trash == 0).await;
         assert!(site.small.state().spaces["rbd"].trash.is_empty(), "{stop:?}");
     }
@@ -118,7 +131,8 @@ async fn an_adoption_that_was_broken_off_is_finished() {
 async fn a_removal_that_was_broken_off_is_finished() {
     for disposal in [Disposal::Delete, Disposal::Archive] {
         for older in [false, true] {
-            for stop in stops(2) {
+            let steps = if older && disposal == Disposal::Delete { RENAMING + MOVE } else { MOVE };
+            for stop in stops(steps) {
                 let mut site = Site::new();
                 let removal = if older {
                     site.small.plant(
@@ -132,11 +146,15 @@ async fn a_removal_that_was_broken_off_is_finished() {
                     let volume = site.create(&request).await.unwrap();
                     removal(&request, &volume, disposal)
                 };
-                broken_off(&site, stop, site.remove(&removal)).await;
+                assert!(broken_off(&site, stop, site.remove(&removal)).await);
                 site.restart();
                 let removed = until_done(async || site.remove(&removal).await).await;
                 let row = format!("{disposal} older: {older} {stop:?}");
-                assert_eq!(site.small.images(), Vec::<String>::new(), "{row}");
+                let listed = |site: &Site| {
+                    let state = site.small.state();
+                    state.spaces["rbd"].images.values().filter(|image| !image.unlisted).count()
+                };
+                assert_eq!(listed(&site), 0, "{row}");
                 match disposal {
                     Disposal::Delete => {
                         assert_eq!(removed, Removed::Trashed, "{row}");
@@ -156,6 +174,101 @@ async fn a_removal_that_was_broken_off_is_finished() {
             }
         }
     }
+}
+
+#[tokio::test]
+async fn an_archive_that_was_broken_off_survives_every_sweep() {
+    for stop in stops(MOVE) {
+        let mut site = Site::new();
+        let request = named(UID);
+        let image = format!("berth-{UID}");
+        let volume = site.create(&request).await.unwrap();
+        site.small.change(&image, |image| image.content = true);
+        let removal = removal(&request, &volume, Disposal::Archive);
+        assert!(broken_off(&site, stop, site.remove(&removal)).await, "{stop:?}");
+        site.restart();
+        // Also with nobody who asks for the removal again.
+        for again in [false, true] {
+            if again {
+                let removed = until_done(async || site.remove(&removal).await).await;
+                assert!(matches!(removed, Removed::Archived(_)), "{stop:?}: {removed:?}");
+            }
+            for _ in 0..4 {
+                for unfinished in site.rbd.unfinished("main", &|_| false).await.unwrap() {
+                    let _ = site.rbd.discard(&unfinished, &Permit::unlimited()).await;
+                }
+                tokio::time::sleep(QUICK.making / 2).await;
+            }
+        }
+        let state = site.small.state();
+        let trash = &state.spaces["rbd"].trash;
+        assert_eq!(trash.len(), 1, "{stop:?}");
+        let entry = &trash[0];
+        assert!(
+            entry.is_kept() && !entry.moving && entry.image.content && !entry.image.headless,
+            "{stop:?}: {entry:?}"
+        );
+        assert!(state.spaces["rbd"].images.is_empty(), "{stop:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_creation_after_an_archive_that_was_broken_off_leaves_it_alone() {
+    let site = Site::new();
+    let request = request("a", &[]);
+    let volume = site.create(&request).await.unwrap();
+    site.small.change("berth-uid-a", |image| image.content = true);
+    let removal = removal(&request, &volume, Disposal::Archive);
+    // The name alone is left of it.
+    assert!(broken_off(&site, Stop::After(1), site.remove(&removal)).await);
+    until_done(async || site.create(&request).await).await;
+    let state = site.small.state();
+    let entry = &state.spaces["rbd"].trash[0];
+    assert!(entry.is_kept() && !entry.moving && entry.image.content, "{entry:?}");
+    assert_ne!(state.spaces["rbd"].images["berth-uid-a"].id, entry.image.id);
+}
+
+#[tokio::test]
+async fn a_move_to_the_trash_that_was_broken_off_is_finished_before_the_volume_counts_as_removed() {
+    for disposal in [Disposal::Delete, Disposal::Archive] {
+        let mut site = Site::new();
+        let request = request("a", &[]);
+        let volume = site.create(&request).await.unwrap();
+        let removal = removal(&request, &volume, disposal);
+        // Everything but the last step.
+        assert!(broken_off(&site, Stop::Before(MOVE - 1), site.remove(&removal)).await);
+        assert!(site.small.state().spaces["rbd"].trash[0].moving);
+        site.restart();
+        site.remove(&removal).await.unwrap();
+        assert!(!site.small.state().spaces["rbd"].trash[0].moving, "{disposal}");
+    }
+}
+
+#[tokio::test]
+async fn a_deletion_that_was_begun_is_not_told_to_be_an_archive() {
+    let site = Site::new();
+    let request = request("a", &[]);
+    let volume = site.create(&request).await.unwrap();
+    let delete = removal(&request, &volume, Disposal::Delete);
+    assert!(broken_off(&site, Stop::After(0), site.remove(&delete)).await);
+    let archive = Removal { disposal: Disposal::Archive, ..delete };
+    let error = site.remove(&archive).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Refused);
+    assert!(error.to_string().contains("rbd deep cp rbd/berth-uid-a"), "{error}");
+    assert_eq!(site.small.images(), ["berth-uid-a"]);
+}
+
+#[tokio::test]
+async fn a_name_that_was_left_behind_goes_at_the_pace_of_the_sweep() {
+    let mut site = Site::new();
+    let request = named(UID);
+    assert!(broken_off(&site, Stop::After(0), site.create(&request)).await);
+    site.restart();
+    // It is looked at, and taken back once, when the grace is over.
+    let found = site.rbd.unfinished("main", &|_| false).await.unwrap();
+    tokio::time::sleep(QUICK.making * 2).await;
+    site.rbd.discard(&found[0], &Permit::unlimited()).await.unwrap();
+    assert_eq!(site.small.images(), Vec::<String>::new());
 }
 
 #[tokio::test]

@@ -87,6 +87,17 @@ async fn a_missing_image_is_a_success_only_where_its_pool_exists() {
 }
 
 #[tokio::test]
+async fn another_image_under_the_name_that_it_needs_is_left_alone() {
+    let site = Site::new();
+    site.small.plant("rbd", IMAGE, planted());
+    site.small.plant("rbd", &format!("berth.deleted-{IMAGE}"), planted());
+    let error = site.remove(&removal(IMAGE, Disposal::Delete)).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Conflict);
+    assert!(error.to_string().contains(&format!("rbd/berth.deleted-{IMAGE}")), "{error}");
+    assert_eq!(site.small.images().len(), 2);
+}
+
+#[tokio::test]
 async fn an_older_image_grows() {
     let site = Site::new();
     site.small.plant("rbd", IMAGE, planted());

@@ -40,7 +40,8 @@ async fn snapshots_are_not_deleted_with_their_image_but_archived_with_it() {
     });
     let error = site.remove(&removal(&request, &volume, Disposal::Delete)).await.unwrap_err();
     assert_eq!(error.kind(), Kind::InUse);
-    for part in ["daily, weekly", "rbd/test", "rbd snap purge rbd/berth-uid-a"] {
+    let archive = "kubectl annotate pv pvc-uid-a berth.storage/on-delete=archive --overwrite";
+    for part in ["daily, weekly", "rbd/test", "rbd snap purge rbd/berth-uid-a", archive] {
         assert!(error.to_string().contains(part), "{error}");
     }
     let removed = site.remove(&removal(&request, &volume, Disposal::Archive)).await.unwrap();
@@ -110,6 +111,19 @@ async fn an_existing_image_is_taken_only_in_the_shape_that_was_asked_for() {
 }
 
 #[tokio::test]
+async fn an_image_whose_data_pool_is_its_own_pool_is_adopted() {
+    let site = Site::new();
+    let own = request("a", &[("dataPool", "rbd")]);
+    let volume = site.create(&own).await.unwrap();
+    assert_eq!(site.create(&own).await.unwrap(), volume);
+    // Where the cluster's configuration names one, the class need not.
+    let plain = request("b", &[]);
+    let volume = site.create(&plain).await.unwrap();
+    site.small.change("berth-uid-b", |image| image.data_pool = Some("ec".into()));
+    assert_eq!(site.create(&plain).await.unwrap(), volume);
+}
+
+#[tokio::test]
 async fn a_trace_that_is_still_open_is_waited_for() {
     let site = Site::new();
     let image = Image { size: 4 << 20, watchers: vec!["10.0.0.7:0/1".into()], ..Image::default() };
@@ -119,6 +133,22 @@ async fn a_trace_that_is_still_open_is_waited_for() {
     assert_eq!(error.kind(), Kind::Busy);
     site.small.change("berth-uid-a", |image| image.watchers.clear());
     site.create(&request).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_marked_image_that_is_still_open_is_waited_for() {
+    let site = Site::new();
+    let (request, volume) = made(&site, "a").await;
+    // An import that nobody waits for any more has written the mark and not the size.
+    site.small.change("berth-uid-a", |image| {
+        image.size = 4 << 20;
+        image.watchers = vec!["10.0.0.7:0/1".into()];
+    });
+    let error = site.create(&request).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Busy);
+    assert!(error.to_string().contains("worker-7"), "{error}");
+    site.small.change("berth-uid-a", |image| image.watchers.clear());
+    assert_eq!(site.create(&request).await.unwrap(), volume);
 }
 
 #[tokio::test]
@@ -185,6 +215,30 @@ async fn a_cluster_that_only_a_class_describes_serves_as_well() {
 }
 
 #[tokio::test]
+async fn a_described_cluster_that_was_swapped_makes_nothing() {
+    let mut site = Site::new();
+    let described = |name: &str| {
+        let mut request = request(name, &[("monitors", "10.5.0.1"), ("adminSecretName", "ceph-admin")]);
+        request.parameters.remove("clusterID");
+        request
+    };
+    let volume = site.create(&described("a")).await.unwrap();
+    site.small.state().fsid = "99999999-89ab-cdef-0123-456789abcdef".into();
+    site.restart();
+    // The volumes are known before the class that describes their cluster.
+    site.rbd.remember(Past {
+        store: volume.id.store().to_owned(),
+        identity: Some(volume.store_identity.clone()),
+        places: Vec::new(),
+    });
+    site.rbd.acquaint(&described("b").parameters);
+    let error = site.create(&described("b")).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Refused);
+    assert!(error.to_string().contains("99999999"), "{error}");
+    assert_eq!(site.small.images(), ["berth-uid-a"]);
+}
+
+#[tokio::test]
 async fn a_key_that_was_changed_is_read_anew() {
     let site = Site::new();
     let newer = "AQB5Z1hnAAAAABAAcGxhdXNpYmxlLCByaWdodA==";
@@ -232,4 +286,28 @@ async fn a_missing_pool_or_namespace_is_named() {
         assert_eq!(error.kind(), Kind::NotFound, "{error}");
         assert!(error.to_string().contains(told) && error.to_string().contains(more.1), "{error}");
     }
+}
+
+#[tokio::test]
+async fn an_answer_that_says_nothing_of_watchers_is_an_error() {
+    let site = Site::new();
+    let (request, volume) = made(&site, "a").await;
+    let snapless = r#"{"id": "1", "size": 4194304, "object_size": 4194304, "features": []}"#;
+    for odd in [("status", ""), ("status", "{}"), ("info", ""), ("info", snapless)] {
+        site.small.state().odd = Some(odd);
+        let error = site.remove(&removal(&request, &volume, Disposal::Delete)).await.unwrap_err();
+        assert_eq!(error.kind(), Kind::Internal, "{odd:?}: {error}");
+    }
+    site.small.state().odd = None;
+    assert_eq!(site.small.images(), ["berth-uid-a"]);
+}
+
+#[tokio::test]
+async fn an_image_that_is_listed_and_cannot_be_opened_is_not_gone() {
+    let site = Site::new();
+    let (request, volume) = made(&site, "a").await;
+    site.small.change("berth-uid-a", |image| image.headless = true);
+    let error = site.remove(&removal(&request, &volume, Disposal::Delete)).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Refused);
+    assert!(error.to_string().contains("rbd rm rbd/berth-uid-a"), "{error}");
 }

@@ -43,9 +43,9 @@ pub(crate) struct Image {
     pub(crate) clones: Vec<String>,
     pub(crate) content: bool,
     pub(crate) watchers: Vec<String>,
-    /// Only its name was written.
+    /// It cannot be opened by its name; in the trash, not at all.
     pub(crate) headless: bool,
-    /// Its name is not even in the list of names.
+    /// Its name is not in the list of names.
     pub(crate) unlisted: bool,
 }
 
@@ -54,6 +54,8 @@ pub(crate) struct Image {
 pub(crate) struct Trashed {
     pub(crate) name: String,
     pub(crate) image: Image,
+    /// Its move here was broken off.
+    pub(crate) moving: bool,
     at: Timestamp,
     until: Timestamp,
 }
@@ -86,6 +88,8 @@ pub(crate) struct State {
     pub(crate) stopped: bool,
     /// Whether nothing is answered any more.
     pub(crate) hangs: bool,
+    /// What a command of `rbd` answers in place of the truth.
+    pub(crate) odd: Option<(&'static str, &'static str)>,
     /// Whether no monitor answers.
     pub(crate) unreachable: bool,
     /// The key that is accepted.
@@ -135,6 +139,7 @@ impl Small {
             stop: Stop::Never,
             stopped: false,
             hangs: false,
+            odd: None,
             unreachable: false,
             key: KEY.to_owned(),
             fsid: FSID.to_owned(),
@@ -341,14 +346,21 @@ impl State {
         let mut words: Vec<&str> = Vec::new();
         let mut options: BTreeMap<&str, &str> = BTreeMap::new();
         let mut rest = args.iter().map(String::as_str);
+        let mut long = false;
         while let Some(arg) = rest.next() {
             match arg {
-                "--no-progress" | "--long" | "--all" => {}
+                "--long" => long = true,
+                "--no-progress" | "--all" => {}
                 option if option.starts_with("--") => {
                     options.insert(option, rest.next().unwrap_or_default());
                 }
                 word => words.push(word),
             }
+        }
+        if let Some((command, answer)) = self.odd
+            && words.first() == Some(&command)
+        {
+            return ok(answer);
         }
         match (program.as_str(), &words[..]) {
             ("ceph", ["fsid"]) => ok(format!("\n{}\n", json!({"fsid": self.fsid}))),
@@ -364,7 +376,7 @@ impl State {
             ("rbd", ["image-meta", "set", spec, key, value]) => self.set_metadata(spec, key, value),
             ("rbd", ["resize", spec]) => self.resize(spec, options["--size"]),
             ("rbd", ["rm", spec]) => self.remove(spec),
-            ("rbd", words) => match self.tell(words) {
+            ("rbd", words) => match self.tell(words, long) {
                 Some(told) => told,
                 None => self.unknown(&program, &shown),
             },
@@ -373,7 +385,7 @@ impl State {
     }
 
     /// What changes nothing.
-    fn tell(&self, words: &[&str]) -> Option<Played> {
+    fn tell(&self, words: &[&str], long: bool) -> Option<Played> {
         Some(match words {
             ["namespace", "ls", pool] => {
                 let prefix = format!("{pool}/");
@@ -390,10 +402,7 @@ impl State {
                 Err(failure) => recorded(failure),
             },
             ["trash", "ls", space] => match self.space(space) {
-                Ok(space) => {
-                    let now = self.now();
-                    ok(json!(space.trash.iter().map(|entry| entry.told(now)).collect::<Vec<_>>()).to_string())
-                }
+                Ok(space) => self.trashed(space, long),
                 Err(failure) => recorded(failure),
             },
             ["info", spec] => self.described(spec, |name, image| info(name, image).to_string()),
@@ -424,6 +433,21 @@ impl State {
         })
     }
 
+    /// By their ids, as the real one lists them. What has no header is left out of the long list, and is its failure where it
+    /// is the last.
+    fn trashed(&self, space: &Space, long: bool) -> Played {
+        let mut entries: Vec<&Trashed> = space.trash.iter().collect();
+        entries.sort_by(|a, b| a.image.id.cmp(&b.image.id));
+        let fails = long && entries.last().is_some_and(|entry| entry.image.headless);
+        entries.retain(|entry| !long || !entry.image.headless);
+        let now = self.now();
+        let out = json!(entries.iter().map(|entry| entry.told(now)).collect::<Vec<_>>()).to_string();
+        match fake::Answer::recorded("rbd-trash-ls-no-header") {
+            fake::Answer::Text(code, _, err) if fails => Ok(Answer(code, out, err)),
+            _ => ok(out),
+        }
+    }
+
     fn set_metadata(&mut self, spec: &str, key: &str, value: &str) -> Played {
         if self.image(spec).is_err() {
             return recorded("rbd-meta-set-no-image");
@@ -447,6 +471,10 @@ impl State {
         }
     }
 
+    fn space_mut(&mut self, space: &str) -> &mut Space {
+        self.spaces.get_mut(space).unwrap()
+    }
+
     fn image(&self, spec: &str) -> Result<&Image, &'static str> {
         let (space, name) = spec.rsplit_once('/').unwrap();
         let image = self.space(space)?.images.get(name);
@@ -466,7 +494,8 @@ impl State {
         }
     }
 
-    /// In the steps of the real one: the name, its entry in the list, an image of one object, each entry of its metadata, its size.
+    /// In the steps of the real one: the name in the list, what it stands for, an image of one object, each entry of its metadata,
+    /// its size.
     fn import(&mut self, spec: &str, options: &BTreeMap<&str, &str>, stdin: &[u8]) -> Played {
         let (space, name) = spec.rsplit_once('/').unwrap();
         match self.space(space) {
@@ -484,18 +513,20 @@ impl State {
             return recorded("rbd-create-no-data-pool");
         }
         let id = self.id();
+        let data_pool = options.get("--data-pool").map(|pool| (*pool).to_owned());
         self.step(|state| {
-            let image = Image { headless: true, unlisted: true, ..Image::default() };
+            let image = Image { id: id.clone(), headless: true, ..Image::default() };
             state.spaces.get_mut(space).unwrap().images.insert(name.to_owned(), image);
         })?;
-        self.step(|state| state.image_mut(spec).unlisted = false)?;
+        self.step(|_| ())?;
         self.step(|state| {
             let image = state.image_mut(spec);
             *image = Image {
                 id,
                 size: 4 << 20,
                 features: read.features,
-                data_pool: options.get("--data-pool").map(|pool| (*pool).to_owned()),
+                // Its own is not written down.
+                data_pool: data_pool.filter(|pool| pool != space.split('/').next().unwrap_or_default()),
                 ..Image::default()
             };
         })?;
@@ -519,6 +550,7 @@ impl State {
         }
     }
 
+    /// In the steps of the real one: what the new name stands for, the list of names, what the old name stands for.
     fn rename(&mut self, from: &str, to: &str) -> Played {
         let ((space, old), (_, new)) = (from.rsplit_once('/').unwrap(), to.rsplit_once('/').unwrap());
         if self.image(from).is_err() {
@@ -528,27 +560,61 @@ impl State {
             return recorded("rbd-rename-exists");
         }
         self.step(|state| {
-            let images = &mut state.spaces.get_mut(space).unwrap().images;
-            let image = images.remove(old).unwrap();
+            let images = &mut state.space_mut(space).images;
+            let image = Image { unlisted: true, ..images[old].clone() };
             images.insert(new.to_owned(), image);
         })?;
+        if self.spaces[space].images[old].unlisted {
+            return recorded("rbd-rename-no-image");
+        }
+        self.step(|state| {
+            let images = &mut state.space_mut(space).images;
+            images.get_mut(old).unwrap().unlisted = true;
+            images.get_mut(new).unwrap().unlisted = false;
+        })?;
+        self.step(|state| state.space_mut(space).images.remove(old))?;
         ok("")
     }
 
+    /// In the steps of the real one: an entry in the trash, then the image has no name, which leaves the list, and the entry
+    /// is complete. What was broken off is gone on with, also by a name that is in the trash alone.
     fn trash(&mut self, spec: &str, until: &str) -> Played {
-        if self.image(spec).is_err() {
-            return recorded("rbd-trash-mv-no-image");
-        }
+        let (space, name) = spec.rsplit_once('/').unwrap();
+        let listed = |space: &Space| space.images.get(name).filter(|image| !image.unlisted).cloned();
+        let moving = |space: &Space| {
+            space
+                .trash
+                .iter()
+                .find(|entry| entry.moving && entry.name == name)
+                .map(|entry| entry.image.clone())
+        };
+        let found = self.space(space).map(|space| listed(space).or_else(|| moving(space)));
+        let image = match found {
+            Ok(Some(image)) => image,
+            Ok(None) => return recorded("rbd-trash-mv-no-image"),
+            Err(_) => return recorded("rbd-trash-mv-no-pool"),
+        };
         let at = self.now();
         let until = match until.strip_suffix(" seconds") {
             Some(seconds) => at + SignedDuration::from_secs(seconds.parse().unwrap()),
             None => until.parse().unwrap(),
         };
-        let (space, name) = spec.rsplit_once('/').unwrap();
+        let id = image.id.clone();
         self.step(|state| {
-            let space = state.spaces.get_mut(space).unwrap();
-            let image = space.images.remove(name).unwrap();
-            space.trash.push(Trashed { name: name.to_owned(), image, at, until });
+            let trash = &mut state.space_mut(space).trash;
+            if !trash.iter().any(|entry| entry.image.id == id) {
+                trash.push(Trashed { name: name.to_owned(), image, moving: true, at, until });
+            }
+        })?;
+        self.step(|state| {
+            if let Some(image) = state.space_mut(space).images.get_mut(name) {
+                image.headless = true;
+            }
+        })?;
+        self.step(|state| state.space_mut(space).images.remove(name))?;
+        self.step(|state| {
+            let mut trash = state.space_mut(space).trash.iter_mut();
+            trash.find(|entry| entry.image.id == id).unwrap().moving = false;
         })?;
         ok("")
     }
@@ -563,13 +629,21 @@ impl State {
         if entry.until > now {
             return recorded("rbd-trash-rm-not-expired");
         }
+        if entry.moving {
+            return recorded("rbd-trash-rm-half-moved");
+        }
         if !entry.image.snapshots.is_empty() {
             return recorded("rbd-trash-rm-snapshots");
         }
         if !entry.image.watchers.is_empty() {
             return recorded("rbd-rm-watched");
         }
-        self.step(|state| state.spaces.get_mut(space).unwrap().trash.remove(at))?;
+        self.step(|state| {
+            let space = state.space_mut(space);
+            space.trash.remove(at);
+            // What names of it were left stand for nothing now.
+            space.images.values_mut().filter(|image| image.id == id).for_each(|image| image.headless = true);
+        })?;
         ok("")
     }
 
@@ -578,11 +652,16 @@ impl State {
         let Some(image) = self.space(space).ok().and_then(|space| space.images.get(name)) else {
             return recorded("rbd-rm-no-image");
         };
-        let (headless, unlisted) = (image.headless, image.unlisted);
+        let (id, headless, unlisted) = (image.id.clone(), image.headless, image.unlisted);
         if !headless {
             self.complaints.push(format!("a whole image was removed at once: {spec}"));
         }
-        self.step(|state| state.spaces.get_mut(space).unwrap().images.remove(name))?;
+        self.step(|state| {
+            let space = state.space_mut(space);
+            space.images.remove(name);
+            // It forces what it finds in the trash.
+            space.trash.retain(|entry| entry.image.id != id);
+        })?;
         // It says so and removes the name nevertheless.
         if unlisted { recorded("rbd-rm-no-image") } else { ok("") }
     }

@@ -77,3 +77,47 @@ async fn what_lies_in_the_trash_by_hand_is_left_to_whoever_moved_it() {
     assert!(matches!(removed, Removed::Archived(_)), "{removed:?}");
     assert_eq!(trash(&site), ["berth-uid-a"]);
 }
+
+#[tokio::test]
+async fn a_trash_that_cannot_be_listed_is_told() {
+    let site = Site::new();
+    site.rbd.acquaint(&parameters(&[]));
+    site.small.state().odd = Some(("trash", ""));
+    site.tend_until(|store| !store.stuck.is_empty()).await;
+    let (what, why) = site.rbd.stores().remove(0).stuck.remove(0);
+    assert_eq!(what, "rbd");
+    assert!(why.contains("list the trash of rbd"), "{why}");
+    site.small.state().odd = None;
+    site.tend_until(|store| store.stuck.is_empty()).await;
+}
+
+#[tokio::test]
+async fn what_has_no_header_in_the_trash_keeps_nothing_else_there() {
+    let site = Site::new();
+    removed(&site, "a", &[], Disposal::Delete).await;
+    removed(&site, "b", &[], Disposal::Delete).await;
+    // The purge of the last one was broken off.
+    site.small.change_in_trash("berth-uid-b", |image| image.headless = true);
+    site.tend_until(|store| store.purged == 1).await;
+    assert_eq!(trash(&site), ["berth-uid-b"]);
+}
+
+#[tokio::test]
+async fn a_move_that_was_broken_off_is_finished_before_the_purge_but_what_is_still_there_is_left_alone() {
+    let site = Site::new();
+    removed(&site, "a", &[], Disposal::Delete).await;
+    removed(&site, "b", &[], Disposal::Delete).await;
+    for moving in &mut site.small.state().spaces.get_mut("rbd").unwrap().trash {
+        moving.moving = true;
+    }
+    // It was broken off at its first step.
+    let b = site.small.state().spaces["rbd"].trash[1].image.clone();
+    site.small.state().spaces.get_mut("rbd").unwrap().images.insert("berth-uid-b".into(), b);
+    site.tend_until(|store| store.purged == 1 && !store.stuck.is_empty()).await;
+    let stuck = site.rbd.stores().remove(0).stuck;
+    assert!(stuck[0].1.contains("rbd trash mv"), "{stuck:?}");
+    assert_eq!(
+        (site.small.images(), trash(&site)),
+        (vec!["berth-uid-b".to_owned()], vec!["berth-uid-b".to_owned()])
+    );
+}
