@@ -34,7 +34,10 @@ use store::{Store, Work};
 use crate::{
     backend::{
         Backend, Capabilities, Error, Host, Kind, Known, Past, Removed, StoreStatus, Unfinished,
-        ceph::{Admin, Cluster, Clusters, Monitors, class::Parameters},
+        ceph::{
+            Admin, Cluster, Clusters, Monitors,
+            class::{Parameters, is_described},
+        },
     },
     system::guard::{Guards, Held},
     volume::{
@@ -152,10 +155,12 @@ impl Cephfs {
         })
     }
 
-    /// The cluster of these monitors as a store's name, without making it known.
+    /// The cluster of these monitors as a store's name, without making it known. Clusters that classes describe do not count:
+    /// which of them are known changes, and where a volume lies must not.
     fn name_of(&self, monitors: &str) -> Option<String> {
         let monitors: Monitors = monitors.parse().ok()?;
-        let known = self.clusters.all().into_iter().find(|cluster| cluster.monitors().share_one(&monitors));
+        let mut configured = self.clusters.all().into_iter().filter(|cluster| !is_described(cluster));
+        let known = configured.find(|cluster| cluster.monitors().share_one(&monitors));
         Some(known.map_or_else(|| monitors.store_name(), |cluster| cluster.name().to_owned()))
     }
 
