@@ -190,8 +190,10 @@ impl Owned<'_> {
     async fn make_fresh(&self) -> Result<Option<Info>, Error> {
         self.make().await?;
         let info = self.work.subvolumes.info(self.at).await?;
-        let as_made =
-            info.made_by_module(self.at) && info.pristine() && info.quota() == Some(self.plan.quota);
+        let as_made = info.made_by_module(self.at)
+            && info.pristine()
+            && info.isolated()
+            && info.quota() == Some(self.plan.quota);
         if !as_made {
             return Ok(None);
         }
@@ -285,7 +287,21 @@ impl Owned<'_> {
     /// Compares what there is with what is asked for, and lets it grow where it is too small.
     async fn settle(&self) -> Result<Info, Error> {
         let Self { work, at, plan, permit, .. } = self;
-        let info = work.subvolumes.info(at).await?;
+        let mut info = work.subvolumes.info(at).await?;
+        let confined = matches!(plan.node, Node::Own { .. });
+        if confined && !info.isolated() && info.made_by_module(at) && info.pristine() {
+            // What is empty gets its namespace from Ceph's `create`.
+            self.make().await?;
+            info = work.subvolumes.info(at).await?;
+        }
+        if confined && !info.isolated() {
+            let message = format!(
+                "{} has no RADOS namespace of its own, so a user for it alone would reach the data of every volume in pool {:?}; nobody                  was let in. Write userSecretName into the class, or move the data to a new volume",
+                at.shown(),
+                info.data_pool
+            );
+            return Err(Error::new(Kind::Conflict, message));
+        }
         if !info.made_by_module(at) {
             let message = format!("{} is not as Ceph makes them: its path is {:?}", at.shown(), info.path);
             return Err(Error::new(Kind::Conflict, message));

@@ -52,8 +52,10 @@ case $1 in
     case $2 in
       get)
         [[ -d $dir/users/$user ]] || missing "failed to find client.$user in keyring"
-        printf '\n[{"entity":"client.%s","key":"%s","caps":{"mds":"%s","mon":"allow r","osd":"allow rw pool=cephfs_data"}}]' \
-          "$user" "$(<"$dir/users/$user/key")" "$(<"$dir/users/$user/mds")"
+        osd='allow rw pool=cephfs_data'
+        if [[ -e $dir/users/$user/osd ]]; then osd=$(<"$dir/users/$user/osd"); fi
+        printf '\n[{"entity":"client.%s","key":"%s","caps":{"mds":"%s","mon":"allow r","osd":"%s"}}]' \
+          "$user" "$(<"$dir/users/$user/key")" "$(<"$dir/users/$user/mds")" "$osd"
         ;;
       rm)
         change
@@ -80,7 +82,7 @@ fi
 fs=$1
 shift
 group=_nogroup words=()
-size='' mode=755 uid=0 gid=0 pool=cephfs_data tenant='' shrink=1
+size='' mode=755 uid=0 gid=0 pool=cephfs_data tenant='' shrink=1 isolated=0
 while (($#)); do
   case $1 in
     --group_name) group=$2 ;;
@@ -93,6 +95,11 @@ while (($#)); do
     --access_level) [[ $2 == rw ]] || end 22 "Error EINVAL: access level $2" ;;
     --no_shrink)
       shrink=0
+      shift
+      continue
+      ;;
+    --namespace-isolated)
+      isolated=1
       shift
       continue
       ;;
@@ -166,11 +173,18 @@ quoted() {
   printf '"%s"' "${text//\"/\\\"}"
 }
 caps() { # USER: writes its rights anew
-  local mds='' place
+  local mds='' osd='' place there
   for place in "$dir/users/$1/at"/*; do
-    if [[ -e $place ]]; then mds+=${mds:+,}"allow rw path=$(<"$place")"; fi
+    if [[ -e $place ]]; then
+      mds+=${mds:+,}"allow rw path=$(<"$place")"
+      there=${place##*/}
+      there=$volumes/${there%%:*}/${there#*:}/.sub
+      osd+=${osd:+,}"allow rw pool=$(<"$there/pool")"
+      if [[ -e $there/namespace ]]; then osd+=" namespace=$(<"$there/namespace")"; fi
+    fi
   done
   printf '%s' "$mds" >"$dir/users/$1/mds"
+  printf '%s' "$osd" >"$dir/users/$1/osd"
 }
 
 case $verb in
@@ -190,6 +204,7 @@ case $verb in
     echo "$mode $uid $gid" >"$sub/mode"
     if [[ -n $size ]]; then echo "$size" >"$sub/quota"; fi
     if [[ ! -e $sub/pool ]]; then echo "$pool" >"$sub/pool"; fi
+    if ((isolated)); then echo "fsvolumens_$name" >"$sub/namespace"; fi
     changed
     ;;
   metadata-ls)
@@ -227,7 +242,8 @@ case $verb in
   info)
     open
     [[ -e $sub/pool ]] || end 61 "Error ENODATA: error in getxattr"
-    quota='"infinite"'
+    quota='"infinite"' namespace=''
+    if [[ -e $sub/namespace ]]; then namespace=$(<"$sub/namespace"); fi
     if [[ -e $sub/quota ]]; then quota=$(<"$sub/quota"); fi
     used=0 mtime=$(<"$sub/created")
     for file in "$data"/*; do
@@ -237,8 +253,8 @@ case $verb in
         [[ -e $dir/lagging ]] || used=$((used + $(stat -c %s "$file")))
       fi
     done
-    printf '\n{"bytes_quota": %s, "bytes_used": %s, "created_at": "%s", "mtime": "%s", "data_pool": "%s", "path": "%s", "state": "complete", "type": "subvolume"}\n' \
-      "$quota" "$used" "$(<"$sub/created")" "$mtime" "$(<"$sub/pool")" "$path"
+    printf '\n{"bytes_quota": %s, "bytes_used": %s, "created_at": "%s", "mtime": "%s", "data_pool": "%s", "pool_namespace": "%s", "path": "%s", "state": "complete", "type": "subvolume"}\n' \
+      "$quota" "$used" "$(<"$sub/created")" "$mtime" "$(<"$sub/pool")" "$namespace" "$path"
     ;;
   resize)
     open
