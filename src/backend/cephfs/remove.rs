@@ -178,10 +178,12 @@ fn prove(at: &At, marks: &Marks, removal: &Removal, installation: Option<&str>) 
     if mark.claim() == removal.claim {
         return Ok(Proof::Ours(Box::new(marks.clone())));
     }
-    // A name that does not hold the UID is free for the next claim once the volume is gone, whose PV may still be there.
+    // A name that does not hold the UID is free for the next claim once the volume is gone, whose PV may still be there. A PV
+    // that is named by the very claim of the mark is another matter: its volume is there, and the PV was bound to another claim.
     let same_name = mark.namespace == removal.claim.namespace && mark.name == removal.claim.name;
     let deterministic = format!("{}.{}", removal.claim.namespace, removal.claim.name);
-    if same_name && at.name == deterministic && mark.uid != removal.claim.uid {
+    let of_the_mark = VolumeName::for_claim(&mark.uid).is_ok_and(|volume| volume == removal.name);
+    if same_name && at.name == deterministic && mark.uid != removal.claim.uid && !of_the_mark {
         return Ok(Proof::Passed);
     }
     refuse(format!(

@@ -2,12 +2,12 @@
 //! swapped. On the stand-in alone.
 
 use super::{
-    conformance::{Keys, admin_secret},
+    conformance::{Keys, admin_secret, removal},
     fake::{KEY, MONITORS, Mgr},
 };
 use crate::{
-    backend::{Backend, conformance::request},
-    volume::{CephfsSource, Source, VolumeRequest},
+    backend::{Backend, Kind, conformance::request},
+    volume::{CephfsSource, ClaimKey, Disposal, Permit, Source, VolumeRequest},
 };
 
 /// What claim `team/<name>` of a class asks for.
@@ -36,4 +36,27 @@ fn where_a_volume_lies_does_not_depend_on_the_classes_that_are_known() {
     backend.acquaint(&asked("data", &[]).parameters);
     assert_eq!(backend.stores().len(), 1, "the cluster of the class is known by now");
     assert_eq!(backend.locate(&source), Some(before));
+}
+
+/// Deterministic names: they do not hold the UID of the claim.
+const FIXED: [(&str, &str); 1] = [("deterministicNames", "true")];
+
+#[tokio::test]
+async fn a_volume_bound_to_another_claim_is_not_taken_for_gone() {
+    let mgr = Mgr::new();
+    let keys = Keys::new("i-1", KEY);
+    let backend = mgr.backend(keys.clone());
+    let request = asked("data", &FIXED);
+    let volume = backend.create(&request, &Permit::unlimited()).await.unwrap();
+    let before = (mgr.state(), keys.kept());
+    // The PV was retained, and bound to a new claim of the same name.
+    let mut removal = removal(&request, &volume, Disposal::Delete);
+    removal.claim = ClaimKey { uid: "another".into(), ..removal.claim };
+    for disposal in [Disposal::Delete, Disposal::Archive, Disposal::Keep] {
+        removal.disposal = disposal;
+        let error = backend.remove(&removal, &Permit::unlimited()).await.unwrap_err();
+        assert_eq!(error.kind(), Kind::Refused, "{disposal}: {error}");
+        assert!(error.to_string().contains("UID another"), "{error}");
+    }
+    assert_eq!((mgr.state(), keys.kept()), before);
 }
