@@ -8,7 +8,7 @@ use std::{collections::BTreeSet, sync::Arc, time::SystemTime};
 
 use super::{
     NAME,
-    mark::{Marks, Owner},
+    mark::{self, Marks, Owner},
     names,
     remove::{discard_users, expire},
     store::{Store, Work},
@@ -130,16 +130,20 @@ pub(super) async fn discard(work: &Work, unfinished: &Unfinished, permit: &Permi
     result
 }
 
+/// What to do about a subvolume that has no PV of ours. It may have another one: an archive that was restored has.
+fn advice(at: &At) -> String {
+    let At { fs, group, name } = at;
+    format!(
+        "If somebody uses it, by whatever PersistentVolume: ceph fs subvolume metadata set {fs} {name} {} yes --group_name {group}. Only \
+         if nobody needs what is in it: ceph fs subvolume rm {fs} {name} --group_name {group}",
+        mark::KEPT
+    )
+}
+
 async fn take_back(work: &Work, at: &At, unfinished: &Unfinished, permit: &Permit) -> Result<(), Error> {
+    let volume = unfinished.id.name();
     let refuse = |why: String| {
-        let message = format!(
-            "{} {why}, so it stays; if nobody needs it: ceph fs subvolume rm {} {} --group_name {}",
-            at.shown(),
-            at.fs,
-            at.name,
-            at.group
-        );
-        Err(Error::new(Kind::Refused, message))
+        Err(Error::new(Kind::Refused, format!("{} {why}, so it stays. {}", at.shown(), advice(at))))
     };
     let Some(installation) = work.host.installation() else {
         return refuse("cannot be proven to be ours while it is not known which cluster this is".into());
@@ -174,7 +178,7 @@ async fn take_back(work: &Work, at: &At, unfinished: &Unfinished, permit: &Permi
     }
     if !info.pristine() {
         return refuse(format!(
-            "has been used ({} bytes, changed at {}, made at {}), though no PersistentVolume names it",
+            "has been used ({} bytes, changed at {}, made at {}), though no PersistentVolume {volume} exists",
             info.bytes_used, info.mtime, info.created_at
         ));
     }

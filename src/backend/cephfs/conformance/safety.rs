@@ -148,6 +148,8 @@ pub(super) async fn an_unused_volume_is_taken_back_and_a_used_one_stays(bench: &
             |volume: &Volume| found.iter().find(|unfinished| unfinished.id == volume.id).unwrap().clone();
         let error = backend.discard(&of(&filled), &permit()).await.unwrap_err();
         assert_eq!(error.kind(), Kind::Refused, "{error}");
+        let said = error.to_string();
+        assert!(said.contains(used.name.as_str()) && said.contains("berth.kept yes"), "{said}");
         assert!(bench.world.exists(&Bench::data(&filled)) && bench.user_exists(&filled.record["user"]));
         assert!(
             backend.stores().iter().any(|status| status
