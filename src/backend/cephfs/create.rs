@@ -57,7 +57,7 @@ pub(super) async fn create(
         uid: request.claim.uid.clone(),
     };
     let id = VolumeId::new(NAME, plan.cluster.name(), request.name.clone())?;
-    let identity = work.subvolumes.fsid().await?;
+    let identity = work.identity().await?;
     let fs = work.filesystem(plan.fs.as_deref()).await?;
     work.store.met(&fs, &plan.names.group);
     work.store.memory().expiring |= plan.expiry.is_some();

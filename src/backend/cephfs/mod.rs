@@ -19,7 +19,7 @@ mod sweep;
 mod tests;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     fmt,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, SystemTime},
@@ -29,7 +29,7 @@ use async_trait::async_trait;
 pub use class::PARAMETERS;
 use old::Old;
 use record::Record;
-use store::{Store, Work};
+use store::{Store, Told, Work};
 
 use crate::{
     backend::{
@@ -71,8 +71,8 @@ pub struct Cephfs {
     host: Arc<dyn Host>,
     settings: Settings,
     stores: Mutex<BTreeMap<String, Arc<Store>>>,
-    /// The groups of existing volumes, by store.
-    past: Mutex<BTreeMap<String, BTreeSet<String>>>,
+    /// What the existing volumes say, by store.
+    past: Mutex<BTreeMap<String, Told>>,
     guards: Guards<VolumeName>,
 }
 
@@ -125,8 +125,9 @@ impl Cephfs {
         let mut stores = self.stores.lock().unwrap_or_else(PoisonError::into_inner);
         let store = stores.entry(cluster.name().to_owned()).or_insert_with(|| {
             let store = Store::new(cluster.clone());
-            let past = self.past.lock().unwrap_or_else(PoisonError::into_inner);
-            store.memory().groups.extend(past.get(cluster.name()).into_iter().flatten().cloned());
+            if let Some(told) = self.past.lock().unwrap_or_else(PoisonError::into_inner).get(cluster.name()) {
+                store.remember(told);
+            }
             Arc::new(store)
         });
         Arc::clone(store)
@@ -384,16 +385,12 @@ impl Backend for Cephfs {
     fn remember(&self, past: Past) {
         // The second segment of a place is the group. What an older provisioner made lies deeper.
         let groups = past.places.iter().filter(|place| place.segments.len() == 3);
-        let groups: BTreeSet<String> = groups.filter_map(|place| place.segments.get(1).cloned()).collect();
+        let groups = groups.filter_map(|place| place.segments.get(1).cloned()).collect();
+        let told = Told { identity: past.identity, groups };
+        self.past.lock().unwrap_or_else(PoisonError::into_inner).insert(past.store.clone(), told.clone());
         if let Some(store) = self.stores.lock().unwrap_or_else(PoisonError::into_inner).get(&past.store) {
-            store.memory().groups.extend(groups.iter().cloned());
+            store.remember(&told);
         }
-        self.past
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .entry(past.store)
-            .or_default()
-            .extend(groups);
     }
 
     fn acquaint(&self, parameters: &BTreeMap<String, String>) {

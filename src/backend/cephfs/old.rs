@@ -122,6 +122,7 @@ pub(super) async fn remove(
     if disposal == Disposal::Keep {
         return Ok(Removed::Kept);
     }
+    work.identity().await?;
     let fs = work.filesystem(None).await?;
     let at = old.at(&fs);
     let removed = match look(work, old, &at).await? {
@@ -156,6 +157,7 @@ pub(super) async fn remove(
 
 /// Sets the quota, where there is one.
 pub(super) async fn expand(work: &Work, old: &Old, quota: u64, permit: &Permit) -> Result<Grown, Error> {
+    work.identity().await?;
     let fs = work.filesystem(None).await?;
     let at = old.at(&fs);
     if look(work, old, &at).await?.is_none() {

@@ -23,9 +23,21 @@ pub(super) struct Store {
     memory: Mutex<Memory>,
 }
 
+/// What the existing volumes say of a cluster.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Told {
+    /// The identity that it had when the newest of them was made.
+    pub(super) identity: Option<String>,
+    pub(super) groups: BTreeSet<String>,
+}
+
 /// What was learnt of it.
 #[derive(Default)]
 pub(super) struct Memory {
+    /// The identity that it had when the newest volume was made.
+    past: Option<String>,
+    /// Why it is not the cluster that the existing volumes lie in.
+    swapped: Option<String>,
     /// The admin of the last volume that was worked on, for work that no class asks for.
     pub(super) admin: Option<Admin>,
     /// The only file system, where the cluster has only one.
@@ -82,6 +94,13 @@ impl Store {
         }
     }
 
+    /// Takes what the existing volumes say.
+    pub(super) fn remember(&self, told: &Told) {
+        let mut memory = self.memory();
+        memory.past.clone_from(&told.identity);
+        memory.groups.extend(told.groups.iter().cloned());
+    }
+
     /// Notes that others may have made anything in the meantime.
     pub(super) fn begin_term(&self) {
         self.memory().present.clear();
@@ -92,7 +111,7 @@ impl Store {
         let memory = self.memory();
         StoreStatus {
             name: self.cluster.name().to_owned(),
-            ready: health.ready,
+            ready: health.ready.and_then(|()| memory.swapped.clone().map_or(Ok(()), Err)),
             running: health.running,
             oldest: health.oldest,
             // What waits in Ceph's own trash is not shown to anybody.
@@ -164,6 +183,22 @@ impl Work {
             present.insert(&name);
         }
         Ok(present.insert(&at.name))
+    }
+
+    /// The identity of the cluster, which must be what it was.
+    pub(super) async fn identity(&self) -> Result<String, Error> {
+        let fsid = self.subvolumes.fsid().await?;
+        let mut memory = self.store.memory();
+        let past = memory.past.as_ref().filter(|past| **past != fsid);
+        let swapped = past.map(|past| {
+            format!(
+                "cluster {} is not what it was: its identity (fsid) is {fsid}, the volumes' is {past}. Correct the monitors, or name the \
+                 new cluster otherwise",
+                self.store.cluster.name()
+            )
+        });
+        memory.swapped.clone_from(&swapped);
+        swapped.map_or(Ok(fsid), |why| Err(Error::new(Kind::Refused, why)))
     }
 
     /// Refuses a cluster that is not the one that the PV was made on.

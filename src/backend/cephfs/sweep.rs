@@ -27,6 +27,7 @@ pub(super) async fn unfinished(work: &Work, known: Known<'_>) -> Result<Vec<Unfi
         );
         return Ok(Vec::new());
     };
+    work.identity().await?;
     let mut found = Vec::new();
     let candidates = candidates(work).await?;
     // What is still so is found so again.
@@ -145,6 +146,7 @@ async fn take_back(work: &Work, at: &At, unfinished: &Unfinished, permit: &Permi
     let refuse = |why: String| {
         Err(Error::new(Kind::Refused, format!("{} {why}, so it stays. {}", at.shown(), advice(at))))
     };
+    work.identity().await?;
     let Some(installation) = work.host.installation() else {
         return refuse("cannot be proven to be ours while it is not known which cluster this is".into());
     };
@@ -191,6 +193,7 @@ async fn take_back(work: &Work, at: &At, unfinished: &Unfinished, permit: &Permi
 
 /// Deletes the archived volumes whose time has come.
 pub(super) async fn tend(work: &Work, now: SystemTime, permit: &Permit) -> Result<(), Error> {
+    work.identity().await?;
     let met = work.store.memory().groups.clone();
     for at in candidates(work).await?.into_iter().filter(|at| met.contains(&at.group)) {
         permit.check()?;

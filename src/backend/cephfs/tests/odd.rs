@@ -6,8 +6,8 @@ use super::{
     fake::{KEY, MONITORS, Mgr},
 };
 use crate::{
-    backend::{Backend, Kind, conformance::request},
-    volume::{CephfsSource, ClaimKey, Disposal, Permit, Source, VolumeRequest},
+    backend::{Backend, Kind, Past, conformance::request},
+    volume::{CephfsSource, ClaimKey, Disposal, Permit, Source, VolumeName, VolumeRequest},
 };
 
 /// What claim `team/<name>` of a class asks for.
@@ -59,4 +59,32 @@ async fn a_volume_bound_to_another_claim_is_not_taken_for_gone() {
         assert!(error.to_string().contains("UID another"), "{error}");
     }
     assert_eq!((mgr.state(), keys.kept()), before);
+}
+
+#[tokio::test]
+async fn a_cluster_that_is_not_what_it_was_is_not_used() {
+    let mgr = Mgr::new();
+    let keys = Keys::new("i-1", KEY);
+    let (permit, nobody) = (Permit::unlimited(), |_: &VolumeName| false);
+    let backend = mgr.backend(keys.clone());
+    let request = asked("data", &[]);
+    let store = backend.create(&request, &permit).await.unwrap().id.store().to_owned();
+    let begun = backend.unfinished(&store, &nobody).await.unwrap().remove(0);
+    let before = mgr.state();
+    let identity = Some("76543210-89ab-cdef-0123-456789abcdef".to_owned());
+    let past = Past { store: store.clone(), identity, places: Vec::new() };
+
+    backend.remember(past.clone());
+    let met_later = mgr.backend(keys);
+    met_later.remember(past);
+    met_later.acquaint(&request.parameters);
+    for backend in [&backend, &met_later] {
+        let error = backend.create(&asked("next", &[]), &permit).await.unwrap_err();
+        assert!(error.to_string().contains("76543210-") && error.to_string().contains("01234567-"), "{error}");
+        assert_eq!(error.kind(), Kind::Refused);
+        assert_eq!(backend.unfinished(&store, &nobody).await.unwrap_err().kind(), Kind::Refused);
+        assert!(backend.stores()[0].ready.is_err());
+    }
+    assert_eq!(backend.discard(&begun, &permit).await.unwrap_err().kind(), Kind::Refused);
+    assert_eq!(mgr.state(), before);
 }
