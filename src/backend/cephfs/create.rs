@@ -71,6 +71,8 @@ pub(super) async fn create(
         Some(info) => (at, info),
         None => find(work, at, plan, &claim, permit).await?,
     };
+    // Until it is confirmed it can be taken back, without a sweep that finds it first.
+    work.store.memory().unfinished.insert(request.name.clone(), at.clone());
     if let Node::Own { user, secret } = &plan.node {
         let key = work.subvolumes.authorize(&at, user, &claim.uid, permit).await?;
         permit.check()?;

@@ -147,24 +147,28 @@ async fn take_back(work: &Work, at: &At, unfinished: &Unfinished, permit: &Permi
         Err(Error::new(Kind::Refused, format!("{} {why}, so it stays. {}", at.shown(), advice(at))))
     };
     work.identity().await?;
-    let Some(installation) = work.host.installation() else {
-        return refuse("cannot be proven to be ours while it is not known which cluster this is".into());
-    };
     let metadata = match work.subvolumes.metadata(at).await? {
         Found::Subvolume(metadata) => metadata,
         Found::NoSubvolume | Found::NoGroup => return Ok(()),
         Found::OnlySnapshots => return refuse("has snapshots that were retained".into()),
     };
     let marks = Marks::read(&metadata);
+    let installation = work.host.installation();
     let mark = match &marks.owner {
-        Owner::Claim(mark) if mark.uid == unfinished.claim.uid => Some(mark),
+        Owner::Claim(mark)
+            if mark.uid == unfinished.claim.uid && !mark.is_foreign(installation.as_deref()) =>
+        {
+            Some(mark)
+        }
         Owner::Claim(mark) => return refuse(format!("belongs to {}", mark.shown())),
         Owner::Unreadable => return refuse("carries a mark that cannot be read".into()),
+        Owner::Unmarked if installation.is_none() => {
+            return refuse(
+                "cannot be proven to be ours while it is not known which cluster this is".into(),
+            );
+        }
         Owner::Unmarked => None,
     };
-    if mark.is_some_and(|mark| mark.installation.as_ref() != Some(&installation)) {
-        return refuse("belongs to another installation".into());
-    }
     if marks.archived.is_some() || marks.kept {
         return refuse("was archived or kept".into());
     }

@@ -1,12 +1,17 @@
 //! What must hold where the world is not as it was: classes that came and went, work that others left, clusters that were
 //! swapped. On the stand-in alone.
 
+use std::time::SystemTime;
+
 use super::{
     conformance::{Keys, admin_secret, removal},
     fake::{KEY, MONITORS, Mgr},
 };
 use crate::{
-    backend::{Backend, Kind, Past, conformance::request},
+    backend::{
+        Backend, Kind, Past, Unfinished,
+        conformance::{key, request},
+    },
     volume::{CephfsSource, ClaimKey, Disposal, Permit, Source, VolumeName, VolumeRequest},
 };
 
@@ -87,4 +92,33 @@ async fn a_cluster_that_is_not_what_it_was_is_not_used() {
     }
     assert_eq!(backend.discard(&begun, &permit).await.unwrap_err().kind(), Kind::Refused);
     assert_eq!(mgr.state(), before);
+}
+
+#[tokio::test]
+async fn what_was_just_made_is_taken_back_without_a_sweep() {
+    let permit = Permit::unlimited();
+    for (installation, more) in [(Some("i-1"), &FIXED[..]), (Some("i-1"), &[]), (None, &FIXED), (None, &[])] {
+        let mgr = Mgr::new();
+        let keys = Keys::new("i-1", KEY);
+        keys.identify(installation);
+        let backend = mgr.backend(keys.clone());
+        let request = asked("data", more);
+        let volume = backend.create(&request, &permit).await.unwrap();
+        let id = volume.id.clone();
+        let made = Unfinished { id: id.clone(), claim: key(&request), since: SystemTime::UNIX_EPOCH };
+        // A claim of the same name that came later.
+        let other = Unfinished {
+            claim: ClaimKey { uid: "other".into(), ..key(&request) },
+            ..made.clone()
+        };
+        assert_eq!(backend.discard(&other, &permit).await.unwrap_err().kind(), Kind::Refused);
+        backend.discard(&made, &permit).await.unwrap();
+        let left: Vec<_> = mgr.state().into_iter().filter(|path| path.contains("data")).collect();
+        assert!(left.is_empty() && keys.kept().is_empty(), "{installation:?}: {left:?}");
+
+        // What has a PV is not taken back at once, whatever anybody says.
+        backend.create(&request, &permit).await.unwrap();
+        backend.confirm(&id, &permit).await.unwrap();
+        assert_eq!(backend.discard(&made, &permit).await.unwrap_err().kind(), Kind::Refused);
+    }
 }
