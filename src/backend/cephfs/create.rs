@@ -231,21 +231,12 @@ impl Owned<'_> {
             let ours = mark::wanted(&claim.uid);
             work.subvolumes.set_metadata(at, &ours, "1", permit).await?;
             let rival = match work.subvolumes.metadata(at).await? {
-                Found::Subvolume(metadata) => {
-                    let marks = Marks::read(&metadata);
-                    let owned = match &marks.owner {
-                        Owner::Unmarked => false,
-                        Owner::Claim(mark) => mark.uid != claim.uid,
-                        Owner::Unreadable => true,
-                    };
-                    owned || marks.wanted.iter().any(|uid| *uid != claim.uid)
-                }
-                Found::OnlySnapshots | Found::NoSubvolume | Found::NoGroup => true,
+                Found::Subvolume(metadata) => self.rival(&Marks::read(&metadata)),
+                Found::OnlySnapshots | Found::NoSubvolume | Found::NoGroup => Some(self.taken()),
             };
-            if rival {
+            if let Some(error) = rival {
                 work.subvolumes.remove_metadata(at, &ours, permit).await?;
-                let message = format!("somebody else is taking {} at this moment", at.shown());
-                return Err(Error::new(Kind::Busy, message));
+                return Err(error);
             }
         }
         let own = match &plan.node {
@@ -254,6 +245,31 @@ impl Owned<'_> {
         };
         let mark = Mark::new(claim, work.host.installation(), own, SystemTime::now());
         work.subvolumes.set_metadata(at, mark::OWNER, &mark.written(), permit).await
+    }
+
+    /// Who else takes the name.
+    fn rival(&self, marks: &Marks) -> Option<Error> {
+        let Self { at, claim, .. } = self;
+        match &marks.owner {
+            Owner::Claim(mark) if mark.uid != claim.uid => return Some(self.taken()),
+            Owner::Unreadable => return Some(self.taken()),
+            Owner::Claim(_) | Owner::Unmarked => {}
+        }
+        let uid = marks.wanted.iter().find(|uid| **uid != claim.uid)?;
+        let message = format!(
+            "the claim with UID {uid} is taking {}, or began to and was broken off. If there is no such claim any more: ceph fs \
+             subvolume metadata rm {} {} {} --group_name {}",
+            at.shown(),
+            at.fs,
+            at.name,
+            mark::wanted(uid),
+            at.group
+        );
+        Some(Error::new(Kind::Conflict, message))
+    }
+
+    fn taken(&self) -> Error {
+        Error::new(Kind::Busy, format!("somebody else is taking {} at this moment", self.at.shown()))
     }
 
     /// Refuses what is not the trace of an attempt that ended between making and marking.

@@ -4,7 +4,7 @@
 use std::time::SystemTime;
 
 use super::{
-    conformance::{Keys, admin_secret, removal},
+    conformance::{Keys, World, admin_secret, removal},
     fake::{KEY, MONITORS, Mgr},
 };
 use crate::{
@@ -121,4 +121,25 @@ async fn what_was_just_made_is_taken_back_without_a_sweep() {
         backend.confirm(&id, &permit).await.unwrap();
         assert_eq!(backend.discard(&made, &permit).await.unwrap_err().kind(), Kind::Refused);
     }
+}
+
+#[tokio::test]
+async fn a_name_that_another_claim_began_to_take_is_told_with_its_uid() {
+    let mgr = Mgr::new();
+    let backend = mgr.backend(Keys::new("i-1", KEY));
+    mgr.ceph(&["fs", "subvolumegroup", "create", "cephfs", "berth"]).unwrap();
+    let name = "team.data";
+    mgr.ceph(&["fs", "subvolume", "create", "cephfs", name, "--size", "4194304", "--group_name", "berth"])
+        .unwrap();
+    let metadata = ["fs", "subvolume", "metadata", "set", "cephfs", name, "berth.wanted-gone", "1"];
+    mgr.ceph(&[&metadata[..], &["--group_name", "berth"]].concat()).unwrap();
+    let before = mgr.state();
+    let error = backend.create(&asked("data", &FIXED), &Permit::unlimited()).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Conflict, "it gets an Event: {error}");
+    let (said, command) = (error.to_string(), "ceph fs subvolume metadata rm");
+    assert!(said.contains("UID gone"), "{said}");
+    assert_eq!(mgr.state(), before, "nothing of ours is left, which would be in another's way");
+    let remedy = &said[said.find(command).unwrap() + "ceph ".len()..];
+    mgr.ceph(&remedy.split(' ').collect::<Vec<_>>()).unwrap();
+    backend.create(&asked("data", &FIXED), &Permit::unlimited()).await.unwrap();
 }
