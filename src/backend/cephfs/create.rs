@@ -11,6 +11,7 @@ use super::{
     class::{Node, Plan},
     mark::{self, Mark, Marks, Owner},
     record::Record,
+    remove::discard_users,
     store::Work,
     subvolumes::{At, Found, Info, New},
 };
@@ -34,7 +35,7 @@ enum Look {
     /// Nothing.
     Free,
     /// This claim's.
-    Ours,
+    Ours(Mark),
     /// A subvolume that nobody marked.
     Unmarked,
     /// An archived volume's.
@@ -103,7 +104,7 @@ async fn find(
     let (at, look) = choose(work, first, plan, claim).await?;
     let owner = Owned { work, at: &at, plan, claim, permit };
     match look {
-        Look::Ours => {}
+        Look::Ours(mark) => owner.renew(&mark).await?,
         Look::Free => {
             owner.make().await?;
             owner.mark().await?;
@@ -128,7 +129,7 @@ async fn choose(work: &Work, first: At, plan: &Plan, claim: &ClaimKey) -> Result
         return Ok((first, look));
     };
     let beside = look(work, &spare, claim).await?;
-    if beside == Look::Ours {
+    if matches!(beside, Look::Ours(_)) {
         return Ok((spare, beside));
     }
     match look(work, &first, claim).await? {
@@ -165,7 +166,9 @@ fn judge(at: &At, marks: &Marks, claim: &ClaimKey, installation: Option<&str>) -
             "{shown} was archived at {}; to remove it for good: {by_hand}",
             archived.since
         )),
-        (Owner::Claim(mark), None) if mark.uid == claim.uid && !mark.is_foreign(installation) => Look::Ours,
+        (Owner::Claim(mark), None) if mark.uid == claim.uid && !mark.is_foreign(installation) => {
+            Look::Ours(mark.clone())
+        }
         (Owner::Claim(mark), None) => Look::Taken(format!(
             "{shown} belongs to {}{}; it is not shown to another claim. If its content is not needed any more: {by_hand}",
             mark.shown(),
@@ -239,12 +242,28 @@ impl Owned<'_> {
                 return Err(error);
             }
         }
-        let own = match &plan.node {
+        work.subvolumes.set_metadata(at, mark::OWNER, &self.marked().written(), permit).await
+    }
+
+    fn marked(&self) -> Mark {
+        let own = match &self.plan.node {
             Node::Own { user, secret } => Some((user.as_str(), secret)),
             Node::Shared { .. } | Node::Configured => None,
         };
-        let mark = Mark::new(claim, work.host.installation(), own, SystemTime::now());
-        work.subvolumes.set_metadata(at, mark::OWNER, &mark.written(), permit).await
+        Mark::new(self.claim, self.work.host.installation(), own, SystemTime::now())
+    }
+
+    /// Takes back the user and the Secret of an earlier attempt where the class, made anew since, asks for others: only what
+    /// the mark or the PV names goes with the volume.
+    async fn renew(&self, old: &Mark) -> Result<(), Error> {
+        let new = self.marked();
+        if (&old.user, &old.secret) == (&new.user, &new.secret) {
+            return Ok(());
+        }
+        discard_users(self.work, self.at, old, self.permit).await?;
+        let installation = new.installation.or_else(|| old.installation.clone());
+        let mark = Mark { installation, since: old.since.clone(), ..new };
+        self.work.subvolumes.set_metadata(self.at, mark::OWNER, &mark.written(), self.permit).await
     }
 
     /// Who else takes the name.

@@ -143,3 +143,24 @@ async fn a_name_that_another_claim_began_to_take_is_told_with_its_uid() {
     mgr.ceph(&remedy.split(' ').collect::<Vec<_>>()).unwrap();
     backend.create(&asked("data", &FIXED), &Permit::unlimited()).await.unwrap();
 }
+
+#[tokio::test]
+async fn a_class_made_anew_between_attempts_leaks_no_user_and_no_secret() {
+    let mgr = Mgr::new();
+    let keys = Keys::new("i-1", KEY);
+    let backend = mgr.backend(keys.clone());
+    let permit = Permit::unlimited();
+    let classes: [&[(&str, &str)]; 4] = [
+        &[("userSecretNamespace", "here")],
+        &[("userSecretNamespace", "there")],
+        &[("userSecretName", "shared")],
+        &[],
+    ];
+    for more in classes {
+        let volume = backend.create(&asked("data", more), &permit).await.unwrap();
+        let users = mgr.state().iter().filter(|path| path.ends_with("berth-uid-data/key")).count();
+        let own = volume.record.get("secretNamespace");
+        assert_eq!((keys.kept().len(), users), own.map_or((0, 0), |_| (1, 1)), "{more:?}");
+        assert_eq!(keys.kept().first().map(|secret| &secret.namespace), own);
+    }
+}
