@@ -38,8 +38,7 @@ pub(super) async fn unfinished(work: &Work, known: Known<'_>) -> Result<Vec<Unfi
         if by_name.clone().or_else(cached).is_some_and(|volume| known(&volume)) {
             continue;
         }
-        let Found::Subvolume(metadata) = work.subvolumes.metadata(&at).await? else { continue };
-        let marks = Marks::read(&metadata);
+        let Some(marks) = look(work, &at).await? else { continue };
         let (volume, claim, since) = match &marks.owner {
             Owner::Claim(mark) => {
                 let Ok(volume) = VolumeName::for_claim(&mark.uid) else { continue };
@@ -73,6 +72,21 @@ pub(super) async fn unfinished(work: &Work, known: Known<'_>) -> Result<Vec<Unfi
     }
     found.sort_by_key(|unfinished| unfinished.since);
     Ok(found)
+}
+
+/// What is written on a subvolume; `None` where it is gone, or where Ceph does not tell: one that is broken does not keep the
+/// others from being looked at.
+async fn look(work: &Work, at: &At) -> Result<Option<Marks>, Error> {
+    match work.subvolumes.metadata(at).await {
+        Ok(Found::Subvolume(metadata)) => Ok(Some(Marks::read(&metadata))),
+        Ok(Found::OnlySnapshots | Found::NoSubvolume | Found::NoGroup) => Ok(None),
+        Err(error) if error.kind() == Kind::Unavailable => Err(error),
+        Err(error) => {
+            tracing::warn!(subvolume = at.shown(), error = error.chain(), "a subvolume cannot be looked at");
+            work.store.memory().stuck.insert(at.shown(), error.chain());
+            Ok(None)
+        }
+    }
 }
 
 /// Every subvolume that may be ours, by its name.

@@ -80,6 +80,11 @@ impl Mgr {
         fault.starts_with("0 ")
     }
 
+    /// From now on nothing can be done to the subvolume of that name in the group `berth`.
+    pub(crate) fn break_subvolume(&self, name: &str) {
+        fs::write(self.path().join("tree/volumes/berth").join(name).join(".sub/broken"), "").unwrap();
+    }
+
     /// Everything that there is, without what differs from one run to the next.
     pub(crate) fn state(&self) -> Vec<String> {
         let mut found = Vec::new();

@@ -164,6 +164,7 @@ open() {
     echo "$now" >"$sub/created"
     : >"$sub/marked"
   fi
+  if [[ -e $sub/broken ]]; then end 5 'Error EIO: error in getxattr'; fi
   if [[ -e $sub/retained ]]; then missing "subvolume '$name' is removed and has only snapshots retained"; fi
   path=$(<"$sub/path")
   data=$dir/tree$path

@@ -164,3 +164,20 @@ async fn a_class_made_anew_between_attempts_leaks_no_user_and_no_secret() {
         assert_eq!(keys.kept().first().map(|secret| &secret.namespace), own);
     }
 }
+
+#[tokio::test]
+async fn a_broken_subvolume_does_not_keep_the_others_from_being_swept() {
+    let mgr = Mgr::new();
+    let backend = mgr.backend(Keys::new("i-1", KEY));
+    let permit = Permit::unlimited();
+    backend.create(&asked("broken", &[]), &permit).await.unwrap();
+    let volume = backend.create(&asked("unused", &[]), &permit).await.unwrap();
+    mgr.break_subvolume("berth-uid-broken");
+    let nobody = |_: &VolumeName| false;
+    for _ in 0..2 {
+        let found = backend.unfinished(volume.id.store(), &nobody).await.unwrap();
+        assert_eq!(found.iter().map(|unfinished| &unfinished.id).collect::<Vec<_>>(), [&volume.id]);
+        let stuck = backend.stores().remove(0).stuck;
+        assert!(matches!(&stuck[..], [(what, _)] if what.contains("berth-uid-broken")), "{stuck:?}");
+    }
+}
