@@ -230,8 +230,6 @@ pub(super) struct Acquaintance {
     pub(super) admin: Admin,
     pub(super) group: String,
     pub(super) fs: Option<String>,
-    /// Whether its archived volumes expire.
-    pub(super) expires: bool,
 }
 
 /// Reads what a class tells before any claim uses it.
@@ -246,7 +244,6 @@ pub(super) fn acquaintance(
         admin: parameters.admin(&settings.admins, &cluster)?.0,
         group: group(parameters)?,
         fs: parameters.get("fsName").map(|name| names::plain("fsName", name)).transpose()?,
-        expires: parameters.expiry()?.is_some(),
         cluster,
     })
 }

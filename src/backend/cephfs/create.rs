@@ -61,7 +61,6 @@ pub(super) async fn create(
     let identity = work.identity().await?;
     let fs = work.filesystem(plan.fs.as_deref()).await?;
     work.store.met(&fs, &plan.names.group);
-    work.store.memory().expiring |= plan.expiry.is_some();
     let at = At { fs, group: plan.names.group.clone(), name: plan.names.subvolume.clone() };
     let fresh = if plan.names.spare.is_none() && work.is_new(&at).await? {
         Owned { work, at: &at, plan, claim: &claim, permit }.make_fresh().await?

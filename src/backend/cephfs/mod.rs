@@ -357,25 +357,26 @@ impl Backend for Cephfs {
     }
 
     async fn tend(&self, permit: &Permit) {
-        for store in self.stores.lock().unwrap_or_else(PoisonError::into_inner).values() {
+        let stores = || self.clusters.all().into_iter().map(|cluster| self.store(&cluster)).collect::<Vec<_>>();
+        for store in stores() {
             store.begin_term();
         }
         while permit.check().is_ok() {
-            let stores: Vec<_> =
-                self.stores.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
-            for store in stores.into_iter().filter(sweep::to_tend) {
+            let now = SystemTime::now();
+            for store in stores().into_iter().filter(|store| sweep::to_tend(store, now)) {
                 let name = store.cluster.name();
                 let done = match self.work_on(name).await {
-                    Ok(Some(work)) => sweep::tend(&work, SystemTime::now(), permit).await,
+                    Ok(Some(work)) => sweep::tend(&work, now, permit).await,
                     Ok(None) => Ok(()),
                     Err(error) => Err(error),
                 };
-                if let Err(error) = done {
-                    tracing::warn!(
-                        store = name,
-                        error = error.chain(),
-                        "expired archives could not be deleted; tried again"
-                    );
+                let Err(error) = done else { continue };
+                let error = error.chain();
+                if store.memory().groups.is_empty() {
+                    // It may have no file system, or its user no rights to one.
+                    tracing::debug!(store = name, error, "whether there are archives was not found out");
+                } else {
+                    tracing::warn!(store = name, error, "expired archives could not be deleted; tried again");
                 }
             }
             tokio::time::sleep(TENDING).await;
@@ -401,7 +402,6 @@ impl Backend for Cephfs {
         memory.admin.get_or_insert(met.admin);
         memory.groups.insert(met.group);
         memory.filesystems.extend(met.fs);
-        memory.expiring |= met.expires;
     }
 
     fn stores(&self) -> Vec<StoreStatus> {

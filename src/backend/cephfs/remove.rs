@@ -35,7 +35,6 @@ pub(super) async fn remove(
 ) -> Result<Removed, Error> {
     let at = at(record);
     work.store.met(&at.fs, &at.group);
-    work.store.memory().expiring |= record.expiry.is_some();
     work.prove_identity(removal.provenance.store_identity.as_deref()).await?;
     let marks = match work.subvolumes.metadata(&at).await? {
         Found::Subvolume(metadata) => {
@@ -69,9 +68,17 @@ pub(super) async fn remove(
             for user in users(work, &at, record).await? {
                 work.revoke(&at, &user, permit).await?;
             }
-            if marks.archived.is_none() {
-                let archived = Archived::new(SystemTime::now(), record.expiry).written();
-                work.subvolumes.set_metadata(&at, mark::ARCHIVED, &archived, permit).await?;
+            sign(work, &at, &marks, permit).await?;
+            let archived = match marks.archived {
+                Some(archived) => archived,
+                None => {
+                    let archived = Archived::new(SystemTime::now(), record.expiry);
+                    work.subvolumes.set_metadata(&at, mark::ARCHIVED, &archived.written(), permit).await?;
+                    archived
+                }
+            };
+            if let Some(expires) = archived.expires() {
+                work.store.memory().archives.insert(at.clone(), expires);
             }
             forget(work, removal, record, permit).await?;
             Ok(Removed::Archived(names::segments(&at.group, &at.name).join("/")))
@@ -122,15 +129,43 @@ pub(super) async fn expand(
     Ok(Grown { capacity: Capacity::from_bytes(now), on_node: false })
 }
 
-/// Deletes an archived volume of ours for good, if its time has come. Whether it had.
-pub(super) async fn expire(work: &Work, at: &At, now: SystemTime, permit: &Permit) -> Result<bool, Error> {
-    let Found::Subvolume(metadata) = work.subvolumes.metadata(at).await? else { return Ok(false) };
+/// Adds to the mark of a volume that was proven to be ours who we are, where it was made before that was known: without it
+/// an archive never expires.
+async fn sign(work: &Work, at: &At, marks: &Marks, permit: &Permit) -> Result<(), Error> {
+    if let Owner::Claim(mark) = &marks.owner
+        && mark.installation.is_none()
+        && let Some(installation) = work.host.installation()
+    {
+        let mark = Mark { installation: Some(installation), ..mark.clone() };
+        work.subvolumes.set_metadata(at, mark::OWNER, &mark.written(), permit).await?;
+    }
+    Ok(())
+}
+
+/// What became of an archived volume.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fate {
+    /// It was deleted for good.
+    Expired,
+    /// It expires then.
+    Waits(SystemTime),
+    /// It is no archive of ours any more, or one that is kept for good.
+    Stays,
+}
+
+/// Deletes an archived volume of ours for good, if its time has come.
+pub(super) async fn expire(work: &Work, at: &At, now: SystemTime, permit: &Permit) -> Result<Fate, Error> {
+    let Found::Subvolume(metadata) = work.subvolumes.metadata(at).await? else { return Ok(Fate::Stays) };
     let marks = Marks::read(&metadata);
-    let (Owner::Claim(mark), Some(archived)) = (&marks.owner, &marks.archived) else { return Ok(false) };
-    // Without knowing who we are, nothing can be proven to be ours.
-    let Some(installation) = work.host.installation() else { return Ok(false) };
-    if mark.installation.as_ref() != Some(&installation) || !archived.expired(now) {
-        return Ok(false);
+    let (Owner::Claim(mark), Some(archived)) = (&marks.owner, &marks.archived) else {
+        return Ok(Fate::Stays);
+    };
+    let installation = work.host.installation();
+    match archived.expires() {
+        Some(_) if mark.installation.is_none() || mark.installation != installation => return Ok(Fate::Stays),
+        Some(expires) if expires > now => return Ok(Fate::Waits(expires)),
+        Some(_) => {}
+        None => return Ok(Fate::Stays),
     }
     discard_users(work, at, mark, permit).await?;
     work.subvolumes.remove(at, permit).await?;
@@ -140,7 +175,7 @@ pub(super) async fn expire(work: &Work, at: &At, now: SystemTime, permit: &Permi
         since = archived.since,
         "an archived volume has expired"
     );
-    Ok(true)
+    Ok(Fate::Expired)
 }
 
 /// Removes the user and the Secret that a mark names.

@@ -6,6 +6,7 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
     hash::{BuildHasher, RandomState},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::SystemTime,
 };
 
 use super::{
@@ -49,8 +50,10 @@ pub(super) struct Memory {
     pub(super) unfinished: BTreeMap<VolumeName, At>,
     /// Whose the subvolumes are whose name does not tell.
     pub(super) owners: BTreeMap<At, VolumeName>,
-    /// Whether there may be archived volumes that expire.
-    pub(super) expiring: bool,
+    /// Archived volumes that expire, and when: those that were archived in this term of leadership, and the others once they
+    /// were looked for.
+    pub(super) archives: BTreeMap<At, SystemTime>,
+    pub(super) archives_found: bool,
     /// What could not be done, and why.
     pub(super) stuck: BTreeMap<String, String>,
     /// Archived volumes that were deleted for good.
@@ -103,7 +106,10 @@ impl Store {
 
     /// Notes that others may have made anything in the meantime.
     pub(super) fn begin_term(&self) {
-        self.memory().present.clear();
+        let mut memory = self.memory();
+        memory.present.clear();
+        memory.archives.clear();
+        memory.archives_found = false;
     }
 
     pub(super) fn status(&self) -> StoreStatus {

@@ -4,13 +4,16 @@
 //! Of names that do not look like ours nothing but the name is read: looking at a plain directory makes the volumes module take it
 //! for a subvolume, and shares of an older provisioner beneath it could not be removed any more.
 
-use std::{collections::BTreeSet, sync::Arc, time::SystemTime};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::SystemTime,
+};
 
 use super::{
     NAME,
     mark::{self, Marks, Owner},
     names,
-    remove::{discard_users, expire},
+    remove::{Fate, discard_users, expire},
     store::{Store, Work},
     subvolumes::{At, Found},
 };
@@ -210,30 +213,65 @@ async fn take_back(work: &Work, at: &At, unfinished: &Unfinished, permit: &Permi
 }
 
 /// Deletes the archived volumes whose time has come.
+///
+/// All that may be ours are looked at once in a term of leadership, those that were archived since are known, and only what is
+/// due is looked at again.
 pub(super) async fn tend(work: &Work, now: SystemTime, permit: &Permit) -> Result<(), Error> {
+    // Without knowing who we are, nothing can be proven to be ours.
+    if work.host.installation().is_none() || !to_tend(&work.store, now) {
+        return Ok(());
+    }
     work.identity().await?;
-    let met = work.store.memory().groups.clone();
-    for at in candidates(work).await?.into_iter().filter(|at| met.contains(&at.group)) {
+    if !work.store.memory().archives_found {
+        let found = archives(work, permit).await?;
+        let mut memory = work.store.memory();
+        memory.archives.extend(found);
+        memory.archives_found = true;
+    }
+    let due: Vec<At> = {
+        let memory = work.store.memory();
+        memory.archives.iter().filter(|(_, expires)| **expires <= now).map(|(at, _)| at.clone()).collect()
+    };
+    for at in due {
         permit.check()?;
         let key = format!("archived {}", at.shown());
-        match expire(work, &at, now, permit).await {
-            Ok(true) => {
-                let mut memory = work.store.memory();
-                memory.expired += 1;
-                memory.stuck.remove(&key);
-            }
-            Ok(false) => {}
-            Err(error) if error.kind() == Kind::InUse => {
+        let fate = match expire(work, &at, now, permit).await {
+            Ok(fate) => fate,
+            Err(error) if error.kind() == Kind::Unavailable => return Err(error),
+            Err(error) => {
                 work.store.memory().stuck.insert(key, error.chain());
+                continue;
             }
-            Err(error) => return Err(error),
+        };
+        let mut memory = work.store.memory();
+        memory.stuck.remove(&key);
+        memory.archives.remove(&at);
+        match fate {
+            Fate::Expired => memory.expired += 1,
+            Fate::Waits(expires) => {
+                memory.archives.insert(at, expires);
+            }
+            Fate::Stays => {}
         }
     }
     Ok(())
 }
 
+/// The archived volumes that expire.
+async fn archives(work: &Work, permit: &Permit) -> Result<BTreeMap<At, SystemTime>, Error> {
+    let mut archives = BTreeMap::new();
+    for at in candidates(work).await? {
+        permit.check()?;
+        let expires = look(work, &at).await?.and_then(|marks| marks.archived?.expires());
+        if let Some(expires) = expires {
+            archives.insert(at, expires);
+        }
+    }
+    Ok(archives)
+}
+
 /// Whether there is anything to tend.
-pub(super) fn to_tend(store: &Arc<Store>) -> bool {
+pub(super) fn to_tend(store: &Store, now: SystemTime) -> bool {
     let memory = store.memory();
-    memory.expiring && memory.admin.is_some()
+    !memory.archives_found || memory.archives.values().any(|expires| *expires <= now)
 }

@@ -11,10 +11,10 @@ use std::{
 
 use crate::backend::{
     Backend,
-    ceph::{Clusters, Tools},
+    ceph::{Admin, Cluster, Clusters, Tools},
     cephfs::{
         Cephfs, Settings,
-        conformance::{Bench, Keys, World},
+        conformance::{Bench, Keys, World, admin_secret},
     },
 };
 
@@ -51,12 +51,24 @@ impl Mgr {
     }
 
     pub(crate) fn backend(&self, keys: Arc<Keys>) -> Arc<Cephfs> {
-        let settings = Settings {
-            driver: "cephfs.berth.storage".into(),
-            admins: BTreeMap::new(),
-            secret_namespace: None,
-        };
-        Arc::new(Cephfs::new(Clusters::new(Vec::new(), self.tools()), keys, settings).unwrap())
+        self.backend_over(Vec::new(), BTreeMap::new(), keys)
+    }
+
+    /// A backend that knows the cluster from its configuration, under the name `main`.
+    pub(crate) fn configured(&self, keys: Arc<Keys>) -> Arc<Cephfs> {
+        let cluster = Cluster::new("main", MONITORS.parse().unwrap(), self.tools()).unwrap();
+        let admin = Admin { user: "admin".into(), secret: admin_secret() };
+        self.backend_over(vec![cluster], BTreeMap::from([("main".to_owned(), admin)]), keys)
+    }
+
+    fn backend_over(
+        &self,
+        clusters: Vec<Cluster>,
+        admins: BTreeMap<String, Admin>,
+        keys: Arc<Keys>,
+    ) -> Arc<Cephfs> {
+        let settings = Settings { driver: "cephfs.berth.storage".into(), admins, secret_namespace: None };
+        Arc::new(Cephfs::new(Clusters::new(clusters, self.tools()), keys, settings).unwrap())
     }
 
     /// The calls that were made, and forgets them.

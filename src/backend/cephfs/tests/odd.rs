@@ -1,7 +1,7 @@
 //! What must hold where the world is not as it was: classes that came and went, work that others left, clusters that were
 //! swapped. On the stand-in alone.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use super::{
     conformance::{Keys, World, admin_secret, removal},
@@ -9,7 +9,8 @@ use super::{
 };
 use crate::{
     backend::{
-        Backend, Kind, Past, Unfinished,
+        Backend, Kind, Past, Removed, Unfinished,
+        cephfs::{Cephfs, sweep},
         conformance::{key, request},
     },
     volume::{CephfsSource, ClaimKey, Disposal, Permit, Source, VolumeName, VolumeRequest},
@@ -180,4 +181,57 @@ async fn a_broken_subvolume_does_not_keep_the_others_from_being_swept() {
         let stuck = backend.stores().remove(0).stuck;
         assert!(matches!(&stuck[..], [(what, _)] if what.contains("berth-uid-broken")), "{stuck:?}");
     }
+}
+
+/// Looks for archives whose time has come, so many days from now.
+async fn tend(backend: &Cephfs, store: &str, days: u64) {
+    let work = backend.work_on(store).await.unwrap().unwrap();
+    let then = SystemTime::now() + Duration::from_hours(24 * days);
+    sweep::tend(&work, then, &Permit::unlimited()).await.unwrap();
+}
+
+const EXPIRING: [(&str, &str); 1] = [("archiveExpiry", "30d")];
+
+#[tokio::test]
+async fn an_archive_expires_though_its_class_is_gone_and_only_what_is_due_is_looked_at() {
+    let mgr = Mgr::new();
+    let keys = Keys::new("i-1", KEY);
+    let permit = Permit::unlimited();
+    let backend = mgr.configured(keys.clone());
+    let (request, later) = (asked("data", &EXPIRING), asked("later", &[("archiveExpiry", "90d")]));
+    backend.create(&asked("live", &EXPIRING), &permit).await.unwrap();
+    for request in [&request, &later] {
+        let volume = backend.create(request, &permit).await.unwrap();
+        backend.remove(&removal(request, &volume, Disposal::Archive), &permit).await.unwrap();
+    }
+    let count = |name: &str| mgr.state().iter().filter(|path| path.ends_with(name)).count();
+    assert_eq!([count("/berth-uid-data"), count("/berth-uid-later"), count("/berth-uid-live")], [1, 1, 2]);
+
+    // A process that nobody tells of a class.
+    let backend = mgr.configured(keys);
+    mgr.take_log();
+    tend(&backend, "main", 0).await;
+    assert!(mgr.take_log().iter().filter(|call| call.contains("metadata ls")).count() == 3, "all, once");
+    tend(&backend, "main", 29).await;
+    assert_eq!(mgr.take_log(), [""; 0], "nothing is due");
+    tend(&backend, "main", 31).await;
+    assert!(mgr.take_log().iter().all(|call| !call.contains("uid-later") && !call.contains("uid-live")));
+    assert_eq!([count("/berth-uid-data"), count("/berth-uid-later"), count("/berth-uid-live")], [0, 1, 2]);
+    assert_eq!(backend.stores()[0].purged, 1);
+}
+
+#[tokio::test]
+async fn an_archive_of_a_volume_that_was_made_before_it_was_known_by_whom_expires() {
+    let mgr = Mgr::new();
+    let keys = Keys::new("i-1", KEY);
+    let backend = mgr.backend(keys.clone());
+    let permit = Permit::unlimited();
+    keys.identify(None);
+    let request = asked("data", &EXPIRING);
+    let volume = backend.create(&request, &permit).await.unwrap();
+    keys.identify(Some("i-1"));
+    let removed = backend.remove(&removal(&request, &volume, Disposal::Archive), &permit).await.unwrap();
+    assert!(matches!(removed, Removed::Archived(_)));
+    tend(&backend, volume.id.store(), 31).await;
+    assert!(!mgr.state().iter().any(|path| path.contains("uid-data")), "{:?}", mgr.state());
 }
