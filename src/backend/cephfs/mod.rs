@@ -302,7 +302,7 @@ impl Backend for Cephfs {
         let _held = self.hold(&request.name)?;
         permit.check()?;
         let work = self.work(&plan.cluster, plan.admin.clone()).await?;
-        create::create(&work, &self.settings.driver, request, &plan, permit).await
+        work.doubt(create::create(&work, &self.settings.driver, request, &plan, permit).await)
     }
 
     async fn confirm(&self, id: &VolumeId, permit: &Permit) -> Result<(), Error> {
@@ -323,7 +323,7 @@ impl Backend for Cephfs {
             return remove::remove(&work, removal, &record, permit).await;
         }
         let (work, old) = self.work_of_old(&removal.source, &removal.claim, &removal.provenance).await?;
-        old::remove(&work, &old, &removal.name, removal.disposal, permit).await
+        work.doubt(old::remove(&work, &old, &removal.name, removal.disposal, permit).await)
     }
 
     async fn expand(&self, growth: &Growth, permit: &Permit) -> Result<Grown, Error> {
@@ -335,7 +335,7 @@ impl Backend for Cephfs {
             return remove::expand(&work, growth, &record, quota, permit).await;
         }
         let (work, old) = self.work_of_old(&growth.source, &growth.claim, &growth.provenance).await?;
-        old::expand(&work, &old, quota, permit).await
+        work.doubt(old::expand(&work, &old, quota, permit).await)
     }
 
     async fn unfinished(&self, store: &str, known: Known<'_>) -> Result<Vec<Unfinished>, Error> {
@@ -343,7 +343,7 @@ impl Backend for Cephfs {
             tracing::debug!(store, "what was begun is not looked for: no class has told yet with which user");
             return Ok(Vec::new());
         };
-        sweep::unfinished(&work, known).await
+        work.doubt(sweep::unfinished(&work, known).await)
     }
 
     async fn discard(&self, unfinished: &Unfinished, permit: &Permit) -> Result<(), Error> {

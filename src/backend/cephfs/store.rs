@@ -142,6 +142,14 @@ impl Work {
         Ok(Self { store, host, subvolumes })
     }
 
+    /// Forgets which file system is the only one where something that was asked for is not there.
+    pub(super) fn doubt<T>(&self, result: Result<T, Error>) -> Result<T, Error> {
+        if result.as_ref().is_err_and(|error| error.kind() == Kind::NotFound) {
+            self.store.memory().filesystem = None;
+        }
+        result
+    }
+
     /// The file system of that name, else the only one that there is.
     pub(super) async fn filesystem(&self, named: Option<&str>) -> Result<String, Error> {
         if let Some(name) = named {

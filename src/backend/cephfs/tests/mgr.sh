@@ -9,11 +9,15 @@
 #   log       the calls, one a line
 #   fault     how many changes succeed before one is broken off, and whether that one is done: "2 before", "2 after"
 #   fsid
+#   renamed   the file system is called "renamed", no longer "cephfs"
+#   second    there is a second file system, of which only the name is known
 set -u
 dir=${0%/*}
 while (($#)) && [[ $1 != fs && $1 != auth && $1 != fsid ]]; do shift; done
 
 printf '%s\n' "$*" >>"$dir/log"
+filesystem=cephfs
+if [[ -e $dir/renamed ]]; then filesystem=renamed; fi
 
 end() { # CODE TEXT
   echo "$2" >&2
@@ -71,7 +75,10 @@ shift
 kind=$1 verb=${2:-}
 shift
 if [[ $kind == ls ]]; then
-  printf '\n[{"name":"cephfs","metadata_pool":"cephfs_meta","data_pools":["cephfs_data"]}]\n'
+  # A second one lists beside it, and holds nothing.
+  second=
+  if [[ -e $dir/second ]]; then second=',{"name":"second","metadata_pool":"second_meta","data_pools":["second_data"]}'; fi
+  printf '\n[{"name":"'"$filesystem"'","metadata_pool":"cephfs_meta","data_pools":["cephfs_data"]}%s]\n' "$second"
   exit
 fi
 shift
@@ -112,7 +119,7 @@ while (($#)); do
   esac
   shift 2
 done
-[[ $fs == cephfs ]] || missing "FS '$fs' not found"
+[[ $fs == "$filesystem" ]] || missing "FS '$fs' not found"
 volumes=$dir/tree/volumes
 names() { # DIRECTORY
   local first=1 entry

@@ -1,7 +1,10 @@
 //! What must hold where the world is not as it was: classes that came and went, work that others left, clusters that were
 //! swapped. On the stand-in alone.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    fs,
+    time::{Duration, SystemTime},
+};
 
 use super::{
     conformance::{Keys, World, admin_secret, removal},
@@ -13,7 +16,9 @@ use crate::{
         cephfs::{Cephfs, sweep},
         conformance::{key, request},
     },
-    volume::{CephfsSource, ClaimKey, Disposal, Permit, Source, VolumeName, VolumeRequest},
+    volume::{
+        CephfsSource, ClaimKey, Disposal, Origin, Permit, Provenance, Removal, Source, VolumeName, VolumeRequest,
+    },
 };
 
 /// What claim `team/<name>` of a class asks for.
@@ -234,4 +239,48 @@ async fn an_archive_of_a_volume_that_was_made_before_it_was_known_by_whom_expire
     assert!(matches!(removed, Removed::Archived(_)));
     tend(&backend, volume.id.store(), 31).await;
     assert!(!mgr.state().iter().any(|path| path.contains("uid-data")), "{:?}", mgr.state());
+}
+
+#[tokio::test]
+async fn an_old_volume_is_removed_from_the_file_system_that_its_class_names() {
+    let mgr = Mgr::new();
+    let backend = mgr.backend(Keys::new("i-1", KEY));
+    let path = "/volumes/kubernetes/team/data";
+    mgr.plant(path);
+    mgr.add_user("k8s.team.data", &format!("allow r,allow rw path={path}"));
+    fs::write(mgr.path().join("second"), "").unwrap();
+    let source = CephfsSource {
+        monitors: vec!["127.0.0.1:6789".into()],
+        path: path.into(),
+        user: "k8s.team.data".into(),
+        secret: None,
+    };
+    let mut removal = Removal {
+        name: "pvc-old".parse().unwrap(),
+        id: None,
+        source: Source::Cephfs(source),
+        claim: ClaimKey { namespace: "team".into(), name: "data".into(), uid: "old".into() },
+        origin: Origin::Created,
+        disposal: Disposal::Delete,
+        provenance: Provenance { parameters: asked("data", &[]).parameters, ..Provenance::default() },
+    };
+    let permit = Permit::unlimited();
+    let error = backend.remove(&removal, &permit).await.unwrap_err();
+    assert!(error.kind() == Kind::Invalid && error.to_string().contains("fsName"), "{error}");
+    assert!(mgr.exists(path));
+    removal.provenance.parameters.insert("fsName".into(), "cephfs".into());
+    assert_eq!(backend.remove(&removal, &permit).await.unwrap(), Removed::Trashed);
+    assert!(!mgr.exists(path));
+}
+
+#[tokio::test]
+async fn the_only_file_system_is_asked_for_again_once_it_is_gone() {
+    let mgr = Mgr::new();
+    let backend = mgr.backend(Keys::new("i-1", KEY));
+    let permit = Permit::unlimited();
+    backend.create(&asked("one", &[]), &permit).await.unwrap();
+    // It was made anew under another name.
+    fs::write(mgr.path().join("renamed"), "").unwrap();
+    assert_eq!(backend.create(&asked("two", &[]), &permit).await.unwrap_err().kind(), Kind::NotFound);
+    backend.create(&asked("two", &[]), &permit).await.unwrap();
 }
