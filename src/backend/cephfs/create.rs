@@ -76,10 +76,10 @@ pub(super) async fn create(
     if let Node::Own { user, secret } = &plan.node {
         let key = work.subvolumes.authorize(&at, user, &claim.uid, permit).await?;
         permit.check()?;
-        // Under the names that the in-tree plugin and CSI drivers read.
-        let values = [("key", key.reveal()), ("userID", user.as_str()), ("userKey", key.reveal())];
-        let secrets: Secrets =
-            values.into_iter().map(|(name, value)| (name.to_owned(), value.as_bytes().to_vec())).collect();
+        let secrets: Secrets = values(plan.form, user, key.reveal())
+            .into_iter()
+            .map(|(name, value)| (name.to_owned(), value.as_bytes().to_vec()))
+            .collect();
         work.host.keep(secret, &secrets, &request.name).await?;
     }
     Ok(Volume {
@@ -90,6 +90,15 @@ pub(super) async fn create(
         store_identity: identity,
         record: record(plan, &at).written(),
     })
+}
+
+/// What the Secret of a volume's own user holds, under the names that the nodes read.
+fn values<'a>(form: Form, user: &'a str, key: &'a str) -> Vec<(&'static str, &'a str)> {
+    match form {
+        // The plugin takes any value for the key, so that there must be no other.
+        Form::InTree => vec![("key", key)],
+        Form::Csi => vec![("key", key), ("userID", user), ("userKey", key)],
+    }
 }
 
 /// Looks what is there, and makes of it what the class asks for.

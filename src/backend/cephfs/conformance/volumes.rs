@@ -38,7 +38,11 @@ pub(super) async fn an_in_tree_volume_names_monitors_path_user_and_secret(bench:
     );
     assert!(bench.world.exists(&source.path));
     assert_eq!(source.user, format!("berth-{}", request.claim.uid));
-    assert_eq!(source.secret.as_ref().unwrap().namespace, "keys");
+    let secret = source.secret.as_ref().unwrap();
+    assert_eq!(secret.namespace, "keys");
+    let secrets = bench.keys.secrets(secret, true).await.unwrap();
+    // The in-tree plugin takes any of the values for the key.
+    assert_eq!(secrets.only().map(|(name, _)| name), Some("key"));
     assert_eq!(backend.locate(&volume.source), Some(backend.place(&request).unwrap()));
     assert_eq!(removed(&backend, &removal(&request, &volume, Disposal::Delete)).await, Removed::Trashed);
 }
