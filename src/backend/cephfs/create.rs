@@ -72,7 +72,12 @@ pub(super) async fn create(
         None => find(work, at, plan, &claim, permit).await?,
     };
     // Until it is confirmed it can be taken back, without a sweep that finds it first.
-    work.store.memory().unfinished.insert(request.name.clone(), at.clone());
+    {
+        let mut memory = work.store.memory();
+        memory.unfinished.insert(request.name.clone(), at.clone());
+        // A sweep may have met it before it was marked.
+        memory.stuck.remove(&at.shown());
+    }
     if let Node::Own { user, secret } = &plan.node {
         let key = work.subvolumes.authorize(&at, user, &claim.uid, permit).await?;
         permit.check()?;

@@ -59,7 +59,16 @@ pub(super) async fn unfinished(work: &Work, known: Known<'_>) -> Result<Vec<Unfi
                     [only] => VolumeName::for_claim(only).ok(),
                     _ => None,
                 };
-                let Some(volume) = by_name.or(wanted) else { continue };
+                let Some(volume) = by_name.or(wanted) else {
+                    if marks.archived.is_none() && !marks.kept {
+                        let why = format!(
+                            "nobody marked it; a claim may have gone while it was made for it. {}",
+                            advice(&at)
+                        );
+                        work.store.memory().stuck.insert(at.shown(), why);
+                    }
+                    continue;
+                };
                 let uid = volume.as_str().trim_start_matches("pvc-").to_owned();
                 let claim = ClaimKey { namespace: String::new(), name: String::new(), uid };
                 (volume, claim, SystemTime::UNIX_EPOCH)

@@ -103,7 +103,9 @@ async fn a_cluster_that_is_not_what_it_was_is_not_used() {
 #[tokio::test]
 async fn what_was_just_made_is_taken_back_without_a_sweep() {
     let permit = Permit::unlimited();
-    for (installation, more) in [(Some("i-1"), &FIXED[..]), (Some("i-1"), &[]), (None, &FIXED), (None, &[])] {
+    for (installation, more) in
+        [(Some("i-1"), &FIXED[..]), (Some("i-1"), &[][..]), (None, &FIXED[..]), (None, &[][..])]
+    {
         let mgr = Mgr::new();
         let keys = Keys::new("i-1", KEY);
         keys.identify(installation);
@@ -283,4 +285,28 @@ async fn the_only_file_system_is_asked_for_again_once_it_is_gone() {
     fs::write(mgr.path().join("renamed"), "").unwrap();
     assert_eq!(backend.create(&asked("two", &[]), &permit).await.unwrap_err().kind(), Kind::NotFound);
     backend.create(&asked("two", &[]), &permit).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_subvolume_that_nobody_marked_is_told_of() {
+    let mgr = Mgr::new();
+    let backend = mgr.backend(Keys::new("i-1", KEY));
+    let permit = Permit::unlimited();
+    let request = asked("data", &FIXED);
+    // Broken off after it was made: the first change was the group.
+    mgr.break_off(2, "before");
+    backend.create(&request, &permit).await.unwrap_err();
+    assert!(mgr.mend() && mgr.exists("/volumes/berth/team.data"));
+    let store = backend.place(&request).unwrap().store;
+    let nobody = |_: &VolumeName| false;
+    for _ in 0..2 {
+        assert_eq!(backend.unfinished(&store, &nobody).await.unwrap(), [], "nobody knows for whom it was made");
+        let stuck = backend.stores().remove(0).stuck;
+        let [(what, why)] = &stuck[..] else { unreachable!("{stuck:?}") };
+        assert!(what.contains("team.data") && why.contains("subvolume rm cephfs team.data"), "{what}: {why}");
+    }
+    let kept = ["fs", "subvolume", "metadata", "set", "cephfs", "team.data", "berth.kept", "yes"];
+    mgr.ceph(&[&kept[..], &["--group_name", "berth"]].concat()).unwrap();
+    backend.unfinished(&store, &nobody).await.unwrap();
+    assert_eq!(backend.stores()[0].stuck, []);
 }
