@@ -240,7 +240,7 @@ async fn revoke_user(work: &Work, old: &Old, permit: &Permit) -> Result<(), Erro
             "it was made for {}, which is gone or archived, but {why}; remove it with ceph auth rm",
             old.path
         );
-        work.store.memory().stuck.insert(format!("Ceph user client.{}", old.user), why);
+        work.store.memory().stick(format!("Ceph user client.{}", old.user), why);
     };
     match work.subvolumes.mds_caps(&old.user).await {
         Ok(None) => {}

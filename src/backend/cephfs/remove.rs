@@ -258,17 +258,16 @@ async fn absent(
             Ok(Some(caps)) if only_below(&caps, &format!("/volumes/{}/{}/", at.group, at.name)) => {
                 match work.subvolumes.remove_user(user, permit).await {
                     Ok(()) => {}
-                    Err(failed) if failed.reason == Reason::NotPermitted => left(work, user),
+                    Err(failed) if failed.reason == Reason::NotPermitted => {
+                        left(work, user, "is left, since the admin of the class may not remove users");
+                    }
                     Err(failed) => return Err(failed.into()),
                 }
             }
-            Ok(Some(_)) => left(work, user),
+            Ok(Some(_)) => left(work, user, "is left, since it may do other things too"),
             Ok(None) => {}
             Err(failed) if failed.reason == Reason::NotPermitted => {
-                tracing::debug!(
-                    user,
-                    "whether the volume's user is gone cannot be seen with the admin's rights"
-                );
+                left(work, user, "may be left, which the admin of the class may not see");
             }
             Err(failed) => return Err(failed.into()),
         }
@@ -277,10 +276,10 @@ async fn absent(
     Ok(Removed::Absent)
 }
 
-fn left(work: &Work, user: &str) {
-    tracing::warn!(user, "a Ceph user of a volume that is gone was left");
-    let why = "its volume is gone, and it may not be removed by the admin of the class, or may do other things; ceph auth rm does it";
-    work.store.memory().stuck.insert(format!("Ceph user client.{user}"), why.to_owned());
+fn left(work: &Work, user: &str, how: &str) {
+    tracing::warn!(user, how, "the Ceph user of a volume that is gone is left, or may be");
+    let why = format!("its volume is gone, but it {how}; ceph auth rm removes it");
+    work.store.memory().stick(format!("Ceph user client.{user}"), why);
 }
 
 /// Whether rights to metadata servers reach nothing but what lies below `above`, if anything at all.

@@ -63,6 +63,16 @@ pub(super) struct Memory {
     present: BTreeMap<(String, String), Present>,
 }
 
+impl Memory {
+    /// Notes what could not be done. There is an end to it: it is a list for people, and the log has all of it.
+    pub(super) fn stick(&mut self, what: String, why: String) {
+        const MOST: usize = 1000;
+        if self.stuck.len() < MOST || self.stuck.contains_key(&what) {
+            self.stuck.insert(what, why);
+        }
+    }
+}
+
 /// Names, of each of which only a hash is kept: one that is wrongly taken for present is looked for, no more.
 #[derive(Default)]
 struct Present {
@@ -256,7 +266,7 @@ impl Work {
             Err(error) if error.kind() == Kind::Refused => {
                 tracing::warn!(%secret, volume = %owner, error = error.chain(), "a Secret was left where it is");
                 let why = "it was not made by this provisioner; remove it by hand if nobody uses it";
-                self.store.memory().stuck.insert(format!("Secret {secret}"), why.to_owned());
+                self.store.memory().stick(format!("Secret {secret}"), why.to_owned());
                 Ok(())
             }
             result => result,

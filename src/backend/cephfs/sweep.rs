@@ -65,7 +65,7 @@ pub(super) async fn unfinished(work: &Work, known: Known<'_>) -> Result<Vec<Unfi
                             "nobody marked it; a claim may have gone while it was made for it. {}",
                             advice(&at)
                         );
-                        work.store.memory().stuck.insert(at.shown(), why);
+                        work.store.memory().stick(at.shown(), why);
                     }
                     continue;
                 };
@@ -95,7 +95,7 @@ async fn look(work: &Work, at: &At) -> Result<Option<Marks>, Error> {
         Err(error) if error.kind() == Kind::Unavailable => Err(error),
         Err(error) => {
             tracing::warn!(subvolume = at.shown(), error = error.chain(), "a subvolume cannot be looked at");
-            work.store.memory().stuck.insert(at.shown(), error.chain());
+            work.store.memory().stick(at.shown(), error.chain());
             Ok(None)
         }
     }
@@ -150,7 +150,7 @@ pub(super) async fn discard(work: &Work, unfinished: &Unfinished, permit: &Permi
             memory.stuck.remove(&at.shown());
         }
         Err(error) if error.kind() == Kind::Refused => {
-            memory.stuck.insert(at.shown(), error.chain());
+            memory.stick(at.shown(), error.chain());
         }
         Err(_) => {}
     }
@@ -248,7 +248,7 @@ pub(super) async fn tend(work: &Work, now: SystemTime, permit: &Permit) -> Resul
             Ok(fate) => fate,
             Err(error) if error.kind() == Kind::Unavailable => return Err(error),
             Err(error) => {
-                work.store.memory().stuck.insert(key, error.chain());
+                work.store.memory().stick(key, error.chain());
                 continue;
             }
         };

@@ -9,6 +9,7 @@
 #   log       the calls, one a line
 #   fault     how many changes succeed before one is broken off, and whether that one is done: "2 before", "2 after"
 #   fsid
+#   discreet  the admin may not see users
 #   renamed   the file system is called "renamed", no longer "cephfs"
 #   second    there is a second file system, of which only the name is known
 set -u
@@ -55,6 +56,7 @@ case $1 in
     user=${3#client.}
     case $2 in
       get)
+        [[ ! -e $dir/discreet ]] || end 13 'Error EACCES: access denied'
         [[ -d $dir/users/$user ]] || missing "failed to find client.$user in keyring"
         osd='allow rw pool=cephfs_data'
         if [[ -e $dir/users/$user/osd ]]; then osd=$(<"$dir/users/$user/osd"); fi

@@ -310,3 +310,19 @@ async fn a_subvolume_that_nobody_marked_is_told_of() {
     backend.unfinished(&store, &nobody).await.unwrap();
     assert_eq!(backend.stores()[0].stuck, []);
 }
+
+#[tokio::test]
+async fn a_user_that_may_be_left_is_told_of() {
+    let mgr = Mgr::new();
+    let backend = mgr.backend(Keys::new("i-1", KEY));
+    let permit = Permit::unlimited();
+    let request = asked("data", &[]);
+    let volume = backend.create(&request, &permit).await.unwrap();
+    mgr.ceph(&["fs", "subvolume", "rm", "cephfs", "berth-uid-data", "--group_name", "berth"]).unwrap();
+    fs::write(mgr.path().join("discreet"), "").unwrap();
+    let removed = backend.remove(&removal(&request, &volume, Disposal::Delete), &permit).await.unwrap();
+    assert_eq!(removed, Removed::Absent);
+    let stuck = backend.stores().remove(0).stuck;
+    let [(what, why)] = &stuck[..] else { unreachable!("{stuck:?}") };
+    assert!(what.contains("client.berth-uid-data") && why.contains("may be left"), "{what}: {why}");
+}
