@@ -143,8 +143,9 @@ impl Cephfs {
             let message = format!("there is no cluster {store:?}");
             return Err(Error::new(Kind::Refused, message));
         };
-        let met = self.store(&cluster).memory().admin.clone();
-        match met.or_else(|| self.settings.admins.get(store).cloned()) {
+        // Whom a class names may be allowed less than whom the administrator configured.
+        let met = || self.store(&cluster).memory().admin.clone();
+        match self.settings.admins.get(store).cloned().or_else(met) {
             Some(admin) => self.work(&cluster, admin).await.map(Some),
             None => Ok(None),
         }

@@ -17,7 +17,8 @@ use crate::{
         conformance::{key, request},
     },
     volume::{
-        CephfsSource, ClaimKey, Disposal, Origin, Permit, Provenance, Removal, Source, VolumeName, VolumeRequest,
+        CephfsSource, ClaimKey, Disposal, Origin, Permit, Provenance, Removal, SecretName, Source, VolumeName,
+        VolumeRequest,
     },
 };
 
@@ -325,4 +326,21 @@ async fn a_user_that_may_be_left_is_told_of() {
     let stuck = backend.stores().remove(0).stuck;
     let [(what, why)] = &stuck[..] else { unreachable!("{stuck:?}") };
     assert!(what.contains("client.berth-uid-data") && why.contains("may be left"), "{what}: {why}");
+}
+
+#[tokio::test]
+async fn what_no_class_asks_for_is_done_by_the_user_that_is_configured() {
+    let mgr = Mgr::new();
+    let keys = Keys::new("i-1", KEY);
+    let backend = mgr.configured(keys.clone());
+    let permit = Permit::unlimited();
+    let mut request = asked("data", &[]);
+    request.parameters.insert("adminSecretName".into(), "of-the-class".into());
+    let secret = SecretName { namespace: "admin".into(), name: "of-the-class".into() };
+    keys.put(&secret, &[("key", KEY)]);
+    let volume = backend.create(&request, &permit).await.unwrap();
+    // What the class named is no good any more.
+    keys.put(&secret, &[("key", "not a key")]);
+    let nobody = |_: &VolumeName| false;
+    assert_eq!(backend.unfinished(volume.id.store(), &nobody).await.unwrap().len(), 1);
 }
