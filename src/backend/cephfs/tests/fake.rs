@@ -116,6 +116,8 @@ fn walk(directory: &Path, prefix: &str, found: &mut Vec<String>) {
         if entry.file_type().unwrap().is_dir() {
             walk(&entry.path(), &format!("{path}/"), found);
             found.push(path);
+        } else if name == "quota" {
+            found.push(format!("{path} {}", fs::read_to_string(entry.path()).unwrap().trim()));
         } else {
             found.push(path);
         }
