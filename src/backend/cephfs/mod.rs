@@ -358,7 +358,8 @@ impl Backend for Cephfs {
     }
 
     async fn tend(&self, permit: &Permit) {
-        let stores = || self.clusters.all().into_iter().map(|cluster| self.store(&cluster)).collect::<Vec<_>>();
+        let stores =
+            || self.clusters.all().into_iter().map(|cluster| self.store(&cluster)).collect::<Vec<_>>();
         for store in stores() {
             store.begin_term();
         }

@@ -69,13 +69,12 @@ pub(super) async fn remove(
                 work.revoke(&at, &user, permit).await?;
             }
             sign(work, &at, &marks, permit).await?;
-            let archived = match marks.archived {
-                Some(archived) => archived,
-                None => {
-                    let archived = Archived::new(SystemTime::now(), record.expiry);
-                    work.subvolumes.set_metadata(&at, mark::ARCHIVED, &archived.written(), permit).await?;
-                    archived
-                }
+            let archived = if let Some(archived) = marks.archived {
+                archived
+            } else {
+                let archived = Archived::new(SystemTime::now(), record.expiry);
+                work.subvolumes.set_metadata(&at, mark::ARCHIVED, &archived.written(), permit).await?;
+                archived
             };
             if let Some(expires) = archived.expires() {
                 work.store.memory().archives.insert(at.clone(), expires);
@@ -162,7 +161,9 @@ pub(super) async fn expire(work: &Work, at: &At, now: SystemTime, permit: &Permi
     };
     let installation = work.host.installation();
     match archived.expires() {
-        Some(_) if mark.installation.is_none() || mark.installation != installation => return Ok(Fate::Stays),
+        Some(_) if mark.installation.is_none() || mark.installation != installation => {
+            return Ok(Fate::Stays);
+        }
         Some(expires) if expires > now => return Ok(Fate::Waits(expires)),
         Some(_) => {}
         None => return Ok(Fate::Stays),

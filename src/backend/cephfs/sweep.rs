@@ -189,9 +189,7 @@ async fn take_back(work: &Work, at: &At, unfinished: &Unfinished, permit: &Permi
         Owner::Claim(mark) => return refuse(format!("belongs to {}", mark.shown())),
         Owner::Unreadable => return refuse("carries a mark that cannot be read".into()),
         Owner::Unmarked if installation.is_none() => {
-            return refuse(
-                "cannot be proven to be ours while it is not known which cluster this is".into(),
-            );
+            return refuse("cannot be proven to be ours while it is not known which cluster this is".into());
         }
         Owner::Unmarked => None,
     };

@@ -184,7 +184,8 @@ const STEPS: &[Step] = &[
                 // As one ends that was broken off: its user may be there still.
                 let made = bed.made.lock().unwrap().clone().unwrap();
                 let (fs, name) = ("cephfs", made.record["subvolume"].as_str());
-                let archived = Archived::new(SystemTime::now(), Some(Duration::from_hours(24 * 30))).written();
+                let archived =
+                    Archived::new(SystemTime::now(), Some(Duration::from_hours(24 * 30))).written();
                 let args = ["fs", "subvolume", "metadata", "set", fs, name, "berth.archived", &archived];
                 bed.mgr.ceph(&[&args[..], &["--group_name", "berth"]].concat()).unwrap();
                 Ok(())

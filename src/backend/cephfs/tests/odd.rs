@@ -17,8 +17,8 @@ use crate::{
         conformance::{key, request},
     },
     volume::{
-        CephfsSource, ClaimKey, Disposal, Origin, Permit, Provenance, Removal, SecretName, Source, VolumeName,
-        VolumeRequest,
+        CephfsSource, ClaimKey, Disposal, Origin, Permit, Provenance, Removal, SecretName, Source,
+        VolumeName, VolumeRequest,
     },
 };
 
@@ -92,7 +92,10 @@ async fn a_cluster_that_is_not_what_it_was_is_not_used() {
     met_later.acquaint(&request.parameters);
     for backend in [&backend, &met_later] {
         let error = backend.create(&asked("next", &[]), &permit).await.unwrap_err();
-        assert!(error.to_string().contains("76543210-") && error.to_string().contains("01234567-"), "{error}");
+        assert!(
+            error.to_string().contains("76543210-") && error.to_string().contains("01234567-"),
+            "{error}"
+        );
         assert_eq!(error.kind(), Kind::Refused);
         assert_eq!(backend.unfinished(&store, &nobody).await.unwrap_err().kind(), Kind::Refused);
         assert!(backend.stores()[0].ready.is_err());
@@ -116,10 +119,7 @@ async fn what_was_just_made_is_taken_back_without_a_sweep() {
         let id = volume.id.clone();
         let made = Unfinished { id: id.clone(), claim: key(&request), since: SystemTime::UNIX_EPOCH };
         // A claim of the same name that came later.
-        let other = Unfinished {
-            claim: ClaimKey { uid: "other".into(), ..key(&request) },
-            ..made.clone()
-        };
+        let other = Unfinished { claim: ClaimKey { uid: "other".into(), ..key(&request) }, ..made.clone() };
         assert_eq!(backend.discard(&other, &permit).await.unwrap_err().kind(), Kind::Refused);
         backend.discard(&made, &permit).await.unwrap();
         let left: Vec<_> = mgr.state().into_iter().filter(|path| path.contains("data")).collect();
@@ -301,7 +301,11 @@ async fn a_subvolume_that_nobody_marked_is_told_of() {
     let store = backend.place(&request).unwrap().store;
     let nobody = |_: &VolumeName| false;
     for _ in 0..2 {
-        assert_eq!(backend.unfinished(&store, &nobody).await.unwrap(), [], "nobody knows for whom it was made");
+        assert_eq!(
+            backend.unfinished(&store, &nobody).await.unwrap(),
+            [],
+            "nobody knows for whom it was made"
+        );
         let stuck = backend.stores().remove(0).stuck;
         let [(what, why)] = &stuck[..] else { unreachable!("{stuck:?}") };
         assert!(what.contains("team.data") && why.contains("subvolume rm cephfs team.data"), "{what}: {why}");
