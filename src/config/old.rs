@@ -29,7 +29,7 @@ const CEPH_SWITCHES: [(&str, &str); 3] = [
     ("enable-quota", "the size of a volume always is its quota"),
     (
         "disable-ceph-namespace-isolation",
-        "volumes have no RADOS namespaces of their own; what keeps them apart are the paths of their users",
+        "every volume has a RADOS namespace of its own, to which its user is confined",
     ),
 ];
 
@@ -265,8 +265,8 @@ mod tests {
             old.notes,
             [
                 "the flag -enable-quota has no effect: the size of a volume always is its quota",
-                "the flag -disable-ceph-namespace-isolation has no effect: volumes have no RADOS namespaces of their own; \
-                 what keeps them apart are the paths of their users",
+                "the flag -disable-ceph-namespace-isolation has no effect: every volume has a RADOS namespace of its own, \
+                 to which its user is confined",
             ]
         );
         let old =

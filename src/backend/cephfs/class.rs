@@ -24,7 +24,7 @@ pub const PARAMETERS: &[Parameter] = &[
     Parameter {
         name: "clusterID",
         values: "the name of a configured cluster",
-        default: "the cluster that monitors name",
+        default: "the cluster that monitors names",
         effect: "The cluster on which subvolumes are made. Its monitors may change without any PV being touched.",
     },
     Parameter {
@@ -102,7 +102,7 @@ pub const PARAMETERS: &[Parameter] = &[
     Parameter {
         name: "userSecretNamespace",
         values: "a namespace",
-        default: "as the provisioner is set up, else the claim's",
+        default: "the claim's; for users of the volumes' own --secret-namespace, if set",
         effect: "Where that Secret is, or where the Secrets of the volumes' own users are kept.",
     },
     Parameter {
@@ -230,8 +230,6 @@ pub(super) struct Acquaintance {
     pub(super) admin: Admin,
     pub(super) group: String,
     pub(super) fs: Option<String>,
-    /// Whether its archived volumes expire.
-    pub(super) expires: bool,
 }
 
 /// Reads what a class tells before any claim uses it.
@@ -246,7 +244,6 @@ pub(super) fn acquaintance(
         admin: parameters.admin(&settings.admins, &cluster)?.0,
         group: group(parameters)?,
         fs: parameters.get("fsName").map(|name| names::plain("fsName", name)).transpose()?,
-        expires: parameters.expiry()?.is_some(),
         cluster,
     })
 }

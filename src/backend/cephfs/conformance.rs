@@ -186,6 +186,13 @@ impl Bench {
         self.world.ceph(&["auth", "get", &format!("client.{user}")]).is_some()
     }
 
+    /// What `user` may do to daemons of this kind.
+    fn rights(&self, user: &str, daemons: &str) -> String {
+        let entity = self.world.ceph(&["auth", "get", &format!("client.{user}")]).unwrap();
+        let entity: serde_json::Value = serde_json::from_str(&entity).unwrap();
+        entity[0]["caps"][daemons].as_str().unwrap_or_default().to_owned()
+    }
+
     fn metadata(&self, volume: &Volume, key: &str) -> Option<String> {
         let record = &volume.record;
         let args = [
@@ -284,5 +291,6 @@ pub async fn run(bench: impl Fn() -> Bench) {
         volumes::archives_expire,
         volumes::a_shared_user_is_left_alone,
         volumes::a_user_that_was_lost_is_made_again,
+        safety::the_user_of_a_volume_reaches_no_other_data,
     );
 }

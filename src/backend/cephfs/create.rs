@@ -11,6 +11,7 @@ use super::{
     class::{Node, Plan},
     mark::{self, Mark, Marks, Owner},
     record::Record,
+    remove::discard_users,
     store::Work,
     subvolumes::{At, Found, Info, New},
 };
@@ -34,7 +35,7 @@ enum Look {
     /// Nothing.
     Free,
     /// This claim's.
-    Ours,
+    Ours(Mark),
     /// A subvolume that nobody marked.
     Unmarked,
     /// An archived volume's.
@@ -57,10 +58,9 @@ pub(super) async fn create(
         uid: request.claim.uid.clone(),
     };
     let id = VolumeId::new(NAME, plan.cluster.name(), request.name.clone())?;
-    let identity = work.subvolumes.fsid().await?;
+    let identity = work.identity().await?;
     let fs = work.filesystem(plan.fs.as_deref()).await?;
     work.store.met(&fs, &plan.names.group);
-    work.store.memory().expiring |= plan.expiry.is_some();
     let at = At { fs, group: plan.names.group.clone(), name: plan.names.subvolume.clone() };
     let fresh = if plan.names.spare.is_none() && work.is_new(&at).await? {
         Owned { work, at: &at, plan, claim: &claim, permit }.make_fresh().await?
@@ -71,13 +71,20 @@ pub(super) async fn create(
         Some(info) => (at, info),
         None => find(work, at, plan, &claim, permit).await?,
     };
+    // Until it is confirmed it can be taken back, without a sweep that finds it first.
+    {
+        let mut memory = work.store.memory();
+        memory.unfinished.insert(request.name.clone(), at.clone());
+        // A sweep may have met it before it was marked.
+        memory.stuck.remove(&at.shown());
+    }
     if let Node::Own { user, secret } = &plan.node {
         let key = work.subvolumes.authorize(&at, user, &claim.uid, permit).await?;
         permit.check()?;
-        // Under the names that the in-tree plugin and CSI drivers read.
-        let values = [("key", key.reveal()), ("userID", user.as_str()), ("userKey", key.reveal())];
-        let secrets: Secrets =
-            values.into_iter().map(|(name, value)| (name.to_owned(), value.as_bytes().to_vec())).collect();
+        let secrets: Secrets = values(plan.form, user, key.reveal())
+            .into_iter()
+            .map(|(name, value)| (name.to_owned(), value.as_bytes().to_vec()))
+            .collect();
         work.host.keep(secret, &secrets, &request.name).await?;
     }
     Ok(Volume {
@@ -88,6 +95,15 @@ pub(super) async fn create(
         store_identity: identity,
         record: record(plan, &at).written(),
     })
+}
+
+/// What the Secret of a volume's own user holds, under the names that the nodes read.
+fn values<'a>(form: Form, user: &'a str, key: &'a str) -> Vec<(&'static str, &'a str)> {
+    match form {
+        // The plugin takes any value for the key, so that there must be no other.
+        Form::InTree => vec![("key", key)],
+        Form::Csi => vec![("key", key), ("userID", user), ("userKey", key)],
+    }
 }
 
 /// Looks what is there, and makes of it what the class asks for.
@@ -101,7 +117,7 @@ async fn find(
     let (at, look) = choose(work, first, plan, claim).await?;
     let owner = Owned { work, at: &at, plan, claim, permit };
     match look {
-        Look::Ours => {}
+        Look::Ours(mark) => owner.renew(&mark).await?,
         Look::Free => {
             owner.make().await?;
             owner.mark().await?;
@@ -126,7 +142,7 @@ async fn choose(work: &Work, first: At, plan: &Plan, claim: &ClaimKey) -> Result
         return Ok((first, look));
     };
     let beside = look(work, &spare, claim).await?;
-    if beside == Look::Ours {
+    if matches!(beside, Look::Ours(_)) {
         return Ok((spare, beside));
     }
     match look(work, &first, claim).await? {
@@ -163,7 +179,9 @@ fn judge(at: &At, marks: &Marks, claim: &ClaimKey, installation: Option<&str>) -
             "{shown} was archived at {}; to remove it for good: {by_hand}",
             archived.since
         )),
-        (Owner::Claim(mark), None) if mark.uid == claim.uid && !mark.is_foreign(installation) => Look::Ours,
+        (Owner::Claim(mark), None) if mark.uid == claim.uid && !mark.is_foreign(installation) => {
+            Look::Ours(mark.clone())
+        }
         (Owner::Claim(mark), None) => Look::Taken(format!(
             "{shown} belongs to {}{}; it is not shown to another claim. If its content is not needed any more: {by_hand}",
             mark.shown(),
@@ -190,8 +208,10 @@ impl Owned<'_> {
     async fn make_fresh(&self) -> Result<Option<Info>, Error> {
         self.make().await?;
         let info = self.work.subvolumes.info(self.at).await?;
-        let as_made =
-            info.made_by_module(self.at) && info.pristine() && info.quota() == Some(self.plan.quota);
+        let as_made = info.made_by_module(self.at)
+            && info.pristine()
+            && info.isolated()
+            && info.quota() == Some(self.plan.quota);
         if !as_made {
             return Ok(None);
         }
@@ -227,29 +247,61 @@ impl Owned<'_> {
             let ours = mark::wanted(&claim.uid);
             work.subvolumes.set_metadata(at, &ours, "1", permit).await?;
             let rival = match work.subvolumes.metadata(at).await? {
-                Found::Subvolume(metadata) => {
-                    let marks = Marks::read(&metadata);
-                    let owned = match &marks.owner {
-                        Owner::Unmarked => false,
-                        Owner::Claim(mark) => mark.uid != claim.uid,
-                        Owner::Unreadable => true,
-                    };
-                    owned || marks.wanted.iter().any(|uid| *uid != claim.uid)
-                }
-                Found::OnlySnapshots | Found::NoSubvolume | Found::NoGroup => true,
+                Found::Subvolume(metadata) => self.rival(&Marks::read(&metadata)),
+                Found::OnlySnapshots | Found::NoSubvolume | Found::NoGroup => Some(self.taken()),
             };
-            if rival {
+            if let Some(error) = rival {
                 work.subvolumes.remove_metadata(at, &ours, permit).await?;
-                let message = format!("somebody else is taking {} at this moment", at.shown());
-                return Err(Error::new(Kind::Busy, message));
+                return Err(error);
             }
         }
-        let own = match &plan.node {
+        work.subvolumes.set_metadata(at, mark::OWNER, &self.marked().written(), permit).await
+    }
+
+    fn marked(&self) -> Mark {
+        let own = match &self.plan.node {
             Node::Own { user, secret } => Some((user.as_str(), secret)),
             Node::Shared { .. } | Node::Configured => None,
         };
-        let mark = Mark::new(claim, work.host.installation(), own, SystemTime::now());
-        work.subvolumes.set_metadata(at, mark::OWNER, &mark.written(), permit).await
+        Mark::new(self.claim, self.work.host.installation(), own, SystemTime::now())
+    }
+
+    /// Takes back the user and the Secret of an earlier attempt where the class, made anew since, asks for others: only what
+    /// the mark or the PV names goes with the volume.
+    async fn renew(&self, old: &Mark) -> Result<(), Error> {
+        let new = self.marked();
+        if (&old.user, &old.secret) == (&new.user, &new.secret) {
+            return Ok(());
+        }
+        discard_users(self.work, self.at, old, self.permit).await?;
+        let installation = new.installation.or_else(|| old.installation.clone());
+        let mark = Mark { installation, since: old.since.clone(), ..new };
+        self.work.subvolumes.set_metadata(self.at, mark::OWNER, &mark.written(), self.permit).await
+    }
+
+    /// Who else takes the name.
+    fn rival(&self, marks: &Marks) -> Option<Error> {
+        let Self { at, claim, .. } = self;
+        match &marks.owner {
+            Owner::Claim(mark) if mark.uid != claim.uid => return Some(self.taken()),
+            Owner::Unreadable => return Some(self.taken()),
+            Owner::Claim(_) | Owner::Unmarked => {}
+        }
+        let uid = marks.wanted.iter().find(|uid| **uid != claim.uid)?;
+        let message = format!(
+            "the claim with UID {uid} is taking {}, or began to and was broken off. If there is no such claim any more: ceph fs \
+             subvolume metadata rm {} {} {} --group_name {}",
+            at.shown(),
+            at.fs,
+            at.name,
+            mark::wanted(uid),
+            at.group
+        );
+        Some(Error::new(Kind::Conflict, message))
+    }
+
+    fn taken(&self) -> Error {
+        Error::new(Kind::Busy, format!("somebody else is taking {} at this moment", self.at.shown()))
     }
 
     /// Refuses what is not the trace of an attempt that ended between making and marking.
@@ -285,7 +337,21 @@ impl Owned<'_> {
     /// Compares what there is with what is asked for, and lets it grow where it is too small.
     async fn settle(&self) -> Result<Info, Error> {
         let Self { work, at, plan, permit, .. } = self;
-        let info = work.subvolumes.info(at).await?;
+        let mut info = work.subvolumes.info(at).await?;
+        let confined = matches!(plan.node, Node::Own { .. });
+        if confined && !info.isolated() && info.made_by_module(at) && info.pristine() {
+            // What is empty gets its namespace from Ceph's `create`.
+            self.make().await?;
+            info = work.subvolumes.info(at).await?;
+        }
+        if confined && !info.isolated() {
+            let message = format!(
+                "{} has no RADOS namespace of its own, so a user for it alone would reach the data of every volume in pool {:?}; nobody                  was let in. Write userSecretName into the class, or move the data to a new volume",
+                at.shown(),
+                info.data_pool
+            );
+            return Err(Error::new(Kind::Conflict, message));
+        }
         if !info.made_by_module(at) {
             let message = format!("{} is not as Ceph makes them: its path is {:?}", at.shown(), info.path);
             return Err(Error::new(Kind::Conflict, message));

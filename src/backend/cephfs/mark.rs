@@ -115,8 +115,9 @@ impl Archived {
         Self { since: timestamp(now), expires: expires.filter(|text| !text.is_empty()) }
     }
 
-    pub(super) fn expired(&self, now: SystemTime) -> bool {
-        self.expires.as_deref().and_then(moment).is_some_and(|expires| expires <= now)
+    /// When it shall be deleted; `None` for never.
+    pub(super) fn expires(&self) -> Option<SystemTime> {
+        self.expires.as_deref().and_then(moment)
     }
 
     pub(super) fn written(&self) -> String {
@@ -231,7 +232,7 @@ mod tests {
             assert_eq!(read(OWNER, text).owner, Owner::Unreadable, "{text:?}");
         }
         let archived = read(ARCHIVED, "by hand").archived.unwrap();
-        assert!(!archived.expired(SystemTime::now()));
+        assert_eq!(archived.expires(), None);
         assert!(read(KEPT, "").kept);
         assert_eq!(read(&wanted("u-1"), "").wanted, ["u-1"]);
     }
@@ -243,10 +244,9 @@ mod tests {
         let archived = Archived::new(now, Some(day));
         let again = read(ARCHIVED, &archived.written()).archived.unwrap();
         assert_eq!(again, archived);
-        assert!(!again.expired(now + day - Duration::from_secs(1)));
-        assert!(again.expired(now + day));
-        assert!(!Archived::new(now, None).expired(now + 1_000_000 * day));
-        assert!(!Archived::new(now, Some(Duration::MAX)).expired(now + day), "no moment that can be written");
+        assert_eq!(again.expires(), Some(now + day));
+        assert_eq!(Archived::new(now, None).expires(), None);
+        assert_eq!(Archived::new(now, Some(Duration::MAX)).expires(), None, "no moment that can be written");
     }
 
     #[test]

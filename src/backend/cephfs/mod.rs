@@ -19,7 +19,7 @@ mod sweep;
 mod tests;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     fmt,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, SystemTime},
@@ -29,12 +29,15 @@ use async_trait::async_trait;
 pub use class::PARAMETERS;
 use old::Old;
 use record::Record;
-use store::{Store, Work};
+use store::{Store, Told, Work};
 
 use crate::{
     backend::{
         Backend, Capabilities, Error, Host, Kind, Known, Past, Removed, StoreStatus, Unfinished,
-        ceph::{Admin, Cluster, Clusters, Monitors, class::Parameters},
+        ceph::{
+            Admin, Cluster, Clusters, Monitors,
+            class::{Parameters, is_described},
+        },
     },
     system::guard::{Guards, Held},
     volume::{
@@ -68,8 +71,8 @@ pub struct Cephfs {
     host: Arc<dyn Host>,
     settings: Settings,
     stores: Mutex<BTreeMap<String, Arc<Store>>>,
-    /// The groups of existing volumes, by store.
-    past: Mutex<BTreeMap<String, BTreeSet<String>>>,
+    /// What the existing volumes say, by store.
+    past: Mutex<BTreeMap<String, Told>>,
     guards: Guards<VolumeName>,
 }
 
@@ -122,8 +125,9 @@ impl Cephfs {
         let mut stores = self.stores.lock().unwrap_or_else(PoisonError::into_inner);
         let store = stores.entry(cluster.name().to_owned()).or_insert_with(|| {
             let store = Store::new(cluster.clone());
-            let past = self.past.lock().unwrap_or_else(PoisonError::into_inner);
-            store.memory().groups.extend(past.get(cluster.name()).into_iter().flatten().cloned());
+            if let Some(told) = self.past.lock().unwrap_or_else(PoisonError::into_inner).get(cluster.name()) {
+                store.remember(told);
+            }
             Arc::new(store)
         });
         Arc::clone(store)
@@ -139,8 +143,9 @@ impl Cephfs {
             let message = format!("there is no cluster {store:?}");
             return Err(Error::new(Kind::Refused, message));
         };
-        let met = self.store(&cluster).memory().admin.clone();
-        match met.or_else(|| self.settings.admins.get(store).cloned()) {
+        // Whom a class names may be allowed less than whom the administrator configured.
+        let met = || self.store(&cluster).memory().admin.clone();
+        match self.settings.admins.get(store).cloned().or_else(met) {
             Some(admin) => self.work(&cluster, admin).await.map(Some),
             None => Ok(None),
         }
@@ -152,10 +157,12 @@ impl Cephfs {
         })
     }
 
-    /// The cluster of these monitors as a store's name, without making it known.
+    /// The cluster of these monitors as a store's name, without making it known. Clusters that classes describe do not count:
+    /// which of them are known changes, and where a volume lies must not.
     fn name_of(&self, monitors: &str) -> Option<String> {
         let monitors: Monitors = monitors.parse().ok()?;
-        let known = self.clusters.all().into_iter().find(|cluster| cluster.monitors().share_one(&monitors));
+        let mut configured = self.clusters.all().into_iter().filter(|cluster| !is_described(cluster));
+        let known = configured.find(|cluster| cluster.monitors().share_one(&monitors));
         Some(known.map_or_else(|| monitors.store_name(), |cluster| cluster.name().to_owned()))
     }
 
@@ -296,7 +303,7 @@ impl Backend for Cephfs {
         let _held = self.hold(&request.name)?;
         permit.check()?;
         let work = self.work(&plan.cluster, plan.admin.clone()).await?;
-        create::create(&work, &self.settings.driver, request, &plan, permit).await
+        work.doubt(create::create(&work, &self.settings.driver, request, &plan, permit).await)
     }
 
     async fn confirm(&self, id: &VolumeId, permit: &Permit) -> Result<(), Error> {
@@ -317,7 +324,7 @@ impl Backend for Cephfs {
             return remove::remove(&work, removal, &record, permit).await;
         }
         let (work, old) = self.work_of_old(&removal.source, &removal.claim, &removal.provenance).await?;
-        old::remove(&work, &old, &removal.name, removal.disposal, permit).await
+        work.doubt(old::remove(&work, &old, &removal.name, removal.disposal, permit).await)
     }
 
     async fn expand(&self, growth: &Growth, permit: &Permit) -> Result<Grown, Error> {
@@ -329,7 +336,7 @@ impl Backend for Cephfs {
             return remove::expand(&work, growth, &record, quota, permit).await;
         }
         let (work, old) = self.work_of_old(&growth.source, &growth.claim, &growth.provenance).await?;
-        old::expand(&work, &old, quota, permit).await
+        work.doubt(old::expand(&work, &old, quota, permit).await)
     }
 
     async fn unfinished(&self, store: &str, known: Known<'_>) -> Result<Vec<Unfinished>, Error> {
@@ -337,7 +344,7 @@ impl Backend for Cephfs {
             tracing::debug!(store, "what was begun is not looked for: no class has told yet with which user");
             return Ok(Vec::new());
         };
-        sweep::unfinished(&work, known).await
+        work.doubt(sweep::unfinished(&work, known).await)
     }
 
     async fn discard(&self, unfinished: &Unfinished, permit: &Permit) -> Result<(), Error> {
@@ -351,25 +358,27 @@ impl Backend for Cephfs {
     }
 
     async fn tend(&self, permit: &Permit) {
-        for store in self.stores.lock().unwrap_or_else(PoisonError::into_inner).values() {
+        let stores =
+            || self.clusters.all().into_iter().map(|cluster| self.store(&cluster)).collect::<Vec<_>>();
+        for store in stores() {
             store.begin_term();
         }
         while permit.check().is_ok() {
-            let stores: Vec<_> =
-                self.stores.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
-            for store in stores.into_iter().filter(sweep::to_tend) {
+            let now = SystemTime::now();
+            for store in stores().into_iter().filter(|store| sweep::to_tend(store, now)) {
                 let name = store.cluster.name();
                 let done = match self.work_on(name).await {
-                    Ok(Some(work)) => sweep::tend(&work, SystemTime::now(), permit).await,
+                    Ok(Some(work)) => sweep::tend(&work, now, permit).await,
                     Ok(None) => Ok(()),
                     Err(error) => Err(error),
                 };
-                if let Err(error) = done {
-                    tracing::warn!(
-                        store = name,
-                        error = error.chain(),
-                        "expired archives could not be deleted; tried again"
-                    );
+                let Err(error) = done else { continue };
+                let error = error.chain();
+                if store.memory().groups.is_empty() {
+                    // It may have no file system, or its user no rights to one.
+                    tracing::debug!(store = name, error, "whether there are archives was not found out");
+                } else {
+                    tracing::warn!(store = name, error, "expired archives could not be deleted; tried again");
                 }
             }
             tokio::time::sleep(TENDING).await;
@@ -379,16 +388,12 @@ impl Backend for Cephfs {
     fn remember(&self, past: Past) {
         // The second segment of a place is the group. What an older provisioner made lies deeper.
         let groups = past.places.iter().filter(|place| place.segments.len() == 3);
-        let groups: BTreeSet<String> = groups.filter_map(|place| place.segments.get(1).cloned()).collect();
+        let groups = groups.filter_map(|place| place.segments.get(1).cloned()).collect();
+        let told = Told { identity: past.identity, groups };
+        self.past.lock().unwrap_or_else(PoisonError::into_inner).insert(past.store.clone(), told.clone());
         if let Some(store) = self.stores.lock().unwrap_or_else(PoisonError::into_inner).get(&past.store) {
-            store.memory().groups.extend(groups.iter().cloned());
+            store.remember(&told);
         }
-        self.past
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .entry(past.store)
-            .or_default()
-            .extend(groups);
     }
 
     fn acquaint(&self, parameters: &BTreeMap<String, String>) {
@@ -399,7 +404,6 @@ impl Backend for Cephfs {
         memory.admin.get_or_insert(met.admin);
         memory.groups.insert(met.group);
         memory.filesystems.extend(met.fs);
-        memory.expiring |= met.expires;
     }
 
     fn stores(&self) -> Vec<StoreStatus> {

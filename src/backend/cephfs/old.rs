@@ -15,7 +15,10 @@ use super::{
     subvolumes::{At, Found},
 };
 use crate::{
-    backend::{Error, Kind, Removed, ceph::Reason},
+    backend::{
+        Error, Kind, Removed,
+        ceph::{Reason, class::Parameters},
+    },
     volume::{Capacity, CephfsSource, ClaimKey, Disposal, Grown, Permit, Provenance, SecretName, VolumeName},
 };
 
@@ -32,6 +35,8 @@ pub(super) struct Old {
     pub(super) path: String,
     pub(super) user: String,
     pub(super) secret: Option<SecretName>,
+    /// The file system that its class names; that provisioner knew only one.
+    pub(super) fs: Option<String>,
 }
 
 impl Old {
@@ -88,6 +93,7 @@ impl Old {
                 format!("../{}", outside.join("/"))
             }
         };
+        let fs = Parameters(&provenance.parameters).get("fsName");
         let secret = source.secret.clone().map(|secret| {
             let namespace =
                 if secret.namespace.is_empty() { claim.namespace.clone() } else { secret.namespace };
@@ -99,6 +105,7 @@ impl Old {
             path: format!("/{}", segments.join("/")),
             user: source.user.clone(),
             secret,
+            fs: fs.map(|name| names::plain("fsName", name)).transpose()?,
         })
     }
 
@@ -122,7 +129,8 @@ pub(super) async fn remove(
     if disposal == Disposal::Keep {
         return Ok(Removed::Kept);
     }
-    let fs = work.filesystem(None).await?;
+    work.identity().await?;
+    let fs = work.filesystem(old.fs.as_deref()).await?;
     let at = old.at(&fs);
     let removed = match look(work, old, &at).await? {
         None => Removed::Absent,
@@ -156,7 +164,8 @@ pub(super) async fn remove(
 
 /// Sets the quota, where there is one.
 pub(super) async fn expand(work: &Work, old: &Old, quota: u64, permit: &Permit) -> Result<Grown, Error> {
-    let fs = work.filesystem(None).await?;
+    work.identity().await?;
+    let fs = work.filesystem(old.fs.as_deref()).await?;
     let at = old.at(&fs);
     if look(work, old, &at).await?.is_none() {
         return Err(Error::new(Kind::NotFound, format!("{} does not exist", old.path)));
@@ -231,7 +240,7 @@ async fn revoke_user(work: &Work, old: &Old, permit: &Permit) -> Result<(), Erro
             "it was made for {}, which is gone or archived, but {why}; remove it with ceph auth rm",
             old.path
         );
-        work.store.memory().stuck.insert(format!("Ceph user client.{}", old.user), why);
+        work.store.memory().stick(format!("Ceph user client.{}", old.user), why);
     };
     match work.subvolumes.mds_caps(&old.user).await {
         Ok(None) => {}

@@ -35,7 +35,6 @@ pub(super) async fn remove(
 ) -> Result<Removed, Error> {
     let at = at(record);
     work.store.met(&at.fs, &at.group);
-    work.store.memory().expiring |= record.expiry.is_some();
     work.prove_identity(removal.provenance.store_identity.as_deref()).await?;
     let marks = match work.subvolumes.metadata(&at).await? {
         Found::Subvolume(metadata) => {
@@ -69,9 +68,16 @@ pub(super) async fn remove(
             for user in users(work, &at, record).await? {
                 work.revoke(&at, &user, permit).await?;
             }
-            if marks.archived.is_none() {
-                let archived = Archived::new(SystemTime::now(), record.expiry).written();
-                work.subvolumes.set_metadata(&at, mark::ARCHIVED, &archived, permit).await?;
+            sign(work, &at, &marks, permit).await?;
+            let archived = if let Some(archived) = marks.archived {
+                archived
+            } else {
+                let archived = Archived::new(SystemTime::now(), record.expiry);
+                work.subvolumes.set_metadata(&at, mark::ARCHIVED, &archived.written(), permit).await?;
+                archived
+            };
+            if let Some(expires) = archived.expires() {
+                work.store.memory().archives.insert(at.clone(), expires);
             }
             forget(work, removal, record, permit).await?;
             Ok(Removed::Archived(names::segments(&at.group, &at.name).join("/")))
@@ -122,15 +128,45 @@ pub(super) async fn expand(
     Ok(Grown { capacity: Capacity::from_bytes(now), on_node: false })
 }
 
-/// Deletes an archived volume of ours for good, if its time has come. Whether it had.
-pub(super) async fn expire(work: &Work, at: &At, now: SystemTime, permit: &Permit) -> Result<bool, Error> {
-    let Found::Subvolume(metadata) = work.subvolumes.metadata(at).await? else { return Ok(false) };
+/// Adds to the mark of a volume that was proven to be ours who we are, where it was made before that was known: without it
+/// an archive never expires.
+async fn sign(work: &Work, at: &At, marks: &Marks, permit: &Permit) -> Result<(), Error> {
+    if let Owner::Claim(mark) = &marks.owner
+        && mark.installation.is_none()
+        && let Some(installation) = work.host.installation()
+    {
+        let mark = Mark { installation: Some(installation), ..mark.clone() };
+        work.subvolumes.set_metadata(at, mark::OWNER, &mark.written(), permit).await?;
+    }
+    Ok(())
+}
+
+/// What became of an archived volume.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fate {
+    /// It was deleted for good.
+    Expired,
+    /// It expires then.
+    Waits(SystemTime),
+    /// It is no archive of ours any more, or one that is kept for good.
+    Stays,
+}
+
+/// Deletes an archived volume of ours for good, if its time has come.
+pub(super) async fn expire(work: &Work, at: &At, now: SystemTime, permit: &Permit) -> Result<Fate, Error> {
+    let Found::Subvolume(metadata) = work.subvolumes.metadata(at).await? else { return Ok(Fate::Stays) };
     let marks = Marks::read(&metadata);
-    let (Owner::Claim(mark), Some(archived)) = (&marks.owner, &marks.archived) else { return Ok(false) };
-    // Without knowing who we are, nothing can be proven to be ours.
-    let Some(installation) = work.host.installation() else { return Ok(false) };
-    if mark.installation.as_ref() != Some(&installation) || !archived.expired(now) {
-        return Ok(false);
+    let (Owner::Claim(mark), Some(archived)) = (&marks.owner, &marks.archived) else {
+        return Ok(Fate::Stays);
+    };
+    let installation = work.host.installation();
+    match archived.expires() {
+        Some(_) if mark.installation.is_none() || mark.installation != installation => {
+            return Ok(Fate::Stays);
+        }
+        Some(expires) if expires > now => return Ok(Fate::Waits(expires)),
+        Some(_) => {}
+        None => return Ok(Fate::Stays),
     }
     discard_users(work, at, mark, permit).await?;
     work.subvolumes.remove(at, permit).await?;
@@ -140,7 +176,7 @@ pub(super) async fn expire(work: &Work, at: &At, now: SystemTime, permit: &Permi
         since = archived.since,
         "an archived volume has expired"
     );
-    Ok(true)
+    Ok(Fate::Expired)
 }
 
 /// Removes the user and the Secret that a mark names.
@@ -178,10 +214,12 @@ fn prove(at: &At, marks: &Marks, removal: &Removal, installation: Option<&str>) 
     if mark.claim() == removal.claim {
         return Ok(Proof::Ours(Box::new(marks.clone())));
     }
-    // A name that does not hold the UID is free for the next claim once the volume is gone, whose PV may still be there.
+    // A name that does not hold the UID is free for the next claim once the volume is gone, whose PV may still be there. A PV
+    // that is named by the very claim of the mark is another matter: its volume is there, and the PV was bound to another claim.
     let same_name = mark.namespace == removal.claim.namespace && mark.name == removal.claim.name;
     let deterministic = format!("{}.{}", removal.claim.namespace, removal.claim.name);
-    if same_name && at.name == deterministic && mark.uid != removal.claim.uid {
+    let of_the_mark = VolumeName::for_claim(&mark.uid).is_ok_and(|volume| volume == removal.name);
+    if same_name && at.name == deterministic && mark.uid != removal.claim.uid && !of_the_mark {
         return Ok(Proof::Passed);
     }
     refuse(format!(
@@ -221,17 +259,16 @@ async fn absent(
             Ok(Some(caps)) if only_below(&caps, &format!("/volumes/{}/{}/", at.group, at.name)) => {
                 match work.subvolumes.remove_user(user, permit).await {
                     Ok(()) => {}
-                    Err(failed) if failed.reason == Reason::NotPermitted => left(work, user),
+                    Err(failed) if failed.reason == Reason::NotPermitted => {
+                        left(work, user, "is left, since the admin of the class may not remove users");
+                    }
                     Err(failed) => return Err(failed.into()),
                 }
             }
-            Ok(Some(_)) => left(work, user),
+            Ok(Some(_)) => left(work, user, "is left, since it may do other things too"),
             Ok(None) => {}
             Err(failed) if failed.reason == Reason::NotPermitted => {
-                tracing::debug!(
-                    user,
-                    "whether the volume's user is gone cannot be seen with the admin's rights"
-                );
+                left(work, user, "may be left, which the admin of the class may not see");
             }
             Err(failed) => return Err(failed.into()),
         }
@@ -240,10 +277,10 @@ async fn absent(
     Ok(Removed::Absent)
 }
 
-fn left(work: &Work, user: &str) {
-    tracing::warn!(user, "a Ceph user of a volume that is gone was left");
-    let why = "its volume is gone, and it may not be removed by the admin of the class, or may do other things; ceph auth rm does it";
-    work.store.memory().stuck.insert(format!("Ceph user client.{user}"), why.to_owned());
+fn left(work: &Work, user: &str, how: &str) {
+    tracing::warn!(user, how, "the Ceph user of a volume that is gone is left, or may be");
+    let why = format!("its volume is gone, but it {how}; ceph auth rm removes it");
+    work.store.memory().stick(format!("Ceph user client.{user}"), why);
 }
 
 /// Whether rights to metadata servers reach nothing but what lies below `above`, if anything at all.

@@ -6,6 +6,7 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
     hash::{BuildHasher, RandomState},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::SystemTime,
 };
 
 use super::{
@@ -23,9 +24,21 @@ pub(super) struct Store {
     memory: Mutex<Memory>,
 }
 
+/// What the existing volumes say of a cluster.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Told {
+    /// The identity that it had when the newest of them was made.
+    pub(super) identity: Option<String>,
+    pub(super) groups: BTreeSet<String>,
+}
+
 /// What was learnt of it.
 #[derive(Default)]
 pub(super) struct Memory {
+    /// The identity that it had when the newest volume was made.
+    past: Option<String>,
+    /// Why it is not the cluster that the existing volumes lie in.
+    swapped: Option<String>,
     /// The admin of the last volume that was worked on, for work that no class asks for.
     pub(super) admin: Option<Admin>,
     /// The only file system, where the cluster has only one.
@@ -33,12 +46,14 @@ pub(super) struct Memory {
     /// The file systems and groups in which volumes of ours lie or may lie.
     pub(super) filesystems: BTreeSet<String>,
     pub(super) groups: BTreeSet<String>,
-    /// Where the unfinished volumes were found.
+    /// Where the volumes are that were made or found, and not confirmed.
     pub(super) unfinished: BTreeMap<VolumeName, At>,
     /// Whose the subvolumes are whose name does not tell.
     pub(super) owners: BTreeMap<At, VolumeName>,
-    /// Whether there may be archived volumes that expire.
-    pub(super) expiring: bool,
+    /// Archived volumes that expire, and when: those that were archived in this term of leadership, and the others once they
+    /// were looked for.
+    pub(super) archives: BTreeMap<At, SystemTime>,
+    pub(super) archives_found: bool,
     /// What could not be done, and why.
     pub(super) stuck: BTreeMap<String, String>,
     /// Archived volumes that were deleted for good.
@@ -46,6 +61,16 @@ pub(super) struct Memory {
     /// By file system and group: which names may exist. Whatever is not among them did not when this term of leadership began,
     /// and nobody else makes subvolumes that are named by the UID of a claim of ours.
     present: BTreeMap<(String, String), Present>,
+}
+
+impl Memory {
+    /// Notes what could not be done. There is an end to it: it is a list for people, and the log has all of it.
+    pub(super) fn stick(&mut self, what: String, why: String) {
+        const MOST: usize = 1000;
+        if self.stuck.len() < MOST || self.stuck.contains_key(&what) {
+            self.stuck.insert(what, why);
+        }
+    }
 }
 
 /// Names, of each of which only a hash is kept: one that is wrongly taken for present is looked for, no more.
@@ -82,9 +107,19 @@ impl Store {
         }
     }
 
+    /// Takes what the existing volumes say.
+    pub(super) fn remember(&self, told: &Told) {
+        let mut memory = self.memory();
+        memory.past.clone_from(&told.identity);
+        memory.groups.extend(told.groups.iter().cloned());
+    }
+
     /// Notes that others may have made anything in the meantime.
     pub(super) fn begin_term(&self) {
-        self.memory().present.clear();
+        let mut memory = self.memory();
+        memory.present.clear();
+        memory.archives.clear();
+        memory.archives_found = false;
     }
 
     pub(super) fn status(&self) -> StoreStatus {
@@ -92,7 +127,7 @@ impl Store {
         let memory = self.memory();
         StoreStatus {
             name: self.cluster.name().to_owned(),
-            ready: health.ready,
+            ready: health.ready.and_then(|()| memory.swapped.clone().map_or(Ok(()), Err)),
             running: health.running,
             oldest: health.oldest,
             // What waits in Ceph's own trash is not shown to anybody.
@@ -115,6 +150,14 @@ impl Work {
         let subvolumes = Subvolumes::open(Arc::clone(&host), store.cluster.clone(), admin.clone()).await?;
         store.memory().admin = Some(admin);
         Ok(Self { store, host, subvolumes })
+    }
+
+    /// Forgets which file system is the only one where something that was asked for is not there.
+    pub(super) fn doubt<T>(&self, result: Result<T, Error>) -> Result<T, Error> {
+        if result.as_ref().is_err_and(|error| error.kind() == Kind::NotFound) {
+            self.store.memory().filesystem = None;
+        }
+        result
     }
 
     /// The file system of that name, else the only one that there is.
@@ -166,6 +209,22 @@ impl Work {
         Ok(present.insert(&at.name))
     }
 
+    /// The identity of the cluster, which must be what it was.
+    pub(super) async fn identity(&self) -> Result<String, Error> {
+        let fsid = self.subvolumes.fsid().await?;
+        let mut memory = self.store.memory();
+        let past = memory.past.as_ref().filter(|past| **past != fsid);
+        let swapped = past.map(|past| {
+            format!(
+                "cluster {} is not what it was: its identity (fsid) is {fsid}, the volumes' is {past}. Correct the monitors, or name the \
+                 new cluster otherwise",
+                self.store.cluster.name()
+            )
+        });
+        memory.swapped.clone_from(&swapped);
+        swapped.map_or(Ok(fsid), |why| Err(Error::new(Kind::Refused, why)))
+    }
+
     /// Refuses a cluster that is not the one that the PV was made on.
     pub(super) async fn prove_identity(&self, recorded: Option<&str>) -> Result<(), Error> {
         let fsid = self.subvolumes.fsid().await?;
@@ -207,7 +266,7 @@ impl Work {
             Err(error) if error.kind() == Kind::Refused => {
                 tracing::warn!(%secret, volume = %owner, error = error.chain(), "a Secret was left where it is");
                 let why = "it was not made by this provisioner; remove it by hand if nobody uses it";
-                self.store.memory().stuck.insert(format!("Secret {secret}"), why.to_owned());
+                self.store.memory().stick(format!("Secret {secret}"), why.to_owned());
                 Ok(())
             }
             result => result,

@@ -75,6 +75,8 @@ pub(super) struct Info {
     #[serde(default)]
     pub(super) data_pool: String,
     #[serde(default)]
+    pool_namespace: Option<String>,
+    #[serde(default)]
     pub(super) state: String,
 }
 
@@ -82,6 +84,11 @@ impl Info {
     /// The quota; `None` for none.
     pub(super) fn quota(&self) -> Option<u64> {
         self.bytes_quota.as_u64().filter(|quota| *quota > 0)
+    }
+
+    /// Whether its data lies in a RADOS namespace of its own, without which its user would reach the data of the whole pool.
+    pub(super) fn isolated(&self) -> bool {
+        self.pool_namespace.as_ref().is_some_and(|namespace| !namespace.is_empty())
     }
 
     /// Whether it is one that the volumes module made, rather than a plain directory that it found under that name: those
@@ -203,6 +210,8 @@ impl Subvolumes {
         if let Some(pool) = new.pool {
             args.extend(["--pool_layout".to_owned(), pool.to_owned()]);
         }
+        // Else the rights that `authorize` gives would be to the data of every volume in the pool.
+        args.push("--namespace-isolated".to_owned());
         self.call(Call::changes(format!("make {}", at.shown()), args, permit)).await.map(|_| ())
     }
 

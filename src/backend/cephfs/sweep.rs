@@ -4,13 +4,16 @@
 //! Of names that do not look like ours nothing but the name is read: looking at a plain directory makes the volumes module take it
 //! for a subvolume, and shares of an older provisioner beneath it could not be removed any more.
 
-use std::{collections::BTreeSet, sync::Arc, time::SystemTime};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::SystemTime,
+};
 
 use super::{
     NAME,
-    mark::{Marks, Owner},
+    mark::{self, Marks, Owner},
     names,
-    remove::{discard_users, expire},
+    remove::{Fate, discard_users, expire},
     store::{Store, Work},
     subvolumes::{At, Found},
 };
@@ -27,6 +30,7 @@ pub(super) async fn unfinished(work: &Work, known: Known<'_>) -> Result<Vec<Unfi
         );
         return Ok(Vec::new());
     };
+    work.identity().await?;
     let mut found = Vec::new();
     let candidates = candidates(work).await?;
     // What is still so is found so again.
@@ -37,8 +41,7 @@ pub(super) async fn unfinished(work: &Work, known: Known<'_>) -> Result<Vec<Unfi
         if by_name.clone().or_else(cached).is_some_and(|volume| known(&volume)) {
             continue;
         }
-        let Found::Subvolume(metadata) = work.subvolumes.metadata(&at).await? else { continue };
-        let marks = Marks::read(&metadata);
+        let Some(marks) = look(work, &at).await? else { continue };
         let (volume, claim, since) = match &marks.owner {
             Owner::Claim(mark) => {
                 let Ok(volume) = VolumeName::for_claim(&mark.uid) else { continue };
@@ -56,7 +59,16 @@ pub(super) async fn unfinished(work: &Work, known: Known<'_>) -> Result<Vec<Unfi
                     [only] => VolumeName::for_claim(only).ok(),
                     _ => None,
                 };
-                let Some(volume) = by_name.or(wanted) else { continue };
+                let Some(volume) = by_name.or(wanted) else {
+                    if marks.archived.is_none() && !marks.kept {
+                        let why = format!(
+                            "nobody marked it; a claim may have gone while it was made for it. {}",
+                            advice(&at)
+                        );
+                        work.store.memory().stick(at.shown(), why);
+                    }
+                    continue;
+                };
                 let uid = volume.as_str().trim_start_matches("pvc-").to_owned();
                 let claim = ClaimKey { namespace: String::new(), name: String::new(), uid };
                 (volume, claim, SystemTime::UNIX_EPOCH)
@@ -72,6 +84,21 @@ pub(super) async fn unfinished(work: &Work, known: Known<'_>) -> Result<Vec<Unfi
     }
     found.sort_by_key(|unfinished| unfinished.since);
     Ok(found)
+}
+
+/// What is written on a subvolume; `None` where it is gone, or where Ceph does not tell: one that is broken does not keep the
+/// others from being looked at.
+async fn look(work: &Work, at: &At) -> Result<Option<Marks>, Error> {
+    match work.subvolumes.metadata(at).await {
+        Ok(Found::Subvolume(metadata)) => Ok(Some(Marks::read(&metadata))),
+        Ok(Found::OnlySnapshots | Found::NoSubvolume | Found::NoGroup) => Ok(None),
+        Err(error) if error.kind() == Kind::Unavailable => Err(error),
+        Err(error) => {
+            tracing::warn!(subvolume = at.shown(), error = error.chain(), "a subvolume cannot be looked at");
+            work.store.memory().stick(at.shown(), error.chain());
+            Ok(None)
+        }
+    }
 }
 
 /// Every subvolume that may be ours, by its name.
@@ -123,42 +150,49 @@ pub(super) async fn discard(work: &Work, unfinished: &Unfinished, permit: &Permi
             memory.stuck.remove(&at.shown());
         }
         Err(error) if error.kind() == Kind::Refused => {
-            memory.stuck.insert(at.shown(), error.chain());
+            memory.stick(at.shown(), error.chain());
         }
         Err(_) => {}
     }
     result
 }
 
+/// What to do about a subvolume that has no PV of ours. It may have another one: an archive that was restored has.
+fn advice(at: &At) -> String {
+    let At { fs, group, name } = at;
+    format!(
+        "If somebody uses it, by whatever PersistentVolume: ceph fs subvolume metadata set {fs} {name} {} yes --group_name {group}. Only \
+         if nobody needs what is in it: ceph fs subvolume rm {fs} {name} --group_name {group}",
+        mark::KEPT
+    )
+}
+
 async fn take_back(work: &Work, at: &At, unfinished: &Unfinished, permit: &Permit) -> Result<(), Error> {
+    let volume = unfinished.id.name();
     let refuse = |why: String| {
-        let message = format!(
-            "{} {why}, so it stays; if nobody needs it: ceph fs subvolume rm {} {} --group_name {}",
-            at.shown(),
-            at.fs,
-            at.name,
-            at.group
-        );
-        Err(Error::new(Kind::Refused, message))
+        Err(Error::new(Kind::Refused, format!("{} {why}, so it stays. {}", at.shown(), advice(at))))
     };
-    let Some(installation) = work.host.installation() else {
-        return refuse("cannot be proven to be ours while it is not known which cluster this is".into());
-    };
+    work.identity().await?;
     let metadata = match work.subvolumes.metadata(at).await? {
         Found::Subvolume(metadata) => metadata,
         Found::NoSubvolume | Found::NoGroup => return Ok(()),
         Found::OnlySnapshots => return refuse("has snapshots that were retained".into()),
     };
     let marks = Marks::read(&metadata);
+    let installation = work.host.installation();
     let mark = match &marks.owner {
-        Owner::Claim(mark) if mark.uid == unfinished.claim.uid => Some(mark),
+        Owner::Claim(mark)
+            if mark.uid == unfinished.claim.uid && !mark.is_foreign(installation.as_deref()) =>
+        {
+            Some(mark)
+        }
         Owner::Claim(mark) => return refuse(format!("belongs to {}", mark.shown())),
         Owner::Unreadable => return refuse("carries a mark that cannot be read".into()),
+        Owner::Unmarked if installation.is_none() => {
+            return refuse("cannot be proven to be ours while it is not known which cluster this is".into());
+        }
         Owner::Unmarked => None,
     };
-    if mark.is_some_and(|mark| mark.installation.as_ref() != Some(&installation)) {
-        return refuse("belongs to another installation".into());
-    }
     if marks.archived.is_some() || marks.kept {
         return refuse("was archived or kept".into());
     }
@@ -174,7 +208,7 @@ async fn take_back(work: &Work, at: &At, unfinished: &Unfinished, permit: &Permi
     }
     if !info.pristine() {
         return refuse(format!(
-            "has been used ({} bytes, changed at {}, made at {}), though no PersistentVolume names it",
+            "has been used ({} bytes, changed at {}, made at {}), though no PersistentVolume {volume} exists",
             info.bytes_used, info.mtime, info.created_at
         ));
     }
@@ -186,29 +220,65 @@ async fn take_back(work: &Work, at: &At, unfinished: &Unfinished, permit: &Permi
 }
 
 /// Deletes the archived volumes whose time has come.
+///
+/// All that may be ours are looked at once in a term of leadership, those that were archived since are known, and only what is
+/// due is looked at again.
 pub(super) async fn tend(work: &Work, now: SystemTime, permit: &Permit) -> Result<(), Error> {
-    let met = work.store.memory().groups.clone();
-    for at in candidates(work).await?.into_iter().filter(|at| met.contains(&at.group)) {
+    // Without knowing who we are, nothing can be proven to be ours.
+    if work.host.installation().is_none() || !to_tend(&work.store, now) {
+        return Ok(());
+    }
+    work.identity().await?;
+    if !work.store.memory().archives_found {
+        let found = archives(work, permit).await?;
+        let mut memory = work.store.memory();
+        memory.archives.extend(found);
+        memory.archives_found = true;
+    }
+    let due: Vec<At> = {
+        let memory = work.store.memory();
+        memory.archives.iter().filter(|(_, expires)| **expires <= now).map(|(at, _)| at.clone()).collect()
+    };
+    for at in due {
         permit.check()?;
         let key = format!("archived {}", at.shown());
-        match expire(work, &at, now, permit).await {
-            Ok(true) => {
-                let mut memory = work.store.memory();
-                memory.expired += 1;
-                memory.stuck.remove(&key);
+        let fate = match expire(work, &at, now, permit).await {
+            Ok(fate) => fate,
+            Err(error) if error.kind() == Kind::Unavailable => return Err(error),
+            Err(error) => {
+                work.store.memory().stick(key, error.chain());
+                continue;
             }
-            Ok(false) => {}
-            Err(error) if error.kind() == Kind::InUse => {
-                work.store.memory().stuck.insert(key, error.chain());
+        };
+        let mut memory = work.store.memory();
+        memory.stuck.remove(&key);
+        memory.archives.remove(&at);
+        match fate {
+            Fate::Expired => memory.expired += 1,
+            Fate::Waits(expires) => {
+                memory.archives.insert(at, expires);
             }
-            Err(error) => return Err(error),
+            Fate::Stays => {}
         }
     }
     Ok(())
 }
 
+/// The archived volumes that expire.
+async fn archives(work: &Work, permit: &Permit) -> Result<BTreeMap<At, SystemTime>, Error> {
+    let mut archives = BTreeMap::new();
+    for at in candidates(work).await? {
+        permit.check()?;
+        let expires = look(work, &at).await?.and_then(|marks| marks.archived?.expires());
+        if let Some(expires) = expires {
+            archives.insert(at, expires);
+        }
+    }
+    Ok(archives)
+}
+
 /// Whether there is anything to tend.
-pub(super) fn to_tend(store: &Arc<Store>) -> bool {
+pub(super) fn to_tend(store: &Store, now: SystemTime) -> bool {
     let memory = store.memory();
-    memory.expiring && memory.admin.is_some()
+    !memory.archives_found || memory.archives.values().any(|expires| *expires <= now)
 }

@@ -3,6 +3,7 @@
 mod argv;
 mod crash;
 mod fake;
+mod odd;
 mod real;
 
 use super::conformance;

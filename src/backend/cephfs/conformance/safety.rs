@@ -148,6 +148,8 @@ pub(super) async fn an_unused_volume_is_taken_back_and_a_used_one_stays(bench: &
             |volume: &Volume| found.iter().find(|unfinished| unfinished.id == volume.id).unwrap().clone();
         let error = backend.discard(&of(&filled), &permit()).await.unwrap_err();
         assert_eq!(error.kind(), Kind::Refused, "{error}");
+        let said = error.to_string();
+        assert!(said.contains(used.name.as_str()) && said.contains("berth.kept yes"), "{said}");
         assert!(bench.world.exists(&Bench::data(&filled)) && bench.user_exists(&filled.record["user"]));
         assert!(
             backend.stores().iter().any(|status| status
@@ -284,4 +286,47 @@ pub(super) async fn work_on_the_same_volume_does_not_overlap(bench: &Bench) {
     for error in results.iter().filter_map(|result| result.as_ref().err()) {
         assert_eq!(error.kind(), Kind::Busy, "{error}");
     }
+}
+
+pub(super) async fn the_user_of_a_volume_reaches_no_other_data(bench: &Bench) {
+    let backend = bench.start();
+    let confined = |volume: &Volume| {
+        let user = &volume.record["user"];
+        let (mds, osd) = (bench.rights(user, "mds"), bench.rights(user, "osd"));
+        assert!(mds.contains(&format!("path={}", Bench::data(volume))), "{mds}");
+        let namespace = format!("namespace=fsvolumens_{}", volume.record["subvolume"]);
+        // Rights to a pool without a namespace are rights to all that lies in it.
+        assert!(osd.split(',').all(|grant| grant.contains(&namespace)), "{osd}");
+    };
+    for more in [&[][..], &[("deterministicNames", "true")]] {
+        confined(&made(&backend, &bench.request("a", more)).await);
+    }
+    // Subvolumes that were made otherwise, and are marked for the claim.
+    let begun = |request: &VolumeRequest| {
+        let (fs, group) = ("cephfs", request.parameters["group"].as_str());
+        let name = format!("berth-{}", request.claim.uid);
+        bench.world.ceph(&["fs", "subvolumegroup", "create", fs, group]).unwrap();
+        let args = ["fs", "subvolume", "create", fs, &name, "--size", "1073741824", "--group_name", group];
+        bench.world.ceph(&args).unwrap();
+        let owner = format!(
+            r#"{{"installation":"installation-1","namespace":"team","name":"{}","uid":"{}"}}"#,
+            request.claim.name, request.claim.uid
+        );
+        let args = ["fs", "subvolume", "metadata", "set", fs, &name, "berth.owner", &owner];
+        bench.world.ceph(&[&args[..], &["--group_name", group]].concat()).unwrap();
+        let args = ["fs", "subvolume", "getpath", fs, &name, "--group_name", group];
+        bench.world.ceph(&args).unwrap().trim().to_owned()
+    };
+    let empty = bench.request("empty", &[]);
+    begun(&empty);
+    confined(&made(&backend, &empty).await);
+    let mut used = bench.request("used", &[]);
+    bench.world.fill(&begun(&used));
+    let error = backend.create(&used, &permit()).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Conflict, "{error}");
+    assert!(error.to_string().contains("RADOS namespace"), "{error}");
+    assert!(!bench.user_exists(&format!("berth-{}", used.claim.uid)));
+    // Whoever mounts all volumes as one user does not need it.
+    used.parameters.insert("userSecretName".into(), "shared".into());
+    made(&backend, &used).await;
 }

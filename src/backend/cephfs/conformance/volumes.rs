@@ -38,7 +38,11 @@ pub(super) async fn an_in_tree_volume_names_monitors_path_user_and_secret(bench:
     );
     assert!(bench.world.exists(&source.path));
     assert_eq!(source.user, format!("berth-{}", request.claim.uid));
-    assert_eq!(source.secret.as_ref().unwrap().namespace, "keys");
+    let secret = source.secret.as_ref().unwrap();
+    assert_eq!(secret.namespace, "keys");
+    let secrets = bench.keys.secrets(secret, true).await.unwrap();
+    // The in-tree plugin takes any of the values for the key.
+    assert_eq!(secrets.only().map(|(name, _)| name), Some("key"));
     assert_eq!(backend.locate(&volume.source), Some(backend.place(&request).unwrap()));
     assert_eq!(removed(&backend, &removal(&request, &volume, Disposal::Delete)).await, Removed::Trashed);
 }
@@ -130,19 +134,16 @@ pub(super) async fn an_archived_volume_keeps_its_data_and_loses_its_users(bench:
     let unfinished = backend.unfinished(volume.id.store(), &nobody).await.unwrap();
     assert!(!unfinished.iter().any(|unfinished| unfinished.id == volume.id), "it is not swept");
     assert_eq!(kind(backend.create(&request, &permit()).await), Kind::Conflict, "nor given to anybody");
-    // As documented: without the mark it is a volume again.
-    let args = [
-        "fs",
-        "subvolume",
-        "metadata",
-        "rm",
-        &record["fsName"],
-        &record["subvolume"],
-        "berth.archived",
-        "--group_name",
-        group,
-    ];
-    bench.world.ceph(&args).unwrap();
+    // As documented: without the mark it is a volume again, for whoever needs it, and no sweep asks for it.
+    let metadata = |more: &[&str]| {
+        let args = [&["fs", "subvolume", "metadata"][..], more, &["--group_name", group]].concat();
+        bench.world.ceph(&args).unwrap();
+    };
+    let (fs, subvolume) = (record["fsName"].as_str(), record["subvolume"].as_str());
+    metadata(&["set", fs, subvolume, "berth.kept", "restored"]);
+    metadata(&["rm", fs, subvolume, "berth.archived"]);
+    let unfinished = backend.unfinished(volume.id.store(), &nobody).await.unwrap();
+    assert!(!unfinished.iter().any(|unfinished| unfinished.id == volume.id), "it is in use");
     assert_eq!(Bench::data(&made(&backend, &request).await), data);
     assert!(bench.user_exists(&record["user"]));
 }

@@ -63,7 +63,7 @@ async fn a_volume_takes_three_calls_in_the_steady_state() {
     let request = Watched::request(&[&SHARED[..], &[("fsName", "cephfs")]].concat());
     watched.backend.create(&request, &Permit::unlimited()).await.unwrap();
     let owner = r#"{"installation":"i-1","namespace":"team","name":"1","uid":"uid-1","since":"}"#;
-    let create = "fs subvolume create cephfs berth-uid-1 --size 1073741824 --group_name berth --mode 0777";
+    let create = "fs subvolume create cephfs berth-uid-1 --size 1073741824 --group_name berth --mode 0777 --namespace-isolated";
     let info = "fs subvolume info cephfs berth-uid-1 --group_name berth";
     let common = [
         "fs subvolume ls cephfs --group_name berth",
@@ -112,9 +112,9 @@ async fn a_user_of_its_own_and_every_option_of_a_class() {
             "fs ls",
             "fs subvolume metadata ls cephfs team.1_uid-1 --group_name kubernetes",
             "fs subvolume metadata ls cephfs team.1 --group_name kubernetes",
-            "fs subvolume create cephfs team.1 --size 1073741824 --group_name kubernetes --mode 0750 --uid 5 --gid 6 --pool_layout cephfs_data",
+            "fs subvolume create cephfs team.1 --size 1073741824 --group_name kubernetes --mode 0750 --uid 5 --gid 6 --pool_layout cephfs_data --namespace-isolated",
             "fs subvolumegroup create cephfs kubernetes",
-            "fs subvolume create cephfs team.1 --size 1073741824 --group_name kubernetes --mode 0750 --uid 5 --gid 6 --pool_layout cephfs_data",
+            "fs subvolume create cephfs team.1 --size 1073741824 --group_name kubernetes --mode 0750 --uid 5 --gid 6 --pool_layout cephfs_data --namespace-isolated",
             "fs subvolume metadata set cephfs team.1 berth.wanted-uid-1 1 --group_name kubernetes",
             "fs subvolume metadata ls cephfs team.1 --group_name kubernetes",
             &format!("fs subvolume metadata set cephfs team.1 berth.owner {owner} --group_name kubernetes"),

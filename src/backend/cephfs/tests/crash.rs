@@ -4,6 +4,7 @@ use std::{
     future::Future,
     pin::Pin,
     sync::{Arc, Mutex},
+    time::{Duration, SystemTime},
 };
 
 use super::{
@@ -11,10 +12,14 @@ use super::{
     fake::{KEY, MONITORS, Mgr},
 };
 use crate::{
-    backend::{Backend, Error, Kind, cephfs::Cephfs, conformance::request},
+    backend::{
+        Backend, Error, Kind,
+        cephfs::{Cephfs, mark::Archived, sweep},
+        conformance::{key, request},
+    },
     volume::{
-        CephfsSource, ClaimKey, Disposal, Origin, Permit, Provenance, Removal, SecretName, Source, Volume,
-        VolumeName, VolumeRequest,
+        Capacity, CephfsSource, ClaimKey, Disposal, Growth, Mode, Origin, Permit, Provenance, Removal,
+        SecretName, Source, Volume, VolumeName, VolumeRequest,
     },
 };
 
@@ -64,7 +69,13 @@ struct Step {
     act: for<'a> fn(&'a Bed, &'a Permit) -> Done<'a>,
 }
 
-fn create<'a>(bed: &'a Bed, permit: &'a Permit, more: &'static [(&'static str, &'static str)]) -> Done<'a> {
+/// What a class says beside what all say.
+type More = &'static [(&'static str, &'static str)];
+
+const PLAIN: More = &[];
+const FIXED: More = &[("deterministicNames", "true")];
+
+fn create<'a>(bed: &'a Bed, permit: &'a Permit, more: More) -> Done<'a> {
     Box::pin(async move { bed.start().create(&asked(more), permit).await.map(|_| ()) })
 }
 
@@ -72,9 +83,9 @@ fn nothing(_: &Bed) -> Done<'_> {
     Box::pin(async { Ok(()) })
 }
 
-fn volume(bed: &Bed) -> Done<'_> {
-    Box::pin(async {
-        let made = bed.start().create(&asked(&[]), &Permit::unlimited()).await?;
+fn volume(bed: &Bed, more: More) -> Done<'_> {
+    Box::pin(async move {
+        let made = bed.start().create(&asked(more), &Permit::unlimited()).await?;
         *bed.made.lock().unwrap() = Some(made);
         Ok(())
     })
@@ -85,6 +96,32 @@ fn remove<'a>(bed: &'a Bed, permit: &'a Permit, disposal: Disposal) -> Done<'a> 
     Box::pin(async move {
         let made = bed.made.lock().unwrap().clone().unwrap();
         bed.start().remove(&removal(&asked(&[]), &made, disposal), permit).await.map(|_| ())
+    })
+}
+
+fn expand<'a>(bed: &'a Bed, permit: &'a Permit) -> Done<'a> {
+    Box::pin(async move {
+        let made = bed.made.lock().unwrap().clone().unwrap();
+        let growth = Growth {
+            name: asked(PLAIN).name,
+            id: Some(made.id.clone()),
+            source: made.source.clone(),
+            claim: key(&asked(PLAIN)),
+            mode: Mode::Filesystem,
+            capacity: Capacity::from_bytes(2 << 30),
+            provenance: removal(&asked(PLAIN), &made, Disposal::Keep).provenance,
+        };
+        bed.start().expand(&growth, permit).await.map(|_| ())
+    })
+}
+
+/// Looks for archives whose time has come, 31 days from now.
+fn expire<'a>(bed: &'a Bed, permit: &'a Permit) -> Done<'a> {
+    Box::pin(async move {
+        let backend = bed.start();
+        backend.acquaint(&asked(PLAIN).parameters);
+        let work = backend.work_on(&backend.place(&asked(PLAIN))?.store).await?.unwrap();
+        sweep::tend(&work, SystemTime::now() + Duration::from_hours(24 * 31), permit).await
     })
 }
 
@@ -111,14 +148,54 @@ const STEPS: &[Step] = &[
     Step {
         name: "create under a deterministic name",
         prepare: nothing,
-        act: |bed, permit| create(bed, permit, &[("deterministicNames", "true")]),
+        act: |bed, permit| create(bed, permit, FIXED),
     },
-    Step { name: "delete", prepare: volume, act: |bed, permit| remove(bed, permit, Disposal::Delete) },
-    Step { name: "archive", prepare: volume, act: |bed, permit| remove(bed, permit, Disposal::Archive) },
-    Step { name: "keep", prepare: volume, act: |bed, permit| remove(bed, permit, Disposal::Keep) },
+    Step { name: "expand", prepare: |bed| volume(bed, PLAIN), act: expand },
+    Step {
+        name: "delete",
+        prepare: |bed| volume(bed, PLAIN),
+        act: |bed, permit| remove(bed, permit, Disposal::Delete),
+    },
+    Step {
+        name: "archive",
+        prepare: |bed| volume(bed, PLAIN),
+        act: |bed, permit| remove(bed, permit, Disposal::Archive),
+    },
+    Step {
+        name: "keep",
+        prepare: |bed| volume(bed, PLAIN),
+        act: |bed, permit| remove(bed, permit, Disposal::Keep),
+    },
+    Step {
+        name: "delete what has a deterministic name",
+        prepare: |bed| volume(bed, FIXED),
+        act: |bed, permit| remove(bed, permit, Disposal::Delete),
+    },
+    Step {
+        name: "archive what has a deterministic name",
+        prepare: |bed| volume(bed, FIXED),
+        act: |bed, permit| remove(bed, permit, Disposal::Archive),
+    },
+    Step {
+        name: "expire",
+        prepare: |bed| {
+            Box::pin(async {
+                volume(bed, PLAIN).await?;
+                // As one ends that was broken off: its user may be there still.
+                let made = bed.made.lock().unwrap().clone().unwrap();
+                let (fs, name) = ("cephfs", made.record["subvolume"].as_str());
+                let archived =
+                    Archived::new(SystemTime::now(), Some(Duration::from_hours(24 * 30))).written();
+                let args = ["fs", "subvolume", "metadata", "set", fs, name, "berth.archived", &archived];
+                bed.mgr.ceph(&[&args[..], &["--group_name", "berth"]].concat()).unwrap();
+                Ok(())
+            })
+        },
+        act: expire,
+    },
     Step {
         name: "take back",
-        prepare: volume,
+        prepare: |bed| volume(bed, PLAIN),
         act: |bed, permit| {
             Box::pin(async move {
                 let backend = bed.start();

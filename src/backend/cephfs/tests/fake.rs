@@ -11,10 +11,10 @@ use std::{
 
 use crate::backend::{
     Backend,
-    ceph::{Clusters, Tools},
+    ceph::{Admin, Cluster, Clusters, Tools},
     cephfs::{
         Cephfs, Settings,
-        conformance::{Bench, Keys, World},
+        conformance::{Bench, Keys, World, admin_secret},
     },
 };
 
@@ -51,12 +51,24 @@ impl Mgr {
     }
 
     pub(crate) fn backend(&self, keys: Arc<Keys>) -> Arc<Cephfs> {
-        let settings = Settings {
-            driver: "cephfs.berth.storage".into(),
-            admins: BTreeMap::new(),
-            secret_namespace: None,
-        };
-        Arc::new(Cephfs::new(Clusters::new(Vec::new(), self.tools()), keys, settings).unwrap())
+        self.backend_over(Vec::new(), BTreeMap::new(), keys)
+    }
+
+    /// A backend that knows the cluster from its configuration, under the name `main`.
+    pub(crate) fn configured(&self, keys: Arc<Keys>) -> Arc<Cephfs> {
+        let cluster = Cluster::new("main", MONITORS.parse().unwrap(), self.tools()).unwrap();
+        let admin = Admin { user: "admin".into(), secret: admin_secret() };
+        self.backend_over(vec![cluster], BTreeMap::from([("main".to_owned(), admin)]), keys)
+    }
+
+    fn backend_over(
+        &self,
+        clusters: Vec<Cluster>,
+        admins: BTreeMap<String, Admin>,
+        keys: Arc<Keys>,
+    ) -> Arc<Cephfs> {
+        let settings = Settings { driver: "cephfs.berth.storage".into(), admins, secret_namespace: None };
+        Arc::new(Cephfs::new(Clusters::new(clusters, self.tools()), keys, settings).unwrap())
     }
 
     /// The calls that were made, and forgets them.
@@ -80,6 +92,11 @@ impl Mgr {
         fault.starts_with("0 ")
     }
 
+    /// From now on nothing can be done to the subvolume of that name in the group `berth`.
+    pub(crate) fn break_subvolume(&self, name: &str) {
+        fs::write(self.path().join("tree/volumes/berth").join(name).join(".sub/broken"), "").unwrap();
+    }
+
     /// Everything that there is, without what differs from one run to the next.
     pub(crate) fn state(&self) -> Vec<String> {
         let mut found = Vec::new();
@@ -99,6 +116,8 @@ fn walk(directory: &Path, prefix: &str, found: &mut Vec<String>) {
         if entry.file_type().unwrap().is_dir() {
             walk(&entry.path(), &format!("{path}/"), found);
             found.push(path);
+        } else if name == "quota" {
+            found.push(format!("{path} {}", fs::read_to_string(entry.path()).unwrap().trim()));
         } else {
             found.push(path);
         }

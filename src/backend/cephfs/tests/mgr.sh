@@ -9,11 +9,16 @@
 #   log       the calls, one a line
 #   fault     how many changes succeed before one is broken off, and whether that one is done: "2 before", "2 after"
 #   fsid
+#   discreet  the admin may not see users
+#   renamed   the file system is called "renamed", no longer "cephfs"
+#   second    there is a second file system, of which only the name is known
 set -u
 dir=${0%/*}
 while (($#)) && [[ $1 != fs && $1 != auth && $1 != fsid ]]; do shift; done
 
 printf '%s\n' "$*" >>"$dir/log"
+filesystem=cephfs
+if [[ -e $dir/renamed ]]; then filesystem=renamed; fi
 
 end() { # CODE TEXT
   echo "$2" >&2
@@ -51,9 +56,12 @@ case $1 in
     user=${3#client.}
     case $2 in
       get)
+        [[ ! -e $dir/discreet ]] || end 13 'Error EACCES: access denied'
         [[ -d $dir/users/$user ]] || missing "failed to find client.$user in keyring"
-        printf '\n[{"entity":"client.%s","key":"%s","caps":{"mds":"%s","mon":"allow r","osd":"allow rw pool=cephfs_data"}}]' \
-          "$user" "$(<"$dir/users/$user/key")" "$(<"$dir/users/$user/mds")"
+        osd='allow rw pool=cephfs_data'
+        if [[ -e $dir/users/$user/osd ]]; then osd=$(<"$dir/users/$user/osd"); fi
+        printf '\n[{"entity":"client.%s","key":"%s","caps":{"mds":"%s","mon":"allow r","osd":"%s"}}]' \
+          "$user" "$(<"$dir/users/$user/key")" "$(<"$dir/users/$user/mds")" "$osd"
         ;;
       rm)
         change
@@ -69,7 +77,10 @@ shift
 kind=$1 verb=${2:-}
 shift
 if [[ $kind == ls ]]; then
-  printf '\n[{"name":"cephfs","metadata_pool":"cephfs_meta","data_pools":["cephfs_data"]}]\n'
+  # A second one lists beside it, and holds nothing.
+  second=
+  if [[ -e $dir/second ]]; then second=',{"name":"second","metadata_pool":"second_meta","data_pools":["second_data"]}'; fi
+  printf '\n[{"name":"'"$filesystem"'","metadata_pool":"cephfs_meta","data_pools":["cephfs_data"]}%s]\n' "$second"
   exit
 fi
 shift
@@ -80,7 +91,7 @@ fi
 fs=$1
 shift
 group=_nogroup words=()
-size='' mode=755 uid=0 gid=0 pool=cephfs_data tenant='' shrink=1
+size='' mode=755 uid=0 gid=0 pool=cephfs_data tenant='' shrink=1 isolated=0
 while (($#)); do
   case $1 in
     --group_name) group=$2 ;;
@@ -96,6 +107,11 @@ while (($#)); do
       shift
       continue
       ;;
+    --namespace-isolated)
+      isolated=1
+      shift
+      continue
+      ;;
     --*) end 22 "Invalid command: unused arguments: $1" ;;
     *)
       words+=("$1")
@@ -105,7 +121,7 @@ while (($#)); do
   esac
   shift 2
 done
-[[ $fs == cephfs ]] || missing "FS '$fs' not found"
+[[ $fs == "$filesystem" ]] || missing "FS '$fs' not found"
 volumes=$dir/tree/volumes
 names() { # DIRECTORY
   local first=1 entry
@@ -157,6 +173,7 @@ open() {
     echo "$now" >"$sub/created"
     : >"$sub/marked"
   fi
+  if [[ -e $sub/broken ]]; then end 5 'Error EIO: error in getxattr'; fi
   if [[ -e $sub/retained ]]; then missing "subvolume '$name' is removed and has only snapshots retained"; fi
   path=$(<"$sub/path")
   data=$dir/tree$path
@@ -166,11 +183,18 @@ quoted() {
   printf '"%s"' "${text//\"/\\\"}"
 }
 caps() { # USER: writes its rights anew
-  local mds='' place
+  local mds='' osd='' place there
   for place in "$dir/users/$1/at"/*; do
-    if [[ -e $place ]]; then mds+=${mds:+,}"allow rw path=$(<"$place")"; fi
+    if [[ -e $place ]]; then
+      mds+=${mds:+,}"allow rw path=$(<"$place")"
+      there=${place##*/}
+      there=$volumes/${there%%:*}/${there#*:}/.sub
+      osd+=${osd:+,}"allow rw pool=$(<"$there/pool")"
+      if [[ -e $there/namespace ]]; then osd+=" namespace=$(<"$there/namespace")"; fi
+    fi
   done
   printf '%s' "$mds" >"$dir/users/$1/mds"
+  printf '%s' "$osd" >"$dir/users/$1/osd"
 }
 
 case $verb in
@@ -190,6 +214,7 @@ case $verb in
     echo "$mode $uid $gid" >"$sub/mode"
     if [[ -n $size ]]; then echo "$size" >"$sub/quota"; fi
     if [[ ! -e $sub/pool ]]; then echo "$pool" >"$sub/pool"; fi
+    if ((isolated)); then echo "fsvolumens_$name" >"$sub/namespace"; fi
     changed
     ;;
   metadata-ls)
@@ -227,7 +252,8 @@ case $verb in
   info)
     open
     [[ -e $sub/pool ]] || end 61 "Error ENODATA: error in getxattr"
-    quota='"infinite"'
+    quota='"infinite"' namespace=''
+    if [[ -e $sub/namespace ]]; then namespace=$(<"$sub/namespace"); fi
     if [[ -e $sub/quota ]]; then quota=$(<"$sub/quota"); fi
     used=0 mtime=$(<"$sub/created")
     for file in "$data"/*; do
@@ -237,8 +263,8 @@ case $verb in
         [[ -e $dir/lagging ]] || used=$((used + $(stat -c %s "$file")))
       fi
     done
-    printf '\n{"bytes_quota": %s, "bytes_used": %s, "created_at": "%s", "mtime": "%s", "data_pool": "%s", "path": "%s", "state": "complete", "type": "subvolume"}\n' \
-      "$quota" "$used" "$(<"$sub/created")" "$mtime" "$(<"$sub/pool")" "$path"
+    printf '\n{"bytes_quota": %s, "bytes_used": %s, "created_at": "%s", "mtime": "%s", "data_pool": "%s", "pool_namespace": "%s", "path": "%s", "state": "complete", "type": "subvolume"}\n' \
+      "$quota" "$used" "$(<"$sub/created")" "$mtime" "$(<"$sub/pool")" "$namespace" "$path"
     ;;
   resize)
     open

@@ -112,6 +112,10 @@ async fn confined(bed: Arc<Bed>) -> Result<()> {
     let path = bed.subvolume(&one).await?.path;
     ensure!(mds.contains(&format!("path={path}")), "{mds}");
     ensure!(!mds.contains("allow *"), "{mds}");
+    // Rights to a pool without a namespace are rights to the data of every volume in it.
+    let osd = caps.pointer("/0/caps/osd").and_then(Value::as_str).unwrap_or_default();
+    let namespace = format!("namespace=fsvolumens_{}", Bed::subvolume_name(&one)?);
+    ensure!(osd.split(',').all(|grant| grant.contains(&namespace)), "{osd}");
     bed.delete("one", &one).await?;
     bed.delete("other", &other).await
 }

@@ -1,0 +1,350 @@
+//! What must hold where the world is not as it was: classes that came and went, work that others left, clusters that were
+//! swapped. On the stand-in alone.
+
+use std::{
+    fs,
+    time::{Duration, SystemTime},
+};
+
+use super::{
+    conformance::{Keys, World, admin_secret, removal},
+    fake::{KEY, MONITORS, Mgr},
+};
+use crate::{
+    backend::{
+        Backend, Kind, Past, Removed, Unfinished,
+        cephfs::{Cephfs, sweep},
+        conformance::{key, request},
+    },
+    volume::{
+        CephfsSource, ClaimKey, Disposal, Origin, Permit, Provenance, Removal, SecretName, Source,
+        VolumeName, VolumeRequest,
+    },
+};
+
+/// What claim `team/<name>` of a class asks for.
+fn asked(name: &str, more: &[(&str, &str)]) -> VolumeRequest {
+    let secret = admin_secret();
+    let common = [
+        ("monitors", MONITORS),
+        ("adminSecretName", secret.name.as_str()),
+        ("adminSecretNamespace", secret.namespace.as_str()),
+    ];
+    let all = common.iter().chain(more).map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
+    VolumeRequest { parameters: all.collect(), ..request(name) }
+}
+
+#[test]
+fn where_a_volume_lies_does_not_depend_on_the_classes_that_are_known() {
+    let backend = Mgr::new().backend(Keys::new("i-1", KEY));
+    // One of the monitors that the class names.
+    let source = Source::Cephfs(CephfsSource {
+        monitors: vec!["127.0.0.2:6789".into()],
+        path: "/volumes/kubernetes/team/data".into(),
+        user: "k8s.team.data".into(),
+        secret: None,
+    });
+    let before = backend.locate(&source).unwrap();
+    backend.acquaint(&asked("data", &[]).parameters);
+    assert_eq!(backend.stores().len(), 1, "the cluster of the class is known by now");
+    assert_eq!(backend.locate(&source), Some(before));
+}
+
+/// Deterministic names: they do not hold the UID of the claim.
+const FIXED: [(&str, &str); 1] = [("deterministicNames", "true")];
+
+#[tokio::test]
+async fn a_volume_bound_to_another_claim_is_not_taken_for_gone() {
+    let mgr = Mgr::new();
+    let keys = Keys::new("i-1", KEY);
+    let backend = mgr.backend(keys.clone());
+    let request = asked("data", &FIXED);
+    let volume = backend.create(&request, &Permit::unlimited()).await.unwrap();
+    let before = (mgr.state(), keys.kept());
+    // The PV was retained, and bound to a new claim of the same name.
+    let mut removal = removal(&request, &volume, Disposal::Delete);
+    removal.claim = ClaimKey { uid: "another".into(), ..removal.claim };
+    for disposal in [Disposal::Delete, Disposal::Archive, Disposal::Keep] {
+        removal.disposal = disposal;
+        let error = backend.remove(&removal, &Permit::unlimited()).await.unwrap_err();
+        assert_eq!(error.kind(), Kind::Refused, "{disposal}: {error}");
+        assert!(error.to_string().contains("UID another"), "{error}");
+    }
+    assert_eq!((mgr.state(), keys.kept()), before);
+}
+
+#[tokio::test]
+async fn a_cluster_that_is_not_what_it_was_is_not_used() {
+    let mgr = Mgr::new();
+    let keys = Keys::new("i-1", KEY);
+    let (permit, nobody) = (Permit::unlimited(), |_: &VolumeName| false);
+    let backend = mgr.backend(keys.clone());
+    let request = asked("data", &[]);
+    let store = backend.create(&request, &permit).await.unwrap().id.store().to_owned();
+    let begun = backend.unfinished(&store, &nobody).await.unwrap().remove(0);
+    let before = mgr.state();
+    let identity = Some("76543210-89ab-cdef-0123-456789abcdef".to_owned());
+    let past = Past { store: store.clone(), identity, places: Vec::new() };
+
+    backend.remember(past.clone());
+    let met_later = mgr.backend(keys);
+    met_later.remember(past);
+    met_later.acquaint(&request.parameters);
+    for backend in [&backend, &met_later] {
+        let error = backend.create(&asked("next", &[]), &permit).await.unwrap_err();
+        assert!(
+            error.to_string().contains("76543210-") && error.to_string().contains("01234567-"),
+            "{error}"
+        );
+        assert_eq!(error.kind(), Kind::Refused);
+        assert_eq!(backend.unfinished(&store, &nobody).await.unwrap_err().kind(), Kind::Refused);
+        assert!(backend.stores()[0].ready.is_err());
+    }
+    assert_eq!(backend.discard(&begun, &permit).await.unwrap_err().kind(), Kind::Refused);
+    assert_eq!(mgr.state(), before);
+}
+
+#[tokio::test]
+async fn what_was_just_made_is_taken_back_without_a_sweep() {
+    let permit = Permit::unlimited();
+    for (installation, more) in
+        [(Some("i-1"), &FIXED[..]), (Some("i-1"), &[][..]), (None, &FIXED[..]), (None, &[][..])]
+    {
+        let mgr = Mgr::new();
+        let keys = Keys::new("i-1", KEY);
+        keys.identify(installation);
+        let backend = mgr.backend(keys.clone());
+        let request = asked("data", more);
+        let volume = backend.create(&request, &permit).await.unwrap();
+        let id = volume.id.clone();
+        let made = Unfinished { id: id.clone(), claim: key(&request), since: SystemTime::UNIX_EPOCH };
+        // A claim of the same name that came later.
+        let other = Unfinished { claim: ClaimKey { uid: "other".into(), ..key(&request) }, ..made.clone() };
+        assert_eq!(backend.discard(&other, &permit).await.unwrap_err().kind(), Kind::Refused);
+        backend.discard(&made, &permit).await.unwrap();
+        let left: Vec<_> = mgr.state().into_iter().filter(|path| path.contains("data")).collect();
+        assert!(left.is_empty() && keys.kept().is_empty(), "{installation:?}: {left:?}");
+
+        // What has a PV is not taken back at once, whatever anybody says.
+        backend.create(&request, &permit).await.unwrap();
+        backend.confirm(&id, &permit).await.unwrap();
+        assert_eq!(backend.discard(&made, &permit).await.unwrap_err().kind(), Kind::Refused);
+    }
+}
+
+#[tokio::test]
+async fn a_name_that_another_claim_began_to_take_is_told_with_its_uid() {
+    let mgr = Mgr::new();
+    let backend = mgr.backend(Keys::new("i-1", KEY));
+    mgr.ceph(&["fs", "subvolumegroup", "create", "cephfs", "berth"]).unwrap();
+    let name = "team.data";
+    mgr.ceph(&["fs", "subvolume", "create", "cephfs", name, "--size", "4194304", "--group_name", "berth"])
+        .unwrap();
+    let metadata = ["fs", "subvolume", "metadata", "set", "cephfs", name, "berth.wanted-gone", "1"];
+    mgr.ceph(&[&metadata[..], &["--group_name", "berth"]].concat()).unwrap();
+    let before = mgr.state();
+    let error = backend.create(&asked("data", &FIXED), &Permit::unlimited()).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Conflict, "it gets an Event: {error}");
+    let (said, command) = (error.to_string(), "ceph fs subvolume metadata rm");
+    assert!(said.contains("UID gone"), "{said}");
+    assert_eq!(mgr.state(), before, "nothing of ours is left, which would be in another's way");
+    let remedy = &said[said.find(command).unwrap() + "ceph ".len()..];
+    mgr.ceph(&remedy.split(' ').collect::<Vec<_>>()).unwrap();
+    backend.create(&asked("data", &FIXED), &Permit::unlimited()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_class_made_anew_between_attempts_leaks_no_user_and_no_secret() {
+    let mgr = Mgr::new();
+    let keys = Keys::new("i-1", KEY);
+    let backend = mgr.backend(keys.clone());
+    let permit = Permit::unlimited();
+    let classes: [&[(&str, &str)]; 4] = [
+        &[("userSecretNamespace", "here")],
+        &[("userSecretNamespace", "there")],
+        &[("userSecretName", "shared")],
+        &[],
+    ];
+    for more in classes {
+        let volume = backend.create(&asked("data", more), &permit).await.unwrap();
+        let users = mgr.state().iter().filter(|path| path.ends_with("berth-uid-data/key")).count();
+        let own = volume.record.get("secretNamespace");
+        assert_eq!((keys.kept().len(), users), own.map_or((0, 0), |_| (1, 1)), "{more:?}");
+        assert_eq!(keys.kept().first().map(|secret| &secret.namespace), own);
+    }
+}
+
+#[tokio::test]
+async fn a_broken_subvolume_does_not_keep_the_others_from_being_swept() {
+    let mgr = Mgr::new();
+    let backend = mgr.backend(Keys::new("i-1", KEY));
+    let permit = Permit::unlimited();
+    backend.create(&asked("broken", &[]), &permit).await.unwrap();
+    let volume = backend.create(&asked("unused", &[]), &permit).await.unwrap();
+    mgr.break_subvolume("berth-uid-broken");
+    let nobody = |_: &VolumeName| false;
+    for _ in 0..2 {
+        let found = backend.unfinished(volume.id.store(), &nobody).await.unwrap();
+        assert_eq!(found.iter().map(|unfinished| &unfinished.id).collect::<Vec<_>>(), [&volume.id]);
+        let stuck = backend.stores().remove(0).stuck;
+        assert!(matches!(&stuck[..], [(what, _)] if what.contains("berth-uid-broken")), "{stuck:?}");
+    }
+}
+
+/// Looks for archives whose time has come, so many days from now.
+async fn tend(backend: &Cephfs, store: &str, days: u64) {
+    let work = backend.work_on(store).await.unwrap().unwrap();
+    let then = SystemTime::now() + Duration::from_hours(24 * days);
+    sweep::tend(&work, then, &Permit::unlimited()).await.unwrap();
+}
+
+const EXPIRING: [(&str, &str); 1] = [("archiveExpiry", "30d")];
+
+#[tokio::test]
+async fn an_archive_expires_though_its_class_is_gone_and_only_what_is_due_is_looked_at() {
+    let mgr = Mgr::new();
+    let keys = Keys::new("i-1", KEY);
+    let permit = Permit::unlimited();
+    let backend = mgr.configured(keys.clone());
+    let (request, later) = (asked("data", &EXPIRING), asked("later", &[("archiveExpiry", "90d")]));
+    backend.create(&asked("live", &EXPIRING), &permit).await.unwrap();
+    for request in [&request, &later] {
+        let volume = backend.create(request, &permit).await.unwrap();
+        backend.remove(&removal(request, &volume, Disposal::Archive), &permit).await.unwrap();
+    }
+    let count = |name: &str| mgr.state().iter().filter(|path| path.ends_with(name)).count();
+    assert_eq!([count("/berth-uid-data"), count("/berth-uid-later"), count("/berth-uid-live")], [1, 1, 2]);
+
+    // A process that nobody tells of a class.
+    let backend = mgr.configured(keys);
+    mgr.take_log();
+    tend(&backend, "main", 0).await;
+    assert!(mgr.take_log().iter().filter(|call| call.contains("metadata ls")).count() == 3, "all, once");
+    tend(&backend, "main", 29).await;
+    assert_eq!(mgr.take_log(), [""; 0], "nothing is due");
+    tend(&backend, "main", 31).await;
+    assert!(mgr.take_log().iter().all(|call| !call.contains("uid-later") && !call.contains("uid-live")));
+    assert_eq!([count("/berth-uid-data"), count("/berth-uid-later"), count("/berth-uid-live")], [0, 1, 2]);
+    assert_eq!(backend.stores()[0].purged, 1);
+}
+
+#[tokio::test]
+async fn an_archive_of_a_volume_that_was_made_before_it_was_known_by_whom_expires() {
+    let mgr = Mgr::new();
+    let keys = Keys::new("i-1", KEY);
+    let backend = mgr.backend(keys.clone());
+    let permit = Permit::unlimited();
+    keys.identify(None);
+    let request = asked("data", &EXPIRING);
+    let volume = backend.create(&request, &permit).await.unwrap();
+    keys.identify(Some("i-1"));
+    let removed = backend.remove(&removal(&request, &volume, Disposal::Archive), &permit).await.unwrap();
+    assert!(matches!(removed, Removed::Archived(_)));
+    tend(&backend, volume.id.store(), 31).await;
+    assert!(!mgr.state().iter().any(|path| path.contains("uid-data")), "{:?}", mgr.state());
+}
+
+#[tokio::test]
+async fn an_old_volume_is_removed_from_the_file_system_that_its_class_names() {
+    let mgr = Mgr::new();
+    let backend = mgr.backend(Keys::new("i-1", KEY));
+    let path = "/volumes/kubernetes/team/data";
+    mgr.plant(path);
+    mgr.add_user("k8s.team.data", &format!("allow r,allow rw path={path}"));
+    fs::write(mgr.path().join("second"), "").unwrap();
+    let source = CephfsSource {
+        monitors: vec!["127.0.0.1:6789".into()],
+        path: path.into(),
+        user: "k8s.team.data".into(),
+        secret: None,
+    };
+    let mut removal = Removal {
+        name: "pvc-old".parse().unwrap(),
+        id: None,
+        source: Source::Cephfs(source),
+        claim: ClaimKey { namespace: "team".into(), name: "data".into(), uid: "old".into() },
+        origin: Origin::Created,
+        disposal: Disposal::Delete,
+        provenance: Provenance { parameters: asked("data", &[]).parameters, ..Provenance::default() },
+    };
+    let permit = Permit::unlimited();
+    let error = backend.remove(&removal, &permit).await.unwrap_err();
+    assert!(error.kind() == Kind::Invalid && error.to_string().contains("fsName"), "{error}");
+    assert!(mgr.exists(path));
+    removal.provenance.parameters.insert("fsName".into(), "cephfs".into());
+    assert_eq!(backend.remove(&removal, &permit).await.unwrap(), Removed::Trashed);
+    assert!(!mgr.exists(path));
+}
+
+#[tokio::test]
+async fn the_only_file_system_is_asked_for_again_once_it_is_gone() {
+    let mgr = Mgr::new();
+    let backend = mgr.backend(Keys::new("i-1", KEY));
+    let permit = Permit::unlimited();
+    backend.create(&asked("one", &[]), &permit).await.unwrap();
+    // It was made anew under another name.
+    fs::write(mgr.path().join("renamed"), "").unwrap();
+    assert_eq!(backend.create(&asked("two", &[]), &permit).await.unwrap_err().kind(), Kind::NotFound);
+    backend.create(&asked("two", &[]), &permit).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_subvolume_that_nobody_marked_is_told_of() {
+    let mgr = Mgr::new();
+    let backend = mgr.backend(Keys::new("i-1", KEY));
+    let permit = Permit::unlimited();
+    let request = asked("data", &FIXED);
+    // Broken off after it was made: the first change was the group.
+    mgr.break_off(2, "before");
+    backend.create(&request, &permit).await.unwrap_err();
+    assert!(mgr.mend() && mgr.exists("/volumes/berth/team.data"));
+    let store = backend.place(&request).unwrap().store;
+    let nobody = |_: &VolumeName| false;
+    for _ in 0..2 {
+        assert_eq!(
+            backend.unfinished(&store, &nobody).await.unwrap(),
+            [],
+            "nobody knows for whom it was made"
+        );
+        let stuck = backend.stores().remove(0).stuck;
+        let [(what, why)] = &stuck[..] else { unreachable!("{stuck:?}") };
+        assert!(what.contains("team.data") && why.contains("subvolume rm cephfs team.data"), "{what}: {why}");
+    }
+    let kept = ["fs", "subvolume", "metadata", "set", "cephfs", "team.data", "berth.kept", "yes"];
+    mgr.ceph(&[&kept[..], &["--group_name", "berth"]].concat()).unwrap();
+    backend.unfinished(&store, &nobody).await.unwrap();
+    assert_eq!(backend.stores()[0].stuck, []);
+}
+
+#[tokio::test]
+async fn a_user_that_may_be_left_is_told_of() {
+    let mgr = Mgr::new();
+    let backend = mgr.backend(Keys::new("i-1", KEY));
+    let permit = Permit::unlimited();
+    let request = asked("data", &[]);
+    let volume = backend.create(&request, &permit).await.unwrap();
+    mgr.ceph(&["fs", "subvolume", "rm", "cephfs", "berth-uid-data", "--group_name", "berth"]).unwrap();
+    fs::write(mgr.path().join("discreet"), "").unwrap();
+    let removed = backend.remove(&removal(&request, &volume, Disposal::Delete), &permit).await.unwrap();
+    assert_eq!(removed, Removed::Absent);
+    let stuck = backend.stores().remove(0).stuck;
+    let [(what, why)] = &stuck[..] else { unreachable!("{stuck:?}") };
+    assert!(what.contains("client.berth-uid-data") && why.contains("may be left"), "{what}: {why}");
+}
+
+#[tokio::test]
+async fn what_no_class_asks_for_is_done_by_the_user_that_is_configured() {
+    let mgr = Mgr::new();
+    let keys = Keys::new("i-1", KEY);
+    let backend = mgr.configured(keys.clone());
+    let permit = Permit::unlimited();
+    let mut request = asked("data", &[]);
+    request.parameters.insert("adminSecretName".into(), "of-the-class".into());
+    let secret = SecretName { namespace: "admin".into(), name: "of-the-class".into() };
+    keys.put(&secret, &[("key", KEY)]);
+    let volume = backend.create(&request, &permit).await.unwrap();
+    // What the class named is no good any more.
+    keys.put(&secret, &[("key", "not a key")]);
+    let nobody = |_: &VolumeName| false;
+    assert_eq!(backend.unfinished(volume.id.store(), &nobody).await.unwrap().len(), 1);
+}
