@@ -70,7 +70,8 @@ pub trait Backend: Send + Sync + 'static {
     /// were confirmed leaves out those that are `known`, which have a PV.
     async fn unfinished(&self, store: &str, known: Known<'_>) -> Result<Vec<Unfinished>, Error>;
 
-    /// Takes back a volume that was never used: empty, it goes to the trash; with content, it is refused.
+    /// Takes back a volume that was never used: empty, it goes to the trash; with content, it is refused. Nothing beside its
+    /// [`place`](Unfinished::place) is touched, where that is known.
     async fn discard(&self, unfinished: &Unfinished, permit: &Permit) -> Result<(), Error>;
 
     /// Reclaims what was moved to the trash, until the permit ends. Dropped when leadership ends.
@@ -188,6 +189,9 @@ pub struct Unfinished {
 pub struct StoreStatus {
     /// Its configured name.
     pub name: String,
+    /// Where it lies, where that is known. An id does not tell: a class may have been made anew for another place, and what
+    /// lies elsewhere under the same id may be in use.
+    pub place: Option<Place>,
     /// Whether it can be used; else the reason, as a sentence for an administrator.
     pub ready: Result<(), String>,
     /// Operations that are running now.

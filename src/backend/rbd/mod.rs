@@ -384,7 +384,10 @@ impl Backend for Rbd {
         let store = self.store_named(unfinished.id.store())?;
         let image = names::image_of(unfinished.id.name())?;
         // Its id does not say in which pool it was begun.
-        for (spot, admin) in store.spots() {
+        let only = unfinished.place.as_ref().and_then(Spot::of);
+        let spots =
+            store.spots().into_iter().filter(|(spot, _)| only.as_ref().is_none_or(|only| only == spot));
+        for (spot, admin) in spots {
             let _held = store.hold(&spot.spec(&image))?;
             let work = Work::new(&store, &self.host, &spot, &admin, false).await?;
             work.identity().await?;
