@@ -73,8 +73,8 @@ pub struct Settings {
     pub lease: Option<lease::Settings>,
     /// What the backends need of the API server besides, through their [`Host`](crate::backend::Host).
     pub host_rights: &'static [Right],
-    /// How many PVs are stored at a time; of one store, half as many again are worked on, so that the next volumes are made
-    /// meanwhile.
+    /// How many PVs, of all stores together, are on their way to the API server at a time. Of each store half as many again are
+    /// worked on, so that the next volumes are made meanwhile.
     pub workers: usize,
     /// How long to wait for an answer of the API server (watches are not meant).
     pub api_timeout: Duration,
@@ -285,7 +285,7 @@ struct Shared {
     warned: Mutex<HashSet<(String, String)>>,
     /// Requests for growth that were explained, by UID and size.
     explained: Mutex<HashSet<(String, String)>>,
-    /// So many PVs may be on their way to the API server at a time.
+    /// So many PVs may be on their way to the API server at a time, of whatever stores: no storage is waited for meanwhile.
     storing: Semaphore,
     /// Whether the backends know what the volumes say of their stores; they hear of classes afterwards.
     past_told: AtomicBool,
