@@ -363,6 +363,10 @@ impl Backend for Memory {
             .then(|| Place { store: store.into(), segments })
     }
 
+    fn is_provisional(&self, store: &str) -> bool {
+        store.starts_with("mon-")
+    }
+
     async fn create(&self, request: &VolumeRequest, permit: &Permit) -> Result<Volume, Error> {
         let (place, shares) = (self.place(request)?, self.shares(request));
         let _held = self.hold(&request.name)?;
@@ -540,14 +544,14 @@ impl Backend for Memory {
                     let message = format!("volume {name} is in use: it was confirmed");
                     return Err(Error::new(Kind::Refused, message));
                 }
-                if held.volume.origin == Origin::Created {
-                    if state.directories.get(&held.place) == Some(&true) {
-                        let message = format!("directory {} is not empty", held.place);
-                        return Err(Error::new(Kind::Refused, message));
                 if unfinished.place.as_ref().is_some_and(|place| *place != held.place) {
                     let message = format!("volume {name} lies at {}", held.place);
                     return Err(Error::new(Kind::Refused, message));
                 }
+                if held.volume.origin == Origin::Created {
+                    if state.directories.get(&held.place) == Some(&true) {
+                        let message = format!("directory {} is not empty", held.place);
+                        return Err(Error::new(Kind::Refused, message));
                     }
                     if state.directories.contains_key(&held.place) {
                         state.trash(name, &held.place);

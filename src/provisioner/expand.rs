@@ -204,7 +204,8 @@ pub(super) async fn reconcile(shared: &Shared, uid: &str, permit: &Permit) -> Ou
         Plan::Ignore => Outcome::Done,
         Plan::Reject(why) => {
             fail(shared, &claim, why);
-            Outcome::Done
+            // What is wrong with the volume is no news about the claim.
+            Outcome::Slow
         }
         Plan::Expand(order) => {
             let missing: Vec<String> = {
@@ -256,8 +257,7 @@ async fn expand(
             tracing::warn!(volume = name, kind = %error.kind(), error = error.chain(), "cannot expand the volume");
             fail(shared, claim, error.chain());
             return match error.kind() {
-                Kind::Refused => Outcome::Done,
-                Kind::Invalid | Kind::Unsupported | Kind::Exhausted => Outcome::Slow,
+                Kind::Invalid | Kind::Unsupported | Kind::Exhausted | Kind::Refused => Outcome::Slow,
                 Kind::Conflict
                 | Kind::NotFound
                 | Kind::InUse

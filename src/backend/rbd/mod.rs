@@ -312,6 +312,10 @@ impl Backend for Rbd {
         Some(spot.place(cluster.name(), &image))
     }
 
+    fn is_provisional(&self, store: &str) -> bool {
+        !self.clusters.is_configured(store)
+    }
+
     async fn create(&self, request: &VolumeRequest, permit: &Permit) -> Result<Volume, Error> {
         let plan = class::plan(&self.clusters, &self.settings, request)?;
         let (plan, driver) = (&plan, self.settings.driver.as_str());
