@@ -73,7 +73,8 @@ pub struct Controller {
     pub log_format: observe::Format,
     /// What is logged.
     pub log_filter: observe::Filter,
-    /// How many PVs of one store are on their way to the API server at a time; half as many objects more are worked on.
+    /// How many PVs are on their way to the API server at a time, of all stores together; of each store half as many objects again
+    /// are worked on.
     pub workers: usize,
     /// How long to wait for an answer of the API server.
     pub api_timeout: Duration,

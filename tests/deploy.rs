@@ -19,7 +19,7 @@ use berth::{
 };
 use k8s_openapi::api::{
     apps::v1::{Deployment, StatefulSet},
-    core::v1::{ConfigMap, Namespace, PersistentVolumeClaim, Secret, ServiceAccount},
+    core::v1::{ConfigMap, Namespace, PersistentVolumeClaim, PodSpec, Secret, ServiceAccount},
     rbac::v1::{ClusterRole, ClusterRoleBinding, PolicyRule, Role, RoleBinding},
     storage::v1::StorageClass,
 };
@@ -216,6 +216,32 @@ fn exactly_the_rights_that_the_code_asks_for_are_granted() {
     assert_eq!(granted(role.rules), named(SECRETS));
 }
 
+/// The pod of a deployment whose account has these roles by these bindings.
+fn pod_of(
+    deployment: Deployment,
+    account: &ServiceAccount,
+    (cluster, cluster_binding): (&ClusterRole, ClusterRoleBinding),
+    (role, binding): (&Role, RoleBinding),
+) -> PodSpec {
+    assert_eq!(Some(cluster_binding.role_ref.name), cluster.metadata.name);
+    assert_eq!(Some(binding.role_ref.name), role.metadata.name);
+    for subject in [cluster_binding.subjects.unwrap(), binding.subjects.unwrap()].concat() {
+        assert_eq!(Some(subject.name), account.metadata.name);
+        assert_eq!(subject.namespace, account.metadata.namespace);
+    }
+    for namespaced in [&role.metadata, &binding.metadata, &deployment.metadata] {
+        assert_eq!(namespaced.namespace, account.metadata.namespace);
+    }
+    let spec = deployment.spec;
+    let labels = spec.template.metadata.unwrap().labels.unwrap();
+    for (label, value) in spec.selector.match_labels.unwrap() {
+        assert_eq!(labels.get(&label), Some(&value));
+    }
+    let pod = spec.template.spec.unwrap();
+    assert_eq!(pod.service_account_name, account.metadata.name);
+    pod
+}
+
 #[test]
 fn the_names_of_what_ceph_needs_fit_together() {
     let account: ServiceAccount = manifest("ServiceAccount");
@@ -227,24 +253,10 @@ fn the_names_of_what_ceph_needs_fit_together() {
     let map: ConfigMap = only("manifests/ceph", "ConfigMap");
     let deployment: Deployment = only("manifests/ceph", "Deployment");
 
-    assert_eq!(cluster_binding.role_ref.name, cluster.metadata.name.unwrap());
-    assert_eq!(binding.role_ref.name, role.metadata.name.clone().unwrap());
-    for subject in [cluster_binding.subjects.unwrap(), binding.subjects.unwrap()].concat() {
-        assert_eq!(Some(subject.name), account.metadata.name);
-        assert_eq!(subject.namespace, account.metadata.namespace);
-    }
-    let namespaced =
-        [&role.metadata, &binding.metadata, &secret.metadata, &map.metadata, &deployment.metadata];
-    for namespaced in namespaced {
+    let pod = pod_of(deployment, &account, (&cluster, cluster_binding), (&role, binding));
+    for namespaced in [&secret.metadata, &map.metadata] {
         assert_eq!(namespaced.namespace, account.metadata.namespace);
     }
-    let spec = deployment.spec;
-    let labels = spec.template.metadata.unwrap().labels.unwrap();
-    for (label, value) in spec.selector.match_labels.unwrap() {
-        assert_eq!(labels.get(&label), Some(&value));
-    }
-    let pod = spec.template.spec.unwrap();
-    assert_eq!(pod.service_account_name, account.metadata.name);
     let mounted = pod.volumes.unwrap().into_iter().find_map(|volume| volume.config_map).unwrap();
     assert_eq!(Some(mounted.name), map.metadata.name);
 
@@ -284,22 +296,8 @@ fn names_fit_together() {
     let deployment: Deployment = manifest("Deployment");
     let class: StorageClass = manifest("StorageClass");
 
-    assert_eq!(cluster_binding.role_ref.name, cluster.metadata.name.unwrap());
-    assert_eq!(binding.role_ref.name, role.metadata.name.clone().unwrap());
-    for subject in [cluster_binding.subjects.unwrap(), binding.subjects.unwrap()].concat() {
-        assert_eq!(Some(subject.name), account.metadata.name);
-        assert_eq!(subject.namespace, account.metadata.namespace);
-    }
-    for namespaced in [&account.metadata, &role.metadata, &binding.metadata, &deployment.metadata] {
-        assert_eq!(namespaced.namespace, namespace.metadata.name);
-    }
-    let spec = deployment.spec;
-    let labels = spec.template.metadata.unwrap().labels.unwrap();
-    for (label, value) in spec.selector.match_labels.unwrap() {
-        assert_eq!(labels.get(&label), Some(&value));
-    }
-    let pod = spec.template.spec.unwrap();
-    assert_eq!(pod.service_account_name, account.metadata.name);
+    let pod = pod_of(deployment, &account, (&cluster, cluster_binding), (&role, binding));
+    assert_eq!(account.metadata.namespace, namespace.metadata.name);
     let environment: BTreeMap<String, String> = pod.containers[0]
         .env
         .iter()

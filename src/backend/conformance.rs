@@ -473,6 +473,19 @@ async fn a_volume_that_is_in_use_is_not_discarded(bench: Trial) {
     let other =
         Unfinished { claim: ClaimKey { uid: "uid-other".into(), ..key(&filled) }, ..unfinished.clone() };
     assert_eq!(kind(backend.discard(&other, &permit()).await), Kind::Refused);
+    // Of the same name, but elsewhere.
+    let unused = bench.request("unused");
+    backend.create(&unused, &permit()).await.unwrap();
+    let mut elsewhere =
+        bench.unfinished(&backend).await.into_iter().find(|one| one.id.name() == &unused.name).unwrap();
+    let mut place = elsewhere.place.clone().unwrap();
+    assert_eq!(place, backend.place(&unused).unwrap());
+    place.segments[0].push_str("-other");
+    elsewhere.place = Some(place);
+    let _ = backend.discard(&elsewhere, &permit()).await;
+    assert!(bench.storage.exists(&backend.place(&unused).unwrap()));
+    elsewhere.place = None;
+    backend.discard(&elsewhere, &permit()).await.unwrap();
     for request in [&confirmed, &filled] {
         assert!(bench.storage.exists(&backend.place(request).unwrap()));
     }

@@ -81,6 +81,8 @@ pub const PARAMETERS: &[Parameter] = &[
 
 /// The address that the sources of all memory volumes name.
 pub const SERVER: &str = "memory";
+/// Another name of the same server.
+const ALIAS: &str = "memory.example.org";
 
 #[derive(Default)]
 struct State {
@@ -101,6 +103,8 @@ struct State {
     on_node: bool,
     /// Whether only the UIDs of claims are remembered.
     nameless: bool,
+    /// Whether the details of a volume depend on when it is asked for.
+    moody: bool,
     /// The classes that the caller told of.
     met: Vec<BTreeMap<String, String>>,
 }
@@ -166,6 +170,12 @@ impl Memory {
     /// From now on, what is unfinished tells the UID of its claim alone.
     pub fn forget_names(&self) {
         self.state().nameless = true;
+    }
+
+    /// From now on every second answer to [`Backend::create`] names the server differently, as it does where the class of a volume
+    /// was made anew meanwhile with other details.
+    pub fn change_details(&self) {
+        self.state().moody = true;
     }
 
     /// The parameters of the classes that the caller told of with [`Backend::acquaint`].
@@ -301,14 +311,20 @@ impl State {
         }
     }
 
+    /// The name of the server in the next source.
+    fn server(&self) -> &'static str {
+        let calls = self.calls.get(&Operation::Create).copied().unwrap_or_default();
+        if self.moody && calls.is_multiple_of(2) { ALIAS } else { SERVER }
+    }
+
     fn trash(&mut self, name: &VolumeName, place: &Place) {
         self.directories.remove(place);
         self.trash.push((name.clone(), place.clone()));
     }
 }
 
-fn source(place: &Place) -> Source {
-    Source::Nfs { server: SERVER.into(), path: format!("/{}/{}", place.store, place.segments.join("/")) }
+fn source(server: &str, place: &Place) -> Source {
+    Source::Nfs { server: server.into(), path: format!("/{}/{}", place.store, place.segments.join("/")) }
 }
 
 #[async_trait]
@@ -343,8 +359,12 @@ impl Backend for Memory {
         let Source::Nfs { server, path } = source else { return None };
         let (store, rest) = path.trim_start_matches('/').split_once('/')?;
         let segments = path::checked(rest).ok()?;
-        (server == SERVER && self.state().stores.iter().any(|known| known == store))
+        ([SERVER, ALIAS].contains(&server.as_str()) && self.state().stores.iter().any(|known| known == store))
             .then(|| Place { store: store.into(), segments })
+    }
+
+    fn is_provisional(&self, store: &str) -> bool {
+        store.starts_with("mon-")
     }
 
     async fn create(&self, request: &VolumeRequest, permit: &Permit) -> Result<Volume, Error> {
@@ -360,7 +380,8 @@ impl Backend for Memory {
                     let message = format!("volume {} exists already at {}", request.name, held.place);
                     return Err(Error::new(Kind::Conflict, message));
                 }
-                held.volume.clone()
+                let source = source(state.server(), &place);
+                Volume { source, ..held.volume.clone() }
             } else {
                 if state.directories.contains_key(&place) && !shares {
                     let message = format!("directory {place} exists already and is not of this claim");
@@ -368,7 +389,7 @@ impl Backend for Memory {
                 }
                 let volume = Volume {
                     id: VolumeId::new("memory", &place.store, request.name.clone())?,
-                    source: source(&place),
+                    source: source(state.server(), &place),
                     capacity: None,
                     origin: Origin::Created,
                     store_identity: state.identities.get(&place.store).cloned().unwrap_or_default(),
@@ -498,7 +519,12 @@ impl Backend for Memory {
                 if state.nameless { nobody } else { claim.clone() }
             };
             begun
-                .map(|h| Unfinished { id: h.volume.id.clone(), claim: named(&h.claim), since: h.since })
+                .map(|h| Unfinished {
+                    id: h.volume.id.clone(),
+                    claim: named(&h.claim),
+                    since: h.since,
+                    place: Some(h.place.clone()),
+                })
                 .collect()
         };
         found.sort_by(|a, b| (a.since, &a.id).cmp(&(b.since, &b.id)));
@@ -516,6 +542,10 @@ impl Backend for Memory {
             if let Some(held) = state.volumes.get(name).cloned() {
                 if held.confirmed || held.claim.uid != unfinished.claim.uid {
                     let message = format!("volume {name} is in use: it was confirmed");
+                    return Err(Error::new(Kind::Refused, message));
+                }
+                if unfinished.place.as_ref().is_some_and(|place| *place != held.place) {
+                    let message = format!("volume {name} lies at {}", held.place);
                     return Err(Error::new(Kind::Refused, message));
                 }
                 if held.volume.origin == Origin::Created {
@@ -591,7 +621,7 @@ mod tests {
         }
 
         fn volume_of(&self, request: &VolumeRequest, other: &Volume) -> Volume {
-            let source = super::source(&self.0.place(request).unwrap());
+            let source = super::source(SERVER, &self.0.place(request).unwrap());
             Volume { id: conformance::id_of(request, other), source, ..other.clone() }
         }
 
@@ -599,7 +629,7 @@ mod tests {
             let mut beside = self.0.locate(source).unwrap();
             let last = beside.segments.len() - 1;
             beside.segments[last].push_str(name);
-            super::source(&beside)
+            super::source(SERVER, &beside)
         }
 
         fn is_archived(&self, place: &Place, told: &str) -> bool {

@@ -51,6 +51,12 @@ pub trait Backend: Send + Sync + 'static {
     /// Where an existing volume lies, if it lies in one of this backend's stores: pure, touches nothing.
     fn locate(&self, source: &Source) -> Option<Place>;
 
+    /// Whether nobody gave this store its name, so that it follows from addresses: written with others, the same storage has
+    /// another name. Pure, touches nothing.
+    fn is_provisional(&self, _store: &str) -> bool {
+        false
+    }
+
     /// Makes the volume, or finds the one that an earlier call made.
     ///
     /// It stays *unfinished* (see [`unfinished`](Backend::unfinished)) until [`confirm`](Backend::confirm).
@@ -70,14 +76,16 @@ pub trait Backend: Send + Sync + 'static {
     /// were confirmed leaves out those that are `known`, which have a PV.
     async fn unfinished(&self, store: &str, known: Known<'_>) -> Result<Vec<Unfinished>, Error>;
 
-    /// Takes back a volume that was never used: empty, it goes to the trash; with content, it is refused.
+    /// Takes back a volume that was never used: empty, it goes to the trash; with content, it is refused. Nothing beside its
+    /// [`place`](Unfinished::place) is touched, where that is known.
     async fn discard(&self, unfinished: &Unfinished, permit: &Permit) -> Result<(), Error>;
 
     /// Reclaims what was moved to the trash, until the permit ends. Dropped when leadership ends.
     async fn tend(&self, permit: &Permit);
 
-    /// Tells what the existing volumes say of a store. Called once for every store, before anything else is asked of it:
-    /// a store whose root is not what it was (not mounted, another disk) is refused until it is again.
+    /// Tells what the existing volumes say of a store. Called once for every store, also for one that only volumes name, before
+    /// any volume is made or removed there: a store whose root is not what it was (not mounted, another disk) is refused
+    /// until it is again. The classes that there are have been told of by then ([`acquaint`](Backend::acquaint)).
     fn remember(&self, past: Past);
 
     /// Tells of a class that is served, by its parameters as [`VolumeRequest::parameters`] has them: a store that only
@@ -181,6 +189,9 @@ pub struct Unfinished {
     pub claim: ClaimKey,
     /// When it was begun, by the store's clock where it has one.
     pub since: SystemTime,
+    /// Where it lies, where that is known. An id does not tell: a class may have been made anew for another place, and what
+    /// lies elsewhere under the same id may be in use.
+    pub place: Option<Place>,
 }
 
 /// One export or cluster as it is now.
@@ -217,7 +228,8 @@ pub enum Kind {
     Exhausted,
     /// Somebody still uses it.
     InUse,
-    /// A safety check said no. Nothing was touched; it is not retried by itself, only when the object changes.
+    /// A safety check said no. Nothing was touched. What it said no to is mended by a person, on the object or on the storage:
+    /// it is asked again when the object changes, and else slowly.
     Refused,
     /// The same volume is being worked on; try again soon.
     Busy,

@@ -54,7 +54,7 @@ pub(super) struct ControllerFlags {
     #[arg(long, value_name = "DIR", help_heading = "Storage")]
     pub(super) export_root: Option<String>,
 
-    /// Store so many volumes of a store (an export, a cluster) at a time, and begin half as many more meanwhile [default: 32]
+    /// Store so many volumes at a time, and work on half as many again of each store (an export, a cluster) [default: 32]
     #[arg(long, value_name = "N", help_heading = "Storage")]
     pub(super) workers: Option<String>,
 

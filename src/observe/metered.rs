@@ -60,6 +60,10 @@ impl Backend for Metered {
         self.inner.locate(source)
     }
 
+    fn is_provisional(&self, store: &str) -> bool {
+        self.inner.is_provisional(store)
+    }
+
     async fn create(&self, request: &VolumeRequest, permit: &Permit) -> Result<Volume, Error> {
         let began = Instant::now();
         let store = self.inner.place(request).map(|place| place.store).unwrap_or_default();

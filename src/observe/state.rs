@@ -276,9 +276,11 @@ impl State {
                 },
             ),
             ("berth_trash_entries", "Removed volumes that wait to be purged", |store| number(store.trash)),
-            ("berth_stuck_purges", "Paths in the trash that could not be purged", |store| {
-                number(store.stuck.len())
-            }),
+            (
+                "berth_stuck_purges",
+                "What is left of removed volumes (in the trash, users, Secrets) and could not be purged",
+                |store| number(store.stuck.len()),
+            ),
         ];
         for (name, help, value) in gauges {
             Samples { name, help, values: per_store(value) }.encode(encoder, MetricType::Gauge)?;

@@ -1,8 +1,11 @@
 //! A bigger request becomes a bigger volume: [`plan`] decides, [`reconcile`] does it.
 //!
-//! For in-tree volumes nobody else does: kube-controller-manager finds no plugin, says so in an Event and stops. First the
-//! PV gets the new size, then the claim's status; a crash in between leaves a request above the status, and the next
-//! run completes it.
+//! For in-tree NFS volumes nobody else does: kube-controller-manager finds no plugin, says so in an Event and stops. For in-tree
+//! RBD volumes it had one up to Kubernetes 1.30, which needs an `rbd` program beside it: mostly it fails and says so. Where
+//! it does not, both want the same size, and whoever comes second finds it done. CSI volumes are left to berth as well.
+//!
+//! First the PV gets the new size, then the claim's status; a crash in between leaves a request above the status, and the
+//! next run completes it.
 //!
 //! It never makes anything smaller.
 
@@ -201,7 +204,8 @@ pub(super) async fn reconcile(shared: &Shared, uid: &str, permit: &Permit) -> Ou
         Plan::Ignore => Outcome::Done,
         Plan::Reject(why) => {
             fail(shared, &claim, why);
-            Outcome::Done
+            // What is wrong with the volume is no news about the claim.
+            Outcome::Slow
         }
         Plan::Expand(order) => {
             let missing: Vec<String> = {
@@ -253,8 +257,7 @@ async fn expand(
             tracing::warn!(volume = name, kind = %error.kind(), error = error.chain(), "cannot expand the volume");
             fail(shared, claim, error.chain());
             return match error.kind() {
-                Kind::Refused => Outcome::Done,
-                Kind::Invalid | Kind::Unsupported | Kind::Exhausted => Outcome::Slow,
+                Kind::Invalid | Kind::Unsupported | Kind::Exhausted | Kind::Refused => Outcome::Slow,
                 Kind::Conflict
                 | Kind::NotFound
                 | Kind::InUse

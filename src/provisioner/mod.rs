@@ -73,8 +73,8 @@ pub struct Settings {
     pub lease: Option<lease::Settings>,
     /// What the backends need of the API server besides, through their [`Host`](crate::backend::Host).
     pub host_rights: &'static [Right],
-    /// How many PVs are stored at a time; of one store, half as many again are worked on, so that the next volumes are made
-    /// meanwhile.
+    /// How many PVs, of all stores together, are on their way to the API server at a time. Of each store half as many again are
+    /// worked on, so that the next volumes are made meanwhile.
     pub workers: usize,
     /// How long to wait for an answer of the API server (watches are not meant).
     pub api_timeout: Duration,
@@ -180,14 +180,15 @@ async fn synced(shared: &Shared) {
             _ = tick.tick() => shared.metrics.heartbeat(),
         }
     }
+    // A store that only classes describe is known by them when its past is told.
+    shared.listed.store(true, Ordering::SeqCst);
+    shared.introduce_classes();
     for backend in shared.backends.distinct() {
         let past = shared.records().past(&**backend);
         for past in past {
             backend.remember(past);
         }
     }
-    shared.past_told.store(true, Ordering::SeqCst);
-    shared.introduce_classes();
     let mut records = shared.records();
     records.past_told();
     let (claims, volumes) = records.sizes();
@@ -285,10 +286,10 @@ struct Shared {
     warned: Mutex<HashSet<(String, String)>>,
     /// Requests for growth that were explained, by UID and size.
     explained: Mutex<HashSet<(String, String)>>,
-    /// So many PVs may be on their way to the API server at a time.
+    /// So many PVs may be on their way to the API server at a time, of whatever stores: no storage is waited for meanwhile.
     storing: Semaphore,
-    /// Whether the backends know what the volumes say of their stores; they hear of classes afterwards.
-    past_told: AtomicBool,
+    /// Whether everything was listed once: from then on the backends hear of classes as they come.
+    listed: AtomicBool,
     /// How many objects are being worked on or wait for a free worker.
     foreground: Arc<AtomicUsize>,
     /// How much there is to do, as of the last tick.
@@ -326,7 +327,7 @@ impl Shared {
             warned: Mutex::default(),
             explained: Mutex::default(),
             storing: Semaphore::new(settings.workers.max(1)),
-            past_told: AtomicBool::new(false),
+            listed: AtomicBool::new(false),
             foreground,
             depth: Arc::default(),
         };
@@ -359,7 +360,7 @@ impl Shared {
     /// A class is there, or has changed.
     fn see_class(&self, class: &Class) {
         self.records().see_class(class.clone());
-        if self.past_told.load(Ordering::SeqCst) {
+        if self.listed.load(Ordering::SeqCst) {
             self.introduce(class);
         }
     }

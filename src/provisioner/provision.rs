@@ -117,7 +117,7 @@ pub(super) fn plan(claim: &Arc<Claim>, records: &Records, backends: &Backends) -
                     };
                     Plan::Reject(Rejection {
                         why: format!(
-                            "the directory {:?} for this claim {how} that of {}; nothing was made",
+                            "the place {:?} for this claim {how} that of {}; nothing was made",
                             order.spot.path(),
                             other.who
                         ),

@@ -2,13 +2,17 @@
 //!
 //! Everything is taken from the PV; the class is asked only for volumes of older provisioners, which wrote nothing on
 //! theirs. Before anything is touched the PV is read anew and the plan made again: an administrator may have rescued it
-//! a moment ago. A refusal (an unreadable record, another volume in the way) is told once and waits for a change.
+//! a moment ago. A refusal for what the PV says, or for another volume in the way, waits for a change; what the storage
+//! refuses is asked again slowly, since what it refuses for is mended where nobody here sees it.
 //!
 //! It does not look at the storage: whether a volume is ours there, the backend proves.
 
-use std::time::Instant;
+mod sharing;
+
+use std::{sync::Arc, time::Instant};
 
 use serde_json::json;
+use sharing::{Other, Turn};
 
 use super::{
     Shared,
@@ -22,7 +26,7 @@ use super::{
     rights::Right,
 };
 use crate::{
-    backend::{Backends, Error, Kind, Removed},
+    backend::{Backend, Backends, Error, Kind, Removed},
     volume::{ClaimKey, Disposal, Invalid, Origin, Permit, Removal, VolumeName},
 };
 
@@ -251,30 +255,103 @@ fn class_of(volume: &VolumeObject) -> &str {
     class_name(&volume.metadata, volume.spec.storage_class_name.as_deref())
 }
 
-/// What another volume in the same place means for a removal.
-fn in_the_way(mut order: Box<Order>, other: &Occupant) -> Result<Box<Order>, String> {
-    match other.relation {
-        // The last user of a shared directory decides about it.
-        Relation::Same => {
-            order.removal.disposal = Disposal::Keep;
-            order.remark = Some(format!("the data was kept, since {} uses the same directory", other.who));
-            Ok(order)
+/// The same removal, which leaves the bytes to `who`.
+fn yielding(mut order: Box<Order>, who: &str) -> Box<Order> {
+    order.removal.disposal = Disposal::Keep;
+    order.remark = Some(format!("the data was kept, since {who} lies at the same place"));
+    order
+}
+
+/// Why another volume above or below is in the way of a removal; one at the same place is not.
+fn in_the_way(other: &Occupant) -> Option<String> {
+    let how = match other.relation {
+        Relation::Same => return None,
+        Relation::Above => "lies within",
+        Relation::Below => "contains",
+    };
+    Some(format!(
+        "nothing was removed: the place {how} that of {}; remove that one first, or set the reclaim policy of this volume \
+         to Retain",
+        other.who
+    ))
+}
+
+/// Why a volume on another store, which may be the same one, is in the way of a removal.
+fn in_the_way_on(spot: &Spot, other: &Occupant, store: &str) -> String {
+    let how = match other.relation {
+        Relation::Same => "has the same path",
+        Relation::Above => "has a path above it",
+        Relation::Below => "has a path below it",
+    };
+    format!(
+        "nothing was removed: {} {how} on {store}, which may be {} by other addresses. If it is the same cluster, configure it \
+         with the monitors of both; if not, configure both",
+        other.who,
+        spot.store()
+    )
+}
+
+/// The order as it may be carried out where the volume lies: looks at who else lies there.
+async fn cleared(
+    shared: &Shared,
+    live: &VolumeObject,
+    backend: &Arc<dyn Backend>,
+    order: Box<Order>,
+    tries: u32,
+) -> Result<Box<Order>, Outcome> {
+    let name = order.removal.name.as_str();
+    let Some(place) = backend.locate(&order.removal.source) else { return Ok(order) };
+    let spot = Spot::new(backend.capabilities().name, &place);
+    match sharing::take(shared, name, &order.removal, &spot).await? {
+        Turn::Last => {}
+        // The last one at a place decides about it.
+        Turn::Yield(who) => return Ok(yielding(order, &who)),
+        Turn::Wait(other, state) => {
+            tracing::debug!(volume = name, other = other.who, "waits for another volume at the same place");
+            if state == Other::Stuck || tries > PATIENCE {
+                let note = format!(
+                    "not removed yet: {} lies at the same place and has to be removed first",
+                    other.who
+                );
+                shared.tell_volume(live, Type::Warning, "VolumeFailedDelete", note);
+            }
+            return Err(Outcome::Slow);
         }
-        Relation::Above => Err(format!(
-            "nothing was removed: the directory lies within that of {}; remove that one first, or set the reclaim \
-             policy of this volume to Retain",
-            other.who
-        )),
-        Relation::Below => Err(format!(
-            "nothing was removed: the directory contains that of {}; remove that one first, or set the reclaim \
-             policy of this volume to Retain",
-            other.who
-        )),
+    }
+    let refused = {
+        let mut records = shared.records();
+        let other = records.occupant(&spot, name, "", false);
+        let refused = match other {
+            Some(other) => match in_the_way(&other) {
+                Some(why) => Some((why, other)),
+                // It came a moment ago.
+                None => return Err(Outcome::Retry),
+            },
+            // What an older provisioner made is known by its path alone.
+            None if order.removal.id.is_none() => records
+                .double(&spot, name, |store| backend.is_provisional(store))
+                .map(|(other, store)| (in_the_way_on(&spot, &other, &store), other)),
+            None => None,
+        };
+        refused.map(|(why, other)| {
+            records.wake_after(&other.id, Key::Volume(name.into()));
+            why
+        })
+    };
+    match refused {
+        Some(why) => {
+            refuse(shared, live, &why);
+            Err(Outcome::Done)
+        }
+        None => Ok(order),
     }
 }
 
-/// Removes the volume `name`, if that is still to be done.
-pub(super) async fn reconcile(shared: &Shared, name: &str, permit: &Permit) -> Outcome {
+/// So many looks at those who go first are not worth an Event.
+const PATIENCE: u32 = 2;
+
+/// Removes the volume `name`, if that is still to be done; `tries` counts from 1.
+pub(super) async fn reconcile(shared: &Shared, name: &str, tries: u32, permit: &Permit) -> Outcome {
     let began = Instant::now();
     let live = match shared.cluster.volume(name).await {
         Ok(Some(live)) => live,
@@ -291,29 +368,23 @@ pub(super) async fn reconcile(shared: &Shared, name: &str, permit: &Permit) -> O
     let guarding = shared.records().guarding();
     let order = match plan(&live, class.as_ref(), &shared.backends, guarding) {
         Plan::Ignore => return Outcome::Done,
-        Plan::Refuse(why) => return refuse(shared, &live, &why),
+        Plan::Refuse(why) => {
+            refuse(shared, &live, &why);
+            // Somebody has to change the volume, which is news.
+            return Outcome::Done;
+        }
         Plan::Remove(order) => order,
     };
     let Some(backend) = shared.backends.get(&order.provisioner) else { return Outcome::Done };
-    let order = {
-        let mut records = shared.records();
-        let spot =
-            backend.locate(&order.removal.source).map(|place| Spot::new(backend.capabilities().name, &place));
-        let other = spot.and_then(|spot| records.occupant(&spot, name, "", false));
-        match other.map(|other| (in_the_way(order.clone(), &other), other)) {
-            None => order,
-            Some((Ok(order), _)) => order,
-            Some((Err(why), other)) => {
-                records.wake_after(&other.id, Key::Volume(name.into()));
-                drop(records);
-                return refuse(shared, &live, &why);
-            }
-        }
+    let order = match cleared(shared, &live, backend, order, tries).await {
+        Ok(order) => order,
+        Err(outcome) => return outcome,
     };
     let class_label = live.spec.storage_class_name.as_deref().unwrap_or_default();
     let removed = match backend.remove(&order.removal, permit).await {
         Ok(removed) => removed,
         Err(error) => {
+            shared.records().leaving(name, false);
             return not_removed(shared, &live, &error);
         }
     };
@@ -345,7 +416,10 @@ fn not_removed(shared: &Shared, live: &VolumeObject, error: &Error) -> Outcome {
             tracing::debug!(volume = name, error = error.chain(), "the volume is being worked on");
             return outcome_of(Kind::Busy);
         }
-        Kind::Refused => return refuse(shared, live, &error.chain()),
+        Kind::Refused => {
+            refuse(shared, live, &error.chain());
+            return outcome_of(Kind::Refused);
+        }
         Kind::Invalid
         | Kind::Unsupported
         | Kind::Conflict
@@ -379,14 +453,13 @@ async fn class_if_needed(shared: &Shared, live: &VolumeObject) -> Result<Option<
     })
 }
 
-/// Tells why nothing was touched. The volume is looked at again when it changes.
-fn refuse(shared: &Shared, live: &VolumeObject, why: &str) -> Outcome {
+/// Tells why nothing was touched.
+fn refuse(shared: &Shared, live: &VolumeObject, why: &str) {
     let name = live.metadata.name.as_deref().unwrap_or_default();
     tracing::warn!(volume = name, why, "refused to remove the volume");
     shared.tell_volume(live, Type::Warning, "VolumeFailedDelete", why.to_owned());
     shared.metrics.refused("delete");
     shared.metrics.delete_failed(live.spec.storage_class_name.as_deref().unwrap_or_default());
-    Outcome::Done
 }
 
 /// Tells what became of the bytes where that is not what the class or the PV said.
@@ -473,8 +546,7 @@ pub(super) async fn reconcile_finalizer(shared: &Shared, name: &str) -> Outcome 
 /// When to try again after the backend failed.
 fn outcome_of(kind: Kind) -> Outcome {
     match kind {
-        Kind::Invalid | Kind::Unsupported => Outcome::Slow,
-        Kind::Refused => Outcome::Done,
+        Kind::Invalid | Kind::Unsupported | Kind::Refused => Outcome::Slow,
         Kind::Conflict
         | Kind::NotFound
         | Kind::Exhausted

@@ -206,6 +206,7 @@ mod tests {
             id: VolumeId::new("memory", "default", VolumeName::for_claim("0b6f-11").unwrap()).unwrap(),
             claim: ClaimKey { namespace: "default".into(), name: "data".into(), uid: "0b6f-11".into() },
             since: SystemTime::UNIX_EPOCH,
+            place: None,
         };
         let empty = || Records::new(Backends::default().with(NAME, Arc::new(Memory::new())), true);
         assert_eq!(judge(&unfinished, &empty(), false), Verdict::Suspect, "nobody knows it");

@@ -176,7 +176,7 @@ impl Term {
             let outcome = match work.key() {
                 Key::Claim(uid) => provision::reconcile(&shared, uid, work.attempt(), &permit).await,
                 Key::Confirm(uid) => provision::confirm(&shared, uid, &permit).await,
-                Key::Volume(name) => reclaim::reconcile(&shared, name, &permit).await,
+                Key::Volume(name) => reclaim::reconcile(&shared, name, work.attempt(), &permit).await,
                 Key::Growth(uid) => expand::reconcile(&shared, uid, &permit).await,
                 Key::Guard(name) => {
                     let outcome = reclaim::reconcile_finalizer(&shared, name).await;

@@ -7,5 +7,6 @@ mod growth;
 mod leading;
 mod provisioning;
 mod removal;
+mod sharing;
 mod stingy;
 mod storm;

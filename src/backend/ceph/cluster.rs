@@ -201,6 +201,11 @@ impl Clusters {
             .or_else(|| self.described.lock().unwrap_or_else(PoisonError::into_inner).get(name).cloned())
     }
 
+    /// Whether somebody gave a cluster this name; that of one that was only met follows from its monitors.
+    pub fn is_configured(&self, name: &str) -> bool {
+        self.configured.iter().any(|cluster| cluster.name() == name)
+    }
+
     /// The cluster that these monitors mean: a configured one that has one of them, else one that follows from them alone.
     pub fn reached_by(&self, monitors: &Monitors) -> Result<Cluster, Invalid> {
         if let Some(cluster) = self.configured.iter().find(|cluster| cluster.monitors().share_one(monitors)) {

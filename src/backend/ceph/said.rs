@@ -181,6 +181,7 @@ mod tests {
         assert_eq!(long.chars().count(), SHOWN + 1, "a long one is cut between characters");
     }
 
+    /// Proves: case 57
     #[test]
     fn a_key_is_not_shown() {
         let key = "AQB5Z1hnAAAAABAAcGxhdXNpYmxlLCB3cm9uZw==";

@@ -298,6 +298,10 @@ impl Backend for Cephfs {
         }
     }
 
+    fn is_provisional(&self, store: &str) -> bool {
+        !self.clusters.is_configured(store)
+    }
+
     async fn create(&self, request: &VolumeRequest, permit: &Permit) -> Result<Volume, Error> {
         let plan = class::plan(&self.clusters, &self.settings, request)?;
         let _held = self.hold(&request.name)?;

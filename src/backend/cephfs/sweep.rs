@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     backend::{Error, Kind, Known, Unfinished, ceph::Reason},
-    volume::{ClaimKey, Permit, VolumeId, VolumeName},
+    volume::{ClaimKey, Permit, Place, VolumeId, VolumeName},
 };
 
 /// The subvolumes that were made by this installation, or are named by a UID and unmarked, and whose volumes are not known.
@@ -79,8 +79,10 @@ pub(super) async fn unfinished(work: &Work, known: Known<'_>) -> Result<Vec<Unfi
             continue;
         }
         let Ok(id) = VolumeId::new(NAME, work.store.cluster.name(), volume.clone()) else { continue };
+        let place = names::segments(&at.group, &at.name);
+        let place = Some(Place { store: work.store.cluster.name().to_owned(), segments: place });
         work.store.memory().unfinished.insert(volume, at);
-        found.push(Unfinished { id, claim, since });
+        found.push(Unfinished { id, claim, since, place });
     }
     found.sort_by_key(|unfinished| unfinished.since);
     Ok(found)
@@ -143,6 +145,15 @@ pub(super) async fn discard(work: &Work, unfinished: &Unfinished, permit: &Permi
             format!("volume {volume} was not found among those that were begun; the next sweep looks again");
         return Err(Error::new(Kind::Refused, message));
     };
+    if let Some(place) = &unfinished.place
+        && place.segments != names::segments(&at.group, &at.name)
+    {
+        let message = format!(
+            "volume {volume} was begun at {place}, and found as {}; the next sweep looks again",
+            at.shown()
+        );
+        return Err(Error::new(Kind::Refused, message));
+    }
     let result = take_back(work, &at, unfinished, permit).await;
     let mut memory = work.store.memory();
     match &result {

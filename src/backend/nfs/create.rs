@@ -16,7 +16,7 @@ use super::{
 use crate::{
     backend::{Kind, Unfinished},
     system::root::{Entry, Errno, Made, Unmade},
-    volume::{ClaimKey, Origin, Source, Volume, VolumeId, VolumeName, VolumeRequest},
+    volume::{ClaimKey, Origin, Place, Source, Volume, VolumeId, VolumeName, VolumeRequest},
 };
 
 /// How often the work is begun again when directories come and go around it.
@@ -276,7 +276,8 @@ pub(super) fn unfinished(work: &Work<'_>) -> Result<Vec<Unfinished>, Trouble> {
         let Some(content) = work.root.read(&file)? else { continue };
         match Marker::from_json(&content.bytes) {
             Ok(marker) => {
-                found.push(Unfinished { id: marker.id, claim: marker.claim, since: content.modified });
+                let place = Some(Place { store: work.store.export.name.clone(), segments: marker.segments });
+                found.push(Unfinished { id: marker.id, claim: marker.claim, since: content.modified, place });
             }
             Err(why) => {
                 let (export, file) = (&work.store.export.name, file.join("/"));
@@ -298,6 +299,12 @@ pub(super) fn discard(work: &Work<'_>, unfinished: &Unfinished) -> Result<(), Tr
     if intent.claim != unfinished.claim {
         let message = format!("volume {name} was begun for claim {} with another UID", intent.claim);
         return said(Kind::Refused, message);
+    }
+    if let Some(place) = &unfinished.place
+        && place.segments != intent.segments
+    {
+        let begun = intent.segments.join("/");
+        return said(Kind::Refused, format!("volume {name} was begun at {begun}, and not at {place}"));
     }
     take_back(work, &intent)
 }

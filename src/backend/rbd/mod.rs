@@ -319,6 +319,10 @@ impl Backend for Rbd {
         Some(spot.place(cluster.name(), &image))
     }
 
+    fn is_provisional(&self, store: &str) -> bool {
+        !self.clusters.is_configured(store)
+    }
+
     async fn create(&self, request: &VolumeRequest, permit: &Permit) -> Result<Volume, Error> {
         let plan = class::plan(&self.clusters, &self.settings, request)?;
         let (plan, driver) = (&plan, self.settings.driver.as_str());
@@ -408,7 +412,10 @@ impl Backend for Rbd {
         let image = names::image_of(unfinished.id.name())?;
         let (mut was_here, mut failed) = (false, None);
         // Its id does not say in which pool it was begun.
-        for (spot, admin) in store.spots() {
+        let only = unfinished.place.as_ref().and_then(Spot::of);
+        let spots =
+            store.spots().into_iter().filter(|(spot, _)| only.as_ref().is_none_or(|only| only == spot));
+        for (spot, admin) in spots {
             let discards = async {
                 let _held = store.hold(&spot.spec(&image))?;
                 let work = Work::new(&store, &self.host, &spot, &admin, false).await?;

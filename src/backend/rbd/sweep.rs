@@ -92,9 +92,10 @@ async fn look(
         }
     };
     let id = VolumeId::new(NAME, work.store.cluster.name(), name)?;
+    let place = Some(work.spot.place(work.store.cluster.name(), image));
     Ok(match mark {
         Some(mark) if mark.installation == installation => {
-            Some(Unfinished { id, claim: mark.claim(), since: mark.since.into() })
+            Some(Unfinished { id, claim: mark.claim(), since: mark.since.into(), place })
         }
         // That of another one, or whose it is cannot be known.
         Some(_) => None,
@@ -103,7 +104,7 @@ async fn look(
         None => {
             let uid = names::uid_of(image).to_owned();
             let claim = ClaimKey { namespace: String::new(), name: String::new(), uid };
-            Some(Unfinished { id, claim, since: SystemTime::UNIX_EPOCH })
+            Some(Unfinished { id, claim, since: SystemTime::UNIX_EPOCH, place })
         }
     })
 }

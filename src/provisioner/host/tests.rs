@@ -104,6 +104,7 @@ async fn secrets_that_nobody_asks_for_any_more_are_not_kept_in_memory() {
     assert_eq!(host.remembered.lock().unwrap().len(), 2);
 }
 
+/// Proves: case 57, row 8.6
 #[tokio::test(start_paused = true)]
 async fn an_error_says_what_is_missing_and_nothing_says_what_is_in_a_secret() {
     let name = name();
@@ -130,6 +131,7 @@ async fn an_error_says_what_is_missing_and_nothing_says_what_is_in_a_secret() {
     assert!(shown.contains("cannot be read as a Secret") && !shown.contains("hunter2"), "{shown}");
 }
 
+/// Proves: case 47
 #[tokio::test(start_paused = true)]
 async fn what_is_kept_carries_its_volume_and_replaces_only_what_was_kept_for_it() {
     let stub = server(NOTHING_FORBIDDEN);
@@ -162,6 +164,7 @@ async fn what_is_kept_carries_its_volume_and_replaces_only_what_was_kept_for_it(
     host.forget(&name, &owner).await.unwrap();
 }
 
+/// Proves: row 8.6
 #[tokio::test(start_paused = true)]
 async fn a_foreign_secret_is_never_changed_or_deleted() {
     let label = json!({"metadata": {"labels": {"app.kubernetes.io/managed-by": "berth"}}});
@@ -186,6 +189,7 @@ async fn a_foreign_secret_is_never_changed_or_deleted() {
     }
 }
 
+/// Proves: case 47
 #[tokio::test(start_paused = true)]
 async fn the_secret_that_cephfs_provisioner_made_for_a_volume_goes_with_it() {
     let volume = |patch: Value| {

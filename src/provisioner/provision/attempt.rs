@@ -19,7 +19,7 @@ use crate::{
         records::{Claim, Key, Spot},
         rights::Right,
     },
-    volume::{Permit, Place, Volume, VolumeName},
+    volume::{Permit, Place, Source, Volume, VolumeName},
 };
 
 /// What was begun for a claim and is not ended.
@@ -253,8 +253,8 @@ async fn store(shared: &Shared, order: &Arc<Order>, volume: &Arc<Volume>, permit
         Ok(stored) => stored,
         Err(failure) => match failure.cause {
             Cause::Exists => match whose(shared, order, name).await {
-                Ok(Some(stored)) if uses(&stored, claim, volume) => stored,
-                // Another provisioner was faster, with another directory.
+                Ok(Some(stored)) if uses(&stored, order, volume) => stored,
+                // Another provisioner was faster, at another place; or we were, under parameters that the class had then.
                 Ok(Some(_)) => return take_back(shared, order, volume, permit).await,
                 Ok(None) => return Outcome::Retry,
                 Err(outcome) => return outcome,
@@ -379,7 +379,7 @@ async fn settle(shared: &Shared, attempt: Attempt, permit: &Permit) -> Outcome {
     };
     // A PV for this claim by somebody else, with another directory, is what the claim will be bound to.
     let served = stored.as_ref().is_some_and(|stored| is_for(stored, claim));
-    if stored.is_some_and(|stored| uses(&stored, claim, &volume)) {
+    if stored.is_some_and(|stored| uses(&stored, order, &volume)) {
         shared.progress(&claim.uid, |progress| *progress = Progress::Stored(Arc::clone(&volume)));
         return confirm_later(shared, &claim.uid);
     }
@@ -393,9 +393,15 @@ async fn settle(shared: &Shared, attempt: Attempt, permit: &Permit) -> Outcome {
     take_back(shared, order, &volume, permit).await
 }
 
-/// Whether a stored PV is that of this volume and claim.
-fn uses(stored: &VolumeObject, claim: &Claim, volume: &Volume) -> bool {
-    is_for(stored, claim) && persistent_volume::source(stored).as_ref() == Some(&volume.source)
+/// Whether a stored PV is that of this volume and its claim. Details of its source may differ: the class may have been made anew
+/// since it was stored, or a newer release builds it otherwise.
+fn uses(stored: &VolumeObject, order: &Order, volume: &Volume) -> bool {
+    let place = |source: &Source| order.backend.locate(source);
+    is_for(stored, &order.claim)
+        && persistent_volume::source(stored).is_some_and(|source| {
+            source == volume.source
+                || place(&source).is_some_and(|there| place(&volume.source) == Some(there))
+        })
 }
 
 fn is_for(stored: &VolumeObject, claim: &Claim) -> bool {
@@ -405,8 +411,13 @@ fn is_for(stored: &VolumeObject, claim: &Claim) -> bool {
 /// Takes back a volume that nobody uses.
 async fn take_back(shared: &Shared, order: &Order, volume: &Volume, permit: &Permit) -> Outcome {
     let claim = &order.claim;
-    let unfinished =
-        Unfinished { id: volume.id.clone(), claim: claim.key(), since: std::time::SystemTime::UNIX_EPOCH };
+    let unfinished = Unfinished {
+        id: volume.id.clone(),
+        claim: claim.key(),
+        since: std::time::SystemTime::UNIX_EPOCH,
+        // The PV of this claim may name another place under the same id.
+        place: order.backend.locate(&volume.source),
+    };
     match order.backend.discard(&unfinished, permit).await {
         Ok(()) => {
             tracing::info!(claim = %claim, volume = %volume.id, "took back a volume that nobody uses");

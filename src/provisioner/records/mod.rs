@@ -7,28 +7,27 @@
 //! It decides nothing about volumes (`reclaim::duty` does) and never asks the API server.
 
 mod claim;
+mod past;
 mod places;
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
+    hash::{DefaultHasher, Hash as _, Hasher as _},
     sync::Arc,
 };
 
 pub(super) use claim::{Claim, Growing};
+use past::Memories;
 pub(super) use places::{Places, Relation, Spot};
 
 use super::{
     class::Class,
-    names,
-    objects::{ClaimObject, VolumeObject, annotation},
+    objects::{ClaimObject, VolumeObject},
     persistent_volume,
     queue::Queue,
-    reclaim::{self, Duty, Standing},
+    reclaim::{self, Duty, Phase, Policy, Standing},
 };
-use crate::{
-    backend::{Backend, Backends, Past},
-    volume::Place,
-};
+use crate::backend::Backends;
 
 /// One object that needs work.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -76,9 +75,32 @@ pub(super) struct VolumeRecord {
     pub(super) standing: Standing,
     /// Where it lies, where that is in one of our stores.
     pub(super) spot: Option<Spot>,
-    /// We are deleting the object: its last changes are our own.
+    /// We are deleting the object: its last changes are our own. Or it leaves its bytes to another volume, and will be deleted.
     leaving: bool,
+    /// A hash of what a removal is decided by beside the standing, where one is to be done.
+    said: u64,
     round: u32,
+}
+
+/// Another volume, or a claim that is being provisioned, at exactly the same place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Sharer {
+    /// `PersistentVolume pvc-…` or `claim default/a`.
+    pub(super) who: String,
+    /// The name of the volume, or the UID of the claim.
+    pub(super) id: Arc<str>,
+    pub(super) sharing: Sharing,
+}
+
+/// How somebody shares a place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Sharing {
+    /// It uses the bytes, or somebody may want to.
+    Uses,
+    /// It is to be removed.
+    Released,
+    /// It leaves the bytes to others and goes.
+    Leaves,
 }
 
 /// Who is in the way of a volume, in words and as what to wait for.
@@ -90,17 +112,6 @@ pub(super) struct Occupant {
     /// The name of the volume, or the UID of the claim.
     pub(super) id: Arc<str>,
 }
-
-/// What the volumes tell of one store.
-#[derive(Debug, Default)]
-struct Memory {
-    /// When the newest volume was made, and the identity that the store had then.
-    newest: Option<(i64, String)>,
-    places: Vec<Place>,
-}
-
-/// How many places of existing volumes a store is reminded of.
-const REMEMBERED: usize = 16;
 
 /// What is kept of the watched objects.
 #[derive(Debug)]
@@ -119,7 +130,7 @@ pub(super) struct Records {
     /// The kinds that were listed completely at least once.
     listed: HashSet<Watched>,
     /// By backend and store; collected until it is taken.
-    memories: Option<BTreeMap<(&'static str, String), Memory>>,
+    memories: Option<Memories>,
     /// Whether volumes get our finalizer.
     guarding: bool,
     queue: Option<Queue<Key>>,
@@ -139,7 +150,7 @@ impl Records {
             blocked: HashMap::new(),
             rounds: BTreeMap::new(),
             listed: HashSet::new(),
-            memories: Some(BTreeMap::new()),
+            memories: Some(Memories::default()),
             guarding,
             queue: None,
         }
@@ -222,6 +233,58 @@ impl Records {
         volumes.chain(claims).next()
     }
 
+    /// Everybody else at exactly this place.
+    pub(super) fn sharers(&self, spot: &Spot, volume: &str) -> Vec<Sharer> {
+        let volumes =
+            self.places.overlapping(spot).filter(|(how, who)| *how == Relation::Same && ***who != *volume);
+        let volumes = volumes.map(|(_, who)| Sharer {
+            who: format!("PersistentVolume {who}"),
+            id: Arc::clone(who),
+            sharing: self.volumes.get(who).map_or(Sharing::Uses, |record| self.sharing(record)),
+        });
+        let claims = self.reserved.overlapping(spot).filter(|(how, _)| *how == Relation::Same).filter_map(
+            |(_, who)| {
+                let (_, claim) = self.reservations.get(who)?;
+                Some(Sharer { who: format!("claim {claim}"), id: Arc::clone(who), sharing: Sharing::Uses })
+            },
+        );
+        volumes.chain(claims).collect()
+    }
+
+    fn sharing(&self, record: &VolumeRecord) -> Sharing {
+        let goes = record.standing.policy == Policy::Delete && record.standing.phase == Phase::Released;
+        if record.leaving && goes {
+            Sharing::Leaves
+        } else if reclaim::duty(record.standing, self.guarding) == Duty::Remove {
+            Sharing::Released
+        } else {
+            Sharing::Uses
+        }
+    }
+
+    /// A volume at, above or below the same path of another store of the same backend, with the name of that store, where the two
+    /// stores may be one: either of them is `provisional`.
+    pub(super) fn double(
+        &self,
+        spot: &Spot,
+        volume: &str,
+        provisional: impl Fn(&str) -> bool,
+    ) -> Option<(Occupant, String)> {
+        let stores = self.places.stores(spot.backend()).into_iter().filter(|store| **store != *spot.store());
+        for store in stores.filter(|store| provisional(store) || provisional(spot.store())) {
+            let there = spot.on(store);
+            let mut found = self.places.overlapping(&there).filter(|(_, who)| ***who != *volume);
+            if let Some((relation, who)) = found.next() {
+                let id = Arc::clone(who);
+                return Some((
+                    Occupant { relation, who: format!("PersistentVolume {who}"), id },
+                    store.to_owned(),
+                ));
+            }
+        }
+        None
+    }
+
     /// How many claims want a volume or growth, and how many volumes are known.
     pub(super) fn sizes(&self) -> (usize, usize) {
         (self.claims.len(), self.volumes.len())
@@ -243,6 +306,10 @@ impl Records {
         self.blocked.clear();
         self.reservations.clear();
         self.reserved = Places::default();
+        // What was on its way was dropped.
+        for record in self.volumes.values_mut() {
+            record.leaving = false;
+        }
     }
 
     /// Volumes get our finalizer from now on, or do so no more.
@@ -301,7 +368,7 @@ impl Records {
         }
     }
 
-    /// The object of this volume is being deleted by us; or, after a failure, it is not.
+    /// The object of this volume is being deleted by us, or will be without its bytes; or, after a failure, it is not.
     pub(super) fn leaving(&mut self, name: &str, leaving: bool) {
         if let Some(record) = self.volumes.get_mut(name) {
             record.leaving = leaving;
@@ -449,7 +516,11 @@ impl Records {
             None => name.into(),
         };
         let leaving = self.volumes.get(&name).is_some_and(|known| known.leaving);
-        let record = VolumeRecord { claim_uid: claim_uid.into(), standing, spot, leaving, round };
+        let said = match reclaim::duty(standing, self.guarding) {
+            Duty::Remove => said(object),
+            Duty::None | Duty::Guard | Duty::Unguard => 0,
+        };
+        let record = VolumeRecord { claim_uid: claim_uid.into(), standing, spot, leaving, said, round };
         if let Some(spot) = &record.spot {
             self.places.insert(spot, &name);
         }
@@ -468,7 +539,8 @@ impl Records {
         if let Some(old) = moved {
             self.places.remove(old, &name);
         }
-        if before.is_none_or(|before| before.standing != standing)
+        // A removal that was refused may be possible by now.
+        if before.is_none_or(|before| before.standing != standing || before.said != said)
             && !leaving
             && let Some(key) = self.duty_of(&name, standing)
         {
@@ -511,47 +583,14 @@ impl Records {
     pub(super) fn forget_class(&mut self, name: &str) {
         self.classes.remove(name);
     }
+}
 
-    // Remembering
-
-    fn remember(&mut self, backend: &'static str, place: &Place, object: &VolumeObject) {
-        let Some(memories) = &mut self.memories else { return };
-        let memory = memories.entry((backend, place.store.clone())).or_default();
-        if memory.places.len() < REMEMBERED {
-            memory.places.push(place.clone());
-        }
-        if let Some(identity) = annotation(&object.metadata, names::STORE_ID) {
-            let made = object.metadata.creation_timestamp.as_ref().map_or(0, |time| time.0.as_second());
-            if memory.newest.as_ref().is_none_or(|(newest, _)| *newest <= made) {
-                memory.newest = Some((made, identity.to_owned()));
-            }
-        }
-    }
-
-    /// What the volumes listed so far tell of each store of `backend`; stores without volumes have an empty past.
-    pub(super) fn past(&self, backend: &dyn Backend) -> Vec<Past> {
-        let name = backend.capabilities().name;
-        let memory = |store: &str| self.memories.as_ref()?.get(&(name, store.to_owned()));
-        backend
-            .stores()
-            .into_iter()
-            .map(|store| {
-                let memory = memory(&store.name);
-                Past {
-                    identity: memory
-                        .and_then(|memory| memory.newest.as_ref())
-                        .map(|(_, identity)| identity.clone()),
-                    places: memory.map(|memory| memory.places.clone()).unwrap_or_default(),
-                    store: store.name,
-                }
-            })
-            .collect()
-    }
-
-    /// The past was told; nothing more is collected.
-    pub(super) fn past_told(&mut self) {
-        self.memories = None;
-    }
+/// What a volume says that a removal is decided by: what somebody may correct after one was refused.
+fn said(object: &VolumeObject) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    object.metadata.annotations.hash(&mut hasher);
+    object.spec.claim_ref.as_ref().map(|claim| (&claim.namespace, &claim.name, &claim.uid)).hash(&mut hasher);
+    hasher.finish()
 }
 
 #[cfg(test)]

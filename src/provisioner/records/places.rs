@@ -57,6 +57,12 @@ impl Spot {
         self.0.split(SEPARATOR).nth(1).unwrap_or_default()
     }
 
+    /// The same path on another store.
+    pub(crate) fn on(&self, store: &str) -> Self {
+        let (backend, path) = (self.backend(), self.0.splitn(3, SEPARATOR).nth(2).unwrap_or_default());
+        Self(format!("{backend}{SEPARATOR}{store}{SEPARATOR}{path}").into_boxed_str())
+    }
+
     /// The path below the root of the store, for people.
     pub(crate) fn path(&self) -> String {
         let parts: Vec<&str> = self.0.trim_end_matches(SEPARATOR).split(SEPARATOR).skip(2).collect();
@@ -121,6 +127,24 @@ impl Places {
         }
     }
 
+    /// The stores of this backend on which anybody lies.
+    pub(crate) fn stores(&self, backend: &str) -> Vec<&str> {
+        let mut stores = Vec::new();
+        let mut from = format!("{backend}{SEPARATOR}");
+        let begin = from.len();
+        while let Some((text, _)) = self.0.range::<str, _>((Bound::Included(&*from), Bound::Unbounded)).next()
+            && text.get(..begin) == from.get(..begin)
+            && let Some(store) = text.get(begin..).and_then(|rest| rest.split(SEPARATOR).next())
+        {
+            stores.push(store);
+            // After everything on this store, and before the next one.
+            from.truncate(begin);
+            from.push_str(store);
+            from.push('\u{1}');
+        }
+        stores
+    }
+
     /// Everybody who lies at, above or below `spot`.
     pub(crate) fn overlapping<'a>(
         &'a self,
@@ -183,8 +207,28 @@ mod tests {
         }
         let elsewhere = Spot::new("fake", &place("other", "a"));
         assert_eq!(places.overlapping(&elsewhere).count(), 0);
+        assert_eq!(elsewhere.on("default"), spot("a"));
+        assert_eq!(spot("b/c").on("other"), Spot::new("fake", &place("other", "b/c")));
         assert_eq!(Spot::new("other", &place("default", "a")).store(), "default");
         assert_eq!(spot("b/c").path(), "b/c");
+    }
+
+    #[test]
+    fn the_stores_of_a_backend_are_found_each_once() {
+        let mut places = Places::default();
+        for (backend, store, path) in [
+            ("fake", "a", "x"),
+            ("fake", "a", "y/z"),
+            ("fake", "a-b", "x"),
+            ("fake", "ab", "x"),
+            ("fak", "before", "x"),
+            ("fakes", "after", "x"),
+        ] {
+            places.insert(&Spot::new(backend, &place(store, path)), &"1".into());
+        }
+        assert_eq!(places.stores("fake"), ["a", "a-b", "ab"]);
+        assert_eq!(places.stores("fakes"), ["after"]);
+        assert_eq!(places.stores("other"), [""; 0]);
     }
 
     #[test]

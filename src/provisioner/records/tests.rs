@@ -6,13 +6,14 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::*;
+use super::{past::REMEMBERED, *};
 use crate::{
     backend::memory::Memory,
     provisioner::{
         fixtures::{self, NAME},
         queue::Pace,
     },
+    volume::Place,
 };
 
 fn records() -> Records {
@@ -122,6 +123,87 @@ async fn a_volume_is_work_when_it_may_be_removed_and_when_its_finalizer_is_wrong
     assert_eq!(queued(&queue).await, [Key::Volume("pvc-a".into())], "the right to set it is gone");
     records.guard(true);
     assert_eq!(queued(&queue).await, [Key::Volume("pvc-a".into()), Key::Guard("pvc-b".into())]);
+}
+
+#[tokio::test]
+async fn what_a_removal_is_decided_by_is_news_and_nothing_else_of_the_volume() {
+    let mut records = records();
+    let queue = listen(&mut records);
+    let annotated = |value: &str| json!({"metadata": {"annotations": {"berth.storage/on-delete": value}}});
+    records.see_volume(&volume("pvc-a", annotated("Delete")));
+    assert_eq!(queued(&queue).await, [Key::Volume("pvc-a".into())], "released");
+    let labelled = json!({"metadata": {
+        "labels": {"a": "b"}, "resourceVersion": "10", "annotations": {"berth.storage/on-delete": "Delete"},
+    }});
+    records.see_volume(&volume("pvc-a", labelled));
+    assert_eq!(queued(&queue).await, [], "a label");
+    records.see_volume(&volume("pvc-a", annotated("delete")));
+    assert_eq!(queued(&queue).await, [Key::Volume("pvc-a".into())], "an annotation was corrected");
+    let mut other = annotated("delete");
+    fixtures::merge(&mut other, &json!({"spec": {"claimRef": {"uid": "corrected"}}}));
+    records.see_volume(&volume("pvc-a", other));
+    assert_eq!(queued(&queue).await, [Key::Volume("pvc-a".into())], "its claim was corrected");
+    records.see_volume(&volume("pvc-b", bound()));
+    let mut touched = bound();
+    fixtures::merge(&mut touched, &annotated("archive"));
+    records.see_volume(&volume("pvc-b", touched));
+    assert_eq!(queued(&queue).await, [], "nothing is to be done for a bound volume");
+}
+
+#[test]
+fn who_shares_a_place_uses_it_or_is_released_or_leaves_it() {
+    use Sharing::{Leaves, Released, Uses};
+    let mut records = records();
+    let shared = json!({"spec": {"nfs": {"path": "/default/shared"}}});
+    let at = |name: &str, phase: &str| {
+        let mut patch = shared.clone();
+        fixtures::merge(&mut patch, &json!({"status": {"phase": phase}}));
+        volume(name, patch)
+    };
+    for (name, phase) in [("a", "Released"), ("b", "Bound"), ("c", "Released"), ("d", "Available")] {
+        records.see_volume(&at(name, phase));
+    }
+    records.see_volume(&volume("below", json!({"spec": {"nfs": {"path": "/default/shared/x"}}})));
+    records.leaving("c", true);
+    let spot = Spot::new("memory", &Place { store: "default".into(), segments: vec!["shared".into()] });
+    records.reserve(&fixtures::claim(json!({})), spot.clone());
+    let found = |records: &Records| -> Vec<(String, Sharing)> {
+        records
+            .sharers(&spot, "d")
+            .into_iter()
+            .map(|sharer| (sharer.id.to_string(), sharer.sharing))
+            .collect()
+    };
+    let expected = [("a", Released), ("b", Uses), ("c", Leaves), ("0b6f-11", Uses)]
+        .map(|(id, how)| (id.to_owned(), how));
+    assert_eq!(found(&records), expected);
+    let mut rescued = shared.clone();
+    fixtures::merge(&mut rescued, &json!({"spec": {"persistentVolumeReclaimPolicy": "Retain"}}));
+    records.see_volume(&volume("c", rescued));
+    assert_eq!(found(&records)[2], ("c".to_owned(), Uses), "it was rescued meanwhile");
+    records.leaving("a", true);
+    records.rest();
+    assert_eq!(found(&records)[0], ("a".to_owned(), Released), "what was on its way was dropped");
+}
+
+#[test]
+fn a_volume_at_the_same_path_of_a_store_that_nobody_named_is_found() {
+    let memory = Memory::with_stores(&["default", "other", "mon-a", "mon-b"]);
+    let mut records = Records::new(Backends::default().with(NAME, Arc::new(memory)), true);
+    for (name, path) in [("a", "/mon-a/x"), ("b", "/mon-b/x/y"), ("c", "/default/z"), ("d", "/other/z")] {
+        records.see_volume(&volume(name, json!({"spec": {"nfs": {"path": path}}})));
+    }
+    let double = |name: &str| {
+        let spot = records.volume(name).unwrap().spot.clone().unwrap();
+        let double = records.double(&spot, name, |store| store.starts_with("mon-"));
+        double.map(|(other, store)| (other.relation, other.id.to_string(), store))
+    };
+    let found = |relation, id: &str, store: &str| Some((relation, id.to_owned(), store.to_owned()));
+    assert_eq!(double("a"), found(Relation::Below, "b", "mon-b"));
+    assert_eq!(double("b"), found(Relation::Above, "a", "mon-a"));
+    assert_eq!(double("c"), None, "two stores with names are two stores");
+    let spot = records.volume("c").unwrap().spot.clone().unwrap();
+    assert!(records.double(&spot, "c", |store| store == "default").is_some(), "whichever of the two it is");
 }
 
 #[tokio::test]
@@ -242,6 +324,13 @@ fn the_newest_volume_tells_the_identity_of_its_store() {
     let [default, empty] = past.as_slice() else { panic!("{past:?}") };
     assert_eq!((default.identity.as_deref(), default.places.len()), (Some("second"), REMEMBERED));
     assert_eq!((empty.identity.as_deref(), empty.places.len()), (None, 0));
+    let unknown = records.past(&Memory::with_stores(&["elsewhere"]));
+    let stores: Vec<_> = unknown.iter().map(|past| (past.store.as_str(), past.identity.as_deref())).collect();
+    assert_eq!(
+        stores,
+        [("elsewhere", None), ("default", Some("second"))],
+        "a store that only volumes name has a past as well"
+    );
     records.past_told();
     assert!(records.past(&Memory::new()).iter().all(|past| past.places.is_empty()));
 }

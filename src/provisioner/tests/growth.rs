@@ -1,7 +1,7 @@
 //! Claims that ask for more than they have.
 
 use berth_apiserver::{Fault, Match, Options, Times};
-use k8s_openapi::api::core::v1::PersistentVolumeClaim;
+use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use serde_json::json;
 
 use super::bed::{Bed, USER, full_rules, old_rules};
@@ -126,6 +126,32 @@ async fn growth_that_finds_its_volume_busy_is_tried_again_without_an_event() {
     running.stop().await;
     assert!(!bed.events("data").iter().any(|(reason, _)| reason == "VolumeResizeFailed"));
     assert_eq!(bed.memory.calls(Operation::Expand), 4);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn growth_that_was_refused_is_asked_for_again_slowly() {
+    let bed = Bed::new();
+    let running = bed.start().await;
+    bed.claim("data", json!({}));
+    bed.bound("data").await;
+    bed.provisioned(1).await;
+    bed.memory.fail_next(Operation::Expand, 2, Moment::Before, Failure::Refused);
+    grow(&bed, "2Gi");
+    bed.until("the claim has grown", || has(&bed) == "2Gi").await;
+    assert_eq!(bed.memory.calls(Operation::Expand), 3);
+    // What is wrong with the volume may be corrected, which is no news about the claim.
+    let name = bed.get_claim("data").unwrap().spec.unwrap().volume_name.unwrap();
+    let origin = |origin: &str| {
+        let patch = json!({"metadata": {"annotations": {"berth.storage/origin": origin}}});
+        bed.server.store().patch::<PersistentVolume>("", &name, &patch).unwrap();
+    };
+    origin("what");
+    grow(&bed, "3Gi");
+    let refused = || bed.events("data").iter().any(|(_, note)| note.contains("created or adopted"));
+    bed.until("the volume is not understood", refused).await;
+    origin("created");
+    bed.until("the claim has grown again", || has(&bed) == "3Gi").await;
+    running.stop().await;
 }
 
 /// Proves: case 55, row 8.4

@@ -129,6 +129,25 @@ async fn an_answer_that_was_lost_is_found_out() {
     assert_eq!(bed.memory.calls(Operation::Discard), 0);
 }
 
+/// A PV was stored, nobody knows it yet, and the class was made anew with other details meanwhile.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_volume_whose_object_was_stored_with_other_details_is_not_taken_back() {
+    let bed = Bed::without_controllers();
+    bed.memory.change_details();
+    let running = bed.start().await;
+    bed.until("the watches run", || bed.requests("watch", "persistentvolumes") > 0).await;
+    let news = Match::verb("watch").resource("persistentvolumes").user(USER);
+    bed.server.faults().inject(news, Fault::Hang, Times::Always);
+    bed.server.cut_watches();
+    bed.server.faults().inject(creates("persistentvolumes"), Fault::DropAfter, Times::Count(1));
+    bed.annotated_claim("data");
+    bed.provisioned(1).await;
+    bed.event("data", "ProvisioningSucceeded").await;
+    running.stop().await;
+    assert_eq!(bed.memory.calls(Operation::Create), 2, "the second one tells other details");
+    assert_eq!(bed.memory.calls(Operation::Discard), 0);
+}
+
 /// Proves: case 21
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_volume_of_that_name_for_another_claim_is_an_error() {

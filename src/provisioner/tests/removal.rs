@@ -1,6 +1,6 @@
 //! Released volumes, and volumes that were begun and never used.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use berth_apiserver::{Fault, Match, Options, Times};
 use k8s_openapi::api::{
@@ -15,7 +15,7 @@ use crate::{
         Backend, Kind as Failure,
         memory::{Memory, Moment, Operation},
     },
-    provisioner::names,
+    provisioner::{Settings, names},
     volume::{Access, Capacity, Claim, Mode, Permit, Place, VolumeName, VolumeRequest},
 };
 
@@ -26,7 +26,7 @@ async fn with_volume(bed: &Bed) -> String {
     bed.get_claim("data").unwrap().spec.unwrap().volume_name.unwrap()
 }
 
-fn patch_volume(bed: &Bed, name: &str, patch: Value) {
+pub(super) fn patch_volume(bed: &Bed, name: &str, patch: Value) {
     bed.server.store().patch::<PersistentVolume>("", name, &patch).unwrap();
 }
 
@@ -104,11 +104,60 @@ async fn a_removal_whose_object_could_not_be_deleted_is_completed() {
     running.stop().await;
 }
 
+/// What is asked again slowly, is not within a test.
+async fn patient(bed: &Bed) -> Settings {
+    let mut settings = bed.settings().await;
+    settings.pace.slow = Duration::from_hours(1);
+    settings
+}
+
+/// Proves: statement 21
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refused_removal_is_tried_again_when_an_annotation_was_corrected() {
+    let bed = Bed::new();
+    let running = bed.start_with(patient(&bed).await);
+    let name = with_volume(&bed).await;
+    let annotate = |key: &str, value: &str| {
+        patch_volume(&bed, &name, json!({"metadata": {"annotations": {key: value}}}));
+    };
+    annotate(names::ON_DELETE, "Delete");
+    bed.delete_claim("data");
+    let why = bed.event(&name, "VolumeFailedDelete").await;
+    assert!(why.contains("must be delete, archive or retain"), "{why}");
+    bed.settle().await;
+    assert_eq!((bed.volumes(), bed.memory.calls(Operation::Remove)), (1, 0));
+    bed.memory.fail_next(Operation::Remove, 1, Moment::Before, Failure::Refused);
+    annotate(names::ON_DELETE, "delete");
+    bed.until("the storage refuses it", || bed.memory.calls(Operation::Remove) == 1).await;
+    bed.settle().await;
+    assert_eq!(bed.memory.calls(Operation::Remove), 1);
+    annotate("looked-at", "today");
+    bed.until("the volume is gone", || bed.volumes() == 0).await;
+    running.stop().await;
+    assert!(bed.memory.volumes().is_empty());
+}
+
+/// What the storage refuses for is mended where Kubernetes sees nothing of it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refusal_of_the_storage_is_asked_again_slowly() {
+    let bed = Bed::new();
+    let running = bed.start().await;
+    let name = with_volume(&bed).await;
+    bed.memory.fail_next(Operation::Remove, 2, Moment::Before, Failure::Refused);
+    bed.delete_claim("data");
+    bed.until("the volume is gone", || bed.volumes() == 0).await;
+    let text = running.metrics.text();
+    running.stop().await;
+    assert!(text.contains("berth_refused_total{operation=\"delete\"} 2"), "{text}");
+    assert_eq!(bed.memory.calls(Operation::Remove), 3);
+    assert_eq!(bed.events(&name).len(), 1, "the same refusal is the same Event: {:?}", bed.events(&name));
+}
+
 /// Proves: statement 21
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_refused_removal_waits_for_a_change_of_the_volume() {
     let bed = Bed::new();
-    let running = bed.start().await;
+    let running = bed.start_with(patient(&bed).await);
     let name = with_volume(&bed).await;
     bed.memory.fail_next(Operation::Remove, 1, Moment::Before, Failure::Refused);
     bed.delete_claim("data");
@@ -159,8 +208,13 @@ async fn a_class_that_is_gone_or_changed_changes_nothing_for_its_volumes() {
 }
 
 /// A volume as the old provisioner left it, released.
-fn old_volume(bed: &Bed, name: &str, path: &str) {
-    bed.memory.plant(place(path), true);
+pub(super) fn old_volume(bed: &Bed, name: &str, path: &str) {
+    old_volume_on(bed, name, "default", path);
+}
+
+/// The same on another store.
+pub(super) fn old_volume_on(bed: &Bed, name: &str, store: &str, path: &str) {
+    bed.memory.plant(Place { store: store.into(), ..place(path) }, true);
     bed.create(json!({
         "apiVersion": "v1", "kind": "PersistentVolume",
         "metadata": {"name": name, "annotations": {"pv.kubernetes.io/provisioned-by": NAME}},
@@ -168,7 +222,7 @@ fn old_volume(bed: &Bed, name: &str, path: &str) {
             "capacity": {"storage": "1Gi"}, "accessModes": ["ReadWriteMany"], "storageClassName": "nfs",
             "persistentVolumeReclaimPolicy": "Delete",
             "claimRef": {"namespace": "default", "name": "gone", "uid": format!("uid-of-{name}")},
-            "nfs": {"server": "memory", "path": format!("/default/{path}")},
+            "nfs": {"server": "memory", "path": format!("/{store}/{path}")},
         },
     }));
     bed.server
@@ -177,7 +231,7 @@ fn old_volume(bed: &Bed, name: &str, path: &str) {
         .unwrap();
 }
 
-fn place(path: &str) -> Place {
+pub(super) fn place(path: &str) -> Place {
     Place { store: "default".into(), segments: path.split('/').map(String::from).collect() }
 }
 

@@ -77,6 +77,7 @@ fn what_a_class_leaves_out_is_as_with_the_old_provisioner() {
     assert_eq!((plan.features, plan.fs_type), (Features::NONE, None));
 }
 
+/// Proves: case 44
 #[test]
 fn a_configured_cluster_brings_its_own_admin() {
     let rows: [(&str, Pairs<'_>, &str, &str); 4] = [

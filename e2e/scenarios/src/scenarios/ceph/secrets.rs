@@ -21,6 +21,7 @@ pub(super) fn scenarios() -> Vec<Scenario> {
     )]
 }
 
+/// Proves: case 57
 async fn hidden(bed: Arc<Bed>) -> Result<()> {
     let steps = Steps::new(&bed.case.scratch().join("steps"))?;
     let mut keys = vec![bed.cluster.key(&bed.rbd_user()).await?, bed.cluster.key(&bed.cephfs_user()).await?];
