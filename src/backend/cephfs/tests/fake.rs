@@ -1,7 +1,6 @@
 //! A file system and its volumes module for one test: [`Mgr`], played by `mgr.sh`.
 
 use std::{
-    collections::BTreeMap,
     fs,
     os::unix::fs::symlink,
     path::{Path, PathBuf},
@@ -10,11 +9,10 @@ use std::{
 };
 
 use crate::backend::{
-    Backend,
-    ceph::{Clusters, Tools},
+    ceph::Tools,
     cephfs::{
-        Cephfs, Settings,
-        conformance::{Bench, Keys, World},
+        Cephfs,
+        conformance::{self, Bench, Keys, World},
     },
 };
 
@@ -51,12 +49,7 @@ impl Mgr {
     }
 
     pub(crate) fn backend(&self, keys: Arc<Keys>) -> Arc<Cephfs> {
-        let settings = Settings {
-            driver: "cephfs.berth.storage".into(),
-            admins: BTreeMap::new(),
-            secret_namespace: None,
-        };
-        Arc::new(Cephfs::new(Clusters::new(Vec::new(), self.tools()), keys, settings).unwrap())
+        conformance::backend(self.tools(), keys, None)
     }
 
     /// The calls that were made, and forgets them.
@@ -121,7 +114,7 @@ impl World for Mgr {
     }
 
     fn exists(&self, path: &str) -> bool {
-        self.path().join("tree").join(path.trim_start_matches('/')).is_dir()
+        self.path().join("tree").join(path.trim_start_matches('/')).exists()
     }
 
     fn fill(&self, path: &str) {
@@ -144,11 +137,10 @@ impl World for Mgr {
 
 pub(crate) fn bench() -> Bench {
     let mgr = Mgr::new();
-    let world = mgr.clone();
     Bench {
         keys: Keys::new("installation-1", KEY),
-        open: Box::new(move |keys| mgr.backend(keys) as Arc<dyn Backend>),
-        world: Box::new(world),
+        tools: mgr.tools(),
+        world: Box::new(mgr),
         monitors: MONITORS.into(),
         prefix: "t".into(),
     }
