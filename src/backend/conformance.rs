@@ -58,12 +58,15 @@ impl Default for Ways {
     }
 }
 
-/// An empty store of a backend.
+/// A store of a backend, in which there is nothing that a behaviour can meet.
 pub struct Bench {
     /// The name of the store that a request is made in.
     pub store: String,
     /// The parameters of every request.
     pub parameters: BTreeMap<String, String>,
+    /// Begins the UIDs of the claims where the store is not for one behaviour alone: what was begun for other claims may
+    /// then be there too.
+    pub claims: String,
     /// In what the backend differs from others.
     pub ways: Ways,
     /// Gives a backend on the storage, as a new process would see it.
@@ -101,7 +104,10 @@ impl Trial {
     }
 
     fn request(&self, name: &str) -> VolumeRequest {
-        VolumeRequest { parameters: self.parameters.clone(), ..request(name) }
+        let mut request = VolumeRequest { parameters: self.parameters.clone(), ..request(name) };
+        request.claim.uid.insert_str(0, &self.claims);
+        request.name = VolumeName::for_claim(&request.claim.uid).unwrap();
+        request
     }
 
     async fn confirm(&self, backend: &Arc<dyn Backend>, volume: &Volume) {
@@ -118,7 +124,9 @@ impl Trial {
     async fn unfinished(&self, backend: &Arc<dyn Backend>) -> Vec<Unfinished> {
         let confirmed = self.confirmed.lock().unwrap().clone();
         let known = move |name: &VolumeName| !self.ways.confirms && confirmed.contains(name);
-        backend.unfinished(&self.store, &known).await.unwrap()
+        let mut found = backend.unfinished(&self.store, &known).await.unwrap();
+        found.retain(|unfinished| unfinished.claim.uid.starts_with(&self.claims));
+        found
     }
 
     /// That the volume at that place was archived; where.
@@ -349,6 +357,9 @@ async fn an_archived_volume_is_moved_aside(bench: Trial) {
         let second = backend.remove(&removal, &permit()).await.unwrap();
         assert_ne!(bench.archived(&place, second), told);
         assert!(bench.storage.is_archived(&place, &told), "the first one stays");
+    } else {
+        assert_eq!(kind(backend.create(&request, &permit()).await), Kind::Conflict);
+        assert!(bench.storage.is_archived(&place, &told), "nobody gets what was archived");
     }
 }
 
@@ -530,7 +541,11 @@ async fn an_expanded_volume_holds_more_and_never_less(bench: Trial) {
     let backend = bench.start();
     let request = bench.request("a");
     let volume = bench.made(&backend, &request).await;
-    let larger = Growth { provenance: provenance(&volume), ..growth(&request, &volume.source) };
+    let larger = Growth {
+        id: Some(volume.id.clone()),
+        provenance: provenance(&volume),
+        ..growth(&request, &volume.source)
+    };
     for _ in 0..2 {
         let grown = backend.expand(&larger, &permit()).await.unwrap();
         assert!(grown.capacity >= larger.capacity, "{grown:?}");

@@ -655,6 +655,7 @@ mod tests {
             Bench {
                 store: "default".into(),
                 parameters: BTreeMap::new(),
+                claims: String::new(),
                 ways: Ways::default(),
                 open: Box::new(move || Arc::new(open.clone())),
                 storage: Box::new(Plain(memory)),

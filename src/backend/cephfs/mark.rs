@@ -166,11 +166,11 @@ pub(super) fn wanted(uid: &str) -> String {
     format!("{WANTED}{uid}")
 }
 
-/// The moment in RFC 3339, to the second.
+/// The moment in RFC 3339, to the millisecond: what was begun first shall be known.
 pub(super) fn timestamp(moment: SystemTime) -> String {
     jiff::Timestamp::try_from(moment)
         .ok()
-        .and_then(|moment| jiff::Timestamp::from_second(moment.as_second()).ok())
+        .and_then(|moment| jiff::Timestamp::from_millisecond(moment.as_millisecond()).ok())
         .map(|moment| moment.to_string())
         .unwrap_or_default()
 }
@@ -215,7 +215,7 @@ mod tests {
     fn a_mark_reads_back_and_holds_nothing_that_harms_an_ini_file() {
         assert_eq!(
             mark("data").written(),
-            r#"{"installation":"i","namespace":"team","name":"data","uid":"u-1","since":"1970-01-01T00:00:01Z","user":"berth-u-1","secret":{"namespace":"s","name":"n"}}"#
+            r#"{"installation":"i","namespace":"team","name":"data","uid":"u-1","since":"1970-01-01T00:00:01.5Z","user":"berth-u-1","secret":{"namespace":"s","name":"n"}}"#
         );
         for name in ["data", "50%", "%(path)s", "ä\n[GLOBAL]\npath = /", "\u{1F600}\0\t\"\\"] {
             let mark = mark(name);

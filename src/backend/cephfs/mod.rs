@@ -41,8 +41,8 @@ use crate::{
     },
     system::guard::{Guards, Held},
     volume::{
-        CephfsSource, CsiSource, Disposal, Grown, Growth, Permit, Place, Provenance, Removal, Source, Volume,
-        VolumeId, VolumeName, VolumeRequest,
+        CephfsSource, CsiSource, Disposal, Grown, Growth, Invalid, Permit, Place, Provenance, Removal,
+        Source, Volume, VolumeId, VolumeName, VolumeRequest,
     },
 };
 
@@ -222,7 +222,10 @@ impl Cephfs {
             return Err(Error::new(Kind::Refused, message));
         };
         let old = Old::read(source, claim, provenance)?;
-        let monitors: Monitors = source.monitors.join(",").parse()?;
+        let monitors: Monitors = source.monitors.join(",").parse().map_err(|wrong: Invalid| {
+            let message = format!("{} is on a cluster that cannot be found; nothing was touched", old.path);
+            Error::caused_by(Kind::Refused, message, wrong)
+        })?;
         let cluster = self.clusters.reached_by(&monitors)?;
         let parameters = Parameters(&provenance.parameters);
         // A class may have been made anew, for another cluster.
@@ -332,6 +335,10 @@ impl Backend for Cephfs {
     }
 
     async fn expand(&self, growth: &Growth, permit: &Permit) -> Result<Grown, Error> {
+        if self.locate(&growth.source).is_none() {
+            let message = format!("{} of volume {} lies in no known cluster", growth.source, growth.name);
+            return Err(Error::new(Kind::NotFound, message));
+        }
         let _held = self.hold(&growth.name)?;
         permit.check()?;
         let quota = class::quota(growth.capacity.bytes())?;

@@ -270,6 +270,7 @@ async fn the_nfs_backend_shows_every_behaviour() {
         Bench {
             store: "default".into(),
             parameters: BTreeMap::new(),
+            claims: String::new(),
             ways: Ways::default(),
             open: Box::new(open),
             storage: Box::new(Directory(root)),

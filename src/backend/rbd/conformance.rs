@@ -84,6 +84,7 @@ pub async fn run(real: &Real) {
         Bench {
             store: "real".into(),
             parameters,
+            claims: String::new(),
             ways: Ways { confirms: false, ..Ways::default() },
             open: Box::new(move || Arc::new(backend(&real, &namespace))),
             storage: Box::new(behind),

@@ -247,6 +247,7 @@ async fn the_rbd_backend_shows_every_behaviour() {
         Bench {
             store: "main".into(),
             parameters: parameters(&[]),
+            claims: String::new(),
             ways: Ways { confirms: false, ..Ways::default() },
             open: Box::new(move || Arc::new(backend(&small, &vault))),
             storage: Box::new(Behind(behind)),

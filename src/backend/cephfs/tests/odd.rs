@@ -117,7 +117,8 @@ async fn what_was_just_made_is_taken_back_without_a_sweep() {
         let request = asked("data", more);
         let volume = backend.create(&request, &permit).await.unwrap();
         let id = volume.id.clone();
-        let made = Unfinished { id: id.clone(), claim: key(&request), since: SystemTime::UNIX_EPOCH };
+        let made =
+            Unfinished { id: id.clone(), claim: key(&request), since: SystemTime::UNIX_EPOCH, place: None };
         // A claim of the same name that came later.
         let other = Unfinished { claim: ClaimKey { uid: "other".into(), ..key(&request) }, ..made.clone() };
         assert_eq!(backend.discard(&other, &permit).await.unwrap_err().kind(), Kind::Refused);

@@ -12,6 +12,9 @@ fn unmarked(uid: &str) -> Unfinished {
         id: format!("1/rbd/main/pvc-{uid}").parse().unwrap(),
         claim: ClaimKey { namespace: String::new(), name: String::new(), uid: uid.into() },
         since: std::time::SystemTime::UNIX_EPOCH,
+        place: Some(
+            names::Spot { pool: "rbd".into(), namespace: None }.place("main", &format!("berth-{uid}")),
+        ),
     }
 }
 
