@@ -88,6 +88,7 @@ async fn a_class_whose_secret_is_gone_keeps_no_other_pool_from_being_swept() {
     assert_eq!(site.small.images(), ["berth-0"]);
     assert!(site.small.state().spaces["other"].images.is_empty());
     // What could be nowhere else is an error still.
-    let error = discard(&site, &unmarked("uid-a")).await.unwrap_err();
+    let anywhere = Unfinished { place: None, ..unmarked("uid-a") };
+    let error = discard(&site, &anywhere).await.unwrap_err();
     assert!(error.to_string().contains("gone"), "{error}");
 }
