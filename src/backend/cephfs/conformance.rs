@@ -1,8 +1,8 @@
 //! The behaviours that this backend must show, on a stand-in and on a real cluster alike: [`run`] tries them one after the
 //! other, those of every backend ([`every`]) first. For tests only.
 //!
-//! Each behaviour uses a subvolume group of its own and leaves it behind; a cluster is for these tests alone. [`real`] brings a
-//! real one.
+//! Each behaviour uses subvolume groups of its own, and leaves users behind; a cluster is for tests alone. [`real`] brings a real
+//! one.
 
 #![allow(
     clippy::unwrap_used,
@@ -53,6 +53,9 @@ pub trait World: Send + Sync {
     fn plant(&self, path: &str);
     /// Makes a user with these rights to metadata servers.
     fn add_user(&self, user: &str, mds: &str);
+    /// Removes the subvolume groups whose names begin so, with all that is in them: whoever looks for what was begun looks into
+    /// every group that there is. A file system of one behaviour alone needs no clearing.
+    fn clear(&self, _beginning: &str) {}
 }
 
 /// The Secrets of a cluster that exists in memory alone.
@@ -283,7 +286,9 @@ pub async fn run(bench: impl Fn() -> Bench) {
     macro_rules! behaviours {
         ($($name:path),* $(,)?) => { $(
             println!("behaviour: {}", stringify!($name));
-            $name(&bench()).await;
+            let own = bench();
+            $name(&own).await;
+            own.world.clear(&format!("{}-", own.prefix));
         )* };
     }
     behaviours!(

@@ -26,7 +26,8 @@ pub(super) async fn run(bench: &impl Fn() -> super::Bench) {
 
 fn adapted(bench: super::Bench) -> conformance::Bench {
     let super::Bench { keys, tools, world, monitors, prefix } = bench;
-    let group = format!("{prefix}-every");
+    let claims = format!("{prefix}-");
+    let group = format!("{claims}every");
     let parameters = [("clusterID", STORE), ("group", &group)];
     let known = monitors.clone();
     let open = move || -> Arc<dyn Backend> {
@@ -36,12 +37,12 @@ fn adapted(bench: super::Bench) -> conformance::Bench {
     conformance::Bench {
         store: STORE.into(),
         parameters: parameters.map(|(key, value)| (key.to_owned(), value.to_owned())).into(),
-        claims: format!("{prefix}-"),
+        claims: claims.clone(),
         // An archived subvolume keeps its place, since there is no renaming; what was deleted is in Ceph's own trash, which it
         // shows to nobody.
         ways: Ways { confirms: false, makes_room: false, purges: false },
         open: Box::new(open),
-        storage: Box::new(Behind { world, monitors, group }),
+        storage: Box::new(Behind { world, monitors, group, claims }),
     }
 }
 
@@ -50,6 +51,16 @@ struct Behind {
     world: Box<dyn World>,
     monitors: String,
     group: String,
+    claims: String,
+}
+
+impl Drop for Behind {
+    fn drop(&mut self) {
+        // What a failure left is for whoever looks into it.
+        if !std::thread::panicking() {
+            self.world.clear(&self.claims);
+        }
+    }
 }
 
 impl Behind {

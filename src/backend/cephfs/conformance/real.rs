@@ -60,8 +60,25 @@ import cephfs, sys, time
 fs = cephfs.LibCephFS(conffile=sys.argv[1], auth_id='admin')
 fs.mount(filesystem_name=b'cephfs')
 path = sys.argv[3].encode()
+def clear(path):
+    with fs.opendir(path) as inside:
+        entries = [entry for entry in iter(inside.readdir, None) if entry.d_name not in (b'.', b'..')]
+    for entry in entries:
+        below = path + b'/' + entry.d_name
+        if entry.is_dir():
+            clear(below)
+            fs.rmdir(below)
+        else:
+            fs.unlink(below)
 try:
-    if sys.argv[2] == 'exists':
+    if sys.argv[2] == 'clear':
+        with fs.opendir(b'/volumes') as inside:
+            entries = list(iter(inside.readdir, None))
+        for entry in entries:
+            if entry.d_name.startswith(path):
+                clear(b'/volumes/' + entry.d_name)
+                fs.rmdir(b'/volumes/' + entry.d_name)
+    elif sys.argv[2] == 'exists':
         fs.stat(path)
     else:
         if sys.argv[2] == 'plant':
@@ -111,6 +128,10 @@ impl World for Cluster {
 
     fn plant(&self, path: &str) {
         assert!(self.python("plant", path));
+    }
+
+    fn clear(&self, beginning: &str) {
+        self.python("clear", beginning);
     }
 
     fn add_user(&self, user: &str, mds: &str) {
