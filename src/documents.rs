@@ -256,11 +256,12 @@ struct Proof {
     test: String,
 }
 
-/// Finds `/// Proves: a, b` above the tests of one file. In `e2e` every function may be a scenario; elsewhere it must be
-/// marked as a test.
+/// Finds `/// Proves: a, b` above the tests of one file. In `e2e` every function may be a scenario, in a conformance suite a
+/// behaviour; elsewhere it must be marked as a test.
 fn proofs(file: &str, text: &str, found: &mut BTreeMap<String, BTreeSet<Proof>>) -> Result<(), String> {
     let mut rows: Vec<String> = Vec::new();
-    let mut is_test = file.starts_with("e2e/");
+    let by_place = file.starts_with("e2e/") || file.contains("/conformance");
+    let mut is_test = by_place;
     for (number, line) in (1..).zip(text.lines().map(str::trim)) {
         if let Some(tags) = line.strip_prefix("/// Proves:") {
             rows.extend(tags.split(',').map(|tag| tag.trim().trim_end_matches('.').to_owned()));
@@ -276,12 +277,12 @@ fn proofs(file: &str, text: &str, found: &mut BTreeMap<String, BTreeSet<Proof>>)
             for row in rows.drain(..) {
                 found.entry(row).or_default().insert(Proof { file: file.into(), test: test.into() });
             }
-            is_test = file.starts_with("e2e/");
+            is_test = by_place;
         } else if !line.starts_with("///") && !line.starts_with("//") {
             if !rows.is_empty() && !line.is_empty() && !line.starts_with(['#', ')', ']', '"']) {
                 return Err(format!("{file}:{number}: no test follows `Proves: {}`", rows.join(", ")));
             }
-            is_test = file.starts_with("e2e/");
+            is_test = by_place;
         }
     }
     Ok(())
@@ -358,6 +359,8 @@ fn table_of_proofs(rows: &[Row], proofs: &BTreeMap<String, BTreeSet<Proof>>) -> 
         ("row 7.", "Events"),
         ("row 8.", "Rights"),
         ("row 9.", "The leader lock"),
+        ("rbd ", "rbd-provisioner and kubernetes.io/rbd"),
+        ("cephfs ", "cephfs-provisioner"),
     ];
     let mut text = String::new();
     for (prefix, title) in groups {

@@ -251,6 +251,7 @@ mod tests {
         text.parse().unwrap_or_else(|error| panic!("{error}"))
     }
 
+    /// Proves: rbd 11
     #[test]
     fn every_way_of_writing_monitors_becomes_one_that_the_tools_read() {
         let names = |name: &str| -> Vec<IpAddr> {

@@ -33,6 +33,7 @@ async fn until(what: &str, mut done: impl FnMut() -> bool) {
     }
 }
 
+/// Proves: rbd 16
 #[tokio::test]
 async fn a_failure_names_operation_object_reason_and_remedy() {
     let fake = Fake::with(one_each());
@@ -47,6 +48,7 @@ async fn a_failure_names_operation_object_reason_and_remedy() {
     );
 }
 
+/// Proves: cephfs 12
 #[tokio::test]
 async fn an_answer_is_standard_output_alone() {
     let fake = Fake::with(one_each());
@@ -66,6 +68,7 @@ async fn an_answer_is_standard_output_alone() {
     assert_eq!(fake.calls()[2].stdin, b"a\0b");
 }
 
+/// Proves: rbd 17
 #[tokio::test]
 async fn a_hung_program_ends_at_the_deadline_and_is_unavailable() {
     let tools = Tools { deadline: Duration::from_millis(900), sessions: 0, ..Tools::default() };
@@ -97,6 +100,7 @@ async fn a_monitor_whose_name_is_unknown_costs_no_program() {
     assert!(failed.to_string().contains("no-such-host.invalid"), "{failed}");
 }
 
+/// Proves: rbd 11
 #[tokio::test]
 async fn a_monitors_name_is_resolved_at_each_call() {
     let fake = Fake::with(one_each());
@@ -360,6 +364,7 @@ impl Write for Log {
     }
 }
 
+/// Proves: rbd 15
 #[tokio::test]
 async fn the_key_is_in_no_argument_environment_log_error_or_debug_text() {
     let log = Log::default();

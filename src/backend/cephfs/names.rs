@@ -174,6 +174,7 @@ mod tests {
         }
     }
 
+    /// Proves: cephfs 4
     #[test]
     fn no_two_claims_have_the_same_deterministic_name() {
         let volume = VolumeName::for_claim("u-1").unwrap();

@@ -120,6 +120,7 @@ pub(super) fn checked(what: &'static str, text: &str) -> Result<String, Invalid>
 mod tests {
     use super::*;
 
+    /// Proves: rbd 8
     #[test]
     fn an_image_is_named_by_the_uid_of_its_claim_and_back() {
         let name = VolumeName::for_claim("6c0f3c9e-8a0b-4a43-9f4a-0b1d0a3c2f11").unwrap();

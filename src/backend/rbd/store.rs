@@ -340,6 +340,7 @@ mod tests {
 
     type Pairs<'a> = &'a [(&'a str, &'a str)];
 
+    /// Proves: rbd 7
     #[test]
     fn a_key_is_found_in_a_secret_and_never_guessed() {
         let admin = Admin {

@@ -106,6 +106,7 @@ mod tests {
         assert_eq!(image(1000, features, "a", "{}"), EXPORTED);
     }
 
+    /// Proves: rbd 6
     #[test]
     fn what_a_feature_needs_is_added() {
         let rows = [
@@ -120,6 +121,7 @@ mod tests {
         }
     }
 
+    /// Proves: rbd 6
     #[test]
     fn an_unknown_feature_is_refused_with_the_known_ones() {
         for text in ["bogus", "layering,,deep-flatten", "layering;deep-flatten", "data-pool", "LAYERING"] {

@@ -144,6 +144,7 @@ fn clusters_come_from_the_file() {
     assert_eq!((ceph.tools, ceph.secret_namespace.as_deref()), (tools, Some("users")));
 }
 
+/// Proves: rbd 17
 #[test]
 fn the_flags_and_the_environment_of_the_ceph_provisioners_have_their_meaning() {
     let line = "/usr/local/bin/cephfs-provisioner -id=cephfs-provisioner-1 -master=https://10.0.0.1:6443 \

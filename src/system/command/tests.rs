@@ -145,6 +145,7 @@ async fn a_child_left_behind_that_holds_the_outputs_does_not_hold_the_answer() {
     until("the end of what was left behind", || ended(left)).await;
 }
 
+/// Proves: cephfs 14
 #[tokio::test]
 async fn a_secret_is_read_by_children_alone_and_gone_with_its_value() {
     let secret = SecretFile::new(b"hush").unwrap();

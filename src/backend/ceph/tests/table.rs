@@ -101,6 +101,7 @@ pub(super) const MEANINGS: &[(&str, Reason)] = &[
     ("rbd-trash-rm-snapshots", Reason::Snapshots),
 ];
 
+/// Proves: rbd 16
 #[test]
 fn every_recorded_failure_means_what_the_table_says() {
     let meanings: BTreeMap<&str, Reason> = MEANINGS.iter().copied().collect();

@@ -63,6 +63,7 @@ const OLD: &[(&str, &str)] = &[
     ("claimRoot", "/volumes/kubernetes"),
 ];
 
+/// Proves: cephfs 3
 #[test]
 fn classes_say_which_cluster_user_group_and_source() {
     type Row<'a> = (&'a str, Vec<(&'a str, &'a str)>, String);
@@ -154,6 +155,7 @@ fn sizes_are_rounded_up_to_what_clients_show() {
     }
 }
 
+/// Proves: cephfs 2, cephfs 3
 #[test]
 fn bad_values_are_refused_naming_parameter_value_and_what_to_write() {
     type Row<'a> = (&'a str, &'a [(&'a str, &'a str)], &'a [&'a str]);
@@ -258,6 +260,7 @@ fn bad_values_are_refused_naming_parameter_value_and_what_to_write() {
     assert_eq!(plan(&clusters(), &settings(), &block).unwrap_err().kind(), Kind::Unsupported);
 }
 
+/// Proves: cephfs 1
 #[test]
 fn every_parameter_of_the_old_provisioner_is_known() {
     for old in [

@@ -41,6 +41,7 @@ fn uuid(number: usize) -> String {
     format!("01234567-89ab-cdef-0123-{number:012x}")
 }
 
+/// Proves: cephfs 9, cephfs 11
 pub(super) async fn old_volumes_are_removed_with_user_and_secret(bench: &Bench) {
     let backend = bench.start();
     let prefix = &bench.prefix;
@@ -107,6 +108,7 @@ pub(super) async fn old_volumes_are_removed_with_user_and_secret(bench: &Bench) 
     }
 }
 
+/// Proves: cephfs 10
 pub(super) async fn old_volumes_that_do_not_fit_are_refused(bench: &Bench) {
     let backend = bench.start();
     let root = format!("/volumes/{}-odd", bench.prefix);

@@ -259,6 +259,7 @@ pub(super) async fn nothing_is_kept_or_grows_after_the_permit_has_ended(bench: &
     assert_eq!(bench.metadata(&volume, "berth.kept"), None);
 }
 
+/// Proves: cephfs 5
 pub(super) async fn the_user_of_a_volume_reaches_no_other_data(bench: &Bench) {
     let backend = bench.start();
     let confined = |volume: &Volume| {

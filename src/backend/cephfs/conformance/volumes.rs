@@ -25,6 +25,7 @@ pub(super) async fn creating_again_gives_the_same_volume_and_key(bench: &Bench) 
     assert_eq!(csi.attributes["monitors"], bench.monitors);
 }
 
+/// Proves: cephfs 8
 pub(super) async fn an_in_tree_volume_names_monitors_path_user_and_secret(bench: &Bench) {
     let backend = bench.start();
     let request = bench.request("a", &[("pvSource", "in-tree"), ("userSecretNamespace", "keys")]);
@@ -47,6 +48,7 @@ pub(super) async fn an_in_tree_volume_names_monitors_path_user_and_secret(bench:
     assert_eq!(removed(&backend, &removal(&request, &volume, Disposal::Delete)).await, Removed::Trashed);
 }
 
+/// Proves: cephfs 7
 pub(super) async fn quotas_are_rounded_up_grow_and_never_shrink(bench: &Bench) {
     const MIB: u64 = 1 << 20;
     let backend = bench.start();
@@ -69,6 +71,7 @@ pub(super) async fn quotas_are_rounded_up_grow_and_never_shrink(bench: &Bench) {
     assert_eq!(kind(backend.expand(&other, &permit()).await), Kind::Refused);
 }
 
+/// Proves: cephfs 6
 pub(super) async fn a_deleted_volume_is_gone_with_user_and_secret(bench: &Bench) {
     let backend = bench.start();
     let request = bench.request("a", &[]);
@@ -87,6 +90,7 @@ pub(super) async fn a_deleted_volume_is_gone_with_user_and_secret(bench: &Bench)
     assert_ne!(Bench::data(&again), Bench::data(&volume), "the data of before is not there");
 }
 
+/// Proves: cephfs 13
 pub(super) async fn an_archived_volume_keeps_its_data_and_loses_its_users(bench: &Bench) {
     let backend = bench.start();
     let request = bench.request("a", &[]);
@@ -149,6 +153,7 @@ pub(super) async fn a_kept_volume_stays_and_is_not_swept(bench: &Bench) {
     assert!(!unfinished.iter().any(|unfinished| unfinished.id == volume.id));
 }
 
+/// Proves: cephfs 4
 pub(super) async fn the_next_claim_of_a_deterministic_name_never_sees_old_data(bench: &Bench) {
     let backend = bench.start();
     let fixed = [("deterministicNames", "true")];

@@ -19,6 +19,7 @@ fn read(path: &str, user: &str, annotations: &[(&str, &str)]) -> Result<Old, Err
     Old::read(&source, &claim, &Provenance { annotations, ..Provenance::default() })
 }
 
+/// Proves: cephfs 10
 #[test]
 fn what_the_old_provisioner_made_is_recognised_wherever_it_put_it() {
     let rows = [

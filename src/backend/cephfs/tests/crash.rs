@@ -262,6 +262,7 @@ async fn work_that_was_broken_off_anywhere_is_finished_by_the_next_attempt() {
     }
 }
 
+/// Proves: rbd 21
 #[tokio::test(flavor = "multi_thread")]
 async fn a_volume_that_was_begun_and_given_up_leaves_nothing() {
     let permit = Permit::unlimited();

@@ -37,6 +37,7 @@ fn main_with(more: &[(&'static str, &'static str)]) -> Result<Plan, Error> {
     planned(&[&MAIN[..], more].concat())
 }
 
+/// Proves: rbd 1
 #[test]
 fn the_class_of_the_old_provisioner_means_what_it_meant() {
     // Both older provisioners have examples of this shape.
@@ -66,6 +67,7 @@ fn the_class_of_the_old_provisioner_means_what_it_meant() {
     assert_eq!(plan.size, 1 << 30);
 }
 
+/// Proves: rbd 2
 #[test]
 fn what_a_class_leaves_out_is_as_with_the_old_provisioner() {
     let plan =
@@ -117,6 +119,7 @@ fn empty_values_count_as_left_out_as_charts_render_them() {
     assert_eq!((plan.data_pool, plan.fs_type, plan.form), (None, None, Form::Csi));
 }
 
+/// Proves: rbd 3, rbd 5
 #[test]
 fn a_class_that_is_wrong_is_told_what_to_write() {
     let rows: [(&str, Pairs<'_>, &[&str]); 26] = [
@@ -188,6 +191,7 @@ fn a_class_that_is_wrong_is_told_what_to_write() {
     }
 }
 
+/// Proves: rbd 4
 #[test]
 fn a_keyring_beside_a_secret_is_as_good_as_none() {
     assert!(main_with(&[("keyring", "/etc/ceph/keyring")]).is_ok());
@@ -201,6 +205,7 @@ fn a_file_system_is_for_those_who_mount_one() {
     assert_eq!(plan(&clusters(), &settings(), &block).unwrap().fs_type, None);
 }
 
+/// Proves: rbd 10
 #[test]
 fn only_raw_devices_are_written_from_several_nodes() {
     use Access::{ReadOnlyMany, ReadWriteMany, ReadWriteOnce, ReadWriteOncePod};
@@ -225,6 +230,7 @@ fn only_raw_devices_are_written_from_several_nodes() {
     }
 }
 
+/// Proves: rbd 9
 #[test]
 fn a_size_is_kept_to_the_byte_in_whole_sectors() {
     let sized = |bytes| size(Capacity::from_bytes(bytes));

@@ -119,6 +119,7 @@ async fn what_is_kept_says_so() {
     assert_eq!(calls(&site.small).len(), 1, "it was noted");
 }
 
+/// Proves: rbd 18
 #[tokio::test]
 async fn an_older_image_gets_a_name_of_ours_before_it_is_deleted() {
     let site = Site::new();
@@ -135,6 +136,7 @@ async fn an_older_image_gets_a_name_of_ours_before_it_is_deleted() {
     );
 }
 
+/// Proves: rbd 20
 #[tokio::test]
 async fn growing_looks_and_resizes() {
     let site = Site::new();

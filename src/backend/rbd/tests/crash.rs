@@ -56,6 +56,7 @@ async fn broken_off<T: std::fmt::Debug>(
     stopped
 }
 
+/// Proves: rbd 8
 #[tokio::test]
 async fn a_creation_that_was_broken_off_is_finished() {
     for restart in [false, true] {
@@ -85,6 +86,7 @@ async fn the_creation_has_no_more_steps_than_are_tried() {
     assert!(!site.small.state().stopped);
 }
 
+/// Proves: rbd 21
 #[tokio::test]
 async fn a_creation_that_was_broken_off_for_good_is_swept() {
     for stop in stops(STEPS) {

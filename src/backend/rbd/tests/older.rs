@@ -47,6 +47,7 @@ async fn the_class_says_with_which_user_and_for_how_long() {
     assert!(names.len() == 2 && names[1].starts_with("mon-"), "the cluster is known now: {names:?}");
 }
 
+/// Proves: rbd 19
 #[tokio::test]
 async fn an_image_that_is_marked_for_another_claim_is_left_alone() {
     let site = Site::new();
@@ -74,6 +75,7 @@ async fn a_name_that_is_more_than_a_name_is_refused() {
     assert_eq!(site.small.images(), [IMAGE]);
 }
 
+/// Proves: rbd 14
 #[tokio::test]
 async fn a_missing_image_is_a_success_only_where_its_pool_exists() {
     let site = Site::new();
@@ -97,6 +99,7 @@ async fn another_image_under_the_name_that_it_needs_is_left_alone() {
     assert_eq!(site.small.images().len(), 2);
 }
 
+/// Proves: rbd 20
 #[tokio::test]
 async fn an_older_image_grows() {
     let site = Site::new();

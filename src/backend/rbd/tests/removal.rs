@@ -12,6 +12,7 @@ async fn made(site: &Site, name: &str) -> (VolumeRequest, Volume) {
     (request, volume)
 }
 
+/// Proves: rbd 13
 #[tokio::test]
 async fn an_image_that_is_open_is_not_removed_and_its_node_is_named() {
     let site = Site::new();
@@ -151,6 +152,7 @@ async fn a_marked_image_that_is_still_open_is_waited_for() {
     assert_eq!(site.create(&request).await.unwrap(), volume);
 }
 
+/// Proves: rbd 12
 #[tokio::test]
 async fn the_source_of_a_volume_is_as_its_class_says() {
     let site = Site::new();

@@ -77,6 +77,7 @@ pub(super) async fn tenant(bed: &Bed, volume: &PersistentVolume) -> Result<(Stri
     Ok((user, String::from_utf8(key.0).context("the key is no text")?))
 }
 
+/// Proves: cephfs 8
 async fn in_tree(bed: Arc<Bed>) -> Result<()> {
     let class = bed.cephfs_class("cephfs").parameter("pvSource", "in-tree").create().await?;
     bed.berth().await?;
@@ -102,6 +103,7 @@ async fn in_tree(bed: Arc<Bed>) -> Result<()> {
         .await
 }
 
+/// Proves: cephfs 5
 async fn confined(bed: Arc<Bed>) -> Result<()> {
     let class = bed.cephfs_class("cephfs").parameter("pvSource", "in-tree").create().await?;
     bed.berth().await?;
@@ -121,6 +123,7 @@ async fn confined(bed: Arc<Bed>) -> Result<()> {
     bed.delete("other", &other).await
 }
 
+/// Proves: cephfs 4
 async fn deterministic(bed: Arc<Bed>) -> Result<()> {
     let class = bed
         .cephfs_class("cephfs")
@@ -143,6 +146,7 @@ async fn deterministic(bed: Arc<Bed>) -> Result<()> {
     bed.delete("data", &second).await
 }
 
+/// Proves: cephfs 13
 async fn archive(bed: Arc<Bed>) -> Result<()> {
     let class = bed
         .cephfs_class("cephfs")
@@ -169,6 +173,7 @@ async fn archive(bed: Arc<Bed>) -> Result<()> {
     Ok(())
 }
 
+/// Proves: cephfs 7
 async fn grows(bed: Arc<Bed>) -> Result<()> {
     let class = bed.cephfs_class("cephfs").expandable().create().await?;
     bed.berth().await?;
@@ -202,6 +207,8 @@ async fn many(bed: Arc<Bed>) -> Result<()> {
 
 /// With a user that all volumes share: one of the volume's own can only be taken away by way of its subvolume, as long as
 /// the administrator's user has no rights over users.
+///
+/// Proves: cephfs 11
 async fn gone(bed: Arc<Bed>) -> Result<()> {
     let class = bed
         .cephfs_class("cephfs")

@@ -160,6 +160,7 @@ async fn watchers(bed: &Bed, spec: &str, count: usize) -> Result<()> {
         .await
 }
 
+/// Proves: rbd 13
 async fn watched(bed: Arc<Bed>) -> Result<()> {
     for (name, disposal) in [("deleted", "delete"), ("archived", "archive")] {
         let class = bed.rbd_class(name).parameter("onDelete", disposal).create().await?;

@@ -35,6 +35,7 @@ fn old_setup(bed: &Bed, provisioner: &str) -> Result<Setup> {
     Ok(setup)
 }
 
+/// Proves: rbd 1
 async fn rbd_class(bed: Arc<Bed>) -> Result<()> {
     // As in the example of rbd-provisioner, with the keys in whatever case people wrote them.
     let class = bed
@@ -70,6 +71,7 @@ async fn goes_to_the_trash(bed: &Bed, volume: &PersistentVolume) -> Result<()> {
     Ok(())
 }
 
+/// Proves: rbd 4
 async fn in_tree_class(bed: Arc<Bed>) -> Result<()> {
     let class = bed
         .case
@@ -94,6 +96,7 @@ async fn in_tree_class(bed: Arc<Bed>) -> Result<()> {
     goes_to_the_trash(&bed, &volume).await
 }
 
+/// Proves: cephfs 1
 async fn cephfs_class(bed: Arc<Bed>) -> Result<()> {
     let class = bed
         .case
@@ -193,6 +196,7 @@ async fn old_image(bed: &Bed) -> Result<String> {
     Ok(image)
 }
 
+/// Proves: rbd 18
 async fn rbd_volume(bed: Arc<Bed>) -> Result<()> {
     let class = bed.rbd_class("rbd").provisioner("ceph.com/rbd").create().await?;
     let image = old_image(&bed).await?;
@@ -208,6 +212,7 @@ async fn rbd_volume(bed: Arc<Bed>) -> Result<()> {
     bed.delete("data", &volume).await
 }
 
+/// Proves: rbd 18
 async fn rbd_volume_archived(bed: Arc<Bed>) -> Result<()> {
     let class =
         bed.rbd_class("rbd").provisioner("ceph.com/rbd").parameter("onDelete", "archive").create().await?;
@@ -232,6 +237,7 @@ async fn rbd_volume_archived(bed: Arc<Bed>) -> Result<()> {
     Ok(())
 }
 
+/// Proves: rbd 18
 async fn in_tree_volume(bed: Arc<Bed>) -> Result<()> {
     let class = bed.rbd_class("rbd").provisioner("kubernetes.io/rbd").create().await?;
     let image = old_image(&bed).await?;
@@ -337,6 +343,7 @@ impl Share {
     }
 }
 
+/// Proves: cephfs 9
 async fn cephfs_volume(bed: Arc<Bed>) -> Result<()> {
     let class = bed.cephfs_class("cephfs").provisioner("ceph.com/cephfs").create().await?;
     let name = format!("kubernetes-dynamic-pvc-{UUID}");
@@ -348,6 +355,7 @@ async fn cephfs_volume(bed: Arc<Bed>) -> Result<()> {
     share.goes(&bed).await
 }
 
+/// Proves: cephfs 9
 async fn deterministic_volume(bed: Arc<Bed>) -> Result<()> {
     let class = bed
         .cephfs_class("cephfs")
@@ -370,6 +378,8 @@ async fn deterministic_volume(bed: Arc<Bed>) -> Result<()> {
 }
 
 /// An image that berth itself made for somebody, named by a PV without records.
+///
+/// Proves: rbd 19
 async fn stranger(bed: Arc<Bed>) -> Result<()> {
     let class = bed.rbd_class("rbd").provisioner("ceph.com/rbd").create().await?;
     bed.case.start(&old_setup(&bed, "ceph.com/rbd")?)?;

@@ -75,6 +75,7 @@ async fn csi(bed: Arc<Bed>) -> Result<()> {
     bed.delete("data", &volume).await
 }
 
+/// Proves: rbd 12
 async fn in_tree(bed: Arc<Bed>) -> Result<()> {
     let class =
         bed.rbd_class("rbd").parameter("pvSource", "in-tree").parameter("fsType", "ext4").create().await?;
@@ -208,6 +209,7 @@ pub(super) fn request(size: &str) -> Value {
     json!({ "spec": { "resources": { "requests": { "storage": size } } } })
 }
 
+/// Proves: rbd 20
 async fn grows(bed: Arc<Bed>) -> Result<()> {
     let class = bed.rbd_class("rbd").expandable().create().await?;
     bed.berth().await?;
@@ -326,6 +328,7 @@ async fn foreign(bed: Arc<Bed>) -> Result<()> {
     Ok(())
 }
 
+/// Proves: rbd 14
 async fn gone(bed: Arc<Bed>) -> Result<()> {
     let class = bed.rbd_class("rbd").create().await?;
     bed.berth().await?;
@@ -334,6 +337,7 @@ async fn gone(bed: Arc<Bed>) -> Result<()> {
     bed.delete("data", &volume).await
 }
 
+/// Proves: rbd 9
 async fn sizes(bed: Arc<Bed>) -> Result<()> {
     let class = bed.rbd_class("rbd").create().await?;
     bed.berth().await?;
