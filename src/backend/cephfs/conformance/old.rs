@@ -37,8 +37,9 @@ fn old(bench: &Bench, root: &str, group: &str, share: &str, user: &str, claim: &
     }
 }
 
+/// Of this run alone: a cluster remembers users.
 fn uuid(number: usize) -> String {
-    format!("01234567-89ab-cdef-0123-{number:012x}")
+    format!("{:08x}-89ab-cdef-0123-{number:012x}", std::process::id())
 }
 
 /// Proves: cephfs 9, cephfs 11
