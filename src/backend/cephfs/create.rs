@@ -346,7 +346,8 @@ impl Owned<'_> {
         }
         if confined && !info.isolated() {
             let message = format!(
-                "{} has no RADOS namespace of its own, so a user for it alone would reach the data of every volume in pool {:?}; nobody                  was let in. Write userSecretName into the class, or move the data to a new volume",
+                "{} has no RADOS namespace of its own, so a user for it alone would reach the data of every volume in pool {:?}; nobody \
+                 was let in. Write userSecretName into the class, or move the data to a new volume",
                 at.shown(),
                 info.data_pool
             );
