@@ -20,3 +20,9 @@ pub mod proxy;
 pub mod scenarios;
 pub mod storm;
 pub mod suite;
+
+/// Logs to standard error as `RUST_LOG` says, else what is `usual`.
+pub fn log_to_stderr(usual: &str) {
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| usual.into());
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+}

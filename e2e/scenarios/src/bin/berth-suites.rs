@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use anyhow::Result;
-use berth_e2e::suite;
+use berth_e2e::{log_to_stderr, suite};
 use clap::{Parser, ValueEnum};
 
 /// Runs berth's end-to-end scenarios.
@@ -39,13 +39,7 @@ enum Suite {
 #[tokio::main]
 async fn main() -> Result<ExitCode> {
     let args = Args::parse();
-    tracing_subscriber::fmt()
-        .with_env_filter(
-            tracing_subscriber::EnvFilter::try_from_default_env()
-                .unwrap_or_else(|_| "warn,kube_client=off".into()),
-        )
-        .with_writer(std::io::stderr)
-        .init();
+    log_to_stderr("warn,kube_client=off");
     let suites = if args.suites.is_empty() {
         suite::Suite::ALL.to_vec()
     } else {

@@ -7,6 +7,7 @@ use berth_e2e::{
     berth,
     case::Case,
     control_plane::{Binaries, ControlPlane, binaries::Found},
+    log_to_stderr,
     storm::Storm,
 };
 use clap::{Parser, ValueEnum};
@@ -41,13 +42,7 @@ enum Against {
 #[tokio::main]
 async fn main() -> Result<()> {
     let args = Args::parse();
-    tracing_subscriber::fmt()
-        .with_env_filter(
-            tracing_subscriber::EnvFilter::try_from_default_env()
-                .unwrap_or_else(|_| "warn,kube_client=off".into()),
-        )
-        .with_writer(std::io::stderr)
-        .init();
+    log_to_stderr("warn,kube_client=off");
     let seed = args.seed.unwrap_or_else(|| u64::from(rand::random::<u32>()));
     println!(
         "storm --seed {seed} --claims {} --kills {} --longest-life {}",

@@ -61,6 +61,9 @@ pub(crate) async fn tell(program: &Path) -> Result<Demo> {
     let scratch = ScratchDir::new("berth-demo-")?;
     let plane = ControlPlane::embedded().await?;
     let admin = plane.client(User::Admin).await?;
+    for manifest in manifests::deployed_for_ceph()?.iter().filter(|one| one.is_access_control()) {
+        manifest.apply(&admin).await?;
+    }
     let setup = Setup {
         user: User::Berth,
         access: plane.access(User::Berth)?,
@@ -145,9 +148,6 @@ impl Demo {
 
     /// Pool, users, Secrets and classes: what an administrator prepares.
     async fn furnish(&self) -> Result<()> {
-        for manifest in manifests::deployed_for_ceph()?.iter().filter(|one| one.is_access_control()) {
-            manifest.apply(&self.admin).await?;
-        }
         self.cluster.pool(POOL).await?;
         let users: [(&str, &[(&str, &str)]); 2] = [
             ("berth-rbd", &[("mon", "profile rbd"), ("osd", "profile rbd pool=demo")]),
@@ -169,9 +169,9 @@ impl Demo {
             (
                 "rbd",
                 json!({
-                    "monitors": monitors, "pool": POOL, "imageFeatures": "layering",
-                    "adminId": "berth-rbd", "adminSecretName": "berth-rbd",
-                    "userId": "berth-rbd", "userSecretName": "berth-rbd",
+                    "monitors": monitors, "pool": POOL, "imageFeatures": "layering", "onDelete": "delete",
+                    "adminId": "berth-rbd", "adminSecretName": "berth-rbd", "adminSecretNamespace": HOME,
+                    "userId": "berth-rbd", "userSecretName": "berth-rbd", "userSecretNamespace": HOME,
                 }),
             ),
             (

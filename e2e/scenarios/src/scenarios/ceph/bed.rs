@@ -8,6 +8,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use base64::{Engine, prelude::BASE64_STANDARD};
+use futures::future::try_join_all;
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Secret};
 use kube::{Api, ResourceExt, api::ListParams};
 use serde_json::{Value, json};
@@ -213,6 +214,31 @@ impl Bed {
     pub(super) async fn delete(&self, claim: &str, volume: &PersistentVolume) -> Result<()> {
         self.case.delete_claim(claim).await?;
         self.case.volume_gone(&volume.name_any()).await
+    }
+
+    /// Makes so many claims at once, and waits until they are bound.
+    pub(super) async fn bound_at_once(
+        &self,
+        count: usize,
+        class: &str,
+    ) -> Result<Vec<(String, PersistentVolume)>> {
+        let names: Vec<String> = (0..count).map(|number| format!("data-{number:02}")).collect();
+        try_join_all(names.iter().map(|name| self.claim(name, class))).await?;
+        let mut pairs = Vec::new();
+        for name in names {
+            let volume = self.case.bound_pair(&name).await?.1;
+            pairs.push((name, volume));
+        }
+        Ok(pairs)
+    }
+
+    /// Deletes claims at once, and waits until their PVs are gone.
+    pub(super) async fn delete_at_once(&self, pairs: &[(String, PersistentVolume)]) -> Result<()> {
+        try_join_all(pairs.iter().map(|(claim, _)| self.case.delete_claim(claim))).await?;
+        for (_, volume) in pairs {
+            self.case.volume_gone(&volume.name_any()).await?;
+        }
+        Ok(())
     }
 
     /// `pool/image` of a PV.

@@ -196,18 +196,24 @@ async fn old_image(bed: &Bed) -> Result<String> {
     Ok(image)
 }
 
+/// A volume of rbd-provisioner, bound to the claim `data`, with berth in that one's place; and its image.
+async fn rbd_provisioners(bed: &Bed, class: &str) -> Result<(PersistentVolume, String)> {
+    let image = old_image(bed).await?;
+    let volume = OldVolume {
+        class,
+        provisioner: "ceph.com/rbd",
+        annotations: json!({ "rbdProvisionerIdentity": "ceph.com/rbd" }),
+        source: rbd_source(bed, &image),
+    };
+    let volume = volume.bound_to(bed, "data").await?;
+    bed.case.start(&old_setup(bed, "ceph.com/rbd")?)?;
+    Ok((volume, image))
+}
+
 /// Proves: rbd 18
 async fn rbd_volume(bed: Arc<Bed>) -> Result<()> {
     let class = bed.rbd_class("rbd").provisioner("ceph.com/rbd").create().await?;
-    let image = old_image(&bed).await?;
-    let volume = OldVolume {
-        class: &class,
-        provisioner: "ceph.com/rbd",
-        annotations: json!({ "rbdProvisionerIdentity": "ceph.com/rbd" }),
-        source: rbd_source(&bed, &image),
-    };
-    let volume = volume.bound_to(&bed, "data").await?;
-    bed.case.start(&old_setup(&bed, "ceph.com/rbd")?)?;
+    let (volume, _) = rbd_provisioners(&bed, &class).await?;
     bed.agrees().await?;
     bed.delete("data", &volume).await
 }
@@ -216,15 +222,7 @@ async fn rbd_volume(bed: Arc<Bed>) -> Result<()> {
 async fn rbd_volume_archived(bed: Arc<Bed>) -> Result<()> {
     let class =
         bed.rbd_class("rbd").provisioner("ceph.com/rbd").parameter("onDelete", "archive").create().await?;
-    let image = old_image(&bed).await?;
-    let volume = OldVolume {
-        class: &class,
-        provisioner: "ceph.com/rbd",
-        annotations: json!({ "rbdProvisionerIdentity": "ceph.com/rbd" }),
-        source: rbd_source(&bed, &image),
-    };
-    let volume = volume.bound_to(&bed, "data").await?;
-    bed.case.start(&old_setup(&bed, "ceph.com/rbd")?)?;
+    let (volume, image) = rbd_provisioners(&bed, &class).await?;
     bed.delete("data", &volume).await?;
     bed.expect_trash(&image);
     let trash = inventory::trash(&bed.cluster, &bed.pool).await?;

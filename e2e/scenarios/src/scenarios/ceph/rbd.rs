@@ -3,7 +3,6 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use anyhow::{Context, Result, ensure};
-use futures::future::try_join_all;
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use kube::{Api, ResourceExt};
 use serde_json::{Value, json};
@@ -238,19 +237,10 @@ async fn many(bed: Arc<Bed>) -> Result<()> {
     const CLAIMS: usize = 20;
     let class = bed.rbd_class("rbd").create().await?;
     bed.berth().await?;
-    let names: Vec<String> = (0..CLAIMS).map(|number| format!("data-{number:02}")).collect();
-    try_join_all(names.iter().map(|name| bed.claim(name, &class))).await?;
-    let mut volumes = Vec::new();
-    for name in &names {
-        volumes.push(bed.case.bound_pair(name).await?.1);
-    }
+    let pairs = bed.bound_at_once(CLAIMS, &class).await?;
     ensure!(bed.images().await?.live.len() == CLAIMS, "{:?}", bed.images().await?);
     bed.agrees().await?;
-    try_join_all(names.iter().map(|name| bed.case.delete_claim(name))).await?;
-    for volume in &volumes {
-        bed.case.volume_gone(&volume.name_any()).await?;
-    }
-    Ok(())
+    bed.delete_at_once(&pairs).await
 }
 
 async fn configured(bed: Arc<Bed>) -> Result<()> {
