@@ -36,7 +36,7 @@ pub const PARAMETERS: &[Parameter] = &[
     Parameter {
         name: "adminId",
         values: "a Ceph user, without \"client.\"",
-        default: "admin, or as the cluster is configured",
+        default: "admin; without adminSecretName as the cluster is configured",
         effect: "The user that makes and removes subvolumes: mgr \"allow rw\", mon \"allow r\".",
     },
     Parameter {
@@ -48,7 +48,7 @@ pub const PARAMETERS: &[Parameter] = &[
     Parameter {
         name: "adminSecretNamespace",
         values: "a namespace",
-        default: "default",
+        default: "default; without adminSecretName as the cluster is configured",
         effect: "Where that Secret is.",
     },
     Parameter {
@@ -114,7 +114,7 @@ pub const PARAMETERS: &[Parameter] = &[
     },
     Parameter {
         name: "archiveExpiry",
-        values: "never, or a duration such as 720h or 30d",
+        values: "never, or 1m to 18300d, in s, m, h, d or w",
         default: "never",
         effect: "When an archived volume is deleted for good.",
     },
