@@ -3,15 +3,11 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
-    conformance::{Keys, World, admin_secret, removal},
+    conformance::{Keys, World, removal},
     fake::{KEY, MONITORS, Mgr},
 };
 use crate::{
-    backend::{
-        Backend,
-        cephfs::Cephfs,
-        conformance::{key, request},
-    },
+    backend::{Backend, cephfs::Cephfs, conformance::key},
     volume::{
         Capacity, CephfsSource, ClaimKey, Disposal, Growth, Mode, Permit, Provenance, Removal, Source,
         VolumeName, VolumeRequest,
@@ -31,14 +27,7 @@ impl Watched {
     }
 
     fn request(more: &[(&str, &str)]) -> VolumeRequest {
-        let secret = admin_secret();
-        let common = [
-            ("monitors", MONITORS),
-            ("adminSecretName", secret.name.as_str()),
-            ("adminSecretNamespace", secret.namespace.as_str()),
-        ];
-        let all = common.iter().chain(more).map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
-        VolumeRequest { parameters: all.collect(), ..request("1") }
+        super::odd::asked("1", more)
     }
 
     /// The calls since the last time, without the identity of the cluster, the times, and the directory's name.

@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// What claim `team/<name>` of a class asks for.
-fn asked(name: &str, more: &[(&str, &str)]) -> VolumeRequest {
+pub(super) fn asked(name: &str, more: &[(&str, &str)]) -> VolumeRequest {
     let secret = admin_secret();
     let common = [
         ("monitors", MONITORS),
