@@ -11,7 +11,7 @@ mod lock;
 
 use std::{
     fmt,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
     time::Duration,
 };
 
@@ -143,6 +143,7 @@ pub struct Status {
 pub struct Elector {
     states: watch::Receiver<State>,
     status: Arc<Mutex<Status>>,
+    lock_uid: Arc<OnceLock<String>>,
     work: Work,
 }
 
@@ -163,6 +164,7 @@ impl Elector {
         Self {
             states: office.states.subscribe(),
             status: Arc::new(Mutex::new(status)),
+            lock_uid: Arc::default(),
             work: Work::Off(Mutex::new(Some(office))),
         }
     }
@@ -174,9 +176,10 @@ impl Elector {
         let status = Arc::new(Mutex::new(Status { lock, ..Status::default() }));
         let stop = CancellationToken::new();
         let following = office.states.subscribe();
-        let candidate = Candidate::new(client, settings, office, Arc::clone(&status));
+        let lock_uid = Arc::<OnceLock<String>>::default();
+        let candidate = Candidate::new(client, settings, office, Arc::clone(&status), Arc::clone(&lock_uid));
         let task = tokio::spawn(candidate.run(stop.clone()));
-        Self { states: following, status, work: Work::Task { stop, task } }
+        Self { states: following, status, lock_uid, work: Work::Task { stop, task } }
     }
 
     /// Whether we lead, now and whenever it changes. When a term has ended the follower must stop its workers before it
@@ -188,6 +191,13 @@ impl Elector {
     /// What is known of the lock.
     pub fn status(&self) -> Status {
         self.status.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The UID of the object that is the lock: another identity of the cluster, where `kube-system` may not be read. The first
+    /// that this process sees stays for its life, whatever becomes of the object. `None` until it is seen and without leader
+    /// election; known before the first term begins.
+    pub fn lock_uid(&self) -> Option<String> {
+        self.lock_uid.get().cloned()
     }
 
     /// Ends the term and hands the lock to whoever stands next. To be called when the workers have stopped; returns
@@ -268,6 +278,7 @@ struct Candidate {
     locks: Locks,
     office: Office,
     status: Arc<Mutex<Status>>,
+    lock_uid: Arc<OnceLock<String>>,
     kind: Kind,
     /// How often in a row the server refused the `Lease`.
     refusals: u32,
@@ -299,13 +310,20 @@ const LEASE_AGAIN: Duration = Duration::from_mins(10);
 const RENEWALS_PER_LOOK: u32 = 5;
 
 impl Candidate {
-    fn new(client: Client, settings: Settings, office: Office, status: Arc<Mutex<Status>>) -> Self {
+    fn new(
+        client: Client,
+        settings: Settings,
+        office: Office,
+        status: Arc<Mutex<Status>>,
+        lock_uid: Arc<OnceLock<String>>,
+    ) -> Self {
         let locks = Locks::new(client, &settings.namespace, &settings.name, settings.request_limit());
         Self {
             settings,
             locks,
             office,
             status,
+            lock_uid,
             kind: Kind::Lease,
             refusals: 0,
             lease_again: Instant::now(),
@@ -374,6 +392,7 @@ impl Candidate {
                 Some(own) => Some(own.clone()),
                 None => self.locks.get(self.kind).await?,
             };
+            self.pin_uid(sighting.as_ref());
             let record = sighting.as_ref().and_then(|sighting| sighting.record.clone());
             let now = Instant::now();
             let before = self.seen.take();
@@ -395,6 +414,7 @@ impl Candidate {
             };
             match done {
                 Ok(own) => {
+                    self.pin_uid(Some(&own));
                     self.own = Some(own);
                     return Ok(Round::Held(start));
                 }
@@ -403,6 +423,13 @@ impl Candidate {
             }
         }
         Err(trouble)
+    }
+
+    /// Keeps the first UID that the server tells of the lock.
+    fn pin_uid(&self, sighting: Option<&Sighting>) {
+        if let Some(uid) = sighting.and_then(Sighting::uid) {
+            self.lock_uid.get_or_init(|| uid.to_owned());
+        }
     }
 
     /// The lock is ours until `until`: begins a term or goes on with it, unless an old provisioner still leads.

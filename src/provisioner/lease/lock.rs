@@ -141,6 +141,11 @@ impl Sighting {
         }
     }
 
+    /// The UID that the server gave this object.
+    pub(super) fn uid(&self) -> Option<&str> {
+        self.metadata().uid.as_deref()
+    }
+
     /// Names this state of this object: changes with every write, and is never used again.
     pub(super) fn version(&self) -> String {
         let metadata = self.metadata();

@@ -355,6 +355,31 @@ async fn a_lock_that_was_deleted_is_made_again_and_the_term_goes_on() {
     assert_eq!(lease_holder(&stub).as_deref(), Some("a"));
 }
 
+#[tokio::test(start_paused = true)]
+async fn the_uid_of_the_lock_is_known_before_the_term_and_stays_for_the_life_of_the_process() {
+    for (row, leases_allowed) in [("a Lease", true), ("the Endpoints of the old provisioners", false)] {
+        let stub = Stub::new();
+        stub.fail(move |call| if leases_allowed { Fault::None } else { no_leases(call) });
+        let resource = if leases_allowed { "leases" } else { "endpoints" };
+        let uid = |stub: &Stub| {
+            stub.object(resource, NAMESPACE, NAME)
+                .and_then(|object| Some(object["metadata"]["uid"].as_str()?.to_owned()))
+        };
+        let a = stand(&stub, "a");
+        assert_eq!(a.lock_uid(), None, "{row}");
+        term(&a).await;
+        let first = uid(&stub);
+        assert!(first.is_some() && a.lock_uid() == first, "{row}: {:?}", a.lock_uid());
+        let b = stand(&stub, "b");
+        eventually("who stands by knows it too", || b.lock_uid() == first).await;
+        stub.put(resource, NAMESPACE, NAME, None);
+        eventually("the lock is made again", || uid(&stub).is_some_and(|uid| Some(uid) != first)).await;
+        sleep(seconds(60)).await;
+        assert_eq!((a.lock_uid(), b.lock_uid()), (first.clone(), first), "{row}");
+    }
+    assert_eq!(Elector::off().lock_uid(), None);
+}
+
 /// Proves: statement 17
 #[tokio::test(start_paused = true)]
 async fn a_released_lock_is_taken_at_the_next_look_and_a_dropped_one_when_it_runs_out() {
