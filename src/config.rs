@@ -7,6 +7,7 @@
 //! It reads neither the environment nor files itself: both come in as [`Surroundings`].
 
 mod cluster;
+mod cluster_id;
 mod convert;
 mod export;
 mod file;
@@ -55,6 +56,12 @@ pub struct Controller {
     pub exports: Vec<Export>,
     /// What is configured of Ceph; `None` where no name of RBD or `CephFS` is served.
     pub ceph: Option<Ceph>,
+    /// How volumes name this cluster on storage that clusters share; `None`: by the UID of `kube-system`.
+    pub cluster_id: Option<String>,
+    /// Ids that this cluster had before it was rebuilt.
+    pub former_cluster_ids: Vec<String>,
+    /// How long removed data stays in the trash before it is purged.
+    pub trash_retention: Duration,
     /// The identity that volumes of the older Ceph provisioners must have; `None`: any.
     pub identity: Option<String>,
     /// Where the API server is; `None`: the pod's service account says.

@@ -15,7 +15,7 @@ use berth::{
     },
     config::{self, Ceph, Controller, Invocation, Storage, Surroundings},
     observe::{self, Metered, Metrics},
-    provisioner::{self, KubernetesHost, lease, queue::Pace, rights},
+    provisioner::{self, KubernetesHost, host, lease, queue::Pace, rights},
 };
 use tokio::{
     net::TcpListener,
@@ -97,7 +97,9 @@ async fn serve(settings: Controller, nfs: Option<Arc<dyn Backend>>) -> anyhow::R
     let cluster = cluster(&settings).await?;
     let on_ceph = match &settings.ceph {
         Some(ceph) => {
-            let host = KubernetesHost::start(&cluster, settings.api_timeout, &metrics).await?;
+            let host =
+                KubernetesHost::start(&cluster, settings.api_timeout, host_settings(&settings), &metrics)
+                    .await?;
             Some(on_ceph(ceph, Arc::new(host), &metrics).context("prepare the use of Ceph")?)
         }
         None => None,
@@ -170,6 +172,15 @@ fn backends(settings: &Controller, nfs: Option<&Arc<dyn Backend>>, on_ceph: Opti
 fn clusters(ceph: &Ceph) -> String {
     let shown = ceph.clusters.iter().map(|cluster| format!("{}={}", cluster.name, cluster.monitors));
     shown.collect::<Vec<_>>().join(";")
+}
+
+/// What the backends are told of this cluster, from what was configured.
+fn host_settings(settings: &Controller) -> host::Settings {
+    host::Settings {
+        cluster_id: settings.cluster_id.clone(),
+        former_cluster_ids: settings.former_cluster_ids.clone(),
+        trash_retention: settings.trash_retention,
+    }
 }
 
 /// What the loop is told, from what was configured.

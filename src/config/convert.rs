@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{
-    Ceph, Controller, Lease, Storage, Surroundings, cluster, export,
+    Ceph, Controller, Lease, Storage, Surroundings, cluster, cluster_id, export,
     file::{self},
     flags::ControllerFlags,
     old::Old,
@@ -59,6 +59,9 @@ pub(super) mod names {
         OPERATION_TIMEOUT: "--operation-timeout", "", "operationTimeout", "30s";
         SWEEP_INTERVAL: "--sweep-interval", "", "sweepInterval", "1h";
         SWEEP_GRACE: "--sweep-grace", "", "sweepGrace", "5m";
+        CLUSTER_ID: "--cluster-id", "BERTH_CLUSTER_ID", "clusterId", "";
+        FORMER_CLUSTER_IDS: "--former-cluster-ids", "BERTH_FORMER_CLUSTER_IDS", "formerClusterIds", "";
+        TRASH_RETENTION: "--trash-retention", "BERTH_TRASH_RETENTION", "trashRetention", "10m";
         SECRET_NAMESPACE: "--secret-namespace", "PROVISIONER_SECRET_NAMESPACE", "secretNamespace", "";
         RBD_PROGRAM: "--rbd-program", "", "rbdProgram", "rbd";
         CEPH_PROGRAM: "--ceph-program", "", "cephProgram", "ceph";
@@ -120,7 +123,7 @@ impl Sources<'_> {
     }
 
     /// A value from the first source that has it; `None` where none has and there is no default.
-    fn find(
+    pub(super) fn find(
         &self,
         names: &Names,
         flag: Option<String>,
@@ -161,6 +164,9 @@ pub(super) fn controller(
         operation_timeout,
         sweep_interval,
         sweep_grace,
+        cluster_id,
+        former_cluster_ids,
+        trash_retention,
         secret_namespace,
         rbd_program,
         ceph_program,
@@ -226,6 +232,11 @@ pub(super) fn controller(
         &common,
         &mut missing,
     )?;
+    let (cluster_id, former_cluster_ids) = cluster_id::ids(
+        &sources,
+        (cluster_id, file.cluster_id),
+        (former_cluster_ids, file.former_cluster_ids),
+    )?;
     let namespace = sources
         .find(&names::LEASE_NAMESPACE, lease_namespace, file.lease_namespace)?
         .map_or_else(|| Ok(namespace_of_pod(surroundings)), |given| given.object_name())?;
@@ -290,6 +301,11 @@ pub(super) fn controller(
         provisioners,
         exports: if of_nfs { exports } else { Vec::new() },
         ceph: of_ceph.then_some(Ceph { tools, clusters, secret_namespace }),
+        cluster_id,
+        former_cluster_ids,
+        trash_retention: sources
+            .pick(&names::TRASH_RETENTION, trash_retention, file.trash_retention)?
+            .duration(Duration::ZERO)?,
         identity: old.identity.clone(),
         master: old.master.clone(),
         kubeconfig: sources

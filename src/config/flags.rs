@@ -70,6 +70,22 @@ pub(super) struct ControllerFlags {
     #[arg(long, value_name = "DURATION", help_heading = "Storage")]
     pub(super) sweep_grace: Option<String>,
 
+    /// How volumes name this cluster on storage that clusters share; else the UID of kube-system [env: BERTH_CLUSTER_ID]
+    ///
+    /// Never change it while there are volumes, unless the id of before is one of --former-cluster-ids.
+    #[arg(long, value_name = "ID", help_heading = "Storage")]
+    pub(super) cluster_id: Option<String>,
+
+    /// Ids that this cluster had before it was rebuilt, separated by commas [env: BERTH_FORMER_CLUSTER_IDS]
+    ///
+    /// Volumes of these ids count as this cluster's own. Name no id of a cluster that still runs.
+    #[arg(long, value_name = "IDS", help_heading = "Storage")]
+    pub(super) former_cluster_ids: Option<String>,
+
+    /// Keep removed data in the trash for so long; 0s purges at once [env: BERTH_TRASH_RETENTION] [default: 10m]
+    #[arg(long, value_name = "DURATION", help_heading = "Storage")]
+    pub(super) trash_retention: Option<String>,
+
     /// Keep the Secrets of CephFS volumes' own users here; else in the claim's namespace [env: PROVISIONER_SECRET_NAMESPACE]
     #[arg(long, value_name = "NAMESPACE", help_heading = "Ceph")]
     pub(super) secret_namespace: Option<String>,

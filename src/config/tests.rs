@@ -70,6 +70,9 @@ fn the_environment_of_the_old_images_is_enough() {
             threads: 32,
         }],
         ceph: None,
+        cluster_id: None,
+        former_cluster_ids: Vec::new(),
+        trash_retention: seconds(600),
         identity: None,
         master: None,
         kubeconfig: None,
@@ -246,6 +249,61 @@ fn probes_are_served_where_they_are_asked_for() {
     assert_eq!(listen("[::]:9090"), Ok(Some("[::]:9090".parse().unwrap())));
     assert!(listen("localhost:9090").unwrap().unwrap().ip().is_loopback());
     assert_eq!(listen("off"), Ok(None));
+}
+
+#[test]
+fn the_ids_of_the_cluster_and_the_retention_of_the_trash_come_from_every_source() {
+    let set = |given: Start<'_>| {
+        let started = start(given).unwrap_or_else(|wrong| panic!("{wrong}"));
+        (started.cluster_id, started.former_cluster_ids.join(" "), started.trash_retention)
+    };
+    let config = "berth --config /etc/berth.yaml";
+    assert_eq!(set(("berth", OLD, "")), (None, String::new(), seconds(600)));
+    let list = "clusterId: blue\nformerClusterIds: [red, 6c0f3c9e-8a0b-4a43-9f4a-0b1d0a3c2f11]\ntrashRetention: 24h\n";
+    let former = "red 6c0f3c9e-8a0b-4a43-9f4a-0b1d0a3c2f11".to_owned();
+    assert_eq!(set((config, OLD, list)), (Some("blue".into()), former.clone(), seconds(86400)));
+    let text = "formerClusterIds: red, 6c0f3c9e-8a0b-4a43-9f4a-0b1d0a3c2f11\n";
+    assert_eq!(set((config, OLD, text)).1, former);
+    let set_in_env = ["BERTH_CLUSTER_ID=green", "BERTH_FORMER_CLUSTER_IDS=a,b", "BERTH_TRASH_RETENTION=0s"];
+    let env = [OLD, &set_in_env].concat();
+    assert_eq!(set((config, &env, list)), (Some("green".into()), "a b".into(), seconds(0)));
+    let line =
+        "berth --config /etc/berth.yaml --cluster-id=white --former-cluster-ids=c --trash-retention 1h30m";
+    assert_eq!(set((line, &env, list)), (Some("white".into()), "c".into(), seconds(5400)));
+}
+
+#[test]
+fn a_wrong_cluster_id_or_retention_is_named_with_what_is_allowed() {
+    let allowed = "must be 1 to 63 lower case letters, digits and '-', beginning and ending with a letter or digit, such \
+        as the UID of the namespace kube-system";
+    let long = "a".repeat(64);
+    let rows: [(Start<'_>, String); 8] = [
+        (("berth --cluster-id Blue", OLD, ""), format!("--cluster-id \"Blue\" {allowed}")),
+        (("berth --cluster-id=", OLD, ""), format!("--cluster-id \"\" {allowed}")),
+        ((&format!("berth --cluster-id {long}"), OLD, ""), format!("--cluster-id {long:?} {allowed}")),
+        (
+            ("berth", &[OLD, &["BERTH_FORMER_CLUSTER_IDS=a,-b"]].concat(), ""),
+            format!("environment variable BERTH_FORMER_CLUSTER_IDS \"-b\" {allowed}"),
+        ),
+        (("berth --former-cluster-ids a,,b", OLD, ""), format!("--former-cluster-ids \"\" {allowed}")),
+        (
+            ("berth --config /etc/berth.yaml", OLD, "formerClusterIds: [a, b, a]"),
+            "/etc/berth.yaml: formerClusterIds[2] \"a\" is given twice".into(),
+        ),
+        (
+            ("berth --cluster-id a --former-cluster-ids b,a", OLD, ""),
+            "--former-cluster-ids \"a\" is the id of --cluster-id: name only ids that this cluster no longer has"
+                .into(),
+        ),
+        (
+            ("berth --trash-retention 7d", OLD, ""),
+            "--trash-retention \"7d\" must be a duration in Go syntax, such as 500ms, 30s or 1h30m"
+                .into(),
+        ),
+    ];
+    for (given, message) in rows {
+        assert_eq!(start(given).unwrap_err(), message);
+    }
 }
 
 #[test]

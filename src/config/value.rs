@@ -65,9 +65,10 @@ impl Given {
 
     /// A duration in Go syntax of at least `least`.
     pub(super) fn duration(&self, least: Duration) -> Result<Duration, Wrong> {
+        let bound = if least.is_zero() { String::new() } else { format!(" of at least {least:?}") };
         let wrong = |why: &str| {
             self.wrong(format_args!(
-                "{why}must be a duration of at least {least:?} in Go syntax, such as 500ms, 30s or 1h30m"
+                "{why}must be a duration{bound} in Go syntax, such as 500ms, 30s or 1h30m"
             ))
         };
         match go_duration(&self.text) {

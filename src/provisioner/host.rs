@@ -45,9 +45,21 @@ const ASK_AGAIN_WITHOUT_RIGHT: Duration = Duration::from_mins(10);
 /// The namespace that every cluster has and nobody can delete: its UID is the cluster's identity.
 const KUBE_SYSTEM: &str = "kube-system";
 
+/// What the administrator says of this cluster and of removed data, for the storage that clusters share.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// How volumes name this cluster; `None`: by the UID of `kube-system`.
+    pub cluster_id: Option<String>,
+    /// Ids that this cluster had before it was rebuilt.
+    pub former_cluster_ids: Vec<String>,
+    /// How long removed data stays in the trash before it is purged.
+    pub trash_retention: Duration,
+}
+
 /// Kubernetes, as far as storage may ask it.
 pub struct KubernetesHost {
     cluster: Cluster,
+    settings: Settings,
     /// One lock for each Secret: whoever holds it may be reading.
     remembered: Mutex<HashMap<SecretName, Arc<tokio::sync::Mutex<Option<Reading>>>>>,
     installation: Arc<OnceLock<String>>,
@@ -74,14 +86,20 @@ impl KubernetesHost {
     pub async fn start(
         config: &kube::Config,
         timeout: Duration,
+        settings: Settings,
         metrics: &Metrics,
     ) -> Result<Self, super::Error> {
         let client = super::client(config, timeout, metrics)
             .map_err(|source| super::Error::Client { url: config.cluster_url.to_string(), source })?;
-        Ok(Self::over(client, timeout).await)
+        Ok(Self::over(client, timeout, settings).await)
     }
 
-    async fn over(client: Client, timeout: Duration) -> Self {
+    /// What the administrator says of this cluster and of removed data.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    async fn over(client: Client, timeout: Duration, settings: Settings) -> Self {
         let cluster = Cluster::new(client, timeout);
         let installation = Arc::<OnceLock<String>>::default();
         let stop = CancellationToken::new();
@@ -94,7 +112,14 @@ impl KubernetesHost {
         let mut asking = tokio::spawn(async move { token.run_until_cancelled(asking).await });
         // Whether it ended or goes on in the background, the answer is in `installation`.
         let _ = tokio::time::timeout(FIRST_ANSWER, &mut asking).await;
-        Self { cluster, remembered: Mutex::default(), installation, nodes, _asking: stop.drop_guard() }
+        Self {
+            cluster,
+            settings,
+            remembered: Mutex::default(),
+            installation,
+            nodes,
+            _asking: stop.drop_guard(),
+        }
     }
 
     fn slot(&self, name: &SecretName) -> Arc<tokio::sync::Mutex<Option<Reading>>> {

@@ -12,7 +12,7 @@ pub mod events;
 mod expand;
 #[cfg(test)]
 mod fixtures;
-mod host;
+pub mod host;
 pub mod lease;
 mod names;
 mod objects;

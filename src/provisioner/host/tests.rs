@@ -41,7 +41,12 @@ fn server(forbidden: &'static str) -> Stub {
 }
 
 async fn host(stub: &Stub) -> KubernetesHost {
-    KubernetesHost::over(stub.client(), Duration::from_secs(30)).await
+    let settings = Settings {
+        cluster_id: None,
+        former_cluster_ids: Vec::new(),
+        trash_retention: Duration::from_mins(10),
+    };
+    KubernetesHost::over(stub.client(), Duration::from_secs(30), settings).await
 }
 
 fn reads(stub: &Stub) -> usize {

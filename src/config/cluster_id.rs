@@ -1,0 +1,66 @@
+//! How volumes name this cluster on storage that several clusters share: `--cluster-id` and `--former-cluster-ids`.
+//!
+//! What they override, the UID of `kube-system`, is asked of the API server elsewhere.
+
+use super::{
+    convert::{Sources, names},
+    file::Texts,
+    value::{Given, Origin, Wrong},
+};
+
+/// Reads the cluster's id, `None` where the UID of `kube-system` is to be used, and the ids that it had before.
+pub(super) fn ids(
+    sources: &Sources<'_>,
+    (flag, file): (Option<String>, Option<String>),
+    (former_flag, former_file): (Option<String>, Option<Texts>),
+) -> Result<(Option<String>, Vec<String>), Wrong> {
+    let own = sources.find(&names::CLUSTER_ID, flag, file)?.map(|given| id(&given)).transpose()?;
+    let written = match sources.given(&names::FORMER_CLUSTER_IDS, former_flag)? {
+        Some(given) => split(&given),
+        None => former_file.map(|texts| listed(sources, texts)).unwrap_or_default(),
+    };
+    let mut former: Vec<String> = Vec::new();
+    for given in written {
+        let id = id(&given)?;
+        if own.as_ref() == Some(&id) {
+            return Err(given.wrong(format_args!(
+                "is the id of {}: name only ids that this cluster no longer has",
+                names::CLUSTER_ID.flag
+            )));
+        }
+        if former.contains(&id) {
+            return Err(given.wrong("is given twice"));
+        }
+        former.push(id);
+    }
+    Ok((own, former))
+}
+
+/// The parts between the commas.
+fn split(given: &Given) -> Vec<Given> {
+    given.text.split(',').map(|part| Given::new(part.trim(), given.origin.clone())).collect()
+}
+
+fn listed(sources: &Sources<'_>, Texts(texts): Texts) -> Vec<Given> {
+    let key = names::FORMER_CLUSTER_IDS.key;
+    let origin = |index| -> Origin { sources.in_file(format!("{key}[{index}]")) };
+    let given = texts.into_iter().enumerate().map(|(index, text)| Given::new(text, origin(index)));
+    given.flat_map(|given| split(&given)).collect()
+}
+
+/// An id that fits into a mark on every kind of storage: a DNS label, as the UID of `kube-system` is one.
+fn id(given: &Given) -> Result<String, Wrong> {
+    let alphanumeric = |b: &u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+    let bytes = given.text.as_bytes();
+    let valid = (1..=63).contains(&bytes.len())
+        && bytes.iter().all(|b| alphanumeric(b) || *b == b'-')
+        && bytes.first().is_some_and(alphanumeric)
+        && bytes.last().is_some_and(alphanumeric);
+    if valid {
+        return Ok(given.text.clone());
+    }
+    Err(given.wrong(
+        "must be 1 to 63 lower case letters, digits and '-', beginning and ending with a letter or digit, such as the \
+         UID of the namespace kube-system",
+    ))
+}
