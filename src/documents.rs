@@ -16,7 +16,7 @@ use serde_json::Value;
 
 use crate::{
     backend::{
-        Backend, Error, Host, Parameter,
+        Backend, Error, Host, Parameter, PvState,
         ceph::{Cluster, Clusters},
         cephfs, nfs, rbd,
     },
@@ -163,6 +163,10 @@ impl Host for Nobody {
         panic!("nothing is forgotten for a place")
     }
 
+    async fn pv_state(&self, _: &VolumeName) -> Result<PvState, Error> {
+        Ok(PvState::Absent)
+    }
+
     fn installation(&self) -> Option<String> {
         None
     }
@@ -188,7 +192,10 @@ fn example_backends() -> BTreeMap<config::Storage, Arc<dyn Backend>> {
     };
     let host: Arc<dyn Host> = Arc::new(Nobody);
     BTreeMap::from([
-        (config::Storage::Nfs, Arc::new(nfs::Nfs::new(exports).unwrap()) as Arc<dyn Backend>),
+        (
+            config::Storage::Nfs,
+            Arc::new(nfs::Nfs::new(exports, Arc::clone(&host)).unwrap()) as Arc<dyn Backend>,
+        ),
         (
             config::Storage::Rbd,
             Arc::new(rbd::Rbd::new(clusters.clone(), Arc::clone(&host), rbd).unwrap()) as Arc<dyn Backend>,

@@ -10,7 +10,7 @@ use berth::{
         Backend, Backends, Host,
         ceph::{Cluster, Clusters},
         cephfs::{self, Cephfs},
-        nfs::Nfs,
+        nfs::{self, Nfs},
         rbd::{self, Rbd},
     },
     config::{self, Ceph, Controller, Invocation, Storage, Surroundings},
@@ -56,13 +56,10 @@ fn controller(settings: Controller) -> ExitCode {
     for note in &settings.notes {
         tracing::warn!("{note}");
     }
-    let nfs = match (!settings.exports.is_empty()).then(|| Nfs::new(settings.exports.clone())).transpose() {
-        Ok(nfs) => nfs.map(|nfs| Arc::new(nfs) as Arc<dyn Backend>),
-        Err(error) => {
-            tracing::error!(error = error.chain(), "the exports are wrongly configured");
-            return ExitCode::from(WRONGLY_CONFIGURED);
-        }
-    };
+    if let Err(error) = nfs::check(&settings.exports) {
+        tracing::error!(error = error.chain(), "the exports are wrongly configured");
+        return ExitCode::from(WRONGLY_CONFIGURED);
+    }
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(cores.min(MOST_WORKER_THREADS))
@@ -70,7 +67,7 @@ fn controller(settings: Controller) -> ExitCode {
         .enable_all()
         .build();
     let ended = runtime.context("start the runtime").and_then(|runtime| {
-        let ended = runtime.block_on(serve(settings, nfs));
+        let ended = runtime.block_on(serve(settings));
         // What still hangs in a file system call cannot be ended; nobody waits for it.
         runtime.shutdown_background();
         ended
@@ -84,10 +81,8 @@ fn controller(settings: Controller) -> ExitCode {
     }
 }
 
-async fn serve(settings: Controller, nfs: Option<Arc<dyn Backend>>) -> anyhow::Result<()> {
+async fn serve(settings: Controller) -> anyhow::Result<()> {
     let metrics = Metrics::new();
-    let nfs = nfs.map(|nfs| metered(nfs, &metrics));
-    metrics.watch_stores(nfs.iter().cloned().collect());
 
     let stop = CancellationToken::new();
     stop_on_signals(&stop)?;
@@ -95,13 +90,18 @@ async fn serve(settings: Controller, nfs: Option<Arc<dyn Backend>>) -> anyhow::R
     let server = probes(&settings, &metrics, &served).await?;
 
     let cluster = cluster(&settings).await?;
+    let host: Arc<dyn Host> = Arc::new(
+        KubernetesHost::start(&cluster, settings.api_timeout, host_settings(&settings), &metrics).await?,
+    );
+    let nfs = if settings.exports.is_empty() {
+        None
+    } else {
+        let nfs = Nfs::new(settings.exports.clone(), Arc::clone(&host)).context("prepare the exports")?;
+        Some(metered(Arc::new(nfs), &metrics))
+    };
+    metrics.watch_stores(nfs.iter().cloned().collect());
     let on_ceph = match &settings.ceph {
-        Some(ceph) => {
-            let host =
-                KubernetesHost::start(&cluster, settings.api_timeout, host_settings(&settings), &metrics)
-                    .await?;
-            Some(on_ceph(ceph, Arc::new(host), &metrics).context("prepare the use of Ceph")?)
-        }
+        Some(ceph) => Some(on_ceph(ceph, host, &metrics).context("prepare the use of Ceph")?),
         None => None,
     };
     let backends = backends(&settings, nfs.as_ref(), on_ceph.as_ref());

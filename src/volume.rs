@@ -6,12 +6,14 @@
 //! Nothing here knows of Kubernetes objects, of gRPC, or of a storage system.
 
 mod capacity;
+mod cluster;
 mod permit;
 mod secrets;
 
-use std::{collections::BTreeMap, fmt, str::FromStr};
+use std::{collections::BTreeMap, fmt, str::FromStr, time::Duration};
 
 pub use capacity::Capacity;
+pub use cluster::ClusterIds;
 pub use permit::{Expired, Permit};
 pub use secrets::{SecretName, Secrets};
 
@@ -395,6 +397,36 @@ pub struct Provenance {
     /// The parameters of the PV's class as it is now, for PVs of older provisioners; empty where the class is gone, and
     /// for what we made.
     pub parameters: BTreeMap<String, String>,
+    /// The UID of the PV object; empty where it is not known. Equal UIDs prove that it is the same object of the same cluster;
+    /// different ones prove nothing, since a PV that is restored from a backup gets another one.
+    pub uid: String,
+    /// The owner whose volume an administrator took over by an annotation on the PV: the identity of the cluster that a
+    /// record on the storage names, or [`UNRECORDED`] where there is no record.
+    pub take_over: Option<String>,
+    /// How long what is deleted stays in the trash, where the class said so when the volume was made.
+    pub retention: Option<Duration>,
+}
+
+/// What an administrator writes as the owner of data that nothing on the storage tells the owner of.
+pub const UNRECORDED: &str = "unrecorded";
+
+/// A volume that a PV of this cluster uses, as the PV tells of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InUse {
+    /// The PV's name.
+    pub name: VolumeName,
+    /// The id that we recorded on the PV; `None` for a PV of an older provisioner.
+    pub id: Option<VolumeId>,
+    /// Where the PV says that the volume is.
+    pub source: Source,
+    /// The claim that the PV is bound to.
+    pub claim: ClaimKey,
+    /// Whether we made it, as recorded on the PV.
+    pub origin: Origin,
+    /// What it holds, as the PV says.
+    pub capacity: Capacity,
+    /// How it was made.
+    pub provenance: Provenance,
 }
 
 /// What becomes of the bytes when the claim is gone. It has no default on purpose.

@@ -9,11 +9,7 @@ use std::{
 };
 
 use berth::{
-    backend::{
-        cephfs,
-        nfs::{self, Nfs},
-        rbd,
-    },
+    backend::{cephfs, nfs, rbd},
     config::{self, Invocation, Storage, Surroundings},
     provisioner::rights::{ELECTION, HOST, Right, SECRETS, VOLUMES},
 };
@@ -397,7 +393,7 @@ fn the_configuration_files_in_config_maps_are_accepted() {
             "{file}"
         );
         if !started.exports.is_empty() {
-            Nfs::new(started.exports).unwrap();
+            nfs::check(&started.exports).unwrap();
         }
     }
     assert_eq!(maps, 2);

@@ -111,7 +111,7 @@ impl Trial {
     }
 
     async fn confirm(&self, backend: &Arc<dyn Backend>, volume: &Volume) {
-        backend.confirm(&volume.id, &permit()).await.unwrap();
+        backend.confirm(&volume.id, &object_uid(volume.id.name()), &permit()).await.unwrap();
         self.confirmed.lock().unwrap().insert(volume.id.name().clone());
     }
 
@@ -219,8 +219,14 @@ pub fn provenance(volume: &Volume) -> Provenance {
     Provenance {
         record: volume.record.clone(),
         store_identity: Some(volume.store_identity.clone()),
+        uid: object_uid(volume.id.name()),
         ..Provenance::default()
     }
+}
+
+/// The UID that the PV of a volume has in these tests.
+pub fn object_uid(name: &VolumeName) -> String {
+    format!("object-{name}")
 }
 
 /// The growth of what lies at `source` to twice what was asked for.
@@ -295,7 +301,7 @@ async fn confirming_what_is_not_there_is_not_found(bench: Trial) {
     let backend = bench.start();
     let volume = bench.made(&backend, &bench.request("a")).await;
     let id = format!("1/{}/{}/pvc-none", volume.id.backend(), volume.id.store()).parse().unwrap();
-    assert_eq!(kind(backend.confirm(&id, &permit()).await), Kind::NotFound);
+    assert_eq!(kind(backend.confirm(&id, "no-object", &permit()).await), Kind::NotFound);
 }
 
 async fn a_deleted_volume_goes_to_the_trash_and_is_purged(bench: Trial) {
@@ -527,7 +533,10 @@ async fn nothing_changes_after_the_permit_has_ended(bench: Trial) {
     let volume = backend.create(&request, &permit()).await.unwrap();
     let unfinished = bench.unfinished(&backend).await;
     assert_eq!(kind(backend.discard(&unfinished[0], &ended).await), Kind::Unavailable);
-    assert_eq!(kind(backend.confirm(&volume.id, &ended).await), Kind::Unavailable);
+    assert_eq!(
+        kind(backend.confirm(&volume.id, &object_uid(volume.id.name()), &ended).await),
+        Kind::Unavailable
+    );
     assert_eq!(bench.unfinished(&backend).await, unfinished);
     bench.confirm(&backend, &volume).await;
     for disposal in [Disposal::Delete, Disposal::Archive] {

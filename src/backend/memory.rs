@@ -13,7 +13,7 @@ use async_trait::async_trait;
 use tokio::sync::{Notify, watch};
 
 use super::{
-    Backend, Capabilities, Error, Kind, Known, Parameter, Past, Removed, StoreStatus, Unfinished,
+    Backend, Capabilities, Error, Kind, Known, Parameter, Past, Removed, Restored, StoreStatus, Unfinished,
     path::{self, Missing, Pattern},
 };
 use crate::volume::{
@@ -410,7 +410,7 @@ impl Backend for Memory {
         answer(Operation::Create, lost, volume)
     }
 
-    async fn confirm(&self, id: &VolumeId, permit: &Permit) -> Result<(), Error> {
+    async fn confirm(&self, id: &VolumeId, _: &str, permit: &Permit) -> Result<(), Error> {
         let _held = self.hold(id.name())?;
         let lost = self.enter(Operation::Confirm).await?;
         permit.check()?;
@@ -494,6 +494,26 @@ impl Backend for Memory {
         };
         self.wake.notify_one();
         answer(Operation::Remove, lost, removed)
+    }
+
+    async fn restore(&self, removal: &Removal, permit: &Permit) -> Result<Restored, Error> {
+        let _held = self.hold(&removal.name)?;
+        permit.check()?;
+        let Some(place) = self.locate(&removal.source) else { return Ok(Restored::InPlace) };
+        let mut state = self.state();
+        state.usable(&place.store)?;
+        let trashed = state.trash.iter().position(|(name, at)| (name, at) == (&removal.name, &place));
+        let archived = state.archived.contains_key(&removal.name);
+        if state.directories.contains_key(&place) || trashed.is_none() && !archived {
+            return Ok(Restored::InPlace);
+        }
+        if let Some(index) = trashed {
+            state.trash.remove(index);
+        } else {
+            state.archived.remove(&removal.name);
+        }
+        state.directories.insert(place, true);
+        Ok(Restored::MovedBack)
     }
 
     async fn expand(&self, growth: &Growth, permit: &Permit) -> Result<Grown, Error> {
@@ -678,10 +698,12 @@ mod tests {
         let volume = memory.create(&request, &permit).await.unwrap();
         assert_eq!(memory.calls(Operation::Create), 3);
         memory.hang(Operation::Confirm);
-        let hung = tokio::time::timeout(Duration::from_millis(20), memory.confirm(&volume.id, &permit)).await;
+        let hung =
+            tokio::time::timeout(Duration::from_millis(20), memory.confirm(&volume.id, "object-a", &permit))
+                .await;
         assert!(hung.is_err());
         memory.release(Operation::Confirm);
-        memory.confirm(&volume.id, &permit).await.unwrap();
+        memory.confirm(&volume.id, "object-a", &permit).await.unwrap();
         assert!(memory.volumes()[0].confirmed);
     }
 }

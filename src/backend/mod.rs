@@ -15,6 +15,8 @@ pub mod cephfs;
 #[cfg(any(test, feature = "test"))]
 pub mod conformance;
 #[cfg(any(test, feature = "test"))]
+pub mod fake_host;
+#[cfg(any(test, feature = "test"))]
 pub mod memory;
 pub mod nfs;
 pub mod path;
@@ -31,8 +33,8 @@ use std::{
 use async_trait::async_trait;
 
 use crate::volume::{
-    ClaimKey, Disposal, Expired, Grown, Growth, Invalid, Permit, Place, Removal, SecretName, Secrets, Source,
-    Volume, VolumeId, VolumeName, VolumeRequest,
+    ClaimKey, ClusterIds, Disposal, Expired, Grown, Growth, InUse, Invalid, Permit, Place, Removal,
+    SecretName, Secrets, Source, Volume, VolumeId, VolumeName, VolumeRequest,
 };
 
 /// One storage system with all its configured stores (exports, clusters).
@@ -62,12 +64,32 @@ pub trait Backend: Send + Sync + 'static {
     /// It stays *unfinished* (see [`unfinished`](Backend::unfinished)) until [`confirm`](Backend::confirm).
     async fn create(&self, request: &VolumeRequest, permit: &Permit) -> Result<Volume, Error>;
 
-    /// Records that the volume is in use: its PV is stored. From now on no sweep may take it.
-    async fn confirm(&self, id: &VolumeId, permit: &Permit) -> Result<(), Error>;
+    /// Records that the volume is in use: its PV is stored, as the object with this UID. From now on no sweep may take it.
+    async fn confirm(&self, id: &VolumeId, uid: &str, permit: &Permit) -> Result<(), Error>;
 
-    /// Deletes, archives or keeps the volume: proves that it is ours, moves it out of the way, and leaves the
-    /// reclaiming to [`tend`](Backend::tend). The caller has checked that no other live volume overlaps it.
+    /// Deletes, archives or keeps the volume: proves at the storage that it is ours and that no other volume of any cluster
+    /// lies at, above or below it, moves it out of the way, and leaves the reclaiming to [`tend`](Backend::tend), which asks
+    /// [`Host::pv_state`] first. Until then [`restore`](Backend::restore) undoes it.
     async fn remove(&self, removal: &Removal, permit: &Permit) -> Result<Removed, Error>;
+
+    /// Puts a volume back that [`remove`](Backend::remove) moved to the trash or to the archive, and gives up a removal that
+    /// was begun: its PV is to be kept after all. Called before our finalizer is taken off a PV, too, so it is
+    /// [`Kind::Busy`] while any work on the volume runs, and succeeds where nothing was begun.
+    async fn restore(&self, _removal: &Removal, _permit: &Permit) -> Result<Restored, Error> {
+        Ok(Restored::InPlace)
+    }
+
+    /// Which of `volumes`, all of which have a PV, the storage does not know as volumes of this cluster: those of older
+    /// provisioners, those of earlier versions of berth, those whose records were lost. The caller reads their PVs and
+    /// tells of them with [`register`](Backend::register). Costs one listing, not one look for each volume.
+    async fn unregistered(&self, _store: &str, _volumes: &[KnownVolume]) -> Result<Vec<VolumeName>, Error> {
+        Ok(Vec::new())
+    }
+
+    /// Records whose a volume is that is in use. What another cluster has recorded is left alone: [`Kind::Refused`].
+    async fn register(&self, _volume: &InUse, _permit: &Permit) -> Result<(), Error> {
+        Ok(())
+    }
 
     /// Makes the volume hold at least so much, never less than before; tells what it holds then.
     async fn expand(&self, growth: &Growth, permit: &Permit) -> Result<Grown, Error>;
@@ -115,13 +137,65 @@ pub trait Host: Send + Sync + 'static {
     /// is [`Kind::Refused`].
     async fn forget(&self, name: &SecretName, owner: &VolumeName) -> Result<(), Error>;
 
-    /// By what this cluster differs from all others that may use the same storage; `None` while it cannot be known.
+    /// By what this cluster differs from all others that may use the same storage; `None` while it cannot be known. What is
+    /// unknown never counts as equal.
     fn installation(&self) -> Option<String>;
+
+    /// The same with the identities that this cluster had before, which stand in older records.
+    fn cluster(&self) -> Option<ClusterIds> {
+        self.installation().map(ClusterIds::only)
+    }
+
+    /// Asks the API server, live, for the PV of this name. What was moved to the trash is purged only once it is gone.
+    async fn pv_state(&self, name: &VolumeName) -> Result<PvState, Error>;
+
+    /// The time by the API server's clock; `None` while it is unknown, or differs from ours by so much that one of both
+    /// is wrong. Nothing expires then.
+    fn now(&self) -> Option<SystemTime> {
+        Some(SystemTime::now())
+    }
+
+    /// How long what is deleted stays in the trash where neither its class nor its PV says so.
+    fn trash_retention(&self) -> Duration {
+        Duration::ZERO
+    }
 
     /// The name of the node that has this address, where it is known; answers at once, from memory.
     fn node_at(&self, _address: IpAddr) -> Option<String> {
         None
     }
+}
+
+/// What the API server says of the PV of a volume.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PvState {
+    /// There is none of this name.
+    Absent,
+    /// There is one.
+    Present {
+        /// Which object it is: one that was made again under the same name has another UID.
+        uid: String,
+        /// Whether it is still released and to be removed. Else it uses the volume, or is to be kept.
+        removing: bool,
+    },
+}
+
+/// A volume that has a PV, as a caller remembers it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KnownVolume {
+    /// Its name.
+    pub name: VolumeName,
+    /// An older provisioner made it: its PV has no id of ours.
+    pub legacy: bool,
+}
+
+/// Where a volume is whose removal was given up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Restored {
+    /// It was not moved.
+    InPlace,
+    /// It was moved back to its place.
+    MovedBack,
 }
 
 /// What a backend can do.

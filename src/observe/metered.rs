@@ -8,8 +8,12 @@ use async_trait::async_trait;
 
 use super::Metrics;
 use crate::{
-    backend::{Backend, Capabilities, Error, Known, Past, Removed, StoreStatus, Unfinished},
-    volume::{Grown, Growth, Permit, Place, Removal, Source, Volume, VolumeId, VolumeRequest},
+    backend::{
+        Backend, Capabilities, Error, Known, KnownVolume, Past, Removed, Restored, StoreStatus, Unfinished,
+    },
+    volume::{
+        Grown, Growth, InUse, Permit, Place, Removal, Source, Volume, VolumeId, VolumeName, VolumeRequest,
+    },
 };
 
 /// `inner`, with the time of every operation recorded by store, operation and outcome.
@@ -71,9 +75,9 @@ impl Backend for Metered {
         self.record(&store, "create", began, result)
     }
 
-    async fn confirm(&self, id: &VolumeId, permit: &Permit) -> Result<(), Error> {
+    async fn confirm(&self, id: &VolumeId, uid: &str, permit: &Permit) -> Result<(), Error> {
         let began = Instant::now();
-        let result = self.inner.confirm(id, permit).await;
+        let result = self.inner.confirm(id, uid, permit).await;
         self.record(id.store(), "confirm", began, result)
     }
 
@@ -81,6 +85,24 @@ impl Backend for Metered {
         let began = Instant::now();
         let result = self.inner.remove(removal, permit).await;
         self.record(&self.store_of(&removal.source), "remove", began, result)
+    }
+
+    async fn restore(&self, removal: &Removal, permit: &Permit) -> Result<Restored, Error> {
+        let began = Instant::now();
+        let result = self.inner.restore(removal, permit).await;
+        self.record(&self.store_of(&removal.source), "restore", began, result)
+    }
+
+    async fn unregistered(&self, store: &str, volumes: &[KnownVolume]) -> Result<Vec<VolumeName>, Error> {
+        let began = Instant::now();
+        let result = self.inner.unregistered(store, volumes).await;
+        self.record(store, "unregistered", began, result)
+    }
+
+    async fn register(&self, volume: &InUse, permit: &Permit) -> Result<(), Error> {
+        let began = Instant::now();
+        let result = self.inner.register(volume, permit).await;
+        self.record(&self.store_of(&volume.source), "register", began, result)
     }
 
     async fn expand(&self, growth: &Growth, permit: &Permit) -> Result<Grown, Error> {

@@ -54,7 +54,7 @@ impl Backend for Stores {
     async fn create(&self, _: &VolumeRequest, _: &Permit) -> Result<Volume, Error> {
         refused()
     }
-    async fn confirm(&self, _: &VolumeId, _: &Permit) -> Result<(), Error> {
+    async fn confirm(&self, _: &VolumeId, _: &str, _: &Permit) -> Result<(), Error> {
         Ok(())
     }
     async fn remove(&self, _: &Removal, _: &Permit) -> Result<Removed, Error> {
@@ -114,7 +114,7 @@ pub(crate) async fn full() -> Metrics {
     let backend = Stores::new(vec![store("a", Ok(())), store("b", Err("/exports/b is not mounted"))]);
     let metered = Metered::new(backend.clone(), metrics.clone());
     let id = VolumeId::new("nfs", "a", "pvc-1".parse().unwrap()).unwrap();
-    metered.confirm(&id, &Permit::unlimited()).await.unwrap();
+    metered.confirm(&id, "uid", &Permit::unlimited()).await.unwrap();
     metrics.watch_stores(vec![backend]);
     metrics
 }

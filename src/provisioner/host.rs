@@ -27,9 +27,9 @@ use super::{
     rights::Right,
 };
 use crate::{
-    backend::{Error, Host, Kind},
+    backend::{Error, Host, Kind, PvState},
     observe::Metrics,
-    volume::{SecretName, Secrets, VolumeName},
+    volume::{ClusterIds, SecretName, Secrets, VolumeName},
 };
 
 /// How long a Secret that was read may be used without asking again.
@@ -255,7 +255,32 @@ impl Host for KubernetesHost {
     }
 
     fn installation(&self) -> Option<String> {
-        self.installation.get().cloned()
+        self.settings.cluster_id.clone().or_else(|| self.installation.get().cloned())
+    }
+
+    fn cluster(&self) -> Option<ClusterIds> {
+        let read = self.installation.get().cloned();
+        let former = self.settings.former_cluster_ids.iter().cloned();
+        Some(ClusterIds::only(Host::installation(self)?).also(former.chain(read)))
+    }
+
+    fn trash_retention(&self) -> Duration {
+        self.settings.trash_retention
+    }
+
+    async fn pv_state(&self, name: &VolumeName) -> Result<PvState, Error> {
+        match self.cluster.volume(name.as_str()).await {
+            Ok(None) => Ok(PvState::Absent),
+            Ok(Some(volume)) => Ok(PvState::Present {
+                removing: volume.status.phase.as_deref() == Some("Released")
+                    && volume.spec.persistent_volume_reclaim_policy.as_deref() == Some("Delete"),
+                uid: volume.metadata.uid.unwrap_or_default(),
+            }),
+            Err(failure) => {
+                let message = format!("cannot read PersistentVolume {name}: {failure}");
+                Err(error((unknown(&failure), message)))
+            }
+        }
     }
 
     fn node_at(&self, address: IpAddr) -> Option<String> {

@@ -27,6 +27,9 @@ pub(super) const ORIGIN: &str = "berth.storage/origin";
 pub(super) const PATH: &str = "berth.storage/path";
 /// What the backend must be told again, as a JSON object of texts.
 pub(super) const RECORD: &str = "berth.storage/record";
+/// Set by an administrator who takes a volume over from another cluster, or whose owner the storage does not tell: the owner
+/// that the refusal names.
+pub(super) const TAKE_OVER: &str = "berth.storage/take-over";
 /// The identity of the store when the volume was made.
 pub(super) const STORE_ID: &str = "berth.storage/store-id";
 

@@ -247,6 +247,9 @@ impl Recorded {
             store_identity: self.store_identity,
             annotations: volume.metadata.annotations.clone().unwrap_or_default(),
             parameters: parameters.unwrap_or_default(),
+            uid: volume.metadata.uid.clone().unwrap_or_default(),
+            take_over: annotation(&volume.metadata, names::TAKE_OVER).map(str::to_owned),
+            retention: None,
         }
     }
 }

@@ -126,7 +126,15 @@ async fn look(shared: &Shared, backend: &Arc<dyn Backend>, volume: &Unfinished, 
         },
     };
     if verdict == Verdict::Confirm {
-        match backend.confirm(&volume.id, permit).await {
+        // Which object it is only the API server tells.
+        let uid = match shared.cluster.volume(volume.id.name().as_str()).await {
+            Ok(stored) => stored.and_then(|stored| stored.metadata.uid).unwrap_or_default(),
+            Err(failure) => {
+                tracing::warn!(volume = %volume.id, error = %failure, "cannot read the PersistentVolume");
+                return Verdict::Leave;
+            }
+        };
+        match backend.confirm(&volume.id, &uid, permit).await {
             Ok(()) => shared.metrics.confirmed(volume.id.store()),
             Err(error) => {
                 tracing::warn!(volume = %volume.id, error = error.chain(), "cannot confirm the volume; the next sweep will");

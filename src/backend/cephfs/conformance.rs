@@ -31,9 +31,9 @@ use async_trait::async_trait;
 use super::{Cephfs, Settings};
 use crate::{
     backend::{
-        Backend, Error, Host, Kind, Past, Removed, Unfinished,
+        Backend, Error, Host, Kind, Past, PvState, Removed, Unfinished,
         ceph::{Admin, Cluster, Clusters, Tools},
-        conformance::{key, request},
+        conformance::{key, object_uid, request},
     },
     volume::{
         Capacity, CephfsSource, ClaimKey, Disposal, Growth, Mode, Origin, Permit, Provenance, Removal,
@@ -132,6 +132,10 @@ impl Host for Keys {
             Some(_) => Err(Error::new(Kind::Refused, format!("Secret {name} is somebody else's"))),
             None => Ok(()),
         }
+    }
+
+    async fn pv_state(&self, _: &VolumeName) -> Result<PvState, Error> {
+        Ok(PvState::Absent)
     }
 
     fn installation(&self) -> Option<String> {
@@ -251,6 +255,7 @@ fn provenance(volume: &Volume) -> Provenance {
     Provenance {
         record: volume.record.clone(),
         store_identity: Some(volume.store_identity.clone()),
+        uid: object_uid(volume.id.name()),
         ..Provenance::default()
     }
 }

@@ -313,7 +313,7 @@ impl Backend for Cephfs {
         work.doubt(create::create(&work, &self.settings.driver, request, &plan, permit).await)
     }
 
-    async fn confirm(&self, id: &VolumeId, permit: &Permit) -> Result<(), Error> {
+    async fn confirm(&self, id: &VolumeId, _: &str, permit: &Permit) -> Result<(), Error> {
         // Whether a volume is used is told by its PV alone: nothing is noted on the storage.
         permit.check()?;
         if let Some(cluster) = self.clusters.named(id.store()) {

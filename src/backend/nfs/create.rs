@@ -38,7 +38,11 @@ pub(super) fn create(work: &Work<'_>, request: &VolumeRequest, plan: &Plan) -> R
         since: Timestamp::now(),
         capacity: request.capacity.bytes(),
         shared: plan.existing == Existing::Share,
+        cluster: work.store.host.cluster().map(|ids| ids.current().to_owned()),
+        uid: None,
+        inode: None,
         archive: None,
+        trash: None,
     };
     let volume = |origin| Volume {
         id: wanted.id.clone(),
@@ -253,7 +257,7 @@ pub(super) fn remove_parents(work: &Work<'_>, segments: &[String]) -> Result<(),
 }
 
 /// Records that the volume is in use.
-pub(super) fn confirm(work: &Work<'_>, name: &VolumeName) -> Result<(), Trouble> {
+pub(super) fn confirm(work: &Work<'_>, name: &VolumeName, _uid: &str) -> Result<(), Trouble> {
     match work.changes.rename(&record::file(INTENTS, name), &record::file(VOLUMES, name)) {
         Ok(()) => Ok(()),
         Err(failure) if failure.errno() == Some(Errno::ENOENT) => {

@@ -130,7 +130,7 @@ impl Export {
 }
 
 /// Checks every export and that no two of them could claim the same volume.
-pub(super) fn check(exports: &[Export]) -> Result<(), Error> {
+pub fn check(exports: &[Export]) -> Result<(), Error> {
     if exports.is_empty() {
         return Err(Error::new(Kind::Invalid, "no export is configured"));
     }

@@ -18,11 +18,11 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 pub use class::PARAMETERS;
-pub use export::Export;
+pub use export::{Export, check};
 use store::Store;
 
 use crate::{
-    backend::{Backend, Capabilities, Error, Kind, Known, Past, Removed, StoreStatus, Unfinished},
+    backend::{Backend, Capabilities, Error, Host, Kind, Known, Past, Removed, StoreStatus, Unfinished},
     volume::{Disposal, Grown, Growth, Permit, Place, Removal, Source, Volume, VolumeId, VolumeRequest},
 };
 
@@ -40,9 +40,9 @@ pub struct Nfs {
 impl Nfs {
     /// A backend over these exports; the first is used where a class names none. Checks what can be checked without
     /// touching them: names, servers, paths, and that no two overlap.
-    pub fn new(exports: Vec<Export>) -> Result<Self, Error> {
+    pub fn new(exports: Vec<Export>, host: Arc<dyn Host>) -> Result<Self, Error> {
         export::check(&exports)?;
-        let stores = exports.iter().cloned().map(Store::new).collect();
+        let stores = exports.iter().cloned().map(|export| Store::new(export, Arc::clone(&host))).collect();
         let concurrency = exports.iter().map(|export| export.threads).sum();
         let capabilities = Capabilities {
             name: NAME,
@@ -99,11 +99,12 @@ impl Backend for Nfs {
         store.run(what, Some(held), permit, move |work| create::create(work, &request, &plan)).await
     }
 
-    async fn confirm(&self, id: &VolumeId, permit: &Permit) -> Result<(), Error> {
+    async fn confirm(&self, id: &VolumeId, uid: &str, permit: &Permit) -> Result<(), Error> {
         let store = self.store_of(id)?;
         let held = store.hold(id.name())?;
         let (what, name) = (format!("confirm volume {}", id.name()), id.name().clone());
-        store.run(what, Some(held), permit, move |work| create::confirm(work, &name)).await
+        let uid = uid.to_owned();
+        store.run(what, Some(held), permit, move |work| create::confirm(work, &name, &uid)).await
     }
 
     async fn remove(&self, removal: &Removal, permit: &Permit) -> Result<Removed, Error> {

@@ -5,7 +5,9 @@
 //! .berth/intents/<volume>.json    begun, not confirmed: written before anything is made
 //! .berth/volumes/<volume>.json    confirmed: the same file, moved
 //! .berth/archived/<volume>.json   archived: the same file, moved
-//! .berth/trash/<volume>@<time>    removed, to be purged
+//! .berth/trash/<entry>            removed, to be purged
+//! .berth/trash/<entry>.json       whose it is: the same file, moved; what has none is never purged
+//! .berth/places/<path>            a file where a volume or an archive lies, a directory on the way to others
 //! .berth/parents/<path>/.berth    marks a directory above volumes as made by us
 //! ```
 //!
@@ -26,8 +28,11 @@ pub(super) const VOLUMES: &str = "volumes";
 pub(super) const ARCHIVED: &str = "archived";
 pub(super) const TRASH: &str = "trash";
 pub(super) const PARENTS: &str = "parents";
+pub(super) const PLACES: &str = "places";
 
-const VERSION: u32 = 1;
+/// What is written. Records of version 1 do not say of which cluster they are, nor of which object and which inode.
+const VERSION: u32 = 2;
+const EXPORT_VERSION: u32 = 1;
 
 /// Where the record of a volume lies.
 pub(super) fn file(folder: &str, name: &VolumeName) -> [String; 3] {
@@ -65,8 +70,29 @@ pub(super) struct Marker {
     pub(super) capacity: u64,
     /// Whether the class lets volumes share the directory.
     pub(super) shared: bool,
+    /// The identity of the cluster that made it; `None` in records of version 1, and where it was unknown.
+    pub(super) cluster: Option<String>,
+    /// The UID of its PV; `None` until that is stored.
+    pub(super) uid: Option<String>,
+    /// The inode of its directory; `None` until that was made.
+    pub(super) inode: Option<u64>,
     /// Where it is being archived to, once that is decided.
     pub(super) archive: Option<Archive>,
+    /// As what it is being moved to the trash, once that is decided.
+    pub(super) trash: Option<Trashed>,
+}
+
+/// What was or is about to be moved to the trash.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Trashed {
+    /// Its name in the trash.
+    pub(super) entry: String,
+    /// The inode of the directory that was proved to be the volume's. An entry with another one is not what was meant.
+    pub(super) inode: u64,
+    /// When it was decided.
+    pub(super) at: Timestamp,
+    /// It is not purged earlier.
+    pub(super) until: Timestamp,
 }
 
 /// Where a volume was archived to.
@@ -95,6 +121,15 @@ impl Marker {
                 .archive
                 .as_ref()
                 .map(|a| ArchiveFile { directory: a.segments.clone(), at: a.at.to_string() }),
+            cluster: self.cluster.clone(),
+            uid: self.uid.clone(),
+            inode: self.inode,
+            trash: self.trash.as_ref().map(|trash| TrashFile {
+                entry: trash.entry.clone(),
+                inode: trash.inode,
+                at: trash.at.to_string(),
+                until: trash.until.to_string(),
+            }),
         };
         json(&file)
     }
@@ -102,8 +137,11 @@ impl Marker {
     /// Reads a marker; the error says what is wrong with the text.
     pub(super) fn from_json(bytes: &[u8]) -> Result<Self, String> {
         let file: MarkerFile = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
-        if file.version != VERSION {
-            return Err(format!("it has version {}, this program reads version {VERSION}", file.version));
+        if !(1..=VERSION).contains(&file.version) {
+            return Err(format!(
+                "it has version {}, this program reads the versions 1 to {VERSION}",
+                file.version
+            ));
         }
         let segments = |directory: Vec<String>| match path::checked(&directory.join("/")) {
             Ok(segments) if segments == directory => Ok(segments),
@@ -124,8 +162,29 @@ impl Marker {
                     Some(Archive { segments: segments(archive.directory)?, at: moment(&archive.at)? })
                 }
             },
+            cluster: file.cluster.filter(|id| !id.is_empty()),
+            uid: file.uid.filter(|uid| !uid.is_empty()),
+            inode: file.inode,
+            trash: match file.trash {
+                None => None,
+                Some(trash) => Some(Trashed {
+                    entry: plain(trash.entry)?,
+                    inode: trash.inode,
+                    at: moment(&trash.at)?,
+                    until: moment(&trash.until)?,
+                }),
+            },
         })
     }
+}
+
+/// The name of an entry of the trash: one segment.
+fn plain(entry: String) -> Result<String, String> {
+    let bad = entry.is_empty() || entry.len() > path::MAX_SEGMENT_BYTES || entry.starts_with('.');
+    if bad || entry.contains(['/', '\0']) {
+        return Err(format!("{entry:?} is no name of an entry of the trash"));
+    }
+    Ok(entry)
 }
 
 fn moment(text: &str) -> Result<Timestamp, String> {
@@ -146,6 +205,22 @@ struct MarkerFile {
     shared: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     archive: Option<ArchiveFile>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    cluster: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    uid: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    inode: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    trash: Option<TrashFile>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct TrashFile {
+    entry: String,
+    inode: u64,
+    at: String,
+    until: String,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -170,15 +245,15 @@ struct ExportFile {
 /// A new identity for an export, and the content of its file.
 pub(super) fn new_identity() -> (String, Vec<u8>) {
     let id = format!("{:032x}", random::<u128>());
-    let bytes = json(&ExportFile { version: VERSION, id: id.clone() });
+    let bytes = json(&ExportFile { version: EXPORT_VERSION, id: id.clone() });
     (id, bytes)
 }
 
 /// Reads the identity of an export.
 pub(super) fn identity(bytes: &[u8]) -> Result<String, String> {
     let file: ExportFile = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
-    if file.version != VERSION {
-        return Err(format!("it has version {}, this program reads version {VERSION}", file.version));
+    if file.version != EXPORT_VERSION {
+        return Err(format!("it has version {}, this program reads version {EXPORT_VERSION}", file.version));
     }
     if file.id.is_empty() {
         return Err("its id is empty".into());
@@ -210,6 +285,28 @@ mod tests {
                 segments: vec!["archived-ns".into(), "data".into()],
                 at: "2026-03-02T10:00:00Z".parse().unwrap(),
             }),
+            cluster: Some("cluster-1".into()),
+            uid: Some("object-1".into()),
+            inode: Some(7),
+            trash: Some(Trashed {
+                entry: "pvc-u-1@20260302T100000Z".into(),
+                inode: 7,
+                at: "2026-03-02T10:00:00Z".parse().unwrap(),
+                until: "2026-03-02T10:10:00Z".parse().unwrap(),
+            }),
+        }
+    }
+
+    /// As the version before wrote it: without cluster, object, inode and trash.
+    fn of_version_1() -> Marker {
+        Marker {
+            shared: false,
+            archive: None,
+            cluster: None,
+            uid: None,
+            inode: None,
+            trash: None,
+            ..marker()
         }
     }
 
@@ -223,13 +320,20 @@ mod tests {
 
     #[test]
     fn the_text_of_a_marker_is_fixed() {
-        let text = String::from_utf8(Marker { shared: false, archive: None, ..marker() }.to_json()).unwrap();
+        let text = String::from_utf8(of_version_1().to_json()).unwrap();
         assert_eq!(
             text,
-            "{\"version\":1,\"id\":\"1/nfs/default/pvc-u-1\",\"directory\":[\"ns\",\"data\"],\"claim\":{\"namespace\":\
+            "{\"version\":2,\"id\":\"1/nfs/default/pvc-u-1\",\"directory\":[\"ns\",\"data\"],\"claim\":{\"namespace\":\
              \"ns\",\"name\":\"data\",\"uid\":\"u-1\"},\"origin\":\"created\",\"since\":\"2026-03-01T10:00:00Z\",\
              \"capacity\":1024}\n"
         );
+    }
+
+    #[test]
+    fn a_record_of_version_1_is_read() {
+        let text = String::from_utf8(of_version_1().to_json()).unwrap();
+        let text = text.replace("\"version\":2", "\"version\":1");
+        assert_eq!(Marker::from_json(text.as_bytes()), Ok(of_version_1()));
     }
 
     #[test]
@@ -240,7 +344,9 @@ mod tests {
         }
         let text = String::from_utf8(whole).unwrap();
         for (from, to) in [
-            ("\"version\":1", "\"version\":2"),
+            ("\"version\":2", "\"version\":3"),
+            ("pvc-u-1@2026", "../pvc-u-1@2026"),
+            ("pvc-u-1@2026", ".pvc-u-1@2026"),
             ("[\"ns\",\"data\"]", "[]"),
             ("[\"ns\",\"data\"]", "[\"..\",\"data\"]"),
             ("[\"ns\",\"data\"]", "[\"ns/data\"]"),

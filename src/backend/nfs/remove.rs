@@ -206,7 +206,11 @@ fn remove_unrecorded(work: &Work<'_>, removal: &Removal, segments: &[String]) ->
                 since: Timestamp::now(),
                 capacity: 0,
                 shared: false,
+                cluster: work.store.host.cluster().map(|ids| ids.current().to_owned()),
+                uid: Some(removal.provenance.uid.clone()),
+                inode: None,
                 archive: None,
+                trash: None,
             };
             // From its first step on it is like one of ours.
             remove_recorded(work, removal, &marker, true)

@@ -24,7 +24,7 @@ use super::{
     trash::Trash,
 };
 use crate::{
-    backend::{Error, Kind, Past, StoreStatus},
+    backend::{Error, Host, Kind, Past, StoreStatus},
     system::{
         guard::{Guards, Held},
         pool::{Lost, Pool},
@@ -42,6 +42,7 @@ const PLACES: usize = 16;
 /// One export.
 pub(super) struct Store {
     pub(super) export: Export,
+    pub(super) host: Arc<dyn Host>,
     pub(super) trash: Trash,
     pub(super) index: Index,
     pool: Pool,
@@ -129,10 +130,11 @@ pub(super) fn said<T>(kind: Kind, message: impl Into<String>) -> Result<T, Troub
 }
 
 impl Store {
-    pub(super) fn new(export: Export) -> Arc<Self> {
+    pub(super) fn new(export: Export, host: Arc<dyn Host>) -> Arc<Self> {
         let pool = Pool::new(format!("nfs-{}", export.name), export.threads, export.deadline);
         Arc::new(Self {
             export,
+            host,
             trash: Trash::default(),
             index: Index::default(),
             pool,

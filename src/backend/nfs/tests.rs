@@ -21,7 +21,10 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::{
-    backend::conformance::{self, Bench, Storage, Ways},
+    backend::{
+        conformance::{self, Bench, Storage, Ways, object_uid},
+        fake_host::FakeHost,
+    },
     volume::{Disposal, Origin, Provenance, VolumeName},
 };
 
@@ -82,14 +85,14 @@ impl Site {
         let directory = temporary();
         let mut export = Export { root: directory.path().into(), ..export("default", "server", "/export") };
         change(&mut export);
-        let nfs = Nfs::new(vec![export]).unwrap();
+        let nfs = Nfs::new(vec![export], host()).unwrap();
         nfs.remember(nothing());
         Self { directory, nfs }
     }
 
     /// The same export in a new process, which knows of no volumes.
     fn restart(&mut self) {
-        self.nfs = Nfs::new(self.nfs.exports.clone()).unwrap();
+        self.nfs = Nfs::new(self.nfs.exports.clone(), host()).unwrap();
         self.nfs.remember(nothing());
     }
 
@@ -125,7 +128,7 @@ impl Site {
 
     async fn make(&self, request: &VolumeRequest) -> Volume {
         let volume = self.nfs.create(request, &Permit::unlimited()).await.unwrap();
-        self.nfs.confirm(&volume.id, &Permit::unlimited()).await.unwrap();
+        self.nfs.confirm(&volume.id, &object_uid(volume.id.name()), &Permit::unlimited()).await.unwrap();
         volume
     }
 
@@ -157,6 +160,11 @@ impl Site {
 /// A directory in memory where there is one: these tests write many small files, each to the disk.
 fn temporary() -> TempDir {
     TempDir::new_in("/dev/shm").or_else(|_| TempDir::new()).unwrap()
+}
+
+/// A cluster of its own, without any PV.
+fn host() -> Arc<FakeHost> {
+    Arc::new(FakeHost::new("cluster-1"))
 }
 
 fn nothing() -> Past {
@@ -260,10 +268,10 @@ async fn the_nfs_backend_shows_every_behaviour() {
         let root = directory.path().to_path_buf();
         let open = move || -> Arc<dyn Backend> {
             Arc::new(
-                Nfs::new(vec![Export {
-                    root: directory.path().into(),
-                    ..export("default", "server", "/export")
-                }])
+                Nfs::new(
+                    vec![Export { root: directory.path().into(), ..export("default", "server", "/export") }],
+                    host(),
+                )
                 .unwrap(),
             )
         };

@@ -28,7 +28,7 @@ use async_trait::async_trait;
 use super::{Admin, Rbd, Settings, names};
 use crate::{
     backend::{
-        Backend, Error, Host, Kind,
+        Backend, Error, Host, Kind, PvState,
         ceph::{Cluster, Clusters, Tools},
         conformance::{Bench, Storage, Ways, id_of},
     },
@@ -122,6 +122,10 @@ impl Host for Keyholder {
 
     async fn forget(&self, name: &SecretName, _: &VolumeName) -> Result<(), Error> {
         Err(Error::new(Kind::Internal, format!("nobody asks to forget {name}")))
+    }
+
+    async fn pv_state(&self, _: &VolumeName) -> Result<PvState, Error> {
+        Ok(PvState::Absent)
     }
 
     fn installation(&self) -> Option<String> {

@@ -335,7 +335,7 @@ impl Backend for Rbd {
         .await
     }
 
-    async fn confirm(&self, _: &VolumeId, permit: &Permit) -> Result<(), Error> {
+    async fn confirm(&self, _: &VolumeId, _: &str, permit: &Permit) -> Result<(), Error> {
         // Which images are in use, the PVs tell (`Known`); nothing of it is written on them.
         Ok(permit.check()?)
     }

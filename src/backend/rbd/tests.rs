@@ -21,6 +21,7 @@ use small::{Image, Small};
 use super::*;
 use crate::{
     backend::{
+        PvState,
         ceph::fake::KEY,
         conformance::{self, Bench, Storage, Ways},
     },
@@ -63,6 +64,10 @@ impl Host for Vault {
 
     async fn forget(&self, name: &SecretName, _: &VolumeName) -> Result<(), Error> {
         Err(Error::new(Kind::Internal, format!("nobody asks to forget {name}")))
+    }
+
+    async fn pv_state(&self, _: &VolumeName) -> Result<PvState, Error> {
+        Ok(PvState::Absent)
     }
 
     fn installation(&self) -> Option<String> {

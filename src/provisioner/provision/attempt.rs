@@ -42,8 +42,8 @@ enum Progress {
     Made(Arc<Volume>),
     /// The API server was asked to store the PV; whether it did is unknown.
     Posted(Arc<Volume>),
-    /// The PV is stored; the backend does not know yet.
-    Stored(Arc<Volume>),
+    /// The PV is stored, as the object with this UID; the backend does not know yet.
+    Stored(Arc<Volume>, Arc<str>),
 }
 
 /// What to do next about a claim.
@@ -85,7 +85,7 @@ pub(in crate::provisioner) async fn reconcile(
 
 fn next_step(shared: &Shared, uid: &Arc<str>, tries: u32) -> Result<Step, Outcome> {
     let attempt = shared.attempt(uid);
-    if let Some(Attempt { progress: Progress::Stored(_), .. }) = &attempt {
+    if let Some(Attempt { progress: Progress::Stored(..), .. }) = &attempt {
         return Ok(Step::Nothing);
     }
     let mut records = shared.records();
@@ -159,10 +159,10 @@ fn next_step(shared: &Shared, uid: &Arc<str>, tries: u32) -> Result<Step, Outcom
 /// It is work of its own, so that the next claim need not wait for it: until it is done, a crash costs the next leader's
 /// sweep the same work, and nothing else.
 pub(in crate::provisioner) async fn confirm(shared: &Shared, uid: &str, permit: &Permit) -> Outcome {
-    let Some(Attempt { order, progress: Progress::Stored(volume), .. }) = shared.attempt(uid) else {
+    let Some(Attempt { order, progress: Progress::Stored(volume, object), .. }) = shared.attempt(uid) else {
         return Outcome::Done;
     };
-    match order.backend.confirm(&volume.id, permit).await {
+    match order.backend.confirm(&volume.id, &object, permit).await {
         Ok(()) => {
             shared.end_attempt(uid);
             Outcome::Done
@@ -267,7 +267,9 @@ async fn store(shared: &Shared, order: &Arc<Order>, volume: &Arc<Volume>, permit
         },
     };
     let began = shared.attempt(&claim.uid).map_or_else(Instant::now, |attempt| attempt.began);
-    shared.progress(&claim.uid, |progress| *progress = Progress::Stored(Arc::clone(volume)));
+    shared.progress(&claim.uid, |progress| {
+        *progress = Progress::Stored(Arc::clone(volume), uid_of(&stored));
+    });
     shared.records().see_volume(&stored);
     shared.metrics.provisioned(&claim.class_field, claim.source_kind(), began.elapsed());
     tracing::info!(claim = %claim, volume = %name, "provisioned a volume");
@@ -278,6 +280,11 @@ async fn store(shared: &Shared, order: &Arc<Order>, volume: &Arc<Volume>, permit
         format!("Successfully provisioned volume {name}"),
     );
     confirm_later(shared, &claim.uid)
+}
+
+/// Which object it is.
+fn uid_of(stored: &VolumeObject) -> Arc<str> {
+    stored.metadata.uid.as_deref().unwrap_or_default().into()
 }
 
 /// Leaves the rest to [`confirm`].
@@ -349,7 +356,7 @@ async fn settle(shared: &Shared, attempt: Attempt, permit: &Permit) -> Outcome {
     let order = &attempt.order;
     let claim = &order.claim;
     let volume = match &attempt.progress {
-        Progress::Stored(_) => return confirm_later(shared, &claim.uid),
+        Progress::Stored(..) => return confirm_later(shared, &claim.uid),
         // Only trying again tells whether the server stored it. If it did, or does so now, the PV of a claim that is gone
         // is released and removed like any other.
         Progress::Posted(volume) => return store(shared, order, volume, permit).await,
@@ -379,8 +386,10 @@ async fn settle(shared: &Shared, attempt: Attempt, permit: &Permit) -> Outcome {
     };
     // A PV for this claim by somebody else, with another directory, is what the claim will be bound to.
     let served = stored.as_ref().is_some_and(|stored| is_for(stored, claim));
-    if stored.is_some_and(|stored| uses(&stored, order, &volume)) {
-        shared.progress(&claim.uid, |progress| *progress = Progress::Stored(Arc::clone(&volume)));
+    if let Some(stored) = stored.filter(|stored| uses(stored, order, &volume)) {
+        shared.progress(&claim.uid, |progress| {
+            *progress = Progress::Stored(Arc::clone(&volume), uid_of(&stored));
+        });
         return confirm_later(shared, &claim.uid);
     }
     let wanted = live.is_some_and(|live| {

@@ -49,8 +49,8 @@ impl Backend for Stingy {
         Ok(Volume { capacity: Some(Capacity::from_bytes(bytes)), ..volume })
     }
 
-    async fn confirm(&self, id: &VolumeId, permit: &Permit) -> Result<(), Error> {
-        self.memory.confirm(id, permit).await
+    async fn confirm(&self, id: &VolumeId, uid: &str, permit: &Permit) -> Result<(), Error> {
+        self.memory.confirm(id, uid, permit).await
     }
 
     async fn remove(&self, removal: &Removal, permit: &Permit) -> Result<Removed, Error> {

@@ -128,7 +128,7 @@ async fn what_was_just_made_is_taken_back_without_a_sweep() {
 
         // What has a PV is not taken back at once, whatever anybody says.
         backend.create(&request, &permit).await.unwrap();
-        backend.confirm(&id, &permit).await.unwrap();
+        backend.confirm(&id, "object", &permit).await.unwrap();
         assert_eq!(backend.discard(&made, &permit).await.unwrap_err().kind(), Kind::Refused);
     }
 }

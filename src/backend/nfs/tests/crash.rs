@@ -128,7 +128,9 @@ async fn a_confirmation_that_was_broken_off_is_finished_by_the_next_attempt() {
     interrupted_everywhere(
         "confirm",
         async |site| site.create(&asked("")).await.unwrap(),
-        async |site, volume| site.nfs.confirm(&volume.id, &Permit::unlimited()).await,
+        async |site, volume| {
+            site.nfs.confirm(&volume.id, &object_uid(volume.id.name()), &Permit::unlimited()).await
+        },
         |site, _, (), when| {
             assert_eq!(site.records("intents").len(), 0, "{when}");
             assert_eq!(site.records("volumes"), ["pvc-uid-x.json"], "{when}");
@@ -148,7 +150,10 @@ async fn a_removal_that_was_broken_off_is_finished_by_the_next_attempt() {
                         let request = asked(pattern);
                         let volume = site.create(&request).await.unwrap();
                         if confirmed {
-                            site.nfs.confirm(&volume.id, &Permit::unlimited()).await.unwrap();
+                            site.nfs
+                                .confirm(&volume.id, &object_uid(volume.id.name()), &Permit::unlimited())
+                                .await
+                                .unwrap();
                         }
                         fs::write(site.path(&directory(site, &request)).join("file"), "").unwrap();
                         conformance::removal(&request, &volume, disposal)

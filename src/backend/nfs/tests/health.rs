@@ -32,7 +32,7 @@ async fn readiness(nfs: &Nfs) -> Result<(), String> {
 async fn nothing_is_asked_of_a_store_before_it_was_told_what_exists() {
     let directory = temporary();
     let export = Export { root: directory.path().into(), ..export("default", "server", "/export") };
-    let nfs = Nfs::new(vec![export]).unwrap();
+    let nfs = Nfs::new(vec![export], host()).unwrap();
     let error = nfs.create(&request("x", &[]), &Permit::unlimited()).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Unavailable);
     assert_eq!(tree(directory.path()), [""; 0]);
@@ -76,7 +76,7 @@ async fn a_root_is_accepted_only_if_it_is_what_the_volumes_say() {
         }
         let before = tree(directory.path());
         let export = Export { root: directory.path().into(), ..export("default", "server", "/export") };
-        let nfs = Nfs::new(vec![export]).unwrap();
+        let nfs = Nfs::new(vec![export], host()).unwrap();
         nfs.remember(past);
         let ready = readiness(&nfs).await;
         let created = nfs.create(&request("x", &[]), &Permit::unlimited()).await;
@@ -106,13 +106,13 @@ async fn a_root_that_must_be_mounted_and_is_not_is_refused() {
     let directory = temporary();
     let root = directory.path().to_path_buf();
     let site = Export { root, require_mount: true, ..export("default", "server", "/export") };
-    let nfs = Nfs::new(vec![site.clone()]).unwrap();
+    let nfs = Nfs::new(vec![site.clone()], host()).unwrap();
     nfs.remember(nothing());
     assert!(readiness(&nfs).await.unwrap_err().contains("is not a mount point; mount server:/export there"));
-    let nfs = Nfs::new(vec![Export { root: "/proc".into(), ..site.clone() }]).unwrap();
+    let nfs = Nfs::new(vec![Export { root: "/proc".into(), ..site.clone() }], host()).unwrap();
     nfs.remember(nothing());
     assert_eq!(readiness(&nfs).await, Ok(()), "/proc is one");
-    let nfs = Nfs::new(vec![Export { root: directory.path().join("none"), ..site }]).unwrap();
+    let nfs = Nfs::new(vec![Export { root: directory.path().join("none"), ..site }], host()).unwrap();
     nfs.remember(nothing());
     assert!(readiness(&nfs).await.unwrap_err().contains("does not exist; mount server:/export there"));
 }
@@ -122,7 +122,7 @@ async fn a_refused_root_is_accepted_soon_after_it_is_right() {
     let parent = temporary();
     let root = parent.path().join("export");
     let export = Export { root: root.clone(), ..export("default", "server", "/export") };
-    let nfs = Nfs::new(vec![export]).unwrap();
+    let nfs = Nfs::new(vec![export], host()).unwrap();
     nfs.remember(nothing());
     readiness(&nfs).await.unwrap_err();
     fs::create_dir(&root).unwrap();
@@ -140,11 +140,11 @@ async fn a_root_that_is_swapped_while_we_run_is_noticed_before_anything_is_writt
     let root = parent.path().join("export");
     fs::create_dir(&root).unwrap();
     let export = Export { root: root.clone(), ..export("default", "server", "/export") };
-    let nfs = Nfs::new(vec![export]).unwrap();
+    let nfs = Nfs::new(vec![export], host()).unwrap();
     nfs.remember(nothing());
     let volume = nfs.create(&request("a", &[]), &Permit::unlimited()).await.unwrap();
     nfs.remember(past(Some(&volume.store_identity), &["team-a-pvc-uid-a"]));
-    nfs.confirm(&volume.id, &Permit::unlimited()).await.unwrap();
+    nfs.confirm(&volume.id, &object_uid(volume.id.name()), &Permit::unlimited()).await.unwrap();
     fs::rename(&root, parent.path().join("mounted")).unwrap();
     fs::create_dir(&root).unwrap();
     let removal = conformance::removal(&request("a", &[]), &volume, Disposal::Delete);
@@ -176,7 +176,7 @@ fn two_sites(hanging: &str, deadline: Duration) -> (TempDir, TempDir, Nfs) {
         Export { root: bad.path().into(), deadline, threads: 2, ..export("bad", "bad", "/export") },
         Export { root: good.path().into(), ..export("good", "good", "/export") },
     ];
-    let nfs = Nfs::new(exports).unwrap();
+    let nfs = Nfs::new(exports, host()).unwrap();
     for store in ["bad", "good"] {
         nfs.remember(Past { store: store.into(), ..nothing() });
     }

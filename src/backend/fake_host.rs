@@ -1,0 +1,122 @@
+//! A cluster for tests of backends: [`FakeHost`] says which PVs there are, who the cluster is and what time it is.
+//!
+//! It keeps no secrets; the tests of the Ceph backends have hosts of their own.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::missing_panics_doc,
+    reason = "a failed expectation is how a test speaks"
+)]
+
+use std::{
+    collections::BTreeMap,
+    sync::{Mutex, MutexGuard},
+    time::{Duration, SystemTime},
+};
+
+use async_trait::async_trait;
+
+use super::{Error, Host, Kind, PvState};
+use crate::volume::{ClusterIds, SecretName, Secrets, VolumeName};
+
+/// What the tests say of the cluster.
+#[derive(Debug)]
+pub struct FakeHost(Mutex<State>);
+
+#[derive(Debug)]
+struct State {
+    cluster: Option<ClusterIds>,
+    volumes: BTreeMap<VolumeName, (String, bool)>,
+    reachable: bool,
+    now: Option<SystemTime>,
+    retention: Duration,
+}
+
+impl FakeHost {
+    /// A cluster with this identity and no PV, whose trash holds nothing back.
+    pub fn new(cluster: &str) -> Self {
+        Self(Mutex::new(State {
+            cluster: Some(ClusterIds::only(cluster)),
+            volumes: BTreeMap::new(),
+            reachable: true,
+            now: None,
+            retention: Duration::ZERO,
+        }))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap()
+    }
+
+    /// The cluster is this one from now on; `None`: nobody knows.
+    pub fn set_cluster(&self, cluster: Option<ClusterIds>) {
+        self.state().cluster = cluster;
+    }
+
+    /// There is a PV of this name from now on; `removing`: it is released and to be removed.
+    pub fn set_volume(&self, name: &VolumeName, uid: &str, removing: bool) {
+        self.state().volumes.insert(name.clone(), (uid.to_owned(), removing));
+    }
+
+    /// There is no such PV any more.
+    pub fn delete_volume(&self, name: &VolumeName) {
+        self.state().volumes.remove(name);
+    }
+
+    /// Whether the API server answers.
+    pub fn set_reachable(&self, reachable: bool) {
+        self.state().reachable = reachable;
+    }
+
+    /// The time by the API server; without it, ours.
+    pub fn set_now(&self, now: SystemTime) {
+        self.state().now = Some(now);
+    }
+
+    /// How long what is deleted stays in the trash.
+    pub fn set_retention(&self, retention: Duration) {
+        self.state().retention = retention;
+    }
+}
+
+#[async_trait]
+impl Host for FakeHost {
+    async fn secrets(&self, name: &SecretName, _: bool) -> Result<Secrets, Error> {
+        Err(Error::new(Kind::NotFound, format!("Secret {name} does not exist")))
+    }
+
+    async fn keep(&self, name: &SecretName, _: &Secrets, _: &VolumeName) -> Result<(), Error> {
+        Err(Error::new(Kind::Internal, format!("this host keeps no Secret {name}")))
+    }
+
+    async fn forget(&self, name: &SecretName, _: &VolumeName) -> Result<(), Error> {
+        Err(Error::new(Kind::Internal, format!("this host keeps no Secret {name}")))
+    }
+
+    fn installation(&self) -> Option<String> {
+        self.cluster().map(|ids| ids.current().to_owned())
+    }
+
+    fn cluster(&self) -> Option<ClusterIds> {
+        self.state().cluster.clone()
+    }
+
+    async fn pv_state(&self, name: &VolumeName) -> Result<PvState, Error> {
+        let state = self.state();
+        if !state.reachable {
+            return Err(Error::new(Kind::Unavailable, "the API server does not answer"));
+        }
+        Ok(match state.volumes.get(name) {
+            None => PvState::Absent,
+            Some((uid, removing)) => PvState::Present { uid: uid.clone(), removing: *removing },
+        })
+    }
+
+    fn now(&self) -> Option<SystemTime> {
+        Some(self.state().now.unwrap_or_else(SystemTime::now))
+    }
+
+    fn trash_retention(&self) -> Duration {
+        self.state().retention
+    }
+}
