@@ -226,6 +226,7 @@ fn everything_for_a_removal_is_taken_from_the_volume() {
             provenance: Provenance {
                 store_identity: Some("store-1".into()),
                 annotations: volume.metadata.annotations.clone().unwrap(),
+                uid: "volume-1".into(),
                 ..Provenance::default()
             },
         },
