@@ -7,10 +7,7 @@
 use std::{
     collections::{BTreeMap, VecDeque},
     panic::{self, AssertUnwindSafe},
-    sync::{
-        Arc, Condvar, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread,
     time::{Duration, Instant},
 };
@@ -86,12 +83,23 @@ struct State {
 
 type Handover = Box<dyn FnOnce() + Send>;
 
+/// Does the work, and returns what hands over the result.
+type Work = Box<dyn FnOnce() -> Handover + Send>;
+
 struct Job {
     what: String,
-    /// Set when the caller no longer wants it.
-    cancelled: Arc<AtomicBool>,
-    /// Does the work, and returns what hands over the result.
-    run: Box<dyn FnOnce() -> Handover + Send>,
+    work: Arc<Unstarted>,
+}
+
+/// Work that has not begun: either a thread takes it to do it, or its caller takes it back. What the work holds (a guard)
+/// goes with it.
+struct Unstarted(Mutex<Option<Work>>);
+
+impl Unstarted {
+    /// The work; `None` where the other side has it already.
+    fn take(&self) -> Option<Work> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
 }
 
 impl Pool {
@@ -110,7 +118,8 @@ impl Pool {
     /// Runs `work` on a thread of the pool and waits for it, at most until the deadline.
     ///
     /// Work that began is never interrupted: what it holds (a guard) is held until it returns. Work that has not begun
-    /// when the deadline passes or the future is dropped never begins.
+    /// when the deadline passes or the future is dropped never begins, and what it holds is released at that moment, though
+    /// every thread hangs.
     pub async fn run<T: Send + 'static>(
         &self,
         what: impl Into<String>,
@@ -118,28 +127,19 @@ impl Pool {
     ) -> Result<T, Lost> {
         let what = what.into();
         let (send, receive) = oneshot::channel();
-        let cancel = CancelOnDrop(Arc::new(AtomicBool::new(false)));
-        let began = Arc::new(AtomicBool::new(false));
-        let job = Job {
-            what: what.clone(),
-            cancelled: Arc::clone(&cancel.0),
-            run: Box::new({
-                let began = Arc::clone(&began);
-                move || {
-                    began.store(true, Ordering::SeqCst);
-                    let result = work();
-                    Box::new(move || {
-                        let _ = send.send(result);
-                    })
-                }
-            }),
-        };
-        self.submit(job)?;
+        let unstarted = Arc::new(Unstarted(Mutex::new(Some(Box::new(move || {
+            let result = work();
+            Box::new(move || {
+                let _ = send.send(result);
+            })
+        })))));
+        let unstarted = TakeBackOnDrop(unstarted);
+        self.submit(Job { what: what.clone(), work: Arc::clone(&unstarted.0) })?;
         match tokio::time::timeout(self.shared.deadline, receive).await {
             Ok(Ok(value)) => Ok(value),
             Ok(Err(_)) => Err(Lost::Broken { what }),
-            Err(_) if began.load(Ordering::SeqCst) => Err(Lost::Late { what, after: self.shared.deadline }),
-            Err(_) => Err(self.crowded(what)),
+            Err(_) if unstarted.0.take().is_some() => Err(self.crowded(what)),
+            Err(_) => Err(Lost::Late { what, after: self.shared.deadline }),
         }
     }
 
@@ -172,7 +172,10 @@ impl Pool {
             let mut state = self.shared.state();
             state.threads -= 1;
             if state.threads == 0 {
-                state.queue.clear();
+                // Their callers hear at once that nobody will do it.
+                let given_up: Vec<_> = state.queue.drain(..).map(|job| job.work.take()).collect();
+                drop(state);
+                drop(given_up);
                 return Err(Lost::Broken { what });
             }
         }
@@ -207,15 +210,14 @@ impl Shared {
                 }
                 continue;
             };
-            if job.cancelled.load(Ordering::SeqCst) {
-                continue;
-            }
+            // Its caller has taken it back.
+            let Some(work) = job.work.take() else { continue };
             let number = state.next;
             state.next += 1;
             state.running.insert(number, (job.what, Instant::now()));
             drop(state);
             // The sender is dropped by the panic, which tells the caller.
-            let handover = panic::catch_unwind(AssertUnwindSafe(job.run));
+            let handover = panic::catch_unwind(AssertUnwindSafe(work));
             self.state().running.remove(&number);
             // Whoever has the result sees that the work is over.
             if let Ok(handover) = handover {
@@ -226,20 +228,24 @@ impl Shared {
     }
 }
 
-/// Tells the thread that nobody waits any more.
-struct CancelOnDrop(Arc<AtomicBool>);
+/// Takes work back that has not begun when its caller goes.
+struct TakeBackOnDrop(Arc<Unstarted>);
 
-impl Drop for CancelOnDrop {
+impl Drop for TakeBackOnDrop {
     fn drop(&mut self) {
-        self.0.store(true, Ordering::SeqCst);
+        drop(self.0.take());
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{atomic::AtomicUsize, mpsc};
+    use std::sync::{
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+        mpsc,
+    };
 
     use super::*;
+    use crate::system::guard::Guards;
 
     const SHORT: Duration = Duration::from_millis(50);
     const LONG: Duration = Duration::from_mins(1);
@@ -318,6 +324,52 @@ mod tests {
         first.await.unwrap().unwrap().unwrap();
         pool.run("third", || ()).await.unwrap();
         assert!(!begun.load(Ordering::SeqCst));
+    }
+
+    /// A volume whose work was dropped in the queue of an export that hangs stayed busy until the server came back.
+    #[tokio::test]
+    async fn work_that_never_began_releases_its_hold_at_once_though_every_thread_hangs() {
+        let pool = Pool::new("test", 1, LONG);
+        let guards = Guards::default();
+        let (release, hang) = mpsc::channel::<()>();
+        let first = tokio::spawn({
+            let pool = pool.clone();
+            async move { pool.run("hang", move || hang.recv()).await }
+        });
+        while pool.running().count == 0 {
+            tokio::task::yield_now().await;
+        }
+        let held = guards.take(&"volume").unwrap();
+        let second = tokio::time::timeout(SHORT, pool.run("second", move || drop(held)));
+        second.await.unwrap_err();
+        assert!(guards.take(&"volume").is_some(), "dropped by its caller");
+        release.send(()).unwrap();
+        first.await.unwrap().unwrap().unwrap();
+
+        let pool = Pool::new("test", 1, SHORT);
+        let (release, hang) = mpsc::channel::<()>();
+        let began = Arc::new(AtomicBool::new(false));
+        let (hangs, flag) = (pool.clone(), Arc::clone(&began));
+        let first = tokio::spawn(async move {
+            hangs
+                .run("hang", move || {
+                    flag.store(true, Ordering::SeqCst);
+                    hang.recv()
+                })
+                .await
+        });
+        while !began.load(Ordering::SeqCst) {
+            tokio::task::yield_now().await;
+        }
+        let held = guards.take(&"volume").unwrap();
+        let crowded = pool.run("second", move || drop(held)).await.unwrap_err();
+        assert!(matches!(crowded, Lost::Crowded { .. }), "{crowded}");
+        assert!(guards.take(&"volume").is_some(), "given up at the deadline");
+        first.await.unwrap().unwrap_err();
+        let held = guards.take(&"volume").unwrap();
+        pool.run("third", move || drop(held)).await.unwrap_err();
+        assert!(guards.take(&"volume").is_some(), "refused, since all threads are stuck");
+        release.send(()).unwrap();
     }
 
     #[tokio::test]

@@ -89,6 +89,7 @@ fn next_step(shared: &Shared, uid: &Arc<str>, tries: u32) -> Result<Step, Outcom
         return Ok(Step::Nothing);
     }
     let mut records = shared.records();
+    records.unblock(&Key::Claim(Arc::clone(uid)));
     let Some(claim) = records.claim(uid).cloned() else {
         return Ok(match (attempt, records.bereft(uid)) {
             (Some(attempt), _) => Step::Settle(attempt),

@@ -6,6 +6,7 @@
 //!
 //! It decides nothing about volumes (`reclaim::duty` does) and never asks the API server.
 
+mod blocked;
 mod claim;
 mod past;
 mod places;
@@ -16,6 +17,7 @@ use std::{
     sync::Arc,
 };
 
+use blocked::Blocked;
 pub(super) use claim::{Claim, Growing};
 use past::Memories;
 pub(super) use places::{Places, Relation, Spot};
@@ -124,7 +126,7 @@ pub(super) struct Records {
     reserved: Places,
     reservations: HashMap<Arc<str>, (Spot, Arc<Claim>)>,
     /// Who waits for a volume or a reservation to go.
-    blocked: HashMap<Arc<str>, HashSet<Key>>,
+    blocked: Blocked,
     /// Counts the complete lists of each kind: what a new list does not have is gone.
     rounds: BTreeMap<Watched, u32>,
     /// The kinds that were listed completely at least once.
@@ -147,7 +149,7 @@ impl Records {
             places: Places::default(),
             reserved: Places::default(),
             reservations: HashMap::new(),
-            blocked: HashMap::new(),
+            blocked: Blocked::default(),
             rounds: BTreeMap::new(),
             listed: HashSet::new(),
             memories: Some(Memories::default()),
@@ -359,11 +361,16 @@ impl Records {
 
     /// Works on `key` again once the volume, or the claim that is being provisioned, with this id is gone.
     pub(super) fn wake_after(&mut self, id: &Arc<str>, key: Key) {
-        self.blocked.entry(Arc::clone(id)).or_default().insert(key);
+        self.blocked.wait(id, key);
+    }
+
+    /// `key` waits for nothing any more; for what is decided about again.
+    pub(super) fn unblock(&mut self, key: &Key) {
+        self.blocked.forget(key);
     }
 
     fn wake_blocked(&mut self, id: &str) {
-        for key in self.blocked.remove(id).into_iter().flatten() {
+        for key in self.blocked.gone(id) {
             self.wake(key);
         }
     }
@@ -480,6 +487,7 @@ impl Records {
     /// The claim of this UID is gone, or needs nothing any more.
     pub(super) fn forget_claim(&mut self, uid: &str) {
         if let Some((uid, record)) = self.claims.remove_entry(uid) {
+            self.blocked.forget(&Key::Claim(Arc::clone(&uid)));
             if self.claims.capacity() / 8 > self.claims.len() {
                 self.claims.shrink_to(self.claims.len() * 2);
             }
@@ -531,6 +539,7 @@ impl Records {
             && let Some(ClaimRecord { wanted, .. }) = self.claims.get_mut(claim_uid)
             && let Wanted::Volume(claim) = wanted
         {
+            self.blocked.forget(&Key::Claim(Arc::clone(&claim.uid)));
             // All that a pattern could ask for is not needed any more.
             *wanted = Wanted::Binding(Box::new((claim.namespace.clone(), claim.name.clone())));
         }
@@ -554,6 +563,7 @@ impl Records {
             if let Some(spot) = &record.spot {
                 self.places.remove(spot, &name);
             }
+            self.blocked.forget(&Key::Volume(Arc::clone(&name)));
             self.wake_blocked(&name);
             // Its claim may never have been bound; then it needs another one.
             if let Some((uid, _)) = self.claims.get_key_value(&*record.claim_uid) {

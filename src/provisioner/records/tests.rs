@@ -76,6 +76,37 @@ async fn news_about_a_claim_is_work_and_old_news_is_none() {
     assert_eq!(queued(&queue).await, [], "it was gone already");
 }
 
+/// A key per claim that ever wanted the place of a volume stayed for as long as the volume did.
+#[tokio::test]
+async fn a_claim_that_waits_for_a_place_leaves_nothing_behind_when_it_goes_or_is_served() {
+    let mut records = records();
+    let occupant: Arc<str> = "pvc-there".into();
+    records.see_volume(&volume(&occupant, bound()));
+    for number in 0..100 {
+        let uid = format!("uid-{number}");
+        records.see_claim(&claim(&uid, "1"));
+        records.wake_after(&occupant, Key::Claim(uid.as_str().into()));
+    }
+    assert_eq!(records.blocked.sizes(), (100, 1));
+    for number in 0..98 {
+        records.forget_claim(&format!("uid-{number}"));
+    }
+    assert_eq!(records.blocked.sizes(), (2, 1), "claims that are gone wait for nothing");
+    let served = volume("pvc-uid-98", json!({"spec": {"claimRef": {"uid": "uid-98"}}, "status": {"phase": "Bound"}}));
+    records.see_volume(&served);
+    assert_eq!(records.blocked.sizes(), (1, 1), "nor does one that has a volume");
+    records.wake_after(&"pvc-other".into(), Key::Claim("uid-99".into()));
+    assert_eq!(records.blocked.sizes(), (1, 1), "each waits for one thing");
+    let queue = listen(&mut records);
+    queued(&queue).await;
+    records.forget_volume(&occupant);
+    assert_eq!(queued(&queue).await, [], "and no more for what it waited for before");
+    records.wake_after(&"pvc-uid-98".into(), Key::Volume("pvc-x".into()));
+    records.see_volume(&volume("pvc-x", bound()));
+    records.forget_volume("pvc-x");
+    assert_eq!(records.blocked.sizes(), (1, 1), "a volume that is gone waits for nothing");
+}
+
 #[tokio::test]
 async fn what_a_new_list_does_not_have_is_gone() {
     let mut records = records();
