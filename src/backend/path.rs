@@ -1,9 +1,15 @@
 //! Names on the storage: [`Pattern`] (the class parameter `pathPattern`), [`default_directory`], [`checked`].
 //!
-//! Pure. Whatever the claim says, the result is a list of plain segments strictly below the store's root. Whether a
+//! Pure, and linear in what it reads, since a claim's author chooses how long that is. Whatever the claim says, the result is a list of plain segments strictly below the store's root. Whether a
 //! component is a link, or belongs to somebody else, only the storage can tell; that is not decided here.
 
+use std::collections::BTreeSet;
+
 use crate::volume::{Claim, Invalid, VolumeName};
+
+mod look_alike;
+
+pub use look_alike::LookAlike;
 
 /// The longest segment that file systems take, in bytes.
 pub const MAX_SEGMENT_BYTES: usize = 255;
@@ -13,6 +19,18 @@ pub const MAX_PATH_BYTES: usize = 4095;
 
 /// The directory at the store's root in which berth keeps its own records; never part of a volume's place.
 pub const RESERVED: &str = ".berth";
+
+/// Below it a record can lie at the same path as a volume below the store's root.
+const PLACES: &str = ".berth/places/";
+
+/// The longest path of a new volume below the store's root, in bytes: it is also looked for below `.berth/places/`.
+pub const MAX_PLACE_BYTES: usize = MAX_PATH_BYTES - PLACES.len();
+
+/// How deep a new volume can lie below the store's root. Each directory on the way costs system calls.
+pub const MAX_SEGMENTS: usize = 32;
+
+/// How the names of archives begin, in any case: no pattern gives such a name to a volume.
+pub const ARCHIVED: &str = "archived-";
 
 /// What happens where a claim lacks a label or annotation that the pattern names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,20 +75,25 @@ impl Pattern {
             let (before, token) = rest.split_at(start);
             literal.push_str(before);
             rest = token;
-            let Some(end) = token.find('}') else { break };
-            let (token, after) = token.split_at(end + 1);
-            let inside = token.get(2..end).unwrap_or_default();
-            let Some(name) = inside.strip_prefix(".PVC.").or(inside.strip_prefix(".PV.")) else {
-                let tight: String = inside.chars().filter(|c| !c.is_whitespace()).collect();
-                if tight != inside && (tight.starts_with(".PVC.") || tight.starts_with(".PV.")) {
-                    return wrong(format!("has the token {token:?} with blanks in it; write ${{{tight}}}"));
-                }
+            let Some(beginning) = Beginning::of(token) else {
                 // What only looks like the beginning of a token is literal, but a token may follow within it.
                 literal.push_str("${");
                 rest = rest.get(2..).unwrap_or_default();
                 continue;
             };
-            let part = if inside.starts_with(".PV.") {
+            let Some(end) = token.find('}') else { break };
+            let (token, after) = token.split_at(end + 1);
+            let inside = token.get(2..end).unwrap_or_default();
+            let name = match beginning {
+                Beginning::Claim => inside.strip_prefix(".PVC."),
+                Beginning::Volume => inside.strip_prefix(".PV."),
+                Beginning::WithBlanks => {
+                    let tight: String = inside.chars().filter(|c| !c.is_whitespace()).collect();
+                    return wrong(format!("has the token {token:?} with blanks in it; write ${{{tight}}}"));
+                }
+            };
+            let name = name.unwrap_or_default();
+            let part = if beginning == Beginning::Volume {
                 (name == "name").then_some(Part::VolumeName)
             } else {
                 match (name, name.strip_prefix("labels."), name.strip_prefix("annotations.")) {
@@ -82,7 +105,7 @@ impl Pattern {
                 }
             };
             let Some(part) = part else {
-                return wrong(format!("has the unknown token {token:?}; {TOKENS}"));
+                return wrong(format!("has the unknown token {:?}; {TOKENS}", shown(token)));
             };
             if !literal.is_empty() {
                 parts.push(Part::Literal(std::mem::take(&mut literal)));
@@ -95,6 +118,32 @@ impl Pattern {
             parts.push(Part::Literal(literal));
         }
         Ok(Self { text: text.into(), parts })
+    }
+
+    /// The labels and the annotations of a claim that the pattern names.
+    pub fn keys(&self) -> (BTreeSet<String>, BTreeSet<String>) {
+        let (mut labels, mut annotations) = (BTreeSet::new(), BTreeSet::new());
+        for part in &self.parts {
+            match part {
+                Part::Label(key) => drop(labels.insert(key.clone())),
+                Part::Annotation(key) => drop(annotations.insert(key.clone())),
+                Part::Literal(_) | Part::ClaimName | Part::ClaimNamespace | Part::VolumeName => {}
+            }
+        }
+        (labels, annotations)
+    }
+
+    /// What looks like a token and is taken as it is.
+    pub fn look_alikes(&self) -> Vec<LookAlike> {
+        let literal = |part: &Part| match part {
+            Part::Literal(text) => look_alike::find(text),
+            Part::ClaimName
+            | Part::ClaimNamespace
+            | Part::VolumeName
+            | Part::Label(_)
+            | Part::Annotation(_) => Vec::new(),
+        };
+        self.parts.iter().flat_map(literal).collect()
     }
 
     /// The segments for one claim.
@@ -149,13 +198,68 @@ impl Pattern {
                 ),
             ));
         }
-        checked(&result)
+        let segments = bounded(&result)?;
+        let first = segments.first().map(String::as_str).unwrap_or_default();
+        let archive = first.get(..ARCHIVED.len()).is_some_and(|start| start.eq_ignore_ascii_case(ARCHIVED));
+        if archive && !default_directory(claim, volume).is_ok_and(|default| default == segments) {
+            return Err(Invalid::new(
+                "path",
+                shown(&result),
+                format!(
+                    "begins with {ARCHIVED:?}, which is kept for archives; use a pathPattern whose first directory has \
+                     another name, such as {:?}",
+                    format!("volumes/{}", shown(&self.text))
+                ),
+            ));
+        }
+        Ok(segments)
+    }
+}
+
+/// How a token begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Beginning {
+    Claim,
+    Volume,
+    /// It would be one of them without its blanks.
+    WithBlanks,
+}
+
+impl Beginning {
+    /// Reads the beginning of `token`, which begins with `${`; looks no further than it has to.
+    fn of(token: &str) -> Option<Self> {
+        let inside = token.get(2..).unwrap_or_default();
+        if inside.starts_with(".PVC.") {
+            return Some(Self::Claim);
+        }
+        if inside.starts_with(".PV.") {
+            return Some(Self::Volume);
+        }
+        let tight: String = inside.chars().filter(|c| !c.is_whitespace()).take(".PVC.".len()).collect();
+        (tight.starts_with(".PVC.") || tight.starts_with(".PV.")).then_some(Self::WithBlanks)
     }
 }
 
 /// The directory of a volume whose class has no pattern: `<namespace>-<claim>-<volume>`.
 pub fn default_directory(claim: &Claim, volume: &VolumeName) -> Result<Vec<String>, Invalid> {
-    checked(&format!("{}-{}-{}", claim.namespace, claim.name, volume))
+    bounded(&format!("{}-{}-{}", claim.namespace, claim.name, volume))
+}
+
+/// The same as [`checked`] for a new volume, which must be neither too deep nor too long.
+fn bounded(path: &str) -> Result<Vec<String>, Invalid> {
+    let wrong = |why: String| Err(Invalid::new("path", shown(path), why));
+    let segments = || path.split('/').filter(|segment| !segment.is_empty());
+    let count = segments().count();
+    if count > MAX_SEGMENTS {
+        return wrong(format!(
+            "has {count} segments; a volume lies at most {MAX_SEGMENTS} directories deep. Use a shorter path"
+        ));
+    }
+    let bytes = segments().map(|segment| segment.len() + 1).sum::<usize>().saturating_sub(1);
+    if bytes > MAX_PLACE_BYTES {
+        return wrong(format!("has {bytes} bytes; the path of a volume has at most {MAX_PLACE_BYTES}"));
+    }
+    checked(path)
 }
 
 /// Splits a path below a store's root into segments, none of which can lead elsewhere.
@@ -217,15 +321,15 @@ pub fn archive_target(
         Suffixed::Last => last,
     };
     let name = |(index, segment): (usize, &String)| {
-        let before = if index == 0 { "archived-" } else { "" };
+        let before = if index == 0 { ARCHIVED } else { "" };
         let behind = if index == marked { suffix } else { "" };
         let room = MAX_SEGMENT_BYTES.saturating_sub(before.len() + behind.len());
         format!("{before}{}{behind}", shortened(segment, room))
     };
     let target: Vec<String> = segments.iter().enumerate().map(name).collect();
     let bytes = target.iter().map(|s| s.len() + 1).sum::<usize>();
-    if bytes > MAX_PATH_BYTES {
-        return vec![format!("archived-{}{suffix}", shortened(volume.as_str(), 200))];
+    if bytes > MAX_PLACE_BYTES {
+        return vec![format!("{ARCHIVED}{}{suffix}", shortened(volume.as_str(), 200))];
     }
     target
 }
@@ -308,6 +412,9 @@ mod tests {
             ("all keys missing and nothing else is the default directory", "${.PVC.annotations.no}", DEFAULT),
             ("all values empty likewise", "${.PVC.labels.none}${.PVC.labels.no}", DEFAULT),
             ("the reserved name as part of a segment", "x.berth/.berthed", "x.berth/.berthed"),
+            ("what begins a token and has blanks elsewhere", "${x .PVC.name}", "${x .PVC.name}"),
+            ("the prefix of archives further down", "x/archived-y", "x/archived-y"),
+            ("the prefix of archives without its end", "archived/x", "archived/x"),
         ];
         for (why, pattern, directory) in rows {
             assert_eq!(expand(pattern, Missing::Refuse).as_deref(), Ok(*directory), "{why}");
@@ -318,7 +425,8 @@ mod tests {
     #[test]
     fn patterns_that_lead_astray_are_refused_with_the_reason() {
         let long = "x".repeat(256);
-        let deep = "abcdefgh/".repeat(500);
+        let wide = vec!["x".repeat(250); 17].join("/");
+        let deep = "a/".repeat(33);
         let rows: &[(&str, &str, &str)] = &[
             ("a missing annotation", "${.PVC.namespace}/${.PVC.annotations.no}", "annotation \"no\""),
             ("an empty label", "a-${.PVC.labels.none}", "label \"none\""),
@@ -328,6 +436,7 @@ mod tests {
             ("labels with an empty key", "${.PVC.labels.}", "unknown token"),
             ("an unknown name of the volume", "${.PV.uid}", "unknown token"),
             ("blanks within a token", "${ .PVC.name }", "write ${.PVC.name}"),
+            ("blanks within the prefix", "${. P V.name}", "write ${.PV.name}"),
             ("a way up", "${.PVC.annotations.up}", "\"..\""),
             ("a way up in the literal", "a/../../b", "\"..\""),
             ("a dot", "${.PVC.annotations.dot}", "\".\""),
@@ -338,12 +447,66 @@ mod tests {
             ("our own records", "${.PVC.annotations.berth}", "its own records"),
             ("the share's root", "${.PVC.annotations.slash}", "the root of the share"),
             ("a segment that is too long", &long, "256 bytes"),
-            ("a path that is too long", &deep, "4499 bytes"),
+            ("a path that is too long", &wide, "4266 bytes; the path of a volume has at most 4081"),
+            ("a path that is too deep", &deep, "33 segments; a volume lies at most 32 directories deep"),
         ];
         for (why, pattern, message) in rows {
             let error = expand(pattern, Missing::Refuse).unwrap_err();
             assert!(error.contains(message), "{why}: {error}");
         }
+    }
+
+    /// An annotation of 3 KB held a thread of the export for minutes.
+    #[test]
+    fn a_path_annotation_of_three_kilobytes_is_refused_before_any_call_and_says_why() {
+        let claim = Claim { annotations: map(&[("path", &"a/".repeat(1536))]), ..claim() };
+        let pattern = Pattern::parse("${.PVC.annotations.path}").unwrap();
+        let volume = VolumeName::for_claim("u-1").unwrap();
+        let error = pattern.expand(&claim, &volume, Missing::Refuse).unwrap_err().to_string();
+        assert!(error.contains("1536 segments; a volume lies at most 32"), "{error}");
+        assert!(error.len() < 512, "{} bytes", error.len());
+        let fits = vec!["d"; MAX_SEGMENTS].join("/");
+        assert_eq!(bounded(&fits).unwrap().len(), MAX_SEGMENTS);
+    }
+
+    #[test]
+    fn the_longest_path_of_a_volume_still_fits_below_the_mirror_of_the_used_places() {
+        let whole = vec!["d".repeat(254); 16].join("/") + "/x";
+        assert_eq!(whole.len(), MAX_PLACE_BYTES);
+        assert_eq!(format!("{PLACES}{whole}").len(), MAX_PATH_BYTES);
+        assert!(bounded(&whole).is_ok());
+        assert!(bounded(&format!("{whole}x")).is_err());
+        assert!(bounded(&format!("///{whole}//")).is_ok(), "slashes that do not count do not count");
+    }
+
+    /// A namespace with such a name was bound to the archive of another's data.
+    #[test]
+    fn a_pattern_gives_no_name_that_is_kept_for_archives_and_the_default_name_stays() {
+        let claim = Claim { namespace: "archived-team".into(), ..claim() };
+        let volume = VolumeName::for_claim("u-1").unwrap();
+        let expand = |pattern: &str| {
+            let segments = Pattern::parse(pattern).unwrap().expand(&claim, &volume, Missing::Refuse);
+            segments.map(|segments| segments.join("/")).map_err(|error| error.to_string())
+        };
+        for pattern in ["${.PVC.namespace}/${.PVC.name}", "/${.PVC.namespace}", "ARCHIVED-x/${.PVC.name}"] {
+            let error = expand(pattern).unwrap_err();
+            assert!(error.contains("kept for archives"), "{pattern}: {error}");
+            assert!(error.contains(&format!("such as \"volumes/{pattern}\"")), "{pattern}: {error}");
+        }
+        assert_eq!(expand("volumes/${.PVC.namespace}").as_deref(), Ok("volumes/archived-team"));
+        let default = "archived-team-data-pvc-u-1";
+        assert_eq!(default_directory(&claim, &volume).unwrap(), [default]);
+        assert_eq!(expand("${.PVC.annotations.no}").as_deref(), Ok(default));
+        assert_eq!(expand("${.PVC.namespace}-${.PVC.name}-${.PV.name}").as_deref(), Ok(default));
+    }
+
+    #[test]
+    fn a_pattern_tells_which_labels_and_annotations_it_needs() {
+        let set = |keys: &[&str]| keys.iter().map(ToString::to_string).collect::<BTreeSet<_>>();
+        let pattern =
+            Pattern::parse("${.PVC.labels.app}/${.PVC.annotations.a.b/c}-${.PVC.labels.app}${.PVC.name}");
+        assert_eq!(pattern.unwrap().keys(), (set(&["app"]), set(&["a.b/c"])));
+        assert_eq!(Pattern::parse("${.PV.name}").unwrap().keys(), (set(&[]), set(&[])));
     }
 
     /// Proves: row 3.17, statement 6
@@ -382,7 +545,7 @@ mod tests {
         assert_eq!(target("ns/data", "-T", Suffixed::First), "archived-ns-T/data");
         let long = target(&"ä".repeat(127), "-T", Suffixed::Last);
         assert!(long.len() <= 255 && long.ends_with("ä-T"), "{long}");
-        let deep = target(&format!("{}d", "abcdefg/".repeat(511)), "-T", Suffixed::Last);
+        let deep = target(&format!("{}d", "abcdefg/".repeat(509)), "-T", Suffixed::Last);
         assert_eq!(deep, "archived-pvc-u-1-T");
     }
 
@@ -402,7 +565,8 @@ mod tests {
             let volume = VolumeName::for_claim("u").unwrap();
             if let Ok(segments) = Pattern::parse(&pattern).and_then(|p| p.expand(&claim, &volume, missing)) {
                 prop_assert!(!segments.is_empty());
-                prop_assert!(segments.join("/").len() <= MAX_PATH_BYTES);
+                prop_assert!(segments.join("/").len() <= MAX_PLACE_BYTES);
+                prop_assert!(segments.len() <= MAX_SEGMENTS);
                 prop_assert!(!segments[0].eq_ignore_ascii_case(RESERVED));
                 for segment in &segments {
                     prop_assert!(!segment.is_empty() && segment != "." && segment != "..");

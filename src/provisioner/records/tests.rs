@@ -92,7 +92,8 @@ async fn a_claim_that_waits_for_a_place_leaves_nothing_behind_when_it_goes_or_is
         records.forget_claim(&format!("uid-{number}"));
     }
     assert_eq!(records.blocked.sizes(), (2, 1), "claims that are gone wait for nothing");
-    let served = volume("pvc-uid-98", json!({"spec": {"claimRef": {"uid": "uid-98"}}, "status": {"phase": "Bound"}}));
+    let served =
+        volume("pvc-uid-98", json!({"spec": {"claimRef": {"uid": "uid-98"}}, "status": {"phase": "Bound"}}));
     records.see_volume(&served);
     assert_eq!(records.blocked.sizes(), (1, 1), "nor does one that has a volume");
     records.wake_after(&"pvc-other".into(), Key::Claim("uid-99".into()));
