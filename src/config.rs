@@ -14,12 +14,13 @@ mod file;
 mod flags;
 mod old;
 mod served;
+mod server;
 mod value;
 
 #[cfg(test)]
 pub(crate) mod tests;
 
-use std::{io, net::SocketAddr, path::Path, path::PathBuf, time::Duration};
+use std::{io, path::Path, path::PathBuf, time::Duration};
 
 pub use cluster::{Ceph, ConfiguredCluster};
 #[cfg(test)]
@@ -73,7 +74,7 @@ pub struct Controller {
     /// The leader lock; `None` without leader election.
     pub lease: Option<Lease>,
     /// Where probes and metrics are served; `None` for nowhere.
-    pub listen: Option<SocketAddr>,
+    pub listen: Option<Listen>,
     /// The file that gets the address of probes and metrics.
     pub listen_file: Option<PathBuf>,
     /// How the log is written.
@@ -97,6 +98,15 @@ pub struct Controller {
     pub shutdown_grace: Duration,
     /// What the administrator should know, for the log: flags that have no meaning any more.
     pub notes: Vec<String>,
+}
+
+/// Where probes and metrics are served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Listen {
+    /// The address.
+    pub address: observe::Address,
+    /// Whether it was asked for. What nobody asked for is done without where it cannot be had.
+    pub explicit: bool,
 }
 
 /// The leader lock and its three times.

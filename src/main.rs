@@ -2,7 +2,15 @@
 //!
 //! The only file that looks at arguments, environment and signals, and that ends the process. Everything else gets values.
 
-use std::{collections::BTreeMap, io::Write as _, net::SocketAddr, path::Path, process::ExitCode, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    io::{ErrorKind, Write as _},
+    net::SocketAddr,
+    path::Path,
+    process::ExitCode,
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::Context as _;
 use berth::{
@@ -13,7 +21,7 @@ use berth::{
         nfs::{self, Nfs},
         rbd::{self, Rbd},
     },
-    config::{self, Ceph, Controller, Invocation, Storage, Surroundings},
+    config::{self, Ceph, Controller, Invocation, Listen, Storage, Surroundings},
     observe::{self, Metered, Metrics},
     provisioner::{self, KubernetesHost, host, lease, queue::Pace, rights},
 };
@@ -28,6 +36,9 @@ const MOST_WORKER_THREADS: usize = 4;
 
 /// How an administrator tells a wrong configuration, which no restart mends, from everything else.
 const WRONGLY_CONFIGURED: u8 = 2;
+
+/// How often to look whether a default port that was taken is free.
+const LOOK_FOR_PORT_EVERY: Duration = Duration::from_secs(10);
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args_os().map(|arg| arg.to_string_lossy().into_owned()).collect();
@@ -66,29 +77,73 @@ fn controller(settings: Controller) -> ExitCode {
         .thread_name("berth")
         .enable_all()
         .build();
-    let ended = runtime.context("start the runtime").and_then(|runtime| {
-        let ended = runtime.block_on(serve(settings));
-        // What still hangs in a file system call cannot be ended; nobody waits for it.
-        runtime.shutdown_background();
-        ended
-    });
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            tracing::error!(%error, "the runtime could not be started");
+            return ExitCode::FAILURE;
+        }
+    };
+    let ended = runtime.block_on(serve(settings));
+    // What still hangs in a file system call cannot be ended; nobody waits for it.
+    runtime.shutdown_background();
     match ended {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
+        Err(End::Misconfigured(error)) => {
+            tracing::error!(error = format!("{error:#}"), "berth is wrongly configured");
+            ExitCode::from(WRONGLY_CONFIGURED)
+        }
+        Err(End::Failed(error)) => {
             tracing::error!(error = format!("{error:#}"), "berth ends");
             ExitCode::FAILURE
         }
     }
 }
 
-async fn serve(settings: Controller) -> anyhow::Result<()> {
-    let metrics = Metrics::new();
+/// Why the process ends without being told to.
+enum End {
+    /// The settings cannot be used on this machine; a restart does not help.
+    Misconfigured(anyhow::Error),
+    /// Anything else.
+    Failed(anyhow::Error),
+}
 
+/// What the settings became.
+struct Prepared<S> {
+    settings: provisioner::Settings,
+    backends: Backends,
+    metrics: Metrics,
+    /// The server of probes and metrics, and what ends it.
+    server: S,
+    served: CancellationToken,
+}
+
+async fn serve(settings: Controller) -> Result<(), End> {
     let stop = CancellationToken::new();
-    stop_on_signals(&stop)?;
-    let served = CancellationToken::new();
-    let server = probes(&settings, &metrics, &served).await?;
+    stop_on_signals(&stop).map_err(End::Failed)?;
+    let Prepared { settings, backends, metrics, server, served } =
+        prepare(settings, stop).await.map_err(End::Misconfigured)?;
+    tokio::select! {
+        ended = provisioner::run(settings, backends, metrics) => {
+            // Only an API server to which no client can be made ends it.
+            ended.context("run the provisioner").map_err(End::Misconfigured)?;
+        }
+        failed = server => failed.context("serve probes and metrics").map_err(End::Failed)?,
+    }
+    // Probes answer until the last volume is done.
+    served.cancel();
+    tracing::info!("stopped");
+    Ok(())
+}
 
+/// Takes up what the settings name: the port, the API server, the backends. Every failure is one of the settings.
+async fn prepare(
+    settings: Controller,
+    stop: CancellationToken,
+) -> anyhow::Result<Prepared<impl Future<Output = std::io::Result<()>>>> {
+    let metrics = Metrics::new();
+    let served = CancellationToken::new();
+    let server = probes(&settings, &metrics, &served)?;
     let cluster = cluster(&settings).await?;
     let host: Arc<dyn Host> = Arc::new(
         KubernetesHost::start(&cluster, settings.api_timeout, host_settings(&settings), &metrics).await?,
@@ -114,15 +169,8 @@ async fn serve(settings: Controller) -> anyhow::Result<()> {
         clusters = settings.ceph.as_ref().map(clusters).unwrap_or_default(),
         "started"
     );
-    let loop_settings = loop_settings(settings, cluster, stop);
-    tokio::select! {
-        ended = provisioner::run(loop_settings, backends, metrics) => ended.context("run the provisioner")?,
-        failed = server => failed.context("serve probes and metrics")?,
-    }
-    // Probes answer until the last volume is done.
-    served.cancel();
-    tracing::info!("stopped");
-    Ok(())
+    let settings = loop_settings(settings, cluster, stop);
+    Ok(Prepared { settings, backends, metrics, server, served })
 }
 
 fn metered(backend: Arc<dyn Backend>, metrics: &Metrics) -> Arc<dyn Backend> {
@@ -216,32 +264,71 @@ fn loop_settings(
 }
 
 /// Serves probes and metrics where the settings want them; the future ends only when the server fails.
-async fn probes(
+///
+/// An address that was asked for and cannot be had is an error. The default port may be taken, as it is on the network of a
+/// node where another berth runs: then they are served as soon as it is free.
+fn probes(
     settings: &Controller,
     metrics: &Metrics,
     stop: &CancellationToken,
 ) -> anyhow::Result<impl Future<Output = std::io::Result<()>> + use<>> {
-    let listener = match settings.listen {
-        Some(address) => {
-            let listener =
-                TcpListener::bind(address).await.with_context(|| format!("listen on {address}"))?;
-            let address = listener.local_addr()?;
-            tracing::info!(%address, "serving probes and metrics");
-            if let Some(file) = &settings.listen_file {
-                tell(file, address).with_context(|| format!("write {}", file.display()))?;
-            }
-            Some(listener)
+    let task = match settings.listen {
+        Some(Listen { address, explicit }) => {
+            let file = settings.listen_file.clone();
+            let listener = match observe::listen(address) {
+                Ok(listener) => Some(announce(listener, file.as_deref())?),
+                Err(error) if !explicit && error.kind() == ErrorKind::AddrInUse => {
+                    tracing::warn!(
+                        %address,
+                        "the port is taken: probes and metrics are not served until it is free; --listen names another one"
+                    );
+                    None
+                }
+                Err(error) => {
+                    return Err(error).with_context(|| {
+                        format!("listen on {address}; --listen names another address, or off")
+                    });
+                }
+            };
+            let (metrics, stop) = (metrics.clone(), stop.clone());
+            Some(tokio::spawn(async move {
+                let listener = match listener {
+                    Some(listener) => listener,
+                    None => once_free(address, file.as_deref()).await?,
+                };
+                observe::serve(listener, metrics, stop).await
+            }))
         }
         None => None,
     };
-    let (metrics, stop) = (metrics.clone(), stop.clone());
-    let task = listener.map(|listener| tokio::spawn(observe::serve(listener, metrics, stop)));
     Ok(async move {
         match task {
             Some(task) => task.await.map_err(std::io::Error::other)?,
             None => std::future::pending().await,
         }
     })
+}
+
+/// Says where probes and metrics are served, in the log and in the file of `--listen-file`.
+fn announce(listener: TcpListener, file: Option<&Path>) -> anyhow::Result<TcpListener> {
+    let address = listener.local_addr()?;
+    tracing::info!(%address, "serving probes and metrics");
+    if let Some(file) = file {
+        tell(file, address).with_context(|| format!("write {}", file.display()))?;
+    }
+    Ok(listener)
+}
+
+/// Waits until the address can be had.
+async fn once_free(address: observe::Address, file: Option<&Path>) -> std::io::Result<TcpListener> {
+    loop {
+        tokio::time::sleep(LOOK_FOR_PORT_EVERY).await;
+        match observe::listen(address) {
+            Ok(listener) => return announce(listener, file).map_err(std::io::Error::other),
+            Err(error) if error.kind() == ErrorKind::AddrInUse => {}
+            Err(error) => return Err(error),
+        }
+    }
 }
 
 /// Writes the address into `file`, which is there completely or not at all.

@@ -8,6 +8,7 @@
 
 mod exposition;
 mod health;
+mod listen;
 mod logs;
 mod metered;
 mod process;
@@ -31,6 +32,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
+pub use listen::{Address, listen};
 pub use logs::{Filter, Format, log_panics, start as start_logs};
 pub use metered::Metered;
 pub use requests::{ApiRequests, CountApiRequests};

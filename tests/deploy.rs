@@ -313,7 +313,7 @@ fn names_fit_together() {
     let Invocation::Controller(started) = started else { panic!("the controller is not started") };
     let mount = &pod.containers[0].volume_mounts.as_ref().unwrap()[0];
     assert_eq!(started.exports[0].root, Path::new(&mount.mount_path));
-    let listen = started.listen.unwrap().port();
+    let listen = started.listen.unwrap().address.port();
     assert_eq!(i32::from(listen), pod.containers[0].ports.as_ref().unwrap()[0].container_port);
     assert!(pod.termination_grace_period_seconds.unwrap() > started.shutdown_grace.as_secs().cast_signed());
 }

@@ -60,16 +60,88 @@ fn help_and_version_go_to_standard_output() {
     assert!(text(&stdout).contains("--nfs-server"));
 }
 
+/// What a process needs besides a cluster.
+const NEEDED: [&str; 3] = ["--nfs-server=s", "--nfs-path=/p", "--provisioner-name=p"];
+
 /// Proves: row 2.4
 #[test]
 fn without_a_cluster_the_reason_is_named() {
-    let needed = ["--nfs-server=s", "--nfs-path=/p", "--provisioner-name=p", "--listen=off"];
-    let Output { status, stderr, .. } = berth().args(needed).output().unwrap();
-    assert_eq!(status.code(), Some(1));
+    let needed = || {
+        let mut command = berth();
+        command.args(NEEDED).arg("--listen=off");
+        command
+    };
+    let Output { status, stderr, .. } = needed().output().unwrap();
+    assert_eq!(status.code(), Some(2));
     assert!(text(&stderr).contains("KUBECONFIG"), "{}", text(&stderr));
-    let Output { status, stderr, .. } = berth().args(needed).env("KUBECONFIG", "/nowhere").output().unwrap();
-    assert_eq!(status.code(), Some(1));
+    let Output { status, stderr, .. } = needed().env("KUBECONFIG", "/nowhere").output().unwrap();
+    assert_eq!(status.code(), Some(2));
     assert!(text(&stderr).contains("read the kubeconfig /nowhere"), "{}", text(&stderr));
+}
+
+/// A kubeconfig for `server`, whose only context is `c`.
+fn kubeconfig(folder: &Path, context: &str, server: &str) -> std::path::PathBuf {
+    let file = folder.join(format!("kubeconfig-{context}"));
+    let cluster = format!(
+        "apiVersion: v1\nkind: Config\ncurrent-context: {context}\nclusters:\n- name: c\n  cluster: {{server: '{server}'}}\n\
+         contexts:\n- name: c\n  context: {{cluster: c, user: u}}\nusers:\n- name: u\n  user: {{}}\n"
+    );
+    std::fs::write(&file, cluster).unwrap();
+    file
+}
+
+#[test]
+fn everything_wrong_in_the_settings_ends_with_2() {
+    let folder = tempfile::tempdir().unwrap();
+    let good = kubeconfig(folder.path(), "c", "http://127.0.0.1:9");
+    let other_context = kubeconfig(folder.path(), "staging", "http://127.0.0.1:9");
+    let no_yaml = folder.path().join("no-yaml");
+    std::fs::write(&no_yaml, "{").unwrap();
+    let bad_key = folder.path().join("bad-key");
+    let text_of_good = std::fs::read_to_string(&good).unwrap();
+    std::fs::write(
+        &bad_key,
+        text_of_good
+            .replace("http:", "https:")
+            .replace("user: {}", "user: {client-certificate-data: bm8=, client-key-data: bm8=}"),
+    )
+    .unwrap();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = taken.local_addr().unwrap();
+    let good = good.to_str().unwrap();
+    let rows: [(&str, Vec<String>, &str); 6] = [
+        ("a context that is not there", vec![format!("--kubeconfig={}", other_context.display())], "staging"),
+        ("a kubeconfig that is no YAML", vec![format!("--kubeconfig={}", no_yaml.display())], "no-yaml"),
+        (
+            "a key that is no key",
+            vec![format!("--kubeconfig={}", bad_key.display()), "--listen=off".into()],
+            "no client for the API server at https://127.0.0.1:9",
+        ),
+        (
+            "a port that is taken",
+            vec![format!("--kubeconfig={good}"), format!("--listen={taken}")],
+            "listen on 127.0.0.1:",
+        ),
+        (
+            "a port that is taken, as the old flag has it",
+            vec![format!("--kubeconfig={good}"), format!("-metrics-port={}", taken.port())],
+            "listen on :",
+        ),
+        (
+            "a file that cannot be written",
+            vec![
+                format!("--kubeconfig={good}"),
+                "--listen=127.0.0.1:0".into(),
+                "--listen-file=/nowhere/address".into(),
+            ],
+            "write /nowhere/address",
+        ),
+    ];
+    for (row, flags, named) in rows {
+        let Output { status, stderr, .. } = berth().args(NEEDED).args(flags).output().unwrap();
+        assert_eq!(status.code(), Some(2), "{row}: {}", text(&stderr));
+        assert!(text(&stderr).contains(named), "{row}: {}", text(&stderr));
+    }
 }
 
 /// A process that is ended also when a test fails.
@@ -113,6 +185,19 @@ fn wait_for(file: &Path) -> String {
     panic!("{} did not appear", file.display());
 }
 
+/// The text of a file as soon as it contains `part`.
+fn wait_for_text(file: &Path, part: &str) -> String {
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_secs(30) {
+        let text = std::fs::read_to_string(file).unwrap_or_default();
+        if text.contains(part) {
+            return text;
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
+    panic!("{part:?} did not appear in {}", std::fs::read_to_string(file).unwrap_or_default());
+}
+
 fn get(address: &str, path: &str) -> String {
     let mut stream = TcpStream::connect(address).unwrap();
     write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
@@ -128,13 +213,7 @@ fn get(address: &str, path: &str) -> String {
 fn a_dead_api_server_delays_neither_probes_nor_the_end() {
     let folder = tempfile::tempdir().unwrap();
     let dead = TcpListener::bind("127.0.0.1:0").unwrap();
-    let kubeconfig = folder.path().join("kubeconfig");
-    let server = dead.local_addr().unwrap();
-    let cluster = format!(
-        "apiVersion: v1\nkind: Config\ncurrent-context: c\nclusters:\n- name: c\n  cluster: {{server: 'http://{server}'}}\n\
-         contexts:\n- name: c\n  context: {{cluster: c, user: u}}\nusers:\n- name: u\n  user: {{}}\n"
-    );
-    std::fs::write(&kubeconfig, cluster).unwrap();
+    let kubeconfig = kubeconfig(folder.path(), "c", &format!("http://{}", dead.local_addr().unwrap()));
     let export = folder.path().join("export");
     std::fs::create_dir(&export).unwrap();
     let address = folder.path().join("address");
@@ -161,6 +240,30 @@ fn a_dead_api_server_delays_neither_probes_nor_the_end() {
     assert!(ready.contains("[-]synced: "), "{ready}");
     assert!(get(address, "/metrics").contains("\nberth_leader 0.0\n"));
 
+    running.signal("-TERM");
+    assert_eq!(running.end(), 0);
+}
+
+/// On the network of a node another berth may have the port that nobody asked for.
+#[test]
+fn a_default_port_that_is_taken_is_told_and_the_work_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    // Where this fails the port is taken already, which is as good.
+    let _taken = TcpListener::bind("127.0.0.1:8080");
+    let dead = TcpListener::bind("127.0.0.1:0").unwrap();
+    let kubeconfig = kubeconfig(folder.path(), "c", &format!("http://{}", dead.local_addr().unwrap()));
+    let log = folder.path().join("log");
+    let child = berth()
+        .args(NEEDED)
+        .arg("--kubeconfig")
+        .arg(&kubeconfig)
+        .stderr(std::fs::File::create(&log).unwrap())
+        .spawn()
+        .unwrap();
+    let mut running = Running(child);
+    let text = wait_for_text(&log, "started");
+    assert!(text.contains("the port is taken: probes and metrics are not served"), "{text}");
+    assert!(text.contains(":8080"), "{text}");
     running.signal("-TERM");
     assert_eq!(running.end(), 0);
 }

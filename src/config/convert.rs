@@ -7,14 +7,14 @@ use std::{
 };
 
 use super::{
-    Ceph, Controller, Lease, Storage, Surroundings, cluster, cluster_id, export,
+    Ceph, Controller, Lease, Listen, Storage, Surroundings, cluster, cluster_id, export,
     file::{self},
     flags::ControllerFlags,
     old::Old,
     served::{self, Asked},
-    value::{Given, Origin, Wrong},
+    value::{Given, Origin, Wrong, lock_name},
 };
-use crate::observe;
+use crate::observe::{self, Address};
 
 pub(super) use super::file::File;
 
@@ -42,8 +42,7 @@ pub(super) mod names {
     macro_rules! settings {
         ($($name:ident: $flag:literal, $env:literal, $key:literal, $default:expr;)*) => {
             $(pub(in super::super) const $name: Names = Names { flag: $flag, env: $env, key: $key, default: $default };)*
-            /// All of them, for the tests that hold help and documents against them.
-            #[cfg(test)]
+            /// All of them.
             pub(in super::super) const ALL: &[Names] = &[$($name),*];
         };
     }
@@ -81,7 +80,7 @@ pub(super) mod names {
         LEASE_RENEW_DEADLINE: "--lease-renew-deadline", "", "leaseRenewDeadline", "10s";
         LEASE_RETRY_PERIOD: "--lease-retry-period", "", "leaseRetryPeriod", "2s";
         CONFIG: "--config", "", "", "";
-        LISTEN: "--listen", "", "listen", "0.0.0.0:8080";
+        LISTEN: "--listen", "", "listen", ":8080";
         LISTEN_FILE: "--listen-file", "", "listenFile", "";
         LOG_FORMAT: "--log-format", "", "logFormat", "text";
         LOG_LEVEL: "--log-level", "", "logLevel", "info";
@@ -282,8 +281,7 @@ pub(super) fn controller(
         given.object_name()?
     } else {
         // The lock of the old provisioners has this name; both must mean the same one.
-        let first = provisioners.first().map(|first| first.name.replace('/', "-").to_ascii_lowercase());
-        first.unwrap_or_default()
+        provisioners.first().map(|first| lock_name(&first.name)).unwrap_or_default()
     };
     let lease = elect.then(|| Lease {
         name: lease_name,
@@ -295,7 +293,7 @@ pub(super) fn controller(
 
     let retry_min = sources.pick(&names::RETRY_MIN, retry_min, file.retry_min)?.duration(moment)?;
     let retry_max = sources.pick(&names::RETRY_MAX, retry_max, file.retry_max)?;
-    let listen = listen.or_else(|| old.metrics_port.map(|port| format!("0.0.0.0:{port}")));
+    let listen = listen.or_else(|| old.metrics_port.map(|port| format!(":{port}")));
 
     Ok(Controller {
         provisioners,
@@ -386,21 +384,27 @@ fn at_least(given: &Given, value: Duration, least: Duration, of: &str) -> Result
     Ok(value)
 }
 
-fn listen_address(given: &Given) -> Result<Option<SocketAddr>, Wrong> {
+fn listen_address(given: &Given) -> Result<Option<Listen>, Wrong> {
     if given.text == "off" {
         return Ok(None);
     }
     // ":8080" is how Go programs write "every address".
-    let text =
-        if given.text.starts_with(':') { format!("0.0.0.0{}", given.text) } else { given.text.clone() };
-    let address = text.parse::<SocketAddr>().ok().or_else(|| {
-        // Only "localhost" is looked up, which every machine knows without asking anybody.
-        text.strip_prefix("localhost:")?;
-        text.to_socket_addrs().ok()?.next()
-    });
-    address.map(Some).ok_or_else(|| {
-        given.wrong("must be an address and a port, such as 0.0.0.0:8080, [::]:8080 or 127.0.0.1:0, or off")
-    })
+    let every = given.text.strip_prefix(':').and_then(|port| port.parse().ok()).map(Address::Every);
+    let named = || {
+        let address = given.text.parse::<SocketAddr>().ok().or_else(|| {
+            // Only "localhost" is looked up, which every machine knows without asking anybody.
+            given.text.strip_prefix("localhost:")?;
+            given.text.to_socket_addrs().ok()?.next()
+        });
+        address.map(Address::At)
+    };
+    match every.or_else(named) {
+        Some(address) => Ok(Some(Listen { address, explicit: !given.is_default() })),
+        None => Err(given.wrong(
+            "must be an address and a port, such as 0.0.0.0:8080, [::]:8080 or 127.0.0.1:0, a port of every address, \
+             such as :8080, or off",
+        )),
+    }
 }
 
 fn log_format_of(given: &Given) -> Result<observe::Format, Wrong> {

@@ -9,6 +9,7 @@ use std::{path::PathBuf, time::Duration};
 use super::{
     convert::{File, Names, Sources, names},
     file::ExportInFile,
+    server,
     value::{Given, Origin, Wrong},
 };
 use crate::backend::nfs::Export;
@@ -174,15 +175,16 @@ fn ready(
 
 /// The name or address of a server. It is copied to PVs as it is.
 fn host(given: &Given) -> Result<String, Wrong> {
-    let bad = |c: char| c.is_whitespace() || c.is_control() || c == '/';
-    if given.text.is_empty() || given.text.contains(bad) {
-        return Err(given.wrong("must be the host name or the address of an NFS server, without a path"));
-    }
+    server::check(&given.text).map_err(|why| given.wrong(why))?;
     Ok(given.text.clone())
 }
 
 /// A path on the server, without slashes that mean nothing.
 fn exported(given: &Given) -> Result<String, Wrong> {
+    let trimmed = given.text.trim();
+    if trimmed != given.text && trimmed.starts_with('/') {
+        return Err(given.wrong(format_args!("has blanks around it: write {trimmed}")));
+    }
     let segments: Vec<&str> = given.text.split('/').filter(|segment| !segment.is_empty()).collect();
     let bad = |segment: &&str| matches!(*segment, "." | "..") || segment.contains(char::is_control);
     if !given.text.starts_with('/') || segments.iter().any(bad) {

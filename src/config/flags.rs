@@ -148,7 +148,7 @@ pub(super) struct ControllerFlags {
     #[arg(long, value_name = "NAMESPACE", help_heading = "Leader election")]
     pub(super) lease_namespace: Option<String>,
 
-    /// Name of the lock; else the first provisioner name with - for /
+    /// Name of the lock; else the first provisioner name in lower case, with - for /
     #[arg(long, value_name = "NAME", help_heading = "Leader election")]
     pub(super) lease_name: Option<String>,
 
@@ -168,7 +168,10 @@ pub(super) struct ControllerFlags {
     #[arg(long, value_name = "FILE", help_heading = "Process")]
     pub(super) config: Option<String>,
 
-    /// Serve /livez, /readyz and /metrics here; port 0 picks a free one, off serves nothing [default: 0.0.0.0:8080]
+    /// Serve /livez, /readyz and /metrics here; port 0 picks a free one, off serves nothing [default: :8080]
+    ///
+    /// A port alone (:8080) means every address, IPv4 and IPv6. Where the default port is taken, the process works without
+    /// serving them, says so, and tries again; where another address was asked for, it ends.
     #[arg(long, value_name = "ADDRESS", help_heading = "Process")]
     pub(super) listen: Option<String>,
 

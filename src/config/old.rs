@@ -5,6 +5,7 @@
 //! where no command is named.
 
 use super::{
+    convert::names,
     served::Storage,
     value::{Given, Origin, Wrong},
 };
@@ -40,6 +41,15 @@ const WITH_VALUE: [&str; 7] =
 /// Flags of glog and klog that are true where they stand alone.
 const SWITCHES: [&str; 6] =
     ["logtostderr", "alsologtostderr", "skip_headers", "skip_log_headers", "add_dir_header", "one_output"];
+
+/// Flags of other provisioners that a manifest may still have, and ours that do the same.
+const SAME_AS_OURS: [(&str, &str); 5] = [
+    ("metrics-address", "--listen"),
+    ("http-endpoint", "--listen"),
+    ("provisioner", "--provisioner-name"),
+    ("leader-election-namespace", "--lease-namespace"),
+    ("worker-threads", "--workers"),
+];
 
 /// The arguments, taken apart.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -120,6 +130,8 @@ pub(super) fn extract(args: &[String]) -> Result<Old, Wrong> {
             if let Some(value) = value.or_else(|| args.next().cloned()) {
                 old.rest.push(value);
             }
+        } else if is_unknown(arg, name) {
+            return Err(unknown(name));
         } else {
             old.rest.push(arg.clone());
         }
@@ -134,6 +146,24 @@ pub(super) fn extract(args: &[String]) -> Result<Old, Wrong> {
         old.rest.insert(1, "controller".to_owned());
     }
     Ok(old)
+}
+
+/// Whether a flag has one dash, as Go programs take it, and neither they nor we know it. Numbers and the short flags of our
+/// own are left for clap.
+fn is_unknown(arg: &str, name: &str) -> bool {
+    let single = !arg.starts_with("--");
+    single && !matches!(name, "" | "h" | "V") && !name.starts_with(|c: char| c.is_ascii_digit())
+}
+
+/// The refusal of such a flag, by its whole name, with the one that does the same.
+fn unknown(name: &str) -> Wrong {
+    let long = format!("--{name}");
+    let ours = names::ALL.iter().find(|setting| setting.flag == long).map(|setting| setting.flag);
+    let same = SAME_AS_OURS.into_iter().find(|(old, _)| *old == name).map(|(_, ours)| ours);
+    Wrong(match ours.or(same) {
+        Some(instead) => format!("unknown flag -{name}: write {instead}"),
+        None => format!("unknown flag -{name}: see berth controller --help for those that there are"),
+    })
 }
 
 impl Old {
@@ -277,6 +307,29 @@ mod tests {
             old.notes,
             ["the flag -use-pv-name has no effect: images are named after the UID of their claim"]
         );
+    }
+
+    #[test]
+    fn an_unknown_flag_with_one_dash_is_named_whole() {
+        let help = "see berth controller --help for those that there are";
+        let rows = [
+            ("berth -metrics-address=:8080", "unknown flag -metrics-address: write --listen".to_owned()),
+            ("berth -v=4 -http-endpoint :8080", "unknown flag -http-endpoint: write --listen".to_owned()),
+            (
+                "nfs-client-provisioner -provisioner=a/b",
+                "unknown flag -provisioner: write --provisioner-name".to_owned(),
+            ),
+            ("berth -listen=:8080", "unknown flag -listen: write --listen".to_owned()),
+            ("berth controller -nfs-path=/a", "unknown flag -nfs-path: write --nfs-path".to_owned()),
+            ("berth -run-server=false", format!("unknown flag -run-server: {help}")),
+            ("berth -x", format!("unknown flag -x: {help}")),
+        ];
+        for (line, message) in rows {
+            assert_eq!(extract(&args(line)).unwrap_err().to_string(), message, "{line}");
+        }
+        for line in ["berth -h", "berth -V", "berth controller -h", "berth --retry-min -5"] {
+            assert!(extract(&args(line)).is_ok(), "{line}");
+        }
     }
 
     #[test]

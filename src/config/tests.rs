@@ -84,7 +84,7 @@ fn the_environment_of_the_old_images_is_enough() {
             renew_deadline: seconds(10),
             retry_period: seconds(2),
         }),
-        listen: Some("0.0.0.0:8080".parse().unwrap()),
+        listen: Some(Listen { address: observe::Address::Every(8080), explicit: false }),
         listen_file: None,
         log_format: observe::Format::Text,
         log_filter: observe::Filter::default(),
@@ -149,7 +149,7 @@ fn a_flag_wins_over_the_environment_and_the_environment_over_the_file() {
     assert_eq!(names(&from_env), ["env.example/a"]);
     assert_eq!(from_env.kubeconfig, Some("/env".into()));
     assert_eq!(from_env.lease, None);
-    assert_eq!(from_env.log_filter, "debug".parse().unwrap(), "-v is a flag");
+    assert_eq!(from_env.log_filter, "info,berth=debug".parse().unwrap(), "-v is a flag");
 
     let line = "berth controller --config /etc/berth.yaml --provisioner-name a --provisioner-name b --kubeconfig /flag \
         --leader-election --workers=9 --log-level=error -v=4";
@@ -244,11 +244,78 @@ fn a_root_elsewhere_need_not_be_a_mount_point_unless_the_file_says_so() {
 #[test]
 fn probes_are_served_where_they_are_asked_for() {
     let listen = |text: &str| start((&format!("berth --listen {text}"), OLD, "")).map(|ready| ready.listen);
-    assert_eq!(listen("127.0.0.1:0"), Ok(Some("127.0.0.1:0".parse().unwrap())));
-    assert_eq!(listen(":9090"), Ok(Some("0.0.0.0:9090".parse().unwrap())));
-    assert_eq!(listen("[::]:9090"), Ok(Some("[::]:9090".parse().unwrap())));
-    assert!(listen("localhost:9090").unwrap().unwrap().ip().is_loopback());
+    let at = |text: &str| {
+        Ok(Some(Listen { address: observe::Address::At(text.parse().unwrap()), explicit: true }))
+    };
+    assert_eq!(listen("127.0.0.1:0"), at("127.0.0.1:0"));
+    assert_eq!(listen("0.0.0.0:9090"), at("0.0.0.0:9090"));
+    assert_eq!(listen("[::]:9090"), at("[::]:9090"));
     assert_eq!(listen("off"), Ok(None));
+    let localhost = listen("localhost:9090").unwrap().unwrap().address;
+    assert!(matches!(localhost, observe::Address::At(address) if address.ip().is_loopback()));
+}
+
+/// In a cluster of IPv6 alone the kubelet asks an IPv6 address.
+#[test]
+fn a_port_alone_and_the_default_mean_every_address_of_both_families() {
+    let listen = |line: &str| start((line, OLD, "")).unwrap().listen.unwrap();
+    let every = |port, explicit| Listen { address: observe::Address::Every(port), explicit };
+    assert_eq!(listen("berth"), every(8080, false));
+    assert_eq!(listen("berth --listen :9090"), every(9090, true));
+    assert_eq!(listen("berth -metrics-port=9091"), every(9091, true));
+    assert_eq!(listen("berth -metrics-port=0"), every(8080, false));
+    let file = start(("berth --config /etc/berth.yaml", OLD, "listen: ':9092'")).unwrap();
+    assert_eq!(file.listen, Some(every(9092, true)));
+}
+
+#[test]
+fn a_server_or_path_that_can_never_work_is_refused_wherever_it_is_written() {
+    let path = "must be an absolute path on the server, such as /export, without '.' and '..'";
+    let config = "berth --config /etc/berth.yaml";
+    let old = |pair: &'static str| {
+        let (name, _) = pair.split_once('=').unwrap();
+        let others = OLD.iter().copied().filter(|other| !other.starts_with(&format!("{name}=")));
+        others.chain([pair]).collect::<Vec<_>>()
+    };
+    let rows: [(Start<'_>, &str); 9] = [
+        (
+            ("berth", &old("NFS_SERVER=10.0.0.1:2049"), ""),
+            "environment variable NFS_SERVER \"10.0.0.1:2049\" has a port: write 10.0.0.1, 2049 is the usual one",
+        ),
+        (
+            ("berth", &old("NFS_SERVER=<IP>"), ""),
+            "environment variable NFS_SERVER \"<IP>\" is a placeholder: write the server's host name or address in its \
+             place",
+        ),
+        (("berth --nfs-server nas:", OLD, ""), "--nfs-server \"nas:\" ends with a colon: write nas"),
+        (
+            (config, OLD, "exports: [{name: a, server: '[fd00::1', path: /a}]"),
+            "/etc/berth.yaml: exports[0].server \"[fd00::1\" has one bracket without the other: write fd00::1",
+        ),
+        (
+            (config, OLD, "exports: [{name: a, server: s, path: /a, aliases: [b, '\"nas\"']}]"),
+            "/etc/berth.yaml: exports[0].aliases[1] \"\\\"nas\\\"\" has quotes around it: write nas",
+        ),
+        (
+            ("berth", &old("NFS_PATH=/export "), ""),
+            "environment variable NFS_PATH \"/export \" has blanks around it: write /export",
+        ),
+        (
+            ("berth", &old("NFS_PATH= /export"), ""),
+            "environment variable NFS_PATH \" /export\" has blanks around it: write /export",
+        ),
+        (
+            (config, OLD, "exports: [{name: a, server: s, path: /a, formerPaths: ['/b ']}]"),
+            "/etc/berth.yaml: exports[0].formerPaths[0] \"/b \" has blanks around it: write /b",
+        ),
+        (
+            ("berth", &old("NFS_PATH=\"/export\""), ""),
+            &format!("environment variable NFS_PATH \"\\\"/export\\\"\" {path}"),
+        ),
+    ];
+    for (given, message) in rows {
+        assert_eq!(start(given).unwrap_err(), message);
+    }
 }
 
 #[test]
@@ -415,7 +482,8 @@ fn a_wrong_value_is_named_with_its_place_and_what_is_allowed() {
         ),
         (
             ("berth --listen 8080", OLD, ""),
-            "--listen \"8080\" must be an address and a port, such as 0.0.0.0:8080, [::]:8080 or 127.0.0.1:0, or off",
+            "--listen \"8080\" must be an address and a port, such as 0.0.0.0:8080, [::]:8080 or 127.0.0.1:0, a port of \
+             every address, such as :8080, or off",
         ),
         (("berth --log-format xml", OLD, ""), "--log-format \"xml\" must be text or json"),
         (
@@ -475,6 +543,8 @@ fn a_variable_that_is_not_text_is_refused_not_ignored() {
 fn an_unknown_flag_or_command_is_refused() {
     let wrong = start(("berth --nfs-sever s", OLD, "")).unwrap_err();
     assert!(wrong.contains("'--nfs-sever'") && wrong.contains("--nfs-server"), "{wrong}");
+    let wrong = start(("berth -metrics-address=:8080", OLD, "")).unwrap_err();
+    assert_eq!(wrong, "unknown flag -metrics-address: write --listen");
     let wrong = start(("berth controler", OLD, "")).unwrap_err();
     assert!(wrong.contains("'controler'"), "{wrong}");
 }

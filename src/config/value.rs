@@ -95,7 +95,8 @@ impl Given {
         Err(self.wrong("must be 1 to 253 lower case letters, digits, '-' and '.', beginning and ending with a letter or digit"))
     }
 
-    /// The name of a provisioner, as the API server takes it in a `StorageClass`: a subdomain and a name.
+    /// The name of a provisioner, as the API server takes it in a `StorageClass`: after lower-casing, a qualified name, which is
+    /// a name of up to 63 characters with or without a DNS subdomain before it.
     pub(super) fn provisioner(&self) -> Result<String, Wrong> {
         if self.text.starts_with("kubernetes.io/") && self.text != "kubernetes.io/rbd" {
             return Err(self.wrong(
@@ -110,9 +111,10 @@ impl Given {
                 && text.starts_with(|c: char| c.is_ascii_alphanumeric())
                 && text.ends_with(|c: char| c.is_ascii_alphanumeric())
         };
-        let valid = match self.text.split_once('/') {
+        let lower = self.text.to_lowercase();
+        let valid = match lower.split_once('/') {
             Some((prefix, name)) => subdomain(prefix) && plain(name),
-            None => plain(&self.text),
+            None => plain(&lower),
         };
         if valid {
             return Ok(self.text.clone());
@@ -122,9 +124,37 @@ impl Given {
     }
 }
 
+/// The longest name of an object.
+const LONGEST_NAME: usize = 253;
+
+/// The name of the lock of this provisioner: the one that the old provisioners locked, with `-` for `/`, in lower case.
+///
+/// Not every provisioner's name makes the name of an object. Where it does not, what is not allowed becomes `-`, and a number
+/// made from the whole name keeps two provisioners apart that would meet at one lock.
+pub(super) fn lock_name(provisioner: &str) -> String {
+    let wanted = provisioner.to_lowercase().replace('/', "-");
+    if subdomain(&wanted) {
+        return wanted;
+    }
+    let kept = |b: u8| if b.is_ascii_lowercase() || b.is_ascii_digit() { char::from(b) } else { '-' };
+    // Without dots no two of them can meet, nor a dot and a dash.
+    let plain: String = wanted.bytes().map(kept).collect();
+    let number = format!("{:016x}", fnv(provisioner.as_bytes()));
+    let room = LONGEST_NAME - number.len() - 1;
+    let cut: String = plain.trim_matches('-').chars().take(room).collect();
+    format!("{}-{number}", cut.trim_end_matches('-')).trim_start_matches('-').to_owned()
+}
+
+/// FNV-1a, which stays the same for ever: what one release locks, the next one must find.
+fn fnv(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    })
+}
+
 fn subdomain(text: &str) -> bool {
     let alphanumeric = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
-    text.len() <= 253
+    text.len() <= LONGEST_NAME
         && text.split('.').all(|label| {
             label.bytes().all(|b| alphanumeric(b) || b == b'-')
                 && label.bytes().next().is_some_and(alphanumeric)
@@ -247,6 +277,42 @@ mod tests {
         }
     }
 
+    #[test]
+    fn every_provisioner_that_a_class_can_name_has_a_lock_of_a_valid_name() {
+        // Those that always had one keep it: two releases must not work side by side.
+        for (provisioner, lock) in [
+            ("nfs.berth.storage", "nfs.berth.storage"),
+            ("fuseim.pri/ifs", "fuseim.pri-ifs"),
+            ("k8s-sigs.io/nfs-subdir-external-provisioner", "k8s-sigs.io-nfs-subdir-external-provisioner"),
+            ("example.com/NFS", "example.com-nfs"),
+            ("Example.com/NFS", "example.com-nfs"),
+        ] {
+            assert_eq!(lock_name(provisioner), lock);
+        }
+        // Written down, since the next release must find it.
+        assert_eq!(lock_name("example.com/Nfs_1"), "example-com-nfs-1-61f4165afa667d1c");
+        let long = format!("{}.example.com/{}", ["a".repeat(60).as_str(); 3].join("."), "n".repeat(63));
+        let odd =
+            ["example.com/a_b", "example.com/a-_b", "example.com/a..b", "example.com/a.-b", "a__b", &long];
+        let mut locks = std::collections::BTreeSet::new();
+        for provisioner in odd {
+            assert!(given(provisioner).provisioner().is_ok(), "{provisioner}");
+            let lock = lock_name(provisioner);
+            assert!(subdomain(&lock), "{provisioner}: {lock}");
+            assert!(locks.insert(lock), "{provisioner} shares its lock");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn whatever_a_class_can_name_has_a_lock_of_a_valid_name(
+            name in "([A-Za-z0-9]([-a-zA-Z0-9]{0,61}[A-Za-z0-9])?(\\.[a-z0-9]{1,63}){0,3}/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
+        ) {
+            proptest::prop_assume!(given(&name).provisioner().is_ok());
+            proptest::prop_assert!(subdomain(&lock_name(&name)), "{}", lock_name(&name));
+        }
+    }
+
     /// Proves: row 5.13
     #[test]
     fn provisioner_names_are_those_that_a_class_can_hold() {
@@ -257,12 +323,23 @@ mod tests {
             "cluster.local/nfs-client-nfs-client-provisioner",
             "example.com/Nfs_1",
             "kubernetes.io/rbd",
+            "Example.com/NFS",
+            "NFS",
+            "EXAMPLE.COM/a_b.c-d",
         ] {
             assert_eq!(given(good).provisioner().as_deref(), Ok(good));
         }
-        for bad in
-            ["", "a/b/c", "Example.com/nfs", "example.com/", "/nfs", "a b", "kubernetes.io/nfs", "nfs-"]
-        {
+        for bad in [
+            "",
+            "a/b/c",
+            "example..com/nfs",
+            "exa_mple.com/nfs",
+            "example.com/",
+            "/nfs",
+            "a b",
+            "kubernetes.io/nfs",
+            "nfs-",
+        ] {
             assert!(given(bad).provisioner().is_err(), "{bad:?}");
         }
     }

@@ -42,21 +42,36 @@ impl Default for Filter {
     }
 }
 
+/// The client library of the API server. Below `debug` it only repeats, as dumps, what is told with every failed request.
+const CLIENT: &str = "kube";
+
 impl Filter {
     fn level(level: LevelFilter) -> Self {
         // Below `debug` the HTTP libraries log every frame; they speak up only when asked for by name.
         let quiet = level.min(LevelFilter::INFO);
-        let targets = Targets::new().with_default(quiet);
-        Self(targets.with_target("berth", level).with_target("kube", level.min(LevelFilter::DEBUG)))
+        let client = if level >= LevelFilter::DEBUG { LevelFilter::DEBUG } else { LevelFilter::OFF };
+        Self(Targets::new().with_default(quiet).with_target("berth", level).with_target(CLIENT, client))
     }
 
-    /// The filter that corresponds to `-v` of klog and glog: 4 is where they begin to tell what is done and why.
+    /// Levels by module. What they do not say of the client library is what holds for every level.
+    fn by_module(pairs: &str) -> Result<Self, ()> {
+        let targets: Targets = pairs.parse().map_err(|_| ())?;
+        let named = targets.iter().any(|(target, _)| target.starts_with(CLIENT));
+        let loud = targets.default_level().is_some_and(|level| level >= LevelFilter::DEBUG);
+        Ok(Self(if named || loud { targets } else { targets.with_target(CLIENT, LevelFilter::OFF) }))
+    }
+
+    /// The filter that corresponds to `-v` of klog and glog: 4 is where they begin to tell what is done and why, 7 where
+    /// they tell of every request.
     pub fn from_verbosity(verbosity: u32) -> Self {
-        Self::level(match verbosity {
-            0..=3 => LevelFilter::INFO,
-            4..=6 => LevelFilter::DEBUG,
-            7.. => LevelFilter::TRACE,
-        })
+        match verbosity {
+            0..=3 => Self::level(LevelFilter::INFO),
+            4..=6 => {
+                let quiet = Targets::new().with_default(LevelFilter::INFO);
+                Self(quiet.with_target("berth", LevelFilter::DEBUG).with_target(CLIENT, LevelFilter::OFF))
+            }
+            7.. => Self::level(LevelFilter::TRACE),
+        }
     }
 }
 
@@ -72,7 +87,7 @@ impl FromStr for Filter {
             "debug" => LevelFilter::DEBUG,
             "trace" => LevelFilter::TRACE,
             // A bare word would be read as a target with everything switched on: a misspelt level, more likely.
-            pairs if pairs.contains('=') => return pairs.parse().map(Self).map_err(|_| ()),
+            pairs if pairs.contains('=') => return Self::by_module(pairs),
             _ => return Err(()),
         };
         Ok(Self::level(level))
@@ -125,9 +140,36 @@ mod tests {
 
     #[test]
     fn the_verbosity_of_old_manifests_becomes_a_level() {
-        let rows = [(0, "info"), (3, "info"), (4, "debug"), (6, "debug"), (7, "trace"), (10, "trace")];
+        let debug = "info,berth=debug";
+        let rows = [(0, "info"), (3, "info"), (4, debug), (6, debug), (7, "trace"), (10, "trace")];
         for (verbosity, level) in rows {
             assert_eq!(Filter::from_verbosity(verbosity), level.parse().unwrap(), "-v={verbosity}");
         }
+    }
+
+    #[test]
+    fn the_client_library_is_heard_only_where_it_is_asked_for() {
+        let rows = [
+            ("info", false),
+            ("warn", false),
+            ("info,berth=debug", false),
+            ("warn,berth=trace", false),
+            ("debug", true),
+            ("info,kube=debug", true),
+            ("debug,berth=info", true),
+        ];
+        for (text, heard) in rows {
+            let Filter(targets) = text.parse().unwrap();
+            assert_eq!(
+                targets.would_enable("kube_client::client::builder", &tracing::Level::WARN),
+                heard,
+                "{text}"
+            );
+            assert_eq!(targets.would_enable("kube_runtime::watcher", &tracing::Level::WARN), heard, "{text}");
+        }
+        let Filter(four) = Filter::from_verbosity(4);
+        assert!(four.would_enable("berth::provisioner", &tracing::Level::DEBUG));
+        assert!(!four.would_enable("hyper_util::client", &tracing::Level::DEBUG), "no line for a request");
+        assert!(!four.would_enable("kube_client::client::builder", &tracing::Level::ERROR));
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use async_trait::async_trait;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
@@ -202,4 +203,86 @@ async fn probes_and_metrics_are_served_and_end_with_the_process() {
 
     stop.cancel();
     server.await.unwrap().unwrap();
+}
+
+/// A client that has begun a request and does not finish it.
+async fn unfinished(address: std::net::SocketAddr) -> TcpStream {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: te").await.unwrap();
+    stream
+}
+
+/// Whether the server has given up the connection.
+async fn given_up(stream: &mut TcpStream) -> bool {
+    let mut byte = [0];
+    match tokio::time::timeout(Duration::from_millis(1), stream.read(&mut byte)).await {
+        Ok(read) => !matches!(read, Ok(1..)),
+        Err(_) => false,
+    }
+}
+
+#[tokio::test]
+async fn unfinished_requests_neither_stop_the_probes_nor_use_up_descriptors() {
+    const CLIENTS: usize = 1100;
+    // Both ends of every connection are in this process.
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, most.min(4096), most).unwrap();
+    let listener = listen(Address::At("127.0.0.1:0".parse().unwrap())).unwrap();
+    let address = listener.local_addr().unwrap();
+    // Time ends none of them: what is given up is given up for the sake of others.
+    let limits = server::Limits::with_head_time(Duration::from_hours(1));
+    let server = tokio::spawn(server::serve_within(limits, listener, full().await, CancellationToken::new()));
+
+    let mut clients = Vec::new();
+    for number in 1..=CLIENTS {
+        clients.push(unfinished(address).await);
+        if number % 100 == 0 {
+            let probe = tokio::time::timeout(Duration::from_mins(1), fetch(address, "/livez", "")).await;
+            let (status, _, body) = probe.unwrap_or_else(|_| panic!("no answer beside {number}"));
+            assert_eq!((status.as_str(), body.as_str()), ("HTTP/1.1 200 OK", "ok\n"), "beside {number}");
+        }
+    }
+    let mut open = CLIENTS;
+    // What was given up may be on its way for a moment.
+    while open > server::MOST_CONNECTIONS {
+        open = 0;
+        for client in &mut clients {
+            open += usize::from(!given_up(client).await);
+        }
+    }
+    assert!(open > 0, "the limit is reached by closing what is too much, not everything");
+    assert!(!server.is_finished());
+    server.abort();
+}
+
+#[tokio::test]
+async fn a_request_that_is_not_finished_in_time_is_given_up() {
+    let listener = listen(Address::At("127.0.0.1:0".parse().unwrap())).unwrap();
+    let address = listener.local_addr().unwrap();
+    let limits = server::Limits::with_head_time(Duration::from_millis(20));
+    let server = tokio::spawn(server::serve_within(limits, listener, full().await, CancellationToken::new()));
+    let mut client = unfinished(address).await;
+    // Ends only when the server closes the connection.
+    let mut answer = Vec::new();
+    let _ = client.read_to_end(&mut answer).await;
+    server.abort();
+}
+
+#[tokio::test]
+async fn an_endless_head_of_a_request_is_refused() {
+    let listener = listen(Address::At("127.0.0.1:0".parse().unwrap())).unwrap();
+    let address = listener.local_addr().unwrap();
+    let server = tokio::spawn(serve(listener, full().await, CancellationToken::new()));
+    let mut client = TcpStream::connect(address).await.unwrap();
+    client.write_all(b"GET /livez HTTP/1.1\r\n").await.unwrap();
+    let line = format!("X-Filler: {}\r\n", "x".repeat(1000));
+    let mut sent = 0;
+    while sent < 1_000_000 && client.write_all(line.as_bytes()).await.is_ok() {
+        sent += line.len();
+    }
+    let mut answer = Vec::new();
+    let _ = client.read_to_end(&mut answer).await;
+    let answer = String::from_utf8_lossy(&answer);
+    assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 431"), "{answer}");
+    server.abort();
 }

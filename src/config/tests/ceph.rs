@@ -152,7 +152,8 @@ fn the_flags_and_the_environment_of_the_ceph_provisioners_have_their_meaning() {
     let started = start((line, &["PROVISIONER_SECRET_NAMESPACE=cephfs"], "")).unwrap();
     assert_eq!(started.identity.as_deref(), Some("cephfs-provisioner-1"));
     assert_eq!(started.master.as_deref(), Some("https://10.0.0.1:6443"));
-    assert_eq!(started.listen, Some("0.0.0.0:9090".parse().unwrap()));
+    let every = Listen { address: crate::observe::Address::Every(9090), explicit: true };
+    assert_eq!(started.listen, Some(every));
     let ceph = started.ceph.unwrap();
     assert_eq!(ceph.secret_namespace.as_deref(), Some("cephfs"));
     assert_eq!(ceph.tools.deadline, seconds(60), "the short limit of old is not shortened to");
