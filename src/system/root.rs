@@ -25,7 +25,7 @@ use nix::{
     sys::stat::{FileStat, Mode, SFlag, fchmod, fstat, mkdirat, stat},
     unistd::{Gid, Uid, UnlinkatFlags, fchown, fsync, unlinkat},
 };
-pub use purge::{Purge, Stuck};
+pub use purge::{Left, Purge, Stuck, Tree, Unfinished};
 
 /// A step on the file system that failed.
 #[derive(Debug, thiserror::Error)]
@@ -47,8 +47,33 @@ impl Failure {
     }
 }
 
-/// Asked before every change; an error stops the work.
-pub type Gate<'a> = &'a (dyn Fn() -> io::Result<()> + Sync);
+/// Asked directly before every change, as the last thing; an error stops the work.
+pub type Gate<'a> = &'a (dyn Fn(&Step<'_>) -> io::Result<()> + Sync);
+
+/// One system call that is about to change something.
+pub struct Step<'a> {
+    /// What it is to do: "move".
+    pub what: &'static str,
+    /// To what, put together only where it is asked for.
+    path: &'a (dyn Fn() -> PathBuf + 'a),
+}
+
+impl<'a> Step<'a> {
+    fn new(what: &'static str, path: &'a (dyn Fn() -> PathBuf + 'a)) -> Self {
+        Self { what, path }
+    }
+
+    /// What is changed. Of a move it is where the move begins.
+    pub fn path(&self) -> PathBuf {
+        (self.path)()
+    }
+}
+
+impl fmt::Debug for Step<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.what, self.path().display())
+    }
+}
 
 /// What lies at a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -391,7 +416,8 @@ impl Changes<'_> {
 
     /// Asks the gate.
     fn pass<S: AsRef<str>>(&self, step: &'static str, segments: &[S]) -> Result<(), Failure> {
-        (self.gate)().map_err(|cause| Failure { step, path: self.root.shown(segments), cause })
+        let path = || self.root.shown(segments);
+        (self.gate)(&Step::new(step, &path)).map_err(|cause| Failure { step, path: path(), cause })
     }
 }
 

@@ -28,7 +28,7 @@ use crate::{
     system::{
         guard::{Guards, Held},
         pool::{Lost, Pool},
-        root::{Changes, Entry, Errno, Failure, Root},
+        root::{Changes, Entry, Errno, Failure, Gate, Root, Step},
     },
     volume::{Expired, Permit, VolumeName},
 };
@@ -177,7 +177,7 @@ impl Store {
         let (store, permit) = (Arc::clone(self), permit.clone());
         let worked = self.pool.run(what.clone(), move || {
             let _held = held;
-            let gate = || store.gate(&permit);
+            let gate = |step: &Step<'_>| store.gate(&permit, step);
             let result = store.work(&opened, &gate, work);
             store.look_closer(&opened, &result);
             result
@@ -195,7 +195,7 @@ impl Store {
     fn work<T>(
         &self,
         opened: &Opened,
-        gate: &(dyn Fn() -> io::Result<()> + Sync),
+        gate: Gate<'_>,
         work: impl FnOnce(&Work<'_>) -> Result<T, Trouble>,
     ) -> Result<T, Trouble> {
         let root = &opened.root;
@@ -209,10 +209,11 @@ impl Store {
 
     /// Asked directly before every change.
     #[cfg_attr(not(test), expect(clippy::unused_self, reason = "tests interrupt a store's steps here"))]
-    pub(super) fn gate(&self, permit: &Permit) -> io::Result<()> {
+    #[cfg_attr(not(test), expect(unused_variables, reason = "likewise"))]
+    pub(super) fn gate(&self, permit: &Permit, step: &Step<'_>) -> io::Result<()> {
         permit.check().map_err(io::Error::other)?;
         #[cfg(test)]
-        self.interruption.step()?;
+        self.interruption.step(step)?;
         Ok(())
     }
 

@@ -3,21 +3,21 @@
 mod crash;
 mod existing;
 mod health;
+mod interruption;
 mod removal;
 mod trash;
 
 use std::{
     collections::BTreeMap,
-    fs, io,
+    fs,
     path::{Path, PathBuf},
-    sync::{
-        Arc,
-        atomic::{AtomicI64, Ordering},
-    },
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use tempfile::TempDir;
+
+pub(super) use interruption::Interruption;
 
 use super::*;
 use crate::{
@@ -27,34 +27,6 @@ use crate::{
     },
     volume::{Disposal, Origin, Provenance, VolumeName},
 };
-
-/// Breaks off an operation before one of its steps, as a crash would.
-#[derive(Debug)]
-pub(super) struct Interruption(AtomicI64);
-
-impl Default for Interruption {
-    fn default() -> Self {
-        Self(AtomicI64::new(i64::MAX))
-    }
-}
-
-impl Interruption {
-    /// Lets `steps` more steps be done, and no further.
-    pub(super) fn after(&self, steps: i64) {
-        self.0.store(steps, Ordering::SeqCst);
-    }
-
-    pub(super) fn never(&self) {
-        self.after(i64::MAX);
-    }
-
-    pub(super) fn step(&self) -> io::Result<()> {
-        if self.0.fetch_sub(1, Ordering::SeqCst) <= 0 {
-            return Err(io::Error::other("interrupted by the test"));
-        }
-        Ok(())
-    }
-}
 
 pub(super) fn export(name: &str, server: &str, path: &str) -> Export {
     Export {

@@ -20,7 +20,7 @@ use super::{
     store::{Opened, Store},
 };
 use crate::{
-    system::root::{Failure, Purge, Stuck},
+    system::root::{Failure, Gate, Purge, Step, Stuck, Tree},
     volume::{Permit, VolumeName},
 };
 
@@ -179,11 +179,11 @@ impl Round {
     }
 
     fn run(&self) -> Result<Outcome, Failure> {
-        let gate = || {
+        let gate = |step: &Step<'_>| {
             if self.ended.load(Ordering::SeqCst) {
                 return Err(io::Error::other("stopped"));
             }
-            self.store.gate(&self.permit)
+            self.store.gate(&self.permit, step)
         };
         let (root, trash) = (&self.opened.root, [record::BASE, TRASH]);
         if self.first {
@@ -195,15 +195,16 @@ impl Round {
         if tried.is_empty() {
             return Ok(Outcome { tried, stuck: Vec::new(), left: self.skip.clone() });
         }
-        let purge = Purge { threads: THREADS, purged: &self.store.trash.purged };
-        let stuck = purge.run(root, &trash, &tried, &gate)?;
+        let purge = Purge { threads: THREADS, slice: Duration::MAX, purged: &self.store.trash.purged };
+        let trees: Vec<Tree> = tried.iter().map(|name| Tree { name: name.clone(), inode: None }).collect();
+        let stuck = purge.run(root, &trash, &trees, &gate)?.stuck;
         let left = root.names(&trash)?;
         self.store.trash.waiting.store(left.len(), Ordering::SeqCst);
         Ok(Outcome { tried, stuck, left })
     }
 
     /// Removes what was left where the writing of a record was broken off.
-    fn clear_temporary(&self, gate: &(dyn Fn() -> io::Result<()> + Sync)) -> Result<(), Failure> {
+    fn clear_temporary(&self, gate: Gate<'_>) -> Result<(), Failure> {
         let root = &self.opened.root;
         for folder in [record::INTENTS, record::VOLUMES, record::ARCHIVED] {
             for file in root.names(&[record::BASE, folder])? {

@@ -2,16 +2,19 @@
 //!
 //! Relative to held descriptors, through no link and into no other mount; a few descriptors at a time, however deep or
 //! wide the tree. What cannot be removed is left and reported, everything around it goes. It may be stopped anywhere and
-//! begun again. It decides nothing: whoever calls it has proved that the trees are to go.
+//! begun again. A tree that does not come to an end, since something still writes there, holds up no other one. It decides
+//! nothing: the caller has proved that the trees are to go, and says which directories they are.
+
+mod node;
 
 use std::{
     ffi::{CStr, CString},
     io,
-    os::fd::{AsFd, AsRawFd, OwnedFd},
+    os::fd::AsFd,
     path::PathBuf,
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread,
     time::{Duration, Instant},
@@ -20,12 +23,13 @@ use std::{
 use nix::{
     dir::{Dir, Type},
     errno::Errno,
-    fcntl::{AT_FDCWD, AtFlags, OFlag, openat2, renameat},
-    sys::stat::{FchmodatFlags, Mode, fchmod, fchmodat, fstat, fstatat},
+    fcntl::{AtFlags, OFlag, openat2, renameat},
+    sys::stat::{fstat, fstatat},
     unistd::{UnlinkatFlags, unlinkat},
 };
+use node::{Budget, Node, widen_at};
 
-use super::{Failure, Gate, Root, confined, is_directory, is_dots, retried};
+use super::{Failure, Gate, Root, Step, confined, is_directory, is_dots, retried};
 
 /// Files that one thread removes in a row.
 const BATCH: usize = 128;
@@ -33,7 +37,7 @@ const BATCH: usize = 128;
 /// Subdirectories that one look at a directory takes in; what is beyond is found by the next look.
 const SUBDIRECTORIES: usize = 16 * 1024;
 
-/// Directories deeper than this are moved to the top, so that neither descriptors nor path lengths can run out.
+/// Directories deeper than this are moved to the top of their tree, so that neither descriptors nor path lengths can run out.
 const DEPTH: usize = 32;
 
 /// Removing a file takes at least this long where several threads in one directory help: below, the directory's lock is
@@ -54,17 +58,46 @@ pub struct Stuck {
     pub why: String,
 }
 
+/// A tree that is to be removed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tree {
+    /// Its name in the directory of the trees.
+    pub name: String,
+    /// The inode of its top directory: another one is left alone, whatever its name. `None`: whatever has the name.
+    pub inode: Option<u64>,
+}
+
+/// What is left after a run.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Left {
+    /// What could not be removed.
+    pub stuck: Vec<Stuck>,
+    /// Trees whose time was over before they were gone.
+    pub unfinished: Vec<Unfinished>,
+}
+
+/// A tree whose time was over before it was gone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unfinished {
+    /// Its name in the directory of the trees.
+    pub entry: String,
+    /// Whether its directories were filled again and again: something still writes there.
+    pub refilled: bool,
+}
+
 /// Removes entries of one directory with all that is in them.
 #[derive(Debug)]
 pub struct Purge<'a> {
     /// How many threads work at a time.
     pub threads: usize,
+    /// How long one tree may take before it is left for the next run.
+    pub slice: Duration,
     /// Counts what is removed, as it goes.
     pub purged: &'a AtomicU64,
 }
 
 impl Purge<'_> {
-    /// Removes the entries `names` of the directory at `segments`, and returns what is left and why.
+    /// Removes these entries of the directory at `segments`, and returns what is left and why.
     ///
     /// Blocks, and is to be run on a thread that may hang. Fails only where nothing could be begun, or where the gate
     /// said no.
@@ -72,19 +105,22 @@ impl Purge<'_> {
         &self,
         root: &Root,
         segments: &[S],
-        names: &[String],
+        trees: &[Tree],
         gate: Gate<'_>,
-    ) -> Result<Vec<Stuck>, Failure> {
+    ) -> Result<Left, Failure> {
         let step = "purge";
         let dir = root.directory(step, segments)?;
         let fd = dir.as_fd().try_clone_to_owned();
         let fd = fd.map_err(|cause| Failure { step, path: root.shown(segments), cause })?;
-        let top = Arc::new(Node::new(None, CString::default(), fd));
+        let unbounded = Arc::new(Budget::new("", None, Duration::MAX));
+        let top = Arc::new(Node::new(None, CString::default(), fd, 0, unbounded));
+        let budget = |tree: &Tree| Arc::new(Budget::new(&tree.name, tree.inode, self.slice));
+        let budgets: Vec<Arc<Budget>> = trees.iter().map(budget).collect();
         let crew = Crew {
+            base: root.shown(segments),
             gate,
             purged: self.purged,
             threads: self.threads.max(1),
-            top: Arc::clone(&top),
             tasks: Mutex::new(Tasks { open: 0, stack: Vec::new() }),
             change: Condvar::new(),
             stop: Mutex::new(None),
@@ -92,9 +128,10 @@ impl Purge<'_> {
             stuck: Mutex::new(Vec::new()),
             moved: AtomicU64::new(0),
         };
-        for name in names.iter().rev() {
-            if let Ok(name) = CString::new(name.as_str()) {
-                crew.push(Task::Enter { parent: Arc::clone(&top), name, depth: 0 });
+        for budget in budgets.iter().rev() {
+            if let Ok(name) = CString::new(budget.entry.as_str()) {
+                let budget = Arc::clone(budget);
+                crew.push(Task::Enter { parent: Arc::clone(&top), name, depth: 0, budget });
             }
         }
         thread::scope(|scope| {
@@ -109,66 +146,21 @@ impl Purge<'_> {
         });
         match crew.stop.into_inner().unwrap_or_else(PoisonError::into_inner) {
             Some(cause) => Err(Failure { step, path: root.shown(segments), cause }),
-            None => Ok(crew.stuck.into_inner().unwrap_or_else(PoisonError::into_inner)),
+            None => Ok(Left {
+                stuck: crew.stuck.into_inner().unwrap_or_else(PoisonError::into_inner),
+                unfinished: budgets
+                    .iter()
+                    .filter(|budget| budget.was_over())
+                    .map(|b| Unfinished { entry: b.entry.clone(), refilled: b.is_refilled() })
+                    .collect(),
+            }),
         }
-    }
-}
-
-/// An open directory whose content is being removed.
-struct Node {
-    parent: Option<Arc<Node>>,
-    name: CString,
-    fd: OwnedFd,
-    depth: usize,
-    /// Tasks that remain within, the look at it included.
-    pending: AtomicUsize,
-    /// Whether anything went since the last look.
-    progress: AtomicBool,
-    /// Whether something in it cannot be removed.
-    stuck: AtomicBool,
-    /// Whether its own rights were widened.
-    widened: AtomicBool,
-}
-
-impl Node {
-    fn new(parent: Option<Arc<Node>>, name: CString, fd: OwnedFd) -> Self {
-        Self {
-            depth: parent.as_ref().map_or(0, |parent| parent.depth + 1),
-            parent,
-            name,
-            fd,
-            pending: AtomicUsize::new(0),
-            progress: AtomicBool::new(false),
-            stuck: AtomicBool::new(false),
-            widened: AtomicBool::new(false),
-        }
-    }
-
-    /// The names from the top down to this node.
-    fn names(&self) -> Vec<String> {
-        let mut names = Vec::new();
-        let mut node = Some(self);
-        while let Some(current) = node {
-            if current.parent.is_some() {
-                names.push(current.name.to_string_lossy().into_owned());
-            }
-            node = current.parent.as_deref();
-        }
-        names.reverse();
-        names
-    }
-
-    /// Lets us read and change the directory, where we may; `false` where that was tried before or is not possible.
-    fn widen(&self) -> bool {
-        let mode = |mode| Mode::from_bits_truncate(mode | 0o700);
-        !self.widened.swap(true, Ordering::SeqCst)
-            && fstat(&self.fd).is_ok_and(|stat| fchmod(&self.fd, mode(stat.st_mode)).is_ok())
     }
 }
 
 enum Task {
     /// Remove a directory, or whatever it turns out to be.
-    Enter { parent: Arc<Node>, name: CString, depth: usize },
+    Enter { parent: Arc<Node>, name: CString, depth: usize, budget: Arc<Budget> },
     /// Look at the content of an open directory.
     Look(Arc<Node>),
     /// Remove files.
@@ -183,10 +175,11 @@ struct Tasks {
 }
 
 struct Crew<'a> {
+    /// Where the trees are, for what is told of them.
+    base: PathBuf,
     gate: Gate<'a>,
     purged: &'a AtomicU64,
     threads: usize,
-    top: Arc<Node>,
     tasks: Mutex<Tasks>,
     change: Condvar,
     stop: Mutex<Option<io::Error>>,
@@ -224,8 +217,8 @@ impl Crew<'_> {
             };
             drop(tasks);
             match task {
-                Task::Enter { parent, name, depth } => {
-                    self.enter(&parent, &name, depth);
+                Task::Enter { parent, name, depth, budget } => {
+                    self.enter(&parent, &name, depth, &budget);
                     self.done(&parent);
                 }
                 Task::Look(node) => {
@@ -233,7 +226,7 @@ impl Crew<'_> {
                     self.done(&node);
                 }
                 Task::Unlink(node, names) => {
-                    self.unlink(&node, &names);
+                    self.unlink(&node, &names, &node.budget);
                     self.done(&node);
                 }
             }
@@ -242,12 +235,17 @@ impl Crew<'_> {
         }
     }
 
-    /// Asks the gate before a change; `false` ends everything.
-    fn may(&self) -> bool {
-        if self.stopped.load(Ordering::SeqCst) {
+    /// Asks the gate before a change of `name` in `node`. `false` ends everything, or what is done in this tree.
+    fn may(&self, what: &'static str, node: &Node, name: &CStr, budget: &Budget) -> bool {
+        if self.stopped.load(Ordering::SeqCst) || budget.is_over() {
             return false;
         }
-        match (self.gate)() {
+        let path = || {
+            let mut path = self.base.clone();
+            path.extend(node.names());
+            path.join(name.to_string_lossy().as_ref())
+        };
+        match (self.gate)(&Step::new(what, &path)) {
             Ok(()) => true,
             Err(error) => {
                 self.stop.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
@@ -274,14 +272,18 @@ impl Crew<'_> {
         }
     }
 
-    fn enter(&self, parent: &Arc<Node>, name: &CStr, depth: usize) {
+    fn enter(&self, parent: &Arc<Node>, name: &CStr, depth: usize, budget: &Arc<Budget>) {
+        if budget.is_over() {
+            return;
+        }
         if depth > DEPTH {
             return self.lift(parent, name);
         }
         let how = confined(OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC);
         let open = || retried(|| openat2(&parent.fd, name, how));
         let mut opened = open();
-        if opened.as_ref().is_err_and(|errno| *errno == Errno::EACCES) && self.may() {
+        let closed = opened.as_ref().is_err_and(|errno| *errno == Errno::EACCES);
+        if closed && self.may("change mode of", parent, name, budget) {
             // Either the directory itself or the one around it keeps us out.
             if widen_at(&parent.fd, name) || parent.widen() && widen_at(&parent.fd, name) {
                 opened = open();
@@ -289,44 +291,55 @@ impl Crew<'_> {
         }
         match opened {
             Ok(fd) => {
-                let node = Node::new(Some(Arc::clone(parent)), name.into(), fd);
-                let node = Arc::new(Node { depth, ..node });
+                if parent.parent.is_none()
+                    && let Some(inode) = budget.inode
+                    && !fstat(&fd).is_ok_and(|stat| stat.st_ino == inode)
+                {
+                    return self.stick(parent, name, "it is not the directory that was removed");
+                }
+                let node = Node::new(Some(Arc::clone(parent)), name.into(), fd, depth, Arc::clone(budget));
+                let node = Arc::new(node);
                 // The parent waits for the node, not only for this task.
                 parent.pending.fetch_add(1, Ordering::SeqCst);
                 self.push(Task::Look(node));
             }
             Err(Errno::ENOENT) => parent.progress.store(true, Ordering::SeqCst),
-            Err(Errno::ENOTDIR | Errno::ELOOP) => self.unlink(parent, &[name.into()]),
+            Err(Errno::ENOTDIR | Errno::ELOOP) if parent.parent.is_none() && budget.inode.is_some() => {
+                self.stick(parent, name, "it is not the directory that was removed");
+            }
+            Err(Errno::ENOTDIR | Errno::ELOOP) => self.unlink(parent, &[name.into()], budget),
             Err(Errno::EXDEV) => self.stick(parent, name, "it is a mount point; unmount it"),
             Err(errno) => self.stick(parent, name, &format!("open directory: {}", errno.desc())),
         }
     }
 
-    /// Moves a directory that lies too deep to the top, from where it is removed like any other.
+    /// Moves a directory that lies too deep to the top of its tree, from where it is removed like any other.
     fn lift(&self, parent: &Arc<Node>, name: &CStr) {
+        let (top, budget) = (parent.top_of_tree(), &parent.budget);
         for _ in 0..1000 {
             let number = self.moved.fetch_add(1, Ordering::Relaxed);
             let Ok(target) = CString::new(format!(".deep-{}-{number}", std::process::id())) else { return };
-            match fstatat(&self.top.fd, target.as_c_str(), AtFlags::AT_SYMLINK_NOFOLLOW) {
+            match fstatat(&top.fd, target.as_c_str(), AtFlags::AT_SYMLINK_NOFOLLOW) {
                 Err(Errno::ENOENT) => {}
                 Ok(_) | Err(_) => continue,
             }
             let mut outcome = Err(Errno::ECANCELED);
             for _ in 0..2 {
-                if !self.may() {
+                if !self.may("move", parent, name, budget) {
                     return;
                 }
-                outcome = renameat(&parent.fd, name, &self.top.fd, target.as_c_str());
+                outcome = renameat(&parent.fd, name, &top.fd, target.as_c_str());
                 // Moving a directory changes its entry "..", for which it must be writable.
                 let denied = matches!(outcome, Err(Errno::EACCES | Errno::EPERM));
-                if !denied || !(widen_at(&parent.fd, name) | parent.widen()) {
+                if !denied || !(widen_at(&parent.fd, name) | parent.widen() | top.widen()) {
                     break;
                 }
             }
             return match outcome {
                 Ok(()) => {
                     parent.progress.store(true, Ordering::SeqCst);
-                    self.push(Task::Enter { parent: Arc::clone(&self.top), name: target, depth: 0 });
+                    let budget = Arc::clone(budget);
+                    self.push(Task::Enter { parent: top, name: target, depth: 1, budget });
                 }
                 Err(Errno::ENOENT) => parent.progress.store(true, Ordering::SeqCst),
                 Err(errno) => self.stick(parent, name, &format!("move up: {}", errno.desc())),
@@ -338,6 +351,7 @@ impl Crew<'_> {
     /// Reads a directory, hands out what is in it, and removes files itself as long as nobody else could help.
     fn look(&self, node: &Arc<Node>) {
         node.progress.store(false, Ordering::SeqCst);
+        node.partial.store(false, Ordering::SeqCst);
         let listed = node.fd.try_clone().map_err(|_| Errno::EMFILE).and_then(Dir::from_fd);
         let mut dir = match listed {
             Ok(dir) => dir,
@@ -353,7 +367,7 @@ impl Crew<'_> {
                     break;
                 }
             };
-            if self.stopped.load(Ordering::SeqCst) {
+            if self.stopped.load(Ordering::SeqCst) || node.budget.is_over() {
                 return;
             }
             let name = entry.file_name();
@@ -367,6 +381,7 @@ impl Crew<'_> {
             if directory {
                 directories.push(name.to_owned());
                 if directories.len() >= SUBDIRECTORIES {
+                    node.partial.store(true, Ordering::SeqCst);
                     break;
                 }
                 continue;
@@ -378,23 +393,24 @@ impl Crew<'_> {
                     self.push(Task::Unlink(Arc::clone(node), batch));
                 } else {
                     let (count, began) = (batch.len(), Instant::now());
-                    self.unlink(node, &batch);
+                    self.unlink(node, &batch, &node.budget);
                     let each = began.elapsed() / u32::try_from(count).unwrap_or(u32::MAX);
                     shared = self.threads > 1 && each >= SLOW;
                 }
             }
         }
         for name in directories {
-            self.push(Task::Enter { parent: Arc::clone(node), name, depth: node.depth + 1 });
+            let budget = Arc::clone(&node.budget);
+            self.push(Task::Enter { parent: Arc::clone(node), name, depth: node.depth + 1, budget });
         }
-        self.unlink(node, &files);
+        self.unlink(node, &files, &node.budget);
     }
 
-    fn unlink(&self, node: &Arc<Node>, names: &[CString]) {
+    fn unlink(&self, node: &Arc<Node>, names: &[CString], budget: &Arc<Budget>) {
         for name in names {
             let mut outcome = Err(Errno::ECANCELED);
             for _ in 0..2 {
-                if !self.may() {
+                if !self.may("remove", node, name, budget) {
                     return;
                 }
                 outcome = unlinkat(&node.fd, name.as_c_str(), UnlinkatFlags::NoRemoveDir);
@@ -406,8 +422,8 @@ impl Crew<'_> {
                 Ok(()) => self.gone(node),
                 Err(Errno::ENOENT) => node.progress.store(true, Ordering::SeqCst),
                 Err(Errno::EISDIR) => {
-                    let name = name.clone();
-                    self.push(Task::Enter { parent: Arc::clone(node), name, depth: node.depth + 1 });
+                    let (name, budget) = (name.clone(), Arc::clone(budget));
+                    self.push(Task::Enter { parent: Arc::clone(node), name, depth: node.depth + 1, budget });
                 }
                 Err(Errno::EBUSY) => self.stick(node, name, "it is a mount point or in use"),
                 Err(errno) => self.stick(node, name, &format!("remove: {}", errno.desc())),
@@ -420,7 +436,8 @@ impl Crew<'_> {
         let mut node = Arc::clone(node);
         while node.pending.fetch_sub(1, Ordering::SeqCst) == 1 {
             let Some(parent) = node.parent.clone() else { return };
-            if self.stopped.load(Ordering::SeqCst) || !self.leave(&node, &parent) {
+            let ended = self.stopped.load(Ordering::SeqCst) || node.budget.was_over();
+            if ended || !self.leave(&node, &parent) {
                 return;
             }
             node = parent;
@@ -432,7 +449,7 @@ impl Crew<'_> {
         let mut outcome = Err(Errno::ECANCELED);
         if !node.stuck.load(Ordering::SeqCst) {
             for _ in 0..2 {
-                if !self.may() {
+                if !self.may("remove directory", parent, &node.name, &node.budget) {
                     return false;
                 }
                 outcome = unlinkat(&parent.fd, node.name.as_c_str(), UnlinkatFlags::RemoveDir);
@@ -446,7 +463,10 @@ impl Crew<'_> {
             Err(Errno::ENOENT) => parent.progress.store(true, Ordering::SeqCst),
             Err(Errno::ECANCELED) => parent.stuck.store(true, Ordering::SeqCst),
             Err(Errno::ENOTEMPTY | Errno::EEXIST) if node.progress.load(Ordering::SeqCst) => {
-                // Something came meanwhile, or the listing left something out.
+                // Something came in, or the look left something out.
+                if !node.partial.load(Ordering::SeqCst) {
+                    node.budget.refilled();
+                }
                 self.push(Task::Look(Arc::clone(node)));
                 return false;
             }
@@ -455,15 +475,4 @@ impl Crew<'_> {
         }
         true
     }
-}
-
-/// Lets us into a directory, where we may. It is reached without links, and changed by its descriptor.
-fn widen_at(parent: &OwnedFd, name: &CStr) -> bool {
-    let how = confined(OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC);
-    let Ok(fd) = retried(|| openat2(parent, name, how)) else { return false };
-    let Ok(stat) = fstat(&fd) else { return false };
-    // fchmod(2) refuses such a descriptor; its entry in /proc is the documented way.
-    let path = PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd()));
-    let mode = Mode::from_bits_truncate(stat.st_mode | 0o700);
-    fchmodat(AT_FDCWD, &path, mode, FchmodatFlags::FollowSymlink).is_ok()
 }

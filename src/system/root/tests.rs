@@ -5,13 +5,17 @@ use std::{
     os::unix::fs::{PermissionsExt, symlink},
     sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering},
     thread,
+    time::Duration,
 };
 
 use tempfile::TempDir;
 
 use super::*;
 
-const OPEN: Gate<'static> = &|| Ok(());
+const OPEN: Gate<'static> = &|_| Ok(());
+
+/// Longer than any purge of these tests takes.
+const SLICE: Duration = Duration::from_hours(1);
 
 fn root() -> (TempDir, Root) {
     let directory = TempDir::new().unwrap();
@@ -159,7 +163,7 @@ fn a_gate_that_is_closed_stops_every_change() {
     let (directory, root) = root();
     fs::create_dir(directory.path().join("dir")).unwrap();
     fs::write(directory.path().join("file"), "old").unwrap();
-    let closed: Gate<'_> = &|| Err(io::Error::other("closed"));
+    let closed: Gate<'_> = &|_| Err(io::Error::other("closed"));
     let changes = root.changing(closed);
     let stopped = |result: Result<(), Failure>| {
         let failure = result.unwrap_err();
@@ -173,10 +177,10 @@ fn a_gate_that_is_closed_stops_every_change() {
     stopped(changes.remove_directory(&["dir"]).map(drop));
     stopped(changes.remove_file(&["file"]).map(drop));
     let purged = AtomicU64::new(0);
-    let purge = Purge { threads: 2, purged: &purged };
+    let purge = Purge { threads: 2, slice: SLICE, purged: &purged };
     fs::create_dir_all(directory.path().join("trash/entry/dir")).unwrap();
     fs::write(directory.path().join("trash/entry/file"), "").unwrap();
-    stopped(purge.run(&root, &["trash"], &["entry".into()], closed).map(drop));
+    stopped(purge.run(&root, &["trash"], &[tree("entry")], closed).map(drop));
     assert_eq!(purged.load(Ordering::SeqCst), 0);
     assert_eq!(root.entry(&["trash", "entry", "dir"]).unwrap(), Entry::Directory);
     assert_eq!(fs::read(directory.path().join("file")).unwrap(), b"old");
@@ -300,8 +304,8 @@ fn a_purge_that_is_attacked_removes_nothing_outside() {
                 let (stop, precious) = (&stop, &precious);
                 scope.spawn(move || attack(&base, "inner", &precious.path().join("inner"), stop));
             }
-            let purge = Purge { threads: 4, purged: &purged };
-            let _ = purge.run(&root, &["trash"], &["entry".into()], OPEN).unwrap();
+            let purge = Purge { threads: 4, slice: SLICE, purged: &purged };
+            let _ = purge.run(&root, &["trash"], &[tree("entry")], OPEN).unwrap();
         });
         precious.assert_untouched();
     }
@@ -309,9 +313,15 @@ fn a_purge_that_is_attacked_removes_nothing_outside() {
 
 fn purge(root: &Root, names: &[&str], threads: usize) -> (Vec<Stuck>, u64) {
     let purged = AtomicU64::new(0);
-    let names: Vec<String> = names.iter().map(ToString::to_string).collect();
-    let stuck = Purge { threads, purged: &purged }.run(root, &["trash"], &names, OPEN).unwrap();
-    (stuck, purged.load(Ordering::SeqCst))
+    let names: Vec<Tree> = names.iter().map(|name| tree(name)).collect();
+    let left = Purge { threads, slice: SLICE, purged: &purged }.run(root, &["trash"], &names, OPEN).unwrap();
+    assert_eq!(left.unfinished, []);
+    (left.stuck, purged.load(Ordering::SeqCst))
+}
+
+/// Whatever has this name.
+fn tree(name: &str) -> Tree {
+    Tree { name: name.into(), inode: None }
 }
 
 #[test]
@@ -361,6 +371,74 @@ fn a_purge_removes_a_tree_that_is_deeper_than_any_path_is_long() {
 }
 
 #[test]
+fn a_tree_that_is_filled_again_and_again_is_left_and_holds_up_no_other_one() {
+    for threads in [1, 4] {
+        let (directory, root) = root();
+        let trash = directory.path().join("trash");
+        for name in ["busy", "a", "b", "c"] {
+            fs::create_dir_all(trash.join(name).join("dir")).unwrap();
+            fs::write(trash.join(name).join("dir/file"), "").unwrap();
+        }
+        // As a pod that is always just ahead of the purge.
+        let writer = |step: &Step<'_>| {
+            if step.what == "remove directory" && step.path().ends_with("busy/dir") {
+                fs::write(trash.join("busy/dir/again"), "").unwrap();
+            }
+            Ok(())
+        };
+        let purged = AtomicU64::new(0);
+        let purge = Purge { threads, slice: SLICE, purged: &purged };
+        let left = purge.run(&root, &["trash"], &["busy", "a", "b", "c"].map(tree), &writer).unwrap();
+        assert_eq!(root.names(&["trash"]).unwrap(), ["busy"]);
+        let unfinished = vec![Unfinished { entry: "busy".into(), refilled: true }];
+        assert_eq!(left, Left { stuck: vec![], unfinished });
+    }
+}
+
+#[test]
+fn a_tree_whose_time_is_over_is_left_for_the_next_run() {
+    let (directory, root) = root();
+    for name in ["large", "small"] {
+        fs::create_dir_all(directory.path().join("trash").join(name)).unwrap();
+        fs::write(directory.path().join("trash").join(name).join("file"), "").unwrap();
+    }
+    let purged = AtomicU64::new(0);
+    let trees = ["large", "small"].map(tree);
+    let none = Purge { threads: 2, slice: Duration::ZERO, purged: &purged };
+    let left = none.run(&root, &["trash"], &trees, OPEN).unwrap();
+    let unfinished = ["large", "small"].map(|name| Unfinished { entry: name.into(), refilled: false });
+    assert_eq!(left, Left { stuck: vec![], unfinished: unfinished.into() });
+    assert_eq!(purged.load(Ordering::SeqCst), 0);
+    let whole = Purge { slice: SLICE, ..none };
+    assert_eq!(whole.run(&root, &["trash"], &trees, OPEN).unwrap(), Left::default());
+    assert_eq!(root.names(&["trash"]).unwrap(), [""; 0]);
+}
+
+#[test]
+fn a_purge_removes_the_directory_with_the_named_inode_and_no_other_one() {
+    use std::os::unix::fs::MetadataExt;
+    let (directory, root) = root();
+    let trash = directory.path().join("trash");
+    for name in ["right", "wrong"] {
+        fs::create_dir_all(trash.join(name)).unwrap();
+        fs::write(trash.join(name).join("file"), "").unwrap();
+    }
+    fs::write(trash.join("plain"), "").unwrap();
+    symlink("right", trash.join("link")).unwrap();
+    let inode = fs::metadata(trash.join("right")).unwrap().ino();
+    let purged = AtomicU64::new(0);
+    let trees = ["right", "wrong", "plain", "link"].map(|name| Tree { inode: Some(inode), ..tree(name) });
+    let purge = Purge { threads: 2, slice: SLICE, purged: &purged };
+    let left = purge.run(&root, &["trash"], &trees, OPEN).unwrap();
+    let mut stuck: Vec<_> = left.stuck.iter().map(|stuck| stuck.entry.as_str()).collect();
+    stuck.sort_unstable();
+    assert_eq!(stuck, ["link", "plain", "wrong"]);
+    assert!(
+        trash.join("wrong/file").exists() && trash.join("plain").exists() && !trash.join("right").exists()
+    );
+}
+
+#[test]
 fn a_purge_that_was_stopped_goes_on_where_it_was() {
     let (directory, root) = root();
     for i in 0..50 {
@@ -371,11 +449,16 @@ fn a_purge_that_was_stopped_goes_on_where_it_was() {
     let mut rounds = 0;
     loop {
         let left = AtomicI64::new(17);
-        let gate = || match left.fetch_sub(1, Ordering::SeqCst) {
+        let gate = |_: &Step<'_>| match left.fetch_sub(1, Ordering::SeqCst) {
             1.. => Ok(()),
             _ => Err(io::Error::other("enough")),
         };
-        let result = Purge { threads: 4, purged: &purged }.run(&root, &["trash"], &["entry".into()], &gate);
+        let result = Purge { threads: 4, slice: SLICE, purged: &purged }.run(
+            &root,
+            &["trash"],
+            &[tree("entry")],
+            &gate,
+        );
         rounds += 1;
         if result.is_ok() {
             break;
@@ -396,7 +479,7 @@ fn several_threads_purge_one_directory_faster_where_every_step_takes_time() {
         }
         let most = AtomicU64::new(0);
         let now = AtomicU64::new(0);
-        let gate = || {
+        let gate = |_: &Step<'_>| {
             let running = now.fetch_add(1, Ordering::SeqCst) + 1;
             most.fetch_max(running, Ordering::SeqCst);
             thread::sleep(std::time::Duration::from_micros(500));
@@ -404,9 +487,10 @@ fn several_threads_purge_one_directory_faster_where_every_step_takes_time() {
             Ok(())
         };
         let purged = AtomicU64::new(0);
-        let stuck =
-            Purge { threads, purged: &purged }.run(&root, &["trash"], &["entry".into()], &gate).unwrap();
-        assert_eq!((stuck, purged.load(Ordering::SeqCst)), (vec![], 2001));
+        let left = Purge { threads, slice: SLICE, purged: &purged }
+            .run(&root, &["trash"], &[tree("entry")], &gate)
+            .unwrap();
+        assert_eq!((left, purged.load(Ordering::SeqCst)), (Left::default(), 2001));
         most.load(Ordering::SeqCst)
     };
     assert_eq!(time(1), 1);
