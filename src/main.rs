@@ -24,6 +24,8 @@ use berth::{
     config::{self, Ceph, Controller, Invocation, Listen, Storage, Surroundings},
     observe::{self, Metered, Metrics},
     provisioner::{self, KubernetesHost, host, lease, queue::Pace, rights},
+    system::clock::since_boot,
+    volume::Clock,
 };
 use tokio::{
     net::TcpListener,
@@ -252,6 +254,7 @@ fn loop_settings(
         hostname,
         namespace: settings.namespace,
         lease,
+        clock: Clock::new(since_boot),
         host_rights: if settings.ceph.is_some() { rights::HOST } else { &[] },
         workers: settings.workers,
         api_timeout: settings.api_timeout,

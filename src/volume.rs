@@ -6,6 +6,7 @@
 //! Nothing here knows of Kubernetes objects, of gRPC, or of a storage system.
 
 mod capacity;
+mod clock;
 mod cluster;
 mod permit;
 mod secrets;
@@ -13,6 +14,7 @@ mod secrets;
 use std::{collections::BTreeMap, fmt, str::FromStr, time::Duration};
 
 pub use capacity::Capacity;
+pub use clock::{Clock, Moment};
 pub use cluster::ClusterIds;
 pub use permit::{Expired, Permit};
 pub use secrets::{SecretName, Secrets};

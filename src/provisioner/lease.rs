@@ -6,6 +6,7 @@
 //!
 //! It never ends the process and does not stop the workers: whoever follows [`Elector::states`] does.
 
+mod candidate;
 mod decision;
 mod lock;
 
@@ -15,22 +16,17 @@ use std::{
     time::Duration,
 };
 
-use jiff::Timestamp;
 use kube::{Client, client::ClientBuilder};
 use rand::Rng;
-use tokio::{
-    sync::watch,
-    time::{Instant, sleep_until, timeout, timeout_at},
-};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
 
 use crate::{
     observe::{CountApiRequests, Metrics},
-    volume::{Invalid, Permit},
+    volume::{Clock, Invalid, Permit},
 };
-use decision::{Seen, Step, decide, old_lock, written};
-use lock::{Kind, Locks, Record, Sighting, Trouble};
+use candidate::Candidate;
+use lock::Kind;
 
 /// Which lock, who stands for it, and the three times.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -91,10 +87,6 @@ impl Settings {
     /// How long one request may take: a renewal can be tried twice before its deadline.
     fn request_limit(&self) -> Duration {
         self.renew_deadline / 2
-    }
-
-    fn pause(&self) -> Duration {
-        self.retry_period.mul_f64(rand::rng().random_range(1.0..1.2))
     }
 }
 
@@ -169,15 +161,17 @@ impl Elector {
         }
     }
 
-    /// Begins to stand for the lock; `client` is best made by [`client`].
-    pub fn start(client: Client, settings: Settings) -> Self {
+    /// Begins to stand for the lock; `client` is best made by [`client`]. The permits end by `clock`. `established`: there are
+    /// volumes already, so that a lock object that is not there was deleted, and its holder may still be at work.
+    pub fn start(client: Client, settings: Settings, clock: Clock, established: bool) -> Self {
         let office = Office::new();
         let lock = format!("{} {}/{}", Kind::Lease, settings.namespace, settings.name);
         let status = Arc::new(Mutex::new(Status { lock, ..Status::default() }));
         let stop = CancellationToken::new();
         let following = office.states.subscribe();
         let lock_uid = Arc::<OnceLock<String>>::default();
-        let candidate = Candidate::new(client, settings, office, Arc::clone(&status), Arc::clone(&lock_uid));
+        let known = (Arc::clone(&status), Arc::clone(&lock_uid));
+        let candidate = Candidate::new(client, settings, clock, established, office, known);
         let task = tokio::spawn(candidate.run(stop.clone()));
         Self { states: following, status, lock_uid, work: Work::Task { stop, task } }
     }
@@ -261,331 +255,6 @@ impl Office {
 impl Drop for Office {
     fn drop(&mut self) {
         self.leave();
-    }
-}
-
-/// How a try to get or keep the lock ended.
-enum Round {
-    /// It is ours by a write that began then.
-    Held(Instant),
-    /// It is somebody else's.
-    Theirs(String),
-}
-
-/// What stands for the lock.
-struct Candidate {
-    settings: Settings,
-    locks: Locks,
-    office: Office,
-    status: Arc<Mutex<Status>>,
-    lock_uid: Arc<OnceLock<String>>,
-    kind: Kind,
-    /// How often in a row the server refused the `Lease`.
-    refusals: u32,
-    /// When to try the `Lease` again, where the role did not allow it.
-    lease_again: Instant,
-    /// The lock as we last wrote it, as long as nobody else seems to have written it since.
-    own: Option<Sighting>,
-    seen: Option<Seen>,
-    old: OldLock,
-}
-
-/// What is known of the lock of an old provisioner, while the `Lease` is ours.
-#[derive(Default)]
-struct OldLock {
-    seen: Option<Seen>,
-    /// The version that is known to be dead.
-    superseded: Option<String>,
-    /// The role does not let us look.
-    hidden: bool,
-    /// Renewals since the last look.
-    renewals: u32,
-}
-
-/// So many refusals in a row make us use the other lock: a server that has just started may refuse everything once.
-const REFUSALS: u32 = 2;
-/// How long the other lock is used before the role may have changed.
-const LEASE_AGAIN: Duration = Duration::from_mins(10);
-/// Every so many renewals a leader looks whether an old provisioner was started beside it.
-const RENEWALS_PER_LOOK: u32 = 5;
-
-impl Candidate {
-    fn new(
-        client: Client,
-        settings: Settings,
-        office: Office,
-        status: Arc<Mutex<Status>>,
-        lock_uid: Arc<OnceLock<String>>,
-    ) -> Self {
-        let locks = Locks::new(client, &settings.namespace, &settings.name, settings.request_limit());
-        Self {
-            settings,
-            locks,
-            office,
-            status,
-            lock_uid,
-            kind: Kind::Lease,
-            refusals: 0,
-            lease_again: Instant::now(),
-            own: None,
-            seen: None,
-            old: OldLock::default(),
-        }
-    }
-
-    async fn run(mut self, stop: CancellationToken) {
-        let _ = stop.run_until_cancelled(self.stand()).await;
-        self.office.leave();
-        if timeout(self.settings.renew_deadline, self.give_up()).await.is_err() {
-            warn!(lock = %self.lock(), "the lock could not be released in time and lasts until it runs out");
-        }
-    }
-
-    /// Gets the lock and keeps it, for ever.
-    async fn stand(&mut self) {
-        // Until when we may lead without another renewal.
-        let mut deadline: Option<Instant> = None;
-        loop {
-            if self.kind == Kind::Endpoints && deadline.is_none() && Instant::now() >= self.lease_again {
-                (self.kind, self.seen, self.own) = (Kind::Lease, None, None);
-            }
-            let limit = deadline.unwrap_or_else(|| Instant::now() + self.settings.renew_deadline);
-            let round = match timeout_at(limit, self.round()).await {
-                Ok(round) => round,
-                Err(_) => {
-                    Err(Trouble::Other("the server did not answer before the renew deadline".to_owned()))
-                }
-            };
-            match round {
-                Ok(Round::Held(start)) => {
-                    let until = start + self.settings.renew_deadline;
-                    deadline = Some(until);
-                    self.lead(until).await;
-                }
-                Ok(Round::Theirs(holder)) => {
-                    deadline = None;
-                    self.lose(&format!("it is held by {holder}"));
-                    self.tell(Some(holder), None);
-                }
-                Err(trouble) => {
-                    self.complain(&trouble);
-                    self.fall_back(&trouble, deadline.is_some());
-                }
-            }
-            if let Some(until) = deadline
-                && Instant::now() >= until
-            {
-                (deadline, self.own) = (None, None);
-                self.lose("it was not renewed in time");
-            }
-            let pause = Instant::now() + self.settings.pause();
-            sleep_until(deadline.map_or(pause, |until| pause.min(until))).await;
-        }
-    }
-
-    /// One try to get or keep the lock: a second look where somebody seems to have been quicker, since it may have been an
-    /// earlier request of our own whose answer was lost.
-    async fn round(&mut self) -> Result<Round, Trouble> {
-        let mut trouble = Trouble::Conflict;
-        for _ in 0..3 {
-            let sighting = match &self.own {
-                Some(own) => Some(own.clone()),
-                None => self.locks.get(self.kind).await?,
-            };
-            self.pin_uid(sighting.as_ref());
-            let record = sighting.as_ref().and_then(|sighting| sighting.record.clone());
-            let now = Instant::now();
-            let before = self.seen.take();
-            self.seen = sighting.as_ref().map(|sighting| Seen::again(before, sighting, now));
-            let step = decide(self.seen.as_ref(), now, &self.settings.identity, self.settings.duration);
-            if let (Step::Wait(_), Some(record)) = (step, record.as_ref()) {
-                return Ok(Round::Theirs(record.holder.clone()));
-            }
-            if step == Step::Take {
-                // It was not ours for a moment: another term begins, not this one goes on.
-                self.lose("somebody else had it meanwhile");
-            }
-            let next = written(record.as_ref(), step, &self.settings, Timestamp::now());
-            let superseded = self.old.superseded.clone();
-            let start = Instant::now();
-            let done = match &sighting {
-                Some(old) => self.locks.replace(old, &next, superseded.as_deref()).await,
-                None => self.locks.create(self.kind, &next, superseded.as_deref()).await,
-            };
-            match done {
-                Ok(own) => {
-                    self.pin_uid(Some(&own));
-                    self.own = Some(own);
-                    return Ok(Round::Held(start));
-                }
-                Err(again @ (Trouble::Conflict | Trouble::Missing)) => (self.own, trouble) = (None, again),
-                Err(other) => return Err(other),
-            }
-        }
-        Err(trouble)
-    }
-
-    /// Keeps the first UID that the server tells of the lock.
-    fn pin_uid(&self, sighting: Option<&Sighting>) {
-        if let Some(uid) = sighting.and_then(Sighting::uid) {
-            self.lock_uid.get_or_init(|| uid.to_owned());
-        }
-    }
-
-    /// The lock is ours until `until`: begins a term or goes on with it, unless an old provisioner still leads.
-    async fn lead(&mut self, until: Instant) {
-        (self.refusals, self.seen) = (0, None);
-        let moment = std::time::Instant::now() + until.saturating_duration_since(Instant::now());
-        if let Some(term) = &self.office.term {
-            term.permit.extend_to(moment);
-        }
-        let leading = self.office.term.is_some();
-        // The next renewal must not wait for what is only a precaution.
-        let limit = if leading { Instant::now() + self.settings.retry_period } else { until };
-        let wait = match timeout_at(limit, self.look_at_old_lock(leading)).await {
-            Ok(wait) => wait,
-            Err(_) if leading => None,
-            Err(_) => Some("the lock of an old provisioner cannot be read in time".to_owned()),
-        };
-        if let Some(why) = wait {
-            self.lose(&why);
-            self.tell(Some(self.settings.identity.clone()), Some(why));
-            return;
-        }
-        self.tell(Some(self.settings.identity.clone()), None);
-        let left = until.saturating_duration_since(Instant::now());
-        if self.office.term.is_none() && !left.is_zero() {
-            info!(lock = %self.lock(), identity = %self.settings.identity, "leading");
-            self.office.enter(Permit::lasting(left));
-        }
-    }
-
-    /// Why we may not lead for the sake of an old provisioner, if so.
-    async fn look_at_old_lock(&mut self, leading: bool) -> Option<String> {
-        self.old.renewals = self.old.renewals.saturating_add(1);
-        let now = match self.kind {
-            Kind::Endpoints => return None,
-            Kind::Lease if leading && (self.old.hidden || self.old.renewals < RENEWALS_PER_LOOK) => {
-                return None;
-            }
-            Kind::Lease => Instant::now(),
-        };
-        self.old.renewals = 0;
-        let sighting = match self.locks.get(Kind::Endpoints).await {
-            Ok(Some(sighting)) => sighting,
-            Ok(None) => return None,
-            Err(Trouble::Forbidden(why)) => {
-                if !std::mem::replace(&mut self.old.hidden, true) {
-                    info!(why, "cannot see whether an old provisioner leads: none must run beside this one");
-                }
-                return None;
-            }
-            // While leading it is only a precaution: the next look will do.
-            Err(_) if leading => return None,
-            Err(trouble) => return Some(format!("the lock of an old provisioner cannot be read: {trouble}")),
-        };
-        self.old.hidden = false;
-        sighting.record.as_ref()?;
-        let version = sighting.version();
-        let recorded = self.own.as_ref().and_then(Sighting::superseded);
-        if self.old.superseded.as_deref().or(recorded) == Some(version.as_str()) {
-            return None;
-        }
-        let seen = Seen::again(self.old.seen.take(), &sighting, now);
-        let wait = old_lock(&seen, now, Timestamp::now(), &self.settings.identity, &self.settings);
-        let holder = seen.record.holder.clone();
-        self.old.seen = Some(seen);
-        if wait.is_none() {
-            // Written with the next renewal.
-            self.old.superseded = Some(version);
-            return None;
-        }
-        Some(format!(
-            "an old provisioner, {holder}, holds Endpoints {}/{}",
-            self.settings.namespace, self.settings.name
-        ))
-    }
-
-    fn lose(&mut self, why: &str) {
-        if self.office.term.is_some() {
-            warn!(lock = %self.lock(), why, "no longer leading");
-            self.office.leave();
-        }
-    }
-
-    /// Chooses the other lock where the role does not allow this one.
-    fn fall_back(&mut self, trouble: &Trouble, held: bool) {
-        let Trouble::Forbidden(why) = trouble else { return };
-        if held {
-            return;
-        }
-        self.refusals = self.refusals.saturating_add(1);
-        match self.kind {
-            Kind::Lease if self.refusals >= REFUSALS => {
-                info!(why, "no right to the Lease: using the Endpoints lock of the old provisioners");
-                self.kind = Kind::Endpoints;
-                self.lease_again = Instant::now() + LEASE_AGAIN;
-            }
-            Kind::Lease => return,
-            Kind::Endpoints => self.kind = Kind::Lease,
-        }
-        (self.refusals, self.seen, self.own) = (0, None, None);
-    }
-
-    async fn give_up(&mut self) {
-        for _ in 0..3 {
-            let sighting = match self.own.take() {
-                Some(own) => Ok(Some(own)),
-                None => self.locks.get(self.kind).await,
-            };
-            let Ok(Some(sighting)) = sighting else { return };
-            let Some(record) =
-                sighting.record.clone().filter(|record| record.holder == self.settings.identity)
-            else {
-                return;
-            };
-            let wall = Timestamp::now();
-            let free = Record {
-                holder: String::new(),
-                seconds: 1,
-                acquired: Some(wall),
-                renewed: Some(wall),
-                ..record
-            };
-            match self.locks.replace(&sighting, &free, None).await {
-                Ok(_) => {
-                    info!(lock = %self.lock(), "released");
-                    return;
-                }
-                Err(trouble) => warn!(lock = %self.lock(), %trouble, "cannot release the lock"),
-            }
-        }
-    }
-
-    fn lock(&self) -> String {
-        format!("{} {}/{}", self.kind, self.settings.namespace, self.settings.name)
-    }
-
-    fn complain(&self, trouble: &Trouble) {
-        let text = trouble.to_string();
-        let known = self.status.lock().unwrap_or_else(PoisonError::into_inner).trouble.clone();
-        if known.as_ref() != Some(&text) {
-            warn!(lock = %self.lock(), trouble = text, "the lock cannot be had");
-        }
-        let holder = self.status.lock().unwrap_or_else(PoisonError::into_inner).holder.clone();
-        self.tell(holder, Some(text));
-    }
-
-    fn tell(&self, holder: Option<String>, trouble: Option<String>) {
-        let next = Status { lock: self.lock(), holder, trouble };
-        let mut status = self.status.lock().unwrap_or_else(PoisonError::into_inner);
-        if status.holder != next.holder
-            && let Some(holder) = &next.holder
-            && *holder != self.settings.identity
-        {
-            info!(lock = next.lock, holder, "standing by");
-        }
-        *status = next;
     }
 }
 

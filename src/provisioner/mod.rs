@@ -58,6 +58,7 @@ use self::{
 use crate::{
     backend::Backends,
     observe::{CountApiRequests, EventCounts, Leadership, Metrics, QueueDepth},
+    volume::Clock,
 };
 
 /// Everything the loop is told; whoever builds it has checked it.
@@ -71,6 +72,8 @@ pub struct Settings {
     pub namespace: String,
     /// The lock to hold while working; `None`: without leader election.
     pub lease: Option<lease::Settings>,
+    /// What leadership and the permits that come of it are measured by.
+    pub clock: Clock,
     /// What the backends need of the API server besides, through their [`Host`](crate::backend::Host).
     pub host_rights: &'static [Right],
     /// How many PVs, of all stores together, are on their way to the API server at a time. Of each store half as many again are
@@ -160,7 +163,10 @@ async fn serve(
         return;
     }
     let elector = match election {
-        Some((settings, client)) => lease::Elector::start(client, settings),
+        Some((lease, client)) => {
+            let (_, volumes) = shared.records().sizes();
+            lease::Elector::start(client, lease, settings.clock.clone(), volumes > 0)
+        }
         None => lease::Elector::off(),
     };
     lead(settings, &shared, &elector).await;

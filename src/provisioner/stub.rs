@@ -32,6 +32,8 @@ pub(super) enum Fault {
     Refuse(u16),
     /// Answered with this status object, without effect.
     Status(Value),
+    /// Answered with this object, without effect.
+    Answer(Value),
     /// Done, but the connection breaks before the answer.
     LoseAnswer,
     /// Neither done nor answered.
@@ -45,6 +47,8 @@ type Faults = Box<dyn Fn(&Call) -> Fault + Send + Sync>;
 #[derive(Clone)]
 pub(super) struct Stub {
     inner: Arc<Mutex<Inner>>,
+    /// What goes wrong with the requests of this way to the server alone.
+    own: Option<Arc<Faults>>,
 }
 
 struct Inner {
@@ -66,12 +70,17 @@ impl Stub {
             under_way: 0,
             most_under_way: 0,
         };
-        Self { inner: Arc::new(Mutex::new(inner)) }
+        Self { inner: Arc::new(Mutex::new(inner)), own: None }
     }
 
     /// From now on, this goes wrong.
     pub(super) fn fail(&self, faults: impl Fn(&Call) -> Fault + Send + Sync + 'static) {
         self.inner.lock().unwrap().faults = Box::new(faults);
+    }
+
+    /// The same server, for a client with which this goes wrong.
+    pub(super) fn failing(&self, faults: impl Fn(&Call) -> Fault + Send + Sync + 'static) -> Self {
+        Self { inner: Arc::clone(&self.inner), own: Some(Arc::new(Box::new(faults))) }
     }
 
     pub(super) fn calls(&self) -> Vec<Call> {
@@ -117,7 +126,7 @@ impl Stub {
         Client::new(service, "default")
     }
 
-    async fn serve(&self, request: Request<Body>) -> Result<Response<Body>, std::io::Error> {
+    pub(super) async fn serve(&self, request: Request<Body>) -> Result<Response<Body>, std::io::Error> {
         let (parts, body) = request.into_parts();
         let body = body.collect_bytes().await.unwrap();
         let call = parse(&parts.method, parts.uri.path(), &body);
@@ -126,7 +135,10 @@ impl Stub {
             inner.calls.push(call.clone());
             inner.under_way += 1;
             inner.most_under_way = inner.most_under_way.max(inner.under_way);
-            (inner.faults)(&call)
+            match self.own.as_ref().map(|own| own(&call)) {
+                None | Some(Fault::None) => (inner.faults)(&call),
+                Some(fault) => fault,
+            }
         };
         let _under_way = UnderWay(self);
         // As on a real connection, something else always gets its turn before the answer is there.
@@ -134,6 +146,7 @@ impl Stub {
         let (code, answer) = match fault {
             Fault::None => self.inner.lock().unwrap().answer(call),
             Fault::Refuse(code) => (code, status(code, "a fault of the test")),
+            Fault::Answer(object) => (200, object),
             Fault::Status(status) => (u16::try_from(status["code"].as_u64().unwrap()).unwrap(), status),
             Fault::LoseAnswer => {
                 self.inner.lock().unwrap().answer(call);

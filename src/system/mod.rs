@@ -1,8 +1,10 @@
 //! The only code that touches the machine. It has never heard of volumes or of Kubernetes.
 //!
 //! [`root`] is the only way to a path under an export; [`pool`] runs file-system work on threads of its own with a
-//! deadline; [`command`] starts programs, and [`secret`] hands them a secret; [`guard`] lets one holder at a time work on something.
+//! deadline; [`command`] starts programs, and [`secret`] hands them a secret; [`guard`] lets one holder at a time work on something;
+//! [`clock`] tells the time that goes on while the machine is suspended.
 
+pub mod clock;
 pub mod command;
 pub mod guard;
 pub mod pool;

@@ -8,18 +8,20 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::{Duration, Instant},
 };
+
+use super::{Clock, Moment};
 
 /// The right to change storage until a moment that its issuer moves on as the leader lease is renewed.
 ///
 /// A backend asks [`check`](Permit::check) directly before every step that changes storage. A process that was stopped for a
-/// minute, or whose API server is gone, therefore does nothing that a newer leader may be doing at the same time.
-/// Copies share the same end.
+/// minute, whose machine was suspended, or whose API server is gone, therefore does nothing that a newer leader may be doing
+/// at the same time. Copies share the same end.
 #[derive(Clone)]
 pub struct Permit {
-    start: Instant,
-    /// Nanoseconds after `start` at which the right ends.
+    /// What the end is measured by; `None` for a right without end.
+    clock: Option<Clock>,
+    /// Nanoseconds after boot at which the right ends.
     until: Arc<AtomicU64>,
 }
 
@@ -29,25 +31,21 @@ pub struct Permit {
 pub struct Expired;
 
 impl Permit {
-    /// A right that lasts for `duration` from now.
-    pub fn lasting(duration: Duration) -> Self {
-        let permit = Self { start: Instant::now(), until: Arc::new(AtomicU64::new(REVOKED + 1)) };
-        permit.extend_to(Instant::now() + duration);
-        permit
+    /// A right that lasts until `moment` on `clock`.
+    pub fn until(clock: Clock, moment: Moment) -> Self {
+        Self { clock: Some(clock), until: Arc::new(AtomicU64::new(nanos(moment))) }
     }
 
     /// A right without end, for a process that runs without leader election, and for tests.
     pub fn unlimited() -> Self {
-        Self { start: Instant::now(), until: Arc::new(AtomicU64::new(u64::MAX)) }
+        Self { clock: None, until: Arc::new(AtomicU64::new(nanos(Moment::NEVER))) }
     }
 
     /// Lets the right, and all copies of it, last until `moment`; a right that was revoked stays revoked.
-    pub fn extend_to(&self, moment: Instant) {
-        let nanos =
-            u64::try_from(moment.saturating_duration_since(self.start).as_nanos()).unwrap_or(u64::MAX);
-        let _ = self.until.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |now| {
-            (now != REVOKED).then(|| nanos.clamp(REVOKED + 1, u64::MAX))
-        });
+    pub fn extend_to(&self, moment: Moment) {
+        let _ = self
+            .until
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |now| (now != REVOKED).then(|| nanos(moment)));
     }
 
     /// Ends the right at once and for good.
@@ -58,13 +56,20 @@ impl Permit {
     /// Whether the right still lasts.
     pub fn check(&self) -> Result<(), Expired> {
         let until = self.until.load(Ordering::SeqCst);
-        let now = u64::try_from(self.start.elapsed().as_nanos()).unwrap_or(u64::MAX);
-        if until == u64::MAX || now < until { Ok(()) } else { Err(Expired) }
+        let lasts = match &self.clock {
+            Some(clock) => nanos(clock.now()) < until,
+            None => until != REVOKED,
+        };
+        if lasts { Ok(()) } else { Err(Expired) }
     }
 }
 
-/// No moment of a living permit is zero: `extend_to` begins at one.
+/// What a right that was revoked lasts until: no moment of a clock is that early.
 const REVOKED: u64 = 0;
+
+fn nanos(moment: Moment) -> u64 {
+    u64::try_from(moment.since_boot().as_nanos()).unwrap_or(u64::MAX).max(REVOKED + 1)
+}
 
 impl fmt::Debug for Permit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -74,24 +79,47 @@ impl fmt::Debug for Permit {
 
 #[cfg(test)]
 mod tests {
+    use std::{sync::Mutex, time::Duration};
+
     use super::*;
+
+    /// A clock that the test moves.
+    fn clock() -> (Clock, Arc<Mutex<Duration>>) {
+        let time = Arc::new(Mutex::new(Duration::from_secs(100)));
+        let told = Arc::clone(&time);
+        (Clock::new(move || *told.lock().unwrap()), time)
+    }
+
+    const SECOND: Duration = Duration::from_secs(1);
 
     #[test]
     fn a_permit_ends_for_every_copy_and_a_revoked_one_cannot_be_extended() {
-        let permit = Permit::lasting(Duration::from_hours(1));
-        let copy = permit.clone();
-        assert_eq!(copy.check(), Ok(()));
-        permit.revoke();
-        copy.extend_to(Instant::now() + Duration::from_hours(1));
-        assert_eq!(copy.check(), Err(Expired));
-        assert_eq!(permit.check(), Err(Expired));
+        let (clock, _) = clock();
+        for permit in [Permit::until(clock.clone(), clock.now() + SECOND), Permit::unlimited()] {
+            let copy = permit.clone();
+            assert_eq!(copy.check(), Ok(()));
+            permit.revoke();
+            copy.extend_to(clock.now() + SECOND);
+            assert_eq!(copy.check(), Err(Expired));
+            assert_eq!(permit.check(), Err(Expired));
+        }
     }
 
     #[test]
     fn a_permit_that_was_not_extended_ends_by_itself() {
-        let permit = Permit::lasting(Duration::ZERO);
-        assert_eq!(permit.check(), Err(Expired));
-        permit.extend_to(Instant::now() + Duration::from_hours(1));
+        let (clock, time) = clock();
+        let permit = Permit::until(clock.clone(), clock.now() + SECOND);
         assert_eq!(permit.check(), Ok(()));
+        *time.lock().unwrap() += SECOND;
+        assert_eq!(permit.check(), Err(Expired), "it lasts until its end, not longer");
+        permit.extend_to(clock.now() + SECOND);
+        assert_eq!(permit.check(), Ok(()));
+    }
+
+    #[test]
+    fn a_clock_that_cannot_be_read_ends_every_permit() {
+        let unreadable = Clock::new(|| Duration::MAX);
+        assert_eq!(Permit::until(unreadable.clone(), unreadable.now() + SECOND).check(), Err(Expired));
+        assert_eq!(Permit::until(unreadable, Moment::NEVER).check(), Err(Expired));
     }
 }

@@ -1,41 +1,123 @@
 //! What to do about a lock that was seen: pure, time comes in.
 //!
-//! It measures on our own monotonic clock alone; what locks say of the time of day is only ever a hint.
+//! It measures on our own clock alone; what locks say of the time of day is never believed. What is told once is kept for
+//! the life of the process: a lock that is gone still has its last holder.
 
 use std::time::Duration;
 
 use jiff::Timestamp;
-use tokio::time::Instant;
 
 use super::{
     Settings,
     lock::{Record, Sighting},
 };
+use crate::volume::Moment;
 
-/// A lock as it was seen, and since when it has been like that on our own clock.
+/// What is known of a lock.
+#[derive(Debug, Clone, Default)]
+pub(super) struct View {
+    /// The lock as it was seen last; `None` as long as it never was.
+    pub(super) seen: Option<Seen>,
+    pub(super) identity: Identity,
+}
+
+impl View {
+    /// Another look at the lock, whose answer came at `now`; `None`: it is not there.
+    pub(super) fn look(&mut self, sighting: Option<&Sighting>, now: Moment) {
+        self.seen = Seen::again(self.seen.take(), sighting, now);
+        self.identity = std::mem::take(&mut self.identity).again(sighting.and_then(Sighting::uid), now);
+    }
+
+    /// Until when somebody other than `me` has to be taken for the holder, if nothing changes; `None` if nobody holds it. `ours` is
+    /// the duration of a lock that does not tell its own.
+    pub(super) fn held_until(&self, me: &str, ours: Duration) -> Option<Moment> {
+        let seen = self.seen.as_ref()?;
+        (!seen.record.holder.is_empty() && seen.record.holder != me).then(|| seen.expiry(ours))
+    }
+
+    /// From when on the lock, once held, lets its holder work.
+    ///
+    /// A lock that was made in place of one that is gone says nothing of whoever held that one: it may have renewed it directly
+    /// before it was deleted. Only who has held the new one for as long as a lock lasts knows that the other has stopped.
+    pub(super) fn settled(&self, hold_off: Duration) -> Option<Moment> {
+        match &self.identity {
+            Identity::Known { replaced: Some(since), .. } => Some(*since + hold_off),
+            Identity::Known { replaced: None, .. } | Identity::Unknown | Identity::Missing => None,
+        }
+    }
+
+    /// Its holder is known to be gone, until the lock changes.
+    pub(super) fn bury(&mut self) {
+        if let Some(seen) = &mut self.seen {
+            seen.record = Record::default();
+        }
+    }
+
+    /// Takes it for granted that nobody can have held the lock before: that it is not there does not mean that it is gone.
+    pub(super) fn never_used(&mut self) {
+        if let Identity::Missing = self.identity {
+            self.identity = Identity::Unknown;
+        }
+    }
+}
+
+/// A state of a lock, and since when it has been like that on our own clock.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Seen {
+    /// What it says; once it is gone, what it said last.
     pub(super) record: Record,
-    pub(super) version: String,
-    pub(super) since: Instant,
+    /// `None` while it is gone.
+    pub(super) version: Option<String>,
+    pub(super) since: Moment,
 }
 
 impl Seen {
-    /// The next look at a lock: time goes on as long as nobody wrote it. That it says the same is not enough: the clock that
-    /// its times come from may stand still.
-    pub(super) fn again(before: Option<Self>, sighting: &Sighting, now: Instant) -> Self {
-        let version = sighting.version();
-        match before {
-            Some(seen) if seen.version == version => seen,
-            Some(_) | None => {
-                Self { record: sighting.record.clone().unwrap_or_default(), version, since: now }
+    /// The next look at a lock: time goes on as long as nobody wrote or deleted it. That it says the same is not enough: the
+    /// clock that its times come from may stand still.
+    fn again(before: Option<Self>, sighting: Option<&Sighting>, now: Moment) -> Option<Self> {
+        let version = sighting.map(Sighting::version);
+        match (before, sighting) {
+            (Some(seen), _) if seen.version == version => Some(seen),
+            (_, Some(sighting)) => {
+                Some(Self { record: sighting.record.clone().unwrap_or_default(), version, since: now })
             }
+            (Some(seen), None) => Some(Self { version, since: now, ..seen }),
+            (None, None) => None,
         }
     }
 
     /// When the holder will have let it run out, if nothing changes.
-    fn expiry(&self, ours: Duration) -> Instant {
+    fn expiry(&self, ours: Duration) -> Moment {
         self.since + self.record.duration().unwrap_or(ours).min(LONGEST_WAIT)
+    }
+}
+
+/// Which object the lock is, and whether it replaced another one.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(super) enum Identity {
+    /// Nobody looked yet.
+    #[default]
+    Unknown,
+    /// It was not there so far.
+    Missing,
+    /// It has this UID; if it came in place of another one, or of one that may have been deleted before we looked, since when it is
+    /// known to be there.
+    Known { uid: String, replaced: Option<Moment> },
+}
+
+impl Identity {
+    fn again(self, uid: Option<&str>, now: Moment) -> Self {
+        let known = |replaced| uid.map(|uid| Self::Known { uid: uid.to_owned(), replaced });
+        match self {
+            Self::Unknown => known(None).unwrap_or(Self::Missing),
+            Self::Missing => known(Some(now)).unwrap_or(Self::Missing),
+            Self::Known { uid: old, replaced } if uid.is_none_or(|uid| uid == old) => {
+                Self::Known { uid: old, replaced }
+            }
+            Self::Known { uid: old, replaced } => {
+                known(Some(now)).unwrap_or(Self::Known { uid: old, replaced })
+            }
+        }
     }
 }
 
@@ -51,21 +133,19 @@ pub(super) enum Step {
     Take,
     /// It is ours.
     Renew,
-    /// Somebody else holds it; until then, if nothing changes.
-    Wait(Instant),
+    /// Somebody else holds it, or held it when it was deleted; until then, if nothing changes.
+    Wait(Moment),
 }
 
-/// What to do about a lock that was seen like this. `ours` is the duration of a lock that does not tell its own.
-pub(super) fn decide(seen: Option<&Seen>, now: Instant, me: &str, ours: Duration) -> Step {
-    let Some(seen) = seen else { return Step::Create };
-    if seen.record.holder == me {
-        return Step::Renew;
+/// What to do about a lock of which this is known. `ours` is the duration of a lock that does not tell its own.
+pub(super) fn decide(view: &View, now: Moment, me: &str, ours: Duration) -> Step {
+    let Some(seen) = &view.seen else { return Step::Create };
+    match view.held_until(me, ours) {
+        Some(until) if now < until => Step::Wait(until),
+        Some(_) | None if seen.version.is_none() => Step::Create,
+        None if seen.record.holder == me => Step::Renew,
+        Some(_) | None => Step::Take,
     }
-    if seen.record.holder.is_empty() {
-        return Step::Take;
-    }
-    let expiry = seen.expiry(ours);
-    if now < expiry { Step::Wait(expiry) } else { Step::Take }
 }
 
 /// The record to write after `old` at this step.
@@ -84,27 +164,4 @@ pub(super) fn written(old: Option<&Record>, step: Step, settings: &Settings, wal
         (Step::Take, Some(old)) => Record { transitions: old.transitions.saturating_add(1), ..record },
         (Step::Create | Step::Take | Step::Renew | Step::Wait(_), _) => record,
     }
-}
-
-/// Until when an old provisioner has to be waited for, whose lock was seen like this; `None` if it is gone.
-///
-/// Our clock alone decides, so that no difference between two clocks makes us lead beside it or wait for ever. Where the
-/// time that the lock tells is long past as well, it is enough that it stood still for a few of the renewals that a living leader makes.
-pub(super) fn old_lock(
-    seen: &Seen,
-    now: Instant,
-    wall: Timestamp,
-    me: &str,
-    settings: &Settings,
-) -> Option<Instant> {
-    if seen.record.holder.is_empty() || seen.record.holder == me {
-        return None;
-    }
-    let duration = seen.record.duration().unwrap_or(settings.duration).min(LONGEST_WAIT);
-    let long_past = seen.record.renewed.is_none_or(|renewed| {
-        u64::try_from(wall.as_second().saturating_sub(renewed.as_second()))
-            .is_ok_and(|age| age > 2 * duration.as_secs())
-    });
-    let still = if long_past { duration.min(settings.retry_period * 3) } else { duration };
-    Some(seen.since + still).filter(|until| now < *until)
 }

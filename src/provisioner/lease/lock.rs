@@ -247,6 +247,7 @@ impl From<kube::Error> for Trouble {
 }
 
 /// Both locks of one name.
+#[derive(Clone)]
 pub(super) struct Locks {
     leases: Api<Lease>,
     endpoints: Api<Endpoints>,

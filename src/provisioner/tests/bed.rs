@@ -15,6 +15,8 @@ use crate::{
     backend::{Backend, Backends, memory::Memory},
     observe::Metrics,
     provisioner::{Settings, fixtures, queue::Pace, run},
+    system::clock::since_boot,
+    volume::Clock,
 };
 
 pub(super) use fixtures::NAME;
@@ -162,6 +164,7 @@ impl Bed {
             hostname: "test".into(),
             namespace: "berth".into(),
             lease: None,
+            clock: Clock::new(since_boot),
             host_rights: &[],
             workers: 8,
             api_timeout: Duration::from_secs(10),
