@@ -23,7 +23,7 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant, SystemTime},
 };
 
 use async_trait::async_trait;
@@ -63,6 +63,8 @@ pub trait World: Send + Sync {
 pub struct Keys {
     secrets: Mutex<BTreeMap<SecretName, (Secrets, Option<VolumeName>)>>,
     installation: Mutex<Option<String>>,
+    objects: Mutex<BTreeMap<VolumeName, PvState>>,
+    later: Mutex<Duration>,
 }
 
 impl Keys {
@@ -89,6 +91,16 @@ impl Keys {
     /// Forgets, or learns, which cluster this is.
     pub fn identify(&self, installation: Option<&str>) {
         *self.installation.lock().unwrap_or_else(PoisonError::into_inner) = installation.map(str::to_owned);
+    }
+
+    /// What there is as the PV of this name; none, if nothing is said.
+    pub fn set_pv(&self, name: &VolumeName, state: PvState) {
+        self.objects.lock().unwrap_or_else(PoisonError::into_inner).insert(name.clone(), state);
+    }
+
+    /// By the API server it is so much later than here.
+    pub fn later(&self, by: Duration) {
+        *self.later.lock().unwrap_or_else(PoisonError::into_inner) = by;
     }
 
     fn map(&self) -> std::sync::MutexGuard<'_, BTreeMap<SecretName, (Secrets, Option<VolumeName>)>> {
@@ -134,8 +146,13 @@ impl Host for Keys {
         }
     }
 
-    async fn pv_state(&self, _: &VolumeName) -> Result<PvState, Error> {
-        Ok(PvState::Absent)
+    async fn pv_state(&self, name: &VolumeName) -> Result<PvState, Error> {
+        let objects = self.objects.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(objects.get(name).cloned().unwrap_or(PvState::Absent))
+    }
+
+    fn now(&self) -> Option<SystemTime> {
+        Some(SystemTime::now() + *self.later.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn installation(&self) -> Option<String> {
@@ -280,8 +297,29 @@ async fn made(backend: &Arc<dyn Backend>, request: &VolumeRequest) -> Volume {
     backend.create(request, &permit()).await.unwrap_or_else(|error| unreachable!("{}", error.chain()))
 }
 
+/// Removes it, and lets what was deleted be purged.
 async fn removed(backend: &Arc<dyn Backend>, removal: &Removal) -> Removed {
-    backend.remove(removal, &permit()).await.unwrap_or_else(|error| unreachable!("{}", error.chain()))
+    let removed =
+        backend.remove(removal, &permit()).await.unwrap_or_else(|error| unreachable!("{}", error.chain()));
+    purged(&**backend).await;
+    removed
+}
+
+/// Lets a term of leadership begin, and last until the trash is empty.
+pub async fn purged(backend: &(impl Backend + ?Sized)) {
+    let permit = permit();
+    let emptied = async {
+        let since = Instant::now();
+        while backend.stores().iter().any(|store| store.trash > 0) {
+            assert!(since.elapsed() < Duration::from_mins(2), "{:?}", backend.stores());
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::select! {
+        biased;
+        () = emptied => {}
+        () = backend.tend(&permit) => unreachable!("the permit has not ended"),
+    }
 }
 
 /// Shows every behaviour on a bench of its own; panics at the first that is missing, after its name. Benches may share a

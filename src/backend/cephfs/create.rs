@@ -10,6 +10,7 @@ use super::{
     NAME,
     class::{Node, Plan},
     mark::{self, Mark, Marks, Owner},
+    proof::UNKNOWN_CLUSTER,
     record::Record,
     remove::discard_users,
     store::Work,
@@ -24,8 +25,8 @@ use crate::{
         },
     },
     volume::{
-        Capacity, CephfsSource, ClaimKey, CsiSource, Origin, Permit, SecretName, Secrets, Source, Volume,
-        VolumeId, VolumeRequest,
+        Capacity, CephfsSource, ClaimKey, ClusterIds, CsiSource, Origin, Permit, SecretName, Secrets, Source,
+        Volume, VolumeId, VolumeRequest,
     },
 };
 
@@ -58,8 +59,12 @@ pub(super) async fn create(
         uid: request.claim.uid.clone(),
     };
     let id = VolumeId::new(NAME, plan.cluster.name(), request.name.clone())?;
+    if work.host.cluster().is_none() {
+        let message = format!("nothing can be marked as ours: {UNKNOWN_CLUSTER}");
+        return Err(Error::new(Kind::Unavailable, message));
+    }
     let identity = work.identity().await?;
-    let fs = work.filesystem(plan.fs.as_deref()).await?;
+    let fs = work.filesystem(plan.fs.as_deref(), Some(&plan.names.group)).await?;
     work.store.met(&fs, &plan.names.group);
     let at = At { fs, group: plan.names.group.clone(), name: plan.names.subvolume.clone() };
     let fresh = if plan.names.spare.is_none() && work.is_new(&at).await? {
@@ -81,11 +86,7 @@ pub(super) async fn create(
     if let Node::Own { user, secret } = &plan.node {
         let key = work.subvolumes.authorize(&at, user, &claim.uid, permit).await?;
         permit.check()?;
-        let secrets: Secrets = values(plan.form, user, key.reveal())
-            .into_iter()
-            .map(|(name, value)| (name.to_owned(), value.as_bytes().to_vec()))
-            .collect();
-        work.host.keep(secret, &secrets, &request.name).await?;
+        work.host.keep(secret, &secrets(plan.form, user, key.reveal()), &request.name).await?;
     }
     Ok(Volume {
         source: source(plan, &at, &id, driver, &info.path),
@@ -95,6 +96,12 @@ pub(super) async fn create(
         store_identity: identity,
         record: record(plan, &at).written(),
     })
+}
+
+/// The Secret of a volume's own user.
+pub(super) fn secrets(form: Form, user: &str, key: &str) -> Secrets {
+    let values = values(form, user, key).into_iter();
+    values.map(|(name, value)| (name.to_owned(), value.as_bytes().to_vec())).collect()
 }
 
 /// What the Secret of a volume's own user holds, under the names that the nodes read.
@@ -163,13 +170,27 @@ async fn look(work: &Work, at: &At, claim: &ClaimKey) -> Result<Look, Error> {
         }
         Found::Subvolume(metadata) => metadata,
     };
-    Ok(judge(at, &Marks::read(&metadata), claim, work.host.installation().as_deref()))
+    Ok(judge(at, &Marks::read(&metadata), claim, work.host.cluster().as_ref()))
 }
 
-fn judge(at: &At, marks: &Marks, claim: &ClaimKey, installation: Option<&str>) -> Look {
+fn judge(at: &At, marks: &Marks, claim: &ClaimKey, cluster: Option<&ClusterIds>) -> Look {
     let shown = at.shown();
     let by_hand = format!("ceph fs subvolume rm {} {} --group_name {}", at.fs, at.name, at.group);
+    let ours = |mark: &Mark| mark.is_of(cluster);
+    if let (Owner::Claim(mark), Some(deleted)) = (&marks.owner, &marks.deleted) {
+        return Look::Archived(format!(
+            "{shown} holds what {} left, deleted at {} and to be purged after {}; the name is free then",
+            mark.shown(),
+            deleted.since,
+            deleted.until
+        ));
+    }
     match (&marks.owner, &marks.archived) {
+        (Owner::Claim(mark), Some(archived)) if !ours(mark) => Look::Archived(format!(
+            "{shown} holds what {} left, archived at {}; the provisioner of that cluster decides about it",
+            mark.shown(),
+            archived.since
+        )),
         (Owner::Claim(mark), Some(archived)) => Look::Archived(format!(
             "{shown} holds what {} left, archived at {}; restore it, or remove it for good ({by_hand})",
             mark.shown(),
@@ -179,14 +200,20 @@ fn judge(at: &At, marks: &Marks, claim: &ClaimKey, installation: Option<&str>) -
             "{shown} was archived at {}; to remove it for good: {by_hand}",
             archived.since
         )),
-        (Owner::Claim(mark), None) if mark.uid == claim.uid && !mark.is_foreign(installation) => {
+        // The claim lives here and no UID is given twice, so that what was marked for it before we knew who we are is ours.
+        (Owner::Claim(mark), None)
+            if mark.uid == claim.uid && (ours(mark) || mark.installation.is_none()) =>
+        {
             Look::Ours(mark.clone())
         }
-        (Owner::Claim(mark), None) => Look::Taken(format!(
-            "{shown} belongs to {}{}; it is not shown to another claim. If its content is not needed any more: {by_hand}",
-            mark.shown(),
-            if marks.kept { ", which is gone and left it" } else { "" }
+        (Owner::Claim(mark), None) if marks.kept && ours(mark) => Look::Taken(format!(
+            "{shown} belongs to {}, which is gone and left it; it is not shown to another claim. If its content is not needed any \
+             more: {by_hand}",
+            mark.shown()
         )),
+        (Owner::Claim(mark), None) => {
+            Look::Taken(format!("{shown} belongs to {}; it is not shown to another claim", mark.shown()))
+        }
         (Owner::Unreadable, None) => {
             Look::Taken(format!("{shown} carries a mark ({}) that cannot be read", mark::OWNER))
         }
@@ -271,7 +298,15 @@ impl Owned<'_> {
     async fn renew(&self, old: &Mark) -> Result<(), Error> {
         let new = self.marked();
         if (&old.user, &old.secret) == (&new.user, &new.secret) {
-            return Ok(());
+            if old.installation.is_some() {
+                return Ok(());
+            }
+            let mark = Mark { installation: new.installation, ..old.clone() };
+            return self
+                .work
+                .subvolumes
+                .set_metadata(self.at, mark::OWNER, &mark.written(), self.permit)
+                .await;
         }
         discard_users(self.work, self.at, old, self.permit).await?;
         let installation = new.installation.or_else(|| old.installation.clone());
@@ -324,12 +359,9 @@ impl Owned<'_> {
             Err(failed) => return Err(failed.into()),
         };
         let message = format!(
-            "{} exists, nobody marked it, and it {why}; it is not used for this claim. Look into it, and remove it if nobody needs \
-             it (ceph fs subvolume rm {} {} --group_name {})",
-            at.shown(),
-            at.fs,
-            at.name,
-            at.group
+            "{} exists, nobody marked it, and it {why}; it is not used for this claim. Look into it, and \
+             ask whoever else uses this Ceph cluster: it may be theirs",
+            at.shown()
         );
         Err(Error::new(Kind::Conflict, message))
     }

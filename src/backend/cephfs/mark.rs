@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | `berth.owner` | JSON: installation, namespace, name and uid of the claim, when it was made, its user and Secret |
 //! | `berth.archived` | JSON: when, and when it expires |
+//! | `berth.deleted` | JSON: when, when it may be purged, the UID of its PV, and whether the purge has begun |
 //! | `berth.kept` | when its PV went and it was left |
 //! | `berth.wanted-<uid>` | a claim that is about to take a name that does not hold its UID |
 //!
@@ -18,10 +19,11 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::volume::{ClaimKey, SecretName};
+use crate::volume::{ClaimKey, ClusterIds, SecretName, VolumeName};
 
 pub(super) const OWNER: &str = "berth.owner";
 pub(super) const ARCHIVED: &str = "berth.archived";
+pub(super) const DELETED: &str = "berth.deleted";
 pub(super) const KEPT: &str = "berth.kept";
 const WANTED: &str = "berth.wanted-";
 
@@ -81,9 +83,14 @@ impl Mark {
         moment(&self.since).unwrap_or(SystemTime::UNIX_EPOCH)
     }
 
-    /// Whether another cluster's provisioner made it.
-    pub(super) fn is_foreign(&self, installation: Option<&str>) -> bool {
-        matches!((&self.installation, installation), (Some(theirs), Some(ours)) if theirs != ours)
+    /// Whether it is signed by this cluster. What is unknown on either side is not equal.
+    pub(super) fn is_of(&self, cluster: Option<&ClusterIds>) -> bool {
+        matches!((&self.installation, cluster), (Some(signed), Some(ours)) if ours.include(signed))
+    }
+
+    /// Whether it is the mark of this volume, which is named by the claim that it was made for.
+    pub(super) fn names(&self, volume: &VolumeName) -> bool {
+        VolumeName::for_claim(&self.uid).is_ok_and(|named| named == *volume)
     }
 
     /// In the words of an error.
@@ -125,12 +132,44 @@ impl Archived {
     }
 }
 
+/// That a subvolume was deleted. It stays where it is, with its user, until its PV is gone and its time has come: Ceph's `rm` cannot
+/// be undone.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Deleted {
+    pub(super) since: String,
+    /// It is not purged earlier; where this cannot be read, never.
+    pub(super) until: String,
+    /// The UID of its PV.
+    pub(super) object: String,
+    /// The purge has begun: there is no way back.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) purging: bool,
+}
+
+impl Deleted {
+    pub(super) fn new(now: SystemTime, retention: Duration, object: &str) -> Self {
+        let until = now.checked_add(retention).map(timestamp).unwrap_or_default();
+        Self { since: timestamp(now), until, object: object.to_owned(), purging: false }
+    }
+
+    /// When it may be purged; `None` for never.
+    pub(super) fn until(&self) -> Option<SystemTime> {
+        moment(&self.until)
+    }
+
+    pub(super) fn written(&self) -> String {
+        json(self)
+    }
+}
+
 /// What the metadata of a subvolume says of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Marks {
     pub(super) owner: Owner,
     /// What is archived but says so in words that cannot be read counts as archived for ever.
     pub(super) archived: Option<Archived>,
+    /// What is deleted but says so in words that cannot be read is never purged.
+    pub(super) deleted: Option<Deleted>,
     pub(super) kept: bool,
     /// The UIDs of claims that want its name.
     pub(super) wanted: Vec<String>,
@@ -156,8 +195,12 @@ impl Marks {
         let archived = metadata.get(ARCHIVED).map(|text| {
             serde_json::from_str(text).unwrap_or(Archived { since: "an unknown time".into(), expires: None })
         });
+        let unreadable =
+            || Deleted { since: String::new(), until: String::new(), object: String::new(), purging: false };
+        let deleted =
+            metadata.get(DELETED).map(|text| serde_json::from_str(text).unwrap_or_else(|_| unreadable()));
         let wanted = metadata.keys().filter_map(|key| key.strip_prefix(WANTED)).map(str::to_owned).collect();
-        Self { owner, archived, kept: metadata.contains_key(KEPT), wanted }
+        Self { owner, archived, deleted, kept: metadata.contains_key(KEPT), wanted }
     }
 }
 
@@ -250,11 +293,24 @@ mod tests {
     }
 
     #[test]
-    fn only_another_installation_that_is_known_is_foreign() {
+    fn a_mark_is_ours_only_if_both_its_cluster_and_ours_are_known_and_the_same() {
+        let (ours, other) = (ClusterIds::only("i"), ClusterIds::only("other"));
         let mark = mark("data");
-        assert!(mark.is_foreign(Some("other")));
-        assert!(!mark.is_foreign(Some("i")));
-        assert!(!mark.is_foreign(None));
-        assert!(!Mark { installation: None, ..mark }.is_foreign(Some("other")));
+        assert!(mark.is_of(Some(&ours)));
+        assert!(mark.is_of(Some(&other.clone().also(["i".to_owned()]))), "by a former identity");
+        assert!(!mark.is_of(Some(&other)));
+        assert!(!mark.is_of(None));
+        assert!(!Mark { installation: None, ..mark }.is_of(Some(&ours)));
+    }
+
+    #[test]
+    fn what_was_deleted_may_be_purged_at_its_time_and_never_where_that_cannot_be_read() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000);
+        let deleted = Deleted::new(now, Duration::from_mins(10), "object-1");
+        let again = read(DELETED, &deleted.written()).deleted.unwrap();
+        assert_eq!(again, deleted);
+        assert_eq!(again.until(), Some(now + Duration::from_mins(10)));
+        assert_eq!(Deleted::new(now, Duration::MAX, "object-1").until(), None);
+        assert_eq!(read(DELETED, "by hand").deleted.unwrap().until(), None);
     }
 }

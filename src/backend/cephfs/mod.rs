@@ -10,7 +10,10 @@ mod create;
 mod mark;
 mod names;
 mod old;
+mod proof;
+mod purge;
 mod record;
+mod register;
 mod remove;
 mod store;
 mod subvolumes;
@@ -33,15 +36,16 @@ use store::{Store, Told, Work};
 
 use crate::{
     backend::{
-        Backend, Capabilities, Error, Host, Kind, Known, Past, Removed, StoreStatus, Unfinished,
+        Backend, Capabilities, Error, Host, Kind, Known, KnownVolume, Past, Removed, Restored, StoreStatus,
+        Unfinished,
         ceph::{
             Admin, Cluster, Clusters, Monitors,
-            class::{Parameters, is_described},
+            class::{Form, Parameters, is_described},
         },
     },
     system::guard::{Guards, Held},
     volume::{
-        CephfsSource, CsiSource, Disposal, Grown, Growth, Invalid, Permit, Place, Provenance, Removal,
+        CephfsSource, CsiSource, Disposal, Grown, Growth, InUse, Invalid, Permit, Place, Provenance, Removal,
         Source, Volume, VolumeId, VolumeName, VolumeRequest,
     },
 };
@@ -148,6 +152,22 @@ impl Cephfs {
         match self.settings.admins.get(store).cloned().or_else(met) {
             Some(admin) => self.work(&cluster, admin).await.map(Some),
             None => Ok(None),
+        }
+    }
+
+    /// Waits until something is to be purged: what is due next by the clock that says `now`, or what is deleted now.
+    async fn rest(&self, now: SystemTime) {
+        let stores: Vec<_> = self.clusters.all().into_iter().map(|cluster| self.store(&cluster)).collect();
+        let due = |store: &Arc<Store>| store.memory().deleted.values().flatten().min().copied();
+        let next = stores.iter().filter_map(due).min();
+        let wait = next.map_or(TENDING, |next| next.duration_since(now).unwrap_or_default());
+        let woken = stores.iter().map(|store| Box::pin(store.wake.notified()));
+        tokio::select! {
+            () = tokio::time::sleep(wait.clamp(purge::SOON, TENDING)) => {}
+            // The PV goes right after it was deleted here.
+            ((), ..) = futures::future::select_all(woken), if !stores.is_empty() => {
+                tokio::time::sleep(purge::SOON).await;
+            }
         }
     }
 
@@ -334,6 +354,40 @@ impl Backend for Cephfs {
         work.doubt(old::remove(&work, &old, &removal.name, removal.disposal, permit).await)
     }
 
+    async fn restore(&self, removal: &Removal, permit: &Permit) -> Result<Restored, Error> {
+        let _held = self.hold(&removal.name)?;
+        permit.check()?;
+        let form = match &removal.source {
+            Source::Cephfs(_) => Form::InTree,
+            Source::Csi(_) | Source::Nfs { .. } | Source::Rbd(_) => Form::Csi,
+        };
+        if let Some(id) = &removal.id {
+            let (work, record) =
+                self.work_of(id, &removal.name, &removal.source, &removal.provenance).await?;
+            return remove::restore(&work, removal, &record, form, permit).await;
+        }
+        let (work, old) = self.work_of_old(&removal.source, &removal.claim, &removal.provenance).await?;
+        old::restore(&work, &old, permit).await
+    }
+
+    async fn unregistered(&self, store: &str, volumes: &[KnownVolume]) -> Result<Vec<VolumeName>, Error> {
+        match self.work_on(store).await? {
+            Some(work) => sweep::unregistered(&work, volumes).await,
+            None => Ok(Vec::new()),
+        }
+    }
+
+    async fn register(&self, volume: &InUse, permit: &Permit) -> Result<(), Error> {
+        let _held = self.hold(&volume.name)?;
+        permit.check()?;
+        if let Some(id) = &volume.id {
+            let (work, record) = self.work_of(id, &volume.name, &volume.source, &volume.provenance).await?;
+            return register::register(&work, volume, &record, permit).await;
+        }
+        let (work, old) = self.work_of_old(&volume.source, &volume.claim, &volume.provenance).await?;
+        old::register(&work, &old, volume, permit).await
+    }
+
     async fn expand(&self, growth: &Growth, permit: &Permit) -> Result<Grown, Error> {
         if self.locate(&growth.source).is_none() {
             let message = format!("{} of volume {} lies in no known cluster", growth.source, growth.name);
@@ -375,7 +429,11 @@ impl Backend for Cephfs {
             store.begin_term();
         }
         while permit.check().is_ok() {
-            let now = SystemTime::now();
+            // Without the API server's time nothing expires.
+            let Some(now) = self.host.now() else {
+                tokio::time::sleep(purge::SOON).await;
+                continue;
+            };
             for store in stores().into_iter().filter(|store| sweep::to_tend(store, now)) {
                 let name = store.cluster.name();
                 let done = match self.work_on(name).await {
@@ -392,7 +450,7 @@ impl Backend for Cephfs {
                     tracing::warn!(store = name, error, "expired archives could not be deleted; tried again");
                 }
             }
-            tokio::time::sleep(TENDING).await;
+            self.rest(now).await;
         }
     }
 

@@ -4,22 +4,23 @@
 //! knows nothing of. The module takes such a directory for a subvolume of an old kind, whose group is everything above it, as
 //! long as no directory above it was taken for one. That was measured; where Ceph says otherwise, nothing is removed.
 
-use std::time::SystemTime;
-
 use super::{
     create::ENODATA,
-    mark::{self, Archived, Marks, Owner},
+    mark::{self, Archived, Mark, Marks, Owner},
     names,
-    remove::{no_group, only_below},
+    proof::UNKNOWN_CLUSTER,
+    remove::{no_group, now, only_below},
     store::Work,
     subvolumes::{At, Found},
 };
 use crate::{
     backend::{
-        Error, Kind, Removed,
+        Error, Kind, PvState, Removed, Restored,
         ceph::{Reason, class::Parameters},
     },
-    volume::{Capacity, CephfsSource, ClaimKey, Disposal, Grown, Permit, Provenance, SecretName, VolumeName},
+    volume::{
+        Capacity, CephfsSource, ClaimKey, Disposal, Grown, InUse, Permit, Provenance, SecretName, VolumeName,
+    },
 };
 
 /// The annotation with the last segment of the path.
@@ -59,12 +60,11 @@ impl Old {
         };
         let random = share.strip_prefix("kubernetes-dynamic-pvc-").is_some_and(is_uuid)
             && source.user.strip_prefix("kubernetes-dynamic-user-").is_some_and(is_uuid);
-        let named = *group == claim.namespace
-            && *share == claim.name
-            && source.user == format!("k8s.{}.{}", claim.namespace, claim.name);
+        // The PV may be bound to another claim today than to the one that it was made for.
+        let named = source.user == format!("k8s.{group}.{share}");
         if !random && !named {
             return refuse(format!(
-                "with user {:?} is not what cephfs-provisioner made for claim {claim}: neither \
+                "with user {:?} is not what cephfs-provisioner made: neither \
                  GROUP/kubernetes-dynamic-pvc-UUID with user kubernetes-dynamic-user-UUID, nor NAMESPACE/CLAIM with user \
                  k8s.NAMESPACE.CLAIM",
                 source.user
@@ -129,10 +129,14 @@ pub(super) async fn remove(
     if disposal == Disposal::Keep {
         return Ok(Removed::Kept);
     }
+    if work.host.cluster().is_none() {
+        let message = format!("{} cannot be removed: {UNKNOWN_CLUSTER}", old.path);
+        return Err(Error::new(Kind::Refused, message));
+    }
     work.identity().await?;
-    let fs = work.filesystem(old.fs.as_deref()).await?;
+    let fs = work.filesystem(old.fs.as_deref(), None).await?;
     let at = old.at(&fs);
-    let removed = match look(work, old, &at).await? {
+    let removed = match look(work, old, &at, Some(name)).await? {
         None => Removed::Absent,
         Some(marks) => match disposal {
             Disposal::Keep => Removed::Kept,
@@ -140,12 +144,19 @@ pub(super) async fn remove(
                 revoke(work, old, &at, permit).await?;
                 if marks.archived.is_none() {
                     // What carries no mark of ours is never deleted by itself.
-                    let archived = Archived::new(SystemTime::now(), None).written();
+                    let archived = Archived::new(now(work), None).written();
                     work.subvolumes.set_metadata(&at, mark::ARCHIVED, &archived, permit).await?;
                 }
                 Removed::Archived(old.path.trim_start_matches('/').to_owned())
             }
             Disposal::Delete => {
+                // Ceph finds such a directory again by its PV alone, so it cannot wait in the trash: the API server is asked once
+                // more, directly before what cannot be undone.
+                if let PvState::Present { removing: false, .. } = work.host.pv_state(name).await? {
+                    let message =
+                        format!("PersistentVolume {name} is to be kept; {} was not touched", old.path);
+                    return Err(Error::new(Kind::Refused, message));
+                }
                 revoke(work, old, &at, permit).await?;
                 work.subvolumes.remove(&at, permit).await?;
                 Removed::Trashed
@@ -165,9 +176,9 @@ pub(super) async fn remove(
 /// Sets the quota, where there is one.
 pub(super) async fn expand(work: &Work, old: &Old, quota: u64, permit: &Permit) -> Result<Grown, Error> {
     work.identity().await?;
-    let fs = work.filesystem(old.fs.as_deref()).await?;
+    let fs = work.filesystem(old.fs.as_deref(), None).await?;
     let at = old.at(&fs);
-    if look(work, old, &at).await?.is_none() {
+    if look(work, old, &at, None).await?.is_none() {
         return Err(Error::new(Kind::NotFound, format!("{} does not exist", old.path)));
     }
     let grown = |bytes| Ok(Grown { capacity: Capacity::from_bytes(bytes), on_node: false });
@@ -194,7 +205,9 @@ pub(super) async fn expand(work: &Work, old: &Old, quota: u64, permit: &Permit) 
 }
 
 /// Whether it is there; proves that Ceph means the very directory.
-async fn look(work: &Work, old: &Old, at: &At) -> Result<Option<Marks>, Error> {
+///
+/// A directory that was registered carries a mark: only this cluster's, for the very volume, lets it be removed.
+async fn look(work: &Work, old: &Old, at: &At, removed: Option<&VolumeName>) -> Result<Option<Marks>, Error> {
     let blocked = |error: Error| {
         if !error.to_string().contains("ceph.dir.subvolume") {
             return error;
@@ -216,7 +229,19 @@ async fn look(work: &Work, old: &Old, at: &At) -> Result<Option<Marks>, Error> {
     let marks = Marks::read(&metadata);
     let path = work.subvolumes.path(at).await.map_err(blocked)?;
     let expected = format!("/{}/{}/{}", names::ROOT, at.group, at.name);
-    if marks.owner != Owner::Unmarked || path != expected {
+    let cluster = work.host.cluster();
+    let ours = match &marks.owner {
+        Owner::Unmarked => true,
+        Owner::Claim(mark) => mark.is_of(cluster.as_ref()) && removed.is_none_or(|name| mark.names(name)),
+        Owner::Unreadable => false,
+    };
+    if let (Owner::Claim(mark), false) = (&marks.owner, ours)
+        && path == expected
+    {
+        let message = format!("{} belongs to {}; nothing was touched", old.path, mark.shown());
+        return Err(Error::new(Kind::Refused, message));
+    }
+    if !ours || path != expected {
         let message = format!(
             "{} is not a directory of cephfs-provisioner's, but a subvolume{} with its data in {path}; nothing was touched",
             old.path,
@@ -225,6 +250,41 @@ async fn look(work: &Work, old: &Old, at: &At) -> Result<Option<Marks>, Error> {
         return Err(Error::new(Kind::Refused, message));
     }
     Ok(Some(marks))
+}
+
+/// Gives up that it is archived. Its user was removed with the archiving, and is not ours to make again.
+pub(super) async fn restore(work: &Work, old: &Old, permit: &Permit) -> Result<Restored, Error> {
+    work.identity().await?;
+    let fs = work.filesystem(old.fs.as_deref(), None).await?;
+    let at = old.at(&fs);
+    let Some(marks) = look(work, old, &at, None).await? else { return Ok(Restored::InPlace) };
+    if marks.archived.is_none() {
+        return Ok(Restored::InPlace);
+    }
+    work.subvolumes.remove_metadata(&at, mark::ARCHIVED, permit).await?;
+    let why = format!(
+        "it was removed when {} was archived, and the PersistentVolume is to be kept after all; make the user and its Secret again",
+        old.path
+    );
+    work.store.memory().stick(format!("Ceph user client.{}", old.user), why);
+    Ok(Restored::MovedBack)
+}
+
+/// Writes whose it is on a directory that a PV of this cluster uses, so that no other cluster takes it for its own.
+pub(super) async fn register(work: &Work, old: &Old, volume: &InUse, permit: &Permit) -> Result<(), Error> {
+    let Some(cluster) = work.host.cluster() else { return Ok(()) };
+    work.identity().await?;
+    let fs = work.filesystem(old.fs.as_deref(), None).await?;
+    let at = old.at(&fs);
+    match look(work, old, &at, Some(&volume.name)).await? {
+        Some(marks) if marks.owner == Owner::Unmarked => {
+            let uid = volume.name.as_str().trim_start_matches("pvc-").to_owned();
+            let claim = ClaimKey { uid, ..volume.claim.clone() };
+            let mark = Mark::new(&claim, Some(cluster.current().to_owned()), None, now(work));
+            work.subvolumes.set_metadata(&at, mark::OWNER, &mark.written(), permit).await
+        }
+        Some(_) | None => Ok(()),
+    }
 }
 
 async fn revoke(work: &Work, old: &Old, at: &At, permit: &Permit) -> Result<(), Error> {

@@ -1,30 +1,27 @@
 //! Removes, archives, keeps and grows the volumes that we made: [`remove`], [`expand`], [`expire`].
 //!
 //! The proof is threefold: the cluster is the one that the PV recorded, the PV's source is what its record says, and the
-//! subvolume's mark names the claim. Access ends before the data goes, since Ceph's `subvolume rm` leaves users behind.
+//! subvolume's mark names the volume and this cluster (`proof`). What is deleted is only marked here, since Ceph's `subvolume rm`
+//! has no way back; `purge` does that once the PV is gone.
 
 use std::time::SystemTime;
 
 use super::{
-    mark::{self, Archived, Mark, Marks, Owner},
+    create::secrets,
+    mark::{self, Archived, Deleted, Mark, Marks, Owner},
     names,
+    proof::{Proof, Said, prove},
     record::Record,
     store::Work,
     subvolumes::{At, Found},
 };
 use crate::{
-    backend::{Error, Kind, Removed, ceph::Reason},
+    backend::{
+        Error, Kind, Removed, Restored,
+        ceph::{Reason, class::Form},
+    },
     volume::{Capacity, Disposal, Grown, Growth, Origin, Permit, Removal, VolumeName},
 };
-
-/// What the mark proves.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Proof {
-    /// It is the volume's.
-    Ours(Box<Marks>),
-    /// The name has passed to another claim, so the volume is gone.
-    Passed,
-}
 
 /// Removes the volume.
 pub(super) async fn remove(
@@ -38,9 +35,13 @@ pub(super) async fn remove(
     work.prove_identity(removal.provenance.store_identity.as_deref()).await?;
     let marks = match work.subvolumes.metadata(&at).await? {
         Found::Subvolume(metadata) => {
-            let installation = work.host.installation();
-            match prove(&at, &Marks::read(&metadata), removal, installation.as_deref())? {
+            let said = Said { name: &removal.name, claim: &removal.claim, provenance: &removal.provenance };
+            match prove(&at, &Marks::read(&metadata), said, work.host.cluster().as_ref())? {
                 Proof::Ours(marks) => marks,
+                Proof::TakenOver(marks, mark) => {
+                    take_over(work, &at, &mark, permit).await?;
+                    Box::new(Marks { owner: Owner::Claim(*mark), ..*marks })
+                }
                 Proof::Passed => {
                     tracing::warn!(volume = %removal.name, subvolume = at.shown(), "the name has passed to another claim");
                     return absent(work, &at, removal, record, permit).await;
@@ -65,14 +66,14 @@ pub(super) async fn remove(
             Ok(Removed::Kept)
         }
         Disposal::Archive => {
+            undelete(work, &at, &marks, permit).await?;
             for user in users(work, &at, record).await? {
                 work.revoke(&at, &user, permit).await?;
             }
-            sign(work, &at, &marks, permit).await?;
             let archived = if let Some(archived) = marks.archived {
                 archived
             } else {
-                let archived = Archived::new(SystemTime::now(), record.expiry);
+                let archived = Archived::new(now(work), record.expiry);
                 work.subvolumes.set_metadata(&at, mark::ARCHIVED, &archived.written(), permit).await?;
                 archived
             };
@@ -83,11 +84,19 @@ pub(super) async fn remove(
             Ok(Removed::Archived(names::segments(&at.group, &at.name).join("/")))
         }
         Disposal::Delete => {
-            if let Some((user, _)) = &record.own {
-                work.revoke(&at, user, permit).await?;
-            }
-            work.subvolumes.remove(&at, permit).await?;
-            forget(work, removal, record, permit).await?;
+            let deleted = match marks.deleted {
+                Some(deleted) if deleted.purging || deleted.object == removal.provenance.uid => deleted,
+                Some(_) | None => {
+                    let retention =
+                        removal.provenance.retention.unwrap_or_else(|| work.host.trash_retention());
+                    let deleted = Deleted::new(now(work), retention, &removal.provenance.uid);
+                    work.subvolumes.unsnapshotted(&at).await?;
+                    work.subvolumes.set_metadata(&at, mark::DELETED, &deleted.written(), permit).await?;
+                    deleted
+                }
+            };
+            work.store.memory().deleted.insert(at.clone(), deleted.until());
+            work.store.wake.notify_one();
             Ok(Removed::Trashed)
         }
     }
@@ -105,13 +114,17 @@ pub(super) async fn expand(
     work.store.met(&at.fs, &at.group);
     work.prove_identity(growth.provenance.store_identity.as_deref()).await?;
     match work.subvolumes.metadata(&at).await? {
-        Found::Subvolume(metadata) => match Marks::read(&metadata).owner {
-            Owner::Claim(mark) if mark.claim() == growth.claim => {}
-            Owner::Claim(_) | Owner::Unmarked | Owner::Unreadable => {
-                let message = format!("{} is not marked as the volume of claim {}", at.shown(), growth.claim);
-                return Err(Error::new(Kind::Refused, message));
+        Found::Subvolume(metadata) => {
+            let said = Said { name: &growth.name, claim: &growth.claim, provenance: &growth.provenance };
+            match prove(&at, &Marks::read(&metadata), said, work.host.cluster().as_ref())? {
+                Proof::Ours(_) => {}
+                Proof::TakenOver(_, mark) => take_over(work, &at, &mark, permit).await?,
+                Proof::Passed => {
+                    let message = format!("{} is that of another claim by now", at.shown());
+                    return Err(Error::new(Kind::NotFound, message));
+                }
             }
-        },
+        }
         Found::OnlySnapshots => return Err(only_snapshots(&at)),
         Found::NoSubvolume | Found::NoGroup => {
             return Err(Error::new(Kind::NotFound, format!("{} does not exist", at.shown())));
@@ -128,17 +141,67 @@ pub(super) async fn expand(
     Ok(Grown { capacity: Capacity::from_bytes(now), on_node: false })
 }
 
-/// Adds to the mark of a volume that was proven to be ours who we are, where it was made before that was known: without it
-/// an archive never expires.
-async fn sign(work: &Work, at: &At, marks: &Marks, permit: &Permit) -> Result<(), Error> {
-    if let Owner::Claim(mark) = &marks.owner
-        && mark.installation.is_none()
-        && let Some(installation) = work.host.installation()
-    {
-        let mark = Mark { installation: Some(installation), ..mark.clone() };
-        work.subvolumes.set_metadata(at, mark::OWNER, &mark.written(), permit).await?;
+/// Signs what an administrator took over.
+pub(super) async fn take_over(work: &Work, at: &At, mark: &Mark, permit: &Permit) -> Result<(), Error> {
+    tracing::info!(subvolume = at.shown(), owner = mark.shown(), "took over the volume");
+    work.subvolumes.set_metadata(at, mark::OWNER, &mark.written(), permit).await
+}
+
+/// Gives up a deletion that was not finished.
+async fn undelete(work: &Work, at: &At, marks: &Marks, permit: &Permit) -> Result<bool, Error> {
+    match &marks.deleted {
+        None => Ok(false),
+        Some(deleted) if deleted.purging => {
+            let message = format!("{} is being purged; it cannot be had back", at.shown());
+            Err(Error::new(Kind::Refused, message))
+        }
+        Some(_) => {
+            work.subvolumes.remove_metadata(at, mark::DELETED, permit).await?;
+            work.store.memory().deleted.remove(at);
+            Ok(true)
+        }
     }
-    Ok(())
+}
+
+/// Puts a volume back that was deleted or archived a moment ago, since its PV is to be kept after all.
+pub(super) async fn restore(
+    work: &Work,
+    removal: &Removal,
+    record: &Record,
+    form: Form,
+    permit: &Permit,
+) -> Result<Restored, Error> {
+    let at = at(record);
+    work.prove_identity(removal.provenance.store_identity.as_deref()).await?;
+    let Found::Subvolume(metadata) = work.subvolumes.metadata(&at).await? else {
+        return Ok(Restored::InPlace);
+    };
+    let marks = Marks::read(&metadata);
+    if marks.deleted.is_none() && marks.archived.is_none() {
+        return Ok(Restored::InPlace);
+    }
+    let said = Said { name: &removal.name, claim: &removal.claim, provenance: &removal.provenance };
+    let marks = match prove(&at, &marks, said, work.host.cluster().as_ref())? {
+        Proof::Ours(marks) | Proof::TakenOver(marks, _) => marks,
+        Proof::Passed => return Ok(Restored::InPlace),
+    };
+    let undeleted = undelete(work, &at, &marks, permit).await?;
+    if marks.archived.is_none() {
+        return Ok(if undeleted { Restored::MovedBack } else { Restored::InPlace });
+    }
+    if let (Some((user, secret)), Owner::Claim(mark)) = (&record.own, &marks.owner) {
+        let key = work.subvolumes.authorize(&at, user, &mark.uid, permit).await?;
+        permit.check()?;
+        work.host.keep(secret, &secrets(form, user, key.reveal()), &removal.name).await?;
+    }
+    work.subvolumes.remove_metadata(&at, mark::ARCHIVED, permit).await?;
+    work.store.memory().archives.remove(&at);
+    Ok(Restored::MovedBack)
+}
+
+/// The time by which things expire; while the API server's is not known, ours, which then says only when it was written.
+pub(super) fn now(work: &Work) -> SystemTime {
+    work.host.now().unwrap_or_else(SystemTime::now)
 }
 
 /// What became of an archived volume.
@@ -159,11 +222,9 @@ pub(super) async fn expire(work: &Work, at: &At, now: SystemTime, permit: &Permi
     let (Owner::Claim(mark), Some(archived)) = (&marks.owner, &marks.archived) else {
         return Ok(Fate::Stays);
     };
-    let installation = work.host.installation();
+    let cluster = work.host.cluster();
     match archived.expires() {
-        Some(_) if mark.installation.is_none() || mark.installation != installation => {
-            return Ok(Fate::Stays);
-        }
+        Some(_) if !mark.is_of(cluster.as_ref()) => return Ok(Fate::Stays),
         Some(expires) if expires > now => return Ok(Fate::Waits(expires)),
         Some(_) => {}
         None => return Ok(Fate::Stays),
@@ -193,41 +254,6 @@ pub(super) async fn discard_users(work: &Work, at: &At, mark: &Mark, permit: &Pe
 
 pub(super) fn at(record: &Record) -> At {
     At { fs: record.fs.clone(), group: record.group.clone(), name: record.subvolume.clone() }
-}
-
-/// Whether the mark proves that this volume's data is there.
-fn prove(at: &At, marks: &Marks, removal: &Removal, installation: Option<&str>) -> Result<Proof, Error> {
-    let refuse = |why: String| {
-        let message = format!("{} {why}; nothing was touched", at.shown());
-        Err(Error::new(Kind::Refused, message))
-    };
-    let mark = match &marks.owner {
-        Owner::Unmarked => return refuse("carries no mark of ours".into()),
-        Owner::Unreadable => {
-            return refuse(format!("carries a mark ({}) that cannot be read", mark::OWNER));
-        }
-        Owner::Claim(mark) => mark,
-    };
-    if mark.is_foreign(installation) {
-        return refuse(format!("belongs to {}", mark.shown()));
-    }
-    if mark.claim() == removal.claim {
-        return Ok(Proof::Ours(Box::new(marks.clone())));
-    }
-    // A name that does not hold the UID is free for the next claim once the volume is gone, whose PV may still be there. A PV
-    // that is named by the very claim of the mark is another matter: its volume is there, and the PV was bound to another claim.
-    let same_name = mark.namespace == removal.claim.namespace && mark.name == removal.claim.name;
-    let deterministic = format!("{}.{}", removal.claim.namespace, removal.claim.name);
-    let of_the_mark = VolumeName::for_claim(&mark.uid).is_ok_and(|volume| volume == removal.name);
-    if same_name && at.name == deterministic && mark.uid != removal.claim.uid && !of_the_mark {
-        return Ok(Proof::Passed);
-    }
-    refuse(format!(
-        "belongs to {}, but the PersistentVolume was bound to claim {} (UID {})",
-        mark.shown(),
-        removal.claim,
-        removal.claim.uid
-    ))
 }
 
 /// The users that may reach the volume through the volumes module.

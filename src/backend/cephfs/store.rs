@@ -9,6 +9,8 @@ use std::{
     time::SystemTime,
 };
 
+use tokio::sync::Notify;
+
 use super::{
     Admin,
     subvolumes::{At, Subvolumes},
@@ -22,6 +24,8 @@ use crate::{
 pub(super) struct Store {
     pub(super) cluster: Cluster,
     memory: Mutex<Memory>,
+    /// Tells that something was deleted.
+    pub(super) wake: Notify,
 }
 
 /// What the existing volumes say of a cluster.
@@ -54,10 +58,14 @@ pub(super) struct Memory {
     /// were looked for.
     pub(super) archives: BTreeMap<At, SystemTime>,
     pub(super) archives_found: bool,
+    /// Deleted volumes that wait for their purge, and when they are looked at next; `None` for never.
+    pub(super) deleted: BTreeMap<At, Option<SystemTime>>,
+    /// What is signed by nobody, as far as it was met.
+    pub(super) unsigned: BTreeSet<VolumeName>,
     /// What could not be done, and why.
     pub(super) stuck: BTreeMap<String, String>,
-    /// Archived volumes that were deleted for good.
-    pub(super) expired: u64,
+    /// Archived and deleted volumes that were purged.
+    pub(super) purged: u64,
     /// By file system and group: which names may exist. Whatever is not among them did not when this term of leadership began,
     /// and nobody else makes subvolumes that are named by the UID of a claim of ours.
     present: BTreeMap<(String, String), Present>,
@@ -89,7 +97,7 @@ impl Present {
 
 impl Store {
     pub(super) fn new(cluster: Cluster) -> Self {
-        Self { cluster, memory: Mutex::default() }
+        Self { cluster, memory: Mutex::default(), wake: Notify::new() }
     }
 
     pub(super) fn memory(&self) -> MutexGuard<'_, Memory> {
@@ -119,6 +127,10 @@ impl Store {
         let mut memory = self.memory();
         memory.present.clear();
         memory.archives.clear();
+        for look in memory.deleted.values_mut() {
+            *look = Some(SystemTime::UNIX_EPOCH);
+        }
+        memory.unsigned.clear();
         memory.archives_found = false;
     }
 
@@ -131,9 +143,9 @@ impl Store {
             running: health.running,
             oldest: health.oldest,
             // What waits in Ceph's own trash is not shown to anybody.
-            trash: 0,
+            trash: memory.deleted.len(),
             stuck: memory.stuck.iter().map(|(what, why)| (what.clone(), why.clone())).collect(),
-            purged: memory.expired,
+            purged: memory.purged,
         }
     }
 }
@@ -160,8 +172,9 @@ impl Work {
         result
     }
 
-    /// The file system of that name, else the only one that there is.
-    pub(super) async fn filesystem(&self, named: Option<&str>) -> Result<String, Error> {
+    /// The file system of that name, else the only one that there is, or the only one that has this subvolume group: a second file
+    /// system does not stop what works with the first.
+    pub(super) async fn filesystem(&self, named: Option<&str>, group: Option<&str>) -> Result<String, Error> {
         if let Some(name) = named {
             return Ok(name.to_owned());
         }
@@ -182,6 +195,17 @@ impl Work {
                 Err(Error::new(Kind::NotFound, message))
             }
             several => {
+                let mut having = Vec::new();
+                for fs in several {
+                    if let Some(group) = group
+                        && self.subvolumes.groups(fs).await?.iter().any(|there| there == group)
+                    {
+                        having.push(fs);
+                    }
+                }
+                if let [only] = having.as_slice() {
+                    return Ok((*only).clone());
+                }
                 let message = format!(
                     "cluster {} has several file systems; write one of them as class parameter fsName: {}",
                     self.store.cluster.name(),

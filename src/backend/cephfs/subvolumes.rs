@@ -6,6 +6,7 @@
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, PoisonError},
+    time::{Duration, SystemTime},
 };
 
 use serde::Deserialize;
@@ -97,6 +98,15 @@ impl Info {
         let above = format!("/volumes/{}/{}/", at.group, at.name);
         let uuid = |text: &str| text.len() == 36 && text.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-');
         self.state == "complete" && self.path.strip_prefix(&above).is_some_and(uuid)
+    }
+
+    /// Whether it was made at least `age` before `now`; `false` where Ceph's words for that cannot be read.
+    pub(super) fn made_before(&self, now: SystemTime, age: Duration) -> bool {
+        let made = jiff::civil::DateTime::strptime("%Y-%m-%d %H:%M:%S", &self.created_at);
+        let made = made.and_then(|made| made.to_zoned(jiff::tz::TimeZone::UTC));
+        made.is_ok_and(|made| {
+            now.duration_since(SystemTime::from(made.timestamp())).is_ok_and(|since| since >= age)
+        })
     }
 
     /// Whether nobody has ever put anything into it, as far as can be known.
@@ -290,6 +300,26 @@ impl Subvolumes {
         Ok(())
     }
 
+    /// Refuses a subvolume that has snapshots, which nobody asked to delete.
+    pub(super) async fn unsnapshotted(&self, at: &At) -> Result<(), Error> {
+        let what = format!("list the snapshots of {}", at.shown());
+        let args = ["fs", "subvolume", "snapshot", "ls", &at.fs, &at.name, "--group_name", &at.group];
+        let reply = self.call(Call::reads(what, args)).await?;
+        let snapshots = reply.json::<Vec<Named>>()?.unwrap_or_default();
+        let Some(first) = snapshots.first() else { return Ok(()) };
+        let message = format!(
+            "{} has {} snapshots ({}, …), so it is not removed; remove them (ceph fs subvolume snapshot ls {} {} --group_name {}; ceph fs \
+             subvolume snapshot rm …), and it will be",
+            at.shown(),
+            snapshots.len(),
+            first.name,
+            at.fs,
+            at.name,
+            at.group
+        );
+        Err(Error::new(Kind::InUse, message))
+    }
+
     /// Gives the data to Ceph's own trash. Whether there was anything.
     pub(super) async fn remove(&self, at: &At, permit: &Permit) -> Result<bool, Error> {
         let call = Call::changes(format!("remove {}", at.shown()), args(at, "rm", &[]), permit);
@@ -422,4 +452,26 @@ fn key(secrets: &Secrets, admin: &Admin) -> Result<Key, Error> {
         return Err(Error::new(Kind::Invalid, message));
     };
     Key::parse(value).map_err(|error| Error::new(Kind::Invalid, format!("Secret {}: {error}", admin.secret)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_age_of_a_subvolume_is_read_from_the_words_of_ceph_and_unknown_in_others() {
+        let info = |created: &str| {
+            serde_json::from_value::<Info>(serde_json::json!({"created_at": created})).unwrap()
+        };
+        let made: jiff::Timestamp = "2026-11-26T23:11:40Z".parse().unwrap();
+        let (day, made) = (Duration::from_hours(24), SystemTime::from(made));
+        for (created, after, expected) in [
+            ("2026-11-26 23:11:40", day, true),
+            ("2026-11-26 23:11:40", day / 2, false),
+            ("2026-11-26T23:11:40Z", day, false),
+            ("", day, false),
+        ] {
+            assert_eq!(info(created).made_before(made + after, day), expected, "{created} {after:?}");
+        }
+    }
 }

@@ -6,25 +6,29 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use super::{
     NAME,
     mark::{self, Marks, Owner},
     names,
-    remove::{Fate, discard_users, expire},
+    purge::purge_due,
+    remove::{self, Fate, discard_users, expire},
     store::{Store, Work},
     subvolumes::{At, Found},
 };
 use crate::{
-    backend::{Error, Kind, Known, Unfinished, ceph::Reason},
+    backend::{Error, Kind, Known, KnownVolume, Unfinished, ceph::Reason},
     volume::{ClaimKey, Permit, Place, VolumeId, VolumeName},
 };
 
-/// The subvolumes that were made by this installation, or are named by a UID and unmarked, and whose volumes are not known.
+/// An unmarked subvolume is not taken back before this age: between making and marking another cluster may be held up.
+const UNMARKED: Duration = Duration::from_hours(24);
+
+/// The subvolumes that were made by this cluster, or are named by a UID and unmarked, and whose volumes are not known.
 pub(super) async fn unfinished(work: &Work, known: Known<'_>) -> Result<Vec<Unfinished>, Error> {
-    let Some(installation) = work.host.installation() else {
+    let Some(cluster) = work.host.cluster() else {
         tracing::info!(
             "what was begun is not looked for, since it is not known which cluster this provisioner serves"
         );
@@ -48,7 +52,7 @@ pub(super) async fn unfinished(work: &Work, known: Known<'_>) -> Result<Vec<Unfi
                 if by_name.is_none() {
                     work.store.memory().owners.insert(at.clone(), volume.clone());
                 }
-                if mark.installation.as_ref() != Some(&installation) {
+                if !mark.is_of(Some(&cluster)) {
                     continue;
                 }
                 (volume, mark.claim(), mark.since())
@@ -60,7 +64,7 @@ pub(super) async fn unfinished(work: &Work, known: Known<'_>) -> Result<Vec<Unfi
                     _ => None,
                 };
                 let Some(volume) = by_name.or(wanted) else {
-                    if marks.archived.is_none() && !marks.kept {
+                    if marks.archived.is_none() && marks.deleted.is_none() && !marks.kept {
                         let why = format!(
                             "nobody marked it; a claim may have gone while it was made for it. {}",
                             advice(&at)
@@ -75,7 +79,7 @@ pub(super) async fn unfinished(work: &Work, known: Known<'_>) -> Result<Vec<Unfi
             }
             Owner::Unreadable => continue,
         };
-        if marks.archived.is_some() || marks.kept || known(&volume) {
+        if marks.archived.is_some() || marks.deleted.is_some() || marks.kept || known(&volume) {
             continue;
         }
         let Ok(id) = VolumeId::new(NAME, work.store.cluster.name(), volume.clone()) else { continue };
@@ -109,7 +113,7 @@ async fn candidates(work: &Work) -> Result<Vec<At>, Error> {
         let memory = work.store.memory();
         (memory.filesystems.clone(), memory.groups.clone())
     };
-    match work.filesystem(None).await {
+    match work.filesystem(None, None).await {
         Ok(only) => {
             filesystems.insert(only);
         }
@@ -172,8 +176,8 @@ pub(super) async fn discard(work: &Work, unfinished: &Unfinished, permit: &Permi
 fn advice(at: &At) -> String {
     let At { fs, group, name } = at;
     format!(
-        "If somebody uses it, by whatever PersistentVolume: ceph fs subvolume metadata set {fs} {name} {} yes --group_name {group}. Only \
-         if nobody needs what is in it: ceph fs subvolume rm {fs} {name} --group_name {group}",
+        "Ask whoever else uses this Ceph cluster whether it is theirs. If a PersistentVolume uses it: ceph fs subvolume metadata set {fs} \
+         {name} {} yes --group_name {group}",
         mark::KEPT
     )
 }
@@ -190,22 +194,18 @@ async fn take_back(work: &Work, at: &At, unfinished: &Unfinished, permit: &Permi
         Found::OnlySnapshots => return refuse("has snapshots that were retained".into()),
     };
     let marks = Marks::read(&metadata);
-    let installation = work.host.installation();
+    let cluster = work.host.cluster();
     let mark = match &marks.owner {
-        Owner::Claim(mark)
-            if mark.uid == unfinished.claim.uid && !mark.is_foreign(installation.as_deref()) =>
-        {
-            Some(mark)
-        }
+        Owner::Claim(mark) if mark.uid == unfinished.claim.uid && mark.is_of(cluster.as_ref()) => Some(mark),
         Owner::Claim(mark) => return refuse(format!("belongs to {}", mark.shown())),
         Owner::Unreadable => return refuse("carries a mark that cannot be read".into()),
-        Owner::Unmarked if installation.is_none() => {
+        Owner::Unmarked if cluster.is_none() => {
             return refuse("cannot be proven to be ours while it is not known which cluster this is".into());
         }
         Owner::Unmarked => None,
     };
-    if marks.archived.is_some() || marks.kept {
-        return refuse("was archived or kept".into());
+    if marks.archived.is_some() || marks.deleted.is_some() || marks.kept {
+        return refuse("was archived, deleted or kept".into());
     }
     let info = match work.subvolumes.info(at).await {
         Ok(info) => info,
@@ -223,6 +223,10 @@ async fn take_back(work: &Work, at: &At, unfinished: &Unfinished, permit: &Permi
             info.bytes_used, info.mtime, info.created_at
         ));
     }
+    if mark.is_none() && !info.made_before(remove::now(work), UNMARKED) {
+        // Another cluster may be about to mark it.
+        return refuse("carries no mark yet, and is younger than a day".into());
+    }
     if let Some(mark) = mark {
         discard_users(work, at, mark, permit).await?;
     }
@@ -230,22 +234,29 @@ async fn take_back(work: &Work, at: &At, unfinished: &Unfinished, permit: &Permi
     Ok(())
 }
 
-/// Deletes the archived volumes whose time has come.
+/// Which of `volumes` are signed by nobody: they were made before it was known which cluster this is, or by an older provisioner.
+pub(super) async fn unregistered(work: &Work, volumes: &[KnownVolume]) -> Result<Vec<VolumeName>, Error> {
+    if work.host.cluster().is_none() {
+        return Ok(Vec::new());
+    }
+    find_marked(work).await?;
+    let memory = work.store.memory();
+    let unsigned = volumes.iter().filter(|known| known.legacy || memory.unsigned.contains(&known.name));
+    Ok(unsigned.map(|known| known.name.clone()).collect())
+}
+
+/// Purges the deleted and archived volumes whose time has come.
 ///
 /// All that may be ours are looked at once in a term of leadership, those that were archived since are known, and only what is
 /// due is looked at again.
 pub(super) async fn tend(work: &Work, now: SystemTime, permit: &Permit) -> Result<(), Error> {
     // Without knowing who we are, nothing can be proven to be ours.
-    if work.host.installation().is_none() || !to_tend(&work.store, now) {
+    if work.host.cluster().is_none() || !to_tend(&work.store, now) {
         return Ok(());
     }
     work.identity().await?;
-    if !work.store.memory().archives_found {
-        let found = archives(work, permit).await?;
-        let mut memory = work.store.memory();
-        memory.archives.extend(found);
-        memory.archives_found = true;
-    }
+    find_marked(work).await?;
+    purge_due(work, now, permit).await?;
     let due: Vec<At> = {
         let memory = work.store.memory();
         memory.archives.iter().filter(|(_, expires)| **expires <= now).map(|(at, _)| at.clone()).collect()
@@ -265,7 +276,7 @@ pub(super) async fn tend(work: &Work, now: SystemTime, permit: &Permit) -> Resul
         memory.stuck.remove(&key);
         memory.archives.remove(&at);
         match fate {
-            Fate::Expired => memory.expired += 1,
+            Fate::Expired => memory.purged += 1,
             Fate::Waits(expires) => {
                 memory.archives.insert(at, expires);
             }
@@ -275,21 +286,46 @@ pub(super) async fn tend(work: &Work, now: SystemTime, permit: &Permit) -> Resul
     Ok(())
 }
 
-/// The archived volumes that expire.
-async fn archives(work: &Work, permit: &Permit) -> Result<BTreeMap<At, SystemTime>, Error> {
-    let mut archives = BTreeMap::new();
+/// Finds, once in a term of leadership, the archived volumes that expire, those that were deleted, and those that nobody signed.
+async fn find_marked(work: &Work) -> Result<(), Error> {
+    if work.store.memory().archives_found {
+        return Ok(());
+    }
+    let (mut archives, mut deleted, mut unsigned) = (BTreeMap::new(), BTreeMap::new(), BTreeSet::new());
+    let cluster = work.host.cluster();
     for at in candidates(work).await? {
-        permit.check()?;
-        let expires = look(work, &at).await?.and_then(|marks| marks.archived?.expires());
-        if let Some(expires) = expires {
-            archives.insert(at, expires);
+        let Some(marks) = look(work, &at).await? else { continue };
+        let Owner::Claim(mark) = &marks.owner else { continue };
+        if mark.installation.is_none()
+            && let Ok(volume) = VolumeName::for_claim(&mark.uid)
+        {
+            unsigned.insert(volume);
+        }
+        if !mark.is_of(cluster.as_ref()) {
+            continue;
+        }
+        if let Some(expires) = marks.archived.and_then(|archived| archived.expires()) {
+            archives.insert(at.clone(), expires);
+        }
+        if marks.deleted.is_some() {
+            // What was rescued while nobody led is found out at once.
+            deleted.insert(at, Some(SystemTime::UNIX_EPOCH));
         }
     }
-    Ok(archives)
+    let mut memory = work.store.memory();
+    memory.archives.extend(archives);
+    for (at, when) in deleted {
+        memory.deleted.entry(at).or_insert(when);
+    }
+    memory.unsigned = unsigned;
+    memory.archives_found = true;
+    Ok(())
 }
 
 /// Whether there is anything to tend.
 pub(super) fn to_tend(store: &Store, now: SystemTime) -> bool {
     let memory = store.memory();
-    !memory.archives_found || memory.archives.values().any(|expires| *expires <= now)
+    !memory.archives_found
+        || memory.archives.values().any(|expires| *expires <= now)
+        || memory.deleted.values().flatten().any(|at| *at <= now)
 }

@@ -38,9 +38,8 @@ fn adapted(bench: super::Bench) -> conformance::Bench {
         store: STORE.into(),
         parameters: parameters.map(|(key, value)| (key.to_owned(), value.to_owned())).into(),
         claims: claims.clone(),
-        // An archived subvolume keeps its place, since there is no renaming; what was deleted is in Ceph's own trash, which it
-        // shows to nobody.
-        ways: Ways { confirms: false, makes_room: false, purges: false },
+        // An archived subvolume keeps its place, since there is no renaming; a directory of an older provisioner goes at once.
+        ways: Ways { confirms: false, makes_room: false, purges_older: false },
         open: Box::new(open),
         storage: Box::new(Behind { world, monitors, group, claims }),
     }
@@ -87,7 +86,9 @@ impl Behind {
 
 impl Storage for Behind {
     fn exists(&self, place: &Place) -> bool {
-        self.world.exists(&Self::path(place)) && !self.is_marked_archived(place)
+        self.world.exists(&Self::path(place))
+            && !self.is_marked_archived(place)
+            && !self.ask(&["metadata", "ls"], place).is_some_and(|marks| marks.contains("berth.deleted"))
     }
 
     fn fill(&self, place: &Place) {

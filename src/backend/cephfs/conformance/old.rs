@@ -134,10 +134,10 @@ pub(super) async fn old_volumes_that_do_not_fit_are_refused(bench: &Bench) {
         ("the root", with(&|s| s.path = "/".into())),
         ("another user", with(&|s| s.user = "admin".into())),
         (
-            "another claim's directory",
+            "the user of another claim's directory",
             with(&|s| {
                 s.path = format!("{root}/team/other");
-                s.user = "k8s.team.other".into();
+                s.user = "k8s.team.data".into();
             }),
         ),
         ("an annotation that says otherwise", annotated),

@@ -65,8 +65,18 @@ fn anything_else_is_refused_untouched() {
             &[],
         ),
         ("another user", format!("/volumes/kubernetes/kubernetes/{PVC}"), "admin", &[]),
-        ("another claim's directory", "/volumes/kubernetes/team/other".into(), "k8s.team.other", &[]),
-        ("another namespace's directory", "/volumes/kubernetes/them/data".into(), "k8s.them.data", &[]),
+        (
+            "the user of another claim's directory",
+            "/volumes/kubernetes/team/other".into(),
+            "k8s.team.data",
+            &[],
+        ),
+        (
+            "the user of another namespace's directory",
+            "/volumes/kubernetes/them/data".into(),
+            "k8s.team.data",
+            &[],
+        ),
         (
             "an annotation of another share",
             format!("/volumes/k/kubernetes/{other}"),

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
-    conformance::{Keys, World, removal},
+    conformance::{Keys, World, purged, removal},
     fake::{KEY, MONITORS, Mgr},
 };
 use crate::{
@@ -13,6 +13,10 @@ use crate::{
         VolumeName, VolumeRequest,
     },
 };
+
+/// The mark of what was deleted, and of what is being purged, without their times.
+const DELETED: &str = r#"fs subvolume metadata set cephfs team.1 berth.deleted {"since":","object":"object-pvc-uid-1"} --group_name kubernetes"#;
+const BEGUN: &str = r#"fs subvolume metadata set cephfs team.1 berth.deleted {"since":","object":"object-pvc-uid-1","purging":true} --group_name kubernetes"#;
 
 struct Watched {
     mgr: Mgr,
@@ -37,6 +41,12 @@ impl Watched {
             .map(|line| match line.split_once("\"since\":\"") {
                 Some((before, after)) => {
                     format!("{before}\"since\":\"{}", after.split_once('"').map_or("", |(_, rest)| rest))
+                }
+                None => line,
+            })
+            .map(|line| match line.split_once(",\"until\":\"") {
+                Some((before, after)) => {
+                    format!("{before}{}", after.split_once('"').map_or("", |(_, rest)| rest))
                 }
                 None => line,
             })
@@ -189,10 +199,23 @@ async fn growing_keeping_archiving_and_deleting() {
         watched.calls(),
         [
             "fs subvolume metadata ls cephfs team.1 --group_name kubernetes",
-            "fs subvolume deauthorize cephfs team.1 berth-uid-1 --group_name kubernetes",
-            "fs subvolume evict cephfs team.1 berth-uid-1 --group_name kubernetes",
-            "fs subvolume rm cephfs team.1 --group_name kubernetes",
+            "fs subvolume snapshot ls cephfs team.1 --group_name kubernetes",
+            DELETED,
         ]
+    );
+    watched.backend.remove(&removal(&request, &volume, Disposal::Delete), &permit).await.unwrap();
+    assert_eq!(watched.calls(), ["fs subvolume metadata ls cephfs team.1 --group_name kubernetes"]);
+    purged(&*watched.backend).await;
+    let calls = watched.calls();
+    assert!(
+        calls.ends_with(&[
+            "fs subvolume metadata ls cephfs team.1 --group_name kubernetes".to_owned(),
+            BEGUN.to_owned(),
+            "fs subvolume deauthorize cephfs team.1 berth-uid-1 --group_name kubernetes".to_owned(),
+            "fs subvolume evict cephfs team.1 berth-uid-1 --group_name kubernetes".to_owned(),
+            "fs subvolume rm cephfs team.1 --group_name kubernetes".to_owned(),
+        ]),
+        "{calls:?}"
     );
     watched.backend.remove(&removal(&request, &volume, Disposal::Delete), &permit).await.unwrap();
     assert_eq!(

@@ -99,6 +99,14 @@ fn remove<'a>(bed: &'a Bed, permit: &'a Permit, disposal: Disposal) -> Done<'a> 
     })
 }
 
+/// Puts the volume back that was removed so.
+fn restore<'a>(bed: &'a Bed, permit: &'a Permit, disposal: Disposal) -> Done<'a> {
+    Box::pin(async move {
+        let made = bed.made.lock().unwrap().clone().unwrap();
+        bed.start().restore(&removal(&asked(&[]), &made, disposal), permit).await.map(|_| ())
+    })
+}
+
 fn expand<'a>(bed: &'a Bed, permit: &'a Permit) -> Done<'a> {
     Box::pin(async move {
         let made = bed.made.lock().unwrap().clone().unwrap();
@@ -194,6 +202,36 @@ const STEPS: &[Step] = &[
         act: expire,
     },
     Step {
+        name: "purge",
+        prepare: |bed| {
+            Box::pin(async {
+                volume(bed, PLAIN).await?;
+                remove(bed, &Permit::unlimited(), Disposal::Delete).await
+            })
+        },
+        act: expire,
+    },
+    Step {
+        name: "restore what was deleted",
+        prepare: |bed| {
+            Box::pin(async {
+                volume(bed, PLAIN).await?;
+                remove(bed, &Permit::unlimited(), Disposal::Delete).await
+            })
+        },
+        act: |bed, permit| restore(bed, permit, Disposal::Delete),
+    },
+    Step {
+        name: "restore what was archived",
+        prepare: |bed| {
+            Box::pin(async {
+                volume(bed, PLAIN).await?;
+                remove(bed, &Permit::unlimited(), Disposal::Archive).await
+            })
+        },
+        act: |bed, permit| restore(bed, permit, Disposal::Archive),
+    },
+    Step {
         name: "take back",
         prepare: |bed| volume(bed, PLAIN),
         act: |bed, permit| {
@@ -275,6 +313,8 @@ async fn a_volume_that_was_begun_and_given_up_leaves_nothing() {
         backend.acquaint(&asked(&[]).parameters);
         let store = backend.place(&asked(&[])).unwrap().store;
         let nobody = |_: &VolumeName| false;
+        // What is not marked yet is left alone for a day.
+        bed.keys.later(Duration::from_hours(25));
         for unfinished in backend.unfinished(&store, &nobody).await.unwrap() {
             assert_eq!(unfinished.claim.uid, "uid-1");
             backend.discard(&unfinished, &permit).await.unwrap();

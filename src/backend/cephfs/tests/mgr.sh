@@ -88,6 +88,10 @@ if [[ $kind == subvolume && $verb == metadata ]]; then
   verb=metadata-$1
   shift
 fi
+if [[ $kind == subvolume && $verb == snapshot ]]; then
+  verb=snapshot-$1
+  shift
+fi
 fs=$1
 shift
 group=_nogroup words=()
@@ -121,6 +125,10 @@ while (($#)); do
   esac
   shift 2
 done
+if [[ $fs == second && -e $dir/second && $kind == subvolumegroup && $verb == ls ]]; then
+  printf '\n[]\n'
+  exit
+fi
 [[ $fs == "$filesystem" ]] || missing "FS '$fs' not found"
 volumes=$dir/tree/volumes
 names() { # DIRECTORY
@@ -317,6 +325,10 @@ case $verb in
       fi
     done
     printf ']\n'
+    ;;
+  snapshot-ls)
+    open
+    if [[ -e $sub/snapshots ]]; then printf '\n[{"name":"one"}]\n'; else printf '\n[]\n'; fi
     ;;
   evict)
     open

@@ -7,18 +7,18 @@ use std::{
 };
 
 use super::{
-    conformance::{Keys, World, admin_secret, removal},
+    conformance::{Keys, World, admin_secret, purged, removal},
     fake::{KEY, MONITORS, Mgr},
 };
 use crate::{
     backend::{
-        Backend, Kind, Past, Removed, Unfinished,
+        Backend, Kind, KnownVolume, Past, PvState, Removed, Restored, Unfinished,
         cephfs::{Cephfs, sweep},
         conformance::{key, request},
     },
     volume::{
-        CephfsSource, ClaimKey, Disposal, Origin, Permit, Provenance, Removal, SecretName, Source,
-        VolumeName, VolumeRequest,
+        Capacity, CephfsSource, ClaimKey, Disposal, Growth, InUse, Mode, Origin, Permit, Provenance, Removal,
+        SecretName, Source, VolumeName, VolumeRequest,
     },
 };
 
@@ -54,23 +54,28 @@ fn where_a_volume_lies_does_not_depend_on_the_classes_that_are_known() {
 const FIXED: [(&str, &str); 1] = [("deterministicNames", "true")];
 
 #[tokio::test]
-async fn a_volume_bound_to_another_claim_is_not_taken_for_gone() {
+async fn a_volume_bound_to_another_claim_is_removed_like_any_other() {
     let mgr = Mgr::new();
     let keys = Keys::new("i-1", KEY);
     let backend = mgr.backend(keys.clone());
     let request = asked("data", &FIXED);
     let volume = backend.create(&request, &Permit::unlimited()).await.unwrap();
-    let before = (mgr.state(), keys.kept());
     // The PV was retained, and bound to a new claim of the same name.
     let mut removal = removal(&request, &volume, Disposal::Delete);
     removal.claim = ClaimKey { uid: "another".into(), ..removal.claim };
-    for disposal in [Disposal::Delete, Disposal::Archive, Disposal::Keep] {
-        removal.disposal = disposal;
-        let error = backend.remove(&removal, &Permit::unlimited()).await.unwrap_err();
-        assert_eq!(error.kind(), Kind::Refused, "{disposal}: {error}");
-        assert!(error.to_string().contains("UID another"), "{error}");
-    }
-    assert_eq!((mgr.state(), keys.kept()), before);
+    let grown = Growth {
+        name: removal.name.clone(),
+        id: removal.id.clone(),
+        source: removal.source.clone(),
+        claim: removal.claim.clone(),
+        mode: Mode::Filesystem,
+        capacity: Capacity::from_bytes(8 << 20),
+        provenance: removal.provenance.clone(),
+    };
+    backend.expand(&grown, &Permit::unlimited()).await.unwrap();
+    assert_eq!(backend.remove(&removal, &Permit::unlimited()).await.unwrap(), Removed::Trashed);
+    purged(&*backend).await;
+    assert!(!mgr.exists("/volumes/berth/team.data") && keys.kept().is_empty());
 }
 
 #[tokio::test]
@@ -107,9 +112,7 @@ async fn a_cluster_that_is_not_what_it_was_is_not_used() {
 #[tokio::test]
 async fn what_was_just_made_is_taken_back_without_a_sweep() {
     let permit = Permit::unlimited();
-    for (installation, more) in
-        [(Some("i-1"), &FIXED[..]), (Some("i-1"), &[][..]), (None, &FIXED[..]), (None, &[][..])]
-    {
+    for (installation, more) in [(Some("i-1"), &FIXED[..]), (Some("i-1"), &[][..])] {
         let mgr = Mgr::new();
         let keys = Keys::new("i-1", KEY);
         keys.identify(installation);
@@ -194,9 +197,12 @@ async fn a_broken_subvolume_does_not_keep_the_others_from_being_swept() {
 
 /// Looks for archives whose time has come, so many days from now.
 async fn tend(backend: &Cephfs, store: &str, days: u64) {
+    tend_after(backend, store, Duration::from_hours(24 * days)).await;
+}
+
+async fn tend_after(backend: &Cephfs, store: &str, time: Duration) {
     let work = backend.work_on(store).await.unwrap().unwrap();
-    let then = SystemTime::now() + Duration::from_hours(24 * days);
-    sweep::tend(&work, then, &Permit::unlimited()).await.unwrap();
+    sweep::tend(&work, SystemTime::now() + time, &Permit::unlimited()).await.unwrap();
 }
 
 const EXPIRING: [(&str, &str); 1] = [("archiveExpiry", "30d")];
@@ -230,15 +236,129 @@ async fn an_archive_expires_though_its_class_is_gone_and_only_what_is_due_is_loo
 }
 
 #[tokio::test]
-async fn an_archive_of_a_volume_that_was_made_before_it_was_known_by_whom_expires() {
+async fn without_a_known_cluster_nothing_is_made_or_removed() {
     let mgr = Mgr::new();
     let keys = Keys::new("i-1", KEY);
     let backend = mgr.backend(keys.clone());
     let permit = Permit::unlimited();
+    let request = asked("data", &[]);
+    let volume = backend.create(&request, &permit).await.unwrap();
     keys.identify(None);
+    let before = (mgr.state(), keys.kept());
+    let error = backend.create(&asked("next", &[]), &permit).await.unwrap_err();
+    assert!(error.kind() == Kind::Unavailable && error.to_string().contains("--cluster-id"), "{error}");
+    for disposal in [Disposal::Delete, Disposal::Archive] {
+        let error = backend.remove(&removal(&request, &volume, disposal), &permit).await.unwrap_err();
+        assert!(error.kind() == Kind::Refused && error.to_string().contains("kube-system"), "{error}");
+    }
+    assert_eq!((mgr.state(), keys.kept()), before);
+}
+
+#[tokio::test]
+async fn a_copy_of_another_clusters_volume_object_destroys_nothing_until_it_is_taken_over() {
+    let mgr = Mgr::new();
+    let (theirs, ours) = (Keys::new("i-1", KEY), Keys::new("i-2", KEY));
+    let (their_backend, our_backend) = (mgr.backend(theirs), mgr.backend(ours));
+    let permit = Permit::unlimited();
+    for more in [&FIXED[..], &[][..]] {
+        let request = asked("data", more);
+        let volume = their_backend.create(&request, &permit).await.unwrap();
+        let before = mgr.state();
+        let mut removal = removal(&request, &volume, Disposal::Delete);
+        for disposal in [Disposal::Delete, Disposal::Archive, Disposal::Keep] {
+            removal.disposal = disposal;
+            let error = our_backend.remove(&removal, &permit).await.unwrap_err();
+            assert!(
+                error.kind() == Kind::Refused && error.to_string().contains("berth.storage/take-over=i-1"),
+                "{error}"
+            );
+        }
+        purged(&*our_backend).await;
+        assert_eq!(mgr.state(), before);
+        removal.disposal = Disposal::Delete;
+        removal.provenance.take_over = Some("i-1".into());
+        assert_eq!(our_backend.remove(&removal, &permit).await.unwrap(), Removed::Trashed);
+        purged(&*our_backend).await;
+        assert!(
+            !mgr.state().iter().any(|path| path.ends_with("/berth-uid-data") || path.ends_with("/team.data"))
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_volume_that_was_rescued_after_it_was_deleted_or_archived_is_there_again() {
+    let mgr = Mgr::new();
+    let keys = Keys::new("i-1", KEY);
+    let backend = mgr.backend(keys.clone());
+    let permit = Permit::unlimited();
+    let request = asked("data", &[]);
+    let volume = backend.create(&request, &permit).await.unwrap();
+    let before = (mgr.state(), keys.kept());
+    for disposal in [Disposal::Delete, Disposal::Archive] {
+        let removal = removal(&request, &volume, disposal);
+        assert_eq!(backend.restore(&removal, &permit).await.unwrap(), Restored::InPlace);
+        backend.remove(&removal, &permit).await.unwrap();
+        assert_ne!(mgr.state(), before.0, "{disposal}");
+        assert_eq!(backend.restore(&removal, &permit).await.unwrap(), Restored::MovedBack);
+        assert_eq!((mgr.state(), keys.kept()), before, "{disposal}");
+    }
+    // Nobody restores it; but when its time has come, the API server says that it is to be kept.
+    let removal = removal(&request, &volume, Disposal::Delete);
+    backend.remove(&removal, &permit).await.unwrap();
+    keys.set_pv(&request.name, PvState::Present { uid: removal.provenance.uid.clone(), removing: false });
+    purged(&*backend).await;
+    assert_eq!((mgr.state(), keys.kept()), before);
+}
+
+#[tokio::test]
+async fn a_deleted_volume_stays_while_its_object_does_and_for_its_time_in_the_trash() {
+    let mgr = Mgr::new();
+    let keys = Keys::new("i-1", KEY);
+    let backend = mgr.backend(keys.clone());
+    let permit = Permit::unlimited();
+    let request = asked("data", &[]);
+    let volume = backend.create(&request, &permit).await.unwrap();
+    let mut removal = removal(&request, &volume, Disposal::Delete);
+    removal.provenance.retention = Some(Duration::from_hours(1));
+    keys.set_pv(&request.name, PvState::Present { uid: removal.provenance.uid.clone(), removing: true });
+    backend.remove(&removal, &permit).await.unwrap();
+    let there = || mgr.exists("/volumes/berth/berth-uid-data");
+    let store = volume.id.store();
+    tend_after(&backend, store, Duration::from_hours(2)).await;
+    assert!(there(), "its PersistentVolume is still there");
+    keys.set_pv(&request.name, PvState::Absent);
+    let next = mgr.backend(keys);
+    next.acquaint(&request.parameters);
+    tend_after(&next, store, Duration::from_mins(59)).await;
+    assert!(there(), "its time has not come");
+    assert_eq!(next.create(&request, &permit).await.unwrap_err().kind(), Kind::Conflict);
+    tend_after(&next, store, Duration::from_mins(61)).await;
+    assert!(!there());
+}
+
+#[tokio::test]
+async fn an_unsigned_mark_is_signed_while_its_volume_is_in_use_and_not_taken_for_ours_otherwise() {
+    let mgr = Mgr::new();
+    let keys = Keys::new("i-1", KEY);
+    let backend = mgr.backend(keys.clone());
+    let permit = Permit::unlimited();
     let request = asked("data", &EXPIRING);
     let volume = backend.create(&request, &permit).await.unwrap();
-    keys.identify(Some("i-1"));
+    let unsigned = r#"{"namespace":"team","name":"data","uid":"uid-data","user":"berth-uid-data"}"#;
+    let mark = ["fs", "subvolume", "metadata", "set", "cephfs", "berth-uid-data", "berth.owner", unsigned];
+    mgr.ceph(&[&mark[..], &["--group_name", "berth"]].concat()).unwrap();
+    let error = backend.remove(&removal(&request, &volume, Disposal::Archive), &permit).await.unwrap_err();
+    assert!(error.to_string().contains("take-over=unrecorded"), "{error}");
+    let known = [KnownVolume { name: request.name.clone(), legacy: false }];
+    assert_eq!(backend.unregistered(volume.id.store(), &known).await.unwrap().len(), 1);
+    let Removal { name, id, source, claim, origin, provenance, .. } =
+        removal(&request, &volume, Disposal::Archive);
+    let mut in_use = InUse { name, id, source, claim, origin, capacity: request.capacity, provenance };
+    in_use.claim.uid = "bound-elsewhere".into();
+    assert_eq!(backend.register(&in_use, &permit).await.unwrap_err().kind(), Kind::Refused);
+    in_use.claim = key(&request);
+    backend.register(&in_use, &permit).await.unwrap();
+    assert_eq!(backend.unregistered(volume.id.store(), &known).await.unwrap(), []);
     let removed = backend.remove(&removal(&request, &volume, Disposal::Archive), &permit).await.unwrap();
     assert!(matches!(removed, Removed::Archived(_)));
     tend(&backend, volume.id.store(), 31).await;
@@ -278,6 +398,22 @@ async fn an_old_volume_is_removed_from_the_file_system_that_its_class_names() {
 }
 
 #[tokio::test]
+async fn a_second_file_system_stops_neither_the_leader_nor_the_next_one() {
+    let mgr = Mgr::new();
+    let keys = Keys::new("i-1", KEY);
+    let (permit, nobody) = (Permit::unlimited(), |_: &VolumeName| false);
+    let leader = mgr.backend(keys.clone());
+    let store = leader.create(&asked("one", &[]), &permit).await.unwrap().id.store().to_owned();
+    fs::write(mgr.path().join("second"), "").unwrap();
+    let next = mgr.backend(keys);
+    for (backend, name) in [(&leader, "two"), (&next, "three")] {
+        let volume = backend.create(&asked(name, &[]), &permit).await.unwrap();
+        assert_eq!(volume.record["fsName"], "cephfs");
+        backend.unfinished(&store, &nobody).await.unwrap();
+    }
+}
+
+#[tokio::test]
 async fn the_only_file_system_is_asked_for_again_once_it_is_gone() {
     let mgr = Mgr::new();
     let backend = mgr.backend(Keys::new("i-1", KEY));
@@ -309,7 +445,10 @@ async fn a_subvolume_that_nobody_marked_is_told_of() {
         );
         let stuck = backend.stores().remove(0).stuck;
         let [(what, why)] = &stuck[..] else { unreachable!("{stuck:?}") };
-        assert!(what.contains("team.data") && why.contains("subvolume rm cephfs team.data"), "{what}: {why}");
+        assert!(
+            what.contains("team.data") && why.contains("berth.kept yes") && !why.contains("subvolume rm"),
+            "{what}: {why}"
+        );
     }
     let kept = ["fs", "subvolume", "metadata", "set", "cephfs", "team.data", "berth.kept", "yes"];
     mgr.ceph(&[&kept[..], &["--group_name", "berth"]].concat()).unwrap();

@@ -1,0 +1,185 @@
+//! Whether a subvolume is the volume of a PV of this cluster, by its mark: [`prove`]. Pure.
+//!
+//! The mark names the cluster and the claim that the volume was made for, and so the volume. To which claim the PV is bound today
+//! proves nothing: an administrator may bind it to another one.
+
+use super::{
+    mark::{self, Mark, Marks, Owner},
+    subvolumes::At,
+};
+use crate::{
+    backend::{Error, Kind},
+    volume::{ClaimKey, ClusterIds, Provenance, UNRECORDED, VolumeName},
+};
+
+/// What a PV says of a volume.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Said<'a> {
+    pub(super) name: &'a VolumeName,
+    /// The claim that the PV is or was bound to.
+    pub(super) claim: &'a ClaimKey,
+    pub(super) provenance: &'a Provenance,
+}
+
+/// What the mark proves.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Proof {
+    /// It is the volume's.
+    Ours(Box<Marks>),
+    /// An administrator says that it is the volume's from now on: this mark is written before anything else.
+    TakenOver(Box<Marks>, Box<Mark>),
+    /// The name has passed to another claim, so the volume is gone.
+    Passed,
+}
+
+/// Whether the subvolume at `at` with these marks is the volume of that PV. `cluster`: who we are; unknown, nothing is proved.
+pub(super) fn prove(
+    at: &At,
+    marks: &Marks,
+    said: Said<'_>,
+    cluster: Option<&ClusterIds>,
+) -> Result<Proof, Error> {
+    let refuse = |why: String| {
+        let message = format!("{} {why}; nothing was touched", at.shown());
+        Err(Error::new(Kind::Refused, message))
+    };
+    let Some(cluster) = cluster else {
+        return refuse(format!("cannot be proved to be ours: {UNKNOWN_CLUSTER}"));
+    };
+    let (name, claim) = (said.name, said.claim);
+    let signed = |mark: Mark| Mark { installation: Some(cluster.current().to_owned()), ..mark };
+    let taken_over = said.provenance.take_over.as_deref();
+    let mark = match &marks.owner {
+        Owner::Unreadable => {
+            return refuse(format!("carries a mark ({}) that cannot be read", mark::OWNER));
+        }
+        Owner::Unmarked if taken_over == Some(UNRECORDED) => {
+            let uid = name.as_str().trim_start_matches("pvc-").to_owned();
+            let mark =
+                Mark::new(&ClaimKey { uid, ..claim.clone() }, None, None, std::time::SystemTime::UNIX_EPOCH);
+            return Ok(Proof::TakenOver(Box::new(marks.clone()), Box::new(signed(mark))));
+        }
+        Owner::Unmarked => {
+            return refuse(format!("carries no mark of ours. {}", by_take_over(name, UNRECORDED)));
+        }
+        Owner::Claim(mark) => mark,
+    };
+    if !mark.names(name) {
+        // A name that does not hold the UID is free for the next claim once the volume is gone, whose PV may still be there.
+        let same_name = mark.namespace == claim.namespace && mark.name == claim.name;
+        let deterministic = format!("{}.{}", claim.namespace, claim.name);
+        if same_name && at.name == deterministic && mark.is_of(Some(cluster)) {
+            return Ok(Proof::Passed);
+        }
+        return refuse(format!("belongs to {}, and not to PersistentVolume {name}", mark.shown()));
+    }
+    if mark.is_of(Some(cluster)) {
+        return Ok(Proof::Ours(Box::new(marks.clone())));
+    }
+    let owner = mark.installation.as_deref().unwrap_or(UNRECORDED);
+    if taken_over == Some(owner) {
+        return Ok(Proof::TakenOver(Box::new(marks.clone()), Box::new(signed(mark.clone()))));
+    }
+    let whose = match &mark.installation {
+        Some(theirs) => format!("belongs to the cluster {theirs}, and this one is {cluster}"),
+        None => "does not say to which cluster it belongs".to_owned(),
+    };
+    refuse(format!("{whose}. {}", by_take_over(name, owner)))
+}
+
+/// What is to be done where it is not known which cluster this is.
+pub(super) const UNKNOWN_CLUSTER: &str = "it is not known which cluster this is. Allow berth to get the namespace kube-system (see \
+                                          deploy/manifests/ceph/01-rbac.yaml), or set --cluster-id";
+
+/// How an administrator takes a volume over.
+fn by_take_over(name: &VolumeName, owner: &str) -> String {
+    format!(
+        "If no other cluster uses it and it belongs to this PersistentVolume: kubectl annotate pv {name} \
+         berth.storage/take-over={owner}"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    fn claim(uid: &str) -> ClaimKey {
+        ClaimKey { namespace: "team".into(), name: "data".into(), uid: uid.into() }
+    }
+
+    fn at(name: &str) -> At {
+        At { fs: "cephfs".into(), group: "berth".into(), name: name.into() }
+    }
+
+    fn marks(installation: Option<&str>, uid: &str) -> Marks {
+        let mark =
+            Mark::new(&claim(uid), installation.map(str::to_owned), None, std::time::SystemTime::UNIX_EPOCH);
+        Marks::read(&BTreeMap::from([(mark::OWNER.to_owned(), mark.written())]))
+    }
+
+    /// What it is about, the cluster and the claim of the mark (`None`: there is none), what was taken over, and the outcome.
+    type Row<'a> = (&'a str, Option<(Option<&'a str>, &'a str)>, Option<&'a str>, Result<&'a str, &'a str>);
+
+    /// How it ends for `pvc-u-1`, whose PV is bound to `claim`.
+    fn outcome(
+        subvolume: &str,
+        mark: Option<(Option<&str>, &str)>,
+        claim: &ClaimKey,
+        take_over: Option<&str>,
+        cluster: Option<&ClusterIds>,
+    ) -> Result<&'static str, String> {
+        let marks = mark.map_or_else(|| Marks::read(&BTreeMap::new()), |(by, uid)| marks(by, uid));
+        let provenance = Provenance { take_over: take_over.map(str::to_owned), ..Provenance::default() };
+        let name = VolumeName::for_claim("u-1").unwrap();
+        let said = Said { name: &name, claim, provenance: &provenance };
+        match prove(&at(subvolume), &marks, said, cluster) {
+            Ok(Proof::Ours(_)) => Ok("ours"),
+            Ok(Proof::Passed) => Ok("passed"),
+            Ok(Proof::TakenOver(_, mark)) => {
+                assert!(mark.is_of(cluster) && mark.names(&name));
+                Ok("taken over")
+            }
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    fn check(row: &str, found: Result<&str, String>, expected: Result<&str, &str>) {
+        match (&found, expected) {
+            (Ok(found), Ok(expected)) => assert_eq!(*found, expected, "{row}"),
+            (Err(error), Err(part)) => assert!(error.contains(part), "{row}: {error}"),
+            _ => panic!("{row}: {found:?}"),
+        }
+    }
+
+    #[test]
+    fn only_the_cluster_that_a_mark_names_or_who_took_it_over_has_the_volume() {
+        let here = ClusterIds::only("here").also(["before".to_owned()]);
+        let table: &[Row<'_>] = &[
+            ("our own", Some((Some("here"), "u-1")), None, Ok("ours")),
+            ("of before it was rebuilt", Some((Some("before"), "u-1")), None, Ok("ours")),
+            ("a copied PV", Some((Some("there"), "u-1")), None, Err("take-over=there")),
+            ("handed over", Some((Some("there"), "u-1")), Some("there"), Ok("taken over")),
+            ("of a third one", Some((Some("third"), "u-1")), Some("there"), Err("take-over=third")),
+            ("unsigned", Some((None, "u-1")), None, Err("take-over=unrecorded")),
+            ("unsigned, ours", Some((None, "u-1")), Some(UNRECORDED), Ok("taken over")),
+            ("unmarked", None, None, Err("take-over=unrecorded")),
+            ("unmarked, ours", None, Some(UNRECORDED), Ok("taken over")),
+            ("another volume", Some((Some("here"), "u-2")), None, Err("not to PersistentVolume pvc-u-1")),
+        ];
+        for (row, mark, take_over, expected) in table {
+            check(row, outcome("berth-u-1", *mark, &claim("u-1"), *take_over, Some(&here)), *expected);
+        }
+        let other = ClaimKey { name: "other".into(), ..claim("u-2") };
+        let ours = Some((Some("here"), "u-1"));
+        check("bound to another claim", outcome("berth-u-1", ours, &other, None, Some(&here)), Ok("ours"));
+        for mark in [ours, Some((None, "u-1")), None] {
+            let unknown = outcome("berth-u-1", mark, &claim("u-1"), None, None);
+            check("nobody knows who we are", unknown, Err("kube-system"));
+        }
+        let passed = |by| outcome("team.data", Some((Some(by), "u-2")), &claim("u-1"), None, Some(&here));
+        check("the name has passed on", passed("here"), Ok("passed"));
+        check("to a claim of another cluster", passed("there"), Err("belongs to"));
+    }
+}
