@@ -23,7 +23,7 @@ use berth::{
     },
     config::{self, Ceph, Controller, Invocation, Listen, Storage, Surroundings},
     observe::{self, Metered, Metrics},
-    provisioner::{self, KubernetesHost, host, lease, queue::Pace, rights},
+    provisioner::{self, ClusterFacts, KubernetesHost, host, lease, queue::Pace, rights},
     system::clock::since_boot,
     volume::Clock,
 };
@@ -147,9 +147,9 @@ async fn prepare(
     let served = CancellationToken::new();
     let server = probes(&settings, &metrics, &served)?;
     let cluster = cluster(&settings).await?;
-    let host: Arc<dyn Host> = Arc::new(
-        KubernetesHost::start(&cluster, settings.api_timeout, host_settings(&settings), &metrics).await?,
-    );
+    let (facts, told) = (ClusterFacts::default(), host_settings(&settings));
+    let host = KubernetesHost::start(&cluster, settings.api_timeout, told, facts.clone(), &metrics).await?;
+    let host: Arc<dyn Host> = Arc::new(host);
     let nfs = if settings.exports.is_empty() {
         None
     } else {
@@ -171,7 +171,7 @@ async fn prepare(
         clusters = settings.ceph.as_ref().map(clusters).unwrap_or_default(),
         "started"
     );
-    let settings = loop_settings(settings, cluster, stop);
+    let settings = loop_settings(settings, cluster, facts, stop);
     Ok(Prepared { settings, backends, metrics, server, served })
 }
 
@@ -237,8 +237,10 @@ fn host_settings(settings: &Controller) -> host::Settings {
 fn loop_settings(
     settings: Controller,
     cluster: kube::Config,
+    facts: ClusterFacts,
     stop: CancellationToken,
 ) -> provisioner::Settings {
+    let host_rights = rights::host(settings.cluster_id.is_none(), settings.ceph.is_some());
     let hostname = hostname();
     let primary = settings.provisioners.first().map(|first| first.name.clone()).unwrap_or_default();
     let lease = settings.lease.map(|lock| lease::Settings {
@@ -255,7 +257,8 @@ fn loop_settings(
         namespace: settings.namespace,
         lease,
         clock: Clock::new(since_boot),
-        host_rights: if settings.ceph.is_some() { rights::HOST } else { &[] },
+        facts,
+        host_rights,
         workers: settings.workers,
         api_timeout: settings.api_timeout,
         pace,

@@ -8,6 +8,7 @@
 mod capacity;
 mod clock;
 mod cluster;
+mod duration;
 mod permit;
 mod secrets;
 
@@ -16,6 +17,7 @@ use std::{collections::BTreeMap, fmt, str::FromStr, time::Duration};
 pub use capacity::Capacity;
 pub use clock::{Clock, Moment};
 pub use cluster::ClusterIds;
+pub use duration::{duration_text, parse_duration};
 pub use permit::{Expired, Permit};
 pub use secrets::{SecretName, Secrets};
 

@@ -11,7 +11,7 @@ use std::{
 use berth::{
     backend::{cephfs, nfs, rbd},
     config::{self, Invocation, Storage, Surroundings},
-    provisioner::rights::{ELECTION, HOST, Right, SECRETS, VOLUMES},
+    provisioner::rights::{self, ELECTION, Right, SECRETS, VOLUMES},
 };
 use k8s_openapi::api::{
     apps::v1::{Deployment, StatefulSet},
@@ -196,7 +196,7 @@ fn granted(rules: Option<Vec<PolicyRule>>) -> BTreeSet<String> {
 fn exactly_the_rights_that_the_code_asks_for_are_granted() {
     let named = |rights: &[Right]| rights.iter().map(Right::to_string).collect::<BTreeSet<_>>();
     let cluster: ClusterRole = manifest("ClusterRole");
-    assert_eq!(granted(cluster.rules), named(VOLUMES));
+    assert_eq!(granted(cluster.rules), named(&[VOLUMES, rights::host(true, false)].concat()));
     let role: Role = manifest("Role");
     // Where there are Leases, the Endpoints of an old provisioner are only looked at.
     let needed: Vec<Right> = ELECTION
@@ -207,7 +207,7 @@ fn exactly_the_rights_that_the_code_asks_for_are_granted() {
     assert_eq!(granted(role.rules), named(&needed));
 
     let cluster: ClusterRole = only("manifests/ceph", "ClusterRole");
-    assert_eq!(granted(cluster.rules), named(HOST));
+    assert_eq!(granted(cluster.rules), named(rights::host(true, true)));
     let role: Role = only("manifests/ceph", "Role");
     assert_eq!(granted(role.rules), named(SECRETS));
 }

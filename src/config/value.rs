@@ -2,6 +2,8 @@
 
 use std::{fmt, time::Duration};
 
+use crate::volume::parse_duration;
+
 /// Why the configuration is refused: what was set where, its value, and what is allowed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
@@ -71,7 +73,7 @@ impl Given {
                 "{why}must be a duration{bound} in Go syntax, such as 500ms, 30s or 1h30m"
             ))
         };
-        match go_duration(&self.text) {
+        match parse_duration(&self.text) {
             Some(duration) if duration >= least => Ok(duration),
             Some(_) => Err(wrong("is too short: it ")),
             None if self.text.parse::<f64>().is_ok() => Err(wrong("has no unit: it ")),
@@ -162,55 +164,6 @@ fn subdomain(text: &str) -> bool {
         })
 }
 
-/// A duration as Go's `time.ParseDuration` reads it, without the negative ones.
-pub(super) fn go_duration(text: &str) -> Option<Duration> {
-    let mut rest = text.strip_prefix('+').unwrap_or(text);
-    if rest == "0" {
-        return Some(Duration::ZERO);
-    }
-    if rest.is_empty() {
-        return None;
-    }
-    let mut nanos: u64 = 0;
-    while !rest.is_empty() {
-        let (whole, after) = digits(rest);
-        let (fraction, after) = match after.strip_prefix('.') {
-            Some(after) => digits(after),
-            None => ("", after),
-        };
-        if whole.is_empty() && fraction.is_empty() {
-            return None;
-        }
-        let end = after.find(|c: char| c == '.' || c.is_ascii_digit()).unwrap_or(after.len());
-        let (unit, after) = after.split_at_checked(end)?;
-        let unit: u64 = match unit {
-            "ns" => 1,
-            "us" | "µs" | "μs" => 1_000,
-            "ms" => 1_000_000,
-            "s" => 1_000_000_000,
-            "m" => 60_000_000_000,
-            "h" => 3_600_000_000_000,
-            _ => return None,
-        };
-        let whole: u64 = if whole.is_empty() { 0 } else { whole.parse().ok()? };
-        nanos = nanos.checked_add(whole.checked_mul(unit)?)?;
-        // Beyond the nineteenth digit a fraction of an hour is less than a nanosecond.
-        let mut scale = unit;
-        for digit in fraction.bytes().take(19) {
-            scale /= 10;
-            nanos = nanos.checked_add(u64::from(digit - b'0') * scale)?;
-        }
-        rest = after;
-    }
-    // Go's durations are signed.
-    i64::try_from(nanos).is_ok().then(|| Duration::from_nanos(nanos))
-}
-
-fn digits(text: &str) -> (&str, &str) {
-    let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    text.split_at(end)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -230,30 +183,6 @@ mod tests {
         }
         for bad in ["", "yes", "no", "on", "tRUE", "2", " true", "true "] {
             assert!(given(bad).bool().is_err(), "{bad:?}");
-        }
-    }
-
-    #[test]
-    fn durations_are_written_as_in_go() {
-        let rows = [
-            ("0", Duration::ZERO),
-            ("+5s", Duration::from_secs(5)),
-            ("15s", Duration::from_secs(15)),
-            ("1h30m", Duration::from_mins(90)),
-            ("1m30.5s", Duration::from_millis(90_500)),
-            (".5s", Duration::from_millis(500)),
-            ("1.s", Duration::from_secs(1)),
-            ("300ms", Duration::from_millis(300)),
-            ("1.5ms2us3µs4μs5ns", Duration::from_nanos(1_509_005)),
-            ("1.00000000000000000000000001s", Duration::from_secs(1)),
-            ("0.1h", Duration::from_mins(6)),
-        ];
-        for (text, expected) in rows {
-            assert_eq!(go_duration(text), Some(expected), "{text}");
-        }
-        for bad in ["", "+", "5", "s", ".s", "5 s", "5d", "-5s", "5S", "1h30", "1..5s", "99999999999h", "٣s"]
-        {
-            assert_eq!(go_duration(bad), None, "{bad:?}");
         }
     }
 

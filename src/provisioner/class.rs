@@ -5,13 +5,13 @@
 //!
 //! It does not know what the parameters of a backend mean; the backend reads those itself.
 
-use std::{collections::BTreeMap, fmt::Write};
+use std::{collections::BTreeMap, fmt::Write, time::Duration};
 
 use k8s_openapi::api::storage::v1::StorageClass;
 
 use crate::{
     backend::{Capabilities, Parameter},
-    volume::{Disposal, Invalid},
+    volume::{Disposal, Invalid, parse_duration},
 };
 
 /// The class parameters that hold for every backend.
@@ -34,11 +34,18 @@ pub const PARAMETERS: &[Parameter] = &[
         default: "false",
         effect: "Whether a parameter that nobody knows refuses the claim, rather than only warning about it.",
     },
+    Parameter {
+        name: "trashRetention",
+        values: "a time such as 10m or 24h",
+        default: "as --trash-retention says",
+        effect: "How long what is deleted stays in the trash before it is purged. A volume keeps what its class said when it was made.",
+    },
 ];
 
 const ARCHIVE_ON_DELETE: &str = "archiveOnDelete";
 const ON_DELETE: &str = "onDelete";
 const STRICT: &str = "strictParameters";
+const TRASH_RETENTION: &str = "trashRetention";
 
 /// A `StorageClass`, as far as it is used.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -75,6 +82,8 @@ impl From<StorageClass> for Class {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Terms {
     pub(super) disposal: Disposal,
+    /// How long what is deleted stays in the trash, where the class says so.
+    pub(super) retention: Option<Duration>,
     /// The parameters that the backend reads.
     pub(super) parameters: BTreeMap<String, String>,
     /// What nobody reads, as a sentence for the administrator.
@@ -104,6 +113,12 @@ impl Class {
                 .parse()
                 .map_err(|error: Invalid| Invalid::new("class parameter onDelete", error.text, error.why))?,
         };
+        let retention = match get(TRASH_RETENTION) {
+            None | Some("") => None,
+            Some(text) => Some(
+                parse_duration(text).ok_or_else(|| not_retention("class parameter trashRetention", text))?,
+            ),
+        };
 
         let known = |key: &str| PARAMETERS.iter().any(|p| p.name == key);
         let theirs = |key: &str| backend.parameters.iter().any(|p| p.name == key);
@@ -114,7 +129,7 @@ impl Class {
             return Err(Invalid::new("storage class", &self.name, format!("is strict and {unknown}")));
         }
         let parameters = written.into_iter().filter(|(key, _)| theirs(key)).collect();
-        Ok(Terms { disposal, parameters, unknown })
+        Ok(Terms { disposal, retention, parameters, unknown })
     }
 
     /// The parameters under the names that the backend declared. Two spellings of one name are refused: which of them holds
@@ -186,6 +201,18 @@ pub(super) fn disposal_as_before(
             }
         },
     }
+}
+
+/// How long what is deleted of a volume of an older provisioner stays in the trash, where its class says so in words that can be
+/// understood.
+pub(super) fn retention_as_before(parameters: &BTreeMap<String, String>) -> Option<Duration> {
+    parameters.get(TRASH_RETENTION).and_then(|text| parse_duration(text))
+}
+
+/// Why a text is no time for the trash.
+pub(super) fn not_retention(what: &'static str, text: &str) -> Invalid {
+    let shown: String = text.chars().take(64).collect();
+    Invalid::new(what, shown, "must be a time such as 10m or 24h, in hours (h), minutes (m) and seconds (s)")
 }
 
 /// A truth value in Go's words.
@@ -327,6 +354,31 @@ mod tests {
             assert_eq!(terms.ok().map(|terms| terms.disposal), *new, "new volume: {parameters:?}");
             let (disposal, why) = disposal_as_before(&map(parameters), Archive);
             assert_eq!((disposal, why.is_some()), (*old, *told), "old volume: {parameters:?}");
+        }
+    }
+
+    #[test]
+    fn the_class_says_how_long_its_volumes_stay_in_the_trash_and_nonsense_is_refused() {
+        let retention = |text: &str| class(&[("trashRetention", text)]).terms(&capabilities());
+        for (text, expected) in
+            [("24h", Some(Duration::from_hours(24))), ("0s", Some(Duration::ZERO)), ("", None)]
+        {
+            assert_eq!(retention(text).unwrap().retention, expected, "{text}");
+        }
+        assert_eq!(class(&[]).terms(&capabilities()).unwrap().retention, None);
+        for bad in ["10", "7d", "-1h", "forever", " 10m"] {
+            assert_eq!(
+                retention(bad).unwrap_err().to_string(),
+                format!(
+                    "class parameter trashRetention {bad:?} must be a time such as 10m or 24h, in hours (h), minutes (m) and \
+                     seconds (s)"
+                )
+            );
+            assert_eq!(
+                retention_as_before(&map(&[("trashRetention", bad)])),
+                None,
+                "an old volume goes nevertheless"
+            );
         }
     }
 

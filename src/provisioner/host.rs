@@ -10,8 +10,8 @@ use std::{
     collections::{BTreeMap, HashMap},
     fmt,
     net::IpAddr,
-    sync::{Arc, Mutex, OnceLock, PoisonError},
-    time::Duration,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, SystemTime},
 };
 
 use async_trait::async_trait;
@@ -22,8 +22,10 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{
     cluster::{Cause, Cluster, Failure},
+    facts::ClusterFacts,
     names,
     objects::{SecretObject, VolumeObject, annotation},
+    reclaim,
     rights::Right,
 };
 use crate::{
@@ -48,7 +50,7 @@ const KUBE_SYSTEM: &str = "kube-system";
 /// What the administrator says of this cluster and of removed data, for the storage that clusters share.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
-    /// How volumes name this cluster; `None`: by the UID of `kube-system`.
+    /// How volumes name this cluster; `None`: by the UID of `kube-system`, where that may not be read by that of the leader lock.
     pub cluster_id: Option<String>,
     /// Ids that this cluster had before it was rebuilt.
     pub former_cluster_ids: Vec<String>,
@@ -62,7 +64,7 @@ pub struct KubernetesHost {
     settings: Settings,
     /// One lock for each Secret: whoever holds it may be reading.
     remembered: Mutex<HashMap<SecretName, Arc<tokio::sync::Mutex<Option<Reading>>>>>,
-    installation: Arc<OnceLock<String>>,
+    facts: ClusterFacts,
     nodes: Arc<Nodes>,
     _asking: DropGuard,
 }
@@ -82,16 +84,18 @@ struct Reading {
 
 impl KubernetesHost {
     /// Over the API server of this configuration, whose every answer may take `timeout`. Waits a moment for the identity of
-    /// the cluster; where it does not come, it is asked for in the background.
+    /// the cluster; where it does not come, it is asked for in the background. `facts` gets what is learned, and tells what
+    /// others learned.
     pub async fn start(
         config: &kube::Config,
         timeout: Duration,
         settings: Settings,
+        facts: ClusterFacts,
         metrics: &Metrics,
     ) -> Result<Self, super::Error> {
-        let client = super::client(config, timeout, metrics)
+        let client = super::client(config, timeout, metrics, &facts)
             .map_err(|source| super::Error::Client { url: config.cluster_url.to_string(), source })?;
-        Ok(Self::over(client, timeout, settings).await)
+        Ok(Self::over(client, timeout, settings, facts).await)
     }
 
     /// What the administrator says of this cluster and of removed data.
@@ -99,27 +103,19 @@ impl KubernetesHost {
         &self.settings
     }
 
-    async fn over(client: Client, timeout: Duration, settings: Settings) -> Self {
+    async fn over(client: Client, timeout: Duration, settings: Settings, facts: ClusterFacts) -> Self {
         let cluster = Cluster::new(client, timeout);
-        let installation = Arc::<OnceLock<String>>::default();
         let stop = CancellationToken::new();
-        let asking = identify(cluster.clone(), Arc::clone(&installation));
+        let asking = identify(cluster.clone(), facts.clone(), settings.cluster_id.is_some());
         let nodes = Arc::<Nodes>::default();
         let following = follow_nodes(cluster.clone(), Arc::clone(&nodes));
         let token = stop.clone();
         tokio::spawn(async move { token.run_until_cancelled(following).await });
         let token = stop.clone();
         let mut asking = tokio::spawn(async move { token.run_until_cancelled(asking).await });
-        // Whether it ended or goes on in the background, the answer is in `installation`.
+        // Whether it ended or goes on in the background, the answer is in `facts`.
         let _ = tokio::time::timeout(FIRST_ANSWER, &mut asking).await;
-        Self {
-            cluster,
-            settings,
-            remembered: Mutex::default(),
-            installation,
-            nodes,
-            _asking: stop.drop_guard(),
-        }
+        Self { cluster, settings, remembered: Mutex::default(), facts, nodes, _asking: stop.drop_guard() }
     }
 
     fn slot(&self, name: &SecretName) -> Arc<tokio::sync::Mutex<Option<Reading>>> {
@@ -186,7 +182,7 @@ enum Stored {
 
 impl fmt::Debug for KubernetesHost {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("KubernetesHost").field("installation", &self.installation).finish_non_exhaustive()
+        f.debug_struct("KubernetesHost").field("facts", &self.facts).finish_non_exhaustive()
     }
 }
 
@@ -255,13 +251,16 @@ impl Host for KubernetesHost {
     }
 
     fn installation(&self) -> Option<String> {
-        self.settings.cluster_id.clone().or_else(|| self.installation.get().cloned())
+        self.settings.cluster_id.as_ref().or_else(|| self.facts.id()).cloned()
     }
 
     fn cluster(&self) -> Option<ClusterIds> {
-        let read = self.installation.get().cloned();
-        let former = self.settings.former_cluster_ids.iter().cloned();
-        Some(ClusterIds::only(Host::installation(self)?).also(former.chain(read)))
+        let others = self.settings.former_cluster_ids.iter().chain(self.facts.ids()).cloned();
+        Some(ClusterIds::only(Host::installation(self)?).also(others))
+    }
+
+    fn now(&self) -> Option<SystemTime> {
+        self.facts.clock.now()
     }
 
     fn trash_retention(&self) -> Duration {
@@ -272,8 +271,7 @@ impl Host for KubernetesHost {
         match self.cluster.volume(name.as_str()).await {
             Ok(None) => Ok(PvState::Absent),
             Ok(Some(volume)) => Ok(PvState::Present {
-                removing: volume.status.phase.as_deref() == Some("Released")
-                    && volume.spec.persistent_volume_reclaim_policy.as_deref() == Some("Delete"),
+                removing: reclaim::is_to_be_removed(&volume),
                 uid: volume.metadata.uid.unwrap_or_default(),
             }),
             Err(failure) => {
@@ -291,25 +289,27 @@ impl Host for KubernetesHost {
     }
 }
 
-/// Asks for the identity of the cluster until it is known.
-async fn identify(cluster: Cluster, installation: Arc<OnceLock<String>>) {
-    let mut told = false;
+/// Asks for the UID of `kube-system` until it is known. `named`: the administrator has named the cluster, so that little is
+/// lost where it is not.
+async fn identify(cluster: Cluster, facts: ClusterFacts, named: bool) {
+    let mut told = named;
     loop {
         let wait = match cluster.namespace_uid(KUBE_SYSTEM).await {
             Ok(Some(uid)) => {
                 tracing::info!(installation = uid, "this cluster's identity is known");
-                // Nobody else sets it.
-                let _ = installation.set(uid);
+                facts.kube_system(uid);
                 return;
             }
             Ok(None) => ASK_AGAIN_WITHOUT_RIGHT,
             Err(failure) if failure.is_forbidden() => {
+                facts.kube_system_is_hidden();
                 if !told {
                     told = true;
                     let rule = Right::GetKubeSystem.grant();
                     tracing::warn!(
                         rule,
-                        "the identity of this cluster cannot be known, so what was begun and never used on Ceph is not taken back"
+                        "the UID of kube-system cannot be read, by which the storage tells this cluster from others: the UID of \
+                         the leader lock takes its place. Grant the right, or name the cluster with --cluster-id"
                     );
                 }
                 ASK_AGAIN_WITHOUT_RIGHT
@@ -323,9 +323,10 @@ async fn identify(cluster: Cluster, installation: Arc<OnceLock<String>>) {
     }
 }
 
-/// Reads the addresses of the nodes now, and again when somebody asks for one and they are older than a minute.
+/// Reads the addresses of the nodes when one is asked for and they are older than a minute. Most storage never asks.
 async fn follow_nodes(cluster: Cluster, nodes: Arc<Nodes>) {
     loop {
+        nodes.asked.notified().await;
         let pause = match cluster.node_addresses().await {
             Ok(addresses) => {
                 let canonical = addresses.into_iter().map(|(address, name)| (address.to_canonical(), name));
@@ -338,7 +339,6 @@ async fn follow_nodes(cluster: Cluster, nodes: Arc<Nodes>) {
             }
         };
         tokio::time::sleep(pause).await;
-        nodes.asked.notified().await;
     }
 }
 

@@ -7,9 +7,11 @@
 //! It knows no storage system (a [`Backend`](crate::backend::Backend) does the work) and no CSI.
 
 mod class;
+mod clock;
 mod cluster;
 pub mod events;
 mod expand;
+mod facts;
 #[cfg(test)]
 mod fixtures;
 pub mod host;
@@ -40,6 +42,7 @@ use std::{
 pub use class::PARAMETERS;
 #[cfg(test)]
 pub(crate) use class::terms_of;
+pub use facts::ClusterFacts;
 pub use host::KubernetesHost;
 use kube::{Client, client::ClientBuilder};
 use tokio::{sync::Semaphore, task::JoinSet, time::MissedTickBehavior};
@@ -47,6 +50,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::{
     class::Class,
+    clock::ReadDate,
     cluster::Cluster,
     events::{Event, Events, Regarding, Reporter, Type},
     objects::{ClaimObject, VolumeObject, annotation},
@@ -74,6 +78,8 @@ pub struct Settings {
     pub lease: Option<lease::Settings>,
     /// What leadership and the permits that come of it are measured by.
     pub clock: Clock,
+    /// What is learned of the cluster, for the [`Host`](crate::backend::Host) of the backends.
+    pub facts: ClusterFacts,
     /// What the backends need of the API server besides, through their [`Host`](crate::backend::Host).
     pub host_rights: &'static [Right],
     /// How many PVs, of all stores together, are on their way to the API server at a time. Of each store half as many again are
@@ -121,7 +127,8 @@ const LAST_EVENTS: Duration = Duration::from_secs(5);
 /// and the metrics of it.
 pub async fn run(settings: Settings, backends: Backends, metrics: Metrics) -> Result<(), Error> {
     let failed = |source| Error::Client { url: settings.cluster.cluster_url.to_string(), source };
-    let client = client(&settings.cluster, settings.api_timeout, &metrics).map_err(failed)?;
+    let client =
+        client(&settings.cluster, settings.api_timeout, &metrics, &settings.facts).map_err(failed)?;
     let lease_client =
         settings.lease.as_ref().map(|lease| lease::client(&settings.cluster, lease, &metrics)).transpose();
     let election = settings.lease.clone().zip(lease_client.map_err(failed)?);
@@ -129,15 +136,23 @@ pub async fn run(settings: Settings, backends: Backends, metrics: Metrics) -> Re
     Ok(())
 }
 
-/// A client that repeats nothing by itself (the queue does) and whose requests are counted.
-fn client(config: &kube::Config, timeout: Duration, metrics: &Metrics) -> Result<Client, kube::Error> {
+/// A client that repeats nothing by itself (the queue does), whose requests are counted and whose answers tell the time.
+fn client(
+    config: &kube::Config,
+    timeout: Duration,
+    metrics: &Metrics,
+    facts: &ClusterFacts,
+) -> Result<Client, kube::Error> {
     let mut config = config.clone();
     config.default_retry = false;
     // A watch that is alive is closed by the server earlier; without this, one that is never answered hangs for ever.
     config.read_timeout = Some(WATCH_LIMIT);
     config.reset_reader_on_write = true;
     config.connect_timeout = Some(config.connect_timeout.unwrap_or(timeout).min(timeout));
-    Ok(ClientBuilder::try_from(config)?.with_layer(&CountApiRequests::new(metrics.clone())).build())
+    Ok(ClientBuilder::try_from(config)?
+        .with_layer(&CountApiRequests::new(metrics.clone()))
+        .with_layer(&ReadDate::new(facts.clock.clone()))
+        .build())
 }
 
 /// The loop, over a client of any make.
@@ -225,6 +240,7 @@ async fn lead(settings: &Settings, shared: &Arc<Shared>, elector: &lease::Electo
             }
             Ok(()) = states.changed() => {
                 let state = states.borrow_and_update().clone();
+                learn(elector, &settings.facts);
                 match state {
                     lease::State::Leading(lease) if term.is_none() && !lease.ended.is_cancelled() => {
                         tracing::info!(lock = elector.status().lock, "leading");
@@ -239,13 +255,23 @@ async fn lead(settings: &Settings, shared: &Arc<Shared>, elector: &lease::Electo
                 }
             }
             Ok(()) = rights.changed() => shared.adapt(&rights.borrow_and_update()),
-            _ = tick.tick() => shared.tell(term.as_ref()),
+            _ = tick.tick() => {
+                learn(elector, &settings.facts);
+                shared.tell(term.as_ref());
+            }
             () = work(term.as_mut()) => {}
         }
     }
     tracing::info!("shutting down: beginning nothing new");
     if let Some(term) = term {
         term.drain(settings.shutdown_grace).await;
+    }
+}
+
+/// What the lock tells of the cluster is known before a term begins, and to whoever stands by.
+fn learn(elector: &lease::Elector, facts: &ClusterFacts) {
+    if let Some(uid) = elector.lock_uid() {
+        facts.lock(uid);
     }
 }
 

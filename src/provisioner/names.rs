@@ -30,6 +30,8 @@ pub(super) const RECORD: &str = "berth.storage/record";
 /// Set by an administrator who takes a volume over from another cluster, or whose owner the storage does not tell: the owner
 /// that the refusal names.
 pub(super) const TAKE_OVER: &str = "berth.storage/take-over";
+/// How long what is deleted stays in the trash, as the class said when the volume was made.
+pub(super) const TRASH_RETENTION: &str = "berth.storage/trash-retention";
 /// The identity of the store when the volume was made.
 pub(super) const STORE_ID: &str = "berth.storage/store-id";
 

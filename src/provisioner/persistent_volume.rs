@@ -3,7 +3,7 @@
 //! Everything that removal needs is written on the PV when it is made, since by then the class may be gone or changed.
 //! Nothing written here can be misread by an older provisioner.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use k8s_openapi::{
     api::core::v1::{
@@ -14,7 +14,7 @@ use k8s_openapi::{
 };
 
 use super::{
-    class::Class,
+    class::{Class, not_retention, retention_as_before},
     names,
     objects::{SecretRef, VolumeObject, annotation},
     records::Claim,
@@ -23,9 +23,20 @@ use crate::{
     backend::{Capabilities, Error, Kind},
     volume::{
         Capacity, CephfsSource, CsiSource, Disposal, Invalid, Origin, Place, Provenance, RbdSource,
-        SecretName, Source, Volume, VolumeId,
+        SecretName, Source, Volume, VolumeId, duration_text, parse_duration,
     },
 };
+
+/// What is recorded on a PV for the day of its removal.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Recording {
+    /// What shall become of the bytes.
+    pub(super) disposal: Disposal,
+    /// How long they stay in the trash, where the class says so.
+    pub(super) retention: Option<Duration>,
+    /// Whether volumes get our finalizer. One that is to be retained does not need it.
+    pub(super) guarded: bool,
+}
 
 /// The PV for `volume`, made for `claim` under `class`.
 pub(super) fn build(
@@ -33,9 +44,10 @@ pub(super) fn build(
     place: &Place,
     claim: &Claim,
     class: &Class,
-    disposal: Disposal,
-    guarded: bool,
+    recording: Recording,
 ) -> Result<PersistentVolume, Error> {
+    let Recording { disposal, retention, guarded } = recording;
+    let guarded = guarded && class.reclaim_policy == "Delete";
     let record = (!volume.record.is_empty()).then(|| {
         let fields = volume.record.iter().map(|(key, value)| (key.clone(), value.clone().into()));
         (names::RECORD, serde_json::Value::Object(fields.collect()).to_string())
@@ -50,6 +62,7 @@ pub(super) fn build(
     ]
     .into_iter()
     .chain(record)
+    .chain(retention.map(|time| (names::TRASH_RETENTION, duration_text(time))))
     .map(|(key, value)| (key.to_owned(), value))
     .collect();
     let claim_ref = ObjectReference {
@@ -213,6 +226,7 @@ pub(super) struct Recorded {
     pub(super) origin: Option<Origin>,
     pub(super) store_identity: Option<String>,
     pub(super) record: BTreeMap<String, String>,
+    pub(super) retention: Option<Duration>,
 }
 
 impl Recorded {
@@ -230,6 +244,9 @@ impl Recorded {
                     Invalid::new(names::RECORD, shown, format!("must be a JSON object of texts: {error}"))
                 })?,
             },
+            retention: annotation(&volume.metadata, names::TRASH_RETENTION)
+                .map(|text| parse_duration(text).ok_or_else(|| not_retention(names::TRASH_RETENTION, text)))
+                .transpose()?,
         })
     }
 
@@ -242,6 +259,7 @@ impl Recorded {
     ) -> Provenance {
         let old = self.id.is_none();
         let parameters = class.filter(|_| old).map(|class| class.parameters_as_before(backend));
+        let retention = self.retention.or_else(|| retention_as_before(parameters.as_ref()?));
         Provenance {
             record: self.record,
             store_identity: self.store_identity,
@@ -249,7 +267,7 @@ impl Recorded {
             parameters: parameters.unwrap_or_default(),
             uid: volume.metadata.uid.clone().unwrap_or_default(),
             take_over: annotation(&volume.metadata, names::TAKE_OVER).map(str::to_owned),
-            retention: None,
+            retention,
         }
     }
 }
@@ -284,6 +302,10 @@ mod tests {
         }
     }
 
+    fn recording(disposal: Disposal) -> Recording {
+        Recording { disposal, retention: None, guarded: true }
+    }
+
     fn place() -> Place {
         Place { store: "default".into(), segments: vec!["default-data-pvc-0b6f-11".into()] }
     }
@@ -295,12 +317,13 @@ mod tests {
         let class = fixtures::class(json!({
             "reclaimPolicy": "Retain", "mountOptions": ["nfsvers=4.2", "hard"],
         }));
-        let full = build(&volume(), &place(), &claim, &class, Disposal::Archive, true).unwrap();
+        let full = build(&volume(), &place(), &claim, &class, recording(Disposal::Archive)).unwrap();
         insta::assert_json_snapshot!("full", full);
 
         let plain = fixtures::claim(json!({"spec": {"volumeMode": null}}));
         let class = fixtures::class(json!({}));
-        let bare = build(&volume(), &place(), &plain, &class, Disposal::Delete, false).unwrap();
+        let bare = Recording { guarded: false, ..recording(Disposal::Delete) };
+        let bare = build(&volume(), &place(), &plain, &class, bare).unwrap();
         insta::assert_json_snapshot!("bare", bare);
     }
 
@@ -326,7 +349,8 @@ mod tests {
     fn what_was_written_is_read_back() {
         let claim = fixtures::claim(json!({}));
         let class = fixtures::class(json!({}));
-        let built = build(&volume(), &place(), &claim, &class, Disposal::Keep, true).unwrap();
+        let terms = Recording { retention: Some(Duration::from_hours(36)), ..recording(Disposal::Keep) };
+        let built = build(&volume(), &place(), &claim, &class, terms).unwrap();
         let object: VolumeObject = serde_json::from_value(serde_json::to_value(built).unwrap()).unwrap();
         assert_eq!(source(&object), Some(volume().source));
         let expected = Recorded {
@@ -335,6 +359,7 @@ mod tests {
             origin: Some(Origin::Created),
             store_identity: Some("5f0c".into()),
             record: BTreeMap::new(),
+            retention: Some(Duration::from_hours(36)),
         };
         assert_eq!(Recorded::read(&object), Ok(expected));
     }
@@ -412,7 +437,7 @@ mod tests {
                 fixtures::claim(json!({"spec": {"volumeMode": mode, "accessModes": ["ReadWriteOnce"]}}));
             let class = fixtures::class(json!({"mountOptions": ["noatime"]}));
             let place = Place { store: "main".into(), segments: vec!["kube".into(), "berth-0b6f-11".into()] };
-            let built = build(&volume, &place, &claim, &class, Disposal::Archive, true).unwrap();
+            let built = build(&volume, &place, &claim, &class, recording(Disposal::Archive)).unwrap();
             insta::assert_json_snapshot!(name, built);
             let object: VolumeObject = serde_json::from_value(serde_json::to_value(built).unwrap()).unwrap();
             assert_eq!(source(&object).as_ref(), Some(&volume.source), "{name}");
@@ -462,6 +487,8 @@ mod tests {
             (names::ON_DELETE, "Delete"),
             (names::ORIGIN, ""),
             (names::RECORD, "pool=kube"),
+            (names::TRASH_RETENTION, "10"),
+            (names::TRASH_RETENTION, ""),
         ] {
             let object: VolumeObject =
                 serde_json::from_value(json!({"metadata": {"annotations": {key: value}}})).unwrap();

@@ -8,7 +8,7 @@
 
 mod attempt;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 pub(super) use attempt::{Attempt, confirm, confirm_all, reconcile};
 
@@ -63,6 +63,8 @@ pub(super) struct Order {
     pub(super) request: VolumeRequest,
     pub(super) spot: Spot,
     pub(super) disposal: Disposal,
+    /// How long what is deleted stays in the trash, where the class says so.
+    pub(super) retention: Option<Duration>,
     /// What the class says that nobody reads.
     pub(super) unknown: Option<String>,
 }
@@ -210,7 +212,7 @@ fn order(
         return Err(Error::new(Kind::Invalid, "the claim has no spec.resources.requests.storage"));
     };
     let capacity = request.parse::<Capacity>()?;
-    let Terms { disposal, parameters, unknown } = class.terms(capabilities)?;
+    let Terms { disposal, retention, parameters, unknown } = class.terms(capabilities)?;
     let request = VolumeRequest { name, claim: claim.to_volume_claim(), capacity, access, mode, parameters };
     let place = backend.place(&request)?;
     Ok(Order {
@@ -220,6 +222,7 @@ fn order(
         spot: Spot::new(capabilities.name, &place),
         request,
         disposal,
+        retention,
         unknown,
     })
 }

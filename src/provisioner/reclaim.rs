@@ -85,17 +85,8 @@ pub(super) fn standing(volume: &VolumeObject, backends: &Backends) -> Standing {
     let has = |finalizer: &str| volume.metadata.finalizers.iter().flatten().any(|name| name == finalizer);
     Standing {
         ours: provisioner(volume, backends).is_some(),
-        phase: match volume.status.phase.as_deref() {
-            Some("Bound") => Phase::Bound,
-            Some("Released") => Phase::Released,
-            // Kubernetes tries to remove what an in-tree provisioner made. Without its plugin it fails and says so.
-            Some("Failed") if in_tree => Phase::Released,
-            Some(_) | None => Phase::Other,
-        },
-        policy: match volume.spec.persistent_volume_reclaim_policy.as_deref() {
-            Some("Delete") => Policy::Delete,
-            Some(_) | None => Policy::Other,
-        },
+        phase: phase(volume, in_tree),
+        policy: policy(volume),
         deleting: volume.metadata.deletion_timestamp.is_some(),
         held: if has(names::FINALIZER) {
             Held::ByUs
@@ -105,6 +96,31 @@ pub(super) fn standing(volume: &VolumeObject, backends: &Backends) -> Standing {
             Held::No
         },
         in_tree,
+    }
+}
+
+/// Whether a volume, of whatever provisioner, is released and to be removed.
+pub(super) fn is_to_be_removed(volume: &VolumeObject) -> bool {
+    let in_tree = [names::PROVISIONED_BY, names::MIGRATED_TO]
+        .into_iter()
+        .any(|key| annotation(&volume.metadata, key).is_some_and(|name| name.starts_with(names::IN_TREE)));
+    phase(volume, in_tree) == Phase::Released && policy(volume) == Policy::Delete
+}
+
+fn phase(volume: &VolumeObject, in_tree: bool) -> Phase {
+    match volume.status.phase.as_deref() {
+        Some("Bound") => Phase::Bound,
+        Some("Released") => Phase::Released,
+        // Kubernetes tries to remove what an in-tree provisioner made. Without its plugin it fails and says so.
+        Some("Failed") if in_tree => Phase::Released,
+        Some(_) | None => Phase::Other,
+    }
+}
+
+fn policy(volume: &VolumeObject) -> Policy {
+    match volume.spec.persistent_volume_reclaim_policy.as_deref() {
+        Some("Delete") => Policy::Delete,
+        Some(_) | None => Policy::Other,
     }
 }
 

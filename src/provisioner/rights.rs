@@ -159,7 +159,17 @@ pub const VOLUMES: &[Right] = &[
 
 /// What backends need besides that ask their [`Host`](crate::backend::Host). The Secrets that they read are named by
 /// classes, each in its own namespace: a right to those that is missing shows where it is used.
-pub const HOST: &[Right] = &[Right::GetKubeSystem, Right::ListNodes];
+///
+/// `nameless`: the administrator has not named the cluster, so that its own UID does. `ceph`: users of images are told by
+/// their nodes.
+pub fn host(nameless: bool, ceph: bool) -> &'static [Right] {
+    match (nameless, ceph) {
+        (true, true) => &[Right::GetKubeSystem, Right::ListNodes],
+        (true, false) => &[Right::GetKubeSystem],
+        (false, true) => &[Right::ListNodes],
+        (false, false) => &[],
+    }
+}
 
 /// What a backend needs besides in the namespaces where its Secrets are.
 pub const SECRETS: &[Right] = &[Right::GetSecrets, Right::CreateSecrets, Right::DeleteSecrets];
@@ -290,8 +300,9 @@ const FUNCTIONS: &[Function] = &[
     Function {
         needs: &[Right::GetKubeSystem],
         required: false,
-        without: "the identity of this cluster is not known, so that what it made on Ceph cannot be told from what another cluster \
-                  made there: what was begun there and never used is not swept",
+        without: "the UID of kube-system is not known, by which the storage tells what this cluster made from what another one made: \
+                  the UID of the leader lock takes its place, and without leader election what needs the identity is refused. \
+                  --cluster-id takes the place of the right",
     },
     Function {
         needs: &[Right::ListNodes],

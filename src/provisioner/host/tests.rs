@@ -40,13 +40,16 @@ fn server(forbidden: &'static str) -> Stub {
     stub
 }
 
+fn settings() -> Settings {
+    Settings { cluster_id: None, former_cluster_ids: Vec::new(), trash_retention: Duration::from_mins(10) }
+}
+
 async fn host(stub: &Stub) -> KubernetesHost {
-    let settings = Settings {
-        cluster_id: None,
-        former_cluster_ids: Vec::new(),
-        trash_retention: Duration::from_mins(10),
-    };
-    KubernetesHost::over(stub.client(), Duration::from_secs(30), settings).await
+    host_with(stub, settings(), &ClusterFacts::default()).await
+}
+
+async fn host_with(stub: &Stub, settings: Settings, facts: &ClusterFacts) -> KubernetesHost {
+    KubernetesHost::over(stub.client(), Duration::from_secs(30), settings, facts.clone()).await
 }
 
 fn reads(stub: &Stub) -> usize {
@@ -264,6 +267,84 @@ async fn the_installation_is_the_uid_of_kube_system_once_it_can_be_known() {
     assert_eq!(host(&stub).await.installation(), None, "a server that hangs does not hold up the start");
 }
 
+/// Two clusters that share storage were one where neither could read its own identity.
+#[tokio::test(start_paused = true)]
+async fn the_cluster_is_named_by_the_administrator_else_by_kube_system_else_by_the_lock_and_forgets_no_name()
+{
+    let ids = |host: &KubernetesHost| host.cluster().map(|ids| ids.current().to_owned());
+    // Where kube-system is only late, nothing takes its place.
+    let late = server(NOTHING_FORBIDDEN);
+    late.fail(|_| Fault::Hang);
+    let facts = ClusterFacts::default();
+    facts.lock("lock-1".into());
+    assert_eq!(ids(&host_with(&late, settings(), &facts).await), None);
+
+    let stub = server("namespaces");
+    let facts = ClusterFacts::default();
+    let host = host_with(&stub, settings(), &facts).await;
+    assert_eq!(ids(&host), None, "nothing may be read");
+    facts.lock("lock-1".into());
+    facts.lock("lock-2".into());
+    let by_lock = host.cluster().unwrap();
+    assert_eq!(by_lock.current(), "lock-1", "the first one that was read stays");
+    assert!(!by_lock.include("lock-2"));
+    stub.fail(|_| Fault::None);
+    tokio::time::sleep(ASK_AGAIN_WITHOUT_RIGHT + Duration::from_secs(1)).await;
+    let uid = stub.object("namespaces", "", "kube-system").unwrap()["metadata"]["uid"].clone();
+    let by_namespace = host.cluster().unwrap();
+    assert_eq!(json!(by_namespace.current()), uid, "the right was granted");
+    assert!(by_namespace.include("lock-1"), "what was signed before is still its own");
+
+    let named =
+        Settings { cluster_id: Some("green".into()), former_cluster_ids: vec!["blue".into()], ..settings() };
+    let named = host_with(&stub, named, &facts).await.cluster().unwrap();
+    assert_eq!(named.current(), "green");
+    for id in ["green", "blue", "lock-1", uid.as_str().unwrap()] {
+        assert!(named.include(id), "{id}");
+    }
+    assert!(!named.include("red") && !named.include(""));
+}
+
+/// Under the roles of the old provisioners the namespace cannot be read, and nobody grants it.
+#[tokio::test(start_paused = true)]
+async fn a_right_that_is_never_granted_costs_a_request_now_and_then_and_the_nodes_are_not_read_unasked() {
+    let stub = server("namespaces");
+    let _host = host(&stub).await;
+    tokio::time::sleep(Duration::from_hours(24)).await;
+    let asked = stub.calls();
+    assert!(asked.iter().all(|call| call.resource == "namespaces"), "{asked:?}");
+    assert!(asked.len() <= 24 * 6 + 1, "{} requests in a day", asked.len());
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_state_of_a_volume_is_asked_live() {
+    let stub = server(NOTHING_FORBIDDEN);
+    let host = host(&stub).await;
+    let name = "pvc-1".parse::<VolumeName>().unwrap();
+    assert_eq!(host.pv_state(&name).await.unwrap(), PvState::Absent);
+    let rbd = json!({"pv.kubernetes.io/provisioned-by": "kubernetes.io/rbd"});
+    let table = [
+        ("released and to be removed", "Delete", "Released", json!({}), true),
+        ("rescued by its policy", "Retain", "Released", json!({}), false),
+        ("bound again", "Delete", "Bound", json!({}), false),
+        ("available", "Delete", "Available", json!({}), false),
+        ("failed", "Delete", "Failed", json!({}), false),
+        ("failed since Kubernetes has no plugin for it any more", "Delete", "Failed", rbd, true),
+    ];
+    for (row, policy, phase, annotations, removing) in table {
+        let volume = json!({
+            "metadata": {"annotations": annotations},
+            "spec": {"persistentVolumeReclaimPolicy": policy}, "status": {"phase": phase},
+        });
+        stub.put("persistentvolumes", "", "pvc-1", Some(volume));
+        let uid = stub.object("persistentvolumes", "", "pvc-1").unwrap()["metadata"]["uid"].clone();
+        let expected = PvState::Present { uid: uid.as_str().unwrap().to_owned(), removing };
+        assert_eq!(host.pv_state(&name).await.unwrap(), expected, "{row}");
+    }
+    stub.fail(|_| Fault::Refuse(503));
+    assert_eq!(host.pv_state(&name).await.unwrap_err().kind(), Kind::Unavailable, "unknown is not absent");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_node_is_known_by_its_address_and_the_nodes_are_read_again_when_somebody_asks() {
     let page = |name: &str, address: &str| {
@@ -281,6 +362,12 @@ async fn a_node_is_known_by_its_address_and_the_nodes_are_read_again_when_somebo
         _ => Fault::None,
     });
     let host = host(&stub).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(
+        (lists(&stub), host.node_at("10.0.0.1".parse().unwrap())),
+        (0, None),
+        "the first to ask is told later"
+    );
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert_eq!(host.node_at("10.0.0.1".parse().unwrap()).as_deref(), Some("a"));
     assert_eq!(host.node_at("::ffff:10.0.0.1".parse().unwrap()).as_deref(), Some("a"));

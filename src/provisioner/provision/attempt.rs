@@ -14,7 +14,7 @@ use crate::{
         cluster::{Cause, Failure},
         events::Type,
         objects::VolumeObject,
-        persistent_volume,
+        persistent_volume::{self, Recording},
         queue::Outcome,
         records::{Claim, Key, Spot},
         rights::Right,
@@ -317,7 +317,8 @@ fn describe(
         }
         records.guarding()
     };
-    persistent_volume::build(volume, &place, &order.claim, &order.class, order.disposal, guarding)
+    let terms = Recording { disposal: order.disposal, retention: order.retention, guarded: guarding };
+    persistent_volume::build(volume, &place, &order.claim, &order.class, terms)
 }
 
 /// Whose PV has the name that we wanted: ours is a success.

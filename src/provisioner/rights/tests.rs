@@ -26,7 +26,7 @@ fn old_role(right: Right) -> bool {
 }
 
 fn all() -> Vec<Right> {
-    [VOLUMES, ELECTION, HOST].concat()
+    [VOLUMES, ELECTION, host(true, true)].concat()
 }
 
 /// A sentence, what is denied, and what is told: whether it is required, and words of the text.

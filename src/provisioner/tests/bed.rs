@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     backend::{Backend, Backends, memory::Memory},
     observe::Metrics,
-    provisioner::{Settings, fixtures, queue::Pace, run},
+    provisioner::{ClusterFacts, Settings, fixtures, queue::Pace, run},
     system::clock::since_boot,
     volume::Clock,
 };
@@ -165,6 +165,7 @@ impl Bed {
             namespace: "berth".into(),
             lease: None,
             clock: Clock::new(since_boot),
+            facts: ClusterFacts::default(),
             host_rights: &[],
             workers: 8,
             api_timeout: Duration::from_secs(10),

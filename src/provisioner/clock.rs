@@ -1,0 +1,361 @@
+//! The time by the API server's clock: [`ServerClock`], learned from the `Date` of its answers, which [`ReadDate`] reads.
+//!
+//! What is kept in the trash, perhaps for weeks, expires by this clock: the one of a single node may be wrong by years, and
+//! then everything would be purged at once. Between two answers the time goes on with this machine's monotonic clock, so that
+//! nobody who sets a clock moves it. It is given out only while both clocks agree roughly, and never ahead of the server's.
+//!
+//! It asks nothing itself: requests that are made anyway tell the time.
+
+use std::{
+    fmt,
+    future::Future,
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
+    task::{Context, Poll},
+    time::{Duration, SystemTime},
+};
+
+use http::header;
+use tokio::time::Instant;
+use tower::{Layer, Service};
+
+/// By how much the API server's clock and this machine's may differ before one of both counts as wrong.
+const MOST_SKEW: Duration = Duration::from_mins(5);
+/// By how much the server's clock may depart from what it said before.
+const MOST_JUMP: Duration = Duration::from_mins(5);
+/// How long a clock that jumped must go on from where it jumped to before it is believed.
+const HOLDS: Duration = Duration::from_mins(10);
+
+/// The API server's clock; copies share what was learned.
+#[derive(Clone)]
+pub struct ServerClock(Arc<Inner>);
+
+struct Inner {
+    local: Box<dyn Fn() -> SystemTime + Send + Sync>,
+    reckoning: Mutex<Reckoning>,
+}
+
+/// What the server's clock showed at a moment of ours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Reading {
+    at: Instant,
+    time: SystemTime,
+}
+
+impl Reading {
+    /// What it shows at `moment`.
+    fn later(self, moment: Instant) -> SystemTime {
+        let passed = moment.saturating_duration_since(self.at);
+        self.time.checked_add(passed).unwrap_or(self.time)
+    }
+}
+
+/// What was read so far, and what is made of it.
+#[derive(Debug, Default)]
+struct Reckoning {
+    held: Option<Reading>,
+    /// Where the clock jumped to, while that is not believed.
+    jumped: Option<Reading>,
+    /// Why there is no time, as last told.
+    told: Option<Distrust>,
+}
+
+/// Why there is no time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Distrust {
+    Unknown,
+    /// The server's clock went by this many seconds further than time did.
+    Jumped(i64),
+    /// The server's clock is by this many seconds ahead of ours.
+    Skewed(i64),
+}
+
+/// How many seconds `a` is ahead of `b`.
+fn ahead(a: SystemTime, b: SystemTime) -> i64 {
+    let seconds = |time: Duration| i64::try_from(time.as_secs()).unwrap_or(i64::MAX);
+    a.duration_since(b).map_or_else(|behind| -seconds(behind.duration()), seconds)
+}
+
+fn within(seconds: i64, most: Duration) -> bool {
+    seconds.unsigned_abs() <= most.as_secs()
+}
+
+impl Reckoning {
+    /// The server's clock shows `reading`.
+    fn see(&mut self, reading: Reading) {
+        let follows = |from: Reading| within(ahead(reading.time, from.later(reading.at)), MOST_JUMP);
+        if self.held.is_none_or(follows) {
+            self.held = Some(reading);
+            self.jumped = None;
+            return;
+        }
+        match self.jumped.filter(|jumped| follows(*jumped)) {
+            Some(jumped) if reading.at.saturating_duration_since(jumped.at) >= HOLDS => {
+                self.held = Some(reading);
+                self.jumped = None;
+            }
+            Some(_) => {}
+            None => self.jumped = Some(reading),
+        }
+    }
+
+    /// The time, unless one of the clocks is wrong. `local`: what ours says.
+    fn time(&self, now: Instant, local: SystemTime) -> Result<SystemTime, Distrust> {
+        let held = self.held.ok_or(Distrust::Unknown)?;
+        let time = held.later(now);
+        if let Some(jumped) = self.jumped {
+            return Err(Distrust::Jumped(ahead(jumped.later(now), time)));
+        }
+        match ahead(time, local) {
+            skew if within(skew, MOST_SKEW) => Ok(time),
+            skew => Err(Distrust::Skewed(skew)),
+        }
+    }
+}
+
+impl Default for ServerClock {
+    fn default() -> Self {
+        Self::beside(SystemTime::now)
+    }
+}
+
+impl ServerClock {
+    /// A clock of which nothing is known yet, held against `local`, which is this machine's.
+    pub fn beside(local: impl Fn() -> SystemTime + Send + Sync + 'static) -> Self {
+        Self(Arc::new(Inner { local: Box::new(local), reckoning: Mutex::default() }))
+    }
+
+    /// The time; `None` while it is unknown, or while one of the two clocks is wrong.
+    pub fn now(&self) -> Option<SystemTime> {
+        let local = (self.0.local)();
+        self.reckoning(|reckoning| reckoning.time(Instant::now(), local)).ok()
+    }
+
+    /// How many seconds the API server's clock is ahead of this machine's; `None` while it is unknown.
+    pub fn skew(&self) -> Option<i64> {
+        let (now, local) = (Instant::now(), (self.0.local)());
+        self.reckoning(|reckoning| {
+            let reading = reckoning.jumped.or(reckoning.held)?;
+            Some(ahead(reading.later(now), local))
+        })
+    }
+
+    fn reckoning<T>(&self, ask: impl FnOnce(&mut Reckoning) -> T) -> T {
+        ask(&mut self.0.reckoning.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// An answer that has just come says that it was made at `time`.
+    fn see(&self, time: SystemTime) {
+        let local = (self.0.local)();
+        let news = self.reckoning(|reckoning| {
+            let now = Instant::now();
+            reckoning.see(Reading { at: now, time });
+            let distrust = reckoning.time(now, local).err();
+            // That they differ is told once, not by how much each time.
+            let same = |told: Option<Distrust>| {
+                told.map(|told| std::mem::discriminant(&told))
+                    == distrust.map(|distrust| std::mem::discriminant(&distrust))
+            };
+            let news = !same(reckoning.told);
+            reckoning.told = distrust;
+            news.then_some(distrust)
+        });
+        match news {
+            Some(Some(Distrust::Jumped(seconds))) => tracing::warn!(
+                seconds,
+                "the clock of the API server jumped: nothing in the trash expires before it has gone on from there for {} minutes",
+                HOLDS.as_secs() / 60
+            ),
+            Some(Some(Distrust::Skewed(seconds))) => tracing::warn!(
+                seconds,
+                "the clock of the API server and that of this machine differ by more than {} minutes: nothing in the trash \
+                 expires until they agree; synchronise both",
+                MOST_SKEW.as_secs() / 60
+            ),
+            Some(None) => tracing::info!("the clock of the API server is trusted again"),
+            Some(Some(Distrust::Unknown)) | None => {}
+        }
+    }
+}
+
+impl fmt::Debug for ServerClock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("ServerClock").field(&self.now()).finish()
+    }
+}
+
+/// The layer to put around a client's service: it reads the date of every answer.
+#[derive(Clone, Debug)]
+pub(super) struct ReadDate(ServerClock);
+
+impl ReadDate {
+    /// For `clock`.
+    pub(super) fn new(clock: ServerClock) -> Self {
+        Self(clock)
+    }
+}
+
+impl<S> Layer<S> for ReadDate {
+    type Service = DatedAnswers<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        DatedAnswers { inner, clock: self.0.clone() }
+    }
+}
+
+/// The service whose answers tell the time; made by [`ReadDate`].
+#[derive(Clone, Debug)]
+pub(super) struct DatedAnswers<S> {
+    inner: S,
+    clock: ServerClock,
+}
+
+impl<S, Q, A> Service<http::Request<Q>> for DatedAnswers<S>
+where
+    S: Service<http::Request<Q>, Response = http::Response<A>>,
+    S::Future: Send + 'static,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<S::Response, S::Error>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, request: http::Request<Q>) -> Self::Future {
+        let clock = self.clock.clone();
+        let answer = self.inner.call(request);
+        Box::pin(async move {
+            let answer = answer.await?;
+            if let Some(time) =
+                answer.headers().get(header::DATE).and_then(|date| parsed(date.to_str().ok()?))
+            {
+                clock.see(time);
+            }
+            Ok(answer)
+        })
+    }
+}
+
+/// A date as HTTP writes it (`Sun, 06 Nov 1994 08:49:37 GMT`).
+fn parsed(date: &str) -> Option<SystemTime> {
+    jiff::fmt::rfc2822::DateTimeParser::new().parse_timestamp(date).ok().map(SystemTime::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::advance;
+
+    use super::*;
+
+    const MINUTE: Duration = Duration::from_mins(1);
+
+    /// A machine whose clock the test sets by seconds from a good one.
+    fn clock() -> (ServerClock, Arc<Mutex<SystemTime>>) {
+        let local = Arc::new(Mutex::new(start()));
+        let told = Arc::clone(&local);
+        (ServerClock::beside(move || *told.lock().unwrap()), local)
+    }
+
+    fn start() -> SystemTime {
+        parsed("Sun, 06 Nov 1994 08:49:37 GMT").unwrap()
+    }
+
+    /// Both clocks go on.
+    async fn pass(local: &Mutex<SystemTime>, time: Duration) {
+        *local.lock().unwrap() += time;
+        advance(time).await;
+    }
+
+    #[test]
+    fn a_date_is_read_as_http_writes_it() {
+        assert_eq!(start().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs(), 784_111_777);
+        for bad in ["", "1994-11-06T08:49:37Z", "784111777", "Sun, 06 Nov", "Sun, 99 Nov 1994 08:49:37 GMT"] {
+            assert_eq!(parsed(bad), None, "{bad}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_time_is_that_of_the_last_answer_and_goes_on_by_itself() {
+        let (clock, local) = clock();
+        assert_eq!((clock.now(), clock.skew()), (None, None), "nothing is known before the first answer");
+        clock.see(start() + MINUTE);
+        assert_eq!((clock.now(), clock.skew()), (Some(start() + MINUTE), Some(60)));
+        pass(&local, 60 * MINUTE).await;
+        assert_eq!(clock.now(), Some(start() + 61 * MINUTE));
+        clock.see(start() + 60 * MINUTE);
+        assert_eq!(clock.now(), Some(start() + 60 * MINUTE), "an answer puts it right, backwards too");
+    }
+
+    /// A clock that was a month ahead purged archives that were to be kept for a month.
+    #[tokio::test(start_paused = true)]
+    async fn nothing_expires_while_one_of_the_two_clocks_is_wrong_by_more_than_five_minutes() {
+        let month = Duration::from_hours(24 * 30);
+        for wrong in [month, Duration::from_secs(301)] {
+            let (clock, local) = clock();
+            *local.lock().unwrap() += wrong;
+            clock.see(start());
+            assert_eq!(clock.now(), None, "ours is ahead by {wrong:?}");
+            assert_eq!(clock.skew(), Some(-i64::try_from(wrong.as_secs()).unwrap()));
+            *local.lock().unwrap() -= wrong;
+            assert_eq!(clock.now(), Some(start()), "it was set right");
+            *local.lock().unwrap() -= wrong;
+            assert_eq!(clock.now(), None, "ours is behind by {wrong:?}");
+        }
+        let (clock, local) = clock();
+        *local.lock().unwrap() += Duration::from_secs(299);
+        clock.see(start());
+        assert_eq!(clock.now(), Some(start()), "some minutes are no error");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_clock_that_jumps_is_believed_once_it_has_gone_on_from_there_for_ten_minutes() {
+        let (clock, local) = clock();
+        let month = Duration::from_hours(24 * 30);
+        clock.see(start());
+        // Both clocks are set a month ahead at once.
+        *local.lock().unwrap() += month;
+        clock.see(start() + month);
+        assert_eq!(clock.now(), None);
+        pass(&local, 5 * MINUTE).await;
+        clock.see(start() + month + 5 * MINUTE);
+        assert_eq!(clock.now(), None);
+        pass(&local, 6 * MINUTE).await;
+        clock.see(start() + month + 11 * MINUTE);
+        assert_eq!(clock.now(), Some(start() + month + 11 * MINUTE));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_wrong_server_among_several_is_not_believed_and_the_others_are_again() {
+        let (clock, local) = clock();
+        clock.see(start());
+        for _ in 0..3 {
+            pass(&local, 6 * MINUTE).await;
+            let right = *local.lock().unwrap();
+            clock.see(right + Duration::from_hours(1));
+            assert_eq!(clock.now(), None);
+            clock.see(right);
+            assert_eq!(clock.now(), Some(right));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn every_answer_with_a_date_tells_the_time() {
+        let (clock, _) = clock();
+        let layer = ReadDate::new(clock.clone());
+        let mut answers = layer.layer(tower::service_fn(async |request: http::Request<&'static str>| {
+            let answer = http::Response::builder().status(404);
+            Ok::<_, std::convert::Infallible>(match *request.body() {
+                "" => answer.body(()).unwrap(),
+                date => answer.header("date", date).body(()).unwrap(),
+            })
+        }));
+        let ask = |date: &'static str| http::Request::get("/").body(date).unwrap();
+        answers.call(ask("")).await.unwrap();
+        answers.call(ask("yesterday")).await.unwrap();
+        assert_eq!(clock.now(), None);
+        answers.call(ask("Sun, 06 Nov 1994 08:50:37 GMT")).await.unwrap();
+        assert_eq!(clock.now(), Some(start() + MINUTE));
+    }
+}

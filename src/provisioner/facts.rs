@@ -1,0 +1,57 @@
+//! What a process learns of its cluster in passing and never forgets: [`ClusterFacts`].
+//!
+//! The parts of the process that learn something and the [`Host`](crate::backend::Host) that tells the storage of it are made
+//! at different times; each gets a copy.
+
+use std::sync::{Arc, OnceLock, atomic::AtomicBool, atomic::Ordering};
+
+use super::clock::ServerClock;
+
+/// By what this cluster differs from others, as far as it was read, and what its clock says; copies share it.
+///
+/// What was read stays for the life of the process, whatever becomes of the objects.
+#[derive(Debug, Clone, Default)]
+pub struct ClusterFacts {
+    /// The API server's clock.
+    pub clock: ServerClock,
+    ids: Arc<Ids>,
+}
+
+#[derive(Debug, Default)]
+struct Ids {
+    kube_system: OnceLock<String>,
+    /// The UID of `kube-system` may not be read.
+    hidden: AtomicBool,
+    lock: OnceLock<String>,
+}
+
+impl ClusterFacts {
+    /// The UID of `kube-system` was read.
+    pub(super) fn kube_system(&self, uid: String) {
+        // The first one stays.
+        let _ = self.ids.kube_system.set(uid);
+    }
+
+    /// The UID of `kube-system` may not be read.
+    pub(super) fn kube_system_is_hidden(&self) {
+        self.ids.hidden.store(true, Ordering::SeqCst);
+    }
+
+    /// The UID of the object that is the leader lock was read.
+    pub(super) fn lock(&self, uid: String) {
+        // The first one stays.
+        let _ = self.ids.lock.set(uid);
+    }
+
+    /// The identity of the cluster, as far as it was read: the UID of `kube-system`; where that may not be read, the one of the
+    /// leader lock. Not while the first is only late: a lock may be deleted, a namespace that Kubernetes needs may not.
+    pub(super) fn id(&self) -> Option<&String> {
+        let lock = || self.ids.lock.get().filter(|_| self.ids.hidden.load(Ordering::SeqCst));
+        self.ids.kube_system.get().or_else(lock)
+    }
+
+    /// Everything by which what is on the storage may name this cluster.
+    pub(super) fn ids(&self) -> impl Iterator<Item = &String> {
+        self.ids.kube_system.get().into_iter().chain(self.ids.lock.get())
+    }
+}
