@@ -107,6 +107,41 @@ async fn every_metric_stands_in_operations() {
     hold("docs/operations.md", "metrics", &table(["metric", "type", "labels", "meaning"], rows));
 }
 
+#[test]
+fn the_alerts_stand_in_operations_as_they_are_tried() {
+    let rules = fs::read_to_string(root().join("deploy/alerts/berth.yaml")).unwrap();
+    hold("docs/operations.md", "alerts", &format!("```yaml\n{rules}```\n"));
+    let tried = fs::read_to_string(root().join("deploy/alerts/berth.test.yaml")).unwrap();
+    for alert in rules.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")) {
+        let cases = tried.split("alertname: ").filter(|case| case.lines().next() == Some(alert));
+        assert!(cases.clone().any(|case| case.contains("exp_labels")), "{alert} never fires in its test");
+        assert!(
+            cases.clone().any(|case| case.contains("exp_alerts: []")),
+            "{alert} is never quiet in its test"
+        );
+    }
+}
+
+/// A rate over a series that begins with its first event says nothing of that event.
+#[test]
+fn every_series_of_an_alert_is_there_before_anything_happens() {
+    let rules = fs::read_to_string(root().join("deploy/alerts/berth.yaml")).unwrap();
+    let text = observe::tests::unused().text();
+    let word = |c: char| c.is_ascii_lowercase() || c == '_';
+    let series: BTreeSet<&str> = rules
+        .lines()
+        .map(str::trim)
+        .filter(|line| !line.starts_with(['#', '-']) && !line.starts_with("summary:"))
+        .flat_map(|line| line.split(|c| !word(c)))
+        .filter(|word| word.starts_with("berth_") || word.starts_with("controller_"))
+        .collect();
+    assert!(series.len() > 5, "{series:?}");
+    for series in series {
+        let there = text.lines().any(|line| line.split(['{', ' ']).next() == Some(series));
+        assert!(there, "there is no {series} at the start:\n{text}");
+    }
+}
+
 fn parameters(parameters: &[Parameter]) -> String {
     let rows = parameters.iter().map(|parameter| {
         [code(parameter.name), parameter.values.into(), parameter.default.into(), parameter.effect.into()]

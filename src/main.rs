@@ -92,11 +92,11 @@ fn controller(settings: Controller) -> ExitCode {
     match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(End::Misconfigured(error)) => {
-            tracing::error!(error = format!("{error:#}"), "berth is wrongly configured");
+            tracing::error!(error = observe::causes(error.as_ref()), "berth is wrongly configured");
             ExitCode::from(WRONGLY_CONFIGURED)
         }
         Err(End::Failed(error)) => {
-            tracing::error!(error = format!("{error:#}"), "berth ends");
+            tracing::error!(error = observe::causes(error.as_ref()), "berth ends");
             ExitCode::FAILURE
         }
     }
@@ -292,7 +292,7 @@ fn probes(
                 }
                 Err(error) => {
                     return Err(error).with_context(|| {
-                        format!("listen on {address}; --listen names another address, or off")
+                        format!("cannot listen on {address} (--listen takes another address, or off)")
                     });
                 }
             };

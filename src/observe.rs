@@ -7,10 +7,12 @@
 //! It decides nothing for the provisioner and knows no Kubernetes object.
 
 mod exposition;
+mod fields;
 mod health;
 mod listen;
 mod logs;
 mod metered;
+mod outage;
 mod process;
 mod requests;
 mod server;
@@ -35,15 +37,20 @@ use prometheus_client::{
 pub use listen::{Address, listen};
 pub use logs::{Filter, Format, log_panics, start as start_logs};
 pub use metered::Metered;
+pub use outage::causes;
 pub use requests::{ApiRequests, CountApiRequests};
 pub use server::serve;
 pub use state::{EventCounts, Leadership, QueueDepth};
 
 use crate::backend::Backend;
+use outage::Outage;
 use state::State;
 
 /// The buckets of the Go library's histograms, which dashboards of the old provisioners know.
 const BUCKETS: [f64; 11] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+
+/// What safety checks can say no to.
+const GUARDED: [&str; 4] = ["provision", "delete", "expand", "sweep"];
 
 /// Storage can take as long as its deadline allows, which is 30 s unless configured otherwise.
 const BACKEND_BUCKETS: [f64; 12] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0, 120.0];
@@ -55,6 +62,7 @@ pub struct Metrics(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     registry: Registry,
+    outage: Outage,
     state: Arc<State>,
     provisioned: Family<ClassAndSource, Counter>,
     provision_failed: Family<ClassAndSource, Counter>,
@@ -128,6 +136,7 @@ impl Metrics {
         let seconds = || Buckets(&BUCKETS);
         let mut inner = Inner {
             registry: Registry::default(),
+            outage: Outage::default(),
             state: Arc::clone(&state),
             provisioned: Family::default(),
             provision_failed: Family::default(),
@@ -142,7 +151,21 @@ impl Metrics {
             confirmed: Family::default(),
         };
         inner.register();
+        // A rate over a series that begins with its first event says nothing of that event.
+        for operation in GUARDED {
+            drop(inner.refused.get_or_create(&Operation { operation }));
+        }
         Self(Arc::new(inner))
+    }
+
+    /// There is a class of this name whose claims are served: what happens to its volumes is counted from zero.
+    pub fn class_exists(&self, class: &str) {
+        let labels = ClassAndSource { class: class.into(), source: String::new() };
+        drop(self.0.provisioned.get_or_create(&labels));
+        drop(self.0.provision_failed.get_or_create(&labels));
+        let labels = Class { class: class.into() };
+        drop(self.0.deleted.get_or_create(&labels));
+        drop(self.0.delete_failed.get_or_create(&labels));
     }
 
     /// A PV was made and stored. `class` is the claim's `spec.storageClassName`, `source` the kind of its data source or
@@ -190,7 +213,7 @@ impl Metrics {
         self.0.operation_seconds.get_or_create(&labels).observe(took.as_secs_f64());
     }
 
-    /// A safety check said no to `operation` (`provision`, `delete`, `expand`, `sweep`). Worth an alert.
+    /// A safety check said no to `operation`, which is one of [`GUARDED`]. Worth an alert.
     pub fn refused(&self, operation: &'static str) {
         self.0.refused.get_or_create(&Operation { operation }).inc();
     }

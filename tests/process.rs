@@ -1,6 +1,6 @@
 //! The program as a process: exit codes, streams, probes and signals. Everything finer is tested beside the code.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // It is all test.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)] // It is all test.
 
 use std::{
     io::{Read as _, Write as _},
@@ -242,6 +242,110 @@ fn a_dead_api_server_delays_neither_probes_nor_the_end() {
 
     running.signal("-TERM");
     assert_eq!(running.end(), 0);
+}
+
+/// A process of which only the log is of interest, against the API server at `server`.
+fn logging(folder: &Path, server: &str, flags: &[&str]) -> (Running, std::path::PathBuf) {
+    let log = folder.join("log");
+    let child = berth()
+        .args(NEEDED)
+        .args(["--listen=off", "--kubeconfig"])
+        .arg(kubeconfig(folder, "c", server))
+        .args(flags)
+        .stderr(std::fs::File::create(&log).unwrap())
+        .spawn()
+        .unwrap();
+    (Running(child), log)
+}
+
+fn lines<'a>(log: &'a str, part: &str) -> Vec<&'a str> {
+    log.lines().filter(|line| line.contains(part)).collect()
+}
+
+#[test]
+fn an_unreachable_api_server_is_told_once_for_all_requests_with_address_and_cause() {
+    let folder = tempfile::tempdir().unwrap();
+    // Freed at once: nothing listens there.
+    let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let began = Instant::now();
+    let (mut running, log) = logging(folder.path(), &format!("http://{address}"), &["-v=4"]);
+    // At -v=4 every retry is told at the level debug.
+    let retries = "cannot ask the API server how it lists";
+    while lines(&wait_for_text(&log, retries), retries).len() < 3 {
+        thread::sleep(Duration::from_millis(50));
+    }
+    running.signal("-TERM");
+    assert_eq!(running.end(), 0);
+    let most = 1 + began.elapsed().as_secs() / 5;
+    let log = std::fs::read_to_string(log).unwrap();
+    let told = lines(&log, "the API server cannot be reached");
+    assert!(!told.is_empty() && told.len() as u64 <= most, "{log}");
+    assert!(told[0].contains(" WARN "), "{log}");
+    assert!(told[0].contains(&format!("server=\"http://{address}/\"")), "{log}");
+    assert!(told[0].contains("Connection refused"), "{log}");
+    let others = log.lines().filter(|line| line.contains(" WARN ") || line.contains(" ERROR "));
+    assert_eq!(others.count(), told.len(), "{log}");
+}
+
+/// An API server that refuses everything with this code; it ends with the test.
+fn refusing(code: &'static str, message: &'static str) -> std::net::SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    thread::spawn(move || {
+        for stream in listener.incoming().map_while(Result::ok) {
+            thread::spawn(move || refuse(stream, code, message));
+        }
+    });
+    address
+}
+
+fn refuse(mut stream: TcpStream, code: &str, message: &str) {
+    let mut request = Vec::new();
+    let mut part = [0; 4096];
+    while !request.windows(4).any(|four| four == b"\r\n\r\n") {
+        match stream.read(&mut part) {
+            Ok(read @ 1..) => request.extend_from_slice(&part[..read]),
+            Ok(0) | Err(_) => return,
+        }
+    }
+    let (number, reason) = code.split_once(' ').unwrap();
+    let status = format!(
+        "{{\"kind\":\"Status\",\"apiVersion\":\"v1\",\"metadata\":{{}},\"status\":\"Failure\",\"message\":\"{message}\",\
+         \"reason\":\"{reason}\",\"code\":{number}}}"
+    );
+    let length = status.len();
+    let _ = write!(
+        stream,
+        "HTTP/1.1 {code}\r\nContent-Type: application/json\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{status}"
+    );
+}
+
+#[test]
+fn refusals_of_the_api_server_are_sentences_and_no_dumps() {
+    let rows = [
+        (
+            "401 Unauthorized",
+            "Unauthorized",
+            "the API server does not accept the credentials of this process",
+        ),
+        (
+            "403 Forbidden",
+            "x is forbidden: User y cannot list it",
+            "error=\"x is forbidden: User y cannot list it\"",
+        ),
+    ];
+    for (code, message, said) in rows {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut running, log) = logging(folder.path(), &format!("http://{}", refusing(code, message)), &[]);
+        let text = wait_for_text(&log, said);
+        assert!(lines(&text, said).iter().all(|line| line.contains(" ERROR ")), "{text}");
+        running.signal("-TERM");
+        assert_eq!(running.end(), 0);
+        let text = std::fs::read_to_string(log).unwrap();
+        for dump in ["ApiError", "Status {", "ErrorResponse", "kube_"] {
+            assert!(!text.contains(dump), "{code}: {text}");
+        }
+    }
 }
 
 /// On the network of a node another berth may have the port that nobody asked for.

@@ -10,6 +10,8 @@ use tracing_subscriber::{
     util::SubscriberInitExt as _,
 };
 
+use super::fields::Fields;
+
 /// How a line of the log is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Format {
@@ -104,9 +106,11 @@ impl fmt::Display for Filter {
 pub fn start(format: Format, filter: Filter) {
     let registry = tracing_subscriber::registry().with(filter.0);
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(false);
+    let text =
+        tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(false).fmt_fields(Fields);
     // It fails only where a log was started before, in tests.
     let _ = match format {
-        Format::Text => registry.with(lines).try_init(),
+        Format::Text => registry.with(text).try_init(),
         Format::Json => registry.with(lines.json().flatten_event(true)).try_init(),
     };
 }
@@ -118,7 +122,7 @@ pub fn log_panics() {
         let message = panic.payload_as_str().unwrap_or("no message");
         let place = panic.location().map(ToString::to_string).unwrap_or_default();
         let thread = std::thread::current().name().unwrap_or("unnamed").to_owned();
-        tracing::error!(message, place, thread, "panic: a defect of this program");
+        tracing::error!(panic = message, place, thread, "panic: a defect of this program");
     }));
 }
 

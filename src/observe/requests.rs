@@ -1,25 +1,30 @@
-//! Counts the requests to the API server: [`CountApiRequests`], a layer around the client's HTTP service.
+//! Counts the requests to the API server: [`CountApiRequests`], a layer around the client's HTTP service. It also hears when
+//! the server is not reached, which the log is told of once for all requests.
 //!
 //! It sees every request, whoever makes it, so the counts hold against the API server's own.
 
 use std::{
     future::Future,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
 };
 
-use tower::{Layer, Service};
+use tower::{BoxError, Layer, Service};
 
 use super::Metrics;
 
 /// The layer to put around the client's service.
 #[derive(Clone, Debug)]
-pub struct CountApiRequests(Metrics);
+pub struct CountApiRequests {
+    metrics: Metrics,
+    server: Arc<str>,
+}
 
 impl CountApiRequests {
-    /// Counts into `metrics`.
-    pub fn new(metrics: Metrics) -> Self {
-        Self(metrics)
+    /// Counts into `metrics` what is asked of the server at this address.
+    pub fn new(metrics: Metrics, server: &str) -> Self {
+        Self { metrics, server: server.into() }
     }
 }
 
@@ -27,7 +32,7 @@ impl<S> Layer<S> for CountApiRequests {
     type Service = ApiRequests<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        ApiRequests { inner, metrics: self.0.clone() }
+        ApiRequests { inner, layer: self.clone() }
     }
 }
 
@@ -35,30 +40,46 @@ impl<S> Layer<S> for CountApiRequests {
 #[derive(Clone, Debug)]
 pub struct ApiRequests<S> {
     inner: S,
-    metrics: Metrics,
+    layer: CountApiRequests,
 }
 
 impl<S, Q, A> Service<http::Request<Q>> for ApiRequests<S>
 where
     S: Service<http::Request<Q>, Response = http::Response<A>>,
     S::Future: Send + 'static,
+    S::Error: Into<BoxError>,
+    A: 'static,
 {
     type Response = S::Response;
-    type Error = S::Error;
-    type Future = Pin<Box<dyn Future<Output = Result<S::Response, S::Error>> + Send>>;
+    type Error = BoxError;
+    type Future = Pin<Box<dyn Future<Output = Result<S::Response, BoxError>> + Send>>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        self.inner.poll_ready(context)
+        self.inner.poll_ready(context).map_err(Into::into)
     }
 
     fn call(&mut self, request: http::Request<Q>) -> Self::Future {
         let (verb, resource) =
             classify(request.method(), request.uri().path(), request.uri().query().unwrap_or_default());
-        let metrics = self.metrics.clone();
+        let CountApiRequests { metrics, server } = self.layer.clone();
         let answer = self.inner.call(request);
         Box::pin(async move {
-            let answer = answer.await;
-            metrics.api_request(verb, &resource, answer.as_ref().map_or(0, |a| a.status().as_u16()));
+            let answer = answer.await.map_err(Into::into);
+            let outage = &metrics.0.outage;
+            let code = match &answer {
+                Ok(answer) => {
+                    match answer.status() {
+                        http::StatusCode::UNAUTHORIZED => outage.unauthorized(&server),
+                        _ => outage.answered(&server),
+                    }
+                    answer.status().as_u16()
+                }
+                Err(error) => {
+                    outage.unreached(&server, &**error);
+                    0
+                }
+            };
+            metrics.api_request(verb, &resource, code);
             answer
         })
     }
@@ -152,7 +173,7 @@ mod tests {
     #[tokio::test]
     async fn answers_and_failures_are_counted() {
         let metrics = Metrics::new();
-        let layer = CountApiRequests::new(metrics.clone());
+        let layer = CountApiRequests::new(metrics.clone(), "https://10.0.0.1:6443");
         let mut answers = layer.layer(tower::service_fn(async |request: http::Request<()>| {
             if request.uri().path().ends_with("events") {
                 return Err("connection refused");

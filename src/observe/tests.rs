@@ -120,6 +120,22 @@ pub(crate) async fn full() -> Metrics {
     metrics
 }
 
+/// A process with a store and a class to which nothing has happened.
+pub(crate) fn unused() -> Metrics {
+    let metrics = Metrics::new();
+    metrics.watch_stores(vec![Stores::new(vec![StoreStatus {
+        name: "a".into(),
+        ready: Ok(()),
+        running: 0,
+        oldest: None,
+        trash: 0,
+        stuck: Vec::new(),
+        purged: 0,
+    }])]);
+    metrics.class_exists("managed-nfs-storage");
+    metrics
+}
+
 /// Status line, headers and body of one answer.
 async fn fetch(address: std::net::SocketAddr, path: &str, headers: &str) -> (String, String, String) {
     let mut stream = TcpStream::connect(address).await.unwrap();
@@ -167,6 +183,23 @@ async fn the_go_librarys_metrics_are_scraped_as_the_go_library_writes_them() {
         "controller_persistentvolume_delete_failed_total{class=\"managed-nfs-storage\"} 1\n",
         "controller_persistentvolume_delete_duration_seconds_bucket{le=\"0.25\",class=\"managed-nfs-storage\"} 0\n",
         "controller_persistentvolume_delete_duration_seconds_bucket{le=\"0.5\",class=\"managed-nfs-storage\"} 1\n",
+    ] {
+        assert!(text.contains(line), "no {line:?} in\n{text}");
+    }
+}
+
+#[tokio::test]
+async fn what_a_class_does_and_what_is_refused_is_counted_from_zero() {
+    let text = unused().text();
+    for line in [
+        "controller_persistentvolumeclaim_provision_total{class=\"managed-nfs-storage\",source=\"\"} 0\n",
+        "controller_persistentvolumeclaim_provision_failed_total{class=\"managed-nfs-storage\",source=\"\"} 0\n",
+        "controller_persistentvolume_delete_total{class=\"managed-nfs-storage\"} 0\n",
+        "controller_persistentvolume_delete_failed_total{class=\"managed-nfs-storage\"} 0\n",
+        "berth_refused_total{operation=\"provision\"} 0\n",
+        "berth_refused_total{operation=\"delete\"} 0\n",
+        "berth_refused_total{operation=\"expand\"} 0\n",
+        "berth_refused_total{operation=\"sweep\"} 0\n",
     ] {
         assert!(text.contains(line), "no {line:?} in\n{text}");
     }

@@ -26,6 +26,7 @@ use super::{
     objects::{ClaimObject, SecretObject, VolumeObject},
     queue::Outcome,
 };
+use crate::observe::causes;
 
 /// The API server.
 #[derive(Clone)]
@@ -49,6 +50,8 @@ pub(super) enum Cause {
     NotFound,
     /// The right is missing.
     Forbidden,
+    /// The server does not know who we are; nothing was done.
+    Unauthorized,
     /// The server says that the request is wrong.
     Invalid,
 }
@@ -90,7 +93,8 @@ fn classify(code: StatusCode, reason: &str, after: Option<u64>) -> (Cause, Optio
         StatusCode::CONFLICT if reason == "AlreadyExists" => (Cause::Exists, None),
         StatusCode::CONFLICT => (Cause::Conflict, None),
         StatusCode::NOT_FOUND => (Cause::NotFound, None),
-        StatusCode::FORBIDDEN | StatusCode::UNAUTHORIZED => (Cause::Forbidden, None),
+        StatusCode::FORBIDDEN => (Cause::Forbidden, None),
+        StatusCode::UNAUTHORIZED => (Cause::Unauthorized, None),
         code if code.is_client_error() && code != StatusCode::REQUEST_TIMEOUT => (Cause::Invalid, None),
         _ => (Cause::Unknown, after),
     }
@@ -291,28 +295,30 @@ impl Cluster {
         }
         let request = request.body(Body::from(bytes)).map_err(|error| failed(Cause::Invalid, &error))?;
         let response =
-            self.client.send(request).await.map_err(|error| failed(Cause::Unknown, &causes(&error)))?;
+            self.client.send(request).await.map_err(|error| failed(Cause::Unknown, &sentence(&error)))?;
         let code = response.status();
         let after = response
             .headers()
             .get(header::RETRY_AFTER)
             .and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
-        let answer = response
+        let answer_bytes = response
             .into_body()
             .collect_bytes()
             .await
-            .map_err(|error| failed(Cause::Unknown, &causes(&error)))?;
+            .map_err(|error| failed(Cause::Unknown, &sentence(&error)))?;
         if code.is_success() {
-            return Ok(answer.into());
+            return Ok(answer_bytes.into());
         }
-        let status: Status = serde_json::from_slice(&answer).unwrap_or_default();
+        let status: Status = serde_json::from_slice(&answer_bytes).unwrap_or_default();
         let after = after.or(status.details.and_then(|details| details.retry_after_seconds));
         let (cause, after) = classify(code, &status.reason, after);
-        let message = if status.message.is_empty() {
-            let text = String::from_utf8_lossy(&answer).chars().take(200).collect::<String>();
-            format!("{method} {path}: {code}: {}", text.trim())
+        let message = if status.message.is_empty() && code != StatusCode::UNAUTHORIZED {
+            // What a proxy says may be a whole page.
+            let text = String::from_utf8_lossy(&answer_bytes).chars().take(200).collect::<String>();
+            let words: Vec<&str> = text.split_whitespace().collect();
+            format!("{method} {path}: {code}: {}", words.join(" "))
         } else {
-            status.message
+            answer(code.as_u16(), &status.reason, &status.message)
         };
         Err(Failure { cause, after, message })
     }
@@ -441,19 +447,25 @@ fn found<T>(result: Result<T, Failure>) -> Result<Option<T>, Failure> {
     }
 }
 
-/// An error with all that caused it on one line.
-fn causes(error: &kube::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(error) = cause {
-        let next = error.to_string();
-        if !text.ends_with(&next) {
-            text.push_str(": ");
-            text.push_str(&next);
-        }
-        cause = error.source();
+/// Why a request of the client library failed, as a sentence for an administrator: what the server said where it answered,
+/// else why it was not reached.
+pub(super) fn sentence(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) => answer(status.code, &status.reason, &status.message),
+        kube::Error::Service(cause) => causes(&**cause),
+        other => causes(other),
     }
-    text
+}
+
+/// What an answer that is no success says.
+fn answer(code: u16, reason: &str, message: &str) -> String {
+    match (code, message) {
+        (401, _) => {
+            "the API server does not accept the credentials of this process (401 Unauthorized)".to_owned()
+        }
+        (code, "") => format!("the API server answered {code} {reason}").trim_end().to_owned(),
+        (_, message) => message.to_owned(),
+    }
 }
 
 #[cfg(test)]
@@ -479,7 +491,7 @@ mod tests {
             ("another version, or another UID", 409, "Conflict", None, Cause::Conflict, None),
             ("not there", 404, "NotFound", None, Cause::NotFound, None),
             ("no right", 403, "Forbidden", None, Cause::Forbidden, None),
-            ("no identity", 401, "Unauthorized", None, Cause::Forbidden, None),
+            ("no identity", 401, "Unauthorized", None, Cause::Unauthorized, None),
             ("wrong", 422, "Invalid", None, Cause::Invalid, None),
             ("wrong in another way", 400, "BadRequest", None, Cause::Invalid, None),
             ("too large", 413, "RequestEntityTooLarge", None, Cause::Invalid, None),
@@ -493,6 +505,29 @@ mod tests {
             let code = StatusCode::from_u16(*code).unwrap();
             assert_eq!(classify(code, reason, *after), (*cause, *wait), "{name}");
         }
+    }
+
+    #[test]
+    fn a_refusal_is_told_as_a_sentence() {
+        let status = |code, reason: &str, message: &str| {
+            let status = kube::core::Status {
+                code,
+                reason: reason.into(),
+                message: message.into(),
+                ..Default::default()
+            };
+            sentence(&kube::Error::Api(Box::new(status)))
+        };
+        let forbidden =
+            "persistentvolumes is forbidden: User \"x\" cannot list resource \"persistentvolumes\"";
+        assert_eq!(status(403, "Forbidden", forbidden), forbidden);
+        assert_eq!(
+            status(401, "Unauthorized", "Unauthorized"),
+            "the API server does not accept the credentials of this process (401 Unauthorized)"
+        );
+        assert_eq!(status(503, "ServiceUnavailable", ""), "the API server answered 503 ServiceUnavailable");
+        let unreached = kube::Error::Service(Box::new(std::io::Error::other("connection refused")));
+        assert_eq!(sentence(&unreached), "connection refused");
     }
 
     #[test]

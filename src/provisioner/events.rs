@@ -32,6 +32,7 @@ use tokio::{
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::{debug, warn};
 
+use super::cluster::sentence;
 use book::{Book, Bounds, Post, Posted, Verb};
 
 /// The object that an event is about.
@@ -334,7 +335,7 @@ impl Poster {
             };
             let (failure, why) = match answer {
                 Ok(Ok(())) => return (post, Ok(())),
-                Ok(Err(error)) => (failure(&error, post.verb), error.to_string()),
+                Ok(Err(error)) => (failure(&error, post.verb), sentence(&error)),
                 Err(_) => (Failure::Passing(None), format!("no answer within {REQUEST_LIMIT:?}")),
             };
             match failure {

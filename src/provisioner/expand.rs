@@ -256,6 +256,9 @@ async fn expand(
         Err(error) => {
             tracing::warn!(volume = name, kind = %error.kind(), error = error.chain(), "cannot expand the volume");
             fail(shared, claim, error.chain());
+            if error.kind() == Kind::Refused {
+                shared.metrics.refused("expand");
+            }
             return match error.kind() {
                 Kind::Invalid | Kind::Unsupported | Kind::Exhausted | Kind::Refused => Outcome::Slow,
                 Kind::Conflict

@@ -403,7 +403,7 @@ fn explain(right: Right, name: &SecretName, failure: &Failure) -> (Kind, String)
 
 fn unknown(failure: &Failure) -> Kind {
     match failure.cause {
-        Cause::Unknown | Cause::Throttled => Kind::Unavailable,
+        Cause::Unknown | Cause::Throttled | Cause::Unauthorized => Kind::Unavailable,
         Cause::NotFound => Kind::NotFound,
         Cause::Exists | Cause::Conflict | Cause::Forbidden | Cause::Invalid => Kind::Internal,
     }

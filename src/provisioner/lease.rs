@@ -93,13 +93,14 @@ impl Settings {
 /// A client for the lease alone: it gives up in time and repeats nothing by itself.
 pub fn client(config: &kube::Config, settings: &Settings, metrics: &Metrics) -> Result<Client, kube::Error> {
     let mut config = config.clone();
+    let server = config.cluster_url.to_string();
     config.default_retry = false;
     config.connect_timeout = Some(settings.request_limit());
     config.read_timeout = Some(settings.renew_deadline);
     config.write_timeout = Some(settings.renew_deadline);
     // Without it the time that a connection lay idle counts as reading.
     config.reset_reader_on_write = true;
-    Ok(ClientBuilder::try_from(config)?.with_layer(&CountApiRequests::new(metrics.clone())).build())
+    Ok(ClientBuilder::try_from(config)?.with_layer(&CountApiRequests::new(metrics.clone(), &server)).build())
 }
 
 /// One time of leading, from winning the lock to losing it.

@@ -144,13 +144,14 @@ fn client(
     facts: &ClusterFacts,
 ) -> Result<Client, kube::Error> {
     let mut config = config.clone();
+    let server = config.cluster_url.to_string();
     config.default_retry = false;
     // A watch that is alive is closed by the server earlier; without this, one that is never answered hangs for ever.
     config.read_timeout = Some(WATCH_LIMIT);
     config.reset_reader_on_write = true;
     config.connect_timeout = Some(config.connect_timeout.unwrap_or(timeout).min(timeout));
     Ok(ClientBuilder::try_from(config)?
-        .with_layer(&CountApiRequests::new(metrics.clone()))
+        .with_layer(&CountApiRequests::new(metrics.clone(), &server))
         .with_layer(&ReadDate::new(facts.clock.clone()))
         .build())
 }
@@ -391,6 +392,9 @@ impl Shared {
 
     /// A class is there, or has changed.
     fn see_class(&self, class: &Class) {
+        if self.backends.get(&class.provisioner).is_some() {
+            self.metrics.class_exists(&class.name);
+        }
         self.records().see_class(class.clone());
         if self.listed.load(Ordering::SeqCst) {
             self.introduce(class);

@@ -20,7 +20,9 @@ use tokio::{
     time::{Instant, sleep_until, timeout_at},
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
-use tracing::{debug, info, warn};
+use tracing::{debug, error, info};
+
+use super::cluster::sentence;
 
 /// One thing that the loop may have to do with the API server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -464,7 +466,7 @@ fn tell(before: &Rights, now: &Rights) {
     let known = degrade(before);
     for notice in degrade(now).iter().filter(|notice| !known.contains(notice)) {
         if notice.required {
-            warn!(rule = notice.rule, "{notice}");
+            error!(rule = notice.rule, "{notice}");
         } else {
             info!(rule = notice.rule, "{notice}");
         }
@@ -496,8 +498,8 @@ impl Inquiry {
                     });
                     let allowed = match answer.await {
                         Ok(Ok(review)) => review.status.map(|status| status.allowed),
-                        Ok(Err(error)) => {
-                            debug!(%right, %error, "cannot ask for the right");
+                        Ok(Err(failed)) => {
+                            debug!(%right, error = sentence(&failed), "cannot ask for the right");
                             None
                         }
                         Err(_) => None,

@@ -16,13 +16,15 @@ use kube::{
 };
 use rand::Rng;
 use serde::de::DeserializeOwned;
-use tokio::task::JoinSet;
+use tokio::{task::JoinSet, time::Instant};
 
 use super::{
     Shared,
     class::Class,
+    cluster::sentence,
     objects::{ClaimObject, VolumeObject},
     records::Watched,
+    rights::Right,
 };
 
 /// The first wait after an error; it doubles.
@@ -56,12 +58,15 @@ impl Backoff {
 pub(super) async fn can_stream(client: &Client) -> bool {
     let api: Api<PartialObjectMeta<StorageClass>> = Api::all(client.clone());
     let mut backoff = Backoff::new();
+    let mut told = Told::default();
     loop {
         match tokio::time::timeout(PROBE, probe(&api)).await {
             Ok(Ok(can)) => return can,
             // The server ignored the question and waits for changes.
             Err(_) => return false,
-            Ok(Err(kube::Error::Api(status))) if status.code < 500 && status.code != 429 => {
+            // Who may not watch learns nothing of how the server lists; lists in pages always work.
+            Ok(Err(kube::Error::Api(status))) if status.code == 403 => return false,
+            Ok(Err(kube::Error::Api(status))) if !matches!(status.code, 401 | 429 | 500..) => {
                 tracing::info!(
                     status = status.message,
                     "the server offers no streaming lists: reading lists in pages"
@@ -69,7 +74,19 @@ pub(super) async fn can_stream(client: &Client) -> bool {
                 return false;
             }
             Ok(Err(error)) => {
-                tracing::warn!(error = %error, "cannot ask the API server how it lists; trying again");
+                match Complaint::of_request(&error) {
+                    Complaint::Known(why) => {
+                        tracing::debug!(error = why, "cannot ask the API server how it lists");
+                    }
+                    Complaint::Forbidden(why) | Complaint::Other(why) => {
+                        told.tell(&why, || {
+                            tracing::warn!(
+                                error = why,
+                                "cannot ask the API server how it lists; trying again"
+                            );
+                        });
+                    }
+                }
                 backoff.wait().await;
             }
         }
@@ -157,13 +174,15 @@ async fn follow<K>(
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static,
 {
     let mut backoff = Backoff::new();
+    let mut told = Told::default();
+    let resource = resource(kind);
     'fresh: loop {
         let mut events = std::pin::pin!(watcher(api.clone(), config.clone()));
         let mut listing = true;
         loop {
             let next = if listing {
                 let Ok(next) = tokio::time::timeout(STALLED, events.next()).await else {
-                    tracing::warn!(kind = ?kind, "the API server sends nothing more of a list: beginning again");
+                    tracing::warn!(resource, "the API server sends nothing more of a list: beginning again");
                     backoff.wait().await;
                     continue 'fresh;
                 };
@@ -179,7 +198,7 @@ async fn follow<K>(
                 Some(Ok(Event::InitApply(object))) => apply(Change::Seen(object)),
                 Some(Ok(Event::InitDone)) => {
                     listing = false;
-                    backoff = Backoff::new();
+                    (backoff, told) = (Backoff::new(), Told::default());
                     if shared.records().complete(kind) {
                         shared.synced.send_replace(true);
                     }
@@ -193,7 +212,7 @@ async fn follow<K>(
                     apply(Change::Gone(object));
                 }
                 Some(Err(error)) => {
-                    tracing::warn!(kind = ?kind, error = %error, "watch interrupted");
+                    complain(kind, &error, &mut told, shared);
                     backoff.wait().await;
                     // The watcher would ask for the version that is too old for ever.
                     if too_old(&error) {
@@ -206,6 +225,113 @@ async fn follow<K>(
     }
 }
 
+/// What is wrong with a list or a watch.
+#[derive(Debug, PartialEq, Eq)]
+enum Complaint {
+    /// The log knows it: the server was not reached or does not accept us, which is told once for all requests; or it forgot
+    /// where the watch was, which is no trouble.
+    Known(String),
+    /// The right is missing.
+    Forbidden(String),
+    Other(String),
+}
+
+impl Complaint {
+    fn of_request(error: &kube::Error) -> Self {
+        let why = sentence(error);
+        match error {
+            kube::Error::Api(status) => Self::of_code(status.code, why),
+            _ => Self::Known(why),
+        }
+    }
+
+    fn of_code(code: u16, why: String) -> Self {
+        match code {
+            401 | 410 => Self::Known(why),
+            403 => Self::Forbidden(why),
+            _ => Self::Other(why),
+        }
+    }
+
+    fn of_watch(error: &watcher::Error) -> Self {
+        match error {
+            watcher::Error::InitialListFailed(error)
+            | watcher::Error::WatchStartFailed(error)
+            | watcher::Error::WatchFailed(error) => Self::of_request(error),
+            watcher::Error::WatchError(status) => {
+                let why = sentence(&kube::Error::Api(status.clone()));
+                Self::of_code(status.code, why)
+            }
+            watcher::Error::NoResourceVersion => Self::Other(error.to_string()),
+        }
+    }
+}
+
+/// What is said again and again is written down at most so often.
+const SAID_EVERY: Duration = Duration::from_mins(5);
+
+/// What was last said of one watch.
+#[derive(Debug, Default)]
+struct Told(Option<(String, Instant)>);
+
+impl Told {
+    /// Calls `say` unless the same was said a short time ago.
+    fn tell(&mut self, why: &str, say: impl FnOnce()) {
+        let known = self.0.as_ref().is_some_and(|(text, at)| text == why && at.elapsed() < SAID_EVERY);
+        if !known {
+            self.0 = Some((why.to_owned(), Instant::now()));
+            say();
+        }
+    }
+}
+
+/// Says what is wrong, once. A missing right is asked for, so that the rule to add is told.
+fn complain(kind: Watched, error: &watcher::Error, told: &mut Told, shared: &Shared) {
+    let resource = resource(kind);
+    match Complaint::of_watch(error) {
+        Complaint::Known(why) => tracing::debug!(resource, error = why, "watch interrupted"),
+        Complaint::Forbidden(why) => {
+            let listing = matches!(error, watcher::Error::InitialListFailed(_));
+            shared.rights.refused(if listing { right_to_list(kind) } else { right_to_watch(kind) });
+            told.tell(&why, || {
+                tracing::error!(
+                    resource,
+                    error = why,
+                    "the API server does not let these objects be listed or watched"
+                );
+            });
+        }
+        Complaint::Other(why) => {
+            told.tell(&why, || tracing::warn!(resource, error = why, "watch interrupted; trying again"));
+        }
+    }
+}
+
+/// The kind in the words of RBAC.
+fn resource(kind: Watched) -> &'static str {
+    match kind {
+        Watched::Claims => "persistentvolumeclaims",
+        Watched::Volumes => "persistentvolumes",
+        Watched::Classes => "storageclasses",
+    }
+}
+
+fn right_to_list(kind: Watched) -> Right {
+    match kind {
+        Watched::Claims => Right::ListClaims,
+        Watched::Volumes => Right::ListVolumes,
+        Watched::Classes => Right::ListClasses,
+    }
+}
+
+fn right_to_watch(kind: Watched) -> Right {
+    match kind {
+        Watched::Claims => Right::WatchClaims,
+        Watched::Volumes => Right::WatchVolumes,
+        Watched::Classes => Right::WatchClasses,
+    }
+}
+
 /// Whether a watch could not be resumed because the server has forgotten where it was.
 fn too_old(error: &watcher::Error) -> bool {
     match error {
@@ -215,5 +341,51 @@ fn too_old(error: &watcher::Error) -> bool {
         | watcher::Error::WatchError(_)
         | watcher::Error::WatchFailed(_)
         | watcher::Error::NoResourceVersion => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn api(code: u16, message: &str) -> kube::Error {
+        let status = kube::core::Status { code, message: message.into(), ..Default::default() };
+        kube::Error::Api(Box::new(status))
+    }
+
+    #[test]
+    fn a_watch_complains_of_what_no_other_line_tells_and_in_sentences() {
+        use Complaint::{Forbidden, Known, Other};
+        let forbidden = "persistentvolumes is forbidden";
+        let rows = [
+            (
+                watcher::Error::InitialListFailed(kube::Error::Service("connection refused".into())),
+                Known("connection refused".into()),
+            ),
+            (
+                watcher::Error::WatchStartFailed(api(401, "Unauthorized")),
+                Known(
+                    "the API server does not accept the credentials of this process (401 Unauthorized)"
+                        .into(),
+                ),
+            ),
+            (watcher::Error::WatchStartFailed(api(410, "too old")), Known("too old".into())),
+            (watcher::Error::InitialListFailed(api(403, forbidden)), Forbidden(forbidden.into())),
+            (watcher::Error::WatchStartFailed(api(503, "no leader")), Other("no leader".into())),
+        ];
+        for (error, complaint) in rows {
+            assert_eq!(Complaint::of_watch(&error), complaint, "{error:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_same_trouble_of_a_watch_is_told_once_in_a_while() {
+        let mut told = Told::default();
+        let mut lines = Vec::new();
+        for (seconds, why) in [(0, "a"), (30, "a"), (30, "a"), (30, "b"), (30, "b"), (300, "b")] {
+            tokio::time::advance(Duration::from_secs(seconds)).await;
+            told.tell(why, || lines.push(why));
+        }
+        assert_eq!(lines, ["a", "b", "b"]);
     }
 }

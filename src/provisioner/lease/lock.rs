@@ -16,6 +16,8 @@ use kube::{Api, Client, ResourceExt, api::PostParams};
 use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
 
+use crate::provisioner::cluster::sentence;
+
 /// Where the old provisioners keep the record on an `Endpoints` object.
 pub(super) const LEADER_ANNOTATION: &str = "control-plane.alpha.kubernetes.io/leader";
 
@@ -228,7 +230,7 @@ impl fmt::Display for Trouble {
 
 impl From<kube::Error> for Trouble {
     fn from(error: kube::Error) -> Self {
-        let kube::Error::Api(status) = error else { return Self::Other(error.to_string()) };
+        let kube::Error::Api(status) = error else { return Self::Other(sentence(&error)) };
         let details = status.details.as_ref();
         let ending = details
             .is_some_and(|details| details.causes.iter().any(|cause| cause.reason == "NamespaceTerminating"));

@@ -261,7 +261,12 @@ async fn store(shared: &Shared, order: &Arc<Order>, volume: &Arc<Volume>, permit
                 Err(outcome) => return outcome,
             },
             Cause::Unknown => return not_stored(shared, order, &failure),
-            Cause::Throttled | Cause::Conflict | Cause::NotFound | Cause::Forbidden | Cause::Invalid => {
+            Cause::Throttled
+            | Cause::Conflict
+            | Cause::NotFound
+            | Cause::Forbidden
+            | Cause::Unauthorized
+            | Cause::Invalid => {
                 shared.progress(&claim.uid, |progress| *progress = Progress::Made(Arc::clone(volume)));
                 return not_stored(shared, order, &failure);
             }
@@ -273,19 +278,26 @@ async fn store(shared: &Shared, order: &Arc<Order>, volume: &Arc<Volume>, permit
     });
     shared.records().see_volume(&stored);
     shared.metrics.provisioned(&claim.class_field, claim.source_kind(), began.elapsed());
-    tracing::info!(claim = %claim, volume = %name, "provisioned a volume");
-    shared.tell_claim(
-        claim,
-        Type::Normal,
-        "ProvisioningSucceeded",
-        format!("Successfully provisioned volume {name}"),
-    );
+    let (at, class) = (whereabouts(order, volume), &order.class.name);
+    tracing::info!(claim = %claim, volume = %name, at, class, "provisioned a volume");
+    // Tools look for the beginning, which is that of the Go library.
+    let note = format!("Successfully provisioned volume {name} at {at} of class {class:?}");
+    shared.tell_claim(claim, Type::Normal, "ProvisioningSucceeded", note);
     confirm_later(shared, &claim.uid)
 }
 
 /// Which object it is.
 fn uid_of(stored: &VolumeObject) -> Arc<str> {
     stored.metadata.uid.as_deref().unwrap_or_default().into()
+}
+
+/// The directory or image of a volume, for people: `nfs/default:team-data`, as the probes name stores.
+fn whereabouts(order: &Order, volume: &Volume) -> String {
+    let backend = order.backend.capabilities().name;
+    match order.backend.locate(&volume.source) {
+        Some(place) => format!("{backend}/{place}"),
+        None => volume.id.to_string(),
+    }
 }
 
 /// Leaves the rest to [`confirm`].
