@@ -13,12 +13,13 @@ use async_trait::async_trait;
 use tokio::sync::{Notify, watch};
 
 use super::{
-    Backend, Capabilities, Error, Kind, Known, Parameter, Past, Removed, Restored, StoreStatus, Unfinished,
+    Backend, Capabilities, Error, Host, Kind, Known, KnownVolume, Parameter, Past, PvState, Removed,
+    Restored, StoreStatus, Unfinished,
     path::{self, Missing, Pattern},
 };
 use crate::volume::{
-    ClaimKey, Disposal, Grown, Growth, Mode, Origin, Permit, Place, Removal, Source, Volume, VolumeId,
-    VolumeName, VolumeRequest,
+    ClaimKey, Disposal, Grown, Growth, InUse, Mode, Origin, Permit, Place, Provenance, Removal, Source,
+    Volume, VolumeId, VolumeName, VolumeRequest,
 };
 
 /// The operations of a backend, for counting them and for letting them fail.
@@ -36,6 +37,12 @@ pub enum Operation {
     Unfinished,
     /// [`Backend::discard`]
     Discard,
+    /// [`Backend::restore`]
+    Restore,
+    /// [`Backend::unregistered`]
+    Unregistered,
+    /// [`Backend::register`]
+    Register,
 }
 
 /// When a fault strikes.
@@ -85,6 +92,7 @@ pub const SERVER: &str = "memory";
 const ALIAS: &str = "memory.example.org";
 
 #[derive(Default)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a switch of its own for tests")]
 struct State {
     stores: Vec<String>,
     identities: BTreeMap<String, String>,
@@ -92,8 +100,10 @@ struct State {
     volumes: BTreeMap<VolumeName, Held>,
     /// Directories and whether they hold something.
     directories: BTreeMap<Place, bool>,
-    trash: Vec<(VolumeName, Place)>,
-    archived: BTreeMap<VolumeName, String>,
+    trash: Vec<Trashed>,
+    archived: BTreeMap<VolumeName, (String, Option<Held>)>,
+    /// Volumes that the storage says to be another cluster's, with its identity.
+    foreign: BTreeMap<VolumeName, String>,
     not_ready: BTreeMap<String, String>,
     calls: HashMap<Operation, usize>,
     faults: HashMap<Operation, Vec<(Moment, Kind)>>,
@@ -103,10 +113,27 @@ struct State {
     on_node: bool,
     /// Whether only the UIDs of claims are remembered.
     nameless: bool,
+    /// Whether nothing in the trash is looked at.
+    untended: bool,
     /// Whether the details of a volume depend on when it is asked for.
     moody: bool,
     /// The classes that the caller told of.
     met: Vec<BTreeMap<String, String>>,
+}
+
+/// A volume in the trash.
+#[derive(Debug, Clone)]
+struct Trashed {
+    name: VolumeName,
+    place: Place,
+    /// Its record, where it had one.
+    held: Option<Held>,
+    /// The PV that it was removed for; empty where that is not known.
+    uid: String,
+    /// Whether it holds something.
+    content: bool,
+    at: SystemTime,
+    retention: Option<Duration>,
 }
 
 /// The backend. Made with [`Memory::new`] or [`Memory::with_stores`].
@@ -116,6 +143,7 @@ pub struct Memory {
     state: Arc<Mutex<State>>,
     hung: Arc<watch::Sender<BTreeSet<Operation>>>,
     wake: Arc<Notify>,
+    host: Option<Arc<dyn Host>>,
 }
 
 impl Default for Memory {
@@ -150,7 +178,36 @@ impl Memory {
             state: Arc::new(Mutex::new(state)),
             hung: Arc::new(watch::Sender::new(BTreeSet::new())),
             wake: Arc::new(Notify::new()),
+            host: None,
         }
+    }
+
+    /// The same, which purges only what `host` says that no PV names any more, and puts back what is to stay. Without it
+    /// everything is purged at once.
+    #[must_use]
+    pub fn with_host(mut self, host: Arc<dyn Host>) -> Self {
+        self.host = Some(host);
+        self
+    }
+
+    /// From now on what is in the trash stays there, and is put back only when it is asked for.
+    pub fn leave_trash_alone(&self) {
+        self.state().untended = true;
+    }
+
+    /// From now on the storage says that this volume is the one of another cluster.
+    pub fn sign_as(&self, name: &VolumeName, cluster: &str) {
+        self.state().foreign.insert(name.clone(), cluster.to_owned());
+    }
+
+    /// Loses the record of a volume, not its data.
+    pub fn lose_record(&self, name: &VolumeName) {
+        self.state().volumes.remove(name);
+    }
+
+    /// How many volumes were purged.
+    pub fn purged(&self) -> u64 {
+        self.state().purged
     }
 
     /// The same with other capabilities, for tests of what a caller does with them.
@@ -216,12 +273,13 @@ impl Memory {
 
     /// What lies in the trash.
     pub fn trash(&self) -> Vec<VolumeName> {
-        self.state().trash.iter().map(|(name, _)| name.clone()).collect()
+        self.state().trash.iter().map(|trashed| trashed.name.clone()).collect()
     }
 
     /// What was archived, and where to.
     pub fn archived(&self) -> BTreeMap<VolumeName, String> {
-        self.state().archived.clone()
+        let state = self.state();
+        state.archived.iter().map(|(name, (target, _))| (name.clone(), target.clone())).collect()
     }
 
     /// What the caller told of a store with [`Backend::remember`].
@@ -272,6 +330,29 @@ impl Memory {
         }
     }
 
+    /// Looks at every volume in the trash once: no PV names it any more and its time is over, or it is to stay.
+    async fn tend_for(&self, host: &dyn Host) {
+        let entries = self.state().trash.clone();
+        for entry in entries {
+            let now = host.now();
+            let Ok(said) = host.pv_state(&entry.name).await else { continue };
+            let Ok(_held) = self.hold(&entry.name) else { continue };
+            let mut state = self.state();
+            let Some(index) = state.trash.iter().position(|other| other.name == entry.name) else { continue };
+            let until = entry.at + entry.retention.unwrap_or_else(|| host.trash_retention());
+            match said {
+                PvState::Absent if now.is_some_and(|now| now >= until) => {
+                    state.trash.remove(index);
+                    state.purged += 1;
+                }
+                PvState::Absent => {}
+                PvState::Present { uid, removing } if removing && uid == entry.uid => {}
+                // Where its place is taken it stays in the trash.
+                PvState::Present { .. } => drop(state.put_back(index)),
+            }
+        }
+    }
+
     fn hold(&self, name: &VolumeName) -> Result<Busy, Error> {
         if !self.state().busy.insert(name.clone()) {
             return Err(Error::new(Kind::Busy, format!("volume {name} is being worked on")));
@@ -317,9 +398,46 @@ impl State {
         if self.moody && calls.is_multiple_of(2) { ALIAS } else { SERVER }
     }
 
-    fn trash(&mut self, name: &VolumeName, place: &Place) {
-        self.directories.remove(place);
-        self.trash.push((name.clone(), place.clone()));
+    fn trash(&mut self, name: &VolumeName, place: &Place, provenance: &Provenance) {
+        self.trash.push(Trashed {
+            name: name.clone(),
+            place: place.clone(),
+            held: self.volumes.get(name).cloned(),
+            uid: provenance.uid.clone(),
+            content: self.directories.remove(place).unwrap_or_default(),
+            at: SystemTime::now(),
+            retention: provenance.retention,
+        });
+    }
+
+    /// Whose the storage says that the volume is: ours, unless another cluster's that nobody took over.
+    fn prove(&mut self, name: &VolumeName, provenance: &Provenance) -> Result<(), Error> {
+        let Some(owner) = self.foreign.get(name) else { return Ok(()) };
+        if provenance.take_over.as_ref() == Some(owner) {
+            self.foreign.remove(name);
+            return Ok(());
+        }
+        let message = format!(
+            "the record of volume {name} names cluster {owner}; nothing was touched. If that cluster does not use it any more: \
+             kubectl annotate pv {name} berth.storage/take-over={owner}"
+        );
+        Err(Error::new(Kind::Refused, message))
+    }
+
+    /// Moves an entry of the trash back, if its place is free.
+    fn put_back(&mut self, index: usize) -> Result<(), Error> {
+        let Some(trashed) = self.trash.get(index) else { return Ok(()) };
+        if self.directories.contains_key(&trashed.place) {
+            let message =
+                format!("{} is taken, so that volume {} stays in the trash", trashed.place, trashed.name);
+            return Err(Error::new(Kind::Conflict, message));
+        }
+        let trashed = self.trash.remove(index);
+        self.directories.insert(trashed.place, trashed.content);
+        if let Some(held) = trashed.held {
+            self.volumes.insert(trashed.name, held);
+        }
+        Ok(())
     }
 }
 
@@ -438,17 +556,18 @@ impl Backend for Memory {
         let removed = {
             let mut state = self.state();
             state.usable(&place.store)?;
+            state.prove(&removal.name, &removal.provenance)?;
             match (&removal.id, state.volumes.get(&removal.name)) {
-                (Some(id), Some(held))
-                    if held.volume.id != *id || held.place != place || held.claim != removal.claim =>
-                {
-                    let message = format!("the record of {id} names another place or claim");
+                (Some(id), Some(held)) if held.volume.id != *id || held.place != place => {
+                    let message = format!("the record of {id} names another place or volume");
                     return Err(Error::new(Kind::Refused, message));
                 }
                 (Some(id), None) if state.directories.contains_key(&place) => {
                     let message = format!("there is no record of {id}, but a directory {place}");
                     return Err(Error::new(Kind::Refused, message));
                 }
+                // Nothing is touched, so nothing need be proved.
+                (None, None) if removal.disposal == Disposal::Keep => {}
                 (None, _)
                     if state.volumes.values().any(|held| {
                         held.volume.id.name() != &removal.name && held.place.overlaps(&place)
@@ -468,24 +587,25 @@ impl Backend for Memory {
             let removed = match disposal {
                 Disposal::Keep => Removed::Kept,
                 Disposal::Delete if there => {
-                    state.trash(&removal.name, &place);
+                    state.trash(&removal.name, &place, &removal.provenance);
                     Removed::Trashed
                 }
                 Disposal::Archive if there => {
                     let base = format!("archived-{}", place.segments.join("/"));
                     let mut target = base.clone();
                     let mut counter = 1;
-                    while state.archived.values().any(|taken| *taken == target) {
+                    while state.archived.values().any(|(taken, _)| *taken == target) {
                         counter += 1;
                         target = format!("{base}-{counter}");
                     }
                     state.directories.remove(&place);
-                    state.archived.insert(removal.name.clone(), target.clone());
+                    let held = state.volumes.get(&removal.name).cloned();
+                    state.archived.insert(removal.name.clone(), (target.clone(), held));
                     Removed::Archived(target)
                 }
                 Disposal::Delete | Disposal::Archive => match state.archived.get(&removal.name) {
-                    Some(target) => Removed::Archived(target.clone()),
-                    None if state.trash.iter().any(|(name, _)| *name == removal.name) => Removed::Trashed,
+                    Some((target, _)) => Removed::Archived(target.clone()),
+                    None if state.trash.iter().any(|entry| entry.name == removal.name) => Removed::Trashed,
                     None => Removed::Absent,
                 },
             };
@@ -498,22 +618,69 @@ impl Backend for Memory {
 
     async fn restore(&self, removal: &Removal, permit: &Permit) -> Result<Restored, Error> {
         let _held = self.hold(&removal.name)?;
+        let lost = self.enter(Operation::Restore).await?;
         permit.check()?;
         let Some(place) = self.locate(&removal.source) else { return Ok(Restored::InPlace) };
-        let mut state = self.state();
-        state.usable(&place.store)?;
-        let trashed = state.trash.iter().position(|(name, at)| (name, at) == (&removal.name, &place));
-        let archived = state.archived.contains_key(&removal.name);
-        if state.directories.contains_key(&place) || trashed.is_none() && !archived {
-            return Ok(Restored::InPlace);
+        let restored = {
+            let mut state = self.state();
+            state.usable(&place.store)?;
+            let trashed =
+                state.trash.iter().position(|entry| entry.name == removal.name && entry.place == place);
+            if let Some(index) = trashed {
+                state.put_back(index)?;
+                Restored::MovedBack
+            } else if state.archived.contains_key(&removal.name) && !state.directories.contains_key(&place) {
+                if let Some((_, Some(held))) = state.archived.remove(&removal.name) {
+                    state.volumes.insert(removal.name.clone(), held);
+                }
+                state.directories.insert(place, true);
+                Restored::MovedBack
+            } else {
+                Restored::InPlace
+            }
+        };
+        answer(Operation::Restore, lost, restored)
+    }
+
+    async fn unregistered(&self, store: &str, volumes: &[KnownVolume]) -> Result<Vec<VolumeName>, Error> {
+        let lost = self.enter(Operation::Unregistered).await?;
+        let unknown = {
+            let state = self.state();
+            state.usable(store)?;
+            let known = |name| state.volumes.contains_key(name) && !state.foreign.contains_key(name);
+            volumes.iter().map(|volume| &volume.name).filter(|name| !known(name)).cloned().collect()
+        };
+        answer(Operation::Unregistered, lost, unknown)
+    }
+
+    async fn register(&self, volume: &InUse, permit: &Permit) -> Result<(), Error> {
+        let _held = self.hold(&volume.name)?;
+        let lost = self.enter(Operation::Register).await?;
+        permit.check()?;
+        let place = self.locate(&volume.source).ok_or_else(|| {
+            Error::new(Kind::Invalid, format!("{} lies in none of the stores", volume.source))
+        })?;
+        {
+            let mut state = self.state();
+            state.usable(&place.store)?;
+            state.prove(&volume.name, &volume.provenance)?;
+            let id = match &volume.id {
+                Some(id) => id.clone(),
+                None => VolumeId::new("memory", &place.store, volume.name.clone())?,
+            };
+            let made = Volume {
+                id,
+                source: volume.source.clone(),
+                capacity: None,
+                origin: volume.origin,
+                store_identity: state.identities.get(&place.store).cloned().unwrap_or_default(),
+                record: BTreeMap::new(),
+            };
+            let since = SystemTime::now();
+            let held = Held { volume: made, place, claim: volume.claim.clone(), confirmed: true, since };
+            state.volumes.entry(volume.name.clone()).or_insert(held);
         }
-        if let Some(index) = trashed {
-            state.trash.remove(index);
-        } else {
-            state.archived.remove(&removal.name);
-        }
-        state.directories.insert(place, true);
-        Ok(Restored::MovedBack)
+        answer(Operation::Register, lost, ())
     }
 
     async fn expand(&self, growth: &Growth, permit: &Permit) -> Result<Grown, Error> {
@@ -574,7 +741,7 @@ impl Backend for Memory {
                         return Err(Error::new(Kind::Refused, message));
                     }
                     if state.directories.contains_key(&held.place) {
-                        state.trash(name, &held.place);
+                        state.trash(name, &held.place, &Provenance::default());
                     }
                 }
                 state.volumes.remove(name);
@@ -585,12 +752,18 @@ impl Backend for Memory {
 
     async fn tend(&self, permit: &Permit) {
         loop {
-            if permit.check().is_ok() {
-                let mut state = self.state();
-                state.purged += u64::try_from(state.trash.len()).unwrap_or(u64::MAX);
-                state.trash.clear();
+            if permit.check().is_ok() && !self.state().untended {
+                if let Some(host) = &self.host {
+                    self.tend_for(&**host).await;
+                } else {
+                    let mut state = self.state();
+                    state.purged += u64::try_from(state.trash.len()).unwrap_or(u64::MAX);
+                    state.trash.clear();
+                }
             }
-            self.wake.notified().await;
+            // What a host says changes without anybody telling.
+            let pause = if self.host.is_some() { Duration::from_millis(10) } else { Duration::MAX };
+            let _ = tokio::time::timeout(pause, self.wake.notified()).await;
         }
     }
 

@@ -133,11 +133,18 @@ impl Cluster {
         found(self.call(Method::GET, &format!("{VOLUMES}/{}", plain(name)?), None::<(_, &Value)>).await)
     }
 
-    /// Deletes the object of this name if it has this UID; that it is gone already is a success.
+    /// Deletes the object of this name if it has this UID and this version; that it is gone already is a success, that it was
+    /// changed is [`Cause::Conflict`].
     ///
     /// Returns the finalizers that keep it: others may have come and gone since it was read.
-    pub(super) async fn delete_volume(&self, name: &str, uid: &str) -> Result<Vec<String>, Failure> {
-        let options = json!({"apiVersion": "v1", "kind": "DeleteOptions", "preconditions": {"uid": uid}});
+    pub(super) async fn delete_volume(
+        &self,
+        name: &str,
+        uid: &str,
+        version: &str,
+    ) -> Result<Vec<String>, Failure> {
+        let preconditions = json!({"uid": uid, "resourceVersion": version});
+        let options = json!({"apiVersion": "v1", "kind": "DeleteOptions", "preconditions": preconditions});
         let path = format!("{VOLUMES}/{}", plain(name)?);
         let deleted: Result<Deleted, Failure> =
             self.call(Method::DELETE, &path, Some(("application/json", &options))).await;
@@ -147,6 +154,15 @@ impl Cluster {
     /// Changes a volume's object by a strategic merge patch; that it is gone is a success.
     pub(super) async fn patch_volume(&self, name: &str, patch: &Value) -> Result<(), Failure> {
         found(self.patch(&format!("{VOLUMES}/{}", plain(name)?), patch).await).map(drop)
+    }
+
+    /// Changes a volume's object by a JSON patch whose tests say what must still hold; that it is gone is a success, that
+    /// something does not hold any more is [`Cause::Invalid`].
+    pub(super) async fn test_and_patch_volume(&self, name: &str, patch: &Value) -> Result<(), Failure> {
+        let path = format!("{VOLUMES}/{}", plain(name)?);
+        let patched: Result<Answer, Failure> =
+            self.call(Method::PATCH, &path, Some(("application/json-patch+json", patch))).await;
+        found(patched).map(drop)
     }
 
     /// The claim as it is now.

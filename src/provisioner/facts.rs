@@ -3,7 +3,12 @@
 //! The parts of the process that learn something and the [`Host`](crate::backend::Host) that tells the storage of it are made
 //! at different times; each gets a copy.
 
-use std::sync::{Arc, OnceLock, atomic::AtomicBool, atomic::Ordering};
+use std::sync::{
+    Arc, OnceLock,
+    atomic::{AtomicBool, Ordering},
+};
+
+use tokio::sync::watch;
 
 use super::clock::ServerClock;
 
@@ -19,6 +24,8 @@ pub struct ClusterFacts {
 
 #[derive(Debug, Default)]
 struct Ids {
+    /// Told of everything that is learned.
+    learned: watch::Sender<()>,
     kube_system: OnceLock<String>,
     /// The UID of `kube-system` may not be read.
     hidden: AtomicBool,
@@ -29,18 +36,24 @@ impl ClusterFacts {
     /// The UID of `kube-system` was read.
     pub(super) fn kube_system(&self, uid: String) {
         // The first one stays.
-        let _ = self.ids.kube_system.set(uid);
+        if self.ids.kube_system.set(uid).is_ok() {
+            self.ids.learned.send_replace(());
+        }
     }
 
     /// The UID of `kube-system` may not be read.
     pub(super) fn kube_system_is_hidden(&self) {
-        self.ids.hidden.store(true, Ordering::SeqCst);
+        if !self.ids.hidden.swap(true, Ordering::SeqCst) {
+            self.ids.learned.send_replace(());
+        }
     }
 
     /// The UID of the object that is the leader lock was read.
     pub(super) fn lock(&self, uid: String) {
         // The first one stays.
-        let _ = self.ids.lock.set(uid);
+        if self.ids.lock.set(uid).is_ok() {
+            self.ids.learned.send_replace(());
+        }
     }
 
     /// The identity of the cluster, as far as it was read: the UID of `kube-system`; where that may not be read, the one of the
@@ -48,6 +61,11 @@ impl ClusterFacts {
     pub(super) fn id(&self) -> Option<&String> {
         let lock = || self.ids.lock.get().filter(|_| self.ids.hidden.load(Ordering::SeqCst));
         self.ids.kube_system.get().or_else(lock)
+    }
+
+    /// Changes whenever something is learned by which the cluster is called.
+    pub(super) fn learned(&self) -> watch::Receiver<()> {
+        self.ids.learned.subscribe()
     }
 
     /// Everything by which what is on the storage may name this cluster.

@@ -23,6 +23,7 @@ mod provision;
 pub mod queue;
 mod reclaim;
 mod records;
+mod register;
 pub mod rights;
 #[cfg(test)]
 mod stub;
@@ -118,6 +119,8 @@ const RIGHTS_LIMIT: Duration = Duration::from_secs(3);
 const WATCH_LIMIT: Duration = Duration::from_mins(6);
 /// How often the state is told and the heart beats.
 const TICK: Duration = Duration::from_secs(2);
+/// How many explained requests for growth are remembered.
+const EXPLAINED: usize = 1000;
 /// How long the last events may take at shutdown.
 const LAST_EVENTS: Duration = Duration::from_secs(5);
 
@@ -205,16 +208,8 @@ async fn synced(shared: &Shared) {
     // A store that only classes describe is known by them when its past is told.
     shared.listed.store(true, Ordering::SeqCst);
     shared.introduce_classes();
-    for backend in shared.backends.distinct() {
-        let past = shared.records().past(&**backend);
-        for past in past {
-            backend.remember(past);
-        }
-    }
-    let mut records = shared.records();
-    records.past_told();
-    let (claims, volumes) = records.sizes();
-    drop(records);
+    shared.tell_past();
+    let (claims, volumes) = shared.records().sizes();
     shared.metrics.synced(true);
     tracing::info!(claims, volumes, "all objects are listed");
 }
@@ -309,15 +304,16 @@ struct Shared {
     backends: Backends,
     metrics: Metrics,
     rights: Monitor,
+    facts: ClusterFacts,
     /// By provisioner name: the source of an event names it.
     events: BTreeMap<String, Events>,
     synced: tokio::sync::watch::Sender<bool>,
     records: Mutex<Records>,
     /// What was begun for a claim and is not ended, by the claim's UID.
     attempts: Mutex<HashMap<Arc<str>, Attempt>>,
-    /// Editions of classes that were warned about, by UID and version.
-    warned: Mutex<HashSet<(String, String)>>,
-    /// Requests for growth that were explained, by UID and size.
+    /// Editions of classes that were warned about: the last version, by UID.
+    warned: Mutex<HashMap<String, String>>,
+    /// Requests for growth that were explained, by UID and size; at most [`EXPLAINED`].
     explained: Mutex<HashSet<(String, String)>>,
     /// So many PVs may be on their way to the API server at a time, of whatever stores: no storage is waited for meanwhile.
     storing: Semaphore,
@@ -354,6 +350,7 @@ impl Shared {
             backends,
             metrics,
             rights,
+            facts: settings.facts.clone(),
             events,
             synced: tokio::sync::watch::Sender::new(false),
             attempts: Mutex::default(),
@@ -417,15 +414,30 @@ impl Shared {
         backend.acquaint(&parameters);
     }
 
+    /// Tells the backends what the volumes say of their stores.
+    fn tell_past(&self) {
+        for backend in self.backends.distinct() {
+            let past = self.records().past(&**backend);
+            for past in past {
+                backend.remember(past);
+            }
+        }
+    }
+
     /// Whether nobody was warned about this edition of the class yet.
     fn first_use(&self, class: &Class) -> bool {
         let mut warned = self.warned.lock().unwrap_or_else(PoisonError::into_inner);
-        warned.insert((class.uid.clone(), class.version.clone()))
+        let before = warned.insert(class.uid.clone(), class.version.clone());
+        before.is_none_or(|version| version != class.version)
     }
 
     /// Whether nobody was told yet why this claim cannot have so much.
     fn first_explained(&self, uid: &str, request: &str) -> bool {
         let mut explained = self.explained.lock().unwrap_or_else(PoisonError::into_inner);
+        // Claims come and go, and their authors write what they like: explaining again is better than remembering for ever.
+        if explained.len() >= EXPLAINED {
+            explained.clear();
+        }
         explained.insert((uid.to_owned(), request.to_owned()))
     }
 

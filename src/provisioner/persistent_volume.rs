@@ -250,6 +250,19 @@ impl Recorded {
         })
     }
 
+    /// The same without what cannot be read. For undoing what was begun, never for a removal.
+    pub(super) fn legible(volume: &VolumeObject) -> Self {
+        let record = annotation(&volume.metadata, names::RECORD);
+        Self {
+            id: read(volume, names::VOLUME_ID).unwrap_or_default(),
+            disposal: read(volume, names::ON_DELETE).unwrap_or_default(),
+            origin: read(volume, names::ORIGIN).unwrap_or_default(),
+            store_identity: annotation(&volume.metadata, names::STORE_ID).map(str::to_owned),
+            record: record.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default(),
+            retention: annotation(&volume.metadata, names::TRASH_RETENTION).and_then(parse_duration),
+        }
+    }
+
     /// How the volume was made; `class` counts only where nothing is recorded.
     pub(super) fn provenance(
         self,
@@ -494,6 +507,11 @@ mod tests {
                 serde_json::from_value(json!({"metadata": {"annotations": {key: value}}})).unwrap();
             let error = Recorded::read(&object).unwrap_err().to_string();
             assert!(error.contains(key), "{error}");
+            let legible = Recorded::legible(&object);
+            assert_eq!(
+                (legible.id, legible.disposal, legible.origin, legible.retention),
+                (None, None, None, None)
+            );
         }
     }
 }

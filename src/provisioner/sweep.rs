@@ -12,17 +12,33 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use futures::future::join_all;
 
-use super::{Shared, records::Records};
+use super::{
+    Shared, names,
+    objects::{VolumeObject, annotation},
+    persistent_volume,
+    records::Records,
+};
 use crate::{
     backend::{Backend, Kind, Unfinished},
-    volume::{Permit, VolumeName},
+    volume::{Permit, Place, Source, VolumeName},
 };
+
+/// What the API server says of an unfinished volume.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Answer {
+    /// The PV with this UID uses it.
+    Used(String),
+    /// It is used by somebody else, or its claim lives.
+    Leave,
+    /// Nobody knows it.
+    Suspect,
+}
 
 /// What the records say of an unfinished volume.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Verdict {
-    /// It has a PV.
-    Confirm,
+    /// There is a PV of its name.
+    Stored,
     /// It is being worked on, or its claim lives.
     Leave,
     /// Nobody seems to know it.
@@ -84,7 +100,7 @@ async fn suspicious(
     let mut suspects = Vec::new();
     let mut nameless = Vec::new();
     for volume in volumes {
-        if look(shared, backend, &volume, permit).await != Verdict::Suspect {
+        if !is_suspect(shared, backend, &volume, permit).await {
             continue;
         }
         if nameless_claim(&volume) { nameless.push(volume) } else { suspects.push(volume) }
@@ -109,70 +125,96 @@ fn nameless_claim(volume: &Unfinished) -> bool {
     volume.claim.namespace.is_empty() || volume.claim.name.is_empty()
 }
 
-/// Looks at one volume, live where the records know nothing of it, and confirms it where it is used.
-async fn look(shared: &Shared, backend: &Arc<dyn Backend>, volume: &Unfinished, permit: &Permit) -> Verdict {
-    let verdict = match judge(volume, &shared.records(), shared.attempt(&volume.claim.uid).is_some()) {
-        Verdict::Suspect => None,
-        known => Some(known),
+/// Looks at one volume, live unless the records know enough of it, and confirms it where it is used. Returns whether nobody seems
+/// to know it.
+async fn is_suspect(
+    shared: &Shared,
+    backend: &Arc<dyn Backend>,
+    volume: &Unfinished,
+    permit: &Permit,
+) -> bool {
+    let worked_on = shared.attempt(&volume.claim.uid).is_some();
+    let verdict = judge(volume, &shared.records(), worked_on);
+    let answer = match verdict {
+        Verdict::Leave => return false,
+        Verdict::Stored | Verdict::Suspect => ask(shared, backend, volume).await,
     };
-    let verdict = match verdict {
-        Some(known) => known,
-        None => match ask(shared, volume).await {
-            Ok(verdict) => verdict,
-            Err(failure) => {
-                tracing::warn!(volume = %volume.id, error = %failure, "cannot find out whether the volume is used");
-                Verdict::Leave
-            }
-        },
-    };
-    if verdict == Verdict::Confirm {
-        // Which object it is only the API server tells.
-        let uid = match shared.cluster.volume(volume.id.name().as_str()).await {
-            Ok(stored) => stored.and_then(|stored| stored.metadata.uid).unwrap_or_default(),
-            Err(failure) => {
-                tracing::warn!(volume = %volume.id, error = %failure, "cannot read the PersistentVolume");
-                return Verdict::Leave;
-            }
-        };
-        match backend.confirm(&volume.id, &uid, permit).await {
-            Ok(()) => shared.metrics.confirmed(volume.id.store()),
-            Err(error) => {
-                tracing::warn!(volume = %volume.id, error = error.chain(), "cannot confirm the volume; the next sweep will");
-            }
+    match answer {
+        Ok(Answer::Used(uid)) => {
+            confirm(shared, backend, volume, &uid, permit).await;
+            false
+        }
+        Ok(Answer::Leave) => false,
+        Ok(Answer::Suspect) => true,
+        Err(failure) => {
+            tracing::warn!(volume = %volume.id, error = %failure, "cannot find out whether the volume is used");
+            false
         }
     }
-    verdict
+}
+
+async fn confirm(
+    shared: &Shared,
+    backend: &Arc<dyn Backend>,
+    volume: &Unfinished,
+    uid: &str,
+    permit: &Permit,
+) {
+    match backend.confirm(&volume.id, uid, permit).await {
+        Ok(()) => shared.metrics.confirmed(volume.id.store()),
+        Err(error) => {
+            tracing::warn!(volume = %volume.id, error = error.chain(), "cannot confirm the volume; the next sweep will");
+        }
+    }
 }
 
 fn judge(volume: &Unfinished, records: &Records, worked_on: bool) -> Verdict {
-    // Whose it is cannot be asked.
-    if volume.claim.uid.is_empty() {
-        return Verdict::Leave;
-    }
-    let used =
-        records.volume(volume.id.name().as_str()).is_some_and(|known| *known.claim_uid == *volume.claim.uid);
-    if used {
-        Verdict::Confirm
-    } else if worked_on || records.claim(&volume.claim.uid).is_some() {
+    if records.volume(volume.id.name().as_str()).is_some() {
+        Verdict::Stored
+    // Without a UID it cannot be asked whose it is.
+    } else if volume.claim.uid.is_empty() || worked_on || records.claim(&volume.claim.uid).is_some() {
         Verdict::Leave
     } else {
         Verdict::Suspect
     }
 }
 
+/// Whether the PV of the name of an unfinished volume uses that volume. Whichever claim it is for: a volume may have been
+/// bound again by another one. `locate` says where a source lies.
+fn uses(stored: &VolumeObject, volume: &Unfinished, locate: impl Fn(&Source) -> Option<Place>) -> bool {
+    let same = match annotation(&stored.metadata, names::VOLUME_ID) {
+        Some(id) => id == volume.id.to_string(),
+        None => stored.spec.claim_ref.as_ref().is_some_and(|claim| claim.uid == volume.claim.uid),
+    };
+    let there = persistent_volume::source(stored).and_then(|source| locate(&source));
+    let elsewhere = there.zip(volume.place.as_ref()).is_some_and(|(there, place)| there != *place);
+    same && !elsewhere
+}
+
 /// Asks for the volume and the claim. A claim without a name is asked for later, together with the others.
-async fn ask(shared: &Shared, volume: &Unfinished) -> Result<Verdict, super::cluster::Failure> {
-    let stored = shared.cluster.volume(volume.id.name().as_str()).await?;
-    if let Some(stored) = stored {
-        let used = stored.spec.claim_ref.is_some_and(|claim| claim.uid == volume.claim.uid);
-        return Ok(if used { Verdict::Confirm } else { Verdict::Leave });
+async fn ask(
+    shared: &Shared,
+    backend: &Arc<dyn Backend>,
+    volume: &Unfinished,
+) -> Result<Answer, super::cluster::Failure> {
+    if let Some(stored) = shared.cluster.volume(volume.id.name().as_str()).await? {
+        let used = uses(&stored, volume, |source| backend.locate(source));
+        return Ok(match stored.metadata.uid {
+            Some(uid) if used => Answer::Used(uid),
+            Some(_) | None => Answer::Leave,
+        });
+    }
+    let known =
+        shared.attempt(&volume.claim.uid).is_some() || shared.records().claim(&volume.claim.uid).is_some();
+    if known || volume.claim.uid.is_empty() {
+        return Ok(Answer::Leave);
     }
     if nameless_claim(volume) {
-        return Ok(Verdict::Suspect);
+        return Ok(Answer::Suspect);
     }
     let claim = shared.cluster.claim(&volume.claim.namespace, &volume.claim.name).await?;
     let lives = claim.is_some_and(|claim| claim.metadata.uid.as_deref() == Some(&volume.claim.uid));
-    Ok(if lives { Verdict::Leave } else { Verdict::Suspect })
+    Ok(if lives { Answer::Leave } else { Answer::Suspect })
 }
 
 async fn discard(shared: &Shared, backend: &Arc<dyn Backend>, volume: &Unfinished, permit: &Permit) {
@@ -230,10 +272,40 @@ mod tests {
 
         let mut records = empty();
         records.see_volume(&fixtures::volume_object(json!({"status": {"phase": "Bound"}})));
-        assert_eq!(judge(&unfinished, &records, false), Verdict::Confirm, "it has a PV");
+        assert_eq!(judge(&unfinished, &records, false), Verdict::Stored, "it has a PV");
+        assert_eq!(judge(&nobody, &records, false), Verdict::Stored, "which tells whose it is");
+    }
 
-        let mut records = empty();
-        records.see_volume(&fixtures::volume_object(json!({"spec": {"claimRef": {"uid": "other"}}})));
-        assert_eq!(judge(&unfinished, &records, false), Verdict::Suspect, "the PV is of another claim");
+    #[test]
+    fn a_volume_is_used_by_the_object_that_names_it_whichever_claim_is_bound_to_it() {
+        let memory = Memory::new();
+        let id = VolumeId::new("memory", "default", VolumeName::for_claim("0b6f-11").unwrap()).unwrap();
+        let place = Place { store: "default".into(), segments: vec!["default-data-pvc-0b6f-11".to_owned()] };
+        let unfinished = Unfinished {
+            id,
+            claim: ClaimKey { namespace: "default".into(), name: "data".into(), uid: "0b6f-11".into() },
+            since: SystemTime::UNIX_EPOCH,
+            place: Some(place),
+        };
+        let id =
+            |id: serde_json::Value| json!({"metadata": {"annotations": {"berth.storage/volume-id": id}}});
+        let table = [
+            ("as it was made", json!({}), true),
+            (
+                "bound again by another claim",
+                json!({"spec": {"claimRef": {"name": "new", "uid": "9"}}}),
+                true,
+            ),
+            ("another volume", id(json!("1/memory/other/pvc-0b6f-11")), false),
+            ("a volume of an older provisioner for the claim", id(serde_json::Value::Null), true),
+            ("at another place", json!({"spec": {"nfs": {"path": "/default/elsewhere"}}}), false),
+        ];
+        for (row, patch, used) in table {
+            let stored = fixtures::volume_object(patch);
+            assert_eq!(uses(&stored, &unfinished, |source| memory.locate(source)), used, "{row}");
+        }
+        let mut other = id(serde_json::Value::Null);
+        fixtures::merge(&mut other, &json!({"spec": {"claimRef": {"uid": "9"}}}));
+        assert!(!uses(&fixtures::volume_object(other), &unfinished, |_| None), "for another claim");
     }
 }

@@ -16,7 +16,7 @@ use super::{
     queue::{Queue, Work},
     reclaim,
     records::Key,
-    sweep,
+    register, sweep,
 };
 use crate::observe::QueueDepth;
 
@@ -24,6 +24,9 @@ use crate::observe::QueueDepth;
 const FINALIZER_PAUSE: Duration = Duration::from_millis(20);
 /// How many of them at a time.
 const FINALIZERS: usize = 2;
+
+/// Volumes of older provisioners are recorded at this pace, one of each store at a time.
+const REGISTER_PAUSE: Duration = Duration::from_millis(20);
 
 /// One in so many workers' worth of confirmations runs beside the workers of a store: enough to keep up with them, too
 /// few to keep claims waiting.
@@ -36,6 +39,8 @@ enum LaneId {
     Store(&'static str, Box<str>),
     /// Noting on one store of one backend which volumes are in use.
     Confirm(&'static str, Box<str>),
+    /// Noting on one store of one backend which volumes of others are in use.
+    Register(&'static str, Box<str>),
     Finalizers,
     /// What needs no store, or none that is known.
     Rest,
@@ -70,7 +75,7 @@ pub(super) struct Term {
     workers: usize,
     lanes: HashMap<LaneId, Lane>,
     tasks: JoinSet<()>,
-    /// Sweeping, and what backends do by themselves.
+    /// Sweeping, looking for volumes that are not recorded, and what backends do by themselves.
     background: JoinSet<()>,
     freed: (mpsc::UnboundedSender<LaneId>, mpsc::UnboundedReceiver<LaneId>),
     /// When the work in hand began, by its key.
@@ -81,6 +86,8 @@ pub(super) struct Term {
 impl Term {
     /// Begins to work: everything that waits is queued, the stores are swept and tended.
     pub(super) fn begin(shared: &Arc<Shared>, lease: lease::Term, settings: &Settings) -> Self {
+        // Others led until now: what they made counts before anything is worked on.
+        shared.tell_past();
         let queue = Queue::new(settings.pace);
         let mut background = JoinSet::new();
         for backend in shared.backends.distinct() {
@@ -94,6 +101,8 @@ impl Term {
             settings.sweep_grace,
         ));
         shared.records().work(queue.clone());
+        // It queues what it finds.
+        background.spawn(register::run(Arc::clone(shared)));
         Self {
             lease,
             shared: Arc::clone(shared),
@@ -161,6 +170,7 @@ impl Term {
                 useful + useful / 2
             }
             LaneId::Confirm(..) => (self.workers / CONFIRMING).max(1),
+            LaneId::Register(..) => 1,
             LaneId::Finalizers => FINALIZERS,
             LaneId::Rest => self.workers,
         }
@@ -179,8 +189,13 @@ impl Term {
                 Key::Volume(name) => reclaim::reconcile(&shared, name, work.attempt(), &permit).await,
                 Key::Growth(uid) => expand::reconcile(&shared, uid, &permit).await,
                 Key::Guard(name) => {
-                    let outcome = reclaim::reconcile_finalizer(&shared, name).await;
+                    let outcome = reclaim::reconcile_finalizer(&shared, name, &permit).await;
                     tokio::time::sleep(FINALIZER_PAUSE).await;
+                    outcome
+                }
+                Key::Register(name) => {
+                    let outcome = register::reconcile(&shared, name, &permit).await;
+                    tokio::time::sleep(REGISTER_PAUSE).await;
                     outcome
                 }
             };
@@ -278,6 +293,10 @@ fn route(shared: &Shared, key: &Key) -> LaneId {
             let volume = shared.records().growing(uid).map(|growing| growing.volume.clone());
             volume.map_or(LaneId::Rest, |volume| volume_lane(shared, &volume))
         }
+        Key::Register(name) => match volume_lane(shared, name) {
+            LaneId::Store(backend, store) => LaneId::Register(backend, store),
+            other => other,
+        },
         Key::Guard(_) => LaneId::Finalizers,
     }
 }

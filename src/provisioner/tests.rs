@@ -7,6 +7,7 @@ mod growth;
 mod leading;
 mod provisioning;
 mod removal;
+mod rescue;
 mod sharing;
 mod stingy;
 mod storm;

@@ -6,7 +6,7 @@
 //! and the command is given to one of its own.
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{Arc, Mutex, PoisonError, Weak},
     time::Duration,
 };
 
@@ -15,7 +15,6 @@ use tokio::{sync::Semaphore, time::Instant};
 use super::{
     Credentials,
     classify::{EACCES, EPERM, ETIMEDOUT, code_in},
-    programs::{IdlePrograms, Place, Programs},
 };
 use crate::system::command::{Captured, Command, Exchange, Failure, Session};
 
@@ -31,33 +30,8 @@ const REST: Duration = Duration::from_mins(5);
 pub(super) struct Warm {
     /// As many as may run.
     turns: Semaphore,
-    programs: Programs,
-    idle: Arc<IdleSessions>,
+    idle: Arc<Mutex<Vec<Idle>>>,
     resting: Mutex<Option<Instant>>,
-}
-
-/// Those that wait.
-#[derive(Debug, Default)]
-struct IdleSessions(Mutex<Vec<Idle>>);
-
-impl IdleSessions {
-    fn lock(&self) -> MutexGuard<'_, Vec<Idle>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl IdlePrograms for IdleSessions {
-    fn since(&self) -> Vec<Instant> {
-        self.lock().iter().map(|idle| idle.since).collect()
-    }
-
-    fn end_longest(&self) {
-        let mut idle = self.lock();
-        let longest = idle.iter().enumerate().min_by_key(|(_, idle)| idle.since).map(|(at, _)| at);
-        if let Some(at) = longest {
-            idle.swap_remove(at);
-        }
-    }
 }
 
 #[derive(Debug)]
@@ -66,7 +40,6 @@ struct Idle {
     credentials: Credentials,
     started: Instant,
     since: Instant,
-    place: Place,
 }
 
 /// How a command ended, as if it had had a program of its own.
@@ -85,11 +58,8 @@ pub(super) enum Outcome {
 }
 
 impl Warm {
-    pub(super) fn new(limit: usize, programs: &Programs) -> Self {
-        let idle = Arc::default();
-        programs.register(&idle);
-        let programs = programs.clone();
-        Self { turns: Semaphore::new(limit), programs, idle, resting: Mutex::default() }
+    pub(super) fn new(limit: usize) -> Self {
+        Self { turns: Semaphore::new(limit), idle: Arc::default(), resting: Mutex::default() }
     }
 
     /// Waits for a turn.
@@ -105,25 +75,22 @@ impl Warm {
 
     /// Takes a program that waits, for these credentials.
     pub(super) fn take(&self, credentials: &Credentials) -> Option<Asked> {
-        let mut idle = self.idle.lock();
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         expire(&mut idle);
         let at = idle.iter().rposition(|idle| idle.credentials == *credentials)?;
-        let Idle { session, credentials, started, place, .. } = idle.swap_remove(at);
-        Some(Asked { session, credentials, started, place })
+        let Idle { session, credentials, started, .. } = idle.swap_remove(at);
+        Some(Asked { session, credentials, started })
     }
 
     /// Starts a program, and sees whether it answers as expected. Nothing is asked of the cluster but to be let in.
-    pub(super) async fn start(
-        &self,
-        command: &Command,
-        credentials: &Credentials,
-        place: Place,
-    ) -> Result<Asked, Outcome> {
+    pub(super) async fn start(&self, command: &Command, credentials: &Credentials) -> Result<Asked, Outcome> {
+        // Another user's program must not stay beside it, above the limit.
+        self.make_room();
         let mut session = Session::start(command).map_err(Outcome::Failed)?;
         let mark = mark();
         match session.ask(format!("tell {mark}\n").as_bytes(), mark.as_bytes(), command.deadline).await {
             Ok(Exchange::Answer { .. }) => {
-                Ok(Asked { session, credentials: credentials.clone(), started: Instant::now(), place })
+                Ok(Asked { session, credentials: credentials.clone(), started: Instant::now() })
             }
             // It said why it was not let in, as it says it to everybody.
             Ok(Exchange::Ended(output)) if output.code != 0 => {
@@ -168,23 +135,17 @@ impl Warm {
     }
 
     fn put_back(&self, asked: Asked) {
-        if !self.programs.may_wait() {
-            return;
-        }
-        let Asked { session, credentials, started, place } = asked;
-        let mut idle = self.idle.lock();
+        let Asked { session, credentials, started } = asked;
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         expire(&mut idle);
-        idle.push(Idle { session, credentials, started, since: Instant::now(), place });
+        idle.push(Idle { session, credentials, started, since: Instant::now() });
         if idle.len() == 1 {
             tokio::spawn(end_when_idle(Arc::downgrade(&self.idle)));
         }
-        drop(idle);
-        self.programs.limit_idle();
     }
 
-    /// Ends what waits above the limit: another user's program must not stay beside one that is about to be started.
-    pub(super) fn make_room(&self) {
-        let mut idle = self.idle.lock();
+    fn make_room(&self) {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         expire(&mut idle);
         // Whoever has a turn holds one that is not waiting, or is about to start one.
         let room = self.turns.available_permits();
@@ -203,7 +164,6 @@ pub(super) struct Asked {
     session: Session,
     credentials: Credentials,
     started: Instant,
-    place: Place,
 }
 
 fn expire(idle: &mut Vec<Idle>) {
@@ -211,11 +171,11 @@ fn expire(idle: &mut Vec<Idle>) {
     idle.retain(|idle| idle.session.usable() && now < idle.since + IDLE && now < idle.started + AGE);
 }
 
-async fn end_when_idle(waiting: Weak<IdleSessions>) {
+async fn end_when_idle(waiting: Weak<Mutex<Vec<Idle>>>) {
     loop {
         tokio::time::sleep(IDLE).await;
         let Some(waiting) = waiting.upgrade() else { return };
-        let mut idle = waiting.lock();
+        let mut idle = waiting.lock().unwrap_or_else(PoisonError::into_inner);
         expire(&mut idle);
         if idle.is_empty() {
             return;

@@ -168,6 +168,6 @@ pub(super) async fn discard(
         return refuse("has content".into());
     }
     work.trash(image, permit).await?;
-    work.waits_in_trash();
+    work.store.trash.added();
     Ok(true)
 }

@@ -89,8 +89,7 @@ pub(super) fn admin() -> Admin {
 /// Fast enough for tests, in which the cluster's time runs fast too.
 pub(super) const QUICK: Pace = Pace {
     soon: Duration::from_millis(50),
-    later: Duration::from_millis(50),
-    look: Duration::from_secs(10),
+    later: Duration::from_millis(200),
     again: Duration::from_millis(50),
     making: Duration::from_millis(300),
     first_pause: Duration::from_millis(50),
@@ -146,8 +145,7 @@ fn backend(small: &Small, vault: &Arc<Vault>) -> Rbd {
     let admins = BTreeMap::from([("main".to_owned(), admin())]);
     let settings = Settings { driver: "rbd.berth.storage".into(), admins };
     let host: Arc<dyn Host> = Arc::<Vault>::clone(vault);
-    let small = small.clone();
-    Rbd::paced(clusters, host, settings, QUICK, Arc::new(move || small.now())).unwrap()
+    Rbd::paced(clusters, host, settings, QUICK).unwrap()
 }
 
 /// The parameters of a class of the cluster `main`, with these besides.

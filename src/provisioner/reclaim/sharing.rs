@@ -9,7 +9,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use super::{Plan, class_if_needed, plan};
+use super::{Plan, plan, work::class_if_needed};
 use crate::{
     provisioner::{
         Shared,

@@ -230,7 +230,6 @@ fn everything_for_a_removal_is_taken_from_the_volume() {
                 ..Provenance::default()
             },
         },
-        uid: "volume-1".into(),
         remark: None,
     };
     assert_eq!(*order, expected);
@@ -369,13 +368,18 @@ fn another_volume_in_the_same_place_keeps_the_data_and_one_above_or_below_stops_
 /// Proves: case 38
 #[test]
 fn the_finalizer_patches_name_our_finalizer_alone_and_the_object_they_mean() {
+    let volume = fixtures::volume_object(json!({}));
     assert_eq!(
-        guarding("u"),
-        json!({"metadata": {"uid": "u", "finalizers": [names::FINALIZER]}}),
+        object::guarding(&volume),
+        json!({"metadata": {"uid": "volume-1", "finalizers": [names::FINALIZER]}}),
         "finalizers merge, so that adding twice adds once and others stay"
     );
     assert_eq!(
-        unguarding("u", &[names::FINALIZER]),
-        json!({"metadata": {"uid": "u", "$deleteFromPrimitiveList/finalizers": [names::FINALIZER]}})
+        object::unguarding(&volume),
+        json!({"metadata": {
+            "uid": "volume-1", "resourceVersion": "9",
+            "$deleteFromPrimitiveList/finalizers": [names::FINALIZER],
+        }}),
+        "what was changed since it was looked at keeps it"
     );
 }

@@ -13,7 +13,7 @@ mod places;
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
-    hash::{DefaultHasher, Hash as _, Hasher as _},
+    hash::{DefaultHasher, Hash, Hasher as _},
     sync::Arc,
 };
 
@@ -24,12 +24,17 @@ pub(super) use places::{Places, Relation, Spot};
 
 use super::{
     class::Class,
-    objects::{ClaimObject, VolumeObject},
+    names,
+    objects::{ClaimObject, VolumeObject, annotation},
     persistent_volume,
     queue::Queue,
-    reclaim::{self, Duty, Phase, Policy, Standing},
+    reclaim::{self, Duty, Phase, Standing},
+    register::InUseByStore,
 };
-use crate::backend::Backends;
+use crate::{
+    backend::{Backends, KnownVolume},
+    volume::Disposal,
+};
 
 /// One object that needs work.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -38,12 +43,15 @@ pub(super) enum Key {
     Claim(Arc<str>),
     /// The PV for the claim with this UID is stored, and the storage does not know it yet.
     Confirm(Arc<str>),
-    /// The volume of this name may have to be removed.
+    /// The volume of this name may have to be removed, or is to stay although its removal was begun, or has our finalizer without
+    /// need.
     Volume(Arc<str>),
     /// The claim with this UID asks for more than it has.
     Growth(Arc<str>),
-    /// The volume of this name lacks our finalizer, or has it without need.
+    /// The volume of this name lacks our finalizer.
     Guard(Arc<str>),
+    /// The storage may not know that the volume of this name is in use.
+    Register(Arc<str>),
 }
 
 /// A kind of watched objects.
@@ -79,7 +87,13 @@ pub(super) struct VolumeRecord {
     pub(super) spot: Option<Spot>,
     /// We are deleting the object: its last changes are our own. Or it leaves its bytes to another volume, and will be deleted.
     leaving: bool,
-    /// A hash of what a removal is decided by beside the standing, where one is to be done.
+    /// What the backend was asked to do with the bytes in this term, if it was: they may not be in their place.
+    removing: Option<Disposal>,
+    /// An older provisioner made it.
+    legacy: bool,
+    /// A hash of the object's UID: another object of the same name is another volume.
+    object: u64,
+    /// A hash of what the work on it is decided by beside the standing.
     said: u64,
     round: u32,
 }
@@ -131,8 +145,8 @@ pub(super) struct Records {
     rounds: BTreeMap<Watched, u32>,
     /// The kinds that were listed completely at least once.
     listed: HashSet<Watched>,
-    /// By backend and store; collected until it is taken.
-    memories: Option<Memories>,
+    /// By backend and store.
+    memories: Memories,
     /// Whether volumes get our finalizer.
     guarding: bool,
     queue: Option<Queue<Key>>,
@@ -152,7 +166,7 @@ impl Records {
             blocked: Blocked::default(),
             rounds: BTreeMap::new(),
             listed: HashSet::new(),
-            memories: Some(Memories::default()),
+            memories: Memories::default(),
             guarding,
             queue: None,
         }
@@ -254,8 +268,7 @@ impl Records {
     }
 
     fn sharing(&self, record: &VolumeRecord) -> Sharing {
-        let goes = record.standing.policy == Policy::Delete && record.standing.phase == Phase::Released;
-        if record.leaving && goes {
+        if record.leaving && record.standing.goes() {
             Sharing::Leaves
         } else if reclaim::duty(record.standing, self.guarding) == Duty::Remove {
             Sharing::Released
@@ -308,9 +321,10 @@ impl Records {
         self.blocked.clear();
         self.reservations.clear();
         self.reserved = Places::default();
-        // What was on its way was dropped.
+        // What was on its way was dropped. What was moved, the storage knows.
         for record in self.volumes.values_mut() {
             record.leaving = false;
+            record.removing = None;
         }
     }
 
@@ -347,8 +361,8 @@ impl Records {
     fn duty_of(&self, name: &Arc<str>, standing: Standing) -> Option<Key> {
         match reclaim::duty(standing, self.guarding) {
             Duty::None => None,
-            Duty::Remove => Some(Key::Volume(Arc::clone(name))),
-            Duty::Guard | Duty::Unguard => Some(Key::Guard(Arc::clone(name))),
+            Duty::Remove | Duty::Unguard => Some(Key::Volume(Arc::clone(name))),
+            Duty::Guard => Some(Key::Guard(Arc::clone(name))),
         }
     }
 
@@ -380,6 +394,45 @@ impl Records {
         if let Some(record) = self.volumes.get_mut(name) {
             record.leaving = leaving;
         }
+    }
+
+    /// What the backend was asked to do with the bytes of this volume in this term.
+    pub(super) fn removing(&self, name: &str) -> Option<Disposal> {
+        self.volumes.get(name)?.removing
+    }
+
+    /// The backend is asked to remove this volume. Returns whether it was asked before.
+    pub(super) fn begin_removal(&mut self, name: &str, disposal: Disposal) -> bool {
+        let record = self.volumes.get_mut(name);
+        record.is_some_and(|record| record.removing.replace(disposal).is_some())
+    }
+
+    /// Nothing of a removal of this volume is begun any more.
+    pub(super) fn end_removal(&mut self, name: &str) {
+        if let Some(record) = self.volumes.get_mut(name) {
+            record.removing = None;
+            record.leaving = false;
+        }
+    }
+
+    /// The volumes that are bound, by backend and store.
+    pub(super) fn in_use(&self) -> InUseByStore {
+        let mut found = InUseByStore::new();
+        let backends: Vec<&'static str> =
+            self.backends.distinct().iter().map(|backend| backend.capabilities().name).collect();
+        for (name, record) in &self.volumes {
+            let used = record.standing.ours && record.standing.phase == Phase::Bound;
+            let Some(spot) = record.spot.as_ref().filter(|_| used) else { continue };
+            let Some(backend) = backends.iter().find(|backend| **backend == spot.backend()) else { continue };
+            // The name of an object is one.
+            let Ok(name) = name.parse() else { continue };
+            let known = KnownVolume { name, legacy: record.legacy };
+            found.entry((*backend, spot.store().to_owned())).or_default().push(known);
+        }
+        for volumes in found.values_mut() {
+            volumes.sort_by(|a, b| a.name.cmp(&b.name));
+        }
+        found
     }
 
     /// Keeps `spot` for this claim until its volume is known or [`release`](Self::release) is called.
@@ -514,7 +567,7 @@ impl Records {
         if standing.ours
             && let Some((backend, place)) = &located
         {
-            self.remember(backend, place, object);
+            self.remember(backend, &place.store, object);
         }
         let spot = located.map(|(backend, place)| Spot::new(backend, &place));
         let claim_uid = object.spec.claim_ref.as_ref().map_or("", |claim| claim.uid.as_str());
@@ -523,12 +576,24 @@ impl Records {
             Some((known, _)) => Arc::clone(known),
             None => name.into(),
         };
-        let leaving = self.volumes.get(&name).is_some_and(|known| known.leaving);
+        let uid = hash(&object.metadata.uid);
+        let same = self.volumes.get(&name).filter(|known| known.object == uid);
+        let (leaving, removing) = same.map_or((false, None), |known| (known.leaving, known.removing));
         let said = match reclaim::duty(standing, self.guarding) {
             Duty::Remove => said(object),
-            Duty::None | Duty::Guard | Duty::Unguard => 0,
+            Duty::None | Duty::Guard | Duty::Unguard => hash(&annotation(&object.metadata, names::TAKE_OVER)),
         };
-        let record = VolumeRecord { claim_uid: claim_uid.into(), standing, spot, leaving, said, round };
+        let record = VolumeRecord {
+            claim_uid: claim_uid.into(),
+            standing,
+            spot,
+            leaving,
+            removing,
+            legacy: annotation(&object.metadata, names::VOLUME_ID).is_none(),
+            object: uid,
+            said,
+            round,
+        };
         if let Some(spot) = &record.spot {
             self.places.insert(spot, &name);
         }
@@ -548,12 +613,32 @@ impl Records {
         if let Some(old) = moved {
             self.places.remove(old, &name);
         }
-        // A removal that was refused may be possible by now.
-        if before.is_none_or(|before| before.standing != standing || before.said != said)
-            && !leaving
-            && let Some(key) = self.duty_of(&name, standing)
-        {
+        self.wake_volume(&name, before.as_ref());
+    }
+
+    /// Works on a volume that is not as it was `before`.
+    fn wake_volume(&self, name: &Arc<str>, before: Option<&VolumeRecord>) {
+        let Some(now) = self.volumes.get(name) else { return };
+        let before = before.filter(|before| before.object == now.object);
+        // It is to stay, and its bytes may have been moved.
+        if now.removing.is_some() && !now.standing.goes() {
+            self.wake(Key::Volume(Arc::clone(name)));
+            return;
+        }
+        // A removal that was refused may be possible by now. While we delete it, its last changes are our own.
+        let news = before
+            .is_none_or(|before| before.said != now.said || before.standing != now.standing && !now.leaving);
+        if !news {
+            return;
+        }
+        if let Some(key) = self.duty_of(name, now.standing) {
             self.wake(key);
+        }
+        let bound = now.standing.ours && now.standing.phase == Phase::Bound;
+        let taken_over = before.is_some_and(|before| before.said != now.said);
+        let came = now.legacy && before.is_none_or(|before| before.standing.phase != Phase::Bound);
+        if bound && (taken_over || came) {
+            self.wake(Key::Register(Arc::clone(name)));
         }
     }
 
@@ -597,9 +682,13 @@ impl Records {
 
 /// What a volume says that a removal is decided by: what somebody may correct after one was refused.
 fn said(object: &VolumeObject) -> u64 {
+    let claim = object.spec.claim_ref.as_ref().map(|claim| (&claim.namespace, &claim.name, &claim.uid));
+    hash(&(&object.metadata.annotations, claim))
+}
+
+fn hash(value: &impl Hash) -> u64 {
     let mut hasher = DefaultHasher::new();
-    object.metadata.annotations.hash(&mut hasher);
-    object.spec.claim_ref.as_ref().map(|claim| (&claim.namespace, &claim.name, &claim.uid)).hash(&mut hasher);
+    value.hash(&mut hasher);
     hasher.finish()
 }
 

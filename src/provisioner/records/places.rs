@@ -63,6 +63,12 @@ impl Spot {
         Self(format!("{backend}{SEPARATOR}{store}{SEPARATOR}{path}").into_boxed_str())
     }
 
+    /// The place that it is the text of.
+    pub(crate) fn place(&self) -> Place {
+        let mut parts = self.0.trim_end_matches(SEPARATOR).split(SEPARATOR).skip(1).map(str::to_owned);
+        Place { store: parts.next().unwrap_or_default(), segments: parts.collect() }
+    }
+
     /// The path below the root of the store, for people.
     pub(crate) fn path(&self) -> String {
         let parts: Vec<&str> = self.0.trim_end_matches(SEPARATOR).split(SEPARATOR).skip(2).collect();

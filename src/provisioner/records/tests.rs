@@ -218,6 +218,91 @@ fn who_shares_a_place_uses_it_or_is_released_or_leaves_it() {
     assert_eq!(found(&records)[0], ("a".to_owned(), Released), "what was on its way was dropped");
 }
 
+/// A volume that was to be removed, then to be retained, then to be removed again was Released for ever.
+#[tokio::test]
+async fn while_a_volume_is_removed_only_what_others_change_is_news() {
+    let mut records = records();
+    records.see_volume(&volume("a", json!({})));
+    let queue = listen(&mut records);
+    let work = || vec![Key::Volume("a".into())];
+    assert_eq!(queued(&queue).await, work());
+    assert!(!records.begin_removal("a", Disposal::Delete));
+    records.leaving("a", true);
+    assert!(records.begin_removal("a", Disposal::Delete), "it was begun before");
+    let deleting = json!({"metadata": {"deletionTimestamp": "2026-11-01T00:00:00Z"}});
+    let patched = |patch: Value| {
+        let mut usual = deleting.clone();
+        fixtures::merge(&mut usual, &patch);
+        volume("a", usual)
+    };
+    records.see_volume(&patched(json!({})));
+    assert_eq!(queued(&queue).await, [], "its last changes are our own");
+    records.see_volume(&patched(json!({"metadata": {"annotations": {"berth.storage/on-delete": "retain"}}})));
+    assert_eq!(queued(&queue).await, work(), "what shall become of it was changed");
+    let retained = json!({"spec": {"persistentVolumeReclaimPolicy": "Retain"}});
+    for rescue in [retained.clone(), bound(), json!({"status": {"phase": "Available"}})] {
+        records.see_volume(&patched(rescue));
+        assert_eq!(queued(&queue).await, work(), "it is to stay");
+        assert_eq!(records.removing("a"), Some(Disposal::Delete), "until its data is back");
+        records.see_volume(&patched(json!({})));
+        queued(&queue).await;
+    }
+    records.see_volume(&volume("a", retained));
+    queued(&queue).await;
+    records.end_removal("a");
+    records.see_volume(&volume("a", json!({})));
+    assert_eq!(queued(&queue).await, work(), "and it is to be removed once more");
+}
+
+#[tokio::test]
+async fn another_object_of_the_same_name_is_another_volume() {
+    let mut records = records();
+    records.see_volume(&volume("a", json!({})));
+    records.begin_removal("a", Disposal::Delete);
+    records.leaving("a", true);
+    let queue = listen(&mut records);
+    queued(&queue).await;
+    records.see_volume(&volume("a", json!({"metadata": {"uid": "made-again"}})));
+    assert_eq!(queued(&queue).await, [Key::Volume("a".into())]);
+    assert_eq!(records.removing("a"), None);
+}
+
+#[tokio::test]
+async fn volumes_of_older_provisioners_and_volumes_that_are_taken_over_are_recorded_when_they_are_bound() {
+    let mut records = records();
+    let old = json!({"metadata": {"annotations": {"berth.storage/volume-id": null}}});
+    let patched = |name: &str, base: &Value, patch: Value| {
+        let mut usual = json!({"metadata": {"annotations": {}}});
+        fixtures::merge(&mut usual, &patch);
+        let mut object = volume(name, usual);
+        if base.is_object() {
+            object.metadata.annotations.as_mut().unwrap().remove("berth.storage/volume-id");
+        }
+        object
+    };
+    let queue = listen(&mut records);
+    let take_over = |owner: &str| json!({"metadata": {"annotations": {"berth.storage/take-over": owner}}, "status": {"phase": "Bound"}});
+    records.see_volume(&patched("new", &Value::Null, bound()));
+    assert_eq!(queued(&queue).await, [], "we recorded it when we made it");
+    records.see_volume(&patched("old", &old, json!({"status": {"phase": "Available"}})));
+    assert_eq!(queued(&queue).await, []);
+    records.see_volume(&patched("old", &old, bound()));
+    assert_eq!(queued(&queue).await, [Key::Register("old".into())]);
+    records.see_volume(&patched("old", &old, bound()));
+    assert_eq!(queued(&queue).await, [], "once");
+    for name in ["new", "old"] {
+        let base = if name == "old" { &old } else { &Value::Null };
+        records.see_volume(&patched(name, base, take_over("blue")));
+        assert_eq!(queued(&queue).await, [Key::Register(name.into())]);
+    }
+    let in_use = records.in_use();
+    let known: Vec<_> = in_use[&("memory", "default".to_owned())]
+        .iter()
+        .map(|known| (known.name.as_str(), known.legacy))
+        .collect();
+    assert_eq!(known, [("new", false), ("old", true)]);
+}
+
 #[test]
 fn a_volume_at_the_same_path_of_a_store_that_nobody_named_is_found() {
     let memory = Memory::with_stores(&["default", "other", "mon-a", "mon-b"]);
@@ -363,6 +448,16 @@ fn the_newest_volume_tells_the_identity_of_its_store() {
         [("elsewhere", None), ("default", Some("second"))],
         "a store that only volumes name has a past as well"
     );
-    records.past_told();
-    assert!(records.past(&Memory::new()).iter().all(|past| past.places.is_empty()));
+    for index in 0..20 {
+        records.forget_volume(&format!("d{index}"));
+    }
+    for name in ["a", "b", "c"] {
+        records.forget_volume(name);
+    }
+    let [default] = &records.past(&Memory::new())[..] else { panic!("one store") };
+    assert_eq!(
+        (default.identity.as_deref(), default.places.len()),
+        (Some("second"), 0),
+        "places are where volumes lie now; what a store is, is never forgotten"
+    );
 }

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     backend::{Backend, Backends, memory::Memory},
     observe::Metrics,
-    provisioner::{ClusterFacts, Settings, fixtures, queue::Pace, run},
+    provisioner::{ClusterFacts, KubernetesHost, Settings, fixtures, host, queue::Pace, run},
     system::clock::since_boot,
     volume::Clock,
 };
@@ -69,6 +69,7 @@ pub(super) fn full_rules() -> Value {
         {"apiGroups": ["storage.k8s.io"], "resources": ["storageclasses"], "verbs": ["get", "list", "watch"]},
         {"apiGroups": [""], "resources": ["events"], "verbs": ["create", "patch"]},
         {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["get", "create", "update"]},
+        {"apiGroups": [""], "resources": ["namespaces"], "resourceNames": ["kube-system"], "verbs": ["get"]},
     ])
 }
 
@@ -175,6 +176,16 @@ impl Bed {
             shutdown_grace: Duration::from_secs(20),
             stop: CancellationToken::new(),
         }
+    }
+
+    /// From now on the trash of the backend asks the API server before it purges, and holds what is deleted for `retention`.
+    pub(super) async fn ask_before_purging(&mut self, retention: Duration) {
+        let settings = self.settings().await;
+        let told =
+            host::Settings { cluster_id: None, former_cluster_ids: Vec::new(), trash_retention: retention };
+        let (facts, metrics) = (settings.facts, Metrics::new());
+        let host = KubernetesHost::start(&settings.cluster, settings.api_timeout, told, facts, &metrics);
+        self.memory = self.memory.clone().with_host(Arc::new(host.await.unwrap()));
     }
 
     pub(super) async fn start(&self) -> Running {

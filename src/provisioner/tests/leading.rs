@@ -12,7 +12,7 @@ use crate::{
     provisioner::{Settings, lease},
 };
 
-async fn elected(bed: &Bed, hostname: &str) -> Settings {
+pub(super) async fn elected(bed: &Bed, hostname: &str) -> Settings {
     let lease = lease::Settings {
         duration: Duration::from_secs(3),
         renew_deadline: Duration::from_secs(2),

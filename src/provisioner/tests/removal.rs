@@ -19,7 +19,7 @@ use crate::{
     volume::{Access, Capacity, Claim, Mode, Permit, Place, VolumeName, VolumeRequest},
 };
 
-async fn with_volume(bed: &Bed) -> String {
+pub(super) async fn with_volume(bed: &Bed) -> String {
     bed.claim("data", json!({}));
     bed.bound("data").await;
     bed.provisioned(1).await;

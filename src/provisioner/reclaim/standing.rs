@@ -1,0 +1,154 @@
+//! How a volume stands, and so what is to be done about it: [`standing`], [`duty`]. Pure.
+//!
+//! It does not say how a volume is removed.
+
+use crate::{
+    backend::Backends,
+    provisioner::{
+        names,
+        objects::{VolumeObject, annotation},
+    },
+};
+
+/// What decides whether there is anything to do about a volume.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::provisioner) struct Standing {
+    /// One of our provisioners made it, or took it over.
+    pub(in crate::provisioner) ours: bool,
+    pub(in crate::provisioner) phase: Phase,
+    pub(in crate::provisioner) policy: Policy,
+    /// Somebody asked the API server to delete it.
+    pub(in crate::provisioner) deleting: bool,
+    pub(in crate::provisioner) held: Held,
+    /// It was made by a plugin that was a part of Kubernetes, whose controller looks after finalizers itself.
+    pub(in crate::provisioner) in_tree: bool,
+}
+
+impl Standing {
+    /// Whether its data is to go. While it is, whoever wants to keep it changes this.
+    pub(in crate::provisioner) fn goes(self) -> bool {
+        self.policy == Policy::Delete && self.phase == Phase::Released
+    }
+}
+
+/// What keeps it in the API that we take off once it is removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::provisioner) enum Held {
+    No,
+    ByUs,
+    /// By the finalizer of Kubernetes for an in-tree plugin, which nobody takes off any more.
+    ByInTree,
+}
+
+/// `status.phase`, as far as it matters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::provisioner) enum Phase {
+    Bound,
+    Released,
+    Other,
+}
+
+/// `spec.persistentVolumeReclaimPolicy`, as far as it matters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::provisioner) enum Policy {
+    Delete,
+    Other,
+}
+
+/// What is to be done about a volume.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::provisioner) enum Duty {
+    None,
+    /// It should carry our finalizer.
+    Guard,
+    /// It should not carry it any more.
+    Unguard,
+    Remove,
+}
+
+/// How the volume stands.
+pub(in crate::provisioner) fn standing(volume: &VolumeObject, backends: &Backends) -> Standing {
+    let in_tree = provisioner(volume, backends).is_some_and(|name| name.starts_with(names::IN_TREE));
+    let has = |finalizer: &str| volume.metadata.finalizers.iter().flatten().any(|name| name == finalizer);
+    Standing {
+        ours: provisioner(volume, backends).is_some(),
+        phase: phase(volume, in_tree),
+        policy: policy(volume),
+        deleting: volume.metadata.deletion_timestamp.is_some(),
+        held: if has(names::FINALIZER) {
+            Held::ByUs
+        } else if in_tree && has(names::IN_TREE_FINALIZER) {
+            Held::ByInTree
+        } else {
+            Held::No
+        },
+        in_tree,
+    }
+}
+
+/// Whether a volume, of whatever provisioner, is released and to be removed.
+pub(in crate::provisioner) fn is_to_be_removed(volume: &VolumeObject) -> bool {
+    let in_tree = [names::PROVISIONED_BY, names::MIGRATED_TO]
+        .into_iter()
+        .any(|key| annotation(&volume.metadata, key).is_some_and(|name| name.starts_with(names::IN_TREE)));
+    phase(volume, in_tree) == Phase::Released && policy(volume) == Policy::Delete
+}
+
+fn phase(volume: &VolumeObject, in_tree: bool) -> Phase {
+    match volume.status.phase.as_deref() {
+        Some("Bound") => Phase::Bound,
+        Some("Released") => Phase::Released,
+        // Kubernetes tries to remove what an in-tree provisioner made. Without its plugin it fails and says so.
+        Some("Failed") if in_tree => Phase::Released,
+        Some(_) | None => Phase::Other,
+    }
+}
+
+fn policy(volume: &VolumeObject) -> Policy {
+    match volume.spec.persistent_volume_reclaim_policy.as_deref() {
+        Some("Delete") => Policy::Delete,
+        Some(_) | None => Policy::Other,
+    }
+}
+
+/// The provisioner name under which a volume is ours, if it is.
+pub(in crate::provisioner) fn provisioner<'a>(
+    volume: &'a VolumeObject,
+    backends: &Backends,
+) -> Option<&'a str> {
+    let metadata = &volume.metadata;
+    // What berth made carries an id; the marks of older provisioners decide about theirs.
+    let identity = backends.identity().filter(|_| annotation(metadata, names::VOLUME_ID).is_none());
+    let another = |key| annotation(metadata, key).is_some_and(|found| Some(found) != identity);
+    if identity.is_some() && names::IDENTITIES.into_iter().any(another) {
+        return None;
+    }
+    // A volume that somebody made by hand may name an in-tree plugin as well.
+    let dynamic = |name: &&str| {
+        !name.starts_with(names::IN_TREE)
+            || annotation(metadata, names::CREATED_BY) == Some(names::CREATED_BY_RBD)
+            || annotation(metadata, names::VOLUME_ID).is_some()
+    };
+    let served = |key| annotation(metadata, key).filter(|name| backends.get(name).is_some()).filter(dynamic);
+    served(names::PROVISIONED_BY).or_else(|| served(names::MIGRATED_TO))
+}
+
+/// What is to be done about a volume that stands so. `guarding`: volumes get our finalizer.
+pub(in crate::provisioner) fn duty(standing: Standing, guarding: bool) -> Duty {
+    let Standing { ours, phase, policy, deleting, held, in_tree } = standing;
+    let guarded = held == Held::ByUs;
+    if !ours {
+        return Duty::None;
+    }
+    match policy {
+        // Without the right to patch the finalizer can be neither set nor removed.
+        Policy::Other if guarded && guarding => Duty::Unguard,
+        Policy::Other => Duty::None,
+        Policy::Delete => match phase {
+            Phase::Released if deleting && !(guarding && held != Held::No) => Duty::None,
+            Phase::Released => Duty::Remove,
+            Phase::Bound if guarding && !guarded && !deleting && !in_tree => Duty::Guard,
+            Phase::Bound | Phase::Other => Duty::None,
+        },
+    }
+}

@@ -1,0 +1,422 @@
+//! The work on one volume that is to go, or that was to go and is to stay after all: [`reconcile`].
+//!
+//! All work on one volume is done under one key of the queue, so that it is never removed and given back at the same time. What
+//! another process may still do is the business of the permit and of the storage.
+
+use std::{sync::Arc, time::Instant};
+
+use super::{
+    Class, Duty, Order, Plan, given_up, in_the_way, in_the_way_on,
+    object::{self, Deletion},
+    plan,
+    sharing::{self, Other, Turn},
+    standing::{duty, standing},
+    yielding,
+};
+use crate::{
+    backend::{Backend, Error, Kind, Removed, Restored},
+    provisioner::{
+        Shared,
+        cluster::Failure,
+        events::Type,
+        names,
+        objects::{VolumeObject, annotation},
+        queue::Outcome,
+        records::{Key, Spot},
+        rights::Right,
+    },
+    volume::{Disposal, Permit},
+};
+
+/// So many looks at those who go first are not worth an Event.
+const PATIENCE: u32 = 2;
+/// So often a volume is looked at again at once, since it changed while it was worked on.
+const ROUNDS: u32 = 3;
+
+/// How one look at a volume ended.
+enum Round {
+    /// That is all.
+    Over(Outcome),
+    /// It changed meanwhile and has to be looked at once more.
+    Again,
+}
+
+/// Removes the volume `name`, if that is still to be done, or gives its removal up if it is to stay; `tries` counts from 1.
+pub(in crate::provisioner) async fn reconcile(
+    shared: &Shared,
+    name: &str,
+    tries: u32,
+    permit: &Permit,
+) -> Outcome {
+    for _ in 0..ROUNDS {
+        match round(shared, name, tries, permit).await {
+            Ok(Round::Over(outcome)) | Err(outcome) => return outcome,
+            Ok(Round::Again) => {
+                tracing::info!(
+                    volume = name,
+                    "the volume was changed while it was being removed: looking at it again"
+                );
+            }
+        }
+    }
+    Outcome::Retry
+}
+
+async fn round(shared: &Shared, name: &str, tries: u32, permit: &Permit) -> Result<Round, Outcome> {
+    let began = Instant::now();
+    let live = match shared.cluster.volume(name).await {
+        Ok(Some(live)) => live,
+        Ok(None) => return Ok(Round::Over(Outcome::Done)),
+        Err(failure) => {
+            tracing::warn!(volume = name, error = %failure, "cannot read the volume to be removed");
+            return Err(failure.outcome());
+        }
+    };
+    let guarding = shared.records().guarding();
+    let class = match duty(standing(&live, &shared.backends), guarding) {
+        Duty::Remove => class_if_needed(shared, &live).await?,
+        Duty::None | Duty::Guard | Duty::Unguard => class_known(shared, &live),
+    };
+    match plan(&live, class.as_ref(), &shared.backends, guarding) {
+        Plan::Ignore => keep(shared, &live, class.as_ref(), permit).await.map(Round::Over),
+        Plan::Refuse(why) => {
+            // Whoever changed the volume so may want anything of it, but not what was begun before.
+            if shared.records().removing(name).is_some() {
+                restore(shared, &live, class.as_ref(), permit).await?;
+            }
+            refuse(shared, &live, &why);
+            // Somebody has to change the volume, which is news.
+            Ok(Round::Over(Outcome::Done))
+        }
+        Plan::Remove(order) => {
+            let asked = order.removal.disposal;
+            // Something else was asked for before, perhaps of another process where the bytes are to stay: it is undone.
+            let other = shared.records().removing(name).is_some_and(|begun| begun != asked);
+            if other || asked == Disposal::Keep {
+                restore(shared, &live, class.as_ref(), permit).await?;
+            }
+            let order = remove(shared, &live, order, tries, permit).await?;
+            finish(shared, &live, &order, began, permit).await
+        }
+    }
+}
+
+/// Moves the data of a volume out of the way. Returns what was done.
+async fn remove(
+    shared: &Shared,
+    live: &VolumeObject,
+    order: Box<Order>,
+    tries: u32,
+    permit: &Permit,
+) -> Result<(Box<Order>, Removed), Outcome> {
+    let Some(backend) = shared.backends.get(&order.provisioner) else { return Err(Outcome::Done) };
+    let asked = order.removal.disposal;
+    let order = cleared(shared, live, backend, order, tries).await?;
+    let name = order.removal.name.as_str();
+    let begun_before = shared.records().begin_removal(name, asked);
+    match backend.remove(&order.removal, permit).await {
+        Ok(removed) => {
+            tracing::info!(volume = name, disposal = %order.removal.disposal, outcome = ?removed, "removed the volume");
+            shared.records().leaving(name, true);
+            Ok((order, removed))
+        }
+        Err(error) => {
+            shared.records().leaving(name, false);
+            if !begun_before && nothing_begun(error.kind()) {
+                shared.records().end_removal(name);
+            }
+            Err(not_removed(shared, live, &error))
+        }
+    }
+}
+
+/// Whether an error says that nothing was touched, now or later.
+fn nothing_begun(kind: Kind) -> bool {
+    match kind {
+        Kind::Invalid | Kind::Unsupported | Kind::Refused | Kind::NotFound => true,
+        Kind::Conflict | Kind::Exhausted | Kind::InUse | Kind::Busy | Kind::Unavailable | Kind::Internal => {
+            false
+        }
+    }
+}
+
+/// Deletes the object of a volume whose data is out of the way.
+async fn finish(
+    shared: &Shared,
+    live: &VolumeObject,
+    (order, removed): &(Box<Order>, Removed),
+    began: Instant,
+    permit: &Permit,
+) -> Result<Round, Outcome> {
+    let name = order.removal.name.as_str();
+    let class = live.spec.storage_class_name.as_deref().unwrap_or_default();
+    let guarding = shared.records().guarding();
+    let standing = standing(live, &shared.backends);
+    match object::delete(shared, live, standing, guarding, permit).await {
+        Ok(Deletion::Done) => {
+            remark(shared, live, order, removed);
+            shared.metrics.deleted(class, began.elapsed());
+            Ok(Round::Over(Outcome::Done))
+        }
+        Ok(Deletion::Changed) => Ok(Round::Again),
+        Ok(Deletion::Stopped) => Err(Outcome::Retry),
+        Err(failure) => {
+            let note =
+                format!("the volume was removed, but its PersistentVolume cannot be deleted: {failure}");
+            tracing::warn!(volume = name, error = %failure, "cannot delete the object of a volume that was removed");
+            shared.tell_volume(live, Type::Warning, "VolumeFailedDelete", note);
+            shared.metrics.delete_failed(class);
+            Err(failure.outcome())
+        }
+    }
+}
+
+/// The volume is to stay: what was begun of its removal is undone, and then our finalizer is taken off where it need not be.
+async fn keep(
+    shared: &Shared,
+    live: &VolumeObject,
+    class: Option<&Class>,
+    permit: &Permit,
+) -> Result<Outcome, Outcome> {
+    let name = live.metadata.name.as_deref().unwrap_or_default();
+    let standing = standing(live, &shared.backends);
+    let unguard = duty(standing, shared.records().guarding()) == Duty::Unguard;
+    let rescued = shared.records().removing(name).is_some() && !standing.goes();
+    if !unguard && !rescued {
+        return Ok(Outcome::Done);
+    }
+    restore(shared, live, class, permit).await?;
+    if !unguard {
+        return Ok(Outcome::Done);
+    }
+    if permit.check().is_err() {
+        return Err(Outcome::Retry);
+    }
+    patched(shared, name, shared.cluster.patch_volume(name, &object::unguarding(live)).await)
+}
+
+/// Undoes what was begun of a removal, so that the data is where the volume says.
+///
+/// An error ends the work on the volume. Where the storage says that it knows nothing of such a volume there is nothing to undo.
+async fn restore(
+    shared: &Shared,
+    live: &VolumeObject,
+    class: Option<&Class>,
+    permit: &Permit,
+) -> Result<(), Outcome> {
+    let name = live.metadata.name.as_deref().unwrap_or_default();
+    let given_up = given_up(live, class, &shared.backends);
+    let found = given_up.and_then(|(by, removal)| Some((shared.backends.get(&by)?, removal)));
+    let Some((backend, removal)) = found else {
+        shared.records().end_removal(name);
+        return Ok(());
+    };
+    match backend.restore(&removal, permit).await {
+        Ok(Restored::InPlace) => tracing::debug!(volume = name, "the volume stays, and was not moved"),
+        Ok(Restored::MovedBack) => {
+            tracing::info!(
+                volume = name,
+                "the volume is not to be removed any more: its data was moved back"
+            );
+            let note = "the volume is not to be removed any more: its data was moved back to its place";
+            shared.tell_volume(live, Type::Normal, "VolumeRestored", note.to_owned());
+        }
+        Err(error) if error.kind() == Kind::Busy => {
+            tracing::debug!(volume = name, error = error.chain(), "the volume is still being worked on");
+            return Err(outcome_of(Kind::Busy));
+        }
+        Err(error) => {
+            tracing::warn!(volume = name, kind = %error.kind(), error = error.chain(), "cannot undo the removal of the volume");
+            let note = format!("the removal of the volume cannot be undone yet: {}", error.chain());
+            shared.tell_volume(live, Type::Warning, "VolumeRestoreFailed", note);
+            if !nothing_begun(error.kind()) {
+                return Err(outcome_of(error.kind()));
+            }
+        }
+    }
+    shared.records().end_removal(name);
+    Ok(())
+}
+
+/// The order as it may be carried out where the volume lies: looks at who else lies there.
+async fn cleared(
+    shared: &Shared,
+    live: &VolumeObject,
+    backend: &Arc<dyn Backend>,
+    order: Box<Order>,
+    tries: u32,
+) -> Result<Box<Order>, Outcome> {
+    let name = order.removal.name.as_str();
+    let Some(place) = backend.locate(&order.removal.source) else { return Ok(order) };
+    let spot = Spot::new(backend.capabilities().name, &place);
+    match sharing::take(shared, name, &order.removal, &spot).await? {
+        Turn::Last => {}
+        // The last one at a place decides about it.
+        Turn::Yield(who) => return Ok(yielding(order, &who)),
+        Turn::Wait(other, state) => {
+            tracing::debug!(volume = name, other = other.who, "waits for another volume at the same place");
+            if state == Other::Stuck || tries > PATIENCE {
+                let note = format!(
+                    "not removed yet: {} lies at the same place and has to be removed first",
+                    other.who
+                );
+                shared.tell_volume(live, Type::Warning, "VolumeFailedDelete", note);
+            }
+            return Err(Outcome::Slow);
+        }
+    }
+    let refused = {
+        let mut records = shared.records();
+        let other = records.occupant(&spot, name, "", false);
+        let refused = match other {
+            Some(other) => match in_the_way(&other) {
+                Some(why) => Some((why, other)),
+                // It came a moment ago.
+                None => return Err(Outcome::Retry),
+            },
+            // What an older provisioner made is known by its path alone.
+            None if order.removal.id.is_none() => records
+                .double(&spot, name, |store| backend.is_provisional(store))
+                .map(|(other, store)| (in_the_way_on(&spot, &other, &store), other)),
+            None => None,
+        };
+        refused.map(|(why, other)| {
+            records.wake_after(&other.id, Key::Volume(name.into()));
+            why
+        })
+    };
+    match refused {
+        Some(why) => {
+            refuse(shared, live, &why);
+            Err(Outcome::Done)
+        }
+        None => Ok(order),
+    }
+}
+
+/// Tells why the volume is still there, and says when to try again.
+fn not_removed(shared: &Shared, live: &VolumeObject, error: &Error) -> Outcome {
+    let name = live.metadata.name.as_deref().unwrap_or_default();
+    match error.kind() {
+        // Somebody is at it already: that is no failure, and nothing that anybody has to know.
+        Kind::Busy => {
+            tracing::debug!(volume = name, error = error.chain(), "the volume is being worked on");
+            return outcome_of(Kind::Busy);
+        }
+        Kind::Refused => {
+            refuse(shared, live, &error.chain());
+            return outcome_of(Kind::Refused);
+        }
+        Kind::Invalid
+        | Kind::Unsupported
+        | Kind::Conflict
+        | Kind::NotFound
+        | Kind::Exhausted
+        | Kind::InUse
+        | Kind::Unavailable
+        | Kind::Internal => {}
+    }
+    tracing::warn!(volume = name, kind = %error.kind(), error = error.chain(), "cannot remove the volume");
+    shared.tell_volume(live, Type::Warning, "VolumeFailedDelete", error.chain());
+    shared.metrics.delete_failed(live.spec.storage_class_name.as_deref().unwrap_or_default());
+    outcome_of(error.kind())
+}
+
+/// The class that the volume names, where it matters: for what becomes of the bytes and, with volumes of older
+/// provisioners, for how they are reached. That a class is gone is not believed without asking.
+pub(super) async fn class_if_needed(shared: &Shared, live: &VolumeObject) -> Result<Option<Class>, Outcome> {
+    let name = super::class_of(live);
+    let recorded = |key| annotation(&live.metadata, key).is_some();
+    if recorded(names::ON_DELETE) && recorded(names::VOLUME_ID) || name.is_empty() {
+        return Ok(None);
+    }
+    let known = shared.records().class(name).map(|class| Class::clone(class));
+    if known.is_some() {
+        return Ok(known);
+    }
+    shared.cluster.class(name).await.map_err(|failure| {
+        tracing::warn!(class = name, error = %failure, "cannot read the class of a volume to be removed");
+        failure.outcome()
+    })
+}
+
+/// The same, as far as it is known without asking.
+fn class_known(shared: &Shared, live: &VolumeObject) -> Option<Class> {
+    shared.records().class(super::class_of(live)).map(|class| Class::clone(class))
+}
+
+/// Tells why nothing was touched.
+fn refuse(shared: &Shared, live: &VolumeObject, why: &str) {
+    let name = live.metadata.name.as_deref().unwrap_or_default();
+    tracing::warn!(volume = name, why, "refused to remove the volume");
+    shared.tell_volume(live, Type::Warning, "VolumeFailedDelete", why.to_owned());
+    shared.metrics.refused("delete");
+    shared.metrics.delete_failed(live.spec.storage_class_name.as_deref().unwrap_or_default());
+}
+
+/// Tells what became of the bytes where that is not what the class or the PV said.
+fn remark(shared: &Shared, live: &VolumeObject, order: &Order, removed: &Removed) {
+    let note = match (removed, order.removal.disposal) {
+        (Removed::Archived(to), Disposal::Delete) => Some(format!(
+            "the data was archived to {to:?} rather than deleted, since it was there before the volume"
+        )),
+        (Removed::Kept, Disposal::Delete | Disposal::Archive) => {
+            Some("the data was kept, since it was there before the volume".to_owned())
+        }
+        (Removed::Archived(to), Disposal::Archive | Disposal::Keep) => {
+            order.remark.as_ref().map(|remark| format!("{remark}; the archive is {to:?}"))
+        }
+        (Removed::Trashed | Removed::Absent | Removed::Kept, _) => order.remark.clone(),
+    };
+    if let Some(note) = note {
+        let name = live.metadata.name.as_deref().unwrap_or_default();
+        tracing::info!(volume = name, note, "removed the volume in another way than was asked for");
+        shared.tell_volume(live, Type::Normal, "VolumeRemoved", note);
+    }
+}
+
+/// Puts our finalizer on the volume `name`, if that is still to be done.
+pub(in crate::provisioner) async fn reconcile_finalizer(
+    shared: &Shared,
+    name: &str,
+    permit: &Permit,
+) -> Outcome {
+    let live = match shared.cluster.volume(name).await {
+        Ok(Some(live)) => live,
+        Ok(None) => return Outcome::Done,
+        Err(failure) => return failure.outcome(),
+    };
+    let guarding = shared.records().guarding();
+    match duty(standing(&live, &shared.backends), guarding) {
+        Duty::Guard if permit.check().is_err() => Outcome::Retry,
+        Duty::Guard => {
+            let answer = shared.cluster.patch_volume(name, &object::guarding(&live)).await;
+            patched(shared, name, answer).unwrap_or_else(|outcome| outcome)
+        }
+        Duty::Unguard | Duty::None | Duty::Remove => Outcome::Done,
+    }
+}
+
+/// What comes of a change to a finalizer.
+fn patched(shared: &Shared, name: &str, answer: Result<(), Failure>) -> Result<Outcome, Outcome> {
+    let Err(failure) = answer else { return Ok(Outcome::Done) };
+    if failure.is_forbidden() {
+        shared.rights.refused(Right::PatchVolumes);
+    }
+    tracing::warn!(volume = name, error = %failure, "cannot change the finalizer of the volume");
+    Err(failure.outcome())
+}
+
+/// When to try again after the backend failed.
+fn outcome_of(kind: Kind) -> Outcome {
+    match kind {
+        Kind::Invalid | Kind::Unsupported | Kind::Refused => Outcome::Slow,
+        Kind::Conflict
+        | Kind::NotFound
+        | Kind::Exhausted
+        | Kind::InUse
+        | Kind::Busy
+        | Kind::Unavailable
+        | Kind::Internal => Outcome::Retry,
+    }
+}

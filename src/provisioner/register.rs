@@ -1,0 +1,244 @@
+//! Volumes in use that the storage does not know as ours are recorded there: [`run`] finds them, [`reconcile`] tells of one.
+//!
+//! Those are the volumes of older provisioners, of earlier versions, and those whose records were lost. Once it is recorded
+//! whose they are, nobody has to guess it on the day of their removal. Finding them costs one listing of the storage for
+//! each store; only what is not known there is then read from the API server, one at a time.
+//!
+//! What another cluster has recorded is left alone and told.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use futures::future::join_all;
+
+use super::{
+    Shared,
+    class::Class,
+    events::Type,
+    objects::{VolumeObject, class_name},
+    persistent_volume::{self, Recorded},
+    queue::Outcome,
+    reclaim::{self, Phase},
+    records::Key,
+};
+use crate::{
+    backend::{Backend, Backends, Kind, KnownVolume},
+    volume::{Capacity, ClaimKey, InUse, Invalid, Origin, Permit, VolumeName},
+};
+
+/// The first wait after a store could not be listed; it doubles.
+const FIRST_WAIT: Duration = Duration::from_secs(10);
+/// The longest.
+const LONGEST_WAIT: Duration = Duration::from_mins(10);
+
+/// The volumes in use, by backend and store.
+pub(super) type InUseByStore = BTreeMap<(&'static str, String), Vec<KnownVolume>>;
+
+/// Looks in every store for volumes that are in use and not recorded, now and whenever more is known of what this cluster is
+/// called; until dropped.
+pub(super) async fn run(shared: Arc<Shared>) {
+    let mut learned = shared.facts.learned();
+    loop {
+        learned.mark_unchanged();
+        let volumes = shared.records().in_use();
+        let backends = shared.backends.distinct();
+        join_all(volumes.into_iter().filter_map(|((backend, store), volumes)| {
+            let backend = backends.iter().find(|known| known.capabilities().name == backend)?;
+            Some(look(&shared, backend, store, volumes))
+        }))
+        .await;
+        if learned.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Queues those volumes of one store that it does not know.
+async fn look(shared: &Shared, backend: &Arc<dyn Backend>, store: String, volumes: Vec<KnownVolume>) {
+    let mut wait = FIRST_WAIT;
+    loop {
+        match backend.unregistered(&store, &volumes).await {
+            Ok(unregistered) => {
+                if !unregistered.is_empty() {
+                    tracing::info!(
+                        store,
+                        volumes = unregistered.len(),
+                        "volumes in use are not recorded on the storage yet"
+                    );
+                }
+                for name in unregistered {
+                    shared.records().wake(Key::Register(name.as_str().into()));
+                }
+                return;
+            }
+            Err(error) if is_final(error.kind()) => {
+                tracing::warn!(
+                    store,
+                    error = error.chain(),
+                    "cannot find out which volumes are recorded on the storage"
+                );
+                return;
+            }
+            Err(error) => {
+                tracing::info!(
+                    store,
+                    error = error.chain(),
+                    "cannot find out yet which volumes are recorded on the storage"
+                );
+            }
+        }
+        tokio::time::sleep(wait).await;
+        wait = (wait * 2).min(LONGEST_WAIT);
+    }
+}
+
+/// Whether asking again changes nothing by itself.
+fn is_final(kind: Kind) -> bool {
+    match kind {
+        Kind::Invalid | Kind::Unsupported | Kind::Refused | Kind::NotFound => true,
+        Kind::Conflict | Kind::Exhausted | Kind::InUse | Kind::Busy | Kind::Unavailable | Kind::Internal => {
+            false
+        }
+    }
+}
+
+/// Records the volume `name` on the storage, if it is in use.
+pub(super) async fn reconcile(shared: &Shared, name: &str, permit: &Permit) -> Outcome {
+    let live = match shared.cluster.volume(name).await {
+        Ok(Some(live)) => live,
+        Ok(None) => return Outcome::Done,
+        Err(failure) => {
+            tracing::warn!(volume = name, error = %failure, "cannot read a volume that is to be recorded");
+            return failure.outcome();
+        }
+    };
+    let backend = reclaim::provisioner(&live, &shared.backends).and_then(|by| shared.backends.get(by));
+    let Some(backend) = backend else { return Outcome::Done };
+    let class = {
+        let class = class_name(&live.metadata, live.spec.storage_class_name.as_deref());
+        shared.records().class(class).cloned()
+    };
+    let volume = match in_use(&live, class.as_deref(), &shared.backends) {
+        Ok(Some(volume)) => volume,
+        Ok(None) => return Outcome::Done,
+        Err(error) => {
+            tell(shared, &live, &error.to_string());
+            return Outcome::Done;
+        }
+    };
+    match backend.register(&volume, permit).await {
+        Ok(()) => {
+            tracing::info!(volume = name, "recorded on the storage whose the volume is");
+            Outcome::Done
+        }
+        Err(error) if error.kind() == Kind::Busy => Outcome::Retry,
+        Err(error) if is_final(error.kind()) => {
+            if error.kind() == Kind::Refused {
+                shared.metrics.refused("register");
+            }
+            tell(shared, &live, &error.chain());
+            // Somebody has to change the volume, which is news.
+            Outcome::Done
+        }
+        Err(error) => {
+            tracing::warn!(volume = name, kind = %error.kind(), error = error.chain(), "cannot record the volume on the storage yet");
+            match error.kind() {
+                Kind::Exhausted | Kind::Conflict => Outcome::Slow,
+                Kind::Invalid
+                | Kind::Unsupported
+                | Kind::NotFound
+                | Kind::InUse
+                | Kind::Refused
+                | Kind::Busy
+                | Kind::Unavailable
+                | Kind::Internal => Outcome::Retry,
+            }
+        }
+    }
+}
+
+/// Tells the administrator why the volume cannot be recorded: it can be used, but not removed.
+fn tell(shared: &Shared, live: &VolumeObject, why: &str) {
+    let name = live.metadata.name.as_deref().unwrap_or_default();
+    tracing::warn!(volume = name, why, "the volume cannot be recorded on the storage");
+    shared.tell_volume(live, Type::Warning, "VolumeNotRecorded", why.to_owned());
+}
+
+/// The volume as one that is in use; `None` where it is not in use, not ours, or where it says too little to be found.
+fn in_use(live: &VolumeObject, class: Option<&Class>, backends: &Backends) -> Result<Option<InUse>, Invalid> {
+    let Some(backend) = reclaim::provisioner(live, backends).and_then(|by| backends.get(by)) else {
+        return Ok(None);
+    };
+    if reclaim::standing(live, backends).phase != Phase::Bound {
+        return Ok(None);
+    }
+    let (Some(claim), Some(source)) = (&live.spec.claim_ref, persistent_volume::source(live)) else {
+        return Ok(None);
+    };
+    if claim.uid.is_empty() {
+        return Ok(None);
+    }
+    let name: VolumeName = live.metadata.name.as_deref().unwrap_or_default().parse()?;
+    let capacity: Capacity = live.spec.capacity.storage.as_deref().unwrap_or_default().parse()?;
+    let recorded = Recorded::read(live)?;
+    Ok(Some(InUse {
+        name,
+        id: recorded.id.clone(),
+        source,
+        claim: ClaimKey {
+            namespace: claim.namespace.clone(),
+            name: claim.name.clone(),
+            uid: claim.uid.clone(),
+        },
+        origin: recorded.origin.unwrap_or(Origin::Created),
+        capacity,
+        provenance: recorded.provenance(live, class, backend.capabilities()),
+    }))
+}
+
+#[cfg(test)]
+#[allow(clippy::needless_pass_by_value, reason = "patches read best written in place")]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::{
+        backend::memory::Memory,
+        provisioner::fixtures::{self, NAME},
+    };
+
+    fn told(patch: Value) -> Result<Option<InUse>, Invalid> {
+        let backends = Backends::default().with(NAME, Arc::new(Memory::new()));
+        let mut bound = json!({"status": {"phase": "Bound"}});
+        fixtures::merge(&mut bound, &patch);
+        in_use(&fixtures::volume_object(bound), None, &backends)
+    }
+
+    #[test]
+    fn only_what_is_bound_here_is_recorded_as_in_use() {
+        let volume = told(json!({})).unwrap().unwrap();
+        assert_eq!((volume.claim.uid.as_str(), volume.provenance.uid.as_str()), ("0b6f-11", "volume-1"));
+        assert_eq!(volume.id.map(|id| id.to_string()).as_deref(), Some("1/memory/default/pvc-0b6f-11"));
+        let table = [
+            ("released", json!({"status": {"phase": "Released"}})),
+            ("available", json!({"status": {"phase": "Available"}})),
+            (
+                "of another provisioner",
+                json!({"metadata": {"annotations": {"pv.kubernetes.io/provisioned-by": "x"}}}),
+            ),
+            ("bound to nobody in particular", json!({"spec": {"claimRef": {"uid": ""}}})),
+            ("of a source that nobody here knows", json!({"spec": {"nfs": {"server": ""}}})),
+        ];
+        for (row, patch) in table {
+            assert_eq!(told(patch), Ok(None), "{row}");
+        }
+        let nonsense = json!({"metadata": {"annotations": {"berth.storage/origin": "found"}}});
+        assert!(told(nonsense).unwrap_err().to_string().contains("berth.storage/origin"));
+    }
+
+    #[test]
+    fn a_take_over_by_an_administrator_reaches_the_storage() {
+        let patch = json!({"metadata": {"annotations": {"berth.storage/take-over": "blue"}}});
+        let volume = told(patch).unwrap().unwrap();
+        assert_eq!(volume.provenance.take_over.as_deref(), Some("blue"));
+    }
+}

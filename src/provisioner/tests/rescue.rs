@@ -1,0 +1,368 @@
+//! Volumes that are to stay after all, volumes that are used again, and volumes whose owner is not recorded.
+
+use std::{sync::Arc, time::Duration};
+
+use berth_apiserver::{Fault, Match, Options, Times};
+use k8s_openapi::api::core::v1::PersistentVolume;
+use serde_json::{Value, json};
+
+use super::{
+    bed::{Bed, USER, full_rules},
+    removal::{old_volume, patch_volume, place, with_volume},
+};
+use crate::{
+    backend::{
+        Kind as Failure, Past,
+        memory::{Memory, Moment, Operation},
+    },
+    provisioner::names,
+    volume::{Place, VolumeName},
+};
+
+/// A bed whose trash holds what the API server does not say to be gone, and what is gone for `retention`.
+async fn holding(retention: Duration) -> Bed {
+    let mut bed = Bed::new();
+    bed.ask_before_purging(retention).await;
+    bed
+}
+
+/// Where the volume of claim `data` lies.
+fn place_of(bed: &Bed, volume: &str) -> Place {
+    let annotations = bed.volume(volume).unwrap().metadata.annotations.unwrap();
+    place(&annotations[names::PATH])
+}
+
+fn guarded(bed: &Bed, volume: &str) -> bool {
+    let finalizers = bed.volume(volume).unwrap().metadata.finalizers.unwrap_or_default();
+    finalizers.iter().any(|name| name == names::FINALIZER)
+}
+
+fn retain() -> Value {
+    json!({"spec": {"persistentVolumeReclaimPolicy": "Retain"}})
+}
+
+fn name(volume: &str) -> VolumeName {
+    volume.parse().unwrap()
+}
+
+/// The API server accepted the rescue before it accepted the deletion: the data is back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_volume_that_is_rescued_between_the_move_and_the_deletion_of_its_object_gets_its_data_back() {
+    let rescues = [
+        ("its policy", retain()),
+        ("what shall become of it", json!({"metadata": {"annotations": {names::ON_DELETE: "retain"}}})),
+        ("nonsense on it", json!({"metadata": {"annotations": {names::ON_DELETE: "what"}}})),
+    ];
+    for (row, rescue) in rescues {
+        let bed = Bed::new();
+        // That the trash puts it back as well, is another test.
+        bed.memory.leave_trash_alone();
+        let running = bed.start().await;
+        let volume = with_volume(&bed).await;
+        let place = place_of(&bed, &volume);
+        bed.memory.fill(&place);
+        let deletes = Match::verb("delete").resource("persistentvolumes").user(USER);
+        let held = bed.server.faults().inject(deletes, Fault::Hang, Times::Always);
+        bed.delete_claim("data");
+        bed.until("its object is about to be deleted", || bed.server.faults().hits(held) > 0).await;
+        assert!(!bed.memory.exists(&place), "{row}: it was moved");
+        patch_volume(&bed, &volume, rescue);
+        bed.server.faults().remove(held);
+        let told = bed.event(&volume, "VolumeRestored").await;
+        assert!(told.contains("moved back"), "{row}: {told}");
+        if row == "what shall become of it" {
+            bed.until("its object goes", || bed.volumes() == 0).await;
+        } else {
+            bed.settle().await;
+            assert_eq!(bed.volumes(), 1, "{row}");
+        }
+        running.stop().await;
+        assert!(bed.memory.exists(&place), "{row}");
+        assert_eq!((bed.memory.purged(), bed.memory.trash().len()), (0, 0), "{row}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_removal_whose_object_was_changed_but_not_rescued_goes_on_with_the_new_version() {
+    let bed = Bed::new();
+    let running = bed.start().await;
+    let volume = with_volume(&bed).await;
+    let deletes = Match::verb("delete").resource("persistentvolumes").user(USER);
+    let held = bed.server.faults().inject(deletes, Fault::Hang, Times::Always);
+    bed.delete_claim("data");
+    bed.until("its object is about to be deleted", || bed.server.faults().hits(held) > 0).await;
+    bed.server.audit().reset();
+    patch_volume(&bed, &volume, json!({"metadata": {"labels": {"looked-at": "today"}}}));
+    bed.server.faults().remove(held);
+    bed.until("the volume is gone", || bed.volumes() == 0).await;
+    running.stop().await;
+    assert_eq!(bed.memory.calls(Operation::Restore), 0);
+    assert_eq!(bed.events(&volume), []);
+    assert_eq!(bed.requests("delete", "persistentvolumes"), 2, "refused once, since it was another version");
+}
+
+/// It was Released for ever, until a restart.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_volume_whose_object_could_not_be_deleted_can_be_retained_and_given_up_again() {
+    let bed = holding(Duration::ZERO).await;
+    let mut settings = bed.settings().await;
+    // Nothing is tried again by itself.
+    settings.pace.min = Duration::from_hours(1);
+    settings.pace.max = Duration::from_hours(2);
+    let running = bed.start_with(settings);
+    let volume = with_volume(&bed).await;
+    let place = place_of(&bed, &volume);
+    let deletes = Match::verb("delete").resource("persistentvolumes").user(USER);
+    let refused = bed.server.faults().inject(deletes, Fault::Code(500, None), Times::Always);
+    bed.delete_claim("data");
+    bed.event(&volume, "VolumeFailedDelete").await;
+    for _ in 0..2 {
+        assert!(!bed.memory.exists(&place));
+        let tried = bed.server.faults().hits(refused);
+        patch_volume(&bed, &volume, retain());
+        bed.until("its data is back", || bed.memory.exists(&place)).await;
+        bed.until("it is held no more", || !guarded(&bed, &volume)).await;
+        patch_volume(&bed, &volume, json!({"spec": {"persistentVolumeReclaimPolicy": "Delete"}}));
+        bed.until("it is tried again", || bed.server.faults().hits(refused) > tried).await;
+    }
+    patch_volume(&bed, &volume, retain());
+    bed.until("its data is back", || bed.memory.exists(&place)).await;
+    bed.server.faults().remove(refused);
+    bed.settle().await;
+    patch_volume(&bed, &volume, json!({"spec": {"persistentVolumeReclaimPolicy": "Delete"}}));
+    bed.until("the volume is gone", || bed.volumes() == 0).await;
+    bed.until("and its data", || bed.memory.purged() == 1).await;
+    running.stop().await;
+}
+
+/// The server hung in the middle of the move, the volume was rescued, and the move came late.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_finalizer_is_taken_off_before_the_storage_has_given_the_data_back() {
+    let bed = Bed::new();
+    bed.memory.leave_trash_alone();
+    let running = bed.start().await;
+    let volume = with_volume(&bed).await;
+    let place = place_of(&bed, &volume);
+    bed.memory.fail_next(Operation::Remove, 10_000, Moment::After, Failure::Unavailable);
+    bed.memory.fail_next(Operation::Restore, 2, Moment::Before, Failure::Unavailable);
+    bed.memory.fail_next(Operation::Restore, 3, Moment::Before, Failure::Busy);
+    bed.memory.hang(Operation::Restore);
+    bed.delete_claim("data");
+    bed.until("it is moved, as far as anybody knows", || !bed.memory.exists(&place)).await;
+    patch_volume(&bed, &volume, retain());
+    bed.until("its removal is to be undone", || bed.memory.calls(Operation::Restore) > 0).await;
+    bed.settle().await;
+    assert!(guarded(&bed, &volume) && !bed.memory.exists(&place));
+    bed.memory.release(Operation::Restore);
+    bed.until("it is held no more", || !guarded(&bed, &volume)).await;
+    assert!(bed.memory.exists(&place));
+    running.stop().await;
+    assert_eq!(bed.memory.calls(Operation::Restore), 6);
+    assert!(bed.event(&volume, "VolumeRestoreFailed").await.contains("cannot be undone yet"));
+}
+
+/// The process that moved the data is gone; its successor finds a volume that is to stay, with our finalizer on it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_volume_that_was_rescued_while_nobody_worked_gets_its_data_back_from_the_next_process() {
+    let bed = holding(Duration::ZERO).await;
+    let running = bed.start().await;
+    let volume = with_volume(&bed).await;
+    let place = place_of(&bed, &volume);
+    let deletes = Match::verb("delete").resource("persistentvolumes").user(USER);
+    let held = bed.server.faults().inject(deletes, Fault::Hang, Times::Always);
+    bed.delete_claim("data");
+    bed.until("its object is about to be deleted", || bed.server.faults().hits(held) > 0).await;
+    running.kill().await;
+    patch_volume(&bed, &volume, retain());
+    bed.server.faults().remove(held);
+    assert!(!bed.memory.exists(&place));
+    let running = bed.start().await;
+    bed.until("it is held no more", || !guarded(&bed, &volume)).await;
+    assert!(bed.memory.exists(&place), "its data was back before");
+    running.stop().await;
+}
+
+/// pv-migrate, backup tools and administrators do this. It was refused for ever.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_volume_that_was_bound_again_by_another_claim_grows_and_goes_like_any_other() {
+    let bed = Bed::new();
+    let running = bed.start().await;
+    let volume = with_volume(&bed).await;
+    patch_volume(&bed, &volume, retain());
+    bed.delete_claim("data");
+    let phase = || bed.volume(&volume).unwrap().status.unwrap().phase.unwrap_or_default();
+    bed.until("it is released", || phase() == "Released").await;
+    patch_volume(&bed, &volume, json!({"spec": {"claimRef": null}}));
+    bed.claim("moved", json!({"spec": {"volumeName": volume}}));
+    bed.bound("moved").await;
+    bed.until("it is bound", || phase() == "Bound").await;
+    patch_volume(&bed, &volume, json!({"spec": {"persistentVolumeReclaimPolicy": "Delete"}}));
+    bed.until("it is guarded again", || guarded(&bed, &volume)).await;
+    let bigger = json!({"spec": {"resources": {"requests": {"storage": "2Gi"}}}});
+    bed.server
+        .store()
+        .patch::<k8s_openapi::api::core::v1::PersistentVolumeClaim>("default", "moved", &bigger)
+        .unwrap();
+    bed.event("moved", "VolumeResizeSuccessful").await;
+    bed.delete_claim("moved");
+    bed.until("the volume is gone", || bed.volumes() == 0).await;
+    running.stop().await;
+    assert!(bed.memory.volumes().is_empty());
+}
+
+/// The PV was deleted by mistake, and is made again from a backup, with another UID.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_volume_object_that_is_restored_from_a_backup_gets_its_data_back_while_the_trash_holds_it() {
+    let bed = holding(Duration::from_hours(1)).await;
+    let running = bed.start().await;
+    let volume = with_volume(&bed).await;
+    let place = place_of(&bed, &volume);
+    let mut backup = serde_json::to_value(bed.volume(&volume).unwrap()).unwrap();
+    bed.delete_claim("data");
+    bed.until("the volume is gone", || bed.volumes() == 0).await;
+    bed.settle().await;
+    assert_eq!((bed.memory.exists(&place), bed.memory.trash().len()), (false, 1), "the trash holds it");
+    backup["apiVersion"] = json!("v1");
+    backup["kind"] = json!("PersistentVolume");
+    for field in ["uid", "resourceVersion", "creationTimestamp", "finalizers"] {
+        backup["metadata"].as_object_mut().unwrap().remove(field);
+    }
+    backup["spec"]["persistentVolumeReclaimPolicy"] = json!("Retain");
+    backup["spec"].as_object_mut().unwrap().remove("claimRef");
+    bed.create(backup);
+    bed.until("its data is back", || bed.memory.exists(&place)).await;
+    bed.claim("again", json!({"spec": {"volumeName": volume}}));
+    bed.bound("again").await;
+    patch_volume(&bed, &volume, json!({"spec": {"persistentVolumeReclaimPolicy": "Delete"}}));
+    bed.until("it is guarded again", || guarded(&bed, &volume)).await;
+    bed.delete_claim("again");
+    bed.until("it can be removed again", || bed.volumes() == 0).await;
+    running.stop().await;
+}
+
+/// Puts a volume of an older provisioner there, bound.
+fn bound_old_volume(bed: &Bed, name: &str, path: &str) {
+    old_volume(bed, name, path);
+    let bound = json!({"status": {"phase": "Bound"}});
+    bed.server.store().patch_status::<PersistentVolume>("", name, &bound).unwrap();
+}
+
+/// From then on it need not be guessed whose they are.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn volumes_of_an_old_provisioner_are_recorded_while_they_are_bound_with_one_request_each() {
+    let bed = Bed::without_controllers();
+    // So that a released one is not removed within the test.
+    bed.memory.fail_next(Operation::Remove, 1000, Moment::Before, Failure::Unavailable);
+    for number in 0..5 {
+        bound_old_volume(&bed, &format!("pvc-old-{number}"), &format!("default-a-pvc-old-{number}"));
+    }
+    old_volume(&bed, "pvc-released", "default-b-pvc-released");
+    let mut settings = bed.settings().await;
+    settings.pace.min = Duration::from_hours(1);
+    settings.pace.max = Duration::from_hours(2);
+    let running = bed.start_with(settings);
+    bed.until("they are recorded", || bed.memory.volumes().len() == 5).await;
+    bed.settle().await;
+    assert!(!bed.memory.volumes().iter().any(|held| held.volume.id.name().as_str() == "pvc-released"));
+    // Five to record, five for the finalizer, one for the released one.
+    assert_eq!(bed.requests("get", "persistentvolumes"), 11);
+    assert_eq!(bed.memory.calls(Operation::Unregistered), 1, "one listing for the store");
+    bound_old_volume(&bed, "pvc-later", "default-c-pvc-later");
+    bed.until("one that comes later is recorded as well", || bed.memory.volumes().len() == 6).await;
+    assert_eq!(bed.memory.calls(Operation::Unregistered), 1);
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lost_record_is_written_again_and_a_store_that_cannot_be_listed_is_asked_later() {
+    let bed = Bed::new();
+    let running = bed.start().await;
+    let volume = with_volume(&bed).await;
+    running.stop().await;
+    bed.memory.lose_record(&name(&volume));
+    let running = bed.start().await;
+    bed.until("it is recorded", || bed.memory.volumes().len() == 1).await;
+    running.stop().await;
+    assert_eq!(bed.memory.volumes()[0].volume.id.name().as_str(), volume);
+}
+
+/// What a copy of another cluster's PV would do to that cluster's data.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_volume_that_another_cluster_recorded_is_told_with_the_command_to_take_it_over() {
+    let bed = Bed::new();
+    let running = bed.start().await;
+    let volume = with_volume(&bed).await;
+    running.stop().await;
+    bed.memory.sign_as(&name(&volume), "blue");
+    let mut settings = bed.settings().await;
+    settings.pace.slow = Duration::from_hours(1);
+    let running = bed.start_with(settings);
+    let command = format!("kubectl annotate pv {volume} berth.storage/take-over=blue");
+    let told = bed.event(&volume, "VolumeNotRecorded").await;
+    assert!(told.ends_with(&command), "{told}");
+    bed.settle().await;
+    assert_eq!(bed.memory.calls(Operation::Register), 1, "it is told once");
+    bed.delete_claim("data");
+    let told = bed.event(&volume, "VolumeFailedDelete").await;
+    assert!(told.ends_with(&command), "{told}");
+    bed.settle().await;
+    assert_eq!((bed.volumes(), bed.memory.trash().len()), (1, 0));
+    let take_over = |owner: &str| {
+        patch_volume(&bed, &volume, json!({"metadata": {"annotations": {names::TAKE_OVER: owner}}}));
+    };
+    let asked = bed.memory.calls(Operation::Remove);
+    take_over("green");
+    bed.until("it is asked again", || bed.memory.calls(Operation::Remove) > asked).await;
+    bed.settle().await;
+    assert_eq!(bed.volumes(), 1, "another owner");
+    take_over("blue");
+    bed.until("it is removed", || bed.volumes() == 0).await;
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bound_volume_that_is_taken_over_is_recorded_at_once() {
+    let bed = Bed::new();
+    let running = bed.start().await;
+    let volume = with_volume(&bed).await;
+    running.stop().await;
+    bed.memory.sign_as(&name(&volume), "blue");
+    let running = bed.start().await;
+    bed.event(&volume, "VolumeNotRecorded").await;
+    let before = bed.memory.calls(Operation::Register);
+    patch_volume(&bed, &volume, json!({"metadata": {"annotations": {names::TAKE_OVER: "blue"}}}));
+    bed.until("it is recorded", || bed.memory.calls(Operation::Register) > before).await;
+    running.stop().await;
+    let running = bed.start().await;
+    bed.until("the storage was listed", || bed.memory.calls(Operation::Unregistered) == 2).await;
+    bed.settle().await;
+    assert_eq!(bed.memory.calls(Operation::Register), before + 1, "it is ours now");
+    running.stop().await;
+}
+
+/// A process that stood by since before the first volume was made knows what the store was then.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_learned_of_a_store_while_standing_by_is_told_when_the_term_begins() {
+    let bed = Bed::with(Options::default(), Memory::new(), full_rules());
+    let leader = bed.start().await;
+    // The second process shares the storage, not what the first one's backend was told.
+    let told = Memory::new();
+    let stop = tokio_util::sync::CancellationToken::new();
+    let mut settings = super::leading::elected(&bed, "second").await;
+    settings.stop = stop.clone();
+    let lock = Match::any().resource("leases").user(USER);
+    let held = bed.server.faults().inject(lock, Fault::Code(500, None), Times::Always);
+    let standby = Bed::start_on(super::bed::NAME, settings, Arc::new(told.clone()));
+    bed.until("it has listed everything", || told.past("default").is_some()).await;
+    assert_eq!(told.past("default").unwrap().identity, None);
+    with_volume(&bed).await;
+    leader.stop().await;
+    bed.server.faults().remove(held);
+    let learned = || {
+        let Some(Past { identity, places, .. }) = told.past("default") else { return false };
+        identity.as_deref() == Some("identity-of-default") && places.len() == 1
+    };
+    bed.until("it was told of the volume", learned).await;
+    stop.cancel();
+    standby.stop().await;
+}
