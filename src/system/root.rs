@@ -4,6 +4,7 @@
 //! without leaving the directory. What changes something goes through [`Changes`], which asks its caller's gate directly
 //! before every single change. What the paths mean is not known here.
 
+mod atomic;
 mod purge;
 #[cfg(test)]
 mod tests;
@@ -11,19 +12,20 @@ mod tests;
 use std::{
     ffi::{CStr, CString},
     fmt, io,
-    io::{Read, Write},
+    io::Read,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
     sync::Arc,
     time::SystemTime,
 };
 
+pub use atomic::Placed;
 pub use nix::errno::Errno;
 use nix::{
     dir::Dir,
     fcntl::{OFlag, OpenHow, ResolveFlag, openat2, renameat},
     sys::stat::{FileStat, Mode, SFlag, fchmod, fstat, mkdirat, stat},
-    unistd::{Gid, Uid, UnlinkatFlags, fchown, fsync, unlinkat},
+    unistd::{Gid, Uid, UnlinkatFlags, fchown, unlinkat},
 };
 pub use purge::{Left, Purge, Stuck, Tree, Unfinished};
 
@@ -85,6 +87,29 @@ pub enum Entry {
     /// A file, a link, or anything else.
     Other,
 }
+
+/// Something that lies at a path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Seen {
+    /// A directory or anything else.
+    pub entry: Entry,
+    /// The file system that it is in.
+    pub device: u64,
+    /// Which of the objects of that file system it is.
+    pub inode: u64,
+}
+
+impl Seen {
+    fn of(stat: &FileStat) -> Self {
+        let entry = if is_directory(stat) { Entry::Directory } else { Entry::Other };
+        Self { entry, device: stat.st_dev, inode: stat.st_ino }
+    }
+}
+
+/// What was to be read is a device, a pipe, a socket or a directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("it is not a regular file")]
+pub struct NotAFile;
 
 /// A file's content.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -160,16 +185,25 @@ impl Root {
 
     /// Tells what lies there, reached without links and mounts.
     pub fn entry<S: AsRef<str>>(&self, segments: &[S]) -> Result<Entry, Failure> {
+        Ok(self.see(segments)?.map_or(Entry::Missing, |seen| seen.entry))
+    }
+
+    /// The same with what it is; `None` where there is nothing.
+    pub fn see<S: AsRef<str>>(&self, segments: &[S]) -> Result<Option<Seen>, Failure> {
         let step = "look at";
         let path = self.relative(step, segments)?;
         // Together with O_PATH this yields a final link itself.
         let how = confined(OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC);
         match retried(|| openat2(&*self.fd, path.as_str(), how)).and_then(fstat) {
-            Ok(stat) if is_directory(&stat) => Ok(Entry::Directory),
-            Ok(_) => Ok(Entry::Other),
-            Err(Errno::ENOENT) => Ok(Entry::Missing),
+            Ok(stat) => Ok(Some(Seen::of(&stat))),
+            Err(Errno::ENOENT) => Ok(None),
             Err(errno) => Err(self.failed(step, segments, errno)),
         }
+    }
+
+    /// The held directory itself.
+    pub fn top(&self) -> Result<Seen, Failure> {
+        stat_of(&self.fd).map(|stat| Seen::of(&stat)).map_err(|errno| self.failure("look at", "", errno))
     }
 
     /// Opens the directory there, which must be reachable without links and mounts, and tells whether it is empty.
@@ -205,28 +239,16 @@ impl Root {
         Ok(names)
     }
 
-    /// The content of the file there; `None` where there is none.
+    /// The content of the file there; `None` where there is none. Nothing but a file of a reasonable size is read.
     pub fn read<S: AsRef<str>>(&self, segments: &[S]) -> Result<Option<Content>, Failure> {
         let step = "read";
-        let how = confined(OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW);
         let path = self.relative(step, segments)?;
-        let fd = match retried(|| openat2(&*self.fd, path.as_str(), how)) {
+        let fd = match retried(|| openat2(&*self.fd, path.as_str(), confined(FOR_READING))) {
             Ok(fd) => fd,
             Err(Errno::ENOENT | Errno::ENAMETOOLONG) => return Ok(None),
-            Err(errno) => return Err(self.failed(step, segments, errno)),
+            Err(errno) => return Err(self.unread(segments, errno)),
         };
-        let read = || -> io::Result<Content> {
-            let file = std::fs::File::from(fd);
-            let modified = file.metadata()?.modified()?;
-            let mut bytes = Vec::new();
-            let limit = MAX_FILE_BYTES;
-            file.take(limit + 1).read_to_end(&mut bytes)?;
-            if u64::try_from(bytes.len()).unwrap_or(u64::MAX) > limit {
-                return Err(Errno::EFBIG.into());
-            }
-            Ok(Content { bytes, modified })
-        };
-        read().map(Some).map_err(|cause| Failure { step, path: self.shown(segments), cause })
+        content(fd).map(Some).map_err(|cause| Failure { step, path: self.shown(segments), cause })
     }
 
     /// The same directory for changes; `gate` is asked before each.
@@ -272,6 +294,19 @@ impl Root {
 
     fn failed<S: AsRef<str>>(&self, step: &'static str, segments: &[S], errno: Errno) -> Failure {
         Failure { step, path: self.shown(segments), cause: errno.into() }
+    }
+
+    /// Why a file could not be opened for reading.
+    fn unread<S: AsRef<str>>(&self, segments: &[S], errno: Errno) -> Failure {
+        match errno {
+            // A socket, or a device without a driver.
+            Errno::ENXIO | Errno::ENODEV => Failure {
+                step: "read",
+                path: self.shown(segments),
+                cause: io::Error::new(io::ErrorKind::InvalidInput, NotAFile),
+            },
+            _ => self.failed("read", segments, errno),
+        }
     }
 
     fn failure(&self, step: &'static str, below: &str, errno: Errno) -> Failure {
@@ -346,30 +381,6 @@ impl Changes<'_> {
         fchmod(&dir, Mode::from_bits_truncate(mode)).map_err(|errno| root.failed(step, segments, errno))
     }
 
-    /// Puts a file there, replacing one that is there: whoever reads sees the old content or the new one, and after a
-    /// crash of the machine as well.
-    pub fn write<S: AsRef<str>>(&self, segments: &[S], bytes: &[u8]) -> Result<(), Failure> {
-        let step = "write";
-        let at = self.root.at(step, segments)?;
-        let wrong = |cause: io::Error| Failure { step, path: self.root.shown(segments), cause };
-        let name = at.name.to_str().map_err(|_| self.root.failed(step, segments, Errno::EINVAL))?;
-        let temporary = format!(".{name}.tmp");
-        self.pass(step, segments)?;
-        let how = confined(
-            OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_TRUNC | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC,
-        )
-        .mode(Mode::from_bits_truncate(0o600));
-        let fd =
-            retried(|| openat2(&at.parent, temporary.as_str(), how)).map_err(|errno| wrong(errno.into()))?;
-        let mut file = std::fs::File::from(fd);
-        file.write_all(bytes).map_err(wrong)?;
-        fsync(&file).map_err(|errno| wrong(errno.into()))?;
-        drop(file);
-        self.pass(step, segments)?;
-        renameat(&at.parent, temporary.as_str(), &at.parent, at.name.as_c_str())
-            .map_err(|errno| wrong(errno.into()))
-    }
-
     /// Moves what is at `from` to `to`. The caller has made sure that nothing is there: an empty directory and a file
     /// would be replaced.
     pub fn rename<A: AsRef<str>, B: AsRef<str>>(&self, from: &[A], to: &[B]) -> Result<(), Failure> {
@@ -419,6 +430,24 @@ impl Changes<'_> {
         let path = || self.root.shown(segments);
         (self.gate)(&Step::new(step, &path)).map_err(|cause| Failure { step, path: path(), cause })
     }
+}
+
+/// How a file is opened that may be anything.
+const FOR_READING: OFlag = OFlag::O_RDONLY.union(OFlag::O_CLOEXEC).union(OFlag::O_NOFOLLOW);
+
+/// What is in a file that was opened so.
+fn content(fd: OwnedFd) -> io::Result<Content> {
+    let file = std::fs::File::from(fd);
+    let metadata = file.metadata()?;
+    if !metadata.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, NotAFile));
+    }
+    let mut bytes = Vec::new();
+    file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes)?;
+    if u64::try_from(bytes.len()).unwrap_or(u64::MAX) > MAX_FILE_BYTES {
+        return Err(Errno::EFBIG.into());
+    }
+    Ok(Content { bytes, modified: metadata.modified()? })
 }
 
 /// Opens beneath a directory only, through no link and into no other mount.

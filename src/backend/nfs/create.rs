@@ -41,6 +41,7 @@ pub(super) fn create(work: &Work<'_>, request: &VolumeRequest, plan: &Plan) -> R
         cluster: work.store.host.cluster().map(|ids| ids.current().to_owned()),
         uid: None,
         inode: None,
+        base: None,
         archive: None,
         trash: None,
     };

@@ -8,6 +8,8 @@
 //! .berth/trash/<entry>            removed, to be purged
 //! .berth/trash/<entry>.json       whose it is: the same file, moved; what has none is never purged
 //! .berth/places/<path>            a file where a volume or an archive lies, a directory on the way to others
+//! .berth/staging/<random>         what is about to be put there, or was taken from there
+//! .berth/disputed/<volume>.json   a copy of the record of a volume that lies at, above or below the place of another one
 //! .berth/parents/<path>/.berth    marks a directory above volumes as made by us
 //! ```
 //!
@@ -19,7 +21,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     backend::path,
-    volume::{ClaimKey, Origin, VolumeId, VolumeName},
+    volume::{ClaimKey, ClusterIds, Origin, VolumeId, VolumeName},
 };
 
 pub(super) const BASE: &str = path::RESERVED;
@@ -29,6 +31,11 @@ pub(super) const ARCHIVED: &str = "archived";
 pub(super) const TRASH: &str = "trash";
 pub(super) const PARENTS: &str = "parents";
 pub(super) const PLACES: &str = "places";
+pub(super) const STAGING: &str = "staging";
+pub(super) const DISPUTED: &str = "disputed";
+
+/// All folders beside the identity.
+pub(super) const FOLDERS: [&str; 8] = [INTENTS, VOLUMES, ARCHIVED, TRASH, PARENTS, PLACES, STAGING, DISPUTED];
 
 /// What is written. Records of version 1 do not say of which cluster they are, nor of which object and which inode.
 const VERSION: u32 = 2;
@@ -42,6 +49,13 @@ pub(super) fn file(folder: &str, name: &VolumeName) -> [String; 3] {
 /// The volume whose record has this file name.
 pub(super) fn volume_of(file_name: &str) -> Option<VolumeName> {
     file_name.strip_suffix(".json")?.parse().ok()
+}
+
+/// The volume whose record was being written to the file of this name when the writing was broken off: `.<record>.tmp`,
+/// as earlier versions did it, or `.<record>.<random>.tmp`.
+pub(super) fn volume_of_temporary(file_name: &str) -> Option<VolumeName> {
+    let inner = file_name.strip_prefix('.')?.strip_suffix(".tmp")?;
+    volume_of(inner).or_else(|| volume_of(inner.rsplit_once('.')?.0))
 }
 
 /// The export's identity file.
@@ -76,6 +90,9 @@ pub(super) struct Marker {
     pub(super) uid: Option<String>,
     /// The inode of its directory; `None` until that was made.
     pub(super) inode: Option<u64>,
+    /// The inode that `.berth` had when `inode` was noted. After an export was copied it is another one, and the inodes of
+    /// the copied directories are not those of the records.
+    pub(super) base: Option<u64>,
     /// Where it is being archived to, once that is decided.
     pub(super) archive: Option<Archive>,
     /// As what it is being moved to the trash, once that is decided.
@@ -103,6 +120,32 @@ pub(super) struct Archive {
 }
 
 impl Marker {
+    #[allow(dead_code, reason = "removals come to it next")]
+    /// The inode of its directory as it counts below a `.berth` with the inode `base`.
+    pub(super) fn inode_in(&self, base: u64) -> Option<u64> {
+        self.inode.filter(|_| self.base.is_none_or(|noted| noted == base))
+    }
+
+    /// Whether `other` is of the same volume. What is not signed is of the same volume if it is of the same claim: a copy of
+    /// its PV that is bound in another cluster has another one.
+    pub(super) fn is_same_volume(&self, other: &Self, ids: Option<&ClusterIds>) -> bool {
+        if self.id.name() != other.id.name() {
+            return false;
+        }
+        if self.uid.is_some() && self.uid == other.uid {
+            return true;
+        }
+        match (&self.cluster, &other.cluster) {
+            (Some(a), Some(b)) => a == b || ids.is_some_and(|ids| ids.include(a) && ids.include(b)),
+            (None, _) | (_, None) => self.claim.uid == other.claim.uid,
+        }
+    }
+
+    /// Whether it says that the volume, or its archive, lies at `segments`.
+    pub(super) fn lies_at(&self, segments: &[String]) -> bool {
+        self.segments == segments || self.archive.as_ref().is_some_and(|archive| archive.segments == segments)
+    }
+
     pub(super) fn to_json(&self) -> Vec<u8> {
         let file = MarkerFile {
             version: VERSION,
@@ -124,6 +167,7 @@ impl Marker {
             cluster: self.cluster.clone(),
             uid: self.uid.clone(),
             inode: self.inode,
+            base: self.base,
             trash: self.trash.as_ref().map(|trash| TrashFile {
                 entry: trash.entry.clone(),
                 inode: trash.inode,
@@ -165,6 +209,7 @@ impl Marker {
             cluster: file.cluster.filter(|id| !id.is_empty()),
             uid: file.uid.filter(|uid| !uid.is_empty()),
             inode: file.inode,
+            base: file.base,
             trash: match file.trash {
                 None => None,
                 Some(trash) => Some(Trashed {
@@ -212,6 +257,8 @@ struct MarkerFile {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     inode: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    base: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     trash: Option<TrashFile>,
 }
 
@@ -240,25 +287,47 @@ struct ArchiveFile {
 struct ExportFile {
     version: u32,
     id: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    places: Option<u32>,
 }
 
-/// A new identity for an export, and the content of its file.
-pub(super) fn new_identity() -> (String, Vec<u8>) {
-    let id = format!("{:032x}", random::<u128>());
-    let bytes = json(&ExportFile { version: EXPORT_VERSION, id: id.clone() });
-    (id, bytes)
+/// How the places of all volumes are noted; what is older notes none.
+const PLACES_VERSION: u32 = 1;
+
+/// What an export says of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Identity {
+    /// By what it differs from all others.
+    pub(super) id: String,
+    /// Whether the places of all its volumes are noted below `places`.
+    pub(super) mirrored: bool,
 }
 
-/// Reads the identity of an export.
-pub(super) fn identity(bytes: &[u8]) -> Result<String, String> {
-    let file: ExportFile = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
-    if file.version != EXPORT_VERSION {
-        return Err(format!("it has version {}, this program reads version {EXPORT_VERSION}", file.version));
+impl Identity {
+    /// That of a new export.
+    pub(super) fn new() -> Self {
+        Self { id: format!("{:032x}", random::<u128>()), mirrored: true }
     }
-    if file.id.is_empty() {
-        return Err("its id is empty".into());
+
+    pub(super) fn to_json(&self) -> Vec<u8> {
+        let places = self.mirrored.then_some(PLACES_VERSION);
+        json(&ExportFile { version: EXPORT_VERSION, id: self.id.clone(), places })
     }
-    Ok(file.id)
+
+    /// Reads the identity of an export; the error says what is wrong with the text.
+    pub(super) fn from_json(bytes: &[u8]) -> Result<Self, String> {
+        let file: ExportFile = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+        if file.version != EXPORT_VERSION {
+            return Err(format!(
+                "it has version {}, this program reads version {EXPORT_VERSION}",
+                file.version
+            ));
+        }
+        if file.id.is_empty() {
+            return Err("its id is empty".into());
+        }
+        Ok(Self { id: file.id, mirrored: file.places == Some(PLACES_VERSION) })
+    }
 }
 
 fn json<T: Serialize>(value: &T) -> Vec<u8> {
@@ -288,6 +357,7 @@ mod tests {
             cluster: Some("cluster-1".into()),
             uid: Some("object-1".into()),
             inode: Some(7),
+            base: Some(3),
             trash: Some(Trashed {
                 entry: "pvc-u-1@20260302T100000Z".into(),
                 inode: 7,
@@ -305,6 +375,7 @@ mod tests {
             cluster: None,
             uid: None,
             inode: None,
+            base: None,
             trash: None,
             ..marker()
         }
@@ -362,11 +433,59 @@ mod tests {
 
     #[test]
     fn identities_differ_and_read_back() {
-        let (a, bytes) = new_identity();
-        assert_eq!(identity(&bytes), Ok(a.clone()));
-        assert_ne!(new_identity().0, a);
+        let new = Identity::new();
+        assert_eq!(Identity::from_json(&new.to_json()), Ok(new.clone()));
+        assert_ne!(Identity::new().id, new.id);
+        let old = Identity { id: "abc".into(), mirrored: false };
+        assert_eq!(Identity::from_json(b"{\"version\":1,\"id\":\"abc\"}"), Ok(old.clone()));
+        assert_eq!(old.to_json(), b"{\"version\":1,\"id\":\"abc\"}\n");
         for bad in ["", "{}", "{\"version\":1,\"id\":\"\"}", "{\"version\":2,\"id\":\"a\"}"] {
-            assert!(identity(bad.as_bytes()).is_err(), "{bad}");
+            assert!(Identity::from_json(bad.as_bytes()).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_volume_of_a_file_whose_writing_was_broken_off_is_told_by_its_name() {
+        let told = |name: &str| volume_of_temporary(name).map(|name| name.to_string());
+        assert_eq!(told(".pvc-1.json.tmp").as_deref(), Some("pvc-1"));
+        assert_eq!(told(".pvc-1.json.0123456789abcdef.tmp").as_deref(), Some("pvc-1"));
+        assert_eq!(told(".a.b.json.0123456789abcdef.tmp").as_deref(), Some("a.b"));
+        for other in ["pvc-1.json", ".pvc-1.json", "pvc-1.json.tmp", ".export.tmp", ".tmp", "..tmp"] {
+            assert_eq!(told(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn an_inode_counts_only_in_the_tree_in_which_it_was_noted() {
+        let noted = Marker { inode: Some(7), base: Some(3), ..marker() };
+        assert_eq!((noted.inode_in(3), noted.inode_in(4)), (Some(7), None));
+        assert_eq!(Marker { base: None, ..noted }.inode_in(4), Some(7));
+    }
+
+    #[test]
+    fn records_are_of_one_volume_by_object_by_cluster_or_where_one_is_unsigned_by_claim() {
+        let ids = ClusterIds::only("now").also(["before".to_owned()]);
+        let record = |cluster: &str, uid: &str, claim: &str| Marker {
+            cluster: Some(cluster.to_owned()).filter(|c| !c.is_empty()),
+            uid: Some(uid.to_owned()).filter(|uid| !uid.is_empty()),
+            claim: ClaimKey { uid: claim.into(), ..marker().claim },
+            ..marker()
+        };
+        let rows = [
+            ("one cluster", record("now", "", "a"), record("now", "", "b"), true),
+            ("one cluster of two names", record("now", "", "a"), record("before", "", "b"), true),
+            ("two clusters", record("now", "", "a"), record("other", "", "a"), false),
+            ("two clusters that are not ours", record("x", "", "a"), record("y", "", "a"), false),
+            ("one object", record("now", "o", "a"), record("other", "o", "b"), true),
+            ("unsigned, of the same claim", record("", "", "a"), record("now", "", "a"), true),
+            ("unsigned, of another claim", record("", "", "a"), record("now", "", "b"), false),
+            ("both unsigned, of another claim", record("", "", "a"), record("", "", "b"), false),
+        ];
+        for (why, a, b, same) in rows {
+            assert_eq!(a.is_same_volume(&b, Some(&ids)), same, "{why}");
+            assert_eq!(b.is_same_volume(&a, Some(&ids)), same, "{why}");
+            let elsewhere = Marker { id: "1/nfs/default/pvc-u-2".parse().unwrap(), ..b };
+            assert!(!a.is_same_volume(&elsewhere, Some(&ids)), "{why}: another name");
         }
     }
 }

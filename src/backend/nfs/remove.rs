@@ -209,6 +209,7 @@ fn remove_unrecorded(work: &Work<'_>, removal: &Removal, segments: &[String]) ->
                 cluster: work.store.host.cluster().map(|ids| ids.current().to_owned()),
                 uid: Some(removal.provenance.uid.clone()),
                 inode: None,
+                base: None,
                 archive: None,
                 trash: None,
             };

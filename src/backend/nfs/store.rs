@@ -20,7 +20,7 @@ use tokio::sync::watch;
 use super::{
     export::Export,
     index::Index,
-    record::{self, Marker},
+    record::{self, Identity, Marker},
     trash::Trash,
 };
 use crate::{
@@ -30,7 +30,7 @@ use crate::{
         pool::{Lost, Pool},
         root::{Changes, Entry, Errno, Failure, Gate, Root, Step},
     },
-    volume::{Expired, Permit, VolumeName},
+    volume::{ClusterIds, Expired, Permit, VolumeName},
 };
 
 /// How long a refused root is left before it is examined again.
@@ -53,6 +53,9 @@ pub(super) struct Store {
     /// Lets tests break off an operation before any of its steps.
     #[cfg(test)]
     pub(super) interruption: super::tests::Interruption,
+    /// Lets tests have a server that knows no hard links.
+    #[cfg(test)]
+    pub(super) without_links: AtomicBool,
 }
 
 impl fmt::Debug for Store {
@@ -88,6 +91,8 @@ pub(super) struct Opened {
     identity: Mutex<Option<String>>,
     /// Whether our own directories are there.
     furnished: AtomicBool,
+    /// Whether the places of all volumes are noted. It begins so where there is no volume yet.
+    pub(super) mirrored: AtomicBool,
 }
 
 /// What an operation works with, on a thread of the pool.
@@ -143,6 +148,8 @@ impl Store {
             changed: watch::Sender::new(()),
             #[cfg(test)]
             interruption: super::tests::Interruption::default(),
+            #[cfg(test)]
+            without_links: AtomicBool::new(false),
         })
     }
 
@@ -345,7 +352,7 @@ impl Store {
         let file = path.join(record::BASE).join("export.json");
         let identity = match root.read(&record::export_file()).map_err(told)? {
             Some(content) => Some(
-                record::identity(&content.bytes)
+                Identity::from_json(&content.bytes)
                     .map_err(|why| format!("{} cannot be read: {why}; restore it", file.display()))?,
             ),
             None => None,
@@ -356,6 +363,8 @@ impl Store {
                 path.display()
             )
         };
+        let mirrored = identity.as_ref().is_some_and(|identity| identity.mirrored);
+        let identity = identity.map(|identity| identity.id);
         match (&identity, &past.identity) {
             (Some(found), Some(known)) if found != known => {
                 return Err(not_what_it_was(&format!("its identity is {found}, the volumes' is {known}")));
@@ -386,7 +395,12 @@ impl Store {
                 }
             }
         }
-        Ok(Opened { root, identity: Mutex::new(identity), furnished: AtomicBool::new(false) })
+        Ok(Opened {
+            root,
+            identity: Mutex::new(identity),
+            furnished: AtomicBool::new(false),
+            mirrored: AtomicBool::new(mirrored),
+        })
     }
 
     /// Puts what is known of a failure into words that help.
@@ -485,8 +499,7 @@ impl Work<'_> {
         let mut identity = self.opened.identity.lock().unwrap_or_else(PoisonError::into_inner);
         if !self.opened.furnished.load(Ordering::SeqCst) {
             self.changes.make_directory(&[record::BASE], 0o700)?;
-            for folder in [record::INTENTS, record::VOLUMES, record::ARCHIVED, record::TRASH, record::PARENTS]
-            {
+            for folder in record::FOLDERS {
                 self.changes.make_directory(&[record::BASE, folder], 0o700)?;
             }
             self.opened.furnished.store(true, Ordering::SeqCst);
@@ -496,17 +509,23 @@ impl Work<'_> {
         }
         let file = record::export_file();
         let found = if let Some(content) = self.root.read(&file)? {
-            record::identity(&content.bytes).or_else(|why| {
+            Identity::from_json(&content.bytes).or_else(|why| {
                 let file = self.root.path().join(file.join("/"));
                 said(Kind::Refused, format!("{} cannot be read: {why}", file.display()))
             })?
         } else {
-            let (id, bytes) = record::new_identity();
-            self.changes.write(&file, &bytes)?;
-            id
+            let new = Identity::new();
+            self.changes.write(&file, &new.to_json())?;
+            new
         };
-        *identity = Some(found.clone());
-        Ok(found)
+        self.opened.mirrored.store(found.mirrored, Ordering::SeqCst);
+        *identity = Some(found.id.clone());
+        Ok(found.id)
+    }
+
+    /// The cluster that this process works for, where it is known.
+    pub(super) fn cluster(&self) -> Option<ClusterIds> {
+        self.store.host.cluster()
     }
 
     /// The record of a volume in `folder`. One that cannot be read is an error: nobody knows what it protects.

@@ -4,6 +4,7 @@ mod crash;
 mod existing;
 mod health;
 mod interruption;
+mod places;
 mod removal;
 mod trash;
 
@@ -66,6 +67,13 @@ impl Site {
     fn restart(&mut self) {
         self.nfs = Nfs::new(self.nfs.exports.clone(), host()).unwrap();
         self.nfs.remember(nothing());
+    }
+
+    /// The same export as another cluster uses it, which knows of no volumes.
+    fn of_cluster(&self, cluster: &str) -> Nfs {
+        let nfs = Nfs::new(self.nfs.exports.clone(), Arc::new(FakeHost::new(cluster))).unwrap();
+        nfs.remember(nothing());
+        nfs
     }
 
     fn path(&self, below: &str) -> PathBuf {

@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     system::root::{Failure, Gate, Purge, Step, Stuck, Tree},
-    volume::{Permit, VolumeName},
+    volume::Permit,
 };
 
 /// Threads that purge one export.
@@ -208,10 +208,10 @@ impl Round {
         let root = &self.opened.root;
         for folder in [record::INTENTS, record::VOLUMES, record::ARCHIVED] {
             for file in root.names(&[record::BASE, folder])? {
-                let inner = file.strip_prefix('.').and_then(|f| f.strip_suffix(".tmp"));
-                let volume: Option<VolumeName> = inner.and_then(record::volume_of);
                 // Whoever works on the volume now may be writing it.
-                if let Some(_held) = volume.and_then(|name| self.store.hold(&name).ok()) {
+                if let Some(_held) =
+                    record::volume_of_temporary(&file).and_then(|name| self.store.hold(&name).ok())
+                {
                     root.changing(gate).remove_file(&[record::BASE, folder, &file])?;
                 }
             }

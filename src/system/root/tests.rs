@@ -1,5 +1,7 @@
 //! Tests of what is done beneath a held directory, also against somebody who swaps directories for links meanwhile.
 
+mod atomic;
+
 use std::{
     fs,
     os::unix::fs::{PermissionsExt, symlink},
@@ -82,6 +84,13 @@ fn segments_that_could_lead_elsewhere_are_refused_by_every_operation() {
             assert_eq!(errno(changes.make_directory(&path, 0o777)), Errno::EINVAL, "{what}");
             assert_eq!(errno(changes.set_rights(&path, 0o777, None, None)), Errno::EINVAL, "{what}");
             assert_eq!(errno(changes.write(&path, b"")), Errno::EINVAL, "{what}");
+            assert_eq!(errno(changes.create(&path, b"")), Errno::EINVAL, "{what}");
+            assert_eq!(errno(changes.link(&path, &["b"])), Errno::EINVAL, "{what}");
+            assert_eq!(errno(changes.link(&["a"], &path)), Errno::EINVAL, "{what}");
+            assert_eq!(errno(changes.place_directory(&path, &["b"])), Errno::EINVAL, "{what}");
+            assert_eq!(errno(changes.place_directory(&["a"], &path)), Errno::EINVAL, "{what}");
+            assert_eq!(errno(root.see_fresh(&path)), Errno::EINVAL, "{what}");
+            assert_eq!(errno(root.read_fresh(&path)), Errno::EINVAL, "{what}");
             assert_eq!(errno(changes.rename(&path, &["b"])), Errno::EINVAL, "{what}");
             assert_eq!(errno(changes.rename(&["a"], &path)), Errno::EINVAL, "{what}");
             assert_eq!(errno(changes.remove_directory(&path)), Errno::EINVAL, "{what}");
@@ -111,6 +120,9 @@ fn links_are_seen_and_removed_but_never_followed() {
             assert_eq!(errno(changes.make_directory(&inner, 0o777)), Errno::ELOOP);
             assert_eq!(errno(changes.set_rights(&inner, 0o777, None, None)), Errno::ELOOP);
             assert_eq!(errno(changes.write(&inner, b"")), Errno::ELOOP);
+            assert_eq!(errno(changes.create(&inner, b"")), Errno::ELOOP);
+            assert_eq!(errno(changes.link(&["file"], &inner)), Errno::ELOOP);
+            assert_eq!(errno(changes.place_directory(&["file"], &inner)), Errno::ELOOP);
             assert_eq!(errno(changes.rename(&inner, &["b"])), Errno::ELOOP);
             assert_eq!(errno(changes.rename(&["file"], &inner)), Errno::ELOOP);
             assert_eq!(errno(changes.remove_directory(&inner)), Errno::ELOOP);
@@ -173,6 +185,9 @@ fn a_gate_that_is_closed_stops_every_change() {
     stopped(changes.set_rights(&["dir"], 0o700, Some(1), None));
     stopped(changes.set_rights(&["dir"], 0o700, None, None));
     stopped(changes.write(&["file"], b"new"));
+    stopped(changes.create(&["other"], b"new").map(drop));
+    stopped(changes.link(&["file"], &["other"]).map(drop));
+    stopped(changes.place_directory(&["dir"], &["other"]).map(drop));
     stopped(changes.rename(&["file"], &["moved"]));
     stopped(changes.remove_directory(&["dir"]).map(drop));
     stopped(changes.remove_file(&["file"]).map(drop));
