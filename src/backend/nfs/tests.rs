@@ -97,13 +97,19 @@ impl Site {
         found
     }
 
-    /// The names in one of our folders.
+    /// The names in one of our folders, without those of files whose writing was broken off.
     fn records(&self, folder: &str) -> Vec<String> {
         let Ok(entries) = fs::read_dir(self.path(".berth").join(folder)) else { return Vec::new() };
         let mut names: Vec<_> =
             entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.retain(|name| !is_temporary(name));
         names.sort();
         names
+    }
+
+    /// Whether there are files whose writing was broken off.
+    fn has_temporary(&self) -> bool {
+        tree(self.directory.path()).iter().any(|path| is_temporary(path))
     }
 
     async fn make(&self, request: &VolumeRequest) -> Volume {
@@ -135,6 +141,11 @@ impl Site {
             () = watch => {}
         }
     }
+}
+
+/// Whether it is the name of a file whose writing was broken off.
+fn is_temporary(path: &str) -> bool {
+    Path::new(path).extension().is_some_and(|extension| extension == "tmp")
 }
 
 /// A directory in memory where there is one: these tests write many small files, each to the disk.

@@ -36,10 +36,6 @@ fn asked(pattern: &str) -> VolumeRequest {
     patterned("x", pattern)
 }
 
-fn is_temporary(path: &str) -> bool {
-    Path::new(path).extension().is_some_and(|extension| extension == "tmp")
-}
-
 fn directory(site: &Site, request: &VolumeRequest) -> String {
     site.nfs.place(request).unwrap().segments.join("/")
 }
@@ -68,7 +64,7 @@ async fn interrupted_everywhere<P, T: std::fmt::Debug>(
             let outcome =
                 attempt(&site, &prepared).await.unwrap_or_else(|error| panic!("{when}: {}", error.chain()));
             check(&site, &prepared, outcome, &when);
-            assert!(!tree(site.directory.path()).iter().any(|path| is_temporary(path) && whole), "{when}");
+            assert!(!(whole && site.has_temporary()), "{when}");
             if whole {
                 println!("{what}: {steps} steps");
                 break;
@@ -114,8 +110,8 @@ async fn a_creation_that_was_broken_off_and_given_up_is_discarded_without_a_trac
                 site.nfs.discard(&unfinished, &Permit::unlimited()).await.unwrap();
             }
             assert_eq!(site.tree(), before, "{what} after {steps} steps");
-            assert_eq!(site.records("intents").iter().filter(|name| !is_temporary(name)).count(), 0);
-            site.tend_until(|status| status.trash == 0 && site.records("intents").is_empty()).await;
+            assert_eq!(site.records("intents").len(), 0);
+            site.tend_until(|status| status.trash == 0 && !site.has_temporary()).await;
             if created.is_ok() {
                 break;
             }
