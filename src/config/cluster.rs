@@ -11,7 +11,7 @@ use super::{
     value::{Given, Wrong},
 };
 use crate::{
-    backend::ceph::{Admin, Cluster, Monitors, Tools},
+    backend::ceph::{Admin, Cluster, Monitors, Programs, Tools},
     volume::SecretName,
 };
 
@@ -43,6 +43,7 @@ pub struct ConfiguredCluster {
 pub(super) struct Common {
     pub(super) rbd: (Option<String>, Option<String>),
     pub(super) ceph: (Option<String>, Option<String>),
+    pub(super) rados: (Option<String>, Option<String>),
     pub(super) connect: (Option<String>, Option<String>),
     pub(super) operation: (Option<String>, Option<String>),
     pub(super) deadline: (Option<String>, Option<String>),
@@ -66,14 +67,19 @@ pub(super) fn tools(sources: &Sources<'_>, common: Common, old: &Old) -> Result<
     }
     let operation = pick(&names::CEPH_OPERATION_TIMEOUT, common.operation)?;
     let connect = pick(&names::CEPH_CONNECT_TIMEOUT, common.connect)?;
+    let concurrency = pick(&names::CEPH_CONCURRENCY, common.concurrency)?.count(MOST_PROGRAMS)?;
+    let sessions = sessions(&pick(&names::CEPH_SESSIONS, common.sessions)?)?;
     Ok(Tools {
         rbd: program(&pick(&names::RBD_PROGRAM, common.rbd)?)?,
         ceph: program(&pick(&names::CEPH_PROGRAM, common.ceph)?)?,
+        rados: program(&pick(&names::RADOS_PROGRAM, common.rados)?)?,
         connect: within(&connect, limit, names::CEPH_COMMAND_TIMEOUT.flag)?,
         operation: within(&operation, limit, names::CEPH_COMMAND_TIMEOUT.flag)?,
         deadline: limit,
-        concurrency: pick(&names::CEPH_CONCURRENCY, common.concurrency)?.count(MOST_PROGRAMS)?,
-        sessions: sessions(&pick(&names::CEPH_SESSIONS, common.sessions)?)?,
+        concurrency,
+        sessions,
+        programs: Programs::new(concurrency + sessions),
+        pause: Tools::default().pause,
     })
 }
 
@@ -145,6 +151,7 @@ fn cluster(
         admin_secret_namespace,
         rbd_program,
         ceph_program,
+        rados_program,
         connect_timeout,
         operation_timeout,
         command_timeout,
@@ -177,17 +184,23 @@ fn cluster(
         Some(given) => program(&given),
         None => Ok(usual.to_owned()),
     };
+    let concurrency = match given("concurrency", concurrency) {
+        Some(given) => given.count(MOST_PROGRAMS)?,
+        None => common.concurrency,
+    };
+    let kept = given("sessions", kept).map_or(Ok(common.sessions), |given| sessions(&given))?;
+    common.programs.at_least(concurrency + kept);
     let tools = Tools {
         rbd: tool("rbdProgram", rbd_program, &common.rbd)?,
         ceph: tool("cephProgram", ceph_program, &common.ceph)?,
+        rados: tool("radosProgram", rados_program, &common.rados)?,
         connect: part("connectTimeout", connect_timeout, common.connect)?,
         operation: part("operationTimeout", operation_timeout, common.operation)?,
         deadline,
-        concurrency: match given("concurrency", concurrency) {
-            Some(given) => given.count(MOST_PROGRAMS)?,
-            None => common.concurrency,
-        },
-        sessions: given("sessions", kept).map_or(Ok(common.sessions), |given| sessions(&given))?,
+        concurrency,
+        sessions: kept,
+        pause: common.pause,
+        programs: common.programs.clone(),
     };
     let admin = admin(
         given("adminId", admin_id),

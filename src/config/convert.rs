@@ -64,6 +64,7 @@ pub(super) mod names {
         SECRET_NAMESPACE: "--secret-namespace", "PROVISIONER_SECRET_NAMESPACE", "secretNamespace", "";
         RBD_PROGRAM: "--rbd-program", "", "rbdProgram", "rbd";
         CEPH_PROGRAM: "--ceph-program", "", "cephProgram", "ceph";
+        RADOS_PROGRAM: "--rados-program", "", "radosProgram", "rados";
         CEPH_CONNECT_TIMEOUT: "--ceph-connect-timeout", "", "cephConnectTimeout", "5s";
         CEPH_OPERATION_TIMEOUT: "--ceph-operation-timeout", "", "cephOperationTimeout", "20s";
         CEPH_COMMAND_TIMEOUT: "--ceph-command-timeout", "", "cephCommandTimeout", "60s";
@@ -169,6 +170,7 @@ pub(super) fn controller(
         secret_namespace,
         rbd_program,
         ceph_program,
+        rados_program,
         ceph_connect_timeout,
         ceph_operation_timeout,
         ceph_command_timeout,
@@ -242,6 +244,7 @@ pub(super) fn controller(
     let common = cluster::Common {
         rbd: (rbd_program, file.rbd_program),
         ceph: (ceph_program, file.ceph_program),
+        rados: (rados_program, file.rados_program),
         connect: (ceph_connect_timeout, file.ceph_connect_timeout),
         operation: (ceph_operation_timeout, file.ceph_operation_timeout),
         deadline: (ceph_command_timeout, file.ceph_command_timeout),

@@ -98,6 +98,10 @@ pub(super) struct ControllerFlags {
     #[arg(long, value_name = "PROGRAM", help_heading = "Ceph")]
     pub(super) ceph_program: Option<String>,
 
+    /// The rados program, by name or path [default: rados]
+    #[arg(long, value_name = "PROGRAM", help_heading = "Ceph")]
+    pub(super) rados_program: Option<String>,
+
     /// Give up on monitors that do not answer after so long [default: 5s]
     #[arg(long, value_name = "DURATION", help_heading = "Ceph")]
     pub(super) ceph_connect_timeout: Option<String>,

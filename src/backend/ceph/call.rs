@@ -17,6 +17,8 @@ pub enum Tool {
     Rbd,
     /// `ceph`, for everything else.
     Ceph,
+    /// `rados`, for what `rbd` tells only after it has opened an image.
+    Rados,
 }
 
 impl fmt::Display for Tool {
@@ -24,6 +26,7 @@ impl fmt::Display for Tool {
         f.write_str(match self {
             Self::Rbd => "rbd",
             Self::Ceph => "ceph",
+            Self::Rados => "rados",
         })
     }
 }
@@ -106,7 +109,11 @@ impl Reply {
         if text.is_empty() {
             return Ok(None);
         }
-        serde_json::from_str(text).map(Some).map_err(|error| {
+        let read = serde_json::from_str(text).or_else(|error| {
+            // Ceph writes numbers that JSON does not have: a pool without a primary has a read balance of `inf`.
+            without_non_finite(text).map_or(Err(error), |text| serde_json::from_str(&text))
+        });
+        read.map(Some).map_err(|error| {
             // The error of serde_json may quote a value.
             self.odd(&format!("is not as expected, at line {} column {}", error.line(), error.column()))
         })
@@ -120,6 +127,29 @@ impl Reply {
     fn odd(&self, why: &str) -> Error {
         Error::new(Kind::Internal, format!("{}: the answer of Ceph {why}", self.what))
     }
+}
+
+/// `text` with `null` in place of what the C++ library writes for numbers that are none; `None` where it has no such.
+fn without_non_finite(text: &str) -> Option<String> {
+    const NONE: [&str; 4] = ["-nan", "nan", "-inf", "inf"];
+    let mut clean = String::with_capacity(text.len());
+    let (mut quoted, mut changed, mut rest) = (false, false, text);
+    while let Some(next) = rest.chars().next() {
+        let word = NONE.iter().find(|word| !quoted && rest.starts_with(**word));
+        // An escaped character, which may be a quotation mark.
+        let escaped = (quoted && next == '\\').then(|| rest.chars().take(2).map(char::len_utf8).sum());
+        let taken = word.map_or(escaped.unwrap_or(next.len_utf8()), |word| word.len());
+        let (head, tail) = rest.split_at_checked(taken)?;
+        if word.is_some() {
+            changed = true;
+            clean.push_str("null");
+        } else {
+            quoted ^= next == '"';
+            clean.push_str(head);
+        }
+        rest = tail;
+    }
+    changed.then_some(clean)
 }
 
 impl fmt::Debug for Reply {
@@ -144,9 +174,17 @@ pub struct Failed {
     pub code: Option<i32>,
     /// What was said, on one line.
     pub said: String,
+    /// What was found out besides, in words; empty for nothing.
+    pub found: String,
 }
 
 impl Failed {
+    /// The same with what was found out besides.
+    #[must_use]
+    pub(super) fn with(self, found: String) -> Self {
+        Self { found, ..self }
+    }
+
     /// What kind of failure it is for whoever called the backend.
     pub fn kind(&self) -> Kind {
         self.reason.kind()
@@ -160,7 +198,10 @@ impl fmt::Display for Failed {
         if !self.said.is_empty() {
             write!(f, " ({} said: {})", self.tool, self.said)?;
         }
-        if let Some(advice) = self.reason.advice() {
+        if !self.found.is_empty() {
+            write!(f, "; {}", self.found)?;
+        }
+        if let Some(advice) = self.reason.advice(self.tool) {
             write!(f, "; {advice}")?;
         }
         Ok(())
@@ -172,5 +213,26 @@ impl std::error::Error for Failed {}
 impl From<Failed> for Error {
     fn from(failed: Failed) -> Self {
         Self::new(failed.kind(), failed.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_that_json_does_not_have_are_left_out() {
+        let rows = [
+            (
+                r#"{"a": inf, "b": -inf, "c": [nan,-nan]}"#,
+                Some(r#"{"a": null, "b": null, "c": [null,null]}"#),
+            ),
+            (r#"{"info": "inf \" nan", "nan\\": 1}"#, None),
+            (r#"{"a\"": "-inf", "b": inf}"#, Some(r#"{"a\"": "-inf", "b": null}"#)),
+            ("{\"ü\\", None),
+        ];
+        for (text, expected) in rows {
+            assert_eq!(without_non_finite(text).as_deref(), expected, "{text}");
+        }
     }
 }

@@ -30,6 +30,8 @@ pub enum Reason {
     NoMetadata,
     /// There is no such user, or it has no right to the subvolume to be taken away.
     NoUser,
+    /// There is no such object of RADOS. The pool is there.
+    NoObject,
     /// Something that was named is not there; which, the text does not say in a way that we know.
     NoSuchThing,
     /// Somebody has the image open.
@@ -66,6 +68,8 @@ pub enum Reason {
     Unresolved,
     /// The cluster did not answer in time. The outcome is unknown.
     Deadline,
+    /// It was never begun, since other calls held all places.
+    Crowded,
     /// The cluster lacks a daemon that must answer, or asks to come again.
     NotReady,
     /// The program crashed or was killed. The outcome is unknown.
@@ -92,6 +96,7 @@ impl Reason {
             | Self::NoSubvolume
             | Self::NoMetadata
             | Self::NoUser
+            | Self::NoObject
             | Self::NoSuchThing => Kind::NotFound,
             Self::Watched
             | Self::Snapshots
@@ -110,6 +115,7 @@ impl Reason {
             Self::Unreachable
             | Self::Unresolved
             | Self::Deadline
+            | Self::Crowded
             | Self::NotReady
             | Self::Crashed
             | Self::Stopped => Kind::Unavailable,
@@ -122,7 +128,7 @@ impl Reason {
         match self {
             Self::Unreachable | Self::Unresolved | Self::Deadline | Self::ProgramMissing => Shown::Lost,
             Self::WrongKey => Shown::Stranger,
-            Self::BadKey | Self::Crashed | Self::Stopped | Self::Other => Shown::Nothing,
+            Self::BadKey | Self::Crowded | Self::Crashed | Self::Stopped | Self::Other => Shown::Nothing,
             Self::Exists
             | Self::NoPool
             | Self::NoDataPool
@@ -133,6 +139,7 @@ impl Reason {
             | Self::NoSubvolume
             | Self::NoMetadata
             | Self::NoUser
+            | Self::NoObject
             | Self::NoSuchThing
             | Self::Watched
             | Self::Snapshots
@@ -163,6 +170,7 @@ impl Reason {
             Self::NoSubvolume => "there is no such subvolume",
             Self::NoMetadata => "there is no such metadata",
             Self::NoUser => "there is no such Ceph user",
+            Self::NoObject => "there is no such object",
             Self::NoSuchThing => "something that it names does not exist",
             Self::Watched => "somebody has the image open",
             Self::Snapshots => "it has snapshots",
@@ -181,6 +189,7 @@ impl Reason {
             Self::Unreachable => "no monitor of the cluster answered",
             Self::Unresolved => "the monitors' names could not be resolved",
             Self::Deadline => "the cluster did not answer in time",
+            Self::Crowded => "it was not begun",
             Self::NotReady => "the cluster is not ready for this",
             Self::Crashed => "the program was killed or crashed",
             Self::Stopped => "stopped, since the leader lease was not renewed in time",
@@ -189,9 +198,13 @@ impl Reason {
         }
     }
 
-    /// What somebody can do about it.
-    pub(super) fn advice(self) -> Option<&'static str> {
+    /// What an administrator can do about it, when `tool` was told so.
+    pub(super) fn advice(self, tool: Tool) -> Option<&'static str> {
         Some(match self {
+            Self::NoDataPool if tool == Tool::Ceph => {
+                "name one of the file system's data pools (ceph fs ls) as parameter pool, or add this one to them (ceph fs \
+                 add_data_pool)"
+            }
             Self::NoPool | Self::NoDataPool => {
                 "create the pool (ceph osd pool create, rbd pool init), or name another one in the class"
             }
@@ -206,9 +219,13 @@ impl Reason {
                 "finish the move with rbd trash mv POOL/NAME, if the image is still there under its name and nobody wants it"
             }
             Self::Grouped => "take it out of the group with rbd group image rm --image-id",
-            Self::NotPermitted => "give the user the caps of docs/security.md",
+            Self::NotPermitted if tool == Tool::Ceph => {
+                "give the user the mon and mgr caps of docs/security.md, for this file system and subvolume group"
+            }
+            Self::NotPermitted => "give the user the osd caps of docs/security.md, for this pool",
             Self::WrongKey => {
-                "compare user and key in the Secret with what ceph auth get prints for the user"
+                "compare user and key in the Secret with what ceph auth get prints for the user; one that has no mon caps is refused \
+                 in the same way"
             }
             Self::BadKey => "put the key as ceph auth get-key prints it into the Secret",
             Self::Full => "free or add space, or raise the quota",
@@ -231,7 +248,9 @@ impl Reason {
             | Self::NoSubvolume
             | Self::NoMetadata
             | Self::NoUser
+            | Self::NoObject
             | Self::NoSuchThing
+            | Self::Crowded
             | Self::NotEmpty
             | Self::NotExpired
             | Self::HeaderlessTrash
@@ -266,12 +285,17 @@ pub fn classify(tool: Tool, code: i32, stderr: &str) -> Reason {
     match tool {
         Tool::Rbd => rbd(code, &said),
         Tool::Ceph => ceph(code, &said),
+        Tool::Rados => rados(code, &said),
     }
 }
 
 /// Failures before the cluster was asked for anything.
 fn connection(code: i32, said: &Said) -> Option<Reason> {
-    let connecting = said.any(&["couldn't connect to the cluster", "error connecting to the cluster"]);
+    let connecting = said.any(&[
+        "couldn't connect to the cluster",
+        "couldn't connect to cluster",
+        "error connecting to the cluster",
+    ]);
     if code > 128 {
         return Some(Reason::Crashed);
     }
@@ -280,7 +304,8 @@ fn connection(code: i32, said: &Said) -> Option<Reason> {
         return (code == 1 && said.is("timed out")).then_some(Reason::Unreachable);
     }
     // The program ends with the error number, or with 1 and says the number.
-    let number = said.number_after("[errno ").unwrap_or(code);
+    let number = ["[errno ", "connect to cluster: ("].iter().find_map(|before| said.number_after(before));
+    let number = number.unwrap_or(code);
     Some(if said.any(&["unable to parse addrs", "cannot identify monitors", "server name not found"]) {
         Reason::Unresolved
     } else if said.any(&["failed to decode key", "keyring not found", "no keyring found"]) {
@@ -364,6 +389,19 @@ fn ceph(code: i32, said: &Said) -> Reason {
         EINVAL if said.any(&["would be lesser than"]) => Reason::Shrink,
         EOPNOTSUPP if said.any(&["is not enabled/loaded", "ceph-mgr restart"]) => Reason::NotReady,
         _ => by_number(code),
+    }
+}
+
+/// `rados` ends with 1 after every failure, and says the number.
+fn rados(code: i32, said: &Said) -> Reason {
+    let number =
+        said.lines().last().and_then(|line| line.rsplit_once(": (")?.1.split(')').next()?.parse().ok());
+    match number.unwrap_or(code) {
+        ENOENT if said.any(&["error opening pool"]) => Reason::NoPool,
+        ENOENT if said.any(&["error getting omap"]) => Reason::NoObject,
+        // Nothing was said.
+        1 if number.is_none() => Reason::Other,
+        number => by_number(number),
     }
 }
 

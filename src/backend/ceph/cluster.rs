@@ -2,13 +2,17 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError},
+    net::SocketAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
 use tokio::sync::Semaphore;
 
-use super::{Ceph, Credentials, Failed, Monitors, classify::Shown, warm::Warm};
+use super::{
+    Ceph, Credentials, Failed, Monitors, Programs, classify::Shown, monitors::Protocol, silence::Silence,
+    warm::Warm,
+};
 use crate::volume::Invalid;
 
 /// The programs and their limits, the same for every cluster.
@@ -18,6 +22,8 @@ pub struct Tools {
     pub rbd: String,
     /// The `ceph` program: its name, or its path.
     pub ceph: String,
+    /// The `rados` program: its name, or its path.
+    pub rados: String,
     /// How long a program may look for a monitor that answers (`--client-mount-timeout`).
     pub connect: Duration,
     /// How long one question to a monitor, a manager or an OSD may take (`--rados-mon-op-timeout`, `--rados-osd-op-timeout`).
@@ -28,6 +34,10 @@ pub struct Tools {
     pub concurrency: usize,
     /// How many `ceph` programs stay and wait for the next command, at most, for each cluster; 0 for a new program for each.
     pub sessions: usize,
+    /// How long a cluster that did not answer is left alone, the first time; zero for not at all.
+    pub pause: Duration,
+    /// The places for programs, which all clusters share.
+    pub programs: Programs,
 }
 
 impl Default for Tools {
@@ -35,14 +45,20 @@ impl Default for Tools {
         Self {
             rbd: "rbd".into(),
             ceph: "ceph".into(),
+            rados: "rados".into(),
             connect: Duration::from_secs(5),
             operation: Duration::from_secs(20),
             deadline: Duration::from_mins(1),
             concurrency: 8,
             sessions: 2,
+            pause: Duration::from_secs(1),
+            programs: Programs::default(),
         }
     }
 }
+
+/// How many programs may run at once for a cluster that did not answer the last time.
+const FEW: usize = 2;
 
 /// One cluster. Copies share the limit on programs and what is known of the cluster.
 #[derive(Debug, Clone)]
@@ -56,11 +72,16 @@ pub(super) struct Shared {
     pub(super) monitors: Monitors,
     pub(super) tools: Tools,
     pub(super) slots: Semaphore,
+    /// For a cluster that is in trouble: what hangs there must not keep programs from other clusters.
+    pub(super) few: Semaphore,
     pub(super) warm: Warm,
     /// Held while it is asked, so that it is asked once.
     pub(super) fsid: tokio::sync::Mutex<Option<String>>,
     /// Why nothing could be learnt of the cluster the last time that somebody tried.
     trouble: Mutex<Option<String>>,
+    silence: Mutex<Silence>,
+    /// The protocols that monitors speak whose addresses do not say one, as they said themselves.
+    spoken: Mutex<BTreeMap<SocketAddr, Protocol>>,
     running: Mutex<Running>,
 }
 
@@ -98,7 +119,10 @@ impl Cluster {
                 name: name.to_owned(),
                 monitors,
                 slots: Semaphore::new(tools.concurrency.max(1)),
-                warm: Warm::new(tools.sessions),
+                few: Semaphore::new(FEW),
+                warm: Warm::new(tools.sessions, &tools.programs),
+                silence: Mutex::new(Silence::new(tools.pause)),
+                spoken: Mutex::default(),
                 tools,
                 fsid: tokio::sync::Mutex::default(),
                 trouble: Mutex::default(),
@@ -135,6 +159,29 @@ impl Cluster {
         // Numbers are given in the order of time.
         let oldest = running.calls.values().next().map(|(what, since)| (what.clone(), since.elapsed()));
         Health { ready: trouble.map_or(Ok(()), Err), running: running.calls.len(), oldest }
+    }
+
+    /// Why nothing could be learnt of it the last time that somebody tried.
+    pub(super) fn in_trouble(&self) -> bool {
+        self.shared.trouble.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
+    /// Whether and how long it is left alone, since it did not answer.
+    pub(super) fn silence(&self) -> MutexGuard<'_, Silence> {
+        self.shared.silence.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The protocols that are spoken at addresses that do not say one.
+    pub(super) fn spoken(&self) -> BTreeMap<SocketAddr, Protocol> {
+        self.shared.spoken.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Takes notice of the protocols that are spoken; whether there is news.
+    pub(super) fn set_spoken(&self, spoken: BTreeMap<SocketAddr, Protocol>) -> bool {
+        let mut known = self.shared.spoken.lock().unwrap_or_else(PoisonError::into_inner);
+        let news = !spoken.is_empty() && *known != spoken;
+        *known = spoken;
+        news
     }
 
     /// Notes what a call showed of the cluster.

@@ -124,6 +124,14 @@ mod tests {
     }
 
     #[test]
+    fn a_key_of_aes_with_256_bits_is_read_and_never_shown() {
+        let text = "AgCJZ1hnAAAAACAAcGxhdXNpYmxlLCB3cm9uZywgYW5kIDMyIGJ5dGVzISE=";
+        let key = Key::parse(text.as_bytes()).unwrap();
+        assert_eq!(key.reveal(), text);
+        assert!(!format!("{key:?}").contains("Ag"));
+    }
+
+    #[test]
     fn what_is_no_key_is_refused_with_the_reason_and_not_quoted() {
         let twice = STANDARD.encode(KEY);
         let rows: &[(&str, &[u8], &str)] = &[

@@ -13,7 +13,11 @@ mod classify;
 mod cluster;
 mod credentials;
 mod monitors;
+pub mod omap;
+mod programs;
+mod reach;
 mod said;
+mod silence;
 #[cfg(test)]
 pub(crate) mod tests;
 mod warm;
@@ -24,14 +28,20 @@ pub use call::{Call, Failed, Reply, Tool};
 pub use class::Admin;
 use classify::Shown;
 pub use classify::{Reason, classify};
-use cluster::Shared;
 pub use cluster::{Cluster, Clusters, Health, Tools};
 pub use credentials::{Credentials, Key};
 pub use monitors::Monitors;
+use programs::Place;
+pub use programs::Programs;
+use reach::Heard;
 use said::{Said, without_keys};
+use silence::Gate;
 #[cfg(test)]
 pub(crate) use tests::fake;
-use tokio::time::{sleep, timeout};
+use tokio::{
+    sync::{Semaphore, SemaphorePermit},
+    time::{sleep, timeout},
+};
 use warm::{Ended, Outcome};
 
 use crate::{
@@ -44,6 +54,8 @@ use crate::{
 
 /// How much of an answer is kept: a list of 100,000 images has 6 MB.
 const CAP: usize = 64 << 20;
+/// How long a monitor may take to say who it is.
+const GREETING: Duration = Duration::from_secs(3);
 /// How often a permit is asked while a program runs.
 const WATCH: Duration = Duration::from_millis(250);
 
@@ -79,6 +91,11 @@ impl Ceph {
         self.start(Tool::Ceph, call).await
     }
 
+    /// Calls `rados`.
+    pub async fn rados(&self, call: Call) -> Result<Reply, Failed> {
+        self.start(Tool::Rados, call).await
+    }
+
     /// The identity that the cluster gave itself when it was made. Asked once, and again after the cluster could not be
     /// reached.
     pub async fn fsid(&self) -> Result<String, Failed> {
@@ -108,7 +125,7 @@ impl Ceph {
         let begun = tokio::time::Instant::now();
         let outcome = tokio::select! {
             biased;
-            outcome = self.attempt(tool, &call) => outcome,
+            outcome = self.approach(tool, &call) => outcome,
             () = ended(call.permit.as_ref()) => Err(self.failed(&call.what, tool, Reason::Stopped, None, String::new())),
         };
         self.cluster.learn(&outcome).await;
@@ -123,6 +140,65 @@ impl Ceph {
             ),
         }
         outcome
+    }
+
+    /// Makes the call, unless the cluster is left alone; finds out what listens where no monitor answered.
+    async fn approach(&self, tool: Tool, call: &Call) -> Result<Reply, Failed> {
+        let gate = self.cluster.silence().gate();
+        let trial = match gate {
+            Gate::Open => false,
+            Gate::Closed(left, why) => {
+                let found = format!("{why}; it is asked again in {} s", left.as_secs().max(1));
+                return Err(self
+                    .failed(&call.what, tool, Reason::Unreachable, None, String::new())
+                    .with(found));
+            }
+            Gate::Trial => {
+                let heard = self.hear().await;
+                if !heard.is_empty() && !reach::any_monitor(&heard) {
+                    let found = reach::diagnosis(&heard);
+                    self.cluster.silence().begin(&found, true, false);
+                    return Err(self
+                        .failed(&call.what, tool, Reason::Unreachable, None, String::new())
+                        .with(found));
+                }
+                true
+            }
+        };
+        let mut outcome = self.attempt(tool, call).await;
+        let Err(failed) = &outcome else {
+            self.cluster.silence().end();
+            return outcome;
+        };
+        match failed.reason {
+            Reason::Unreachable => {
+                let heard = self.hear().await;
+                // The programs wait for every protocol that may be spoken there; whoever knows which one it is, is told more.
+                if self.cluster.set_spoken(reach::spoken(&heard)) {
+                    outcome = self.attempt(tool, call).await;
+                }
+                outcome.map_err(|failed| {
+                    if failed.reason != Reason::Unreachable {
+                        self.cluster.silence().end();
+                        return failed;
+                    }
+                    let found = reach::diagnosis(&heard);
+                    let why = if found.is_empty() { &failed.said } else { &found };
+                    self.cluster.silence().begin(why, trial, reach::any_monitor(&heard));
+                    failed.with(found)
+                })
+            }
+            Reason::Unresolved => {
+                self.cluster.silence().begin(&failed.said, trial, false);
+                outcome
+            }
+            // Nothing was asked.
+            Reason::Crowded | Reason::ProgramMissing | Reason::Stopped => outcome,
+            _ => {
+                self.cluster.silence().end();
+                outcome
+            }
+        }
     }
 
     async fn attempt(&self, tool: Tool, call: &Call) -> Result<Reply, Failed> {
@@ -150,6 +226,7 @@ impl Ceph {
             ended
         } else {
             let _turn = self.turn(&shared.slots, deadline, tool, call).await?;
+            let _place = self.place(deadline, tool, call).await?;
             let secret = self.secret(tool, call)?;
             let mut command = self.command(tool, call, &secret, deadline).await?;
             command.args.extend(call.args.iter().cloned());
@@ -170,7 +247,9 @@ impl Ceph {
             // Read while it connects, not needed afterwards.
             let secret = self.secret(Tool::Ceph, call)?;
             let command = self.command(Tool::Ceph, call, &secret, deadline).await?;
-            match warm.start(&command, &self.credentials).await {
+            warm.make_room();
+            let place = self.place(deadline, Tool::Ceph, call).await?;
+            match warm.start(&command, &self.credentials, place).await {
                 Ok(asked) => asked,
                 Err(outcome) => return Ok(outcome),
             }
@@ -179,22 +258,35 @@ impl Ceph {
         Ok(warm.ask(asked, line, deadline).await)
     }
 
-    /// Waits until one more program may run.
+    /// Waits until one more call to this cluster may be made.
     async fn turn<'a>(
-        &self,
-        turns: &'a tokio::sync::Semaphore,
+        &'a self,
+        turns: &'a Semaphore,
         deadline: Duration,
         tool: Tool,
         call: &Call,
-    ) -> Result<tokio::sync::SemaphorePermit<'a>, Failed> {
-        if let Ok(Ok(turn)) = timeout(deadline, turns.acquire()).await {
-            return Ok(turn);
-        }
+    ) -> Result<Turn<'a>, Failed> {
+        let waiting = async {
+            let few =
+                if self.cluster.in_trouble() { self.cluster.shared.few.acquire().await.ok() } else { None };
+            // Neither semaphore is ever closed.
+            Turn { _few: few, _turn: turns.acquire().await.ok() }
+        };
+        timeout(deadline, waiting).await.map_err(|_late| self.crowded(tool, call))
+    }
+
+    /// Waits until one more program may run, of all clusters.
+    async fn place(&self, deadline: Duration, tool: Tool, call: &Call) -> Result<Place, Failed> {
+        let places = &self.cluster.shared.tools.programs;
+        timeout(deadline, places.place()).await.map_err(|_late| self.crowded(tool, call))
+    }
+
+    fn crowded(&self, tool: Tool, call: &Call) -> Failed {
         let oldest = self.cluster.health().oldest.map_or_else(String::new, |(what, since)| {
-            format!(", the longest for {} s: {what}", since.as_secs())
+            format!(", the longest on cluster {} for {} s: {what}", self.cluster.name(), since.as_secs())
         });
-        let said = format!("other calls held all places{oldest}");
-        Err(self.failed(&call.what, tool, Reason::Deadline, None, said))
+        let found = format!("other calls held all places{oldest}");
+        self.failed(&call.what, tool, Reason::Crowded, None, String::new()).with(found)
     }
 
     fn permitted(&self, tool: Tool, call: &Call) -> Result<(), Failed> {
@@ -219,7 +311,7 @@ impl Ceph {
         secret: &SecretFile,
         deadline: Duration,
     ) -> Result<Command, Failed> {
-        let Tools { rbd, ceph, connect, operation, .. } = &self.cluster.shared.tools;
+        let Tools { rbd, ceph, rados, connect, operation, .. } = &self.cluster.shared.tools;
         let monitors = self.monitors(tool, call).await?;
         let seconds = |duration: &Duration| duration.as_secs().max(1).to_string();
         let (connect, operation) = (seconds(connect), seconds(operation));
@@ -245,6 +337,11 @@ impl Ceph {
         ];
         let program = match tool {
             Tool::Rbd => rbd,
+            Tool::Rados => {
+                // It tries to read the monitors' configuration first, and does not say why it could not.
+                args.push("--no-mon-config");
+                rados
+            }
             Tool::Ceph => {
                 args.extend(["--connect-timeout", &connect, "--format", "json"]);
                 ceph
@@ -262,29 +359,39 @@ impl Ceph {
 
     /// The monitors for `-m`, their names resolved now.
     async fn monitors(&self, tool: Tool, call: &Call) -> Result<String, Failed> {
-        let Shared { monitors, tools, .. } = &*self.cluster.shared;
-        let lookups = monitors.names().into_iter().map(|name| async move {
-            let found = timeout(tools.connect, tokio::net::lookup_host((name, 0))).await;
-            let addresses: Result<Vec<IpAddr>, String> = match found {
+        let found = self.lookup().await;
+        let spoken = self.cluster.spoken();
+        self.cluster.monitors().resolved(|name| addresses(&found, name), &spoken).ok_or_else(|| {
+            let problems: Vec<&str> =
+                found.values().filter_map(|found| found.as_ref().err()).map(String::as_str).collect();
+            self.failed(&call.what, tool, Reason::Unresolved, None, problems.join(", "))
+        })
+    }
+
+    /// What listens where monitors should.
+    async fn hear(&self) -> Vec<Heard> {
+        let found = self.lookup().await;
+        let endpoints = self.cluster.monitors().to_ask(|name| addresses(&found, name));
+        reach::hear(endpoints, self.cluster.tools().connect.min(GREETING)).await
+    }
+
+    /// The addresses of the monitors' names, or why there are none.
+    async fn lookup(&self) -> BTreeMap<&str, Result<Vec<IpAddr>, String>> {
+        let connect = self.cluster.tools().connect;
+        let lookups = self.cluster.monitors().names().into_iter().map(|name| async move {
+            let found = timeout(connect, tokio::net::lookup_host((name, 0))).await;
+            let addresses = match found {
                 Ok(Ok(found)) => {
                     let distinct: std::collections::BTreeSet<IpAddr> =
                         found.map(|found| found.ip()).collect();
                     Ok(distinct.into_iter().collect())
                 }
                 Ok(Err(error)) => Err(format!("{name}: {error}")),
-                Err(_late) => Err(format!("{name}: no answer within {} s", tools.connect.as_secs())),
+                Err(_late) => Err(format!("{name}: no answer within {} s", connect.as_secs())),
             };
             (name, addresses)
         });
-        let found: BTreeMap<&str, Result<Vec<IpAddr>, String>> =
-            futures::future::join_all(lookups).await.into_iter().collect();
-        let addresses =
-            |name: &str| found.get(name).and_then(|found| found.as_ref().ok()).cloned().unwrap_or_default();
-        monitors.resolved(addresses).ok_or_else(|| {
-            let problems: Vec<&str> =
-                found.values().filter_map(|found| found.as_ref().err()).map(String::as_str).collect();
-            self.failed(&call.what, tool, Reason::Unresolved, None, problems.join(", "))
-        })
+        futures::future::join_all(lookups).await.into_iter().collect()
     }
 
     /// What a program that ended has to say.
@@ -302,6 +409,10 @@ impl Ceph {
         if call.although == Some(reason) && ended.stdout.dropped == 0 {
             return Ok(Reply { what: call.what.clone(), stdout: ended.stdout.bytes });
         }
+        // The only failure of which `rados` tells on its standard output.
+        let keyless =
+            tool == Tool::Rados && said.is_empty() && ended.stdout.bytes.starts_with(b"No such key");
+        let reason = if keyless { Reason::NoMetadata } else { reason };
         let said = if said.is_empty() { format!("nothing, and ended with {}", ended.code) } else { said };
         Err(self.failed(&call.what, tool, reason, Some(ended.code), said))
     }
@@ -326,8 +437,18 @@ impl Ceph {
         } else {
             what.to_owned()
         };
-        Failed { what, tool, reason, code, said }
+        Failed { what, tool, reason, code, said, found: String::new() }
     }
+}
+
+/// A place among the calls of one cluster.
+struct Turn<'a> {
+    _few: Option<SemaphorePermit<'a>>,
+    _turn: Option<SemaphorePermit<'a>>,
+}
+
+fn addresses(found: &BTreeMap<&str, Result<Vec<IpAddr>, String>>, name: &str) -> Vec<IpAddr> {
+    found.get(name).and_then(|found| found.as_ref().ok()).cloned().unwrap_or_default()
 }
 
 /// Beside `PATH`: texts that can be read, and answers that are not held back.

@@ -2,14 +2,19 @@
 //!
 //! Host names stay host names: they are resolved when a program is started, by [`Monitors::resolved`], and nothing is kept.
 
-use std::{collections::BTreeSet, fmt, net::IpAddr, str::FromStr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    net::{IpAddr, SocketAddr},
+    str::FromStr,
+};
 
 use crate::volume::Invalid;
 
 /// The monitors of a cluster: addresses or host names, resolved anew whenever a program is started.
 ///
-/// Separated by commas: `host`, `host:port`, `v1:host:port`, `v2:host:port`, `[v2:host:port,v1:host:port]`; an IPv6
-/// address stands in brackets where a port follows. What `ceph mon dump` adds behind a slash is left out.
+/// Separated by commas: `host`, `host:port`, `[IPv6]:port`, `v1:host:port`, `v2:host:port`, `[v2:host:port,v1:host:port]`; an
+/// IPv6 address stands in brackets where a port follows. What `ceph mon dump` adds behind a slash is left out.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Monitors {
     text: String,
@@ -24,10 +29,35 @@ struct Address {
     port: Option<u16>,
 }
 
+/// How a monitor is talked to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Protocol {
+pub(super) enum Protocol {
     V1,
     V2,
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::V1 => "v1",
+            Self::V2 => "v2",
+        })
+    }
+}
+
+/// Where a monitor is to be found, and how it is to be talked to, where that is said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Endpoint {
+    pub(super) address: SocketAddr,
+    pub(super) protocol: Option<Protocol>,
+}
+
+impl Endpoint {
+    /// As a person writes it.
+    pub(super) fn shown(&self) -> String {
+        let Self { address, protocol } = self;
+        protocol.map_or_else(|| address.to_string(), |protocol| format!("{protocol}:{address}"))
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,21 +104,23 @@ impl Monitors {
         names.collect()
     }
 
-    /// For `-m`: with every name replaced by its addresses, `None` where nothing is left.
-    pub fn resolved(&self, addresses_of: impl Fn(&str) -> Vec<IpAddr>) -> Option<String> {
+    /// For `-m`: with every name replaced by its addresses, `None` where nothing is left. `spoken` tells the protocols of addresses
+    /// that do not say one.
+    pub(super) fn resolved(
+        &self,
+        addresses_of: impl Fn(&str) -> Vec<IpAddr>,
+        spoken: &BTreeMap<SocketAddr, Protocol>,
+    ) -> Option<String> {
         let mut found: Vec<String> = Vec::new();
         for monitor in &self.monitors {
-            let resolved = |address: &Address| match &address.host {
-                Host::Ip(ip) => vec![*ip],
-                Host::Name(name) => addresses_of(name),
-            };
             // All addresses of one monitor; a name that stands for several monitors makes several of it.
-            let each: Vec<Vec<IpAddr>> = monitor.iter().map(resolved).collect();
+            let each: Vec<Vec<IpAddr>> = monitor.iter().map(|one| one.ips(&addresses_of)).collect();
             for i in 0..each.iter().map(Vec::len).max().unwrap_or(0) {
                 let one: Vec<String> = monitor
                     .iter()
                     .zip(&each)
-                    .filter_map(|(address, ips)| Some(address.shown(*ips.get(i).or(ips.first())?)))
+                    .filter_map(|(address, ips)| Some(address.texts(*ips.get(i).or(ips.first())?, spoken)))
+                    .flatten()
                     .collect();
                 let text = if one.len() > 1 { format!("[{}]", one.join(",")) } else { one.concat() };
                 if !found.contains(&text) {
@@ -99,6 +131,21 @@ impl Monitors {
         (!found.is_empty()).then(|| found.join(","))
     }
 
+    /// Every address at which a monitor may listen.
+    pub(super) fn to_ask(&self, addresses_of: impl Fn(&str) -> Vec<IpAddr>) -> Vec<Endpoint> {
+        let mut found: Vec<Endpoint> = Vec::new();
+        for address in self.monitors.iter().flatten() {
+            for ip in address.ips(&addresses_of) {
+                for endpoint in address.endpoints(ip) {
+                    if !found.contains(&endpoint) {
+                        found.push(endpoint);
+                    }
+                }
+            }
+        }
+        found
+    }
+
     /// Host and port of each address, the ports that are meant where none is written.
     fn endpoints(&self) -> BTreeSet<(String, u16)> {
         let mut endpoints = BTreeSet::new();
@@ -107,13 +154,7 @@ impl Monitors {
                 Host::Ip(ip) => ip.to_string(),
                 Host::Name(name) => name.clone(),
             };
-            let ports = match (address.port, address.protocol) {
-                (Some(port), _) => vec![port],
-                (None, Some(Protocol::V1)) => vec![LEGACY],
-                (None, Some(Protocol::V2)) => vec![MESSENGER_2],
-                (None, None) => vec![MESSENGER_2, LEGACY],
-            };
-            endpoints.extend(ports.into_iter().map(|port| (host.clone(), port)));
+            endpoints.extend(address.ports().iter().map(|port| (host.clone(), *port)));
         }
         endpoints
     }
@@ -123,6 +164,43 @@ const LEGACY: u16 = 6789;
 const MESSENGER_2: u16 = 3300;
 
 impl Address {
+    fn ips(&self, addresses_of: impl Fn(&str) -> Vec<IpAddr>) -> Vec<IpAddr> {
+        match &self.host {
+            Host::Ip(ip) => vec![*ip],
+            Host::Name(name) => addresses_of(name),
+        }
+    }
+
+    /// The ports that are meant.
+    fn ports(&self) -> Vec<u16> {
+        match (self.port, self.protocol) {
+            (Some(port), _) => vec![port],
+            (None, Some(Protocol::V1)) => vec![LEGACY],
+            (None, Some(Protocol::V2)) => vec![MESSENGER_2],
+            (None, None) => vec![MESSENGER_2, LEGACY],
+        }
+    }
+
+    fn endpoints(&self, ip: IpAddr) -> Vec<Endpoint> {
+        let endpoint = |port: &u16| Endpoint { address: (ip, *port).into(), protocol: self.protocol };
+        self.ports().iter().map(endpoint).collect()
+    }
+
+    /// As the programs read it: with the protocols that are spoken there, where it does not say one itself.
+    fn texts(&self, ip: IpAddr, spoken: &BTreeMap<SocketAddr, Protocol>) -> Vec<String> {
+        if self.protocol.is_none() {
+            let known = self.endpoints(ip).into_iter().filter_map(|endpoint| {
+                let protocol = spoken.get(&endpoint.address)?;
+                Some(format!("{protocol}:{}", endpoint.address))
+            });
+            let known: Vec<String> = known.collect();
+            if !known.is_empty() {
+                return known;
+            }
+        }
+        vec![self.shown(ip)]
+    }
+
     fn shown(&self, ip: IpAddr) -> String {
         let host = match ip {
             IpAddr::V4(ip) => ip.to_string(),
@@ -145,7 +223,7 @@ impl FromStr for Monitors {
 
     fn from_str(text: &str) -> Result<Self, Invalid> {
         let wrong = |part: &str, why: &str| {
-            let forms = "write host, host:port, v1:host:port, v2:host:port or [v2:host:port,v1:host:port], separated by commas";
+            let forms = "write host, host:port, [IPv6]:port, v1:host:port, v2:host:port or [v2:host:port,v1:host:port], separated by commas";
             let shown: String = text.chars().take(200).collect();
             Invalid::new("monitors", shown, format!("{why} in {part:?}; {forms}"))
         };
@@ -305,7 +383,7 @@ mod tests {
             ("a name that is unknown", "nobody:6789", None),
         ];
         for (row, text, expected) in rows {
-            assert_eq!(read(text).resolved(names).as_deref(), expected, "{row}");
+            assert_eq!(read(text).resolved(names, &BTreeMap::new()).as_deref(), expected, "{row}");
         }
     }
 
@@ -331,8 +409,45 @@ mod tests {
             "10.0.0.1/16x",
         ] {
             let error = bad.parse::<Monitors>().unwrap_err().to_string();
-            assert!(error.contains("host") && error.contains("monitors"), "{bad:?}: {error}");
+            assert!(error.contains("monitors"), "{bad:?}: {error}");
+            // Where nothing at all is written, one example is enough.
+            let forms = ["host:port", "[IPv6]:port", "v1:host:port", "[v2:host:port,v1:host:port]"];
+            let empty = bad.replace(',', "").trim().is_empty();
+            assert!(empty || forms.iter().all(|form| error.contains(form)), "{bad:?}: {error}");
         }
+    }
+
+    #[test]
+    fn an_address_without_a_protocol_is_written_with_the_one_that_is_spoken_there() {
+        let names = |_: &str| vec!["10.0.0.9".parse().unwrap()];
+        let spoken = BTreeMap::from([
+            ("10.0.0.1:7000".parse().unwrap(), Protocol::V1),
+            ("10.0.0.2:3300".parse().unwrap(), Protocol::V2),
+            ("10.0.0.9:6789".parse().unwrap(), Protocol::V1),
+            ("10.0.0.9:3300".parse().unwrap(), Protocol::V2),
+            ("[fd00::1]:7000".parse().unwrap(), Protocol::V1),
+        ]);
+        let rows = [
+            ("10.0.0.1:7000", "v1:10.0.0.1:7000"),
+            ("10.0.0.1:7001", "10.0.0.1:7001"),
+            ("10.0.0.2,10.0.0.3", "v2:10.0.0.2:3300,10.0.0.3"),
+            ("mon", "[v2:10.0.0.9:3300,v1:10.0.0.9:6789]"),
+            ("[fd00::1]:7000", "v1:[fd00::1]:7000"),
+            ("v2:10.0.0.1:7000", "v2:10.0.0.1:7000"),
+        ];
+        for (text, expected) in rows {
+            assert_eq!(read(text).resolved(names, &spoken).as_deref(), Some(expected), "{text}");
+        }
+    }
+
+    #[test]
+    fn each_address_at_which_a_monitor_may_listen_can_be_asked() {
+        let names = |_: &str| vec!["10.0.0.9".parse().unwrap()];
+        let ask =
+            |text: &str| read(text).to_ask(names).iter().map(Endpoint::shown).collect::<Vec<_>>().join(" ");
+        assert_eq!(ask("10.0.0.1:7000,10.0.0.1:7000"), "10.0.0.1:7000");
+        assert_eq!(ask("mon"), "10.0.0.9:3300 10.0.0.9:6789");
+        assert_eq!(ask("[v2:mon:1,v1:[fd00::1]]"), "v2:10.0.0.9:1 v1:[fd00::1]:6789");
     }
 
     #[test]

@@ -116,7 +116,7 @@ pub(super) fn without_keys(text: &str, key: &str) -> String {
     let base64 = |c: char| c.is_ascii_alphanumeric() || matches!(c, '+' | '/');
     let mut clean = String::with_capacity(text.len());
     let mut rest = text.as_str();
-    while let Some(at) = rest.find("AQ") {
+    while let Some(at) = BEGINNINGS.iter().filter_map(|beginning| rest.find(beginning)).min() {
         let (before, from) = rest.split_at(at);
         let (word, after) = from.split_at(from.find(|c| !base64(c)).unwrap_or(from.len()));
         clean.push_str(before);
@@ -130,6 +130,9 @@ pub(super) fn without_keys(text: &str, key: &str) -> String {
 }
 
 const HIDDEN: &str = "(key not shown)";
+
+/// How keys begin: those of AES with 128 bits, and those of AES with 256 bits that Ceph makes from version 20 on.
+const BEGINNINGS: &[&str] = &["AQ", "Ag"];
 
 #[cfg(test)]
 mod tests {
@@ -185,6 +188,7 @@ mod tests {
     #[test]
     fn a_key_is_not_shown() {
         let key = "AQB5Z1hnAAAAABAAcGxhdXNpYmxlLCB3cm9uZw==";
+        let long = "AgCJZ1hnAAAAACAAcGxhdXNpYmxlLCB3cm9uZywgYW5kIDMyIGJ5dGVzISE=";
         let rows = [
             (
                 "our key",
@@ -193,6 +197,13 @@ mod tests {
                 "failed to decode key '(key not shown)'",
             ),
             ("another key", format!("key={key}, done"), "other", "key=(key not shown), done"),
+            (
+                "a longer key, as newer versions of Ceph make them",
+                format!("bad key {long}\n"),
+                "",
+                "bad key (key not shown)\n",
+            ),
+            ("both", format!("{key} {long} Agnes AQ"), "", "(key not shown) (key not shown) Agnes AQ"),
             ("a word", "path /dev/null".to_owned(), "", "path /dev/null"),
             ("a short word like a key's beginning", "AQ==".to_owned(), "", "AQ=="),
         ];

@@ -349,6 +349,123 @@ async fn the_cluster_is_asked_once_who_it_is_and_again_after_it_was_away() {
     assert_eq!(fake.cluster().health().ready, Ok(()));
 }
 
+/// Greets whoever connects as a monitor does, until it is dropped.
+struct Monitor(tokio::task::JoinHandle<()>);
+
+impl Monitor {
+    fn at(listener: tokio::net::TcpListener, banner: &'static [u8]) -> Self {
+        Self(tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let _ = tokio::io::AsyncWriteExt::write_all(&mut stream, banner).await;
+            }
+        }))
+    }
+}
+
+impl Drop for Monitor {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+#[tokio::test]
+async fn a_cluster_that_does_not_answer_costs_one_program_and_is_found_again_when_a_monitor_listens() {
+    let pause = Duration::from_millis(100);
+    let fake = Fake::with(Tools { pause, ..one_each() });
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    drop(listener);
+    let monitors = format!("v1:{address}").parse().unwrap();
+    let cluster = Cluster::new("dead", monitors, fake.cluster().tools().clone()).unwrap();
+    let ceph = cluster.with(Fake::credentials());
+    fake.expect(Tool::Rbd, &["ls"], Answer::recorded("rbd-info-unreachable"));
+    let list = || ceph.rbd(Call::reads("list", ["ls"]));
+    let failed = list().await.unwrap_err();
+    let refused = format!("v1:{address}: connection refused");
+    assert!(failed.reason == Reason::Unreachable && failed.to_string().contains(&refused), "{failed}");
+    let until = Instant::now() + pause * 4;
+    while Instant::now() < until {
+        let failed = list().await.unwrap_err();
+        assert_eq!((failed.reason, failed.kind()), (Reason::Unreachable, Kind::Unavailable));
+        assert!(failed.to_string().contains(&refused), "{failed}");
+        sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(fake.lines(), ["rbd ls"], "whatever is asked of it, no program is started");
+    assert!(cluster.health().ready.unwrap_err().contains(&refused));
+
+    let _monitor = Monitor::at(tokio::net::TcpListener::bind(address).await.unwrap(), b"ceph v027");
+    fake.always(Tool::Rbd, &["ls"], Answer::ok("[]"));
+    let since = Instant::now();
+    while list().await.is_err() {
+        assert!(since.elapsed() < FAR, "it was never asked again");
+        sleep(Duration::from_millis(5)).await;
+    }
+    list().await.unwrap();
+    assert_eq!((fake.lines().len(), cluster.health().ready), (3, Ok(())));
+}
+
+#[tokio::test]
+async fn a_refused_key_is_not_taken_for_a_monitor_that_does_not_answer_where_no_protocol_is_written() {
+    let fake = Fake::with(one_each());
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let _monitor = Monitor::at(listener, b"ceph v027");
+    let monitors = address.to_string().parse().unwrap();
+    let cluster = Cluster::new("odd", monitors, fake.cluster().tools().clone()).unwrap();
+    // The programs wait for the other protocol until their time is over.
+    fake.expect(Tool::Rbd, &["ls"], Answer::recorded("rbd-info-unreachable"));
+    fake.expect(Tool::Rbd, &["ls"], Answer::recorded("rbd-info-wrong-key"));
+    let failed = cluster.with(Fake::credentials()).rbd(Call::reads("list", ["ls"])).await.unwrap_err();
+    assert_eq!(failed.reason, Reason::WrongKey, "{failed}");
+    let asked = fs::read_to_string(fake.path().join("monitors")).unwrap();
+    assert_eq!(asked.lines().collect::<Vec<_>>(), [address.to_string(), format!("v1:{address}")]);
+}
+
+#[tokio::test]
+async fn of_all_clusters_together_no_more_programs_run_than_there_are_places() {
+    let programs = Programs::new(0);
+    let fake = Fake::with(Tools { concurrency: 100, programs: programs.clone(), ..one_each() });
+    fake.always(Tool::Rbd, &["ls", "*"], Answer::Waits);
+    let clusters: Vec<Ceph> = (0..4)
+        .map(|i| {
+            let name = format!("c{i}");
+            let monitors = "127.0.0.1:6789".parse().unwrap();
+            Cluster::new(&name, monitors, fake.cluster().tools().clone()).unwrap().with(Fake::credentials())
+        })
+        .collect();
+    let calls = (0..programs.size() + 8).map(|i| {
+        let ceph = &clusters[i % clusters.len()];
+        ceph.rbd(Call::reads("list", ["ls".to_owned(), i.to_string()]))
+    });
+    let calls = futures::future::join_all(calls);
+    let (outcomes, ()) = tokio::join!(calls, async {
+        until("as many as may", || fake.calls().len() == programs.size()).await;
+        for _ in 0..20 {
+            sleep(Duration::from_millis(5)).await;
+            assert_eq!(fake.calls().len(), programs.size());
+        }
+        fake.release();
+    });
+    assert!(outcomes.iter().all(Result::is_ok));
+}
+
+#[test]
+fn what_an_administrator_is_told_to_do_fits_the_tool() {
+    let rows = [
+        (Reason::NoDataPool, Tool::Rbd, "rbd pool init"),
+        (Reason::NoDataPool, Tool::Ceph, "add_data_pool"),
+        (Reason::NotPermitted, Tool::Rbd, "osd caps"),
+        (Reason::NotPermitted, Tool::Rados, "osd caps"),
+        (Reason::NotPermitted, Tool::Ceph, "mgr caps"),
+        (Reason::WrongKey, Tool::Ceph, "no mon caps"),
+    ];
+    for (reason, tool, advice) in rows {
+        let told = reason.advice(tool).unwrap();
+        assert!(told.contains(advice), "{reason:?} {tool}: {told}");
+        assert!(tool != Tool::Ceph || !told.contains("rbd"), "{reason:?} {tool}: {told}");
+    }
+}
+
 /// Everything that is logged.
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<Vec<u8>>>);

@@ -6,7 +6,7 @@
 //! and the command is given to one of its own.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError, Weak},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
 };
 
@@ -15,6 +15,7 @@ use tokio::{sync::Semaphore, time::Instant};
 use super::{
     Credentials,
     classify::{EACCES, EPERM, ETIMEDOUT, code_in},
+    programs::{IdlePrograms, Place, Programs},
 };
 use crate::system::command::{Captured, Command, Exchange, Failure, Session};
 
@@ -30,8 +31,33 @@ const REST: Duration = Duration::from_mins(5);
 pub(super) struct Warm {
     /// As many as may run.
     turns: Semaphore,
-    idle: Arc<Mutex<Vec<Idle>>>,
+    programs: Programs,
+    idle: Arc<IdleSessions>,
     resting: Mutex<Option<Instant>>,
+}
+
+/// Those that wait.
+#[derive(Debug, Default)]
+struct IdleSessions(Mutex<Vec<Idle>>);
+
+impl IdleSessions {
+    fn lock(&self) -> MutexGuard<'_, Vec<Idle>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl IdlePrograms for IdleSessions {
+    fn since(&self) -> Vec<Instant> {
+        self.lock().iter().map(|idle| idle.since).collect()
+    }
+
+    fn end_longest(&self) {
+        let mut idle = self.lock();
+        let longest = idle.iter().enumerate().min_by_key(|(_, idle)| idle.since).map(|(at, _)| at);
+        if let Some(at) = longest {
+            idle.swap_remove(at);
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -40,6 +66,7 @@ struct Idle {
     credentials: Credentials,
     started: Instant,
     since: Instant,
+    place: Place,
 }
 
 /// How a command ended, as if it had had a program of its own.
@@ -58,8 +85,11 @@ pub(super) enum Outcome {
 }
 
 impl Warm {
-    pub(super) fn new(limit: usize) -> Self {
-        Self { turns: Semaphore::new(limit), idle: Arc::default(), resting: Mutex::default() }
+    pub(super) fn new(limit: usize, programs: &Programs) -> Self {
+        let idle = Arc::default();
+        programs.register(&idle);
+        let programs = programs.clone();
+        Self { turns: Semaphore::new(limit), programs, idle, resting: Mutex::default() }
     }
 
     /// Waits for a turn.
@@ -75,22 +105,25 @@ impl Warm {
 
     /// Takes a program that waits, for these credentials.
     pub(super) fn take(&self, credentials: &Credentials) -> Option<Asked> {
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut idle = self.idle.lock();
         expire(&mut idle);
         let at = idle.iter().rposition(|idle| idle.credentials == *credentials)?;
-        let Idle { session, credentials, started, .. } = idle.swap_remove(at);
-        Some(Asked { session, credentials, started })
+        let Idle { session, credentials, started, place, .. } = idle.swap_remove(at);
+        Some(Asked { session, credentials, started, place })
     }
 
     /// Starts a program, and sees whether it answers as expected. Nothing is asked of the cluster but to be let in.
-    pub(super) async fn start(&self, command: &Command, credentials: &Credentials) -> Result<Asked, Outcome> {
-        // Another user's program must not stay beside it, above the limit.
-        self.make_room();
+    pub(super) async fn start(
+        &self,
+        command: &Command,
+        credentials: &Credentials,
+        place: Place,
+    ) -> Result<Asked, Outcome> {
         let mut session = Session::start(command).map_err(Outcome::Failed)?;
         let mark = mark();
         match session.ask(format!("tell {mark}\n").as_bytes(), mark.as_bytes(), command.deadline).await {
             Ok(Exchange::Answer { .. }) => {
-                Ok(Asked { session, credentials: credentials.clone(), started: Instant::now() })
+                Ok(Asked { session, credentials: credentials.clone(), started: Instant::now(), place })
             }
             // It said why it was not let in, as it says it to everybody.
             Ok(Exchange::Ended(output)) if output.code != 0 => {
@@ -135,17 +168,23 @@ impl Warm {
     }
 
     fn put_back(&self, asked: Asked) {
-        let Asked { session, credentials, started } = asked;
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        if !self.programs.may_wait() {
+            return;
+        }
+        let Asked { session, credentials, started, place } = asked;
+        let mut idle = self.idle.lock();
         expire(&mut idle);
-        idle.push(Idle { session, credentials, started, since: Instant::now() });
+        idle.push(Idle { session, credentials, started, since: Instant::now(), place });
         if idle.len() == 1 {
             tokio::spawn(end_when_idle(Arc::downgrade(&self.idle)));
         }
+        drop(idle);
+        self.programs.limit_idle();
     }
 
-    fn make_room(&self) {
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Ends what waits above the limit: another user's program must not stay beside one that is about to be started.
+    pub(super) fn make_room(&self) {
+        let mut idle = self.idle.lock();
         expire(&mut idle);
         // Whoever has a turn holds one that is not waiting, or is about to start one.
         let room = self.turns.available_permits();
@@ -164,6 +203,7 @@ pub(super) struct Asked {
     session: Session,
     credentials: Credentials,
     started: Instant,
+    place: Place,
 }
 
 fn expire(idle: &mut Vec<Idle>) {
@@ -171,11 +211,11 @@ fn expire(idle: &mut Vec<Idle>) {
     idle.retain(|idle| idle.session.usable() && now < idle.since + IDLE && now < idle.started + AGE);
 }
 
-async fn end_when_idle(waiting: Weak<Mutex<Vec<Idle>>>) {
+async fn end_when_idle(waiting: Weak<IdleSessions>) {
     loop {
         tokio::time::sleep(IDLE).await;
         let Some(waiting) = waiting.upgrade() else { return };
-        let mut idle = waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut idle = waiting.lock();
         expire(&mut idle);
         if idle.is_empty() {
             return;

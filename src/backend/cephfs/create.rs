@@ -235,7 +235,7 @@ impl Owned<'_> {
     async fn make_fresh(&self) -> Result<Option<Info>, Error> {
         self.make().await?;
         let info = self.work.subvolumes.info(self.at).await?;
-        let as_made = info.made_by_module(self.at)
+        let as_made = info.made_by_module()
             && info.pristine()
             && info.isolated()
             && info.quota() == Some(self.plan.quota);
@@ -343,7 +343,7 @@ impl Owned<'_> {
     async fn prove_unused(&self) -> Result<(), Error> {
         let Self { work, at, .. } = self;
         let why = match work.subvolumes.info(at).await {
-            Ok(info) if !info.made_by_module(at) => {
+            Ok(info) if !info.made_by_module() => {
                 "is a plain directory, which Ceph's volumes module did not make".to_owned()
             }
             Ok(info) if !info.pristine() => format!(
@@ -371,7 +371,7 @@ impl Owned<'_> {
         let Self { work, at, plan, permit, .. } = self;
         let mut info = work.subvolumes.info(at).await?;
         let confined = matches!(plan.node, Node::Own { .. });
-        if confined && !info.isolated() && info.made_by_module(at) && info.pristine() {
+        if confined && !info.isolated() && info.made_by_module() && info.pristine() {
             // What is empty gets its namespace from Ceph's `create`.
             self.make().await?;
             info = work.subvolumes.info(at).await?;
@@ -385,8 +385,13 @@ impl Owned<'_> {
             );
             return Err(Error::new(Kind::Conflict, message));
         }
-        if !info.made_by_module(at) {
-            let message = format!("{} is not as Ceph makes them: its path is {:?}", at.shown(), info.path);
+        if !info.made_by_module() {
+            let message = format!(
+                "{} is not as Ceph's volumes module makes them: its state is {:?}, its path {:?}",
+                at.shown(),
+                info.state,
+                info.path
+            );
             return Err(Error::new(Kind::Conflict, message));
         }
         if let Some(pool) = plan.pool.as_deref().filter(|pool| *pool != info.data_pool) {

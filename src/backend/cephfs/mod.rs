@@ -287,12 +287,17 @@ impl Cephfs {
 
     fn locate_directory(&self, source: &CephfsSource) -> Option<Place> {
         let mut segments = names::segments_of(&source.path)?;
-        // The data of a subvolume is one below it, in a directory with a name that only Ceph knows.
-        if let [root, group, subvolume, data] = segments.as_slice() {
-            let uuid = data.len() == 36 && data.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-');
+        // The data of a subvolume lies below it, in a directory with a name that only Ceph knows.
+        let uuid = |text: &str| text.len() == 36 && text.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-');
+        if let [root, group, subvolume, data @ ..] = segments.as_slice() {
+            let of_a_subvolume = match data {
+                [data] => uuid(data),
+                [roots, data, mnt] => roots == "roots" && uuid(data) && mnt == "mnt",
+                _ => false,
+            };
             let ours = names::volume_of(subvolume).is_some() || names::is_deterministic(subvolume);
-            if root == names::ROOT && names::group(group).is_ok() && uuid && ours {
-                segments.pop();
+            if root == names::ROOT && names::group(group).is_ok() && of_a_subvolume && ours {
+                segments.truncate(3);
             }
         }
         Some(Place { store: self.name_of(&source.monitors.join(","))?, segments })

@@ -79,6 +79,10 @@ pub(super) struct Info {
     pool_namespace: Option<String>,
     #[serde(default)]
     pub(super) state: String,
+    #[serde(default, rename = "type")]
+    kind: String,
+    #[serde(default)]
+    features: Vec<String>,
 }
 
 impl Info {
@@ -92,12 +96,11 @@ impl Info {
         self.pool_namespace.as_ref().is_some_and(|namespace| !namespace.is_empty())
     }
 
-    /// Whether it is one that the volumes module made, rather than a plain directory that it found under that name: those
-    /// hold their data in a directory named by a UUID.
-    pub(super) fn made_by_module(&self, at: &At) -> bool {
-        let above = format!("/volumes/{}/{}/", at.group, at.name);
-        let uuid = |text: &str| text.len() == 36 && text.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-');
-        self.state == "complete" && self.path.strip_prefix(&above).is_some_and(uuid)
+    /// Whether it is one that the volumes module made, rather than a plain directory that it found under that name: of such a one
+    /// snapshots cannot be retained. Where the data lies below it differs between the versions of the module.
+    pub(super) fn made_by_module(&self) -> bool {
+        let made = self.features.iter().any(|feature| feature == "snapshot-retention");
+        made && self.state == "complete" && ["subvolume", "clone"].contains(&self.kind.as_str())
     }
 
     /// Whether it was made at least `age` before `now`; `false` where Ceph's words for that cannot be read.
@@ -427,7 +430,7 @@ fn args(at: &At, verb: &str, more: &[String]) -> Vec<String> {
 
 /// A reply that is not what the command answers.
 fn odd(what: String, said: String) -> Failed {
-    Failed { what, tool: Tool::Ceph, reason: Reason::Other, code: None, said }
+    Failed { what, tool: Tool::Ceph, reason: Reason::Other, code: None, said, found: String::new() }
 }
 
 async fn credentials(host: &dyn Host, admin: &Admin, fresh: bool) -> Result<Credentials, Error> {
@@ -457,6 +460,10 @@ fn key(secrets: &Secrets, admin: &Admin) -> Result<Key, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backend::{
+        ceph::fake::{Answer, Fake},
+        cephfs::conformance::{Keys, admin_secret},
+    };
 
     #[test]
     fn the_age_of_a_subvolume_is_read_from_the_words_of_ceph_and_unknown_in_others() {
@@ -473,5 +480,61 @@ mod tests {
         ] {
             assert_eq!(info(created).made_before(made + after, day), expected, "{created} {after:?}");
         }
+    }
+
+    /// As the user `admin` of a Ceph that gives these documented answers.
+    async fn told(answers: &[(&[&str], &str)]) -> (Fake, Subvolumes) {
+        let fake = Fake::new();
+        for (args, name) in answers {
+            fake.expect(Tool::Ceph, args, Answer::documented(name));
+        }
+        let host = Keys::new("installation-1", crate::backend::ceph::fake::KEY);
+        let admin = Admin { user: "admin".into(), secret: admin_secret() };
+        let subvolumes = Subvolumes::open(host, fake.cluster(), admin).await.unwrap();
+        (fake, subvolumes)
+    }
+
+    #[tokio::test]
+    async fn what_newer_versions_of_ceph_answer_about_subvolumes_is_read() {
+        let info: &[&str] = &["fs", "subvolume", "info", "*", "*", "*", "*"];
+        let (_fake, subvolumes) = told(&[
+            (info, "ceph-subvolume-info-v19"),
+            (info, "ceph-subvolume-info-v20"),
+            (info, "ceph-subvolume-info-version-3"),
+            (&["fs", "subvolume", "getpath", "*", "*", "*", "*"], "ceph-subvolume-getpath-version-3"),
+            (&["fs", "subvolume", "ls", "*", "*", "*"], "ceph-subvolume-ls-v20"),
+            (&["fs", "subvolume", "metadata", "ls", "*", "*", "*", "*"], "ceph-subvolume-metadata-ls-v20"),
+            (&["fs", "ls"], "ceph-fs-ls-v20"),
+            (&["auth", "get", "*"], "ceph-auth-get-v20"),
+        ])
+        .await;
+        let at = At { fs: "cephfs".into(), group: "berth".into(), name: "one".into() };
+        for (version, quota) in
+            [("19", Some(8 << 20)), ("20, a clone", None), ("3 of subvolumes", Some(8 << 20))]
+        {
+            let info = subvolumes.info(&at).await.unwrap();
+            assert_eq!((info.quota(), info.data_pool.as_str()), (quota, "cephfs.data"), "{version}");
+            assert!(info.made_by_module() && info.isolated() && info.pristine(), "{version}");
+        }
+        let path = "/volumes/berth/one/roots/01234567-89ab-cdef-0123-456789abcdef/mnt";
+        assert_eq!(subvolumes.path(&at).await.unwrap(), path);
+        assert_eq!(subvolumes.list("cephfs", "berth").await.unwrap(), ["one", "two"]);
+        let Found::Subvolume(metadata) = subvolumes.metadata(&at).await.unwrap() else { panic!() };
+        assert!(metadata["berth.owner"].contains("u-1"));
+        assert_eq!(subvolumes.filesystems().await.unwrap(), ["cephfs", "scratch"]);
+        let caps = subvolumes.mds_caps("berth-user").await.unwrap().unwrap();
+        assert!(caps.starts_with("allow rw fsname=cephfs path=/volumes/berth/one/"), "{caps}");
+    }
+
+    #[test]
+    fn a_plain_directory_is_not_one_that_the_module_made() {
+        let made = |features: &[&str], state: &str, kind: &str| {
+            let info = serde_json::json!({"features": features, "state": state, "type": kind});
+            serde_json::from_value::<Info>(info).unwrap().made_by_module()
+        };
+        let retains = ["snapshot-clone", "snapshot-autoprotect", "snapshot-retention"];
+        assert!(made(&retains, "complete", "subvolume") && made(&retains, "complete", "clone"));
+        assert!(!made(&retains[..2], "complete", "subvolume"));
+        assert!(!made(&retains, "init", "subvolume") && !made(&retains, "complete", ""));
     }
 }

@@ -214,7 +214,7 @@ async fn take_back(work: &Work, at: &At, unfinished: &Unfinished, permit: &Permi
         }
         Err(failed) => return Err(failed.into()),
     };
-    if !info.made_by_module(at) {
+    if !info.made_by_module() {
         return refuse("was not made by Ceph's volumes module".into());
     }
     if !info.pristine() {

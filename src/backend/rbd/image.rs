@@ -9,10 +9,11 @@ use std::{
     time::Duration,
 };
 
-use jiff::{Timestamp, civil::DateTime};
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::{
+    entry::{self, ARCHIVED, Entry},
     names,
     store::{Trouble, Work, said},
     stream::{self, Features},
@@ -20,7 +21,7 @@ use super::{
 use crate::{
     backend::{
         Error, Kind,
-        ceph::{Call, Failed, Reason},
+        ceph::{Call, Failed, Reason, Reply},
     },
     volume::{ClaimKey, Permit},
 };
@@ -33,8 +34,6 @@ pub(super) const KEPT: &str = "berth.kept";
 /// How long a deleted image stays in the trash at least. An image that somebody moves there by hand has no such time: that
 /// tells ours from theirs, so it must be longer than the `rbd` program ever takes to start.
 pub(super) const GRACE: Duration = Duration::from_secs(15);
-/// What is kept for longer was archived.
-const ARCHIVED: Duration = Duration::from_mins(1);
 
 /// Looking for content in a large image without an object map asks for every object.
 const LONG_READ: Duration = Duration::from_mins(10);
@@ -178,51 +177,6 @@ pub(super) struct Look {
 pub(super) struct Called {
     pub(super) id: String,
     pub(super) name: String,
-}
-
-/// An image in the trash.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-pub(super) struct Entry {
-    pub(super) id: String,
-    pub(super) name: String,
-    #[serde(default)]
-    deleted_at: String,
-    #[serde(default)]
-    status: String,
-}
-
-/// How an image came into the trash.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Fate {
-    /// Somebody moved it there without saying until when; it is theirs.
-    ByHand,
-    /// Deleted by us.
-    Deleted,
-    /// Archived; a time was given, or it is kept for good.
-    Archived,
-}
-
-impl Entry {
-    /// How it came here, and whether its time is over; `None` where the answer is not understood.
-    pub(super) fn fate(&self) -> Option<(Fate, bool)> {
-        let (end, over) =
-            match (self.status.strip_prefix("expired at "), self.status.strip_prefix("protected until ")) {
-                (Some(end), _) => (end, true),
-                (None, Some(end)) => (end, false),
-                (None, None) => return None,
-            };
-        let read = |text: &str| DateTime::strptime("%a %b %e %H:%M:%S %Y", text.trim()).ok();
-        // Both are local times: where the clock was put back in between, the end may seem to lie before the beginning.
-        let kept = read(end)?.duration_since(read(&self.deleted_at)?).unsigned_abs();
-        let fate = if kept < GRACE {
-            Fate::ByHand
-        } else if kept < ARCHIVED {
-            Fate::Deleted
-        } else {
-            Fate::Archived
-        };
-        Some((fate, over))
-    }
 }
 
 #[derive(Deserialize)]
@@ -389,6 +343,11 @@ impl Work {
         self.to_trash(image, &format!("{} seconds", GRACE.as_secs()), permit).await
     }
 
+    /// Notes that something was moved to the trash, to be purged.
+    pub(super) fn waits_in_trash(&self) {
+        self.store.trash.added(&self.spot, self.store.now() + GRACE);
+    }
+
     /// Moves the image to the trash, to be kept there.
     pub(super) async fn archive(
         &self,
@@ -423,13 +382,29 @@ impl Work {
         }
     }
 
-    /// What lies in the trash. Opens every image in it, and leaves out what has no header any more.
+    /// What was moved to the trash, without opening anything.
     pub(super) async fn in_trash(&self) -> Result<Vec<Entry>, Trouble> {
-        let args = ["trash", "ls", "--long", "--format", "json", &self.spot.to_string()].map(str::to_owned);
-        let call = Call::reads(format!("list the trash of {}", self.spot), args);
-        // Where the last one has no header the program fails after it has listed the others.
-        let call = call.within(LONG_READ).although(Reason::HeaderlessTrash);
-        Ok(self.ceph.rbd(call).await?.must_json()?)
+        let mut args = vec!["-p", &self.spot.pool];
+        if let Some(namespace) = &self.spot.namespace {
+            args.extend(["-N", namespace]);
+        }
+        args.extend(["listomapvals", entry::OBJECT]);
+        let call = Call::reads(format!("list the trash of {}", self.spot), args).within(LONG_READ);
+        let reply = match self.ceph.rados(call).await {
+            Ok(reply) => reply,
+            // Nothing was ever moved there.
+            Err(failed) if failed.reason == Reason::NoObject => return Ok(Vec::new()),
+            Err(failed) => return Err(failed.into()),
+        };
+        entry::read(reply.text()?).map_or_else(
+            || {
+                said(
+                    Kind::Internal,
+                    format!("list the trash of {}: the answer of Ceph is not understood", self.spot),
+                )
+            },
+            Ok,
+        )
     }
 
     /// What everything in the trash is called, whoever put it there. Opens nothing.
@@ -489,20 +464,21 @@ impl Work {
 
     /// The pools of the cluster that are meant for images.
     pub(super) async fn pools(&self) -> Result<Vec<String>, Trouble> {
-        #[derive(Deserialize)]
-        struct Pool {
-            pool_name: String,
-            #[serde(default)]
-            application_metadata: BTreeMap<String, serde_json::Value>,
-        }
         let call = Call::reads("list the pools", ["osd", "pool", "ls", "detail"]);
-        let found: Vec<Pool> = self.ceph.ceph(call).await?.must_json()?;
-        let pools = found.into_iter().filter(|pool| pool.application_metadata.contains_key("rbd"));
-        Ok(pools
-            .map(|pool| pool.pool_name)
-            .filter(|pool| names::checked("pool name", pool).is_ok())
-            .collect())
+        Ok(rbd_pools(&self.ceph.ceph(call).await?)?)
     }
+}
+
+fn rbd_pools(reply: &Reply) -> Result<Vec<String>, Error> {
+    #[derive(Deserialize)]
+    struct Pool {
+        pool_name: String,
+        #[serde(default)]
+        application_metadata: BTreeMap<String, serde_json::Value>,
+    }
+    let found: Vec<Pool> = reply.must_json()?;
+    let pools = found.into_iter().filter(|pool| pool.application_metadata.contains_key("rbd"));
+    Ok(pools.map(|pool| pool.pool_name).filter(|pool| names::checked("pool name", pool).is_ok()).collect())
 }
 
 /// Names with commas, the first few of many.
@@ -515,55 +491,10 @@ fn listed(names: &[String]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn entry(deleted_at: &str, status: &str) -> Entry {
-        Entry { id: "1".into(), name: "berth-1".into(), deleted_at: deleted_at.into(), status: status.into() }
-    }
-
-    #[test]
-    fn what_is_in_the_trash_tells_how_it_came_there() {
-        let at = "Sun Nov 22 05:27:38 2026";
-        let rows = [
-            ("moved by hand", at, "expired at Sun Nov 22 05:27:38 2026", Some((Fate::ByHand, true))),
-            (
-                "moved by hand on a slow day",
-                at,
-                "expired at Sun Nov 22 05:27:40 2026",
-                Some((Fate::ByHand, true)),
-            ),
-            (
-                "deleted just now",
-                at,
-                "protected until Sun Nov 22 05:27:53 2026",
-                Some((Fate::Deleted, false)),
-            ),
-            ("deleted", at, "expired at Sun Nov 22 05:27:53 2026", Some((Fate::Deleted, true))),
-            (
-                "deleted while the clock was put back",
-                "Sun Oct  4 02:59:50 2026",
-                "expired at Sun Oct  4 02:00:05 2026",
-                Some((Fate::Archived, true)),
-            ),
-            ("archived", at, "protected until Tue Dec 22 05:27:38 2026", Some((Fate::Archived, false))),
-            (
-                "archived for good",
-                at,
-                "protected until Thu Dec 31 23:59:59 2099",
-                Some((Fate::Archived, false)),
-            ),
-            (
-                "archived until a minute ago",
-                at,
-                "expired at Sun Nov 22 06:27:38 2026",
-                Some((Fate::Archived, true)),
-            ),
-            ("said otherwise", at, "going away soon", None),
-            ("at a time that is none", "yesterday", "expired at Sun Nov 22 05:27:38 2026", None),
-        ];
-        for (row, deleted_at, status, expected) in rows {
-            assert_eq!(entry(deleted_at, status).fate(), expected, "{row}");
-        }
-    }
+    use crate::backend::ceph::{
+        Tool,
+        fake::{Answer, Fake},
+    };
 
     #[test]
     fn a_watcher_is_told_by_its_address_and_its_node() {
@@ -613,6 +544,49 @@ mod tests {
         assert!(mark("").is_of(Some("here")));
         assert!(mark("there").is_of(None));
         assert!(!mark("there").is_of(Some("here")));
+    }
+
+    /// What a program that answers so would make of it.
+    fn documented<T: serde::de::DeserializeOwned>(name: &str) -> T {
+        let Answer::Text(0, text, _) = Answer::documented(name) else { panic!("{name}") };
+        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{name}: {error}"))
+    }
+
+    #[test]
+    fn what_newer_versions_of_ceph_answer_about_images_is_read() {
+        let mirrored: Info = documented("rbd-info-mirrored-v18");
+        assert_eq!((mirrored.size, mirrored.snapshot_count), (8 << 20, 2));
+        assert_eq!(mirrored.data_pool.as_deref(), Some("ec"));
+        assert_eq!(
+            mirrored.features().to_string(),
+            "layering,exclusive-lock,object-map,fast-diff,deep-flatten"
+        );
+        let clone: Info = documented("rbd-info-encrypted-clone-v18");
+        assert!(clone.parent.is_some() && mirrored.parent.is_none());
+        let status: Status = documented("rbd-status-cached-v17");
+        let told: Vec<String> = status.watchers.iter().map(|watcher| watcher.told(|_| None)).collect();
+        assert_eq!(told, ["client.4123 at fd00::7", "client.4124 at 10.0.0.7"]);
+        assert_eq!(documented::<Vec<String>>("rbd-ls-v20"), ["berth-1", "one"]);
+        let called: Vec<Called> = documented("rbd-trash-ls-v18");
+        assert_eq!((called[0].id.as_str(), called[0].name.as_str()), ("10a5c0ffee12", "berth-1"));
+    }
+
+    #[test]
+    fn what_a_newer_version_of_ceph_keeps_in_the_trash_is_read() {
+        let Answer::Text(0, text, _) = Answer::documented("rados-trash-with-group-v20") else { panic!() };
+        let read = entry::read(&text).unwrap();
+        let names: Vec<&str> = read.iter().map(|entry| entry.name.as_str()).collect();
+        assert_eq!(names, ["berth-1"], "what is being removed did not come by a move");
+        assert_eq!(read[0].until.duration_since(read[0].since).unwrap(), GRACE);
+    }
+
+    #[tokio::test]
+    async fn pools_are_found_also_where_ceph_writes_numbers_that_json_does_not_have() {
+        let fake = Fake::new();
+        let detail = Answer::documented("ceph-osd-pool-ls-detail-v18");
+        fake.expect(Tool::Ceph, &["osd", "pool", "ls", "detail"], detail);
+        let reply = fake.ceph().ceph(Call::reads("list", ["osd", "pool", "ls", "detail"])).await.unwrap();
+        assert_eq!(rbd_pools(&reply).unwrap(), ["rbd"]);
     }
 
     #[test]

@@ -8,6 +8,7 @@ mod class;
 #[cfg(any(test, feature = "test"))]
 pub mod conformance;
 mod create;
+mod entry;
 mod image;
 mod names;
 mod remove;
@@ -22,14 +23,14 @@ use std::{
     collections::BTreeMap,
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use async_trait::async_trait;
 pub use class::PARAMETERS;
 use futures::{StreamExt as _, stream::FuturesUnordered};
 use names::Spot;
-use store::{Pace, Store, Trouble, Work};
+use store::{Clock, Pace, Store, Trouble, Work};
 use tokio::sync::Notify;
 
 use crate::{
@@ -62,6 +63,7 @@ pub struct Rbd {
     host: Arc<dyn Host>,
     settings: Settings,
     pace: Pace,
+    clock: Clock,
     /// The configured ones first, then those that were met.
     stores: Mutex<Vec<Arc<Store>>>,
     /// What the existing volumes say of clusters that nobody described yet, by their names.
@@ -90,11 +92,18 @@ struct Target {
 impl Rbd {
     /// A backend over these clusters. Asks nothing of them yet.
     pub fn new(clusters: Clusters, host: Arc<dyn Host>, settings: Settings) -> Result<Self, Error> {
-        Self::paced(clusters, host, settings, Pace::USUAL)
+        Self::paced(clusters, host, settings, Pace::USUAL, Arc::new(SystemTime::now))
     }
 
-    fn paced(clusters: Clusters, host: Arc<dyn Host>, settings: Settings, pace: Pace) -> Result<Self, Error> {
-        let stores: Vec<_> = clusters.all().into_iter().map(|cluster| Store::new(cluster, pace)).collect();
+    fn paced(
+        clusters: Clusters,
+        host: Arc<dyn Host>,
+        settings: Settings,
+        pace: Pace,
+        clock: Clock,
+    ) -> Result<Self, Error> {
+        let stores: Vec<_> =
+            clusters.all().into_iter().map(|cluster| Store::new(cluster, pace, Arc::clone(&clock))).collect();
         if let Some(name) =
             settings.admins.keys().find(|name| !stores.iter().any(|store| store.cluster.name() == **name))
         {
@@ -120,7 +129,7 @@ impl Rbd {
         };
         let stores = Mutex::new(stores);
         let (past, met) = (Mutex::default(), Notify::new());
-        Ok(Self { capabilities, clusters, host, settings, pace, stores, past, met })
+        Ok(Self { capabilities, clusters, host, settings, pace, clock, stores, past, met })
     }
 
     fn known(&self) -> MutexGuard<'_, Vec<Arc<Store>>> {
@@ -133,7 +142,7 @@ impl Rbd {
         if let Some(store) = stores.iter().find(|store| store.cluster.name() == cluster.name()) {
             return Arc::clone(store);
         }
-        let store = Store::new(cluster.clone(), self.pace);
+        let store = Store::new(cluster.clone(), self.pace, Arc::clone(&self.clock));
         let past = self.past.lock().unwrap_or_else(PoisonError::into_inner).remove(cluster.name());
         if let Some(past) = past {
             store.remember(past, self.settings.admins.get(cluster.name()));

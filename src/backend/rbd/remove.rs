@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use super::{
     create::{prove, same_cluster},
-    image::{Entry, Fate, Look},
+    entry::{Entry, Fate},
+    image::Look,
     names,
     store::{Trouble, Work, said},
 };
@@ -45,6 +46,9 @@ pub(super) async fn remove(
         Disposal::Archive => {
             not_begun(work, removal, image, &look.info.id).await?;
             work.archive(image, expiry, permit).await?;
+            if let Some(expiry) = expiry {
+                work.store.trash.expects(&work.spot, work.store.now() + expiry);
+            }
             Ok(Removed::Archived(archived(work, &look.info.id)))
         }
         Disposal::Delete => {
@@ -57,7 +61,7 @@ pub(super) async fn remove(
                 }
             };
             work.trash(&doomed, permit).await?;
-            work.store.trash.added();
+            work.waits_in_trash();
             Ok(Removed::Trashed)
         }
     }
@@ -120,7 +124,7 @@ async fn not_begun(work: &Work, removal: &Removal, image: &str, id: &str) -> Res
     if !work.called_in_trash().await?.iter().any(|called| called.id == id) {
         return Ok(());
     }
-    let deleted = |entry: &Entry| entry.id == id && matches!(entry.fate(), Some((Fate::Deleted, _)));
+    let deleted = |entry: &Entry| entry.id == id && entry.fate() == Fate::Deleted;
     if work.in_trash().await?.iter().any(deleted) {
         let spec = work.spot.spec(image);
         let message = format!(
@@ -188,7 +192,7 @@ async fn absent(work: &Work, removal: &Removal, image: &str, permit: &Permit) ->
             unused(work, removal, doomed, &look, Disposal::Delete).await?;
             match work.trash(doomed, permit).await {
                 Ok(()) => {
-                    work.store.trash.added();
+                    work.waits_in_trash();
                     return Ok(Removed::Trashed);
                 }
                 // What opens it is a rest of that name; the image is in the trash.
@@ -204,7 +208,7 @@ async fn absent(work: &Work, removal: &Removal, image: &str, permit: &Permit) ->
         Vec::new()
     };
     let found = trash.iter().filter(|entry| is_it(&entry.name));
-    let mut fates: Vec<_> = found.filter_map(|entry| Some((entry, entry.fate()?.0))).collect();
+    let mut fates: Vec<_> = found.map(|entry| (entry, entry.fate())).collect();
     // Of several, what was asked for is what an earlier call did.
     fates.sort_by_key(|(_, fate)| match (fate, removal.disposal) {
         (Fate::Deleted, Disposal::Delete) | (Fate::Archived, Disposal::Archive) => 0,

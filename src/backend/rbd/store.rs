@@ -5,9 +5,9 @@
 //! `sweep` and `trash`.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, btree_map::Entry},
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use super::{Admin, names::Spot, trash::Trash};
@@ -23,10 +23,12 @@ use crate::{
 /// How long things are left alone.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Pace {
-    /// Between two looks at the trash while something waits in it.
+    /// Between two looks at the trash, at least.
     pub(super) soon: Duration,
-    /// Between two looks while nothing does.
+    /// Between two looks at the clock, at most.
     pub(super) later: Duration,
+    /// Between two looks at a trash in which nothing is due, for what others put there: by the clock.
+    pub(super) look: Duration,
     /// Before a cluster that did not answer is asked again.
     pub(super) again: Duration,
     /// Before an image without a header is cleared away: whoever was making it has finished or given up by then, since
@@ -41,11 +43,15 @@ impl Pace {
     pub(super) const USUAL: Self = Self {
         soon: Duration::from_secs(5),
         later: Duration::from_mins(5),
+        look: Duration::from_hours(1),
         again: Duration::from_secs(10),
         making: Duration::from_secs(45),
         first_pause: Duration::from_secs(30),
     };
 }
+
+/// Tells the time.
+pub(super) type Clock = Arc<dyn Fn() -> SystemTime + Send + Sync>;
 
 /// How long an image without a header is remembered.
 const REMEMBERED: Duration = Duration::from_hours(24 * 7);
@@ -55,6 +61,7 @@ pub(super) struct Store {
     pub(super) cluster: Cluster,
     pub(super) trash: Trash,
     pub(super) pace: Pace,
+    clock: Clock,
     images: Guards<String>,
     memory: Mutex<Memory>,
 }
@@ -208,9 +215,14 @@ fn credentials(admin: &Admin, secrets: &Secrets) -> Result<Credentials, Error> {
 }
 
 impl Store {
-    pub(super) fn new(cluster: Cluster, pace: Pace) -> Arc<Self> {
+    pub(super) fn new(cluster: Cluster, pace: Pace, clock: Clock) -> Arc<Self> {
         let (images, memory) = (Guards::default(), Mutex::default());
-        Arc::new(Self { cluster, trash: Trash::default(), pace, images, memory })
+        Arc::new(Self { cluster, trash: Trash::default(), pace, clock, images, memory })
+    }
+
+    /// The time by which the trash counts.
+    pub(super) fn now(&self) -> SystemTime {
+        (self.clock)()
     }
 
     fn memory(&self) -> MutexGuard<'_, Memory> {
@@ -247,7 +259,12 @@ impl Store {
 
     /// Remembers that images may lie there, unless more is known of it.
     pub(super) fn suppose(&self, spot: Spot, admin: &Admin) {
-        self.memory().spots.entry(spot).or_insert_with(|| admin.clone());
+        let mut memory = self.memory();
+        if let Entry::Vacant(vacant) = memory.spots.entry(spot) {
+            vacant.insert(admin.clone());
+            drop(memory);
+            self.trash.wake();
+        }
     }
 
     /// Where our images may lie, and who may look at them.

@@ -168,6 +168,6 @@ pub(super) async fn discard(
         return refuse("has content".into());
     }
     work.trash(image, permit).await?;
-    work.store.trash.added();
+    work.waits_in_trash();
     Ok(true)
 }

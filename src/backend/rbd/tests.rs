@@ -89,7 +89,8 @@ pub(super) fn admin() -> Admin {
 /// Fast enough for tests, in which the cluster's time runs fast too.
 pub(super) const QUICK: Pace = Pace {
     soon: Duration::from_millis(50),
-    later: Duration::from_millis(200),
+    later: Duration::from_millis(50),
+    look: Duration::from_secs(10),
     again: Duration::from_millis(50),
     making: Duration::from_millis(300),
     first_pause: Duration::from_millis(50),
@@ -145,7 +146,8 @@ fn backend(small: &Small, vault: &Arc<Vault>) -> Rbd {
     let admins = BTreeMap::from([("main".to_owned(), admin())]);
     let settings = Settings { driver: "rbd.berth.storage".into(), admins };
     let host: Arc<dyn Host> = Arc::<Vault>::clone(vault);
-    Rbd::paced(clusters, host, settings, QUICK).unwrap()
+    let small = small.clone();
+    Rbd::paced(clusters, host, settings, QUICK, Arc::new(move || small.now())).unwrap()
 }
 
 /// The parameters of a class of the cluster `main`, with these besides.

@@ -3,14 +3,16 @@
 //! What is to be purged follows from the trash alone, so that a new process goes on where an older one ended: an image under a
 //! name of ours, to which a time was given, and the time is over. Ceph keeps the time; nothing is ever forced. What somebody moved
 //! to the trash by hand, and what other programs did, is left alone. What cannot be purged is tried again later and shown.
+//!
+//! A trash is listed once, and again when something in it is due: when that is, the list tells, and whoever moves something there.
 
 use std::{
     collections::{BTreeMap, HashMap},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use futures::{StreamExt as _, stream};
@@ -18,7 +20,7 @@ use tokio::sync::Notify;
 
 use super::{
     Admin,
-    image::{Entry, Fate},
+    entry::{Entry, Fate},
     names::{self, Spot},
     store::{Store, Trouble, Work},
 };
@@ -40,17 +42,32 @@ pub(super) struct Trash {
     waiting: AtomicUsize,
     purged: AtomicU64,
     stuck: Mutex<Vec<(String, String)>>,
+    /// When something is due that was moved there since the trash was listed.
+    due: Mutex<BTreeMap<Spot, SystemTime>>,
     wake: Notify,
 }
 
 impl Trash {
-    /// Notes that something was moved to the trash to be purged.
-    pub(super) fn added(&self) {
+    /// Notes that something was moved to the trash to be purged when that time has come.
+    pub(super) fn added(&self, spot: &Spot, until: SystemTime) {
         self.waiting.fetch_add(1, Ordering::SeqCst);
+        self.expects(spot, until);
+    }
+
+    /// Notes that something in the trash will be due then.
+    pub(super) fn expects(&self, spot: &Spot, until: SystemTime) {
+        let mut due = self.due();
+        let known = due.entry(spot.clone()).or_insert(until);
+        *known = (*known).min(until);
+        drop(due);
         self.wake();
     }
 
-    /// Lets the trash be looked at soon.
+    fn due(&self) -> MutexGuard<'_, BTreeMap<Spot, SystemTime>> {
+        self.due.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets the loop see what has changed.
     pub(super) fn wake(&self) {
         self.wake.notify_one();
     }
@@ -70,41 +87,44 @@ impl Trash {
 
 /// When an image is tried again, and how long the pause was.
 struct Pause {
-    until: Instant,
+    until: SystemTime,
     length: Duration,
     why: String,
 }
 
+/// What is known of one trash.
+struct Known {
+    /// When it is looked at again.
+    next: SystemTime,
+    /// How many images wait in it to be purged.
+    waiting: usize,
+    /// Why it could not be listed, and how long the pause is.
+    unlisted: Option<(String, Duration)>,
+}
+
 /// Purges the trash of `store` until the permit ends. `admin`: who may look at the whole cluster.
 pub(super) async fn tend(store: Arc<Store>, host: Arc<dyn Host>, admin: Option<Admin>, permit: Permit) {
-    let (waiting, unlisted, paused) = (BTreeMap::new(), BTreeMap::new(), HashMap::new());
-    let mut tending = Tending { store, host, waiting, unlisted, paused };
+    let mut tending = Tending { store, host, known: BTreeMap::new(), paused: HashMap::new() };
     let mut searched: Option<Instant> = None;
     while permit.check().is_ok() {
         if let Some(admin) = &admin
             && searched.is_none_or(|at| at.elapsed() >= SEARCH)
         {
-            match tending.search(admin).await {
-                Ok(()) => searched = Some(Instant::now()),
-                Err(error) => {
-                    let cluster = tending.store.cluster.name();
-                    tracing::debug!(
-                        cluster,
-                        error = error.chain(),
-                        "cannot search the pools for what was left behind"
-                    );
-                }
+            searched = Some(Instant::now());
+            if let Err(error) = tending.search(admin).await {
+                let cluster = tending.store.cluster.name();
+                let error = error.chain();
+                tracing::debug!(cluster, error, "cannot search the pools for what was left behind");
+                // The cluster may be away.
+                searched = Instant::now().checked_sub(SEARCH.saturating_sub(LONGEST_PAUSE));
             }
         }
-        let pace = tending.store.pace;
-        if tending.round(&permit).await {
-            tokio::time::sleep(pace.soon).await;
-        } else {
-            tokio::select! {
-                () = tokio::time::sleep(tending.idle()) => {}
-                // Nothing is to be purged at once.
-                () = tending.store.trash.wake.notified() => tokio::time::sleep(pace.soon).await,
-            }
+        tending.round(&permit).await;
+        let idle = tending.idle();
+        tokio::time::sleep(tending.store.pace.soon).await;
+        tokio::select! {
+            () = tokio::time::sleep(idle.saturating_sub(tending.store.pace.soon)) => {}
+            () = tending.store.trash.wake.notified() => {}
         }
     }
 }
@@ -112,20 +132,18 @@ pub(super) async fn tend(store: Arc<Store>, host: Arc<dyn Host>, admin: Option<A
 struct Tending {
     store: Arc<Store>,
     host: Arc<dyn Host>,
-    /// How many images wait in each trash, as last seen.
-    waiting: BTreeMap<Spot, usize>,
-    /// Which trash cannot be listed, and why.
-    unlisted: BTreeMap<Spot, String>,
+    known: BTreeMap<Spot, Known>,
     paused: HashMap<String, Pause>,
 }
 
 impl Tending {
     /// How long nothing is to be done, as far as is known.
     fn idle(&self) -> Duration {
-        let now = Instant::now();
-        let pauses = self.paused.values().map(|pause| pause.until.saturating_duration_since(now));
+        let now = self.store.now();
+        let added = self.store.trash.due().values().min().copied();
+        let next = self.known.values().map(|known| known.next).chain(added);
         let pace = self.store.pace;
-        pauses.min().map_or(pace.later, |pause| pause.clamp(pace.soon, pace.later))
+        next.min().map_or(pace.later, |next| next.duration_since(now).unwrap_or_default().min(pace.later))
     }
 
     /// Finds the pools and namespaces where images of ours may have been left.
@@ -147,69 +165,89 @@ impl Tending {
         Ok(())
     }
 
-    /// Looks at every trash once and purges what is due; whether something waits still.
-    async fn round(&mut self, permit: &Permit) -> bool {
-        let mut due = Vec::new();
+    /// Looks at every trash in which something is due, or of which nothing is known, and purges what is over.
+    async fn round(&mut self, permit: &Permit) {
+        let now = self.store.now();
         let spots = self.store.spots();
-        self.waiting.retain(|known, _| spots.iter().any(|(spot, _)| spot == known));
-        self.unlisted.retain(|known, _| spots.iter().any(|(spot, _)| spot == known));
+        self.known.retain(|known, _| spots.iter().any(|(spot, _)| spot == known));
         for (spot, admin) in spots {
+            let added = self.store.trash.due().get(&spot).is_some_and(|due| *due <= now);
+            if !added && self.known.get(&spot).is_some_and(|known| known.next > now) {
+                continue;
+            }
+            if permit.check().is_err() {
+                break;
+            }
+            // What comes there from now on is not in the list.
+            self.store.trash.due().remove(&spot);
             let listed = async {
                 let work = Work::new(&self.store, &self.host, &spot, &admin, false).await?;
                 let entries = work.in_trash().await?;
                 Ok::<_, Trouble>((work, entries))
             };
             match listed.await {
-                Ok((work, entries)) => {
-                    let ours: Vec<Entry> = entries.into_iter().filter(to_be_purged).collect();
-                    self.unlisted.remove(&spot);
-                    self.waiting.insert(spot, ours.len());
-                    let over = |entry: &Entry| entry.fate().is_some_and(|(_, over)| over);
-                    due.extend(ours.into_iter().filter(over).map(|entry| (work.clone(), entry)));
-                }
-                Err(trouble) => self.not_listed(spot, trouble),
+                Ok((work, entries)) => self.purge(&work, entries, permit).await,
+                Err(trouble) => self.not_listed(&spot, trouble),
             }
+            self.tell();
         }
-        self.count();
-        let now = Instant::now();
-        let ids: Vec<String> = due.iter().map(|(work, entry)| work.spot.spec(&entry.id)).collect();
-        self.paused.retain(|id, _| ids.contains(id));
-        due.retain(|(work, entry)| {
-            self.paused.get(&work.spot.spec(&entry.id)).is_none_or(|pause| pause.until <= now)
+    }
+
+    /// Purges what is over in one trash.
+    async fn purge(&mut self, work: &Work, entries: Vec<Entry>, permit: &Permit) {
+        let now = self.store.now();
+        let ours: Vec<Entry> = entries.into_iter().filter(to_be_purged).collect();
+        let within = format!("{}/", work.spot);
+        self.paused.retain(|id, _| {
+            let here = id.strip_prefix(&within).filter(|rest| !rest.contains('/'));
+            here.is_none_or(|id| ours.iter().any(|entry| entry.id == id))
         });
-        let purges = due.into_iter().map(|(work, entry)| async move {
+        let (mut due, later): (Vec<Entry>, Vec<Entry>) =
+            ours.into_iter().partition(|entry| entry.is_over(now));
+        let mut next: Vec<SystemTime> = later.iter().map(|entry| entry.until).collect();
+        let waiting = later.iter().filter(|entry| entry.fate() == Fate::Deleted).count() + due.len();
+        self.known.insert(work.spot.clone(), Known { next: now, waiting, unlisted: None });
+        self.tell();
+        due.retain(|entry| {
+            let paused = self.paused.get(&work.spot.spec(&entry.id)).filter(|pause| pause.until > now);
+            next.extend(paused.map(|pause| pause.until));
+            paused.is_none()
+        });
+        let purges = due.into_iter().map(|entry| async move {
             let outcome = match permit.check() {
                 Ok(()) => work.purge(&entry, permit).await,
                 Err(expired) => Err(Trouble::Said(expired.into())),
             };
-            (work.spot, entry, outcome)
+            (entry, outcome)
         });
         let mut purges = Box::pin(stream::iter(purges).buffer_unordered(ABREAST));
-        while let Some((spot, entry, outcome)) = purges.next().await {
-            self.purged(&spot, &entry, outcome);
+        while let Some((entry, outcome)) = purges.next().await {
+            next.extend(self.purged(&work.spot, &entry, outcome));
         }
         drop(purges);
-        let unlisted = self.unlisted.iter().map(|(spot, why)| (spot.to_string(), why.clone()));
-        let stuck =
-            self.paused.iter().map(|(id, pause)| (id.clone(), pause.why.clone())).chain(unlisted).collect();
-        *self.store.trash.stuck.lock().unwrap_or_else(PoisonError::into_inner) = stuck;
-        self.waiting.values().sum::<usize>() > self.paused.len()
+        let look = self.store.now() + self.store.pace.look;
+        if let Some(known) = self.known.get_mut(&work.spot) {
+            known.next = next.into_iter().fold(look, SystemTime::min);
+        }
     }
 
-    fn purged(&mut self, spot: &Spot, entry: &Entry, outcome: Result<(), Trouble>) {
+    /// Notes what became of a purge; when to look again, where it did not succeed.
+    fn purged(&mut self, spot: &Spot, entry: &Entry, outcome: Result<(), Trouble>) -> Option<SystemTime> {
         let id = spot.spec(&entry.id);
+        let now = self.store.now();
         match outcome {
             Ok(()) => {
                 tracing::info!(image = spot.spec(&entry.name), id, "purged a deleted image");
                 self.store.trash.purged.fetch_add(1, Ordering::Relaxed);
                 self.paused.remove(&id);
-                if let Some(waiting) = self.waiting.get_mut(spot) {
-                    *waiting = waiting.saturating_sub(1);
+                if let Some(known) = self.known.get_mut(spot) {
+                    known.waiting = known.waiting.saturating_sub(1);
                 }
-                self.count();
+                self.tell();
+                None
             }
-            // It was listed as over in the very second in which it ends; the next look finds it.
-            Err(trouble) if trouble.is_too_early() => {}
+            // Our clock is ahead of the program's; the next look finds it.
+            Err(trouble) if trouble.is_too_early() => Some(now + self.store.pace.soon),
             Err(trouble) => {
                 let error = Error::from(trouble);
                 let first = self.store.pace.first_pause;
@@ -222,75 +260,80 @@ impl Tending {
                     error = why,
                     "cannot purge a deleted image yet"
                 );
-                self.paused.insert(id, Pause { until: Instant::now() + length, length, why });
+                let until = now + length;
+                self.paused.insert(id, Pause { until, length, why });
+                Some(until)
             }
         }
     }
 
-    fn not_listed(&mut self, spot: Spot, trouble: Trouble) {
+    fn not_listed(&mut self, spot: &Spot, trouble: Trouble) {
         let (cluster, elsewhere) = (self.store.cluster.name(), trouble.is_elsewhere());
         let why = Error::from(trouble).chain();
+        let (now, pace) = (self.store.now(), self.store.pace);
+        let known = self.known.entry(spot.clone()).or_insert(Known { next: now, waiting: 0, unlisted: None });
         if elsewhere {
             tracing::debug!(cluster, %spot, error = why, "there is no trash here");
-            self.waiting.remove(&spot);
-            self.unlisted.remove(&spot);
-        } else {
-            // What waits there is not purged. Told once.
-            if self.unlisted.contains_key(&spot) {
-                tracing::debug!(cluster, %spot, error = why, "cannot list a trash yet");
-            } else {
-                tracing::warn!(cluster, %spot, error = why, "cannot list a trash");
-            }
-            self.unlisted.insert(spot, why);
+            *known = Known { next: now + pace.look, waiting: 0, unlisted: None };
+            return;
         }
+        // What waits there is not purged. Told once.
+        let length = if let Some((_, length)) = &known.unlisted {
+            tracing::debug!(cluster, %spot, error = why, "cannot list a trash yet");
+            (*length * 2).min(LONGEST_PAUSE)
+        } else {
+            tracing::warn!(cluster, %spot, error = why, "cannot list a trash");
+            pace.first_pause
+        };
+        known.next = now + length;
+        known.unlisted = Some((why, length));
     }
 
-    fn count(&self) {
-        self.store.trash.waiting.store(self.waiting.values().sum(), Ordering::SeqCst);
+    /// Lets whoever looks at the store see how things are.
+    fn tell(&self) {
+        self.store
+            .trash
+            .waiting
+            .store(self.known.values().map(|known| known.waiting).sum(), Ordering::SeqCst);
+        let unlisted = self
+            .known
+            .iter()
+            .filter_map(|(spot, known)| Some((spot.to_string(), known.unlisted.as_ref()?.0.clone())));
+        let stuck =
+            self.paused.iter().map(|(id, pause)| (id.clone(), pause.why.clone())).chain(unlisted).collect();
+        *self.store.trash.stuck.lock().unwrap_or_else(PoisonError::into_inner) = stuck;
     }
 }
 
-/// Whether an image in the trash is ours to purge, now or later.
+/// Whether an image in the trash is ours to purge, now or when its time has come.
 fn to_be_purged(entry: &Entry) -> bool {
     names::is_ours_in_trash(&entry.name)
         && match entry.fate() {
-            Some((Fate::Deleted, _) | (Fate::Archived, true)) => true,
-            Some((Fate::Archived, false) | (Fate::ByHand, _)) | None => false,
+            Fate::Deleted | Fate::Archived => true,
+            Fate::ByHand => false,
         }
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     #[test]
     fn only_what_we_deleted_or_what_was_kept_for_its_time_is_purged() {
-        let at = "Sun Nov 22 05:27:38 2026";
-        let soon = "Sun Nov 22 05:27:53 2026";
-        let late = "Tue Dec 22 05:27:38 2026";
+        let since = SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_000_000);
+        let (soon, late) = (Duration::from_secs(15), Duration::from_hours(720));
         let rows = [
-            ("deleted", "berth-1", format!("expired at {soon}"), true),
-            ("deleted just now", "berth-1", format!("protected until {soon}"), true),
-            ("of an older provisioner, deleted", "berth.deleted-pvc-1", format!("expired at {soon}"), true),
-            ("archived until now", "berth-1", format!("expired at {late}"), true),
-            ("archived", "berth-1", format!("protected until {late}"), false),
-            ("moved by hand", "berth-1", format!("expired at {at}"), false),
-            (
-                "of an older provisioner, archived",
-                "kubernetes-dynamic-pvc-1",
-                format!("expired at {late}"),
-                false,
-            ),
-            ("another program's", "csi-vol-1", format!("expired at {soon}"), false),
-            ("said otherwise", "berth-1", "soon gone".into(), false),
+            ("deleted", "berth-1", soon, true),
+            ("of an older provisioner, deleted", "berth.deleted-pvc-1", soon, true),
+            ("archived", "berth-1", late, true),
+            ("moved by hand", "berth-1", Duration::ZERO, false),
+            ("of an older provisioner, archived", "kubernetes-dynamic-pvc-1", late, false),
+            ("another program's", "csi-vol-1", soon, false),
         ];
-        for (row, name, status, expected) in rows {
-            let entry =
-                json!({"id": "1", "name": name, "source": "USER", "deleted_at": at, "status": status});
-            let entry: Entry = serde_json::from_value(entry).unwrap();
+        for (row, name, kept, expected) in rows {
+            let entry = Entry { id: "1".into(), name: name.into(), since, until: since + kept };
             assert_eq!(to_be_purged(&entry), expected, "{row}");
+            assert!(kept.is_zero() || !entry.is_over(since), "{row}: not before its time");
         }
     }
 }

@@ -98,7 +98,7 @@ fn clusters_come_from_the_file() {
         - {name: main, monitors: [mon-a.example, '10.0.0.2:6789'], adminId: client.kube, adminSecretName: ceph-admin}\n\
         - {name: far, monitors: '10.1.0.1', adminSecretName: far-admin, adminSecretNamespace: storage, \
            connectTimeout: 20s, operationTimeout: 1m, commandTimeout: 2m, concurrency: 3, sessions: 0, \
-           rbdProgram: /opt/ceph/rbd, cephProgram: ceph-far}\n\
+           rbdProgram: /opt/ceph/rbd, cephProgram: ceph-far, radosProgram: rados-far}\n\
         - {name: quick, monitors: 10.2.0.1, commandTimeout: 4s}\n";
     let line = "berth --config /etc/berth.yaml --ceph-concurrency 5 --secret-namespace users";
     let ceph = start((line, &["IN_POD=1"], file)).unwrap().ceph.unwrap();
@@ -120,11 +120,13 @@ fn clusters_come_from_the_file() {
             tools: Tools {
                 rbd: "/opt/ceph/rbd".into(),
                 ceph: "ceph-far".into(),
+                rados: "rados-far".into(),
                 connect: seconds(20),
                 operation: seconds(60),
                 deadline: seconds(120),
                 concurrency: 3,
                 sessions: 0,
+                ..tools.clone()
             },
             admin: admin("admin", "storage", "far-admin"),
         },

@@ -1,6 +1,6 @@
-//! Stands in for `rbd` and `ceph` in tests: [`Fake`], a list of calls that are expected and how each is answered.
+//! Stands in for `rbd`, `ceph` and `rados` in tests: [`Fake`], a list of calls that are expected and how each is answered.
 //!
-//! `tool.sh` plays both programs, also a `ceph` that stays. It takes the first expectation that fits its arguments and was not
+//! `tool.sh` plays all of them, also a `ceph` that stays. It takes the first expectation that fits its arguments and was not
 //! yet used, and answers as recorded. What it sees that must not be (the key in an argument, a variable of the environment,
 //! a call that nobody expected) fails the test when the [`Fake`] is dropped.
 
@@ -51,6 +51,17 @@ impl Answer {
         Self::Text(code, String::new(), stderr.into())
     }
 
+    /// As a newer Ceph than ours answers, by its documentation or its source: the case `replies/documented/<name>.txt`.
+    pub(crate) fn documented(name: &str) -> Self {
+        let path = replies().join("documented").join(format!("{name}.txt"));
+        let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        // Nobody shall take it for what was seen.
+        let Some((head, _)) = text.split_once('\n') else { panic!("{name} is empty") };
+        assert!(head.starts_with("# Not recorded by us: "), "{name} does not say where it comes from");
+        let case = Recorded::read(&path);
+        Self::Text(case.code, case.stdout, case.stderr)
+    }
+
     /// As a real cluster answered: the case `replies/<name>.txt`.
     pub(crate) fn recorded(name: &str) -> Self {
         let case = Recorded::read(&replies().join(format!("{name}.txt")));
@@ -89,10 +100,14 @@ impl Fake {
             symlink(&script, path.join(name)).unwrap();
             path.join(name).to_str().unwrap().to_owned()
         };
-        (tools.rbd, tools.ceph) = (program("rbd"), program("ceph"));
+        (tools.rbd, tools.ceph, tools.rados) = (program("rbd"), program("ceph"), program("rados"));
         // Far enough that a busy machine does not meet it.
         if tools.deadline == Tools::default().deadline {
             tools.deadline = Duration::from_mins(5);
+        }
+        // What does not answer now may answer the next moment, unless the test is about that.
+        if tools.pause == Tools::default().pause {
+            tools.pause = Duration::ZERO;
         }
         let cluster = Cluster::new("fake", "127.0.0.1:6789".parse().unwrap(), tools).unwrap();
         let fake = Self { directory, cluster, orders: AtomicUsize::new(0) };
@@ -175,7 +190,11 @@ impl Fake {
             let mut args: Vec<String> = args.split('\u{1f}').map(str::to_owned).collect();
             args.pop();
             made.push(Made {
-                tool: if fs::read(call.join("tool")).unwrap() == b"rbd" { Tool::Rbd } else { Tool::Ceph },
+                tool: match fs::read_to_string(call.join("tool")).unwrap().as_str() {
+                    "rbd" => Tool::Rbd,
+                    "rados" => Tool::Rados,
+                    _ => Tool::Ceph,
+                },
                 args,
                 stdin: fs::read(call.join("stdin")).unwrap_or_default(),
             });
@@ -241,12 +260,14 @@ impl Recorded {
     fn read(path: &Path) -> Self {
         let text = fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
         let parts = || {
+            let text = text.trim_start_matches(|c| c != '$');
             let (call, rest) = text.strip_prefix("$ ")?.split_once("\nexit ")?;
             let (code, rest) = rest.split_once("\n-- stdout\n")?;
             let (stdout, stderr) = rest.split_once("-- stderr\n")?;
             let tool = match call.split(' ').next()? {
                 "rbd" => Tool::Rbd,
                 "ceph" => Tool::Ceph,
+                "rados" => Tool::Rados,
                 _ => return None,
             };
             Some(Self {
@@ -264,6 +285,7 @@ impl Recorded {
     pub(crate) fn all() -> Vec<Self> {
         let mut paths: Vec<PathBuf> =
             fs::read_dir(replies()).unwrap().map(|entry| entry.unwrap().path()).collect();
+        paths.retain(|path| path.is_file());
         paths.sort();
         paths.iter().map(|path| Self::read(path)).collect()
     }

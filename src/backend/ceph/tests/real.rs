@@ -1,7 +1,7 @@
 //! The same against a real cluster, whose configuration file `BERTH_TEST_CEPH_CONF` names; without it these tests say that they
 //! were skipped. The cluster is one to be filled with rubbish, such as `e2e/ceph up` makes.
 
-use std::{fs, path::Path, process::Command as Program, time::Instant};
+use std::{collections::BTreeMap, fs, path::Path, process::Command as Program, time::Instant};
 
 use crate::{
     backend::ceph::{Call, Ceph, Cluster, Credentials, Key, Reason, Tools, fake::KEY},
@@ -87,6 +87,55 @@ async fn a_real_cluster_refuses_a_wrong_key_and_an_address_without_one_costs_sec
         assert_eq!(ceph.fsid().await.unwrap_err().reason, Reason::Unreachable);
         let failed = ceph.rbd(Call::reads("list", ["ls", "rbd"])).await.unwrap_err();
         assert_eq!(failed.reason, Reason::Unreachable, "{failed}");
+    }
+}
+
+#[tokio::test]
+async fn what_a_real_cluster_refuses_is_told_apart_whatever_its_monitors_speak_and_at_whatever_port() {
+    let name = "what_a_real_cluster_refuses_is_told_apart_whatever_its_monitors_speak_and_at_whatever_port";
+    let Some(real) = Real::find(name) else { return };
+    let admin = real.ceph(Tools::default());
+    let forever = Permit::unlimited();
+    let user = |name: &'static str, caps: &'static [&'static str]| {
+        let (admin, forever) = (admin.clone(), forever.clone());
+        async move {
+            let entity = format!("client.real-{name}");
+            let args = [&["auth", "get-or-create-key", &entity][..], caps].concat();
+            let reply = admin.ceph(Call::changes("make", args, &forever)).await.unwrap();
+            let key: BTreeMap<String, String> = reply.must_json().unwrap();
+            Credentials::new(&format!("real-{name}"), Key::parse(key["key"].as_bytes()).unwrap()).unwrap()
+        }
+    };
+    let mute = user("mute", &[]).await;
+    let reader = user("reader", &["mon", "allow r"]).await;
+    let wrong = Credentials::new("admin", Key::parse(KEY.as_bytes()).unwrap()).unwrap();
+    let good = Credentials::new("admin", real.key.clone()).unwrap();
+    // `[v2:HOST:PORT,v1:HOST:PORT]`, of which the ports are not the usual ones.
+    let both = real.monitors.trim_start_matches('[').trim_end_matches(']').to_owned();
+    let bare = both.split(',').map(|one| one.trim_start_matches("v1:").trim_start_matches("v2:"));
+    let mut monitors: Vec<String> = both.split(',').map(str::to_owned).collect();
+    monitors.extend(bare.map(str::to_owned));
+    for monitors in monitors {
+        let tools = Tools { connect: std::time::Duration::from_secs(2), ..Tools::default() };
+        let cluster = Cluster::new("real", monitors.parse().unwrap(), tools).unwrap();
+        let asked = |credentials: &Credentials| {
+            let ceph = cluster.with(credentials.clone());
+            async move {
+                let rbd = ceph.rbd(Call::reads("list", ["ls", "rbd"])).await.map(drop);
+                let trash = ["-p", "rbd", "listomapvals", "rbd_trash"];
+                let rados = ceph.rados(Call::reads("list", trash)).await.map(drop);
+                let groups = ceph.ceph(Call::reads("list", ["fs", "subvolumegroup", "ls", "cephfs"])).await;
+                [rbd, rados, groups.map(drop)].map(|outcome| outcome.err().map(|failed| failed.reason))
+            }
+        };
+        let all = |reason| [Some(reason); 3];
+        assert_eq!(asked(&wrong).await, all(Reason::WrongKey), "{monitors}");
+        assert_eq!(asked(&mute).await, all(Reason::WrongKey), "{monitors}: refused in the same way");
+        assert_eq!(asked(&reader).await, all(Reason::NotPermitted), "{monitors}");
+        let [rbd, rados, groups] = asked(&good).await;
+        // Nothing may have been moved to the trash yet.
+        assert!(rados.is_none_or(|reason| reason == Reason::NoObject), "{monitors}: {rados:?}");
+        assert_eq!((rbd, groups), (None, None), "{monitors}");
     }
 }
 

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Plays `rbd` and `ceph` in unit tests; fake.rs says how. It finds its orders beside the link by which it was started.
+# Plays `rbd`, `ceph` and `rados` in unit tests; fake.rs says how. It finds its orders beside the link by which it was started.
 dir=${0%/*}
 tool=${0##*/}
 separator=$(printf '\037')
@@ -22,6 +22,10 @@ while [ $# -gt 0 ]; do
     -m) printf '%s\n' "$2" >>"$dir/monitors" ;;
     --client-mount-timeout | --rados-mon-op-timeout | --rados-osd-op-timeout) timeouts=$((timeouts + 1)) ;;
     --connect-timeout) ;;
+    --no-mon-config)
+      shift
+      continue
+      ;;
     --format) [ "$tool" = ceph ] || break ;;
     *) break ;;
   esac

@@ -6,6 +6,7 @@ use std::{
     path::{Path, PathBuf},
     process::Command,
     sync::Arc,
+    time::Duration,
 };
 
 use crate::backend::{
@@ -45,7 +46,7 @@ impl Mgr {
     /// One program for each call: the stand-in does not stay.
     pub(crate) fn tools(&self) -> Tools {
         let ceph = self.path().join("ceph").to_str().unwrap().to_owned();
-        Tools { ceph, sessions: 0, ..Tools::default() }
+        Tools { ceph, sessions: 0, pause: Duration::ZERO, ..Tools::default() }
     }
 
     pub(crate) fn backend(&self, keys: Arc<Keys>) -> Arc<Cephfs> {

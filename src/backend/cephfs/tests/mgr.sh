@@ -11,6 +11,7 @@
 #   fsid
 #   discreet  the admin may not see users
 #   renamed   the file system is called "renamed", no longer "cephfs"
+#   version3  subvolumes have the layout of the coming version 3, also those that had another one
 #   second    there is a second file system, of which only the name is known
 set -u
 dir=${0%/*}
@@ -184,6 +185,12 @@ open() {
   if [[ -e $sub/broken ]]; then end 5 'Error EIO: error in getxattr'; fi
   if [[ -e $sub/retained ]]; then missing "subvolume '$name' is removed and has only snapshots retained"; fi
   path=$(<"$sub/path")
+  if [[ -e $dir/version3 && $path != */mnt && $path != "/volumes/$group/$name" ]]; then
+    mkdir -p "$base/roots/${path##*/}"
+    mv "$dir/tree$path" "$base/roots/${path##*/}/mnt"
+    path=/volumes/$group/$name/roots/${path##*/}/mnt
+    echo "$path" >"$sub/path"
+  fi
   data=$dir/tree$path
 }
 quoted() {
@@ -212,6 +219,7 @@ case $verb in
     change
     if [[ ! -d $base ]]; then
       path=/volumes/$group/$name/$(</proc/sys/kernel/random/uuid)
+      if [[ -e $dir/version3 ]]; then path=/volumes/$group/$name/roots/${path##*/}/mnt; fi
       mkdir -p "$dir/tree$path" "$sub/meta" "$sub/auths"
       : >"$dir/tree$path/.marked"
       echo "$path" >"$sub/path"
@@ -263,6 +271,9 @@ case $verb in
     quota='"infinite"' namespace=''
     if [[ -e $sub/namespace ]]; then namespace=$(<"$sub/namespace"); fi
     if [[ -e $sub/quota ]]; then quota=$(<"$sub/quota"); fi
+    # What is no more than a directory is of an older version.
+    retention=', "snapshot-retention"'
+    if [[ $path == "/volumes/$group/$name" ]]; then retention=''; fi
     used=0 mtime=$(<"$sub/created")
     for file in "$data"/*; do
       if [[ -e $file ]]; then
@@ -271,8 +282,9 @@ case $verb in
         [[ -e $dir/lagging ]] || used=$((used + $(stat -c %s "$file")))
       fi
     done
-    printf '\n{"bytes_quota": %s, "bytes_used": %s, "created_at": "%s", "mtime": "%s", "data_pool": "%s", "pool_namespace": "%s", "path": "%s", "state": "complete", "type": "subvolume"}\n' \
-      "$quota" "$used" "$(<"$sub/created")" "$mtime" "$(<"$sub/pool")" "$namespace" "$path"
+    printf '\n{"bytes_quota": %s, "bytes_used": %s, "created_at": "%s", "mtime": "%s", "data_pool": "%s", "pool_namespace": "%s", "path": "%s", "state": "complete", "type": "subvolume", "features": ["snapshot-clone", "snapshot-autoprotect"%s]}\n' \
+      "$quota" "$used" "$(<"$sub/created")" "$mtime" "$(<"$sub/pool")" "$namespace" "$path" \
+      "$retention"
     ;;
   resize)
     open

@@ -14,7 +14,7 @@ use crate::{
     backend::{
         Backend, Kind, KnownVolume, Past, PvState, Removed, Restored, Unfinished,
         cephfs::{Cephfs, sweep},
-        conformance::{key, request},
+        conformance::{key, provenance, request},
     },
     volume::{
         Capacity, CephfsSource, ClaimKey, Disposal, Growth, InUse, Mode, Origin, Permit, Provenance, Removal,
@@ -48,6 +48,36 @@ fn where_a_volume_lies_does_not_depend_on_the_classes_that_are_known() {
     backend.acquaint(&asked("data", &[]).parameters);
     assert_eq!(backend.stores().len(), 1, "the cluster of the class is known by now");
     assert_eq!(backend.locate(&source), Some(before));
+}
+
+#[tokio::test]
+async fn a_subvolume_of_version_3_is_used_like_any_other_and_its_path_is_taken_as_it_is() {
+    let mgr = Mgr::new();
+    let backend = mgr.backend(Keys::new("i-1", KEY));
+    let permit = Permit::unlimited();
+    let old = asked("old", &[("pvSource", "in-tree")]);
+    let made_before = backend.create(&old, &permit).await.unwrap();
+    fs::write(mgr.path().join("version3"), "").unwrap();
+    let new = asked("new", &[("pvSource", "in-tree")]);
+    let made = backend.create(&new, &permit).await.unwrap();
+    let Source::Cephfs(source) = &made.source else { panic!("{:?}", made.source) };
+    assert!(source.path.contains("/roots/") && source.path.ends_with("/mnt"), "{}", source.path);
+    assert_eq!(backend.create(&new, &permit).await.unwrap().source, made.source, "found again");
+    for (request, volume) in [(&new, &made), (&old, &made_before)] {
+        assert_eq!(backend.locate(&volume.source), Some(backend.place(request).unwrap()));
+        let growth = Growth {
+            name: request.name.clone(),
+            id: Some(volume.id.clone()),
+            source: volume.source.clone(),
+            claim: key(request),
+            mode: Mode::Filesystem,
+            capacity: Capacity::from_bytes(1 << 30),
+            provenance: provenance(volume),
+        };
+        assert_eq!(backend.expand(&growth, &permit).await.unwrap().capacity.bytes(), 1 << 30);
+        let removal = removal(request, volume, Disposal::Delete);
+        assert_eq!(backend.remove(&removal, &permit).await.unwrap(), Removed::Trashed);
+    }
 }
 
 /// Deterministic names: they do not hold the UID of the claim.

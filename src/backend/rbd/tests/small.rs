@@ -1,5 +1,5 @@
-//! A small RBD for tests: [`Small`], pools with images, metadata, snapshots, watchers and a trash, behind programs called `rbd` and
-//! `ceph` that really are started.
+//! A small RBD for tests: [`Small`], pools with images, metadata, snapshots, watchers and a trash, behind programs called `rbd`,
+//! `ceph` and `rados` that really are started.
 //!
 //! It fails as a real cluster fails: exit codes and texts are the recorded ones. Its time runs faster than ours, and it can stop
 //! before any of the steps in which it changes something, as a program that is killed.
@@ -10,22 +10,26 @@ mod import;
 
 use std::{
     collections::BTreeMap,
+    fmt::Write as _,
     fs::{self, OpenOptions},
     io::{BufRead, BufReader, Write},
     os::unix::fs::{OpenOptionsExt, symlink},
     path::Path,
     sync::{Arc, Mutex, MutexGuard},
     thread,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use import::Stream;
-use jiff::{SignedDuration, Timestamp, tz::TimeZone};
+use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
 
-use crate::backend::ceph::{
-    Cluster, Tools,
-    fake::{self, FSID, KEY},
+use crate::backend::{
+    ceph::{
+        Cluster, Tools,
+        fake::{self, FSID, KEY},
+    },
+    rbd::entry,
 };
 
 /// How much faster the cluster's time runs than ours.
@@ -152,7 +156,7 @@ impl Small {
         let path = small.directory.path().to_path_buf();
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/backend/rbd/tests/relay.sh");
         // Links: a file that was just written cannot be executed while another thread starts a program.
-        for name in ["rbd", "ceph"] {
+        for name in ["rbd", "ceph", "rados"] {
             symlink(&script, path.join(name)).unwrap();
         }
         let requests = path.join("requests");
@@ -180,11 +184,19 @@ impl Small {
         Tools {
             rbd: program("rbd"),
             ceph: program("ceph"),
+            rados: program("rados"),
             sessions: 0,
+            // What does not answer now may answer the next moment.
+            pause: Duration::ZERO,
             // Far enough that a busy machine does not meet it.
             deadline: Duration::from_mins(5),
             ..Tools::default()
         }
+    }
+
+    /// Its time.
+    pub(crate) fn now(&self) -> SystemTime {
+        self.state().now().into()
     }
 
     /// What it holds.
@@ -324,9 +336,13 @@ impl State {
         let program = args.remove(0);
         let mut key = String::new();
         // What the shim adds to every call.
-        while args.first().is_some_and(|arg| arg.starts_with('-') && !(program == "rbd" && arg == "--format"))
-        {
+        while args.first().is_some_and(|arg| {
+            arg.starts_with('-') && !(program == "rbd" && arg == "--format") && arg != "-p"
+        }) {
             let option = args.remove(0);
+            if option == "--no-mon-config" {
+                continue;
+            }
             let value = args.remove(0);
             if option == "--keyfile" {
                 key = fs::read_to_string(&value).unwrap_or_default();
@@ -338,20 +354,26 @@ impl State {
         }
         self.calls.push(format!("{program} {shown}"));
         if self.unreachable {
-            return recorded(if program == "rbd" { "rbd-info-unreachable" } else { "ceph-fsid-unreachable" });
+            return recorded(match program.as_str() {
+                "rbd" => "rbd-info-unreachable",
+                "rados" => "rados-omap-unreachable",
+                _ => "ceph-fsid-unreachable",
+            });
         }
         if key != self.key {
-            return recorded(if program == "rbd" { "rbd-info-wrong-key" } else { "ceph-fsid-wrong-key" });
+            return recorded(match program.as_str() {
+                "rbd" => "rbd-info-wrong-key",
+                "rados" => "rados-omap-wrong-key",
+                _ => "ceph-fsid-wrong-key",
+            });
         }
         let mut words: Vec<&str> = Vec::new();
         let mut options: BTreeMap<&str, &str> = BTreeMap::new();
         let mut rest = args.iter().map(String::as_str);
-        let mut long = false;
         while let Some(arg) = rest.next() {
             match arg {
-                "--long" => long = true,
                 "--no-progress" | "--all" => {}
-                option if option.starts_with("--") => {
+                option if option.starts_with('-') && option != "-" => {
                     options.insert(option, rest.next().unwrap_or_default());
                 }
                 word => words.push(word),
@@ -376,7 +398,8 @@ impl State {
             ("rbd", ["image-meta", "set", spec, key, value]) => self.set_metadata(spec, key, value),
             ("rbd", ["resize", spec]) => self.resize(spec, options["--size"]),
             ("rbd", ["rm", spec]) => self.remove(spec),
-            ("rbd", words) => match self.tell(words, long) {
+            ("rados", ["listomapvals", "rbd_trash"]) => self.dumped(&options),
+            ("rbd", words) => match self.tell(words) {
                 Some(told) => told,
                 None => self.unknown(&program, &shown),
             },
@@ -385,7 +408,7 @@ impl State {
     }
 
     /// What changes nothing.
-    fn tell(&self, words: &[&str], long: bool) -> Option<Played> {
+    fn tell(&self, words: &[&str]) -> Option<Played> {
         Some(match words {
             ["namespace", "ls", pool] => {
                 let prefix = format!("{pool}/");
@@ -402,7 +425,10 @@ impl State {
                 Err(failure) => recorded(failure),
             },
             ["trash", "ls", space] => match self.space(space) {
-                Ok(space) => self.trashed(space, long),
+                Ok(space) => {
+                    let told = |entry: &Trashed| json!({"id": entry.image.id, "name": entry.name});
+                    ok(json!(space.trash.iter().map(told).collect::<Vec<_>>()).to_string())
+                }
                 Err(failure) => recorded(failure),
             },
             ["info", spec] => self.described(spec, |name, image| info(name, image).to_string()),
@@ -433,19 +459,20 @@ impl State {
         })
     }
 
-    /// By their ids, as the real one lists them. What has no header is left out of the long list, and is its failure where it
-    /// is the last.
-    fn trashed(&self, space: &Space, long: bool) -> Played {
+    /// The trash of a space as it is kept, by the ids. Nobody can tell a namespace that is not there from one without a trash.
+    fn dumped(&self, options: &BTreeMap<&str, &str>) -> Played {
+        let pool = options["-p"];
+        if !self.spaces.contains_key(pool) {
+            return recorded("rados-omap-no-pool");
+        }
+        let space =
+            options.get("-N").map_or_else(|| pool.to_owned(), |namespace| format!("{pool}/{namespace}"));
+        let Some(space) = self.spaces.get(&space).filter(|space| !space.trash.is_empty()) else {
+            return recorded("rados-omap-no-object");
+        };
         let mut entries: Vec<&Trashed> = space.trash.iter().collect();
         entries.sort_by(|a, b| a.image.id.cmp(&b.image.id));
-        let fails = long && entries.last().is_some_and(|entry| entry.image.headless);
-        entries.retain(|entry| !long || !entry.image.headless);
-        let now = self.now();
-        let out = json!(entries.iter().map(|entry| entry.told(now)).collect::<Vec<_>>()).to_string();
-        match fake::Answer::recorded("rbd-trash-ls-no-header") {
-            fake::Answer::Text(code, _, err) if fails => Ok(Answer(code, out, err)),
-            _ => ok(out),
-        }
+        ok(entries.into_iter().map(Trashed::dumped).collect::<String>())
     }
 
     fn set_metadata(&mut self, spec: &str, key: &str, value: &str) -> Played {
@@ -668,12 +695,16 @@ impl State {
 }
 
 impl Trashed {
-    fn told(&self, now: Timestamp) -> serde_json::Value {
-        let ctime = |at: Timestamp| at.to_zoned(TimeZone::UTC).strftime("%a %b %e %H:%M:%S %Y").to_string();
-        let state = if self.until > now { "protected until" } else { "expired at" };
-        // As the real one: the whole seconds between both are kept.
-        let status = format!("{state} {}", ctime(self.until));
-        json!({"id": self.image.id, "name": self.name, "source": "USER", "deleted_at": ctime(self.at), "status": status})
+    /// As `rados` dumps it.
+    fn dumped(&self) -> String {
+        let value = entry::written(&self.name, 0, self.at.into(), self.until.into());
+        let mut text = format!("id_{}\nvalue ({} bytes) :\n", self.image.id, value.len());
+        for (row, bytes) in value.chunks(16).enumerate() {
+            let hexadecimal = bytes.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(" ");
+            let _ = writeln!(text, "{:08x}  {hexadecimal}  |.|", row * 16);
+        }
+        let _ = write!(text, "{:08x}\n\n", value.len());
+        text
     }
 
     /// Whether it is kept still for at least a day.

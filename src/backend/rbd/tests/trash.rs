@@ -82,7 +82,7 @@ async fn what_lies_in_the_trash_by_hand_is_left_to_whoever_moved_it() {
 async fn a_trash_that_cannot_be_listed_is_told() {
     let site = Site::new();
     site.rbd.acquaint(&parameters(&[]));
-    site.small.state().odd = Some(("trash", ""));
+    site.small.state().odd = Some(("listomapvals", "nonsense"));
     site.tend_until(|store| !store.stuck.is_empty()).await;
     let (what, why) = site.rbd.stores().remove(0).stuck.remove(0);
     assert_eq!(what, "rbd");
@@ -92,14 +92,14 @@ async fn a_trash_that_cannot_be_listed_is_told() {
 }
 
 #[tokio::test]
-async fn what_has_no_header_in_the_trash_keeps_nothing_else_there() {
+async fn what_has_no_header_in_the_trash_any_more_is_purged_like_the_rest() {
     let site = Site::new();
     removed(&site, "a", &[], Disposal::Delete).await;
     removed(&site, "b", &[], Disposal::Delete).await;
     // The purge of the last one was broken off.
     site.small.change_in_trash("berth-uid-b", |image| image.headless = true);
-    site.tend_until(|store| store.purged == 1).await;
-    assert_eq!(trash(&site), ["berth-uid-b"]);
+    site.tend_until(|store| store.purged == 2).await;
+    assert_eq!(trash(&site), [""; 0]);
 }
 
 #[tokio::test]
@@ -120,4 +120,42 @@ async fn a_move_that_was_broken_off_is_finished_before_the_purge_but_what_is_sti
         (site.small.images(), trash(&site)),
         (vec!["berth-uid-b".to_owned()], vec!["berth-uid-b".to_owned()])
     );
+}
+
+/// How often the trash was listed since the last time.
+fn lists(site: &Site) -> usize {
+    site.small.calls().iter().filter(|call| call.starts_with("rados") || call.contains("trash ls")).count()
+}
+
+#[tokio::test]
+async fn a_trash_is_not_listed_while_nothing_in_it_is_due() {
+    let mut site = Site::new();
+    removed(&site, "archived", &[], Disposal::Archive).await;
+    for name in ["later", "sooner"] {
+        let expiry = [("archiveExpiry", if name == "later" { "30d" } else { "1h" })];
+        removed(&site, name, &expiry, Disposal::Archive).await;
+    }
+    site.restart();
+    site.rbd.pace.look = Duration::from_hours(24 * 365);
+    for store in &mut *site.rbd.known() {
+        *store = Store::new(store.cluster.clone(), site.rbd.pace, Arc::clone(&site.rbd.clock));
+    }
+    site.rbd.acquaint(&parameters(&[]));
+    lists(&site);
+    // Several times as long as the shortest time between two looks.
+    let until = Instant::now() + QUICK.soon * 8;
+    site.tend_until(move |_| Instant::now() > until).await;
+    assert_eq!(lists(&site), 1, "once, to learn what is there");
+    let permit = Permit::unlimited();
+    tokio::select! {
+        () = site.rbd.tend(&permit) => unreachable!("the permit has not ended"),
+        () = async {
+            // Learnt once, and then only what is moved there is waited for.
+            while lists(&site) == 0 { tokio::time::sleep(QUICK.soon).await; }
+            removed(&site, "deleted", &[], Disposal::Delete).await;
+            while site.rbd.stores()[0].purged == 0 { tokio::time::sleep(QUICK.soon).await; }
+            tokio::time::sleep(QUICK.soon * 4).await;
+            assert_eq!(lists(&site), 1, "when it is due");
+        } => {}
+    }
 }
