@@ -271,27 +271,6 @@ fn what_cannot_be_done_is_refused_and_told() {
             "spec.selector is not supported",
         ),
         row(
-            "an empty selector selects every volume",
-            spec(json!({"selector": {}})),
-            usual(),
-            "provision",
-            "",
-        ),
-        row(
-            "attributes of volumes are refused, since no volume that is made would be bound",
-            spec(json!({"volumeAttributesClassName": "gold"})),
-            usual(),
-            "reject, on change",
-            "spec.volumeAttributesClassName \"gold\" is not supported",
-        ),
-        row(
-            "an empty name of attributes is none",
-            spec(json!({"volumeAttributesClassName": ""})),
-            usual(),
-            "provision",
-            "",
-        ),
-        row(
             "an unknown access mode is refused",
             spec(json!({"accessModes": ["ReadWriteSometimes"]})),
             usual(),
@@ -353,6 +332,34 @@ fn what_cannot_be_done_is_refused_and_told() {
             usual(),
             "reject, on change",
             "volume name",
+        ),
+    ]);
+}
+
+#[test]
+fn a_claim_that_wants_attributes_of_volumes_is_refused_and_an_empty_selector_is_none() {
+    let spec = |spec: Value| json!({"spec": spec});
+    check(vec![
+        row(
+            "an empty selector selects every volume",
+            spec(json!({"selector": {}})),
+            usual(),
+            "provision",
+            "",
+        ),
+        row(
+            "attributes of volumes are refused, since no volume that is made would be bound",
+            spec(json!({"volumeAttributesClassName": "gold"})),
+            usual(),
+            "reject, on change",
+            "spec.volumeAttributesClassName \"gold\" is not supported",
+        ),
+        row(
+            "an empty name of attributes is none",
+            spec(json!({"volumeAttributesClassName": ""})),
+            usual(),
+            "provision",
+            "",
         ),
     ]);
 }

@@ -83,7 +83,7 @@ pub(super) fn provisioner(metadata: &ObjectMeta) -> Option<&str> {
 
 impl Claim {
     /// What is kept of a claim whose class needs these keys.
-    pub(crate) fn new(object: &ClaimObject, uid: &str, provisioner: &str, keys: Arc<ClaimKeys>) -> Self {
+    pub(crate) fn new(object: &ClaimObject, uid: &str, provisioner: &str, keys: &Arc<ClaimKeys>) -> Self {
         let metadata = &object.metadata;
         let spec = &object.spec;
         let text = |text: &Option<String>| field(text.as_deref().unwrap_or_default());
@@ -110,7 +110,7 @@ impl Claim {
             selector: spec.selector,
             attributes_class: optional(&spec.volume_attributes_class_name).filter(|name| !name.is_empty()),
             source: source.map(|source| Box::new(source.bounded())),
-            keys: Arc::clone(&keys),
+            keys: Arc::clone(keys),
             labels,
             annotations,
             excess,

@@ -520,7 +520,7 @@ impl Records {
                 Some(name) => {
                     let class = claim::class_of(object);
                     let keys = self.classes.keys(class);
-                    Some(Wanted::Volume(Arc::new(Claim::new(object, uid, name, keys))))
+                    Some(Wanted::Volume(Arc::new(Claim::new(object, uid, name, &keys))))
                 }
                 None => None,
             }

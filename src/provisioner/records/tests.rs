@@ -79,6 +79,7 @@ async fn news_about_a_claim_is_work_and_old_news_is_none() {
 /// Pending claims kept all their annotations, and whatever else their authors wrote.
 #[test]
 fn what_is_kept_of_a_claim_has_a_bound_whatever_its_author_writes() {
+    const MOST: usize = 8 * 1024;
     let long = || "x".repeat(900_000);
     let pairs: serde_json::Map<String, Value> =
         (0..64).map(|number| (format!("key-{number}"), "v".repeat(64).into())).collect();
@@ -101,12 +102,11 @@ fn what_is_kept_of_a_claim_has_a_bound_whatever_its_author_writes() {
     };
     // All that is there, since nothing can be kept that is not shown.
     let kept = |claim: &Claim| format!("{claim:?}").len();
-    const MOST: usize = 8 * 1024;
-    let claim = Claim::new(&object, "uid", NAME, keys(&["key-1"]));
+    let claim = Claim::new(&object, "uid", NAME, &keys(&["key-1"]));
     assert!(kept(&claim) < MOST, "{} bytes", kept(&claim));
     let seen = claim.to_volume_claim();
     assert_eq!((seen.labels.len(), seen.annotations.len()), (1, 1), "what the class needs, and nothing else");
-    let claim = Claim::new(&object, "uid", NAME, keys(&["huge"]));
+    let claim = Claim::new(&object, "uid", NAME, &keys(&["huge"]));
     assert!(kept(&claim) < MOST, "{} bytes", kept(&claim));
     assert_eq!(claim.excess(), Some(900_064));
     let growing = fixtures::claim_object(json!({
