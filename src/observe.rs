@@ -19,7 +19,8 @@ mod server;
 mod state;
 
 use std::{
-    sync::Arc,
+    collections::HashSet,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -64,6 +65,8 @@ struct Inner {
     registry: Registry,
     outage: Outage,
     state: Arc<State>,
+    /// The names of classes that exist: no others become labels, since whoever makes a claim may write any.
+    classes: Mutex<HashSet<String>>,
     provisioned: Family<ClassAndSource, Counter>,
     provision_failed: Family<ClassAndSource, Counter>,
     provision_seconds: Family<ClassAndSource, Histogram, Buckets>,
@@ -80,7 +83,7 @@ struct Inner {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ClassAndSource {
     class: String,
-    source: String,
+    source: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -138,6 +141,7 @@ impl Metrics {
             registry: Registry::default(),
             outage: Outage::default(),
             state: Arc::clone(&state),
+            classes: Mutex::default(),
             provisioned: Family::default(),
             provision_failed: Family::default(),
             provision_seconds: Family::new_with_constructor(seconds()),
@@ -158,40 +162,69 @@ impl Metrics {
         Self(Arc::new(inner))
     }
 
-    /// There is a class of this name whose claims are served: what happens to its volumes is counted from zero.
-    pub fn class_exists(&self, class: &str) {
-        let labels = ClassAndSource { class: class.into(), source: String::new() };
+    /// There is a class of this name whose claims are served: it becomes a label, and what happens to its volumes is counted
+    /// from zero.
+    pub fn class_exists(&self, name: &str) {
+        self.foreign_class_exists(name);
+        let labels = ClassAndSource { class: name.into(), source: "" };
         drop(self.0.provisioned.get_or_create(&labels));
         drop(self.0.provision_failed.get_or_create(&labels));
-        let labels = Class { class: class.into() };
+        let labels = Class { class: name.into() };
         drop(self.0.deleted.get_or_create(&labels));
         drop(self.0.delete_failed.get_or_create(&labels));
     }
 
+    /// There is a class of this name, of another provisioner: it becomes a label where a volume names it.
+    pub fn foreign_class_exists(&self, name: &str) {
+        let mut classes = self.classes();
+        if !classes.contains(name) {
+            classes.insert(name.to_owned());
+        }
+    }
+
+    /// There is no class of this name any more. What was counted under it stays.
+    pub fn class_gone(&self, name: &str) {
+        self.classes().remove(name);
+    }
+
+    /// There are these classes and no others.
+    pub fn only_classes(&self, names: impl Iterator<Item = String>) {
+        *self.classes() = names.collect();
+    }
+
+    fn classes(&self) -> MutexGuard<'_, HashSet<String>> {
+        self.0.classes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The label for a class: its name if it exists, else nothing.
+    fn class(&self, name: &str) -> String {
+        self.classes().get(name).cloned().unwrap_or_default()
+    }
+
     /// A PV was made and stored. `class` is the claim's `spec.storageClassName`, `source` the kind of its data source or
     /// empty, `took` the time since the attempt began.
-    pub fn provisioned(&self, class: &str, source: &str, took: Duration) {
-        let labels = ClassAndSource { class: class.into(), source: source.into() };
+    pub fn provisioned(&self, class: &str, source: &'static str, took: Duration) {
+        let labels = ClassAndSource { class: self.class(class), source };
         self.0.provisioned.get_or_create(&labels).inc();
         self.0.provision_seconds.get_or_create(&labels).observe(took.as_secs_f64());
     }
 
     /// An attempt to make a volume failed. Skipped work is not counted.
-    pub fn provision_failed(&self, class: &str, source: &str) {
-        let labels = ClassAndSource { class: class.into(), source: source.into() };
+    pub fn provision_failed(&self, class: &str, source: &'static str) {
+        let labels = ClassAndSource { class: self.class(class), source };
         self.0.provision_failed.get_or_create(&labels).inc();
     }
 
     /// A released PV was deleted with its volume deleted, archived or kept; `class` is the PV's `spec.storageClassName`.
     pub fn deleted(&self, class: &str, took: Duration) {
-        let labels = Class { class: class.into() };
+        let labels = Class { class: self.class(class) };
         self.0.deleted.get_or_create(&labels).inc();
         self.0.delete_seconds.get_or_create(&labels).observe(took.as_secs_f64());
     }
 
     /// An attempt to delete a released PV failed. Skipped work is not counted.
     pub fn delete_failed(&self, class: &str) {
-        self.0.delete_failed.get_or_create(&Class { class: class.into() }).inc();
+        self.0.delete_failed.get_or_create(&Class { class: self.class(class) }).inc();
     }
 
     /// The API server answered `code` (0: it did not answer) to `verb` on `resource`.

@@ -55,7 +55,7 @@ fn all(folders: &[&str]) -> Vec<(String, Value)> {
 }
 
 fn everything() -> Vec<(String, Value)> {
-    all(&["manifests", "manifests/ceph", "examples", "examples/classes"])
+    all(&["manifests", "manifests/ceph", "examples", "examples/classes", "examples/ceph-csi"])
 }
 
 fn kind(document: &Value) -> &str {

@@ -13,7 +13,7 @@ use async_trait::async_trait;
 use tokio::sync::{Notify, watch};
 
 use super::{
-    Backend, Capabilities, Error, Host, Kind, Known, KnownVolume, Parameter, Past, PvState, Removed,
+    Backend, Capabilities, Error, Finding, Host, Inspection, Kind, Known, KnownVolume, Parameter, Past, PvState, Removed,
     Restored, StoreStatus, Unfinished,
     path::{self, Missing, Pattern},
 };
@@ -82,6 +82,12 @@ pub const PARAMETERS: &[Parameter] = &[
         values: "refuse, share",
         default: "refuse",
         effect: "Whether the volume may lie where another one lies.",
+    },
+    Parameter {
+        name: "mountableBefore",
+        values: "a minor version of Kubernetes 1",
+        default: "none: nodes of every version mount the volumes",
+        effect: "From which version on no node mounts the volumes; 0 for all.",
     },
     Parameter { name: "export", values: "a store's name", default: "the first store", effect: "The store." },
 ];
@@ -471,6 +477,16 @@ impl Backend for Memory {
 
     fn shares(&self, request: &VolumeRequest) -> bool {
         request.parameters.get("existingDirectory").is_some_and(|value| value == "share")
+    }
+
+    fn inspect(&self, parameters: &BTreeMap<String, String>) -> Inspection {
+        let pattern = parameters.get("pathPattern").and_then(|text| Pattern::parse(text).ok());
+        let mut inspection = pattern.map(|pattern| pattern.inspect()).unwrap_or_default();
+        if let Some(minor) = parameters.get("mountableBefore").and_then(|minor| minor.parse().ok()) {
+            let why = "gives volumes that no node mounts".to_owned();
+            inspection.findings.push(Finding::NotMountable { from_minor: minor, why });
+        }
+        inspection
     }
 
     fn locate(&self, source: &Source) -> Option<Place> {

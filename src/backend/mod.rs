@@ -16,6 +16,7 @@ pub mod cephfs;
 pub mod conformance;
 #[cfg(any(test, feature = "test"))]
 pub mod fake_host;
+mod inspection;
 #[cfg(any(test, feature = "test"))]
 pub mod memory;
 pub mod nfs;
@@ -31,6 +32,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+pub use inspection::{Finding, Inspection};
 
 use crate::volume::{
     ClaimKey, ClusterIds, Disposal, Expired, Grown, Growth, InUse, Invalid, Permit, Place, Removal,
@@ -49,6 +51,12 @@ pub trait Backend: Send + Sync + 'static {
     /// Whether the class allows this volume to lie at exactly the place of another one. Above or below another volume
     /// is never allowed. Pure, touches nothing.
     fn shares(&self, request: &VolumeRequest) -> bool;
+
+    /// What a class says before any claim uses it, by its parameters as [`VolumeRequest::parameters`] has them: pure, touches
+    /// nothing. Of a class that is wrong it may say nothing: its claims are refused with the reason.
+    fn inspect(&self, _parameters: &BTreeMap<String, String>) -> Inspection {
+        Inspection::default()
+    }
 
     /// Where an existing volume lies, if it lies in one of this backend's stores: pure, touches nothing.
     fn locate(&self, source: &Source) -> Option<Place>;

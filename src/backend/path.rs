@@ -3,13 +3,10 @@
 //! Pure, and linear in what it reads, since a claim's author chooses how long that is. Whatever the claim says, the result is a list of plain segments strictly below the store's root. Whether a
 //! component is a link, or belongs to somebody else, only the storage can tell; that is not decided here.
 
-use std::collections::BTreeSet;
-
-use crate::volume::{Claim, Invalid, VolumeName};
-
 mod look_alike;
 
-pub use look_alike::LookAlike;
+use super::{Finding, Inspection};
+use crate::volume::{Claim, Invalid, VolumeName};
 
 /// The longest segment that file systems take, in bytes.
 pub const MAX_SEGMENT_BYTES: usize = 255;
@@ -120,30 +117,29 @@ impl Pattern {
         Ok(Self { text: text.into(), parts })
     }
 
-    /// The labels and the annotations of a claim that the pattern names.
-    pub fn keys(&self) -> (BTreeSet<String>, BTreeSet<String>) {
-        let (mut labels, mut annotations) = (BTreeSet::new(), BTreeSet::new());
+    /// What the pattern says before it is expanded for any claim.
+    pub fn inspect(&self) -> Inspection {
+        /// So many look-alikes are told.
+        const TOLD: usize = 5;
+        let mut inspection = Inspection::default();
+        let mut literal = Vec::new();
         for part in &self.parts {
             match part {
-                Part::Label(key) => drop(labels.insert(key.clone())),
-                Part::Annotation(key) => drop(annotations.insert(key.clone())),
-                Part::Literal(_) | Part::ClaimName | Part::ClaimNamespace | Part::VolumeName => {}
+                Part::Label(key) => drop(inspection.labels.insert(key.clone())),
+                Part::Annotation(key) => drop(inspection.annotations.insert(key.clone())),
+                Part::Literal(text) => literal.extend(look_alike::find(text)),
+                Part::ClaimName | Part::ClaimNamespace | Part::VolumeName => {}
             }
         }
-        (labels, annotations)
-    }
-
-    /// What looks like a token and is taken as it is.
-    pub fn look_alikes(&self) -> Vec<LookAlike> {
-        let literal = |part: &Part| match part {
-            Part::Literal(text) => look_alike::find(text),
-            Part::ClaimName
-            | Part::ClaimNamespace
-            | Part::VolumeName
-            | Part::Label(_)
-            | Part::Annotation(_) => Vec::new(),
-        };
-        self.parts.iter().flat_map(literal).collect()
+        let found: Vec<String> = literal.iter().take(TOLD).map(ToString::to_string).collect();
+        if !found.is_empty() {
+            inspection.findings.push(Finding::LiteralPattern(format!(
+                "has a pathPattern with text that only looks like a token and becomes a part of the directory's name as it is: \
+                 {}; {TOKENS}",
+                found.join(", ")
+            )));
+        }
+        inspection
     }
 
     /// The segments for one claim.
@@ -502,11 +498,31 @@ mod tests {
 
     #[test]
     fn a_pattern_tells_which_labels_and_annotations_it_needs() {
-        let set = |keys: &[&str]| keys.iter().map(ToString::to_string).collect::<BTreeSet<_>>();
+        let keys = |pattern: &str| {
+            let found = Pattern::parse(pattern).unwrap().inspect();
+            assert_eq!(found.findings, [], "{pattern}");
+            [found.labels, found.annotations].map(|keys| keys.into_iter().collect::<Vec<_>>().join(" "))
+        };
         let pattern =
-            Pattern::parse("${.PVC.labels.app}/${.PVC.annotations.a.b/c}-${.PVC.labels.app}${.PVC.name}");
-        assert_eq!(pattern.unwrap().keys(), (set(&["app"]), set(&["a.b/c"])));
-        assert_eq!(Pattern::parse("${.PV.name}").unwrap().keys(), (set(&[]), set(&[])));
+            "${.PVC.labels.app}/${.PVC.annotations.a.b/c}-${.PVC.labels.app}${.PVC.labels.b}${.PVC.name}";
+        assert_eq!(keys(pattern), ["app b", "a.b/c"]);
+        assert_eq!(keys("${.PV.name}"), ["", ""]);
+    }
+
+    #[test]
+    fn a_pattern_with_what_looks_like_a_token_is_told_with_the_right_spelling() {
+        let pattern = Pattern::parse("${pvc.metadata.namespace}/{{ .PVC.name }}/${pvc.uid}").unwrap();
+        let [Finding::LiteralPattern(text)] = &pattern.inspect().findings[..] else { panic!("one finding") };
+        assert_eq!(
+            text,
+            "has a pathPattern with text that only looks like a token and becomes a part of the directory's name as it is: \
+             \"${pvc.metadata.namespace}\" (write \"${.PVC.namespace}\"), \"{{ .PVC.name }}\" (write \"${.PVC.name}\"), \
+             \"${pvc.uid}\"; there are ${.PVC.name}, ${.PVC.namespace}, ${.PVC.labels.KEY}, ${.PVC.annotations.KEY} and \
+             ${.PV.name}"
+        );
+        let many = Pattern::parse(&"{.PVC.name}".repeat(10_000)).unwrap().inspect();
+        let [Finding::LiteralPattern(text)] = &many.findings[..] else { panic!("one finding") };
+        assert!(text.len() < 1024, "{} bytes", text.len());
     }
 
     /// Proves: row 3.17, statement 6

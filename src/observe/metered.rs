@@ -9,7 +9,8 @@ use async_trait::async_trait;
 use super::Metrics;
 use crate::{
     backend::{
-        Backend, Capabilities, Error, Known, KnownVolume, Past, Removed, Restored, StoreStatus, Unfinished,
+        Backend, Capabilities, Error, Inspection, Known, KnownVolume, Past, Removed, Restored, StoreStatus,
+        Unfinished,
     },
     volume::{
         Grown, Growth, InUse, Permit, Place, Removal, Source, Volume, VolumeId, VolumeName, VolumeRequest,
@@ -58,6 +59,10 @@ impl Backend for Metered {
 
     fn shares(&self, request: &VolumeRequest) -> bool {
         self.inner.shares(request)
+    }
+
+    fn inspect(&self, parameters: &BTreeMap<String, String>) -> Inspection {
+        self.inner.inspect(parameters)
     }
 
     fn locate(&self, source: &Source) -> Option<Place> {

@@ -92,6 +92,7 @@ fn store(name: &str, ready: Result<(), &str>) -> StoreStatus {
 /// Everything recorded once.
 pub(crate) async fn full() -> Metrics {
     let metrics = Metrics::new();
+    metrics.class_exists("managed-nfs-storage");
     metrics.provisioned("managed-nfs-storage", "", Duration::from_millis(20));
     metrics.provision_failed("managed-nfs-storage", "");
     metrics.deleted("managed-nfs-storage", Duration::from_millis(300));
@@ -134,6 +135,37 @@ pub(crate) fn unused() -> Metrics {
     }])]);
     metrics.class_exists("managed-nfs-storage");
     metrics
+}
+
+/// Whoever may make a claim could write names of classes into it that became series for ever.
+#[test]
+fn claims_that_invent_names_of_classes_add_one_series_and_no_more() {
+    let metrics = Metrics::new();
+    metrics.class_exists("nfs");
+    let record = |class: &str| {
+        metrics.provision_failed(class, "other");
+        metrics.provisioned(class, "", Duration::from_millis(1));
+        metrics.deleted(class, Duration::from_millis(1));
+        metrics.delete_failed(class);
+    };
+    record("nfs");
+    record("invented");
+    let before = metrics.text().lines().count();
+    for number in 0..5000 {
+        record(&format!("invented-{number}-{}", "x".repeat(200)));
+    }
+    let text = metrics.text();
+    assert_eq!(text.lines().count(), before);
+    assert!(!text.contains("invented"), "{text}");
+    assert!(text.contains(
+        "controller_persistentvolumeclaim_provision_failed_total{class=\"\",source=\"other\"} 5001"
+    ));
+    metrics.class_gone("nfs");
+    record("nfs");
+    assert_eq!(metrics.text().lines().count(), before, "what was counted under a class that is gone stays");
+    metrics.only_classes(["fast".to_owned()].into_iter());
+    record("fast");
+    assert!(metrics.text().contains("class=\"fast\""));
 }
 
 /// Status line, headers and body of one answer.

@@ -149,6 +149,13 @@ impl Class {
         Ok(read)
     }
 
+    /// The parameters that the backend reads, whatever else is wrong with the class.
+    pub(super) fn parameters_of(&self, backend: &Capabilities) -> BTreeMap<String, String> {
+        let mut parameters = self.parameters_as_before(backend);
+        parameters.retain(|key, _| backend.parameters.iter().any(|parameter| parameter.name == key));
+        parameters
+    }
+
     /// The same for a volume that an older provisioner made, which must be removed whatever the class says: of two
     /// spellings the declared one holds.
     pub(super) fn parameters_as_before(&self, backend: &Capabilities) -> BTreeMap<String, String> {
@@ -243,11 +250,28 @@ fn unknown_parameters(keys: &[&str], theirs: &[Parameter]) -> String {
         let shown: String = key.chars().take(64).collect();
         // Writing to a string cannot fail.
         let _ = write!(text, "{shown:?}");
-        if let Some(near) = nearest(key, theirs) {
+        if let Some(ours) = ours(key, theirs) {
+            let _ = write!(text, " ({ours})");
+        } else if let Some(near) = nearest(key, theirs) {
             let _ = write!(text, " (did you mean {near:?}?)");
         }
     }
     text
+}
+
+/// What stands here for a parameter of csi-driver-nfs.
+fn ours(key: &str, theirs: &[Parameter]) -> Option<&'static str> {
+    let has = |name: &str| theirs.iter().any(|parameter| parameter.name == name);
+    match key.to_ascii_lowercase().as_str() {
+        "subdir" if has("pathPattern") => {
+            Some("as with csi-driver-nfs; here it is pathPattern, with tokens such as ${.PVC.name}")
+        }
+        "mountpermissions" if has("mode") => Some("as with csi-driver-nfs; here it is mode"),
+        "mountoptions" => {
+            Some("a field of the class, beside parameters: mountOptions: [nfsvers=4.2] for example")
+        }
+        _ => None,
+    }
 }
 
 /// The valid parameter that was probably meant.
@@ -432,6 +456,30 @@ mod tests {
     fn the_backend_gets_its_own_parameters_and_no_others() {
         let class = class(&[("pathPattern", "x"), ("onDelete", "delete"), ("odd", "y")]);
         assert_eq!(class.terms(&capabilities()).unwrap().parameters, map(&[("pathPattern", "x")]));
+    }
+
+    #[test]
+    fn a_parameter_of_csi_driver_nfs_is_told_with_what_stands_for_it_here() {
+        const NFS: &[Parameter] = &[THEIRS[0], Parameter { name: "mode", ..THEIRS[0] }];
+        let nfs = Capabilities { parameters: NFS, ..capabilities() };
+        let unknown = |key: &str, backend: &Capabilities| {
+            class(&[(key, "x")]).terms(backend).unwrap().unknown.unwrap_or_default()
+        };
+        assert_eq!(
+            unknown("subDir", &nfs),
+            "has the unknown parameter \"subDir\" (as with csi-driver-nfs; here it is pathPattern, with tokens such as ${.PVC.name})"
+        );
+        assert_eq!(
+            unknown("mountPermissions", &nfs),
+            "has the unknown parameter \"mountPermissions\" (as with csi-driver-nfs; here it is mode)"
+        );
+        assert!(unknown("mountOptions", &nfs).contains("a field of the class, beside parameters"));
+        let without = Capabilities { parameters: &[], ..capabilities() };
+        assert_eq!(
+            unknown("subDir", &without),
+            "has the unknown parameter \"subDir\"",
+            "where there is none"
+        );
     }
 
     /// Proves: row 3.22

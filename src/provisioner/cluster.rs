@@ -117,10 +117,30 @@ struct Details {
 
 const VOLUMES: &str = "/api/v1/persistentvolumes";
 
+/// The minor version of Kubernetes 1, which some write with more behind it: `31+`.
+fn minor_of(major: &str, minor: &str) -> Option<u32> {
+    let digits =
+        minor.find(|c: char| !c.is_ascii_digit()).map_or(minor, |end| minor.get(..end).unwrap_or(""));
+    (major == "1").then(|| digits.parse().ok()).flatten()
+}
+
 impl Cluster {
     /// Each request may take `timeout`.
     pub(super) fn new(client: Client, timeout: Duration) -> Self {
         Self { client, timeout }
+    }
+
+    /// The minor version of the API server, of Kubernetes 1; `None` where it does not say.
+    pub(super) async fn minor_version(&self) -> Option<u32> {
+        let version = tokio::time::timeout(self.timeout, self.client.apiserver_version()).await;
+        match version {
+            Ok(Ok(version)) => minor_of(&version.major, &version.minor),
+            Ok(Err(error)) => {
+                tracing::debug!(error = %error, "cannot ask the API server for its version");
+                None
+            }
+            Err(_) => None,
+        }
     }
 
     /// Creates a volume's object.
@@ -487,6 +507,15 @@ fn answer(code: u16, reason: &str, message: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_minor_version_is_read_as_servers_write_it() {
+        for (major, minor, expected) in
+            [("1", "31", Some(31)), ("1", "31+", Some(31)), ("1", "", None), ("2", "0", None), ("", "", None)]
+        {
+            assert_eq!(minor_of(major, minor), expected, "{major}.{minor}");
+        }
+    }
 
     #[test]
     fn an_answer_says_whether_the_request_was_carried_out_and_when_to_come_back() {

@@ -55,7 +55,7 @@ pub(super) fn claim_object(patch: Value) -> ClaimObject {
 pub(super) fn claim(patch: Value) -> Arc<Claim> {
     let object = claim_object(patch);
     let uid = object.metadata.uid.clone().unwrap();
-    Arc::new(Claim::new(&object, &uid, NAME))
+    Arc::new(Claim::new(&object, &uid, NAME, &Arc::default()))
 }
 
 pub(super) fn class(patch: Value) -> Class {

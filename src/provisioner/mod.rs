@@ -6,6 +6,7 @@
 //!
 //! It knows no storage system (a [`Backend`](crate::backend::Backend) does the work) and no CSI.
 
+mod bounds;
 mod class;
 mod clock;
 mod cluster;
@@ -56,7 +57,7 @@ use self::{
     events::{Event, Events, Regarding, Reporter, Type},
     objects::{ClaimObject, VolumeObject, annotation},
     provision::Attempt,
-    records::{Claim, Records},
+    records::{Claim, Records, Watched},
     rights::{Monitor, Right},
     term::Term,
 };
@@ -308,6 +309,8 @@ struct Shared {
     /// By provisioner name: the source of an event names it.
     events: BTreeMap<String, Events>,
     synced: tokio::sync::watch::Sender<bool>,
+    /// Whether all classes were listed once: what is kept of a claim depends on its class.
+    classes_listed: tokio::sync::watch::Sender<bool>,
     records: Mutex<Records>,
     /// What was begun for a claim and is not ended, by the claim's UID.
     attempts: Mutex<HashMap<Arc<str>, Attempt>>,
@@ -353,6 +356,7 @@ impl Shared {
             facts: settings.facts.clone(),
             events,
             synced: tokio::sync::watch::Sender::new(false),
+            classes_listed: tokio::sync::watch::Sender::new(false),
             attempts: Mutex::default(),
             warned: Mutex::default(),
             explained: Mutex::default(),
@@ -391,10 +395,33 @@ impl Shared {
     fn see_class(&self, class: &Class) {
         if self.backends.get(&class.provisioner).is_some() {
             self.metrics.class_exists(&class.name);
+        } else {
+            self.metrics.foreign_class_exists(&class.name);
         }
         self.records().see_class(class.clone());
         if self.listed.load(Ordering::SeqCst) {
             self.introduce(class);
+        }
+    }
+
+    /// The class of this name is gone.
+    fn forget_class(&self, name: &str) {
+        self.records().forget_class(name);
+        self.metrics.class_gone(name);
+    }
+
+    /// The complete list of this kind has come.
+    fn complete(&self, kind: Watched) {
+        let synced = self.records().complete(kind);
+        match kind {
+            Watched::Classes => {
+                self.metrics.only_classes(self.records().classes().iter().map(|class| class.name.clone()));
+                self.classes_listed.send_replace(true);
+            }
+            Watched::Claims | Watched::Volumes => {}
+        }
+        if synced {
+            self.synced.send_replace(true);
         }
     }
 
@@ -408,10 +435,7 @@ impl Shared {
 
     fn introduce(&self, class: &Class) {
         let Some(backend) = self.backends.get(&class.provisioner) else { return };
-        let capabilities = backend.capabilities();
-        let mut parameters = class.parameters_as_before(capabilities);
-        parameters.retain(|key, _| capabilities.parameters.iter().any(|parameter| parameter.name == key));
-        backend.acquaint(&parameters);
+        backend.acquaint(&class.parameters_of(backend.capabilities()));
     }
 
     /// Tells the backends what the volumes say of their stores.

@@ -13,8 +13,10 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time},
 };
 use kube::{Resource, core::ClusterResourceScope, core::NamespaceResourceScope};
-use serde::{Deserialize, Deserializer, de::IgnoredAny};
+use serde::{Deserialize, Deserializer};
+use serde_json::Value;
 
+use super::bounds::field;
 use crate::volume::Secrets;
 
 /// A `PersistentVolumeClaim`.
@@ -37,9 +39,10 @@ pub(super) struct ClaimSpec {
     pub(super) storage_class_name: Option<String>,
     pub(super) volume_mode: Option<String>,
     pub(super) access_modes: Option<Vec<String>>,
-    /// Present, though perhaps empty.
-    #[serde(deserialize_with = "present")]
+    /// Whether it selects some volumes and not others; an empty selector selects all.
+    #[serde(deserialize_with = "selects")]
     pub(super) selector: bool,
+    pub(super) volume_attributes_class_name: Option<String>,
     pub(super) data_source: Option<DataSource>,
     pub(super) data_source_ref: Option<DataSource>,
     #[serde(deserialize_with = "or_default")]
@@ -71,6 +74,19 @@ pub(super) struct DataSource {
     #[serde(deserialize_with = "or_default")]
     pub(super) name: String,
     pub(super) namespace: Option<String>,
+}
+
+impl DataSource {
+    /// The same, as much of it as is kept.
+    pub(super) fn bounded(&self) -> Self {
+        let optional = |text: &Option<String>| text.as_deref().map(|text| field(text).into());
+        Self {
+            api_group: optional(&self.api_group),
+            kind: field(&self.kind).into(),
+            name: field(&self.name).into(),
+            namespace: optional(&self.namespace),
+        }
+    }
 }
 
 /// What became of the claim.
@@ -223,8 +239,16 @@ fn or_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
-fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
-    Ok(Option::<IgnoredAny>::deserialize(deserializer)?.is_some())
+/// Whether a selector says anything, in whatever field.
+fn selects<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
+    let says = |value: &Value| match value {
+        Value::Null => false,
+        Value::Array(items) => !items.is_empty(),
+        Value::Object(fields) => !fields.is_empty(),
+        Value::Bool(_) | Value::Number(_) | Value::String(_) => true,
+    };
+    let selector = Option::<BTreeMap<String, Value>>::deserialize(deserializer)?;
+    Ok(selector.is_some_and(|fields| fields.values().any(says)))
 }
 
 /// The part of the metadata that is read. What `kubectl apply` leaves behind is a copy of the whole object.
@@ -316,6 +340,22 @@ mod tests {
     use super::*;
 
     #[test]
+    fn an_empty_selector_selects_everything_and_one_that_says_anything_does_not() {
+        for (selector, selects) in [
+            (serde_json::json!(null), false),
+            (serde_json::json!({}), false),
+            (serde_json::json!({"matchLabels": {}}), false),
+            (serde_json::json!({"matchLabels": null, "matchExpressions": []}), false),
+            (serde_json::json!({"matchLabels": {"a": "b"}}), true),
+            (serde_json::json!({"matchExpressions": [{"key": "a", "operator": "Exists"}]}), true),
+            (serde_json::json!({"unheardOf": "x"}), true),
+        ] {
+            let spec: ClaimSpec = serde_json::from_value(serde_json::json!({"selector": selector})).unwrap();
+            assert_eq!(spec.selector, selects, "{selector}");
+        }
+    }
+
+    #[test]
     fn nulls_and_unknown_fields_do_not_stop_a_watch() {
         let claim: ClaimObject = serde_json::from_value(serde_json::json!({
             "apiVersion": "v1", "kind": "PersistentVolumeClaim",
@@ -330,7 +370,7 @@ mod tests {
         .unwrap();
         assert_eq!(claim.metadata.uid.as_deref(), Some("u"));
         assert_eq!(claim.metadata.annotations.unwrap().into_keys().collect::<Vec<_>>(), ["keep"]);
-        assert!(claim.spec.selector, "an empty selector is one");
+        assert!(!claim.spec.selector, "an empty selector selects everything");
         assert!(claim.metadata.managed_fields.is_none());
 
         let volume: VolumeObject = serde_json::from_value(serde_json::json!({

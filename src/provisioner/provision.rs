@@ -7,26 +7,32 @@
 //! Names, paths and the parameters of a backend are the backend's business.
 
 mod attempt;
+mod remarks;
 
 use std::{sync::Arc, time::Duration};
 
 pub(super) use attempt::{Attempt, confirm, confirm_all, reconcile};
 
 use super::{
+    bounds::{FIELD_BYTES, PATTERN_BYTES, shortened},
     class::{Class, Terms},
     objects::DataSource,
     records::{Claim, Records, Relation, Spot},
 };
 use crate::{
-    backend::{Backend, Backends, Error, Kind},
+    backend::{Backend, Backends, Error, Finding, Kind},
     volume::{Access, Capacity, Disposal, Invalid, Mode, VolumeName, VolumeRequest},
 };
 
 /// What to do about a claim.
 #[derive(Debug)]
 pub(super) enum Plan {
-    /// Nothing; it is not ours, or it has what it wants.
+    /// Nothing; it has what it wants.
     Ignore,
+    /// Nothing: it is not ours, though it names us; the text is for logs.
+    Foreign(String),
+    /// The class needs labels or annotations of the claim that were not kept: it has to be read once more.
+    Reread,
     /// Nothing before something changes; the text is for logs.
     Wait(&'static str),
     /// Nothing, and somebody else will; the text tells the user.
@@ -51,6 +57,8 @@ pub(super) enum Again {
     OnChange,
     /// At the usual pace.
     Later,
+    /// At the usual pace; and since classes may be told later than claims, not before it was asked whether there is none.
+    NoClass,
     /// When the volume, or the claim being provisioned, with this id is gone; and at the usual pace.
     After(Arc<str>),
 }
@@ -67,6 +75,8 @@ pub(super) struct Order {
     pub(super) retention: Option<Duration>,
     /// What the class says that nobody reads.
     pub(super) unknown: Option<String>,
+    /// What else an administrator should know about the class.
+    pub(super) findings: Arc<[Finding]>,
 }
 
 impl std::fmt::Debug for Order {
@@ -89,13 +99,19 @@ pub(super) fn plan(claim: &Arc<Claim>, records: &Records, backends: &Backends) -
     if records.volume(name.as_str()).is_some_and(|volume| *volume.claim_uid == *claim.uid) {
         return Plan::Ignore;
     }
-    let Some(class) = records.class(&claim.class) else {
-        return Plan::Reject(Rejection { why: no_class(&claim.class), again: Again::Later });
-    };
+    let Some(class) = records.class(&claim.class) else { return no_class(&claim.class) };
     if *class.provisioner != *claim.provisioner {
-        return Plan::Ignore;
+        return Plan::Foreign(format!(
+            "the claim names the provisioner {:?}, but its storage class {:?} names {:?}",
+            claim.provisioner,
+            class.name,
+            shortened(&class.provisioner, FIELD_BYTES)
+        ));
     }
     let Some(backend) = backends.get(&class.provisioner) else { return Plan::Ignore };
+    if !claim.has(&records.class_keys(&claim.class)) {
+        return Plan::Reread;
+    }
     if class.waits_for_consumer && !claim.node_selected {
         return Plan::Wait("the class waits for the first consumer, and no node was selected yet");
     }
@@ -105,6 +121,7 @@ pub(super) fn plan(claim: &Arc<Claim>, records: &Records, backends: &Backends) -
     match order(claim, class, backend, name) {
         Err(error) => error.into(),
         Ok(order) => {
+            let order = Order { findings: records.findings(&claim.class), ..order };
             let occupant =
                 |share| records.occupant(&order.spot, order.request.name.as_str(), &claim.uid, share);
             let other = occupant(false)
@@ -144,12 +161,13 @@ pub(super) fn store_of(
     Some((backend.capabilities().name, order.spot.store().into()))
 }
 
-fn no_class(name: &str) -> String {
-    if name.is_empty() {
-        "the claim names no storage class; set spec.storageClassName".to_owned()
+fn no_class(name: &str) -> Plan {
+    let (why, again) = if name.is_empty() {
+        ("the claim names no storage class; set spec.storageClassName".to_owned(), Again::Later)
     } else {
-        format!("storage class {name:?} does not exist")
-    }
+        (format!("storage class {name:?} does not exist"), Again::NoClass)
+    };
+    Plan::Reject(Rejection { why, again })
 }
 
 /// A volume with content is never made empty instead: the claim is refused, or left to whoever knows the source.
@@ -204,7 +222,27 @@ fn order(
     if claim.selector {
         return Err(Error::new(
             Kind::Unsupported,
-            "claim.spec.selector is not supported: a new volume has no labels to select; remove the selector",
+            "claim.spec.selector is not supported: a new volume has no labels to select; make the claim again without it",
+        ));
+    }
+    if let Some(name) = &claim.attributes_class {
+        return Err(Error::new(
+            Kind::Unsupported,
+            format!(
+                "claim.spec.volumeAttributesClassName {name:?} is not supported: volumes of {} have no attributes that a class \
+                 could set, and Kubernetes binds this claim to no volume without them; make the claim again without it",
+                class.provisioner
+            ),
+        ));
+    }
+    if let Some(bytes) = claim.excess() {
+        return Err(Error::new(
+            Kind::Invalid,
+            format!(
+                "the labels and annotations of the claim that the storage class {:?} makes a path of have {bytes} bytes; no path \
+                 has more than {PATTERN_BYTES}",
+                class.name
+            ),
         ));
     }
     let access = claim.access_modes.iter().map(|mode| mode.parse::<Access>()).collect::<Result<_, _>>()?;
@@ -224,6 +262,7 @@ fn order(
         disposal,
         retention,
         unknown,
+        findings: Arc::default(),
     })
 }
 

@@ -3,6 +3,7 @@
 #![allow(clippy::needless_pass_by_value, reason = "patches read best written in place")]
 
 mod bed;
+mod contract;
 mod growth;
 mod leading;
 mod provisioning;

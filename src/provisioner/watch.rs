@@ -135,7 +135,7 @@ async fn follow_each(shared: Arc<Shared>, client: Client) {
             match event {
                 Change::Seen(class) => shared.see_class(&Class::from(class)),
                 Change::Gone(class) => {
-                    shared.records().forget_class(class.metadata.name.as_deref().unwrap_or_default());
+                    shared.forget_class(class.metadata.name.as_deref().unwrap_or_default());
                 }
             }
         });
@@ -148,13 +148,18 @@ async fn follow_each(shared: Arc<Shared>, client: Client) {
                 }
             }
         });
-    let claims =
+    let claims = async {
+        // Of claims that come before their classes too little would be kept, and each had to be read once more. The sender is in
+        // `shared`: waiting cannot fail.
+        let _ = shared.classes_listed.subscribe().wait_for(|listed| *listed).await;
         follow(Watched::Claims, Api::<ClaimObject>::all(client), &config, &shared, |event| match event {
             Change::Seen(claim) => shared.records().see_claim(&claim),
             Change::Gone(claim) => {
                 shared.records().forget_claim(claim.metadata.uid.as_deref().unwrap_or_default());
             }
-        });
+        })
+        .await;
+    };
     tokio::join!(classes, volumes, claims);
 }
 
@@ -199,9 +204,7 @@ async fn follow<K>(
                 Some(Ok(Event::InitDone)) => {
                     listing = false;
                     (backoff, told) = (Backoff::new(), Told::default());
-                    if shared.records().complete(kind) {
-                        shared.synced.send_replace(true);
-                    }
+                    shared.complete(kind);
                 }
                 Some(Ok(Event::Apply(object))) => {
                     backoff = Backoff::new();

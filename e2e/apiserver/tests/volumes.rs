@@ -57,18 +57,28 @@ async fn a_released_volume_is_left_to_its_provisioner_and_one_without_fails() {
     let server = server();
     let store = server.store();
     class(&server, "fast", &json!({}));
-    for (name, provisioned, expected) in [("ours", true, "Released"), ("nobodys", false, "Failed")] {
+    for (name, provisioned, csi, expected) in [
+        ("ours", true, false, "Released"),
+        ("nobodys", false, false, "Failed"),
+        ("a-drivers", false, true, "Released"),
+    ] {
         let made = store.create(&claim("default", name, "fast")).unwrap();
         let mut volume = volume_for(&made, "example.com/nfs");
         if !provisioned {
             volume.metadata.annotations = None;
+        }
+        if csi {
+            let spec = volume.spec.as_mut().unwrap();
+            spec.nfs = None;
+            spec.csi =
+                serde_json::from_value(json!({"driver": "csi.example.com", "volumeHandle": "x"})).unwrap();
         }
         let volume = store.create(&volume).unwrap().metadata.name.unwrap();
         wait_volume(&server, &volume, "Bound").await;
         store.delete::<PersistentVolumeClaim>("default", name).unwrap();
         wait_volume(&server, &volume, expected).await;
         let told = move |e: &Event| e.reason.as_deref() == Some("VolumeFailedDelete");
-        if !provisioned {
+        if expected == "Failed" {
             while !store.list::<Event>("default").iter().any(told) {
                 tokio::task::yield_now().await;
             }

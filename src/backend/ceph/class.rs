@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, fmt::Display, time::Duration};
 
 use super::{Cluster, Clusters, Monitors};
 use crate::{
-    backend::{Error, Kind},
+    backend::{Error, Finding, Inspection, Kind},
     volume::{Invalid, SecretName},
 };
 
@@ -139,6 +139,29 @@ impl<'a> Parameters<'a> {
         }
     }
 
+    /// What the class says before any claim uses it. `driver`: the name of the CSI driver in the PVs.
+    pub fn inspect(self, driver: &str) -> Inspection {
+        let finding = match self.form() {
+            Ok(Form::Csi) => Some(Finding::NotMountable {
+                from_minor: 0,
+                why: format!(
+                    "gives volumes of the CSI driver {driver}, which no node can mount until its node plugin is there; up to \
+                     Kubernetes 1.30 nodes mount those of pvSource: in-tree"
+                ),
+            }),
+            Ok(Form::InTree) => Some(Finding::NotMountable {
+                from_minor: WITHOUT_IN_TREE,
+                why: format!(
+                    "gives in-tree volumes, which nodes from Kubernetes 1.{WITHOUT_IN_TREE} on cannot mount; keep nodes at 1.{} for \
+                     them",
+                    WITHOUT_IN_TREE - 1
+                ),
+            }),
+            Err(_wrong) => None,
+        };
+        Inspection { findings: finding.into_iter().collect(), ..Inspection::default() }
+    }
+
     /// How long an archived volume is kept; `None` for good.
     pub fn expiry(self) -> Result<Option<Duration>, Error> {
         /// Less would be a deletion that calls itself an archive.
@@ -158,6 +181,9 @@ impl<'a> Parameters<'a> {
         Err(wrong("archiveExpiry", text, why))
     }
 }
+
+/// The minor version of Kubernetes 1 whose nodes have no plugin for in-tree volumes of Ceph any more.
+const WITHOUT_IN_TREE: u32 = 31;
 
 /// Who makes volumes where nobody says who.
 const ADMIN: &str = "admin";

@@ -36,7 +36,7 @@ use store::{Store, Told, Work};
 
 use crate::{
     backend::{
-        Backend, Capabilities, Error, Host, Kind, Known, KnownVolume, Past, Removed, Restored, StoreStatus,
+        Backend, Capabilities, Error, Host, Inspection, Kind, Known, KnownVolume, Past, Removed, Restored, StoreStatus,
         Unfinished,
         ceph::{
             Admin, Cluster, Clusters, Monitors,
@@ -316,6 +316,10 @@ impl Backend for Cephfs {
 
     fn shares(&self, _: &VolumeRequest) -> bool {
         false
+    }
+
+    fn inspect(&self, parameters: &BTreeMap<String, String>) -> Inspection {
+        Parameters(parameters).inspect(&self.settings.driver)
     }
 
     fn locate(&self, source: &Source) -> Option<Place> {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::export::{Export, listed};
 use crate::{
     backend::{
-        Error, Kind, Parameter,
+        Error, Inspection, Kind, Parameter,
         path::{self, Missing, Pattern},
     },
     volume::{Mode, Place, VolumeRequest},
@@ -115,7 +115,7 @@ pub(super) fn plan(exports: &[Export], request: &VolumeRequest) -> Result<Plan, 
         Existing::Refuse,
     )?;
     let default = path::default_directory(&request.claim, &request.name);
-    let (segments, unique) = match parameters.get("pathPattern").filter(|pattern| !pattern.is_empty()) {
+    let (segments, unique) = match parameters.get(PATTERN).filter(|pattern| !pattern.is_empty()) {
         None => (default?, true),
         Some(pattern) => {
             let segments = Pattern::parse(pattern)?.expand(&request.claim, &request.name, missing)?;
@@ -142,7 +142,15 @@ pub(super) fn plan(exports: &[Export], request: &VolumeRequest) -> Result<Plan, 
     })
 }
 
+/// What the class says before any claim uses it.
+pub(super) fn inspect(parameters: &Parameters) -> Inspection {
+    let pattern = parameters.get(PATTERN).and_then(|text| Pattern::parse(text).ok());
+    pattern.map(|pattern| pattern.inspect()).unwrap_or_default()
+}
+
 type Parameters = BTreeMap<String, String>;
+
+const PATTERN: &str = "pathPattern";
 
 fn export<'a>(exports: &'a [Export], parameters: &Parameters) -> Result<&'a Export, Error> {
     let unknown = |what: String| {

@@ -16,7 +16,7 @@ mod store;
 mod tests;
 mod trash;
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use async_trait::async_trait;
 pub use class::PARAMETERS;
@@ -24,7 +24,9 @@ pub use export::{Export, check};
 use store::Store;
 
 use crate::{
-    backend::{Backend, Capabilities, Error, Host, Kind, Known, Past, Removed, StoreStatus, Unfinished},
+    backend::{
+        Backend, Capabilities, Error, Host, Inspection, Kind, Known, Past, Removed, StoreStatus, Unfinished,
+    },
     volume::{Disposal, Grown, Growth, Permit, Place, Removal, Source, Volume, VolumeId, VolumeRequest},
 };
 
@@ -87,6 +89,10 @@ impl Backend for Nfs {
 
     fn shares(&self, request: &VolumeRequest) -> bool {
         class::plan(&self.exports, request).is_ok_and(|plan| plan.existing == class::Existing::Share)
+    }
+
+    fn inspect(&self, parameters: &BTreeMap<String, String>) -> Inspection {
+        class::inspect(parameters)
     }
 
     fn locate(&self, source: &Source) -> Option<Place> {

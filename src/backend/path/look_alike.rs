@@ -2,13 +2,26 @@
 //!
 //! Such text is taken as it is, as the older provisioners took it. Nothing is decided about that here.
 
+use std::fmt;
+
 /// Text that looks like a token.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LookAlike {
+pub(super) struct LookAlike {
     /// As it is written.
-    pub found: String,
+    found: String,
     /// The token that was probably meant, where that can be told.
-    pub meant: Option<String>,
+    meant: Option<String>,
+}
+
+impl fmt::Display for LookAlike {
+    /// What stands there, and what to write.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", self.found)?;
+        match &self.meant {
+            Some(meant) => write!(f, " (write {meant:?})"),
+            None => Ok(()),
+        }
+    }
 }
 
 /// How a look-alike begins, and how it ends if it is closed. What is longer comes first.
@@ -85,7 +98,7 @@ fn cut_prefix<'a>(text: &'a str, prefix: &str) -> Option<&'a str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backend::path::Pattern;
+    use crate::backend::path::{Part, Pattern};
 
     #[test]
     fn what_looks_like_a_token_is_found_with_the_token_that_was_meant() {
@@ -122,7 +135,12 @@ mod tests {
             ("${ä", &[]),
         ];
         for (pattern, expected) in rows {
-            let found = Pattern::parse(pattern).unwrap().look_alikes();
+            let parts = Pattern::parse(pattern).unwrap().parts;
+            let literal = parts.iter().filter_map(|part| match part {
+                Part::Literal(text) => Some(text.as_str()),
+                _ => None,
+            });
+            let found: Vec<_> = literal.flat_map(find).collect();
             let found: Vec<_> = found.iter().map(|one| (one.found.as_str(), one.meant.as_deref())).collect();
             assert_eq!(found, *expected, "{pattern}");
         }

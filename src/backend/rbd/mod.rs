@@ -35,7 +35,7 @@ use tokio::sync::Notify;
 
 use crate::{
     backend::{
-        Backend, Capabilities, Error, Host, Kind, Known, Past, Removed, StoreStatus, Unfinished,
+        Backend, Capabilities, Error, Host, Inspection, Kind, Known, Past, Removed, StoreStatus, Unfinished,
         ceph::{Admin, Cluster, Clusters, Monitors, class::Parameters},
     },
     volume::{
@@ -321,6 +321,10 @@ impl Backend for Rbd {
 
     fn shares(&self, _: &VolumeRequest) -> bool {
         false
+    }
+
+    fn inspect(&self, parameters: &BTreeMap<String, String>) -> Inspection {
+        Parameters(parameters).inspect(&self.settings.driver)
     }
 
     fn locate(&self, source: &Source) -> Option<Place> {

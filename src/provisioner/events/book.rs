@@ -12,9 +12,8 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 
 use super::{Counts, Event, Regarding, Type};
+use crate::provisioner::bounds::NOTE_BYTES;
 
-/// The longest note, in bytes: the limit of the events API.
-const NOTE_BYTES: usize = 1024;
 /// What happens again within this time is the same event.
 const WINDOW: Duration = Duration::from_mins(10);
 /// So many different notes of one object and reason are told apart within the window.
@@ -385,9 +384,12 @@ fn is_refused(
         || refused.keys().filter(|(other, _)| *other == verb).count() >= REFUSED_EVERYWHERE
 }
 
-/// Cuts `text` to at most `bytes`, not within a character.
+/// Cuts `text` to at most `bytes`, not within a character, and gives back the memory of the rest.
 fn cut(text: &mut String, bytes: usize) {
-    text.truncate(text.floor_char_boundary(bytes));
+    if text.len() > bytes {
+        text.truncate(text.floor_char_boundary(bytes));
+        text.shrink_to_fit();
+    }
 }
 
 /// A map that forgets what was not asked for longest.

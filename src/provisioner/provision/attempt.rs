@@ -6,11 +6,12 @@ use std::{sync::Arc, time::Instant};
 
 use futures::StreamExt as _;
 
-use super::{Again, Order, Plan, Rejection, plan};
+use super::{Again, Order, Plan, Rejection, plan, remarks};
 use crate::{
     backend::{Error, Kind, Unfinished},
     provisioner::{
         Shared,
+        bounds::{NOTE_BYTES, shortened},
         cluster::{Cause, Failure},
         events::Type,
         objects::VolumeObject,
@@ -53,8 +54,10 @@ enum Step {
     Make(Arc<Order>),
     /// The claim may be gone: the volume of this attempt gets a PV or is taken back.
     Settle(Attempt),
-    /// The volume of this claim was deleted before the claim was bound: read the claim again.
+    /// The volume of this claim was deleted before the claim was bound, or its class needs more of it: read the claim again.
     Reload(String, String),
+    /// No class of its name was told of: find out whether there is none. The text says so.
+    AskForClass(Arc<Claim>, String),
 }
 
 /// Works on the claim with this UID; `tries` counts from 1.
@@ -71,7 +74,11 @@ pub(in crate::provisioner) async fn reconcile(
     match step {
         Step::Nothing => Outcome::Done,
         Step::Settle(attempt) => settle(shared, attempt, permit).await,
-        Step::Make(order) => make(shared, &order, permit).await,
+        Step::Make(order) => {
+            remarks::tell(shared, &order).await;
+            make(shared, &order, permit).await
+        }
+        Step::AskForClass(claim, why) => ask_for_class(shared, &claim, &why).await,
         Step::Reload(namespace, name) => match shared.cluster.claim(&namespace, &name).await {
             Ok(Some(live)) if live.metadata.uid.as_deref() == Some(uid) => {
                 shared.records().see_claim(&live);
@@ -102,12 +109,15 @@ fn next_step(shared: &Shared, uid: &Arc<str>, tries: u32) -> Result<Step, Outcom
     match planned {
         Plan::Ignore => {
             drop(records);
-            // The PV is there: stored by us without our knowing, or by another replica.
-            Ok(match attempt {
-                Some(attempt) => Step::Settle(attempt),
-                None => Step::Nothing,
-            })
+            Ok(left_alone(attempt))
         }
+        Plan::Foreign(why) => {
+            drop(records);
+            // Once for each edition of the claim and of the class: only news about one of them leads here.
+            tracing::info!(claim = %claim, why, "ignoring a claim");
+            Ok(left_alone(attempt))
+        }
+        Plan::Reread => Ok(Step::Reload(claim.namespace.to_string(), claim.name.to_string())),
         Plan::Wait(why) => {
             tracing::debug!(claim = %claim, why, "waiting");
             Err(Outcome::Done)
@@ -122,6 +132,7 @@ fn next_step(shared: &Shared, uid: &Arc<str>, tries: u32) -> Result<Step, Outcom
                 Again::OnChange if attempt.is_none() => Outcome::Done,
                 Again::OnChange => Outcome::Slow,
                 Again::Later => Outcome::Retry,
+                Again::NoClass => return Ok(Step::AskForClass(claim, why)),
                 Again::After(id) => {
                     records.wake_after(&id, Key::Claim(Arc::clone(uid)));
                     Outcome::Retry
@@ -135,14 +146,6 @@ fn next_step(shared: &Shared, uid: &Arc<str>, tries: u32) -> Result<Step, Outcom
             records.reserve(&claim, order.spot.clone());
             drop(records);
             let order = Arc::new(*order);
-            if let Some(unknown) = order.unknown.as_ref().filter(|_| shared.first_use(&order.class)) {
-                let note = format!(
-                    "storage class {:?} {unknown}; it has no effect. Set strictParameters: \"true\" to refuse such classes",
-                    order.class.name
-                );
-                tracing::warn!(class = order.class.name, note, "a class has parameters that nobody reads");
-                shared.tell_claim(&claim, Type::Warning, "UnknownParameter", note);
-            }
             // The first try tells only how it ended.
             if tries == 2 {
                 let note = format!("provisioning a volume for claim \"{claim}\"");
@@ -153,6 +156,33 @@ fn next_step(shared: &Shared, uid: &Arc<str>, tries: u32) -> Result<Step, Outcom
             Ok(Step::Make(order))
         }
     }
+}
+
+/// What to do about a claim that needs nothing: its PV may be there, stored by us without our knowing, or by another replica.
+fn left_alone(attempt: Option<Attempt>) -> Step {
+    attempt.map_or(Step::Nothing, Step::Settle)
+}
+
+/// Asks whether the class of a claim really does not exist. One that was applied together with its claim may be told later
+/// than the claim: then there is nothing to tell, and the news about the class bring the claim back.
+async fn ask_for_class(shared: &Shared, claim: &Claim, why: &str) -> Outcome {
+    match shared.cluster.class(&claim.class).await {
+        Ok(Some(_)) => {
+            tracing::debug!(claim = %claim, class = claim.class, "the class exists and will be told of soon");
+            return Outcome::Retry;
+        }
+        Ok(None) => {}
+        Err(failure) => match failure.cause {
+            // A name that no class can have, or what may not be asked.
+            Cause::Invalid | Cause::Forbidden | Cause::NotFound => {}
+            Cause::Unknown | Cause::Unauthorized | Cause::Throttled | Cause::Exists | Cause::Conflict => {
+                tracing::warn!(claim = %claim, error = %failure, "cannot find out whether the class of a claim exists");
+                return failure.outcome();
+            }
+        },
+    }
+    fail(shared, claim, "rejected", why);
+    Outcome::Retry
 }
 
 /// Tells the backend that the PV for the claim with this UID is stored, if it does not know it yet.
@@ -466,6 +496,7 @@ async fn take_back(shared: &Shared, order: &Order, volume: &Volume, permit: &Per
 
 /// Tells the user and the metrics that an attempt failed.
 fn fail(shared: &Shared, claim: &Claim, kind: &str, why: &str) {
+    let why = &*shortened(why, NOTE_BYTES);
     tracing::warn!(claim = %claim, kind, why, "cannot provision a volume");
     shared.tell_claim(claim, Type::Warning, "ProvisioningFailed", why.to_owned());
     shared.metrics.provision_failed(&claim.class_field, claim.source_kind());

@@ -44,12 +44,15 @@ fn decide(claim: &Value, records: &mut Records) -> (String, String) {
     };
     match plan(&claim, records, &backends()) {
         Plan::Ignore => ("ignore".into(), String::new()),
+        Plan::Foreign(why) => ("foreign".into(), why),
+        Plan::Reread => ("reread".into(), String::new()),
         Plan::Wait(why) => ("wait".into(), why.into()),
         Plan::StepAside(note) => ("step aside".into(), note),
         Plan::Reject(rejection) => {
             let again = match rejection.again {
                 Again::OnChange => "on change".to_owned(),
                 Again::Later => "later".to_owned(),
+                Again::NoClass => "unless there is a class".to_owned(),
                 Again::After(id) => format!("after {id}"),
             };
             (format!("reject, {again}"), rejection.why)
@@ -152,15 +155,15 @@ fn a_claim_is_served_if_it_names_us_and_has_no_volume() {
             "a class of another provisioner is left to that one",
             usual(),
             json!({"provisioner": "other"}),
-            "ignore",
-            "",
+            "foreign",
+            "names the provisioner \"nfs.example/berth\", but its storage class \"nfs\" names \"other\"",
         ),
         row(
             "a class of our other name is not what the claim says",
             usual(),
             json!({"provisioner": "second.example/name"}),
-            "ignore",
-            "",
+            "foreign",
+            "\"second.example/name\"",
         ),
         row(
             "a claim without a self link is served",
@@ -180,7 +183,7 @@ fn a_claim_is_served_if_it_names_us_and_has_no_volume() {
             "a missing class is told and waited for",
             usual(),
             Value::Null,
-            "reject, later",
+            "reject, unless there is a class",
             "\"nfs\" does not exist",
         ),
         row(
@@ -268,13 +271,6 @@ fn what_cannot_be_done_is_refused_and_told() {
             "spec.selector is not supported",
         ),
         row(
-            "an empty selector is one",
-            spec(json!({"selector": {}})),
-            usual(),
-            "reject, on change",
-            "selector",
-        ),
-        row(
             "an unknown access mode is refused",
             spec(json!({"accessModes": ["ReadWriteSometimes"]})),
             usual(),
@@ -336,6 +332,34 @@ fn what_cannot_be_done_is_refused_and_told() {
             usual(),
             "reject, on change",
             "volume name",
+        ),
+    ]);
+}
+
+#[test]
+fn a_claim_that_wants_attributes_of_volumes_is_refused_and_an_empty_selector_is_none() {
+    let spec = |spec: Value| json!({"spec": spec});
+    check(vec![
+        row(
+            "an empty selector selects every volume",
+            spec(json!({"selector": {}})),
+            usual(),
+            "provision",
+            "",
+        ),
+        row(
+            "attributes of volumes are refused, since no volume that is made would be bound",
+            spec(json!({"volumeAttributesClassName": "gold"})),
+            usual(),
+            "reject, on change",
+            "spec.volumeAttributesClassName \"gold\" is not supported",
+        ),
+        row(
+            "an empty name of attributes is none",
+            spec(json!({"volumeAttributesClassName": ""})),
+            usual(),
+            "provision",
+            "",
         ),
     ]);
 }
@@ -403,6 +427,47 @@ fn a_volume_with_content_is_never_made_empty() {
             "PersistentVolumeClaim",
         ),
     ]);
+}
+
+#[test]
+fn what_a_class_needs_of_a_claim_is_kept_and_the_claim_is_read_again_when_that_changes() {
+    let claim = json!({"metadata": {
+        "labels": {"tier": "gold", "other": "x"}, "annotations": {"team": "a"},
+    }});
+    let class = |pattern: &str, version: &str| {
+        fixtures::class(
+            json!({"metadata": {"resourceVersion": version}, "parameters": {"pathPattern": pattern}}),
+        )
+    };
+    let mut records = records(None, Vec::new());
+    assert_eq!(decide(&claim, &mut records).0, "reject, unless there is a class");
+    records.see_class(class("${.PVC.labels.tier}/${.PVC.name}", "1"));
+    let kept = records.claim("0b6f-11").cloned().unwrap();
+    assert!(matches!(plan(&kept, &records, &backends()), Plan::Reread), "nothing was kept without a class");
+    assert_eq!(decide(&claim, &mut records), ("provision".into(), "gold/data".into()));
+    let kept = records.claim("0b6f-11").cloned().unwrap().to_volume_claim();
+    assert_eq!(kept.labels, BTreeMap::from([("tier".into(), "gold".into())]), "and only what is needed");
+    assert!(kept.annotations.is_empty(), "{:?}", kept.annotations);
+
+    records.see_class(class("${.PVC.annotations.team}/${.PVC.labels.tier}", "2"));
+    let kept = records.claim("0b6f-11").cloned().unwrap();
+    assert!(matches!(plan(&kept, &records, &backends()), Plan::Reread), "the new edition needs more");
+    assert_eq!(decide(&claim, &mut records).1, "a/gold");
+    records.see_class(class("${.PVC.name}", "3"));
+    let kept = records.claim("0b6f-11").cloned().unwrap();
+    assert!(matches!(plan(&kept, &records, &backends()), Plan::Provision(_)), "less is enough");
+}
+
+#[test]
+fn values_for_a_pattern_that_are_longer_than_any_path_are_refused_and_not_kept() {
+    let claim =
+        json!({"metadata": {"annotations": {"a": format!("x{}", "/".repeat(2100)), "b": "y".repeat(2000)}}});
+    let class = json!({"parameters": {"pathPattern": "${.PVC.annotations.a}/${.PVC.annotations.b}"}});
+    let mut records = records(Some(class), Vec::new());
+    let (found, text) = decide(&claim, &mut records);
+    assert_eq!(found, "reject, on change");
+    assert!(text.contains("have 4101 bytes; no path has more than 4096"), "{text}");
+    assert!(records.claim("0b6f-11").unwrap().to_volume_claim().annotations.is_empty());
 }
 
 fn at(name: &str, path: &str) -> Value {

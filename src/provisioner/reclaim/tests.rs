@@ -109,6 +109,15 @@ fn only_our_released_volumes_with_policy_delete_are_removed() {
             None,
             None,
         ),
+        (
+            "a CSI volume made by hand is not ours either, whatever driver it names",
+            with(
+                annotated(json!({"pv.kubernetes.io/provisioned-by": null})),
+                &json!({"spec": {"nfs": null, "csi": {"driver": NAME, "volumeHandle": "1/memory/default/pvc-0b6f-11"}}}),
+            ),
+            None,
+            None,
+        ),
     ];
     for (name, volume, may_patch, may_not) in table {
         let standing = standing(&fixtures::volume_object(volume), &backends());

@@ -1,10 +1,18 @@
 //! What is kept of claims: [`Claim`] while one wants a volume, [`Growing`] while one asks for more than it has.
+//!
+//! Their authors choose how big they are, so each field has a bound, and of labels and annotations only those are kept that
+//! the class needs.
 
-use std::{collections::BTreeMap, fmt, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    sync::Arc,
+};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::super::{
+    bounds::{ACCESS_MODES, PATTERN_BYTES, field},
     names,
     objects::{ClaimObject, DataSource, annotation, class_name},
 };
@@ -28,17 +36,40 @@ pub(crate) struct Claim {
     pub(crate) volume_mode: Option<Box<str>>,
     pub(crate) access_modes: Box<[Box<str>]>,
     pub(crate) request: Option<Box<str>>,
+    /// Whether it selects some volumes and not others.
     pub(crate) selector: bool,
+    /// `spec.volumeAttributesClassName`, unless it is empty.
+    pub(crate) attributes_class: Option<Box<str>>,
     pub(crate) source: Option<Box<DataSource>>,
+    /// The keys by which labels and annotations were kept.
+    pub(super) keys: Arc<ClaimKeys>,
     labels: Pairs,
     annotations: Pairs,
+    /// How many bytes the values under these keys have, where they are too many: then none is kept.
+    excess: Option<usize>,
+}
+
+/// Keys of labels and annotations.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct ClaimKeys {
+    pub(crate) labels: BTreeSet<String>,
+    pub(crate) annotations: BTreeSet<String>,
 }
 
 /// A map that is only kept and copied: without the nodes of a `BTreeMap`, which are never full.
 type Pairs = Box<[(Box<str>, Box<str>)]>;
 
-fn pairs(map: Option<&BTreeMap<String, String>>) -> Pairs {
-    map.into_iter().flatten().map(|(k, v)| (k.as_str().into(), v.as_str().into())).collect()
+/// What `map` has of these keys.
+fn picked<'a>(
+    map: Option<&'a BTreeMap<String, String>>,
+    keys: &'a BTreeSet<String>,
+) -> impl Iterator<Item = (&'a str, &'a str)> + Clone {
+    let value = move |key: &'a String| Some((key.as_str(), map?.get(key)?.as_str()));
+    keys.iter().filter_map(value)
+}
+
+fn pairs<'a>(picked: impl Iterator<Item = (&'a str, &'a str)>) -> Pairs {
+    picked.map(|(key, value)| (key.into(), value.into())).collect()
 }
 
 fn map(pairs: &Pairs) -> BTreeMap<String, String> {
@@ -51,27 +82,49 @@ pub(super) fn provisioner(metadata: &ObjectMeta) -> Option<&str> {
 }
 
 impl Claim {
-    pub(crate) fn new(object: &ClaimObject, uid: &str, provisioner: &str) -> Self {
+    /// What is kept of a claim whose class needs these keys.
+    pub(crate) fn new(object: &ClaimObject, uid: &str, provisioner: &str, keys: &Arc<ClaimKeys>) -> Self {
         let metadata = &object.metadata;
         let spec = &object.spec;
-        let text = |text: &Option<String>| text.as_deref().unwrap_or_default().into();
+        let text = |text: &Option<String>| field(text.as_deref().unwrap_or_default());
+        let optional = |text: &Option<String>| text.as_deref().map(field);
+        let labels = picked(metadata.labels.as_ref(), &keys.labels);
+        let annotations = picked(metadata.annotations.as_ref(), &keys.annotations);
+        let bytes: usize = labels.clone().chain(annotations.clone()).map(|(_, value)| value.len()).sum();
+        let excess = (bytes > PATTERN_BYTES).then_some(bytes);
+        let (labels, annotations) =
+            if excess.is_some() { Default::default() } else { (pairs(labels), pairs(annotations)) };
+        let source = spec.data_source.as_ref().or(spec.data_source_ref.as_ref());
         Self {
             namespace: text(&metadata.namespace),
             name: text(&metadata.name),
             uid: uid.into(),
             resource_version: text(&metadata.resource_version),
-            provisioner: provisioner.into(),
-            class: class_name(metadata, spec.storage_class_name.as_deref()).into(),
+            provisioner: field(provisioner),
+            class: field(class_of(object)),
             class_field: text(&spec.storage_class_name),
             node_selected: annotation(metadata, names::SELECTED_NODE).is_some_and(|node| !node.is_empty()),
-            volume_mode: spec.volume_mode.as_deref().map(Into::into),
-            access_modes: spec.access_modes.iter().flatten().map(|mode| mode.as_str().into()).collect(),
-            request: spec.resources.requests.storage.as_deref().map(Into::into),
+            volume_mode: optional(&spec.volume_mode),
+            access_modes: access_modes(spec.access_modes.as_deref().unwrap_or_default()),
+            request: optional(&spec.resources.requests.storage),
             selector: spec.selector,
-            source: spec.data_source.clone().or_else(|| spec.data_source_ref.clone()).map(Box::new),
-            labels: pairs(metadata.labels.as_ref()),
-            annotations: pairs(metadata.annotations.as_ref()),
+            attributes_class: optional(&spec.volume_attributes_class_name).filter(|name| !name.is_empty()),
+            source: source.map(|source| Box::new(source.bounded())),
+            keys: Arc::clone(keys),
+            labels,
+            annotations,
+            excess,
         }
+    }
+
+    /// Whether all that a class with these keys needs was kept.
+    pub(crate) fn has(&self, keys: &ClaimKeys) -> bool {
+        keys.labels.is_subset(&self.keys.labels) && keys.annotations.is_subset(&self.keys.annotations)
+    }
+
+    /// How many bytes the labels and annotations have that the class needs, where they are too many.
+    pub(crate) fn excess(&self) -> Option<usize> {
+        self.excess
     }
 
     /// The claim as a backend sees it.
@@ -94,10 +147,32 @@ impl Claim {
         }
     }
 
-    /// The kind of its data source, for metrics.
-    pub(crate) fn source_kind(&self) -> &str {
-        self.source.as_ref().map_or("", |source| &source.kind)
+    /// The kind of its data source, for metrics: one of a few words, since a claim's author may write any.
+    pub(crate) fn source_kind(&self) -> &'static str {
+        match self.source.as_ref().map(|source| source.kind.as_str()) {
+            None => "",
+            Some("PersistentVolumeClaim") => "PersistentVolumeClaim",
+            Some("VolumeSnapshot") => "VolumeSnapshot",
+            Some(_) => "other",
+        }
     }
+}
+
+/// The class of a claim.
+pub(super) fn class_of(object: &ClaimObject) -> &str {
+    class_name(&object.metadata, object.spec.storage_class_name.as_deref())
+}
+
+/// Each mode once, in their order.
+fn access_modes(modes: &[String]) -> Box<[Box<str>]> {
+    let mut kept: Vec<Box<str>> = Vec::new();
+    for mode in modes {
+        let mode = field(mode);
+        if kept.len() < ACCESS_MODES && !kept.contains(&mode) {
+            kept.push(mode);
+        }
+    }
+    kept.into()
 }
 
 impl fmt::Display for Claim {
@@ -124,13 +199,13 @@ impl Growing {
         let request = object.spec.resources.requests.storage.as_deref()?;
         let has = object.status.capacity.storage.as_deref()?;
         let wants_more = request != has && request.parse::<Capacity>().ok()? > has.parse().ok()?;
-        let text = |text: &Option<String>| text.as_deref().unwrap_or_default().into();
+        let text = |text: &Option<String>| field(text.as_deref().unwrap_or_default());
         wants_more.then(|| Self {
             namespace: text(&object.metadata.namespace),
             name: text(&object.metadata.name),
             uid: uid.into(),
             volume: text(&object.spec.volume_name),
-            request: request.into(),
+            request: field(request),
         })
     }
 }

@@ -8,6 +8,7 @@
 
 mod blocked;
 mod claim;
+mod classes;
 mod past;
 mod places;
 
@@ -18,7 +19,8 @@ use std::{
 };
 
 use blocked::Blocked;
-pub(super) use claim::{Claim, Growing};
+pub(super) use claim::{Claim, ClaimKeys, Growing};
+use classes::Classes;
 use past::Memories;
 pub(super) use places::{Places, Relation, Spot};
 
@@ -32,7 +34,7 @@ use super::{
     register::InUseByStore,
 };
 use crate::{
-    backend::{Backends, KnownVolume},
+    backend::{Backends, Finding, KnownVolume},
     volume::Disposal,
 };
 
@@ -135,7 +137,7 @@ pub(super) struct Records {
     backends: Backends,
     claims: HashMap<Arc<str>, ClaimRecord>,
     volumes: HashMap<Arc<str>, VolumeRecord>,
-    classes: HashMap<String, (Arc<Class>, u32)>,
+    classes: Classes,
     places: Places,
     reserved: Places,
     reservations: HashMap<Arc<str>, (Spot, Arc<Claim>)>,
@@ -159,7 +161,7 @@ impl Records {
             backends,
             claims: HashMap::new(),
             volumes: HashMap::new(),
-            classes: HashMap::new(),
+            classes: Classes::default(),
             places: Places::default(),
             reserved: Places::default(),
             reservations: HashMap::new(),
@@ -212,12 +214,22 @@ impl Records {
 
     /// The class of this name.
     pub(super) fn class(&self, name: &str) -> Option<&Arc<Class>> {
-        self.classes.get(name).map(|(class, _)| class)
+        self.classes.get(name)
+    }
+
+    /// The labels and annotations of a claim that its class needs.
+    pub(super) fn class_keys(&self, name: &str) -> Arc<ClaimKeys> {
+        self.classes.keys(name)
+    }
+
+    /// What an administrator should know about the class of this name.
+    pub(super) fn findings(&self, name: &str) -> Arc<[Finding]> {
+        self.classes.findings(name)
     }
 
     /// All classes.
     pub(super) fn classes(&self) -> Vec<Arc<Class>> {
-        self.classes.values().map(|(class, _)| Arc::clone(class)).collect()
+        self.classes.all().map(Arc::clone).collect()
     }
 
     /// Whether volumes get our finalizer.
@@ -483,7 +495,7 @@ impl Records {
                     self.forget_volume(&name);
                 }
             }
-            Watched::Classes => self.classes.retain(|_, (_, seen)| *seen == round),
+            Watched::Classes => self.classes.keep(round),
         }
         self.listed.insert(kind);
         self.listed.len() == 3
@@ -505,7 +517,11 @@ impl Records {
                     let metadata = &object.metadata;
                     Some(Wanted::Binding(Box::new((text(&metadata.namespace), text(&metadata.name)))))
                 }
-                Some(name) => Some(Wanted::Volume(Arc::new(Claim::new(object, uid, name)))),
+                Some(name) => {
+                    let class = claim::class_of(object);
+                    let keys = self.classes.keys(class);
+                    Some(Wanted::Volume(Arc::new(Claim::new(object, uid, name, &keys))))
+                }
                 None => None,
             }
         } else {
@@ -514,7 +530,9 @@ impl Records {
         let Some(wanted) = wanted else { return self.forget_claim(uid) };
         if let Some(known) = self.claims.get_mut(uid) {
             let same = match (&known.wanted, &wanted) {
-                (Wanted::Volume(old), Wanted::Volume(new)) => old.resource_version == new.resource_version,
+                (Wanted::Volume(old), Wanted::Volume(new)) => {
+                    old.resource_version == new.resource_version && old.has(&new.keys)
+                }
                 (Wanted::Growth(old), Wanted::Growth(new)) => old == new,
                 (Wanted::Binding(_), Wanted::Binding(_)) => true,
                 (Wanted::Volume(_) | Wanted::Growth(_) | Wanted::Binding(_), _) => false,
@@ -661,9 +679,7 @@ impl Records {
     pub(super) fn see_class(&mut self, class: Class) {
         let round = self.round(Watched::Classes);
         let name = class.name.clone();
-        let class = Arc::new(class);
-        let before = self.classes.insert(name.clone(), (Arc::clone(&class), round));
-        if before.is_none_or(|(before, _)| before != class) {
+        if self.classes.see(class, &self.backends, round) {
             let waiting = self.claims.iter().filter_map(|(uid, record)| match &record.wanted {
                 Wanted::Volume(claim) if *claim.class == *name => Some(Key::Claim(Arc::clone(uid))),
                 Wanted::Volume(_) | Wanted::Binding(_) | Wanted::Growth(_) => None,
@@ -676,7 +692,7 @@ impl Records {
 
     /// The class of this name is gone.
     pub(super) fn forget_class(&mut self, name: &str) {
-        self.classes.remove(name);
+        self.classes.forget(name);
     }
 }
 

@@ -76,6 +76,46 @@ async fn news_about_a_claim_is_work_and_old_news_is_none() {
     assert_eq!(queued(&queue).await, [], "it was gone already");
 }
 
+/// Pending claims kept all their annotations, and whatever else their authors wrote.
+#[test]
+fn what_is_kept_of_a_claim_has_a_bound_whatever_its_author_writes() {
+    const MOST: usize = 8 * 1024;
+    let long = || "x".repeat(900_000);
+    let pairs: serde_json::Map<String, Value> =
+        (0..64).map(|number| (format!("key-{number}"), "v".repeat(64).into())).collect();
+    let mut annotations = pairs.clone();
+    annotations.insert("volume.kubernetes.io/storage-provisioner".to_owned(), NAME.into());
+    annotations.insert("volume.beta.kubernetes.io/storage-class".to_owned(), long().into());
+    annotations.insert("huge".to_owned(), long().into());
+    let modes: Vec<String> = (0..10_000).map(|number| format!("Mode{number}{}", "m".repeat(100))).collect();
+    let object = fixtures::claim_object(json!({
+        "metadata": {"labels": pairs, "annotations": annotations},
+        "spec": {
+            "storageClassName": long(), "volumeMode": long(), "accessModes": modes,
+            "resources": {"requests": {"storage": long()}}, "volumeAttributesClassName": long(),
+            "dataSource": {"apiGroup": long(), "kind": long(), "name": long(), "namespace": long()},
+        },
+    }));
+    let keys = |annotations: &[&str]| {
+        let annotations = annotations.iter().map(ToString::to_string).collect();
+        Arc::new(ClaimKeys { labels: ["key-0".to_owned()].into(), annotations })
+    };
+    // All that is there, since nothing can be kept that is not shown.
+    let kept = |claim: &Claim| format!("{claim:?}").len();
+    let claim = Claim::new(&object, "uid", NAME, &keys(&["key-1"]));
+    assert!(kept(&claim) < MOST, "{} bytes", kept(&claim));
+    let seen = claim.to_volume_claim();
+    assert_eq!((seen.labels.len(), seen.annotations.len()), (1, 1), "what the class needs, and nothing else");
+    let claim = Claim::new(&object, "uid", NAME, &keys(&["huge"]));
+    assert!(kept(&claim) < MOST, "{} bytes", kept(&claim));
+    assert_eq!(claim.excess(), Some(900_064));
+    let growing = fixtures::claim_object(json!({
+        "spec": {"volumeName": long(), "resources": {"requests": {"storage": format!("2{}Gi", " ".repeat(9000))}}},
+        "status": {"phase": "Bound", "capacity": {"storage": "1Gi"}},
+    }));
+    assert!(Growing::new(&growing, "uid").is_none_or(|growing| format!("{growing:?}").len() < MOST));
+}
+
 /// A key per claim that ever wanted the place of a volume stayed for as long as the volume did.
 #[tokio::test]
 async fn a_claim_that_waits_for_a_place_leaves_nothing_behind_when_it_goes_or_is_served() {

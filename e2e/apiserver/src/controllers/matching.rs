@@ -28,11 +28,13 @@ fn capacity(volume: &Value) -> i128 {
     quantity::parse(text(volume, "/spec/capacity/storage")).unwrap_or(0)
 }
 
-/// What any volume must have, also one that names the claim: size, mode, not being deleted.
+/// What any volume must have, also one that names the claim: size, mode, attributes, not being deleted.
 pub(crate) fn satisfies(claim: &Value, volume: &Value) -> bool {
     let request = quantity::parse(text(claim, "/spec/resources/requests/storage")).unwrap_or(0);
     capacity(volume) >= request
         && text(claim, "/spec/volumeMode") == text(volume, "/spec/volumeMode")
+        // Absent and empty mean the same.
+        && text(claim, "/spec/volumeAttributesClassName") == text(volume, "/spec/volumeAttributesClassName")
         && !object::is_terminating(volume)
 }
 
@@ -107,6 +109,30 @@ mod tests {
                 claim.clone(),
                 vec![with(volume("x", "2Gi", "a"), "/spec/claimRef", json!({"name": "other"}))],
                 None,
+            ),
+            (
+                "attributes that the volume does not have",
+                with(claim.clone(), "/spec/volumeAttributesClassName", json!("gold")),
+                vec![volume("x", "2Gi", "a")],
+                None,
+            ),
+            (
+                "attributes that the volume has",
+                with(claim.clone(), "/spec/volumeAttributesClassName", json!("gold")),
+                vec![with(volume("x", "2Gi", "a"), "/spec/volumeAttributesClassName", json!("gold"))],
+                Some("x"),
+            ),
+            (
+                "attributes that the claim does not ask for",
+                with(claim.clone(), "/spec/volumeAttributesClassName", json!("")),
+                vec![with(volume("x", "2Gi", "a"), "/spec/volumeAttributesClassName", json!("gold"))],
+                None,
+            ),
+            (
+                "an empty selector",
+                with(claim.clone(), "/spec/selector", json!({})),
+                vec![volume("x", "2Gi", "a")],
+                Some("x"),
             ),
             (
                 "the old annotation names the class",

@@ -464,8 +464,10 @@ fn release(registry: &Registry, name: &str, volume: &Value) {
     if phase != "Released" {
         set_phase(registry, name, "Released", "");
     }
+    // Volumes of CSI drivers are left to those, whoever made them.
     let orphan = text(volume, "/spec/persistentVolumeReclaimPolicy") == "Delete"
-        && object::annotation(volume, PROVISIONED_BY).is_none();
+        && object::annotation(volume, PROVISIONED_BY).is_none()
+        && volume.pointer("/spec/csi").is_none();
     if orphan {
         let message = format!(
             "error getting deleter volume plugin for volume \"{name}\": no deletable volume plugin matched"

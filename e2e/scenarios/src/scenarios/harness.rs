@@ -28,6 +28,8 @@ pub(super) fn scenarios() -> Vec<Scenario> {
     vec![
         scenario("each account has the rights of its manifests and no others", rights),
         scenario("a PV made by hand is bound, and released with its claim", binder),
+        scenario("a claim that wants attributes is bound to no volume without them", attributes),
+        scenario("a released CSI volume that names no provisioner is left to its driver", static_csi),
         scenario("late binding waits for a pod and names its node", late_binding),
         scenario("a StatefulSet's template makes a claim per replica", templates),
         scenario("the proxy's faults are what a client sees", faults),
@@ -102,6 +104,58 @@ async fn binder(case: Arc<Case>) -> Result<()> {
         Ok(())
     })
     .await
+}
+
+async fn attributes(case: Arc<Case>) -> Result<()> {
+    let class = case.class("plain").provisioner("kubernetes.io/no-provisioner").create().await?;
+    let volume = |name: &str, claim: &str, attributes: Option<&str>| {
+        json!({
+            "metadata": { "name": format!("{}-{name}", case.id()) },
+            "spec": {
+                "accessModes": ["ReadWriteMany"], "capacity": { "storage": "1Gi" }, "storageClassName": class,
+                "persistentVolumeReclaimPolicy": "Retain", "volumeAttributesClassName": attributes,
+                "claimRef": { "namespace": case.namespace, "name": claim },
+                "csi": { "driver": "none.test", "volumeHandle": name },
+            },
+        })
+    };
+    for (name, wants, has) in
+        [("without", Some("gold"), None), ("with", Some("gold"), Some("gold")), ("plain", None, None)]
+    {
+        case.create_global::<PersistentVolume>(&volume(name, name, has)).await?;
+        let mut claim = case.claim(name).class(&class);
+        if let Some(wants) = wants {
+            claim = claim.set(&["spec", "volumeAttributesClassName"], json!(wants));
+        }
+        claim.create().await?;
+    }
+    case.bound_pair("with").await?;
+    case.bound_pair("plain").await?;
+    let claim = case.get_claim("without").await?;
+    ensure!(claim.spec.and_then(|spec| spec.volume_name).is_none(), "it was bound without its attributes");
+    Ok(())
+}
+
+async fn static_csi(case: Arc<Case>) -> Result<()> {
+    let class = case.class("plain").create().await?;
+    let name = format!("{}-by-hand", case.id());
+    case.create_global::<PersistentVolume>(&json!({
+        "metadata": { "name": name },
+        "spec": {
+            "accessModes": ["ReadWriteMany"], "capacity": { "storage": "1Gi" }, "storageClassName": class,
+            "persistentVolumeReclaimPolicy": "Delete",
+            "claimRef": { "namespace": case.namespace, "name": "data" },
+            "csi": { "driver": "none.test", "volumeHandle": "x" },
+        },
+    }))
+    .await?;
+    case.claim("data").class(&class).create().await?;
+    case.bound_pair("data").await?;
+    case.delete_claim("data").await?;
+    case.claim_gone("data").await?;
+    let volume = case.volume_phase(&name, "Released").await?;
+    ensure!(volume.status.and_then(|status| status.message).is_none(), "it is complained of");
+    Ok(())
 }
 
 async fn late_binding(case: Arc<Case>) -> Result<()> {

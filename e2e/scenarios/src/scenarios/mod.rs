@@ -2,6 +2,7 @@
 //! that proves it.
 
 mod ceph;
+mod contract;
 mod expansion;
 mod exports;
 mod harness;
@@ -41,6 +42,7 @@ pub fn all() -> Vec<Scenario> {
         exports::scenarios(),
         late_binding::scenarios(),
         refusal::scenarios(),
+        contract::scenarios(),
         expansion::scenarios(),
         races::scenarios(),
         turbulence::scenarios(),

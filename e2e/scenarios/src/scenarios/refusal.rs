@@ -12,7 +12,7 @@ use crate::{
 
 pub(super) fn scenarios() -> Vec<Scenario> {
     vec![
-        scenario("a selector, block mode and a data source are refused with an Event", refused),
+        scenario("a selector, attributes, block mode and a data source are refused with an Event", refused),
         scenario("a data source of a foreign kind is left to its populator", populator),
         scenario("an unknown class parameter is told of, and the claim is served", unknown_parameter),
         scenario("strictParameters turns an unknown parameter into a refusal", strict_parameters),
@@ -26,8 +26,14 @@ async fn refused(case: Arc<Case>) -> Result<()> {
     case.berth().await?;
     case.claim("source").class(&class).create().await?;
     let source = case.bound("source").await?;
-    let rows: [(&str, &[&str], Value, &str); 4] = [
+    let rows: [(&str, &[&str], Value, &str); 5] = [
         ("selector", &["spec", "selector"], json!({ "matchLabels": { "a": "b" } }), "selector"),
+        (
+            "attributes",
+            &["spec", "volumeAttributesClassName"],
+            json!("gold"),
+            "spec.volumeAttributesClassName \"gold\" is not supported",
+        ),
         ("block", &["spec", "volumeMode"], json!("Block"), "lock"),
         (
             "clone",
