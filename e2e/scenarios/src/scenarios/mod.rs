@@ -15,6 +15,7 @@ mod refusal;
 mod replicas;
 mod rights;
 mod turbulence;
+mod uninstall;
 
 use crate::suite::Scenario;
 
@@ -46,6 +47,7 @@ pub fn all() -> Vec<Scenario> {
         turbulence::scenarios(),
         replicas::scenarios(),
         rights::scenarios(),
+        uninstall::scenarios(),
         without_berth(),
     ]
     .into_iter()
