@@ -11,7 +11,7 @@ use std::{
 use berth::{
     backend::{cephfs, nfs, rbd},
     config::{self, Invocation, Storage, Surroundings},
-    provisioner::rights::{self, ELECTION, Right, SECRETS, VOLUMES},
+    provisioner::rights::{self, ELECTION, Right, Rights, SECRETS, VOLUMES},
 };
 use k8s_openapi::api::{
     apps::v1::{Deployment, StatefulSet},
@@ -210,6 +210,21 @@ fn exactly_the_rights_that_the_code_asks_for_are_granted() {
     assert_eq!(granted(cluster.rules), named(rights::host(true, true)));
     let role: Role = only("manifests/ceph", "Role");
     assert_eq!(granted(role.rules), named(SECRETS));
+}
+
+/// What `berth_rights_missing` and `/readyz` tell.
+#[test]
+fn an_account_with_the_rights_of_the_manifests_misses_none() {
+    let (cluster, role): (ClusterRole, Role) = (manifest("ClusterRole"), manifest("Role"));
+    let nfs = &granted(cluster.rules) | &granted(role.rules);
+    let (cluster, role): (ClusterRole, Role) =
+        (only("manifests/ceph", "ClusterRole"), only("manifests/ceph", "Role"));
+    let ceph = &nfs | &(&granted(cluster.rules) | &granted(role.rules));
+    for (row, on_ceph, granted) in [("NFS alone", false, nfs), ("Ceph", true, ceph)] {
+        let asked = [VOLUMES, rights::host(true, on_ceph), ELECTION].concat();
+        let denied = asked.into_iter().filter(|right| !granted.contains(&right.to_string()));
+        assert_eq!(Rights::without(denied).missing(), BTreeSet::new(), "{row}");
+    }
 }
 
 /// The pod of a deployment whose account has these roles by these bindings.

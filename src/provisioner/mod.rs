@@ -467,7 +467,7 @@ impl Shared {
 
     /// The rights have changed: so does what is done.
     fn adapt(&self, rights: &rights::Rights) {
-        self.metrics.rights_missing(rights.denied().map(|right| right.to_string()).collect());
+        self.metrics.rights_missing(rights.missing().iter().map(Right::to_string).collect());
         self.explained.lock().unwrap_or_else(PoisonError::into_inner).clear();
         let mut records = self.records();
         records.guard(rights.allow(Right::PatchVolumes));

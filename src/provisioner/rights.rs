@@ -203,6 +203,11 @@ impl Rights {
         !self.denied.contains(&right)
     }
 
+    /// What of it is missed: what was denied and would be of use. Who may use Leases need not write Endpoints.
+    pub fn missing(&self) -> BTreeSet<Right> {
+        degrade(self).into_iter().flat_map(|notice| notice.missing).collect()
+    }
+
     /// What was denied.
     pub fn denied(&self) -> impl Iterator<Item = Right> {
         self.denied.iter().copied()

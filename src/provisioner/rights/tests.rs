@@ -29,6 +29,27 @@ fn all() -> Vec<Right> {
     [VOLUMES, ELECTION, host(true, true)].concat()
 }
 
+#[test]
+fn what_is_denied_is_missing_only_where_it_would_be_of_use() {
+    use Right as R;
+    let missing =
+        |denied: &[R]| Rights::without(denied.iter().copied()).missing().into_iter().collect::<Vec<_>>();
+    for right in all() {
+        let expected = match right {
+            R::CreateEndpoints | R::UpdateEndpoints => vec![],
+            other => vec![other],
+        };
+        assert_eq!(missing(&[right]), expected, "{right} alone");
+    }
+    let endpoints = [R::CreateEndpoints, R::UpdateEndpoints];
+    assert_eq!(
+        missing(&[&[R::GetLeases][..], &endpoints].concat()),
+        [R::GetLeases],
+        "one of the two locks is enough"
+    );
+    assert_eq!(missing(&[R::GetLeases]), [R::GetLeases]);
+}
+
 /// A sentence, what is denied, and what is told: whether it is required, and words of the text.
 type Loss = (&'static str, &'static [Right], &'static [(bool, &'static str)]);
 

@@ -16,6 +16,7 @@ mod refusal;
 mod replicas;
 mod rights;
 mod turbulence;
+mod uninstall;
 
 use crate::suite::Scenario;
 
@@ -48,6 +49,7 @@ pub fn all() -> Vec<Scenario> {
         turbulence::scenarios(),
         replicas::scenarios(),
         rights::scenarios(),
+        uninstall::scenarios(),
         without_berth(),
     ]
     .into_iter()

@@ -15,9 +15,37 @@ use crate::{
 
 pub(super) fn scenarios() -> Vec<Scenario> {
     vec![
+        scenario("under the rights of the manifests none is missing", none_missing),
+        scenario("under the old rights the old provisioner's volumes are removed and archived", old_volumes),
         scenario("under the old rights claims are served, removed and archived", main_job),
         scenario("under the old rights an expansion is explained once and not tried for ever", expansion),
     ]
+}
+
+async fn none_missing(case: Arc<Case>) -> Result<()> {
+    let berth = case.berth().await?;
+    berth.answers("/readyz").await?;
+    let (_, ready) = berth.get("/readyz").await?;
+    ensure!(!ready.contains("rights"), "a right is missing:\n{ready}");
+    let (_, metrics) = berth.get("/metrics").await?;
+    let told: Vec<&str> = metrics.lines().filter(|line| line.starts_with("berth_rights_missing")).collect();
+    ensure!(told.iter().all(|line| line.ends_with(" 0")), "{told:?}");
+    let log = berth.log();
+    ensure!(!log.contains("missing right"), "the log tells of a missing right:\n{}", berth.log_tail(20));
+    Ok(())
+}
+
+async fn old_volumes(case: Arc<Case>) -> Result<()> {
+    let deletes = case.class("deletes").deletes().create().await?;
+    let archives = case.class("archives").create().await?;
+    let removed = case.old_volume("removed").class(&deletes).bound_to("removed").await?;
+    let archived = case.old_volume("archived").class(&archives).bound_to("archived").await?;
+    case.start(&case.setup_as(User::OldProvisioner)?)?;
+    for claim in ["removed", "archived"] {
+        case.delete_claim(claim).await?;
+    }
+    super::old_volumes::check(&case, &removed, Left::Nothing).await?;
+    super::old_volumes::check(&case, &archived, Left::Archive).await
 }
 
 /// Proves: row 8.1, row 8.3, row 8.5
