@@ -13,6 +13,7 @@ mod races;
 mod reclaim;
 mod refusal;
 mod replicas;
+mod rescue;
 mod rights;
 mod turbulence;
 
@@ -37,6 +38,7 @@ pub fn all() -> Vec<Scenario> {
         main_job::scenarios(),
         patterns::scenarios(),
         reclaim::scenarios(),
+        rescue::scenarios(),
         old_volumes::scenarios(),
         exports::scenarios(),
         late_binding::scenarios(),
