@@ -51,7 +51,7 @@ use state::State;
 const BUCKETS: [f64; 11] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 
 /// What safety checks can say no to.
-const GUARDED: [&str; 4] = ["provision", "delete", "expand", "sweep"];
+const GUARDED: [&str; 5] = ["provision", "delete", "expand", "sweep", "register"];
 
 /// Storage can take as long as its deadline allows, which is 30 s unless configured otherwise.
 const BACKEND_BUCKETS: [f64; 12] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0, 120.0];
@@ -275,6 +275,11 @@ impl Metrics {
     /// seconds from the task that dispatches work, also when there is none and on a standby.
     pub fn heartbeat(&self) {
         self.0.state.beat(Instant::now());
+    }
+
+    /// Lets the metrics tell how many seconds the API server's clock is ahead of ours; `skew` must answer at once.
+    pub fn watch_clock(&self, skew: impl Fn() -> Option<i64> + Send + Sync + 'static) {
+        self.0.state.set_skew(Arc::new(skew));
     }
 
     /// Lets the metrics tell of the queue called `name`; `depth` must answer at once.

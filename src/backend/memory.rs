@@ -119,6 +119,8 @@ struct State {
     on_node: bool,
     /// Whether only the UIDs of claims are remembered.
     nameless: bool,
+    /// The operation that is the last one that the permit allows.
+    last: Option<Operation>,
     /// Whether nothing in the trash is looked at.
     untended: bool,
     /// Whether the details of a volume depend on when it is asked for.
@@ -194,6 +196,17 @@ impl Memory {
     pub fn with_host(mut self, host: Arc<dyn Host>) -> Self {
         self.host = Some(host);
         self
+    }
+
+    /// Lets the right to change anything end directly after the next call of `operation`.
+    pub fn revoke_after(&self, operation: Operation) {
+        self.state().last = Some(operation);
+    }
+
+    fn end(&self, operation: Operation, permit: &Permit) {
+        if self.state().last.take_if(|last| *last == operation).is_some() {
+            permit.revoke();
+        }
     }
 
     /// From now on what is in the trash stays there, and is put back only when it is asked for.
@@ -629,6 +642,7 @@ impl Backend for Memory {
             removed
         };
         self.wake.notify_one();
+        self.end(Operation::Remove, permit);
         answer(Operation::Remove, lost, removed)
     }
 
@@ -655,6 +669,7 @@ impl Backend for Memory {
                 Restored::InPlace
             }
         };
+        self.end(Operation::Restore, permit);
         answer(Operation::Restore, lost, restored)
     }
 

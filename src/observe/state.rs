@@ -64,6 +64,7 @@ pub(super) struct Facts {
     pub(super) heartbeat: Option<Instant>,
     queues: BTreeMap<&'static str, Ask<QueueDepth>>,
     events: Option<Ask<EventCounts>>,
+    skew: Option<Ask<Option<i64>>>,
     pub(super) rights_missing: Vec<String>,
     backends: Vec<Arc<dyn Backend>>,
 }
@@ -95,6 +96,10 @@ impl State {
 
     pub(super) fn set_queue(&self, name: &'static str, depth: Ask<QueueDepth>) {
         self.facts().queues.insert(name, depth);
+    }
+
+    pub(super) fn set_skew(&self, skew: Ask<Option<i64>>) {
+        self.facts().skew = Some(skew);
     }
 
     pub(super) fn set_events(&self, counts: Ask<EventCounts>) {
@@ -178,6 +183,7 @@ impl Collector for State {
 
 impl State {
     fn encode_loop(&self, encoder: &mut DescriptorEncoder<'_>, now: Instant) -> Result<(), std::fmt::Error> {
+        self.encode_clock(encoder)?;
         let (leading, synced, queues, events, missing) = {
             let facts = self.facts();
             let leading = facts.leadership == Some(Leadership::Leading);
@@ -249,6 +255,17 @@ impl State {
             name: "berth_rights_missing",
             help: "Rights that the service account lacks",
             values: missing.iter().map(|right| (vec![("right", right.as_str())], 1.0)).collect(),
+        }
+        .encode(encoder, MetricType::Gauge)
+    }
+
+    fn encode_clock(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let skew = self.facts().skew.clone();
+        Samples {
+            name: "berth_api_clock_skew_seconds",
+            help: "How far the API server's clock is ahead of this machine's; absent while it is unknown",
+            #[allow(clippy::cast_precision_loss)] // as in `number`
+            values: skew.and_then(|ask| ask()).map(|seconds| (Vec::new(), seconds as f64)).into_iter().collect(),
         }
         .encode(encoder, MetricType::Gauge)
     }

@@ -105,6 +105,7 @@ pub(crate) async fn full() -> Metrics {
     metrics.synced(true);
     metrics.heartbeat();
     let since = Instant::now();
+    metrics.watch_clock(|| Some(-2));
     metrics.watch_queue("claims", move || QueueDepth {
         ready: 5,
         waiting: 4,

@@ -366,6 +366,8 @@ impl Shared {
             depth: Arc::default(),
         };
         shared.adapt(&shared.rights.rights().borrow());
+        let clock = shared.facts.clock.clone();
+        shared.metrics.watch_clock(move || clock.skew());
         let depth = Arc::clone(&shared.depth);
         let depth = move || *depth.lock().unwrap_or_else(PoisonError::into_inner);
         shared.metrics.watch_queue("objects", depth);

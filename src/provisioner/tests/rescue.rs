@@ -82,6 +82,54 @@ async fn a_volume_that_is_rescued_between_the_move_and_the_deletion_of_its_objec
     }
 }
 
+/// The object is marked as deleted already, and goes when our finalizer is taken off: with the data in its place.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_volume_that_is_rescued_when_its_object_is_about_to_go_keeps_its_data() {
+    let bed = Bed::new();
+    bed.memory.leave_trash_alone();
+    let running = bed.start().await;
+    let volume = with_volume(&bed).await;
+    let place = place_of(&bed, &volume);
+    let patches = Match::verb("patch").resource("persistentvolumes").user(USER);
+    let held = bed.server.faults().inject(patches, Fault::Hang, Times::Always);
+    bed.delete_claim("data");
+    bed.until("our finalizer is about to be taken off", || bed.server.faults().hits(held) > 0).await;
+    assert!(bed.volume(&volume).unwrap().metadata.deletion_timestamp.is_some());
+    patch_volume(&bed, &volume, retain());
+    bed.server.faults().remove(held);
+    bed.until("its object is gone", || bed.volumes() == 0).await;
+    running.stop().await;
+    assert!(
+        bed.memory.exists(&place),
+        "its data stays, as with every retained volume whose object is deleted"
+    );
+    assert!(bed.memory.trash().is_empty());
+}
+
+/// Another process may be at work by then.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_object_of_a_volume_is_not_touched_once_the_right_to_it_has_ended() {
+    for operation in [Operation::Remove, Operation::Restore] {
+        let bed = Bed::new();
+        bed.memory.leave_trash_alone();
+        let running = bed.start().await;
+        let volume = with_volume(&bed).await;
+        bed.memory.revoke_after(operation);
+        bed.server.audit().reset();
+        if operation == Operation::Restore {
+            patch_volume(&bed, &volume, retain());
+        } else {
+            bed.delete_claim("data");
+        }
+        bed.until("the storage was asked", || bed.memory.calls(operation) > 0).await;
+        bed.settle().await;
+        running.kill().await;
+        assert!(bed.volume(&volume).unwrap().metadata.deletion_timestamp.is_none() && guarded(&bed, &volume));
+        let written = ["delete", "patch"].map(|verb| bed.requests(verb, "persistentvolumes"));
+        assert_eq!(written, [0, 0], "{operation:?}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_removal_whose_object_was_changed_but_not_rescued_goes_on_with_the_new_version() {
     let bed = Bed::new();
@@ -284,6 +332,24 @@ async fn a_lost_record_is_written_again_and_a_store_that_cannot_be_listed_is_ask
     bed.until("it is recorded", || bed.memory.volumes().len() == 1).await;
     running.stop().await;
     assert_eq!(bed.memory.volumes()[0].volume.id.name().as_str(), volume);
+}
+
+/// What could not be signed before can be then.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_storage_is_asked_again_when_it_is_learned_what_the_cluster_is_called() {
+    let bed = Bed::new();
+    let settings = bed.settings().await;
+    let facts = settings.facts.clone();
+    let running = bed.start_with(settings);
+    with_volume(&bed).await;
+    let calls = || bed.memory.calls(Operation::Unregistered);
+    let before = calls();
+    facts.lock("lock-1".into());
+    bed.until("it is asked again", || calls() == before + 1).await;
+    facts.lock("lock-2".into());
+    bed.settle().await;
+    assert_eq!(calls(), before + 1, "the first one stays");
+    running.stop().await;
 }
 
 /// What a copy of another cluster's PV would do to that cluster's data.

@@ -14,6 +14,7 @@ mod races;
 mod reclaim;
 mod refusal;
 mod replicas;
+mod rescue;
 mod rights;
 mod turbulence;
 mod uninstall;
@@ -39,6 +40,7 @@ pub fn all() -> Vec<Scenario> {
         main_job::scenarios(),
         patterns::scenarios(),
         reclaim::scenarios(),
+        rescue::scenarios(),
         old_volumes::scenarios(),
         exports::scenarios(),
         late_binding::scenarios(),
