@@ -61,7 +61,7 @@ use self::{
     term::Term,
 };
 use crate::{
-    backend::Backends,
+    backend::{Backend, Backends},
     observe::{CountApiRequests, EventCounts, Leadership, Metrics, QueueDepth},
     volume::Clock,
 };
@@ -287,6 +287,14 @@ async fn work(term: Option<&mut Term>) {
     }
 }
 
+/// What a backend is told of a class.
+fn told_to(backend: &dyn Backend, class: &Class) -> BTreeMap<String, String> {
+    let capabilities = backend.capabilities();
+    let mut parameters = class.parameters_as_before(capabilities);
+    parameters.retain(|key, _| capabilities.parameters.iter().any(|parameter| parameter.name == key));
+    parameters
+}
+
 /// What became of the events of all reporters.
 fn counts(events: &[Events]) -> EventCounts {
     events.iter().map(Events::counts).fold(EventCounts::default(), |sum, one| EventCounts {
@@ -408,10 +416,24 @@ impl Shared {
 
     fn introduce(&self, class: &Class) {
         let Some(backend) = self.backends.get(&class.provisioner) else { return };
-        let capabilities = backend.capabilities();
-        let mut parameters = class.parameters_as_before(capabilities);
-        parameters.retain(|key, _| capabilities.parameters.iter().any(|parameter| parameter.name == key));
-        backend.acquaint(&parameters);
+        backend.acquaint(&told_to(&**backend, class));
+    }
+
+    /// Tells the backends which classes and volumes there are, where some have gone: a store that none of them names is forgotten.
+    fn retain_stores(&self) {
+        if !self.listed.load(Ordering::SeqCst) || !self.records().take_stores_changed() {
+            return;
+        }
+        let classes = self.records().classes();
+        for backend in self.backends.distinct() {
+            let of_backend = classes.iter().filter(|class| {
+                let by = self.backends.get(&class.provisioner);
+                by.is_some_and(|by| Arc::ptr_eq(by, backend))
+            });
+            let parameters: Vec<_> = of_backend.map(|class| told_to(&**backend, class)).collect();
+            let used = self.records().stores_in_use(backend.capabilities().name);
+            backend.retain_stores(&parameters, &used);
+        }
     }
 
     /// Tells the backends what the volumes say of their stores.
@@ -453,6 +475,7 @@ impl Shared {
     /// Tells the metrics how things are.
     fn tell(&self, term: Option<&Term>) {
         self.metrics.heartbeat();
+        self.retain_stores();
         *self.depth.lock().unwrap_or_else(PoisonError::into_inner) = term.map(Term::load).unwrap_or_default();
     }
 

@@ -12,7 +12,7 @@ mod past;
 mod places;
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     hash::{DefaultHasher, Hash, Hasher as _},
     sync::Arc,
 };
@@ -149,6 +149,8 @@ pub(super) struct Records {
     memories: Memories,
     /// Whether volumes get our finalizer.
     guarding: bool,
+    /// Whether a class or a volume has gone since somebody asked which stores they name.
+    stores_changed: bool,
     queue: Option<Queue<Key>>,
 }
 
@@ -168,6 +170,7 @@ impl Records {
             listed: HashSet::new(),
             memories: Memories::default(),
             guarding,
+            stores_changed: false,
             queue: None,
         }
     }
@@ -218,6 +221,17 @@ impl Records {
     /// All classes.
     pub(super) fn classes(&self) -> Vec<Arc<Class>> {
         self.classes.values().map(|(class, _)| Arc::clone(class)).collect()
+    }
+
+    /// The stores of this backend in which volumes lie, or claims have a place.
+    pub(super) fn stores_in_use(&self, backend: &str) -> BTreeSet<String> {
+        let stores = self.places.stores(backend).into_iter().chain(self.reserved.stores(backend));
+        stores.map(str::to_owned).collect()
+    }
+
+    /// Whether a class or a volume has gone, or says something else, since the last time.
+    pub(super) fn take_stores_changed(&mut self) -> bool {
+        std::mem::take(&mut self.stores_changed)
     }
 
     /// Whether volumes get our finalizer.
@@ -483,7 +497,10 @@ impl Records {
                     self.forget_volume(&name);
                 }
             }
-            Watched::Classes => self.classes.retain(|_, (_, seen)| *seen == round),
+            Watched::Classes => {
+                self.classes.retain(|_, (_, seen)| *seen == round);
+                self.stores_changed = true;
+            }
         }
         self.listed.insert(kind);
         self.listed.len() == 3
@@ -612,6 +629,7 @@ impl Records {
             before.as_ref().and_then(|before| before.spot.as_ref()).filter(|old| Some(*old) != spot.as_ref());
         if let Some(old) = moved {
             self.places.remove(old, &name);
+            self.stores_changed = true;
         }
         self.wake_volume(&name, before.as_ref());
     }
@@ -647,6 +665,7 @@ impl Records {
         if let Some((name, record)) = self.volumes.remove_entry(name) {
             if let Some(spot) = &record.spot {
                 self.places.remove(spot, &name);
+                self.stores_changed = true;
             }
             self.blocked.forget(&Key::Volume(Arc::clone(&name)));
             self.wake_blocked(&name);
@@ -664,6 +683,7 @@ impl Records {
         let class = Arc::new(class);
         let before = self.classes.insert(name.clone(), (Arc::clone(&class), round));
         if before.is_none_or(|(before, _)| before != class) {
+            self.stores_changed = true;
             let waiting = self.claims.iter().filter_map(|(uid, record)| match &record.wanted {
                 Wanted::Volume(claim) if *claim.class == *name => Some(Key::Claim(Arc::clone(uid))),
                 Wanted::Volume(_) | Wanted::Binding(_) | Wanted::Growth(_) => None,
@@ -677,6 +697,7 @@ impl Records {
     /// The class of this name is gone.
     pub(super) fn forget_class(&mut self, name: &str) {
         self.classes.remove(name);
+        self.stores_changed = true;
     }
 }
 
