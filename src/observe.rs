@@ -75,6 +75,8 @@ struct Inner {
     delete_seconds: Family<Class, Histogram, Buckets>,
     api_requests: Family<ApiRequest, Counter>,
     operation_seconds: Family<BackendOperation, Histogram, Buckets>,
+    /// Of which of them there is a series.
+    operations: Mutex<HashSet<BackendOperation>>,
     refused: Family<Operation, Counter>,
     swept: Family<Store, Counter>,
     confirmed: Family<Store, Counter>,
@@ -150,6 +152,7 @@ impl Metrics {
             delete_seconds: Family::new_with_constructor(seconds()),
             api_requests: Family::default(),
             operation_seconds: Family::new_with_constructor(Buckets(&BACKEND_BUCKETS)),
+            operations: Mutex::default(),
             refused: Family::default(),
             swept: Family::default(),
             confirmed: Family::default(),
@@ -244,6 +247,26 @@ impl Metrics {
     ) {
         let labels = BackendOperation { backend, store: store.into(), operation, outcome };
         self.0.operation_seconds.get_or_create(&labels).observe(took.as_secs_f64());
+        self.operations().insert(labels);
+    }
+
+    fn operations(&self) -> MutexGuard<'_, HashSet<BackendOperation>> {
+        self.0.operations.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends the series of stores of this backend that are not `known` any more: there is no end to names of stores that come and
+    /// go with classes.
+    fn retain_stores(&self, backend: &'static str, known: impl Fn(&str) -> bool) {
+        self.operations().retain(|labels| {
+            let kept = labels.backend != backend || labels.store.is_empty() || known(&labels.store);
+            if !kept {
+                self.0.operation_seconds.remove(labels);
+                let store = Store { store: labels.store.clone() };
+                self.0.swept.remove(&store);
+                self.0.confirmed.remove(&store);
+            }
+            kept
+        });
     }
 
     /// A safety check said no to `operation`, which is one of [`GUARDED`]. Worth an alert.

@@ -127,6 +127,8 @@ struct State {
     moody: bool,
     /// The classes that the caller told of.
     met: Vec<BTreeMap<String, String>>,
+    /// The classes and stores of which it was told last that they are all that there are.
+    retained: Option<(Vec<BTreeMap<String, String>>, BTreeSet<String>)>,
 }
 
 /// A volume in the trash.
@@ -252,6 +254,11 @@ impl Memory {
     /// was made anew meanwhile with other details.
     pub fn change_details(&self) {
         self.state().moody = true;
+    }
+
+    /// The classes and the stores with volumes that the caller told of with [`Backend::retain_stores`], the last time.
+    pub fn retained(&self) -> Option<(Vec<BTreeMap<String, String>>, BTreeSet<String>)> {
+        self.state().retained.clone()
     }
 
     /// The parameters of the classes that the caller told of with [`Backend::acquaint`].
@@ -805,6 +812,10 @@ impl Backend for Memory {
         }
     }
 
+    fn retain_stores(&self, classes: &[BTreeMap<String, String>], used: &BTreeSet<String>) {
+        self.state().retained = Some((classes.to_vec(), used.clone()));
+    }
+
     fn remember(&self, past: Past) {
         self.state().past.insert(past.store.clone(), past);
     }
@@ -814,6 +825,7 @@ impl Backend for Memory {
         let status = |name: &String| StoreStatus {
             name: name.clone(),
             ready: state.not_ready.get(name).map_or(Ok(()), |why| Err(why.clone())),
+            problems: Vec::new(),
             running: state.busy.len(),
             oldest: state.busy.iter().next().map(|name| (format!("work on {name}"), Duration::ZERO)),
             trash: state.trash.len(),

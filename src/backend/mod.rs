@@ -24,7 +24,7 @@ pub mod path;
 pub mod rbd;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt,
     net::IpAddr,
     sync::Arc,
@@ -122,6 +122,11 @@ pub trait Backend: Send + Sync + 'static {
     /// classes describe is known from then on, and what lies in it is looked after although nothing was asked of it yet. Pure
     /// memory; a class that is wrong is told when it is used.
     fn acquaint(&self, _parameters: &BTreeMap<String, String>) {}
+
+    /// Tells of all classes that are served, as [`acquaint`](Backend::acquaint) tells of one, and of all stores in which volumes
+    /// lie or are being made, in place of what was told before. A store that nobody configured and none of them names is
+    /// forgotten, once what was deleted there is purged; it is known again as soon as it is named. Pure memory.
+    fn retain_stores(&self, _classes: &[BTreeMap<String, String>], _used: &BTreeSet<String>) {}
 
     /// The state of every store, for readiness and metrics. Answers at once, from memory.
     fn stores(&self) -> Vec<StoreStatus>;
@@ -283,6 +288,8 @@ pub struct StoreStatus {
     pub name: String,
     /// Whether it can be used; else the reason, as a sentence for an administrator.
     pub ready: Result<(), String>,
+    /// What is wrong, although it can be used: a class names a Secret that does not exist.
+    pub problems: Vec<String>,
     /// Operations that are running now.
     pub running: usize,
     /// The operation that has run longest, with its path, and since when; for finding what hangs.

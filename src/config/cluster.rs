@@ -80,6 +80,7 @@ pub(super) fn tools(sources: &Sources<'_>, common: Common, old: &Old) -> Result<
         sessions,
         programs: Programs::new(concurrency + sessions),
         pause: Tools::default().pause,
+        recheck: Tools::default().recheck,
     })
 }
 
@@ -200,6 +201,7 @@ fn cluster(
         concurrency,
         sessions: kept,
         pause: common.pause,
+        recheck: common.recheck,
         programs: common.programs.clone(),
     };
     let admin = admin(

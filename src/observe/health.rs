@@ -96,7 +96,8 @@ pub(super) fn ready(
     for (backend, store) in stores {
         let problem = store.ready.as_ref().err().cloned();
         let name = format!("store {backend}/{}", store.name);
-        checks.push(if none_serves { Check::new(name, problem) } else { Check::told(name, problem) });
+        checks.push(if none_serves { Check::new(&name, problem) } else { Check::told(&name, problem) });
+        checks.extend(store.problems.iter().map(|problem| Check::told(&name, Some(problem.clone()))));
     }
     for right in rights_missing {
         checks.push(Check::told("rights", Some(format!("the service account may not {right}"))));
@@ -112,6 +113,7 @@ mod tests {
         let status = StoreStatus {
             name: name.into(),
             ready: ready.map_err(String::from),
+            problems: Vec::new(),
             running: 0,
             oldest: None,
             trash: 0,
@@ -174,5 +176,14 @@ mod tests {
              [!]rights: the service account may not patch persistentvolumes\n\
              ok\n"
         );
+    }
+
+    #[test]
+    fn what_is_wrong_with_one_class_is_told_and_fails_nothing() {
+        let (backend, mut status) = store("a", Ok(()));
+        status.problems.push("Secret berth/gone does not exist".into());
+        let verdict = ready(true, Some(Leadership::Leading), &[(backend, status)], &[]);
+        assert!(verdict.passed());
+        assert_eq!(verdict.text(false), "[!]store nfs/a: Secret berth/gone does not exist\nok\n");
     }
 }

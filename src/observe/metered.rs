@@ -2,7 +2,7 @@
 //!
 //! It changes nothing of what it passes on.
 
-use std::{collections::BTreeMap, sync::Arc, time::Instant};
+use std::{collections::{BTreeMap, BTreeSet}, sync::Arc, time::Instant};
 
 use async_trait::async_trait;
 
@@ -138,6 +138,13 @@ impl Backend for Metered {
 
     fn acquaint(&self, parameters: &BTreeMap<String, String>) {
         self.inner.acquaint(parameters);
+    }
+
+    fn retain_stores(&self, classes: &[BTreeMap<String, String>], used: &BTreeSet<String>) {
+        self.inner.retain_stores(classes, used);
+        let left = self.inner.stores();
+        let known = |store: &str| left.iter().any(|known| known.name == store);
+        self.metrics.retain_stores(self.inner.capabilities().name, known);
     }
 
     fn stores(&self) -> Vec<StoreStatus> {

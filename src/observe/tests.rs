@@ -81,6 +81,7 @@ fn store(name: &str, ready: Result<(), &str>) -> StoreStatus {
     StoreStatus {
         name: name.into(),
         ready: ready.map_err(String::from),
+            problems: Vec::new(),
         running: 2,
         oldest: Some(("mkdir a-b-c".into(), Duration::from_secs(7))),
         trash: 3,
@@ -351,4 +352,20 @@ async fn an_endless_head_of_a_request_is_refused() {
     let answer = String::from_utf8_lossy(&answer);
     assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 431"), "{answer}");
     server.abort();
+}
+
+#[test]
+fn the_series_of_a_store_that_is_forgotten_end() {
+    let metrics = Metrics::new();
+    for store in ["main", "mon-1"] {
+        metrics.backend_operation("rbd", store, "create", "ok".into(), Duration::from_secs(1));
+        metrics.backend_operation("nfs", store, "create", "ok".into(), Duration::from_secs(1));
+        metrics.swept(store);
+    }
+    metrics.retain_stores("rbd", |store| store == "main");
+    let mut text = String::new();
+    prometheus_client::encoding::text::encode(&mut text, &metrics.0.registry).unwrap();
+    assert!(text.contains("backend=\"rbd\",store=\"main\"") && text.contains("swept_volumes_total{store=\"main\"}"));
+    assert!(!text.contains("backend=\"rbd\",store=\"mon-1\"") && !text.contains("swept_volumes_total{store=\"mon-1\"}"));
+    assert!(text.contains("backend=\"nfs\",store=\"mon-1\""), "another backend\'s");
 }

@@ -62,7 +62,7 @@ use self::{
     term::Term,
 };
 use crate::{
-    backend::Backends,
+    backend::{Backend, Backends},
     observe::{CountApiRequests, EventCounts, Leadership, Metrics, QueueDepth},
     volume::Clock,
 };
@@ -440,6 +440,23 @@ impl Shared {
         backend.acquaint(&class.parameters_of(backend.capabilities()));
     }
 
+    /// Tells the backends which classes and volumes there are, where some have gone: a store that none of them names is forgotten.
+    fn retain_stores(&self) {
+        if !self.listed.load(Ordering::SeqCst) || !self.records().take_stores_changed() {
+            return;
+        }
+        let classes = self.records().classes();
+        for backend in self.backends.distinct() {
+            let of_backend = classes.iter().filter(|class| {
+                let by = self.backends.get(&class.provisioner);
+                by.is_some_and(|by| Arc::ptr_eq(by, backend))
+            });
+            let parameters: Vec<_> = of_backend.map(|class| class.parameters_of(backend.capabilities())).collect();
+            let used = self.records().stores_in_use(backend.capabilities().name);
+            backend.retain_stores(&parameters, &used);
+        }
+    }
+
     /// Tells the backends what the volumes say of their stores.
     fn tell_past(&self) {
         for backend in self.backends.distinct() {
@@ -479,6 +496,7 @@ impl Shared {
     /// Tells the metrics how things are.
     fn tell(&self, term: Option<&Term>) {
         self.metrics.heartbeat();
+        self.retain_stores();
         *self.depth.lock().unwrap_or_else(PoisonError::into_inner) = term.map(Term::load).unwrap_or_default();
     }
 

@@ -14,7 +14,7 @@ use crate::{
 const DESCRIBED: &str = "mon-";
 
 /// A user of a cluster, and where its key is.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Admin {
     /// Its name, without `client.`.
     pub user: String,

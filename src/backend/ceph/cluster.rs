@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     net::SocketAddr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::{Duration, Instant},
 };
 
@@ -11,7 +11,7 @@ use tokio::sync::Semaphore;
 
 use super::{
     Ceph, Credentials, Failed, Monitors, Programs, classify::Shown, monitors::Protocol, silence::Silence,
-    warm::Warm,
+    users::Users, warm::Warm,
 };
 use crate::volume::Invalid;
 
@@ -36,6 +36,8 @@ pub struct Tools {
     pub sessions: usize,
     /// How long a cluster that did not answer is left alone, the first time; zero for not at all.
     pub pause: Duration,
+    /// How often a cluster is looked at of which it is not known whether it can be used.
+    pub recheck: Duration,
     /// The places for programs, which all clusters share.
     pub programs: Programs,
 }
@@ -52,6 +54,7 @@ impl Default for Tools {
             concurrency: 8,
             sessions: 2,
             pause: Duration::from_secs(1),
+            recheck: Duration::from_secs(10),
             programs: Programs::default(),
         }
     }
@@ -75,14 +78,23 @@ pub(super) struct Shared {
     /// For a cluster that is in trouble: what hangs there must not keep programs from other clusters.
     pub(super) few: Semaphore,
     pub(super) warm: Warm,
-    /// Held while it is asked, so that it is asked once.
-    pub(super) fsid: tokio::sync::Mutex<Option<String>>,
+    identity: Mutex<Identity>,
+    users: Mutex<Users>,
     /// Why nothing could be learnt of the cluster the last time that somebody tried.
     trouble: Mutex<Option<String>>,
     silence: Mutex<Silence>,
     /// The protocols that monitors speak whose addresses do not say one, as they said themselves.
     spoken: Mutex<BTreeMap<SocketAddr, Protocol>>,
     running: Mutex<Running>,
+}
+
+/// The identity that a cluster gave itself.
+#[derive(Debug, Default)]
+struct Identity {
+    /// As it is now; `None` while that is not known, since what answers next may be another cluster.
+    now: Option<String>,
+    /// As it was the last time that it was known.
+    last: Option<String>,
 }
 
 #[derive(Debug, Default)]
@@ -94,8 +106,10 @@ struct Running {
 /// How a cluster is now, as far as calls have shown.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Health {
-    /// Whether the last call got an answer; else why not, as a sentence for an administrator.
+    /// Whether it answers, and one of its users can be used; else why not, as a sentence for an administrator.
     pub ready: Result<(), String>,
+    /// What is wrong with single users of it.
+    pub problems: Vec<String>,
     /// Calls that run now, those that wait for their turn included.
     pub running: usize,
     /// The call that has run longest, and since when.
@@ -124,7 +138,8 @@ impl Cluster {
                 silence: Mutex::new(Silence::new(tools.pause)),
                 spoken: Mutex::default(),
                 tools,
-                fsid: tokio::sync::Mutex::default(),
+                identity: Mutex::default(),
+                users: Mutex::default(),
                 trouble: Mutex::default(),
                 running: Mutex::default(),
             }),
@@ -155,10 +170,18 @@ impl Cluster {
     /// How it is, from memory.
     pub fn health(&self) -> Health {
         let trouble = self.shared.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let (unusable, problems) = {
+            let users = self.users();
+            (users.none_serves(), users.problems())
+        };
+        let silent = || {
+            (self.is_watched() && self.identity().is_none()).then(|| "it has not answered yet".to_owned())
+        };
+        let ready = trouble.or(unusable).or_else(silent).map_or(Ok(()), Err);
         let running = self.shared.running.lock().unwrap_or_else(PoisonError::into_inner);
         // Numbers are given in the order of time.
         let oldest = running.calls.values().next().map(|(what, since)| (what.clone(), since.elapsed()));
-        Health { ready: trouble.map_or(Ok(()), Err), running: running.calls.len(), oldest }
+        Health { ready, problems, running: running.calls.len(), oldest }
     }
 
     /// Why nothing could be learnt of it the last time that somebody tried.
@@ -184,8 +207,30 @@ impl Cluster {
         news
     }
 
+    /// The identity that it had the last time that it was known.
+    pub fn identity(&self) -> Option<String> {
+        self.identities().last.clone()
+    }
+
+    /// The identity that it has, as far as that is known.
+    pub(super) fn identity_now(&self) -> Option<String> {
+        self.identities().now.clone()
+    }
+
+    pub(super) fn set_identity(&self, identity: String) {
+        *self.identities() = Identity { now: Some(identity.clone()), last: Some(identity) };
+    }
+
+    fn identities(&self) -> MutexGuard<'_, Identity> {
+        self.shared.identity.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn users(&self) -> MutexGuard<'_, Users> {
+        self.shared.users.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Notes what a call showed of the cluster.
-    pub(super) async fn learn<T>(&self, outcome: &Result<T, Failed>) {
+    pub(super) fn learn<T>(&self, outcome: &Result<T, Failed>) {
         let shown = match outcome {
             Ok(_) => Shown::Well,
             Err(failed) => failed.reason.shows(),
@@ -198,7 +243,7 @@ impl Cluster {
         *self.shared.trouble.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
         if matches!(shown, Shown::Lost | Shown::Stranger) {
             // What answers next may be another cluster.
-            *self.shared.fsid.lock().await = None;
+            self.identities().now = None;
         }
     }
 
@@ -225,11 +270,12 @@ impl Drop for Begun {
     }
 }
 
-/// All clusters of the process: the configured ones, and those that a class or an old PV describes by its monitors.
+/// All clusters of the process: the configured ones, and those that a class or an old PV describes by its monitors. Of these there
+/// are as many as anybody holds: who needs one holds it, and what nobody needs any more is gone.
 #[derive(Debug, Clone)]
 pub struct Clusters {
     configured: Arc<[Cluster]>,
-    described: Arc<Mutex<BTreeMap<String, Cluster>>>,
+    described: Arc<Mutex<BTreeMap<String, Weak<Shared>>>>,
     tools: Tools,
 }
 
@@ -239,13 +285,14 @@ impl Clusters {
         Self { configured: configured.into(), described: Arc::default(), tools }
     }
 
-    /// The cluster of this name, configured or met before.
+    /// The cluster of this name, configured or held by somebody.
     pub fn named(&self, name: &str) -> Option<Cluster> {
-        self.configured
-            .iter()
-            .find(|cluster| cluster.name() == name)
-            .cloned()
-            .or_else(|| self.described.lock().unwrap_or_else(PoisonError::into_inner).get(name).cloned())
+        let configured = self.configured.iter().find(|cluster| cluster.name() == name).cloned();
+        configured.or_else(|| Some(Cluster { shared: self.described().get(name)?.upgrade()? }))
+    }
+
+    fn described(&self) -> MutexGuard<'_, BTreeMap<String, Weak<Shared>>> {
+        self.described.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether somebody gave a cluster this name; that of one that was only met follows from its monitors.
@@ -259,14 +306,25 @@ impl Clusters {
             return Ok(cluster.clone());
         }
         let name = monitors.store_name();
+        let mut described = self.described();
+        described.retain(|_, shared| shared.strong_count() > 0);
+        if let Some(shared) = described.get(&name).and_then(Weak::upgrade) {
+            return Ok(Cluster { shared });
+        }
         let cluster = Cluster::new(&name, monitors.clone(), self.tools.clone())?;
-        let mut described = self.described.lock().unwrap_or_else(PoisonError::into_inner);
-        Ok(described.entry(name).or_insert(cluster).clone())
+        described.insert(name, Arc::downgrade(&cluster.shared));
+        Ok(cluster)
     }
 
-    /// All of them: configured ones first, as configured, then those met, by name.
+    /// The configured ones, as configured.
+    pub fn configured(&self) -> Vec<Cluster> {
+        self.configured.to_vec()
+    }
+
+    /// All of them: configured ones first, as configured, then those that somebody holds, by name.
     pub fn all(&self) -> Vec<Cluster> {
-        let described = self.described.lock().unwrap_or_else(PoisonError::into_inner);
-        self.configured.iter().chain(described.values()).cloned().collect()
+        let described = self.described();
+        let held = described.values().filter_map(|shared| Some(Cluster { shared: shared.upgrade()? }));
+        self.configured.iter().cloned().chain(held).collect()
     }
 }

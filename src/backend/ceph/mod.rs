@@ -9,6 +9,7 @@
 
 mod call;
 pub mod class;
+pub mod client;
 mod classify;
 mod cluster;
 mod credentials;
@@ -20,9 +21,10 @@ mod said;
 mod silence;
 #[cfg(test)]
 pub(crate) mod tests;
+mod users;
 mod warm;
 
-use std::{collections::BTreeMap, net::IpAddr, time::Duration};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 
 pub use call::{Call, Failed, Reply, Tool};
 pub use class::Admin;
@@ -64,11 +66,24 @@ const WATCH: Duration = Duration::from_millis(250);
 pub struct Ceph {
     cluster: Cluster,
     credentials: Credentials,
+    /// Whom the cluster knows it as, where what becomes of its calls shows whether that user can be used.
+    admin: Option<Arc<Admin>>,
 }
 
 impl Ceph {
     pub(super) fn new(cluster: Cluster, credentials: Credentials) -> Self {
-        Self { cluster, credentials }
+        Self { cluster, credentials, admin: None }
+    }
+
+    /// The same, as this user of the cluster.
+    #[must_use]
+    pub(super) fn of(self, admin: &Admin) -> Self {
+        Self { admin: Some(Arc::new(admin.clone())), ..self }
+    }
+
+    /// Who it is, with which key.
+    pub fn credentials(&self) -> &Credentials {
+        &self.credentials
     }
 
     /// The cluster.
@@ -99,25 +114,28 @@ impl Ceph {
     /// The identity that the cluster gave itself when it was made. Asked once, and again after the cluster could not be
     /// reached.
     pub async fn fsid(&self) -> Result<String, Failed> {
+        match self.cluster.identity_now() {
+            Some(fsid) => Ok(fsid),
+            None => self.ask_identity().await,
+        }
+    }
+
+    /// The same, asked in any case.
+    pub(super) async fn ask_identity(&self) -> Result<String, Failed> {
         #[derive(serde::Deserialize)]
         struct Answer {
             fsid: String,
         }
         let what = format!("ask cluster {} who it is", self.cluster.name());
-        loop {
-            // Asked without the lock, since a failure takes it.
-            if let Some(fsid) = self.cluster.shared.fsid.lock().await.clone() {
-                return Ok(fsid);
-            }
-            let reply = self.ceph(Call::reads(what.clone(), ["fsid"])).await?;
-            let answer: Option<Answer> = reply.json().ok().flatten();
-            let Some(Answer { fsid }) = answer.filter(|answer| is_fsid(&answer.fsid)) else {
-                let said =
-                    without_keys(&String::from_utf8_lossy(&reply.stdout), self.credentials.key().reveal());
-                return Err(self.failed(&what, Tool::Ceph, Reason::Other, Some(0), Said::read(&said).gist()));
-            };
-            self.cluster.shared.fsid.lock().await.get_or_insert(fsid);
-        }
+        let reply = self.ceph(Call::reads(what.clone(), ["fsid"])).await?;
+        let answer: Option<Answer> = reply.json().ok().flatten();
+        let Some(Answer { fsid }) = answer.filter(|answer| is_fsid(&answer.fsid)) else {
+            let said =
+                without_keys(&String::from_utf8_lossy(&reply.stdout), self.credentials.key().reveal());
+            return Err(self.failed(&what, Tool::Ceph, Reason::Other, Some(0), Said::read(&said).gist()));
+        };
+        self.cluster.set_identity(fsid.clone());
+        Ok(fsid)
     }
 
     async fn start(&self, tool: Tool, call: Call) -> Result<Reply, Failed> {
@@ -128,7 +146,8 @@ impl Ceph {
             outcome = self.approach(tool, &call) => outcome,
             () = ended(call.permit.as_ref()) => Err(self.failed(&call.what, tool, Reason::Stopped, None, String::new())),
         };
-        self.cluster.learn(&outcome).await;
+        self.cluster.learn(&outcome);
+        self.note(&outcome);
         let elapsed = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
         match &outcome {
             Ok(_) => {
@@ -140,6 +159,22 @@ impl Ceph {
             ),
         }
         outcome
+    }
+
+    /// Notes what the call showed of the user.
+    fn note<T>(&self, outcome: &Result<T, Failed>) {
+        let Some(admin) = &self.admin else { return };
+        match outcome {
+            Ok(_) => self.cluster.note_user(admin, Ok(())),
+            Err(failed) => match failed.reason.shows() {
+                Shown::Well => self.cluster.note_user(admin, Ok(())),
+                Shown::Stranger => self.cluster.note_user(admin, Err(failed.to_string())),
+                Shown::Nothing if failed.reason == Reason::BadKey => {
+                    self.cluster.note_user(admin, Err(failed.to_string()));
+                }
+                Shown::Nothing | Shown::Lost => {}
+            },
+        }
     }
 
     /// Makes the call, unless the cluster is left alone; finds out what listens where no monitor answered.

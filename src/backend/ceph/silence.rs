@@ -75,7 +75,6 @@ impl Silence {
     }
 
     /// How long nothing is asked.
-    #[cfg(test)]
     pub(super) fn left(&self) -> Duration {
         self.now
             .as_ref()

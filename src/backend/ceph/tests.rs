@@ -526,13 +526,19 @@ fn monitors_in_common_mean_a_configured_cluster_and_others_one_of_their_own() {
         |name: &str, monitors: &str| Cluster::new(name, monitors.parse().unwrap(), Tools::default()).unwrap();
     let clusters =
         Clusters::new(vec![cluster("a", "10.0.0.1,10.0.0.2"), cluster("b", "10.0.1.1")], Tools::default());
-    let reached = |monitors: &str| clusters.reached_by(&monitors.parse().unwrap()).unwrap().name().to_owned();
+    let held = |monitors: &str| clusters.reached_by(&monitors.parse().unwrap()).unwrap();
+    let reached = |monitors: &str| held(monitors).name().to_owned();
     assert_eq!(reached("10.0.0.2:6789,10.0.0.9:6789"), "a");
     assert_eq!(reached("10.0.1.1"), "b");
-    let described = reached("10.0.2.1:6789");
-    assert!(described.starts_with("mon-"));
-    assert_eq!(clusters.named(&described).unwrap().monitors().as_str(), "10.0.2.1:6789");
+    let described = held("10.0.2.1:6789");
+    let name = described.name().to_owned();
+    assert!(name.starts_with("mon-"));
+    assert_eq!(clusters.named(&name).unwrap().monitors().as_str(), "10.0.2.1:6789");
+    assert!(Arc::ptr_eq(&held("10.0.2.1:6789").shared, &described.shared), "there is one of it");
     assert_eq!(clusters.all().len(), 3);
+    drop(described);
+    assert!(clusters.named(&name).is_none(), "nobody holds it any more");
+    assert_eq!(clusters.all().len(), 2);
     assert!(clusters.named("c").is_none());
     for bad in ["", "A", "a_b", "a/b", &"a".repeat(41)] {
         assert!(Cluster::new(bad, "h".parse().unwrap(), Tools::default()).is_err(), "{bad}");

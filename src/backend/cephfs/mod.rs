@@ -22,7 +22,7 @@ mod sweep;
 mod tests;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, SystemTime},
@@ -92,7 +92,7 @@ impl fmt::Debug for Cephfs {
 impl Cephfs {
     /// A backend over these clusters, and those that classes describe. Asks nothing of them yet.
     pub fn new(clusters: Clusters, host: Arc<dyn Host>, settings: Settings) -> Result<Self, Error> {
-        let configured = clusters.all();
+        let configured = clusters.configured();
         for name in settings.admins.keys() {
             if !configured.iter().any(|cluster| cluster.name() == name) {
                 let message =
@@ -137,6 +137,14 @@ impl Cephfs {
         Arc::clone(store)
     }
 
+    /// The stores of the configured clusters, as configured, then those that were met, by name.
+    fn known(&self) -> Vec<Arc<Store>> {
+        let mut known: Vec<_> = self.clusters.configured().iter().map(|cluster| self.store(cluster)).collect();
+        let met = self.stores.lock().unwrap_or_else(PoisonError::into_inner);
+        known.extend(met.values().filter(|store| is_described(&store.cluster)).cloned());
+        known
+    }
+
     async fn work(&self, cluster: &Cluster, admin: Admin) -> Result<Work, Error> {
         Work::new(self.store(cluster), Arc::clone(&self.host), admin).await
     }
@@ -157,7 +165,7 @@ impl Cephfs {
 
     /// Waits until something is to be purged: what is due next by the clock that says `now`, or what is deleted now.
     async fn rest(&self, now: SystemTime) {
-        let stores: Vec<_> = self.clusters.all().into_iter().map(|cluster| self.store(&cluster)).collect();
+        let stores = self.known();
         let due = |store: &Arc<Store>| store.memory().deleted.values().flatten().min().copied();
         let next = stores.iter().filter_map(due).min();
         let wait = next.map_or(TENDING, |next| next.duration_since(now).unwrap_or_default());
@@ -181,7 +189,7 @@ impl Cephfs {
     /// which of them are known changes, and where a volume lies must not.
     fn name_of(&self, monitors: &str) -> Option<String> {
         let monitors: Monitors = monitors.parse().ok()?;
-        let mut configured = self.clusters.all().into_iter().filter(|cluster| !is_described(cluster));
+        let mut configured = self.clusters.configured().into_iter();
         let known = configured.find(|cluster| cluster.monitors().share_one(&monitors));
         Some(known.map_or_else(|| monitors.store_name(), |cluster| cluster.name().to_owned()))
     }
@@ -432,9 +440,7 @@ impl Backend for Cephfs {
     }
 
     async fn tend(&self, permit: &Permit) {
-        let stores =
-            || self.clusters.all().into_iter().map(|cluster| self.store(&cluster)).collect::<Vec<_>>();
-        for store in stores() {
+        for store in self.known() {
             store.begin_term();
         }
         while permit.check().is_ok() {
@@ -443,7 +449,7 @@ impl Backend for Cephfs {
                 tokio::time::sleep(purge::SOON).await;
                 continue;
             };
-            for store in stores().into_iter().filter(|store| sweep::to_tend(store, now)) {
+            for store in self.known().into_iter().filter(|store| sweep::to_tend(store, now)) {
                 let name = store.cluster.name();
                 let done = match self.work_on(name).await {
                     Ok(Some(work)) => sweep::tend(&work, now, permit).await,
@@ -469,15 +475,40 @@ impl Backend for Cephfs {
         let groups = groups.filter_map(|place| place.segments.get(1).cloned()).collect();
         let told = Told { identity: past.identity, groups };
         self.past.lock().unwrap_or_else(PoisonError::into_inner).insert(past.store.clone(), told.clone());
-        if let Some(store) = self.stores.lock().unwrap_or_else(PoisonError::into_inner).get(&past.store) {
+        let store = self.stores.lock().unwrap_or_else(PoisonError::into_inner).get(&past.store).cloned();
+        if let Some(store) = store {
             store.remember(&told);
         }
+    }
+
+    fn retain_stores(&self, classes: &[BTreeMap<String, String>], used: &BTreeSet<String>) {
+        let met: Vec<_> = classes
+            .iter()
+            .filter_map(|parameters| class::acquaintance(&self.clusters, &self.settings, parameters).ok())
+            .map(|met| (met.cluster, met.admin))
+            .collect();
+        let named = |name: &str| used.contains(name) || met.iter().any(|(cluster, _)| cluster.name() == name);
+        self.past.lock().unwrap_or_else(PoisonError::into_inner).retain(|name, _| named(name));
+        let mut stores = self.stores.lock().unwrap_or_else(PoisonError::into_inner);
+        stores.retain(|name, store| {
+            let by_class = |admin: &Admin| met.iter().any(|(of, by)| of.name() == name && by == admin);
+            store.cluster.retain_users(|admin| self.settings.admins.get(name) == Some(admin) || by_class(admin));
+            let purging = !store.memory().deleted.is_empty() && store.cluster.health().ready.is_ok();
+            let kept = !is_described(&store.cluster) || named(name) || purging;
+            if !kept {
+                tracing::info!(cluster = name, "no class and no volume names the cluster any more: it is forgotten");
+                // Whoever waits for it lets it go.
+                store.wake.notify_one();
+            }
+            kept
+        });
     }
 
     fn acquaint(&self, parameters: &BTreeMap<String, String>) {
         // A class that is wrong says so when a claim uses it.
         let Ok(met) = class::acquaintance(&self.clusters, &self.settings, parameters) else { return };
         let store = self.store(&met.cluster);
+        store.cluster.watch(&self.host, &met.admin);
         let mut memory = store.memory();
         memory.admin.get_or_insert(met.admin);
         memory.groups.insert(met.group);
@@ -485,6 +516,6 @@ impl Backend for Cephfs {
     }
 
     fn stores(&self) -> Vec<StoreStatus> {
-        self.clusters.all().iter().map(|cluster| self.store(cluster).status()).collect()
+        self.known().iter().map(|store| store.status()).collect()
     }
 }

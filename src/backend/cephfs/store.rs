@@ -139,6 +139,7 @@ impl Store {
         let memory = self.memory();
         StoreStatus {
             name: self.cluster.name().to_owned(),
+            problems: if health.ready.is_ok() { health.problems } else { Vec::new() },
             ready: health.ready.and_then(|()| memory.swapped.clone().map_or(Ok(()), Err)),
             running: health.running,
             oldest: health.oldest,

@@ -15,9 +15,9 @@ use super::Admin;
 use crate::{
     backend::{
         Error, Host, Kind,
-        ceph::{Call, Ceph, Cluster, Credentials, Failed, Key, Reason, Reply, Tool},
+        ceph::{Call, Ceph, Cluster, Failed, Key, Reason, Reply, Tool, client},
     },
-    volume::{Permit, Secrets},
+    volume::Permit,
 };
 
 /// A cluster as the admin of a class sees it.
@@ -25,7 +25,7 @@ pub(super) struct Subvolumes {
     host: Arc<dyn Host>,
     cluster: Cluster,
     admin: Admin,
-    ceph: Mutex<(Credentials, Ceph)>,
+    ceph: Mutex<Ceph>,
 }
 
 /// A subvolume: file system, group, name.
@@ -139,28 +139,27 @@ struct Named {
 impl Subvolumes {
     /// Reads the admin's key. Asks nothing of the cluster yet.
     pub(super) async fn open(host: Arc<dyn Host>, cluster: Cluster, admin: Admin) -> Result<Self, Error> {
-        let credentials = credentials(&*host, &admin, false).await?;
-        let ceph = Mutex::new((credentials.clone(), cluster.with(credentials)));
+        let ceph = Mutex::new(client::open(&cluster, &*host, &admin, false).await?);
         Ok(Self { host, cluster, admin, ceph })
     }
 
     pub(super) async fn fsid(&self) -> Result<String, Error> {
-        let (used, ceph) = self.current();
+        let ceph = self.current();
         match ceph.fsid().await {
-            Err(failed) if self.outdated(&failed, &used).await? => Ok(self.current().1.fsid().await?),
+            Err(failed) if self.outdated(&failed, &ceph).await? => Ok(self.current().fsid().await?),
             answer => Ok(answer?),
         }
     }
 
-    fn current(&self) -> (Credentials, Ceph) {
+    fn current(&self) -> Ceph {
         self.ceph.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     async fn call(&self, call: Call) -> Result<Reply, Failed> {
-        let (used, ceph) = self.current();
+        let ceph = self.current();
         match ceph.ceph(call.clone()).await {
-            Err(failed) => match self.outdated(&failed, &used).await {
-                Ok(true) => self.current().1.ceph(call).await,
+            Err(failed) => match self.outdated(&failed, &ceph).await {
+                Ok(true) => self.current().ceph(call).await,
                 Ok(false) | Err(_) => Err(failed),
             },
             reply => reply,
@@ -168,14 +167,13 @@ impl Subvolumes {
     }
 
     /// Whether the key was changed since it was read. A call that was not let in has changed nothing.
-    async fn outdated(&self, failed: &Failed, used: &Credentials) -> Result<bool, Error> {
+    async fn outdated(&self, failed: &Failed, used: &Ceph) -> Result<bool, Error> {
         if !matches!(failed.reason, Reason::WrongKey | Reason::BadKey) {
             return Ok(false);
         }
-        let fresh = credentials(&*self.host, &self.admin, true).await?;
-        let differs = fresh != *used;
-        let ceph = self.cluster.with(fresh.clone());
-        *self.ceph.lock().unwrap_or_else(PoisonError::into_inner) = (fresh, ceph);
+        let fresh = client::open(&self.cluster, &*self.host, &self.admin, true).await?;
+        let differs = fresh.credentials() != used.credentials();
+        *self.ceph.lock().unwrap_or_else(PoisonError::into_inner) = fresh;
         Ok(differs)
     }
 
@@ -431,30 +429,6 @@ fn args(at: &At, verb: &str, more: &[String]) -> Vec<String> {
 /// A reply that is not what the command answers.
 fn odd(what: String, said: String) -> Failed {
     Failed { what, tool: Tool::Ceph, reason: Reason::Other, code: None, said, found: String::new() }
-}
-
-async fn credentials(host: &dyn Host, admin: &Admin, fresh: bool) -> Result<Credentials, Error> {
-    let secrets = host.secrets(&admin.secret, fresh).await.map_err(|error| {
-        let message = format!("the key of Ceph user {} cannot be had", admin.user);
-        Error::caused_by(error.kind(), message, error)
-    })?;
-    Ok(Credentials::new(&admin.user, key(&secrets, admin)?)?)
-}
-
-/// The key in a Secret: under one of the names that are in use, or the only value that there is.
-fn key(secrets: &Secrets, admin: &Admin) -> Result<Key, Error> {
-    let named = ["key", "adminKey", "userKey"].iter().find_map(|name| secrets.get(name));
-    let Some(value) = named.or_else(|| secrets.only().map(|(_, value)| value)) else {
-        let there: Vec<_> = secrets.iter().map(|(name, _)| format!("{name:?}")).collect();
-        let message = format!(
-            "Secret {} has no value \"key\" with the key of Ceph user {}; it has {}",
-            admin.secret,
-            admin.user,
-            if there.is_empty() { "none at all".to_owned() } else { there.join(", ") }
-        );
-        return Err(Error::new(Kind::Invalid, message));
-    };
-    Key::parse(value).map_err(|error| Error::new(Kind::Invalid, format!("Secret {}: {error}", admin.secret)))
 }
 
 #[cfg(test)]

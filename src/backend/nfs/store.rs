@@ -303,6 +303,7 @@ impl Store {
         StoreStatus {
             name: self.export.name.clone(),
             ready,
+            problems: Vec::new(),
             running: running.count,
             oldest: running.oldest,
             trash: self.trash.waiting(),

@@ -20,7 +20,7 @@ mod tests;
 mod trash;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, SystemTime},
@@ -103,7 +103,7 @@ impl Rbd {
         clock: Clock,
     ) -> Result<Self, Error> {
         let stores: Vec<_> =
-            clusters.all().into_iter().map(|cluster| Store::new(cluster, pace, Arc::clone(&clock))).collect();
+            clusters.configured().into_iter().map(|cluster| Store::new(cluster, pace, Arc::clone(&clock))).collect();
         if let Some(name) =
             settings.admins.keys().find(|name| !stores.iter().any(|store| store.cluster.name() == **name))
         {
@@ -462,12 +462,15 @@ impl Backend for Rbd {
                 if !tended.iter().any(|known| Arc::ptr_eq(known, &store)) {
                     let admin = self.settings.admins.get(store.cluster.name()).cloned();
                     tended.push(Arc::clone(&store));
-                    tending.push(trash::tend(store, Arc::clone(&self.host), admin, permit.clone()));
+                    let gone = store.gone.clone();
+                    let purging = trash::tend(store, Arc::clone(&self.host), admin, permit.clone());
+                    tending.push(async move { gone.run_until_cancelled(purging).await });
                 }
             }
+            tended.retain(|store| !store.gone.is_cancelled());
             tokio::select! {
                 () = self.met.notified() => {}
-                Some(()) = tending.next() => {}
+                Some(_) = tending.next() => {}
                 () = tokio::time::sleep(Duration::from_secs(1)), if tending.is_empty() => {}
             }
         }
@@ -479,7 +482,7 @@ impl Backend for Rbd {
                 let admin = self.settings.admins.get(store.cluster.name());
                 store.remember(past, admin);
                 if let Some(admin) = admin {
-                    store.watch(&self.host, admin);
+                    store.cluster.watch(&self.host, admin);
                 }
             }
             Err(_unknown) => {
@@ -494,8 +497,30 @@ impl Backend for Rbd {
         if let Ok(ground) = class::ground(&self.clusters, &self.settings, parameters) {
             let store = self.store(&ground.cluster);
             store.suppose(ground.spot, &ground.admin);
-            store.watch(&self.host, &ground.admin);
+            store.cluster.watch(&self.host, &ground.admin);
         }
+    }
+
+    fn retain_stores(&self, classes: &[BTreeMap<String, String>], used: &BTreeSet<String>) {
+        let met: Vec<_> = classes
+            .iter()
+            .filter_map(|parameters| class::ground(&self.clusters, &self.settings, parameters).ok())
+            .map(|ground| (ground.cluster, ground.admin))
+            .collect();
+        let named = |name: &str| used.contains(name) || met.iter().any(|(cluster, _)| cluster.name() == name);
+        self.past.lock().unwrap_or_else(PoisonError::into_inner).retain(|name, _| named(name));
+        self.known().retain(|store| {
+            let name = store.cluster.name();
+            let by_class = |admin: &Admin| met.iter().any(|(of, by)| of.name() == name && by == admin);
+            store.cluster.retain_users(|admin| self.settings.admins.get(name) == Some(admin) || by_class(admin));
+            let purging = store.trash.waiting() > 0 && store.cluster.health().ready.is_ok();
+            let kept = self.clusters.is_configured(name) || named(name) || purging;
+            if !kept {
+                tracing::info!(cluster = name, "no class and no volume names the cluster any more: it is forgotten");
+                store.gone.cancel();
+            }
+            kept
+        });
     }
 
     fn stores(&self) -> Vec<StoreStatus> {

@@ -6,18 +6,20 @@
 
 use std::{
     collections::{BTreeMap, HashMap, btree_map::Entry},
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant, SystemTime},
 };
+
+use tokio_util::sync::CancellationToken;
 
 use super::{Admin, names::Spot, trash::Trash};
 use crate::{
     backend::{
         Error, Host, Kind, Past, StoreStatus,
-        ceph::{Call, Ceph, Cluster, Credentials, Failed, Key, Reason},
+        ceph::{Ceph, Cluster, Failed, Reason, client},
     },
     system::guard::{Guards, Held},
-    volume::{Expired, Invalid, Secrets},
+    volume::{Expired, Invalid},
 };
 
 /// How long things are left alone.
@@ -29,8 +31,6 @@ pub(super) struct Pace {
     pub(super) later: Duration,
     /// Between two looks at a trash in which nothing is due, for what others put there: by the clock.
     pub(super) look: Duration,
-    /// Before a cluster that did not answer is asked again.
-    pub(super) again: Duration,
     /// Before an image without a header is cleared away: whoever was making it has finished or given up by then, since
     /// every step of the `rbd` program is bounded (`--rados-osd-op-timeout`).
     pub(super) making: Duration,
@@ -44,7 +44,6 @@ impl Pace {
         soon: Duration::from_secs(5),
         later: Duration::from_mins(5),
         look: Duration::from_hours(1),
-        again: Duration::from_secs(10),
         making: Duration::from_secs(45),
         first_pause: Duration::from_secs(30),
     };
@@ -61,6 +60,8 @@ pub(super) struct Store {
     pub(super) cluster: Cluster,
     pub(super) trash: Trash,
     pub(super) pace: Pace,
+    /// Cancelled when no class and no volume names it any more.
+    pub(super) gone: CancellationToken,
     clock: Clock,
     images: Guards<String>,
     memory: Mutex<Memory>,
@@ -71,16 +72,10 @@ pub(super) struct Store {
 struct Memory {
     /// The identity that it had when the newest volume was made.
     past: Option<String>,
-    /// The identity that it has.
-    identity: Option<String>,
-    /// Why it is not asked: its key cannot be had.
-    keyless: Option<String>,
     /// Where our images may lie, and as whom to look there.
     spots: BTreeMap<Spot, Admin>,
     /// Images without a header, and since when they are known.
     headless: HashMap<String, Instant>,
-    /// Whether somebody asks until there is an answer.
-    asked: bool,
 }
 
 /// Why an operation stopped.
@@ -166,33 +161,25 @@ impl Work {
         admin: &Admin,
         fresh: bool,
     ) -> Result<Self, Error> {
-        let secrets = host.secrets(&admin.secret, fresh).await?;
-        let credentials = credentials(admin, &secrets)?;
-        Ok(Self {
-            store: Arc::clone(store),
-            host: Arc::clone(host),
-            ceph: store.cluster.with(credentials),
-            spot: spot.clone(),
-        })
+        let ceph = client::open(&store.cluster, &**host, admin, fresh).await?;
+        Ok(Self { store: Arc::clone(store), host: Arc::clone(host), ceph, spot: spot.clone() })
     }
 
     /// The identity of the cluster, which must be what it was.
     pub(super) async fn identity(&self) -> Result<String, Trouble> {
         let identity = self.ceph.fsid().await?;
-        let mut memory = self.store.memory();
-        memory.identity = Some(identity.clone());
-        match memory.swapped() {
+        match self.store.swapped() {
             Some(why) => said(Kind::Refused, format!("cluster {}: {why}", self.store.cluster.name())),
             None => Ok(identity),
         }
     }
 }
 
-impl Memory {
+impl Store {
     /// Why the cluster is not the one that the existing volumes lie in.
     fn swapped(&self) -> Option<String> {
-        match (&self.past, &self.identity) {
-            (Some(past), Some(identity)) if past != identity => Some(format!(
+        match (&self.memory().past, self.cluster.identity()) {
+            (Some(past), Some(identity)) if *past != identity => Some(format!(
                 "it is not what it was: its identity (fsid) is {identity}, the volumes' is {past}. Correct the monitors, or \
                  name the new cluster otherwise"
             )),
@@ -201,23 +188,11 @@ impl Memory {
     }
 }
 
-/// The user with its key, as the Secret has it.
-fn credentials(admin: &Admin, secrets: &Secrets) -> Result<Credentials, Error> {
-    let Some(key) = secrets.get("key").or_else(|| secrets.only().map(|(_, value)| value)) else {
-        let message = format!(
-            "Secret {} must have the key of Ceph user {:?} as its value \"key\"",
-            admin.secret, admin.user
-        );
-        return Err(Error::new(Kind::Invalid, message));
-    };
-    let wrong = |error: Invalid| Error::new(Kind::Invalid, format!("Secret {}: {error}", admin.secret));
-    Credentials::new(&admin.user, Key::parse(key).map_err(wrong)?).map_err(Error::from)
-}
-
 impl Store {
     pub(super) fn new(cluster: Cluster, pace: Pace, clock: Clock) -> Arc<Self> {
         let (images, memory) = (Guards::default(), Mutex::default());
-        Arc::new(Self { cluster, trash: Trash::default(), pace, clock, images, memory })
+        let gone = CancellationToken::new();
+        Arc::new(Self { cluster, trash: Trash::default(), pace, gone, clock, images, memory })
     }
 
     /// The time by which the trash counts.
@@ -287,102 +262,19 @@ impl Store {
         self.memory().headless.remove(spec);
     }
 
-    /// Lets somebody ask the cluster until it answers, whenever it is not known to.
-    pub(super) fn watch(self: &Arc<Self>, host: &Arc<dyn Host>, admin: &Admin) {
-        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
-        if std::mem::replace(&mut self.memory().asked, true) {
-            return;
-        }
-        let (store, host, admin) = (Arc::downgrade(self), Arc::clone(host), admin.clone());
-        let again = self.pace.again;
-        runtime.spawn(async move {
-            while ask(&store, &host, &admin).await {
-                tokio::time::sleep(again).await;
-            }
-        });
-    }
-
     /// The state as readiness and metrics show it.
     pub(super) fn status(&self) -> StoreStatus {
         let health = self.cluster.health();
-        let memory = self.memory();
-        let silent =
-            || (memory.asked && memory.identity.is_none()).then(|| "it has not answered yet".to_owned());
-        let trouble = memory
-            .keyless
-            .clone()
-            .or_else(|| health.ready.err())
-            .or_else(|| memory.swapped())
-            .or_else(silent);
+        let swapped = || self.swapped().map_or(Ok(()), Err);
         StoreStatus {
             name: self.cluster.name().to_owned(),
-            ready: trouble.map_or(Ok(()), Err),
+            problems: if health.ready.is_ok() { health.problems } else { Vec::new() },
+            ready: health.ready.and_then(|()| swapped()),
             running: health.running,
             oldest: health.oldest,
             trash: self.trash.waiting(),
             stuck: self.trash.stuck(),
             purged: self.trash.purged(),
-        }
-    }
-}
-
-/// Asks the cluster who it is, if that is not known or it was lost; whether to go on.
-async fn ask(store: &Weak<Store>, host: &Arc<dyn Host>, admin: &Admin) -> bool {
-    let Some(store) = store.upgrade() else { return false };
-    if store.memory().identity.is_some() && store.cluster.health().ready.is_ok() {
-        return true;
-    }
-    // The key may have been corrected.
-    let spot = Spot { pool: String::new(), namespace: None };
-    let work = Work::new(&store, host, &spot, admin, true).await;
-    store.memory().keyless = work.as_ref().err().map(Error::chain);
-    let Ok(work) = work else { return true };
-    let lost = store.cluster.health().ready.is_err();
-    if lost {
-        // Who it is may be remembered; whether it answers is not.
-        let call = Call::reads(format!("ask cluster {} who it is", store.cluster.name()), ["fsid"]);
-        let _ = work.ceph.ceph(call).await;
-    }
-    if let Err(trouble) = work.identity().await {
-        let error = Error::from(trouble);
-        tracing::warn!(cluster = store.cluster.name(), error = error.chain(), "the cluster cannot be used");
-    }
-    true
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::volume::SecretName;
-
-    type Pairs<'a> = &'a [(&'a str, &'a str)];
-
-    /// Proves: rbd 7
-    #[test]
-    fn a_key_is_found_in_a_secret_and_never_guessed() {
-        let admin = Admin {
-            user: "admin".into(),
-            secret: SecretName { namespace: "default".into(), name: "ceph".into() },
-        };
-        let key = "AQBkzUZpAAAAABAAHhTQzUYbXB8rhRXLXSpMEQ==";
-        let secrets = |pairs: &[(&str, &str)]| -> Secrets {
-            pairs.iter().map(|(name, value)| ((*name).to_owned(), value.as_bytes().to_vec())).collect()
-        };
-        let rows: [(&str, Pairs<'_>, bool); 5] = [
-            ("its value key", &[("key", key)], true),
-            ("its value key beside others", &[("key", key), ("other", "x")], true),
-            ("its only value", &[("ceph-key", key)], true),
-            ("one of several", &[("a", key), ("b", key)], false),
-            ("none", &[], false),
-        ];
-        for (row, pairs, found) in rows {
-            let credentials = credentials(&admin, &secrets(pairs));
-            match credentials {
-                Ok(credentials) => assert!(found && credentials.user() == "admin", "{row}"),
-                Err(error) => {
-                    assert!(!found && error.to_string().contains("default/ceph"), "{row}: {error}");
-                }
-            }
         }
     }
 }

@@ -5,6 +5,7 @@ mod crash;
 mod older;
 mod removal;
 mod small;
+mod stores;
 mod sweep;
 mod trash;
 
@@ -91,7 +92,6 @@ pub(super) const QUICK: Pace = Pace {
     soon: Duration::from_millis(50),
     later: Duration::from_millis(50),
     look: Duration::from_secs(10),
-    again: Duration::from_millis(50),
     making: Duration::from_millis(300),
     first_pause: Duration::from_millis(50),
 };

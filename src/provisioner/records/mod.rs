@@ -13,7 +13,7 @@ mod past;
 mod places;
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     hash::{DefaultHasher, Hash, Hasher as _},
     sync::Arc,
 };
@@ -151,6 +151,8 @@ pub(super) struct Records {
     memories: Memories,
     /// Whether volumes get our finalizer.
     guarding: bool,
+    /// Whether a class or a volume has gone since somebody asked which stores they name.
+    stores_changed: bool,
     queue: Option<Queue<Key>>,
 }
 
@@ -170,6 +172,7 @@ impl Records {
             listed: HashSet::new(),
             memories: Memories::default(),
             guarding,
+            stores_changed: false,
             queue: None,
         }
     }
@@ -230,6 +233,17 @@ impl Records {
     /// All classes.
     pub(super) fn classes(&self) -> Vec<Arc<Class>> {
         self.classes.all().map(Arc::clone).collect()
+    }
+
+    /// The stores of this backend in which volumes lie, or claims have a place.
+    pub(super) fn stores_in_use(&self, backend: &str) -> BTreeSet<String> {
+        let stores = self.places.stores(backend).into_iter().chain(self.reserved.stores(backend));
+        stores.map(str::to_owned).collect()
+    }
+
+    /// Whether a class or a volume has gone, or says something else, since the last time.
+    pub(super) fn take_stores_changed(&mut self) -> bool {
+        std::mem::take(&mut self.stores_changed)
     }
 
     /// Whether volumes get our finalizer.
@@ -495,7 +509,10 @@ impl Records {
                     self.forget_volume(&name);
                 }
             }
-            Watched::Classes => self.classes.keep(round),
+            Watched::Classes => {
+                self.classes.keep(round);
+                self.stores_changed = true;
+            }
         }
         self.listed.insert(kind);
         self.listed.len() == 3
@@ -630,6 +647,7 @@ impl Records {
             before.as_ref().and_then(|before| before.spot.as_ref()).filter(|old| Some(*old) != spot.as_ref());
         if let Some(old) = moved {
             self.places.remove(old, &name);
+            self.stores_changed = true;
         }
         self.wake_volume(&name, before.as_ref());
     }
@@ -665,6 +683,7 @@ impl Records {
         if let Some((name, record)) = self.volumes.remove_entry(name) {
             if let Some(spot) = &record.spot {
                 self.places.remove(spot, &name);
+                self.stores_changed = true;
             }
             self.blocked.forget(&Key::Volume(Arc::clone(&name)));
             self.wake_blocked(&name);
@@ -680,6 +699,7 @@ impl Records {
         let round = self.round(Watched::Classes);
         let name = class.name.clone();
         if self.classes.see(class, &self.backends, round) {
+            self.stores_changed = true;
             let waiting = self.claims.iter().filter_map(|(uid, record)| match &record.wanted {
                 Wanted::Volume(claim) if *claim.class == *name => Some(Key::Claim(Arc::clone(uid))),
                 Wanted::Volume(_) | Wanted::Binding(_) | Wanted::Growth(_) => None,
@@ -693,6 +713,7 @@ impl Records {
     /// The class of this name is gone.
     pub(super) fn forget_class(&mut self, name: &str) {
         self.classes.forget(name);
+        self.stores_changed = true;
     }
 }
 

@@ -509,3 +509,25 @@ async fn what_is_not_empty_is_never_swept() {
     running.stop().await;
     assert_eq!(bed.memory.volumes().len(), 1);
 }
+
+#[tokio::test]
+async fn which_classes_and_volumes_there_are_is_told_again_when_some_have_gone() {
+    let bed = Bed::new();
+    let running = bed.start().await;
+    with_volume(&bed).await;
+    bed.class(json!({"metadata": {"name": "other"}, "parameters": {"pathPattern": "other"}}));
+    let told = |classes: usize, stores: &[&str]| {
+        let expected: std::collections::BTreeSet<String> = stores.iter().map(|store| (*store).to_owned()).collect();
+        let retained = bed.memory.retained();
+        retained.is_some_and(|(known, used)| known.len() == classes && used == expected)
+    };
+    bed.until("both classes are told of", || told(2, &["default"])).await;
+    bed.server.store().delete::<StorageClass>("", "other").unwrap();
+    bed.until("a class has gone", || told(1, &["default"])).await;
+    bed.server.store().delete::<StorageClass>("", "nfs").unwrap();
+    bed.until("the volume is left", || told(0, &["default"])).await;
+    bed.delete_claim("data");
+    bed.until("the volume is gone", || bed.volumes() == 0).await;
+    bed.until("nothing is left", || told(0, &[])).await;
+    running.stop().await;
+}

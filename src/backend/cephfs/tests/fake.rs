@@ -46,7 +46,8 @@ impl Mgr {
     /// One program for each call: the stand-in does not stay.
     pub(crate) fn tools(&self) -> Tools {
         let ceph = self.path().join("ceph").to_str().unwrap().to_owned();
-        Tools { ceph, sessions: 0, pause: Duration::ZERO, ..Tools::default() }
+        let recheck = Duration::from_millis(50);
+        Tools { ceph, sessions: 0, pause: Duration::ZERO, recheck, ..Tools::default() }
     }
 
     pub(crate) fn backend(&self, keys: Arc<Keys>) -> Arc<Cephfs> {

@@ -2,6 +2,7 @@
 //! swapped. On the stand-in alone.
 
 use std::{
+    collections::BTreeSet,
     fs,
     time::{Duration, SystemTime},
 };
@@ -77,6 +78,37 @@ async fn a_subvolume_of_version_3_is_used_like_any_other_and_its_path_is_taken_a
         assert_eq!(backend.expand(&growth, &permit).await.unwrap().capacity.bytes(), 1 << 30);
         let removal = removal(request, volume, Disposal::Delete);
         assert_eq!(backend.remove(&removal, &permit).await.unwrap(), Removed::Trashed);
+    }
+}
+
+#[tokio::test]
+async fn a_cluster_that_nobody_names_is_forgotten_and_a_missing_secret_is_told() {
+    let keys = Keys::new("i-1", KEY);
+    let backend = Mgr::new().backend(keys);
+    let broken = asked("a", &[("adminSecretName", "gone")]).parameters;
+    backend.acquaint(&broken);
+    let told = |backend: &Cephfs| backend.stores().remove(0);
+    let since = std::time::Instant::now();
+    while !told(&backend).ready.is_err_and(|why| why.contains("gone")) {
+        assert!(since.elapsed() < Duration::from_mins(1), "{:?}", backend.stores());
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let good = asked("b", &[]).parameters;
+    backend.acquaint(&good);
+    while told(&backend).ready.is_err() {
+        assert!(since.elapsed() < Duration::from_mins(1), "{:?}", backend.stores());
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert!(told(&backend).problems[0].contains("gone"), "{:?}", backend.stores());
+    let used = BTreeSet::from([told(&backend).name]);
+    for (classes, used, left) in [
+        (vec![broken, good.clone()], BTreeSet::new(), 1),
+        (vec![good], BTreeSet::new(), 1),
+        (Vec::new(), used, 1),
+        (Vec::new(), BTreeSet::new(), 0),
+    ] {
+        backend.retain_stores(&classes, &used);
+        assert_eq!(backend.stores().len(), left, "{} classes, {used:?}", classes.len());
     }
 }
 

@@ -188,6 +188,7 @@ impl Small {
             sessions: 0,
             // What does not answer now may answer the next moment.
             pause: Duration::ZERO,
+            recheck: Duration::from_millis(50),
             // Far enough that a busy machine does not meet it.
             deadline: Duration::from_mins(5),
             ..Tools::default()

@@ -1,0 +1,105 @@
+//! Which clusters there are, and whether they can be used, follows from classes and volumes.
+
+use super::*;
+use crate::backend::conformance::removal;
+
+/// A class of a cluster that only it describes.
+fn described(name: &str, more: &[(&str, &str)]) -> VolumeRequest {
+    let least = [
+        ("monitors", "10.0.9.1:6789"),
+        ("adminSecretName", "ceph-admin"),
+        ("userSecretName", "ceph-user"),
+    ];
+    let all = least.iter().chain(more).map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
+    VolumeRequest { parameters: all.collect(), ..conformance::request(name) }
+}
+
+fn names(site: &Site) -> Vec<String> {
+    site.rbd.stores().into_iter().map(|store| store.name).collect()
+}
+
+async fn until(what: &str, site: &Site, mut done: impl FnMut(&Site) -> bool) {
+    let since = Instant::now();
+    while !done(site) {
+        assert!(since.elapsed() < Duration::from_mins(1), "{what}: {:?}", site.rbd.stores());
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_cluster_that_no_class_and_no_volume_names_any_more_is_forgotten_and_costs_nothing() {
+    let site = Site::new();
+    site.small.state().unreachable = true;
+    let class = described("a", &[]).parameters;
+    let store = site.rbd.place(&described("a", &[])).unwrap().store;
+    site.rbd.acquaint(&class);
+    assert_eq!(names(&site), ["main", store.as_str()]);
+    let used = BTreeSet::from([store.clone()]);
+    for (classes, used) in [(vec![class.clone()], BTreeSet::new()), (Vec::new(), used.clone()), (vec![class.clone()], used)] {
+        site.rbd.retain_stores(&classes, &used);
+        assert_eq!(names(&site), ["main", store.as_str()], "somebody names it");
+    }
+    until("it is asked", &site, |site| !site.small.calls().is_empty()).await;
+    site.rbd.retain_stores(&[], &BTreeSet::new());
+    assert_eq!(names(&site), ["main"], "the configured one stays");
+    // What was on its way when it was forgotten may end.
+    tokio::time::sleep(QUICK.soon * 2).await;
+    site.small.calls();
+    tokio::time::sleep(QUICK.soon * 8).await;
+    assert_eq!(site.small.calls(), [""; 0], "nobody asks it any more");
+    site.rbd.acquaint(&class);
+    assert_eq!(names(&site), ["main", store.as_str()]);
+}
+
+#[tokio::test]
+async fn a_cluster_is_not_forgotten_before_what_was_deleted_there_is_purged() {
+    let site = Site::new();
+    let request = described("a", &[]);
+    let volume = site.create(&request).await.unwrap();
+    site.remove(&removal(&request, &volume, Disposal::Delete)).await.unwrap();
+    site.rbd.retain_stores(&[], &BTreeSet::new());
+    assert_eq!(names(&site).len(), 2);
+    let permit = Permit::unlimited();
+    tokio::select! {
+        () = site.rbd.tend(&permit) => unreachable!("the permit has not ended"),
+        () = async {
+            until("it is purged", &site, |site| site.rbd.stores()[1].purged == 1).await;
+            site.rbd.retain_stores(&[], &BTreeSet::new());
+            assert_eq!(names(&site), ["main"]);
+        } => {}
+    }
+}
+
+#[tokio::test]
+async fn a_secret_that_does_not_exist_shows_before_any_claim_asks_for_a_volume() {
+    let site = Site::new();
+    site.rbd.acquaint(&described("a", &[("adminSecretName", "gone")]).parameters);
+    until("it is told", &site, |site| site.rbd.stores()[1].ready.is_err()).await;
+    until("the Secret is named", &site, |site| {
+        site.rbd.stores()[1].ready.as_ref().is_err_and(|why| why.contains("default/gone does not exist"))
+    })
+    .await;
+    assert_eq!(site.rbd.stores()[0].ready, Ok(()), "another cluster is another matter");
+}
+
+#[tokio::test]
+async fn one_class_with_a_wrong_key_or_without_a_secret_does_not_make_a_cluster_unready() {
+    let site = Site::new();
+    let broken = described("broken", &[("adminSecretName", "gone")]).parameters;
+    site.rbd.acquaint(&broken);
+    until("it is told", &site, |site| site.rbd.stores()[1].ready.is_err()).await;
+    let good = described("good", &[]).parameters;
+    site.rbd.acquaint(&good);
+    until("it serves", &site, |site| site.rbd.stores()[1].ready.is_ok()).await;
+    let status = site.rbd.stores().remove(1);
+    assert!(status.problems.len() == 1 && status.problems[0].contains("default/gone"), "{status:?}");
+    // A key that is refused is no more than that either, as long as there is another user.
+    site.vault.keys.lock().unwrap()[0] = "AQBkzUZpAAAAABAAHhTQzUYbXB8rhRXLXSpMEQ==".into();
+    let other = described("other", &[("adminId", "other")]).parameters;
+    site.rbd.acquaint(&other);
+    until("it is told", &site, |site| site.rbd.stores()[1].problems.len() == 2).await;
+    assert_eq!(site.rbd.stores()[1].ready, Ok(()));
+    // Once no class names them, nothing is wrong any more.
+    site.rbd.retain_stores(&[good], &BTreeSet::new());
+    assert_eq!(site.rbd.stores()[1].problems, [""; 0]);
+}
