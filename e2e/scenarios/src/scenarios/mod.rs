@@ -7,6 +7,7 @@ mod exports;
 mod harness;
 mod late_binding;
 mod main_job;
+mod neighbours;
 mod old_volumes;
 mod patterns;
 mod races;
@@ -39,6 +40,7 @@ pub fn all() -> Vec<Scenario> {
         reclaim::scenarios(),
         old_volumes::scenarios(),
         exports::scenarios(),
+        neighbours::scenarios(),
         late_binding::scenarios(),
         refusal::scenarios(),
         expansion::scenarios(),
