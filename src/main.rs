@@ -69,7 +69,9 @@ fn controller(settings: Controller) -> ExitCode {
     for note in &settings.notes {
         tracing::warn!("{note}");
     }
-    if let Err(error) = nfs::check(&settings.exports) {
+    if !settings.exports.is_empty()
+        && let Err(error) = nfs::check(&settings.exports)
+    {
         tracing::error!(error = error.chain(), "the exports are wrongly configured");
         return ExitCode::from(WRONGLY_CONFIGURED);
     }

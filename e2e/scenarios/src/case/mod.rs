@@ -65,6 +65,7 @@ pub struct Case {
     id: String,
     program: PathBuf,
     dir: ScratchDir,
+    export: PathBuf,
     berths: Mutex<Vec<(String, Berth)>>,
     notes: Mutex<Vec<String>>,
 }
@@ -93,6 +94,7 @@ impl Case {
             program: program.to_owned(),
             admin,
             plane,
+            export: dir.path().join("export"),
             dir,
             berths: Mutex::default(),
             notes: Mutex::default(),
@@ -100,6 +102,36 @@ impl Case {
         let namespace = serde_json::json!({ "metadata": { "name": case.namespace } });
         case.create_global::<Namespace>(&namespace).await?;
         Ok(case)
+    }
+
+    /// The same export, or Ceph cluster, as another Kubernetes cluster uses it: an embedded control plane of its own, in which
+    /// namespace, provisioner and NFS server have the same names.
+    pub async fn neighbour(&self) -> Result<Self> {
+        let plane = Arc::new(ControlPlane::embedded().await?);
+        let case = Self {
+            admin: plane.client(User::Admin).await?,
+            plane,
+            namespace: self.namespace.clone(),
+            provisioner: self.provisioner.clone(),
+            server: self.server.clone(),
+            path: self.path.clone(),
+            ceph: self.ceph.clone(),
+            id: self.id.clone(),
+            program: self.program.clone(),
+            dir: ScratchDir::new("berth-e2e-")?,
+            export: self.export.clone(),
+            berths: Mutex::default(),
+            notes: Mutex::default(),
+        };
+        let namespace = serde_json::json!({ "metadata": { "name": case.namespace } });
+        case.create_global::<Namespace>(&namespace).await?;
+        Ok(case)
+    }
+
+    /// The identity of the Kubernetes cluster: the UID of its namespace `kube-system`.
+    pub async fn cluster_id(&self) -> Result<String> {
+        let system = self.global::<Namespace>().get("kube-system").await.context("read kube-system")?;
+        system.uid().context("kube-system has no UID")
     }
 
     /// With a Ceph cluster, which is shared with other scenarios, and without an export.
@@ -118,7 +150,7 @@ impl Case {
     /// The export's directory as berth sees it.
     #[must_use]
     pub fn export(&self) -> PathBuf {
-        self.dir.path().join("export")
+        self.export.clone()
     }
 
     /// A directory for the scenario's own files, beside the export.
