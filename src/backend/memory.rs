@@ -13,8 +13,8 @@ use async_trait::async_trait;
 use tokio::sync::{Notify, watch};
 
 use super::{
-    Backend, Capabilities, Error, Finding, Host, Inspection, Kind, Known, KnownVolume, Parameter, Past, PvState, Removed,
-    Restored, StoreStatus, Unfinished,
+    Backend, Capabilities, Error, Finding, Host, Inspection, Kind, Known, KnownVolume, Parameter, Past,
+    PvState, Removed, Restored, StoreStatus, Unfinished,
     path::{self, Missing, Pattern},
 };
 use crate::volume::{

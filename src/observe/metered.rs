@@ -2,7 +2,11 @@
 //!
 //! It changes nothing of what it passes on.
 
-use std::{collections::{BTreeMap, BTreeSet}, sync::Arc, time::Instant};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Instant,
+};
 
 use async_trait::async_trait;
 

@@ -81,7 +81,7 @@ fn store(name: &str, ready: Result<(), &str>) -> StoreStatus {
     StoreStatus {
         name: name.into(),
         ready: ready.map_err(String::from),
-            problems: Vec::new(),
+        problems: Vec::new(),
         running: 2,
         oldest: Some(("mkdir a-b-c".into(), Duration::from_secs(7))),
         trash: 3,
@@ -133,6 +133,7 @@ pub(crate) fn unused() -> Metrics {
         oldest: None,
         trash: 0,
         stuck: Vec::new(),
+        problems: Vec::new(),
         purged: 0,
     }])]);
     metrics.class_exists("managed-nfs-storage");
@@ -365,7 +366,13 @@ fn the_series_of_a_store_that_is_forgotten_end() {
     metrics.retain_stores("rbd", |store| store == "main");
     let mut text = String::new();
     prometheus_client::encoding::text::encode(&mut text, &metrics.0.registry).unwrap();
-    assert!(text.contains("backend=\"rbd\",store=\"main\"") && text.contains("swept_volumes_total{store=\"main\"}"));
-    assert!(!text.contains("backend=\"rbd\",store=\"mon-1\"") && !text.contains("swept_volumes_total{store=\"mon-1\"}"));
+    assert!(
+        text.contains("backend=\"rbd\",store=\"main\"")
+            && text.contains("swept_volumes_total{store=\"main\"}")
+    );
+    assert!(
+        !text.contains("backend=\"rbd\",store=\"mon-1\"")
+            && !text.contains("swept_volumes_total{store=\"mon-1\"}")
+    );
     assert!(text.contains("backend=\"nfs\",store=\"mon-1\""), "another backend\'s");
 }

@@ -62,7 +62,7 @@ use self::{
     term::Term,
 };
 use crate::{
-    backend::{Backend, Backends},
+    backend::Backends,
     observe::{CountApiRequests, EventCounts, Leadership, Metrics, QueueDepth},
     volume::Clock,
 };
@@ -451,7 +451,8 @@ impl Shared {
                 let by = self.backends.get(&class.provisioner);
                 by.is_some_and(|by| Arc::ptr_eq(by, backend))
             });
-            let parameters: Vec<_> = of_backend.map(|class| class.parameters_of(backend.capabilities())).collect();
+            let parameters: Vec<_> =
+                of_backend.map(|class| class.parameters_of(backend.capabilities())).collect();
             let used = self.records().stores_in_use(backend.capabilities().name);
             backend.retain_stores(&parameters, &used);
         }

@@ -174,9 +174,8 @@ impl Cluster {
             let users = self.users();
             (users.none_serves(), users.problems())
         };
-        let silent = || {
-            (self.is_watched() && self.identity().is_none()).then(|| "it has not answered yet".to_owned())
-        };
+        let silent =
+            || (self.is_watched() && self.identity().is_none()).then(|| "it has not answered yet".to_owned());
         let ready = trouble.or(unusable).or_else(silent).map_or(Ok(()), Err);
         let running = self.shared.running.lock().unwrap_or_else(PoisonError::into_inner);
         // Numbers are given in the order of time.

@@ -9,8 +9,8 @@
 
 mod call;
 pub mod class;
-pub mod client;
 mod classify;
+pub mod client;
 mod cluster;
 mod credentials;
 mod monitors;
@@ -130,8 +130,7 @@ impl Ceph {
         let reply = self.ceph(Call::reads(what.clone(), ["fsid"])).await?;
         let answer: Option<Answer> = reply.json().ok().flatten();
         let Some(Answer { fsid }) = answer.filter(|answer| is_fsid(&answer.fsid)) else {
-            let said =
-                without_keys(&String::from_utf8_lossy(&reply.stdout), self.credentials.key().reveal());
+            let said = without_keys(&String::from_utf8_lossy(&reply.stdout), self.credentials.key().reveal());
             return Err(self.failed(&what, Tool::Ceph, Reason::Other, Some(0), Said::read(&said).gist()));
         };
         self.cluster.set_identity(fsid.clone());

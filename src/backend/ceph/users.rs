@@ -98,7 +98,9 @@ impl Cluster {
         let why = state.as_ref().err().cloned();
         if self.users().note(admin, state) {
             match why {
-                Some(why) => tracing::warn!(cluster, user, %secret, why, "a user of the cluster cannot be used"),
+                Some(why) => {
+                    tracing::warn!(cluster, user, %secret, why, "a user of the cluster cannot be used")
+                }
                 None => tracing::info!(cluster, user, %secret, "a user of the cluster can be used again"),
             }
         }

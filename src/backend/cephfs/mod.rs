@@ -36,8 +36,8 @@ use store::{Store, Told, Work};
 
 use crate::{
     backend::{
-        Backend, Capabilities, Error, Host, Inspection, Kind, Known, KnownVolume, Past, Removed, Restored, StoreStatus,
-        Unfinished,
+        Backend, Capabilities, Error, Host, Inspection, Kind, Known, KnownVolume, Past, Removed, Restored,
+        StoreStatus, Unfinished,
         ceph::{
             Admin, Cluster, Clusters, Monitors,
             class::{Form, Parameters, is_described},
@@ -139,7 +139,8 @@ impl Cephfs {
 
     /// The stores of the configured clusters, as configured, then those that were met, by name.
     fn known(&self) -> Vec<Arc<Store>> {
-        let mut known: Vec<_> = self.clusters.configured().iter().map(|cluster| self.store(cluster)).collect();
+        let mut known: Vec<_> =
+            self.clusters.configured().iter().map(|cluster| self.store(cluster)).collect();
         let met = self.stores.lock().unwrap_or_else(PoisonError::into_inner);
         known.extend(met.values().filter(|store| is_described(&store.cluster)).cloned());
         known
@@ -492,11 +493,16 @@ impl Backend for Cephfs {
         let mut stores = self.stores.lock().unwrap_or_else(PoisonError::into_inner);
         stores.retain(|name, store| {
             let by_class = |admin: &Admin| met.iter().any(|(of, by)| of.name() == name && by == admin);
-            store.cluster.retain_users(|admin| self.settings.admins.get(name) == Some(admin) || by_class(admin));
+            store
+                .cluster
+                .retain_users(|admin| self.settings.admins.get(name) == Some(admin) || by_class(admin));
             let purging = !store.memory().deleted.is_empty() && store.cluster.health().ready.is_ok();
             let kept = !is_described(&store.cluster) || named(name) || purging;
             if !kept {
-                tracing::info!(cluster = name, "no class and no volume names the cluster any more: it is forgotten");
+                tracing::info!(
+                    cluster = name,
+                    "no class and no volume names the cluster any more: it is forgotten"
+                );
                 // Whoever waits for it lets it go.
                 store.wake.notify_one();
             }

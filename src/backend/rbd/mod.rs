@@ -102,8 +102,11 @@ impl Rbd {
         pace: Pace,
         clock: Clock,
     ) -> Result<Self, Error> {
-        let stores: Vec<_> =
-            clusters.configured().into_iter().map(|cluster| Store::new(cluster, pace, Arc::clone(&clock))).collect();
+        let stores: Vec<_> = clusters
+            .configured()
+            .into_iter()
+            .map(|cluster| Store::new(cluster, pace, Arc::clone(&clock)))
+            .collect();
         if let Some(name) =
             settings.admins.keys().find(|name| !stores.iter().any(|store| store.cluster.name() == **name))
         {
@@ -512,11 +515,16 @@ impl Backend for Rbd {
         self.known().retain(|store| {
             let name = store.cluster.name();
             let by_class = |admin: &Admin| met.iter().any(|(of, by)| of.name() == name && by == admin);
-            store.cluster.retain_users(|admin| self.settings.admins.get(name) == Some(admin) || by_class(admin));
+            store
+                .cluster
+                .retain_users(|admin| self.settings.admins.get(name) == Some(admin) || by_class(admin));
             let purging = store.trash.waiting() > 0 && store.cluster.health().ready.is_ok();
             let kept = self.clusters.is_configured(name) || named(name) || purging;
             if !kept {
-                tracing::info!(cluster = name, "no class and no volume names the cluster any more: it is forgotten");
+                tracing::info!(
+                    cluster = name,
+                    "no class and no volume names the cluster any more: it is forgotten"
+                );
                 store.gone.cancel();
             }
             kept

@@ -517,7 +517,8 @@ async fn which_classes_and_volumes_there_are_is_told_again_when_some_have_gone()
     with_volume(&bed).await;
     bed.class(json!({"metadata": {"name": "other"}, "parameters": {"pathPattern": "other"}}));
     let told = |classes: usize, stores: &[&str]| {
-        let expected: std::collections::BTreeSet<String> = stores.iter().map(|store| (*store).to_owned()).collect();
+        let expected: std::collections::BTreeSet<String> =
+            stores.iter().map(|store| (*store).to_owned()).collect();
         let retained = bed.memory.retained();
         retained.is_some_and(|(known, used)| known.len() == classes && used == expected)
     };

@@ -5,11 +5,8 @@ use crate::backend::conformance::removal;
 
 /// A class of a cluster that only it describes.
 fn described(name: &str, more: &[(&str, &str)]) -> VolumeRequest {
-    let least = [
-        ("monitors", "10.0.9.1:6789"),
-        ("adminSecretName", "ceph-admin"),
-        ("userSecretName", "ceph-user"),
-    ];
+    let least =
+        [("monitors", "10.0.9.1:6789"), ("adminSecretName", "ceph-admin"), ("userSecretName", "ceph-user")];
     let all = least.iter().chain(more).map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
     VolumeRequest { parameters: all.collect(), ..conformance::request(name) }
 }
@@ -35,7 +32,9 @@ async fn a_cluster_that_no_class_and_no_volume_names_any_more_is_forgotten_and_c
     site.rbd.acquaint(&class);
     assert_eq!(names(&site), ["main", store.as_str()]);
     let used = BTreeSet::from([store.clone()]);
-    for (classes, used) in [(vec![class.clone()], BTreeSet::new()), (Vec::new(), used.clone()), (vec![class.clone()], used)] {
+    for (classes, used) in
+        [(vec![class.clone()], BTreeSet::new()), (Vec::new(), used.clone()), (vec![class.clone()], used)]
+    {
         site.rbd.retain_stores(&classes, &used);
         assert_eq!(names(&site), ["main", store.as_str()], "somebody names it");
     }
