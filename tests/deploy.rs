@@ -15,7 +15,7 @@ use berth::{
 };
 use k8s_openapi::api::{
     apps::v1::{Deployment, StatefulSet},
-    core::v1::{ConfigMap, Namespace, PersistentVolumeClaim, PodSpec, Secret, ServiceAccount},
+    core::v1::{ConfigMap, Namespace, PersistentVolume, PersistentVolumeClaim, PodSpec, Secret, ServiceAccount},
     rbac::v1::{ClusterRole, ClusterRoleBinding, PolicyRule, Role, RoleBinding},
     storage::v1::StorageClass,
 };
@@ -114,6 +114,7 @@ fn problems(document: &Value) -> Vec<String> {
         "StatefulSet" => round::<StatefulSet>(document),
         "StorageClass" => round::<StorageClass>(document),
         "PersistentVolumeClaim" => round::<PersistentVolumeClaim>(document),
+        "PersistentVolume" => round::<PersistentVolume>(document),
         "ConfigMap" => round::<ConfigMap>(document),
         "Secret" => round::<Secret>(document),
         other => Err(format!("the kind {other} is not expected here")),

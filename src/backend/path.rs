@@ -6,7 +6,7 @@
 mod look_alike;
 
 use super::{Finding, Inspection};
-use crate::volume::{Claim, Invalid, VolumeName};
+use crate::volume::{Claim, ClaimKey, Invalid, VolumeName};
 
 /// The longest segment that file systems take, in bytes.
 pub const MAX_SEGMENT_BYTES: usize = 255;
@@ -16,6 +16,9 @@ pub const MAX_PATH_BYTES: usize = 4095;
 
 /// The directory at the store's root in which berth keeps its own records; never part of a volume's place.
 pub const RESERVED: &str = ".berth";
+
+/// How the names begin that the trash has at the store's root where a full store has no room for it in [`RESERVED`].
+pub const RESERVED_PREFIXES: [&str; 2] = [".berth-trash-", ".berth-purging-"];
 
 /// Below it a record can lie at the same path as a volume below the store's root.
 const PLACES: &str = ".berth/places/";
@@ -140,6 +143,46 @@ impl Pattern {
             )));
         }
         inspection
+    }
+
+    /// Whether the path of a volume ends as the pattern may have given it for this claim: what it takes from labels and
+    /// annotations can have been anything.
+    pub fn could_give(&self, claim: &ClaimKey, volume: &VolumeName, segments: &[String]) -> bool {
+        let mut fixed = vec![String::new()];
+        for part in &self.parts {
+            let text = match part {
+                Part::Literal(text) => text.as_str(),
+                Part::ClaimName => &claim.name,
+                Part::ClaimNamespace => &claim.namespace,
+                Part::VolumeName => volume.as_str(),
+                Part::Label(_) | Part::Annotation(_) => {
+                    fixed.push(String::new());
+                    continue;
+                }
+            };
+            if let Some(last) = fixed.last_mut() {
+                last.push_str(text);
+            }
+        }
+        // The export may begin above the directory that the older provisioner knew: the end of the path counts.
+        if let [whole] = fixed.as_slice() {
+            let whole: Vec<&str> = whole.split('/').filter(|segment| !segment.is_empty()).collect();
+            let end = segments.iter().rev().map(String::as_str).take(whole.len());
+            return !whole.is_empty() && end.eq(whole.iter().rev().copied());
+        }
+        // Slashes collapse, so they are left out on both sides.
+        let path = segments.concat();
+        let fixed: Vec<String> = fixed.iter().map(|text| text.replace('/', "")).collect();
+        let Some((first, rest)) = fixed.split_first() else { return false };
+        let Some((last, middle)) = rest.split_last() else { return false };
+        let Some(mut at) = path.find(first.as_str()).map(|at| at + first.len()) else { return false };
+        for text in middle {
+            match path.get(at..).and_then(|rest| rest.find(text.as_str())) {
+                Some(found) => at += found + text.len(),
+                None => return false,
+            }
+        }
+        path.get(at..).is_some_and(|rest| rest.ends_with(last.as_str()))
     }
 
     /// The segments for one claim.
@@ -284,6 +327,12 @@ pub fn checked(path: &str) -> Result<Vec<String>, Invalid> {
         if segment.eq_ignore_ascii_case(RESERVED) {
             return wrong(format!("contains the segment {segment:?}, where berth keeps its own records"));
         }
+    }
+    let first = segments.first().map(|first| first.to_ascii_lowercase()).unwrap_or_default();
+    if RESERVED_PREFIXES.iter().any(|prefix| first.starts_with(prefix)) {
+        return wrong(format!(
+            "begins with the segment {first:?}, a name that berth's trash has on a full store"
+        ));
     }
     let bytes = segments.iter().map(|s| s.len() + 1).sum::<usize>() - 1;
     if bytes > MAX_PATH_BYTES {
@@ -441,6 +490,7 @@ mod tests {
             ("a delete character", "${.PVC.annotations.delete}", "'\\u{7f}'"),
             ("a backslash", "${.PVC.annotations.back}", "'\\\\'"),
             ("our own records", "${.PVC.annotations.berth}", "its own records"),
+            ("our own trash", ".Berth-Trash-x/${.PVC.name}", "berth's trash"),
             ("the share's root", "${.PVC.annotations.slash}", "the root of the share"),
             ("a segment that is too long", &long, "256 bytes"),
             ("a path that is too long", &wide, "4266 bytes; the path of a volume has at most 4081"),
@@ -494,6 +544,32 @@ mod tests {
         assert_eq!(default_directory(&claim, &volume).unwrap(), [default]);
         assert_eq!(expand("${.PVC.annotations.no}").as_deref(), Ok(default));
         assert_eq!(expand("${.PVC.namespace}-${.PVC.name}-${.PV.name}").as_deref(), Ok(default));
+    }
+
+    #[test]
+    fn a_pattern_tells_whether_it_may_have_given_the_path_of_a_volume() {
+        let claim = ClaimKey { namespace: "team".into(), name: "data".into(), uid: "u-1".into() };
+        let volume = VolumeName::for_claim("u-1").unwrap();
+        let rows = [
+            ("${.PVC.namespace}/${.PVC.name}", "team/data", true),
+            ("/${.PVC.namespace}//${.PVC.name}/", "team/data", true),
+            ("${.PVC.namespace}/${.PVC.name}", "sub/team/data", true),
+            ("${.PVC.namespace}/${.PVC.name}", "teamdata", false),
+            ("${.PVC.namespace}/${.PVC.name}", "xteam/data", false),
+            ("${.PVC.namespace}/${.PVC.name}", "data", false),
+            ("${.PVC.namespace}/${.PVC.name}", "team/data/more", false),
+            ("${.PV.name}", "pvc-u-1", true),
+            ("${.PVC.annotations.path}", "anything/at/all", true),
+            ("${.PVC.namespace}/${.PVC.annotations.path}", "team/a/b", true),
+            ("${.PVC.namespace}/${.PVC.annotations.path}", "other/a/b", false),
+            ("x-${.PVC.labels.a}-y-${.PVC.labels.b}/z", "x-1-y-2/z", true),
+            ("x-${.PVC.labels.a}-y-${.PVC.labels.b}/z", "x-1-2/z", false),
+        ];
+        for (pattern, path, expected) in rows {
+            let segments: Vec<String> = path.split('/').map(String::from).collect();
+            let pattern = Pattern::parse(pattern).unwrap();
+            assert_eq!(pattern.could_give(&claim, &volume, &segments), expected, "{pattern:?} {path}");
+        }
     }
 
     #[test]

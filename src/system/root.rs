@@ -58,16 +58,23 @@ pub struct Step<'a> {
     pub what: &'static str,
     /// To what, put together only where it is asked for.
     path: &'a (dyn Fn() -> PathBuf + 'a),
+    /// Where a move or a link leads.
+    to: Option<&'a (dyn Fn() -> PathBuf + 'a)>,
 }
 
 impl<'a> Step<'a> {
     fn new(what: &'static str, path: &'a (dyn Fn() -> PathBuf + 'a)) -> Self {
-        Self { what, path }
+        Self { what, path, to: None }
     }
 
     /// What is changed. Of a move it is where the move begins.
     pub fn path(&self) -> PathBuf {
         (self.path)()
+    }
+
+    /// Where a move or a link leads.
+    pub fn to(&self) -> Option<PathBuf> {
+        self.to.map(|to| to())
     }
 }
 
@@ -239,6 +246,21 @@ impl Root {
         Ok(names)
     }
 
+    /// The names at the top, as [`names`](Self::names) gives those further down.
+    pub fn names_at_top(&self) -> Result<Vec<String>, Failure> {
+        let mut dir = self.top_directory("read directory")?;
+        let mut names = Vec::new();
+        for entry in dir.iter() {
+            let entry = entry.map_err(|errno| self.failure("read directory", "", errno))?;
+            if let Ok(name) = entry.file_name().to_str()
+                && !is_dots(entry.file_name())
+            {
+                names.push(name.into());
+            }
+        }
+        Ok(names)
+    }
+
     /// The content of the file there; `None` where there is none. Nothing but a file of a reasonable size is read.
     pub fn read<S: AsRef<str>>(&self, segments: &[S]) -> Result<Option<Content>, Failure> {
         let step = "read";
@@ -254,6 +276,13 @@ impl Root {
     /// The same directory for changes; `gate` is asked before each.
     pub fn changing<'a>(&'a self, gate: Gate<'a>) -> Changes<'a> {
         Changes { root: self, gate }
+    }
+
+    fn top_directory(&self, step: &'static str) -> Result<Dir, Failure> {
+        let how = confined(OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC);
+        retried(|| openat2(&*self.fd, ".", how))
+            .and_then(Dir::from_fd)
+            .map_err(|errno| self.failure(step, "", errno))
     }
 
     fn directory<S: AsRef<str>>(&self, step: &'static str, segments: &[S]) -> Result<Dir, Failure> {
@@ -387,7 +416,7 @@ impl Changes<'_> {
         let step = "move";
         let source = self.root.at(step, from)?;
         let target = self.root.at("move to", to)?;
-        self.pass(step, from)?;
+        self.pass_to(step, from, to)?;
         renameat(&source.parent, source.name.as_c_str(), &target.parent, target.name.as_c_str())
             .map_err(|errno| self.root.failed(step, from, errno))
     }
@@ -423,6 +452,26 @@ impl Changes<'_> {
             Err(Errno::ENOENT | Errno::ENAMETOOLONG) => Ok(false),
             Err(errno) => Err(self.root.failed(step, segments, errno)),
         }
+    }
+
+    /// What is asked before every change.
+    pub fn gate(&self) -> Gate<'_> {
+        self.gate
+    }
+
+    /// Asks the gate about something that has two ends.
+    fn pass_to<A: AsRef<str>, B: AsRef<str>>(
+        &self,
+        step: &'static str,
+        from: &[A],
+        to: &[B],
+    ) -> Result<(), Failure> {
+        let (path, to) = (|| self.root.shown(from), || self.root.shown(to));
+        (self.gate)(&Step { to: Some(&to), ..Step::new(step, &path) }).map_err(|cause| Failure {
+            step,
+            path: path(),
+            cause,
+        })
     }
 
     /// Asks the gate.

@@ -3,14 +3,20 @@
 //! Volumes are plain directories, named as nfs-subdir-external-provisioner names them. Our records lie beside them in
 //! `.berth` at the export's root (see `record`). This code mounts nothing and speaks no NFS: it needs a mounted directory.
 
+mod archive;
 mod class;
 mod create;
+mod entry;
 mod export;
 mod index;
+mod legacy;
+mod moves;
 #[allow(dead_code, reason = "creation and removal come to it one after the other")]
 mod places;
+mod prove;
 mod record;
 mod remove;
+mod restore;
 mod store;
 #[cfg(test)]
 mod tests;
@@ -25,7 +31,8 @@ use store::Store;
 
 use crate::{
     backend::{
-        Backend, Capabilities, Error, Host, Inspection, Kind, Known, Past, Removed, StoreStatus, Unfinished,
+        Backend, Capabilities, Error, Host, Inspection, Kind, Known, Past, Removed, Restored, StoreStatus,
+        Unfinished,
     },
     volume::{Disposal, Grown, Growth, Permit, Place, Removal, Source, Volume, VolumeId, VolumeRequest},
 };
@@ -145,6 +152,18 @@ impl Backend for Nfs {
         let path = place.segments.join("/");
         let what = format!("remove volume {} ({}) in directory {path}", removal.name, removal.disposal);
         store.run(what, Some(held), permit, move |work| remove::remove(work, &removal, &place.segments)).await
+    }
+
+    async fn restore(&self, removal: &Removal, permit: &Permit) -> Result<Restored, Error> {
+        // What lies in none of the exports was never begun on.
+        let Some(place) = self.locate(&removal.source) else { return Ok(Restored::InPlace) };
+        let store = self.store(&place.store)?;
+        let held = store.hold(&removal.name)?;
+        let removal = removal.clone();
+        let what = format!("restore volume {} to directory {}", removal.name, place.segments.join("/"));
+        store
+            .run(what, Some(held), permit, move |work| restore::restore(work, &removal, &place.segments))
+            .await
     }
 
     async fn expand(&self, growth: &Growth, _: &Permit) -> Result<Grown, Error> {

@@ -7,6 +7,8 @@
 //! .berth/archived/<volume>.json   archived: the same file, moved
 //! .berth/trash/<entry>            removed, to be purged
 //! .berth/trash/<entry>.json       whose it is: the same file, moved; what has none is never purged
+//! .berth/purging/<entry>          the same directory, once its purge has begun
+//! .berth-trash-<entry>            the same on an export that is so full that `.berth/trash` cannot be made
 //! .berth/places/<path>            a file where a volume or an archive lies, a directory on the way to others
 //! .berth/staging/<random>         what is about to be put there, or was taken from there
 //! .berth/disputed/<volume>.json   a copy of the record of a volume that lies at, above or below the place of another one
@@ -29,13 +31,15 @@ pub(super) const INTENTS: &str = "intents";
 pub(super) const VOLUMES: &str = "volumes";
 pub(super) const ARCHIVED: &str = "archived";
 pub(super) const TRASH: &str = "trash";
+pub(super) const PURGING: &str = "purging";
 pub(super) const PARENTS: &str = "parents";
 pub(super) const PLACES: &str = "places";
 pub(super) const STAGING: &str = "staging";
 pub(super) const DISPUTED: &str = "disputed";
 
 /// All folders beside the identity.
-pub(super) const FOLDERS: [&str; 8] = [INTENTS, VOLUMES, ARCHIVED, TRASH, PARENTS, PLACES, STAGING, DISPUTED];
+pub(super) const FOLDERS: [&str; 9] =
+    [INTENTS, VOLUMES, ARCHIVED, TRASH, PURGING, PARENTS, PLACES, STAGING, DISPUTED];
 
 /// What is written. Records of version 1 do not say of which cluster they are, nor of which object and which inode.
 const VERSION: u32 = 2;
@@ -108,8 +112,11 @@ pub(super) struct Trashed {
     pub(super) inode: u64,
     /// When it was decided.
     pub(super) at: Timestamp,
-    /// It is not purged earlier.
-    pub(super) until: Timestamp,
+    /// It is not purged earlier. `None` where the API server's clock was not known: then it is kept for `keep` from when it
+    /// is met first.
+    pub(super) until: Option<Timestamp>,
+    /// How long it is kept, in seconds.
+    pub(super) keep: u64,
 }
 
 /// Where a volume was archived to.
@@ -124,6 +131,12 @@ impl Marker {
     /// The inode of its directory as it counts below a `.berth` with the inode `base`.
     pub(super) fn inode_in(&self, base: u64) -> Option<u64> {
         self.inode.filter(|_| self.base.is_none_or(|noted| noted == base))
+    }
+
+    /// The inode of what was moved to the trash, likewise.
+    pub(super) fn trashed_in(&self, base: u64) -> Option<u64> {
+        let trash = self.trash.as_ref().filter(|_| self.base.is_none_or(|noted| noted == base));
+        trash.map(|trash| trash.inode)
     }
 
     /// Whether `other` is of the same volume. What is not signed is of the same volume if it is of the same claim: a copy of
@@ -172,7 +185,8 @@ impl Marker {
                 entry: trash.entry.clone(),
                 inode: trash.inode,
                 at: trash.at.to_string(),
-                until: trash.until.to_string(),
+                until: trash.until.map(|until| until.to_string()),
+                keep: trash.keep,
             }),
         };
         json(&file)
@@ -216,7 +230,8 @@ impl Marker {
                     entry: plain(trash.entry)?,
                     inode: trash.inode,
                     at: moment(&trash.at)?,
-                    until: moment(&trash.until)?,
+                    until: trash.until.as_deref().map(moment).transpose()?,
+                    keep: trash.keep,
                 }),
             },
         })
@@ -267,7 +282,10 @@ struct TrashFile {
     entry: String,
     inode: u64,
     at: String,
-    until: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    until: Option<String>,
+    #[serde(default)]
+    keep: u64,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -362,7 +380,8 @@ mod tests {
                 entry: "pvc-u-1@20260302T100000Z".into(),
                 inode: 7,
                 at: "2026-03-02T10:00:00Z".parse().unwrap(),
-                until: "2026-03-02T10:10:00Z".parse().unwrap(),
+                until: Some("2026-03-02T10:10:00Z".parse().unwrap()),
+                keep: 600,
             }),
         }
     }

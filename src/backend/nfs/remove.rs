@@ -1,301 +1,458 @@
-//! Removing a volume: prove that it is ours, move it out of the way by one rename, leave the rest to the trash.
+//! Removing a volume: prove that it is ours, write the removal into its record, move it to the trash by one rename.
 //!
-//! The record goes last. Whatever is found half done is finished: each step says by what it leaves behind that it was
-//! done. Runs on a thread of the export's pool.
+//! Every step says by what it leaves behind that it was done, so that the next attempt finishes what was begun and
+//! [`restore`](super::restore) undoes it. What lies in the trash is purged by [`trash`](super::trash), not before the API server
+//! says that the PV is gone. Runs on a thread of the export's pool.
+
+use std::time::Duration;
 
 use jiff::Timestamp;
 
 use super::{
-    NAME,
-    create::{make_parents, remove_parents},
-    record::{self, ARCHIVED, Archive, INTENTS, Marker, TRASH, VOLUMES},
-    store::{Trouble, Work, said},
+    archive,
+    create::remove_parents,
+    entry::{self, Name, Whole},
+    legacy,
+    moves::{self, Here, Live, Stage, here, if_room, is_full},
+    places::{self, Leaving, Occupied},
+    prove::{self, Asker},
+    record::{BASE, Marker, TRASH, Trashed},
+    restore,
+    store::{Rule, Trouble, Work, said},
 };
 use crate::{
-    backend::{Kind, Removed, path},
-    system::root::Entry,
-    volume::{Disposal, Origin, Removal, VolumeId, VolumeName},
+    backend::{Kind, Removed},
+    system::root::Errno,
+    volume::{Disposal, Origin, Removal, UNRECORDED},
 };
-
-/// How many names are tried for one that is free.
-const NAMES: u32 = 1000;
 
 /// Removes the volume at `segments`, which is where its PV says that it lies.
 pub(super) fn remove(work: &Work<'_>, removal: &Removal, segments: &[String]) -> Result<Removed, Trouble> {
-    let name = &removal.name;
-    let marker = match work.marker(VOLUMES, name)? {
-        None => work.marker(INTENTS, name)?,
-        found => found,
-    };
-    let there = match work.root.entry(segments)? {
-        Entry::Directory => true,
-        Entry::Missing => false,
-        Entry::Other => {
-            let path = segments.join("/");
-            return said(
-                Kind::Refused,
-                format!("{path} is not a directory, but a file or a link; nothing was touched"),
-            );
-        }
-    };
-    if there && removal.disposal != Disposal::Keep {
-        work.furnish()?;
+    if let Some(live) = moves::live(work, &removal.name)? {
+        prove(work, &live, removal, segments)?;
+        return Removing { work, removal, live }.run();
     }
-    let marker = match (marker, &removal.id) {
-        (Some(marker), _) => {
-            prove(&marker, removal, segments)?;
-            marker
-        }
+    if removal.disposal == Disposal::Keep {
         // Nothing is touched, so nothing need be proved.
-        (None, _) if removal.disposal == Disposal::Keep => return Ok(Removed::Kept),
-        (None, _) if !there => return earlier(work, removal),
-        (None, Some(_)) if shared_with_others(work, removal, segments)? => return Ok(Removed::Kept),
-        (None, Some(id)) => {
-            let file = record::file(VOLUMES, name).join("/");
-            let message = format!(
-                "the record {file} of volume {id} is missing, so nothing proves that directory {} is its own; restore the \
-                 record, or remove the directory and then the PersistentVolume by hand",
-                segments.join("/")
-            );
-            return said(Kind::Refused, message);
-        }
-        (None, None) => {
-            if let Some((other, place)) = work.store.index.overlapping(work, segments, name)?.first() {
-                let (path, place) = (segments.join("/"), place.join("/"));
-                let message =
-                    format!("directory {path} overlaps with {place}, which belongs to volume {other}");
-                return said(Kind::Refused, message);
-            }
-            return remove_unrecorded(work, removal, segments);
-        }
-    };
-    remove_recorded(work, removal, &marker, there)
+        return Ok(Removed::Kept);
+    }
+    match earlier(work, removal, segments)? {
+        Some(removed) => Ok(removed),
+        None => legacy::remove(work, removal, segments),
+    }
 }
 
-/// Whether the record says the same as the PV.
-fn prove(marker: &Marker, removal: &Removal, segments: &[String]) -> Result<(), Trouble> {
-    let differs = |what: &str, record: &str, pv: &str| {
-        let message = format!(
-            "the record of volume {} names the {what} {record}, the PersistentVolume {pv}; nothing was touched. Correct \
-             the one that is wrong",
-            removal.name
-        );
-        said(Kind::Refused, message)
-    };
-    if marker.segments != segments {
-        return differs("directory", &marker.segments.join("/"), &segments.join("/"));
-    }
-    if let Some(id) = &removal.id
-        && marker.id != *id
-    {
-        return differs("id", &marker.id.to_string(), &id.to_string());
-    }
-    if marker.claim != removal.claim {
-        let shown = |claim: &crate::volume::ClaimKey| format!("{claim} (UID {})", claim.uid);
-        return differs("claim", &shown(&marker.claim), &shown(&removal.claim));
+/// Whether the record is of this PV's volume.
+fn prove(work: &Work<'_>, live: &Live, removal: &Removal, segments: &[String]) -> Result<(), Trouble> {
+    let file = live.file().join("/");
+    prove::agree(&file, &live.marker, removal, segments)?;
+    if work.store.enforces(Rule::Cluster) {
+        let cluster = work.cluster();
+        let asker = Asker { name: &removal.name, provenance: &removal.provenance, cluster: cluster.as_ref() };
+        prove::owner(&file, &live.marker, asker)?;
     }
     Ok(())
 }
 
-/// Whether other volumes share the directory: then an earlier call has kept it, and removed the record.
-fn shared_with_others(work: &Work<'_>, removal: &Removal, segments: &[String]) -> Result<bool, Trouble> {
-    for (other, place) in work.store.index.overlapping(work, segments, &removal.name)? {
-        if place == segments && work.marker(VOLUMES, &other)?.is_some_and(|marker| marker.shared) {
+/// Whether what lies in the trash or in the archive is the volume of this PV.
+pub(super) fn is_of(work: &Work<'_>, marker: &Marker, removal: &Removal) -> bool {
+    let cluster = work.cluster();
+    let asker = Asker { name: &removal.name, provenance: &removal.provenance, cluster: cluster.as_ref() };
+    *marker.id.name() == removal.name
+        && (!work.store.enforces(Rule::Cluster) || prove::owner("", marker, asker).is_ok())
+}
+
+/// What an earlier call has made of a volume that has no record among the volumes any more.
+fn earlier(work: &Work<'_>, removal: &Removal, segments: &[String]) -> Result<Option<Removed>, Trouble> {
+    let mut legacy = false;
+    for entry in entries(work, removal)? {
+        match entry {
+            Found::Recorded { entry, marker } => {
+                let uid = &removal.provenance.uid;
+                if !uid.is_empty() && marker.uid.as_ref() != Some(uid) {
+                    // Else the purge takes the PV, which is to be removed, for one whose volume is to be given back.
+                    let signed = Marker { uid: Some(uid.clone()), ..*marker };
+                    if_room(work.changes.write(&moves::trash_record(&entry), &signed.to_json()))?;
+                }
+                return Ok(Some(Removed::Trashed));
+            }
+            Found::Named { .. } => return Ok(Some(Removed::Trashed)),
+            Found::Legacy => legacy = true,
+        }
+    }
+    if let Some(archived) = moves::archived(work, &removal.name)?
+        && is_of(work, &archived, removal)
+        && let Some(archive) = &archived.archive
+    {
+        return Ok(Some(Removed::Archived(archive.segments.join("/"))));
+    }
+    Ok((legacy && here(work, segments)? == Here::Nothing).then_some(Removed::Trashed))
+}
+
+/// What there is of a volume in the trash.
+pub(super) enum Found {
+    /// With a record, which proves that it is the volume's.
+    Recorded { entry: String, marker: Box<Marker> },
+    /// With a name that proves it.
+    Named { path: Vec<String>, whole: Whole },
+    /// Of the version before, by its name.
+    Legacy,
+}
+
+/// What there is of the volume in the trash, the newest first.
+pub(super) fn entries(work: &Work<'_>, removal: &Removal) -> Result<Vec<Found>, Trouble> {
+    let prefix = entry::prefix(&removal.name);
+    let folder = [BASE.to_owned(), TRASH.to_owned()];
+    let mut names = work.root.names(&folder)?;
+    names.retain(|name| name.starts_with(&prefix));
+    names.sort_unstable_by(|a, b| b.cmp(a));
+    let mut found = Vec::new();
+    for name in &names {
+        if let Some(entry) = name.strip_suffix(".json") {
+            match moves::trashed(work, entry)? {
+                Some(marker) if is_of(work, &marker, removal) => {
+                    found.push(Found::Recorded { entry: entry.to_owned(), marker: Box::new(marker) });
+                }
+                Some(_) | None => {}
+            }
+            continue;
+        }
+        let recorded = names.contains(&format!("{name}.json"));
+        match Name::read(name) {
+            Name::Whole(whole) if !recorded && named_for(work, &whole, removal) => {
+                found.push(Found::Named { path: moves::in_trash(name).to_vec(), whole });
+            }
+            Name::Legacy { volume, .. } if !recorded && volume.as_ref() == Some(&removal.name) => {
+                found.push(Found::Legacy);
+            }
+            Name::Whole(_) | Name::Legacy { .. } | Name::Recorded(_) | Name::Unknown => {}
+        }
+    }
+    for name in work.store.trash.at_top() {
+        if let Name::Whole(whole) = Name::read(name.strip_prefix(entry::AT_TOP).unwrap_or_default())
+            && named_for(work, &whole, removal)
+        {
+            found.push(Found::Named { path: vec![name], whole });
+        }
+    }
+    // Of several the one of this very object comes first.
+    let uid = Some(removal.provenance.uid.as_str());
+    found.sort_by_key(|found| match found {
+        Found::Recorded { marker, .. } => marker.uid.as_deref() != uid,
+        Found::Named { whole, .. } => whole.uid.as_deref() != uid,
+        Found::Legacy => true,
+    });
+    Ok(found)
+}
+
+fn named_for(work: &Work<'_>, whole: &Whole, removal: &Removal) -> bool {
+    let same = whole.uid.as_ref().is_some_and(|uid| *uid == removal.provenance.uid);
+    let ours = || work.cluster().zip(whole.cluster.as_ref()).is_some_and(|(ids, id)| ids.include(id));
+    whole.volume == removal.name && (same || ours())
+}
+
+/// The removal of a volume that has a record, which was proved to be this volume's.
+pub(super) struct Removing<'a> {
+    pub(super) work: &'a Work<'a>,
+    pub(super) removal: &'a Removal,
+    pub(super) live: Live,
+}
+
+impl Removing<'_> {
+    pub(super) fn run(mut self) -> Result<Removed, Trouble> {
+        let adopted = self.live.marker.origin == Origin::Adopted || self.removal.origin == Origin::Adopted;
+        let disposal = match self.removal.disposal {
+            Disposal::Keep => return self.keep(),
+            Disposal::Delete if adopted => Disposal::Archive,
+            Disposal::Delete => Disposal::Delete,
+            Disposal::Archive => Disposal::Archive,
+        };
+        let inode = match moves::stage(self.work, &self.live.marker)? {
+            Stage::InPlace(inode) => inode,
+            Stage::Another { found, recorded } => self.accepted(found, recorded)?,
+            Stage::InTrash(inode) => return self.resume(disposal, inode),
+            Stage::Archived(_) => {
+                leave_place(self.work, &self.live.marker)?;
+                return Ok(Removed::Archived(archive::finish(self.work, &self.live)?));
+            }
+            Stage::Missing => return self.missing(disposal),
+            Stage::NotADirectory => {
+                let path = self.live.marker.segments.join("/");
+                let message = format!("{path} is not a directory, but a file or a link; nothing was touched");
+                return said(Kind::Refused, message);
+            }
+        };
+        if !self.clear_way()? {
+            return self.forget(Removed::Kept);
+        }
+        match disposal {
+            Disposal::Archive => {
+                self.sign(inode)?;
+                archive::choose(self.work, &mut self.live, Timestamp::now())?;
+            }
+            Disposal::Delete | Disposal::Keep => {
+                archive::give_up(self.work, &self.live.marker)?;
+                self.live.marker.archive = None;
+            }
+        }
+        let entry = self.move_to_trash(inode)?;
+        finish(self.work, &mut self.live, &entry, inode)
+    }
+
+    /// The directory at the place is another one than was recorded. An administrator may say that it is right.
+    fn accepted(&self, found: u64, recorded: u64) -> Result<u64, Trouble> {
+        let marker = &self.live.marker;
+        let owner = marker.cluster.as_deref().unwrap_or(UNRECORDED);
+        if self.removal.provenance.take_over.as_deref() == Some(owner) {
+            return Ok(found);
+        }
+        let (path, file) = (marker.segments.join("/"), self.live.file().join("/"));
+        let command = prove::take_over(&self.removal.name, owner);
+        said(
+            Kind::Refused,
+            format!(
+                "directory {path} is not the one that the record {file} is of (inode {found}, recorded {recorded}): it was \
+                 replaced or copied; nothing was touched. If it holds this volume and nothing else: {command}"
+            ),
+        )
+    }
+
+    /// Makes sure that nothing of any cluster lies at, above or below the directory; `false` where others share it.
+    fn clear_way(&self) -> Result<bool, Trouble> {
+        let (work, marker) = (self.work, &self.live.marker);
+        if !work.store.enforces(Rule::Places) {
             return Ok(true);
         }
-    }
-    Ok(false)
-}
-
-/// What an earlier call has made of a volume that has neither a record nor a directory any more.
-fn earlier(work: &Work<'_>, removal: &Removal) -> Result<Removed, Trouble> {
-    if let Some(archived) = work.marker(ARCHIVED, &removal.name)?
-        && archived.claim == removal.claim
-        && let Some(archive) = archived.archive
-    {
-        return Ok(Removed::Archived(archive.segments.join("/")));
-    }
-    Ok(if in_trash(work, &removal.name)? { Removed::Trashed } else { Removed::Absent })
-}
-
-fn in_trash(work: &Work<'_>, name: &VolumeName) -> Result<bool, Trouble> {
-    let prefix = format!("{}@", path::shortened(name.as_str(), TRASH_NAME));
-    Ok(work.root.names(&[record::BASE, TRASH])?.iter().any(|entry| entry.starts_with(&prefix)))
-}
-
-fn remove_recorded(
-    work: &Work<'_>,
-    removal: &Removal,
-    marker: &Marker,
-    there: bool,
-) -> Result<Removed, Trouble> {
-    let name = &removal.name;
-    let adopted = marker.origin == Origin::Adopted || removal.origin == Origin::Adopted;
-    let mut disposal = match removal.disposal {
-        Disposal::Delete if adopted => Disposal::Archive,
-        asked => asked,
-    };
-    if marker.shared && disposal != Disposal::Keep {
-        let others = work.store.index.overlapping(work, &marker.segments, name)?;
-        if !others.is_empty() {
-            disposal = Disposal::Keep;
-        }
-    }
-    let removed = match disposal {
-        Disposal::Keep => Removed::Kept,
-        Disposal::Delete => {
-            let removed = if there {
-                to_trash(work, name, &marker.segments)?;
-                Removed::Trashed
-            } else {
-                half_done(work, marker)?
-            };
-            remove_parents(work, &marker.segments)?;
-            removed
-        }
-        Disposal::Archive => {
-            let removed = if there { archive(work, marker)? } else { half_done(work, marker)? };
-            remove_parents(work, &marker.segments)?;
-            if let Removed::Archived(_) = &removed {
-                // The record of the volume becomes the record of the archive.
-                let target = record::file(ARCHIVED, name);
-                if work.root.entry(&record::file(VOLUMES, name))? != Entry::Missing {
-                    work.changes.rename(&record::file(VOLUMES, name), &target)?;
-                } else if work.root.entry(&record::file(INTENTS, name))? != Entry::Missing {
-                    work.changes.rename(&record::file(INTENTS, name), &target)?;
+        let refused = |occupant: &places::Occupant| {
+            let why = occupant.explained(&marker.segments);
+            said(Kind::Refused, format!("{why}; nothing was touched"))
+        };
+        let noted = places::occupy(work, marker, &self.live.file(), &marker.segments, marker.shared);
+        match if_room(noted)? {
+            Some(Occupied::Taken(occupant)) => return refused(&occupant),
+            Some(Occupied::Free | Occupied::Joined(_)) => {}
+            // A full export takes no note. What is noted can be read.
+            None => {
+                if let Some(occupant) = places::overlapping(work, marker, &marker.segments)? {
+                    return refused(&occupant);
                 }
             }
-            removed
         }
-    };
-    work.changes.remove_file(&record::file(INTENTS, name))?;
-    work.changes.remove_file(&record::file(VOLUMES, name))?;
-    work.store.index.remove(name, &marker.segments);
-    Ok(removed)
-}
-
-/// What became of a directory that is gone although its record is there: an earlier call was broken off.
-fn half_done(work: &Work<'_>, marker: &Marker) -> Result<Removed, Trouble> {
-    if let Some(archive) = &marker.archive
-        && work.root.entry(&archive.segments)? == Entry::Directory
-    {
-        return Ok(Removed::Archived(archive.segments.join("/")));
+        if !marker.shared {
+            return Ok(true);
+        }
+        // Volumes of the version before lie at places that are not noted.
+        if !work.store.index.overlapping(work, &marker.segments, marker.id.name())?.is_empty() {
+            places::vacate(work, marker, &marker.segments)?;
+            return Ok(false);
+        }
+        self.leaves_last()
     }
-    Ok(if in_trash(work, marker.id.name())? { Removed::Trashed } else { Removed::Absent })
-}
 
-/// Removes the volume of an older provisioner, which has no record.
-fn remove_unrecorded(work: &Work<'_>, removal: &Removal, segments: &[String]) -> Result<Removed, Trouble> {
-    let name = &removal.name;
-    let disposal = match removal.disposal {
-        Disposal::Delete if removal.origin == Origin::Adopted => Disposal::Archive,
-        asked => asked,
-    };
-    match disposal {
-        Disposal::Keep => Ok(Removed::Kept),
-        Disposal::Delete => {
-            to_trash(work, name, segments)?;
-            Ok(Removed::Trashed)
-        }
-        Disposal::Archive => {
-            let marker = Marker {
-                id: VolumeId::new(NAME, &work.store.export.name, name.clone())?,
-                segments: segments.to_vec(),
-                claim: removal.claim.clone(),
-                origin: removal.origin,
-                since: Timestamp::now(),
-                capacity: 0,
-                shared: false,
-                cluster: work.store.host.cluster().map(|ids| ids.current().to_owned()),
-                uid: Some(removal.provenance.uid.clone()),
-                inode: None,
-                base: None,
-                archive: None,
-                trash: None,
-            };
-            // From its first step on it is like one of ours.
-            remove_recorded(work, removal, &marker, true)
-        }
+    /// Whether nobody shares the directory any more, and nobody can come.
+    fn leaves_last(&self) -> Result<bool, Trouble> {
+        let (work, marker) = (self.work, &self.live.marker);
+        Ok(match if_room(places::leave_shared(work, marker, &marker.segments))? {
+            Some(Leaving::Last | Leaving::NotThere) => true,
+            Some(Leaving::Others(_)) => false,
+            None => {
+                let message = "the export is full, and a shared directory cannot be closed; free some space";
+                return said(Kind::Exhausted, message);
+            }
+        })
     }
-}
 
-/// The longest part of a volume's name in the trash: the rest is for the time.
-const TRASH_NAME: usize = 220;
-
-fn to_trash(work: &Work<'_>, name: &VolumeName, segments: &[String]) -> Result<(), Trouble> {
-    let base = format!("{}@{}", path::shortened(name.as_str(), TRASH_NAME), stamp(Timestamp::now()));
-    for number in 1..NAMES {
-        let entry = if number == 1 { base.clone() } else { format!("{base}-{number}") };
-        let target = [record::BASE, TRASH, &entry];
-        if work.root.entry(&target)? == Entry::Missing {
-            work.changes.rename(segments, &target)?;
-            work.store.trash.added();
-            return Ok(());
-        }
+    /// The record as it is from now on: of this object, this cluster, this claim.
+    fn signed(&self, inode: u64) -> Result<Marker, Trouble> {
+        let (work, removal) = (self.work, self.removal);
+        let marker = &self.live.marker;
+        let uid = Some(removal.provenance.uid.clone()).filter(|uid| !uid.is_empty());
+        Ok(Marker {
+            claim: removal.claim.clone(),
+            cluster: work
+                .cluster()
+                .map_or_else(|| marker.cluster.clone(), |ids| Some(ids.current().to_owned())),
+            uid: uid.or_else(|| marker.uid.clone()),
+            inode: Some(inode),
+            base: Some(work.base()?),
+            trash: None,
+            ..marker.clone()
+        })
     }
-    said(Kind::Conflict, format!("the trash has no free name for {base}"))
-}
 
-/// Moves the directory aside. The target is recorded first, so that a broken off attempt is recognised.
-fn archive(work: &Work<'_>, marker: &Marker) -> Result<Removed, Trouble> {
-    let chosen = match &marker.archive {
-        Some(archive) if free(work, &archive.segments)? => archive.segments.clone(),
-        Some(_) | None => {
-            let at = Timestamp::now();
-            let target = free_target(work, marker, at)?;
-            let marker = Marker { archive: Some(Archive { segments: target.clone(), at }), ..marker.clone() };
-            let folder = match work.root.entry(&record::file(INTENTS, marker.id.name()))? {
-                Entry::Missing => VOLUMES,
-                Entry::Directory | Entry::Other => INTENTS,
-            };
-            work.changes.write(&record::file(folder, marker.id.name()), &marker.to_json())?;
-            target
-        }
-    };
-    if !make_parents(work, &chosen)? {
-        return said(Kind::Unavailable, "a directory of the archive disappeared while it was made");
+    fn sign(&mut self, inode: u64) -> Result<(), Trouble> {
+        self.live.marker = self.signed(inode)?;
+        Ok(())
     }
-    work.changes.rename(&marker.segments, &chosen)?;
-    Ok(Removed::Archived(chosen.join("/")))
-}
 
-/// A place for the archive where nothing is, and not within anything that we did not make.
-fn free_target(work: &Work<'_>, marker: &Marker, at: Timestamp) -> Result<Vec<String>, Trouble> {
-    let time = stamp(at);
-    for number in 0..NAMES {
-        let suffix = match number {
-            0 => String::new(),
-            1 => format!("-{time}"),
-            _ => format!("-{time}-{number}"),
+    /// Writes the removal into the record, moves the directory to the trash, and tells as which entry. Where the export is
+    /// full the name of the entry holds what the record should.
+    fn move_to_trash(&mut self, inode: u64) -> Result<String, Trouble> {
+        let (work, name) = (self.work, &self.removal.name);
+        let now = work.store.host.now().and_then(|now| Timestamp::try_from(now).ok());
+        let at = now.unwrap_or_else(Timestamp::now);
+        let keep = self.removal.provenance.retention.unwrap_or_else(|| work.store.host.trash_retention());
+        let entry = entry::recorded(name, at);
+        let trash = Trashed {
+            entry: entry.clone(),
+            inode,
+            at,
+            until: now.and_then(|now| now.checked_add(keep).ok()),
+            keep: keep.as_secs(),
         };
-        let target = path::archive_target(&marker.segments, marker.id.name(), &suffix, path::Suffixed::Last);
-        if free(work, &target)? {
-            return Ok(target);
-        }
-        if target.len() > 1 && number > 0 {
-            let target =
-                path::archive_target(&marker.segments, marker.id.name(), &suffix, path::Suffixed::First);
-            if free(work, &target)? {
-                return Ok(target);
+        let marker = Marker { trash: Some(trash), ..self.signed(inode)? };
+        work.store.trash.moving(&entry);
+        let written = if_room(work.changes.write(&self.live.file(), &marker.to_json()))?;
+        if written.is_some() {
+            self.live.marker = marker;
+            let segments = &self.live.marker.segments;
+            if if_room(moves::moved(work, segments, &moves::in_trash(&entry), inode))?.is_some() {
+                return Ok(entry);
             }
         }
+        if self.live.marker.archive.is_some() {
+            let message = "the export is full: there is no room for an archive. Free some space, or have the volume deleted";
+            return said(Kind::Exhausted, message);
+        }
+        let marker = self.signed(inode)?;
+        move_as_whole(work, &marker, inode, at, keep)
     }
-    said(Kind::Conflict, format!("there is no free name for the archive of {}", marker.segments.join("/")))
+
+    /// Goes on with a volume that an earlier call moved to the trash.
+    fn resume(mut self, disposal: Disposal, inode: u64) -> Result<Removed, Trouble> {
+        let Some(trash) = self.live.marker.trash.clone() else {
+            return said(Kind::Internal, "nothing says as what the volume lies in the trash");
+        };
+        // Between the move and now a call that came late may have let others in.
+        if self.live.marker.shared && self.work.store.enforces(Rule::Places) && !self.leaves_last()? {
+            restore::back_from_trash(self.work, &self.live, &trash.entry, inode)?;
+            return self.forget(Removed::Kept);
+        }
+        match disposal {
+            Disposal::Archive if self.live.marker.archive.is_none() => {
+                archive::choose(self.work, &mut self.live, Timestamp::now())?;
+            }
+            Disposal::Archive => {}
+            Disposal::Delete | Disposal::Keep => self.no_archive()?,
+        }
+        finish(self.work, &mut self.live, &trash.entry, inode)
+    }
+
+    /// It was to be archived, and is to be deleted now.
+    fn no_archive(&mut self) -> Result<(), Trouble> {
+        if self.live.marker.archive.is_none() {
+            return Ok(());
+        }
+        let marker = Marker { archive: None, ..self.live.marker.clone() };
+        if if_room(self.work.changes.write(&self.live.file(), &marker.to_json()))?.is_some() {
+            archive::give_up(self.work, &self.live.marker)?;
+            self.live.marker = marker;
+        }
+        Ok(())
+    }
+
+    /// Neither at its place nor where the record says: perhaps a call that came late moved it.
+    fn missing(mut self, disposal: Disposal) -> Result<Removed, Trouble> {
+        let base = self.work.base()?;
+        if let Some(inode) = self.live.marker.inode_in(base)
+            && let Some(entry) = stray(self.work, inode)?
+        {
+            let trash = Trashed { entry, inode, at: Timestamp::now(), until: None, keep: 0 };
+            let marker = Marker { trash: Some(trash), ..self.signed(inode)? };
+            self.work.changes.write(&self.live.file(), &marker.to_json())?;
+            self.live.marker = marker;
+            return self.resume(disposal, inode);
+        }
+        archive::give_up(self.work, &self.live.marker)?;
+        leave_place(self.work, &self.live.marker)?;
+        self.forget(Removed::Absent)
+    }
+
+    /// Leaves the bytes where they are. What was moved already goes back first.
+    fn keep(self) -> Result<Removed, Trouble> {
+        restore::cancel(self.work, &self.live, None)?;
+        if_room(places::vacate(self.work, &self.live.marker, &self.live.marker.segments))?;
+        self.forget(Removed::Kept)
+    }
+
+    fn forget(&self, removed: Removed) -> Result<Removed, Trouble> {
+        moves::forget(self.work, &self.live.marker)?;
+        Ok(removed)
+    }
 }
 
-/// Whether nothing is at `segments`, and what is above was made by us as a parent: never within somebody's data.
-fn free(work: &Work<'_>, segments: &[String]) -> Result<bool, Trouble> {
-    for length in 1..segments.len() {
-        let Some(parent) = segments.get(..length) else { continue };
-        match work.root.entry(parent)? {
-            Entry::Missing => return Ok(true),
-            Entry::Directory if work.root.entry(&record::parent_note(parent))? == Entry::Directory => {}
-            Entry::Directory | Entry::Other => return Ok(false),
+/// Does what remains once the directory lies in the trash.
+pub(super) fn finish(work: &Work<'_>, live: &mut Live, entry: &str, inode: u64) -> Result<Removed, Trouble> {
+    leave_place(work, &live.marker)?;
+    if let Some(archive) = live.marker.archive.clone() {
+        if here(work, &archive.segments)? != Here::Nothing {
+            archive::choose(work, live, archive.at)?;
+        }
+        return Ok(Removed::Archived(archive::settle(work, live, entry, inode)?));
+    }
+    put_record(work, live, entry)?;
+    work.store.trash.added();
+    Ok(Removed::Trashed)
+}
+
+/// Gives up the place in the mirror and the parents that we made. A full export keeps the note; without a record it counts as
+/// left over.
+fn leave_place(work: &Work<'_>, marker: &Marker) -> Result<(), Trouble> {
+    if_room(places::vacate(work, marker, &marker.segments))?;
+    remove_parents(work, &marker.segments)
+}
+
+/// Moves the record of a removed volume beside its entry. A full export may not take it: then the name tells.
+pub(super) fn put_record(work: &Work<'_>, live: &Live, entry: &str) -> Result<(), Trouble> {
+    match if_room(work.changes.rename(&live.file(), &moves::trash_record(entry))) {
+        Ok(Some(())) => {}
+        Ok(None) => return Ok(()),
+        // A volume of an older provisioner on a full export has none.
+        Err(Trouble::Step(failure)) if failure.errno() == Some(Errno::ENOENT) => {}
+        Err(trouble) => return Err(trouble),
+    }
+    moves::forget(work, &live.marker)
+}
+
+/// Moves a directory to the trash under a name that holds the record: where nothing can be written.
+pub(super) fn move_as_whole(
+    work: &Work<'_>,
+    marker: &Marker,
+    inode: u64,
+    at: Timestamp,
+    keep: Duration,
+) -> Result<String, Trouble> {
+    let whole = Whole {
+        volume: marker.id.name().clone(),
+        at,
+        uid: marker.uid.clone(),
+        cluster: marker.cluster.clone(),
+        inode,
+        keep: keep.as_secs(),
+    };
+    let Some(name) = whole.name() else {
+        let message = "the export is full, and what must be noted of the volume is too long for a name; free some space";
+        return said(Kind::Exhausted, message);
+    };
+    work.store.trash.moving(&name);
+    match moves::moved(work, &marker.segments, &moves::in_trash(&name), inode) {
+        Ok(()) => return Ok(name),
+        Err(Trouble::Step(failure)) if is_full(&failure) || failure.errno() == Some(Errno::ENOENT) => {}
+        Err(trouble) => return Err(trouble),
+    }
+    let top = format!("{}{name}", entry::AT_TOP);
+    work.store.trash.put_at_top(&top);
+    moves::moved(work, &marker.segments, &[&top], inode)?;
+    Ok(name)
+}
+
+/// An entry of the trash with this inode.
+fn stray(work: &Work<'_>, inode: u64) -> Result<Option<String>, Trouble> {
+    for name in work.root.names(&[BASE, TRASH])? {
+        let is_entry = !name.starts_with('.') && name.strip_suffix(".json").is_none();
+        if is_entry && here(work, &moves::in_trash(&name))? == Here::Directory(inode) {
+            return Ok(Some(name));
         }
     }
-    Ok(work.root.entry(segments)? == Entry::Missing)
-}
-
-fn stamp(at: Timestamp) -> String {
-    at.strftime("%Y%m%dT%H%M%SZ").to_string()
+    Ok(None)
 }

@@ -50,6 +50,9 @@ pub(super) struct Store {
     health: Mutex<Health>,
     /// Changes whenever `health` does.
     changed: watch::Sender<()>,
+    /// Lets tests switch rules off.
+    #[cfg(test)]
+    pub(super) rules: super::tests::Rules,
     /// Lets tests break off an operation before any of its steps.
     #[cfg(test)]
     pub(super) interruption: super::tests::Interruption,
@@ -103,6 +106,19 @@ pub(super) struct Work<'a> {
     pub(super) changes: Changes<'a>,
 }
 
+/// A rule that keeps data from being lost. Tests switch one off to show what it is for; the product cannot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Rule {
+    /// What another cluster recorded is not touched.
+    Cluster,
+    /// What lies at, above or below a volume is asked of the storage.
+    Places,
+    /// What is moved and purged is the directory that was proved to be the volume's.
+    Inode,
+    /// Nothing is purged before the API server says that its PV is gone.
+    PvState,
+}
+
 /// Why an operation stopped.
 pub(super) enum Trouble {
     /// A step failed; what kind of failure it is follows from the errno.
@@ -146,6 +162,8 @@ impl Store {
             volumes: Guards::default(),
             health: Mutex::new(Health { past: None, state: State::Untold, examining: None, epoch: 0 }),
             changed: watch::Sender::new(()),
+            #[cfg(test)]
+            rules: super::tests::Rules::default(),
             #[cfg(test)]
             interruption: super::tests::Interruption::default(),
             #[cfg(test)]
@@ -199,7 +217,20 @@ impl Store {
         }
     }
 
-    fn work<T>(
+    /// Whether a rule holds: always, but in tests that switch it off.
+    #[cfg(test)]
+    pub(super) fn enforces(&self, rule: Rule) -> bool {
+        self.rules.enforced(rule)
+    }
+
+    /// Whether a rule holds: always, but in tests that switch it off.
+    #[cfg(not(test))]
+    #[expect(clippy::unused_self, reason = "tests switch rules off for one store")]
+    pub(super) const fn enforces(&self, _: Rule) -> bool {
+        true
+    }
+
+    pub(super) fn work<T>(
         &self,
         opened: &Opened,
         gate: Gate<'_>,
@@ -529,10 +560,15 @@ impl Work<'_> {
         self.store.host.cluster()
     }
 
+    /// The inode of our own directory: after the export was copied it is another one.
+    pub(super) fn base(&self) -> Result<u64, Trouble> {
+        Ok(self.root.see(&[record::BASE])?.map_or(0, |seen| seen.inode))
+    }
+
     /// The record of a volume in `folder`. One that cannot be read is an error: nobody knows what it protects.
     pub(super) fn marker(&self, folder: &str, name: &VolumeName) -> Result<Option<Marker>, Trouble> {
         let file = record::file(folder, name);
-        let Some(content) = self.root.read(&file)? else { return Ok(None) };
+        let Some(content) = self.root.read_fresh(&file)? else { return Ok(None) };
         match Marker::from_json(&content.bytes) {
             Ok(marker) if marker.id.name() == name && marker.id.store() == self.store.export.name => {
                 Ok(Some(marker))

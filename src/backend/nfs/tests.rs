@@ -2,10 +2,12 @@
 
 mod crash;
 mod existing;
+mod full;
 mod health;
 mod interruption;
 mod places;
 mod removal;
+mod safety;
 mod trash;
 
 use std::{
@@ -18,7 +20,7 @@ use std::{
 
 use tempfile::TempDir;
 
-pub(super) use interruption::Interruption;
+pub(super) use interruption::{Interruption, Rules};
 
 use super::*;
 use crate::{
@@ -26,7 +28,7 @@ use crate::{
         conformance::{self, Bench, Storage, Ways, object_uid},
         fake_host::FakeHost,
     },
-    volume::{Disposal, Origin, Provenance, VolumeName},
+    volume::{Disposal, Origin, Provenance, UNRECORDED, VolumeName},
 };
 
 pub(super) fn export(name: &str, server: &str, path: &str) -> Export {
@@ -46,6 +48,7 @@ pub(super) fn export(name: &str, server: &str, path: &str) -> Export {
 /// An export `default` (`server:/export`) in a temporary directory, with a backend that knows of no volumes.
 struct Site {
     directory: TempDir,
+    host: Arc<FakeHost>,
     nfs: Nfs,
 }
 
@@ -58,15 +61,22 @@ impl Site {
         let directory = temporary();
         let mut export = Export { root: directory.path().into(), ..export("default", "server", "/export") };
         change(&mut export);
-        let nfs = Nfs::new(vec![export], host()).unwrap();
+        let host = host();
+        let nfs = Nfs::new(vec![export], Arc::clone(&host) as Arc<dyn Host>).unwrap();
         nfs.remember(nothing());
-        Self { directory, nfs }
+        Self { directory, host, nfs }
     }
 
     /// The same export in a new process, which knows of no volumes.
     fn restart(&mut self) {
-        self.nfs = Nfs::new(self.nfs.exports.clone(), host()).unwrap();
-        self.nfs.remember(nothing());
+        self.nfs = self.next_leader();
+    }
+
+    /// A new process of the same cluster, which knows of no volumes.
+    fn next_leader(&self) -> Nfs {
+        let nfs = Nfs::new(self.nfs.exports.clone(), Arc::clone(&self.host) as Arc<dyn Host>).unwrap();
+        nfs.remember(nothing());
+        nfs
     }
 
     /// The same export as another cluster uses it, which knows of no volumes.
@@ -126,20 +136,37 @@ impl Site {
         self.nfs.remove(removal, &Permit::unlimited()).await
     }
 
+    /// The entries of the trash, also of what is being purged.
+    fn trash(&self) -> Vec<String> {
+        let mut entries = self.records("trash");
+        entries.retain(|name| Path::new(name).extension().is_none_or(|end| end != "json"));
+        entries.extend(self.records("purging"));
+        entries
+    }
+
+    async fn restore(&self, removal: &Removal) -> Result<Restored, Error> {
+        self.nfs.restore(removal, &Permit::unlimited()).await
+    }
+
     /// Tends until `done`, at most a minute.
-    async fn tend_until(&self, mut done: impl FnMut(&StoreStatus) -> bool) {
-        let permit = Permit::unlimited();
-        let since = Instant::now();
-        let watch = async {
-            while !done(&self.nfs.stores()[0]) {
-                assert!(since.elapsed() < Duration::from_mins(1), "{:?}", self.nfs.stores());
-                tokio::time::sleep(Duration::from_millis(2)).await;
-            }
-        };
-        tokio::select! {
-            () = self.nfs.tend(&permit) => unreachable!("the permit has not ended"),
-            () = watch => {}
+    async fn tend_until(&self, done: impl FnMut(&StoreStatus) -> bool) {
+        tend_until(&self.nfs, done).await;
+    }
+}
+
+/// Tends until `done`, at most a minute.
+async fn tend_until(nfs: &Nfs, mut done: impl FnMut(&StoreStatus) -> bool) {
+    let permit = Permit::unlimited();
+    let since = Instant::now();
+    let watch = async {
+        while !done(&nfs.stores()[0]) {
+            assert!(since.elapsed() < Duration::from_mins(1), "{:?}", nfs.stores());
+            tokio::time::sleep(Duration::from_millis(2)).await;
         }
+    };
+    tokio::select! {
+        () = nfs.tend(&permit) => unreachable!("the permit has not ended"),
+        () = watch => {}
     }
 }
 
@@ -200,7 +227,8 @@ fn old_removal(name: &str, path: &str, disposal: Disposal) -> Removal {
         claim: conformance::key(&request(name, &[])),
         origin: Origin::Created,
         disposal,
-        provenance: Provenance::default(),
+        // It lies where no rule says that it is this volume's: an administrator does.
+        provenance: Provenance { take_over: Some(UNRECORDED.into()), ..Provenance::default() },
     }
 }
 
@@ -233,7 +261,8 @@ impl Storage for Directory {
 
     fn older(&self, source: &Source, name: &str) -> Source {
         let Source::Nfs { server, path } = source else { panic!("not an NFS source") };
-        Source::Nfs { server: server.clone(), path: format!("{path}-{name}") }
+        let (above, _) = path.rsplit_once('/').unwrap();
+        Source::Nfs { server: server.clone(), path: format!("{above}/team-{name}-pvc-uid-{name}") }
     }
 
     fn is_archived(&self, place: &Place, told: &str) -> bool {

@@ -102,7 +102,7 @@ impl Changes<'_> {
             Ok(both) => both,
             Err(failure) => return failure.errno().and_then(Placed::from).ok_or(failure),
         };
-        self.pass(step, to)?;
+        self.pass_to(step, from, to)?;
         let linked = linkat(
             &source.parent,
             source.name.as_c_str(),
@@ -129,7 +129,7 @@ impl Changes<'_> {
             Ok(both) => both,
             Err(failure) => return failure.errno().and_then(Placed::from).ok_or(failure),
         };
-        self.pass(step, from)?;
+        self.pass_to(step, from, to)?;
         match renameat(&source.parent, source.name.as_c_str(), &target.parent, target.name.as_c_str()) {
             Ok(()) => Ok(Placed::New),
             Err(errno) => Placed::from(errno).ok_or_else(|| self.root.failed(step, from, errno)),
@@ -166,7 +166,7 @@ impl Changes<'_> {
         let fd =
             retried(|| openat2(&at.parent, temporary.as_str(), how)).map_err(|errno| wrong(errno.into()))?;
         let written = filled(fd, bytes).map_err(wrong).and_then(|()| {
-            self.pass(step, segments)?;
+            self.pass("replace", segments)?;
             renameat(&at.parent, temporary.as_str(), &at.parent, at.name.as_c_str())
                 .map_err(|errno| wrong(errno.into()))
         });

@@ -97,7 +97,7 @@ pub struct Purge<'a> {
 }
 
 impl Purge<'_> {
-    /// Removes these entries of the directory at `segments`, and returns what is left and why.
+    /// Removes these entries of the directory at `segments`, or of the top where there are none, and returns what is left and why.
     ///
     /// Blocks, and is to be run on a thread that may hang. Fails only where nothing could be begun, or where the gate
     /// said no.
@@ -109,7 +109,8 @@ impl Purge<'_> {
         gate: Gate<'_>,
     ) -> Result<Left, Failure> {
         let step = "purge";
-        let dir = root.directory(step, segments)?;
+        let dir =
+            if segments.is_empty() { root.top_directory(step)? } else { root.directory(step, segments)? };
         let fd = dir.as_fd().try_clone_to_owned();
         let fd = fd.map_err(|cause| Failure { step, path: root.shown(segments), cause })?;
         let unbounded = Arc::new(Budget::new("", None, Duration::MAX));

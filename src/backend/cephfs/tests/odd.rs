@@ -84,7 +84,8 @@ async fn a_subvolume_of_version_3_is_used_like_any_other_and_its_path_is_taken_a
 #[tokio::test]
 async fn a_cluster_that_nobody_names_is_forgotten_and_a_missing_secret_is_told() {
     let keys = Keys::new("i-1", KEY);
-    let backend = Mgr::new().backend(keys);
+    let mgr = Mgr::new();
+    let backend = mgr.backend(keys);
     let broken = asked("a", &[("adminSecretName", "gone")]).parameters;
     backend.acquaint(&broken);
     let told = |backend: &Cephfs| backend.stores().remove(0);

@@ -162,7 +162,11 @@ async fn a_removal_that_was_broken_off_is_finished_by_the_next_attempt() {
                             Disposal::Delete => {
                                 assert_eq!(removed, Removed::Trashed, "{when}");
                                 assert_eq!(tree, [""; 0], "{when}: parents are gone as well");
-                                assert_eq!(site.records("trash").len(), 1, "{when}");
+                                assert_eq!(site.trash().len(), 1, "{when}");
+                                assert!(
+                                    site.has(&format!(".berth/trash/{}.json", site.trash()[0])),
+                                    "{when}"
+                                );
                             }
                             Disposal::Archive => {
                                 assert_eq!(removed, Removed::Archived(format!("archived-{path}")), "{when}");

@@ -13,7 +13,10 @@ use std::{
 };
 
 use super::{Kind, Permit, Site, patterned};
-use crate::system::root::{Errno, Step};
+use crate::{
+    backend::nfs::store::Rule,
+    system::root::{Errno, Step},
+};
 
 type Hook = Arc<dyn Fn(&Step<'_>) -> io::Result<()> + Send + Sync>;
 
@@ -39,6 +42,11 @@ impl Interruption {
     /// Lets `steps` more steps be done, and no further.
     pub(in crate::backend::nfs) fn after(&self, steps: i64) {
         self.left.store(steps, Ordering::SeqCst);
+    }
+
+    /// Whether a step was not done.
+    pub(in crate::backend::nfs) fn is_over(&self) -> bool {
+        self.left.load(Ordering::SeqCst) < 0
     }
 
     /// Lets every step be done from now on, without a hook.
@@ -87,6 +95,21 @@ impl Interruption {
         // Not under the lock: a hook may block.
         let hook = self.hook.lock().unwrap().clone();
         hook.map_or(Ok(()), |hook| hook(step))
+    }
+}
+
+/// Which rules hold: all of them, until a test switches one off.
+#[derive(Debug, Default)]
+pub(in crate::backend::nfs) struct Rules(Mutex<Vec<Rule>>);
+
+impl Rules {
+    /// Lets the rule not hold any more.
+    pub(in crate::backend::nfs) fn switch_off(&self, rule: Rule) {
+        self.0.lock().unwrap().push(rule);
+    }
+
+    pub(in crate::backend::nfs) fn enforced(&self, rule: Rule) -> bool {
+        !self.0.lock().unwrap().contains(&rule)
     }
 }
 

@@ -31,7 +31,7 @@ async fn volumes_with_links_and_read_only_directories_are_purged_and_what_they_p
     })
     .await;
     site.tend_until(|status| status.trash == 0).await;
-    assert_eq!(site.records("trash").len(), 0);
+    assert_eq!(site.trash().len(), 0);
     assert_eq!(tree(outside.path()), ["file"]);
     assert_eq!(site.nfs.stores()[0].purged, 6);
     assert_eq!(site.nfs.stores()[0].stuck, []);
@@ -49,7 +49,7 @@ async fn what_an_earlier_process_left_in_the_trash_is_purged_and_removals_wake_t
         for name in ["y", "z"] {
             trashed(&site, name, |_| ()).await;
             let since = Instant::now();
-            while !site.records("trash").is_empty() {
+            while !site.trash().is_empty() {
                 assert!(since.elapsed() < Duration::from_mins(1));
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
@@ -74,9 +74,9 @@ async fn the_purge_stops_when_nobody_tends_any_more_and_when_the_permit_ends() {
     ended.revoke();
     site.nfs.tend(&ended).await;
     assert_eq!(site.nfs.stores()[0].purged, 0);
-    site.nfs.stores[0].interruption.after(10);
+    site.nfs.stores[0].interruption.after(12);
     site.tend_until(|status| status.purged >= 9).await;
-    assert_eq!(site.records("trash").len(), 1);
+    assert_eq!(site.trash().len(), 1);
     site.nfs.stores[0].interruption.never();
     site.tend_until(|status| status.trash == 0).await;
     assert_eq!(site.nfs.stores()[0].purged, 101);
@@ -102,14 +102,14 @@ async fn a_mount_point_within_a_volume_is_left_alone_and_named_until_it_is_gone(
     site.tend_until(|status| !status.stuck.is_empty()).await;
     let stuck = site.nfs.stores().remove(0).stuck;
     assert!(
-        stuck[0].0.starts_with(".berth/trash/pvc-uid-x@") && stuck[0].0.ends_with("/a/mounted"),
+        stuck[0].0.starts_with(".berth/purging/pvc-uid-x@") && stuck[0].0.ends_with("/a/mounted"),
         "{stuck:?}"
     );
     assert!(stuck[0].1.contains("mount point"), "{stuck:?}");
     assert!(mount.source.path().join("precious").exists());
-    let entry = site.records("trash").remove(0);
-    assert!(!site.has(&format!(".berth/trash/{entry}/a/file")), "everything around it goes");
-    mount.unbind(&site.path(&format!(".berth/trash/{entry}/a/mounted")));
+    let entry = site.trash().remove(0);
+    assert!(!site.has(&format!(".berth/purging/{entry}/a/file")), "everything around it goes");
+    mount.unbind(&site.path(&format!(".berth/purging/{entry}/a/mounted")));
     site.tend_until(|status| status.trash == 0).await;
     assert_eq!(site.nfs.stores()[0].stuck, []);
 }
@@ -162,4 +162,106 @@ impl Drop for Mount {
 
 fn bind(source: &Path, at: &Path) -> bool {
     nix::mount::mount(Some(source), at, None::<&str>, nix::mount::MsFlags::MS_BIND, None::<&str>).is_ok()
+}
+
+/// What is left on the export when everything was removed and purged: our own directories, and the identity.
+fn leftovers(site: &Site) -> Vec<String> {
+    let mut left = tree(site.directory.path());
+    left.retain(|path| {
+        let parts: Vec<&str> = path.split('/').collect();
+        !(parts.len() <= 2 && parts[0] == ".berth")
+    });
+    left
+}
+
+#[tokio::test]
+async fn a_purge_that_was_broken_off_at_any_step_goes_on_and_leaves_nothing() {
+    for restarted in [false, true] {
+        for steps in 0..40 {
+            let mut site = Site::new();
+            trashed(&site, "x", |volume| {
+                fs::create_dir(volume.join("inner")).unwrap();
+                fs::write(volume.join("inner/file"), "").unwrap();
+            })
+            .await;
+            site.nfs.stores[0].interruption.after(steps);
+            let mut whole = false;
+            site.tend_until(|status| {
+                whole = status.trash == 0 && site.records("trash").is_empty();
+                whole || site.nfs.stores[0].interruption.is_over()
+            })
+            .await;
+            site.nfs.stores[0].interruption.never();
+            if restarted {
+                site.restart();
+            }
+            site.tend_until(|status| status.trash == 0 && site.records("trash").is_empty()).await;
+            assert_eq!(leftovers(&site), [""; 0], "after {steps} steps, restarted: {restarted}");
+            if whole {
+                println!("purge: {steps} steps");
+                break;
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_volume_that_is_written_to_does_not_hold_up_the_purge_of_others_and_is_named() {
+    let site = Site::new();
+    for name in ["busy", "a", "b"] {
+        trashed(&site, name, |volume| fs::write(volume.join("file"), "").unwrap()).await;
+    }
+    let root = site.directory.path().to_path_buf();
+    site.nfs.stores[0].interruption.on_step(move |step| {
+        // As a pod that is always just ahead of the purge.
+        if step.what == "remove directory" && step.path().to_string_lossy().contains("busy") {
+            let name = step.path().file_name().unwrap().to_owned();
+            let _ = fs::write(root.join(".berth/purging").join(name).join("again"), "");
+        }
+        Ok(())
+    });
+    site.tend_until(|status| status.trash == 1 && !status.stuck.is_empty()).await;
+    let stuck = site.nfs.stores().remove(0).stuck;
+    assert!(stuck[0].0.contains("pvc-uid-busy@"), "{stuck:?}");
+    assert!(stuck[0].1.contains("still writes there"), "{stuck:?}");
+    site.nfs.stores[0].interruption.never();
+    site.tend_until(|status| status.trash == 0).await;
+    assert_eq!(site.nfs.stores()[0].stuck, []);
+}
+
+#[tokio::test]
+async fn what_the_version_before_left_in_the_trash_is_purged_a_day_later_if_no_pv_and_no_volume_is_its_owner()
+{
+    let mut site = Site::new();
+    site.make(&request("other", &[])).await;
+    let at: std::time::SystemTime = "2026-03-01T00:00:00Z".parse::<jiff::Timestamp>().unwrap().into();
+    let entry = ".berth/trash/pvc-uid-x@20260301T000000Z";
+    site.plant(entry);
+    let volume = VolumeName::for_claim("uid-x").unwrap();
+    let settled = |status: &StoreStatus| status.trash == 1;
+    // Its PV is there: it may be in use.
+    site.host.set_volume(&volume, "object", false);
+    site.host.set_now(at + Duration::from_hours(25));
+    site.tend_until(|status| settled(status) && !status.stuck.is_empty()).await;
+    assert!(site.nfs.stores()[0].stuck[0].1.contains("pvc-uid-x"));
+    // It is gone, but not for long enough.
+    site.host.delete_volume(&volume);
+    site.host.set_now(at + Duration::from_hours(23));
+    site.restart();
+    site.tend_until(settled).await;
+    // A volume that recorded no inode misses its directory: it may be this one.
+    let record = site.path(".berth/volumes/pvc-uid-other.json");
+    let whole = fs::read_to_string(&record).unwrap();
+    fs::rename(site.path("team-other-pvc-uid-other"), site.path("aside")).unwrap();
+    let mut old: serde_json::Value = serde_json::from_str(&whole).unwrap();
+    old.as_object_mut().unwrap().remove("inode");
+    fs::write(&record, old.to_string()).unwrap();
+    site.host.set_now(at + Duration::from_hours(25));
+    site.restart();
+    site.tend_until(|status| settled(status) && !status.stuck.is_empty()).await;
+    assert!(site.nfs.stores()[0].stuck[0].1.contains("pvc-uid-other"), "{:?}", site.nfs.stores()[0].stuck);
+    assert!(site.has(&format!("{entry}/file")));
+    fs::rename(site.path("aside"), site.path("team-other-pvc-uid-other")).unwrap();
+    site.restart();
+    site.tend_until(|status| status.trash == 0 && !site.has(entry)).await;
 }

@@ -1,0 +1,135 @@
+//! Archives: where a volume is moved to that is to be kept under another name, and the move itself.
+//!
+//! An archive is a place like that of a volume: noted in the mirror, recorded in `.berth/archived`, never given to a claim.
+//! On its way the directory passes through the trash: a call that comes late then moves something to the trash, where
+//! it is found and moved back, and never into an archive, where nobody looks.
+
+use jiff::Timestamp;
+
+use super::{
+    create::{make_parents, remove_parents},
+    entry::stamp,
+    moves::{self, Here, Live, here},
+    places::{self, Occupied},
+    record::{self, ARCHIVED, Archive, Marker},
+    store::{Rule, Trouble, Work, said},
+};
+use crate::{
+    backend::{Kind, path},
+    system::root::Entry,
+};
+
+/// How many names are tried for one that is free.
+const NAMES: u32 = 1000;
+
+/// Chooses a place for the archive where nothing is and that is not within anything that we did not make, writes it into the
+/// record, and makes it ours.
+pub(super) fn choose(work: &Work<'_>, live: &mut Live, at: Timestamp) -> Result<(), Trouble> {
+    let mut known = live.marker.archive.take();
+    let time = stamp(at);
+    for number in 0..NAMES {
+        let target = match known.take() {
+            Some(archive) if free(work, &archive.segments)? => archive.segments,
+            Some(archive) => {
+                places::vacate(work, &live.marker, &archive.segments)?;
+                continue;
+            }
+            None => match next_free(work, &live.marker, number, &time)? {
+                Some(target) => target,
+                None => continue,
+            },
+        };
+        let archive = Archive { segments: target.clone(), at };
+        let marker = Marker { archive: Some(archive), ..live.marker.clone() };
+        work.changes.write(&live.file(), &marker.to_json())?;
+        live.marker = marker;
+        if !work.store.enforces(Rule::Places) {
+            return Ok(());
+        }
+        match places::occupy(work, &live.marker, &live.file(), &target, false)? {
+            Occupied::Free | Occupied::Joined(_) => return Ok(()),
+            Occupied::Taken(_) => live.marker.archive = None,
+        }
+    }
+    said(
+        Kind::Conflict,
+        format!("there is no free name for the archive of {}", live.marker.segments.join("/")),
+    )
+}
+
+/// The free one of the names with this number.
+fn next_free(
+    work: &Work<'_>,
+    marker: &Marker,
+    number: u32,
+    time: &str,
+) -> Result<Option<Vec<String>>, Trouble> {
+    let suffix = match number {
+        0 => String::new(),
+        1 => format!("-{time}"),
+        _ => format!("-{time}-{number}"),
+    };
+    let target = |which| path::archive_target(&marker.segments, marker.id.name(), &suffix, which);
+    let last = target(path::Suffixed::Last);
+    if free(work, &last)? {
+        return Ok(Some(last));
+    }
+    if last.len() > 1 && number > 0 {
+        let first = target(path::Suffixed::First);
+        if free(work, &first)? {
+            return Ok(Some(first));
+        }
+    }
+    Ok(None)
+}
+
+/// Whether nothing is at `segments`, and what is above was made by us as a parent: never within somebody's data.
+fn free(work: &Work<'_>, segments: &[String]) -> Result<bool, Trouble> {
+    for length in 1..segments.len() {
+        let Some(parent) = segments.get(..length) else { continue };
+        match here(work, parent)? {
+            Here::Nothing => return Ok(true),
+            Here::Directory(_) if work.root.entry(&record::parent_note(parent))? == Entry::Directory => {}
+            Here::Directory(_) | Here::Other => return Ok(false),
+        }
+    }
+    Ok(here(work, segments)? == Here::Nothing)
+}
+
+/// Moves what is in the trash, on its way to the archive, to where the record says, and makes the record that of the archive.
+pub(super) fn settle(work: &Work<'_>, live: &Live, entry: &str, inode: u64) -> Result<String, Trouble> {
+    let Some(archive) = &live.marker.archive else {
+        return said(Kind::Internal, format!("nothing says where {entry} is to be archived"));
+    };
+    if !make_parents(work, &archive.segments)? {
+        return said(Kind::Unavailable, "a directory of the archive disappeared while it was made");
+    }
+    if here(work, &archive.segments)? != Here::Nothing {
+        let path = archive.segments.join("/");
+        return said(
+            Kind::Conflict,
+            format!(
+                "something came to {path}, where the archive was to be; the data stays in the trash as {entry}"
+            ),
+        );
+    }
+    moves::moved(work, &moves::in_trash(entry), &archive.segments, inode)?;
+    finish(work, live)
+}
+
+/// Makes the record of a volume that is in its archive that of the archive.
+pub(super) fn finish(work: &Work<'_>, live: &Live) -> Result<String, Trouble> {
+    let name = live.marker.id.name();
+    work.changes.rename(&live.file(), &record::file(ARCHIVED, name))?;
+    moves::forget(work, &live.marker)?;
+    Ok(live.marker.archive.as_ref().map(|archive| archive.segments.join("/")).unwrap_or_default())
+}
+
+/// Gives up the place of an archive that is not there, or no longer.
+pub(super) fn give_up(work: &Work<'_>, marker: &Marker) -> Result<(), Trouble> {
+    if let Some(archive) = &marker.archive {
+        places::vacate(work, marker, &archive.segments)?;
+        remove_parents(work, &archive.segments)?;
+    }
+    Ok(())
+}

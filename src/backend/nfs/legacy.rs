@@ -1,0 +1,126 @@
+//! Removing a volume that has no record: one of an older provisioner that was never met while it was bound, or one whose
+//! record was lost.
+//!
+//! It gets a record first, and goes the way of all others from then on. Only on a full export it goes without one.
+
+use jiff::Timestamp;
+
+use super::{
+    NAME,
+    moves::{self, Here, Live, here, if_room},
+    places::{self, Relation},
+    prove,
+    record::{self, Marker, VOLUMES},
+    remove::{self, Removing},
+    store::{Rule, Trouble, Work, said},
+};
+use crate::{
+    backend::{Kind, Removed, path::Pattern},
+    volume::{Disposal, Origin, Removal, VolumeId},
+};
+
+/// Whether the name of a directory without a record must be one that the older provisioner gave. Not yet: volumes of other
+/// names get a record only once those that are bound are recorded.
+const NAMES_PROVE: bool = false;
+
+/// Removes what lies at `segments`, if it may be taken as the volume.
+pub(super) fn remove(work: &Work<'_>, removal: &Removal, segments: &[String]) -> Result<Removed, Trouble> {
+    let inode = match here(work, segments)? {
+        Here::Directory(inode) => inode,
+        Here::Nothing => return Ok(Removed::Absent),
+        Here::Other => {
+            let path = segments.join("/");
+            let message = format!("{path} is not a directory, but a file or a link; nothing was touched");
+            return said(Kind::Refused, message);
+        }
+    };
+    let in_the_way = places::occupant(work, segments)?;
+    if let Some(occupant) = &in_the_way
+        && removal.id.is_some()
+        && occupant.relation == Relation::Same
+        && occupant.who.as_ref().is_some_and(|who| who.shared)
+    {
+        // An earlier call has left the directory to the others, and removed the record.
+        return Ok(Removed::Kept);
+    }
+    // Volumes of the version before lie at places that are not noted.
+    if let Some((other, place)) = work.store.index.overlapping(work, segments, &removal.name)?.first() {
+        if removal.id.is_some()
+            && place == segments
+            && moves::live(work, other)?.is_some_and(|l| l.marker.shared)
+        {
+            return Ok(Removed::Kept);
+        }
+        let (path, place) = (segments.join("/"), place.join("/"));
+        let message = format!("directory {path} overlaps with {place}, which belongs to volume {other}");
+        return said(Kind::Refused, message);
+    }
+    let file = record::file(VOLUMES, &removal.name);
+    let cluster = work.cluster();
+    let patterned = is_patterned(removal, segments) || !NAMES_PROVE;
+    prove::unrecorded(&file.join("/"), removal, segments, patterned, cluster.as_ref())?;
+    let marker = Marker {
+        id: VolumeId::new(NAME, &work.store.export.name, removal.name.clone())?,
+        segments: segments.to_vec(),
+        claim: removal.claim.clone(),
+        origin: removal.origin,
+        since: Timestamp::now(),
+        capacity: 0,
+        shared: false,
+        cluster: cluster.map(|ids| ids.current().to_owned()),
+        uid: Some(removal.provenance.uid.clone()).filter(|uid| !uid.is_empty()),
+        inode: Some(inode),
+        base: None,
+        archive: None,
+        trash: None,
+    };
+    let live = Live { folder: VOLUMES, marker };
+    let written = if_room(work.furnish())?.is_some()
+        && if_room(work.changes.write(&file, &live.marker.to_json()))?.is_some();
+    if !written {
+        return on_full_export(work, removal, &live.marker, inode);
+    }
+    work.store.index.add(&removal.name, segments);
+    let marker = live.marker.clone();
+    let removed = Removing { work, removal, live }.run();
+    if let Err(Trouble::Said(error)) = &removed
+        && error.kind() == Kind::Refused
+    {
+        // A refusal leaves nothing behind.
+        moves::forget(work, &marker)?;
+    }
+    removed
+}
+
+/// Removes a volume where not even a record can be written.
+fn on_full_export(
+    work: &Work<'_>,
+    removal: &Removal,
+    marker: &Marker,
+    inode: u64,
+) -> Result<Removed, Trouble> {
+    if removal.disposal != Disposal::Delete || marker.origin == Origin::Adopted {
+        let message = "the export is full: there is no room for an archive. Free some space, or have the volume deleted \
+                       (kubectl annotate pv NAME berth.storage/on-delete=delete --overwrite)";
+        return said(Kind::Exhausted, message.replace("NAME", removal.name.as_str()));
+    }
+    if work.store.enforces(Rule::Places)
+        && let Some(occupant) = places::overlapping(work, marker, &marker.segments)?
+    {
+        let why = occupant.explained(&marker.segments);
+        return said(Kind::Refused, format!("{why}; nothing was touched"));
+    }
+    let now = work.store.host.now().and_then(|now| Timestamp::try_from(now).ok());
+    let keep = removal.provenance.retention.unwrap_or_else(|| work.store.host.trash_retention());
+    remove::move_as_whole(work, marker, inode, now.unwrap_or_else(Timestamp::now), keep)?;
+    work.store.trash.added();
+    Ok(Removed::Trashed)
+}
+
+/// Whether the pattern of the volume's class gives such a path. What it took from labels and annotations is not known any
+/// more, and may be anything.
+fn is_patterned(removal: &Removal, segments: &[String]) -> bool {
+    let text = removal.provenance.parameters.get("pathPattern").filter(|text| !text.is_empty());
+    text.and_then(|text| Pattern::parse(text).ok())
+        .is_some_and(|pattern| pattern.could_give(&removal.claim, &removal.name, segments))
+}

@@ -1,0 +1,217 @@
+//! Moving a volume's directory: [`moved`] makes sure that what was moved is what was meant, and undoes it if not.
+//!
+//! rename(2) goes by path. A call that hangs and is carried out late moves whatever lies at the path then: the data of the
+//! next volume, perhaps. So the inode that was proved is compared with what arrived, and every step looks at what the
+//! storage says now, not at what a client of NFS remembers.
+
+use super::{
+    record::{self, ARCHIVED, BASE, INTENTS, Marker, TRASH, VOLUMES},
+    store::{Rule, Trouble, Work, said},
+};
+use crate::{
+    backend::Kind,
+    system::root::{Entry, Errno, Failure},
+    volume::VolumeName,
+};
+
+/// What lies at a path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Here {
+    Nothing,
+    /// The directory with this inode.
+    Directory(u64),
+    /// A file, a link, or anything else.
+    Other,
+}
+
+/// The record of a volume that was not removed, or not to the end.
+#[derive(Debug, Clone)]
+pub(super) struct Live {
+    pub(super) folder: &'static str,
+    pub(super) marker: Marker,
+}
+
+impl Live {
+    /// Where the record lies.
+    pub(super) fn file(&self) -> [String; 3] {
+        record::file(self.folder, self.marker.id.name())
+    }
+}
+
+/// Where a volume is, by its record and by what lies where.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// At its place.
+    InPlace(u64),
+    /// In the trash, under the name that the record says.
+    InTrash(u64),
+    /// In the archive.
+    Archived(u64),
+    /// Nowhere that the record names.
+    Missing,
+    /// At its place is a directory that is not the one that was recorded.
+    Another { found: u64, recorded: u64 },
+    /// At its place is a file, a link, or anything else.
+    NotADirectory,
+}
+
+/// Looks at a path, asking the server.
+pub(super) fn here<S: AsRef<str>>(work: &Work<'_>, path: &[S]) -> Result<Here, Trouble> {
+    match work.root.see_fresh(path) {
+        Ok(None) => Ok(Here::Nothing),
+        Ok(Some(seen)) => Ok(match seen.entry {
+            Entry::Directory => Here::Directory(seen.inode),
+            Entry::Other => Here::Other,
+            Entry::Missing => Here::Nothing,
+        }),
+        Err(failure) if failure.errno() == Some(Errno::ESTALE) => Ok(Here::Nothing),
+        Err(failure) => Err(failure.into()),
+    }
+}
+
+/// The record of the volume among those that were not removed.
+pub(super) fn live(work: &Work<'_>, name: &VolumeName) -> Result<Option<Live>, Trouble> {
+    for folder in [VOLUMES, INTENTS] {
+        if let Some(marker) = work.marker(folder, name)? {
+            return Ok(Some(Live { folder, marker }));
+        }
+    }
+    Ok(None)
+}
+
+/// Where an entry lies in the trash.
+pub(super) fn in_trash(entry: &str) -> [String; 3] {
+    [BASE.into(), TRASH.into(), entry.into()]
+}
+
+/// Where the record of an entry lies.
+pub(super) fn trash_record(entry: &str) -> [String; 3] {
+    in_trash(&format!("{entry}.json"))
+}
+
+/// The record of an entry of the trash. One that cannot be read is an error.
+pub(super) fn trashed(work: &Work<'_>, entry: &str) -> Result<Option<Marker>, Trouble> {
+    let file = trash_record(entry);
+    let Some(content) = work.root.read_fresh(&file)? else { return Ok(None) };
+    Marker::from_json(&content.bytes).map(Some).or_else(|why| {
+        let path = work.root.path().join(file.join("/"));
+        said(Kind::Refused, format!("the record {} cannot be read: {why}; repair it", path.display()))
+    })
+}
+
+/// Finds out where the volume of a record is.
+pub(super) fn stage(work: &Work<'_>, marker: &Marker) -> Result<Stage, Trouble> {
+    let by_inode = work.store.enforces(Rule::Inode);
+    let base = work.base()?;
+    let recorded = marker.inode_in(base).or(marker.trashed_in(base)).filter(|_| by_inode);
+    let is_it = |inode: u64| recorded.is_none_or(|recorded| recorded == inode);
+    if let Some(trash) = &marker.trash
+        && let Here::Directory(inode) = here(work, &in_trash(&trash.entry))?
+        && (!by_inode || marker.trashed_in(base).is_none_or(|trashed| trashed == inode))
+    {
+        return Ok(Stage::InTrash(inode));
+    }
+    let at_place = here(work, &marker.segments)?;
+    if let Some(archive) = &marker.archive
+        && let Here::Directory(inode) = here(work, &archive.segments)?
+        && is_it(inode)
+        // Without an inode the name alone would say so, and something may have been made there.
+        && (recorded.is_some() || at_place == Here::Nothing)
+    {
+        return Ok(Stage::Archived(inode));
+    }
+    Ok(match (at_place, recorded) {
+        (Here::Directory(found), Some(recorded)) if found != recorded => Stage::Another { found, recorded },
+        (Here::Directory(inode), _) => Stage::InPlace(inode),
+        (Here::Nothing, _) => Stage::Missing,
+        (Here::Other, _) => Stage::NotADirectory,
+    })
+}
+
+/// Moves the directory with this inode from one place to another, where nothing may be. What turns out to be another one is
+/// moved back at once, if its place is free, and else by the purge, which finds it.
+pub(super) fn moved<A: AsRef<str>, B: AsRef<str>>(
+    work: &Work<'_>,
+    from: &[A],
+    to: &[B],
+    inode: u64,
+) -> Result<(), Trouble> {
+    let result = work.changes.rename(from, to);
+    if !work.store.enforces(Rule::Inode) {
+        return Ok(result?);
+    }
+    let arrived = match result {
+        Ok(()) => here(work, to)?,
+        Err(failure) => return Err(failure.into()),
+    };
+    if arrived == Here::Directory(inode) {
+        return Ok(());
+    }
+    // Whatever happens from here on, the purge looks.
+    work.store.trash.look();
+    let shown = |path: String| work.root.path().join(path).display().to_string();
+    let (from_path, to_path) = (shown(joined(from)), shown(joined(to)));
+    let Here::Directory(another) = arrived else {
+        return said(
+            Kind::Unavailable,
+            format!("{to_path} disappeared right after the move from {from_path}"),
+        );
+    };
+    tracing::warn!(
+        export = work.store.export.name,
+        from = from_path,
+        to = to_path,
+        expected = inode,
+        found = another,
+        "a move that came late took another directory; it is moved back"
+    );
+    if here(work, from)? == Here::Nothing {
+        work.changes.rename(to, from)?;
+    }
+    said(
+        Kind::Unavailable,
+        format!(
+            "another directory came to {from_path} before it was moved (inode {another}, not {inode}); it stays"
+        ),
+    )
+}
+
+/// Whether a step failed since the export is full.
+pub(super) fn is_full(failure: &Failure) -> bool {
+    matches!(failure.errno(), Some(Errno::ENOSPC | Errno::EDQUOT))
+}
+
+/// What a step did, or `None` where the export is full.
+pub(super) fn if_room<T>(result: Result<T, impl Into<Trouble>>) -> Result<Option<T>, Trouble> {
+    match result.map_err(Into::into) {
+        Ok(value) => Ok(Some(value)),
+        Err(Trouble::Step(failure)) if is_full(&failure) => Ok(None),
+        Err(trouble) => Err(trouble),
+    }
+}
+
+/// Whether a failure is one of the storage, and not the end of the right to change it.
+pub(super) fn is_permitted(trouble: &Trouble) -> bool {
+    match trouble {
+        Trouble::Said(_) => true,
+        Trouble::Step(failure) => failure.errno().is_some(),
+    }
+}
+
+/// Removes every record of the volume that was not removed; the one of an archive stays.
+pub(super) fn forget(work: &Work<'_>, marker: &Marker) -> Result<(), Trouble> {
+    let name = marker.id.name();
+    work.changes.remove_file(&record::file(INTENTS, name))?;
+    work.changes.remove_file(&record::file(VOLUMES, name))?;
+    work.store.index.remove(name, &marker.segments);
+    Ok(())
+}
+
+/// The record of the newest archive of the volume.
+pub(super) fn archived(work: &Work<'_>, name: &VolumeName) -> Result<Option<Marker>, Trouble> {
+    work.marker(ARCHIVED, name)
+}
+
+fn joined<S: AsRef<str>>(path: &[S]) -> String {
+    path.iter().map(AsRef::as_ref).collect::<Vec<_>>().join("/")
+}

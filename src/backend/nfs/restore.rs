@@ -1,0 +1,259 @@
+//! Undoing a removal: [`restore`] puts a volume back from the trash or the archive, [`cancel`] gives up one that was begun.
+//!
+//! The place is made ours again before anything is moved there: what lies there by now stays, and the data waits in the
+//! trash. Every step can be repeated. Runs on a thread of the export's pool, under the hold of the volume.
+
+use super::{
+    archive,
+    create::make_parents,
+    moves::{self, Here, Live, Stage, here, if_room},
+    places::{self, Occupied},
+    record::{self, ARCHIVED, Marker, VOLUMES},
+    remove::{self, Found},
+    store::{Rule, Trouble, Work, said},
+};
+use crate::{
+    backend::{Kind, Restored},
+    volume::{Removal, VolumeId},
+};
+
+/// Puts the volume back that its PV, which is to be kept, describes. What is not provably this volume's is left alone, and
+/// nothing was begun on it.
+pub(super) fn restore(work: &Work<'_>, removal: &Removal, segments: &[String]) -> Result<Restored, Trouble> {
+    let uid = Some(removal.provenance.uid.as_str()).filter(|uid| !uid.is_empty());
+    if let Some(live) = moves::live(work, &removal.name)? {
+        if !remove::is_of(work, &live.marker, removal) {
+            return Ok(Restored::InPlace);
+        }
+        return cancel(work, &live, uid);
+    }
+    for found in remove::entries(work, removal)? {
+        match found {
+            Found::Recorded { entry, marker } => {
+                same_place(&marker, segments, &moves::trash_record(&entry).join("/"))?;
+                return from_trash(work, &entry, *marker, uid);
+            }
+            Found::Named { path, whole } => return named(work, removal, segments, &path, whole.inode),
+            Found::Legacy => {}
+        }
+    }
+    if let Some(marker) = moves::archived(work, &removal.name)?
+        && remove::is_of(work, &marker, removal)
+    {
+        same_place(&marker, segments, &record::file(ARCHIVED, &removal.name).join("/"))?;
+        return cancel(work, &Live { folder: ARCHIVED, marker }, uid);
+    }
+    Ok(Restored::InPlace)
+}
+
+fn same_place(marker: &Marker, segments: &[String], file: &str) -> Result<(), Trouble> {
+    if marker.segments == segments {
+        return Ok(());
+    }
+    let (was, is) = (marker.segments.join("/"), segments.join("/"));
+    said(
+        Kind::Refused,
+        format!(
+            "the volume was at {was}, as {file} says, and the PersistentVolume names {is}; nothing was touched. Make the \
+             PersistentVolume with the path that ends with {was}"
+        ),
+    )
+}
+
+/// Gives up the removal that is written into the record, and moves back what was moved. `uid`: the object that the volume is
+/// of from now on.
+pub(super) fn cancel(work: &Work<'_>, live: &Live, uid: Option<&str>) -> Result<Restored, Trouble> {
+    let marker = &live.marker;
+    if marker.trash.is_none() && marker.archive.is_none() {
+        if marker.shared {
+            places::stay(work, marker, &marker.segments)?;
+        }
+        return Ok(Restored::InPlace);
+    }
+    let restored = match moves::stage(work, marker)? {
+        Stage::InTrash(inode) => {
+            let entry = marker.trash.as_ref().map(|trash| trash.entry.clone()).unwrap_or_default();
+            back(work, live, &moves::in_trash(&entry), inode)?;
+            Restored::MovedBack
+        }
+        Stage::Archived(inode) => {
+            let target = marker.archive.as_ref().map(|archive| archive.segments.clone()).unwrap_or_default();
+            back(work, live, &target, inode)?;
+            Restored::MovedBack
+        }
+        Stage::InPlace(_) => Restored::InPlace,
+        // There is nothing to move. What the record says of its removal is left for who finds out what happened.
+        Stage::Missing | Stage::Another { .. } | Stage::NotADirectory => return Ok(Restored::InPlace),
+    };
+    in_use_again(work, live, uid)?;
+    Ok(restored)
+}
+
+/// Brings an entry of the trash back that has a record.
+pub(super) fn from_trash(
+    work: &Work<'_>,
+    entry: &str,
+    marker: Marker,
+    uid: Option<&str>,
+) -> Result<Restored, Trouble> {
+    let name = marker.id.name().clone();
+    let base = work.base()?;
+    let recorded = marker.trashed_in(base).or(marker.inode_in(base));
+    let right =
+        |inode: u64| !work.store.enforces(Rule::Inode) || recorded.is_none_or(|recorded| recorded == inode);
+    let restored = match here(work, &moves::in_trash(entry))? {
+        Here::Directory(inode) if right(inode) => {
+            bring(work, &marker, &moves::trash_record(entry), &moves::in_trash(entry), inode)?;
+            Restored::MovedBack
+        }
+        // It was brought back, and broken off before its record was.
+        Here::Nothing if matches!(here(work, &marker.segments)?, Here::Directory(inode) if right(inode)) => {
+            Restored::MovedBack
+        }
+        Here::Nothing | Here::Directory(_) | Here::Other => {
+            tracing::error!(
+                export = work.store.export.name,
+                volume = %name,
+                entry,
+                "the volume cannot be restored: its data is being purged, or was"
+            );
+            return Ok(Restored::InPlace);
+        }
+    };
+    let target = record::file(VOLUMES, &name);
+    if_room(work.changes.rename(&moves::trash_record(entry), &target))?;
+    in_use_again(work, &Live { folder: VOLUMES, marker }, uid)?;
+    Ok(restored)
+}
+
+/// Brings an entry back whose name is all that is recorded of it.
+fn named(
+    work: &Work<'_>,
+    removal: &Removal,
+    segments: &[String],
+    path: &[String],
+    inode: u64,
+) -> Result<Restored, Trouble> {
+    let marker = Marker {
+        id: VolumeId::new(super::NAME, &work.store.export.name, removal.name.clone())?,
+        segments: segments.to_vec(),
+        claim: removal.claim.clone(),
+        origin: removal.origin,
+        since: jiff::Timestamp::now(),
+        capacity: 0,
+        shared: false,
+        cluster: work.cluster().map(|ids| ids.current().to_owned()),
+        uid: Some(removal.provenance.uid.clone()).filter(|uid| !uid.is_empty()),
+        inode: Some(inode),
+        base: None,
+        archive: None,
+        trash: None,
+    };
+    if here(work, path)? != Here::Directory(inode) {
+        return Ok(Restored::InPlace);
+    }
+    let file = record::file(VOLUMES, &removal.name);
+    let written = if_room(work.furnish())?.is_some()
+        && if_room(work.changes.write(&file, &marker.to_json()))?.is_some();
+    if written {
+        bring(work, &marker, &file, path, inode)?;
+        work.store.index.add(&removal.name, segments);
+    } else {
+        if let Some(occupant) = places::overlapping(work, &marker, segments)? {
+            return occupied(&occupant);
+        }
+        move_home(work, segments, path, inode)?;
+    }
+    work.store.trash.taken(path);
+    Ok(Restored::MovedBack)
+}
+
+/// Moves what a removal moved to the trash back to its place.
+pub(super) fn back_from_trash(work: &Work<'_>, live: &Live, entry: &str, inode: u64) -> Result<(), Trouble> {
+    back(work, live, &moves::in_trash(entry), inode)?;
+    in_use_again(work, live, None)
+}
+
+fn back(work: &Work<'_>, live: &Live, from: &[String], inode: u64) -> Result<(), Trouble> {
+    bring(work, &live.marker, &live.file(), from, inode)
+}
+
+/// Moves a directory home, once its place is its own again. `record` is the file that says whose it is.
+pub(super) fn bring(
+    work: &Work<'_>,
+    marker: &Marker,
+    record: &[String],
+    from: &[String],
+    inode: u64,
+) -> Result<(), Trouble> {
+    if work.store.enforces(Rule::Places) {
+        let noted = places::occupy(work, marker, record, &marker.segments, marker.shared);
+        match if_room(noted)? {
+            Some(Occupied::Taken(occupant)) => return occupied(&occupant),
+            Some(Occupied::Free | Occupied::Joined(_)) => {}
+            None => {
+                if let Some(occupant) = places::overlapping(work, marker, &marker.segments)? {
+                    return occupied(&occupant);
+                }
+            }
+        }
+    }
+    move_home(work, &marker.segments, from, inode)
+}
+
+fn occupied<T>(occupant: &places::Occupant) -> Result<T, Trouble> {
+    let (path, whose) = (occupant.path.join("/"), occupant.whose());
+    said(
+        Kind::Conflict,
+        format!(
+            "the volume cannot be moved back to its place: at {path} there is {whose} by now; it waits in the trash"
+        ),
+    )
+}
+
+pub(super) fn move_home(
+    work: &Work<'_>,
+    segments: &[String],
+    from: &[String],
+    inode: u64,
+) -> Result<(), Trouble> {
+    let path = segments.join("/");
+    if here(work, segments)? != Here::Nothing {
+        let waits = from.join("/");
+        return said(
+            Kind::Conflict,
+            format!("the volume cannot be moved back to {path}, where something is; it waits as {waits}"),
+        );
+    }
+    if !make_parents(work, segments)? {
+        return said(Kind::Unavailable, format!("the directories above {path} come and go"));
+    }
+    moves::moved(work, from, segments, inode)
+}
+
+/// Makes the record say that the volume is in use, and gives up the place of an archive.
+fn in_use_again(work: &Work<'_>, live: &Live, uid: Option<&str>) -> Result<(), Trouble> {
+    let marker = Marker {
+        trash: None,
+        archive: None,
+        uid: uid.map(str::to_owned).or_else(|| live.marker.uid.clone()),
+        ..live.marker.clone()
+    };
+    let name = marker.id.name();
+    let live = if live.folder == ARCHIVED {
+        work.changes.rename(&live.file(), &record::file(VOLUMES, name))?;
+        &Live { folder: VOLUMES, marker: live.marker.clone() }
+    } else {
+        live
+    };
+    work.store.index.add(name, &marker.segments);
+    // On a full export the record goes on saying that it was to be removed; its directory is at its place all the same.
+    if if_room(work.changes.write(&live.file(), &marker.to_json()))?.is_none() {
+        return Ok(());
+    }
+    archive::give_up(work, &live.marker)?;
+    if marker.shared {
+        places::stay(work, &marker, &marker.segments)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,247 @@
+//! What is done with the entries of the trash, after it was decided: [`act`] moves, [`purge`] removes.
+//!
+//! Whatever concerns a volume is done while it is held, so that no removal and no restore of it runs beside.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use super::{
+    super::{
+        create::remove_parents,
+        moves::{self, Here, Live, Stage, here, if_room},
+        places,
+        record::{self, BASE, Marker, PURGING, Trashed, VOLUMES},
+        remove, restore,
+        store::{Rule, Trouble, Work, said},
+    },
+    plan::{Found, Next},
+    scan::{Folder, Key},
+};
+use crate::{
+    backend::Kind,
+    system::root::{Left, Purge, Tree},
+};
+
+/// What became of one entry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Done {
+    /// It is to be purged now, from where it lies by now.
+    Ready(Key),
+    /// Something changed: it is looked at again.
+    Changed,
+    /// The PV of its name is of a newer volume, so nothing was put back.
+    Superseded,
+    /// Nothing was done, since the volume is being worked on.
+    Busy,
+}
+
+/// Does what was decided, all but the purge itself.
+pub(super) fn act(work: &Work<'_>, key: &Key, found: &Found, next: &Next) -> Result<Done, Trouble> {
+    let name = match found {
+        Found::Removed { marker, .. } | Found::Leftover { marker, .. } => Some(marker.id.name()),
+        Found::Named { whole, .. } => Some(&whole.volume),
+        Found::Begun { live, .. } => Some(live.marker.id.name()),
+        Found::Legacy { volume, .. } => Some(volume),
+        Found::Stray { .. } | Found::OfOthers | Found::Odd(_) => None,
+    };
+    let held = match name {
+        Some(name) => match work.store.hold(name) {
+            Ok(held) => Some(held),
+            Err(_) => return Ok(Done::Busy),
+        },
+        None => None,
+    };
+    let done = match next {
+        Next::Wait | Next::Tell(_) => Ok(Done::Changed),
+        Next::Purge => mark(work, key, found).map(Done::Ready),
+        Next::Restore(uid) => put_back(work, key, found, uid),
+        Next::Finish => finish(work, key, found),
+        Next::GiveBack(owner) => give_back(work, key, found, owner),
+        Next::Drop => work
+            .changes
+            .remove_file(&moves::trash_record(&key.name))
+            .map(|_| Done::Changed)
+            .map_err(Into::into),
+        Next::PutRecordBack => put_record_back(work, key, found),
+    };
+    drop(held);
+    done
+}
+
+/// Moves an entry to where it is purged, so that everybody sees that there is no way back. A full export may not have the
+/// directory for it: then it is purged where it is.
+fn mark(work: &Work<'_>, key: &Key, found: &Found) -> Result<Key, Trouble> {
+    let (Some(inode), false) = (found.inode(), key.purging()) else { return Ok(key.clone()) };
+    let marked = key.marked();
+    if marked.folder == Folder::Purging
+        && if_room(work.changes.make_directory(&[BASE, PURGING], 0o700))?.is_none()
+    {
+        return Ok(key.clone());
+    }
+    if here(work, &marked.path())? != Here::Nothing {
+        let path = marked.path().join("/");
+        return said(Kind::Conflict, format!("{path} exists already, and is not what is to be purged"));
+    }
+    if if_room(moves::moved(work, &key.path(), &marked.path(), inode))?.is_none() {
+        return Ok(key.clone());
+    }
+    work.store.trash.renamed(&key.path(), &marked.path());
+    Ok(marked)
+}
+
+/// Puts a volume back whose PV is to be kept, with this UID.
+fn put_back(work: &Work<'_>, key: &Key, found: &Found, uid: &str) -> Result<Done, Trouble> {
+    match found {
+        Found::Removed { marker, .. } => {
+            if moves::live(work, marker.id.name())?.is_some() {
+                return Ok(Done::Superseded);
+            }
+            restore::from_trash(work, &key.name, (**marker).clone(), Some(uid))?;
+            told(work, marker.id.name(), &key.name);
+        }
+        Found::Leftover { marker, .. } => {
+            if moves::live(work, marker.id.name())?.is_some() {
+                return Ok(Done::Superseded);
+            }
+            let Stage::InPlace(_) = moves::stage(work, marker)? else {
+                let name = marker.id.name();
+                return said(
+                    Kind::NotFound,
+                    format!(
+                        "PersistentVolume {name} is there again, and the data of volume {name} is not: it was purged"
+                    ),
+                );
+            };
+            restore::from_trash(work, &key.name, (**marker).clone(), Some(uid))?;
+        }
+        Found::Begun { live, .. } => {
+            // The provisioner may have finished or given up the removal by now.
+            if let Some(live) = moves::live(work, live.marker.id.name())? {
+                restore::cancel(work, &live, Some(uid))?;
+                told(work, &live_name(found), &key.name);
+            }
+        }
+        Found::Named { whole, live: Some(live), inode } => {
+            let marker =
+                Marker { trash: None, archive: None, uid: Some(uid.to_owned()), ..live.marker.clone() };
+            restore::bring(work, &marker, &live.file(), &key.path(), *inode)?;
+            work.store.trash.taken(&key.path());
+            if_room(work.changes.write(&live.file(), &marker.to_json()))?;
+            told(work, &whole.volume, &key.name);
+        }
+        Found::Named { whole, live: None, .. } => {
+            return said(
+                Kind::Conflict,
+                format!(
+                    "PersistentVolume {} is to be kept, and nothing says where its data was; it is put back when the \
+                     PersistentVolume is met",
+                    whole.volume
+                ),
+            );
+        }
+        Found::Legacy { .. } | Found::Stray { .. } | Found::OfOthers | Found::Odd(_) => {}
+    }
+    Ok(Done::Changed)
+}
+
+fn live_name(found: &Found) -> String {
+    found.volume().map(|(name, _)| name.to_string()).unwrap_or_default()
+}
+
+fn told(work: &Work<'_>, volume: &impl std::fmt::Display, entry: &str) {
+    let export = &work.store.export.name;
+    tracing::info!(export, %volume, entry, "volume restored from the trash: its PersistentVolume is to be kept");
+}
+
+/// Finishes a removal that was begun for a PV that is gone.
+fn finish(work: &Work<'_>, key: &Key, found: &Found) -> Result<Done, Trouble> {
+    let Found::Begun { live, inode } = found else { return Ok(Done::Changed) };
+    let Some(mut now) = moves::live(work, live.marker.id.name())? else { return Ok(Done::Changed) };
+    if now.marker.trash.is_none() {
+        // The version before did not note it.
+        let at = jiff::Timestamp::now();
+        let keep = work.store.host.trash_retention().as_secs();
+        let trash = Trashed { entry: key.name.clone(), inode: *inode, at, until: None, keep };
+        now.marker =
+            Marker { trash: Some(trash), inode: Some(*inode), base: Some(work.base()?), ..now.marker };
+        work.changes.write(&now.file(), &now.marker.to_json())?;
+    }
+    if now.marker.trash.as_ref().is_none_or(|trash| trash.entry != key.name) {
+        return Ok(Done::Changed);
+    }
+    remove::finish(work, &mut now, &key.name, *inode)?;
+    Ok(Done::Changed)
+}
+
+/// Moves what a call that came late moved here back to the volume that it is of.
+fn give_back(work: &Work<'_>, key: &Key, found: &Found, owner: &[String]) -> Result<Done, Trouble> {
+    let Some(inode) = found.inode() else { return Ok(Done::Changed) };
+    restore::move_home(work, owner, &key.path(), inode)?;
+    work.store.trash.taken(&key.path());
+    tracing::warn!(
+        export = work.store.export.name,
+        entry = key.name,
+        directory = owner.join("/"),
+        "a call that came late had moved the directory of another volume to the trash; it was moved back"
+    );
+    Ok(Done::Changed)
+}
+
+/// Puts the record of a volume that is in use back, which a call that came late had moved here.
+fn put_record_back(work: &Work<'_>, key: &Key, found: &Found) -> Result<Done, Trouble> {
+    let Found::Leftover { marker, misplaced: true } = found else { return Ok(Done::Changed) };
+    let name = marker.id.name();
+    if moves::live(work, name)?.is_none() {
+        work.changes.rename(&moves::trash_record(&key.name), &record::file(VOLUMES, name))?;
+        work.store.index.add(name, &marker.segments);
+    }
+    Ok(Done::Changed)
+}
+
+/// Removes these entries with all that is in them, each at most for its time slice, and the records of those that are gone.
+/// Returns what is left of each, `None` where nothing is.
+pub(super) fn purge(
+    work: &Work<'_>,
+    ready: &BTreeMap<Key, Arc<Found>>,
+    crew: &Purge<'_>,
+) -> Result<BTreeMap<Key, Option<Left>>, Trouble> {
+    let mut left = BTreeMap::new();
+    let mut folders: BTreeMap<Vec<String>, Vec<(&Key, Tree)>> = BTreeMap::new();
+    for (key, found) in ready {
+        let mut path = key.path();
+        let Some(name) = path.pop() else { continue };
+        let inode = found.inode().filter(|_| work.store.enforces(Rule::Inode));
+        folders.entry(path).or_default().push((key, Tree { name, inode }));
+    }
+    for (folder, entries) in folders {
+        let trees: Vec<Tree> = entries.iter().map(|(_, tree)| tree.clone()).collect();
+        let outcome = crew.run(work.root, &folder, &trees, work.changes.gate())?;
+        for (key, tree) in entries {
+            let of_it = || Left {
+                stuck: outcome.stuck.iter().filter(|stuck| stuck.entry == tree.name).cloned().collect(),
+                unfinished: outcome.unfinished.iter().filter(|u| u.entry == tree.name).cloned().collect(),
+            };
+            let gone = here(work, &key.path())? == Here::Nothing;
+            if gone && let Some(found) = ready.get(key) {
+                work.store.trash.gone(key, found);
+                if let Found::Named { live: Some(live), .. } = &**found {
+                    forget_live(work, live)?;
+                }
+                // The record goes last: what has none is never purged.
+                work.changes.remove_file(&moves::trash_record(&key.name))?;
+            }
+            left.insert(key.clone(), (!gone).then(of_it));
+        }
+    }
+    Ok(left)
+}
+
+/// Removes what is still noted of a volume that was removed while the export was full.
+fn forget_live(work: &Work<'_>, live: &Live) -> Result<(), Trouble> {
+    let Ok(_held) = work.store.hold(live.marker.id.name()) else { return Ok(()) };
+    if moves::stage(work, &live.marker)? == Stage::Missing {
+        if_room(places::vacate(work, &live.marker, &live.marker.segments))?;
+        remove_parents(work, &live.marker.segments)?;
+        moves::forget(work, &live.marker)?;
+    }
+    Ok(())
+}

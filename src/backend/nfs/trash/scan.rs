@@ -1,0 +1,336 @@
+//! What lies in the trash, and whose it is: [`scan`].
+//!
+//! A listing and, for what is new, a look at its directory and its record. Only for what a call that came late moved here are
+//! all records read, to find the volume that it is of.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use super::{
+    super::{
+        entry::{self, Name},
+        moves::{self, Here, here},
+        places::{self, Relation},
+        record::{self, BASE, INTENTS, Marker, PURGING, TRASH, VOLUMES},
+        store::{Rule, Trouble, Work},
+    },
+    plan::Found,
+};
+use crate::volume::VolumeName;
+
+/// Where an entry lies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Folder {
+    /// In `.berth/trash`.
+    Trash,
+    /// In `.berth/purging`: its purge has begun.
+    Purging,
+    /// At the top of the export, which is full.
+    Top,
+    /// There, and its purge has begun.
+    TopPurging,
+}
+
+/// An entry of the trash.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Key {
+    pub(super) folder: Folder,
+    pub(super) name: String,
+}
+
+impl Key {
+    /// Where its directory lies.
+    pub(super) fn path(&self) -> Vec<String> {
+        match self.folder {
+            Folder::Trash => moves::in_trash(&self.name).to_vec(),
+            Folder::Purging => vec![BASE.into(), PURGING.into(), self.name.clone()],
+            Folder::Top => vec![format!("{}{}", entry::AT_TOP, self.name)],
+            Folder::TopPurging => vec![format!("{}{}", entry::AT_TOP_PURGING, self.name)],
+        }
+    }
+
+    pub(super) fn purging(&self) -> bool {
+        match self.folder {
+            Folder::Purging | Folder::TopPurging => true,
+            Folder::Trash | Folder::Top => false,
+        }
+    }
+
+    /// The same entry once its purge has begun.
+    pub(super) fn marked(&self) -> Self {
+        let folder = match self.folder {
+            Folder::Trash | Folder::Purging => Folder::Purging,
+            Folder::Top | Folder::TopPurging => Folder::TopPurging,
+        };
+        Self { folder, name: self.name.clone() }
+    }
+}
+
+/// How closely to look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Look {
+    /// At everything, also for what lies at the top of the export: a term begins.
+    Whole,
+    /// At everything that may have changed.
+    Again,
+    /// At what is new.
+    New,
+}
+
+/// Looks at the trash. What is `known` is looked at as closely as is asked for.
+pub(super) fn scan(
+    work: &Work<'_>,
+    known: &BTreeMap<Key, Arc<Found>>,
+    look: Look,
+) -> Result<BTreeMap<Key, Arc<Found>>, Trouble> {
+    let mut found = BTreeMap::new();
+    let names = work.root.names(&[BASE, TRASH])?;
+    let purging: BTreeSet<String> = work.root.names(&[BASE, PURGING])?.into_iter().collect();
+    let mut keys: BTreeSet<Key> = BTreeSet::new();
+    for name in names {
+        // What begins with a dot is being written.
+        if !name.starts_with('.') {
+            let (name, folder) = match name.strip_suffix(".json") {
+                Some(entry) if purging.contains(entry) => (entry.to_owned(), Folder::Purging),
+                Some(entry) => (entry.to_owned(), Folder::Trash),
+                None => (name, Folder::Trash),
+            };
+            keys.insert(Key { folder, name });
+        }
+    }
+    keys.extend(purging.into_iter().map(|name| Key { folder: Folder::Purging, name }));
+    if look == Look::Whole {
+        for name in work.root.names_at_top()? {
+            if name.starts_with(entry::AT_TOP) || name.starts_with(entry::AT_TOP_PURGING) {
+                work.store.trash.put_at_top(&name);
+            }
+        }
+    }
+    for top in work.store.trash.at_top() {
+        if let Some(name) = top.strip_prefix(entry::AT_TOP) {
+            keys.insert(Key { folder: Folder::Top, name: name.to_owned() });
+        } else if let Some(name) = top.strip_prefix(entry::AT_TOP_PURGING) {
+            keys.insert(Key { folder: Folder::TopPurging, name: name.to_owned() });
+        }
+    }
+    for key in keys {
+        let unchanged = match known.get(&key) {
+            None => None,
+            Some(before) => still(work, &key, before, look)?.then(|| Arc::clone(before)),
+        };
+        let now = match unchanged {
+            Some(before) => Some(before),
+            None => examine(work, &key)?.map(Arc::new),
+        };
+        match now {
+            Some(now) => drop(found.insert(key, now)),
+            None => work.store.trash.taken(&key.path()),
+        }
+    }
+    Ok(found)
+}
+
+/// Whether what was found out before need not be found out again.
+fn still(work: &Work<'_>, key: &Key, before: &Found, look: Look) -> Result<bool, Trouble> {
+    Ok(match (look, before) {
+        // The volume that something is of was looked for among all records; that is done again more and more seldom.
+        (Look::New, _) | (Look::Again, Found::Stray { .. } | Found::OfOthers) => true,
+        // Another directory may have come in place of an empty one.
+        (Look::Again, Found::Removed { inode, .. } | Found::Legacy { inode, .. }) => {
+            here(work, &key.path())? == Here::Directory(*inode)
+        }
+        (Look::Again, Found::Begun { .. } | Found::Named { .. } | Found::Leftover { .. } | Found::Odd(_))
+        | (Look::Whole, _) => false,
+    })
+}
+
+/// Finds out what an entry is; `None` where it is gone.
+pub(super) fn examine(work: &Work<'_>, key: &Key) -> Result<Option<Found>, Trouble> {
+    let record = match moves::trashed(work, &key.name) {
+        Ok(record) => record,
+        Err(Trouble::Said(error)) => return Ok(Some(Found::Odd(error.to_string()))),
+        Err(trouble) => return Err(trouble),
+    };
+    let inode = match here(work, &key.path())? {
+        Here::Directory(inode) => inode,
+        Here::Nothing => return leftover(work, record),
+        Here::Other => {
+            return Ok(Some(Found::Odd("it is not a directory; berth put no such thing here".into())));
+        }
+    };
+    let by_inode = work.store.enforces(Rule::Inode);
+    let base = work.base()?;
+    let name = Name::read(&key.name);
+    if let Some(marker) = record {
+        let recorded = match &name {
+            Name::Whole(whole) => Some(whole.inode),
+            Name::Recorded(_) | Name::Legacy { .. } | Name::Unknown => {
+                marker.trashed_in(base).or(marker.inode_in(base))
+            }
+        };
+        if by_inode && recorded.is_some_and(|recorded| recorded != inode) {
+            return stray(work, inode, Some(&marker.segments), key).map(Some);
+        }
+        let cluster = marker.cluster.clone();
+        return Ok(Some(ours(
+            work,
+            key,
+            cluster.as_deref(),
+            Found::Removed { marker: Box::new(marker), inode },
+        )));
+    }
+    if let Name::Whole(whole) = name {
+        if by_inode && whole.inode != inode {
+            return stray(work, inode, None, key).map(Some);
+        }
+        let live = moves::live(work, &whole.volume)?;
+        let live = live.filter(|live| live.marker.inode_in(base).is_none_or(|recorded| recorded == inode));
+        let cluster = whole.cluster.clone();
+        let named = Found::Named { whole, live: live.map(Box::new), inode };
+        return Ok(Some(ours(work, key, cluster.as_deref(), named)));
+    }
+    if let Some(live) = name.volume().map(|volume| moves::live(work, volume)).transpose()?.flatten()
+        && live.marker.trash.as_ref().is_some_and(|trash| trash.entry == key.name)
+        && (!by_inode || live.marker.trashed_in(base).is_none_or(|trashed| trashed == inode))
+    {
+        let cluster = live.marker.cluster.clone();
+        return Ok(Some(ours(work, key, cluster.as_deref(), Found::Begun { live: Box::new(live), inode })));
+    }
+    stray(work, inode, None, key).map(Some)
+}
+
+/// `found`, if it is this cluster's.
+fn ours(work: &Work<'_>, key: &Key, cluster: Option<&str>, found: Found) -> Found {
+    if !work.store.enforces(Rule::Cluster) || work.store.trash.is_mine(&key.name) {
+        return found;
+    }
+    match (cluster, work.cluster()) {
+        (Some(theirs), Some(ids)) if ids.include(theirs) => found,
+        (Some(_), _) => Found::OfOthers,
+        (None, _) => Found::Odd(
+            "its record does not say of which cluster it is; once it is known that no cluster wants it, remove it by hand, \
+             with its record"
+                .into(),
+        ),
+    }
+}
+
+fn is_ours(work: &Work<'_>, marker: &Marker) -> bool {
+    let ours = || work.cluster().zip(marker.cluster.as_ref()).is_some_and(|(ids, id)| ids.include(id));
+    !work.store.enforces(Rule::Cluster) || ours()
+}
+
+/// What a record without a directory tells.
+fn leftover(work: &Work<'_>, record: Option<Marker>) -> Result<Option<Found>, Trouble> {
+    let Some(marker) = record else { return Ok(None) };
+    if !is_ours(work, &marker) {
+        return Ok(Some(Found::OfOthers));
+    }
+    // A call that came late moved the record of a volume that is in use.
+    let misplaced = marker.trash.is_none()
+        && moves::live(work, marker.id.name())?.is_none()
+        && matches!(here(work, &marker.segments)?, Here::Directory(inode)
+            if marker.inode_in(work.base()?) == Some(inode));
+    Ok(Some(Found::Leftover { marker: Box::new(marker), misplaced }))
+}
+
+/// Finds the volume that a directory is of which is not what was removed under its name.
+fn stray(work: &Work<'_>, inode: u64, place: Option<&Vec<String>>, key: &Key) -> Result<Found, Trouble> {
+    let name = Name::read(&key.name);
+    if !work.store.enforces(Rule::Inode)
+        && let Some(volume) = name.volume()
+    {
+        // As it was before the rule: whatever is in the trash is purged.
+        let (volume, at) = (volume.clone(), jiff::Timestamp::UNIX_EPOCH);
+        let whole = entry::Whole { volume, at, uid: None, cluster: None, inode, keep: 0 };
+        return Ok(Found::Named { whole, live: None, inode });
+    }
+    let hints = hints(work, place, &name)?;
+    for place in &hints {
+        if let Some(occupant) = places::occupant(work, place)?
+            && occupant.relation == Relation::Same
+            && let Some(who) = &occupant.who
+            && let Some(live) = moves::live(work, who.id.name())?
+            && live.marker.segments == *place
+            && misses(work, &live.marker, inode)?.is_some()
+        {
+            return Ok(Found::Stray { inode, owner: Some(live.marker.segments), why: String::new() });
+        }
+    }
+    let mut doubts = Vec::new();
+    for volume in all_volumes(work)? {
+        let Ok(Some(live)) = moves::live(work, &volume) else { continue };
+        match misses(work, &live.marker, inode)? {
+            None => {}
+            // The version before was broken off between the move and the removal of the record.
+            Some(false) if name.volume() == Some(&volume) && is_ours(work, &live.marker) => {
+                return Ok(Found::Begun { live: Box::new(live), inode });
+            }
+            Some(sure) if sure || hints.contains(&live.marker.segments) => {
+                return Ok(Found::Stray { inode, owner: Some(live.marker.segments), why: String::new() });
+            }
+            Some(_) => doubts.push(volume),
+        }
+    }
+    if let (Name::Legacy { volume: Some(volume), at }, true) = (name, doubts.is_empty()) {
+        return Ok(Found::Legacy { volume, at, inode });
+    }
+    let mut why = format!("no record says whose it is (inode {inode}), so it is never purged");
+    if doubts.is_empty() {
+        why.push_str("; look into it, then move it to where it belongs, or remove it by hand");
+    } else {
+        let names: Vec<String> = doubts.iter().take(3).map(ToString::to_string).collect();
+        why.push_str("; it may be the data of volume ");
+        why.push_str(&names.join(" or "));
+        why.push_str(", whose directory is missing: if it is, move it there");
+    }
+    Ok(Found::Stray { inode, owner: None, why })
+}
+
+/// Where a directory may have been that a call that came late moved here: where the volume was that it was meant for.
+fn hints(work: &Work<'_>, place: Option<&Vec<String>>, name: &Name) -> Result<Vec<Vec<String>>, Trouble> {
+    let mut hints: Vec<Vec<String>> = place.cloned().into_iter().collect();
+    let Some(volume) = name.volume() else { return Ok(hints) };
+    hints.extend(work.store.trash.place_of(volume));
+    let prefix = entry::prefix(volume);
+    for other in work.root.names(&[BASE, TRASH])? {
+        if let Some(entry) = other.strip_suffix(".json")
+            && entry.starts_with(&prefix)
+            && let Ok(Some(marker)) = moves::trashed(work, entry)
+        {
+            hints.push(marker.segments);
+        }
+    }
+    if let Ok(Some(archived)) = moves::archived(work, volume) {
+        hints.push(archived.segments);
+    }
+    Ok(hints)
+}
+
+/// Whether the directory of a volume is missing, and, where it is, whether its record names this inode; `None` where it is not
+/// missing or is another one.
+fn misses(work: &Work<'_>, marker: &Marker, inode: u64) -> Result<Option<bool>, Trouble> {
+    let recorded = marker.inode_in(work.base()?);
+    if recorded.is_some_and(|recorded| recorded != inode) {
+        return Ok(None);
+    }
+    let missing = match here(work, &marker.segments) {
+        Ok(at_place) => at_place == Here::Nothing,
+        // It lies where we do not look: behind a mount, a link.
+        Err(Trouble::Step(_)) => false,
+        Err(trouble) => return Err(trouble),
+    };
+    Ok(missing.then_some(recorded.is_some()))
+}
+
+/// The names of all volumes that were not removed.
+fn all_volumes(work: &Work<'_>) -> Result<Vec<VolumeName>, Trouble> {
+    let mut volumes = Vec::new();
+    for folder in [VOLUMES, INTENTS] {
+        let names = work.root.names(&[BASE, folder])?;
+        volumes.extend(names.iter().filter_map(|name| record::volume_of(name)));
+    }
+    Ok(volumes)
+}
