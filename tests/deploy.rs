@@ -15,7 +15,9 @@ use berth::{
 };
 use k8s_openapi::api::{
     apps::v1::{Deployment, StatefulSet},
-    core::v1::{ConfigMap, Namespace, PersistentVolume, PersistentVolumeClaim, PodSpec, Secret, ServiceAccount},
+    core::v1::{
+        ConfigMap, Namespace, PersistentVolume, PersistentVolumeClaim, PodSpec, Secret, ServiceAccount,
+    },
     rbac::v1::{ClusterRole, ClusterRoleBinding, PolicyRule, Role, RoleBinding},
     storage::v1::StorageClass,
 };
