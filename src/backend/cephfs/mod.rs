@@ -496,6 +496,9 @@ impl Backend for Cephfs {
             store
                 .cluster
                 .retain_users(|admin| self.settings.admins.get(name) == Some(admin) || by_class(admin));
+            for (_, admin) in met.iter().filter(|(of, _)| of.name() == name) {
+                store.cluster.watch(&self.host, admin);
+            }
             let purging = !store.memory().deleted.is_empty() && store.cluster.health().ready.is_ok();
             let kept = !is_described(&store.cluster) || named(name) || purging;
             if !kept {

@@ -518,6 +518,9 @@ impl Backend for Rbd {
             store
                 .cluster
                 .retain_users(|admin| self.settings.admins.get(name) == Some(admin) || by_class(admin));
+            for (_, admin) in met.iter().filter(|(of, _)| of.name() == name) {
+                store.cluster.watch(&self.host, admin);
+            }
             let purging = store.trash.waiting() > 0 && store.cluster.health().ready.is_ok();
             let kept = self.clusters.is_configured(name) || named(name) || purging;
             if !kept {

@@ -8,7 +8,6 @@ mod exports;
 mod harness;
 mod late_binding;
 mod main_job;
-mod neighbours;
 mod old_volumes;
 mod patterns;
 mod races;
@@ -44,7 +43,6 @@ pub fn all() -> Vec<Scenario> {
         rescue::scenarios(),
         old_volumes::scenarios(),
         exports::scenarios(),
-        neighbours::scenarios(),
         late_binding::scenarios(),
         refusal::scenarios(),
         contract::scenarios(),
