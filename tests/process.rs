@@ -283,11 +283,12 @@ fn an_unreachable_api_server_is_told_once_for_all_requests_with_address_and_caus
     assert!(told[0].contains(" WARN "), "{log}");
     assert!(told[0].contains(&format!("server=\"http://{address}/\"")), "{log}");
     assert!(told[0].contains("Connection refused"), "{log}");
+    assert!(!log.contains(" kube_") && !log.contains(" hyper"), "a line for a request: {log}");
     let others = log.lines().filter(|line| line.contains(" WARN ") || line.contains(" ERROR "));
     assert_eq!(others.count(), told.len(), "{log}");
 }
 
-/// An API server that refuses everything with this code; it ends with the test.
+/// An API server that refuses everything with this code, and denies every right that it is asked for; it ends with the test.
 fn refusing(code: &'static str, message: &'static str) -> std::net::SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
@@ -309,15 +310,38 @@ fn refuse(mut stream: TcpStream, code: &str, message: &str) {
         }
     }
     let (number, reason) = code.split_once(' ').unwrap();
-    let status = format!(
-        "{{\"kind\":\"Status\",\"apiVersion\":\"v1\",\"metadata\":{{}},\"status\":\"Failure\",\"message\":\"{message}\",\
-         \"reason\":\"{reason}\",\"code\":{number}}}"
-    );
-    let length = status.len();
+    let mut status = serde_json::json!({
+        "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "message": message, "reason": reason,
+        "code": number.parse::<u16>().unwrap(),
+    });
+    let mut line = code;
+    if number == "403" && request.starts_with(b"POST /apis/authorization.k8s.io/") {
+        line = "201 Created";
+        status = serde_json::json!({
+            "kind": "SelfSubjectAccessReview", "apiVersion": "authorization.k8s.io/v1", "spec": {}, "status": {"allowed": false},
+        });
+    }
+    let body = status.to_string();
+    let length = body.len();
     let _ = write!(
         stream,
-        "HTTP/1.1 {code}\r\nContent-Type: application/json\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{status}"
+        "HTTP/1.1 {line}\r\nContent-Type: application/json\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}"
     );
+}
+
+#[test]
+fn a_missing_right_without_which_nothing_works_is_an_error_with_the_rule_to_add() {
+    let folder = tempfile::tempdir().unwrap();
+    let address = refusing("403 Forbidden", "x is forbidden");
+    let (mut running, log) = logging(folder.path(), &format!("http://{address}"), &[]);
+    let said = "missing right to list persistentvolumes";
+    let text = wait_for_text(&log, said);
+    running.signal("-TERM");
+    assert_eq!(running.end(), 0);
+    let line = lines(&text, said)[0];
+    assert!(line.contains(" ERROR "), "{line}");
+    let rule = r#"resources: [\"persistentvolumes\"]\n  verbs: [\"list\", \"watch\"]\n"#;
+    assert!(line.contains(r#"rule="- apiGroups: "#) && line.contains(rule), "{line}");
 }
 
 #[test]

@@ -20,6 +20,10 @@ pub(super) fn scenarios() -> Vec<Scenario> {
         scenario("the path of an export may be written with slashes at its end, or be the root", slashes),
         scenario("an export that is not what it was gets no directory until it is back", swapped),
         scenario("a second provisioner name is served like the first", second_name),
+        scenario(
+            "a provisioner name in capitals and with a low line is served, under a lock of its own",
+            odd_name,
+        ),
     ]
 }
 
@@ -167,6 +171,24 @@ async fn second_name(case: Arc<Case>) -> Result<()> {
         "the PV does not name its class's provisioner: {:?}",
         volume.volume.annotations()
     );
+    case.delete_claim("data").await?;
+    case.volume_gone(&volume.name).await?;
+    case.until_so("the directory to be gone", || !volume.directory.exists()).await
+}
+
+/// The name is one that a class can have, and that no object can: the lock is called otherwise.
+async fn odd_name(case: Arc<Case>) -> Result<()> {
+    let odd = format!("{}_1", case.provisioner.to_uppercase());
+    let class = case.class("odd").provisioner(&odd).deletes().create().await?;
+    let berth = case.start(&case.setup()?.flags([&format!("--provisioner-name={odd}")]))?;
+    case.claim("data").class(&class).create().await?;
+    let volume = case.bound("data").await?;
+    ensure!(
+        volume.volume.annotations().get("pv.kubernetes.io/provisioned-by") == Some(&odd),
+        "the PV does not name its class's provisioner: {:?}",
+        volume.volume.annotations()
+    );
+    ensure!(berth.metric("berth_leader").await? > 0.0, "it does not lead");
     case.delete_claim("data").await?;
     case.volume_gone(&volume.name).await?;
     case.until_so("the directory to be gone", || !volume.directory.exists()).await
