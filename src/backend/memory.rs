@@ -97,6 +97,9 @@ pub const SERVER: &str = "memory";
 /// Another name of the same server.
 const ALIAS: &str = "memory.example.org";
 
+/// The parameters of the classes, and the names of the stores, that were told last.
+pub type Retained = (Vec<BTreeMap<String, String>>, BTreeSet<String>);
+
 #[derive(Default)]
 #[allow(clippy::struct_excessive_bools, reason = "each is a switch of its own for tests")]
 struct State {
@@ -128,7 +131,7 @@ struct State {
     /// The classes that the caller told of.
     met: Vec<BTreeMap<String, String>>,
     /// The classes and stores of which it was told last that they are all that there are.
-    retained: Option<(Vec<BTreeMap<String, String>>, BTreeSet<String>)>,
+    retained: Option<Retained>,
 }
 
 /// A volume in the trash.
@@ -257,7 +260,7 @@ impl Memory {
     }
 
     /// The classes and the stores with volumes that the caller told of with [`Backend::retain_stores`], the last time.
-    pub fn retained(&self) -> Option<(Vec<BTreeMap<String, String>>, BTreeSet<String>)> {
+    pub fn retained(&self) -> Option<Retained> {
         self.state().retained.clone()
     }
 

@@ -97,11 +97,10 @@ impl Cluster {
         let (cluster, user, secret) = (self.name(), admin.user.as_str(), &admin.secret);
         let why = state.as_ref().err().cloned();
         if self.users().note(admin, state) {
-            match why {
-                Some(why) => {
-                    tracing::warn!(cluster, user, %secret, why, "a user of the cluster cannot be used")
-                }
-                None => tracing::info!(cluster, user, %secret, "a user of the cluster can be used again"),
+            if let Some(why) = why {
+                tracing::warn!(cluster, user, %secret, why, "a user of the cluster cannot be used");
+            } else {
+                tracing::info!(cluster, user, %secret, "a user of the cluster can be used again");
             }
         }
     }

@@ -145,8 +145,8 @@ mod tests {
         }
     }
 
-    fn check(row: &str, found: Result<&str, String>, expected: Result<&str, &str>) {
-        match (&found, expected) {
+    fn check(row: &str, found: &Result<&str, String>, expected: Result<&str, &str>) {
+        match (found, expected) {
             (Ok(found), Ok(expected)) => assert_eq!(*found, expected, "{row}"),
             (Err(error), Err(part)) => assert!(error.contains(part), "{row}: {error}"),
             _ => panic!("{row}: {found:?}"),
@@ -169,17 +169,17 @@ mod tests {
             ("another volume", Some((Some("here"), "u-2")), None, Err("not to PersistentVolume pvc-u-1")),
         ];
         for (row, mark, take_over, expected) in table {
-            check(row, outcome("berth-u-1", *mark, &claim("u-1"), *take_over, Some(&here)), *expected);
+            check(row, &outcome("berth-u-1", *mark, &claim("u-1"), *take_over, Some(&here)), *expected);
         }
         let other = ClaimKey { name: "other".into(), ..claim("u-2") };
         let ours = Some((Some("here"), "u-1"));
-        check("bound to another claim", outcome("berth-u-1", ours, &other, None, Some(&here)), Ok("ours"));
+        check("bound to another claim", &outcome("berth-u-1", ours, &other, None, Some(&here)), Ok("ours"));
         for mark in [ours, Some((None, "u-1")), None] {
             let unknown = outcome("berth-u-1", mark, &claim("u-1"), None, None);
-            check("nobody knows who we are", unknown, Err("kube-system"));
+            check("nobody knows who we are", &unknown, Err("kube-system"));
         }
         let passed = |by| outcome("team.data", Some((Some(by), "u-2")), &claim("u-1"), None, Some(&here));
-        check("the name has passed on", passed("here"), Ok("passed"));
-        check("to a claim of another cluster", passed("there"), Err("belongs to"));
+        check("the name has passed on", &passed("here"), Ok("passed"));
+        check("to a claim of another cluster", &passed("there"), Err("belongs to"));
     }
 }
