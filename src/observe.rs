@@ -269,7 +269,7 @@ impl Metrics {
         });
     }
 
-    /// A safety check said no to `operation`, which is one of [`GUARDED`]. Worth an alert.
+    /// A safety check said no to `operation`, which is one of `GUARDED`. Worth an alert.
     pub fn refused(&self, operation: &'static str) {
         self.0.refused.get_or_create(&Operation { operation }).inc();
     }
