@@ -163,6 +163,8 @@ impl Setup {
                     .filter_map(|name| Some((OsString::from(name), std::env::var_os(name)?))),
             )
             .env("RUST_BACKTRACE", "1")
+            // What is removed is purged as soon as its PV is gone, unless a scenario says otherwise.
+            .env("BERTH_TRASH_RETENTION", "0s")
             .env("KUBECONFIG", kubeconfig)
             .env("POD_NAMESPACE", self.user.namespace());
         if !self.provisioner.is_empty() {
