@@ -31,7 +31,8 @@ fn policy(policy: &str) -> Value {
 
 /// A volume with a file `kept`, whose berth talks through a proxy.
 async fn proxied(case: &Case) -> Result<(Proxy, Volume)> {
-    let class = case.class("nfs").deletes().create().await?;
+    // The trash does not put it back by itself meanwhile, so that what the provisioner does is seen.
+    let class = case.class("nfs").deletes().parameter("trashRetention", "1h").create().await?;
     let proxy = case.proxy().await?;
     let setup = case.setup()?.through(proxy.access(&case.plane.access(User::Berth)?));
     case.start(&setup)?;
