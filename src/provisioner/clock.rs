@@ -2,7 +2,7 @@
 //!
 //! What is kept in the trash, perhaps for weeks, expires by this clock: the one of a single node may be wrong by years, and
 //! then everything would be purged at once. Between two answers the time goes on with this machine's monotonic clock, so that
-//! nobody who sets a clock moves it. It is given out only while both clocks agree roughly, and never ahead of the server's.
+//! setting a clock does not move it. It is given out only while both clocks agree roughly, and never ahead of the server's.
 //!
 //! It asks nothing itself: requests that are made anyway tell the time.
 

@@ -1,7 +1,7 @@
 //! Volumes in use that the storage does not know as ours are recorded there: [`run`] finds them, [`reconcile`] tells of one.
 //!
 //! Those are the volumes of older provisioners, of earlier versions, and those whose records were lost. Once it is recorded
-//! whose they are, nobody has to guess it on the day of their removal. Finding them costs one listing of the storage for
+//! whose they are, it need not be guessed on the day of their removal. Finding them costs one listing of the storage for
 //! each store; only what is not known there is then read from the API server, one at a time.
 //!
 //! What another cluster has recorded is left alone and told.
@@ -136,7 +136,7 @@ pub(super) async fn reconcile(shared: &Shared, name: &str, permit: &Permit) -> O
                 shared.metrics.refused("register");
             }
             tell(shared, &live, &error.chain());
-            // Somebody has to change the volume, which is news.
+            // An administrator has to change the volume, which is news.
             Outcome::Done
         }
         Err(error) => {
@@ -225,8 +225,8 @@ mod tests {
                 "of another provisioner",
                 json!({"metadata": {"annotations": {"pv.kubernetes.io/provisioned-by": "x"}}}),
             ),
-            ("bound to nobody in particular", json!({"spec": {"claimRef": {"uid": ""}}})),
-            ("of a source that nobody here knows", json!({"spec": {"nfs": {"server": ""}}})),
+            ("bound without naming a claim", json!({"spec": {"claimRef": {"uid": ""}}})),
+            ("of a source that no backend here knows", json!({"spec": {"nfs": {"server": ""}}})),
         ];
         for (row, patch) in table {
             assert_eq!(told(patch), Ok(None), "{row}");

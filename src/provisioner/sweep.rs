@@ -28,9 +28,9 @@ use crate::{
 enum Answer {
     /// The PV with this UID uses it.
     Used(String),
-    /// It is used by somebody else, or its claim lives.
+    /// Another volume has its name, or its claim lives.
     Leave,
-    /// Nobody knows it.
+    /// Nothing in the cluster knows it.
     Suspect,
 }
 

@@ -25,7 +25,7 @@ pub(in crate::provisioner) struct Standing {
 }
 
 impl Standing {
-    /// Whether its data is to go. While it is, whoever wants to keep it changes this.
+    /// Whether its data is to go. An administrator who wants to keep it changes this.
     pub(in crate::provisioner) fn goes(self) -> bool {
         self.policy == Policy::Delete && self.phase == Phase::Released
     }

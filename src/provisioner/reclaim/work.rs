@@ -37,7 +37,7 @@ const ROUNDS: u32 = 3;
 enum Round {
     /// That is all.
     Over(Outcome),
-    /// It changed meanwhile and has to be looked at once more.
+    /// It changed in between and has to be looked at once more.
     Again,
 }
 
@@ -80,12 +80,12 @@ async fn round(shared: &Shared, name: &str, tries: u32, permit: &Permit) -> Resu
     match plan(&live, class.as_ref(), &shared.backends, guarding) {
         Plan::Ignore => keep(shared, &live, class.as_ref(), permit).await.map(Round::Over),
         Plan::Refuse(why) => {
-            // Whoever changed the volume so may want anything of it, but not what was begun before.
+            // What the volume says now cannot be read, but it is not what was begun before.
             if shared.records().removing(name).is_some() {
                 restore(shared, &live, class.as_ref(), permit).await?;
             }
             refuse(shared, &live, &why);
-            // Somebody has to change the volume, which is news.
+            // An administrator has to change the volume, which is news.
             Ok(Round::Over(Outcome::Done))
         }
         Plan::Remove(order) => {

@@ -672,7 +672,14 @@ impl Records {
         }
         let bound = now.standing.ours && now.standing.phase == Phase::Bound;
         let taken_over = before.is_some_and(|before| before.said != now.said);
-        let came = now.legacy && before.is_none_or(|before| before.standing.phase != Phase::Bound);
+        // An older provisioner may have made it just now. What was released may have lost its record with its claim.
+        let came = match before {
+            Some(before) => {
+                before.standing.phase != Phase::Bound
+                    && (now.legacy || before.standing.phase == Phase::Released)
+            }
+            None => now.legacy,
+        };
         if bound && (taken_over || came) {
             self.wake(Key::Register(Arc::clone(name)));
         }

@@ -335,6 +335,19 @@ async fn volumes_of_older_provisioners_and_volumes_that_are_taken_over_are_recor
         records.see_volume(&patched(name, base, take_over("blue")));
         assert_eq!(queued(&queue).await, [Key::Register(name.into())]);
     }
+    let released = json!({
+        "spec": {"persistentVolumeReclaimPolicy": "Retain"}, "metadata": {"finalizers": []},
+        "status": {"phase": "Released"},
+    });
+    records.see_volume(&patched("again", &Value::Null, released));
+    assert_eq!(queued(&queue).await, []);
+    let again = json!({
+        "spec": {"persistentVolumeReclaimPolicy": "Retain", "claimRef": {"uid": "another"}},
+        "metadata": {"finalizers": []}, "status": {"phase": "Bound"},
+    });
+    records.see_volume(&patched("again", &Value::Null, again));
+    assert_eq!(queued(&queue).await, [Key::Register("again".into())], "it is used by another claim");
+    records.forget_volume("again");
     let in_use = records.in_use();
     let known: Vec<_> = in_use[&("memory", "default".to_owned())]
         .iter()
