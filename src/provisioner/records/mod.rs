@@ -89,7 +89,8 @@ pub(super) struct VolumeRecord {
     pub(super) spot: Option<Spot>,
     /// We are deleting the object: its last changes are our own. Or it leaves its bytes to another volume, and will be deleted.
     leaving: bool,
-    /// What the backend was asked to do with the bytes in this term, if it was: they may not be in their place.
+    /// What the backend was asked to do with the bytes in this term, if it was, or may have been asked to do before the object was
+    /// made again: they may not be in their place.
     removing: Option<Disposal>,
     /// An older provisioner made it.
     legacy: bool,
@@ -613,7 +614,15 @@ impl Records {
         };
         let uid = hash(&object.metadata.uid);
         let same = self.volumes.get(&name).filter(|known| known.object == uid);
-        let (leaving, removing) = same.map_or((false, None), |known| (known.leaving, known.removing));
+        let legacy = annotation(&object.metadata, names::VOLUME_ID).is_none();
+        // One that we made and that nobody here is making came back, perhaps from a backup: the trash may hold its bytes.
+        let came_back = self.queue.is_some()
+            && standing.ours
+            && !legacy
+            && same.is_none()
+            && !self.reservations.contains_key(claim_uid);
+        let (leaving, removing) = same
+            .map_or((false, came_back.then_some(Disposal::Delete)), |known| (known.leaving, known.removing));
         let said = match reclaim::duty(standing, self.guarding) {
             Duty::Remove => said(object),
             Duty::None | Duty::Guard | Duty::Unguard => hash(&annotation(&object.metadata, names::TAKE_OVER)),
@@ -624,7 +633,7 @@ impl Records {
             spot,
             leaving,
             removing,
-            legacy: annotation(&object.metadata, names::VOLUME_ID).is_none(),
+            legacy,
             object: uid,
             said,
             round,
@@ -657,13 +666,14 @@ impl Records {
         let Some(now) = self.volumes.get(name) else { return };
         let before = before.filter(|before| before.object == now.object);
         // It is to stay, and its bytes may have been moved.
-        if now.removing.is_some() && !now.standing.goes() {
+        let rescued = now.removing.is_some() && !now.standing.goes();
+        if rescued {
             self.wake(Key::Volume(Arc::clone(name)));
-            return;
         }
         // A removal that was refused may be possible by now. While we delete it, its last changes are our own.
-        let news = before
-            .is_none_or(|before| before.said != now.said || before.standing != now.standing && !now.leaving);
+        let ours = now.leaving && !rescued;
+        let news =
+            before.is_none_or(|before| before.said != now.said || before.standing != now.standing && !ours);
         if !news {
             return;
         }
