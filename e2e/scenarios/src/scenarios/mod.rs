@@ -9,6 +9,7 @@ mod harness;
 mod late_binding;
 mod main_job;
 mod old_volumes;
+mod ownership;
 mod patterns;
 mod races;
 mod reclaim;
@@ -41,6 +42,7 @@ pub fn all() -> Vec<Scenario> {
         patterns::scenarios(),
         reclaim::scenarios(),
         rescue::scenarios(),
+        ownership::scenarios(),
         old_volumes::scenarios(),
         exports::scenarios(),
         late_binding::scenarios(),

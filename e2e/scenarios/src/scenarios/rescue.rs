@@ -25,13 +25,13 @@ pub(super) fn scenarios() -> Vec<Scenario> {
     ]
 }
 
-fn policy(policy: &str) -> Value {
+pub(super) fn policy(policy: &str) -> Value {
     json!({ "spec": { "persistentVolumeReclaimPolicy": policy } })
 }
 
 /// A volume with a file `kept`, whose berth talks through a proxy.
 async fn proxied(case: &Case) -> Result<(Proxy, Volume)> {
-    // The trash does not put it back by itself meanwhile, so that what the provisioner does is seen.
+    // The trash does not put it back by itself in between, so that what the provisioner does is seen.
     let class = case.class("nfs").deletes().parameter("trashRetention", "1h").create().await?;
     let proxy = case.proxy().await?;
     let setup = case.setup()?.through(proxy.access(&case.plane.access(User::Berth)?));
@@ -179,7 +179,7 @@ async fn undone(case: Arc<Case>) -> Result<()> {
 }
 
 /// A PV as it is put back: to be retained, for whichever claim names it.
-fn backup(volume: PersistentVolume) -> Result<Value> {
+pub(super) fn backup(volume: PersistentVolume) -> Result<Value> {
     let mut object = serde_json::to_value(volume)?;
     for field in ["uid", "resourceVersion", "creationTimestamp", "finalizers", "managedFields"] {
         if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
