@@ -41,6 +41,7 @@ const NODES_REMEMBERED: Duration = Duration::from_mins(1);
 /// How long a start may wait for the identity of the cluster.
 const FIRST_ANSWER: Duration = Duration::from_secs(3);
 /// How often it is asked for while it is not known: at first, and where the right to know it is missing.
+const ASK_SOON: Duration = Duration::from_millis(500);
 const ASK_AGAIN: Duration = Duration::from_secs(10);
 const ASK_AGAIN_WITHOUT_RIGHT: Duration = Duration::from_mins(10);
 
@@ -292,7 +293,9 @@ impl Host for KubernetesHost {
 /// Asks for the UID of `kube-system` until it is known. `named`: the administrator has named the cluster, so that little is
 /// lost where it is not.
 async fn identify(cluster: Cluster, facts: ClusterFacts, named: bool) {
-    let mut told = named;
+    let (mut told, mut refused) = (named, false);
+    // What is made before it is known carries no signature: a server that fails once must not cost more than a moment.
+    let mut soon = ASK_SOON;
     loop {
         let wait = match cluster.namespace_uid(KUBE_SYSTEM).await {
             Ok(Some(uid)) => {
@@ -312,11 +315,14 @@ async fn identify(cluster: Cluster, facts: ClusterFacts, named: bool) {
                          the leader lock takes its place. Grant the right, or name the cluster with --cluster-id"
                     );
                 }
-                ASK_AGAIN_WITHOUT_RIGHT
+                // A server that has just started may refuse everything once.
+                if std::mem::replace(&mut refused, true) { ASK_AGAIN_WITHOUT_RIGHT } else { ASK_AGAIN }
             }
             Err(failure) => {
                 tracing::debug!(error = %failure, "cannot ask for the identity of this cluster");
-                ASK_AGAIN
+                let wait = soon;
+                soon = (soon * 2).min(ASK_AGAIN);
+                wait
             }
         };
         tokio::time::sleep(wait).await;
