@@ -32,6 +32,11 @@ pub const MAX_SEGMENTS: usize = 32;
 /// How the names of archives begin, in any case: no pattern gives such a name to a volume.
 pub const ARCHIVED: &str = "archived-";
 
+/// Whether the first segment of a path begins as those of archives do.
+pub fn is_archive(first: &str) -> bool {
+    first.get(..ARCHIVED.len()).is_some_and(|start| start.eq_ignore_ascii_case(ARCHIVED))
+}
+
 /// What happens where a claim lacks a label or annotation that the pattern names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Missing {
@@ -239,8 +244,7 @@ impl Pattern {
         }
         let segments = bounded(&result)?;
         let first = segments.first().map(String::as_str).unwrap_or_default();
-        let archive = first.get(..ARCHIVED.len()).is_some_and(|start| start.eq_ignore_ascii_case(ARCHIVED));
-        if archive && !default_directory(claim, volume).is_ok_and(|default| default == segments) {
+        if is_archive(first) && !default_directory(claim, volume).is_ok_and(|default| default == segments) {
             return Err(Invalid::new(
                 "path",
                 shown(&result),

@@ -261,7 +261,8 @@ impl Root {
         Ok(names)
     }
 
-    /// The content of the file there; `None` where there is none. Nothing but a file of a reasonable size is read.
+    /// The content of the file there; `None` where there is none. Nothing but a file of a reasonable size is read, and
+    /// opening a pipe or a device does not wait.
     pub fn read<S: AsRef<str>>(&self, segments: &[S]) -> Result<Option<Content>, Failure> {
         let step = "read";
         let path = self.relative(step, segments)?;
@@ -482,7 +483,8 @@ impl Changes<'_> {
 }
 
 /// How a file is opened that may be anything.
-const FOR_READING: OFlag = OFlag::O_RDONLY.union(OFlag::O_CLOEXEC).union(OFlag::O_NOFOLLOW);
+const FOR_READING: OFlag =
+    OFlag::O_RDONLY.union(OFlag::O_CLOEXEC).union(OFlag::O_NOFOLLOW).union(OFlag::O_NONBLOCK);
 
 /// What is in a file that was opened so.
 fn content(fd: OwnedFd) -> io::Result<Content> {

@@ -1,33 +1,159 @@
-//! Making a volume's directory: intent, parents, directory, rights; and confirming or taking back what was begun.
+//! Making a volume's directory: intent, place, parents, directory, rights.
 //!
 //! Every step can be the last one before a crash. What is written first is the intent, so that the next attempt, or the
-//! sweep, knows what may have been made. Runs on a thread of the export's pool.
+//! sweep, knows what may have been made. Then the place is asked for, which no other volume of any cluster gets from then
+//! on, and only then anything is made there. What becomes of an intent is in `commit`. Runs on a thread of the export's
+//! pool.
 
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 
+pub(super) use super::parents::{make_parents, remove_parents};
 use super::{
     NAME,
     class::{Existing, Plan},
-    record::{self, INTENTS, Marker, VOLUMES},
-    store::{Trouble, Work, said},
+    commit::{give_up, take_back, write_record},
+    places::{self, Occupant, Occupied, Relation},
+    prove::UNKNOWN_CLUSTER,
+    record::{self, BASE, INTENTS, Marker, PLACES, VOLUMES},
+    store::{Rule, Trouble, Work, said},
 };
 use crate::{
-    backend::{Kind, Unfinished},
-    system::root::{Entry, Errno, Made, Unmade},
-    volume::{ClaimKey, Origin, Place, Source, Volume, VolumeId, VolumeName, VolumeRequest},
+    backend::{Kind, path},
+    system::root::{Entry, Errno, Made, Seen},
+    volume::{ClaimKey, Origin, Source, Volume, VolumeId, VolumeName, VolumeRequest},
 };
 
 /// How often the work is begun again when directories come and go around it.
 const ATTEMPTS: usize = 8;
 
-/// Makes the volume, or finds it.
-pub(super) fn create(work: &Work<'_>, request: &VolumeRequest, plan: &Plan) -> Result<Volume, Trouble> {
+/// What a creation came to.
+#[derive(Debug)]
+pub(super) enum Created {
+    /// The volume.
+    Volume(Box<Volume>),
+    /// Its directory was that of this volume, which was made for a claim of the same name in the same cluster. Where its
+    /// PV is gone, the creation can be asked for again with that.
+    Formerly(VolumeName),
+}
+
+/// Makes the volume, or finds it. `gone` has no PV any more.
+pub(super) fn create(
+    work: &Work<'_>,
+    request: &VolumeRequest,
+    plan: &Plan,
+    gone: Option<&VolumeName>,
+) -> Result<Created, Trouble> {
+    if !plan.unique && work.cluster().is_none() {
+        return said(Kind::Unavailable, unknown_cluster("the directory may be that of another cluster"));
+    }
     let identity = work.furnish()?;
+    let wanted = wanted(work, request, plan)?;
     let name = &request.name;
-    let wanted = Marker {
-        id: VolumeId::new(NAME, &work.store.export.name, name.clone())?,
+    let volume = |origin| {
+        let source = Source::Nfs {
+            server: work.store.export.server.clone(),
+            path: work.store.export.path_of(&wanted.segments),
+        };
+        let (id, store_identity) = (wanted.id.clone(), identity.clone());
+        let record = BTreeMap::new();
+        Created::Volume(Box::new(Volume { id, source, capacity: None, origin, store_identity, record }))
+    };
+    let known = work.marker(VOLUMES, name)?;
+    if let Some(known) = &known {
+        same_volume(work, known, &wanted)?;
+        if look(work, &wanted.segments)?.is_some_and(|seen| seen.entry == Entry::Directory) {
+            // An attempt to make the directory once more may have been broken off.
+            made_again(work, known)?;
+            return Ok(volume(known.origin));
+        }
+    }
+    let mut begun = work.marker(INTENTS, name)?;
+    if let Some(earlier) = &begun {
+        owned(work, earlier)?;
+        if earlier.claim != wanted.claim || earlier.segments != wanted.segments {
+            take_back(work, earlier)?;
+            begun = None;
+        }
+    }
+    for _ in 0..ATTEMPTS {
+        let there = look(work, &wanted.segments)?;
+        let mut origin = match there.map(|seen| seen.entry) {
+            None | Some(Entry::Missing) => Origin::Created,
+            Some(Entry::Other) => {
+                let path = wanted.segments.join("/");
+                return said(Kind::Conflict, format!("{path} exists on the export and is not a directory"));
+            }
+            Some(Entry::Directory) => origin_of_existing(work, &wanted, begun.as_ref(), plan)?,
+        };
+        write_intent(work, &Marker { origin, ..wanted.clone() }, &mut begun)?;
+        let intent = record::file(INTENTS, name);
+        let marker = begun.as_ref().unwrap_or(&wanted);
+        let alone = match places::occupy(work, marker, &intent, &wanted.segments, wanted.shared)? {
+            Occupied::Free => true,
+            Occupied::Joined(other) => {
+                if there.is_some() {
+                    origin = other.who.map_or(Origin::Adopted, |who| who.origin);
+                    write_intent(work, &Marker { origin, ..wanted.clone() }, &mut begun)?;
+                }
+                false
+            }
+            Occupied::Taken(other) => {
+                match known {
+                    // Whatever is in the way now, its place stays its own.
+                    Some(_) => drop(work.changes.remove_file(&intent)?),
+                    None => give_up(work, marker)?,
+                }
+                begun = None;
+                if let Some(former) = former(work, &other, &wanted, plan) {
+                    if gone != Some(&former) {
+                        return Ok(Created::Formerly(former));
+                    }
+                    forget(work, &former)?;
+                    continue;
+                }
+                return said(Kind::Conflict, in_the_way(work, &other, &wanted.segments));
+            }
+        };
+        if there.is_none() {
+            if !make_parents(work, &wanted.segments)? {
+                continue;
+            }
+            match work.changes.make_directory(&wanted.segments, 0o777) {
+                Ok(Made::New) => {}
+                Ok(Made::Existed) => continue,
+                // A parent was removed, with the last other volume in it.
+                Err(failure) if failure.errno() == Some(Errno::ENOENT) => continue,
+                Err(failure) => return Err(failure.into()),
+            }
+        }
+        if origin == Origin::Created && (alone || there.is_none()) {
+            work.changes.set_rights(&wanted.segments, plan.mode, plan.uid, plan.gid)?;
+        }
+        if let Some(known) = &known {
+            made_again(work, known)?;
+        }
+        return Ok(volume(origin));
+    }
+    let path = wanted.segments.join("/");
+    said(Kind::Unavailable, format!("directory {path} or its parents come and go while the volume is made"))
+}
+
+/// Records the directory of a volume that had lost it, where one was made again.
+fn made_again(work: &Work<'_>, known: &Marker) -> Result<(), Trouble> {
+    let intent = record::file(INTENTS, known.id.name());
+    if work.root.entry(&intent)? != Entry::Missing {
+        write_record(work, known)?;
+        work.changes.remove_file(&intent)?;
+    }
+    Ok(())
+}
+
+/// What is recorded of the volume that is asked for.
+fn wanted(work: &Work<'_>, request: &VolumeRequest, plan: &Plan) -> Result<Marker, Trouble> {
+    Ok(Marker {
+        id: VolumeId::new(NAME, &work.store.export.name, request.name.clone())?,
         segments: plan.place.segments.clone(),
         claim: ClaimKey {
             namespace: request.claim.namespace.clone(),
@@ -38,76 +164,93 @@ pub(super) fn create(work: &Work<'_>, request: &VolumeRequest, plan: &Plan) -> R
         since: Timestamp::now(),
         capacity: request.capacity.bytes(),
         shared: plan.existing == Existing::Share,
-        cluster: work.store.host.cluster().map(|ids| ids.current().to_owned()),
+        cluster: work.cluster().map(|ids| ids.current().to_owned()),
         uid: None,
         inode: None,
         base: None,
         archive: None,
         trash: None,
+    })
+}
+
+/// Writes the intent, unless it says the same already.
+fn write_intent(work: &Work<'_>, intent: &Marker, begun: &mut Option<Marker>) -> Result<(), Trouble> {
+    let same = |begun: &Marker| {
+        (begun.origin, begun.shared, &begun.cluster) == (intent.origin, intent.shared, &intent.cluster)
     };
-    let volume = |origin| Volume {
-        id: wanted.id.clone(),
-        source: Source::Nfs {
-            server: work.store.export.server.clone(),
-            path: work.store.export.path_of(&wanted.segments),
-        },
-        capacity: None,
-        origin,
-        store_identity: identity.clone(),
-        record: BTreeMap::new(),
+    if !begun.as_ref().is_some_and(same) {
+        let name = intent.id.name();
+        work.changes.write(&record::file(INTENTS, name), &intent.to_json())?;
+        work.store.index.add(name, &intent.segments);
+        *begun = Some(intent.clone());
+    }
+    Ok(())
+}
+
+/// Why nothing can be done without knowing the cluster, and what to do.
+pub(super) fn unknown_cluster(why: &str) -> String {
+    format!("{why}, and {UNKNOWN_CLUSTER}")
+}
+
+/// What lies in the volume's place. It must be in the file system of the export, since a volume is removed by moving it.
+fn look(work: &Work<'_>, segments: &[String]) -> Result<Option<Seen>, Trouble> {
+    let elsewhere = |prefix: &[String]| {
+        let (path, root) = (segments.join("/"), work.root.path().join(prefix.join("/")));
+        said(
+            Kind::Refused,
+            format!(
+                "directory {path} would lie in another file system than the export: {} is a mount, a ZFS dataset or a \
+                 btrfs subvolume, and a volume there could not be moved to the trash. Configure it as an export of its \
+                 own, or use a pathPattern that does not lead there",
+                root.display()
+            ),
+        )
     };
-    if let Some(known) = work.marker(VOLUMES, name)? {
-        same_volume(&known, &wanted)?;
-        if work.root.entry(&known.segments)? == Entry::Directory {
-            return Ok(volume(known.origin));
+    let device = work.root.top()?.device;
+    // The volume itself, if it is there, says enough.
+    for length in (1..=segments.len()).rev() {
+        let prefix = segments.get(..length).unwrap_or_default();
+        match work.root.see(prefix) {
+            Ok(None) => {}
+            Ok(Some(seen)) if seen.device == device => return Ok((length == segments.len()).then_some(seen)),
+            Ok(Some(_)) => return elsewhere(prefix),
+            Err(failure) if failure.errno() == Some(Errno::EXDEV) => {
+                let first = (1..=length).find_map(|length| {
+                    let prefix = segments.get(..length)?;
+                    work.root.see(prefix).is_err().then_some(prefix)
+                });
+                return elsewhere(first.unwrap_or(prefix));
+            }
+            Err(failure) => return Err(failure.into()),
         }
     }
-    let mut begun = work.marker(INTENTS, name)?;
-    if let Some(earlier) = &begun
-        && (earlier.claim != wanted.claim || earlier.segments != wanted.segments)
-    {
-        take_back(work, earlier)?;
-        begun = None;
+    Ok(None)
+}
+
+/// Whether a record of this name is one of ours.
+pub(super) fn owned(work: &Work<'_>, known: &Marker) -> Result<(), Trouble> {
+    if !work.store.enforces(Rule::Cluster) {
+        return Ok(());
     }
-    for _ in 0..ATTEMPTS {
-        let there = work.root.entry(&wanted.segments)?;
-        let (origin, alone) = match there {
-            Entry::Missing => (Origin::Created, true),
-            Entry::Other => {
-                let path = wanted.segments.join("/");
-                return said(Kind::Conflict, format!("{path} exists on the export and is not a directory"));
-            }
-            Entry::Directory => origin_of_existing(work, &wanted, begun.as_ref(), plan)?,
-        };
-        let intent = Marker { origin, ..wanted.clone() };
-        if begun.as_ref().is_none_or(|begun| begun.origin != origin || begun.shared != intent.shared) {
-            work.changes.write(&record::file(INTENTS, name), &intent.to_json())?;
-            work.store.index.add(name, &intent.segments);
-        }
-        begun = Some(intent);
-        if there == Entry::Missing {
-            if !make_parents(work, &wanted.segments)? {
-                continue;
-            }
-            match work.changes.make_directory(&wanted.segments, 0o777) {
-                Ok(Made::New) => {}
-                Ok(Made::Existed) => continue,
-                // A parent was removed meanwhile, with the last other volume in it.
-                Err(failure) if failure.errno() == Some(Errno::ENOENT) => continue,
-                Err(failure) => return Err(failure.into()),
-            }
-        }
-        if origin == Origin::Created && alone {
-            work.changes.set_rights(&wanted.segments, plan.mode, plan.uid, plan.gid)?;
-        }
-        return Ok(volume(origin));
+    match (&known.cluster, work.cluster()) {
+        (Some(cluster), Some(ids)) if !ids.include(cluster) => said(
+            Kind::Conflict,
+            format!("a volume of this name belongs to cluster {cluster}, and this is cluster {ids}"),
+        ),
+        (Some(cluster), None) => said(
+            Kind::Unavailable,
+            unknown_cluster(&format!("a volume of this name belongs to cluster {cluster}")),
+        ),
+        (Some(_), Some(_)) | (None, _) => Ok(()),
     }
-    let path = wanted.segments.join("/");
-    said(Kind::Unavailable, format!("directory {path} or its parents come and go while the volume is made"))
 }
 
 /// Whether a recorded volume is the one that is asked for.
-fn same_volume(known: &Marker, wanted: &Marker) -> Result<(), Trouble> {
+fn same_volume(work: &Work<'_>, known: &Marker, wanted: &Marker) -> Result<(), Trouble> {
+    owned(work, known)?;
+    if known.trash.is_some() {
+        return said(Kind::Busy, format!("volume {} is being removed", known.id.name()));
+    }
     if known.claim != wanted.claim {
         let (known, wanted) = (&known.claim, &wanted.claim);
         let message = format!(
@@ -127,212 +270,98 @@ fn same_volume(known: &Marker, wanted: &Marker) -> Result<(), Trouble> {
     Ok(())
 }
 
-/// Decides whose an existing directory is, and whether the claim may have it: alone, or together with others.
+/// Whether an existing directory may become the volume's, if its place is free, and as what.
 fn origin_of_existing(
     work: &Work<'_>,
     wanted: &Marker,
     begun: Option<&Marker>,
     plan: &Plan,
-) -> Result<(Origin, bool), Trouble> {
+) -> Result<Origin, Trouble> {
     let path = wanted.segments.join("/");
     // Nobody but this claim's earlier attempts, or those of an older provisioner, can have made a directory of this
     // name, or the intent says that there was none when it was written.
     let ours = plan.unique || begun.is_some_and(|begun| begun.origin == Origin::Created);
-    let empty = work.root.is_empty(&wanted.segments);
-    let empty = match empty {
+    let empty = match work.root.is_empty(&wanted.segments) {
         Ok(empty) => empty,
         // One that we cannot read is certainly not one that we made.
         Err(failure) if failure.errno() == Some(Errno::EACCES) => false,
         Err(failure) => return Err(failure.into()),
     };
-    if plan.unique && empty {
-        return Ok((Origin::Created, true));
+    if ours && empty {
+        return Ok(Origin::Created);
     }
-    if plan.existing == Existing::Refuse && !(ours && empty) {
-        let content = if empty { "" } else { " and is not empty" };
-        return said(
-            Kind::Conflict,
-            format!(
-                "directory {path} exists already{content}; remove it, or let the class allow its use with \
-                 existingDirectory: adopt"
-            ),
-        );
+    let archive = wanted.segments.first().is_some_and(|first| path::is_archive(first))
+        && work.store.enforces(Rule::Places);
+    if archive && plan.existing != Existing::Refuse {
+        let message = format!("directory {path} has the name of an archive, which is never used again");
+        return said(Kind::Conflict, message);
     }
-    let others = work.store.index.overlapping(work, &wanted.segments, wanted.id.name())?;
-    if let Some((other, place)) = others.iter().find(|(_, place)| *place != wanted.segments) {
-        let place = place.join("/");
-        return said(
-            Kind::Conflict,
-            format!("directory {path} overlaps with {place}, which belongs to volume {other}"),
-        );
-    }
-    let Some((other, _)) = others.first() else {
-        return Ok((if ours && empty { Origin::Created } else { Origin::Adopted }, true));
-    };
-    let of_other = match work.marker(VOLUMES, other)? {
-        None => work.marker(INTENTS, other)?,
-        found => found,
-    };
-    let Some(of_other) = of_other else {
-        return said(Kind::Busy, format!("volume {other} in directory {path} is being removed"));
-    };
-    let again =
-        (&of_other.claim.namespace, &of_other.claim.name) == (&wanted.claim.namespace, &wanted.claim.name);
     match plan.existing {
-        Existing::Share => Ok((of_other.origin, false)),
-        // The claim was made anew, and its former volume, whose record stayed, is no live one: the caller looked.
-        Existing::Adopt if again => Ok((Origin::Adopted, false)),
-        Existing::Refuse | Existing::Adopt => {
-            let message = format!(
-                "directory {path} belongs to volume {other} of claim {}; use existingDirectory: share to use it together, \
-                 or remove the record {} if that volume is gone",
-                of_other.claim,
-                record::file(VOLUMES, other).join("/")
-            );
+        // Where another volume shares it, that one knows whether it was made.
+        Existing::Adopt | Existing::Share => Ok(Origin::Adopted),
+        Existing::Refuse => {
+            let other = places::occupant(work, &wanted.segments)?;
+            let other = other.filter(|other| {
+                !other.who.as_ref().is_some_and(|who| who.is_same_volume(wanted, work.cluster().as_ref()))
+            });
+            let message = match other {
+                Some(other) => in_the_way(work, &other, &wanted.segments),
+                None => format!(
+                    "directory {path} exists already{}; remove it, or let the class allow its use with existingDirectory: \
+                     adopt",
+                    if empty { "" } else { " and is not empty" }
+                ),
+            };
             said(Kind::Conflict, message)
         }
     }
 }
 
-/// Makes what is missing above a directory, each noted before it is made; `false` where something else interfered.
-pub(super) fn make_parents(work: &Work<'_>, segments: &[String]) -> Result<bool, Trouble> {
-    let above = segments.split_last().map_or(&[][..], |(_, above)| above);
-    if above.is_empty() || work.root.entry(above)? == Entry::Directory {
-        return Ok(true);
-    }
-    for length in 1..=above.len() {
-        let Some(parent) = above.get(..length) else { continue };
-        match work.root.entry(parent)? {
-            Entry::Directory => continue,
-            Entry::Missing => {}
-            Entry::Other => {
-                let path = parent.join("/");
-                return said(Kind::Conflict, format!("{path} exists on the export and is not a directory"));
-            }
-        }
-        let note = record::parent_note(parent);
-        for depth in 3..=note.len() {
-            let Some(step) = note.get(..depth) else { continue };
-            if !make_beneath(work, step, 0o700)? {
-                return Ok(false);
-            }
-        }
-        if !make_beneath(work, parent, 0o777)? {
-            return Ok(false);
-        }
-    }
-    Ok(true)
+/// The volume that `other` is, where the claim has the same name as its claim in the same cluster and the class adopts what
+/// is there: the claim was made again, and the volume of the former one was kept.
+fn former(work: &Work<'_>, other: &Occupant, wanted: &Marker, plan: &Plan) -> Option<VolumeName> {
+    let who = other.who.as_ref().filter(|_| other.relation == Relation::Same)?;
+    let ours = work.cluster().is_some_and(|ids| who.cluster.as_ref().is_some_and(|c| ids.include(c)));
+    let again = (&who.claim.namespace, &who.claim.name) == (&wanted.claim.namespace, &wanted.claim.name);
+    let adopts = plan.existing == Existing::Adopt && who.segments == wanted.segments;
+    (ours && again && adopts && who.id.name() != wanted.id.name()).then(|| who.id.name().clone())
 }
 
-/// Makes a directory unless it is there; `false` where the one above it is gone, removed with the last volume in it.
-fn make_beneath(work: &Work<'_>, segments: &[String], mode: u32) -> Result<bool, Trouble> {
-    match work.changes.make_directory(segments, mode) {
-        Ok(Made::New | Made::Existed) => Ok(true),
-        Err(failure) if failure.errno() == Some(Errno::ENOENT) => Ok(false),
-        Err(failure) => Err(failure.into()),
+/// Forgets a volume without a PV whose directory another one takes over.
+fn forget(work: &Work<'_>, former: &VolumeName) -> Result<(), Trouble> {
+    let _held = work.store.hold(former)?;
+    let Some(record) = work.marker(VOLUMES, former)? else {
+        return said(Kind::Conflict, format!("the record of volume {former} is gone, and its place is not"));
+    };
+    if record.archive.is_some() || record.trash.is_some() {
+        return said(Kind::Busy, format!("volume {former} is being removed"));
     }
+    // The record first: what is left in the mirror without one is found again, the other way round two would have the place.
+    work.changes.remove_file(&record::file(VOLUMES, former))?;
+    work.store.index.remove(former, &record.segments);
+    places::vacate(work, &record, &record.segments)
 }
 
-/// Removes the directories above `segments` that we made, as far as they are empty, and the notes of them.
-pub(super) fn remove_parents(work: &Work<'_>, segments: &[String]) -> Result<(), Trouble> {
-    for length in (1..segments.len()).rev() {
-        let Some(parent) = segments.get(..length) else { continue };
-        let note = record::parent_note(parent);
-        if work.root.entry(&note)? == Entry::Directory {
-            if work.changes.remove_directory(parent)? == Unmade::Occupied {
-                return Ok(());
-            }
-            work.changes.remove_directory(&note)?;
-        } else if work.root.entry(parent)? != Entry::Missing {
-            return Ok(());
-        }
-        // What is left of the notes is only the way to others.
-        for depth in (3..note.len()).rev() {
-            let folder = note.get(..depth).unwrap_or_default();
-            if work.changes.remove_directory(folder)? == Unmade::Occupied {
-                break;
-            }
+/// Who is in the way, and what to do.
+fn in_the_way(work: &Work<'_>, other: &Occupant, segments: &[String]) -> String {
+    let mut text = other.explained(segments);
+    match other.relation {
+        Relation::Same => text.push_str(
+            "; use another directory, or existingDirectory: share in the classes of both to use it together",
+        ),
+        Relation::Above | Relation::Below => {
+            text.push_str("; use a pathPattern with which no volume lies within another one");
         }
     }
-    Ok(())
-}
-
-/// Records that the volume is in use.
-pub(super) fn confirm(work: &Work<'_>, name: &VolumeName, _uid: &str) -> Result<(), Trouble> {
-    match work.changes.rename(&record::file(INTENTS, name), &record::file(VOLUMES, name)) {
-        Ok(()) => Ok(()),
-        Err(failure) if failure.errno() == Some(Errno::ENOENT) => {
-            if work.root.entry(&record::file(VOLUMES, name))? == Entry::Missing {
-                return said(Kind::NotFound, format!("there is no record of volume {name} to confirm"));
-            }
-            Ok(())
+    let root = work.root.path();
+    let note = root.join(BASE).join(PLACES).join(other.path.join("/"));
+    let remove = match &other.who {
+        Some(who) => {
+            let record = root.join(record::file(VOLUMES, who.id.name()).join("/"));
+            format!(". If that volume is gone for good: rm {} {}", record.display(), note.display())
         }
-        Err(failure) => Err(failure.into()),
-    }
-}
-
-/// The volumes that were begun and not confirmed, oldest first.
-pub(super) fn unfinished(work: &Work<'_>) -> Result<Vec<Unfinished>, Trouble> {
-    let mut found = Vec::new();
-    for file_name in work.root.names(&[record::BASE, INTENTS])? {
-        let Some(name) = record::volume_of(&file_name) else { continue };
-        let file = record::file(INTENTS, &name);
-        // Gone meanwhile: confirmed or discarded.
-        let Some(content) = work.root.read(&file)? else { continue };
-        match Marker::from_json(&content.bytes) {
-            Ok(marker) => {
-                let place = Some(Place { store: work.store.export.name.clone(), segments: marker.segments });
-                found.push(Unfinished { id: marker.id, claim: marker.claim, since: content.modified, place });
-            }
-            Err(why) => {
-                let (export, file) = (&work.store.export.name, file.join("/"));
-                tracing::warn!(export, file, reason = why, "record of an unfinished volume cannot be read");
-            }
-        }
-    }
-    found.sort_by(|a, b| (a.since, &a.id).cmp(&(b.since, &b.id)));
-    Ok(found)
-}
-
-/// Takes back a volume that was never used.
-pub(super) fn discard(work: &Work<'_>, unfinished: &Unfinished) -> Result<(), Trouble> {
-    let name = unfinished.id.name();
-    if work.marker(VOLUMES, name)?.is_some() {
-        return said(Kind::Refused, format!("volume {name} was confirmed; it is in use"));
-    }
-    let Some(intent) = work.marker(INTENTS, name)? else { return Ok(()) };
-    if intent.claim != unfinished.claim {
-        let message = format!("volume {name} was begun for claim {} with another UID", intent.claim);
-        return said(Kind::Refused, message);
-    }
-    if let Some(place) = &unfinished.place
-        && place.segments != intent.segments
-    {
-        let begun = intent.segments.join("/");
-        return said(Kind::Refused, format!("volume {name} was begun at {begun}, and not at {place}"));
-    }
-    take_back(work, &intent)
-}
-
-/// Removes what an intent made, if nobody has put anything there, and then the intent.
-fn take_back(work: &Work<'_>, intent: &Marker) -> Result<(), Trouble> {
-    let name = intent.id.name();
-    if intent.origin == Origin::Created && work.root.entry(&intent.segments)? != Entry::Missing {
-        // Meanwhile somebody else may use the directory that we made.
-        let others = work.store.index.overlapping(work, &intent.segments, name)?;
-        // The removal itself decides whether it is empty: whatever comes first, content or removal, nothing is lost.
-        if others.is_empty() && work.changes.remove_directory(&intent.segments)? == Unmade::Occupied {
-            let message = format!(
-                "directory {} of unfinished volume {name} is not empty; look at it, then remove it or its content",
-                intent.segments.join("/")
-            );
-            return said(Kind::Refused, message);
-        }
-    }
-    if intent.origin == Origin::Created {
-        remove_parents(work, &intent.segments)?;
-    }
-    work.changes.remove_file(&record::file(INTENTS, name))?;
-    work.store.index.remove(name, &intent.segments);
-    Ok(())
+        None => format!(". If nothing uses it: rm {}", note.display()),
+    };
+    text.push_str(&remove);
+    text
 }

@@ -1,7 +1,8 @@
 //! Which recorded volumes lie at, above or below a directory: [`Index`].
 //!
-//! Read from the records when something first needs it (removing the volume of an older provisioner, adopting a directory,
-//! discarding an unfinished volume), and kept up to date from then on; the everyday creation and removal need none.
+//! Only for exports that an earlier version wrote, until the places of all their volumes are noted in the mirror (`places`,
+//! `upgrade`): from then on it is empty, and nothing relies on it. Read from the records when it is first needed, and kept up
+//! to date from then on.
 
 use std::{
     collections::BTreeMap,
@@ -64,13 +65,17 @@ impl Index {
         }
     }
 
-    /// The volumes other than `except` that lie at, above or below `segments`, each with its place.
+    /// The volumes other than `except` that, as far as the mirror may not tell of them yet, lie at, above or below `segments`, each with its place.
     pub(super) fn overlapping(
         &self,
         work: &Work<'_>,
         segments: &[String],
         except: &VolumeName,
     ) -> Result<Vec<(VolumeName, Vec<String>)>, Trouble> {
+        // The mirror tells of all of them, and of those of other clusters as they are now.
+        if work.opened.mirrored.load(Ordering::SeqCst) {
+            return Ok(Vec::new());
+        }
         {
             let mut state = self.state();
             match &mut *state {
@@ -143,9 +148,9 @@ fn read_all(work: &Work<'_>) -> Result<Places, Trouble> {
     let read_some = || -> Result<Vec<(VolumeName, Vec<String>)>, Trouble> {
         let mut found = Vec::new();
         while let Some((folder, name)) = records.get(next.fetch_add(1, Ordering::Relaxed)) {
-            let marker = match work.marker(folder, name)? {
+            let marker = match work.record(folder, name)? {
                 // Confirmed meanwhile, or gone.
-                None => work.marker(record::VOLUMES, name)?,
+                None => work.record(record::VOLUMES, name)?,
                 found => found,
             };
             if let Some(marker) = marker {

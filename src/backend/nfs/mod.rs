@@ -5,36 +5,45 @@
 
 mod archive;
 mod class;
+mod commit;
 mod create;
 mod entry;
 mod export;
+mod identity;
 mod index;
 mod legacy;
 mod moves;
-#[allow(dead_code, reason = "creation and removal come to it one after the other")]
+mod parents;
 mod places;
 mod prove;
 mod record;
+mod register;
 mod remove;
 mod restore;
 mod store;
 #[cfg(test)]
 mod tests;
 mod trash;
+mod upgrade;
 
 use std::{collections::BTreeMap, sync::Arc};
 
 use async_trait::async_trait;
 pub use class::PARAMETERS;
+use create::Created;
 pub use export::{Export, check};
+use identity::Roots;
 use store::Store;
 
 use crate::{
     backend::{
-        Backend, Capabilities, Error, Host, Inspection, Kind, Known, Past, Removed, Restored, StoreStatus,
-        Unfinished,
+        Backend, Capabilities, Error, Host, Inspection, Kind, Known, KnownVolume, Past, PvState, Removed,
+        Restored, StoreStatus, Unfinished,
     },
-    volume::{Disposal, Grown, Growth, Permit, Place, Removal, Source, Volume, VolumeId, VolumeRequest},
+    volume::{
+        Disposal, Grown, Growth, InUse, Permit, Place, Removal, Source, Volume, VolumeId, VolumeName,
+        VolumeRequest,
+    },
 };
 
 /// The backend's name in volume ids and metrics.
@@ -53,8 +62,9 @@ impl Nfs {
     /// touching them: names, servers, paths, and that no two overlap.
     pub fn new(exports: Vec<Export>, host: Arc<dyn Host>) -> Result<Self, Error> {
         export::check(&exports)?;
-        let stores =
-            exports.iter().cloned().map(move |export| Store::new(export, Arc::clone(&host))).collect();
+        let roots = Arc::<Roots>::default();
+        let store = move |export| Store::new(export, Arc::clone(&host), Arc::clone(&roots));
+        let stores = exports.iter().cloned().map(store).collect();
         let concurrency = exports.iter().map(|export| export.threads).sum();
         let capabilities = Capabilities {
             name: NAME,
@@ -109,10 +119,31 @@ impl Backend for Nfs {
     async fn create(&self, request: &VolumeRequest, permit: &Permit) -> Result<Volume, Error> {
         let plan = class::plan(&self.exports, request)?;
         let store = self.store(&plan.place.store)?;
-        let held = store.hold(&request.name)?;
-        let request = request.clone();
-        let what = format!("create volume {} in directory {}", request.name, plan.place.segments.join("/"));
-        store.run(what, Some(held), permit, move |work| create::create(work, &request, &plan)).await
+        let path = plan.place.segments.join("/");
+        let mut gone = None;
+        loop {
+            let held = store.hold(&request.name)?;
+            let (request, plan, without) = (request.clone(), plan.clone(), gone.clone());
+            let what = format!("create volume {} in directory {path}", request.name);
+            let created = store
+                .run(what, Some(held), permit, move |work| {
+                    create::create(work, &request, &plan, without.as_ref())
+                })
+                .await?;
+            let former = match created {
+                Created::Volume(volume) => return Ok(*volume),
+                Created::Formerly(former) => former,
+            };
+            // Only a volume that no PV tells of any more leaves its directory to another one.
+            if gone.is_some() || store.host.pv_state(&former).await? != PvState::Absent {
+                let message = format!(
+                    "directory {path} belongs to volume {former}, which was made for an earlier claim of the same name; \
+                     delete PersistentVolume {former} if its data is to be this claim's"
+                );
+                return Err(Error::new(Kind::Conflict, message));
+            }
+            gone = Some(former);
+        }
     }
 
     async fn confirm(&self, id: &VolumeId, uid: &str, permit: &Permit) -> Result<(), Error> {
@@ -120,7 +151,7 @@ impl Backend for Nfs {
         let held = store.hold(id.name())?;
         let (what, name) = (format!("confirm volume {}", id.name()), id.name().clone());
         let uid = uid.to_owned();
-        store.run(what, Some(held), permit, move |work| create::confirm(work, &name, &uid)).await
+        store.run(what, Some(held), permit, move |work| commit::confirm(work, &name, &uid)).await
     }
 
     async fn remove(&self, removal: &Removal, permit: &Permit) -> Result<Removed, Error> {
@@ -166,6 +197,35 @@ impl Backend for Nfs {
             .await
     }
 
+    async fn unregistered(&self, store: &str, volumes: &[KnownVolume]) -> Result<Vec<VolumeName>, Error> {
+        let (store, volumes) = (self.store(store)?, volumes.to_vec());
+        let what = "list recorded volumes".into();
+        store.run(what, None, &Permit::unlimited(), move |work| register::unregistered(work, &volumes)).await
+    }
+
+    async fn register(&self, volume: &InUse, permit: &Permit) -> Result<(), Error> {
+        let place = match (self.locate(&volume.source), &volume.id) {
+            (Some(place), Some(id)) if self.store_of(id)?.export.name != place.store => {
+                let message =
+                    format!("volume {id} lies on export {}, which its id does not name", place.store);
+                return Err(Error::new(Kind::Refused, message));
+            }
+            (Some(place), _) => place,
+            (None, _) => {
+                let there = export::listed(&self.exports);
+                let message = format!("{} lies strictly below none of the exports {there}", volume.source);
+                return Err(Error::new(Kind::Refused, message));
+            }
+        };
+        let store = self.store(&place.store)?;
+        let held = store.hold(&volume.name)?;
+        let volume = volume.clone();
+        let what = format!("record volume {} in directory {}", volume.name, place.segments.join("/"));
+        store
+            .run(what, Some(held), permit, move |work| register::register(work, &volume, &place.segments))
+            .await
+    }
+
     async fn expand(&self, growth: &Growth, _: &Permit) -> Result<Grown, Error> {
         // A directory holds what the server has room for: there is nothing to enlarge.
         if self.locate(&growth.source).is_some() {
@@ -178,7 +238,7 @@ impl Backend for Nfs {
 
     async fn unfinished(&self, store: &str, _: Known<'_>) -> Result<Vec<Unfinished>, Error> {
         let store = self.store(store)?;
-        store.run("list unfinished volumes".into(), None, &Permit::unlimited(), create::unfinished).await
+        store.run("list unfinished volumes".into(), None, &Permit::unlimited(), commit::unfinished).await
     }
 
     async fn discard(&self, unfinished: &Unfinished, permit: &Permit) -> Result<(), Error> {
@@ -186,11 +246,12 @@ impl Backend for Nfs {
         let held = store.hold(unfinished.id.name())?;
         let unfinished = unfinished.clone();
         let what = format!("discard unfinished volume {}", unfinished.id.name());
-        store.run(what, Some(held), permit, move |work| create::discard(work, &unfinished)).await
+        store.run(what, Some(held), permit, move |work| commit::discard(work, &unfinished)).await
     }
 
     async fn tend(&self, permit: &Permit) {
-        futures::future::join_all(self.stores.iter().map(|store| trash::tend(store, permit))).await;
+        let tend = |store| futures::future::join(upgrade::run(store, permit), trash::tend(store, permit));
+        futures::future::join_all(self.stores.iter().map(tend)).await;
     }
 
     fn remember(&self, past: Past) {

@@ -16,12 +16,11 @@ mod shared;
 use std::{fmt::Write as _, sync::atomic::Ordering};
 
 use rand::random;
-#[allow(unused_imports, reason = "removals come to it next")]
 pub(super) use shared::{Leaving, leave_shared, stay};
 
 use super::{
     record::{self, ARCHIVED, BASE, DISPUTED, INTENTS, Marker, PLACES, STAGING, VOLUMES},
-    store::{Trouble, Work, said},
+    store::{Rule, Trouble, Work, said},
 };
 use crate::{
     backend::Kind,
@@ -120,6 +119,46 @@ pub(super) fn occupy(
     segments: &[String],
     share: bool,
 ) -> Result<Occupied, Trouble> {
+    if !work.store.enforces(Rule::Places) {
+        return Ok(Occupied::Free);
+    }
+    let (occupied, new) = claim(work, marker, link_of, segments, share)?;
+    if matches!(occupied, Occupied::Taken(_)) {
+        return Ok(occupied);
+    }
+    let other = match disputed(work, marker, segments)? {
+        None => unmirrored(work, marker, segments)?,
+        found => found,
+    };
+    let Some(other) = other else { return Ok(occupied) };
+    if share && other.relation == Relation::Same && other.who.as_ref().is_some_and(|who| who.shared) {
+        return Ok(Occupied::Joined(other));
+    }
+    if new {
+        vacate(work, marker, segments)?;
+    }
+    Ok(Occupied::Taken(other))
+}
+
+/// The same for a volume that is in use already: only those count that have their place.
+pub(super) fn occupy_recorded(
+    work: &Work<'_>,
+    marker: &Marker,
+    link_of: &[String],
+    segments: &[String],
+    share: bool,
+) -> Result<Occupied, Trouble> {
+    Ok(claim(work, marker, link_of, segments, share)?.0)
+}
+
+/// Asks for the place, and tells also whether it was not ours before.
+fn claim(
+    work: &Work<'_>,
+    marker: &Marker,
+    link_of: &[String],
+    segments: &[String],
+    share: bool,
+) -> Result<(Occupied, bool), Trouble> {
     work.furnish()?;
     for _ in 0..ATTEMPTS {
         let step = if share {
@@ -129,25 +168,18 @@ pub(super) fn occupy(
         };
         let (occupied, new) = match step {
             Step::Again => continue,
-            Step::Taken(occupant) => return Ok(Occupied::Taken(occupant)),
+            Step::Taken(occupant) => {
+                // Perhaps we made them, and nothing came into them.
+                remove_folders(work, segments, segments.len().saturating_sub(1))?;
+                return Ok((Occupied::Taken(occupant), false));
+            }
             Step::Ours { with, new } => (with.map_or(Occupied::Free, Occupied::Joined), new),
         };
-        let other = match above(work, segments)? {
-            None => disputed(work, marker, segments)?,
-            found => found,
-        };
-        let other = match other {
-            None => unmirrored(work, marker, segments)?,
-            found => found,
-        };
-        let Some(other) = other else { return Ok(occupied) };
-        if share && other.relation == Relation::Same && other.who.as_ref().is_some_and(|who| who.shared) {
-            return Ok(Occupied::Joined(other));
-        }
+        let Some(other) = above(work, segments)? else { return Ok((occupied, new)) };
         if new {
             vacate(work, marker, segments)?;
         }
-        return Ok(Occupied::Taken(other));
+        return Ok((Occupied::Taken(other), false));
     }
     come_and_go(segments)
 }
@@ -345,6 +377,11 @@ pub(super) fn vacate(work: &Work<'_>, marker: &Marker, segments: &[String]) -> R
             segments.len()
         }
     };
+    remove_folders(work, segments, depth)
+}
+
+/// Removes the directories of the mirror on the way to `segments`, as far as they are empty, from the given depth up.
+fn remove_folders(work: &Work<'_>, segments: &[String], depth: usize) -> Result<(), Trouble> {
     for length in (1..=depth).rev() {
         let folder = mirror(segments.get(..length).unwrap_or_default());
         if !remove_empty(work, &folder)? {
@@ -512,9 +549,20 @@ fn unmirrored(work: &Work<'_>, marker: &Marker, segments: &[String]) -> Result<O
     if work.opened.mirrored.load(Ordering::SeqCst) {
         return Ok(None);
     }
-    for (name, path) in work.store.index.overlapping(work, segments, marker.id.name())? {
-        let who = match work.marker(VOLUMES, &name)? {
-            None => work.marker(INTENTS, &name)?,
+    let overlapping = match work.store.index.overlapping(work, segments, marker.id.name()) {
+        Ok(found) => found,
+        // What a record that cannot be read protects is a directory: where there is none, it protects nothing.
+        Err(Trouble::Said(error)) if error.kind() == Kind::Refused => {
+            return match work.root.entry(segments)? {
+                Entry::Missing => Ok(None),
+                Entry::Directory | Entry::Other => Err(error.into()),
+            };
+        }
+        Err(trouble) => return Err(trouble),
+    };
+    for (name, path) in overlapping {
+        let who = match work.record(VOLUMES, &name)? {
+            None => work.record(INTENTS, &name)?,
             found => found,
         };
         // It is gone by now, or lies elsewhere.

@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// What is to be done where it is not known which cluster this is.
-const UNKNOWN_CLUSTER: &str = "it is not known which cluster this is; allow berth to get the namespace kube-system \
+pub(super) const UNKNOWN_CLUSTER: &str = "it is not known which cluster this is; allow berth to get the namespace kube-system \
                                (resource namespaces, resourceNames: [kube-system], verbs: [get]), or set --cluster-id";
 
 /// Who asks for a volume: what its PV says of itself, and which cluster this is.

@@ -11,6 +11,7 @@
 //! .berth-trash-<entry>            the same on an export that is so full that `.berth/trash` cannot be made
 //! .berth/places/<path>            a file where a volume or an archive lies, a directory on the way to others
 //! .berth/staging/<random>         what is about to be put there, or was taken from there
+//! .berth/unsigned/<volume>.json   tells that the record of the volume does not say of which cluster it is
 //! .berth/disputed/<volume>.json   a copy of the record of a volume that lies at, above or below the place of another one
 //! .berth/parents/<path>/.berth    marks a directory above volumes as made by us
 //! ```
@@ -36,10 +37,11 @@ pub(super) const PARENTS: &str = "parents";
 pub(super) const PLACES: &str = "places";
 pub(super) const STAGING: &str = "staging";
 pub(super) const DISPUTED: &str = "disputed";
+pub(super) const UNSIGNED: &str = "unsigned";
 
 /// All folders beside the identity.
-pub(super) const FOLDERS: [&str; 9] =
-    [INTENTS, VOLUMES, ARCHIVED, TRASH, PURGING, PARENTS, PLACES, STAGING, DISPUTED];
+pub(super) const FOLDERS: [&str; 10] =
+    [INTENTS, VOLUMES, ARCHIVED, TRASH, PURGING, PARENTS, PLACES, STAGING, DISPUTED, UNSIGNED];
 
 /// What is written. Records of version 1 do not say of which cluster they are, nor of which object and which inode.
 const VERSION: u32 = 2;
@@ -127,7 +129,6 @@ pub(super) struct Archive {
 }
 
 impl Marker {
-    #[allow(dead_code, reason = "removals come to it next")]
     /// The inode of its directory as it counts below a `.berth` with the inode `base`.
     pub(super) fn inode_in(&self, base: u64) -> Option<u64> {
         self.inode.filter(|_| self.base.is_none_or(|noted| noted == base))

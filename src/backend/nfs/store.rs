@@ -2,15 +2,13 @@
 //!
 //! The root is examined on a thread of its own, never by an operation: an operation waits for the outcome at most for its
 //! deadline. What was refused is examined again every few seconds until it is right. What the operations do is in
-//! `create` and `remove`.
+//! `create` and `remove`, what makes a root the right one in `identity`.
 
 use std::{
+    collections::BTreeSet,
     fmt::{self, Write as _},
     io,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError, Weak,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak, atomic::AtomicBool},
     thread,
     time::{Duration, Instant},
 };
@@ -19,8 +17,9 @@ use tokio::sync::watch;
 
 use super::{
     export::Export,
+    identity::Roots,
     index::Index,
-    record::{self, Identity, Marker},
+    record::{self, Marker},
     trash::Trash,
 };
 use crate::{
@@ -28,7 +27,7 @@ use crate::{
     system::{
         guard::{Guards, Held},
         pool::{Lost, Pool},
-        root::{Changes, Entry, Errno, Failure, Gate, Root, Step},
+        root::{Changes, Errno, Failure, Gate, NotAFile, Root, Step},
     },
     volume::{ClusterIds, Expired, Permit, VolumeName},
 };
@@ -36,18 +35,18 @@ use crate::{
 /// How long a refused root is left before it is examined again.
 const AGAIN: Duration = Duration::from_secs(3);
 
-/// How many places of existing volumes are looked for, where no identity tells whether a root is the right one.
-const PLACES: usize = 16;
-
 /// One export.
 pub(super) struct Store {
     pub(super) export: Export,
     pub(super) host: Arc<dyn Host>,
+    pub(super) roots: Arc<Roots>,
     pub(super) trash: Trash,
     pub(super) index: Index,
     pool: Pool,
     volumes: Guards<VolumeName>,
     health: Mutex<Health>,
+    /// What was told already.
+    told: Mutex<BTreeSet<VolumeName>>,
     /// Changes whenever `health` does.
     changed: watch::Sender<()>,
     /// Lets tests switch rules off.
@@ -69,6 +68,8 @@ impl fmt::Debug for Store {
 
 struct Health {
     past: Option<Past>,
+    /// The export's identity, once it is known; it stays so.
+    pinned: Option<String>,
     state: State,
     /// Since when the root is being examined, while it is.
     examining: Option<Instant>,
@@ -91,16 +92,16 @@ enum State {
 pub(super) struct Opened {
     pub(super) root: Root,
     /// Its identity; `None` until something is first made on it.
-    identity: Mutex<Option<String>>,
+    pub(super) identity: Mutex<Option<String>>,
     /// Whether our own directories are there.
-    furnished: AtomicBool,
+    pub(super) furnished: AtomicBool,
     /// Whether the places of all volumes are noted. It begins so where there is no volume yet.
     pub(super) mirrored: AtomicBool,
 }
 
 /// What an operation works with, on a thread of the pool.
 pub(super) struct Work<'a> {
-    pub(super) store: &'a Store,
+    pub(super) store: &'a Arc<Store>,
     pub(super) opened: &'a Opened,
     pub(super) root: &'a Root,
     pub(super) changes: Changes<'a>,
@@ -111,8 +112,10 @@ pub(super) struct Work<'a> {
 pub(super) enum Rule {
     /// What another cluster recorded is not touched.
     Cluster,
-    /// What lies at, above or below a volume is asked of the storage.
+    /// What lies at, above or below a volume is asked of the storage, and archives are places that nothing gets.
     Places,
+    /// What was learned of an export once holds for the life of the process, and no two are the same.
+    Identity,
     /// What is moved and purged is the directory that was proved to be the volume's.
     Inode,
     /// Nothing is purged before the API server says that its PV is gone.
@@ -151,16 +154,24 @@ pub(super) fn said<T>(kind: Kind, message: impl Into<String>) -> Result<T, Troub
 }
 
 impl Store {
-    pub(super) fn new(export: Export, host: Arc<dyn Host>) -> Arc<Self> {
+    pub(super) fn new(export: Export, host: Arc<dyn Host>, roots: Arc<Roots>) -> Arc<Self> {
         let pool = Pool::new(format!("nfs-{}", export.name), export.threads, export.deadline);
         Arc::new(Self {
             export,
             host,
+            roots,
             trash: Trash::default(),
             index: Index::default(),
             pool,
             volumes: Guards::default(),
-            health: Mutex::new(Health { past: None, state: State::Untold, examining: None, epoch: 0 }),
+            health: Mutex::new(Health {
+                past: None,
+                pinned: None,
+                state: State::Untold,
+                examining: None,
+                epoch: 0,
+            }),
+            told: Mutex::default(),
             changed: watch::Sender::new(()),
             #[cfg(test)]
             rules: super::tests::Rules::default(),
@@ -171,11 +182,20 @@ impl Store {
         })
     }
 
-    /// Takes what the existing volumes say, and examines the root by it.
+    /// Takes what the existing volumes say, and examines the root by it. Told again, at the beginning of a term, what they
+    /// say by then counts; an identity that was known before is not forgotten.
     pub(super) fn remember(self: &Arc<Self>, past: Past) {
         let mut health = self.health();
+        if health.pinned.is_none() {
+            health.pinned.clone_from(&past.identity);
+        }
         health.past = Some(past);
         self.examine_again(health);
+    }
+
+    /// Learns the identity of the export, unless another one is known; tells the one that is.
+    pub(super) fn pin(&self, identity: &str) -> String {
+        self.health().pinned.get_or_insert_with(|| identity.to_owned()).clone()
     }
 
     /// Lets nobody else work on the volume.
@@ -231,7 +251,7 @@ impl Store {
     }
 
     pub(super) fn work<T>(
-        &self,
+        self: &Arc<Self>,
         opened: &Opened,
         gate: Gate<'_>,
         work: impl FnOnce(&Work<'_>) -> Result<T, Trouble>,
@@ -267,6 +287,19 @@ impl Store {
     pub(super) fn doubt(self: &Arc<Self>, opened: &Arc<Opened>) {
         let health = self.health();
         if matches!(&health.state, State::Open(current) if Arc::ptr_eq(current, opened)) {
+            self.examine_again(health);
+        }
+    }
+
+    /// Whether this is the first time that something is told of the volume.
+    pub(super) fn tell_once(&self, name: &VolumeName) -> bool {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner).insert(name.clone())
+    }
+
+    /// Lets nobody use the root that is open now, if one is.
+    pub(super) fn doubt_current(self: &Arc<Self>) {
+        let health = self.health();
+        if matches!(health.state, State::Open(_)) {
             self.examine_again(health);
         }
     }
@@ -368,81 +401,19 @@ impl Store {
         }
     }
 
-    /// Finds out whether the directory at the root's path is the export that it was.
-    fn examine(&self, past: &Past) -> Result<Opened, String> {
-        let Export { root: path, server, path: exported, require_mount, .. } = &self.export;
-        let told = |failure: Failure| Error::caused_by(Kind::Unavailable, "cannot be used", failure).chain();
-        let root = Root::open(path).map_err(|failure| match failure.errno() {
-            Some(Errno::ENOENT) => {
-                format!("{} does not exist; mount {server}:{exported} there", path.display())
-            }
-            Some(_) | None => told(failure),
-        })?;
-        if *require_mount && !root.is_mount_point().map_err(told)? {
-            return Err(format!("{} is not a mount point; mount {server}:{exported} there", path.display()));
-        }
-        let file = path.join(record::BASE).join("export.json");
-        let identity = match root.read(&record::export_file()).map_err(told)? {
-            Some(content) => Some(
-                Identity::from_json(&content.bytes)
-                    .map_err(|why| format!("{} cannot be read: {why}; restore it", file.display()))?,
-            ),
-            None => None,
-        };
-        let not_what_it_was = |found: &str| {
-            format!(
-                "the directory at {} is not what it was: {found}. Mount the export that holds the existing volumes",
-                path.display()
-            )
-        };
-        let mirrored = identity.as_ref().is_some_and(|identity| identity.mirrored);
-        let identity = identity.map(|identity| identity.id);
-        match (&identity, &past.identity) {
-            (Some(found), Some(known)) if found != known => {
-                return Err(not_what_it_was(&format!("its identity is {found}, the volumes' is {known}")));
-            }
-            (None, Some(known)) => {
-                return Err(not_what_it_was(&format!(
-                    "{} with the identity {known} is missing",
-                    file.display()
-                )));
-            }
-            (Some(_), Some(_) | None) => {}
-            (None, None) => {
-                let mut missing = None;
-                let mut found = false;
-                let places = past.places.iter().filter(|place| place.store == self.export.name);
-                for place in places.take(PLACES) {
-                    if root.entry(&place.segments).is_ok_and(|entry| entry == Entry::Directory) {
-                        found = true;
-                        break;
-                    }
-                    missing.get_or_insert(place);
-                }
-                if let (Some(place), false) = (missing, found) {
-                    let place = place.segments.join("/");
-                    return Err(not_what_it_was(&format!(
-                        "{place} and other directories of volumes are missing"
-                    )));
-                }
-            }
-        }
-        Ok(Opened {
-            root,
-            identity: Mutex::new(identity),
-            furnished: AtomicBool::new(false),
-            mirrored: AtomicBool::new(mirrored),
-        })
-    }
-
     /// Puts what is known of a failure into words that help.
     pub(super) fn explain(&self, what: &str, trouble: Trouble) -> Error {
         let failure = match trouble {
             Trouble::Said(error) => return error,
             Trouble::Step(failure) => failure,
         };
-        if failure.cause.get_ref().is_some_and(<dyn std::error::Error + Send + Sync>::is::<Expired>) {
+        let inner = failure.cause.get_ref();
+        if inner.is_some_and(<dyn std::error::Error + Send + Sync>::is::<Expired>) {
             return Expired.into();
+        }
+        if inner.is_some_and(<dyn std::error::Error + Send + Sync>::is::<NotAFile>) {
+            let hint = "something else than a file is where berth keeps its records; move it away";
+            return Error::caused_by(Kind::Refused, format!("{}: {hint}", self.on(what)), failure);
         }
         let (kind, hint) = match failure.errno() {
             Some(Errno::EACCES | Errno::EPERM) => (
@@ -451,7 +422,7 @@ impl Store {
                  whom berth appears there",
             ),
             Some(Errno::ENOSPC | Errno::EDQUOT | Errno::EMLINK) => {
-                (Kind::Exhausted, "no space or quota is left")
+                (Kind::Exhausted, "no space, no quota or no inodes are left")
             }
             Some(Errno::EROFS) => {
                 (Kind::Unavailable, "the export is read-only; mount and export it read-write")
@@ -467,7 +438,12 @@ impl Store {
                 (Kind::Refused, "a part of the path is a symbolic link, which is not followed")
             }
             Some(Errno::ENOTDIR) => (Kind::Refused, "a part of the path is not a directory"),
-            Some(Errno::EXDEV) => (Kind::Refused, "another file system is mounted within the path"),
+            Some(Errno::EXDEV) => (
+                Kind::Refused,
+                "a part of the path is in another file system that is mounted there, such as a ZFS dataset or a btrfs \
+                 subvolume; configure that as an export of its own",
+            ),
+            Some(Errno::EFBIG) => (Kind::Refused, "a file is bigger than any record; move it away"),
             Some(Errno::EBUSY) => (Kind::InUse, "it is in use or a mount point"),
             Some(
                 Errno::EIO | Errno::ETIMEDOUT | Errno::EMFILE | Errno::ENFILE | Errno::EAGAIN | Errno::ENOMEM,
@@ -483,19 +459,22 @@ fn examine_until_right(store: &Weak<Store>) {
     loop {
         {
             let Some(store) = store.upgrade() else { return };
-            let (past, epoch) = {
+            let (past, pinned, epoch) = {
                 let mut health = store.health();
                 health.examining = Some(Instant::now());
-                (health.past.clone(), health.epoch)
+                (health.past.clone(), health.pinned.clone(), health.epoch)
             };
             let Some(past) = past else { return };
-            let outcome = store.examine(&past);
+            let outcome = store.examine(&past, pinned.as_deref());
             let mut health = store.health();
             if health.epoch != epoch {
                 continue;
             }
             match outcome {
                 Ok(opened) => {
+                    if health.pinned.is_none() {
+                        health.pinned = opened.identity();
+                    }
                     health.state = State::Open(Arc::new(opened));
                     health.examining = None;
                     drop(health);
@@ -526,35 +505,6 @@ fn examine_until_right(store: &Weak<Store>) {
 }
 
 impl Work<'_> {
-    /// The export's identity, and our own directories on it: both are made when they are first needed.
-    pub(super) fn furnish(&self) -> Result<String, Trouble> {
-        let mut identity = self.opened.identity.lock().unwrap_or_else(PoisonError::into_inner);
-        if !self.opened.furnished.load(Ordering::SeqCst) {
-            self.changes.make_directory(&[record::BASE], 0o700)?;
-            for folder in record::FOLDERS {
-                self.changes.make_directory(&[record::BASE, folder], 0o700)?;
-            }
-            self.opened.furnished.store(true, Ordering::SeqCst);
-        }
-        if let Some(identity) = &*identity {
-            return Ok(identity.clone());
-        }
-        let file = record::export_file();
-        let found = if let Some(content) = self.root.read(&file)? {
-            Identity::from_json(&content.bytes).or_else(|why| {
-                let file = self.root.path().join(file.join("/"));
-                said(Kind::Refused, format!("{} cannot be read: {why}", file.display()))
-            })?
-        } else {
-            let new = Identity::new();
-            self.changes.write(&file, &new.to_json())?;
-            new
-        };
-        self.opened.mirrored.store(found.mirrored, Ordering::SeqCst);
-        *identity = Some(found.id.clone());
-        Ok(found.id)
-    }
-
     /// The cluster that this process works for, where it is known.
     pub(super) fn cluster(&self) -> Option<ClusterIds> {
         self.store.host.cluster()
@@ -565,25 +515,38 @@ impl Work<'_> {
         Ok(self.root.see(&[record::BASE])?.map_or(0, |seen| seen.inode))
     }
 
-    /// The record of a volume in `folder`. One that cannot be read is an error: nobody knows what it protects.
+    /// The record of a volume in `folder`. One that cannot be read is an error: nobody knows what it protects. An inode that
+    /// was noted before the export was copied is left out.
     pub(super) fn marker(&self, folder: &str, name: &VolumeName) -> Result<Option<Marker>, Trouble> {
+        let Some(mut marker) = self.record(folder, name)? else { return Ok(None) };
+        if marker.id.store() != self.store.export.name {
+            let path = self.root.path().join(record::file(folder, name).join("/"));
+            let message = format!("the record {} is of another volume, {}", path.display(), marker.id);
+            return said(Kind::Refused, message);
+        }
+        if marker.inode.is_some() && marker.base.is_some() {
+            marker.inode = marker.inode_in(self.base()?);
+        }
+        Ok(Some(marker))
+    }
+
+    /// The same, also of a cluster that calls the export by another name.
+    pub(super) fn record(&self, folder: &str, name: &VolumeName) -> Result<Option<Marker>, Trouble> {
         let file = record::file(folder, name);
         let Some(content) = self.root.read_fresh(&file)? else { return Ok(None) };
+        let path = || self.root.path().join(file.join("/"));
         match Marker::from_json(&content.bytes) {
-            Ok(marker) if marker.id.name() == name && marker.id.store() == self.store.export.name => {
-                Ok(Some(marker))
-            }
-            Ok(marker) => {
-                let path = self.root.path().join(file.join("/"));
+            Ok(marker) if marker.id.name() == name => Ok(Some(marker)),
+            Ok(marker) => said(
+                Kind::Refused,
+                format!("the record {} is of another volume, {}", path().display(), marker.id),
+            ),
+            Err(why) => {
+                let advice = "repair it, or remove it if the volume is gone";
                 said(
                     Kind::Refused,
-                    format!("the record {} is of another volume, {}", path.display(), marker.id),
+                    format!("the record {} cannot be read: {why}; {advice}", path().display()),
                 )
-            }
-            Err(why) => {
-                let path = self.root.path().join(file.join("/"));
-                let advice = "repair it, or remove it if the volume is gone";
-                said(Kind::Refused, format!("the record {} cannot be read: {why}; {advice}", path.display()))
             }
         }
     }

@@ -1,14 +1,18 @@
 //! Tests of the NFS backend on temporary directories: what `conformance` cannot ask of every backend.
 
+mod clusters;
 mod crash;
 mod existing;
 mod full;
 mod health;
+mod identity;
 mod interruption;
 mod places;
+mod register;
 mod removal;
 mod safety;
 mod trash;
+mod upgrade;
 
 use std::{
     collections::BTreeMap,

@@ -127,9 +127,11 @@ async fn an_adopted_directory_must_be_nobody_elses_unless_the_claim_is_the_same_
     let site = Site::new();
     site.make(&patterned("owner", "data/of/owner")).await;
     fs::write(site.path("data/of/owner/file"), "").unwrap();
-    for (place, why) in
-        [("data/of/owner", "share"), ("data/of", "overlaps"), ("data/of/owner/file2", "overlaps")]
-    {
+    for (place, why) in [
+        ("data/of/owner", "share"),
+        ("data/of", "overlaps"),
+        ("data/of/owner/file2", "lies within data/of/owner"),
+    ] {
         let _ = fs::create_dir(site.path(place));
         let error = site.create(&existing("thief", place, "adopt")).await.unwrap_err();
         assert_eq!(error.kind(), Kind::Conflict, "{place}");
@@ -181,4 +183,28 @@ async fn links_and_files_on_the_way_are_refused_and_not_followed() {
         }
     }
     assert_eq!(tree(outside.path()), [""; 0]);
+}
+
+/// Its record told the inode of the lost directory, so that the one that was made again could not be removed.
+#[tokio::test]
+async fn a_volume_whose_directory_was_lost_and_made_again_can_be_removed() {
+    for steps in 0.. {
+        let mut site = Site::new();
+        let volume = site.make(&patterned("x", "a/data")).await;
+        fs::remove_dir_all(site.path("a")).unwrap();
+        // So that the new one does not get the inode of the old one.
+        fs::create_dir(site.path("other")).unwrap();
+        site.nfs.stores[0].interruption.after(steps);
+        let whole = site.create(&patterned("x", "a/data")).await.is_ok();
+        site.nfs.stores[0].interruption.never();
+        site.restart();
+        assert_eq!(site.create(&patterned("x", "a/data")).await.unwrap(), volume);
+        assert_eq!(site.records("intents").len(), 0, "{steps} steps");
+        let removal = conformance::removal(&patterned("x", "a/data"), &volume, Disposal::Delete);
+        assert_eq!(site.remove(&removal).await.unwrap(), Removed::Trashed, "{steps} steps");
+        if whole {
+            return;
+        }
+        assert!(steps < 60, "it never succeeds");
+    }
 }

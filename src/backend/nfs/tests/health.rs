@@ -1,7 +1,5 @@
 //! Which roots are accepted, and what a server that does not answer holds up.
 
-use nix::{sys::stat::Mode, unistd::mkfifo};
-
 use super::*;
 
 fn past(identity: Option<&str>, places: &[&str]) -> Past {
@@ -166,37 +164,39 @@ async fn a_root_that_is_swapped_while_we_run_is_noticed_before_anything_is_writt
     assert_eq!(nfs.remove(&removal, &Permit::unlimited()).await.unwrap(), Removed::Trashed);
 }
 
-/// Two exports, the first of which has something that hangs whoever reads it.
-fn two_sites(hanging: &str, deadline: Duration) -> (TempDir, TempDir, Nfs) {
+/// Two exports, of which the first one has a short deadline.
+fn two_sites(deadline: Duration) -> (TempDir, TempDir, Nfs) {
     let (bad, good) = (temporary(), temporary());
-    let fifo = bad.path().join(hanging);
-    fs::create_dir_all(fifo.parent().unwrap()).unwrap();
-    mkfifo(&fifo, Mode::from_bits_truncate(0o600)).unwrap();
     let exports = vec![
         Export { root: bad.path().into(), deadline, threads: 2, ..export("bad", "bad", "/export") },
         Export { root: good.path().into(), ..export("good", "good", "/export") },
     ];
-    let nfs = Nfs::new(exports, host()).unwrap();
+    (bad, good, Nfs::new(exports, host()).unwrap())
+}
+
+fn remember_both(nfs: &Nfs) {
     for store in ["bad", "good"] {
         nfs.remember(Past { store: store.into(), ..nothing() });
     }
-    (bad, good, nfs)
+}
+
+/// Holds the writing of the intent of a volume on the first export.
+fn hold_intent(nfs: &Nfs, name: &str) -> interruption::Late {
+    let file = format!("pvc-uid-{name}.json");
+    nfs.stores[0].interruption.hold(move |step| step.what == "write" && step.path().ends_with(&file))
 }
 
 fn on(store: &str, name: &str) -> VolumeRequest {
     request(name, &[("export", store)])
 }
 
-/// Lets whoever waits for the pipe's writer go on.
-fn release(fifo: &Path) {
-    drop(fs::OpenOptions::new().read(true).write(true).open(fifo).unwrap());
-}
-
 /// Proves: statement 18, case 41
 #[tokio::test]
 async fn an_export_that_hangs_when_it_is_opened_holds_up_nobody_else_and_is_named() {
     let deadline = Duration::from_millis(100);
-    let (bad, _good, nfs) = two_sites(".berth/export.json", deadline);
+    let (_bad, _good, nfs) = two_sites(deadline);
+    let late = nfs.stores[0].interruption.hold_opening();
+    remember_both(&nfs);
     let error = nfs.create(&on("bad", "x"), &Permit::unlimited()).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Unavailable);
     assert!(error.chain().contains("export bad"), "{}", error.chain());
@@ -205,14 +205,16 @@ async fn an_export_that_hangs_when_it_is_opened_holds_up_nobody_else_and_is_name
     let stores = nfs.stores();
     assert!(stores[0].ready.clone().unwrap_err().contains("the server does not answer"), "{stores:?}");
     assert_eq!(stores[1].ready, Ok(()));
-    release(&bad.path().join(".berth/export.json"));
+    late.release();
 }
 
 /// Proves: statement 18, case 41, case 42
 #[tokio::test]
 async fn an_operation_that_hangs_keeps_its_volume_and_holds_up_nobody_else() {
     let deadline = Duration::from_millis(100);
-    let (bad, _good, nfs) = two_sites(".berth/intents/pvc-uid-x.json", deadline);
+    let (_bad, _good, nfs) = two_sites(deadline);
+    remember_both(&nfs);
+    let first = hold_intent(&nfs, "x");
     let permit = Permit::unlimited();
     let error = nfs.create(&on("bad", "x"), &permit).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Unavailable);
@@ -234,15 +236,14 @@ async fn an_operation_that_hangs_keeps_its_volume_and_holds_up_nobody_else() {
     }
     assert!(nfs.stores()[0].ready.clone().unwrap_err().contains("has not returned"));
     // Both threads hang now: what is new fails at once.
-    let second = bad.path().join(".berth/intents/pvc-uid-z.json");
-    mkfifo(&second, Mode::from_bits_truncate(0o600)).unwrap();
+    let second = hold_intent(&nfs, "z");
     nfs.create(&on("bad", "z"), &permit).await.unwrap_err();
     let error = nfs.create(&on("bad", "w"), &permit).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Unavailable);
     assert!(error.chain().contains("all 2 threads are taken"), "{}", error.chain());
     nfs.create(&on("good", "w"), &permit).await.unwrap();
-    release(&second);
-    release(&bad.path().join(".berth/intents/pvc-uid-x.json"));
+    second.release();
+    first.release();
     let since = Instant::now();
     while nfs.stores()[0].running > 0 {
         assert!(since.elapsed() < Duration::from_mins(1));
@@ -256,11 +257,16 @@ async fn an_operation_that_hangs_keeps_its_volume_and_holds_up_nobody_else() {
 fn an_operation_that_hangs_does_not_hold_up_the_end_of_the_runtime() {
     let since = Instant::now();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-    let (bad, _good, nfs) = two_sites(".berth/intents/pvc-uid-x.json", Duration::from_millis(50));
+    let (_bad, _good, nfs) = two_sites(Duration::from_millis(50));
+    let late = hold_intent(&nfs, "x");
+    {
+        let _inside = runtime.enter();
+        remember_both(&nfs);
+    }
     let error = runtime.block_on(nfs.create(&on("bad", "x"), &Permit::unlimited())).unwrap_err();
     assert_eq!(error.kind(), Kind::Unavailable);
     drop(runtime);
     assert!(since.elapsed() < Duration::from_mins(1));
     assert_eq!(nfs.stores()[0].running, 1, "it hangs still");
-    release(&bad.path().join(".berth/intents/pvc-uid-x.json"));
+    late.release();
 }

@@ -24,6 +24,7 @@ type Hook = Arc<dyn Fn(&Step<'_>) -> io::Result<()> + Send + Sync>;
 pub(in crate::backend::nfs) struct Interruption {
     left: AtomicI64,
     hook: Mutex<Option<Hook>>,
+    opening: Mutex<Option<Late>>,
 }
 
 impl fmt::Debug for Interruption {
@@ -34,7 +35,7 @@ impl fmt::Debug for Interruption {
 
 impl Default for Interruption {
     fn default() -> Self {
-        Self { left: AtomicI64::new(i64::MAX), hook: Mutex::new(None) }
+        Self { left: AtomicI64::new(i64::MAX), hook: Mutex::new(None), opening: Mutex::new(None) }
     }
 }
 
@@ -86,6 +87,18 @@ impl Interruption {
         meant: impl Fn(&Step<'_>) -> bool + Send + Sync + 'static,
     ) {
         self.on_step(move |step| if meant(step) { Err(errno.into()) } else { Ok(()) });
+    }
+
+    /// Holds the next look at the root until it is released.
+    pub(in crate::backend::nfs) fn hold_opening(&self) -> Late {
+        self.opening.lock().unwrap().get_or_insert_default().clone()
+    }
+
+    pub(in crate::backend::nfs) fn opening(&self) {
+        let opening = self.opening.lock().unwrap().clone();
+        if let Some(late) = opening {
+            late.wait();
+        }
     }
 
     pub(in crate::backend::nfs) fn step(&self, step: &Step<'_>) -> io::Result<()> {

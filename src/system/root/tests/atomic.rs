@@ -2,6 +2,8 @@
 
 use std::os::unix::{fs::MetadataExt, net::UnixListener};
 
+use nix::{sys::stat::Mode, unistd::mkfifo};
+
 use super::*;
 
 #[test]
@@ -102,13 +104,15 @@ fn what_is_seen_tells_kind_and_identity_and_a_link_is_not_followed() {
     assert_eq!((top.device, top.inode, top.entry), (metadata.dev(), metadata.ino(), Entry::Directory));
 }
 
+/// A FIFO as a record held a thread of the export for ever.
 #[test]
-fn a_socket_a_directory_and_a_huge_file_are_not_read() {
+fn a_pipe_a_socket_a_directory_and_a_huge_file_are_not_read_and_nothing_waits_for_them() {
     let (directory, root) = root();
     let base = directory.path();
+    mkfifo(&base.join("pipe"), Mode::from_bits_truncate(0o600)).unwrap();
     let _listener = UnixListener::bind(base.join("socket")).unwrap();
     fs::create_dir(base.join("dir")).unwrap();
-    for name in ["socket", "dir"] {
+    for name in ["pipe", "socket", "dir"] {
         for result in [root.read(&[name]), root.read_fresh(&[name])] {
             let failure = result.unwrap_err();
             assert!(failure.cause.get_ref().unwrap().is::<NotAFile>(), "{name}: {failure:?}");

@@ -1,0 +1,288 @@
+//! Whether a root is the export that it was: [`Store::examine`], [`Work::furnish`], and [`Roots`], which knows all exports of
+//! this process.
+//!
+//! An export has an identity from the first time that something is made on it. What was learned of it once, from the disk,
+//! from a volume or by making it, holds for the life of the process: a root with another identity, or without one, is
+//! refused until it is right.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use rand::random;
+
+use super::{
+    export::Export,
+    record::{self, BASE, Identity, STAGING},
+    store::{Opened, Rule, Store, Trouble, Work, said},
+};
+use crate::{
+    backend::{Error, Kind, Past},
+    system::root::{Entry, Errno, Failure, Made, Placed, Root, Seen},
+};
+
+/// How many places of existing volumes are looked for, where no identity tells whether a root is the right one.
+const LOOKS: usize = 16;
+
+/// What each export of this process leads to. Two that lead to the same directory would each give away what the other has.
+#[derive(Debug, Default)]
+pub(super) struct Roots(Mutex<BTreeMap<String, Known>>);
+
+#[derive(Debug)]
+struct Known {
+    store: Weak<Store>,
+    top: (u64, u64),
+    identity: Option<String>,
+}
+
+impl Roots {
+    fn known(&self) -> MutexGuard<'_, BTreeMap<String, Known>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes to what the export leads; an error says with which other one it is mixed up, and lets that one be examined
+    /// again.
+    fn note(&self, store: &Arc<Store>, top: Seen, identity: Option<&str>) -> Result<(), String> {
+        if !store.enforces(Rule::Identity) {
+            return Ok(());
+        }
+        let own = Known {
+            store: Arc::downgrade(store),
+            top: (top.device, top.inode),
+            identity: identity.map(String::from),
+        };
+        let mut known = self.known();
+        let mut found = None;
+        for (_, other) in known.iter().filter(|(name, _)| **name != store.export.name) {
+            let Some(other_store) = other.store.upgrade() else { continue };
+            let why = if other.top == own.top {
+                "lead to the same directory"
+            } else if other.identity.is_some() && other.identity == own.identity {
+                "have the same identity"
+            } else {
+                continue;
+            };
+            let shown = |export: &Export| {
+                format!("{:?} ({}:{} at {})", export.name, export.server, export.path, export.root.display())
+            };
+            let (a, b) = (shown(&store.export), shown(&other_store.export));
+            let message = format!(
+                "the exports {a} and {b} {why}, so that each would give away what the other made; configure the directory \
+                 once, with the other server name as an alias and the other path as a former path"
+            );
+            found = Some((other_store, message));
+            break;
+        }
+        known.insert(store.export.name.clone(), own);
+        drop(known);
+        match found {
+            None => Ok(()),
+            Some((other, message)) => {
+                other.doubt_current();
+                Err(message)
+            }
+        }
+    }
+
+    fn forget(&self, name: &str) {
+        self.known().remove(name);
+    }
+}
+
+impl Store {
+    /// Finds out whether the directory at the root's path is the export that it was. `pinned` is what is known of its
+    /// identity in this process.
+    pub(super) fn examine(self: &Arc<Self>, past: &Past, pinned: Option<&str>) -> Result<Opened, String> {
+        #[cfg(test)]
+        self.interruption.opening();
+        let opened = self.look(past, pinned);
+        let noted = opened.as_ref().map_err(Clone::clone).and_then(|opened| {
+            let top = opened.root.top().map_err(told)?;
+            self.roots.note(self, top, opened.identity().as_deref())
+        });
+        match noted {
+            Ok(()) => opened,
+            Err(why) => {
+                if opened.is_err() {
+                    self.roots.forget(&self.export.name);
+                }
+                Err(why)
+            }
+        }
+    }
+
+    fn look(&self, past: &Past, pinned: Option<&str>) -> Result<Opened, String> {
+        let Export { root: path, server, path: exported, require_mount, .. } = &self.export;
+        let root = Root::open(path).map_err(|failure| match failure.errno() {
+            Some(Errno::ENOENT) => {
+                format!("{} does not exist; mount {server}:{exported} there", path.display())
+            }
+            Some(_) | None => told(failure),
+        })?;
+        if *require_mount && !root.is_mount_point().map_err(told)? {
+            return Err(format!("{} is not a mount point; mount {server}:{exported} there", path.display()));
+        }
+        let identity = match root.read(&record::export_file()).map_err(told)? {
+            Some(content) => Some(
+                Identity::from_json(&content.bytes)
+                    .map_err(|why| format!("{} cannot be read: {why}; restore it", self.identity_file()))?,
+            ),
+            None => None,
+        };
+        let pinned = pinned.filter(|_| self.enforces(Rule::Identity));
+        let known = [pinned, past.identity.as_deref()];
+        for known in known.into_iter().flatten() {
+            match &identity {
+                Some(found) if found.id == known => {}
+                Some(found) => return Err(self.has_another_identity(&found.id, known)),
+                None => return Err(self.has_no_identity(known)),
+            }
+        }
+        if identity.is_none() {
+            self.look_for_volumes(&root, past)?;
+        }
+        Ok(Opened {
+            root,
+            mirrored: AtomicBool::new(identity.as_ref().is_some_and(|identity| identity.mirrored)),
+            identity: Mutex::new(identity.map(|identity| identity.id)),
+            furnished: AtomicBool::new(false),
+        })
+    }
+
+    /// Where nothing else tells whether it is the right root: some of the volumes must be there.
+    fn look_for_volumes(&self, root: &Root, past: &Past) -> Result<(), String> {
+        let mut missing = None;
+        let places = past.places.iter().filter(|place| place.store == self.export.name);
+        for place in places.take(LOOKS) {
+            if root.entry(&place.segments).is_ok_and(|entry| entry == Entry::Directory) {
+                return Ok(());
+            }
+            missing.get_or_insert(place);
+        }
+        let Some(place) = missing else { return Ok(()) };
+        Err(format!(
+            "the directory at {} is not what it was: {} and other directories of volumes are missing. Mount the export \
+             that holds the existing volumes",
+            self.export.root.display(),
+            place.segments.join("/")
+        ))
+    }
+
+    fn has_another_identity(&self, found: &str, known: &str) -> String {
+        let root = self.export.root.display();
+        format!(
+            "the directory at {root} is not what it was: its identity is {found}, the volumes' is {known}. Mount the export \
+             that holds the existing volumes. If they were moved here, and no other berth uses this export, give it their \
+             identity and start berth again: {}",
+            self.give_identity(known)
+        )
+    }
+
+    fn has_no_identity(&self, known: &str) -> String {
+        let root = self.export.root.display();
+        format!(
+            "the directory at {root} is not what it was: {} with the identity {known} is missing. Mount the export that \
+             holds the existing volumes. If they were moved here without the names that begin with a dot, go on with: \
+             mkdir -m 700 -p {} && {}",
+            self.identity_file(),
+            self.export.root.join(BASE).display(),
+            self.give_identity(known)
+        )
+    }
+
+    fn identity_file(&self) -> String {
+        self.export.root.join(BASE).join("export.json").display().to_string()
+    }
+
+    fn give_identity(&self, id: &str) -> String {
+        format!("printf '{{\"version\":1,\"id\":\"{id}\"}}\\n' > {}", self.identity_file())
+    }
+}
+
+fn told(failure: Failure) -> String {
+    Error::caused_by(Kind::Unavailable, "cannot be used", failure).chain()
+}
+
+impl Opened {
+    /// The identity, where it has one.
+    pub(super) fn identity(&self) -> Option<String> {
+        self.identity.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl Work<'_> {
+    /// The export's identity, and our own directories on it: both are made when they are first needed.
+    pub(super) fn furnish(&self) -> Result<String, Trouble> {
+        let mut identity = self.opened.identity.lock().unwrap_or_else(PoisonError::into_inner);
+        if !self.opened.furnished.load(Ordering::SeqCst) {
+            self.changes.make_directory(&[BASE], 0o700)?;
+            for folder in record::FOLDERS {
+                self.changes.make_directory(&[BASE, folder], 0o700)?;
+            }
+            self.opened.furnished.store(true, Ordering::SeqCst);
+        }
+        if let Some(identity) = &*identity {
+            return Ok(identity.clone());
+        }
+        let found = match self.found_identity()? {
+            Some(found) => found,
+            None => self.make_identity()?,
+        };
+        let known = self.store.pin(&found.id);
+        if known != found.id && self.store.enforces(Rule::Identity) {
+            let message = self.store.has_another_identity(&found.id, &known);
+            return said(Kind::Unavailable, message);
+        }
+        if let Err(why) = self.store.roots.note(self.store, self.root.top()?, Some(&found.id)) {
+            return said(Kind::Unavailable, why);
+        }
+        self.opened.mirrored.store(found.mirrored, Ordering::SeqCst);
+        *identity = Some(found.id.clone());
+        Ok(found.id)
+    }
+
+    fn found_identity(&self) -> Result<Option<Identity>, Trouble> {
+        let Some(content) = self.root.read_fresh(&record::export_file())? else { return Ok(None) };
+        match Identity::from_json(&content.bytes) {
+            Ok(identity) => Ok(Some(identity)),
+            Err(why) => said(
+                Kind::Refused,
+                format!("{} cannot be read: {why}; restore it", self.store.identity_file()),
+            ),
+        }
+    }
+
+    /// Gives the export an identity, unless another cluster was faster.
+    fn make_identity(&self) -> Result<Identity, Trouble> {
+        let (new, file) = (Identity::new(), record::export_file());
+        let aside =
+            [BASE.to_string(), STAGING.to_string(), format!("export.{:016x}.coming", random::<u64>())];
+        self.changes.write(&aside, &new.to_json())?;
+        let made = match self.changes.link(&aside, &file)? {
+            Placed::New => true,
+            Placed::Unsupported => self.changes.create(&file, &new.to_json())? == Made::New,
+            Placed::Taken | Placed::Gone | Placed::NotADirectory => false,
+        };
+        self.changes.remove_file(&aside)?;
+        if made {
+            return Ok(new);
+        }
+        let file = self.store.identity_file();
+        self.found_identity()?
+            .map_or_else(|| said(Kind::Unavailable, format!("{file} comes and goes; it is tried again")), Ok)
+    }
+}
+
+/// Writes down that the places of all volumes are noted.
+pub(super) fn set_mirrored(work: &Work<'_>) -> Result<(), Trouble> {
+    if let Some(identity) = work.found_identity()? {
+        let identity = Identity { mirrored: true, ..identity };
+        work.changes.write(&record::export_file(), &identity.to_json())?;
+        work.opened.mirrored.store(true, Ordering::SeqCst);
+    }
+    Ok(())
+}

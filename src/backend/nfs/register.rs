@@ -1,0 +1,168 @@
+//! Recording whose a volume is that is in use: one of an older provisioner, one of an earlier version of berth, one whose
+//! record was lost.
+//!
+//! From then on its removal is proved by its record, and every cluster sees its place. What another cluster has recorded is
+//! left alone, unless an administrator took it over. Runs on a thread of the export's pool.
+
+use std::collections::BTreeSet;
+
+use jiff::Timestamp;
+use rand::random;
+
+use super::{
+    NAME,
+    commit::write_record,
+    create::unknown_cluster,
+    places::{self, Occupant, Occupied, Relation},
+    prove::{self, Asker},
+    record::{self, BASE, DISPUTED, INTENTS, Marker, STAGING, UNSIGNED, VOLUMES},
+    store::{Trouble, Work, said},
+};
+use crate::{
+    backend::{Kind, KnownVolume},
+    system::root::{Entry, Errno},
+    volume::{InUse, VolumeId, VolumeName},
+};
+
+/// Which of `volumes` have no record, or one that does not say of which cluster they are. Two listings.
+pub(super) fn unregistered(work: &Work<'_>, volumes: &[KnownVolume]) -> Result<Vec<VolumeName>, Trouble> {
+    // Nothing could be signed.
+    if work.cluster().is_none() {
+        return Ok(Vec::new());
+    }
+    let listed = |folder: &str| -> Result<BTreeSet<VolumeName>, Trouble> {
+        let names = work.root.names(&[BASE, folder])?;
+        Ok(names.iter().filter_map(|name| record::volume_of(name)).collect())
+    };
+    let (recorded, unsigned) = (listed(VOLUMES)?, listed(UNSIGNED)?);
+    let unknown = |name: &VolumeName| !recorded.contains(name) || unsigned.contains(name);
+    Ok(volumes.iter().map(|volume| &volume.name).filter(|name| unknown(name)).cloned().collect())
+}
+
+/// Records the volume, which lies at `segments`.
+pub(super) fn register(work: &Work<'_>, volume: &InUse, segments: &[String]) -> Result<(), Trouble> {
+    let Some(ids) = work.cluster() else {
+        return said(Kind::Unavailable, unknown_cluster("a volume cannot be recorded as one of it"));
+    };
+    match work.root.entry(segments) {
+        Ok(Entry::Directory) => {}
+        Ok(Entry::Missing | Entry::Other) => {
+            let path = segments.join("/");
+            return said(Kind::NotFound, format!("there is no directory {path} on the export"));
+        }
+        // It is in a file system below the export, where nothing more can be told of it.
+        Err(failure) if failure.errno() == Some(Errno::EXDEV) => {}
+        Err(failure) => return Err(failure.into()),
+    }
+    work.furnish()?;
+    let known = match work.marker(VOLUMES, &volume.name)? {
+        None => work.marker(INTENTS, &volume.name)?,
+        found => found,
+    };
+    if let Some(known) = &known {
+        prove(work, known, volume, segments)?;
+        if known.trash.is_some() {
+            return said(Kind::Busy, format!("volume {} is being removed", volume.name));
+        }
+    }
+    let former = known.clone();
+    let marker = Marker {
+        claim: volume.claim.clone(),
+        cluster: Some(ids.current().to_owned()),
+        uid: Some(volume.provenance.uid.clone()).filter(|uid| !uid.is_empty()),
+        ..match known {
+            Some(known) => known,
+            None => Marker {
+                id: VolumeId::new(NAME, &work.store.export.name, volume.name.clone())?,
+                segments: segments.to_vec(),
+                claim: volume.claim.clone(),
+                origin: volume.origin,
+                since: Timestamp::now(),
+                capacity: volume.capacity.bytes(),
+                shared: false,
+                cluster: None,
+                uid: None,
+                inode: None,
+                base: None,
+                archive: None,
+                trash: None,
+            },
+        }
+    };
+    if let Some(former) = former
+        && !former.is_same_volume(&marker, Some(&ids))
+    {
+        // It was taken over: its place is noted as that of its former owner.
+        places::vacate(work, &former, segments)?;
+    }
+    let other = take_place(work, &marker)?;
+    write_record(work, &marker)?;
+    work.changes.remove_file(&record::file(UNSIGNED, &volume.name))?;
+    work.changes.remove_file(&record::file(INTENTS, &volume.name))?;
+    match other {
+        None => Ok(()),
+        Some(other) => said(
+            Kind::Refused,
+            format!(
+                "{}. The volume is recorded and can be used; neither of both can be deleted or archived while the other one \
+                 is there. Set persistentVolumeReclaimPolicy Retain on the PersistentVolume that is to go first",
+                other.explained(segments)
+            ),
+        ),
+    }
+}
+
+/// Whether the record is of this volume: of an object with this UID, of this cluster, of the same claim where it does not say
+/// of which cluster it is, or taken over by an administrator.
+fn prove(work: &Work<'_>, known: &Marker, volume: &InUse, segments: &[String]) -> Result<(), Trouble> {
+    let name = &volume.name;
+    if known.segments != segments {
+        let (record, pv) = (known.segments.join("/"), segments.join("/"));
+        return said(
+            Kind::Refused,
+            format!(
+                "the record of volume {name} names the directory {record}, the PersistentVolume {pv}; correct the one \
+                     that is wrong"
+            ),
+        );
+    }
+    if known.cluster.is_none() && known.claim.uid == volume.claim.uid {
+        return Ok(());
+    }
+    let file = record::file(VOLUMES, name).join("/");
+    let cluster = work.cluster();
+    let asker = Asker { name, provenance: &volume.provenance, cluster: cluster.as_ref() };
+    Ok(prove::owner(&file, known, asker)?)
+}
+
+/// Notes the place of the volume; tells who has it, or something above or below it.
+fn take_place(work: &Work<'_>, marker: &Marker) -> Result<Option<Occupant>, Trouble> {
+    let (name, segments) = (marker.id.name(), &marker.segments);
+    if !places::holds(work, marker, segments)? {
+        // A record without a place would prove a volume in which another one lies: it is written afterwards.
+        let aside =
+            [BASE.to_string(), STAGING.to_string(), format!("{name}.{:016x}.coming", random::<u64>())];
+        work.changes.write(&aside, &marker.to_json())?;
+        let occupied = places::occupy_recorded(work, marker, &aside, segments, marker.shared);
+        work.changes.remove_file(&aside)?;
+        match occupied? {
+            Occupied::Free => {}
+            Occupied::Joined(_) => return Ok(None),
+            Occupied::Taken(other) => {
+                dispute(work, marker)?;
+                return Ok(Some(other));
+            }
+        }
+    }
+    let other = places::overlapping(work, marker, segments)?;
+    Ok(other.filter(|other| !(marker.shared && other.relation == Relation::Same)))
+}
+
+/// Notes that the volume lies at, above or below the place of another one: neither is moved while both are there.
+pub(super) fn dispute(work: &Work<'_>, marker: &Marker) -> Result<(), Trouble> {
+    let note = record::file(DISPUTED, marker.id.name());
+    if work.root.entry(&note)? == Entry::Missing {
+        work.changes.write(&note, &marker.to_json())?;
+    }
+    Ok(())
+}

@@ -1,0 +1,209 @@
+//! What is done once at the beginning of a term: leftovers of broken off changes are cleared away, volumes get the places
+//! that others have left, and the places of the volumes of an export that an earlier version wrote are noted.
+//!
+//! It goes through the records in small pieces, beside everything else. Until it has come to the end, whoever asks for a
+//! place is told by the records as well (`index`). It decides nothing: two volumes that lie within one another stay, and
+//! are told.
+
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use super::{
+    identity::set_mirrored,
+    places::{self, Occupied},
+    record::{self, ARCHIVED, BASE, DISPUTED, INTENTS, Marker, UNSIGNED, VOLUMES},
+    register::dispute,
+    store::{Store, Trouble, Work},
+};
+use crate::{
+    backend::Error,
+    system::root::Entry,
+    volume::{Permit, VolumeName},
+};
+
+/// Records that are looked at in one piece.
+const PIECE: usize = 64;
+
+/// The first and the longest pause before it is tried again.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_mins(10);
+
+/// A record whose place is to be noted.
+#[derive(Debug, Clone)]
+struct Entered {
+    folder: &'static str,
+    name: VolumeName,
+    segments: Vec<String>,
+}
+
+/// Does it, until it is done or the permit ends.
+pub(super) async fn run(store: &Arc<Store>, permit: &Permit) {
+    let mut pause = FIRST_PAUSE;
+    while permit.check().is_ok() {
+        match attempt(store, permit).await {
+            Ok(true) => return,
+            Ok(false) => {}
+            Err(error) => {
+                let (export, error) = (&store.export.name, error.chain());
+                tracing::warn!(
+                    export,
+                    error,
+                    "cannot look through the records of the export; it is tried again"
+                );
+            }
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+/// `false` where something is left for later.
+async fn attempt(store: &Arc<Store>, permit: &Permit) -> Result<bool, Error> {
+    let mirrored = store
+        .run("clear leftovers away".into(), None, permit, |work| {
+            if work.root.entry(&[BASE])? == Entry::Missing {
+                return Ok(true);
+            }
+            places::clear_staging(work)?;
+            settle(work)?;
+            Ok(work.opened.mirrored.load(Ordering::SeqCst))
+        })
+        .await?;
+    if mirrored {
+        return Ok(true);
+    }
+    let names = store.run("list the records".into(), None, permit, names).await?;
+    tracing::info!(
+        export = store.export.name,
+        records = names.len(),
+        "the places of volumes of an earlier version are being noted"
+    );
+    let (mut entered, mut all) = (Vec::new(), true);
+    for piece in names.chunks(PIECE) {
+        let piece = piece.to_vec();
+        let read =
+            store.run("read the records".into(), None, permit, move |work| Ok(read(work, &piece))).await?;
+        all &= read.1;
+        entered.extend(read.0);
+    }
+    for piece in entered.chunks(PIECE) {
+        let piece = piece.to_vec();
+        let noted = move |work: &Work<'_>| {
+            let mut all = true;
+            for one in &piece {
+                all &= note(work, one)?;
+            }
+            Ok(all)
+        };
+        all &= store.run("note the places of volumes".into(), None, permit, noted).await?;
+    }
+    if all {
+        store.run("note that all places are noted".into(), None, permit, set_mirrored).await?;
+        tracing::info!(export = store.export.name, "the places of all volumes are noted");
+    }
+    Ok(all)
+}
+
+fn names(work: &Work<'_>) -> Result<Vec<(&'static str, VolumeName)>, Trouble> {
+    work.furnish()?;
+    let mut all = Vec::new();
+    for folder in [VOLUMES, INTENTS, ARCHIVED] {
+        let names = work.root.names(&[BASE, folder])?;
+        all.extend(names.iter().filter_map(|name| record::volume_of(name)).map(|name| (folder, name)));
+    }
+    Ok(all)
+}
+
+/// Where the volumes lie; `false` where a record cannot be read.
+fn read(work: &Work<'_>, names: &[(&'static str, VolumeName)]) -> (Vec<Entered>, bool) {
+    let (mut found, mut all) = (Vec::new(), true);
+    for (folder, name) in names {
+        match marker(work, folder, name) {
+            Ok(Some(marker)) => {
+                let segments = place(&marker, folder).to_vec();
+                found.push(Entered { folder, name: name.clone(), segments });
+            }
+            // It was confirmed or removed.
+            Ok(None) => {}
+            Err(why) => {
+                let (export, file) = (&work.store.export.name, record::file(folder, name).join("/"));
+                tracing::warn!(
+                    export,
+                    file,
+                    why,
+                    "a record cannot be read; repair it, or remove it if its volume is gone"
+                );
+                all = false;
+            }
+        }
+    }
+    (found, all)
+}
+
+/// The record, of whatever cluster.
+fn marker(work: &Work<'_>, folder: &str, name: &VolumeName) -> Result<Option<Marker>, String> {
+    let content = work.root.read(&record::file(folder, name)).map_err(|failure| failure.cause.to_string())?;
+    content.map(|content| Marker::from_json(&content.bytes)).transpose()
+}
+
+/// Where the volume of a record lies, or its archive.
+fn place<'a>(marker: &'a Marker, folder: &str) -> &'a [String] {
+    match &marker.archive {
+        Some(archive) if folder == ARCHIVED => &archive.segments,
+        Some(_) | None => &marker.segments,
+    }
+}
+
+/// Gives those volumes their places that found another one there, if that one is gone.
+fn settle(work: &Work<'_>) -> Result<(), Trouble> {
+    for file in work.root.names(&[BASE, DISPUTED])? {
+        let Some(name) = record::volume_of(&file) else { continue };
+        let Ok(_held) = work.store.hold(&name) else { continue };
+        let Ok(Some(marker)) = marker(work, VOLUMES, &name) else { continue };
+        let record = record::file(VOLUMES, &name);
+        let place = &marker.segments;
+        if let Occupied::Free | Occupied::Joined(_) =
+            places::occupy_recorded(work, &marker, &record, place, marker.shared)?
+            && places::overlapping(work, &marker, place)?.is_none()
+        {
+            work.changes.remove_file(&record::file(DISPUTED, &name))?;
+        }
+    }
+    Ok(())
+}
+
+/// Notes one place; `false` where the volume is being worked on.
+fn note(work: &Work<'_>, one: &Entered) -> Result<bool, Trouble> {
+    let Ok(_held) = work.store.hold(&one.name) else { return Ok(false) };
+    let Ok(Some(marker)) = marker(work, one.folder, &one.name) else { return Ok(true) };
+    if place(&marker, one.folder) != one.segments {
+        return Ok(false);
+    }
+    if marker.cluster.is_none() && one.folder == VOLUMES {
+        let note = record::file(UNSIGNED, &one.name);
+        if work.root.entry(&note)? == Entry::Missing {
+            work.changes.write(&note, b"")?;
+        }
+    }
+    if places::holds(work, &marker, &one.segments)? {
+        return Ok(true);
+    }
+    let file = record::file(one.folder, &one.name);
+    match places::occupy_recorded(work, &marker, &file, &one.segments, marker.shared)? {
+        Occupied::Free | Occupied::Joined(_) => {}
+        Occupied::Taken(other) => {
+            tracing::warn!(
+                export = work.store.export.name,
+                volume = %marker.id,
+                why = other.explained(&one.segments),
+                "two volumes overlap; neither is deleted or archived while the other one is there"
+            );
+            if one.folder == VOLUMES {
+                dispute(work, &marker)?;
+            }
+        }
+    }
+    Ok(true)
+}
