@@ -224,6 +224,15 @@ pub fn provenance(volume: &Volume) -> Provenance {
     }
 }
 
+/// What the PV of a volume of an older provisioner tells: that one of them made it.
+pub fn legacy_provenance() -> Provenance {
+    let annotations = ["rbdProvisionerIdentity", "cephFSProvisionerIdentity"];
+    Provenance {
+        annotations: annotations.map(|key| (key.to_owned(), "old".to_owned())).into(),
+        ..Provenance::default()
+    }
+}
+
 /// The UID that the PV of a volume has in these tests.
 pub fn object_uid(name: &VolumeName) -> String {
     format!("object-{name}")
@@ -400,7 +409,7 @@ async fn a_volume_of_an_older_provisioner_is_removed(bench: Trial) {
         let old = Removal {
             id: None,
             source,
-            provenance: Provenance::default(),
+            provenance: legacy_provenance(),
             ..removal(&bench.request(name), &template, disposal)
         };
         let removed = backend.remove(&old, &permit()).await.unwrap();

@@ -126,6 +126,12 @@ pub const PARAMETERS: &[Parameter] = &[
         effect: "How PVs name the image: for a CSI driver, or exactly as rbd-provisioner did, for nodes before Kubernetes 1.31.",
     },
     Parameter {
+        name: "maxSize",
+        values: "an amount of storage, such as 10Ti",
+        default: "none, so what Ceph can make, about 976Ti",
+        effect: "The largest image that a claim gets, and may grow to. The larger it may be, the longer its purge takes, written or not.",
+    },
+    Parameter {
         name: "archiveExpiry",
         values: "never, or 1m to 18300d, in s, m, h, d or w",
         default: "never",
@@ -182,6 +188,7 @@ pub(super) fn plan(clusters: &Clusters, settings: &Settings, request: &VolumeReq
     let (user, user_secret) = user(parameters, &ground.admin)?;
     // What the removal will need must be right from the beginning.
     parameters.expiry()?;
+    within_bounds(parameters, request.capacity)?;
     Ok(Plan {
         image: names::image_of(&request.name)?,
         // Ceph does not write down one that is the image's own.
@@ -232,6 +239,19 @@ pub(super) fn size(capacity: Capacity) -> Result<u64, Error> {
         )),
         bytes => Ok(bytes.next_multiple_of(SECTOR)),
     }
+}
+
+/// Whether the class allows an image of that size.
+pub(super) fn within_bounds(parameters: Parameters<'_>, capacity: Capacity) -> Result<(), Error> {
+    let Some(most) = of("maxSize", parameters.get("maxSize").map(str::parse::<Capacity>).transpose())? else {
+        return Ok(());
+    };
+    if capacity.bytes() <= most.bytes() {
+        return Ok(());
+    }
+    let message =
+        format!("{capacity} are more than the class allows, which is {most} (maxSize); ask for less");
+    Err(Error::new(Kind::Invalid, message))
 }
 
 fn named(parameters: Parameters<'_>, name: &str, what: &'static str) -> Result<Option<String>, Error> {

@@ -14,6 +14,7 @@
 
 use std::{
     collections::BTreeMap,
+    hash::{Hash as _, Hasher as _},
     io::Write as _,
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -117,11 +118,11 @@ impl Host for Keyholder {
     }
 
     async fn keep(&self, name: &SecretName, _: &Secrets, _: &VolumeName) -> Result<(), Error> {
-        Err(Error::new(Kind::Internal, format!("nobody asks to keep {name}")))
+        Err(Error::new(Kind::Internal, format!("nothing asks to keep {name}")))
     }
 
     async fn forget(&self, name: &SecretName, _: &VolumeName) -> Result<(), Error> {
-        Err(Error::new(Kind::Internal, format!("nobody asks to forget {name}")))
+        Err(Error::new(Kind::Internal, format!("nothing asks to forget {name}")))
     }
 
     async fn pv_state(&self, _: &VolumeName) -> Result<PvState, Error> {
@@ -143,6 +144,13 @@ pub(super) fn volume_of(request: &VolumeRequest, other: &Volume) -> Volume {
     let mut record = other.record.clone();
     record.insert("image".to_owned(), image);
     Volume { id, source: Source::Csi(source), record, ..other.clone() }
+}
+
+/// The name of an image of an older provisioner that belongs to a behaviour: a UUID is a part of it.
+pub(super) fn older_image(behaviour: &str, name: &str) -> String {
+    let mut hash = std::hash::DefaultHasher::new();
+    (behaviour, name).hash(&mut hash);
+    format!("kubernetes-dynamic-pvc-01234567-89ab-4cde-8f01-{:012x}", hash.finish() >> 16)
 }
 
 struct Behind {
@@ -205,7 +213,7 @@ impl Storage for Behind {
         Source::Rbd(RbdSource {
             monitors: vec![self.real.monitors.clone()],
             pool: self.real.pool.clone(),
-            image: format!("kubernetes-dynamic-pvc-{}-{name}", self.namespace),
+            image: older_image(&self.namespace, name),
             user: "admin".into(),
             secret: None,
             fs_type: None,
@@ -245,7 +253,8 @@ impl Drop for Behind {
             entries.iter().filter_map(name).collect()
         };
         for spot in [&space, &self.real.pool] {
-            let ours = |name: &str| *spot == space || name.contains(&format!("-{}-", self.namespace));
+            let older = ["delete", "archive", "keep"].map(|name| older_image(&self.namespace, name));
+            let ours = |name: &str| *spot == space || older.iter().any(|older| older == name);
             for image in names(&["ls", "--format", "json", spot], "name").iter().filter(|name| ours(name)) {
                 self.tried(&["rm", "--no-progress", &format!("{spot}/{image}")], b"");
             }

@@ -1,13 +1,16 @@
 //! Making a volume's image, or finding the one that an earlier attempt made; and making it bigger.
 //!
+//! Nothing is made while it is not known for which cluster: it could not be marked, and so never be removed.
+//!
 //! One program makes image, mark and size, in this order: an image of one object, its metadata, then its size. Whatever is found
 //! half done is finished. An image without our mark is taken only if it is exactly what such a program leaves behind.
 
 use super::{
     NAME,
     class::{self, Plan},
-    image::{Look, Mark, Metadata, OWNER},
-    names,
+    image::Look,
+    owner::{Mark, UNKNOWN_CLUSTER},
+    proof::{Asker, Verdict},
     store::{Trouble, Work, said},
 };
 use crate::{
@@ -19,8 +22,8 @@ use crate::{
         },
     },
     volume::{
-        Capacity, Claim, ClaimKey, CsiSource, Grown, Growth, Mode, Origin, Permit, RbdSource, SecretName,
-        Source, Volume, VolumeId, VolumeRequest,
+        Capacity, Claim, ClaimKey, ClusterIds, CsiSource, Grown, Growth, Mode, Origin, Permit, RbdSource,
+        SecretName, Source, Volume, VolumeId, VolumeRequest,
     },
 };
 
@@ -35,10 +38,16 @@ pub(super) async fn create(
     plan: &Plan,
     permit: &Permit,
 ) -> Result<Volume, Trouble> {
+    let spec = work.spot.spec(&plan.image);
+    let Some(cluster) = work.host.cluster() else {
+        return said(
+            Kind::Unavailable,
+            format!("image {spec} cannot be marked as this cluster's: {UNKNOWN_CLUSTER}"),
+        );
+    };
     let identity = work.identity().await?;
     let Claim { namespace, name, uid, .. } = request.claim.clone();
-    let mark = Mark::new(work.host.installation(), ClaimKey { namespace, name, uid });
-    let spec = work.spot.spec(&plan.image);
+    let mark = Mark::new(&cluster, ClaimKey { namespace, name, uid });
     for attempt in 0..ATTEMPTS {
         let made = work
             .import(&plan.image, plan.size, plan.features, plan.data_pool.as_deref(), &mark, permit)
@@ -50,7 +59,7 @@ pub(super) async fn create(
         }
         if let Some(look) = work.look(&plan.image).await? {
             work.store.is_whole(&spec);
-            let size = adopt(work, plan, &mark, &look, permit).await?;
+            let size = adopt(work, plan, (&cluster, &mark), &look, permit).await?;
             return volume(driver, request, plan, size, identity);
         }
         // It may be gone meanwhile.
@@ -71,11 +80,17 @@ pub(super) async fn create(
 }
 
 /// Finishes an image that exists, if it is ours; its size.
-async fn adopt(work: &Work, plan: &Plan, mark: &Mark, look: &Look, permit: &Permit) -> Result<u64, Trouble> {
+async fn adopt(
+    work: &Work,
+    plan: &Plan,
+    (cluster, mark): (&ClusterIds, &Mark),
+    look: &Look,
+    permit: &Permit,
+) -> Result<u64, Trouble> {
     let spec = work.spot.spec(&plan.image);
-    let marked = look.metadata.mark(&spec)?;
+    let marked = look.header.metadata.mark(&spec)?;
     if let Some(there) = &marked
-        && (there.claim() != mark.claim() || !there.is_of(work.host.installation().as_deref()))
+        && (there.claim() != mark.claim() || there.is_signed() && !there.is_of(Some(cluster)))
     {
         return said(Kind::Conflict, format!("image {spec} exists already and belongs to {there}"));
     }
@@ -83,12 +98,14 @@ async fn adopt(work: &Work, plan: &Plan, mark: &Mark, look: &Look, permit: &Perm
         && let Some(why) = not_a_trace(look)
     {
         let message = format!(
-            "image {spec} exists already, has no owner, and is not what a broken off attempt leaves behind: {why}. Rename or \
-             remove it"
+            "image {spec} exists already, has no owner, and is not what a broken off attempt leaves behind: {why}. Find out whose it \
+             is, and rename it (rbd rename)"
         );
         return said(Kind::Conflict, message);
     }
-    // Whoever makes it still removes it again when a step of that fails. One that a node uses has a PV, and is asked for no more.
+    let signed = marked.is_some_and(|mark| mark.is_signed());
+    // A program that still makes it removes it again when a step of that fails. One that a node uses has a PV, and is asked for no
+    // more.
     if let Some(watcher) = look.watchers.first() {
         let watcher = watcher.told(|address| work.host.node_at(address));
         let message = format!(
@@ -97,9 +114,12 @@ async fn adopt(work: &Work, plan: &Plan, mark: &Mark, look: &Look, permit: &Perm
         );
         return said(Kind::Busy, message);
     }
-    if marked.is_none() && work.has_content(&plan.image).await? {
-        let message =
-            format!("image {spec} exists already, has no owner, and has content. Rename or remove it");
+    // One that does not say of which cluster it is may be another one's, as long as anything is in it.
+    if !signed && work.has_content(&plan.image).await? {
+        let message = format!(
+            "image {spec} exists already, does not say of which cluster it is, and has content. Find out whose it is, and rename it (rbd \
+             rename)"
+        );
         return said(Kind::Conflict, message);
     }
     let (has, wants) = (look.info.features(), plan.features);
@@ -121,7 +141,7 @@ async fn adopt(work: &Work, plan: &Plan, mark: &Mark, look: &Look, permit: &Perm
         );
         return said(Kind::Conflict, message);
     }
-    if marked.is_none() {
+    if !signed {
         work.set_mark(&plan.image, mark, permit).await?;
     }
     if look.info.size < plan.size {
@@ -132,8 +152,8 @@ async fn adopt(work: &Work, plan: &Plan, mark: &Mark, look: &Look, permit: &Perm
 
 /// Why an image without our mark cannot be what an import of ours left behind, as far as its description tells.
 pub(super) fn not_a_trace(look: &Look) -> Option<&'static str> {
-    let Look { info, metadata, watchers: _ } = look;
-    if !metadata.is_empty() {
+    let Look { info, header, watchers: _ } = look;
+    if !header.metadata.is_empty() {
         Some("it has metadata of others")
     } else if info.snapshot_count > 0 {
         Some("it has snapshots")
@@ -162,7 +182,7 @@ fn volume(
     let ground = &plan.ground;
     let monitors = ground.monitors.as_ref().map(ToString::to_string);
     let admin = |text: &str| ground.admin_named.then(|| text.to_owned());
-    let expiry = Parameters(&request.parameters).get("archiveExpiry").map(str::to_owned);
+    let written = |name| Parameters(&request.parameters).get(name).map(str::to_owned);
     let record = [
         ("monitors", monitors),
         ("adminId", admin(&ground.admin.user)),
@@ -172,7 +192,8 @@ fn volume(
         ("radosNamespace", ground.spot.namespace.clone()),
         ("dataPool", plan.data_pool.clone()),
         ("image", Some(plan.image.clone())),
-        ("archiveExpiry", expiry),
+        ("archiveExpiry", written("archiveExpiry")),
+        ("maxSize", written("maxSize")),
     ];
     let record = record.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?))).collect();
     Ok(Volume {
@@ -235,14 +256,20 @@ pub(super) async fn expand(
     permit: &Permit,
 ) -> Result<Grown, Trouble> {
     let size = class::size(growth.capacity)?;
+    let Growth { name, claim, provenance, .. } = growth;
+    let said_of_it = if growth.id.is_some() { &provenance.record } else { &provenance.parameters };
+    class::within_bounds(Parameters(said_of_it), growth.capacity)?;
     let spec = work.spot.spec(image);
     let identity = work.identity().await?;
-    let recorded = growth.provenance.store_identity.as_deref();
-    same_cluster(work, recorded, &identity)?;
-    let Some((info, metadata)) = work.glance(image).await? else {
-        return said(Kind::NotFound, format!("image {spec} of volume {} does not exist", growth.name));
+    same_cluster(work, provenance.store_identity.as_deref(), &identity)?;
+    let Some((info, header)) = work.glance(image).await? else {
+        return said(Kind::NotFound, format!("image {spec} of volume {name} does not exist"));
     };
-    prove(work, &spec, &metadata, growth.id.as_ref(), &growth.claim)?;
+    let asker = Asker { name, has_id: growth.id.is_some(), claim, provenance };
+    match work.prove(&spec, &header, asker).await? {
+        // What is taken over is marked when it is registered, or before it is removed.
+        Verdict::Ours | Verdict::Sign { .. } => {}
+    }
     if info.size < size {
         work.resize(image, size, permit).await?;
     }
@@ -265,50 +292,12 @@ pub(super) fn same_cluster(work: &Work, recorded: Option<&str>, identity: &str) 
     }
 }
 
-/// Whether an image that exists is the volume's: marked for its claim, or made by an older provisioner, which marked nothing.
-pub(super) fn prove(
-    work: &Work,
-    spec: &str,
-    metadata: &Metadata,
-    id: Option<&VolumeId>,
-    claim: &ClaimKey,
-) -> Result<(), Trouble> {
-    match (metadata.mark(spec)?, id) {
-        (Some(mark), _) if mark.claim() != *claim || !mark.is_of(work.host.installation().as_deref()) => {
-            let message = format!(
-                "image {spec} belongs to {mark}, the PersistentVolume to claim {claim} with UID {}; nothing was touched. If the \
-                 image is that of the PersistentVolume, write its owner (rbd image-meta set {spec} {OWNER} '{}'); else set \
-                 the PersistentVolume's reclaim policy to Retain and delete it",
-                claim.uid,
-                owner(work, claim)
-            );
-            said(Kind::Refused, message)
-        }
-        (Some(_), _) => Ok(()),
-        (None, None) if spec.rsplit('/').next().and_then(names::volume_of).is_none() => Ok(()),
-        (None, _) => {
-            let message = format!(
-                "image {spec} has no owner (metadata {OWNER}), so nothing proves that it is the volume's; nothing was \
-                 touched. If it is, write its owner (rbd image-meta set {spec} {OWNER} '{}'); else set the \
-                 PersistentVolume's reclaim policy to Retain and delete it",
-                owner(work, claim)
-            );
-            said(Kind::Refused, message)
-        }
-    }
-}
-
-/// The mark that an image of this claim has.
-fn owner(work: &Work, claim: &ClaimKey) -> String {
-    Mark::new(work.host.installation(), claim.clone()).to_json()
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::backend::rbd::image::Info;
+    use crate::backend::rbd::{header::Header, image::Info};
 
     #[test]
     fn only_what_a_broken_off_import_leaves_behind_is_taken_without_a_mark() {
@@ -319,7 +308,8 @@ mod tests {
                 info.extend(change.clone());
             }
             let info: Info = serde_json::from_value(info).unwrap();
-            Look { info, metadata: serde_json::from_value(metadata).unwrap(), watchers: Vec::new() }
+            let header = Header { metadata: serde_json::from_value(metadata).unwrap(), ..Header::default() };
+            Look { info, header, watchers: Vec::new() }
         };
         let rows = [
             ("one object", look(json!({}), json!({})), None),

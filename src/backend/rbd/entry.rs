@@ -5,13 +5,32 @@
 
 use std::time::{Duration, SystemTime};
 
-use super::image::GRACE;
 use crate::backend::ceph::omap;
 
 /// The object with an entry for everything in the trash.
 pub(super) const OBJECT: &str = "rbd_trash";
-/// What is kept for longer was archived.
-pub(super) const ARCHIVED: Duration = Duration::from_mins(1);
+/// How long a deleted image stays in the trash at least. An image that an administrator moves there by hand has no such time:
+/// that tells ours from theirs, so it must be longer than the `rbd` program ever takes to start.
+pub(super) const GRACE: Duration = Duration::from_secs(15);
+const MINUTE: Duration = Duration::from_mins(1);
+/// What is kept for longer is kept for good, since Ceph counts seconds in 32 bits.
+const FOR_GOOD: Duration = Duration::from_hours(24 * 366 * 51);
+
+/// For how long a deleted image is moved to the trash that shall stay there for `retention`: whole minutes and [`GRACE`].
+pub(super) fn deleted_for(retention: Duration) -> Duration {
+    whole_minutes(retention) + GRACE
+}
+
+/// For how long an archived image is moved to the trash: whole minutes.
+pub(super) fn archived_for(expiry: Duration) -> Duration {
+    whole_minutes(expiry).max(MINUTE)
+}
+
+fn whole_minutes(time: Duration) -> Duration {
+    Duration::from_secs(
+        time.as_secs().saturating_add(u64::from(time.subsec_nanos() > 0)).next_multiple_of(60),
+    )
+}
 
 /// An image in the trash.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,6 +41,22 @@ pub(super) struct Entry {
     pub(super) since: SystemTime,
     /// Until when Ceph keeps it from being purged.
     pub(super) until: SystemTime,
+    pub(super) state: State,
+    /// It came here by `rbd rm`, which was broken off.
+    pub(super) by_rm: bool,
+}
+
+/// How far a change to what is in the trash has gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum State {
+    /// It is in the trash.
+    Whole,
+    /// Its move to the trash was begun. It can be neither purged nor restored before that is finished.
+    Moving,
+    /// Its purge was begun. It cannot be restored any more.
+    Removing,
+    /// Its way back was begun.
+    Restoring,
 }
 
 /// How an image came into the trash.
@@ -29,7 +64,7 @@ pub(super) struct Entry {
 pub(super) enum Fate {
     /// Somebody moved it there without saying until when; it is theirs.
     ByHand,
-    /// Deleted by us.
+    /// Deleted by us: it is kept for whole minutes and a quarter of one.
     Deleted,
     /// Archived; a time was given, or it is kept for good.
     Archived,
@@ -39,9 +74,12 @@ impl Entry {
     /// How it came here.
     pub(super) fn fate(&self) -> Fate {
         let kept = self.until.duration_since(self.since).unwrap_or_default();
+        // The program that moves an image begins to count some moments before or after it has said until when.
+        let beyond_minutes = kept.as_secs() % MINUTE.as_secs();
+        let after_grace = beyond_minutes.checked_sub(GRACE.as_secs());
         if kept < GRACE {
             Fate::ByHand
-        } else if kept < ARCHIVED {
+        } else if kept < FOR_GOOD && after_grace.is_some_and(|seconds| seconds < 30) {
             Fate::Deleted
         } else {
             Fate::Archived
@@ -53,12 +91,12 @@ impl Entry {
         self.until <= now
     }
 
-    /// Reads one key of the object. `None` for what did not come here by `rbd trash mv`, and for what is not understood, which is
-    /// nobody's to purge.
+    /// Reads one key of the object. `None` for what came here by mirroring or a migration, and for what is not understood: it is
+    /// left alone.
     fn read(key: &str, value: &[u8]) -> Option<Self> {
         let id = key.strip_prefix("id_")?.to_owned();
         let mut bytes = Bytes(value);
-        let _version = bytes.byte()?;
+        let version = bytes.byte()?;
         // The oldest version that can read it.
         if bytes.byte()? > KNOWN {
             return None;
@@ -69,14 +107,24 @@ impl Entry {
         let length = usize::try_from(bytes.number()?).ok()?;
         let name = std::str::from_utf8(bytes.take(length)?).ok()?.to_owned();
         let (since, until) = (bytes.time()?, bytes.time()?);
-        (source == BY_USER).then_some(Self { id, name, since, until })
+        let state = match if version < 2 { 0 } else { bytes.byte()? } {
+            0 => State::Whole,
+            1 => State::Moving,
+            2 => State::Removing,
+            3 => State::Restoring,
+            _ => return None,
+        };
+        let by_rm = source == BY_RM;
+        (source == BY_USER || by_rm).then_some(Self { id, name, since, until, state, by_rm })
     }
 }
 
 /// The version of an entry that is read here.
 const KNOWN: u8 = 2;
-/// It was moved by `rbd trash mv`; others come from mirroring, from a migration, or are being removed.
+/// It was moved by `rbd trash mv`; others come from mirroring or from a migration.
 const BY_USER: u8 = 0;
+/// It is being removed by `rbd rm`.
+const BY_RM: u8 = 3;
 
 /// Everything in the trash, from what `rados listomapvals` prints; `None` where that is not understood.
 pub(super) fn read(text: &str) -> Option<Vec<Entry>> {
@@ -110,14 +158,20 @@ impl<'a> Bytes<'a> {
 
 /// One entry, as Ceph 16 writes it.
 #[cfg(test)]
-pub(super) fn written(name: &str, source: u8, since: SystemTime, until: SystemTime) -> Vec<u8> {
+pub(super) fn written(name: &str, source: u8, since: SystemTime, until: SystemTime, state: State) -> Vec<u8> {
+    let state = match state {
+        State::Whole => 0,
+        State::Moving => 1,
+        State::Removing => 2,
+        State::Restoring => 3,
+    };
     let time = |at: SystemTime| {
         let at = at.duration_since(SystemTime::UNIX_EPOCH).unwrap();
         [u32::try_from(at.as_secs()).unwrap(), at.subsec_nanos()].map(u32::to_le_bytes).concat()
     };
     let name_length = u32::try_from(name.len()).unwrap();
     let inner =
-        [&[source][..], &name_length.to_le_bytes(), name.as_bytes(), &time(since), &time(until), &[0]]
+        [&[source][..], &name_length.to_le_bytes(), name.as_bytes(), &time(since), &time(until), &[state]]
             .concat();
     [&[2, 1][..], &u32::try_from(inner.len()).unwrap().to_le_bytes(), &inner].concat()
 }
@@ -129,7 +183,8 @@ mod tests {
 
     fn entry(kept: Duration) -> Entry {
         let since = SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_000_000);
-        Entry { id: "1".into(), name: "berth-1".into(), since, until: since + kept }
+        let (id, name) = ("1".into(), "berth-1".into());
+        Entry { id, name, since, until: since + kept, state: State::Whole, by_rm: false }
     }
 
     #[test]
@@ -137,9 +192,24 @@ mod tests {
         let rows = [
             ("moved by hand", Duration::ZERO, Fate::ByHand),
             ("moved by hand on a slow day", Duration::from_secs(2), Fate::ByHand),
-            ("deleted", GRACE, Fate::Deleted),
-            ("archived", Duration::from_hours(720), Fate::Archived),
-            ("archived for as short as can be", ARCHIVED, Fate::Archived),
+            ("deleted at once", deleted_for(Duration::ZERO), Fate::Deleted),
+            ("deleted for ten minutes", deleted_for(Duration::from_mins(10)), Fate::Deleted),
+            (
+                "deleted on a slow day",
+                deleted_for(Duration::from_hours(1)) + Duration::from_secs(9),
+                Fate::Deleted,
+            ),
+            ("deleted for an odd time", deleted_for(Duration::from_millis(61_001)), Fate::Deleted),
+            ("deleted for years", deleted_for(Duration::from_hours(24 * 366 * 40)), Fate::Deleted),
+            ("archived", archived_for(Duration::from_hours(720)), Fate::Archived),
+            (
+                "archived on a slow day",
+                archived_for(Duration::from_hours(720)) + Duration::from_secs(9),
+                Fate::Archived,
+            ),
+            ("archived for as short as can be", archived_for(Duration::ZERO), Fate::Archived),
+            ("archived for an odd time", archived_for(Duration::from_secs(75)), Fate::Archived),
+            ("archived for good", Duration::from_secs(2_308_000_000), Fate::Archived),
         ];
         for (row, kept, expected) in rows {
             let entry = entry(kept);
@@ -152,7 +222,12 @@ mod tests {
     #[test]
     fn an_entry_reads_back_and_bears_what_newer_versions_add() {
         let entry = entry(GRACE);
-        let bytes = written(&entry.name, BY_USER, entry.since, entry.until);
+        for state in [State::Whole, State::Moving, State::Removing, State::Restoring] {
+            let entry = Entry { state, ..entry.clone() };
+            let bytes = written(&entry.name, BY_USER, entry.since, entry.until, state);
+            assert_eq!(Entry::read("id_1", &bytes), Some(entry));
+        }
+        let bytes = written(&entry.name, BY_USER, entry.since, entry.until, State::Whole);
         assert_eq!(Entry::read("id_1", &bytes), Some(entry.clone()));
         let mut newer = bytes.clone();
         newer[0] = 3;
@@ -162,7 +237,14 @@ mod tests {
         let mut incompatible = bytes.clone();
         incompatible[1] = 3;
         assert_eq!(Entry::read("id_1", &incompatible), None, "that cannot be read any more");
-        assert_eq!(Entry::read("id_1", &written("berth-1", 3, entry.since, entry.until)), None, "rbd rm");
+        assert_eq!(
+            Entry::read("id_1", &written("berth-1", 1, entry.since, entry.until, State::Whole)),
+            None,
+            "mirroring"
+        );
+        let removing =
+            Entry::read("id_1", &written("berth-1", BY_RM, entry.since, entry.until, State::Whole));
+        assert!(removing.is_some_and(|entry| entry.by_rm));
         assert_eq!(Entry::read("other", &bytes), None);
         for end in 0..bytes.len() {
             // The last byte says whether the move is over.
@@ -184,5 +266,15 @@ mod tests {
                 ("berth-hand", Fate::ByHand)
             ]
         );
+    }
+
+    #[test]
+    fn what_a_newer_version_of_ceph_keeps_in_the_trash_is_read() {
+        let Answer::Text(0, text, _) = Answer::documented("rados-trash-with-group-v20") else { panic!() };
+        let read = read(&text).unwrap();
+        let names: Vec<&str> =
+            read.iter().filter(|entry| !entry.by_rm).map(|entry| entry.name.as_str()).collect();
+        assert_eq!(names, ["berth-1"], "what is being removed did not come by a move");
+        assert_eq!(read[0].until.duration_since(read[0].since).unwrap(), GRACE);
     }
 }

@@ -1,39 +1,30 @@
-//! What the `rbd` program is asked and told about one image, and what its answers mean: the methods of [`Work`].
+//! What the programs are asked and told about one image, and what their answers mean: methods of [`Work`].
 //!
-//! Each is one call. What follows from an answer is decided elsewhere; what the answers look like is known only here.
+//! Each is one call. What follows from an answer is decided elsewhere; what the answers look like is known only here. What
+//! is asked about a whole pool is in `pool`.
 
 use std::{
-    collections::BTreeMap,
-    fmt::{self, Write as _},
     net::{IpAddr, SocketAddr},
     time::Duration,
 };
 
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
 use super::{
-    entry::{self, ARCHIVED, Entry},
-    names,
+    entry::{Entry, GRACE},
+    header::{self, Header},
+    owner::{KEPT, Mark, OWNER},
     store::{Trouble, Work, said},
     stream::{self, Features},
 };
 use crate::{
     backend::{
-        Error, Kind,
-        ceph::{Call, Failed, Reason, Reply},
+        Kind,
+        ceph::{Call, Failed, Reason},
     },
-    volume::{ClaimKey, Permit},
+    volume::Permit,
 };
-
-/// The metadata key under which an image says whose it is.
-pub(super) const OWNER: &str = "berth.owner";
-/// The metadata key under which an image says that its PV went and it was left on purpose, and when.
-pub(super) const KEPT: &str = "berth.kept";
-
-/// How long a deleted image stays in the trash at least. An image that somebody moves there by hand has no such time: that
-/// tells ours from theirs, so it must be longer than the `rbd` program ever takes to start.
-pub(super) const GRACE: Duration = Duration::from_secs(15);
 
 /// Looking for content in a large image without an object map asks for every object.
 const LONG_READ: Duration = Duration::from_mins(10);
@@ -53,88 +44,31 @@ pub(super) struct Info {
     pub(super) data_pool: Option<String>,
     #[serde(default)]
     pub(super) parent: Option<serde_json::Value>,
+    /// The group of images that it is in, with its pool.
+    #[serde(default)]
+    pub(super) group: Option<String>,
+    #[serde(default)]
+    mirroring: Option<Mirroring>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+struct Mirroring {
+    #[serde(default)]
+    mode: String,
+    #[serde(default)]
+    state: String,
 }
 
 impl Info {
     pub(super) fn features(&self) -> Features {
         Features::of_image(&self.features)
     }
-}
 
-/// Whose an image is: what we wrote on it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Mark {
-    /// The cluster of Kubernetes that it was made for; empty where that could not be known.
-    #[serde(default)]
-    pub(super) installation: String,
-    pub(super) namespace: String,
-    pub(super) name: String,
-    pub(super) uid: String,
-    /// When the image was begun.
-    pub(super) since: Timestamp,
-}
-
-impl Mark {
-    pub(super) fn new(installation: Option<String>, claim: ClaimKey) -> Self {
-        Self {
-            installation: installation.unwrap_or_default(),
-            namespace: claim.namespace,
-            name: claim.name,
-            uid: claim.uid,
-            since: Timestamp::now(),
-        }
-    }
-
-    pub(super) fn claim(&self) -> ClaimKey {
-        ClaimKey { namespace: self.namespace.clone(), name: self.name.clone(), uid: self.uid.clone() }
-    }
-
-    /// Whether it may be that of this installation: an unknown one is no other one, the claim's UID tells enough.
-    pub(super) fn is_of(&self, installation: Option<&str>) -> bool {
-        self.installation.is_empty() || installation.is_none_or(|here| here == self.installation)
-    }
-
-    pub(super) fn to_json(&self) -> String {
-        // A struct of texts always can be written.
-        serde_json::to_string(self).unwrap_or_default()
-    }
-}
-
-impl fmt::Display for Mark {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "claim {} with UID {}", self.claim(), self.uid)?;
-        if !self.installation.is_empty() {
-            write!(f, " of the cluster with the identity {}", self.installation)?;
-        }
-        Ok(())
-    }
-}
-
-/// All metadata of an image.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
-#[serde(transparent)]
-pub(super) struct Metadata(BTreeMap<String, String>);
-
-impl Metadata {
-    /// Our mark; an error where there is one that cannot be read.
-    pub(super) fn mark(&self, image: &str) -> Result<Option<Mark>, Error> {
-        let Some(text) = self.0.get(OWNER) else { return Ok(None) };
-        serde_json::from_str(text).map(Some).map_err(|error| {
-            let message = format!(
-                "the owner of image {image}, its metadata {OWNER}, cannot be read ({error}); nothing was touched. Correct it: \
-                 rbd image-meta set {image} {OWNER} '<json>'"
-            );
-            Error::new(Kind::Refused, message)
-        })
-    }
-
-    pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    /// Whether the image was left on purpose when its PV went.
-    pub(super) fn is_kept(&self) -> bool {
-        self.0.contains_key(KEPT)
+    /// Whether an administrator lets another cluster copy it by snapshots.
+    pub(super) fn is_mirrored_by_snapshots(&self) -> bool {
+        self.mirroring
+            .as_ref()
+            .is_some_and(|mirroring| mirroring.mode == "snapshot" && mirroring.state != "disabled")
     }
 }
 
@@ -168,15 +102,8 @@ impl Watcher {
 #[derive(Debug, Clone)]
 pub(super) struct Look {
     pub(super) info: Info,
-    pub(super) metadata: Metadata,
+    pub(super) header: Header,
     pub(super) watchers: Vec<Watcher>,
-}
-
-/// What an image in the trash is called.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-pub(super) struct Called {
-    pub(super) id: String,
-    pub(super) name: String,
 }
 
 #[derive(Deserialize)]
@@ -184,21 +111,17 @@ struct Status {
     watchers: Vec<Watcher>,
 }
 
-#[derive(Deserialize)]
-struct Named {
-    name: String,
-}
-
-#[derive(Deserialize)]
-struct Child {
-    pool: String,
-    #[serde(default)]
-    pool_namespace: String,
-    image: String,
+/// Until when an image is moved to the trash.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Keep {
+    /// For so long from now.
+    For(Duration),
+    /// Ceph counts seconds in 32 bits, which end in 2106: until 2100.
+    ForGood,
 }
 
 impl Work {
-    fn what(&self, verb: &str, image: &str) -> String {
+    pub(super) fn what(&self, verb: &str, image: &str) -> String {
         format!("{verb} image {}", self.spot.spec(image))
     }
 
@@ -240,12 +163,14 @@ impl Work {
         Ok(Some(reply.must_json()?))
     }
 
-    pub(super) async fn metadata(&self, image: &str) -> Result<Option<Metadata>, Trouble> {
-        let args = ["image-meta", "list", "--format", "json", &self.spot.spec(image)].map(str::to_owned);
-        let call = Call::reads(self.what("read the metadata of", image), args);
-        let Some(reply) = Self::there(self.ceph.rbd(call).await)? else { return Ok(None) };
-        // The one answer that is empty where there is nothing.
-        Ok(Some(reply.json()?.unwrap_or_default()))
+    /// The header of the image with this id, wherever the image is; `None` where there is none.
+    pub(super) async fn header(&self, id: &str) -> Result<Option<Header>, Trouble> {
+        let what = format!("read the header of image {}", self.spot.spec(id));
+        let Some(reply) = self.object(what.clone(), &header::object(id)).await? else { return Ok(None) };
+        Header::read(reply.text()?).map_or_else(
+            || said(Kind::Internal, format!("{what}: the answer of Ceph is not understood")),
+            |header| Ok(Some(header)),
+        )
     }
 
     async fn watchers(&self, image: &str) -> Result<Option<Vec<Watcher>>, Trouble> {
@@ -255,20 +180,17 @@ impl Work {
         Ok(Some(reply.must_json::<Status>()?.watchers))
     }
 
-    /// Everything about an image; `None` where it is not there.
-    ///
-    /// Who watches it is asked last, when no other program of ours has it open: reading metadata opens an image for
-    /// writing, and would be taken for somebody who uses it.
+    /// Everything about an image; `None` where it is not there. Nothing is opened for writing, so that a full pool answers too.
     pub(super) async fn look(&self, image: &str) -> Result<Option<Look>, Trouble> {
-        let Some((info, metadata)) = self.glance(image).await? else { return Ok(None) };
-        let Some(watchers) = self.watchers(image).await? else { return Ok(None) };
-        Ok(Some(Look { info, metadata, watchers }))
+        let Some(info) = self.info(image).await? else { return Ok(None) };
+        let (header, watchers) = futures::join!(self.header(&info.id), self.watchers(image));
+        Ok(header?.zip(watchers?).map(|(header, watchers)| Look { info, header, watchers }))
     }
 
-    /// Everything about an image but who uses it, by two programs side by side.
-    pub(super) async fn glance(&self, image: &str) -> Result<Option<(Info, Metadata)>, Trouble> {
-        let (info, metadata) = futures::join!(self.info(image), self.metadata(image));
-        Ok(info?.zip(metadata?))
+    /// Everything about an image but who uses it.
+    pub(super) async fn glance(&self, image: &str) -> Result<Option<(Info, Header)>, Trouble> {
+        let Some(info) = self.info(image).await? else { return Ok(None) };
+        Ok(self.header(&info.id).await?.map(|header| (info, header)))
     }
 
     /// Whether anything was ever written to the image, its beginning or its end alike.
@@ -277,34 +199,6 @@ impl Work {
         let call = Call::reads(self.what("look for content in", image), args).within(LONG_READ);
         let found: Option<Vec<serde_json::Value>> = self.ceph.rbd(call).await?.json()?;
         Ok(found.is_none_or(|extents| !extents.is_empty()))
-    }
-
-    /// The image's snapshots and the clones made of them, in words.
-    pub(super) async fn dependents(&self, image: &str) -> Result<String, Trouble> {
-        let spec = self.spot.spec(image);
-        let list = ["snap", "ls", "--format", "json", &spec].map(str::to_owned);
-        let call = Call::reads(self.what("list the snapshots of", image), list);
-        let snapshots: Vec<Named> = self.ceph.rbd(call).await?.must_json()?;
-        let children = ["children", "--all", "--format", "json", &spec].map(str::to_owned);
-        let call = Call::reads(self.what("list the clones of", image), children);
-        let children: Vec<Child> = self.ceph.rbd(call).await?.must_json()?;
-        let names: Vec<String> = snapshots.into_iter().map(|snapshot| snapshot.name).collect();
-        let mut text = listed(&names);
-        if !children.is_empty() {
-            let namespace = |child: &Child| {
-                if child.pool_namespace.is_empty() {
-                    String::new()
-                } else {
-                    format!("{}/", child.pool_namespace)
-                }
-            };
-            let names: Vec<String> = children
-                .iter()
-                .map(|child| format!("{}/{}{}", child.pool, namespace(child), child.image))
-                .collect();
-            let _ = write!(text, ", of which there are the clones {}", listed(&names));
-        }
-        Ok(text)
     }
 
     pub(super) async fn set_mark(&self, image: &str, mark: &Mark, permit: &Permit) -> Result<(), Trouble> {
@@ -332,39 +226,28 @@ impl Work {
         }
     }
 
+    /// Cuts the end of the image off, with what is in it.
+    pub(super) async fn shrink(&self, image: &str, size: u64, permit: &Permit) -> Result<(), Trouble> {
+        let size = format!("{size}B");
+        let args = ["resize", "--no-progress", "--allow-shrink", "--size", &size, &self.spot.spec(image)]
+            .map(str::to_owned);
+        let call = Call::changes(self.what("purge a part of", image), args, permit).within(LONG_PURGE);
+        Ok(self.ceph.rbd(call).await.map(drop)?)
+    }
+
     pub(super) async fn rename(&self, image: &str, to: &str, permit: &Permit) -> Result<(), Trouble> {
         let args = ["rename", &self.spot.spec(image), &self.spot.spec(to)].map(str::to_owned);
         let call = Call::changes(self.what("rename", image), args, permit);
         Ok(self.ceph.rbd(call).await.map(drop)?)
     }
 
-    /// Moves the image to the trash, to be purged soon.
-    pub(super) async fn trash(&self, image: &str, permit: &Permit) -> Result<(), Trouble> {
-        self.to_trash(image, &format!("{} seconds", GRACE.as_secs()), permit).await
-    }
-
-    /// Notes that something was moved to the trash, to be purged.
-    pub(super) fn waits_in_trash(&self) {
-        self.store.trash.added(&self.spot, self.store.now() + GRACE);
-    }
-
-    /// Moves the image to the trash, to be kept there.
-    pub(super) async fn archive(
-        &self,
-        image: &str,
-        expiry: Option<Duration>,
-        permit: &Permit,
-    ) -> Result<(), Trouble> {
-        let until = match expiry {
-            // Ceph counts seconds in 32 bits, which end in 2106.
-            None => "2100-01-01T00:00:00Z".to_owned(),
-            Some(duration) => format!("{} seconds", duration.max(ARCHIVED).as_secs()),
+    /// Moves the image to the trash.
+    pub(super) async fn trash(&self, image: &str, keep: Keep, permit: &Permit) -> Result<(), Trouble> {
+        let until = match keep {
+            Keep::For(time) => format!("{} seconds", time.as_secs()),
+            Keep::ForGood => "2100-01-01T00:00:00Z".to_owned(),
         };
-        self.to_trash(image, &until, permit).await
-    }
-
-    async fn to_trash(&self, image: &str, until: &str, permit: &Permit) -> Result<(), Trouble> {
-        let args = ["trash", "mv", "--expires-at", until, &self.spot.spec(image)].map(str::to_owned);
+        let args = ["trash", "mv", "--expires-at", &until, &self.spot.spec(image)].map(str::to_owned);
         let call = Call::changes(self.what("move to the trash", image), args, permit);
         Ok(self.ceph.rbd(call).await.map(drop)?)
     }
@@ -376,42 +259,18 @@ impl Work {
         if self.info(image).await?.is_some() {
             return Ok(());
         }
-        match self.trash(image, permit).await {
+        match self.trash(image, Keep::For(GRACE), permit).await {
             Err(Trouble::Call(failed)) if failed.reason == Reason::NoImage => Ok(()),
             outcome => outcome,
         }
     }
 
-    /// What was moved to the trash, without opening anything.
-    pub(super) async fn in_trash(&self) -> Result<Vec<Entry>, Trouble> {
-        let mut args = vec!["-p", &self.spot.pool];
-        if let Some(namespace) = &self.spot.namespace {
-            args.extend(["-N", namespace]);
-        }
-        args.extend(["listomapvals", entry::OBJECT]);
-        let call = Call::reads(format!("list the trash of {}", self.spot), args).within(LONG_READ);
-        let reply = match self.ceph.rados(call).await {
-            Ok(reply) => reply,
-            // Nothing was ever moved there.
-            Err(failed) if failed.reason == Reason::NoObject => return Ok(Vec::new()),
-            Err(failed) => return Err(failed.into()),
-        };
-        entry::read(reply.text()?).map_or_else(
-            || {
-                said(
-                    Kind::Internal,
-                    format!("list the trash of {}: the answer of Ceph is not understood", self.spot),
-                )
-            },
-            Ok,
-        )
-    }
-
-    /// What everything in the trash is called, whoever put it there. Opens nothing.
-    pub(super) async fn called_in_trash(&self) -> Result<Vec<Called>, Trouble> {
-        let args = ["trash", "ls", "--all", "--format", "json", &self.spot.to_string()].map(str::to_owned);
-        let call = Call::reads(format!("list the names in the trash of {}", self.spot), args);
-        Ok(self.ceph.rbd(call).await?.must_json()?)
+    /// Moves the image with this id from the trash back into its pool, under that name. [`Reason::Exists`] where another one is
+    /// called so.
+    pub(super) async fn untrash(&self, id: &str, image: &str, permit: &Permit) -> Result<(), Trouble> {
+        let args = ["trash", "restore", "--image", image, &self.spot.spec(id)].map(str::to_owned);
+        let what = format!("restore image {} (id {id})", self.spot.spec(image));
+        Ok(self.ceph.rbd(Call::changes(what, args, permit)).await.map(drop)?)
     }
 
     /// Removes an image from the trash for good. Never forced: Ceph itself refuses what is to be kept still.
@@ -433,68 +292,85 @@ impl Work {
 
     /// Removes what is left of an image that was begun and cannot be opened: its name alone.
     ///
-    /// What was broken off on its way to the trash looks the same from outside, and `rbd rm` would remove it from the trash too,
-    /// however long it is to be kept there. The trash is asked after the image could not be opened: an image is written
-    /// there before it loses its name.
+    /// What was broken off on its way to the trash looks the same from outside. The trash is asked after the image could not be
+    /// opened: an image is written there before it loses its name. What is called so by now, if the program should be late, goes to
+    /// the trash and not away.
     pub(super) async fn clear(&self, image: &str, permit: &Permit) -> Result<(), Trouble> {
-        if self.called_in_trash().await?.iter().any(|called| called.name == image) {
+        if self.in_trash().await?.iter().any(|entry| entry.name == image) {
             self.finish_move(image, permit).await?;
             let spec = self.spot.spec(image);
             return said(Kind::Busy, format!("image {spec} was on its way to the trash and is there now"));
         }
-        let args = ["rm", "--no-progress", &self.spot.spec(image)].map(str::to_owned);
-        let call = Call::changes(self.what("clear the unfinished", image), args, permit);
+        self.remove_into_trash(image, Keep::For(GRACE), permit).await?;
+        self.store.trash.added();
+        if let Some(now) = self.host.now() {
+            self.store.trash.expects(&self.spot, "", now + GRACE);
+        }
+        Ok(())
+    }
+
+    /// Moves the image to the trash by the one way that a full pool allows: `rbd rm`, told to keep what it removes. Whether
+    /// there was such an image.
+    pub(super) async fn remove_into_trash(
+        &self,
+        image: &str,
+        keep: Keep,
+        permit: &Permit,
+    ) -> Result<bool, Trouble> {
+        let seconds = match keep {
+            Keep::For(time) => time.as_secs(),
+            Keep::ForGood => {
+                let end: Timestamp = Timestamp::from_second(FOR_GOOD).unwrap_or(Timestamp::MAX);
+                end.duration_since(Timestamp::now()).unsigned_abs().as_secs()
+            }
+        };
+        let (option, value) = KEEPS;
+        let args = [
+            "rm",
+            "--no-progress",
+            option,
+            value,
+            "--rbd-move-to-trash-on-remove-expire-seconds",
+            &seconds.to_string(),
+            &self.spot.spec(image),
+        ]
+        .map(str::to_owned);
+        let call = Call::changes(self.what("move to the trash", image), args, permit);
+        Ok(Self::there(self.ceph.rbd(call).await)?.is_some())
+    }
+}
+
+impl Work {
+    /// Removes the image at once and for good, or goes on where that was broken off.
+    pub(super) async fn remove_for_good(&self, image: &str, permit: &Permit) -> Result<(), Trouble> {
+        let (option, _) = KEEPS;
+        let args = ["rm", "--no-progress", option, "false", &self.spot.spec(image)].map(str::to_owned);
+        let call = Call::changes(self.what("remove", image), args, permit).within(LONG_READ);
         Self::there(self.ceph.rbd(call).await).map(drop)
     }
 
-    /// The names of all images.
-    pub(super) async fn images(&self) -> Result<Vec<String>, Trouble> {
-        let args = ["ls", "--format", "json", &self.spot.to_string()].map(str::to_owned);
-        let call = Call::reads(format!("list the images of {}", self.spot), args);
-        Ok(self.ceph.rbd(call).await?.must_json()?)
-    }
-
-    /// The RADOS namespaces of the pool.
-    pub(super) async fn namespaces(&self) -> Result<Vec<String>, Trouble> {
-        let args = ["namespace", "ls", "--format", "json", &self.spot.pool].map(str::to_owned);
-        let call = Call::reads(format!("list the namespaces of pool {}", self.spot.pool), args);
-        let found: Vec<Named> = self.ceph.rbd(call).await?.must_json()?;
-        Ok(found.into_iter().map(|namespace| namespace.name).collect())
-    }
-
-    /// The pools of the cluster that are meant for images.
-    pub(super) async fn pools(&self) -> Result<Vec<String>, Trouble> {
-        let call = Call::reads("list the pools", ["osd", "pool", "ls", "detail"]);
-        Ok(rbd_pools(&self.ceph.ceph(call).await?)?)
+    /// Marks the image with this id, which is in the trash, where no program does that by name.
+    pub(super) async fn set_mark_in_trash(
+        &self,
+        id: &str,
+        mark: &Mark,
+        permit: &Permit,
+    ) -> Result<(), Trouble> {
+        let what = format!("note the owner of image {}", self.spot.spec(id));
+        let key = format!("metadata_{OWNER}");
+        self.set_key(what, &header::object(id), (&key, &mark.to_json()), permit).await
     }
 }
 
-fn rbd_pools(reply: &Reply) -> Result<Vec<String>, Error> {
-    #[derive(Deserialize)]
-    struct Pool {
-        pool_name: String,
-        #[serde(default)]
-        application_metadata: BTreeMap<String, serde_json::Value>,
-    }
-    let found: Vec<Pool> = reply.must_json()?;
-    let pools = found.into_iter().filter(|pool| pool.application_metadata.contains_key("rbd"));
-    Ok(pools.map(|pool| pool.pool_name).filter(|pool| names::checked("pool name", pool).is_ok()).collect())
-}
-
-/// Names with commas, the first few of many.
-fn listed(names: &[String]) -> String {
-    const SHOWN: usize = 5;
-    let shown = names.iter().take(SHOWN).map(String::as_str).collect::<Vec<_>>().join(", ");
-    if names.len() > SHOWN { format!("{shown} and {} more", names.len() - SHOWN) } else { shown }
-}
+/// The beginning of 2100.
+const FOR_GOOD: i64 = 4_102_444_800;
+/// What tells `rbd rm` to keep what it removes.
+pub(super) const KEEPS: (&str, &str) = ("--rbd-move-to-trash-on-remove", "true");
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backend::ceph::{
-        Tool,
-        fake::{Answer, Fake},
-    };
+    use crate::backend::ceph::fake::Answer;
 
     #[test]
     fn a_watcher_is_told_by_its_address_and_its_node() {
@@ -513,37 +389,19 @@ mod tests {
     }
 
     #[test]
-    fn a_mark_reads_back_and_bears_what_newer_versions_add() {
-        let mark = Mark {
-            installation: "k".into(),
-            namespace: "team".into(),
-            name: "data".into(),
-            uid: "u".into(),
-            since: "2026-11-22T05:27:38Z".parse().unwrap(),
+    fn an_image_tells_its_group_and_its_mirroring() {
+        let read = |name: &str| -> Info {
+            let Answer::Text(0, text, _) = Answer::recorded(name) else { panic!("{name}") };
+            serde_json::from_str(text.trim()).unwrap()
         };
-        let metadata = |text: &str| Metadata(BTreeMap::from([(OWNER.to_owned(), text.to_owned())]));
-        assert_eq!(metadata(&mark.to_json()).mark("i").unwrap(), Some(mark.clone()));
-        let newer = mark.to_json().replace("{\"", "{\"more\":{\"a\":1},\"");
-        assert_eq!(metadata(&newer).mark("i").unwrap(), Some(mark));
-        assert_eq!(Metadata::default().mark("i").unwrap(), None);
-        let error = metadata("nonsense").mark("rbd/i").unwrap_err();
-        assert_eq!(error.kind(), Kind::Refused);
-        assert!(error.to_string().contains("rbd/i"), "{error}");
-    }
-
-    #[test]
-    fn an_unknown_installation_is_no_other_one() {
-        let mark = |installation: &str| Mark {
-            installation: installation.into(),
-            namespace: String::new(),
-            name: String::new(),
-            uid: String::new(),
-            since: Timestamp::UNIX_EPOCH,
-        };
-        assert!(mark("here").is_of(Some("here")));
-        assert!(mark("").is_of(Some("here")));
-        assert!(mark("there").is_of(None));
-        assert!(!mark("there").is_of(Some("here")));
+        let (grouped, mirrored, plain) =
+            (read("rbd-info-grouped"), read("rbd-info-mirrored"), read("rbd-info"));
+        assert_eq!(
+            (grouped.group.as_deref(), grouped.is_mirrored_by_snapshots()),
+            (Some("record/grp"), false)
+        );
+        assert!(mirrored.is_mirrored_by_snapshots() && mirrored.group.is_none());
+        assert!(!plain.is_mirrored_by_snapshots() && plain.group.is_none());
     }
 
     /// What a program that answers so would make of it.
@@ -567,32 +425,5 @@ mod tests {
         let told: Vec<String> = status.watchers.iter().map(|watcher| watcher.told(|_| None)).collect();
         assert_eq!(told, ["client.4123 at fd00::7", "client.4124 at 10.0.0.7"]);
         assert_eq!(documented::<Vec<String>>("rbd-ls-v20"), ["berth-1", "one"]);
-        let called: Vec<Called> = documented("rbd-trash-ls-v18");
-        assert_eq!((called[0].id.as_str(), called[0].name.as_str()), ("10a5c0ffee12", "berth-1"));
-    }
-
-    #[test]
-    fn what_a_newer_version_of_ceph_keeps_in_the_trash_is_read() {
-        let Answer::Text(0, text, _) = Answer::documented("rados-trash-with-group-v20") else { panic!() };
-        let read = entry::read(&text).unwrap();
-        let names: Vec<&str> = read.iter().map(|entry| entry.name.as_str()).collect();
-        assert_eq!(names, ["berth-1"], "what is being removed did not come by a move");
-        assert_eq!(read[0].until.duration_since(read[0].since).unwrap(), GRACE);
-    }
-
-    #[tokio::test]
-    async fn pools_are_found_also_where_ceph_writes_numbers_that_json_does_not_have() {
-        let fake = Fake::new();
-        let detail = Answer::documented("ceph-osd-pool-ls-detail-v18");
-        fake.expect(Tool::Ceph, &["osd", "pool", "ls", "detail"], detail);
-        let reply = fake.ceph().ceph(Call::reads("list", ["osd", "pool", "ls", "detail"])).await.unwrap();
-        assert_eq!(rbd_pools(&reply).unwrap(), ["rbd"]);
-    }
-
-    #[test]
-    fn of_many_names_a_few_are_told() {
-        let names: Vec<String> = (1..=7).map(|i| format!("s{i}")).collect();
-        assert_eq!(listed(&names), "s1, s2, s3, s4, s5 and 2 more");
-        assert_eq!(listed(&names[..2]), "s1, s2");
     }
 }

@@ -8,13 +8,23 @@ mod class;
 #[cfg(any(test, feature = "test"))]
 pub mod conformance;
 mod create;
+mod decide;
 mod entry;
+mod header;
 mod image;
 mod names;
+mod owner;
+mod pool;
+mod proof;
+mod register;
 mod remove;
+mod restore;
+mod slices;
+mod snapshots;
 mod store;
 mod stream;
 mod sweep;
+mod target;
 #[cfg(test)]
 mod tests;
 mod trash;
@@ -23,23 +33,24 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use async_trait::async_trait;
 pub use class::PARAMETERS;
 use futures::{StreamExt as _, stream::FuturesUnordered};
 use names::Spot;
-use store::{Clock, Pace, Store, Trouble, Work};
+use store::{Pace, Store, Trouble, Work};
 use tokio::sync::Notify;
 
 use crate::{
     backend::{
-        Backend, Capabilities, Error, Host, Inspection, Kind, Known, Past, Removed, StoreStatus, Unfinished,
-        ceph::{Admin, Cluster, Clusters, Monitors, class::Parameters},
+        Backend, Capabilities, Error, Host, Inspection, Kind, Known, KnownVolume, Past, Removed, Restored,
+        StoreStatus, Unfinished,
+        ceph::{Admin, Cluster, Clusters, class::Parameters},
     },
     volume::{
-        Disposal, Grown, Growth, Permit, Place, Provenance, Removal, Source, Volume, VolumeId, VolumeName,
+        Disposal, Grown, Growth, InUse, Permit, Place, Removal, Source, Volume, VolumeId, VolumeName,
         VolumeRequest,
     },
 };
@@ -56,6 +67,11 @@ pub struct Settings {
     pub admins: BTreeMap<String, Admin>,
 }
 
+/// How long an operation may take above what one call may.
+const ABOVE_ONE_CALL: Duration = Duration::from_secs(5);
+/// The same for a removal, which in a full pool makes several calls that wait for room.
+const ABOVE_ONE_CALL_IF_FULL: Duration = Duration::from_mins(12);
+
 /// The backend. Copies nothing of a cluster but what [`Backend::stores`] tells.
 pub struct Rbd {
     capabilities: Capabilities,
@@ -63,7 +79,6 @@ pub struct Rbd {
     host: Arc<dyn Host>,
     settings: Settings,
     pace: Pace,
-    clock: Clock,
     /// The configured ones first, then those that were met.
     stores: Mutex<Vec<Arc<Store>>>,
     /// What the existing volumes say of clusters that nobody described yet, by their names.
@@ -78,35 +93,15 @@ impl fmt::Debug for Rbd {
     }
 }
 
-/// An image that exists or existed, as a PV tells of it.
-#[derive(Debug, Clone)]
-struct Target {
-    cluster: Cluster,
-    spot: Spot,
-    image: String,
-    /// Of an image of ours.
-    id: Option<VolumeId>,
-    admin: Admin,
-}
-
 impl Rbd {
     /// A backend over these clusters. Asks nothing of them yet.
     pub fn new(clusters: Clusters, host: Arc<dyn Host>, settings: Settings) -> Result<Self, Error> {
-        Self::paced(clusters, host, settings, Pace::USUAL, Arc::new(SystemTime::now))
+        Self::paced(clusters, host, settings, Pace::USUAL)
     }
 
-    fn paced(
-        clusters: Clusters,
-        host: Arc<dyn Host>,
-        settings: Settings,
-        pace: Pace,
-        clock: Clock,
-    ) -> Result<Self, Error> {
-        let stores: Vec<_> = clusters
-            .configured()
-            .into_iter()
-            .map(|cluster| Store::new(cluster, pace, Arc::clone(&clock)))
-            .collect();
+    fn paced(clusters: Clusters, host: Arc<dyn Host>, settings: Settings, pace: Pace) -> Result<Self, Error> {
+        let stores: Vec<_> =
+            clusters.configured().into_iter().map(|cluster| Store::new(cluster, pace)).collect();
         if let Some(name) =
             settings.admins.keys().find(|name| !stores.iter().any(|store| store.cluster.name() == **name))
         {
@@ -132,7 +127,7 @@ impl Rbd {
         };
         let stores = Mutex::new(stores);
         let (past, met) = (Mutex::default(), Notify::new());
-        Ok(Self { capabilities, clusters, host, settings, pace, clock, stores, past, met })
+        Ok(Self { capabilities, clusters, host, settings, pace, stores, past, met })
     }
 
     fn known(&self) -> MutexGuard<'_, Vec<Arc<Store>>> {
@@ -145,7 +140,7 @@ impl Rbd {
         if let Some(store) = stores.iter().find(|store| store.cluster.name() == cluster.name()) {
             return Arc::clone(store);
         }
-        let store = Store::new(cluster.clone(), self.pace, Arc::clone(&self.clock));
+        let store = Store::new(cluster.clone(), self.pace);
         let past = self.past.lock().unwrap_or_else(PoisonError::into_inner).remove(cluster.name());
         if let Some(past) = past {
             store.remember(past, self.settings.admins.get(cluster.name()));
@@ -165,117 +160,27 @@ impl Rbd {
         })
     }
 
-    /// Where a source lies, without asking with which user.
-    fn found(&self, source: &Source) -> Option<(Cluster, Spot, String, Option<VolumeId>)> {
-        match source {
-            Source::Csi(csi) if csi.driver == self.settings.driver => {
-                let get = |key: &str| csi.attributes.get(key).filter(|value| !value.is_empty());
-                let id: VolumeId = csi.handle.parse().ok()?;
-                let cluster = match get("monitors") {
-                    Some(monitors) => self.clusters.reached_by(&monitors.parse().ok()?).ok()?,
-                    None => self.clusters.named(get("clusterID").map_or(id.store(), String::as_str))?,
-                };
-                let namespace = get("radosNamespace").map(|text| names::checked("namespace", text));
-                let spot = Spot {
-                    pool: names::checked("pool", get("pool")?).ok()?,
-                    namespace: namespace.transpose().ok()?,
-                };
-                let image = names::checked("image", get("image")?).ok()?;
-                (id.backend() == NAME).then_some((cluster, spot, image, Some(id)))
-            }
-            Source::Rbd(rbd) => {
-                let monitors: Monitors = rbd.monitors.join(",").parse().ok()?;
-                let pool = if rbd.pool.is_empty() { "rbd" } else { &rbd.pool };
-                let spot = Spot { pool: names::checked("pool", pool).ok()?, namespace: None };
-                let image = names::checked("image", &rbd.image).ok()?;
-                Some((self.clusters.reached_by(&monitors).ok()?, spot, image, None))
-            }
-            Source::Csi(_) | Source::Nfs { .. } | Source::Cephfs(_) => None,
-        }
-    }
-
-    /// The image of an existing volume, and with which user to go about it. Everything comes from the PV, save what an
-    /// older provisioner did not write there. Refuses what contradicts itself.
-    fn target(
-        &self,
-        name: &VolumeName,
-        id: Option<&VolumeId>,
-        source: &Source,
-        provenance: &Provenance,
-    ) -> Result<Target, Error> {
-        let refused = |message: String| Err(Error::new(Kind::Refused, message));
-        let Some((mut cluster, spot, image, in_source)) = self.found(source) else {
-            let there: Vec<String> =
-                self.clusters.all().iter().map(|cluster| cluster.name().to_owned()).collect();
-            return refused(format!(
-                "{source} of volume {name} is no image in one of the clusters [{}]; nothing was touched. If its cluster was \
-                 renamed, configure it under its old name",
-                there.join(", ")
-            ));
-        };
-        if let (Some(id), Some(in_source)) = (id, &in_source)
-            && id != in_source
-        {
-            return refused(format!(
-                "PersistentVolume {name} carries the id {id}, and its source names {in_source}"
-            ));
-        }
-        let id = id.cloned().or(in_source);
-        if let Some(id) = &id {
-            if id.backend() != NAME || id.name() != name {
-                return refused(format!("PersistentVolume {name} carries the id of another volume, {id}"));
-            }
-            let own = names::image_of(name)?;
-            if image != own {
-                return refused(format!("image {image} is not that of volume {id}, which is {own}"));
-            }
-            if let Some(named) = self.clusters.named(id.store()) {
-                cluster = named;
-            }
-        }
-        let record = &provenance.record;
-        let recorded = [
-            ("image", Some(image.as_str())),
-            ("pool", Some(spot.pool.as_str())),
-            ("radosNamespace", spot.namespace.as_deref()),
-        ];
-        for (key, there) in recorded {
-            if let Some(recorded) = record.get(key)
-                && there != Some(recorded.as_str())
-            {
-                return refused(format!(
-                    "the record of volume {name} names the {key} {recorded:?}, its source {:?}; nothing was touched. Correct \
-                     the one that is wrong",
-                    there.unwrap_or_default()
-                ));
-            }
-        }
-        let admin = self.admin(&cluster, provenance)?;
-        Ok(Target { cluster, spot, image, id, admin })
-    }
-
-    /// The user to go about an existing volume with: as recorded, as an older volume's class says, as configured.
-    fn admin(&self, cluster: &Cluster, provenance: &Provenance) -> Result<Admin, Error> {
-        for named in [&provenance.record, &provenance.parameters] {
-            if let Some(admin) = Parameters(named).own_admin() {
-                return Ok(admin);
-            }
-        }
-        self.settings.admins.get(cluster.name()).cloned().ok_or_else(|| {
-            let message = format!(
-                "nothing says with which user to go about cluster {} ({}): the class of the volume is gone or names no \
-                 adminSecretName. Configure the cluster with these monitors and an admin",
-                cluster.name(),
-                cluster.monitors()
-            );
-            Error::new(Kind::Invalid, message)
-        })
-    }
-
     /// Runs `operation` with the key that there is, and once more with the newest one where that was not accepted; at most
-    /// until the cluster's deadline. `image`: nobody else works on it meanwhile.
+    /// until the cluster's deadline. `image`: nothing else works on it in that time.
     async fn run<T, F, R>(
         &self,
+        what: &str,
+        store: &Arc<Store>,
+        at: (&Spot, &str),
+        admin: &Admin,
+        operation: F,
+    ) -> Result<T, Error>
+    where
+        F: Fn(Work) -> R + Send + Sync,
+        R: Future<Output = Result<T, Trouble>> + Send,
+    {
+        self.run_within(ABOVE_ONE_CALL, what, store, at, admin, operation).await
+    }
+
+    /// The same with another limit.
+    async fn run_within<T, F, R>(
+        &self,
+        above_one_call: Duration,
         what: &str,
         store: &Arc<Store>,
         (spot, image): (&Spot, &str),
@@ -289,17 +194,21 @@ impl Rbd {
         let _held = store.hold(&spot.spec(image))?;
         store.suppose(spot.clone(), admin);
         let working = async {
-            let work = Work::new(store, &self.host, spot, admin, false).await?;
-            match operation(work).await {
+            let mut work = Work::new(store, &self.host, spot, admin, false).await?;
+            let outcome = match operation(work.clone()).await {
                 Err(trouble) if trouble.is_about_the_key() => {
-                    operation(Work::new(store, &self.host, spot, admin, true).await?).await
+                    work = Work::new(store, &self.host, spot, admin, true).await?;
+                    operation(work.clone()).await
                 }
                 outcome => outcome,
+            };
+            match outcome {
+                Ok(value) => Ok(value),
+                Err(trouble) => Err(Error::from(work.though_full(trouble).await)),
             }
-            .map_err(Error::from)
         };
         // A call that hangs ends earlier, and says more.
-        let deadline = store.cluster.tools().deadline.saturating_add(Duration::from_secs(5));
+        let deadline = store.cluster.tools().deadline.saturating_add(above_one_call);
         let outcome = tokio::time::timeout(deadline, working).await.unwrap_or_else(|_| {
             let name = store.cluster.name();
             let message = format!("{what} on cluster {name}: did not end within {}s", deadline.as_secs());
@@ -352,7 +261,8 @@ impl Backend for Rbd {
     }
 
     async fn confirm(&self, _: &VolumeId, _: &str, permit: &Permit) -> Result<(), Error> {
-        // Which images are in use, the PVs tell (`Known`); nothing of it is written on them.
+        // Which images are in use, the PVs tell (`Known`). The mark has the cluster, and the image's name the volume's: that
+        // proves as much as the UID of the PV, which would cost another program for each volume.
         Ok(permit.check()?)
     }
 
@@ -368,8 +278,56 @@ impl Backend for Rbd {
         let store = self.store(&target.cluster);
         let removal = &Removal { id: target.id.clone(), ..removal.clone() };
         let (what, image) = (format!("remove volume {}", removal.name), target.image.as_str());
-        self.run(&what, &store, (&target.spot, image), &target.admin, |work| async move {
+        let (limit, at) = (ABOVE_ONE_CALL_IF_FULL, (&target.spot, image));
+        self.run_within(limit, &what, &store, at, &target.admin, |work| async move {
             remove::remove(&work, removal, image, expiry, permit).await
+        })
+        .await
+    }
+
+    async fn restore(&self, removal: &Removal, permit: &Permit) -> Result<Restored, Error> {
+        // What lies in no cluster of ours was never moved by us.
+        if self.found(&removal.source).is_none() {
+            return Ok(Restored::InPlace);
+        }
+        let target = self.target(&removal.name, removal.id.as_ref(), &removal.source, &removal.provenance)?;
+        let store = self.store(&target.cluster);
+        let removal = &Removal { id: target.id.clone(), ..removal.clone() };
+        let (what, image) = (format!("restore volume {}", removal.name), target.image.as_str());
+        self.run(&what, &store, (&target.spot, image), &target.admin, |work| async move {
+            restore::restore(&work, removal, image, permit).await
+        })
+        .await
+    }
+
+    async fn unregistered(&self, store: &str, volumes: &[KnownVolume]) -> Result<Vec<VolumeName>, Error> {
+        let store = self.store_named(store)?;
+        let Some(cluster) = self.host.cluster() else { return Ok(Vec::new()) };
+        let mut found = Vec::new();
+        for (spot, admin) in store.spots() {
+            let looks = async {
+                let work = Work::new(&store, &self.host, &spot, &admin, false).await?;
+                work.identity().await?;
+                register::look(&work, volumes, &cluster).await
+            };
+            match looks.await {
+                Ok(more) => found.push(more),
+                Err(trouble) if trouble.is_elsewhere() => {
+                    tracing::debug!(%spot, error = Error::from(trouble).chain(), "no volume of ours lies here");
+                }
+                Err(trouble) => return Err(trouble.into()),
+            }
+        }
+        Ok(register::unregistered(volumes, &found, &cluster))
+    }
+
+    async fn register(&self, volume: &InUse, permit: &Permit) -> Result<(), Error> {
+        let target = self.target(&volume.name, volume.id.as_ref(), &volume.source, &volume.provenance)?;
+        let store = self.store(&target.cluster);
+        let volume = &InUse { id: target.id.clone(), ..volume.clone() };
+        let (what, image) = (format!("register volume {}", volume.name), target.image.as_str());
+        self.run(&what, &store, (&target.spot, image), &target.admin, |work| async move {
+            register::register(&work, volume, image, permit).await
         })
         .await
     }
@@ -392,7 +350,7 @@ impl Backend for Rbd {
 
     async fn unfinished(&self, store: &str, known: Known<'_>) -> Result<Vec<Unfinished>, Error> {
         let store = self.store_named(store)?;
-        let Some(installation) = self.host.installation() else {
+        let Some(cluster) = self.host.cluster() else {
             tracing::debug!("nothing is swept, since it is not known which images are of this cluster");
             return Ok(Vec::new());
         };
@@ -401,7 +359,7 @@ impl Backend for Rbd {
             let looks = async {
                 let work = Work::new(&store, &self.host, &spot, &admin, false).await?;
                 work.identity().await?;
-                sweep::unfinished(&work, &installation, known).await
+                sweep::unfinished(&work, &cluster, known).await
             };
             match looks.await.map_err(Error::from) {
                 Ok(more) => {
@@ -466,7 +424,7 @@ impl Backend for Rbd {
                     let admin = self.settings.admins.get(store.cluster.name()).cloned();
                     tended.push(Arc::clone(&store));
                     let gone = store.gone.clone();
-                    let purging = trash::tend(store, Arc::clone(&self.host), admin, permit.clone());
+                    let purging = Box::pin(trash::tend(store, Arc::clone(&self.host), admin, permit.clone()));
                     tending.push(async move { gone.run_until_cancelled(purging).await });
                 }
             }
@@ -535,6 +493,6 @@ impl Backend for Rbd {
     }
 
     fn stores(&self) -> Vec<StoreStatus> {
-        self.known().iter().map(|store| store.status()).collect()
+        self.known().iter().map(|store| store.status(&*self.host)).collect()
     }
 }

@@ -6,11 +6,15 @@ use crate::volume::{Invalid, Place, VolumeName};
 
 /// The beginning of the names of our images; the claim's UID follows.
 const OURS: &str = "berth-";
-/// The beginning of the name that the image of an older provisioner gets on its way to the trash, by which it is known there
-/// as one to be purged. No claim's UID gives such a name, since ours begin with `berth-`.
+/// The beginning of the name that the version before gave the image of an older provisioner on its way to the trash. No claim's
+/// UID gives such a name, since ours begin with `berth-`.
 const DOOMED: &str = "berth.deleted-";
 /// The same where that name is taken by a renaming that was broken off.
 const DOOMED_AGAIN: &str = "berth.deleted.1-";
+/// The beginning of the name that a large image has while it is purged; its id follows.
+const PURGING: &str = "berth.purging-";
+/// The beginning of the names that the older provisioners gave; a UUID follows.
+const LEGACY: &str = "kubernetes-dynamic-pvc-";
 /// The longest name of an image that Ceph takes.
 pub(super) const LONGEST: usize = 95;
 
@@ -81,8 +85,28 @@ pub(super) fn is_uid(text: &str) -> bool {
         })
 }
 
-/// What an image that is not named by us is called on its way to the trash, where it shall be purged; and where that name is
-/// taken.
+/// Whether an older provisioner may have given this name to the image of that volume: the names with a UUID that they made up, or
+/// with their option `-use-pv-name` the PV's own.
+pub(super) fn is_legacy(image: &str, volume: &VolumeName) -> bool {
+    has_legacy_shape(image) && (image.starts_with(LEGACY) || image == volume.as_str())
+}
+
+fn has_legacy_shape(image: &str) -> bool {
+    [LEGACY, "pvc-"].iter().any(|prefix| image.strip_prefix(prefix).is_some_and(is_uid))
+}
+
+/// What a large image with this id is called while it is purged.
+pub(super) fn purging(id: &str) -> String {
+    format!("{PURGING}{id}")
+}
+
+/// The id of the image that is called so while it is purged.
+pub(super) fn purged_id(image: &str) -> Option<&str> {
+    image.strip_prefix(PURGING)
+}
+
+/// What the version before called an image that is not named by us on its way to the trash; and where that name was taken. One
+/// that was broken off there is found by these names.
 pub(super) fn doomed(image: &str) -> [String; 2] {
     [DOOMED, DOOMED_AGAIN].map(|prefix| {
         // Where it is too long, its end tells more than its beginning.
@@ -92,9 +116,20 @@ pub(super) fn doomed(image: &str) -> [String; 2] {
     })
 }
 
-/// Whether what is called so in the trash was put there by us to be purged, or is an image of ours.
+/// What an image that is called so in the trash is called in its place.
+pub(super) fn in_place(image: &str) -> &str {
+    [DOOMED, DOOMED_AGAIN].iter().find_map(|prefix| image.strip_prefix(prefix)).unwrap_or(image)
+}
+
+/// Whether what is called so in the trash is called as berth calls images.
 pub(super) fn is_ours_in_trash(image: &str) -> bool {
-    [DOOMED, DOOMED_AGAIN].iter().any(|prefix| image.starts_with(prefix)) || volume_of(image).is_some()
+    [DOOMED, DOOMED_AGAIN, PURGING].iter().any(|prefix| image.starts_with(prefix))
+        || volume_of(image).is_some()
+}
+
+/// Whether what is called so in the trash may be an image of ours: its mark tells.
+pub(super) fn may_be_ours(image: &str) -> bool {
+    is_ours_in_trash(image) || has_legacy_shape(image)
 }
 
 /// A name of a pool, a RADOS namespace or an image that the `rbd` program can only understand as such.
@@ -150,7 +185,7 @@ mod tests {
             assert_eq!(volume_of(image), None, "{image}");
         }
         for image in ["kubernetes-dynamic-pvc-1", "pvc-1", "berth-", "csi-vol-1"] {
-            assert!(!is_ours_in_trash(image), "{image}");
+            assert!(!is_ours_in_trash(image) && !may_be_ours(image), "{image}");
         }
         assert!(is_ours_in_trash("berth-1") && is_ours_in_trash("berth.deleted-pvc-1"));
     }
@@ -161,12 +196,38 @@ mod tests {
             doomed("kubernetes-dynamic-pvc-1"),
             ["berth.deleted-kubernetes-dynamic-pvc-1", "berth.deleted.1-kubernetes-dynamic-pvc-1"]
         );
+        for doomed in doomed("kubernetes-dynamic-pvc-1") {
+            assert_eq!(in_place(&doomed), "kubernetes-dynamic-pvc-1");
+        }
+        assert_eq!(in_place("berth-1"), "berth-1");
         for long in doomed(&format!("{}-end", "a".repeat(100))) {
             assert_eq!(long.len(), LONGEST);
             assert!(long.ends_with("a-end"));
             assert_eq!(volume_of(&long), None);
             assert!(is_ours_in_trash(&long));
         }
+    }
+
+    #[test]
+    fn an_older_provisioners_image_is_called_by_a_uuid_or_as_its_pv() {
+        const UID: &str = "6c0f3c9e-8a0b-4a43-9f4a-0b1d0a3c2f11";
+        let pv = VolumeName::for_claim(UID).unwrap();
+        let (made_up, own) = (format!("kubernetes-dynamic-pvc-{UID}"), format!("pvc-{UID}"));
+        assert!(is_legacy(&made_up, &pv) && is_legacy(&made_up, &"pvc-other".parse().unwrap()));
+        assert!(is_legacy(&own, &pv) && !is_legacy(&own, &"pvc-other".parse().unwrap()));
+        assert!(may_be_ours(&made_up) && may_be_ours(&own) && !is_ours_in_trash(&made_up));
+        for other in
+            ["database", "kubernetes-dynamic-pvc-database", "pvc-1", UID, "pvc-", "kubernetes-dynamic-pvc-"]
+        {
+            assert!(!is_legacy(other, &other.parse().unwrap_or_else(|_| pv.clone())), "{other}");
+        }
+    }
+
+    #[test]
+    fn an_image_that_is_purged_is_called_by_its_id() {
+        assert_eq!(purged_id(&purging("10f8c0ffee")), Some("10f8c0ffee"));
+        assert_eq!(purged_id("berth-10f8c0ffee"), None);
+        assert!(is_ours_in_trash(&purging("1")) && volume_of(&purging("1")).is_none());
     }
 
     #[test]

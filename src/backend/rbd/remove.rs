@@ -1,22 +1,47 @@
-//! Removing a volume: prove that the image is its own, that nobody uses it, then one move to the trash.
+//! Removing a volume: prove that the image is its own, that nothing uses it, then one move to the trash.
 //!
-//! Deleted, it may be purged a moment later; archived, Ceph keeps it until its expiry. Which of both was meant the trash tells
-//! (`image::Fate`): the order survives us. An image of an older provisioner gets a name of ours before it is deleted, since
-//! under its own nobody could tell in the trash that we put it there. Nothing is purged here.
+//! Until the PV is gone the move can be undone (`restore`); the purge comes afterwards (`trash`). Deleted or archived, Ceph keeps
+//! the image until a time that tells which of both was meant (`entry::Fate`): the order survives this process. An image whose mark
+//! does not say that it is ours gets a mark first, since in the trash nothing else tells whose it is.
+//!
+//! In a full pool the same is done by the one way that is left there (decision 22).
 
 use std::time::Duration;
 
 use super::{
-    create::{prove, same_cluster},
-    entry::{Entry, Fate},
-    image::Look,
+    create::same_cluster,
+    entry::{self, Entry, Fate, State},
+    image::{Keep, Look},
     names,
+    owner::{Mark, UNKNOWN_CLUSTER},
+    pool::Full,
+    proof::{Asker, Verdict},
+    snapshots::listed,
     store::{Trouble, Work, said},
+    trash::SMALL,
 };
 use crate::{
-    backend::{Kind, Removed, ceph::Reason},
+    backend::{Kind, PvState, Removed, ceph::Reason},
     volume::{Disposal, Origin, Permit, Removal},
 };
+
+/// How often the work is begun again where an earlier removal was of another kind.
+const ATTEMPTS: usize = 3;
+
+/// A removal at work.
+struct Removing<'a> {
+    work: &'a Work,
+    removal: &'a Removal,
+    disposal: Disposal,
+    keep: Keep,
+    permit: &'a Permit,
+}
+
+/// The PV of a removal.
+pub(super) fn asker(removal: &Removal) -> Asker<'_> {
+    let Removal { name, id, claim, provenance, .. } = removal;
+    Asker { name, has_id: id.is_some(), claim, provenance }
+}
 
 /// Removes the volume with this image, which is where its PV says that it lies.
 pub(super) async fn remove(
@@ -33,208 +58,332 @@ pub(super) async fn remove(
         Disposal::Delete if removal.origin == Origin::Adopted => Disposal::Archive,
         asked => asked,
     };
+    let keep = match (disposal, expiry) {
+        (Disposal::Archive, Some(_)) if work.host.now().is_none() => {
+            let message = format!(
+                "image {} cannot be archived for a time: the clocks of the API server and of this machine disagree, or the first is \
+                 not known yet; nothing was touched. Synchronise them",
+                work.spot.spec(image)
+            );
+            return said(Kind::Unavailable, message);
+        }
+        (Disposal::Archive, Some(expiry)) => Keep::For(entry::archived_for(expiry)),
+        (Disposal::Archive, None) => Keep::ForGood,
+        (Disposal::Delete | Disposal::Keep, _) => Keep::For(entry::deleted_for(retention(work, removal))),
+    };
     let identity = work.identity().await?;
     same_cluster(work, removal.provenance.store_identity.as_deref(), &identity)?;
-    let spec = work.spot.spec(image);
-    let Some(look) = work.look(image).await? else {
-        return absent(work, removal, image, permit).await;
-    };
-    prove(work, &spec, &look.metadata, removal.id.as_ref(), &removal.claim)?;
-    unused(work, removal, image, &look, disposal).await?;
-    match disposal {
-        Disposal::Keep => Ok(Removed::Kept),
-        Disposal::Archive => {
-            not_begun(work, removal, image, &look.info.id).await?;
-            work.archive(image, expiry, permit).await?;
-            if let Some(expiry) = expiry {
-                work.store.trash.expects(&work.spot, work.store.now() + expiry);
-            }
-            Ok(Removed::Archived(archived(work, &look.info.id)))
-        }
-        Disposal::Delete => {
-            let doomed = if names::volume_of(image).is_some() {
-                image.to_owned()
-            } else {
-                match doom(work, image, &look.info.id, permit).await? {
-                    Some(doomed) => doomed,
-                    None => return absent(work, removal, image, permit).await,
+    let removing = Removing { work, removal, disposal, keep, permit };
+    for _ in 0..ATTEMPTS {
+        let done = match work.look(image).await? {
+            Some(look) => match removing.there(image, &look).await {
+                // Only a rest of its name opens it, or it was moved in between.
+                Err(Trouble::Call(failed)) if failed.reason == Reason::NoImage => {
+                    removing.absent(image).await?
                 }
-            };
-            work.trash(&doomed, permit).await?;
-            work.waits_in_trash();
-            Ok(Removed::Trashed)
+                outcome => Some(outcome?),
+            },
+            None => removing.absent(image).await?,
+        };
+        if let Some(removed) = done {
+            return Ok(removed);
         }
     }
+    said(Kind::Unavailable, format!("image {} comes and goes while it is removed", work.spot.spec(image)))
 }
 
-/// Gives the image of an older provisioner a name of ours, and tells it; `None` where it is in the trash already, and only a rest of
-/// its old name opens it.
-///
-/// A renaming writes the new name, then the list of images, then removes the old name. Broken off in between, both names open the
-/// image, and no renaming between them is possible: the list tells which of them is the image's.
-async fn doom(work: &Work, image: &str, id: &str, permit: &Permit) -> Result<Option<String>, Trouble> {
-    let [doomed, again] = names::doomed(image);
-    let taken = match work.rename(image, &doomed, permit).await {
-        Ok(()) => return Ok(Some(doomed)),
-        Err(Trouble::Call(failed)) if failed.reason == Reason::NoImage => return Ok(None),
-        Err(Trouble::Call(failed)) if failed.reason == Reason::Exists => failed,
-        Err(trouble) => return Err(trouble),
-    };
-    let listed = work.images().await?;
-    let lists = |name: &str| listed.iter().any(|listed| listed == name);
-    match work.info(&doomed).await? {
-        Some(there) if there.id != id => {
-            let (spec, doomed) = (work.spot.spec(image), work.spot.spec(&doomed));
-            let message = format!(
-                "image {spec} must be called {doomed} before it can be deleted, and that is another image (id {}, not {id}); \
-                 nothing was touched. Rename or remove that one",
-                there.id
-            );
-            said(Kind::Conflict, message)
-        }
-        Some(_) if lists(&doomed) => Ok(Some(doomed)),
-        Some(_) if lists(image) => {
-            work.rename(image, &again, permit).await?;
-            Ok(Some(again))
-        }
-        // It comes and goes.
-        Some(_) | None => Err(taken.into()),
-    }
+/// How long what is deleted stays in the trash.
+fn retention(work: &Work, removal: &Removal) -> Duration {
+    removal.provenance.retention.unwrap_or_else(|| work.host.trash_retention())
 }
 
-/// Leaves the image where it is, and notes that on it: else a sweep would take it for one that nobody ever used.
+/// Leaves the image where it is, and notes that on it: else a sweep would take it for one that was never used.
 async fn keep(work: &Work, removal: &Removal, image: &str, permit: &Permit) -> Result<Removed, Trouble> {
     let identity = work.identity().await?;
     let elsewhere = same_cluster(work, removal.provenance.store_identity.as_deref(), &identity).is_err();
-    let metadata = if elsewhere { None } else { work.metadata(image).await? };
+    let glance = if elsewhere { None } else { work.glance(image).await? };
     let spec = work.spot.spec(image);
-    if let Some(metadata) = metadata
-        && !metadata.is_kept()
+    if let Some((_, header)) = glance
+        && !header.metadata.is_kept()
         // What is not ours is left as it is.
-        && prove(work, &spec, &metadata, removal.id.as_ref(), &removal.claim).is_ok()
+        && matches!(work.prove(&spec, &header, asker(removal)).await, Ok(Verdict::Ours))
     {
         work.set_kept(image, permit).await?;
     }
     Ok(Removed::Kept)
 }
 
-/// Refuses to archive an image whose deletion was broken off at its beginning: Ceph keeps the expiry that a move began with, so
-/// that it would be purged.
-async fn not_begun(work: &Work, removal: &Removal, image: &str, id: &str) -> Result<(), Trouble> {
-    if !work.called_in_trash().await?.iter().any(|called| called.id == id) {
-        return Ok(());
+impl Removing<'_> {
+    /// What becomes of an image that is there.
+    async fn there(&self, image: &str, look: &Look) -> Result<Removed, Trouble> {
+        let (work, spec) = (self.work, self.work.spot.spec(image));
+        let verdict = work.prove(&spec, &look.header, asker(self.removal)).await?;
+        self.unused(image, look).await?;
+        let id = &look.info.id;
+        if let Verdict::Sign { .. } = verdict {
+            let mark = self.mark(&spec)?;
+            match work.set_mark(image, &mark, self.permit).await {
+                Ok(()) => {}
+                Err(trouble) => return self.unmarked(image, look, trouble).await,
+            }
+        }
+        if self.disposal == Disposal::Archive {
+            self.not_begun(image, id).await?;
+        }
+        self.to_trash(image).await?;
+        Ok(self.moved(id))
     }
-    let deleted = |entry: &Entry| entry.id == id && entry.fate() == Fate::Deleted;
-    if work.in_trash().await?.iter().any(deleted) {
-        let spec = work.spot.spec(image);
-        let message = format!(
-            "the deletion of image {spec} was begun, and Ceph cannot make an archive of that; nothing was touched. Copy it if it is \
-             wanted (rbd deep cp {spec} ...), then let it be deleted: kubectl annotate pv {} berth.storage/on-delete=delete \
-             --overwrite",
-            removal.name
+
+    /// The mark that the image gets before it is moved.
+    fn mark(&self, spec: &str) -> Result<Mark, Trouble> {
+        match self.work.host.cluster() {
+            Some(cluster) => Ok(asker(self.removal).mark(&cluster)),
+            None => said(
+                Kind::Refused,
+                format!("image {spec} cannot be marked: {UNKNOWN_CLUSTER}; nothing was touched"),
+            ),
+        }
+    }
+
+    /// What became of an image that is in the trash now.
+    fn moved(&self, id: &str) -> Removed {
+        let work = self.work;
+        if let (Keep::For(time), Some(now)) = (self.keep, work.host.now()) {
+            work.store.trash.expects(&work.spot, id, now + time);
+        }
+        if self.disposal == Disposal::Archive {
+            return Removed::Archived(archived(work, id));
+        }
+        work.store.trash.added();
+        Removed::Trashed
+    }
+
+    /// Moves the image to the trash.
+    async fn to_trash(&self, image: &str) -> Result<(), Trouble> {
+        let work = self.work;
+        // A program that writes to a full pool waits for room until it gives up.
+        if work.store.was_full(&work.spot.pool)
+            && let Some(full) = work.full().await?
+        {
+            return self.to_trash_of_full(image, full).await;
+        }
+        match work.trash(image, self.keep, self.permit).await {
+            Err(Trouble::Call(failed)) if matches!(failed.reason, Reason::Deadline | Reason::Full) => {
+                match work.full().await? {
+                    Some(full) => self.to_trash_of_full(image, full).await,
+                    None => Err(failed.into()),
+                }
+            }
+            outcome => outcome,
+        }
+    }
+
+    /// The same in a pool that is full, where `rbd rm` is the only program that may move an image: it does what it is told to do
+    /// with it, unless the pool is configured otherwise. It is asked for only while the PV still is to be removed.
+    async fn to_trash_of_full(&self, image: &str, full: Full) -> Result<(), Trouble> {
+        let (work, pool) = (self.work, &self.work.spot.pool);
+        work.store.set_full(pool);
+        let told = full.told(pool);
+        if !work.rm_keeps().await? {
+            let message = format!(
+                "{told}. Until then nothing can be moved to its trash, since it is configured so: rbd config pool remove {pool} \
+                 rbd_move_to_trash_on_remove"
+            );
+            return said(Kind::Exhausted, message);
+        }
+        self.still_wanted(image).await?;
+        let was_there = match work.remove_into_trash(image, self.keep, self.permit).await {
+            Ok(was_there) => was_there,
+            Err(trouble) => return Err(work.though_full(trouble).await),
+        };
+        // It also says that there is no such image where the trash has no list yet, and the pool no room for one.
+        if !was_there && work.info(image).await?.is_some() {
+            let message =
+                format!("{told}. Until then nothing can be moved to its trash, which was never used");
+            return said(Kind::Exhausted, message);
+        }
+        Ok(())
+    }
+
+    /// What becomes of an image that cannot be marked. In a full pool nothing can; without a mark it would stay in the trash for
+    /// ever, so it is removed at once.
+    async fn unmarked(&self, image: &str, look: &Look, trouble: Trouble) -> Result<Removed, Trouble> {
+        let work = self.work;
+        let about_room = matches!(&trouble, Trouble::Call(failed) if matches!(failed.reason, Reason::Deadline | Reason::Full));
+        let full = if about_room { work.full().await? } else { None };
+        let Some(full) = full else { return Err(trouble) };
+        work.store.set_full(&work.spot.pool);
+        if self.disposal != Disposal::Delete || look.header.objects() > SMALL {
+            let told = full.told(&work.spot.pool);
+            let message =
+                format!("image {} has no mark yet, and cannot get one: {told}", work.spot.spec(image));
+            return said(Kind::Exhausted, message);
+        }
+        self.still_wanted(image).await?;
+        work.remove_for_good(image, self.permit).await?;
+        Ok(Removed::Trashed)
+    }
+
+    /// Whether the PV is, at this moment, still to be removed.
+    async fn still_wanted(&self, image: &str) -> Result<(), Trouble> {
+        let Removal { name, provenance, .. } = self.removal;
+        match self.work.host.pv_state(name).await? {
+            PvState::Present { uid, removing: true } if uid == provenance.uid => Ok(()),
+            PvState::Present { .. } | PvState::Absent => {
+                let spec = self.work.spot.spec(image);
+                said(
+                    Kind::Unavailable,
+                    format!("image {spec} was not touched: PersistentVolume {name} is not to be removed now"),
+                )
+            }
+        }
+    }
+
+    /// Undoes a deletion that was broken off at its beginning: Ceph keeps the expiry that a move began with, so that what is to be
+    /// archived would be purged.
+    async fn not_begun(&self, image: &str, id: &str) -> Result<(), Trouble> {
+        let work = self.work;
+        let begun = work.in_trash().await?.into_iter().find(|entry| entry.id == id && !entry.by_rm);
+        if let Some(entry) = begun {
+            if entry.state == State::Moving {
+                work.trash(image, self.keep, self.permit).await?;
+            }
+            work.untrash(id, image, self.permit).await?;
+        }
+        Ok(())
+    }
+
+    /// Whether nothing has the image open, and nothing that an administrator made of it would be lost with it.
+    async fn unused(&self, image: &str, look: &Look) -> Result<(), Trouble> {
+        let (work, spec) = (self.work, self.work.spot.spec(image));
+        if !look.watchers.is_empty() {
+            let watchers: Vec<String> = look
+                .watchers
+                .iter()
+                .take(3)
+                .map(|watcher| watcher.told(|address| work.host.node_at(address)))
+                .collect();
+            let message = format!(
+                "image {spec} is still open by {}; unmap it there. A client that crashed is forgotten after 30 s",
+                watchers.join(", ")
+            );
+            return said(Kind::InUse, message);
+        }
+        // In the trash it could be taken out of the group by its id alone, and not be purged before.
+        if let Some(group) = &look.info.group {
+            let message = format!(
+                "image {spec} is in the group {group} of images; nothing was touched. Take it out: rbd group image rm {group} {spec}"
+            );
+            return said(Kind::Refused, message);
+        }
+        let mirrored = format!(
+            "image {spec} is mirrored to another cluster, and its copy there goes when the mirroring ends. End it, if that is wanted: \
+             rbd mirror image disable {spec}"
         );
-        return said(Kind::Refused, message);
+        if look.info.is_mirrored_by_snapshots() {
+            return said(Kind::InUse, mirrored);
+        }
+        if self.disposal != Disposal::Delete || look.info.snapshot_count == 0 {
+            return Ok(());
+        }
+        let snapshots = work.snapshots(image).await?;
+        if snapshots.wanted.is_empty() {
+            return if snapshots.mirrored { said(Kind::InUse, mirrored) } else { Ok(()) };
+        }
+        let clones = work.clones(image).await?;
+        let clones =
+            if clones.is_empty() { clones } else { format!(", of which there are the clones {clones}") };
+        let message = format!(
+            "image {spec} has snapshots, which nothing asked to delete: {}{clones}. Remove them (rbd snap purge {spec}; clones \
+             first with rbd flatten or rbd rm), or archive it: kubectl annotate pv {} berth.storage/on-delete=archive --overwrite",
+            listed(&snapshots.wanted),
+            self.removal.name
+        );
+        said(Kind::InUse, message)
     }
-    Ok(())
+
+    /// What became of an image that is not there any more; `None` where it is there again.
+    async fn absent(&self, image: &str) -> Result<Option<Removed>, Trouble> {
+        let work = self.work;
+        // The version before gave an image of an older provisioner another name first, and may have been broken off then.
+        let given =
+            if names::volume_of(image).is_some() { Vec::new() } else { names::doomed(image).to_vec() };
+        for doomed in given.iter().rev() {
+            if let Some(look) = work.look(doomed).await? {
+                match self.there(doomed, &look).await {
+                    // What opens it is a rest of that name; the image is in the trash.
+                    Err(Trouble::Call(failed)) if failed.reason == Reason::NoImage => {}
+                    outcome => return outcome.map(Some),
+                }
+            }
+        }
+        let mut found = work.in_trash().await?;
+        found.retain(|entry| entry.name == image || given.contains(&entry.name));
+        // Of several, what was asked for is what an earlier call did.
+        found.sort_by_key(|entry| match (entry.fate(), self.disposal) {
+            (Fate::Deleted, Disposal::Delete) | (Fate::Archived, Disposal::Archive) => 0,
+            (Fate::Deleted | Fate::Archived, _) => 1,
+            (Fate::ByHand, _) => 2,
+        });
+        for entry in found {
+            let spec = work.spot.spec(&entry.name);
+            // Its purge is all but over.
+            let Some(header) = work.header(&entry.id).await? else { continue };
+            match work.prove(&spec, &header, asker(self.removal)).await {
+                Ok(_) if entry.by_rm => {
+                    work.remove_for_good(image, self.permit).await?;
+                    return Ok(Some(Removed::Trashed));
+                }
+                Ok(Verdict::Ours) => {}
+                Ok(Verdict::Sign { .. }) => {
+                    work.set_mark_in_trash(&entry.id, &self.mark(&spec)?, self.permit).await?;
+                }
+                Err(trouble) if trouble.is_a_refusal() => continue,
+                Err(trouble) => return Err(trouble),
+            }
+            return self.in_trash_already(image, &entry).await;
+        }
+        if work.images().await?.iter().any(|listed| listed == image) {
+            let spec = work.spot.spec(image);
+            let message = format!(
+                "image {spec} is in the list of images and cannot be opened, so that it is not known what becomes of its data; nothing \
+                 was touched. If no other cluster uses it, nothing of it is to be saved, and rbd trash ls --all {} does not name it, \
+                 remove it (rbd rm {spec})",
+                work.spot
+            );
+            return said(Kind::Refused, message);
+        }
+        Ok(Some(Removed::Absent))
+    }
+
+    /// What becomes of an image that is in the trash: it stays there, if it came there as is asked now, and comes back to be
+    /// moved there otherwise.
+    async fn in_trash_already(&self, image: &str, entry: &Entry) -> Result<Option<Removed>, Trouble> {
+        let (work, told) = (self.work, || Removed::Archived(archived(self.work, &entry.id)));
+        match (entry.fate(), self.disposal, entry.state) {
+            // It belongs to the person who moved it there.
+            (Fate::ByHand, _, _) => Ok(Some(told())),
+            (_, _, State::Removing) => Ok(Some(Removed::Trashed)),
+            (Fate::Deleted, Disposal::Delete, State::Whole | State::Moving) => {
+                work.finish_move(&entry.name, self.permit).await?;
+                Ok(Some(Removed::Trashed))
+            }
+            (Fate::Archived, Disposal::Archive, State::Whole | State::Moving) => {
+                work.finish_move(&entry.name, self.permit).await?;
+                Ok(Some(told()))
+            }
+            (Fate::Deleted | Fate::Archived, _, state) => {
+                if state == State::Moving {
+                    work.finish_move(&entry.name, self.permit).await?;
+                }
+                work.untrash(&entry.id, image, self.permit).await?;
+                Ok(None)
+            }
+        }
+    }
 }
 
 /// Where an archived image is, in the words of `rbd trash restore`.
 fn archived(work: &Work, id: &str) -> String {
     format!("trash of {}, as {}", work.spot, work.spot.spec(id))
-}
-
-/// Whether nobody has the image open, and no snapshot would be lost with it.
-async fn unused(
-    work: &Work,
-    removal: &Removal,
-    image: &str,
-    look: &Look,
-    disposal: Disposal,
-) -> Result<(), Trouble> {
-    let spec = work.spot.spec(image);
-    if !look.watchers.is_empty() {
-        let watchers: Vec<String> = look
-            .watchers
-            .iter()
-            .take(3)
-            .map(|watcher| watcher.told(|address| work.host.node_at(address)))
-            .collect();
-        let message = format!(
-            "image {spec} is still open by {}; unmap it there. A client that crashed is forgotten after 30 s",
-            watchers.join(", ")
-        );
-        return said(Kind::InUse, message);
-    }
-    if disposal == Disposal::Delete && look.info.snapshot_count > 0 {
-        let dependents = work.dependents(image).await?;
-        let message = format!(
-            "image {spec} has snapshots, which nobody asked to delete: {dependents}. Remove them (rbd snap purge {spec}; clones \
-             first with rbd flatten or rbd rm), or archive it: kubectl annotate pv {} berth.storage/on-delete=archive --overwrite",
-            removal.name
-        );
-        return said(Kind::InUse, message);
-    }
-    Ok(())
-}
-
-/// What became of an image that is not there any more. That pool and namespace exist is proved by their trash, which is
-/// listed.
-async fn absent(work: &Work, removal: &Removal, image: &str, permit: &Permit) -> Result<Removed, Trouble> {
-    let ours = names::volume_of(image).is_some();
-    let doomed = names::doomed(image);
-    let is_it = |name: &str| name == image || !ours && doomed.iter().any(|doomed| doomed == name);
-    // Only its new name was given to it before the work was broken off; the newest is the image's.
-    let given = if ours { &[] } else { doomed.as_slice() };
-    for doomed in given.iter().rev() {
-        if let Some(look) = work.look(doomed).await? {
-            let spec = work.spot.spec(doomed);
-            prove(work, &spec, &look.metadata, removal.id.as_ref(), &removal.claim)?;
-            unused(work, removal, doomed, &look, Disposal::Delete).await?;
-            match work.trash(doomed, permit).await {
-                Ok(()) => {
-                    work.waits_in_trash();
-                    return Ok(Removed::Trashed);
-                }
-                // What opens it is a rest of that name; the image is in the trash.
-                Err(Trouble::Call(failed)) if failed.reason == Reason::NoImage => {}
-                Err(trouble) => return Err(trouble),
-            }
-        }
-    }
-    // The names alone are quickly listed.
-    let trash = if work.called_in_trash().await?.iter().any(|called| is_it(&called.name)) {
-        work.in_trash().await?
-    } else {
-        Vec::new()
-    };
-    let found = trash.iter().filter(|entry| is_it(&entry.name));
-    let mut fates: Vec<_> = found.map(|entry| (entry, entry.fate())).collect();
-    // Of several, what was asked for is what an earlier call did.
-    fates.sort_by_key(|(_, fate)| match (fate, removal.disposal) {
-        (Fate::Deleted, Disposal::Delete) | (Fate::Archived, Disposal::Archive) => 0,
-        (Fate::Deleted | Fate::Archived, _) => 1,
-        (Fate::ByHand, _) => 2,
-    });
-    match fates.first() {
-        Some((entry, Fate::Deleted)) => {
-            work.finish_move(&entry.name, permit).await?;
-            return Ok(Removed::Trashed);
-        }
-        Some((entry, Fate::Archived)) => {
-            work.finish_move(&entry.name, permit).await?;
-            return Ok(Removed::Archived(archived(work, &entry.id)));
-        }
-        Some((entry, Fate::ByHand)) => return Ok(Removed::Archived(archived(work, &entry.id))),
-        None => {}
-    }
-    if work.images().await?.iter().any(|listed| listed == image) {
-        let spec = work.spot.spec(image);
-        let message = format!(
-            "image {spec} is in the list of images and cannot be opened, so that it is not known what becomes of its data; nothing \
-             was touched. If nothing of it is to be saved and rbd trash ls --all {} does not name it, remove it (rbd rm {spec})",
-            work.spot
-        );
-        return said(Kind::Refused, message);
-    }
-    Ok(Removed::Absent)
 }

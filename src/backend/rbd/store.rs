@@ -5,21 +5,28 @@
 //! `sweep` and `trash`.
 
 use std::{
-    collections::{BTreeMap, HashMap, btree_map::Entry},
+    collections::{BTreeMap, BTreeSet, HashMap, btree_map::Entry},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
 use tokio_util::sync::CancellationToken;
 
-use super::{Admin, names::Spot, trash::Trash};
+use super::{
+    Admin,
+    header::Header,
+    names::Spot,
+    owner::UNKNOWN_CLUSTER,
+    proof::{Asker, Verdict, judge},
+    trash::Trash,
+};
 use crate::{
     backend::{
-        Error, Host, Kind, Past, StoreStatus,
+        Error, Host, Kind, Past, PvState, StoreStatus,
         ceph::{Ceph, Cluster, Failed, Reason, client},
     },
     system::guard::{Guards, Held},
-    volume::{Expired, Invalid},
+    volume::{Expired, Invalid, VolumeName},
 };
 
 /// How long things are left alone.
@@ -29,8 +36,10 @@ pub(super) struct Pace {
     pub(super) soon: Duration,
     /// Between two looks at the clock, at most.
     pub(super) later: Duration,
-    /// Between two looks at a trash in which nothing is due, for what others put there: by the clock.
+    /// Between two looks at a trash in which nothing is due, for what came there otherwise: by the clock.
     pub(super) look: Duration,
+    /// How long one slice of the purge of a large image should take.
+    pub(super) slice: Duration,
     /// Before an image without a header is cleared away: whoever was making it has finished or given up by then, since
     /// every step of the `rbd` program is bounded (`--rados-osd-op-timeout`).
     pub(super) making: Duration,
@@ -43,15 +52,15 @@ impl Pace {
     pub(super) const USUAL: Self = Self {
         soon: Duration::from_secs(5),
         later: Duration::from_mins(5),
-        look: Duration::from_hours(1),
+        look: Duration::from_mins(10),
         making: Duration::from_secs(45),
         first_pause: Duration::from_secs(30),
+        slice: Duration::from_secs(15),
     };
 }
 
-/// Tells the time.
-pub(super) type Clock = Arc<dyn Fn() -> SystemTime + Send + Sync>;
-
+/// How long a full pool is remembered.
+const FULL_REMEMBERED: Duration = Duration::from_mins(5);
 /// How long an image without a header is remembered.
 const REMEMBERED: Duration = Duration::from_hours(24 * 7);
 
@@ -62,7 +71,6 @@ pub(super) struct Store {
     pub(super) pace: Pace,
     /// Cancelled when no class and no volume names it any more.
     pub(super) gone: CancellationToken,
-    clock: Clock,
     images: Guards<String>,
     memory: Mutex<Memory>,
 }
@@ -76,6 +84,10 @@ struct Memory {
     spots: BTreeMap<Spot, Admin>,
     /// Images without a header, and since when they are known.
     headless: HashMap<String, Instant>,
+    /// Volumes in a spot that are to be looked at once, whether their marks are signed.
+    unseen: HashMap<Spot, BTreeSet<VolumeName>>,
+    /// Pools that were full, and when that was seen last.
+    full: HashMap<String, Instant>,
 }
 
 /// Why an operation stopped.
@@ -96,6 +108,11 @@ impl Trouble {
     /// Whether it is only a matter of seconds.
     pub(super) fn is_too_early(&self) -> bool {
         matches!(self, Self::Call(failed) if failed.reason == Reason::NotExpired)
+    }
+
+    /// Whether a safety check said no.
+    pub(super) fn is_a_refusal(&self) -> bool {
+        matches!(self, Self::Said(error) if error.kind() == Kind::Refused)
     }
 
     /// Whether nothing of ours can lie where the call looked.
@@ -173,6 +190,28 @@ impl Work {
             None => Ok(identity),
         }
     }
+
+    /// Whether the image `spec` with this header is the volume of the PV: refused where nothing proves it, or where it belongs
+    /// to another PV that exists.
+    pub(super) async fn prove(
+        &self,
+        spec: &str,
+        header: &Header,
+        asker: Asker<'_>,
+    ) -> Result<Verdict, Trouble> {
+        let mark = header.metadata.mark(spec)?;
+        let verdict = judge(spec, mark.as_ref(), asker, self.host.cluster().as_ref())?;
+        if let Verdict::Sign { instead_of: Some(other) } = &verdict
+            && self.host.pv_state(other).await? != PvState::Absent
+        {
+            let message = format!(
+                "image {spec} belongs to PersistentVolume {other}, which exists; nothing was touched. Delete that one first (with \
+                 the reclaim policy Retain), or correct this one"
+            );
+            return said(Kind::Refused, message);
+        }
+        Ok(verdict)
+    }
 }
 
 impl Store {
@@ -189,15 +228,10 @@ impl Store {
 }
 
 impl Store {
-    pub(super) fn new(cluster: Cluster, pace: Pace, clock: Clock) -> Arc<Self> {
+    pub(super) fn new(cluster: Cluster, pace: Pace) -> Arc<Self> {
         let (images, memory) = (Guards::default(), Mutex::default());
         let gone = CancellationToken::new();
-        Arc::new(Self { cluster, trash: Trash::default(), pace, gone, clock, images, memory })
-    }
-
-    /// The time by which the trash counts.
-    pub(super) fn now(&self) -> SystemTime {
-        (self.clock)()
+        Arc::new(Self { cluster, trash: Trash::default(), pace, gone, images, memory })
     }
 
     fn memory(&self) -> MutexGuard<'_, Memory> {
@@ -262,18 +296,48 @@ impl Store {
         self.memory().headless.remove(spec);
     }
 
+    /// Notes that a pool is full.
+    pub(super) fn set_full(&self, pool: &str) {
+        self.memory().full.insert(pool.to_owned(), Instant::now());
+    }
+
+    /// Whether a pool was full a moment ago.
+    pub(super) fn was_full(&self, pool: &str) -> bool {
+        let mut memory = self.memory();
+        memory.full.retain(|_, seen| seen.elapsed() < FULL_REMEMBERED);
+        memory.full.contains_key(pool)
+    }
+
+    /// Notes which volumes in a spot are to be looked at once.
+    pub(super) fn to_be_seen(&self, spot: Spot, volumes: BTreeSet<VolumeName>) {
+        self.memory().unseen.insert(spot, volumes);
+    }
+
+    /// Notes that the mark of a volume was looked at; whether those of all were by now.
+    pub(super) fn seen(&self, spot: &Spot, volume: &VolumeName) -> bool {
+        let mut memory = self.memory();
+        let Some(unseen) = memory.unseen.get_mut(spot) else { return false };
+        unseen.remove(volume);
+        let all = unseen.is_empty();
+        if all {
+            memory.unseen.remove(spot);
+        }
+        all
+    }
+
     /// The state as readiness and metrics show it.
-    pub(super) fn status(&self) -> StoreStatus {
+    pub(super) fn status(&self, host: &dyn Host) -> StoreStatus {
         let health = self.cluster.health();
         let swapped = || self.swapped().map_or(Ok(()), Err);
+        let known = || host.cluster().map(drop).ok_or_else(|| UNKNOWN_CLUSTER.to_owned());
         StoreStatus {
             name: self.cluster.name().to_owned(),
             problems: if health.ready.is_ok() { health.problems } else { Vec::new() },
-            ready: health.ready.and_then(|()| swapped()),
+            ready: health.ready.and_then(|()| swapped()).and_then(|()| known()),
             running: health.running,
             oldest: health.oldest,
             trash: self.trash.waiting(),
-            stuck: self.trash.stuck(),
+            stuck: self.trash.stuck(self.pace.look),
             purged: self.trash.purged(),
         }
     }

@@ -8,21 +8,25 @@ use std::time::SystemTime;
 use futures::{StreamExt as _, stream};
 
 use super::{
-    NAME, create, names,
+    NAME, create,
+    entry::deleted_for,
+    image::Keep,
+    names,
+    owner::{Mark, UNKNOWN_CLUSTER},
     store::{Trouble, Work, said},
 };
 use crate::{
     backend::{Error, Kind, Known, Unfinished},
-    volume::{ClaimKey, Permit, VolumeId, VolumeName},
+    volume::{ClaimKey, ClusterIds, Permit, VolumeId, VolumeName},
 };
 
 /// How many images are looked at side by side.
 const ABREAST: usize = 4;
 
-/// The images of this installation in one spot whose volumes nobody knows.
+/// The images of this cluster in one spot whose volumes are not known.
 pub(super) async fn unfinished(
     work: &Work,
-    installation: &str,
+    cluster: &ClusterIds,
     known: Known<'_>,
 ) -> Result<Vec<Unfinished>, Trouble> {
     let images = match work.images().await {
@@ -43,7 +47,7 @@ pub(super) async fn unfinished(
         })
         .collect();
     let looks = unknown.into_iter().map(|(image, name)| async move {
-        let look = look(work, &image, name, installation).await;
+        let look = look(work, &image, name, cluster).await;
         (image, look)
     });
     let looks: Vec<_> = stream::iter(looks).buffer_unordered(ABREAST).collect().await;
@@ -61,24 +65,24 @@ pub(super) async fn unfinished(
     Ok(found)
 }
 
-/// One image, unless it is another installation's.
+/// One image, unless it is another cluster's.
 async fn look(
     work: &Work,
     image: &str,
     name: VolumeName,
-    installation: &str,
+    cluster: &ClusterIds,
 ) -> Result<Option<Unfinished>, Trouble> {
     let spec = work.spot.spec(image);
-    let mark = match work.metadata(image).await? {
-        // What is left of one that was begun, or it is gone meanwhile. From now on it is known to be without a header.
+    let mark = match work.glance(image).await? {
+        // What is left of one that was begun, or it is gone by now. From now on it is known to be without a header.
         None => {
             work.store.is_abandoned(&spec);
             None
         }
-        Some(metadata) if metadata.is_kept() => return Ok(None),
-        Some(metadata) => {
+        Some((_, header)) if header.metadata.is_kept() => return Ok(None),
+        Some((_, header)) => {
             work.store.is_whole(&spec);
-            match metadata.mark(&spec) {
+            match header.metadata.mark(&spec) {
                 Ok(mark) => mark,
                 Err(error) => {
                     tracing::warn!(
@@ -94,11 +98,17 @@ async fn look(
     let id = VolumeId::new(NAME, work.store.cluster.name(), name)?;
     let place = Some(work.spot.place(work.store.cluster.name(), image));
     Ok(match mark {
-        Some(mark) if mark.installation == installation => {
+        Some(mark) if mark.is_of(Some(cluster)) => {
             Some(Unfinished { id, claim: mark.claim(), since: mark.since.into(), place })
         }
-        // That of another one, or whose it is cannot be known.
-        Some(_) => None,
+        Some(mark) if mark.is_signed() => None,
+        Some(mark) => {
+            tracing::warn!(
+                image = spec,
+                "an image that no PersistentVolume names is marked for {mark} and does not say of which cluster; it is left alone"
+            );
+            None
+        }
         // Somebody may name an image like that by chance.
         None if !names::is_uid(names::uid_of(image)) => None,
         None => {
@@ -128,20 +138,23 @@ pub(super) async fn discard(
         return Ok(true);
     };
     let refuse = |why: String| {
-        let message = format!(
-            "image {spec} of unfinished volume {} {why}; look at it, then remove it (rbd rm {spec}) or make a PersistentVolume \
-             of it",
-            unfinished.id.name()
-        );
+        let message =
+            format!("image {spec} of unfinished volume {} {why}; it is left alone", unfinished.id.name());
         said(Kind::Refused, message)
     };
-    if look.metadata.is_kept() {
+    // What is not known to be ours may be in use by others.
+    let refuse_ours = |why: &str| {
+        refuse(format!("{why}. Look at it, then remove it (rbd rm {spec}) or make a PersistentVolume of it"))
+    };
+    let Some(cluster) = work.host.cluster() else {
+        return refuse(format!("cannot be proved to be this cluster's: {UNKNOWN_CLUSTER}"));
+    };
+    if look.header.metadata.is_kept() {
         return refuse("was kept on purpose when its PersistentVolume went".into());
     }
-    match look.metadata.mark(&spec)? {
-        Some(mark)
-            if !mark.is_of(work.host.installation().as_deref()) || mark.uid != unfinished.claim.uid =>
-        {
+    let mark = look.header.metadata.mark(&spec)?;
+    match &mark {
+        Some(mark) if !mark.is_of(Some(&cluster)) || mark.uid != unfinished.claim.uid => {
             return refuse(format!("belongs to {mark}"));
         }
         Some(_) => {}
@@ -158,16 +171,31 @@ pub(super) async fn discard(
         return refuse("is that of a claim with another UID".into());
     }
     if look.info.snapshot_count > 0 {
-        return refuse("has snapshots".into());
+        return refuse_ours("has snapshots");
     }
     if let Some(watcher) = look.watchers.first() {
         let watcher = watcher.told(|address| work.host.node_at(address));
         return said(Kind::InUse, format!("image {spec} is still open by {watcher}"));
     }
-    if work.has_content(image).await? {
-        return refuse("has content".into());
+    if let Some(group) = &look.info.group {
+        return refuse_ours(&format!("is in the group {group} of images"));
     }
-    work.trash(image, permit).await?;
-    work.waits_in_trash();
+    if work.has_content(image).await? {
+        return if mark.is_some() {
+            refuse_ours("has content")
+        } else {
+            refuse("has no owner, and has content".into())
+        };
+    }
+    // In the trash nothing else tells that it is ours.
+    if mark.is_none() {
+        work.set_mark(image, &Mark::new(&cluster, unfinished.claim.clone()), permit).await?;
+    }
+    let time = deleted_for(work.host.trash_retention());
+    work.trash(image, Keep::For(time), permit).await?;
+    if let Some(now) = work.host.now() {
+        work.store.trash.expects(&work.spot, &look.info.id, now + time);
+    }
+    work.store.trash.added();
     Ok(true)
 }

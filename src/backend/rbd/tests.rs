@@ -2,8 +2,12 @@
 
 mod calls;
 mod crash;
+mod full;
+mod late;
 mod older;
+mod ownership;
 mod removal;
+mod restore;
 mod small;
 mod stores;
 mod sweep;
@@ -13,7 +17,7 @@ use std::{
     collections::BTreeMap,
     net::IpAddr,
     sync::{Arc, Mutex},
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use async_trait::async_trait;
@@ -26,25 +30,49 @@ use crate::{
         ceph::fake::KEY,
         conformance::{self, Bench, Storage, Ways},
     },
-    volume::{Capacity, Mode, RbdSource, SecretName, Secrets},
+    volume::{Capacity, ClusterIds, Mode, RbdSource, SecretName, Secrets},
 };
 
 pub(super) const MONITORS: &str = "10.0.0.1:6789,10.0.0.2:6789";
 
-/// Secrets in memory.
-#[derive(Debug, Default)]
+/// The cluster of Kubernetes, in memory.
+#[derive(Debug)]
 pub(super) struct Vault {
     /// What is handed out where nothing newer is asked for, and what is.
     pub(super) keys: Mutex<Vec<String>>,
     pub(super) installation: Mutex<Option<String>>,
+    pub(super) former: Mutex<Vec<String>>,
+    /// The PVs: UID, and whether each is to be removed.
+    pub(super) volumes: Mutex<BTreeMap<VolumeName, (String, bool)>>,
+    pub(super) retention: Mutex<Duration>,
+    /// By how many seconds the API server's clock is ahead of the one by which images are moved; `None`: it is not known.
+    pub(super) ahead: Mutex<Option<i64>>,
+    /// Whether the API server answers.
+    pub(super) reachable: Mutex<bool>,
+    small: Small,
 }
 
 impl Vault {
-    fn new() -> Arc<Self> {
+    pub(super) fn new(small: &Small) -> Arc<Self> {
         Arc::new(Self {
             keys: Mutex::new(vec![KEY.to_owned()]),
             installation: Mutex::new(Some("here".to_owned())),
+            former: Mutex::default(),
+            volumes: Mutex::default(),
+            retention: Mutex::default(),
+            ahead: Mutex::new(Some(0)),
+            reachable: Mutex::new(true),
+            small: small.clone(),
         })
+    }
+
+    /// There is a PV of this volume, as an object with the UID that `conformance::object_uid` tells.
+    pub(super) fn set_volume(&self, name: &VolumeName, removing: bool) {
+        self.volumes.lock().unwrap().insert(name.clone(), (conformance::object_uid(name), removing));
+    }
+
+    pub(super) fn delete_volume(&self, name: &VolumeName) {
+        self.volumes.lock().unwrap().remove(name);
     }
 }
 
@@ -60,19 +88,40 @@ impl Host for Vault {
     }
 
     async fn keep(&self, name: &SecretName, _: &Secrets, _: &VolumeName) -> Result<(), Error> {
-        Err(Error::new(Kind::Internal, format!("nobody asks to keep {name}")))
+        Err(Error::new(Kind::Internal, format!("nothing asks to keep {name}")))
     }
 
     async fn forget(&self, name: &SecretName, _: &VolumeName) -> Result<(), Error> {
-        Err(Error::new(Kind::Internal, format!("nobody asks to forget {name}")))
+        Err(Error::new(Kind::Internal, format!("nothing asks to forget {name}")))
     }
 
-    async fn pv_state(&self, _: &VolumeName) -> Result<PvState, Error> {
-        Ok(PvState::Absent)
+    async fn pv_state(&self, name: &VolumeName) -> Result<PvState, Error> {
+        if !*self.reachable.lock().unwrap() {
+            return Err(Error::new(Kind::Unavailable, "the API server does not answer"));
+        }
+        Ok(match self.volumes.lock().unwrap().get(name) {
+            None => PvState::Absent,
+            Some((uid, removing)) => PvState::Present { uid: uid.clone(), removing: *removing },
+        })
     }
 
     fn installation(&self) -> Option<String> {
         self.installation.lock().unwrap().clone()
+    }
+
+    fn cluster(&self) -> Option<ClusterIds> {
+        let former = self.former.lock().unwrap().clone();
+        Some(ClusterIds::only(self.installation()?).also(former))
+    }
+
+    fn now(&self) -> Option<SystemTime> {
+        let (now, ahead) = (self.small.now(), (*self.ahead.lock().unwrap())?);
+        let by = Duration::from_secs(ahead.unsigned_abs());
+        Some(if ahead < 0 { now - by } else { now + by })
+    }
+
+    fn trash_retention(&self) -> Duration {
+        *self.retention.lock().unwrap()
     }
 
     fn node_at(&self, address: IpAddr) -> Option<String> {
@@ -94,6 +143,7 @@ pub(super) const QUICK: Pace = Pace {
     look: Duration::from_secs(10),
     making: Duration::from_millis(300),
     first_pause: Duration::from_millis(50),
+    slice: Duration::from_secs(15),
 };
 
 /// The cluster `main`, configured with an admin, and a backend that knows of no volumes.
@@ -105,7 +155,8 @@ pub(super) struct Site {
 
 impl Site {
     pub(super) fn new() -> Self {
-        let (small, vault) = (Small::new(), Vault::new());
+        let small = Small::new();
+        let vault = Vault::new(&small);
         let rbd = backend(&small, &vault);
         Self { small, vault, rbd }
     }
@@ -122,6 +173,25 @@ impl Site {
 
     pub(super) async fn remove(&self, removal: &Removal) -> Result<Removed, Error> {
         self.rbd.remove(removal, &Permit::unlimited()).await
+    }
+
+    pub(super) async fn restore(&self, removal: &Removal) -> Result<Restored, Error> {
+        self.rbd.restore(removal, &Permit::unlimited()).await
+    }
+
+    /// The names in the trash of pool `rbd`.
+    pub(super) fn trash(&self) -> Vec<String> {
+        let state = self.small.state();
+        let mut names: Vec<String> =
+            state.spaces["rbd"].trash.iter().map(|entry| entry.name.clone()).collect();
+        names.sort();
+        names
+    }
+
+    /// Tends for so long, by our clock.
+    pub(super) async fn tend_for(&self, time: Duration) {
+        let until = Instant::now() + time;
+        self.tend_until(|_| Instant::now() > until).await;
     }
 
     /// Tends until `done`, at most a minute.
@@ -146,8 +216,7 @@ fn backend(small: &Small, vault: &Arc<Vault>) -> Rbd {
     let admins = BTreeMap::from([("main".to_owned(), admin())]);
     let settings = Settings { driver: "rbd.berth.storage".into(), admins };
     let host: Arc<dyn Host> = Arc::<Vault>::clone(vault);
-    let small = small.clone();
-    Rbd::paced(clusters, host, settings, QUICK, Arc::new(move || small.now())).unwrap()
+    Rbd::paced(clusters, host, settings, QUICK).unwrap()
 }
 
 /// The parameters of a class of the cluster `main`, with these besides.
@@ -158,6 +227,19 @@ pub(super) fn parameters(more: &[(&str, &str)]) -> BTreeMap<String, String> {
 
 pub(super) fn request(name: &str, more: &[(&str, &str)]) -> VolumeRequest {
     VolumeRequest { parameters: parameters(more), ..conformance::request(name) }
+}
+
+/// What a PV of this volume that is bound tells.
+pub(super) fn in_use(request: &VolumeRequest, volume: &Volume) -> InUse {
+    InUse {
+        name: request.name.clone(),
+        id: Some(volume.id.clone()),
+        source: volume.source.clone(),
+        claim: conformance::key(request),
+        origin: volume.origin,
+        capacity: request.capacity,
+        provenance: conformance::provenance(volume),
+    }
 }
 
 /// The growth of a volume to so many bytes.
@@ -216,7 +298,7 @@ impl Storage for Behind {
     }
 
     fn older(&self, _: &Source, name: &str) -> Source {
-        older(&format!("kubernetes-dynamic-pvc-{name}"))
+        older(&super::conformance::older_image("", name))
     }
 
     fn elsewhere(&self, source: &Source) -> Vec<Source> {
@@ -249,7 +331,8 @@ impl Storage for Behind {
 #[tokio::test]
 async fn the_rbd_backend_shows_every_behaviour() {
     conformance::run(|| {
-        let (small, vault) = (Small::new(), Vault::new());
+        let small = Small::new();
+        let vault = Vault::new(&small);
         let behind = small.clone();
         Bench {
             store: "main".into(),

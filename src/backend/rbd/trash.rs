@@ -1,13 +1,14 @@
-//! What was deleted is purged from the trash of its pool: [`Trash`] is the account of it, [`tend`] the loop.
+//! What lies in the trash is looked after: [`Trash`] is the account of it, [`tend`] the loop.
 //!
-//! What is to be purged follows from the trash alone, so that a new process goes on where an older one ended: an image under a
-//! name of ours, to which a time was given, and the time is over. Ceph keeps the time; nothing is ever forced. What somebody moved
-//! to the trash by hand, and what other programs did, is left alone. What cannot be purged is tried again later and shown.
+//! What was deleted is purged once its PV is gone and its time is over, what was rescued goes back ([`decide`]), also where an
+//! earlier process left it; what others moved there is left alone. Nothing is ever forced. What cannot be purged is tried again
+//! later and shown. A large image is purged in slices, beside the others (`slices`).
 //!
 //! A trash is listed once, and again when something in it is due: when that is, the list tells, and whoever moves something there.
+//! What is in the list for the first time is looked at once, since its PV may have been rescued while nothing led.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, AtomicUsize, Ordering},
@@ -20,21 +21,28 @@ use tokio::sync::Notify;
 
 use super::{
     Admin,
-    entry::{Entry, Fate},
+    decide::{self, Decision, Owner, decide},
+    entry::{Entry, Fate, State},
     names::{self, Spot},
+    restore,
+    slices::{self, Large},
     store::{Store, Trouble, Work},
 };
 use crate::{
-    backend::{Error, Host},
+    backend::{Error, Host, PvState},
     volume::Permit,
 };
 
-/// How often the pools of a cluster are listed, to find what was left behind where nobody has a volume any more.
+/// How often the pools of a cluster are listed, to find what was left behind where no volume is any more.
 const SEARCH: Duration = Duration::from_hours(1);
 /// How many images are purged side by side: it makes a lot of work for the cluster.
 const ABREAST: usize = 2;
+/// How many entries are looked at for the first time in one round.
+const FIRST_LOOKS: usize = 100;
 /// The longest pause before something that was stuck is tried again.
-const LONGEST_PAUSE: Duration = Duration::from_mins(10);
+pub(super) const LONGEST_PAUSE: Duration = Duration::from_mins(10);
+/// How many objects an image may have that is purged in one go: some minutes' work for a small cluster.
+pub(super) const SMALL: u64 = 1 << 16;
 
 /// What is in the trash of one cluster.
 #[derive(Debug, Default)]
@@ -44,27 +52,26 @@ pub(super) struct Trash {
     stuck: Mutex<Vec<(String, String)>>,
     /// When something is due that was moved there since the trash was listed.
     due: Mutex<BTreeMap<Spot, SystemTime>>,
+    /// What this process moved there while its PV was to be removed: it need not be looked at before it is due.
+    ours: Mutex<HashSet<String>>,
     wake: Notify,
+    pub(super) large: Large,
 }
 
 impl Trash {
-    /// Notes that something was moved to the trash to be purged when that time has come.
-    pub(super) fn added(&self, spot: &Spot, until: SystemTime) {
+    /// Notes that something was moved to the trash to be purged.
+    pub(super) fn added(&self) {
         self.waiting.fetch_add(1, Ordering::SeqCst);
-        self.expects(spot, until);
     }
 
-    /// Notes that something in the trash will be due then.
-    pub(super) fn expects(&self, spot: &Spot, until: SystemTime) {
-        let mut due = self.due();
+    /// Notes that the image with this id was moved to the trash, and will be due then.
+    pub(super) fn expects(&self, spot: &Spot, id: &str, until: SystemTime) {
+        lock(&self.ours).insert(spot.spec(id));
+        let mut due = lock(&self.due);
         let known = due.entry(spot.clone()).or_insert(until);
         *known = (*known).min(until);
         drop(due);
         self.wake();
-    }
-
-    fn due(&self) -> MutexGuard<'_, BTreeMap<Spot, SystemTime>> {
-        self.due.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Lets the loop see what has changed.
@@ -73,16 +80,29 @@ impl Trash {
     }
 
     pub(super) fn waiting(&self) -> usize {
-        self.waiting.load(Ordering::SeqCst)
+        self.waiting.load(Ordering::SeqCst) + self.large.waiting()
     }
 
     pub(super) fn purged(&self) -> u64 {
         self.purged.load(Ordering::Relaxed)
     }
 
-    pub(super) fn stuck(&self) -> Vec<(String, String)> {
-        self.stuck.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    /// Notes that an image was purged.
+    pub(super) fn count_purged(&self) {
+        self.purged.fetch_add(1, Ordering::Relaxed);
     }
+
+    /// What waits for longer than it should, and why.
+    /// `patience`: how long a large image may take without a word.
+    pub(super) fn stuck(&self, patience: Duration) -> Vec<(String, String)> {
+        let mut stuck = lock(&self.stuck).clone();
+        stuck.extend(self.large.told(patience));
+        stuck
+    }
+}
+
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// When an image is tried again, and how long the pause was.
@@ -102,31 +122,33 @@ struct Known {
     unlisted: Option<(String, Duration)>,
 }
 
-/// Purges the trash of `store` until the permit ends. `admin`: who may look at the whole cluster.
+/// What was done about one entry.
+enum Settled {
+    /// Nothing before it is due.
+    Waits,
+    /// Nothing; it is looked at again soon.
+    Again,
+    /// It is not ours.
+    Left,
+    Purged,
+    Restored,
+    /// It is purged in slices.
+    Large,
+    /// Nothing can be done, for this reason.
+    Held(String),
+}
+
+/// Looks after the trash of `store` until the permit ends. `admin`: who may look at the whole cluster.
 pub(super) async fn tend(store: Arc<Store>, host: Arc<dyn Host>, admin: Option<Admin>, permit: Permit) {
-    let mut tending = Tending { store, host, known: BTreeMap::new(), paused: HashMap::new() };
-    let mut searched: Option<Instant> = None;
-    while permit.check().is_ok() {
-        if let Some(admin) = &admin
-            && searched.is_none_or(|at| at.elapsed() >= SEARCH)
-        {
-            searched = Some(Instant::now());
-            if let Err(error) = tending.search(admin).await {
-                let cluster = tending.store.cluster.name();
-                let error = error.chain();
-                tracing::debug!(cluster, error, "cannot search the pools for what was left behind");
-                // The cluster may be away.
-                searched = Instant::now().checked_sub(SEARCH.saturating_sub(LONGEST_PAUSE));
-            }
-        }
-        tending.round(&permit).await;
-        let idle = tending.idle();
-        tokio::time::sleep(tending.store.pace.soon).await;
-        tokio::select! {
-            () = tokio::time::sleep(idle.saturating_sub(tending.store.pace.soon)) => {}
-            () = tending.store.trash.wake.notified() => {}
-        }
-    }
+    let sliced = slices::tend(Arc::clone(&store), Arc::clone(&host), permit.clone());
+    let listed = async move {
+        // What was done before, another process may have undone since.
+        lock(&store.trash.ours).clear();
+        let (known, paused, looked_at) = (BTreeMap::new(), HashMap::new(), HashSet::new());
+        let mut tending = Tending { store, host, known, paused, looked_at };
+        tending.rounds(admin.as_ref(), &permit).await;
+    };
+    futures::join!(sliced, listed);
 }
 
 struct Tending {
@@ -134,13 +156,45 @@ struct Tending {
     host: Arc<dyn Host>,
     known: BTreeMap<Spot, Known>,
     paused: HashMap<String, Pause>,
+    /// Entries that were looked at in this term: nothing is to be done about them before they are due.
+    looked_at: HashSet<String>,
 }
 
 impl Tending {
+    async fn rounds(&mut self, admin: Option<&Admin>, permit: &Permit) {
+        let mut searched: Option<Instant> = None;
+        while permit.check().is_ok() {
+            if let Some(admin) = admin
+                && searched.is_none_or(|at| at.elapsed() >= SEARCH)
+            {
+                searched = Some(Instant::now());
+                if let Err(error) = self.search(admin).await {
+                    let cluster = self.store.cluster.name();
+                    let error = error.chain();
+                    tracing::debug!(cluster, error, "cannot search the pools for what was left behind");
+                    // The cluster may be away.
+                    searched = Instant::now().checked_sub(SEARCH.saturating_sub(LONGEST_PAUSE));
+                }
+            }
+            self.round(permit).await;
+            let idle = self.idle();
+            tokio::time::sleep(self.store.pace.soon).await;
+            tokio::select! {
+                () = tokio::time::sleep(idle.saturating_sub(self.store.pace.soon)) => {}
+                () = self.store.trash.wake.notified() => {}
+            }
+        }
+    }
+
+    /// The time by which is counted when to look. By what images expire, only the host says.
+    fn now(&self) -> SystemTime {
+        self.host.now().unwrap_or_else(SystemTime::now)
+    }
+
     /// How long nothing is to be done, as far as is known.
     fn idle(&self) -> Duration {
-        let now = self.store.now();
-        let added = self.store.trash.due().values().min().copied();
+        let now = self.now();
+        let added = lock(&self.store.trash.due).values().min().copied();
         let next = self.known.values().map(|known| known.next).chain(added);
         let pace = self.store.pace;
         next.min().map_or(pace.later, |next| next.duration_since(now).unwrap_or_default().min(pace.later))
@@ -165,13 +219,13 @@ impl Tending {
         Ok(())
     }
 
-    /// Looks at every trash in which something is due, or of which nothing is known, and purges what is over.
+    /// Looks at every trash in which something is due, or of which nothing is known.
     async fn round(&mut self, permit: &Permit) {
-        let now = self.store.now();
+        let now = self.now();
         let spots = self.store.spots();
         self.known.retain(|known, _| spots.iter().any(|(spot, _)| spot == known));
         for (spot, admin) in spots {
-            let added = self.store.trash.due().get(&spot).is_some_and(|due| *due <= now);
+            let added = lock(&self.store.trash.due).get(&spot).is_some_and(|due| *due <= now);
             if !added && self.known.get(&spot).is_some_and(|known| known.next > now) {
                 continue;
             }
@@ -179,33 +233,39 @@ impl Tending {
                 break;
             }
             // What comes there from now on is not in the list.
-            self.store.trash.due().remove(&spot);
+            lock(&self.store.trash.due).remove(&spot);
             let listed = async {
                 let work = Work::new(&self.store, &self.host, &spot, &admin, false).await?;
-                let entries = work.in_trash().await?;
+                work.identity().await?;
+                if !self.known.contains_key(&spot) {
+                    slices::find(&work).await?;
+                }
+                let entries = match work.trash_list().await? {
+                    Some(entries) => entries,
+                    None => prepared(&work, permit).await?,
+                };
                 Ok::<_, Trouble>((work, entries))
             };
             match listed.await {
-                Ok((work, entries)) => self.purge(&work, entries, permit).await,
+                Ok((work, entries)) => self.settle_all(&work, entries, permit).await,
                 Err(trouble) => self.not_listed(&spot, trouble),
             }
             self.tell();
         }
     }
 
-    /// Purges what is over in one trash.
-    async fn purge(&mut self, work: &Work, entries: Vec<Entry>, permit: &Permit) {
-        let now = self.store.now();
-        let ours: Vec<Entry> = entries.into_iter().filter(to_be_purged).collect();
-        let within = format!("{}/", work.spot);
-        self.paused.retain(|id, _| {
-            let here = id.strip_prefix(&within).filter(|rest| !rest.contains('/'));
-            here.is_none_or(|id| ours.iter().any(|entry| entry.id == id))
-        });
+    /// Does what is to be done about the entries of one trash.
+    async fn settle_all(&mut self, work: &Work, mut entries: Vec<Entry>, permit: &Permit) {
+        let now = self.now();
+        entries.retain(decide::may_be_ours);
+        self.forget_others(work, &entries);
         let (mut due, later): (Vec<Entry>, Vec<Entry>) =
-            ours.into_iter().partition(|entry| entry.is_over(now));
+            entries.into_iter().partition(|entry| entry.is_over(now));
         let mut next: Vec<SystemTime> = later.iter().map(|entry| entry.until).collect();
-        let waiting = later.iter().filter(|entry| entry.fate() == Fate::Deleted).count() + due.len();
+        let deleted = |entry: &&Entry| {
+            entry.fate() == Fate::Deleted && !self.store.trash.large.has(&work.spot, &entry.id)
+        };
+        let waiting = due.iter().chain(&later).filter(deleted).count();
         self.known.insert(work.spot.clone(), Known { next: now, waiting, unlisted: None });
         self.tell();
         due.retain(|entry| {
@@ -213,64 +273,118 @@ impl Tending {
             next.extend(paused.map(|pause| pause.until));
             paused.is_none()
         });
-        let purges = due.into_iter().map(|entry| async move {
-            let outcome = match permit.check() {
-                Ok(()) => work.purge(&entry, permit).await,
-                Err(expired) => Err(Trouble::Said(expired.into())),
-            };
-            (entry, outcome)
-        });
-        let mut purges = Box::pin(stream::iter(purges).buffer_unordered(ABREAST));
-        while let Some((entry, outcome)) = purges.next().await {
-            next.extend(self.purged(&work.spot, &entry, outcome));
+        let (first, more) = self.first_looks(work, later);
+        if more {
+            next.push(now + self.store.pace.soon);
         }
-        drop(purges);
-        let look = self.store.now() + self.store.pace.look;
+        let all =
+            first.into_iter().map(|entry| (entry, false)).chain(due.into_iter().map(|entry| (entry, true)));
+        let settles = all.map(|(entry, is_due)| async move {
+            let settled = settle(work, &entry, is_due, permit).await;
+            (entry, settled)
+        });
+        let mut settles = Box::pin(stream::iter(settles).buffer_unordered(ABREAST));
+        while let Some((entry, settled)) = settles.next().await {
+            next.extend(self.settled(&work.spot, &entry, settled));
+        }
+        drop(settles);
+        let look = self.now() + self.store.pace.look;
         if let Some(known) = self.known.get_mut(&work.spot) {
             known.next = next.into_iter().fold(look, SystemTime::min);
         }
     }
 
-    /// Notes what became of a purge; when to look again, where it did not succeed.
-    fn purged(&mut self, spot: &Spot, entry: &Entry, outcome: Result<(), Trouble>) -> Option<SystemTime> {
+    /// Forgets what is not in this trash any more.
+    fn forget_others(&mut self, work: &Work, entries: &[Entry]) {
+        let within = format!("{}/", work.spot);
+        let is_here = |spec: &str| {
+            let here = spec.strip_prefix(&within).filter(|rest| !rest.contains('/'));
+            here.is_none_or(|id| entries.iter().any(|entry| entry.id == id))
+        };
+        self.paused.retain(|spec, _| is_here(spec));
+        self.looked_at.retain(|spec| is_here(spec));
+        lock(&self.store.trash.ours).retain(|spec| is_here(spec));
+    }
+
+    /// Those entries that are to be looked at although they are not due, and whether there are more.
+    fn first_looks(&self, work: &Work, mut later: Vec<Entry>) -> (Vec<Entry>, bool) {
+        let ours = lock(&self.store.trash.ours);
+        later.retain(|entry| {
+            let spec = work.spot.spec(&entry.id);
+            let paused = self.paused.get(&spec).is_some_and(|pause| pause.until > self.now());
+            !paused && !self.looked_at.contains(&spec) && !ours.contains(&spec)
+        });
+        let more = later.len() > FIRST_LOOKS;
+        later.truncate(FIRST_LOOKS);
+        (later, more)
+    }
+
+    /// Notes what was done about an entry; when to look again, where it is not done with.
+    fn settled(
+        &mut self,
+        spot: &Spot,
+        entry: &Entry,
+        settled: Result<Settled, Trouble>,
+    ) -> Option<SystemTime> {
         let id = spot.spec(&entry.id);
-        let now = self.store.now();
-        match outcome {
-            Ok(()) => {
-                tracing::info!(image = spot.spec(&entry.name), id, "purged a deleted image");
-                self.store.trash.purged.fetch_add(1, Ordering::Relaxed);
+        let (now, pace) = (self.now(), self.store.pace);
+        let image = spot.spec(&entry.name);
+        let done = |tending: &mut Self| {
+            tending.paused.remove(&id);
+            if entry.fate() == Fate::Deleted
+                && let Some(known) = tending.known.get_mut(spot)
+            {
+                known.waiting = known.waiting.saturating_sub(1);
+            }
+            tending.tell();
+            None
+        };
+        match settled {
+            Ok(Settled::Purged) => {
+                tracing::info!(image, id, "purged a deleted image");
+                self.store.trash.count_purged();
+                done(self)
+            }
+            Ok(Settled::Restored) => {
+                tracing::warn!(
+                    image,
+                    id,
+                    "put an image back from the trash, since its PersistentVolume is to be kept"
+                );
+                done(self)
+            }
+            Ok(Settled::Large) => done(self),
+            Ok(Settled::Waits | Settled::Left) => {
                 self.paused.remove(&id);
-                if let Some(known) = self.known.get_mut(spot) {
-                    known.waiting = known.waiting.saturating_sub(1);
-                }
-                self.tell();
+                self.looked_at.insert(id);
                 None
             }
+            Ok(Settled::Again) => Some(now + pace.first_pause),
             // Our clock is ahead of the program's; the next look finds it.
-            Err(trouble) if trouble.is_too_early() => Some(now + self.store.pace.soon),
-            Err(trouble) => {
-                let error = Error::from(trouble);
-                let first = self.store.pace.first_pause;
-                let length =
-                    self.paused.get(&id).map_or(first, |pause| (pause.length * 2).min(LONGEST_PAUSE));
-                let why = error.chain();
-                tracing::warn!(
-                    image = spot.spec(&entry.name),
-                    id,
-                    error = why,
-                    "cannot purge a deleted image yet"
-                );
-                let until = now + length;
-                self.paused.insert(id, Pause { until, length, why });
-                Some(until)
-            }
+            Err(trouble) if trouble.is_too_early() => Some(now + pace.soon),
+            Ok(Settled::Held(why)) => Some(self.pause(id, &image, why)),
+            Err(trouble) => Some(self.pause(id, &image, Error::from(trouble).chain())),
         }
+    }
+
+    /// Leaves an entry alone for a while, each time for longer; until when.
+    fn pause(&mut self, id: String, image: &str, why: String) -> SystemTime {
+        let before = self.paused.get(&id);
+        let length =
+            before.map_or(self.store.pace.first_pause, |pause| (pause.length * 2).min(LONGEST_PAUSE));
+        // Told when it is new.
+        if before.is_none_or(|pause| pause.why != why) {
+            tracing::warn!(image, id, error = why, "an image in the trash cannot be purged yet");
+        }
+        let until = self.now() + length;
+        self.paused.insert(id, Pause { until, length, why });
+        until
     }
 
     fn not_listed(&mut self, spot: &Spot, trouble: Trouble) {
         let (cluster, elsewhere) = (self.store.cluster.name(), trouble.is_elsewhere());
         let why = Error::from(trouble).chain();
-        let (now, pace) = (self.store.now(), self.store.pace);
+        let (now, pace) = (self.now(), self.store.pace);
         let known = self.known.entry(spot.clone()).or_insert(Known { next: now, waiting: 0, unlisted: None });
         if elsewhere {
             tracing::debug!(cluster, %spot, error = why, "there is no trash here");
@@ -299,41 +413,80 @@ impl Tending {
             .known
             .iter()
             .filter_map(|(spot, known)| Some((spot.to_string(), known.unlisted.as_ref()?.0.clone())));
-        let stuck =
+        *lock(&self.store.trash.stuck) =
             self.paused.iter().map(|(id, pause)| (id.clone(), pause.why.clone())).chain(unlisted).collect();
-        *self.store.trash.stuck.lock().unwrap_or_else(PoisonError::into_inner) = stuck;
     }
 }
 
-/// Whether an image in the trash is ours to purge, now or when its time has come.
-fn to_be_purged(entry: &Entry) -> bool {
-    names::is_ours_in_trash(&entry.name)
-        && match entry.fate() {
-            Fate::Deleted | Fate::Archived => true,
-            Fate::ByHand => false,
-        }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_what_we_deleted_or_what_was_kept_for_its_time_is_purged() {
-        let since = SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_000_000);
-        let (soon, late) = (Duration::from_secs(15), Duration::from_hours(720));
-        let rows = [
-            ("deleted", "berth-1", soon, true),
-            ("of an older provisioner, deleted", "berth.deleted-pvc-1", soon, true),
-            ("archived", "berth-1", late, true),
-            ("moved by hand", "berth-1", Duration::ZERO, false),
-            ("of an older provisioner, archived", "kubernetes-dynamic-pvc-1", late, false),
-            ("another program's", "csi-vol-1", soon, false),
-        ];
-        for (row, name, kept, expected) in rows {
-            let entry = Entry { id: "1".into(), name: name.into(), since, until: since + kept };
-            assert_eq!(to_be_purged(&entry), expected, "{row}");
-            assert!(kept.is_zero() || !entry.is_over(since), "{row}: not before its time");
+/// Sees to it that a pool with images of ours can move them to its trash also when it is full.
+async fn prepared(work: &Work, permit: &Permit) -> Result<Vec<Entry>, Trouble> {
+    if work.images().await?.iter().any(|image| names::volume_of(image).is_some()) {
+        match work.make_trash(permit).await {
+            Ok(()) => {}
+            Err(trouble) => {
+                let (spot, error) = (work.spot.to_string(), Error::from(trouble).chain());
+                tracing::debug!(spot, error, "cannot prepare the trash of a pool yet");
+            }
         }
     }
+    Ok(Vec::new())
+}
+
+/// Does what is to be done about one entry.
+async fn settle(work: &Work, entry: &Entry, is_due: bool, permit: &Permit) -> Result<Settled, Trouble> {
+    permit.check()?;
+    let spec = work.spot.spec(&entry.name);
+    let Ok(_held) = work.store.hold(&spec) else { return Ok(Settled::Again) };
+    // The name of most tells whose they are; unless something is to be done, nothing is read of them.
+    if !is_due && let Some(volume) = names::volume_of(&entry.name) {
+        match work.host.pv_state(&volume).await? {
+            PvState::Absent => return Ok(Settled::Waits),
+            PvState::Present { removing: true, .. } => return Ok(Settled::Again),
+            PvState::Present { removing: false, .. } => {}
+        }
+    }
+    let header = work.header(&entry.id).await?;
+    let volume = match decide::owner(entry, header.as_ref(), work.host.cluster().as_ref()) {
+        Owner::Ours(volume) => volume,
+        Owner::Remnant if is_due => return purge(work, entry, permit).await,
+        Owner::Another => return Ok(Settled::Left),
+        Owner::Unproved(why) if is_due => return Ok(Settled::Held(unproved(work, entry, &why))),
+        Owner::Remnant | Owner::Unproved(_) => return Ok(Settled::Waits),
+    };
+    let pv = work.host.pv_state(&volume).await?;
+    let wanted = matches!(pv, PvState::Present { removing: false, .. });
+    let image = names::in_place(&entry.name);
+    let there = if wanted { work.info(image).await? } else { None };
+    let replaced = there.as_ref().is_some_and(|there| there.id != entry.id);
+    match decide(entry, &pv, replaced, work.host.now()) {
+        Decision::Wait => Ok(Settled::Waits),
+        Decision::Again => Ok(Settled::Again),
+        Decision::Hold(why) => Ok(Settled::Held(why.to_owned())),
+        // Its move was broken off before it took anything away.
+        Decision::Restore if there.is_some() && entry.state == State::Moving => Ok(Settled::Waits),
+        Decision::Restore => {
+            restore::put_back(work, entry, image, permit).await?;
+            Ok(Settled::Restored)
+        }
+        Decision::Purge
+            if header.is_some_and(|header| header.objects() > SMALL) && entry.state == State::Whole =>
+        {
+            work.store.trash.large.add(&work.spot, &entry.id, &entry.name);
+            Ok(Settled::Large)
+        }
+        Decision::Purge => purge(work, entry, permit).await,
+    }
+}
+
+async fn purge(work: &Work, entry: &Entry, permit: &Permit) -> Result<Settled, Trouble> {
+    work.purge(entry, permit).await?;
+    Ok(Settled::Purged)
+}
+
+fn unproved(work: &Work, entry: &Entry, why: &str) -> String {
+    format!(
+        "image {} (id {}) is called like one of ours, and nothing proves that it is: {why}. It is left alone; find out whose it is",
+        work.spot.spec(&entry.name),
+        entry.id
+    )
 }

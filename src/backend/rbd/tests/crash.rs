@@ -1,14 +1,16 @@
 //! Whatever is broken off at any of its steps is finished by a later call, and nothing is lost or left behind.
 
 use super::{small::Stop, *};
-use crate::backend::conformance::removal;
+use crate::backend::{conformance::removal, rbd::entry::State};
 
 /// A creation writes a name, what it stands for, a header, the mark, the size.
 const STEPS: usize = 5;
 /// A move to the trash writes an entry there, removes what the name stands for, the name, and completes the entry.
 const MOVE: usize = 4;
-/// A renaming writes what the new name stands for, the list of names, and removes what the old name stands for.
-const RENAMING: usize = 3;
+/// An image that has no mark gets one first.
+const MARK: usize = 1;
+
+use super::older::IMAGE;
 
 /// The UID of a claim as Kubernetes gives them.
 const UID: &str = "6c0f3c9e-8a0b-4a43-9f4a-0b1d0a3c2f11";
@@ -73,7 +75,11 @@ async fn a_creation_that_was_broken_off_is_finished() {
             let image = site.small.state().spaces["rbd"].images["berth-uid-a"].clone();
             assert_eq!((image.size, image.features, image.headless), (1 << 30, 1, false), "{stop:?}");
             assert!(image.metadata["berth.owner"].contains("uid-a"), "{stop:?}");
-            assert!(site.small.state().spaces["rbd"].trash.is_empty());
+            // What could not be opened was cleared away into the trash.
+            let trash = site.small.state().spaces["rbd"].trash.clone();
+            assert!(trash.iter().all(|entry| entry.image.headless), "{stop:?}: {trash:?}");
+            site.tend_until(|store| store.trash == 0).await;
+            assert_eq!(site.trash(), [""; 0], "{stop:?}");
         }
     }
 }
@@ -133,16 +139,12 @@ async fn an_adoption_that_was_broken_off_is_finished() {
 async fn a_removal_that_was_broken_off_is_finished() {
     for disposal in [Disposal::Delete, Disposal::Archive] {
         for older in [false, true] {
-            let steps = if older && disposal == Disposal::Delete { RENAMING + MOVE } else { MOVE };
+            let steps = if older { MARK + MOVE } else { MOVE };
             for stop in stops(steps) {
                 let mut site = Site::new();
                 let removal = if older {
-                    site.small.plant(
-                        "rbd",
-                        "pvc-1",
-                        Image { size: 1 << 20, content: true, ..Image::default() },
-                    );
-                    super::older::removal("pvc-1", disposal)
+                    site.small.plant("rbd", IMAGE, super::older::planted());
+                    super::older::removal(IMAGE, disposal)
                 } else {
                     let request = request("a", &[]);
                     let volume = site.create(&request).await.unwrap();
@@ -170,7 +172,7 @@ async fn a_removal_that_was_broken_off_is_finished() {
                         let state = site.small.state();
                         let kept: Vec<_> = state.spaces["rbd"].trash.iter().collect();
                         assert!(kept.len() == 1 && kept[0].is_kept(), "{row}");
-                        assert_eq!(kept[0].name, if older { "pvc-1" } else { "berth-uid-a" }, "its old name");
+                        assert_eq!(kept[0].name, if older { IMAGE } else { "berth-uid-a" }, "its old name");
                     }
                 }
             }
@@ -207,7 +209,7 @@ async fn an_archive_that_was_broken_off_survives_every_sweep() {
         assert_eq!(trash.len(), 1, "{stop:?}");
         let entry = &trash[0];
         assert!(
-            entry.is_kept() && !entry.moving && entry.image.content && !entry.image.headless,
+            entry.is_kept() && entry.state == State::Whole && entry.image.content && !entry.image.headless,
             "{stop:?}: {entry:?}"
         );
         assert!(state.spaces["rbd"].images.is_empty(), "{stop:?}");
@@ -226,7 +228,7 @@ async fn a_creation_after_an_archive_that_was_broken_off_leaves_it_alone() {
     until_done(async || site.create(&request).await).await;
     let state = site.small.state();
     let entry = &state.spaces["rbd"].trash[0];
-    assert!(entry.is_kept() && !entry.moving && entry.image.content, "{entry:?}");
+    assert!(entry.is_kept() && entry.state == State::Whole && entry.image.content, "{entry:?}");
     assert_ne!(state.spaces["rbd"].images["berth-uid-a"].id, entry.image.id);
 }
 
@@ -239,25 +241,45 @@ async fn a_move_to_the_trash_that_was_broken_off_is_finished_before_the_volume_c
         let removal = removal(&request, &volume, disposal);
         // Everything but the last step.
         assert!(broken_off(&site, Stop::Before(MOVE - 1), site.remove(&removal)).await);
-        assert!(site.small.state().spaces["rbd"].trash[0].moving);
+        let state = |site: &Site| site.small.state().spaces["rbd"].trash[0].state;
+        assert_eq!(state(&site), State::Moving);
         site.restart();
         site.remove(&removal).await.unwrap();
-        assert!(!site.small.state().spaces["rbd"].trash[0].moving, "{disposal}");
+        assert_eq!(state(&site), State::Whole, "{disposal}");
     }
 }
 
+/// Ceph keeps the expiry that a move began with: what was to be deleted at first, and then to be archived, was purged.
 #[tokio::test]
-async fn a_deletion_that_was_begun_is_not_told_to_be_an_archive() {
-    let site = Site::new();
-    let request = request("a", &[]);
-    let volume = site.create(&request).await.unwrap();
-    let delete = removal(&request, &volume, Disposal::Delete);
-    assert!(broken_off(&site, Stop::After(0), site.remove(&delete)).await);
-    let archive = Removal { disposal: Disposal::Archive, ..delete };
-    let error = site.remove(&archive).await.unwrap_err();
-    assert_eq!(error.kind(), Kind::Refused);
-    assert!(error.to_string().contains("rbd deep cp rbd/berth-uid-a"), "{error}");
-    assert_eq!(site.small.images(), ["berth-uid-a"]);
+async fn a_deletion_that_was_begun_becomes_the_archive_that_is_asked_for_now_and_the_other_way_round() {
+    for (first, then) in [(Disposal::Delete, Disposal::Archive), (Disposal::Archive, Disposal::Delete)] {
+        for stop in stops(MOVE) {
+            let site = Site::new();
+            let request = request("a", &[]);
+            let volume = site.create(&request).await.unwrap();
+            let begun = removal(&request, &volume, first);
+            assert!(broken_off(&site, stop, site.remove(&begun)).await);
+            let asked = Removal { disposal: then, ..begun };
+            let removed = until_done(async || site.remove(&asked).await).await;
+            assert_eq!(site.small.images(), [""; 0]);
+            let kept: Vec<bool> =
+                site.small.state().spaces["rbd"].trash.iter().map(super::small::Trashed::is_kept).collect();
+            match then {
+                Disposal::Archive => {
+                    assert!(
+                        matches!(removed, Removed::Archived(_)) && kept == [true],
+                        "{stop:?}: {removed:?}"
+                    );
+                }
+                // Where the entry alone was written, the move went on with its time: it stays for longer than was asked.
+                _ => assert!(
+                    removed == Removed::Trashed
+                        && (kept == [false] || stop == Stop::After(0) || stop == Stop::Before(1)),
+                    "{stop:?}: {kept:?}"
+                ),
+            }
+        }
+    }
 }
 
 #[tokio::test]

@@ -1,7 +1,10 @@
 //! Volumes of rbd-provisioner and of kubernetes.io/rbd: their images are grown and removed as their class says.
 
-use super::*;
-use crate::volume::{ClaimKey, Origin};
+use super::{small::Stop, *};
+use crate::{
+    backend::conformance::legacy_provenance,
+    volume::{ClaimKey, Origin},
+};
 
 /// The removal of an image that an older provisioner made for the claim `team/old`.
 pub(super) fn removal(image: &str, disposal: Disposal) -> Removal {
@@ -12,15 +15,16 @@ pub(super) fn removal(image: &str, disposal: Disposal) -> Removal {
         claim: ClaimKey { namespace: "team".into(), name: "old".into(), uid: "uid-old".into() },
         origin: Origin::Created,
         disposal,
-        provenance: Provenance::default(),
+        provenance: legacy_provenance(),
     }
 }
 
-fn planted() -> Image {
+pub(super) fn planted() -> Image {
     Image { size: 1 << 20, content: true, ..Image::default() }
 }
 
-const IMAGE: &str = "kubernetes-dynamic-pvc-2f";
+/// As rbd-provisioner and the in-tree plugin called images.
+pub(super) const IMAGE: &str = "kubernetes-dynamic-pvc-2f0c3c9e-8a0b-4a43-9f4a-0b1d0a3c2f11";
 
 #[tokio::test]
 async fn the_class_says_with_which_user_and_for_how_long() {
@@ -40,7 +44,7 @@ async fn the_class_says_with_which_user_and_for_how_long() {
     assert!(matches!(site.remove(&removal).await.unwrap(), Removed::Archived(_)));
     let calls = site.small.calls();
     assert!(
-        calls.last().unwrap().contains("--expires-at 172800 seconds rbd/kubernetes-dynamic-pvc-2f"),
+        calls.last().unwrap().ends_with(&format!("--expires-at 172800 seconds rbd/{IMAGE}")),
         "{calls:?}"
     );
     let names: Vec<String> = site.rbd.stores().into_iter().map(|store| store.name).collect();
@@ -68,7 +72,7 @@ async fn an_image_that_is_marked_for_another_claim_is_left_alone() {
 async fn a_name_that_is_more_than_a_name_is_refused() {
     let site = Site::new();
     site.small.plant("rbd", IMAGE, planted());
-    for image in ["rbd/other", "kubernetes-dynamic-pvc-2f@first", "", "-p", "a b"] {
+    for image in ["rbd/other", &format!("{IMAGE}@first"), "", "-p", "a b"] {
         let error = site.remove(&removal(image, Disposal::Delete)).await.unwrap_err();
         assert_eq!(error.kind(), Kind::Refused, "{image:?}: {error}");
     }
@@ -88,15 +92,27 @@ async fn a_missing_image_is_a_success_only_where_its_pool_exists() {
     assert!(error.to_string().contains("gone"), "{error}");
 }
 
+/// The version before renamed such an image before it moved it.
 #[tokio::test]
-async fn another_image_under_the_name_that_it_needs_is_left_alone() {
-    let site = Site::new();
-    site.small.plant("rbd", IMAGE, planted());
-    site.small.plant("rbd", &format!("berth.deleted-{IMAGE}"), planted());
-    let error = site.remove(&removal(IMAGE, Disposal::Delete)).await.unwrap_err();
-    assert_eq!(error.kind(), Kind::Conflict);
-    assert!(error.to_string().contains(&format!("rbd/berth.deleted-{IMAGE}")), "{error}");
-    assert_eq!(site.small.images().len(), 2);
+async fn a_renaming_that_the_version_before_broke_off_is_gone_on_with() {
+    for (stop, restored) in [(Stop::After(1), false), (Stop::After(2), false), (Stop::After(2), true)] {
+        let site = Site::new();
+        site.small.plant("rbd", IMAGE, planted());
+        let doomed = format!("berth.deleted-{IMAGE}");
+        site.small.rename(IMAGE, &doomed, stop);
+        if restored {
+            assert_eq!(site.restore(&removal(IMAGE, Disposal::Delete)).await.unwrap(), Restored::MovedBack);
+            assert_eq!(site.small.images(), [IMAGE]);
+            continue;
+        }
+        assert_eq!(
+            site.remove(&removal(IMAGE, Disposal::Delete)).await.unwrap(),
+            Removed::Trashed,
+            "{stop:?}"
+        );
+        site.tend_until(|store| store.purged == 1).await;
+        assert_eq!(site.trash(), [""; 0], "{stop:?}");
+    }
 }
 
 /// Proves: rbd 20
@@ -111,7 +127,7 @@ async fn an_older_image_grows() {
         claim: ClaimKey { namespace: "team".into(), name: "old".into(), uid: "uid-old".into() },
         mode: Mode::Block,
         capacity: Capacity::from_bytes(3 << 20),
-        provenance: Provenance::default(),
+        provenance: legacy_provenance(),
     };
     let grown = site.rbd.expand(&growth, &Permit::unlimited()).await.unwrap();
     assert_eq!(grown, Grown { capacity: growth.capacity, on_node: false });

@@ -76,23 +76,6 @@ async fn another_cluster_under_the_same_address_is_not_touched() {
 }
 
 #[tokio::test]
-async fn an_image_of_another_kubernetes_is_left_alone() {
-    let site = Site::new();
-    let (request, volume) = made(&site, "a").await;
-    *site.vault.installation.lock().unwrap() = Some("elsewhere".into());
-    assert_eq!(site.rbd.unfinished("main", &|_| false).await.unwrap(), []);
-    let error = site.remove(&removal(&request, &volume, Disposal::Delete)).await.unwrap_err();
-    assert_eq!(error.kind(), Kind::Refused);
-    assert!(error.to_string().contains("here"), "{error}");
-    assert_eq!(site.create(&request).await.unwrap_err().kind(), Kind::Conflict);
-    // Without an identity of its own a process sweeps nothing, but can go on with what is proved by the claim.
-    *site.vault.installation.lock().unwrap() = None;
-    assert_eq!(site.rbd.unfinished("main", &|_| false).await.unwrap(), []);
-    site.create(&request).await.unwrap();
-    site.remove(&removal(&request, &volume, Disposal::Delete)).await.unwrap();
-}
-
-#[tokio::test]
 async fn an_existing_image_is_taken_only_in_the_shape_that_was_asked_for() {
     let site = Site::new();
     site.small.state().spaces.insert("ec".into(), small::Space::default());
@@ -312,4 +295,58 @@ async fn an_image_that_is_listed_and_cannot_be_opened_is_not_gone() {
     let error = site.remove(&removal(&request, &volume, Disposal::Delete)).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Refused);
     assert!(error.to_string().contains("rbd rm rbd/berth-uid-a"), "{error}");
+}
+
+/// Snapshots of mirroring made a volume undeletable, and the Event named nothing.
+#[tokio::test]
+async fn an_image_that_is_mirrored_by_snapshots_is_told_with_what_to_do() {
+    let site = Site::new();
+    let (request, volume) = made(&site, "a").await;
+    site.small.change("berth-uid-a", |image| image.mirrored = true);
+    for disposal in [Disposal::Delete, Disposal::Archive] {
+        let error = site.remove(&removal(&request, &volume, disposal)).await.unwrap_err();
+        assert_eq!(error.kind(), Kind::InUse);
+        assert!(error.to_string().ends_with("rbd mirror image disable rbd/berth-uid-a"), "{error}");
+    }
+    // What a user made is told first where mirroring has ended and left a snapshot of its own.
+    site.small.change("berth-uid-a", |image| {
+        image.mirrored = false;
+        image.snapshots = vec!["daily".into()];
+    });
+    let error = site.remove(&removal(&request, &volume, Disposal::Delete)).await.unwrap_err();
+    assert!(error.to_string().contains("daily"), "{error}");
+    site.small.change("berth-uid-a", |image| image.snapshots.clear());
+    site.remove(&removal(&request, &volume, Disposal::Delete)).await.unwrap();
+}
+
+/// An image in a group was moved to the trash, and could not be purged there.
+#[tokio::test]
+async fn an_image_in_a_group_is_refused_before_it_is_moved() {
+    let site = Site::new();
+    let (request, volume) = made(&site, "a").await;
+    site.small.change("berth-uid-a", |image| image.group = Some("rbd/nightly".into()));
+    for disposal in [Disposal::Delete, Disposal::Archive] {
+        let error = site.remove(&removal(&request, &volume, disposal)).await.unwrap_err();
+        assert_eq!(error.kind(), Kind::Refused);
+        assert!(error.to_string().ends_with("rbd group image rm rbd/nightly rbd/berth-uid-a"), "{error}");
+    }
+    assert_eq!((site.small.images(), site.trash()), (vec!["berth-uid-a".to_owned()], Vec::new()));
+}
+
+/// Two thin claims of 900 TiB kept the trash busy for days.
+#[tokio::test]
+async fn a_class_bounds_the_size_of_its_images_also_when_they_grow() {
+    let site = Site::new();
+    let error = site.create(&request("a", &[("maxSize", "512Mi")])).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Invalid);
+    assert!(error.to_string().contains("maxSize") && error.to_string().contains("512Mi"), "{error}");
+    let bounded = request("a", &[("maxSize", "2Gi")]);
+    let volume = site.create(&bounded).await.unwrap();
+    let permit = Permit::unlimited();
+    site.rbd.expand(&growth(&bounded, &volume, 2 << 30), &permit).await.unwrap();
+    let error = site.rbd.expand(&growth(&bounded, &volume, 3 << 30), &permit).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Invalid);
+    assert!(error.to_string().contains("2Gi"), "{error}");
+    let error = site.create(&request("b", &[("maxSize", "much")])).await.unwrap_err();
+    assert!(error.to_string().contains("parameter maxSize"), "{error}");
 }

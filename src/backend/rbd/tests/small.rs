@@ -2,15 +2,19 @@
 //! `ceph` and `rados` that really are started.
 //!
 //! It fails as a real cluster fails: exit codes and texts are the recorded ones. Its time runs faster than ours, and it can stop
-//! before any of the steps in which it changes something, as a program that is killed.
+//! before any of the steps in which it changes something, as a program that is killed, or carry a call out long after the
+//! caller gave it up.
 
 #![allow(clippy::unnecessary_wraps, reason = "whatever is played may end without an answer")]
 
+mod images;
 mod import;
+mod objects;
+mod play;
+mod trash;
 
 use std::{
-    collections::BTreeMap,
-    fmt::Write as _,
+    collections::{BTreeMap, BTreeSet},
     fs::{self, OpenOptions},
     io::{BufRead, BufReader, Write},
     os::unix::fs::{OpenOptionsExt, symlink},
@@ -20,9 +24,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use import::Stream;
 use jiff::{SignedDuration, Timestamp};
-use serde_json::json;
 
 use crate::backend::{
     ceph::{
@@ -36,6 +38,7 @@ use crate::backend::{
 const HASTE: u32 = 60;
 
 /// An image.
+#[allow(clippy::struct_excessive_bools, reason = "each is something else that may be so of an image")]
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Image {
     pub(crate) id: String,
@@ -51,6 +54,10 @@ pub(crate) struct Image {
     pub(crate) headless: bool,
     /// Its name is not in the list of names.
     pub(crate) unlisted: bool,
+    /// The group that it is in.
+    pub(crate) group: Option<String>,
+    /// It is mirrored by snapshots.
+    pub(crate) mirrored: bool,
 }
 
 /// An image in the trash.
@@ -58,10 +65,11 @@ pub(crate) struct Image {
 pub(crate) struct Trashed {
     pub(crate) name: String,
     pub(crate) image: Image,
-    /// Its move here was broken off.
-    pub(crate) moving: bool,
+    pub(crate) state: entry::State,
+    /// `rbd rm` put it here.
+    pub(crate) by_rm: bool,
     at: Timestamp,
-    until: Timestamp,
+    pub(crate) until: Timestamp,
 }
 
 /// A pool, or a namespace of one.
@@ -69,6 +77,10 @@ pub(crate) struct Trashed {
 pub(crate) struct Space {
     pub(crate) images: BTreeMap<String, Image>,
     pub(crate) trash: Vec<Trashed>,
+    /// The trash has its list, which the first image that is moved there leaves behind.
+    pub(crate) has_trash: bool,
+    /// Objects that are none of RBD's.
+    pub(crate) objects: BTreeMap<String, BTreeMap<String, Vec<u8>>>,
 }
 
 /// When the programs stop.
@@ -82,6 +94,7 @@ pub(crate) enum Stop {
 }
 
 /// What the cluster holds, and how it behaves.
+#[allow(clippy::struct_excessive_bools, reason = "each is something else that a test asks for")]
 #[derive(Debug)]
 pub(crate) struct State {
     /// By `pool` and `pool/namespace`.
@@ -92,6 +105,15 @@ pub(crate) struct State {
     pub(crate) stopped: bool,
     /// Whether nothing is answered any more.
     pub(crate) hangs: bool,
+    /// How calls begin that are not carried out before [`Small::let_go`].
+    pub(crate) hold: Option<&'static str>,
+    held: Vec<(String, Vec<String>, Vec<u8>)>,
+    /// Pools that take no more.
+    pub(crate) full: BTreeSet<String>,
+    /// `rbd rm` keeps nothing, whatever it is told: the pool is configured so.
+    pub(crate) keeps_nothing: bool,
+    /// Whether an image may be removed at once.
+    pub(crate) may_remove: bool,
     /// What a command of `rbd` answers in place of the truth.
     pub(crate) odd: Option<(&'static str, &'static str)>,
     /// Whether no monitor answers.
@@ -117,10 +139,15 @@ pub(crate) struct Small {
 /// What a program answers.
 struct Answer(i32, String, String);
 
-/// The program ends without an answer.
-struct Died;
+/// The program does not answer.
+enum Silent {
+    /// It was killed.
+    Died,
+    /// It does what it shall do later.
+    Held,
+}
 
-type Played = Result<Answer, Died>;
+type Played = Result<Answer, Silent>;
 
 fn ok(out: impl Into<String>) -> Played {
     Ok(Answer(0, out.into(), String::new()))
@@ -143,6 +170,11 @@ impl Small {
             stop: Stop::Never,
             stopped: false,
             hangs: false,
+            hold: None,
+            held: Vec::new(),
+            full: BTreeSet::new(),
+            keeps_nothing: false,
+            may_remove: false,
             odd: None,
             unreachable: false,
             key: KEY.to_owned(),
@@ -210,7 +242,7 @@ impl Small {
         change(self.state().spaces.get_mut("rbd").unwrap().images.get_mut(image).unwrap());
     }
 
-    /// Moves an image of pool `rbd` to the trash, as somebody may do by hand.
+    /// Moves an image of pool `rbd` to the trash, as an administrator may do by hand.
     pub(crate) fn move_to_trash(&self, image: &str, until: &str) {
         let _ = self.state().trash(&format!("rbd/{image}"), until);
     }
@@ -220,6 +252,28 @@ impl Small {
         let mut state = self.state();
         let trash = &mut state.spaces.get_mut("rbd").unwrap().trash;
         change(&mut trash.iter_mut().find(|entry| entry.name == image).unwrap().image);
+    }
+
+    /// Renames an image of pool `rbd`, up to that step.
+    pub(crate) fn rename(&self, from: &str, to: &str, stop: Stop) {
+        let mut state = self.state();
+        state.stop = stop;
+        let _ = state.rename(&format!("rbd/{from}"), &format!("rbd/{to}"));
+        (state.stop, state.stopped) = (Stop::Never, false);
+    }
+
+    /// How many calls are held.
+    pub(crate) fn held(&self) -> usize {
+        self.state().held.len()
+    }
+
+    /// Carries out what was held, though nothing waits for it any more.
+    pub(crate) fn let_go(&self) {
+        let mut state = self.state();
+        state.hold = None;
+        for (program, args, stdin) in std::mem::take(&mut state.held) {
+            let _ = state.act(&program, &args, &stdin);
+        }
     }
 
     /// Puts an image into a space.
@@ -281,7 +335,8 @@ fn serve(state: &Mutex<State>, directory: &Path, pid: &str) {
         return;
     }
     let code = match state.play(args, &stdin) {
-        Err(Died) => "die".to_owned(),
+        Err(Silent::Held) => return,
+        Err(Silent::Died) => "die".to_owned(),
         Ok(Answer(code, out, err)) => {
             for (name, text) in [("out", out), ("err", err)] {
                 if !text.is_empty() {
@@ -292,7 +347,7 @@ fn serve(state: &Mutex<State>, directory: &Path, pid: &str) {
         }
     };
     drop(state);
-    // It may have been killed meanwhile.
+    // It may have been killed by now.
     if let Ok(mut reply) = OpenOptions::new().write(true).custom_flags(NONBLOCK).open(file("reply")) {
         let _ = writeln!(reply, "{code}");
     }
@@ -311,7 +366,7 @@ impl State {
     }
 
     /// Asked before every change; the change is made by what follows.
-    fn step<T>(&mut self, change: impl FnOnce(&mut Self) -> T) -> Result<T, Died> {
+    fn step<T>(&mut self, change: impl FnOnce(&mut Self) -> T) -> Result<T, Silent> {
         let (before, after) = match self.stop {
             Stop::Never => return Ok(change(self)),
             Stop::Before(0) => (true, false),
@@ -330,163 +385,7 @@ impl State {
         if after {
             change(self);
         }
-        Err(Died)
-    }
-
-    fn play(&mut self, mut args: Vec<String>, stdin: &[u8]) -> Played {
-        let program = args.remove(0);
-        let mut key = String::new();
-        // What the shim adds to every call.
-        while args.first().is_some_and(|arg| {
-            arg.starts_with('-') && !(program == "rbd" && arg == "--format") && arg != "-p"
-        }) {
-            let option = args.remove(0);
-            if option == "--no-mon-config" {
-                continue;
-            }
-            let value = args.remove(0);
-            if option == "--keyfile" {
-                key = fs::read_to_string(&value).unwrap_or_default();
-            }
-        }
-        let shown = args.join(" ");
-        if shown.contains(KEY) {
-            self.complaints.push(format!("the key is in an argument of {program} {shown}"));
-        }
-        self.calls.push(format!("{program} {shown}"));
-        if self.unreachable {
-            return recorded(match program.as_str() {
-                "rbd" => "rbd-info-unreachable",
-                "rados" => "rados-omap-unreachable",
-                _ => "ceph-fsid-unreachable",
-            });
-        }
-        if key != self.key {
-            return recorded(match program.as_str() {
-                "rbd" => "rbd-info-wrong-key",
-                "rados" => "rados-omap-wrong-key",
-                _ => "ceph-fsid-wrong-key",
-            });
-        }
-        let mut words: Vec<&str> = Vec::new();
-        let mut options: BTreeMap<&str, &str> = BTreeMap::new();
-        let mut rest = args.iter().map(String::as_str);
-        while let Some(arg) = rest.next() {
-            match arg {
-                "--no-progress" | "--all" => {}
-                option if option.starts_with('-') && option != "-" => {
-                    options.insert(option, rest.next().unwrap_or_default());
-                }
-                word => words.push(word),
-            }
-        }
-        if let Some((command, answer)) = self.odd
-            && words.first() == Some(&command)
-        {
-            return ok(answer);
-        }
-        match (program.as_str(), &words[..]) {
-            ("ceph", ["fsid"]) => ok(format!("\n{}\n", json!({"fsid": self.fsid}))),
-            ("ceph", ["osd", "pool", "ls", "detail"]) => {
-                let pools = self.spaces.keys().filter(|space| !space.contains('/'));
-                let pool = |name| json!({"pool_name": name, "application_metadata": {"rbd": {}}});
-                ok(json!(pools.map(pool).collect::<Vec<_>>()).to_string())
-            }
-            ("rbd", ["import", "-", spec]) => self.import(spec, &options, stdin),
-            ("rbd", ["trash", "rm", spec]) => self.purge(spec),
-            ("rbd", ["rename", from, to]) => self.rename(from, to),
-            ("rbd", ["trash", "mv", spec]) => self.trash(spec, options["--expires-at"]),
-            ("rbd", ["image-meta", "set", spec, key, value]) => self.set_metadata(spec, key, value),
-            ("rbd", ["resize", spec]) => self.resize(spec, options["--size"]),
-            ("rbd", ["rm", spec]) => self.remove(spec),
-            ("rados", ["listomapvals", "rbd_trash"]) => self.dumped(&options),
-            ("rbd", words) => match self.tell(words) {
-                Some(told) => told,
-                None => self.unknown(&program, &shown),
-            },
-            _ => self.unknown(&program, &shown),
-        }
-    }
-
-    /// What changes nothing.
-    fn tell(&self, words: &[&str]) -> Option<Played> {
-        Some(match words {
-            ["namespace", "ls", pool] => {
-                let prefix = format!("{pool}/");
-                let found = self.spaces.keys().filter_map(|space| space.strip_prefix(&prefix));
-                let found: Vec<_> = found.map(|namespace| json!({"name": namespace})).collect();
-                ok(json!(found).to_string())
-            }
-            ["ls", space] => match self.space(space) {
-                Ok(space) => {
-                    let listed =
-                        space.images.iter().filter(|(_, image)| !image.unlisted).map(|(name, _)| name);
-                    ok(json!(listed.collect::<Vec<_>>()).to_string())
-                }
-                Err(failure) => recorded(failure),
-            },
-            ["trash", "ls", space] => match self.space(space) {
-                Ok(space) => {
-                    let told = |entry: &Trashed| json!({"id": entry.image.id, "name": entry.name});
-                    ok(json!(space.trash.iter().map(told).collect::<Vec<_>>()).to_string())
-                }
-                Err(failure) => recorded(failure),
-            },
-            ["info", spec] => self.described(spec, |name, image| info(name, image).to_string()),
-            ["image-meta", "list", spec] => self.described(spec, |_, image| {
-                // Nothing at all where there is none.
-                if image.metadata.is_empty() { String::new() } else { json!(image.metadata).to_string() }
-            }),
-            ["status", spec] => self.described(spec, |_, image| {
-                let watchers = image.watchers.iter();
-                let watchers =
-                    watchers.map(|address| json!({"address": address, "client": 4123, "cookie": 1}));
-                json!({"watchers": watchers.collect::<Vec<_>>()}).to_string()
-            }),
-            ["diff", spec] => self.described(spec, |_, image| {
-                let extent = json!({"offset": 0, "length": 65_536, "exists": "true"});
-                if image.content { json!([extent]).to_string() } else { "[]".to_owned() }
-            }),
-            ["snap", "ls", spec] => self.described(spec, |_, image| {
-                let snapshots = image.snapshots.iter().map(|name| json!({"id": 4, "name": name}));
-                json!(snapshots.collect::<Vec<_>>()).to_string()
-            }),
-            ["children", spec] => self.described(spec, |_, image| {
-                let child =
-                    |name| json!({"pool": "rbd", "pool_namespace": "", "image": name, "trash": false});
-                json!(image.clones.iter().map(child).collect::<Vec<_>>()).to_string()
-            }),
-            _ => return None,
-        })
-    }
-
-    /// The trash of a space as it is kept, by the ids. Nobody can tell a namespace that is not there from one without a trash.
-    fn dumped(&self, options: &BTreeMap<&str, &str>) -> Played {
-        let pool = options["-p"];
-        if !self.spaces.contains_key(pool) {
-            return recorded("rados-omap-no-pool");
-        }
-        let space =
-            options.get("-N").map_or_else(|| pool.to_owned(), |namespace| format!("{pool}/{namespace}"));
-        let Some(space) = self.spaces.get(&space).filter(|space| !space.trash.is_empty()) else {
-            return recorded("rados-omap-no-object");
-        };
-        let mut entries: Vec<&Trashed> = space.trash.iter().collect();
-        entries.sort_by(|a, b| a.image.id.cmp(&b.image.id));
-        ok(entries.into_iter().map(Trashed::dumped).collect::<String>())
-    }
-
-    fn set_metadata(&mut self, spec: &str, key: &str, value: &str) -> Played {
-        if self.image(spec).is_err() {
-            return recorded("rbd-meta-set-no-image");
-        }
-        self.step(|state| state.image_mut(spec).metadata.insert(key.to_owned(), value.to_owned()))?;
-        ok("")
-    }
-
-    fn unknown(&mut self, program: &str, shown: &str) -> Played {
-        self.complaints.push(format!("nobody plays {program} {shown}"));
-        Ok(Answer(22, String::new(), "rbd: unknown command\n".into()))
+        Err(Silent::Died)
     }
 
     /// The space of that name, or the recorded failure.
@@ -497,6 +396,11 @@ impl State {
             None if self.spaces.contains_key(pool) => Err("rbd-info-no-namespace"),
             None => Err("rbd-info-no-pool"),
         }
+    }
+
+    /// Whether the pool of a space or an image takes no more.
+    fn is_full(&self, spec: &str) -> bool {
+        self.full.contains(spec.split('/').next().unwrap_or_default())
     }
 
     fn space_mut(&mut self, space: &str) -> &mut Space {
@@ -521,218 +425,4 @@ impl State {
             Err(failure) => recorded(failure),
         }
     }
-
-    /// In the steps of the real one: the name in the list, what it stands for, an image of one object, each entry of its metadata,
-    /// its size.
-    fn import(&mut self, spec: &str, options: &BTreeMap<&str, &str>, stdin: &[u8]) -> Played {
-        let (space, name) = spec.rsplit_once('/').unwrap();
-        match self.space(space) {
-            Err(failure) => return recorded(failure),
-            Ok(space) if space.images.contains_key(name) => return recorded("rbd-import-exists"),
-            Ok(_) => {}
-        }
-        let Some(read) = Stream::read(stdin) else {
-            self.complaints.push("an import cannot be read".into());
-            return Ok(Answer(22, String::new(), "rbd: import failed: (22) Invalid argument\n".into()));
-        };
-        if let Some(pool) = options.get("--data-pool")
-            && !self.spaces.contains_key(*pool)
-        {
-            return recorded("rbd-create-no-data-pool");
-        }
-        let id = self.id();
-        let data_pool = options.get("--data-pool").map(|pool| (*pool).to_owned());
-        self.step(|state| {
-            let image = Image { id: id.clone(), headless: true, ..Image::default() };
-            state.spaces.get_mut(space).unwrap().images.insert(name.to_owned(), image);
-        })?;
-        self.step(|_| ())?;
-        self.step(|state| {
-            let image = state.image_mut(spec);
-            *image = Image {
-                id,
-                size: 4 << 20,
-                features: read.features,
-                // Its own is not written down.
-                data_pool: data_pool.filter(|pool| pool != space.split('/').next().unwrap_or_default()),
-                ..Image::default()
-            };
-        })?;
-        for (key, value) in read.metadata {
-            self.step(|state| state.image_mut(spec).metadata.insert(key, value))?;
-        }
-        self.step(|state| state.image_mut(spec).size = read.size)?;
-        ok("")
-    }
-
-    fn resize(&mut self, spec: &str, size: &str) -> Played {
-        let size: u64 = size.strip_suffix('B').unwrap().parse().unwrap();
-        match self.image(spec).map(|image| image.size.cmp(&size)) {
-            Err(failure) => recorded(failure),
-            Ok(std::cmp::Ordering::Equal) => recorded("rbd-resize-same"),
-            Ok(std::cmp::Ordering::Greater) => recorded("rbd-resize-shrink"),
-            Ok(std::cmp::Ordering::Less) => {
-                self.step(|state| state.image_mut(spec).size = size)?;
-                ok("")
-            }
-        }
-    }
-
-    /// In the steps of the real one: what the new name stands for, the list of names, what the old name stands for.
-    fn rename(&mut self, from: &str, to: &str) -> Played {
-        let ((space, old), (_, new)) = (from.rsplit_once('/').unwrap(), to.rsplit_once('/').unwrap());
-        if self.image(from).is_err() {
-            return recorded("rbd-rename-no-image");
-        }
-        if self.spaces[space].images.contains_key(new) {
-            return recorded("rbd-rename-exists");
-        }
-        self.step(|state| {
-            let images = &mut state.space_mut(space).images;
-            let image = Image { unlisted: true, ..images[old].clone() };
-            images.insert(new.to_owned(), image);
-        })?;
-        if self.spaces[space].images[old].unlisted {
-            return recorded("rbd-rename-no-image");
-        }
-        self.step(|state| {
-            let images = &mut state.space_mut(space).images;
-            images.get_mut(old).unwrap().unlisted = true;
-            images.get_mut(new).unwrap().unlisted = false;
-        })?;
-        self.step(|state| state.space_mut(space).images.remove(old))?;
-        ok("")
-    }
-
-    /// In the steps of the real one: an entry in the trash, then the image has no name, which leaves the list, and the entry
-    /// is complete. What was broken off is gone on with, also by a name that is in the trash alone.
-    fn trash(&mut self, spec: &str, until: &str) -> Played {
-        let (space, name) = spec.rsplit_once('/').unwrap();
-        let listed = |space: &Space| space.images.get(name).filter(|image| !image.unlisted).cloned();
-        let moving = |space: &Space| {
-            space
-                .trash
-                .iter()
-                .find(|entry| entry.moving && entry.name == name)
-                .map(|entry| entry.image.clone())
-        };
-        let found = self.space(space).map(|space| listed(space).or_else(|| moving(space)));
-        let image = match found {
-            Ok(Some(image)) => image,
-            Ok(None) => return recorded("rbd-trash-mv-no-image"),
-            Err(_) => return recorded("rbd-trash-mv-no-pool"),
-        };
-        let at = self.now();
-        let until = match until.strip_suffix(" seconds") {
-            Some(seconds) => at + SignedDuration::from_secs(seconds.parse().unwrap()),
-            None => until.parse().unwrap(),
-        };
-        let id = image.id.clone();
-        self.step(|state| {
-            let trash = &mut state.space_mut(space).trash;
-            if !trash.iter().any(|entry| entry.image.id == id) {
-                trash.push(Trashed { name: name.to_owned(), image, moving: true, at, until });
-            }
-        })?;
-        self.step(|state| {
-            if let Some(image) = state.space_mut(space).images.get_mut(name) {
-                image.headless = true;
-            }
-        })?;
-        self.step(|state| state.space_mut(space).images.remove(name))?;
-        self.step(|state| {
-            let mut trash = state.space_mut(space).trash.iter_mut();
-            trash.find(|entry| entry.image.id == id).unwrap().moving = false;
-        })?;
-        ok("")
-    }
-
-    fn purge(&mut self, spec: &str) -> Played {
-        let now = self.now();
-        let (space, id) = spec.rsplit_once('/').unwrap();
-        let found =
-            self.space(space).ok().and_then(|space| space.trash.iter().position(|e| e.image.id == id));
-        let Some(at) = found else { return recorded("rbd-trash-rm-no-image") };
-        let entry = &self.spaces[space].trash[at];
-        if entry.until > now {
-            return recorded("rbd-trash-rm-not-expired");
-        }
-        if entry.moving {
-            return recorded("rbd-trash-rm-half-moved");
-        }
-        if !entry.image.snapshots.is_empty() {
-            return recorded("rbd-trash-rm-snapshots");
-        }
-        if !entry.image.watchers.is_empty() {
-            return recorded("rbd-rm-watched");
-        }
-        self.step(|state| {
-            let space = state.space_mut(space);
-            space.trash.remove(at);
-            // What names of it were left stand for nothing now.
-            space.images.values_mut().filter(|image| image.id == id).for_each(|image| image.headless = true);
-        })?;
-        ok("")
-    }
-
-    fn remove(&mut self, spec: &str) -> Played {
-        let (space, name) = spec.rsplit_once('/').unwrap();
-        let Some(image) = self.space(space).ok().and_then(|space| space.images.get(name)) else {
-            return recorded("rbd-rm-no-image");
-        };
-        let (id, headless, unlisted) = (image.id.clone(), image.headless, image.unlisted);
-        if !headless {
-            self.complaints.push(format!("a whole image was removed at once: {spec}"));
-        }
-        self.step(|state| {
-            let space = state.space_mut(space);
-            space.images.remove(name);
-            // It forces what it finds in the trash.
-            space.trash.retain(|entry| entry.image.id != id);
-        })?;
-        // It says so and removes the name nevertheless.
-        if unlisted { recorded("rbd-rm-no-image") } else { ok("") }
-    }
-}
-
-impl Trashed {
-    /// As `rados` dumps it.
-    fn dumped(&self) -> String {
-        let value = entry::written(&self.name, 0, self.at.into(), self.until.into());
-        let mut text = format!("id_{}\nvalue ({} bytes) :\n", self.image.id, value.len());
-        for (row, bytes) in value.chunks(16).enumerate() {
-            let hexadecimal = bytes.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(" ");
-            let _ = writeln!(text, "{:08x}  {hexadecimal}  |.|", row * 16);
-        }
-        let _ = write!(text, "{:08x}\n\n", value.len());
-        text
-    }
-
-    /// Whether it is kept still for at least a day.
-    pub(crate) fn is_kept(&self) -> bool {
-        self.until > self.at + SignedDuration::from_hours(24)
-    }
-}
-
-fn info(name: &str, image: &Image) -> serde_json::Value {
-    let names = [
-        (0, "layering"),
-        (2, "exclusive-lock"),
-        (3, "object-map"),
-        (4, "fast-diff"),
-        (5, "deep-flatten"),
-        (6, "journaling"),
-    ];
-    let features = names.iter().filter(|(bit, _)| image.features & (1 << bit) != 0).map(|(_, name)| *name);
-    let mut features: Vec<&str> = features.collect();
-    features.extend(image.data_pool.as_ref().map(|_| "data-pool"));
-    let mut info = json!({
-        "name": name, "id": image.id, "size": image.size, "objects": image.size.div_ceil(4 << 20), "order": 22,
-        "object_size": 4 << 20, "snapshot_count": image.snapshots.len(), "format": 2, "features": features,
-        "op_features": [], "flags": []
-    });
-    if let Some(pool) = &image.data_pool {
-        info["data_pool"] = json!(pool);
-    }
-    info
 }

@@ -1,20 +1,12 @@
 //! What was deleted is purged and nothing else, also by a process that knows of nothing.
 
-use super::*;
-use crate::backend::conformance::removal;
+use super::{small::Stop, *};
+use crate::backend::{conformance::removal, rbd::entry::State};
 
 async fn removed(site: &Site, name: &str, more: &[(&str, &str)], disposal: Disposal) -> Removed {
     let request = request(name, more);
     let volume = site.create(&request).await.unwrap();
     site.remove(&removal(&request, &volume, disposal)).await.unwrap()
-}
-
-/// The names in the trash of pool `rbd`.
-fn trash(site: &Site) -> Vec<String> {
-    let state = site.small.state();
-    let mut names: Vec<String> = state.spaces["rbd"].trash.iter().map(|entry| entry.name.clone()).collect();
-    names.sort();
-    names
 }
 
 #[tokio::test]
@@ -35,7 +27,7 @@ async fn what_is_archived_by_hand_or_by_others_survives_what_is_deleted() {
     tokio::time::sleep(Duration::from_millis(500)).await;
     site.tend_until(|store| store.trash == 0).await;
     assert_eq!(
-        trash(&site),
+        site.trash(),
         ["berth-uid-archived", "berth-uid-hand", "berth-uid-kept", "csi-vol-1", "pvc-1"]
     );
     assert_eq!(site.rbd.stores()[0].stuck, []);
@@ -47,7 +39,7 @@ async fn what_was_archived_until_now_is_purged() {
     removed(&site, "a", &[("archiveExpiry", "1m")], Disposal::Archive).await;
     site.restart();
     site.tend_until(|store| store.purged == 1).await;
-    assert_eq!(trash(&site), Vec::<String>::new());
+    assert_eq!(site.trash(), Vec::<String>::new());
 }
 
 #[tokio::test]
@@ -75,7 +67,7 @@ async fn what_lies_in_the_trash_by_hand_is_left_to_whoever_moved_it() {
     site.small.move_to_trash("berth-uid-a", "0 seconds");
     let removed = site.remove(&removal(&request, &volume, Disposal::Delete)).await.unwrap();
     assert!(matches!(removed, Removed::Archived(_)), "{removed:?}");
-    assert_eq!(trash(&site), ["berth-uid-a"]);
+    assert_eq!(site.trash(), ["berth-uid-a"]);
 }
 
 #[tokio::test]
@@ -99,7 +91,7 @@ async fn what_has_no_header_in_the_trash_any_more_is_purged_like_the_rest() {
     // The purge of the last one was broken off.
     site.small.change_in_trash("berth-uid-b", |image| image.headless = true);
     site.tend_until(|store| store.purged == 2).await;
-    assert_eq!(trash(&site), [""; 0]);
+    assert_eq!(site.trash(), [""; 0]);
 }
 
 #[tokio::test]
@@ -107,8 +99,8 @@ async fn a_move_that_was_broken_off_is_finished_before_the_purge_but_what_is_sti
     let site = Site::new();
     removed(&site, "a", &[], Disposal::Delete).await;
     removed(&site, "b", &[], Disposal::Delete).await;
-    for moving in &mut site.small.state().spaces.get_mut("rbd").unwrap().trash {
-        moving.moving = true;
+    for entry in &mut site.small.state().spaces.get_mut("rbd").unwrap().trash {
+        entry.state = State::Moving;
     }
     // It was broken off at its first step.
     let b = site.small.state().spaces["rbd"].trash[1].image.clone();
@@ -117,14 +109,14 @@ async fn a_move_that_was_broken_off_is_finished_before_the_purge_but_what_is_sti
     let stuck = site.rbd.stores().remove(0).stuck;
     assert!(stuck[0].1.contains("rbd trash mv"), "{stuck:?}");
     assert_eq!(
-        (site.small.images(), trash(&site)),
+        (site.small.images(), site.trash()),
         (vec!["berth-uid-b".to_owned()], vec!["berth-uid-b".to_owned()])
     );
 }
 
 /// How often the trash was listed since the last time.
 fn lists(site: &Site) -> usize {
-    site.small.calls().iter().filter(|call| call.starts_with("rados") || call.contains("trash ls")).count()
+    site.small.calls().iter().filter(|call| call.ends_with("listomapvals rbd_trash")).count()
 }
 
 #[tokio::test]
@@ -138,7 +130,7 @@ async fn a_trash_is_not_listed_while_nothing_in_it_is_due() {
     site.restart();
     site.rbd.pace.look = Duration::from_hours(24 * 365);
     for store in &mut *site.rbd.known() {
-        *store = Store::new(store.cluster.clone(), site.rbd.pace, Arc::clone(&site.rbd.clock));
+        *store = Store::new(store.cluster.clone(), site.rbd.pace);
     }
     site.rbd.acquaint(&parameters(&[]));
     lists(&site);
@@ -158,4 +150,112 @@ async fn a_trash_is_not_listed_while_nothing_in_it_is_due() {
             assert_eq!(lists(&site), 1, "when it is due");
         } => {}
     }
+}
+
+/// An image that was called `berth-test` and moved to the trash by hand, with a time, was purged.
+#[tokio::test]
+async fn an_image_that_is_only_called_like_ours_is_left_alone_and_told() {
+    let mut site = Site::new();
+    site.small.plant("rbd", "berth-test", Image { size: 1 << 20, content: true, ..Image::default() });
+    site.small.move_to_trash("berth-test", "15 seconds");
+    site.restart();
+    site.tend_until(|store| store.stuck.iter().any(|(_, why)| why.contains("no owner"))).await;
+    assert_eq!(site.trash(), ["berth-test"]);
+    assert_eq!(site.rbd.stores()[0].purged, 0);
+}
+
+/// Removes a volume of so many bytes, most of which were never written.
+async fn thin(site: &Site, name: &str, bytes: u64) {
+    let request = request(name, &[]);
+    let volume = site.create(&request).await.unwrap();
+    site.small.change(&format!("berth-uid-{name}"), |image| image.size = bytes);
+    site.remove(&removal(&request, &volume, Disposal::Delete)).await.unwrap();
+}
+
+/// Two thin images of 900 TiB occupied both places for purges, and nothing else was purged for days.
+#[tokio::test]
+async fn huge_images_keep_no_other_one_from_being_purged() {
+    let mut site = Site::new();
+    for name in ["a", "b", "c"] {
+        thin(&site, name, 900 << 40).await;
+    }
+    for name in ["d", "e", "f"] {
+        thin(&site, name, 1 << 30).await;
+    }
+    // Not one slice gets done.
+    site.small.state().hold = Some("resize");
+    site.restart();
+    site.tend_until(|store| store.purged == 3 && store.trash == 3).await;
+    let state = site.small.state();
+    let space = &state.spaces["rbd"];
+    assert_eq!(space.images.len() + space.trash.len(), 3, "the huge ones are there still");
+}
+
+/// A purge that was broken off began with the first object again.
+#[tokio::test]
+async fn a_large_image_is_purged_in_slices_that_are_kept() {
+    for stop in
+        [Stop::Never, Stop::Before(1), Stop::After(5), Stop::Before(6), Stop::Before(9), Stop::After(12)]
+    {
+        let mut site = Site::new();
+        thin(&site, "a", 1 << 40).await;
+        site.small.state().stop = stop;
+        let permit = Permit::unlimited();
+        let small = site.small.clone();
+        let stopped = async {
+            while stop != Stop::Never && !small.state().stopped {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::select! {
+            () = site.rbd.tend(&permit) => {}
+            () = stopped => {}
+        }
+        let left = |site: &Site| {
+            let state = site.small.state();
+            let space = &state.spaces["rbd"];
+            let mut all = space.images.values().chain(space.trash.iter().map(|entry| &entry.image));
+            all.next().map(|image| image.size)
+        };
+        let before = left(&site);
+        site.small.calls();
+        // Another process goes on.
+        site.restart();
+        let small = site.small.clone();
+        site.tend_until(move |store| {
+            let state = small.state();
+            let space = &state.spaces["rbd"];
+            store.trash == 0 && space.images.is_empty() && space.trash.is_empty()
+        })
+        .await;
+        for call in site.small.calls().iter().filter(|call| call.starts_with("rbd resize")) {
+            let size: u64 = call.split(' ').find_map(|word| word.strip_suffix('B')?.parse().ok()).unwrap();
+            assert!(before.is_some_and(|before| size < before), "{stop:?}: {call} after {before:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_is_left_of_a_large_image_stays_while_its_pv_is_there_again() {
+    let mut site = Site::new();
+    thin(&site, "a", 1 << 40).await;
+    let small = site.small.clone();
+    site.tend_until(move |_| small.state().calls.iter().any(|call| call.starts_with("rbd resize"))).await;
+    let image = site.small.images().remove(0);
+    assert!(image.starts_with("berth.purging-"), "{image}");
+    site.vault.set_volume(&"pvc-uid-a".parse().unwrap(), false);
+    site.restart();
+    site.tend_until(|store| store.stuck.iter().any(|(_, why)| why.contains("was made again"))).await;
+    assert_eq!(site.small.images(), [image]);
+    site.vault.delete_volume(&"pvc-uid-a".parse().unwrap());
+    site.tend_until(|store| store.purged == 1).await;
+}
+
+#[tokio::test]
+async fn an_image_that_others_made_under_the_name_of_a_purge_is_left_alone() {
+    let mut site = Site::new();
+    site.small.plant("rbd", "berth.purging-1234", Image { size: 1 << 40, content: true, ..Image::default() });
+    site.restart();
+    site.tend_until(|store| !store.stuck.is_empty()).await;
+    assert_eq!(site.small.images(), ["berth.purging-1234"]);
 }

@@ -12,6 +12,7 @@ mod mounts;
 mod old;
 mod outages;
 mod rbd;
+mod rbd_removal;
 mod secrets;
 
 use std::sync::Arc;
@@ -27,6 +28,7 @@ pub(super) fn all() -> Vec<Scenario> {
         ground::scenarios(),
         conformance::scenarios(),
         rbd::scenarios(),
+        rbd_removal::scenarios(),
         cephfs::scenarios(),
         mounts::scenarios(),
         old::scenarios(),

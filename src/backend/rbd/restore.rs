@@ -1,0 +1,110 @@
+//! Giving up a removal: the image goes back from the trash to its place, under its name.
+//!
+//! What an administrator moved to the trash by hand stays there, and so does what is not proved to be the PV's.
+
+use super::{
+    create::same_cluster,
+    entry::{Entry, Fate, GRACE, State},
+    image::Keep,
+    names,
+    remove::asker,
+    store::{Trouble, Work, said},
+};
+use crate::{
+    backend::{Error, Kind, Restored, ceph::Reason},
+    volume::{Permit, Removal},
+};
+
+/// Puts the image of this volume back, wherever the removal was broken off.
+pub(super) async fn restore(
+    work: &Work,
+    removal: &Removal,
+    image: &str,
+    permit: &Permit,
+) -> Result<Restored, Trouble> {
+    let identity = work.identity().await?;
+    same_cluster(work, removal.provenance.store_identity.as_deref(), &identity)?;
+    let doomed = names::doomed(image);
+    let is_it = |name: &str| {
+        name == image || names::volume_of(image).is_none() && doomed.iter().any(|doomed| doomed == name)
+    };
+    let mut entries = work.in_trash().await?;
+    entries.retain(|entry| is_it(&entry.name) && !entry.by_rm && entry.fate() != Fate::ByHand);
+    // The one that came last.
+    entries.sort_by_key(|entry| std::cmp::Reverse(entry.since));
+    if let Some(info) = work.info(image).await? {
+        // Its move was begun, or its way back: it is in its place when that is finished.
+        let Some(entry) = entries.into_iter().find(|entry| entry.id == info.id) else {
+            return Ok(Restored::InPlace);
+        };
+        return back(work, removal, image, &entry, permit).await;
+    }
+    for entry in entries {
+        match back(work, removal, image, &entry, permit).await {
+            Err(trouble) if trouble.is_a_refusal() => {
+                let error = Error::from(trouble).chain();
+                tracing::warn!(volume = %removal.name, id = entry.id, error, "left an image in the trash");
+            }
+            outcome => return outcome,
+        }
+    }
+    for doomed in doomed.iter().filter(|doomed| is_it(doomed)).rev() {
+        if let Some((_, header)) = work.glance(doomed).await? {
+            let spec = work.spot.spec(doomed);
+            work.prove(&spec, &header, asker(removal)).await?;
+            work.rename(doomed, image, permit).await?;
+            return Ok(Restored::MovedBack);
+        }
+    }
+    tracing::warn!(volume = %removal.name, image = work.spot.spec(image), "there is no image to be restored");
+    Ok(Restored::InPlace)
+}
+
+/// Moves one entry of the trash back.
+async fn back(
+    work: &Work,
+    removal: &Removal,
+    image: &str,
+    entry: &Entry,
+    permit: &Permit,
+) -> Result<Restored, Trouble> {
+    let spec = work.spot.spec(image);
+    let Some(header) = work.header(&entry.id).await? else {
+        return said(Kind::Refused, format!("image {spec} (id {}) is gone but for its name", entry.id));
+    };
+    work.prove(&spec, &header, asker(removal)).await?;
+    put_back(work, entry, image, permit).await?;
+    Ok(Restored::MovedBack)
+}
+
+/// Moves an entry of the trash, which is proved to be ours, back to its place under that name.
+pub(super) async fn put_back(
+    work: &Work,
+    entry: &Entry,
+    image: &str,
+    permit: &Permit,
+) -> Result<(), Trouble> {
+    let spec = work.spot.spec(image);
+    match entry.state {
+        State::Whole | State::Restoring => {}
+        // The same program finishes it, by name, and keeps the expiry.
+        State::Moving => work.trash(&entry.name, Keep::For(GRACE), permit).await?,
+        State::Removing => {
+            return said(
+                Kind::Refused,
+                format!("image {spec} (id {}) cannot be restored: its purge has begun", entry.id),
+            );
+        }
+    }
+    match work.untrash(&entry.id, image, permit).await {
+        Err(Trouble::Call(failed)) if failed.reason == Reason::Exists => {
+            let message = format!(
+                "image {spec} cannot be restored: another image is called so. Rename that one, or restore this one under another \
+                 name: rbd trash restore {} --image NAME",
+                work.spot.spec(&entry.id)
+            );
+            said(Kind::Conflict, message)
+        }
+        outcome => outcome,
+    }
+}
