@@ -181,6 +181,41 @@ impl Root {
         Ok(top)
     }
 
+    /// How many of the segments lead to the top of another mount; `None` where the whole path, as far as it exists, lies in
+    /// this one.
+    pub fn mount_on_the_way<S: AsRef<str>>(&self, segments: &[S]) -> Result<Option<usize>, Failure> {
+        let step = "look at";
+        // A network file system mounts what it must once the directory is asked for as one.
+        let how = confined(OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC);
+        for length in 1..=segments.len() {
+            let prefix = segments.get(..length).unwrap_or_default();
+            let path = self.relative(step, prefix)?;
+            match retried(|| openat2(&*self.fd, path.as_str(), how)) {
+                Ok(_) => {}
+                Err(Errno::EXDEV) => return Ok(Some(length)),
+                Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => return Ok(None),
+                Err(errno) => return Err(self.failed(step, prefix, errno)),
+            }
+        }
+        Ok(None)
+    }
+
+    /// Opens the top of the mount that the segments lead to, through no link.
+    pub fn enter_mount<S: AsRef<str>>(&self, segments: &[S]) -> Result<Self, Failure> {
+        let step = "open";
+        let path = self.relative(step, segments)?;
+        let how = OpenHow::new()
+            .flags(OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC)
+            .resolve(
+                ResolveFlag::RESOLVE_BENEATH
+                    | ResolveFlag::RESOLVE_NO_SYMLINKS
+                    | ResolveFlag::RESOLVE_NO_MAGICLINKS,
+            );
+        let fd = retried(|| openat2(&*self.fd, path.as_str(), how))
+            .map_err(|errno| self.failed(step, segments, errno))?;
+        Ok(Self { fd: Arc::new(fd), path: self.shown(segments) })
+    }
+
     /// Whether `path`, where it was opened, still leads to the held directory.
     pub fn is_current(&self) -> Result<bool, Failure> {
         match (stat(&self.path), fstat(&*self.fd)) {
@@ -375,6 +410,16 @@ pub enum Unmade {
     Missing,
     /// It is not empty, or in use as a mount point.
     Occupied,
+}
+
+impl<'a> Changes<'a> {
+    /// The same beneath another directory.
+    pub fn within<'b>(&self, root: &'b Root) -> Changes<'b>
+    where
+        'a: 'b,
+    {
+        Changes { root, gate: self.gate }
+    }
 }
 
 impl Changes<'_> {

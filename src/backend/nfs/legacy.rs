@@ -6,7 +6,7 @@
 use jiff::Timestamp;
 
 use super::{
-    NAME,
+    NAME, mounted,
     moves::{self, Here, Live, here, if_room},
     places::{self, Relation},
     prove,
@@ -25,10 +25,13 @@ const NAMES_PROVE: bool = false;
 
 /// Removes what lies at `segments`, if it may be taken as the volume.
 pub(super) fn remove(work: &Work<'_>, removal: &Removal, segments: &[String]) -> Result<Removed, Trouble> {
-    let inode = match here(work, segments)? {
-        Here::Directory(inode) => inode,
-        Here::Nothing => return Ok(Removed::Absent),
-        Here::Other => {
+    let inode = match here(work, segments) {
+        // The rest is found out where it lies.
+        Err(trouble) if mounted::is_elsewhere(&trouble) => None,
+        Err(trouble) => return Err(trouble),
+        Ok(Here::Directory(inode)) => Some(inode),
+        Ok(Here::Nothing) => return Ok(Removed::Absent),
+        Ok(Here::Other) => {
             let path = segments.join("/");
             let message = format!("{path} is not a directory, but a file or a link; nothing was touched");
             return said(Kind::Refused, message);
@@ -69,7 +72,7 @@ pub(super) fn remove(work: &Work<'_>, removal: &Removal, segments: &[String]) ->
         shared: false,
         cluster: cluster.map(|ids| ids.current().to_owned()),
         uid: Some(removal.provenance.uid.clone()).filter(|uid| !uid.is_empty()),
-        inode: Some(inode),
+        inode,
         base: None,
         archive: None,
         trash: None,
@@ -77,8 +80,12 @@ pub(super) fn remove(work: &Work<'_>, removal: &Removal, segments: &[String]) ->
     let live = Live { folder: VOLUMES, marker };
     let written = if_room(work.furnish())?.is_some()
         && if_room(work.changes.write(&file, &live.marker.to_json()))?.is_some();
-    if !written {
+    if let (false, Some(inode)) = (written, inode) {
         return on_full_export(work, removal, &live.marker, inode);
+    }
+    if !written {
+        let message = "the export is full, and the volume lies in a file system below it; free some space in the export";
+        return said(Kind::Exhausted, message);
     }
     work.store.index.add(&removal.name, segments);
     let marker = live.marker.clone();

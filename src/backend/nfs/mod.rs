@@ -12,6 +12,7 @@ mod export;
 mod identity;
 mod index;
 mod legacy;
+mod mounted;
 mod moves;
 mod parents;
 mod places;

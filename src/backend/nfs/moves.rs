@@ -5,6 +5,7 @@
 //! storage says now, not at what a client of NFS remembers.
 
 use super::{
+    mounted,
     record::{self, ARCHIVED, BASE, INTENTS, Marker, TRASH, VOLUMES},
     store::{Rule, Trouble, Work, said},
 };
@@ -51,6 +52,8 @@ pub(super) enum Stage {
     Missing,
     /// At its place is a directory that is not the one that was recorded.
     Another { found: u64, recorded: u64 },
+    /// At its place, in another file system that is mounted there.
+    Mounted { inode: u64, below: Vec<String> },
     /// At its place is a file, a link, or anything else.
     NotADirectory,
 }
@@ -111,7 +114,10 @@ pub(super) fn stage(work: &Work<'_>, marker: &Marker) -> Result<Stage, Trouble> 
     {
         return Ok(Stage::InTrash(inode));
     }
-    let at_place = here(work, &marker.segments)?;
+    let at_place = match here(work, &marker.segments) {
+        Err(trouble) if mounted::is_elsewhere(&trouble) => return mounted::stage(work, marker),
+        other => other?,
+    };
     if let Some(archive) = &marker.archive
         && let Here::Directory(inode) = here(work, &archive.segments)?
         && is_it(inode)

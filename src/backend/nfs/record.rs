@@ -119,6 +119,8 @@ pub(super) struct Trashed {
     pub(super) until: Option<Timestamp>,
     /// How long it is kept, in seconds.
     pub(super) keep: u64,
+    /// Where the file system is mounted in whose own trash it lies; empty for the export's.
+    pub(super) below: Vec<String>,
 }
 
 /// Where a volume was archived to.
@@ -188,6 +190,7 @@ impl Marker {
                 at: trash.at.to_string(),
                 until: trash.until.map(|until| until.to_string()),
                 keep: trash.keep,
+                below: trash.below.clone(),
             }),
         };
         json(&file)
@@ -233,6 +236,7 @@ impl Marker {
                     at: moment(&trash.at)?,
                     until: trash.until.as_deref().map(moment).transpose()?,
                     keep: trash.keep,
+                    below: if trash.below.is_empty() { Vec::new() } else { segments(trash.below)? },
                 }),
             },
         })
@@ -287,6 +291,8 @@ struct TrashFile {
     until: Option<String>,
     #[serde(default)]
     keep: u64,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    below: Vec<String>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -383,6 +389,7 @@ mod tests {
                 at: "2026-03-02T10:00:00Z".parse().unwrap(),
                 until: Some("2026-03-02T10:10:00Z".parse().unwrap()),
                 keep: 600,
+                below: vec!["ns".into()],
             }),
         }
     }

@@ -12,7 +12,7 @@ use super::{
     archive,
     create::remove_parents,
     entry::{self, Name, Whole},
-    legacy,
+    legacy, mounted,
     moves::{self, Here, Live, Stage, here, if_room, is_full},
     places::{self, Leaving, Occupied},
     prove::{self, Asker},
@@ -73,8 +73,9 @@ fn earlier(work: &Work<'_>, removal: &Removal, segments: &[String]) -> Result<Op
                     // Else the purge takes the PV, which is to be removed, for one whose volume is to be given back.
                     let signed = Marker { uid: Some(uid.clone()), ..*marker };
                     if_room(work.changes.write(&moves::trash_record(&entry), &signed.to_json()))?;
+                    return mounted::finish(work, &signed).map(Some);
                 }
-                return Ok(Some(Removed::Trashed));
+                return mounted::finish(work, &marker).map(Some);
             }
             Found::Named { .. } => return Ok(Some(Removed::Trashed)),
             Found::Legacy => legacy = true,
@@ -176,6 +177,7 @@ impl Removing<'_> {
                 return Ok(Removed::Archived(archive::finish(self.work, &self.live)?));
             }
             Stage::Missing => return self.missing(disposal),
+            Stage::Mounted { inode, below } => return self.on_mount(disposal, inode, &below),
             Stage::NotADirectory => {
                 let path = self.live.marker.segments.join("/");
                 let message = format!("{path} is not a directory, but a file or a link; nothing was touched");
@@ -285,21 +287,28 @@ impl Removing<'_> {
         Ok(())
     }
 
-    /// Writes the removal into the record, moves the directory to the trash, and tells as which entry. Where the export is
-    /// full the name of the entry holds what the record should.
-    fn move_to_trash(&mut self, inode: u64) -> Result<String, Trouble> {
-        let (work, name) = (self.work, &self.removal.name);
-        let now = work.store.host.now().and_then(|now| Timestamp::try_from(now).ok());
+    /// What the record is to say of the removal.
+    fn trashed(&self, inode: u64) -> Trashed {
+        let host = &self.work.store.host;
+        let now = host.now().and_then(|now| Timestamp::try_from(now).ok());
         let at = now.unwrap_or_else(Timestamp::now);
-        let keep = self.removal.provenance.retention.unwrap_or_else(|| work.store.host.trash_retention());
-        let entry = entry::recorded(name, at);
-        let trash = Trashed {
-            entry: entry.clone(),
+        let keep = self.removal.provenance.retention.unwrap_or_else(|| host.trash_retention());
+        Trashed {
+            entry: entry::recorded(&self.removal.name, at),
             inode,
             at,
             until: now.and_then(|now| now.checked_add(keep).ok()),
             keep: keep.as_secs(),
-        };
+            below: Vec::new(),
+        }
+    }
+
+    /// Writes the removal into the record, moves the directory to the trash, and tells as which entry. Where the export is
+    /// full the name of the entry holds what the record should.
+    fn move_to_trash(&mut self, inode: u64) -> Result<String, Trouble> {
+        let work = self.work;
+        let trash = self.trashed(inode);
+        let (entry, at, keep) = (trash.entry.clone(), trash.at, Duration::from_secs(trash.keep));
         let marker = Marker { trash: Some(trash), ..self.signed(inode)? };
         work.store.trash.moving(&entry);
         let written = if_room(work.changes.write(&self.live.file(), &marker.to_json()))?;
@@ -338,6 +347,29 @@ impl Removing<'_> {
         finish(self.work, &mut self.live, &trash.entry, inode)
     }
 
+    /// Removes a volume in another file system: to the trash there, once the record lies in the export's.
+    fn on_mount(mut self, disposal: Disposal, inode: u64, below: &[String]) -> Result<Removed, Trouble> {
+        let work = self.work;
+        mounted::check(work, &self.live.marker, below, disposal == Disposal::Archive)?;
+        if !self.clear_way()? {
+            return self.forget(Removed::Kept);
+        }
+        let trash = Trashed { below: below.to_vec(), ..self.trashed(inode) };
+        work.store.trash.moving(&trash.entry);
+        let entry = trash.entry.clone();
+        // Inodes are those of that file system, whatever the export's own are.
+        let marker =
+            Marker { trash: Some(trash), inode: None, base: None, archive: None, ..self.signed(inode)? };
+        work.changes.write(&self.live.file(), &marker.to_json())?;
+        self.live.marker = marker;
+        places::vacate(work, &self.live.marker, &self.live.marker.segments)?;
+        work.changes.rename(&self.live.file(), &moves::trash_record(&entry))?;
+        moves::forget(work, &self.live.marker)?;
+        let removed = mounted::finish(work, &self.live.marker)?;
+        work.store.trash.added();
+        Ok(removed)
+    }
+
     /// It was to be archived, and is to be deleted now.
     fn no_archive(&mut self) -> Result<(), Trouble> {
         if self.live.marker.archive.is_none() {
@@ -357,7 +389,8 @@ impl Removing<'_> {
         if let Some(inode) = self.live.marker.inode_in(base)
             && let Some(entry) = stray(self.work, inode)?
         {
-            let trash = Trashed { entry, inode, at: Timestamp::now(), until: None, keep: 0 };
+            let trash =
+                Trashed { entry, inode, at: Timestamp::now(), until: None, keep: 0, below: Vec::new() };
             let marker = Marker { trash: Some(trash), ..self.signed(inode)? };
             self.work.changes.write(&self.live.file(), &marker.to_json())?;
             self.live.marker = marker;

@@ -3,12 +3,15 @@
 //! The place is made ours again before anything is moved there: what lies there by now stays, and the data waits in the
 //! trash. Every step can be repeated. Runs on a thread of the export's pool, under the hold of the volume.
 
+use jiff::Timestamp;
+
 use super::{
     archive,
     create::make_parents,
+    mounted,
     moves::{self, Here, Live, Stage, here, if_room},
     places::{self, Occupied},
-    record::{self, ARCHIVED, Marker, VOLUMES},
+    record::{self, ARCHIVED, Marker, Trashed, VOLUMES},
     remove::{self, Found},
     store::{Rule, Trouble, Work, said},
 };
@@ -81,7 +84,7 @@ pub(super) fn cancel(work: &Work<'_>, live: &Live, uid: Option<&str>) -> Result<
             back(work, live, &target, inode)?;
             Restored::MovedBack
         }
-        Stage::InPlace(_) => Restored::InPlace,
+        Stage::InPlace(_) | Stage::Mounted { .. } => Restored::InPlace,
         // There is nothing to move. What the record says of its removal is left for who finds out what happened.
         Stage::Missing | Stage::Another { .. } | Stage::NotADirectory => return Ok(Restored::InPlace),
     };
@@ -93,7 +96,7 @@ pub(super) fn cancel(work: &Work<'_>, live: &Live, uid: Option<&str>) -> Result<
 pub(super) fn from_trash(
     work: &Work<'_>,
     entry: &str,
-    marker: Marker,
+    mut marker: Marker,
     uid: Option<&str>,
 ) -> Result<Restored, Trouble> {
     let name = marker.id.name().clone();
@@ -101,14 +104,22 @@ pub(super) fn from_trash(
     let recorded = marker.trashed_in(base).or(marker.inode_in(base));
     let right =
         |inode: u64| !work.store.enforces(Rule::Inode) || recorded.is_none_or(|recorded| recorded == inode);
-    let restored = match here(work, &moves::in_trash(entry))? {
-        Here::Directory(inode) if right(inode) => {
-            bring(work, &marker, &moves::trash_record(entry), &moves::in_trash(entry), inode)?;
-            Restored::MovedBack
+    let target = record::file(VOLUMES, &name);
+    if marker.trash.as_ref().is_some_and(|trash| !trash.below.is_empty()) {
+        if !mounted::back(work, &marker)? {
+            return Ok(Restored::InPlace);
         }
+        work.changes.rename(&moves::trash_record(entry), &target)?;
+        in_use_again(work, &Live { folder: VOLUMES, marker }, uid)?;
+        return Ok(Restored::MovedBack);
+    }
+    let inode = match here(work, &moves::in_trash(entry))? {
+        Here::Directory(inode) if right(inode) => inode,
         // It was brought back, and broken off before its record was.
         Here::Nothing if matches!(here(work, &marker.segments)?, Here::Directory(inode) if right(inode)) => {
-            Restored::MovedBack
+            if_room(work.changes.rename(&moves::trash_record(entry), &target))?;
+            in_use_again(work, &Live { folder: VOLUMES, marker }, uid)?;
+            return Ok(Restored::MovedBack);
         }
         Here::Nothing | Here::Directory(_) | Here::Other => {
             tracing::error!(
@@ -120,10 +131,42 @@ pub(super) fn from_trash(
             return Ok(Restored::InPlace);
         }
     };
-    let target = record::file(VOLUMES, &name);
-    if_room(work.changes.rename(&moves::trash_record(entry), &target))?;
-    in_use_again(work, &Live { folder: VOLUMES, marker }, uid)?;
-    Ok(restored)
+    is_free(work, &marker, &moves::in_trash(entry))?;
+    let noted = marker.trash.take().filter(|trash| trash.entry == entry);
+    marker.trash = Some(noted.unwrap_or_else(|| Trashed {
+        entry: entry.to_owned(),
+        inode,
+        at: Timestamp::now(),
+        until: None,
+        keep: 0,
+        below: Vec::new(),
+    }));
+    // The record goes first: with it among the volumes a removal was begun, which whoever comes next undoes or finishes, and
+    // the place is given to no other volume.
+    if if_room(work.changes.rename(&moves::trash_record(entry), &target))?.is_some() {
+        return cancel(work, &Live { folder: VOLUMES, marker }, uid);
+    }
+    bring(work, &marker, &moves::trash_record(entry), &moves::in_trash(entry), inode)?;
+    Ok(Restored::MovedBack)
+}
+
+/// Whether nothing lies where the volume was.
+fn is_free(work: &Work<'_>, marker: &Marker, from: &[String]) -> Result<(), Trouble> {
+    let path = marker.segments.join("/");
+    if here(work, &marker.segments)? != Here::Nothing {
+        let waits = from.join("/");
+        return said(
+            Kind::Conflict,
+            format!("the volume cannot be moved back to {path}, where something is; it waits as {waits}"),
+        );
+    }
+    if work.store.enforces(Rule::Places)
+        && !marker.shared
+        && let Some(occupant) = places::overlapping(work, marker, &marker.segments)?
+    {
+        return occupied(&occupant);
+    }
+    Ok(())
 }
 
 /// Brings an entry back whose name is all that is recorded of it.
@@ -139,7 +182,7 @@ fn named(
         segments: segments.to_vec(),
         claim: removal.claim.clone(),
         origin: removal.origin,
-        since: jiff::Timestamp::now(),
+        since: Timestamp::now(),
         capacity: 0,
         shared: false,
         cluster: work.cluster().map(|ids| ids.current().to_owned()),
@@ -247,11 +290,11 @@ fn in_use_again(work: &Work<'_>, live: &Live, uid: Option<&str>) -> Result<(), T
         live
     };
     work.store.index.add(name, &marker.segments);
+    if_room(archive::give_up(work, &live.marker))?;
     // On a full export the record goes on saying that it was to be removed; its directory is at its place all the same.
     if if_room(work.changes.write(&live.file(), &marker.to_json()))?.is_none() {
         return Ok(());
     }
-    archive::give_up(work, &live.marker)?;
     if marker.shared {
         places::stay(work, &marker, &marker.segments)?;
     }

@@ -7,6 +7,7 @@ mod full;
 mod health;
 mod identity;
 mod interruption;
+mod mounted;
 mod places;
 mod register;
 mod removal;
@@ -160,8 +161,8 @@ impl Site {
 
 /// Tends until `done`, at most a minute.
 async fn tend_until(nfs: &Nfs, mut done: impl FnMut(&StoreStatus) -> bool) {
-    let permit = Permit::unlimited();
-    let since = Instant::now();
+    let (permit, since) = (Permit::unlimited(), Instant::now());
+    let users = Arc::strong_count(&nfs.stores[0]);
     let watch = async {
         while !done(&nfs.stores()[0]) {
             assert!(since.elapsed() < Duration::from_mins(1), "{:?}", nfs.stores());
@@ -172,9 +173,19 @@ async fn tend_until(nfs: &Nfs, mut done: impl FnMut(&StoreStatus) -> bool) {
         () = nfs.tend(&permit) => unreachable!("the permit has not ended"),
         () = watch => {}
     }
+    // A thread of the purge ends before its next step, and may hold a volume until then.
+    while Arc::strong_count(&nfs.stores[0]) > users {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
 }
 
 /// Whether it is the name of a file whose writing was broken off.
+/// Without what was left where the writing of a file was broken off.
+fn finished(mut names: Vec<String>) -> Vec<String> {
+    names.retain(|name| !is_temporary(name));
+    names
+}
+
 fn is_temporary(path: &str) -> bool {
     Path::new(path).extension().is_some_and(|extension| extension == "tmp")
 }

@@ -16,7 +16,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tokio::sync::Notify;
@@ -32,6 +32,9 @@ use crate::volume::{Permit, VolumeName};
 /// The first and the longest pause before something that was stuck is tried again.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_mins(5);
+
+/// After a look at the trash the loop pauses for so many times what that took.
+const PACE: u32 = 9;
 
 /// So many purged volumes are remembered with their places, for calls that come late.
 const REMEMBERED: usize = 4096;
@@ -176,6 +179,9 @@ pub(super) async fn tend(store: &Arc<Store>, permit: &Permit) {
             None => tokio::time::sleep(LONGEST_PAUSE).await,
         }
         let next = rounds.next(store);
+        // Where the trash is large and much is removed, most of the time goes into other things than listing it.
+        let pause = (rounds.took * PACE).min(LONGEST_PAUSE);
+        tokio::time::sleep_until((Instant::now() + pause).min(next).into()).await;
         tokio::select! {
             () = store.trash.wake.notified() => {}
             () = tokio::time::sleep_until(next.into()) => {}

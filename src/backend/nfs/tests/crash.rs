@@ -250,6 +250,64 @@ async fn a_discard_that_was_broken_off_is_finished_by_the_next_attempt() {
     }
 }
 
+#[tokio::test]
+async fn a_restore_that_was_broken_off_is_finished_by_the_next_attempt_or_by_the_purge() {
+    for (what, pattern) in PLACES {
+        for disposal in [Disposal::Delete, Disposal::Archive] {
+            let prepare = async |site: &Site| {
+                let request = asked(pattern);
+                let volume = site.make(&request).await;
+                fs::write(site.path(&directory(site, &request)).join("file"), "").unwrap();
+                let removal = conformance::removal(&request, &volume, disposal);
+                site.remove(&removal).await.unwrap();
+                removal
+            };
+            let check = |site: &Site, removal: &Removal, when: &str| {
+                let path = directory(site, &asked(pattern));
+                assert!(site.has(&format!("{path}/file")), "{when}");
+                assert_eq!(
+                    site.tree().iter().filter(|path| path.starts_with("archived")).count(),
+                    0,
+                    "{when}"
+                );
+                assert_eq!(finished(site.records("trash")), [""; 0], "{when}");
+                assert_eq!(finished(site.records("volumes")), [format!("{}.json", removal.name)], "{when}");
+                assert_eq!(finished(site.records("archived")), [""; 0], "{when}");
+            };
+            interrupted_everywhere(
+                &format!("restore from {disposal} {what}"),
+                prepare,
+                async |site, removal| site.restore(removal).await,
+                |site, removal, _, when| check(site, removal, when),
+            )
+            .await;
+            if disposal == Disposal::Archive {
+                continue;
+            }
+            // Nobody asks again: the purge sees that the PV is to be kept.
+            for steps in 0..40 {
+                let mut site = Site::new();
+                let removal = prepare(&site).await;
+                site.nfs.stores[0].interruption.after(steps);
+                let whole = site.restore(&removal).await.is_ok();
+                site.host.set_volume(&removal.name, &removal.provenance.uid, false);
+                site.restart();
+                let path = directory(&site, &asked(pattern));
+                site.tend_until(|_| {
+                    site.has(&format!("{path}/file")) && finished(site.records("trash")).is_empty()
+                })
+                .await;
+                check(&site, &removal, &format!("purge after {steps} steps of a restore {what}"));
+                let removed = site.remove(&removal).await.unwrap();
+                assert_eq!(removed, Removed::Trashed, "{what} after {steps} steps");
+                if whole {
+                    break;
+                }
+            }
+        }
+    }
+}
+
 /// Proves: case 43
 #[tokio::test]
 async fn a_permit_that_ends_in_the_middle_stops_before_the_next_step() {

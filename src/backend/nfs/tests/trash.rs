@@ -115,14 +115,14 @@ async fn a_mount_point_within_a_volume_is_left_alone_and_named_until_it_is_gone(
 }
 
 /// A bind mount that ends with the test.
-struct Mount {
+pub(super) struct Mount {
     source: TempDir,
     at: Option<PathBuf>,
 }
 
 impl Mount {
     /// `None` where this process may not mount.
-    fn try_new() -> Option<Self> {
+    pub(super) fn try_new() -> Option<Self> {
         let source = temporary();
         fs::write(source.path().join("precious"), "").unwrap();
         let mut mount = Self { source, at: None };
@@ -134,12 +134,12 @@ impl Mount {
         Some(mount)
     }
 
-    fn bind(&mut self, at: &Path) {
+    pub(super) fn bind(&mut self, at: &Path) {
         assert!(bind(self.source.path(), at));
         self.at = Some(at.into());
     }
 
-    fn unbind(&mut self, at: &Path) {
+    pub(super) fn unbind(&mut self, at: &Path) {
         nix::mount::umount2(at, nix::mount::MntFlags::MNT_DETACH).unwrap();
         self.at = None;
     }

@@ -7,6 +7,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use super::{
     super::{
         create::remove_parents,
+        mounted,
         moves::{self, Here, Live, Stage, here, if_room},
         places,
         record::{self, BASE, Marker, PURGING, Trashed, VOLUMES},
@@ -71,6 +72,10 @@ pub(super) fn act(work: &Work<'_>, key: &Key, found: &Found, next: &Next) -> Res
 /// directory for it: then it is purged where it is.
 fn mark(work: &Work<'_>, key: &Key, found: &Found) -> Result<Key, Trouble> {
     let (Some(inode), false) = (found.inode(), key.purging()) else { return Ok(key.clone()) };
+    mounted::within(work, &key.below, |inner| marked(inner, key, inode))
+}
+
+fn marked(work: &Work<'_>, key: &Key, inode: u64) -> Result<Key, Trouble> {
     let marked = key.marked();
     if marked.folder == Folder::Purging
         && if_room(work.changes.make_directory(&[BASE, PURGING], 0o700))?.is_none()
@@ -102,7 +107,7 @@ fn put_back(work: &Work<'_>, key: &Key, found: &Found, uid: &str) -> Result<Done
             if moves::live(work, marker.id.name())?.is_some() {
                 return Ok(Done::Superseded);
             }
-            let Stage::InPlace(_) = moves::stage(work, marker)? else {
+            let (Stage::InPlace(_) | Stage::Mounted { .. }) = moves::stage(work, marker)? else {
                 let name = marker.id.name();
                 return said(
                     Kind::NotFound,
@@ -160,7 +165,8 @@ fn finish(work: &Work<'_>, key: &Key, found: &Found) -> Result<Done, Trouble> {
         // The version before did not note it.
         let at = jiff::Timestamp::now();
         let keep = work.store.host.trash_retention().as_secs();
-        let trash = Trashed { entry: key.name.clone(), inode: *inode, at, until: None, keep };
+        let trash =
+            Trashed { entry: key.name.clone(), inode: *inode, at, until: None, keep, below: Vec::new() };
         now.marker =
             Marker { trash: Some(trash), inode: Some(*inode), base: Some(work.base()?), ..now.marker };
         work.changes.write(&now.file(), &now.marker.to_json())?;
@@ -186,16 +192,21 @@ fn give_back(work: &Work<'_>, key: &Key, found: &Found, owner: &[String]) -> Res
     Ok(Done::Changed)
 }
 
-/// Puts the record of a volume that is in use back, which a call that came late had moved here.
+/// Puts a record back that a call that came late had moved here.
 fn put_record_back(work: &Work<'_>, key: &Key, found: &Found) -> Result<Done, Trouble> {
-    let Found::Leftover { marker, misplaced: true } = found else { return Ok(Done::Changed) };
+    let Found::Leftover { marker, belongs: Some(belongs) } = found else { return Ok(Done::Changed) };
     let name = marker.id.name();
-    if moves::live(work, name)?.is_none() {
-        work.changes.rename(&moves::trash_record(&key.name), &record::file(VOLUMES, name))?;
-        work.store.index.add(name, &marker.segments);
+    if moves::live(work, name)?.is_none() && here(work, belongs)? == Here::Nothing {
+        work.changes.rename(&moves::trash_record(&key.name), belongs)?;
+        if *belongs == record::file(VOLUMES, name) {
+            work.store.index.add(name, &marker.segments);
+        }
     }
     Ok(Done::Changed)
 }
+
+/// A directory of a file system that is mounted somewhere below the export: where, and the path in it.
+type InFileSystem<'a> = (&'a [String], Vec<String>);
 
 /// Removes these entries with all that is in them, each at most for its time slice, and the records of those that are gone.
 /// Returns what is left of each, `None` where nothing is.
@@ -205,22 +216,24 @@ pub(super) fn purge(
     crew: &Purge<'_>,
 ) -> Result<BTreeMap<Key, Option<Left>>, Trouble> {
     let mut left = BTreeMap::new();
-    let mut folders: BTreeMap<Vec<String>, Vec<(&Key, Tree)>> = BTreeMap::new();
+    let mut folders: BTreeMap<InFileSystem<'_>, Vec<(&Key, Tree)>> = BTreeMap::new();
     for (key, found) in ready {
         let mut path = key.path();
         let Some(name) = path.pop() else { continue };
         let inode = found.inode().filter(|_| work.store.enforces(Rule::Inode));
-        folders.entry(path).or_default().push((key, Tree { name, inode }));
+        folders.entry((&key.below, path)).or_default().push((key, Tree { name, inode }));
     }
-    for (folder, entries) in folders {
+    for ((below, folder), entries) in folders {
         let trees: Vec<Tree> = entries.iter().map(|(_, tree)| tree.clone()).collect();
-        let outcome = crew.run(work.root, &folder, &trees, work.changes.gate())?;
+        let outcome = mounted::within(work, below, |inner| {
+            Ok(crew.run(inner.root, &folder, &trees, inner.changes.gate())?)
+        })?;
         for (key, tree) in entries {
             let of_it = || Left {
                 stuck: outcome.stuck.iter().filter(|stuck| stuck.entry == tree.name).cloned().collect(),
                 unfinished: outcome.unfinished.iter().filter(|u| u.entry == tree.name).cloned().collect(),
             };
-            let gone = here(work, &key.path())? == Here::Nothing;
+            let gone = mounted::within(work, below, |inner| here(inner, &key.path()))? == Here::Nothing;
             if gone && let Some(found) = ready.get(key) {
                 work.store.trash.gone(key, found);
                 if let Found::Named { live: Some(live), .. } = &**found {

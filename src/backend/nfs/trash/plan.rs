@@ -21,8 +21,8 @@ pub(super) enum Found {
     Legacy { volume: VolumeName, at: Timestamp, inode: u64 },
     /// A call that came late moved it here. `owner`: where the volume lies that it is of.
     Stray { inode: u64, owner: Option<Vec<String>>, why: String },
-    /// A record without a directory. `misplaced`: of a volume that was not removed.
-    Leftover { marker: Box<Marker>, misplaced: bool },
+    /// A record without a directory. `belongs`: where it is to be, where a call that came late moved it here.
+    Leftover { marker: Box<Marker>, belongs: Option<[String; 3]> },
     /// Of another cluster, or of nobody knows which.
     OfOthers,
     /// What nobody can make sense of.
@@ -33,13 +33,13 @@ impl Found {
     /// The volume, and the UID of the PV that it was removed for, where the API server can be asked for it.
     pub(super) fn volume(&self) -> Option<(&VolumeName, Option<&str>)> {
         match self {
-            Self::Removed { marker, .. } | Self::Leftover { marker, misplaced: false } => {
+            Self::Removed { marker, .. } | Self::Leftover { marker, belongs: None } => {
                 Some((marker.id.name(), marker.uid.as_deref()))
             }
             Self::Named { whole, .. } => Some((&whole.volume, whole.uid.as_deref())),
             Self::Begun { live, .. } => Some((live.marker.id.name(), live.marker.uid.as_deref())),
             Self::Legacy { volume, .. } => Some((volume, None)),
-            Self::Leftover { misplaced: true, .. } | Self::Stray { .. } | Self::OfOthers | Self::Odd(_) => {
+            Self::Leftover { belongs: Some(_), .. } | Self::Stray { .. } | Self::OfOthers | Self::Odd(_) => {
                 None
             }
         }
@@ -84,7 +84,7 @@ pub(super) enum Next {
     GiveBack(Vec<String>),
     /// Remove its record.
     Drop,
-    /// Put its record back among the volumes.
+    /// Put its record back where it belongs.
     PutRecordBack,
     /// Leave it, and say why.
     Tell(String),
@@ -110,8 +110,8 @@ pub(super) fn next(found: &Found, pv: Option<&PvState>, progress: Progress) -> N
         },
         Found::Stray { owner: Some(owner), .. } => Next::GiveBack(owner.clone()),
         Found::Stray { owner: None, why, .. } | Found::Odd(why) => Next::Tell(why.clone()),
-        Found::Leftover { misplaced: true, .. } => Next::PutRecordBack,
-        Found::Leftover { misplaced: false, .. } => match pv {
+        Found::Leftover { belongs: Some(_), .. } => Next::PutRecordBack,
+        Found::Leftover { belongs: None, .. } => match pv {
             Some(PvState::Absent) if progress.due => Next::Drop,
             Some(PvState::Present { .. }) if progress.superseded => {
                 if progress.due {
@@ -186,7 +186,10 @@ mod tests {
             at: "2026-03-01T10:00:00Z".parse().unwrap(),
             inode: 7,
         };
-        let leftover = |misplaced| Found::Leftover { marker: marker(), misplaced };
+        let leftover = |moved: bool| Found::Leftover {
+            marker: marker(),
+            belongs: moved.then(|| ["a", "b", "c"].map(String::from)),
+        };
         let stray = |owner| Found::Stray { inode: 7, owner, why: "late".into() };
         let home = vec!["home".to_owned()];
         let absent = Some(PvState::Absent);

@@ -48,7 +48,7 @@ const LOOK: Duration = Duration::from_mins(1);
 const LONGEST_SEARCH: Duration = Duration::from_hours(1);
 
 /// So many PVs are asked for in one such look; those that were not asked for come next.
-const ASKED: usize = 64;
+const ASKED: usize = 256;
 
 /// So many questions are asked at a time.
 const QUESTIONS: usize = 8;
@@ -175,6 +175,8 @@ pub(super) struct Rounds {
     items: BTreeMap<Key, Item>,
     /// When everything was last looked at.
     looked: Option<Instant>,
+    /// How long the last look took.
+    pub(super) took: Duration,
     /// Whether the next round follows at once.
     at_once: bool,
 }
@@ -188,9 +190,11 @@ impl Rounds {
             Some(at) if at.elapsed() >= LOOK => Look::Again,
             Some(_) => Look::New,
         };
-        match self.look(hands, look).await? {
-            Ok(()) => {}
-            Err(trouble) => return Some(Err(trouble)),
+        let began = Instant::now();
+        let looked = self.look(hands, look).await?;
+        self.took = began.elapsed();
+        if let Err(trouble) = looked {
+            return Some(Err(trouble));
         }
         self.ask(hands.store, look).await;
         let todo = self.decide(hands.store);
@@ -332,7 +336,7 @@ impl Rounds {
                     item.why.clear();
                 }
                 Next::Tell(why) => {
-                    item.tell(&store.export.name, key.path().join("/"), why);
+                    item.tell(&store.export.name, key.shown(), why);
                     let searched = matches!(*item.found, Found::Stray { .. });
                     item.wait(if searched { LONGEST_SEARCH } else { LOOK });
                 }
@@ -366,7 +370,7 @@ impl Rounds {
                 Outcome::Done(Done::Ready(_)) => {}
                 Outcome::Failed(trouble) => {
                     let why = store.explain("purge", trouble).chain();
-                    item.tell(&store.export.name, key.path().join("/"), why);
+                    item.tell(&store.export.name, key.shown(), why);
                     item.wait(LONGEST_PAUSE);
                 }
                 Outcome::Purged { key: at, left, gone } => {
@@ -398,15 +402,14 @@ impl Rounds {
 /// What remains of an entry after its slice of time; whether the next slice follows at once.
 fn keep_purging(store: &Store, item: &mut Item, at: &Key, left: Left) -> bool {
     let since = *item.purging.get_or_insert_with(Instant::now);
-    let mut path = at.path();
-    path.pop();
-    let folder = path.join("/");
+    let shown = at.shown();
+    let folder = shown.rsplit_once('/').map_or("", |(folder, _)| folder);
     let export = &store.export.name;
     let mut why: Vec<(String, String)> =
-        left.stuck.into_iter().map(|stuck| (format!("{folder}/{}", stuck.path), stuck.why)).collect();
+        left.stuck.into_iter().map(|stuck| (joined(folder, &stuck.path), stuck.why)).collect();
     let mut at_once = false;
     for unfinished in left.unfinished {
-        let path = format!("{folder}/{}", unfinished.entry);
+        let path = joined(folder, &unfinished.entry);
         if unfinished.refilled {
             let still = "something still writes there; stop the pods or nodes that have it mounted";
             why.push((path, still.into()));
@@ -430,6 +433,10 @@ fn keep_purging(store: &Store, item: &mut Item, at: &Key, left: Left) -> bool {
         item.wait(LONGEST_PAUSE);
     }
     at_once
+}
+
+fn joined(folder: &str, below: &str) -> String {
+    if folder.is_empty() { below.to_owned() } else { format!("{folder}/{below}") }
 }
 
 /// What became of an entry.

@@ -11,6 +11,7 @@ use std::{
 use super::{
     super::{
         entry::{self, Name},
+        mounted,
         moves::{self, Here, here},
         places::{self, Relation},
         record::{self, BASE, INTENTS, Marker, PURGING, TRASH, VOLUMES},
@@ -36,12 +37,23 @@ pub(super) enum Folder {
 /// An entry of the trash.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Key {
+    /// Where the file system is mounted in which it lies; empty for the export's own.
+    pub(super) below: Vec<String>,
     pub(super) folder: Folder,
     pub(super) name: String,
 }
 
 impl Key {
-    /// Where its directory lies.
+    fn of(folder: Folder, name: impl Into<String>) -> Self {
+        Self { below: Vec::new(), folder, name: name.into() }
+    }
+
+    /// Where its directory lies, as it is shown.
+    pub(super) fn shown(&self) -> String {
+        self.below.iter().chain(&self.path()).map(String::as_str).collect::<Vec<_>>().join("/")
+    }
+
+    /// Where its directory lies in its file system.
     pub(super) fn path(&self) -> Vec<String> {
         match self.folder {
             Folder::Trash => moves::in_trash(&self.name).to_vec(),
@@ -64,7 +76,7 @@ impl Key {
             Folder::Trash | Folder::Purging => Folder::Purging,
             Folder::Top | Folder::TopPurging => Folder::TopPurging,
         };
-        Self { folder, name: self.name.clone() }
+        Self { folder, ..self.clone() }
     }
 }
 
@@ -97,10 +109,10 @@ pub(super) fn scan(
                 Some(entry) => (entry.to_owned(), Folder::Trash),
                 None => (name, Folder::Trash),
             };
-            keys.insert(Key { folder, name });
+            keys.insert(Key::of(folder, name));
         }
     }
-    keys.extend(purging.into_iter().map(|name| Key { folder: Folder::Purging, name }));
+    keys.extend(purging.into_iter().map(|name| Key::of(Folder::Purging, name)));
     if look == Look::Whole {
         for name in work.root.names_at_top()? {
             if name.starts_with(entry::AT_TOP) || name.starts_with(entry::AT_TOP_PURGING) {
@@ -110,9 +122,9 @@ pub(super) fn scan(
     }
     for top in work.store.trash.at_top() {
         if let Some(name) = top.strip_prefix(entry::AT_TOP) {
-            keys.insert(Key { folder: Folder::Top, name: name.to_owned() });
+            keys.insert(Key::of(Folder::Top, name));
         } else if let Some(name) = top.strip_prefix(entry::AT_TOP_PURGING) {
-            keys.insert(Key { folder: Folder::TopPurging, name: name.to_owned() });
+            keys.insert(Key::of(Folder::TopPurging, name));
         }
     }
     for key in keys {
@@ -122,7 +134,13 @@ pub(super) fn scan(
         };
         let now = match unchanged {
             Some(before) => Some(before),
-            None => examine(work, &key)?.map(Arc::new),
+            None => match elsewhere(work, &key)? {
+                Some((key, now)) => {
+                    found.insert(key, Arc::new(now));
+                    continue;
+                }
+                None => examine(work, &key)?.map(Arc::new),
+            },
         };
         match now {
             Some(now) => drop(found.insert(key, now)),
@@ -146,6 +164,31 @@ fn still(work: &Work<'_>, key: &Key, before: &Found, look: Look) -> Result<bool,
     })
 }
 
+/// What a record tells whose directory lies in the trash of another file system, and where it lies there.
+fn elsewhere(work: &Work<'_>, key: &Key) -> Result<Option<(Key, Found)>, Trouble> {
+    let Ok(Some(marker)) = moves::trashed(work, &key.name) else { return Ok(None) };
+    let Some(trash) = marker.trash.as_ref().filter(|trash| !trash.below.is_empty()) else { return Ok(None) };
+    let (inode, below) = (trash.inode, trash.below.clone());
+    let cluster = marker.cluster.clone();
+    let removed = Found::Removed { marker: Box::new(marker.clone()), inode };
+    for folder in [Folder::Trash, Folder::Purging] {
+        let key = Key { below: below.clone(), folder, name: key.name.clone() };
+        match mounted::within(work, &below, |inner| here(inner, &key.path())) {
+            Ok(Here::Directory(found)) if found == inode => {
+                let found = ours(work, &key, cluster.as_deref(), removed);
+                return Ok(Some((key, found)));
+            }
+            Ok(_) => {}
+            Err(Trouble::Step(failure)) if failure.errno().is_some() => {
+                let why = format!("the file system at {} cannot be looked at: {failure}", below.join("/"));
+                return Ok(Some((key, Found::Odd(why))));
+            }
+            Err(trouble) => return Err(trouble),
+        }
+    }
+    Ok(leftover(work, Some(marker), &key.name)?.map(|found| (key.clone(), found)))
+}
+
 /// Finds out what an entry is; `None` where it is gone.
 pub(super) fn examine(work: &Work<'_>, key: &Key) -> Result<Option<Found>, Trouble> {
     let record = match moves::trashed(work, &key.name) {
@@ -155,7 +198,7 @@ pub(super) fn examine(work: &Work<'_>, key: &Key) -> Result<Option<Found>, Troub
     };
     let inode = match here(work, &key.path())? {
         Here::Directory(inode) => inode,
-        Here::Nothing => return leftover(work, record),
+        Here::Nothing => return leftover(work, record, &key.name),
         Here::Other => {
             return Ok(Some(Found::Odd("it is not a directory; berth put no such thing here".into())));
         }
@@ -223,17 +266,36 @@ fn is_ours(work: &Work<'_>, marker: &Marker) -> bool {
 }
 
 /// What a record without a directory tells.
-fn leftover(work: &Work<'_>, record: Option<Marker>) -> Result<Option<Found>, Trouble> {
+fn leftover(work: &Work<'_>, record: Option<Marker>, entry: &str) -> Result<Option<Found>, Trouble> {
     let Some(marker) = record else { return Ok(None) };
     if !is_ours(work, &marker) {
         return Ok(Some(Found::OfOthers));
     }
-    // A call that came late moved the record of a volume that is in use.
-    let misplaced = marker.trash.is_none()
-        && moves::live(work, marker.id.name())?.is_none()
-        && matches!(here(work, &marker.segments)?, Here::Directory(inode)
-            if marker.inode_in(work.base()?) == Some(inode));
-    Ok(Some(Found::Leftover { marker: Box::new(marker), misplaced }))
+    let belongs = belongs(work, &marker, entry)?;
+    Ok(Some(Found::Leftover { marker: Box::new(marker), belongs }))
+}
+
+/// Where a record belongs that a call that came late moved here, when it was already the one of a volume that is in use, or
+/// of a later removal.
+fn belongs(work: &Work<'_>, marker: &Marker, entry: &str) -> Result<Option<[String; 3]>, Trouble> {
+    let base = work.base()?;
+    let other = marker.trash.as_ref().map(|trash| trash.entry.as_str());
+    if other == Some(entry) || moves::live(work, marker.id.name())?.is_some() {
+        return Ok(None);
+    }
+    let is_it =
+        |found: Here, recorded: Option<u64>| matches!(found, Here::Directory(i) if recorded == Some(i));
+    if let Some(other) = other
+        && is_it(here(work, &moves::in_trash(other))?, marker.trashed_in(base))
+    {
+        return Ok(Some(moves::trash_record(other)));
+    }
+    let at_place = match here(work, &marker.segments) {
+        Err(trouble) if mounted::is_elsewhere(&trouble) => Here::Nothing,
+        other => other?,
+    };
+    let in_use = is_it(at_place, marker.inode_in(base));
+    Ok(in_use.then(|| record::file(VOLUMES, marker.id.name())))
 }
 
 /// Finds the volume that a directory is of which is not what was removed under its name.
