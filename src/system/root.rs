@@ -143,6 +143,9 @@ impl fmt::Debug for Root {
 /// How often a lookup that raced with a rename is tried again.
 const RACES: usize = 128;
 
+/// How often a lookup must lead into another mount before it does: one whose target was moved away under it seems to, once.
+const MOUNTS: usize = 8;
+
 /// No file that is read whole is bigger.
 const MAX_FILE_BYTES: u64 = 1024 * 1024;
 
@@ -558,9 +561,15 @@ fn confined(flags: OFlag) -> OpenHow {
 
 /// Repeats a lookup that raced with a rename somewhere in the file system, or was interrupted.
 fn retried<T>(mut lookup: impl FnMut() -> nix::Result<T>) -> nix::Result<T> {
+    let mut mounts = 0;
     for _ in 1..RACES {
         match lookup() {
             Err(Errno::EAGAIN | Errno::EINTR) => std::thread::yield_now(),
+            // The kernel looks at the end of a lookup whether it is still beneath the directory that it began in.
+            Err(Errno::EXDEV) if mounts < MOUNTS => {
+                mounts += 1;
+                std::thread::yield_now();
+            }
             other => return other,
         }
     }

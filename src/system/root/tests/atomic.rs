@@ -145,3 +145,29 @@ fn two_who_write_the_same_file_do_not_share_its_temporary_name_and_a_failure_lea
     names.sort();
     assert_eq!(names, ["dir", "file"]);
 }
+
+/// A lookup whose target is moved away while it is being looked up seems to lead into another mount.
+#[test]
+fn what_others_move_away_while_it_is_looked_at_is_there_or_not_and_never_on_another_mount() {
+    let (directory, root) = root();
+    let base = directory.path();
+    for name in ["place", "aside"] {
+        fs::create_dir(base.join(name)).unwrap();
+    }
+    fs::write(base.join("place/note"), "x").unwrap();
+    let over = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !over.load(std::sync::atomic::Ordering::Relaxed) {
+                fs::rename(base.join("place/note"), base.join("aside/note")).unwrap();
+                fs::rename(base.join("aside/note"), base.join("place/note")).unwrap();
+            }
+        });
+        let looked = (0..40_000).try_for_each(|_| {
+            root.see_fresh(&["place", "note"])?;
+            root.read_fresh(&["place", "note"]).map(drop)
+        });
+        over.store(true, std::sync::atomic::Ordering::Relaxed);
+        looked.unwrap();
+    });
+}
