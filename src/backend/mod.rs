@@ -83,21 +83,15 @@ pub trait Backend: Send + Sync + 'static {
     /// Puts a volume back that [`remove`](Backend::remove) moved to the trash or to the archive, and gives up a removal that
     /// was begun: its PV is to be kept after all. Called before our finalizer is taken off a PV, too, so it is
     /// [`Kind::Busy`] while any work on the volume runs, and succeeds where nothing was begun.
-    async fn restore(&self, _removal: &Removal, _permit: &Permit) -> Result<Restored, Error> {
-        Ok(Restored::InPlace)
-    }
+    async fn restore(&self, removal: &Removal, permit: &Permit) -> Result<Restored, Error>;
 
     /// Which of `volumes`, all of which have a PV, the storage does not know as volumes of this cluster: those of older
     /// provisioners, those of earlier versions of berth, those whose records were lost. The caller reads their PVs and
     /// tells of them with [`register`](Backend::register). Costs one listing, not one look for each volume.
-    async fn unregistered(&self, _store: &str, _volumes: &[KnownVolume]) -> Result<Vec<VolumeName>, Error> {
-        Ok(Vec::new())
-    }
+    async fn unregistered(&self, store: &str, volumes: &[KnownVolume]) -> Result<Vec<VolumeName>, Error>;
 
     /// Records whose a volume is that is in use. What another cluster has recorded is left alone: [`Kind::Refused`].
-    async fn register(&self, _volume: &InUse, _permit: &Permit) -> Result<(), Error> {
-        Ok(())
-    }
+    async fn register(&self, volume: &InUse, permit: &Permit) -> Result<(), Error>;
 
     /// Makes the volume hold at least so much, never less than before; tells what it holds then.
     async fn expand(&self, growth: &Growth, permit: &Permit) -> Result<Grown, Error>;

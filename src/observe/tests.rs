@@ -12,8 +12,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::{
-    backend::{Capabilities, Error, Kind, Known, Past, Removed, StoreStatus, Unfinished},
-    volume::{Disposal, Grown, Growth, Permit, Place, Removal, Source, Volume, VolumeId, VolumeRequest},
+    backend::{
+        Capabilities, Error, Kind, Known, KnownVolume, Past, Removed, Restored, StoreStatus, Unfinished,
+    },
+    volume::{
+        Disposal, Grown, Growth, InUse, Permit, Place, Removal, Source, Volume, VolumeId, VolumeName,
+        VolumeRequest,
+    },
 };
 
 /// A backend whose stores are what the test says, and which refuses everything.
@@ -59,6 +64,15 @@ impl Backend for Stores {
         Ok(())
     }
     async fn remove(&self, _: &Removal, _: &Permit) -> Result<Removed, Error> {
+        refused()
+    }
+    async fn restore(&self, _: &Removal, _: &Permit) -> Result<Restored, Error> {
+        refused()
+    }
+    async fn unregistered(&self, _: &str, _: &[KnownVolume]) -> Result<Vec<VolumeName>, Error> {
+        refused()
+    }
+    async fn register(&self, _: &InUse, _: &Permit) -> Result<(), Error> {
         refused()
     }
     async fn expand(&self, _: &Growth, _: &Permit) -> Result<Grown, Error> {

@@ -27,7 +27,8 @@ const NAMES: u32 = 1000;
 pub(super) fn choose(work: &Work<'_>, live: &mut Live, at: Timestamp) -> Result<(), Trouble> {
     let mut known = live.marker.archive.take();
     let time = stamp(at);
-    for number in 0..NAMES {
+    // One that was brought back gets another name than before.
+    for number in u32::from(live.marker.unarchived)..NAMES {
         let target = match known.take() {
             Some(archive) if free(work, &archive.segments)? => archive.segments,
             Some(archive) => {

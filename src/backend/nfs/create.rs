@@ -168,6 +168,7 @@ fn wanted(work: &Work<'_>, request: &VolumeRequest, plan: &Plan) -> Result<Marke
         uid: None,
         inode: None,
         base: None,
+        unarchived: false,
         archive: None,
         trash: None,
     })

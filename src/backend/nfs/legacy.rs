@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use super::{
     NAME, mounted,
     moves::{self, Here, Live, here, if_room},
-    places::{self, Relation},
+    places::{self, Occupant, Relation},
     prove,
     record::{self, Marker, VOLUMES},
     remove::{self, Removing},
@@ -18,10 +18,6 @@ use crate::{
     backend::{Kind, Removed, path::Pattern},
     volume::{Disposal, Origin, Removal, VolumeId},
 };
-
-/// Whether the name of a directory without a record must be one that the older provisioner gave. Not yet: volumes of other
-/// names get a record only once those that are bound are recorded.
-const NAMES_PROVE: bool = false;
 
 /// Removes what lies at `segments`, if it may be taken as the volume.
 pub(super) fn remove(work: &Work<'_>, removal: &Removal, segments: &[String]) -> Result<Removed, Trouble> {
@@ -37,31 +33,7 @@ pub(super) fn remove(work: &Work<'_>, removal: &Removal, segments: &[String]) ->
             return said(Kind::Refused, message);
         }
     };
-    let in_the_way = places::occupant(work, segments)?;
-    if let Some(occupant) = &in_the_way
-        && removal.id.is_some()
-        && occupant.relation == Relation::Same
-        && occupant.who.as_ref().is_some_and(|who| who.shared)
-    {
-        // An earlier call has left the directory to the others, and removed the record.
-        return Ok(Removed::Kept);
-    }
-    // Volumes of the version before lie at places that are not noted.
-    if let Some((other, place)) = work.store.index.overlapping(work, segments, &removal.name)?.first() {
-        if removal.id.is_some()
-            && place == segments
-            && moves::live(work, other)?.is_some_and(|l| l.marker.shared)
-        {
-            return Ok(Removed::Kept);
-        }
-        let (path, place) = (segments.join("/"), place.join("/"));
-        let message = format!("directory {path} overlaps with {place}, which belongs to volume {other}");
-        return said(Kind::Refused, message);
-    }
-    let file = record::file(VOLUMES, &removal.name);
     let cluster = work.cluster();
-    let patterned = is_patterned(removal, segments) || !NAMES_PROVE;
-    prove::unrecorded(&file.join("/"), removal, segments, patterned, cluster.as_ref())?;
     let marker = Marker {
         id: VolumeId::new(NAME, &work.store.export.name, removal.name.clone())?,
         segments: segments.to_vec(),
@@ -70,13 +42,26 @@ pub(super) fn remove(work: &Work<'_>, removal: &Removal, segments: &[String]) ->
         since: Timestamp::now(),
         capacity: 0,
         shared: false,
-        cluster: cluster.map(|ids| ids.current().to_owned()),
+        cluster: cluster.as_ref().map(|ids| ids.current().to_owned()),
         uid: Some(removal.provenance.uid.clone()).filter(|uid| !uid.is_empty()),
         inode,
         base: None,
+        unarchived: false,
         archive: None,
         trash: None,
     };
+    if let Some(occupant) = overlapping(work, &marker)? {
+        let shared = occupant.who.as_ref().is_some_and(|who| who.shared);
+        if removal.id.is_some() && occupant.relation == Relation::Same && shared {
+            // An earlier call has left the directory to the others, and removed the record.
+            return Ok(Removed::Kept);
+        }
+        let why = occupant.explained(segments);
+        return said(Kind::Refused, format!("{why}; nothing was touched"));
+    }
+    let file = record::file(VOLUMES, &removal.name);
+    let patterned = is_patterned(removal, segments);
+    prove::unrecorded(&file.join("/"), removal, segments, patterned, cluster.as_ref())?;
     let live = Live { folder: VOLUMES, marker };
     let written = if_room(work.furnish())?.is_some()
         && if_room(work.changes.write(&file, &live.marker.to_json()))?.is_some();
@@ -99,6 +84,13 @@ pub(super) fn remove(work: &Work<'_>, removal: &Removal, segments: &[String]) ->
     removed
 }
 
+fn overlapping(work: &Work<'_>, marker: &Marker) -> Result<Option<Occupant>, Trouble> {
+    if !work.store.enforces(Rule::Places) {
+        return Ok(None);
+    }
+    places::overlapping(work, marker, &marker.segments)
+}
+
 /// Removes a volume where not even a record can be written.
 fn on_full_export(
     work: &Work<'_>,
@@ -111,9 +103,7 @@ fn on_full_export(
                        (kubectl annotate pv NAME berth.storage/on-delete=delete --overwrite)";
         return said(Kind::Exhausted, message.replace("NAME", removal.name.as_str()));
     }
-    if work.store.enforces(Rule::Places)
-        && let Some(occupant) = places::overlapping(work, marker, &marker.segments)?
-    {
+    if let Some(occupant) = overlapping(work, marker)? {
         let why = occupant.explained(&marker.segments);
         return said(Kind::Refused, format!("{why}; nothing was touched"));
     }

@@ -19,6 +19,7 @@ mod places;
 mod prove;
 mod record;
 mod register;
+mod remains;
 mod remove;
 mod restore;
 mod store;
@@ -199,9 +200,7 @@ impl Backend for Nfs {
     }
 
     async fn unregistered(&self, store: &str, volumes: &[KnownVolume]) -> Result<Vec<VolumeName>, Error> {
-        let (store, volumes) = (self.store(store)?, volumes.to_vec());
-        let what = "list recorded volumes".into();
-        store.run(what, None, &Permit::unlimited(), move |work| register::unregistered(work, &volumes)).await
+        register::unregistered(self.store(store)?, volumes).await
     }
 
     async fn register(&self, volume: &InUse, permit: &Permit) -> Result<(), Error> {

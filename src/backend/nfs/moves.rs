@@ -5,8 +5,9 @@
 //! storage says now, not at what a client of NFS remembers.
 
 use super::{
+    entry::{self, Name},
     mounted,
-    record::{self, ARCHIVED, BASE, INTENTS, Marker, TRASH, VOLUMES},
+    record::{self, ARCHIVED, BASE, INTENTS, Marker, TRASH, Trashed, VOLUMES},
     store::{Rule, Trouble, Work, said},
 };
 use crate::{
@@ -44,8 +45,8 @@ impl Live {
 pub(super) enum Stage {
     /// At its place.
     InPlace(u64),
-    /// In the trash, under the name that the record says.
-    InTrash(u64),
+    /// In the trash, as this entry.
+    InTrash { entry: String, inode: u64 },
     /// In the archive.
     Archived(u64),
     /// Nowhere that the record names.
@@ -112,7 +113,7 @@ pub(super) fn stage(work: &Work<'_>, marker: &Marker) -> Result<Stage, Trouble> 
         && let Here::Directory(inode) = here(work, &in_trash(&trash.entry))?
         && (!by_inode || marker.trashed_in(base).is_none_or(|trashed| trashed == inode))
     {
-        return Ok(Stage::InTrash(inode));
+        return Ok(Stage::InTrash { entry: trash.entry.clone(), inode });
     }
     let at_place = match here(work, &marker.segments) {
         Err(trouble) if mounted::is_elsewhere(&trouble) => return mounted::stage(work, marker),
@@ -129,9 +130,72 @@ pub(super) fn stage(work: &Work<'_>, marker: &Marker) -> Result<Stage, Trouble> 
     Ok(match (at_place, recorded) {
         (Here::Directory(found), Some(recorded)) if found != recorded => Stage::Another { found, recorded },
         (Here::Directory(inode), _) => Stage::InPlace(inode),
-        (Here::Nothing, _) => Stage::Missing,
+        (Here::Nothing, _) => match marker.trashed_in(base).filter(|_| by_inode) {
+            // It got another name there, which its record does not say yet.
+            Some(inode) => match entry_of(work, marker.id.name(), inode)? {
+                Some(entry) => Stage::InTrash { entry, inode },
+                None => Stage::Missing,
+            },
+            None => Stage::Missing,
+        },
         (Here::Other, _) => Stage::NotADirectory,
     })
+}
+
+/// The entry of the trash with this inode, unless it was removed for another volume.
+pub(super) fn entry_of(work: &Work<'_>, volume: &VolumeName, inode: u64) -> Result<Option<String>, Trouble> {
+    for entry in work.root.names(&[BASE, TRASH])? {
+        let is_entry = !entry.starts_with('.') && entry.strip_suffix(".json").is_none();
+        if !is_entry || here(work, &in_trash(&entry))? != Here::Directory(inode) {
+            continue;
+        }
+        // A number of a directory that was purged may be given to another one.
+        if trashed(work, &entry)?.is_none_or(|marker| marker.id.name() == volume) {
+            return Ok(Some(entry));
+        }
+    }
+    Ok(None)
+}
+
+/// The entry at the top of the export with this inode that was removed as this volume, when the export was full.
+pub(super) fn entry_at_top(
+    work: &Work<'_>,
+    volume: &VolumeName,
+    inode: u64,
+) -> Result<Option<String>, Trouble> {
+    for top in work.root.names_at_top()? {
+        let Some(name) = top.strip_prefix(entry::AT_TOP) else { continue };
+        if let Name::Whole(whole) = Name::read(name)
+            && whole.volume == *volume
+            && whole.inode == inode
+            && here(work, &[&top])? == Here::Directory(inode)
+        {
+            return Ok(Some(top));
+        }
+    }
+    Ok(None)
+}
+
+/// Gives what lies in the trash a name that no earlier call knows, and tells it. A call that was to bring the volume back and
+/// hangs finds nothing then: carried out once the place is given up, it would put the old data under the next volume, since
+/// rename(2) replaces an empty directory.
+pub(super) fn afresh(work: &Work<'_>, live: &mut Live, entry: &str, inode: u64) -> Result<String, Trouble> {
+    let Some(trash) = live.marker.trash.clone() else { return Ok(entry.to_owned()) };
+    if !work.store.enforces(Rule::Inode) {
+        return Ok(entry.to_owned());
+    }
+    let fresh = entry::recorded(live.marker.id.name(), trash.at);
+    work.store.trash.moving(&fresh);
+    // A full export may not take it.
+    if if_room(moved(work, &in_trash(entry), &in_trash(&fresh), inode))?.is_none() {
+        return Ok(entry.to_owned());
+    }
+    let trash = Trashed { entry: fresh.clone(), inode, ..trash };
+    let marker = Marker { trash: Some(trash), ..live.marker.clone() };
+    if if_room(work.changes.write(&live.file(), &marker.to_json()))?.is_some() {
+        live.marker = marker;
+    }
+    Ok(fresh)
 }
 
 /// Moves the directory with this inode from one place to another, where nothing may be. What turns out to be another one is

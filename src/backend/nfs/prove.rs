@@ -154,6 +154,7 @@ mod tests {
             uid: uid.map(str::to_owned),
             inode: None,
             base: None,
+            unarchived: false,
             archive: None,
             trash: None,
         }

@@ -99,6 +99,9 @@ pub(super) struct Marker {
     /// The inode that `.berth` had when `inode` was noted. After an export was copied it is another one, and the inodes of
     /// the copied directories are not those of the records.
     pub(super) base: Option<u64>,
+    /// Whether it was brought back from an archive once. The next one gets another name: a call that was to bring it back,
+    /// and hangs, finds nothing then.
+    pub(super) unarchived: bool,
     /// Where it is being archived to, once that is decided.
     pub(super) archive: Option<Archive>,
     /// As what it is being moved to the trash, once that is decided.
@@ -176,6 +179,7 @@ impl Marker {
             since: self.since.to_string(),
             capacity: self.capacity,
             shared: self.shared,
+            unarchived: self.unarchived,
             archive: self
                 .archive
                 .as_ref()
@@ -218,6 +222,7 @@ impl Marker {
             since: moment(&file.since)?,
             capacity: file.capacity,
             shared: file.shared,
+            unarchived: file.unarchived,
             archive: match file.archive {
                 None => None,
                 Some(archive) => {
@@ -268,6 +273,8 @@ struct MarkerFile {
     capacity: u64,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     shared: bool,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    unarchived: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     archive: Option<ArchiveFile>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -375,6 +382,7 @@ mod tests {
             since: "2026-03-01T10:00:00Z".parse().unwrap(),
             capacity: 1024,
             shared: true,
+            unarchived: true,
             archive: Some(Archive {
                 segments: vec!["archived-ns".into(), "data".into()],
                 at: "2026-03-02T10:00:00Z".parse().unwrap(),
@@ -398,6 +406,7 @@ mod tests {
     fn of_version_1() -> Marker {
         Marker {
             shared: false,
+            unarchived: false,
             archive: None,
             cluster: None,
             uid: None,

@@ -4,7 +4,10 @@
 //! From then on its removal is proved by its record, and every cluster sees its place. What another cluster has recorded is
 //! left alone, unless an administrator took it over. Runs on a thread of the export's pool.
 
-use std::collections::BTreeSet;
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, atomic::Ordering},
+};
 
 use jiff::Timestamp;
 use rand::random;
@@ -16,27 +19,57 @@ use super::{
     places::{self, Occupant, Occupied, Relation},
     prove::{self, Asker},
     record::{self, BASE, DISPUTED, INTENTS, Marker, STAGING, UNSIGNED, VOLUMES},
-    store::{Trouble, Work, said},
+    store::{Store, Trouble, Work, said},
 };
 use crate::{
-    backend::{Kind, KnownVolume},
+    backend::{Error, Kind, KnownVolume},
     system::root::{Entry, Errno},
-    volume::{InUse, VolumeId, VolumeName},
+    volume::{InUse, Permit, VolumeId, VolumeName},
 };
 
-/// Which of `volumes` have no record, or one that does not say of which cluster they are. Two listings.
-pub(super) fn unregistered(work: &Work<'_>, volumes: &[KnownVolume]) -> Result<Vec<VolumeName>, Trouble> {
+/// So many records are read in one piece.
+const PIECE: usize = 128;
+
+/// Which of `volumes` have no record, or one that does not say of which cluster they are. Two listings; as long as this
+/// process has not read all records (`upgrade`) those of the volumes are read as well.
+pub(super) async fn unregistered(
+    store: &Arc<Store>,
+    volumes: &[KnownVolume],
+) -> Result<Vec<VolumeName>, Error> {
     // Nothing could be signed.
-    if work.cluster().is_none() {
+    if store.host.cluster().is_none() {
         return Ok(Vec::new());
     }
+    let (permit, volumes) = (Permit::unlimited(), volumes.to_vec());
+    let (mut unknown, recorded) =
+        store.run("list recorded volumes".into(), None, &permit, move |work| list(work, &volumes)).await?;
+    if store.read_through.load(Ordering::SeqCst) {
+        return Ok(unknown);
+    }
+    for piece in recorded.chunks(PIECE) {
+        let piece = piece.to_vec();
+        let unsigned =
+            move |work: &Work<'_>| Ok(piece.into_iter().filter(|name| is_unsigned(work, name)).collect());
+        let found: Vec<VolumeName> = store.run("read the records".into(), None, &permit, unsigned).await?;
+        unknown.extend(found);
+    }
+    Ok(unknown)
+}
+
+/// Whether the record does not say of which cluster the volume is. One that cannot be read cannot be signed.
+fn is_unsigned(work: &Work<'_>, name: &VolumeName) -> bool {
+    matches!(work.record(VOLUMES, name), Ok(Some(record)) if record.cluster.is_none())
+}
+
+/// Those of `volumes` that are known to be unrecorded or unsigned, and the others.
+fn list(work: &Work<'_>, volumes: &[KnownVolume]) -> Result<(Vec<VolumeName>, Vec<VolumeName>), Trouble> {
     let listed = |folder: &str| -> Result<BTreeSet<VolumeName>, Trouble> {
         let names = work.root.names(&[BASE, folder])?;
         Ok(names.iter().filter_map(|name| record::volume_of(name)).collect())
     };
     let (recorded, unsigned) = (listed(VOLUMES)?, listed(UNSIGNED)?);
     let unknown = |name: &VolumeName| !recorded.contains(name) || unsigned.contains(name);
-    Ok(volumes.iter().map(|volume| &volume.name).filter(|name| unknown(name)).cloned().collect())
+    Ok(volumes.iter().map(|volume| volume.name.clone()).partition(unknown))
 }
 
 /// Records the volume, which lies at `segments`.
@@ -84,6 +117,7 @@ pub(super) fn register(work: &Work<'_>, volume: &InUse, segments: &[String]) -> 
                 uid: None,
                 inode: None,
                 base: None,
+                unarchived: false,
                 archive: None,
                 trash: None,
             },

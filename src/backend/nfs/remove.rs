@@ -11,12 +11,13 @@ use jiff::Timestamp;
 use super::{
     archive,
     create::remove_parents,
-    entry::{self, Name, Whole},
+    entry::{self, Whole},
     legacy, mounted,
     moves::{self, Here, Live, Stage, here, if_room, is_full},
     places::{self, Leaving, Occupied},
     prove::{self, Asker},
-    record::{BASE, Marker, TRASH, Trashed},
+    record::{Marker, Trashed},
+    remains::{self, Found},
     restore,
     store::{Rule, Trouble, Work, said},
 };
@@ -54,18 +55,10 @@ fn prove(work: &Work<'_>, live: &Live, removal: &Removal, segments: &[String]) -
     Ok(())
 }
 
-/// Whether what lies in the trash or in the archive is the volume of this PV.
-pub(super) fn is_of(work: &Work<'_>, marker: &Marker, removal: &Removal) -> bool {
-    let cluster = work.cluster();
-    let asker = Asker { name: &removal.name, provenance: &removal.provenance, cluster: cluster.as_ref() };
-    *marker.id.name() == removal.name
-        && (!work.store.enforces(Rule::Cluster) || prove::owner("", marker, asker).is_ok())
-}
-
 /// What an earlier call has made of a volume that has no record among the volumes any more.
 fn earlier(work: &Work<'_>, removal: &Removal, segments: &[String]) -> Result<Option<Removed>, Trouble> {
     let mut legacy = false;
-    for entry in entries(work, removal)? {
+    for entry in remains::entries(work, removal)? {
         match entry {
             Found::Recorded { entry, marker } => {
                 let uid = &removal.provenance.uid;
@@ -82,74 +75,12 @@ fn earlier(work: &Work<'_>, removal: &Removal, segments: &[String]) -> Result<Op
         }
     }
     if let Some(archived) = moves::archived(work, &removal.name)?
-        && is_of(work, &archived, removal)
+        && remains::is_of(work, &archived, removal)
         && let Some(archive) = &archived.archive
     {
         return Ok(Some(Removed::Archived(archive.segments.join("/"))));
     }
     Ok((legacy && here(work, segments)? == Here::Nothing).then_some(Removed::Trashed))
-}
-
-/// What there is of a volume in the trash.
-pub(super) enum Found {
-    /// With a record, which proves that it is the volume's.
-    Recorded { entry: String, marker: Box<Marker> },
-    /// With a name that proves it.
-    Named { path: Vec<String>, whole: Whole },
-    /// Of the version before, by its name.
-    Legacy,
-}
-
-/// What there is of the volume in the trash, the newest first.
-pub(super) fn entries(work: &Work<'_>, removal: &Removal) -> Result<Vec<Found>, Trouble> {
-    let prefix = entry::prefix(&removal.name);
-    let folder = [BASE.to_owned(), TRASH.to_owned()];
-    let mut names = work.root.names(&folder)?;
-    names.retain(|name| name.starts_with(&prefix));
-    names.sort_unstable_by(|a, b| b.cmp(a));
-    let mut found = Vec::new();
-    for name in &names {
-        if let Some(entry) = name.strip_suffix(".json") {
-            match moves::trashed(work, entry)? {
-                Some(marker) if is_of(work, &marker, removal) => {
-                    found.push(Found::Recorded { entry: entry.to_owned(), marker: Box::new(marker) });
-                }
-                Some(_) | None => {}
-            }
-            continue;
-        }
-        let recorded = names.contains(&format!("{name}.json"));
-        match Name::read(name) {
-            Name::Whole(whole) if !recorded && named_for(work, &whole, removal) => {
-                found.push(Found::Named { path: moves::in_trash(name).to_vec(), whole });
-            }
-            Name::Legacy { volume, .. } if !recorded && volume.as_ref() == Some(&removal.name) => {
-                found.push(Found::Legacy);
-            }
-            Name::Whole(_) | Name::Legacy { .. } | Name::Recorded(_) | Name::Unknown => {}
-        }
-    }
-    for name in work.store.trash.at_top() {
-        if let Name::Whole(whole) = Name::read(name.strip_prefix(entry::AT_TOP).unwrap_or_default())
-            && named_for(work, &whole, removal)
-        {
-            found.push(Found::Named { path: vec![name], whole });
-        }
-    }
-    // Of several the one of this very object comes first.
-    let uid = Some(removal.provenance.uid.as_str());
-    found.sort_by_key(|found| match found {
-        Found::Recorded { marker, .. } => marker.uid.as_deref() != uid,
-        Found::Named { whole, .. } => whole.uid.as_deref() != uid,
-        Found::Legacy => true,
-    });
-    Ok(found)
-}
-
-fn named_for(work: &Work<'_>, whole: &Whole, removal: &Removal) -> bool {
-    let same = whole.uid.as_ref().is_some_and(|uid| *uid == removal.provenance.uid);
-    let ours = || work.cluster().zip(whole.cluster.as_ref()).is_some_and(|(ids, id)| ids.include(id));
-    whole.volume == removal.name && (same || ours())
 }
 
 /// The removal of a volume that has a record, which was proved to be this volume's.
@@ -168,10 +99,14 @@ impl Removing<'_> {
             Disposal::Delete => Disposal::Delete,
             Disposal::Archive => Disposal::Archive,
         };
+        let by_inode = self.work.store.enforces(Rule::Inode);
         let inode = match moves::stage(self.work, &self.live.marker)? {
             Stage::InPlace(inode) => inode,
             Stage::Another { found, recorded } => self.accepted(found, recorded)?,
-            Stage::InTrash(inode) => return self.resume(disposal, inode),
+            Stage::InTrash { entry, inode } => return self.resume(disposal, &entry, inode),
+            Stage::Archived(inode) if self.live.marker.unarchived && by_inode => {
+                return self.leave_archive(disposal, inode);
+            }
             Stage::Archived(_) => {
                 leave_place(self.work, &self.live.marker)?;
                 return Ok(Removed::Archived(archive::finish(self.work, &self.live)?));
@@ -240,15 +175,7 @@ impl Removing<'_> {
                 }
             }
         }
-        if !marker.shared {
-            return Ok(true);
-        }
-        // Volumes of the version before lie at places that are not noted.
-        if !work.store.index.overlapping(work, &marker.segments, marker.id.name())?.is_empty() {
-            places::vacate(work, marker, &marker.segments)?;
-            return Ok(false);
-        }
-        self.leaves_last()
+        if marker.shared { self.leaves_last() } else { Ok(true) }
     }
 
     /// Whether nobody shares the directory any more, and nobody can come.
@@ -328,23 +255,37 @@ impl Removing<'_> {
     }
 
     /// Goes on with a volume that an earlier call moved to the trash.
-    fn resume(mut self, disposal: Disposal, inode: u64) -> Result<Removed, Trouble> {
-        let Some(trash) = self.live.marker.trash.clone() else {
-            return said(Kind::Internal, "nothing says as what the volume lies in the trash");
-        };
+    fn resume(mut self, disposal: Disposal, entry: &str, inode: u64) -> Result<Removed, Trouble> {
+        let entry = moves::afresh(self.work, &mut self.live, entry, inode)?;
         // Between the move and now a call that came late may have let others in.
         if self.live.marker.shared && self.work.store.enforces(Rule::Places) && !self.leaves_last()? {
-            restore::back_from_trash(self.work, &self.live, &trash.entry, inode)?;
+            restore::back_from_trash(self.work, &self.live, &entry, inode)?;
             return self.forget(Removed::Kept);
         }
-        match disposal {
-            Disposal::Archive if self.live.marker.archive.is_none() => {
-                archive::choose(self.work, &mut self.live, Timestamp::now())?;
-            }
-            Disposal::Archive => {}
-            Disposal::Delete | Disposal::Keep => self.no_archive()?,
+        if disposal != Disposal::Archive || self.live.marker.unarchived {
+            self.no_archive()?;
         }
-        finish(self.work, &mut self.live, &trash.entry, inode)
+        if disposal == Disposal::Archive && self.live.marker.archive.is_none() {
+            archive::choose(self.work, &mut self.live, Timestamp::now())?;
+        }
+        finish(self.work, &mut self.live, &entry, inode)
+    }
+
+    /// Removes a volume once more that was to be brought back from its archive: by a call that may hang, and would put it into
+    /// the place of the next volume. So it leaves the archive, and goes to one of another name.
+    fn leave_archive(mut self, disposal: Disposal, inode: u64) -> Result<Removed, Trouble> {
+        let work = self.work;
+        let target =
+            self.live.marker.archive.as_ref().map(|archive| archive.segments.clone()).unwrap_or_default();
+        let trash = self.trashed(inode);
+        let entry = trash.entry.clone();
+        let marker = Marker { trash: Some(trash), ..self.signed(inode)? };
+        work.store.trash.moving(&entry);
+        work.changes.write(&self.live.file(), &marker.to_json())?;
+        self.live.marker = marker;
+        moves::moved(work, &target, &moves::in_trash(&entry), inode)?;
+        self.no_archive()?;
+        self.resume(disposal, &entry, inode)
     }
 
     /// Removes a volume in another file system: to the trash there, once the record lies in the export's.
@@ -370,7 +311,7 @@ impl Removing<'_> {
         Ok(removed)
     }
 
-    /// It was to be archived, and is to be deleted now.
+    /// It was to be archived there, and is to be deleted now, or to be archived elsewhere.
     fn no_archive(&mut self) -> Result<(), Trouble> {
         if self.live.marker.archive.is_none() {
             return Ok(());
@@ -385,19 +326,34 @@ impl Removing<'_> {
 
     /// Neither at its place nor where the record says: perhaps a call that came late moved it.
     fn missing(mut self, disposal: Disposal) -> Result<Removed, Trouble> {
-        let base = self.work.base()?;
-        if let Some(inode) = self.live.marker.inode_in(base)
-            && let Some(entry) = stray(self.work, inode)?
+        let (work, name) = (self.work, &self.removal.name);
+        let inode = self.live.marker.inode_in(work.base()?);
+        let entry = match inode {
+            Some(inode) => moves::entry_of(work, name, inode)?,
+            None => None,
+        };
+        let top = match (&entry, inode) {
+            (None, Some(inode)) => moves::entry_at_top(work, name, inode)?,
+            (Some(_), _) | (None, None) => None,
+        };
+        if let Some(inode) = inode
+            && (entry.is_some() || top.is_some())
         {
-            let trash =
-                Trashed { entry, inode, at: Timestamp::now(), until: None, keep: 0, below: Vec::new() };
+            let trash = self.trashed(inode);
+            let entry = entry.unwrap_or_else(|| trash.entry.clone());
+            let trash = Trashed { entry: entry.clone(), ..trash };
             let marker = Marker { trash: Some(trash), ..self.signed(inode)? };
-            self.work.changes.write(&self.live.file(), &marker.to_json())?;
+            work.changes.write(&self.live.file(), &marker.to_json())?;
             self.live.marker = marker;
-            return self.resume(disposal, inode);
+            if let Some(top) = top {
+                work.store.trash.moving(&entry);
+                moves::moved(work, &[&top], &moves::in_trash(&entry), inode)?;
+                work.store.trash.taken(&[top]);
+            }
+            return self.resume(disposal, &entry, inode);
         }
-        archive::give_up(self.work, &self.live.marker)?;
-        leave_place(self.work, &self.live.marker)?;
+        archive::give_up(work, &self.live.marker)?;
+        leave_place(work, &self.live.marker)?;
         self.forget(Removed::Absent)
     }
 
@@ -477,15 +433,4 @@ pub(super) fn move_as_whole(
     work.store.trash.put_at_top(&top);
     moves::moved(work, &marker.segments, &[&top], inode)?;
     Ok(name)
-}
-
-/// An entry of the trash with this inode.
-fn stray(work: &Work<'_>, inode: u64) -> Result<Option<String>, Trouble> {
-    for name in work.root.names(&[BASE, TRASH])? {
-        let is_entry = !name.starts_with('.') && name.strip_suffix(".json").is_none();
-        if is_entry && here(work, &moves::in_trash(&name))? == Here::Directory(inode) {
-            return Ok(Some(name));
-        }
-    }
-    Ok(None)
 }

@@ -12,7 +12,7 @@ use super::{
     moves::{self, Here, Live, Stage, here, if_room},
     places::{self, Occupied},
     record::{self, ARCHIVED, Marker, Trashed, VOLUMES},
-    remove::{self, Found},
+    remains::{self, Found},
     store::{Rule, Trouble, Work, said},
 };
 use crate::{
@@ -25,12 +25,12 @@ use crate::{
 pub(super) fn restore(work: &Work<'_>, removal: &Removal, segments: &[String]) -> Result<Restored, Trouble> {
     let uid = Some(removal.provenance.uid.as_str()).filter(|uid| !uid.is_empty());
     if let Some(live) = moves::live(work, &removal.name)? {
-        if !remove::is_of(work, &live.marker, removal) {
+        if !remains::is_of(work, &live.marker, removal) {
             return Ok(Restored::InPlace);
         }
         return cancel(work, &live, uid);
     }
-    for found in remove::entries(work, removal)? {
+    for found in remains::entries(work, removal)? {
         match found {
             Found::Recorded { entry, marker } => {
                 same_place(&marker, segments, &moves::trash_record(&entry).join("/"))?;
@@ -41,7 +41,7 @@ pub(super) fn restore(work: &Work<'_>, removal: &Removal, segments: &[String]) -
         }
     }
     if let Some(marker) = moves::archived(work, &removal.name)?
-        && remove::is_of(work, &marker, removal)
+        && remains::is_of(work, &marker, removal)
     {
         same_place(&marker, segments, &record::file(ARCHIVED, &removal.name).join("/"))?;
         return cancel(work, &Live { folder: ARCHIVED, marker }, uid);
@@ -74,22 +74,36 @@ pub(super) fn cancel(work: &Work<'_>, live: &Live, uid: Option<&str>) -> Result<
         return Ok(Restored::InPlace);
     }
     let restored = match moves::stage(work, marker)? {
-        Stage::InTrash(inode) => {
-            let entry = marker.trash.as_ref().map(|trash| trash.entry.clone()).unwrap_or_default();
+        Stage::InTrash { entry, inode } => {
             back(work, live, &moves::in_trash(&entry), inode)?;
             Restored::MovedBack
         }
-        Stage::Archived(inode) => {
-            let target = marker.archive.as_ref().map(|archive| archive.segments.clone()).unwrap_or_default();
-            back(work, live, &target, inode)?;
-            Restored::MovedBack
-        }
+        Stage::Archived(inode) => return from_archive(work, live, inode, uid),
         Stage::InPlace(_) | Stage::Mounted { .. } => Restored::InPlace,
         // There is nothing to move. What the record says of its removal is left for who finds out what happened.
         Stage::Missing | Stage::Another { .. } | Stage::NotADirectory => return Ok(Restored::InPlace),
     };
     in_use_again(work, live, uid)?;
     Ok(restored)
+}
+
+/// Brings a volume back that lies in its archive. As from the trash its record goes among the volumes first, and says that
+/// the name of the archive is not to be used again.
+fn from_archive(work: &Work<'_>, live: &Live, inode: u64, uid: Option<&str>) -> Result<Restored, Trouble> {
+    let target = live.marker.archive.as_ref().map(|archive| archive.segments.clone()).unwrap_or_default();
+    is_free(work, &live.marker, &target)?;
+    let live = if live.folder == ARCHIVED {
+        work.changes.rename(&live.file(), &record::file(VOLUMES, live.marker.id.name()))?;
+        Live { folder: VOLUMES, marker: live.marker.clone() }
+    } else {
+        live.clone()
+    };
+    let marker = Marker { unarchived: true, trash: None, ..live.marker };
+    work.changes.write(&record::file(live.folder, marker.id.name()), &marker.to_json())?;
+    let live = Live { folder: live.folder, marker };
+    back(work, &live, &target, inode)?;
+    in_use_again(work, &live, uid)?;
+    Ok(Restored::MovedBack)
 }
 
 /// Brings an entry of the trash back that has a record.
@@ -143,11 +157,17 @@ pub(super) fn from_trash(
     }));
     // The record goes first: with it among the volumes a removal was begun, which whoever comes next undoes or finishes, and
     // the place is given to no other volume.
-    if if_room(work.changes.rename(&moves::trash_record(entry), &target))?.is_some() {
-        return cancel(work, &Live { folder: VOLUMES, marker }, uid);
+    if if_room(work.changes.rename(&moves::trash_record(entry), &target))?.is_none() {
+        return no_room();
     }
-    bring(work, &marker, &moves::trash_record(entry), &moves::in_trash(entry), inode)?;
-    Ok(Restored::MovedBack)
+    cancel(work, &Live { folder: VOLUMES, marker }, uid)
+}
+
+/// Nothing is moved back where nothing can be noted: the call could hang, and be carried out when another volume has the place.
+fn no_room<T>() -> Result<T, Trouble> {
+    let message = "the export is full, and the volume cannot be noted at its place; free some space, then it is moved back \
+                   from the trash";
+    said(Kind::Exhausted, message)
 }
 
 /// Whether nothing lies where the volume was.
@@ -189,6 +209,7 @@ fn named(
         uid: Some(removal.provenance.uid.clone()).filter(|uid| !uid.is_empty()),
         inode: Some(inode),
         base: None,
+        unarchived: false,
         archive: None,
         trash: None,
     };
@@ -198,15 +219,11 @@ fn named(
     let file = record::file(VOLUMES, &removal.name);
     let written = if_room(work.furnish())?.is_some()
         && if_room(work.changes.write(&file, &marker.to_json()))?.is_some();
-    if written {
-        bring(work, &marker, &file, path, inode)?;
-        work.store.index.add(&removal.name, segments);
-    } else {
-        if let Some(occupant) = places::overlapping(work, &marker, segments)? {
-            return occupied(&occupant);
-        }
-        move_home(work, segments, path, inode)?;
+    if !written {
+        return no_room();
     }
+    bring(work, &marker, &file, path, inode)?;
+    work.store.index.add(&removal.name, segments);
     work.store.trash.taken(path);
     Ok(Restored::MovedBack)
 }
@@ -234,11 +251,8 @@ pub(super) fn bring(
         match if_room(noted)? {
             Some(Occupied::Taken(occupant)) => return occupied(&occupant),
             Some(Occupied::Free | Occupied::Joined(_)) => {}
-            None => {
-                if let Some(occupant) = places::overlapping(work, marker, &marker.segments)? {
-                    return occupied(&occupant);
-                }
-            }
+            None if places::holds(work, marker, &marker.segments)? => {}
+            None => return no_room(),
         }
     }
     move_home(work, &marker.segments, from, inode)

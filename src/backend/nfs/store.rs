@@ -45,6 +45,8 @@ pub(super) struct Store {
     pool: Pool,
     volumes: Guards<VolumeName>,
     health: Mutex<Health>,
+    /// Whether this process has read all records once.
+    pub(super) read_through: AtomicBool,
     /// What was told already.
     told: Mutex<BTreeSet<VolumeName>>,
     /// Changes whenever `health` does.
@@ -171,6 +173,7 @@ impl Store {
                 examining: None,
                 epoch: 0,
             }),
+            read_through: AtomicBool::new(false),
             told: Mutex::default(),
             changed: watch::Sender::new(()),
             #[cfg(test)]

@@ -4,6 +4,9 @@
 //! It goes through the records in small pieces, beside everything else. Until it has come to the end, whoever asks for a
 //! place is told by the records as well (`index`). It decides nothing: two volumes that lie within one another stay, and
 //! are told.
+//!
+//! An earlier version may have made volumes after that, in a cluster that was updated later, or after a way back. So each
+//! process reads the records once more, when it first leads, and looks after those that no cluster has signed.
 
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -64,28 +67,34 @@ async fn attempt(store: &Arc<Store>, permit: &Permit) -> Result<bool, Error> {
     let mirrored = store
         .run("clear leftovers away".into(), None, permit, |work| {
             if work.root.entry(&[BASE])? == Entry::Missing {
-                return Ok(true);
+                return Ok(None);
             }
             places::clear_staging(work)?;
             settle(work)?;
-            Ok(work.opened.mirrored.load(Ordering::SeqCst))
+            Ok(Some(work.opened.mirrored.load(Ordering::SeqCst)))
         })
         .await?;
-    if mirrored {
+    // Where nothing was ever made there is nothing to note.
+    let Some(mirrored) = mirrored else { return Ok(true) };
+    if mirrored && store.read_through.load(Ordering::SeqCst) {
         return Ok(true);
     }
     let names = store.run("list the records".into(), None, permit, names).await?;
-    tracing::info!(
-        export = store.export.name,
-        records = names.len(),
-        "the places of volumes of an earlier version are being noted"
-    );
+    if !mirrored {
+        tracing::info!(
+            export = store.export.name,
+            records = names.len(),
+            "the places of volumes of an earlier version are being noted"
+        );
+    }
     let (mut entered, mut all) = (Vec::new(), true);
     for piece in names.chunks(PIECE) {
         let piece = piece.to_vec();
-        let read =
-            store.run("read the records".into(), None, permit, move |work| Ok(read(work, &piece))).await?;
-        all &= read.1;
+        let read = store
+            .run("read the records".into(), None, permit, move |work| Ok(read(work, &piece, mirrored)))
+            .await?;
+        // What cannot be read keeps the records in use, and was told.
+        all &= read.1 || mirrored;
         entered.extend(read.0);
     }
     for piece in entered.chunks(PIECE) {
@@ -99,10 +108,11 @@ async fn attempt(store: &Arc<Store>, permit: &Permit) -> Result<bool, Error> {
         };
         all &= store.run("note the places of volumes".into(), None, permit, noted).await?;
     }
-    if all {
+    if all && !mirrored {
         store.run("note that all places are noted".into(), None, permit, set_mirrored).await?;
         tracing::info!(export = store.export.name, "the places of all volumes are noted");
     }
+    store.read_through.fetch_or(all, Ordering::SeqCst);
     Ok(all)
 }
 
@@ -116,11 +126,12 @@ fn names(work: &Work<'_>) -> Result<Vec<(&'static str, VolumeName)>, Trouble> {
     Ok(all)
 }
 
-/// Where the volumes lie; `false` where a record cannot be read.
-fn read(work: &Work<'_>, names: &[(&'static str, VolumeName)]) -> (Vec<Entered>, bool) {
+/// Where the volumes lie, or only those that no cluster has signed; `false` where a record cannot be read.
+fn read(work: &Work<'_>, names: &[(&'static str, VolumeName)], unsigned: bool) -> (Vec<Entered>, bool) {
     let (mut found, mut all) = (Vec::new(), true);
     for (folder, name) in names {
         match marker(work, folder, name) {
+            Ok(Some(marker)) if unsigned && marker.cluster.is_some() => {}
             Ok(Some(marker)) => {
                 let segments = place(&marker, folder).to_vec();
                 found.push(Entered { folder, name: name.clone(), segments });

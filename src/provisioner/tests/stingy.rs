@@ -11,10 +11,13 @@ use serde_json::Value;
 use super::bed::{Bed, NAME};
 use crate::{
     backend::{
-        Backend, Capabilities, Error, Known, Past, Removed, StoreStatus, Unfinished,
+        Backend, Capabilities, Error, Known, KnownVolume, Past, Removed, Restored, StoreStatus, Unfinished,
         memory::{Memory, Operation},
     },
-    volume::{Capacity, Grown, Growth, Permit, Place, Removal, Source, Volume, VolumeId, VolumeRequest},
+    volume::{
+        Capacity, Grown, Growth, InUse, Permit, Place, Removal, Source, Volume, VolumeId, VolumeName,
+        VolumeRequest,
+    },
 };
 
 /// The memory backend, save that its first volumes are too small.
@@ -55,6 +58,18 @@ impl Backend for Stingy {
 
     async fn remove(&self, removal: &Removal, permit: &Permit) -> Result<Removed, Error> {
         self.memory.remove(removal, permit).await
+    }
+
+    async fn restore(&self, removal: &Removal, permit: &Permit) -> Result<Restored, Error> {
+        self.memory.restore(removal, permit).await
+    }
+
+    async fn unregistered(&self, store: &str, volumes: &[KnownVolume]) -> Result<Vec<VolumeName>, Error> {
+        self.memory.unregistered(store, volumes).await
+    }
+
+    async fn register(&self, volume: &InUse, permit: &Permit) -> Result<(), Error> {
+        self.memory.register(volume, permit).await
     }
 
     async fn expand(&self, growth: &Growth, permit: &Permit) -> Result<Grown, Error> {

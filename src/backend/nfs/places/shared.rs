@@ -8,6 +8,7 @@ use rand::random;
 use super::{
     ATTEMPTS, COMING, Occupant, Relation, Step, clear_empty, come_and_go, in_the_way, is_gone, is_same,
     left_over, link, make_folders, mirror, names, read, remove_empty, staged, taken_unless_left_over,
+    unmirrored, vacate,
 };
 use crate::{
     backend::{
@@ -293,6 +294,13 @@ pub(in crate::backend::nfs) fn leave_shared(
     let others = |who: Option<Box<Marker>>| {
         Leaving::Others(Occupant { relation: Relation::Same, path: segments.to_vec(), who })
     };
+    // Those of an earlier version have no file there yet.
+    if let Some(other) = unmirrored(work, marker, segments)?
+        && other.relation == Relation::Same
+    {
+        vacate(work, marker, segments)?;
+        return Ok(Leaving::Others(other));
+    }
     for _ in 0..ATTEMPTS {
         let shared = match node(work, segments)? {
             Node::Volume(Some(who)) if is_same(work, &who, marker) => return Ok(Leaving::Last),

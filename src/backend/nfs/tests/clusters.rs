@@ -277,3 +277,42 @@ async fn a_full_export_says_what_could_not_be_made() {
         assert_eq!(tree(site.directory.path()), [""; 0]);
     }
 }
+
+/// The object is another cluster's or a copy: whether its removal was begun, and what is to be undone, is not ours to say.
+#[tokio::test]
+async fn the_restore_of_what_is_not_provably_ours_says_that_nothing_was_begun_and_touches_nothing() {
+    for state in ["in use", "in the trash", "archived", "unsigned", "unrecorded"] {
+        let site = Site::new();
+        let theirs = site.of_cluster("cluster-2");
+        let request = patterned("x", "data");
+        let volume = site.make(&request).await;
+        fs::write(site.path("data/file"), "precious").unwrap();
+        let mut removal = conformance::removal(&request, &volume, Disposal::Delete);
+        let record = site.path(".berth/volumes/pvc-uid-x.json");
+        match state {
+            "in the trash" => assert_eq!(site.remove(&removal).await.unwrap(), Removed::Trashed),
+            "archived" => {
+                removal.disposal = Disposal::Archive;
+                assert!(matches!(site.remove(&removal).await.unwrap(), Removed::Archived(_)));
+            }
+            "unsigned" => {
+                let text = fs::read_to_string(&record).unwrap();
+                let mut json: serde_json::Value = serde_json::from_str(&text).unwrap();
+                for key in ["cluster", "uid"] {
+                    json.as_object_mut().unwrap().remove(key);
+                }
+                fs::write(&record, json.to_string()).unwrap();
+            }
+            "unrecorded" => fs::remove_file(&record).unwrap(),
+            _ => {}
+        }
+        removal.provenance.uid = "the-copy".into();
+        let before = whole(&site);
+        assert_eq!(
+            theirs.restore(&removal, &Permit::unlimited()).await.unwrap(),
+            Restored::InPlace,
+            "{state}"
+        );
+        assert_eq!(whole(&site), before, "{state}");
+    }
+}

@@ -60,10 +60,14 @@ async fn an_old_volume_of_a_full_export_comes_back_when_its_pv_is_kept_after_all
     let mut removal = old_removal("old", "/export/team-old-pvc-uid-old", Disposal::Delete);
     removal.provenance.uid = "object".into();
     assert_eq!(site.remove(&removal).await.unwrap(), Removed::Trashed);
+    // Its place cannot be noted yet, and another volume could get it.
+    let error = site.restore(&removal).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Exhausted, "{}", error.chain());
+    assert!(error.chain().contains("free some space"), "{}", error.chain());
+    site.nfs.stores[0].interruption.never();
     assert_eq!(site.restore(&removal).await.unwrap(), Restored::MovedBack);
     assert!(site.has("team-old-pvc-uid-old/file"));
     assert_eq!(at_top(&site), [""; 0]);
-    site.nfs.stores[0].interruption.never();
     assert_eq!(site.remove(&removal).await.unwrap(), Removed::Trashed);
     assert_eq!(site.restore(&removal).await.unwrap(), Restored::MovedBack);
     assert!(site.has("team-old-pvc-uid-old/file"));

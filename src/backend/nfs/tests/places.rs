@@ -35,6 +35,7 @@ fn marker(cluster: &str, name: &str, path: &str, shared: bool) -> Marker {
         uid: None,
         inode: None,
         base: None,
+        unarchived: false,
         archive: None,
         trash: None,
     }

@@ -34,7 +34,7 @@ fn hold_move(nfs: &Nfs) -> interruption::Late {
     nfs.stores[0].interruption.hold(|step| step.what == "move" && step.path().ends_with("data"))
 }
 
-/// Finding 6 of those that the rules are for, and its neighbour where the second volume was not even confirmed.
+/// A leader that hung in the move purged the data of the next volume, which was confirmed or not.
 async fn late_move_after_the_place_was_taken_again(rule: Option<Rule>, confirmed: bool) -> Option<String> {
     let site = Site::new();
     let next = site.next_leader();
@@ -74,6 +74,96 @@ async fn a_move_that_hangs_until_the_next_claim_fills_the_place_is_undone_by_the
         assert_eq!(kept.as_deref(), Some("of y"));
     }
     assert_eq!(late_move_after_the_place_was_taken_again(Some(Rule::Inode), true).await, None);
+}
+
+/// How a volume that is being brought back, by a call that hangs, is removed after all.
+#[derive(Debug, Clone, Copy)]
+enum After {
+    /// An administrator deletes its PV.
+    PvDeleted,
+    /// It is released again.
+    Removed(Disposal),
+}
+
+/// What lies in the volume that has the place by then.
+async fn late_return(rule: Option<Rule>, after: After) -> Option<String> {
+    let site = Site::new();
+    let next = site.next_leader();
+    for nfs in [&site.nfs, &next] {
+        switch_off(nfs, rule);
+    }
+    site.host.set_retention(Duration::from_hours(1));
+    let (mut removal, permit) = (made(&site).await, Permit::unlimited());
+    if let After::Removed(disposal) = after {
+        removal.disposal = disposal;
+    }
+    site.remove(&removal).await.unwrap();
+    let home = site.path("data");
+    let late = site.nfs.stores[0].interruption.hold(move |step| step.to().is_some_and(|to| to == home));
+    let hung = site.nfs.restore(&removal, &permit);
+    let meanwhile = async {
+        late.reached().await;
+        permit.revoke();
+        match after {
+            After::PvDeleted => {
+                tend_until(&next, |_| site.records("volumes").is_empty()).await;
+            }
+            After::Removed(_) => drop(next.remove(&removal, &Permit::unlimited()).await.unwrap()),
+        }
+        let request = patterned("y", "data");
+        let volume = next.create(&request, &Permit::unlimited()).await.unwrap();
+        next.confirm(&volume.id, "object-y", &Permit::unlimited()).await.unwrap();
+        late.release();
+    };
+    let (restored, ()) = tokio::join!(hung, meanwhile);
+    assert!(restored.is_err() || rule.is_some(), "{restored:?}");
+    assert!(site.has("data"));
+    let kept = tree(site.directory.path()).into_iter().find(|path| path.ends_with("/file")).unwrap();
+    assert_eq!(content(&site, &kept).as_deref(), Some("precious"), "it is not lost");
+    content(&site, "data/file")
+}
+
+#[tokio::test]
+async fn a_return_that_hangs_until_another_volume_has_the_place_puts_no_old_data_there() {
+    for after in [After::PvDeleted, After::Removed(Disposal::Delete), After::Removed(Disposal::Archive)] {
+        assert_eq!(late_return(None, after).await, None, "{after:?}");
+        assert_eq!(late_return(Some(Rule::Inode), after).await.as_deref(), Some("precious"), "{after:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_removal_that_is_broken_off_while_the_entry_gets_another_name_goes_on() {
+    for disposal in [Disposal::Delete, Disposal::Archive] {
+        for steps in 0..60 {
+            let mut site = Site::new();
+            let removal = Removal { disposal, ..made(&site).await };
+            let removed = site.remove(&removal).await.unwrap();
+            // Brought back half way: its record is among the volumes again, and its data is not.
+            let home = site.path("data");
+            let fails = move |step: &crate::system::root::Step<'_>| step.to().is_some_and(|to| to == home);
+            site.nfs.stores[0].interruption.fail(crate::system::root::Errno::EIO, fails);
+            site.restore(&removal).await.unwrap_err();
+            assert_eq!(site.records("volumes").len(), 1);
+            site.nfs.stores[0].interruption.never();
+            site.nfs.stores[0].interruption.after(steps);
+            let whole = site.remove(&removal).await.is_ok();
+            site.restart();
+            let again = site.remove(&removal).await.unwrap();
+            assert_eq!(
+                matches!(again, Removed::Archived(_)),
+                matches!(removed, Removed::Archived(_)),
+                "after {steps} steps"
+            );
+            assert!(!site.has("data"));
+            assert_eq!(site.records("volumes").len(), 0, "after {steps} steps");
+            assert_eq!(site.restore(&removal).await.unwrap(), Restored::MovedBack, "after {steps} steps");
+            assert_eq!(content(&site, "data/file").as_deref(), Some("precious"));
+            if whole {
+                break;
+            }
+            assert!(steps < 59, "it never succeeds");
+        }
+    }
 }
 
 #[tokio::test]
@@ -306,7 +396,10 @@ async fn a_volume_that_was_archived_comes_back_to_its_place_when_its_pv_is_kept_
         assert_eq!(site.tree().iter().filter(|path| path.starts_with("archived")).count(), 0);
         assert_eq!(site.records("archived").len(), 0);
         assert_eq!(tree(&site.path(".berth/places")).iter().filter(|p| p.starts_with("archived")).count(), 0);
-        assert_eq!(site.remove(&removal).await.unwrap(), Removed::Archived(target));
+        // Another archive than before: a call that was to bring the volume back, and comes late, finds nothing there.
+        let Removed::Archived(again) = site.remove(&removal).await.unwrap() else { panic!("it is archived") };
+        assert_ne!(again, target);
+        assert!(site.has(&format!("{again}/file")));
     }
 }
 

@@ -146,3 +146,43 @@ async fn noting_the_places_that_was_broken_off_goes_on_where_it_was() {
         }
     }
 }
+
+/// A cluster that is updated later, or a way back to the earlier version.
+#[tokio::test]
+async fn volumes_that_an_earlier_version_made_after_the_places_were_noted_get_theirs_from_the_next_process() {
+    let site = reopened(old_site(&[("a", "ns/a", false)]));
+    site.tend_until(|_| is_mirrored(&site)).await;
+    site.plant("late/data");
+    write_old(&site, "volumes", "late", "late/data", "");
+    site.make(&patterned("signed", "signed")).await;
+    let site = reopened(site);
+    site.tend_until(|_| site.has(".berth/unsigned/pvc-late.json")).await;
+    let error = site.create(&patterned("new", "late")).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Conflict, "{}", error.chain());
+    assert!(error.chain().contains("which belongs to volume pvc-late"), "{}", error.chain());
+    assert_eq!(site.records("unsigned"), ["pvc-a.json", "pvc-late.json"]);
+}
+
+/// Until they were signed, no volume of an earlier version could be removed; and only those were found that a term before had
+/// noted.
+#[tokio::test]
+async fn volumes_of_an_earlier_version_are_found_to_be_unsigned_in_the_first_term() {
+    let site = reopened(old_site(&[("a", "ns/a", false), ("b", "b", false)]));
+    let known = |name: &str| KnownVolume { name: name.parse().unwrap(), legacy: false };
+    let volumes = [known("pvc-a"), known("pvc-b")];
+    let names = |names: &[&str]| names.iter().map(|name| name.parse().unwrap()).collect::<Vec<VolumeName>>();
+    assert_eq!(site.nfs.unregistered("default", &volumes).await.unwrap(), names(&["pvc-a", "pvc-b"]));
+    let bound = InUse {
+        name: "pvc-a".parse().unwrap(),
+        id: Some("1/nfs/default/pvc-a".parse().unwrap()),
+        source: Source::Nfs { server: "server".into(), path: "/export/ns/a".into() },
+        claim: crate::volume::ClaimKey { namespace: "team".into(), name: "a".into(), uid: "uid-a".into() },
+        origin: Origin::Created,
+        capacity: crate::volume::Capacity::from_bytes(1024),
+        provenance: Provenance { uid: "object-a".into(), ..Provenance::default() },
+    };
+    site.nfs.register(&bound, &Permit::unlimited()).await.unwrap();
+    assert_eq!(site.nfs.unregistered("default", &volumes).await.unwrap(), names(&["pvc-b"]));
+    site.tend_until(|_| is_mirrored(&site)).await;
+    assert_eq!(site.nfs.unregistered("default", &volumes).await.unwrap(), names(&["pvc-b"]));
+}

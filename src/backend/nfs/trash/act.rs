@@ -171,10 +171,11 @@ fn finish(work: &Work<'_>, key: &Key, found: &Found) -> Result<Done, Trouble> {
             Marker { trash: Some(trash), inode: Some(*inode), base: Some(work.base()?), ..now.marker };
         work.changes.write(&now.file(), &now.marker.to_json())?;
     }
-    if now.marker.trash.as_ref().is_none_or(|trash| trash.entry != key.name) {
+    if !matches!(moves::stage(work, &now.marker)?, Stage::InTrash { entry, .. } if entry == key.name) {
         return Ok(Done::Changed);
     }
-    remove::finish(work, &mut now, &key.name, *inode)?;
+    let entry = moves::afresh(work, &mut now, &key.name, *inode)?;
+    remove::finish(work, &mut now, &entry, *inode)?;
     Ok(Done::Changed)
 }
 

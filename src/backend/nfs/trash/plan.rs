@@ -162,6 +162,7 @@ mod tests {
             uid: Some("o".into()),
             inode: Some(7),
             base: None,
+            unarchived: false,
             archive: None,
             trash: None,
         })

@@ -235,13 +235,21 @@ pub(super) fn examine(work: &Work<'_>, key: &Key) -> Result<Option<Found>, Troub
         return Ok(Some(ours(work, key, cluster.as_deref(), named)));
     }
     if let Some(live) = name.volume().map(|volume| moves::live(work, volume)).transpose()?.flatten()
-        && live.marker.trash.as_ref().is_some_and(|trash| trash.entry == key.name)
-        && (!by_inode || live.marker.trashed_in(base).is_none_or(|trashed| trashed == inode))
+        && is_on_its_way(&live.marker, &key.name, inode, base, by_inode)
     {
         let cluster = live.marker.cluster.clone();
         return Ok(Some(ours(work, key, cluster.as_deref(), Found::Begun { live: Box::new(live), inode })));
     }
     stray(work, inode, None, key).map(Some)
+}
+
+/// Whether a removal that was begun moved the volume here. The record may not say yet by which name.
+fn is_on_its_way(marker: &Marker, entry: &str, inode: u64, base: u64, by_inode: bool) -> bool {
+    let Some(trash) = &marker.trash else { return false };
+    match marker.trashed_in(base).filter(|_| by_inode) {
+        Some(trashed) => trashed == inode,
+        None => trash.entry == entry,
+    }
 }
 
 /// `found`, if it is this cluster's.

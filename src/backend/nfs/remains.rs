@@ -1,0 +1,81 @@
+//! What earlier calls have left of a volume in the trash and in the archive: [`entries`], and whether it is the volume of a PV:
+//! [`is_of`].
+
+use super::{
+    entry::{self, Name, Whole},
+    moves,
+    prove::{self, Asker},
+    record::{BASE, Marker, TRASH},
+    store::{Rule, Trouble, Work},
+};
+use crate::volume::Removal;
+
+/// Whether what lies in the trash or in the archive is the volume of this PV.
+pub(super) fn is_of(work: &Work<'_>, marker: &Marker, removal: &Removal) -> bool {
+    let cluster = work.cluster();
+    let asker = Asker { name: &removal.name, provenance: &removal.provenance, cluster: cluster.as_ref() };
+    *marker.id.name() == removal.name
+        && (!work.store.enforces(Rule::Cluster) || prove::owner("", marker, asker).is_ok())
+}
+
+/// What there is of a volume in the trash.
+pub(super) enum Found {
+    /// With a record, which proves that it is the volume's.
+    Recorded { entry: String, marker: Box<Marker> },
+    /// With a name that proves it.
+    Named { path: Vec<String>, whole: Whole },
+    /// Of the version before, by its name.
+    Legacy,
+}
+
+/// What there is of the volume in the trash, the newest first.
+pub(super) fn entries(work: &Work<'_>, removal: &Removal) -> Result<Vec<Found>, Trouble> {
+    let prefix = entry::prefix(&removal.name);
+    let folder = [BASE.to_owned(), TRASH.to_owned()];
+    let mut names = work.root.names(&folder)?;
+    names.retain(|name| name.starts_with(&prefix));
+    names.sort_unstable_by(|a, b| b.cmp(a));
+    let mut found = Vec::new();
+    for name in &names {
+        if let Some(entry) = name.strip_suffix(".json") {
+            match moves::trashed(work, entry)? {
+                Some(marker) if is_of(work, &marker, removal) => {
+                    found.push(Found::Recorded { entry: entry.to_owned(), marker: Box::new(marker) });
+                }
+                Some(_) | None => {}
+            }
+            continue;
+        }
+        let recorded = names.contains(&format!("{name}.json"));
+        match Name::read(name) {
+            Name::Whole(whole) if !recorded && named_for(work, &whole, removal) => {
+                found.push(Found::Named { path: moves::in_trash(name).to_vec(), whole });
+            }
+            Name::Legacy { volume, .. } if !recorded && volume.as_ref() == Some(&removal.name) => {
+                found.push(Found::Legacy);
+            }
+            Name::Whole(_) | Name::Legacy { .. } | Name::Recorded(_) | Name::Unknown => {}
+        }
+    }
+    for name in work.store.trash.at_top() {
+        if let Name::Whole(whole) = Name::read(name.strip_prefix(entry::AT_TOP).unwrap_or_default())
+            && named_for(work, &whole, removal)
+        {
+            found.push(Found::Named { path: vec![name], whole });
+        }
+    }
+    // Of several the one of this very object comes first.
+    let uid = Some(removal.provenance.uid.as_str());
+    found.sort_by_key(|found| match found {
+        Found::Recorded { marker, .. } => marker.uid.as_deref() != uid,
+        Found::Named { whole, .. } => whole.uid.as_deref() != uid,
+        Found::Legacy => true,
+    });
+    Ok(found)
+}
+
+fn named_for(work: &Work<'_>, whole: &Whole, removal: &Removal) -> bool {
+    let same = whole.uid.as_ref().is_some_and(|uid| *uid == removal.provenance.uid);
+    let ours = || work.cluster().zip(whole.cluster.as_ref()).is_some_and(|(ids, id)| ids.include(id));
+    whole.volume == removal.name && (same || ours())
+}
