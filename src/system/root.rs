@@ -5,6 +5,7 @@
 //! before every single change. What the paths mean is not known here.
 
 mod atomic;
+mod condition;
 mod purge;
 #[cfg(test)]
 mod tests;
@@ -20,6 +21,7 @@ use std::{
 };
 
 pub use atomic::Placed;
+pub use condition::Condition;
 pub use nix::errno::Errno;
 use nix::{
     dir::Dir,

@@ -27,6 +27,7 @@ mod store;
 mod tests;
 mod trash;
 mod upgrade;
+mod usability;
 
 use std::{collections::BTreeMap, sync::Arc};
 

@@ -21,6 +21,7 @@ use super::{
     index::Index,
     record::{self, Marker},
     trash::Trash,
+    usability::{self, Usability},
 };
 use crate::{
     backend::{Error, Host, Kind, Past, StoreStatus},
@@ -49,6 +50,7 @@ pub(super) struct Store {
     pub(super) read_through: AtomicBool,
     /// What was told already.
     told: Mutex<BTreeSet<VolumeName>>,
+    pub(super) usability: Arc<Usability>,
     /// Changes whenever `health` does.
     changed: watch::Sender<()>,
     /// Lets tests switch rules off.
@@ -65,6 +67,12 @@ pub(super) struct Store {
 impl fmt::Debug for Store {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Store").field("export", &self.export).finish_non_exhaustive()
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        self.usability.end();
     }
 }
 
@@ -175,6 +183,7 @@ impl Store {
             }),
             read_through: AtomicBool::new(false),
             told: Mutex::default(),
+            usability: Arc::default(),
             changed: watch::Sender::new(()),
             #[cfg(test)]
             rules: super::tests::Rules::default(),
@@ -228,6 +237,7 @@ impl Store {
             let gate = |step: &Step<'_>| store.gate(&permit, step);
             let result = store.work(&opened, &gate, work);
             store.look_closer(&opened, &result);
+            store.usability.note(&result, &permit);
             result
         });
         match worked.await {
@@ -284,6 +294,11 @@ impl Store {
         if matches!(failure.errno(), Some(Errno::ESTALE | Errno::ENOENT | Errno::ENODEV | Errno::ENOTCONN)) {
             self.doubt(opened);
         }
+    }
+
+    /// Whether operations use `opened`.
+    pub(super) fn uses(&self, opened: &Arc<Opened>) -> bool {
+        matches!(&self.health().state, State::Open(current) if Arc::ptr_eq(current, opened))
     }
 
     /// Lets nobody use `opened` any more.
@@ -351,7 +366,7 @@ impl Store {
         let mut ready = {
             let health = self.health();
             match (&health.state, health.examining) {
-                (State::Open(_), _) => Ok(()),
+                (State::Open(_), _) => self.usability.verdict(self.export.deadline),
                 (State::Refused(why), _) => Err(why.clone()),
                 (State::Untold, _) => Err("nobody has told yet which volumes exist".into()),
                 (State::Unknown, Some(since)) if since.elapsed() >= self.export.deadline => {
@@ -396,7 +411,11 @@ impl Store {
         if begin {
             let store = Arc::downgrade(self);
             let thread = thread::Builder::new().name(format!("open-{}", self.export.name));
-            if let Err(error) = thread.spawn(move || examine_until_right(&store)) {
+            if let Err(error) = thread.spawn(move || {
+                if let Some(opened) = examine_until_right(&store) {
+                    usability::follow(&store, &opened);
+                }
+            }) {
                 let mut health = self.health();
                 health.examining = None;
                 health.state = State::Refused(format!("there is no thread to open it: {error}"));
@@ -457,17 +476,17 @@ impl Store {
     }
 }
 
-/// What the thread does that examines a root: returns when it is right, or when nobody needs it any more.
-fn examine_until_right(store: &Weak<Store>) {
+/// Looks at a root until it is the right one, and returns it; `None` when nobody needs it any more.
+fn examine_until_right(store: &Weak<Store>) -> Option<Weak<Opened>> {
     loop {
         {
-            let Some(store) = store.upgrade() else { return };
+            let store = store.upgrade()?;
             let (past, pinned, epoch) = {
                 let mut health = store.health();
                 health.examining = Some(Instant::now());
                 (health.past.clone(), health.pinned.clone(), health.epoch)
             };
-            let Some(past) = past else { return };
+            let past = past?;
             let outcome = store.examine(&past, pinned.as_deref());
             let mut health = store.health();
             if health.epoch != epoch {
@@ -475,15 +494,16 @@ fn examine_until_right(store: &Weak<Store>) {
             }
             match outcome {
                 Ok(opened) => {
+                    let opened = Arc::new(opened);
                     if health.pinned.is_none() {
                         health.pinned = opened.identity();
                     }
-                    health.state = State::Open(Arc::new(opened));
+                    health.state = State::Open(Arc::clone(&opened));
                     health.examining = None;
                     drop(health);
                     tracing::info!(export = store.export.name, "export is ready");
                     store.changed.send_replace(());
-                    return;
+                    return Some(Arc::downgrade(&opened));
                 }
                 Err(why) => {
                     if !matches!(&health.state, State::Refused(known) if *known == why) {
@@ -499,7 +519,7 @@ fn examine_until_right(store: &Weak<Store>) {
         let until = Instant::now() + AGAIN;
         while Instant::now() < until {
             thread::sleep(AGAIN / 30);
-            let Some(store) = store.upgrade() else { return };
+            let store = store.upgrade()?;
             if matches!(store.health().state, State::Unknown) {
                 break;
             }

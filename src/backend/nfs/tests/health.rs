@@ -1,6 +1,7 @@
 //! Which roots are accepted, and what a server that does not answer holds up.
 
 use super::*;
+use crate::system::root::Errno;
 
 fn past(identity: Option<&str>, places: &[&str]) -> Past {
     let place = |path: &&str| Place {
@@ -269,4 +270,82 @@ fn an_operation_that_hangs_does_not_hold_up_the_end_of_the_runtime() {
     assert!(since.elapsed() < Duration::from_mins(1));
     assert_eq!(nfs.stores()[0].running, 1, "it hangs still");
     late.release();
+}
+
+/// Waits until the export is ready, or not ready any more.
+async fn until_ready(site: &Site, ready: bool) -> Result<(), String> {
+    let since = Instant::now();
+    loop {
+        let told = site.nfs.stores().remove(0).ready;
+        if told.is_ok() == ready {
+            return told;
+        }
+        assert!(since.elapsed() < Duration::from_mins(1), "{told:?}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test]
+async fn an_export_on_which_nothing_can_be_written_is_not_ready_until_it_can() {
+    for (errno, words) in [
+        (Errno::ENOSPC, "no space or quota is left"),
+        (Errno::EDQUOT, "no space or quota is left"),
+        (Errno::EROFS, "read-only"),
+        (Errno::EACCES, "the server does not allow it"),
+    ] {
+        let site = Site::new();
+        let store = &site.nfs.stores[0];
+        store.usability.try_by_writing();
+        until_ready(&site, true).await.unwrap();
+        store.interruption.fail(errno, |step| step.what != "remove");
+        site.create(&request("x", &[])).await.unwrap_err();
+        let why = until_ready(&site, false).await.unwrap_err();
+        assert!(why.contains(words) && why.contains("try to write on export default"), "{errno}: {why}");
+        if errno != Errno::ENOSPC {
+            continue;
+        }
+        store.interruption.never();
+        until_ready(&site, true).await.unwrap();
+        site.create(&request("x", &[])).await.unwrap();
+        assert!(!site.tree().iter().any(|path| path.contains("trial")), "{errno}: {:?}", site.tree());
+    }
+}
+
+#[tokio::test]
+async fn one_directory_that_cannot_be_written_leaves_the_export_ready() {
+    let site = Site::new();
+    let store = &site.nfs.stores[0];
+    store.usability.try_by_writing();
+    until_ready(&site, true).await.unwrap();
+    store.interruption.fail(Errno::EDQUOT, |step| step.path().ends_with("data"));
+    site.create(&patterned("x", "data")).await.unwrap_err();
+    let since = Instant::now();
+    while store.usability.suspects() {
+        assert_eq!(site.nfs.stores()[0].ready, Ok(()));
+        assert!(since.elapsed() < Duration::from_mins(1), "the suspicion is never tried");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    assert_eq!(site.nfs.stores()[0].ready, Ok(()));
+}
+
+#[tokio::test]
+async fn nothing_is_tried_by_writing_without_a_permit() {
+    let site = Site::new();
+    let store = &site.nfs.stores[0];
+    store.usability.try_by_writing();
+    until_ready(&site, true).await.unwrap();
+    let permit = Permit::unlimited();
+    let ended = permit.clone();
+    store.interruption.on_step(move |_| {
+        ended.revoke();
+        Err(Errno::ENOSPC.into())
+    });
+    site.nfs.create(&request("x", &[]), &permit).await.unwrap_err();
+    let since = Instant::now();
+    while store.usability.suspects() {
+        assert!(since.elapsed() < Duration::from_mins(1), "the suspicion is never tried");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    assert_eq!(site.nfs.stores()[0].ready, Ok(()));
+    assert_eq!(site.tree(), [""; 0], "nothing was written");
 }
