@@ -37,7 +37,7 @@ pub const PARAMETERS: &[Parameter] = &[
         name: "adminId",
         values: "a Ceph user, without \"client.\"",
         default: "admin; without adminSecretName as the cluster is configured",
-        effect: "The user that makes and removes subvolumes: mgr \"allow rw\", mon \"allow r\".",
+        effect: "The user that makes and removes subvolumes: mon \"allow r\", mgr as deploy/examples/ceph/caps.sh prints it.",
     },
     Parameter {
         name: "adminSecretName",

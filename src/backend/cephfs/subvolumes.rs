@@ -190,22 +190,35 @@ impl Subvolumes {
         Ok(())
     }
 
+    /// The names of the groups; none where the user may not see them, which is no reason not to use those that it knows.
     pub(super) async fn groups(&self, fs: &str) -> Result<Vec<String>, Error> {
         let what = format!("list the subvolume groups of file system {fs}");
-        let reply = self.call(Call::reads(what, ["fs", "subvolumegroup", "ls", fs])).await?;
-        Ok(reply.json::<Vec<Named>>()?.unwrap_or_default().into_iter().map(|group| group.name).collect())
+        match self.call(Call::reads(what, ["fs", "subvolumegroup", "ls", fs])).await {
+            Ok(reply) => names(&reply),
+            Err(failed) if failed.reason == Reason::NotPermitted => Ok(Vec::new()),
+            Err(failed) => Err(failed.into()),
+        }
+    }
+
+    /// The same as [`list`](Self::list); none where the user has no rights to that group.
+    pub(super) async fn list_if_permitted(&self, fs: &str, group: &str) -> Result<Vec<String>, Error> {
+        match self.try_list(fs, group).await {
+            Err(failed) if failed.reason == Reason::NotPermitted => Ok(Vec::new()),
+            Err(failed) => Err(failed.into()),
+            Ok(reply) => names(&reply),
+        }
     }
 
     /// The names of the subvolumes of a group; none where there is no such group.
     pub(super) async fn list(&self, fs: &str, group: &str) -> Result<Vec<String>, Error> {
+        names(&self.try_list(fs, group).await?)
+    }
+
+    /// Nothing where there is no such group.
+    async fn try_list(&self, fs: &str, group: &str) -> Result<Reply, Failed> {
         let what = format!("list the subvolumes of group {group} in file system {fs}");
-        match self.call(Call::reads(what, ["fs", "subvolume", "ls", fs, "--group_name", group])).await {
-            Ok(reply) => {
-                Ok(reply.json::<Vec<Named>>()?.unwrap_or_default().into_iter().map(|s| s.name).collect())
-            }
-            Err(failed) if failed.reason == Reason::NoGroup => Ok(Vec::new()),
-            Err(failed) => Err(failed.into()),
-        }
+        let call = Call::reads(what, ["fs", "subvolume", "ls", fs, "--group_name", group]);
+        self.call(call.although(Reason::NoGroup)).await
     }
 
     /// Makes the subvolume. Where it exists, this sets its quota and mode back: look first.
@@ -424,6 +437,10 @@ fn args(at: &At, verb: &str, more: &[String]) -> Vec<String> {
     args.extend_from_slice(more);
     args.extend(["--group_name".to_owned(), at.group.clone()]);
     args
+}
+
+fn names(reply: &Reply) -> Result<Vec<String>, Error> {
+    Ok(reply.json::<Vec<Named>>()?.unwrap_or_default().into_iter().map(|named| named.name).collect())
 }
 
 /// A reply that is not what the command answers.

@@ -123,13 +123,20 @@ async fn candidates(work: &Work) -> Result<Vec<At>, Error> {
     }
     let mut candidates = Vec::new();
     for fs in filesystems {
-        let groups: BTreeSet<String> = work.subvolumes.groups(&fs).await?.into_iter().collect();
+        let mut groups: BTreeSet<String> = work.subvolumes.groups(&fs).await?.into_iter().collect();
+        groups.extend(met.iter().cloned());
         for group in groups {
             if names::group(&group).is_err() {
                 continue;
             }
             let ours = met.contains(&group);
-            for name in work.subvolumes.list(&fs, &group).await? {
+            // A user of Ceph may be confined to the groups of its classes.
+            let there = if ours {
+                work.subvolumes.list(&fs, &group).await?
+            } else {
+                work.subvolumes.list_if_permitted(&fs, &group).await?
+            };
+            for name in there {
                 let may_be_ours = names::subvolume(&name).is_some()
                     && (names::volume_of(&name).is_some() || (ours && names::is_deterministic(&name)));
                 if may_be_ours {

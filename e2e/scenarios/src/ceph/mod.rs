@@ -294,6 +294,14 @@ impl Cluster {
         self.rbd(&["pool", "init", name]).await.map(drop)
     }
 
+    /// The capabilities that the documentation tells administrators to give: as `deploy/examples/ceph/caps.sh` prints them.
+    pub async fn documented_caps(args: &[&str]) -> Result<String> {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/examples/ceph/caps.sh");
+        let mut command = Command::new("/bin/sh");
+        command.arg(script).args(args);
+        Ok(answer(&mut command, COMMAND_LIMIT).await?.done()?.trim().to_owned())
+    }
+
     /// Makes a user with these capabilities, or finds it, and gives its key.
     pub async fn user(&self, name: &str, caps: &[(&str, &str)]) -> Result<String> {
         let entity = format!("client.{name}");

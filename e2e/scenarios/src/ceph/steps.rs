@@ -1,4 +1,4 @@
-//! Programs in front of `rbd` and `ceph` that write down each call, and kill berth at one of them: [`Steps`].
+//! Programs in front of `rbd`, `ceph` and `rados` that write down each call, and kill berth at one of them: [`Steps`].
 //!
 //! What is called goes through to the real program as it is: arguments, input, output and exit code. `ceph` as a session,
 //! which is asked by its standard input, is followed line by line.
@@ -58,7 +58,8 @@ impl Step {
     pub fn changes(&self) -> bool {
         let reads =
             ["info", "status", "ls", "list", "get", "fsid", "diff", "children", "getpath", "authorized_list"];
-        !self
+        let dumps = self.verb.starts_with("rados list") || self.verb.starts_with("rados get");
+        !dumps && !self
             .verb
             .split(' ')
             .next_back()
@@ -70,7 +71,8 @@ impl Steps {
     /// Makes them in `dir`, which must not exist yet.
     pub fn new(dir: &Path) -> Result<Self> {
         fs::create_dir(dir).with_context(|| format!("make {}", dir.display()))?;
-        for (name, real) in [("rbd", real("rbd")?), ("ceph", real("ceph")?)] {
+        for name in ["rbd", "ceph", "rados"] {
+            let real = real(name)?;
             let file = dir.join(name);
             let text = PROGRAM
                 .replace("@DIR@", &dir.display().to_string())
@@ -161,7 +163,9 @@ impl Step {
 }
 
 /// The first words of the commands that a provisioner may call.
-const VERBS: [&str; 18] = [
+const VERBS: [&str; 20] = [
+    "listomapvals",
+    "getomapval",
     "create",
     "import",
     "info",
@@ -231,7 +235,7 @@ for word in "$@"; do
             fs | auth | fsid | osd | export | rename | mv | namespace | lock) session= ;;
     esac
 done
-if [[ -z $session || @NAME@ == rbd ]]; then
+if [[ -z $session || @NAME@ != ceph ]]; then
     enter "$*"
     read -r what pid <<<"$verdict"
     case $what in
@@ -297,6 +301,7 @@ mod tests {
             ("ceph fs subvolume metadata ls cephfs i", false),
             ("ceph fs subvolume evict cephfs i u", true),
             ("ceph auth get-key client.a", false),
+            ("rados --no-mon-config -p pool listomapvals rbd_trash", false),
         ] {
             assert_eq!(Step::read(line).changes(), changes, "{line}");
         }

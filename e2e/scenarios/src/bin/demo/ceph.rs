@@ -149,9 +149,11 @@ impl Demo {
     /// Pool, users, Secrets and classes: what an administrator prepares.
     async fn furnish(&self) -> Result<()> {
         self.cluster.pool(POOL).await?;
+        let osd = Cluster::documented_caps(&["rbd", POOL]).await?;
+        let mgr = Cluster::documented_caps(&["cephfs", FILE_SYSTEM, GROUP]).await?;
         let users: [(&str, &[(&str, &str)]); 2] = [
-            ("berth-rbd", &[("mon", "profile rbd"), ("osd", "profile rbd pool=demo")]),
-            ("berth-cephfs", &[("mon", "allow r"), ("mgr", "allow rw")]),
+            ("berth-rbd", &[("mon", "profile rbd"), ("osd", &osd)]),
+            ("berth-cephfs", &[("mon", "allow r"), ("mgr", &mgr)]),
         ];
         for (user, caps) in users {
             let key = self.cluster.user(user, caps).await?;

@@ -61,13 +61,14 @@ impl Bed {
         let cluster = Arc::clone(case.cluster()?);
         let id = case.id().to_owned();
         let bed = Self { case, cluster, pool: id.clone(), group: id, expected: Mutex::default() };
-        let osd = format!("profile rbd pool={}", bed.pool);
+        let osd = Cluster::documented_caps(&["rbd", &bed.pool]).await?;
+        let mgr = Cluster::documented_caps(&["cephfs", FILE_SYSTEM, &bed.group]).await?;
         let (rbd, cephfs) = (bed.rbd_user(), bed.cephfs_user());
         // What docs/security.md asks for, so that every scenario proves that it is enough.
         #[allow(clippy::type_complexity, reason = "it is used once, two lines below")]
         let rights: [(&str, &[(&str, &str)], &str); 2] = [
             (&rbd, &[("mon", "profile rbd"), ("osd", &osd)], RBD_SECRET),
-            (&cephfs, &[("mon", "allow r"), ("mgr", "allow rw")], CEPHFS_SECRET),
+            (&cephfs, &[("mon", "allow r"), ("mgr", &mgr)], CEPHFS_SECRET),
         ];
         for manifest in manifests::deployed_for_ceph()?.iter().filter(|one| one.is_access_control()) {
             manifest.apply(&bed.case.admin).await?;
@@ -138,7 +139,10 @@ impl Bed {
 
     /// The same with `steps` in front of Ceph's programs.
     pub(super) fn setup_through(&self, steps: &Steps) -> Result<Setup> {
-        let programs = json!({ "rbdProgram": steps.program("rbd"), "cephProgram": steps.program("ceph") });
+        let programs = json!({
+            "rbdProgram": steps.program("rbd"), "cephProgram": steps.program("ceph"),
+            "radosProgram": steps.program("rados"),
+        });
         self.setup_for(&[RBD, CEPHFS], &programs)
     }
 
