@@ -18,8 +18,8 @@ use super::{
     path::{self, Missing, Pattern},
 };
 use crate::volume::{
-    ClaimKey, Disposal, Grown, Growth, InUse, Mode, Origin, Permit, Place, Provenance, Removal, Source,
-    Volume, VolumeId, VolumeName, VolumeRequest,
+    ClaimKey, Disposal, Grown, Growth, InUse, Mode, Origin, Permit, Place, Provenance, Removal, SecretName,
+    Source, Volume, VolumeId, VolumeName, VolumeRequest,
 };
 
 /// The operations of a backend, for counting them and for letting them fail.
@@ -128,6 +128,8 @@ struct State {
     untended: bool,
     /// Whether the details of a volume depend on when it is asked for.
     moody: bool,
+    /// A Secret without which nothing is made.
+    lacking: Option<SecretName>,
     /// The classes that the caller told of.
     met: Vec<BTreeMap<String, String>>,
     /// The classes and stores of which it was told last that they are all that there are.
@@ -241,6 +243,11 @@ impl Memory {
         change(&mut capabilities);
         self.capabilities = Arc::new(capabilities);
         self
+    }
+
+    /// From now on nothing is made, for want of this Secret; `None`: it is there.
+    pub fn lack(&self, secret: Option<SecretName>) {
+        self.state().lacking = secret;
     }
 
     /// From now on, growing leaves the file system to the node, as with a device.
@@ -528,6 +535,10 @@ impl Backend for Memory {
         let (place, shares) = (self.place(request)?, self.shares(request));
         let _held = self.hold(&request.name)?;
         let lost = self.enter(Operation::Create).await?;
+        if let Some(secret) = self.state().lacking.clone() {
+            let message = format!("Secret {secret} does not exist");
+            return Err(Error::new(Kind::NotFound, message).for_want_of(secret));
+        }
         permit.check()?;
         let volume = {
             let mut state = self.state();

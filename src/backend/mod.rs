@@ -365,13 +365,14 @@ pub struct Error {
     message: String,
     #[source]
     source: Option<Box<dyn std::error::Error + Send + Sync>>,
+    missing_secret: Option<Box<SecretName>>,
 }
 
 impl Error {
     /// A failure of this kind. `message` names the operation and the object, lower case, without a final stop, and
     /// says what to do where somebody can do something.
     pub fn new(kind: Kind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), source: None }
+        Self { kind, message: message.into(), source: None, missing_secret: None }
     }
 
     /// The same with its cause.
@@ -380,7 +381,27 @@ impl Error {
         message: impl Into<String>,
         source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
     ) -> Self {
-        Self { kind, message: message.into(), source: Some(source.into()) }
+        Self { kind, message: message.into(), source: Some(source.into()), missing_secret: None }
+    }
+
+    /// The same, where it will be otherwise once there is a Secret of this name.
+    #[must_use]
+    pub fn for_want_of(mut self, secret: SecretName) -> Self {
+        self.missing_secret = Some(Box::new(secret));
+        self
+    }
+
+    /// The Secret whose absence it was, said by this error or by one of its causes.
+    pub fn missing_secret(&self) -> Option<&SecretName> {
+        let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(self);
+        while let Some(error) = cause {
+            let named = error.downcast_ref::<Self>().and_then(|error| error.missing_secret.as_deref());
+            if named.is_some() {
+                return named;
+            }
+            cause = error.source();
+        }
+        None
     }
 
     /// What kind of failure it was.
@@ -478,6 +499,17 @@ mod tests {
         let cause = std::io::Error::from_raw_os_error(13);
         let error = Error::caused_by(Kind::Unavailable, "make directory a-b-c on export default", cause);
         assert_eq!(error.chain(), "make directory a-b-c on export default: Permission denied (os error 13)");
+    }
+
+    #[test]
+    fn the_secret_that_is_missing_is_found_behind_whatever_was_said_about_it() {
+        let secret = SecretName { namespace: "berth".into(), name: "key".into() };
+        let missing =
+            Error::new(Kind::NotFound, "Secret berth/key does not exist").for_want_of(secret.clone());
+        let told = Error::caused_by(Kind::NotFound, "the key of Ceph user admin cannot be had", missing);
+        assert_eq!(told.missing_secret(), Some(&secret));
+        let other = Error::caused_by(Kind::NotFound, "open", std::io::Error::from_raw_os_error(2));
+        assert_eq!(other.missing_secret(), None);
     }
 
     #[test]

@@ -12,12 +12,17 @@ use std::{
     time::Duration,
 };
 
+use futures::{StreamExt as _, TryStreamExt as _};
 use http::{Method, Request, StatusCode, header};
 use k8s_openapi::api::{
     core::v1::{PersistentVolume, Secret},
     storage::v1::StorageClass,
 };
-use kube::{Client, client::Body};
+use kube::{
+    Api, Client,
+    api::{WatchEvent, WatchParams},
+    client::Body,
+};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 
@@ -26,7 +31,7 @@ use super::{
     objects::{ClaimObject, SecretObject, VolumeObject},
     queue::Outcome,
 };
-use crate::observe::causes;
+use crate::{observe::causes, volume::SecretName};
 
 /// The API server.
 #[derive(Clone)]
@@ -234,6 +239,30 @@ impl Cluster {
         })
     }
 
+    /// Whether there is a Secret of this name, without reading its values.
+    pub(super) async fn has_secret(&self, secret: &SecretName) -> Result<bool, Failure> {
+        let path = format!("{}/{}", secrets(&secret.namespace)?, plain(&secret.name)?);
+        let answer = self.ask(&Method::GET, &path, METADATA_OF_ONE, None::<(_, &Value)>).await;
+        Ok(found(answer)?.is_some())
+    }
+
+    /// Watches this one Secret, without reading its values, until it is there; `false` where the server ended the watch before.
+    pub(super) async fn secret_appears(&self, secret: &SecretName) -> kube::Result<bool> {
+        let api: Api<Secret> = Api::namespaced(self.client.clone(), &secret.namespace);
+        let name = format!("metadata.name={}", secret.name);
+        let params = WatchParams::default().fields(&name).timeout(SECRET_WATCH_SECONDS);
+        // Version 0: what is there already comes first.
+        let mut events = api.watch_metadata(&params, "0").await?.boxed();
+        while let Some(event) = events.try_next().await? {
+            match event {
+                WatchEvent::Added(_) | WatchEvent::Modified(_) => return Ok(true),
+                WatchEvent::Error(status) => return Err(kube::Error::Api(status)),
+                WatchEvent::Deleted(_) | WatchEvent::Bookmark(_) => {}
+            }
+        }
+        Ok(false)
+    }
+
     /// Creates a Secret.
     pub(super) async fn create_secret(&self, namespace: &str, secret: &Secret) -> Result<(), Failure> {
         let path = secrets(namespace)?;
@@ -415,6 +444,12 @@ struct ItemMeta {
 
 /// Objects in one page of a list.
 const PAGE: u32 = 500;
+/// How long one watch of a Secret lasts.
+const SECRET_WATCH_SECONDS: u32 = 290;
+
+/// The form of an object without what it says.
+const METADATA_OF_ONE: &str = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json";
+
 /// The form of a list without what the objects say.
 const METADATA: &str = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json";
 

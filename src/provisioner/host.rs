@@ -199,12 +199,12 @@ impl Host for KubernetesHost {
             reading.began >= asked || !fresh && reading.read.is_ok() && age <= REMEMBERED
         };
         if let Some(reading) = slot.as_ref().filter(|reading| serves(reading)) {
-            return reading.read.clone().map_err(error);
+            return reading.read.clone().map_err(|failed| unread(name, failed));
         }
         let began = Instant::now();
         let read = self.read(name).await;
         *slot = Some(Reading { began, read: read.clone() });
-        read.map_err(error)
+        read.map_err(|failed| unread(name, failed))
     }
 
     async fn keep(&self, name: &SecretName, secrets: &Secrets, owner: &VolumeName) -> Result<(), Error> {
@@ -413,6 +413,12 @@ fn unknown(failure: &Failure) -> Kind {
         Cause::NotFound => Kind::NotFound,
         Cause::Exists | Cause::Conflict | Cause::Forbidden | Cause::Invalid => Kind::Internal,
     }
+}
+
+/// Why the Secret of this name was not read; whether it will be otherwise once there is one.
+fn unread(name: &SecretName, (kind, message): (Kind, String)) -> Error {
+    let error = Error::new(kind, message);
+    if kind == Kind::NotFound { error.for_want_of(name.clone()) } else { error }
 }
 
 fn error((kind, message): (Kind, String)) -> Error {

@@ -26,6 +26,7 @@ mod reclaim;
 mod records;
 mod register;
 pub mod rights;
+mod secret_waits;
 #[cfg(test)]
 mod stub;
 mod sweep;
@@ -59,6 +60,7 @@ use self::{
     provision::Attempt,
     records::{Claim, Records, Watched},
     rights::{Monitor, Right},
+    secret_waits::SecretWaits,
     term::Term,
 };
 use crate::{
@@ -314,6 +316,7 @@ struct Shared {
     records: Mutex<Records>,
     /// What was begun for a claim and is not ended, by the claim's UID.
     attempts: Mutex<HashMap<Arc<str>, Attempt>>,
+    secret_waits: SecretWaits,
     /// Editions of classes that were warned about: the last version, by UID.
     warned: Mutex<HashMap<String, String>>,
     /// Requests for growth that were explained, by UID and size; at most [`EXPLAINED`].
@@ -358,6 +361,7 @@ impl Shared {
             synced: tokio::sync::watch::Sender::new(false),
             classes_listed: tokio::sync::watch::Sender::new(false),
             attempts: Mutex::default(),
+            secret_waits: SecretWaits::default(),
             warned: Mutex::default(),
             explained: Mutex::default(),
             storing: Semaphore::new(settings.workers.max(1)),

@@ -16,7 +16,7 @@ use super::{
     queue::{Queue, Work},
     reclaim,
     records::Key,
-    register, sweep,
+    register, secret_waits, sweep,
 };
 use crate::observe::QueueDepth;
 
@@ -100,6 +100,7 @@ impl Term {
             settings.sweep_interval,
             settings.sweep_grace,
         ));
+        background.spawn(secret_waits::run(Arc::clone(shared)));
         shared.records().work(queue.clone());
         // It queues what it finds.
         background.spawn(register::run(Arc::clone(shared)));

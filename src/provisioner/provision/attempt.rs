@@ -247,6 +247,7 @@ fn not_made(shared: &Shared, order: &Order, error: &Error) -> Outcome {
         return outcome_of(Kind::Busy);
     }
     fail(shared, claim, &error.kind().to_string(), &error.chain());
+    shared.await_secret(error, Key::Claim(Arc::clone(&claim.uid)));
     if error.kind() == Kind::Refused {
         shared.metrics.refused("provision");
     }

@@ -318,6 +318,7 @@ fn not_removed(shared: &Shared, live: &VolumeObject, error: &Error) -> Outcome {
     }
     tracing::warn!(volume = name, kind = %error.kind(), error = error.chain(), "cannot remove the volume");
     shared.tell_volume(live, Type::Warning, "VolumeFailedDelete", error.chain());
+    shared.await_secret(error, Key::Volume(name.into()));
     shared.metrics.delete_failed(live.spec.storage_class_name.as_deref().unwrap_or_default());
     outcome_of(error.kind())
 }

@@ -44,7 +44,12 @@ impl Blocked {
         }
     }
 
-    /// Nobody waits any more.
+    /// Whether anything waits for `id`.
+    pub(super) fn awaits(&self, id: &str) -> bool {
+        self.by_id.contains_key(id)
+    }
+
+    /// Nothing waits any more.
     pub(super) fn clear(&mut self) {
         *self = Self::default();
     }

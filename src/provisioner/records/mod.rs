@@ -410,7 +410,13 @@ impl Records {
         self.blocked.forget(key);
     }
 
-    fn wake_blocked(&mut self, id: &str) {
+    /// Whether any work waits for what has this id.
+    pub(super) fn awaits(&self, id: &str) -> bool {
+        self.blocked.awaits(id)
+    }
+
+    /// What has this id is gone, or is there at last: works on all that waited for it.
+    pub(super) fn wake_blocked(&mut self, id: &str) {
         for key in self.blocked.gone(id) {
             self.wake(key);
         }

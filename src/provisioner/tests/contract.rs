@@ -1,16 +1,22 @@
 //! The edges of the contract with claims: what is refused, what is told of a class, and what a claim's author cannot do.
 
-use berth_apiserver::{Fault, Match, Times};
-use k8s_openapi::api::storage::v1::StorageClass;
-use serde_json::json;
+use std::time::Duration;
 
-use super::bed::{Bed, NAME, USER};
-use crate::backend::memory::Operation;
+use berth_apiserver::{Controllers, Fault, Match, Options, Times};
+use k8s_openapi::api::storage::v1::StorageClass;
+use serde_json::{Value, json};
+
+use super::bed::{Bed, NAME, USER, full_rules};
+use crate::{
+    backend::memory::{Memory, Operation},
+    provisioner::queue::Pace,
+    volume::SecretName,
+};
 
 const PROVISIONER: &str = "volume.kubernetes.io/storage-provisioner";
 
 /// Makes the class `nfs` again.
-fn change_class(bed: &Bed, patch: serde_json::Value) {
+fn change_class(bed: &Bed, patch: Value) {
     bed.server.store().delete::<StorageClass>("", "nfs").unwrap();
     bed.class(patch);
 }
@@ -160,4 +166,45 @@ async fn what_a_class_probably_did_not_mean_is_told_once_for_each_edition_of_it(
     assert_eq!(told("NotMountable").len(), 2, "the new edition is told of");
     running.stop().await;
     assert_eq!(told("LiteralPattern").len(), 1);
+}
+
+/// Lets a claim fail for want of a Secret at a pace that brings it back in an hour, makes the Secret, and waits for the
+/// volume. `verbs`: what may be done with Secrets.
+async fn secret_that_appears(verbs: Value) -> Bed {
+    let mut rules = full_rules();
+    rules.as_array_mut().unwrap().push(json!({"apiGroups": [""], "resources": ["secrets"], "verbs": verbs}));
+    let options = Options { controllers: Controllers::none(), ..Options::default() };
+    let bed = Bed::with(options, Memory::new(), rules);
+    bed.memory.lack(Some(SecretName { namespace: "default".into(), name: "key".into() }));
+    let hour = Duration::from_hours(1);
+    let mut settings = bed.settings().await;
+    settings.pace = Pace { min: hour, max: hour, slow: hour };
+    let running = bed.start_with(settings);
+    for name in ["one", "two"] {
+        bed.annotated_claim(name);
+        bed.event(name, "ProvisioningFailed").await;
+    }
+    bed.memory.lack(None);
+    bed.create(json!({
+        "apiVersion": "v1", "kind": "Secret", "metadata": {"name": "key", "namespace": "default"},
+        "stringData": {"key": "x"},
+    }));
+    bed.provisioned(2).await;
+    running.stop().await;
+    assert_eq!(bed.memory.calls(Operation::Create), 4);
+    bed
+}
+
+/// They waited for minutes, since nothing told them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_secret_that_appears_wakes_the_claims_that_wait_for_it_by_one_watch_where_that_is_allowed() {
+    let bed = secret_that_appears(json!(["get", "watch"])).await;
+    assert!(bed.requests("watch", "secrets") > 0);
+    assert_eq!(bed.requests("get", "secrets"), 0, "nothing is asked for again and again");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_secret_that_appears_wakes_the_claims_that_wait_for_it_where_it_can_only_be_asked_for() {
+    let bed = secret_that_appears(json!(["get"])).await;
+    assert!(bed.requests("get", "secrets") > 0);
 }
