@@ -59,11 +59,12 @@ impl Step {
         let reads =
             ["info", "status", "ls", "list", "get", "fsid", "diff", "children", "getpath", "authorized_list"];
         let dumps = self.verb.starts_with("rados list") || self.verb.starts_with("rados get");
-        !dumps && !self
-            .verb
-            .split(' ')
-            .next_back()
-            .is_some_and(|last| reads.contains(&last) || last.starts_with("get-"))
+        !dumps
+            && !self
+                .verb
+                .split(' ')
+                .next_back()
+                .is_some_and(|last| reads.contains(&last) || last.starts_with("get-"))
     }
 }
 
