@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// Longer than any scenario needs, so that one that hangs ends the run with a report.
-const SCENARIO_LIMIT: Duration = Duration::from_mins(15);
+const SCENARIO_LIMIT: Duration = Duration::from_mins(30);
 
 /// What scenarios are run against.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -122,7 +122,7 @@ pub(super) fn settle(work: &Work<'_>, live: &Live, entry: &str, inode: u64) -> R
 pub(super) fn finish(work: &Work<'_>, live: &Live) -> Result<String, Trouble> {
     let name = live.marker.id.name();
     work.changes.rename(&live.file(), &record::file(ARCHIVED, name))?;
-    moves::forget(work, &live.marker)?;
+    moves::forget_moved(work, &live.marker)?;
     Ok(live.marker.archive.as_ref().map(|archive| archive.segments.join("/")).unwrap_or_default())
 }
 

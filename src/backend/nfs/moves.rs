@@ -268,6 +268,15 @@ pub(super) fn is_permitted(trouble: &Trouble) -> bool {
     }
 }
 
+/// Forgets a volume whose record was moved away. No file is removed where a record of the volume may lie again: such a call may
+/// come late, when the volume was put back.
+pub(super) fn forget_moved(work: &Work<'_>, marker: &Marker) -> Result<(), Trouble> {
+    let name = marker.id.name();
+    work.changes.remove_file(&record::file(INTENTS, name))?;
+    work.store.index.remove(name, &marker.segments);
+    Ok(())
+}
+
 /// Removes every record of the volume that was not removed; the one of an archive stays.
 pub(super) fn forget(work: &Work<'_>, marker: &Marker) -> Result<(), Trouble> {
     let name = marker.id.name();

@@ -432,10 +432,13 @@ fn put_back_or_remove(
 pub(super) fn clear_staging(work: &Work<'_>) -> Result<(), Trouble> {
     for name in work.root.names(&[BASE, STAGING])? {
         let entry = [BASE.to_string(), STAGING.to_string(), name.clone()];
-        let Some(volume) = staged_for(&name) else { continue };
+        let broken_off = record::temporary_of(&name);
+        let Some(volume) = staged_for(broken_off.unwrap_or(&name)) else { continue };
         // Whoever works on the volume now may need it.
         let Ok(_held) = work.store.hold(&volume) else { continue };
-        if name.ends_with(LEAVING) {
+        if broken_off.is_some() {
+            work.changes.remove_file(&entry)?;
+        } else if name.ends_with(LEAVING) {
             put_back_or_remove(work, &entry, |found| *found.id.name() == volume)?;
         } else if work.root.entry(&entry)? == Entry::Directory {
             shared::clear_stage(work, &entry)?;

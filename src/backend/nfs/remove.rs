@@ -400,7 +400,7 @@ pub(super) fn put_record(work: &Work<'_>, live: &Live, entry: &str) -> Result<()
         Err(Trouble::Step(failure)) if failure.errno() == Some(Errno::ENOENT) => {}
         Err(trouble) => return Err(trouble),
     }
-    moves::forget(work, &live.marker)
+    moves::forget_moved(work, &live.marker)
 }
 
 /// Moves a directory to the trash under a name that holds the record: where nothing can be written.

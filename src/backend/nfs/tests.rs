@@ -6,6 +6,7 @@ mod existing;
 mod full;
 mod health;
 mod identity;
+mod interleaving;
 mod interruption;
 mod mounted;
 mod places;

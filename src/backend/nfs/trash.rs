@@ -189,6 +189,22 @@ pub(super) async fn tend(store: &Arc<Store>, permit: &Permit) {
     }
 }
 
+/// So many rounds as make an end of whatever is due, without the pauses between them.
+#[cfg(test)]
+pub(super) async fn rounds_for_tests(store: &Arc<Store>, permit: &Permit) {
+    let ending = StopOnDrop(Arc::new(AtomicBool::new(false)));
+    for _ in 0..3 {
+        let Ok(opened) = store.opened("purge").await else { return };
+        let hands = Hands { store, opened: &opened, permit, ended: &ending.0 };
+        let mut rounds = Rounds::default();
+        for _ in 0..3 {
+            if !matches!(rounds.run(&hands).await, Some(Ok(()))) {
+                break;
+            }
+        }
+    }
+}
+
 /// Ends what runs when nobody tends any more.
 struct StopOnDrop(Arc<AtomicBool>);
 

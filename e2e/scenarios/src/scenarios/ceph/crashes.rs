@@ -164,9 +164,10 @@ async fn at_every_call(bed: &Bed, work: Work) -> Result<()> {
     calls.sort_by_key(|(_, verb, ..)| verb != GROUP);
     let mut kills = Vec::new();
     for (half, verb, times, changes) in &calls {
-        for number in 1..=(*times).min(MOST_OF_A_KIND) {
-            // Of a call that changes nothing it is all one when berth dies.
-            let moments = if *changes { &Moment::ALL[..] } else { &[Moment::After] };
+        // Of a call that changes nothing it is all one when berth dies, and at which of them.
+        let (most, moments) =
+            if *changes { (MOST_OF_A_KIND, &Moment::ALL[..]) } else { (1, &[Moment::After][..]) };
+        for number in 1..=(*times).min(most) {
             let kill =
                 |moment: &Moment| Kill { half: *half, verb, number, moment: *moment, changes: *changes };
             kills.extend(moments.iter().map(kill));
@@ -210,7 +211,7 @@ async fn at_every_call(bed: &Bed, work: Work) -> Result<()> {
     bed.agrees().await
 }
 
-/// How often a call of one kind is counted: the trash is listed for ever.
+/// At how many calls of one kind berth is killed.
 const MOST_OF_A_KIND: usize = 2;
 /// The call that comes once for a group, which then stays.
 const GROUP: &str = "ceph fs subvolumegroup create";
