@@ -288,8 +288,8 @@ async fn until_ready(site: &Site, ready: bool) -> Result<(), String> {
 #[tokio::test]
 async fn an_export_on_which_nothing_can_be_written_is_not_ready_until_it_can() {
     for (errno, words) in [
-        (Errno::ENOSPC, "no space or quota is left"),
-        (Errno::EDQUOT, "no space or quota is left"),
+        (Errno::ENOSPC, "no space, no quota or no inodes are left"),
+        (Errno::EDQUOT, "no space, no quota or no inodes are left"),
         (Errno::EROFS, "read-only"),
         (Errno::EACCES, "the server does not allow it"),
     ] {
