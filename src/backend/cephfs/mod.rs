@@ -30,6 +30,7 @@ use std::{
 
 use async_trait::async_trait;
 pub use class::PARAMETERS;
+use futures::{StreamExt as _, stream::FuturesUnordered};
 use old::Old;
 use record::Record;
 use store::{Store, Told, Work};
@@ -170,11 +171,12 @@ impl Cephfs {
         let due = |store: &Arc<Store>| store.memory().deleted.values().flatten().min().copied();
         let next = stores.iter().filter_map(due).min();
         let wait = next.map_or(TENDING, |next| next.duration_since(now).unwrap_or_default());
-        let woken = stores.iter().map(|store| Box::pin(store.wake.notified()));
+        // There may be none yet.
+        let mut woken: FuturesUnordered<_> = stores.iter().map(|store| store.wake.notified()).collect();
         tokio::select! {
             () = tokio::time::sleep(wait.clamp(purge::SOON, TENDING)) => {}
             // The PV goes right after it was deleted here.
-            ((), ..) = futures::future::select_all(woken), if !stores.is_empty() => {
+            Some(()) = woken.next() => {
                 tokio::time::sleep(purge::SOON).await;
             }
         }

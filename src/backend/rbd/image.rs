@@ -302,7 +302,7 @@ impl Work {
             return said(Kind::Busy, format!("image {spec} was on its way to the trash and is there now"));
         }
         self.remove_into_trash(image, Keep::For(GRACE), permit).await?;
-        self.store.trash.added();
+        self.store.trash.added(&self.spot);
         if let Some(now) = self.host.now() {
             self.store.trash.expects(&self.spot, "", now + GRACE);
         }

@@ -4,6 +4,7 @@
 //! An image is named by the UID of its claim and carries in its metadata whose it is; there is no other record, neither on the
 //! cluster nor here. Images of rbd-provisioner and of kubernetes.io/rbd are grown and removed as well.
 
+mod account;
 mod class;
 #[cfg(any(test, feature = "test"))]
 pub mod conformance;

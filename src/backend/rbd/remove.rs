@@ -154,7 +154,7 @@ impl Removing<'_> {
         if self.disposal == Disposal::Archive {
             return Removed::Archived(archived(work, id));
         }
-        work.store.trash.added();
+        work.store.trash.added(&work.spot);
         Removed::Trashed
     }
 

@@ -14,13 +14,14 @@ use std::{
 use tokio::sync::Notify;
 
 use super::{
+    account::lock,
     decide::{self, Decision, Owner, decide},
     entry::{Entry, State},
     header::Header,
     image::Keep,
     names::{self, Spot},
     store::{Store, Trouble, Work, said},
-    trash::{LONGEST_PAUSE, SMALL, lock},
+    trash::{LONGEST_PAUSE, SMALL},
 };
 use crate::{
     backend::{Error, Host, Kind, PvState, ceph::Reason},
@@ -65,8 +66,9 @@ struct Pause {
 enum Turn {
     /// There is more to do.
     More,
-    /// Only the last part is left, which is purged from the trash like every image.
-    Last,
+    /// Nothing now: its time is not over by the clock of this moment, or only the last part is left, which is purged from the trash
+    /// like every image.
+    Later,
     /// It is not there any more, or not to be purged.
     Over,
 }
@@ -169,7 +171,7 @@ pub(super) async fn tend(store: Arc<Store>, host: Arc<dyn Host>, permit: Permit)
                     large.change(&spot, &id, |progress| progress.pause = None);
                     more = true;
                 }
-                Ok(Turn::Last) => large.change(&spot, &id, |progress| progress.pause = None),
+                Ok(Turn::Later) => large.change(&spot, &id, |progress| progress.pause = None),
                 Ok(Turn::Over) => {
                     large.remove(&spot, &id);
                     store.trash.wake();
@@ -237,7 +239,7 @@ async fn turn(
         if let Some(now) = host.now() {
             store.trash.expects(spot, "", now);
         }
-        return Ok(Turn::Last);
+        return Ok(Turn::Later);
     }
     let left = look.header.size.saturating_sub(progress.slice.saturating_mul(look.header.object_size()));
     let began = Instant::now();
@@ -289,15 +291,19 @@ async fn from_trash(work: &Work, id: &str, name: &str, permit: &Permit) -> Resul
         return Ok(Turn::Over);
     };
     if decide::is_being_purged(&entry) {
-        return Ok(Turn::Last);
+        return Ok(Turn::Later);
     }
     let Some(header) = work.header(id).await? else { return Ok(Turn::Over) };
     let Owner::Ours(volume) = decide::owner(&entry, Some(&header), work.host.cluster().as_ref()) else {
         return Ok(Turn::Over);
     };
     let pv = work.host.pv_state(&volume).await?;
-    if pv != PvState::Absent || decide(&entry, &pv, false, work.host.now()) != Decision::Purge {
-        return Ok(Turn::Over);
+    match decide(&entry, &pv, false, work.host.now()) {
+        Decision::Purge if pv == PvState::Absent => {}
+        Decision::Wait | Decision::Again if pv == PvState::Absent => return Ok(Turn::Later),
+        Decision::Wait | Decision::Again | Decision::Restore | Decision::Purge | Decision::Hold(_) => {
+            return Ok(Turn::Over);
+        }
     }
     if header.snapshots > 0 {
         let spec = work.spot.spec(&entry.name);

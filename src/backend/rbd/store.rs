@@ -14,11 +14,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Admin,
+    account::Trash,
     header::Header,
     names::Spot,
     owner::UNKNOWN_CLUSTER,
     proof::{Asker, Verdict, judge},
-    trash::Trash,
 };
 use crate::{
     backend::{

@@ -196,6 +196,6 @@ pub(super) async fn discard(
     if let Some(now) = work.host.now() {
         work.store.trash.expects(&work.spot, &look.info.id, now + time);
     }
-    work.store.trash.added();
+    work.store.trash.added(&work.spot);
     Ok(true)
 }

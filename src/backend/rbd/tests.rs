@@ -49,6 +49,9 @@ pub(super) struct Vault {
     pub(super) ahead: Mutex<Option<i64>>,
     /// Whether the API server answers.
     pub(super) reachable: Mutex<bool>,
+    /// How often its clock goes back for a moment, each time after a PV was asked for.
+    pub(super) setbacks: Mutex<usize>,
+    set_back: Mutex<bool>,
     small: Small,
 }
 
@@ -62,6 +65,8 @@ impl Vault {
             retention: Mutex::default(),
             ahead: Mutex::new(Some(0)),
             reachable: Mutex::new(true),
+            setbacks: Mutex::default(),
+            set_back: Mutex::default(),
             small: small.clone(),
         })
     }
@@ -99,6 +104,9 @@ impl Host for Vault {
         if !*self.reachable.lock().unwrap() {
             return Err(Error::new(Kind::Unavailable, "the API server does not answer"));
         }
+        let mut setbacks = self.setbacks.lock().unwrap();
+        *self.set_back.lock().unwrap() = *setbacks > 0;
+        *setbacks = setbacks.saturating_sub(1);
         Ok(match self.volumes.lock().unwrap().get(name) {
             None => PvState::Absent,
             Some((uid, removing)) => PvState::Present { uid: uid.clone(), removing: *removing },
@@ -115,7 +123,10 @@ impl Host for Vault {
     }
 
     fn now(&self) -> Option<SystemTime> {
-        let (now, ahead) = (self.small.now(), (*self.ahead.lock().unwrap())?);
+        let (mut now, ahead) = (self.small.now(), (*self.ahead.lock().unwrap())?);
+        if std::mem::take(&mut *self.set_back.lock().unwrap()) {
+            now -= Duration::from_mins(1);
+        }
         let by = Duration::from_secs(ahead.unsigned_abs());
         Some(if ahead < 0 { now - by } else { now + by })
     }
@@ -159,6 +170,13 @@ impl Site {
         let vault = Vault::new(&small);
         let rbd = backend(&small, &vault);
         Self { small, vault, rbd }
+    }
+
+    /// In which a trash is not looked at but when something in it is due.
+    pub(super) fn patient() -> Self {
+        let site = Self::new();
+        let pace = Pace { look: Duration::from_hours(24 * 365), ..QUICK };
+        Self { rbd: backend_at(&site.small, &site.vault, pace), ..site }
     }
 
     /// The same cluster in a new process, which knows of no volumes.
@@ -212,11 +230,15 @@ impl Site {
 }
 
 fn backend(small: &Small, vault: &Arc<Vault>) -> Rbd {
+    backend_at(small, vault, QUICK)
+}
+
+fn backend_at(small: &Small, vault: &Arc<Vault>, pace: Pace) -> Rbd {
     let clusters = Clusters::new(vec![small.cluster("main", MONITORS)], small.tools());
     let admins = BTreeMap::from([("main".to_owned(), admin())]);
     let settings = Settings { driver: "rbd.berth.storage".into(), admins };
     let host: Arc<dyn Host> = Arc::<Vault>::clone(vault);
-    Rbd::paced(clusters, host, settings, QUICK).unwrap()
+    Rbd::paced(clusters, host, settings, pace).unwrap()
 }
 
 /// The parameters of a class of the cluster `main`, with these besides.

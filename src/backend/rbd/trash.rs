@@ -1,31 +1,27 @@
-//! What lies in the trash is looked after: [`Trash`] is the account of it, [`tend`] the loop.
+//! What lies in the trash is looked after: [`tend`] is the loop; the account of it is in `account`.
 //!
 //! What was deleted is purged once its PV is gone and its time is over, what was rescued goes back ([`decide`]), also where an
 //! earlier process left it; what others moved there is left alone. Nothing is ever forced. What cannot be purged is tried again
 //! later and shown. A large image is purged in slices, beside the others (`slices`).
 //!
-//! A trash is listed once, and again when something in it is due: when that is, the list tells, and whoever moves something there.
+//! A trash is listed once, and again when something in it is due: when that is, the list tells, and the removal that moves something there.
 //! What is in the list for the first time is looked at once, since its PV may have been rescued while nothing led.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
-    },
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
 
 use futures::{StreamExt as _, stream};
-use tokio::sync::Notify;
 
 use super::{
     Admin,
+    account::lock,
     decide::{self, Decision, Owner, decide},
     entry::{Entry, Fate, State},
     names::{self, Spot},
-    restore,
-    slices::{self, Large},
+    restore, slices,
     store::{Store, Trouble, Work},
 };
 use crate::{
@@ -43,67 +39,6 @@ const FIRST_LOOKS: usize = 100;
 pub(super) const LONGEST_PAUSE: Duration = Duration::from_mins(10);
 /// How many objects an image may have that is purged in one go: some minutes' work for a small cluster.
 pub(super) const SMALL: u64 = 1 << 16;
-
-/// What is in the trash of one cluster.
-#[derive(Debug, Default)]
-pub(super) struct Trash {
-    waiting: AtomicUsize,
-    purged: AtomicU64,
-    stuck: Mutex<Vec<(String, String)>>,
-    /// When something is due that was moved there since the trash was listed.
-    due: Mutex<BTreeMap<Spot, SystemTime>>,
-    /// What this process moved there while its PV was to be removed: it need not be looked at before it is due.
-    ours: Mutex<HashSet<String>>,
-    wake: Notify,
-    pub(super) large: Large,
-}
-
-impl Trash {
-    /// Notes that something was moved to the trash to be purged.
-    pub(super) fn added(&self) {
-        self.waiting.fetch_add(1, Ordering::SeqCst);
-    }
-
-    /// Notes that the image with this id was moved to the trash, and will be due then.
-    pub(super) fn expects(&self, spot: &Spot, id: &str, until: SystemTime) {
-        lock(&self.ours).insert(spot.spec(id));
-        let mut due = lock(&self.due);
-        let known = due.entry(spot.clone()).or_insert(until);
-        *known = (*known).min(until);
-        drop(due);
-        self.wake();
-    }
-
-    /// Lets the loop see what has changed.
-    pub(super) fn wake(&self) {
-        self.wake.notify_one();
-    }
-
-    pub(super) fn waiting(&self) -> usize {
-        self.waiting.load(Ordering::SeqCst) + self.large.waiting()
-    }
-
-    pub(super) fn purged(&self) -> u64 {
-        self.purged.load(Ordering::Relaxed)
-    }
-
-    /// Notes that an image was purged.
-    pub(super) fn count_purged(&self) {
-        self.purged.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// What waits for longer than it should, and why.
-    /// `patience`: how long a large image may take without a word.
-    pub(super) fn stuck(&self, patience: Duration) -> Vec<(String, String)> {
-        let mut stuck = lock(&self.stuck).clone();
-        stuck.extend(self.large.told(patience));
-        stuck
-    }
-}
-
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// When an image is tried again, and how long the pause was.
 struct Pause {
@@ -126,6 +61,9 @@ struct Known {
 enum Settled {
     /// Nothing before it is due.
     Waits,
+    /// Nothing yet: by the clock of this moment it is not due. The API server tells whole seconds, so that its clock may go back
+    /// by one.
+    Early,
     /// Nothing; it is looked at again soon.
     Again,
     /// It is not ours.
@@ -144,8 +82,9 @@ pub(super) async fn tend(store: Arc<Store>, host: Arc<dyn Host>, admin: Option<A
     let listed = async move {
         // What was done before, another process may have undone since.
         lock(&store.trash.ours).clear();
-        let (known, paused, looked_at) = (BTreeMap::new(), HashMap::new(), HashSet::new());
-        let mut tending = Tending { store, host, known, paused, looked_at };
+        let (known, searched) = (BTreeMap::new(), BTreeSet::new());
+        let (paused, looked_at) = (HashMap::new(), HashSet::new());
+        let mut tending = Tending { store, host, known, searched, paused, looked_at };
         tending.rounds(admin.as_ref(), &permit).await;
     };
     futures::join!(sliced, listed);
@@ -155,6 +94,8 @@ struct Tending {
     store: Arc<Store>,
     host: Arc<dyn Host>,
     known: BTreeMap<Spot, Known>,
+    /// Where large images were looked for that an earlier process left.
+    searched: BTreeSet<Spot>,
     paused: HashMap<String, Pause>,
     /// Entries that were looked at in this term: nothing is to be done about them before they are due.
     looked_at: HashSet<String>,
@@ -234,10 +175,12 @@ impl Tending {
             }
             // What comes there from now on is not in the list.
             lock(&self.store.trash.due).remove(&spot);
+            let unlisted = self.store.trash.unlisted(&spot);
+            let search = !self.searched.contains(&spot);
             let listed = async {
                 let work = Work::new(&self.store, &self.host, &spot, &admin, false).await?;
                 work.identity().await?;
-                if !self.known.contains_key(&spot) {
+                if search {
                     slices::find(&work).await?;
                 }
                 let entries = match work.trash_list().await? {
@@ -247,15 +190,19 @@ impl Tending {
                 Ok::<_, Trouble>((work, entries))
             };
             match listed.await {
-                Ok((work, entries)) => self.settle_all(&work, entries, permit).await,
+                Ok((work, entries)) => {
+                    self.searched.insert(spot);
+                    self.settle_all(&work, entries, unlisted, permit).await;
+                }
                 Err(trouble) => self.not_listed(&spot, trouble),
             }
             self.tell();
         }
     }
 
-    /// Does what is to be done about the entries of one trash.
-    async fn settle_all(&mut self, work: &Work, mut entries: Vec<Entry>, permit: &Permit) {
+    /// Does what is to be done about the entries of one trash. `unlisted`: how many of them were counted as added since the
+    /// last time.
+    async fn settle_all(&mut self, work: &Work, mut entries: Vec<Entry>, unlisted: usize, permit: &Permit) {
         let now = self.now();
         entries.retain(decide::may_be_ours);
         self.forget_others(work, &entries);
@@ -267,7 +214,7 @@ impl Tending {
         };
         let waiting = due.iter().chain(&later).filter(deleted).count();
         self.known.insert(work.spot.clone(), Known { next: now, waiting, unlisted: None });
-        self.tell();
+        self.store.trash.listed_with(self.waiting(), &work.spot, unlisted);
         due.retain(|entry| {
             let paused = self.paused.get(&work.spot.spec(&entry.id)).filter(|pause| pause.until > now);
             next.extend(paused.map(|pause| pause.until));
@@ -360,6 +307,7 @@ impl Tending {
                 None
             }
             Ok(Settled::Again) => Some(now + pace.first_pause),
+            Ok(Settled::Early) => Some(now + pace.soon),
             // Our clock is ahead of the program's; the next look finds it.
             Err(trouble) if trouble.is_too_early() => Some(now + pace.soon),
             Ok(Settled::Held(why)) => Some(self.pause(id, &image, why)),
@@ -389,6 +337,8 @@ impl Tending {
         if elsewhere {
             tracing::debug!(cluster, %spot, error = why, "there is no trash here");
             *known = Known { next: now + pace.look, waiting: 0, unlisted: None };
+            let unlisted = self.store.trash.unlisted(spot);
+            self.store.trash.listed_with(self.waiting(), spot, unlisted);
             return;
         }
         // What waits there is not purged. Told once.
@@ -403,12 +353,14 @@ impl Tending {
         known.unlisted = Some((why, length));
     }
 
-    /// Lets whoever looks at the store see how things are.
+    /// How many wait to be purged in all that was listed.
+    fn waiting(&self) -> usize {
+        self.known.values().map(|known| known.waiting).sum()
+    }
+
+    /// Lets readers of the store's state see how things are.
     fn tell(&self) {
-        self.store
-            .trash
-            .waiting
-            .store(self.known.values().map(|known| known.waiting).sum(), Ordering::SeqCst);
+        self.store.trash.listed(self.waiting());
         let unlisted = self
             .known
             .iter()
@@ -459,6 +411,7 @@ async fn settle(work: &Work, entry: &Entry, is_due: bool, permit: &Permit) -> Re
     let there = if wanted { work.info(image).await? } else { None };
     let replaced = there.as_ref().is_some_and(|there| there.id != entry.id);
     match decide(entry, &pv, replaced, work.host.now()) {
+        Decision::Wait if is_due => Ok(Settled::Early),
         Decision::Wait => Ok(Settled::Waits),
         Decision::Again => Ok(Settled::Again),
         Decision::Hold(why) => Ok(Settled::Held(why.to_owned())),

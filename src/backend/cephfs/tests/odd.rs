@@ -35,6 +35,15 @@ pub(super) fn asked(name: &str, more: &[(&str, &str)]) -> VolumeRequest {
     VolumeRequest { parameters: all.collect(), ..request(name) }
 }
 
+/// Where only images are made, the loop of the subvolumes' trash ended in a panic when berth began to lead.
+#[tokio::test(start_paused = true)]
+async fn where_no_class_and_no_volume_names_a_cluster_tending_waits_for_the_first_one() {
+    let backend = Mgr::new().backend(Keys::new("i-1", KEY));
+    let permit = Permit::unlimited();
+    let tending = tokio::time::timeout(Duration::from_hours(1), backend.tend(&permit)).await;
+    assert!(tending.is_err(), "it ended before its permit");
+}
+
 #[test]
 fn where_a_volume_lies_does_not_depend_on_the_classes_that_are_known() {
     let backend = Mgr::new().backend(Keys::new("i-1", KEY));

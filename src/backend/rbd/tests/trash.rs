@@ -60,7 +60,7 @@ async fn what_cannot_be_purged_is_told_and_tried_again() {
 }
 
 #[tokio::test]
-async fn what_lies_in_the_trash_by_hand_is_left_to_whoever_moved_it() {
+async fn what_lies_in_the_trash_by_hand_stays_there() {
     let site = Site::new();
     let request = request("a", &[]);
     let volume = site.create(&request).await.unwrap();
@@ -81,6 +81,45 @@ async fn a_trash_that_cannot_be_listed_is_told() {
     assert!(why.contains("list the trash of rbd"), "{why}");
     site.small.state().odd = None;
     site.tend_until(|store| store.stuck.is_empty()).await;
+}
+
+/// The trash of another pool was listed first, and for that time nothing seemed to wait.
+#[tokio::test]
+async fn what_was_deleted_is_counted_until_it_is_purged() {
+    let site = Site::new();
+    site.small.state().spaces.insert("another".into(), small::Space::default());
+    site.rbd.acquaint(&parameters(&[("pool", "another")]));
+    removed(&site, "a", &[], Disposal::Delete).await;
+    assert_eq!(site.rbd.stores()[0].trash, 1);
+    let permit = Permit::unlimited();
+    let counted = async {
+        loop {
+            // Read in this order, so that what is purged in between is not missed.
+            let store = site.rbd.stores().remove(0);
+            assert!(store.trash > 0 || store.purged > 0, "{store:?}");
+            if store.purged > 0 && store.trash == 0 {
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::select! {
+        () = site.rbd.tend(&permit) => unreachable!("the permit has not ended"),
+        () = counted => {}
+    }
+}
+
+/// The API server tells whole seconds. An image that was due, and a moment later was not, waited for ten minutes.
+#[tokio::test]
+async fn an_image_is_purged_when_it_is_due_also_where_the_clock_goes_back_at_that_moment() {
+    let site = Site::patient();
+    *site.vault.setbacks.lock().unwrap() = 1;
+    removed(&site, "a", &[], Disposal::Delete).await;
+    site.tend_until(|store| store.purged == 1).await;
+    *site.vault.setbacks.lock().unwrap() = 2;
+    thin(&site, "b", 1 << 40).await;
+    site.tend_until(|store| store.purged == 2).await;
+    assert_eq!(*site.vault.setbacks.lock().unwrap(), 0, "the clock went back");
 }
 
 #[tokio::test]
@@ -233,6 +272,21 @@ async fn a_large_image_is_purged_in_slices_that_are_kept() {
             assert!(before.is_some_and(|before| size < before), "{stop:?}: {call} after {before:?}");
         }
     }
+}
+
+/// It was looked for once, and never again where the cluster was away at that moment.
+#[tokio::test]
+async fn a_large_image_that_an_earlier_process_left_is_found_also_where_the_first_look_failed() {
+    let mut site = Site::new();
+    thin(&site, "a", 1 << 40).await;
+    let small = site.small.clone();
+    site.tend_until(move |_| small.state().calls.iter().any(|call| call.starts_with("rbd resize"))).await;
+    site.small.state().odd = Some(("ls", "nonsense"));
+    site.restart();
+    site.tend_until(|store| !store.stuck.is_empty()).await;
+    site.small.state().odd = None;
+    site.tend_until(|store| store.purged == 1).await;
+    assert_eq!(site.small.images(), [""; 0]);
 }
 
 #[tokio::test]

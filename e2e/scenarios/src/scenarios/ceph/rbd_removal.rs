@@ -23,7 +23,10 @@ pub(super) fn scenarios() -> Vec<Scenario> {
     vec![
         on_bed("an image whose PV is rescued while berth is dead comes back", rescued),
         on_bed("an image is purged only when its PV is gone", held_by_its_pv),
+        on_bed("an image whose PV is made again comes back from the trash", made_again),
         on_bed("a copy of another cluster's PV destroys no image until it is taken over", copied),
+        on_bed("of two clusters in one pool neither sweeps nor purges the other's images", two_clusters),
+        on_bed("one Ceph cluster under two addresses keeps each image for its own PV", two_addresses),
         on_bed("a PV that is bound again by another claim grows and goes with its image", bound_again),
         on_bed("a PV made by hand gets no image that no provisioner made", by_hand),
         on_bed("images in a full pool are deleted and purged, and the pool is named", full),
@@ -114,6 +117,34 @@ async fn held_by_its_pv(bed: Arc<Bed>) -> Result<()> {
     bed.case.volume_gone(&name).await
 }
 
+/// Deleted by mistake, and undone while the trash holds it.
+async fn made_again(bed: Arc<Bed>) -> Result<()> {
+    let class = bed.rbd_class("rbd").parameter("trashRetention", "1h").create().await?;
+    bed.berth().await?;
+    let volume = bed.bound("data", &class).await?;
+    let (name, image) = (volume.name_any(), name_of(&bed, &volume)?);
+    bed.cluster.rbd(&["image-meta", "set", &bed.image_spec(&volume)?, "scenario", "kept"]).await?;
+    bed.delete("data", &volume).await?;
+    in_trash(&bed, &image, true).await?;
+    let mut object = copy_of(&volume)?;
+    let spec = object.get_mut("spec").and_then(Value::as_object_mut).context("no spec")?;
+    spec.remove("claimRef");
+    spec.insert("persistentVolumeReclaimPolicy".to_owned(), json!("Retain"));
+    bed.case.create_global::<PersistentVolume>(&object).await?;
+    in_trash(&bed, &image, false).await?;
+    let back = bed.image(&volume).await?;
+    ensure!(back.metadata.contains_key("scenario"), "another image: {back:?}");
+    // It is a volume like any other: it is bound, and goes with its claim.
+    let modes = json!(["ReadWriteOnce"]);
+    let again = bed.case.claim("again").class(&class).size("8Mi").set(&["spec", "accessModes"], modes);
+    again.set(&["spec", "volumeName"], json!(name)).create().await?;
+    bed.case.bound_pair("again").await?;
+    let soon = json!({ "metadata": { "annotations": { "berth.storage/trash-retention": "0s" } } });
+    bed.case.patch_volume(&name, &soon).await?;
+    bed.case.patch_volume(&name, &policy("Delete")).await?;
+    bed.delete("again", &volume).await
+}
+
 /// The object as a backup tool restores it elsewhere.
 fn copy_of(volume: &PersistentVolume) -> Result<Value> {
     let mut object = serde_json::to_value(volume)?;
@@ -146,7 +177,85 @@ async fn copied(bed: Arc<Bed>) -> Result<()> {
     inventory::Image::of(&bed.cluster, &spec).await.context("it went with the PV that was to retain it")?;
     let taken = json!({ "metadata": { "annotations": { "berth.storage/take-over": id } } });
     other.case.patch_volume(&name, &taken).await?;
-    other.case.volume_gone(&name).await
+    other.case.volume_gone(&name).await?;
+    // By the second cluster's berth, which ends with this function.
+    in_trash(&bed, &name_of(&bed, &volume)?, false).await
+}
+
+/// The second cluster swept what the first had begun, and purged what it had moved.
+async fn two_clusters(bed: Arc<Bed>) -> Result<()> {
+    let other = Bed::new(Arc::new(bed.case.neighbour().await?)).await?;
+    let class = bed.rbd_class("rbd").create().await?;
+    let others_class = other.rbd_class("rbd").create().await?;
+    let proxy = bed.case.proxy().await?;
+    let setup =
+        bed.setup()?.through(proxy.access(&bed.case.plane.access(User::Berth)?)).alone().sweeps_soon();
+    let berth = bed.case.start(&setup)?;
+    // An image in the trash whose PV stays, and one whose PV was never stored.
+    let held = bed.bound("held", &class).await?;
+    let (name, image) = (held.name_any(), name_of(&bed, &held)?);
+    let finalizer = json!({ "metadata": { "finalizers": ["scenario.example/held"] } });
+    bed.case.patch_volume(&name, &finalizer).await?;
+    bed.case.delete_claim("held").await?;
+    in_trash(&bed, &image, true).await?;
+    let gate = Gate::default();
+    proxy.on(
+        |call| call.verb == "create" && call.resource == "persistentvolumes",
+        1,
+        Effect::HoldRequest(gate.clone()),
+    );
+    bed.claim("begun", &class).await?;
+    gate.reached(1).await?;
+    berth.kill().await?;
+    proxy.heal();
+    bed.case.delete_claim("begun").await?;
+    bed.case.claim_gone("begun").await?;
+    let begun = bed.images().await?.live;
+    ensure!(begun.len() == 1, "{begun:?}");
+    let second = other.case.start(&other.setup()?.alone().sweeps_soon())?;
+    // What the second one makes and deletes is purged, which takes longer than a sweep.
+    let volume = other.bound("data", &others_class).await?;
+    let theirs = name_of(&other, &volume)?;
+    other.delete("data", &volume).await?;
+    in_trash(&bed, &theirs, false).await?;
+    ensure!(bed.images().await?.live == begun, "{:?}, and there was {begun:?}", bed.images().await?);
+    in_trash(&bed, &image, true).await?;
+    second.kill().await?;
+    bed.case.start(&setup)?;
+    bed.case.patch_volume(&name, &json!({ "metadata": { "finalizers": null } })).await?;
+    bed.case.volume_gone(&name).await?;
+    bed.agrees().await
+}
+
+async fn two_addresses(bed: Arc<Bed>) -> Result<()> {
+    let class = bed.rbd_class("first").create().await?;
+    let again = format!("{},{}", bed.cluster.monitors().v1, bed.cluster.monitors().v2);
+    let second = bed.rbd_class("second").parameter("monitors", &again).create().await?;
+    let berth = bed.case.start(&bed.setup()?.alone().sweeps_soon())?;
+    berth.answers("/livez").await?;
+    let (one, two) = (bed.bound("one", &class).await?, bed.bound("two", &second).await?);
+    let (kept, deleted) = (name_of(&bed, &one)?, name_of(&bed, &two)?);
+    bed.delete("two", &two).await?;
+    in_trash(&bed, &deleted, true).await?;
+    in_trash(&bed, &deleted, false).await?;
+    ensure!(bed.images().await?.live.contains(&kept), "{:?}", bed.images().await?);
+    // A PV by hand that names the image under the other address is not believed.
+    let copy = made_by_hand(&bed, &second, &bed.cluster.monitors().v2, &kept).await?;
+    let name = copy.name_any();
+    let named = format!("PersistentVolume {} has the same path", one.name_any());
+    bed.case
+        .until("an Event that names the other PV", async || {
+            let events = bed.case.events("PersistentVolume", &name).await?;
+            let messages: Vec<String> = events.into_iter().filter_map(|event| event.message).collect();
+            ensure!(messages.iter().any(|message| message.contains(&named)), "{messages:?}");
+            Ok(())
+        })
+        .await?;
+    ensure!(bed.images().await?.live.contains(&kept), "{:?}", bed.images().await?);
+    bed.case.patch_volume(&name, &policy("Retain")).await?;
+    bed.case.global::<PersistentVolume>().delete(&name, &kube::api::DeleteParams::default()).await?;
+    bed.case.volume_gone(&name).await?;
+    bed.delete("one", &one).await
 }
 
 async fn bound_again(bed: Arc<Bed>) -> Result<()> {
@@ -168,12 +277,8 @@ async fn bound_again(bed: Arc<Bed>) -> Result<()> {
     bed.delete("again", &volume).await
 }
 
-async fn by_hand(bed: Arc<Bed>) -> Result<()> {
-    let class = bed.rbd_class("rbd").create().await?;
-    bed.berth().await?;
-    let spec = format!("{}/production", bed.pool);
-    bed.cluster.rbd(&["create", "--size", "8M", &spec]).await?;
-    bed.expect_image("production");
+/// A PV that says what one of rbd-provisioner's says, and names any image.
+async fn made_by_hand(bed: &Bed, class: &str, monitors: &str, image: &str) -> Result<PersistentVolume> {
     let name = format!("pvc-{}-hand", bed.case.id());
     let object = json!({
         "metadata": { "name": name, "annotations": {
@@ -189,12 +294,22 @@ async fn by_hand(bed: Arc<Bed>) -> Result<()> {
                 "namespace": bed.case.namespace, "name": "gone", "uid": "5b2c0f6e-0000-4000-8000-000000000000",
             },
             "rbd": {
-                "monitors": [bed.cluster.monitors().v1], "pool": bed.pool, "image": "production",
+                "monitors": [monitors], "pool": bed.pool, "image": image,
                 "user": bed.rbd_user(), "secretRef": { "name": RBD_SECRET, "namespace": HOME },
             },
         },
     });
-    let volume = bed.case.create_global::<PersistentVolume>(&object).await?;
+    bed.case.create_global(&object).await
+}
+
+async fn by_hand(bed: Arc<Bed>) -> Result<()> {
+    let class = bed.rbd_class("rbd").create().await?;
+    bed.berth().await?;
+    let spec = format!("{}/production", bed.pool);
+    bed.cluster.rbd(&["create", "--size", "8M", &spec]).await?;
+    bed.expect_image("production");
+    let volume = made_by_hand(&bed, &class, &bed.cluster.monitors().v1, "production").await?;
+    let name = volume.name_any();
     refused(&bed, &volume, &format!("kubectl annotate pv {name} berth.storage/take-over=unrecorded")).await?;
     bed.cluster.rbd(&["info", &spec]).await?;
     ensure!(bed.images().await?.trash.is_empty(), "{:?}", bed.images().await?);
