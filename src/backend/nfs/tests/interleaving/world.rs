@@ -157,6 +157,16 @@ impl Stage {
             }
             nfs.remember(Past { store: store.export.name.clone(), ..nothing() });
         }
+        // The machine decides which of two exports is opened first, and what is made on it before the other one is opened.
+        let settled = |store: &StoreStatus| match &store.ready {
+            Ok(()) => self.off.contains(&Rule::Identity),
+            Err(why) => !why.ends_with("is being opened"),
+        };
+        let since = Instant::now();
+        while self.two_names && !nfs.stores().iter().all(settled) {
+            assert!(since.elapsed() < Duration::from_mins(1), "{:?}", nfs.stores());
+            thread::sleep(Duration::from_millis(1));
+        }
         nfs
     }
 }
