@@ -12,9 +12,10 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use serde::Serialize;
-use tokio::process::Command;
+
+use crate::preload;
 
 const SOURCE: &str = include_str!("slow.c");
 
@@ -49,26 +50,7 @@ pub struct Calls {
 impl Slow {
     /// Compiles the library into `dir`. `CC` names the compiler, else it is `cc`.
     pub async fn build(dir: &Path) -> Result<Self> {
-        let source = dir.join("slow.c");
-        let library = dir.join("slow.so");
-        std::fs::write(&source, SOURCE).with_context(|| format!("write {}", source.display()))?;
-        let compiler = std::env::var_os("CC").unwrap_or_else(|| "cc".into());
-        let output = Command::new(&compiler)
-            .args(["-O2", "-shared", "-fPIC", "-o"])
-            .arg(&library)
-            .arg(&source)
-            .arg("-ldl")
-            .kill_on_drop(true)
-            .output()
-            .await
-            .with_context(|| format!("run the C compiler {}", compiler.display()))?;
-        if !output.status.success() {
-            bail!(
-                "the C compiler ended with {}:\n{}",
-                output.status,
-                String::from_utf8_lossy(&output.stderr)
-            );
-        }
+        let library = preload::compile(dir, "slow", SOURCE).await?;
         Self::control(dir, library)
     }
 
@@ -120,6 +102,8 @@ impl Slow {
 #[cfg(test)]
 mod tests {
     use std::time::Instant;
+
+    use tokio::process::Command;
 
     use super::*;
 

@@ -218,6 +218,7 @@ pub struct VolumeBuilder<'a> {
     reclaim: &'static str,
     server: String,
     path: Option<String>,
+    by_default: bool,
 }
 
 impl<'a> VolumeBuilder<'a> {
@@ -229,7 +230,15 @@ impl<'a> VolumeBuilder<'a> {
             reclaim: "Delete",
             server: case.server.clone(),
             path: None,
+            by_default: false,
         }
+    }
+
+    /// In the directory that the old provisioner made without a `pathPattern`.
+    #[must_use]
+    pub fn by_default(mut self) -> Self {
+        self.by_default = true;
+        self
     }
 
     /// The class of both.
@@ -262,13 +271,16 @@ impl<'a> VolumeBuilder<'a> {
 
     /// Makes the directory with a file `data`, the claim `claim` and the PV, and waits until they
     /// are bound.
-    pub async fn bound_to(self, claim: &str) -> Result<Volume> {
+    pub async fn bound_to(mut self, claim: &str) -> Result<Volume> {
         let case = self.case;
+        let name = format!("{}-old-{claim}", case.id());
+        if self.by_default {
+            self.directory = format!("{}-{claim}-{name}", case.namespace);
+        }
         let directory = case.export().join(&self.directory);
         std::fs::create_dir_all(&directory)
             .and_then(|()| std::fs::write(directory.join("data"), claim))
             .with_context(|| format!("make {}", directory.display()))?;
-        let name = format!("{}-old-{claim}", case.id());
         let path = self.path.unwrap_or_else(|| format!("{}/{}", case.path, self.directory));
         case.create_global::<PersistentVolume>(&json!({
             "metadata": {

@@ -82,8 +82,9 @@ async fn several(case: Arc<Case>) -> Result<()> {
 
 /// Proves: row 6.11
 async fn former(case: Arc<Case>) -> Result<()> {
-    let class = case.class("nfs").create().await?;
+    let class = case.class("server").parameter("pathPattern", "a").create().await?;
     let server = case.old_volume("a").class(&class).server("former.test").bound_to("server").await?;
+    let class = case.class("path").parameter("pathPattern", "b").create().await?;
     let path = case.old_volume("b").class(&class).path("/former/b").bound_to("path").await?;
     let config = case.scratch().join("berth.yaml");
     let exports = json!({ "exports": [

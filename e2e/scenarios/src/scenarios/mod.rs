@@ -7,7 +7,9 @@ mod expansion;
 mod exports;
 mod harness;
 mod late_binding;
+mod late_calls;
 mod main_job;
+mod neighbours;
 mod old_volumes;
 mod ownership;
 mod patterns;
@@ -43,6 +45,8 @@ pub fn all() -> Vec<Scenario> {
         reclaim::scenarios(),
         rescue::scenarios(),
         ownership::scenarios(),
+        neighbours::scenarios(),
+        late_calls::scenarios(),
         old_volumes::scenarios(),
         exports::scenarios(),
         late_binding::scenarios(),

@@ -57,7 +57,7 @@ async fn as_told(case: Arc<Case>) -> Result<()> {
     let mut volumes = Vec::new();
     for (number, (on_delete, archive_on_delete, directory, _)) in rows.iter().enumerate() {
         let name = format!("row-{number}");
-        let mut class = case.class(&name);
+        let mut class = case.class(&name).parameter("pathPattern", directory);
         if let Some(value) = on_delete {
             class = class.parameter("onDelete", value);
         }
@@ -82,7 +82,7 @@ async fn as_told(case: Arc<Case>) -> Result<()> {
 /// Proves: row 6.10
 async fn class_gone(case: Arc<Case>) -> Result<()> {
     let class = case.class("gone").deletes().create().await?;
-    let volume = case.old_volume("data").class(&class).bound_to("data").await?;
+    let volume = case.old_volume("data").by_default().class(&class).bound_to("data").await?;
     case.delete_class(&class).await?;
     case.berth().await?;
     case.delete_claim("data").await?;
@@ -118,9 +118,11 @@ async fn elsewhere(case: Arc<Case>) -> Result<()> {
 
 /// Proves: row 6.11
 async fn overlap(case: Arc<Case>) -> Result<()> {
-    let class = case.class("nfs").deletes().create().await?;
+    let class = case.class("outer").deletes().parameter("pathPattern", "a").create().await?;
     let above = case.old_volume("a").class(&class).bound_to("above").await?;
+    let class = case.class("inner").deletes().parameter("pathPattern", "a/b").create().await?;
     let below = case.old_volume("a/b").class(&class).bound_to("below").await?;
+    let class = case.class("nfs").deletes().create().await?;
     case.berth().await?;
     case.delete_claim("above").await?;
     case.event("PersistentVolume", &above.name, "VolumeFailedDelete").await?;

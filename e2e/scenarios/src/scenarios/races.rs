@@ -197,7 +197,7 @@ async fn crash_in_delete(case: Arc<Case>) -> Result<()> {
 /// Proves: case 33, case 35
 async fn late_finalizer(case: Arc<Case>) -> Result<()> {
     let class = case.class("nfs").deletes().create().await?;
-    let volume = case.old_volume("data").class(&class).bound_to("data").await?;
+    let volume = case.old_volume("data").by_default().class(&class).bound_to("data").await?;
     let (proxy, setup) = proxied(&case).await?;
     let guard = proxy.on(
         |call| call.verb == "patch" && call.resource == "persistentvolumes",

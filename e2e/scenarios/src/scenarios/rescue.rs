@@ -61,7 +61,7 @@ fn is_back(volume: &Volume) -> bool {
     std::fs::read_to_string(volume.directory.join("kept")).is_ok_and(|text| text == "precious")
 }
 
-async fn unguarded(case: &Case, volume: &Volume) -> Result<()> {
+pub(super) async fn unguarded(case: &Case, volume: &Volume) -> Result<()> {
     case.until("our finalizer to be taken off", async || {
         let live = case.get_volume(&volume.name).await?.context("the PV is gone")?;
         let ours = |finalizer: &String| finalizer.starts_with("external-provisioner");
@@ -131,6 +131,8 @@ async fn bound_again(case: Arc<Case>) -> Result<()> {
     let volume = case.bound("data").await?;
     volume.write("kept", "precious")?;
     let old = case.old_volume("old").class(&class).bound_to("old").await?;
+    let record = case.export().join(format!(".berth/volumes/{}.json", old.name));
+    case.until_so("the old volume to be recorded", || record.exists()).await?;
     for (claim, volume) in [("data", &volume), ("old", &old)] {
         case.patch_volume(&volume.name, &policy("Retain")).await?;
         case.delete_claim(claim).await?;

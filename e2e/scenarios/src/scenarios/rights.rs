@@ -38,8 +38,8 @@ async fn none_missing(case: Arc<Case>) -> Result<()> {
 async fn old_volumes(case: Arc<Case>) -> Result<()> {
     let deletes = case.class("deletes").deletes().create().await?;
     let archives = case.class("archives").create().await?;
-    let removed = case.old_volume("removed").class(&deletes).bound_to("removed").await?;
-    let archived = case.old_volume("archived").class(&archives).bound_to("archived").await?;
+    let removed = case.old_volume("removed").by_default().class(&deletes).bound_to("removed").await?;
+    let archived = case.old_volume("archived").by_default().class(&archives).bound_to("archived").await?;
     case.start(&case.setup_as(User::OldProvisioner)?)?;
     for claim in ["removed", "archived"] {
         case.delete_claim(claim).await?;
