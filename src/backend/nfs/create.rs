@@ -14,6 +14,7 @@ use super::{
     NAME,
     class::{Existing, Plan},
     commit::{give_up, take_back, write_record},
+    moves::{Here, here},
     places::{self, Occupant, Occupied, Relation},
     prove::UNKNOWN_CLUSTER,
     record::{self, BASE, INTENTS, Marker, PLACES, VOLUMES},
@@ -116,6 +117,10 @@ pub(super) fn create(
                 return said(Kind::Conflict, in_the_way(work, &other, &wanted.segments));
             }
         };
+        if there.is_some() && here(work, &wanted.segments)? == Here::Nothing {
+            // The last of those who shared it removed it before the place was ours.
+            continue;
+        }
         if there.is_none() {
             if !make_parents(work, &wanted.segments)? {
                 continue;

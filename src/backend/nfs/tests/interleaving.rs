@@ -123,8 +123,8 @@ fn number(name: &str, default: u64) -> u64 {
     env::var(name).ok().map_or(default, |value| value.parse().unwrap())
 }
 
-/// What is lost in one of the orders; `None` where nothing is in any.
-fn explore(world: &World, off: &[Rule]) -> Option<String> {
+/// What is lost in the first of the orders in which something is lost that begins like this; `None` where nothing is in any.
+fn explore(world: &World, off: &[Rule], like: &str) -> Option<String> {
     let (drawn, seed) = (number("BERTH_TEST_ORDERS", 20), number("BERTH_TEST_SEED", 1));
     let mut orders = Orders::new(seed);
     let (mut all, mut left) = (0, drawn);
@@ -134,7 +134,7 @@ fn explore(world: &World, off: &[Rule]) -> Option<String> {
         } else {
             left -= 1;
         }
-        if let Some(lost) = play(world, off, &mut orders) {
+        if let Some(lost) = play(world, off, &mut orders).filter(|lost| lost.starts_with(like)) {
             return Some(lost);
         }
         orders.next();
@@ -144,7 +144,7 @@ fn explore(world: &World, off: &[Rule]) -> Option<String> {
 }
 
 fn explore_all(worlds: &[&World]) {
-    let lost = |world: &&&World| explore(world, &[]).map(|lost| format!("{}: {lost}", world.name));
+    let lost = |world: &&&World| explore(world, &[], "").map(|lost| format!("{}: {lost}", world.name));
     let found: Vec<String> = worlds.iter().filter_map(|world| lost(&world)).collect();
     assert!(found.is_empty(), "{}", found.join("\n"));
 }
@@ -177,10 +177,9 @@ fn without_the_rule_that_is_for_it_each_loss_is_found_again() {
         (&UNMOUNTED, &[Rule::Identity], "the data of b, which is bound, is not in its directory"),
         (&ARCHIVED, &[Rule::Places], "b sees the data of a"),
     ];
-    for (number, (world, off, expected)) in losses.into_iter().enumerate() {
-        let lost =
-            explore(world, off).unwrap_or_else(|| panic!("{}: nothing is lost without {off:?}", world.name));
-        println!("{}: {}, without {off:?}: {lost}", number + 1, world.name);
-        assert!(lost.starts_with(expected), "{}: {lost}", world.name);
+    for (number, (world, off, like)) in losses.into_iter().enumerate() {
+        let lost = explore(world, off, like);
+        println!("{}: {}, without {off:?}: {lost:?}", number + 1, world.name);
+        assert!(lost.is_some(), "{}: not without {off:?} is it lost: {like}", world.name);
     }
 }

@@ -36,7 +36,7 @@ pub(super) struct Actor {
 pub(super) enum Do {
     /// A claim of this name is served at that path, and its pod writes.
     Claim(&'static str, &'static str, &'static str),
-    /// The same in this namespace at the default path, for a claim that has the UID of the third one.
+    /// The same in this namespace at the default path, for a claim that has the UID of the third one, which is gone.
     ClaimAtDefault(&'static str, &'static str, &'static str),
     /// The same on the export's second name.
     ClaimOnOther(&'static str, &'static str),
@@ -140,7 +140,7 @@ impl Stage {
         self.root().join(path.trim_start_matches("/export/"))
     }
 
-    fn open(&self, cluster: usize) -> Nfs {
+    fn open(&self, cluster: usize, two_names: bool) -> Nfs {
         let root = self.root();
         let first = Export { root: root.clone(), threads: 1, ..export("default", "server", "/export") };
         // Another mount of the same.
@@ -149,7 +149,7 @@ impl Stage {
             threads: 1,
             ..export("other", "other-server", "/export")
         };
-        let exports = if self.two_names { vec![first, second] } else { vec![first] };
+        let exports = if two_names { vec![first, second] } else { vec![first] };
         let nfs = Nfs::new(exports, Arc::clone(&self.hosts[cluster]) as Arc<dyn Host>).unwrap();
         for store in &nfs.stores {
             for rule in &self.off {
@@ -173,7 +173,8 @@ impl Stage {
 
 impl Process {
     fn new(stage: &Arc<Stage>, actor: Option<usize>, cluster: usize) -> Self {
-        let nfs = stage.open(cluster);
+        // Who looks after it in the end has put the configuration right.
+        let nfs = stage.open(cluster, stage.two_names && actor.is_some());
         if let Some(actor) = actor {
             for store in &nfs.stores {
                 let stage = Arc::clone(stage);
@@ -223,6 +224,10 @@ impl Process {
                     self.serve(name).await?;
                 }
                 Do::ClaimAtDefault(name, namespace, like) => {
+                    let gone = |entry: &Entry| matches!(entry.state, State::Gone(_));
+                    if name != like && !self.stage.book().claims.get(like).is_some_and(gone) {
+                        continue;
+                    }
                     let mut asked = request(like, &[]);
                     asked.claim.namespace = namespace.into();
                     self.ask(name, asked, "adopt");
