@@ -163,7 +163,7 @@ impl Stage {
             Err(why) => !why.ends_with("is being opened"),
         };
         let since = Instant::now();
-        while self.two_names && !nfs.stores().iter().all(settled) {
+        while two_names && !nfs.stores().iter().all(settled) {
             assert!(since.elapsed() < Duration::from_mins(1), "{:?}", nfs.stores());
             thread::sleep(Duration::from_millis(1));
         }
