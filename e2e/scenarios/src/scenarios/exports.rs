@@ -6,10 +6,11 @@ use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::core::v1::PersistentVolume;
 use kube::ResourceExt;
 use serde_json::json;
+use tokio::process::Command;
 
 use super::reclaim::Left;
 use crate::{
-    case::Case,
+    case::{Case, Volume},
     suite::{Scenario, scenario},
 };
 
@@ -19,6 +20,11 @@ pub(super) fn scenarios() -> Vec<Scenario> {
         scenario("old PVs of a former server and a former path are removed once both are named", former),
         scenario("the path of an export may be written with slashes at its end, or be the root", slashes),
         scenario("an export that is not what it was gets no directory until it is back", swapped),
+        scenario("an export that was moved with all its files goes on, volumes included", moved_whole),
+        scenario(
+            "an export that was moved without its dot files goes on after the command of the Event",
+            moved_without_dots,
+        ),
         scenario("a second provisioner name is served like the first", second_name),
         scenario(
             "a provisioner name in capitals and with a low line is served, under a lock of its own",
@@ -154,6 +160,79 @@ async fn swapped(case: Arc<Case>) -> Result<()> {
     case.volume_gone(&gone.name).await?;
     ensure!(old.directory.join("kept").exists(), "the old volume has lost its file");
     berth.answers("/readyz").await
+}
+
+/// A volume with a file in it, whose record is written. Berth has ended.
+async fn left(case: &Case, class: &str) -> Result<Volume> {
+    let berth = case.berth().await?;
+    case.claim("data").class(class).create().await?;
+    let volume = case.bound("data").await?;
+    volume.write("kept", "precious")?;
+    recorded(case, &volume).await?;
+    berth.terminate().await?;
+    Ok(volume)
+}
+
+async fn recorded(case: &Case, volume: &Volume) -> Result<()> {
+    case.until("the record", async || {
+        let records = case.own("volumes")?;
+        ensure!(records.iter().any(|name| name.contains(&volume.name)), "there is none: {records:?}");
+        Ok(())
+    })
+    .await
+}
+
+/// Copies these names to another directory, which then is the export.
+async fn copied(case: &Case, names: &str) -> Result<()> {
+    let (export, aside) = (case.export(), case.scratch().join("aside"));
+    std::fs::rename(&export, &aside)?;
+    std::fs::create_dir(&export)?;
+    shell(&format!("cp -a {}/{names} {}/", aside.display(), export.display())).await
+}
+
+async fn shell(command: &str) -> Result<()> {
+    let status = Command::new("/bin/sh").args(["-c", command]).status().await.context("start sh")?;
+    ensure!(status.success(), "{command} ended with {status}");
+    Ok(())
+}
+
+/// Another volume can be made, and the one from before is removed with its claim.
+async fn goes_on(case: &Case, class: &str, volume: &Volume) -> Result<()> {
+    case.claim("new").class(class).create().await?;
+    case.bound("new").await?;
+    recorded(case, volume).await?;
+    ensure!(volume.directory.join("kept").exists(), "the volume has lost its file: {:?}", case.tree()?);
+    case.delete_claim("data").await?;
+    case.volume_gone(&volume.name).await?;
+    case.until_so("the directory to be gone", || !volume.directory.exists()).await
+}
+
+async fn moved_whole(case: Arc<Case>) -> Result<()> {
+    let class = case.class("nfs").deletes().create().await?;
+    let volume = left(&case, &class).await?;
+    copied(&case, ".").await?;
+    case.berth().await?;
+    goes_on(&case, &class, &volume).await
+}
+
+async fn moved_without_dots(case: Arc<Case>) -> Result<()> {
+    let class = case.class("nfs").deletes().create().await?;
+    let volume = left(&case, &class).await?;
+    copied(&case, "*").await?;
+    ensure!(case.own("volumes").is_err() || case.own("volumes")?.is_empty(), "the records were copied");
+    let berth = case.start(&case.setup()?)?;
+    case.claim("late").class(&class).create().await?;
+    let told = case.event("PersistentVolumeClaim", "late", "ProvisioningFailed").await?;
+    let (_, ready) = berth.get("/readyz").await?;
+    let (begin, end) = ("mkdir -m 700", "export.json");
+    for said in [&told, &ready] {
+        ensure!(said.contains(begin) && said.contains(end), "there is no command in {said}");
+    }
+    let command = told.find(begin).zip(told.rfind(end));
+    let command = command.and_then(|(from, to)| told.get(from..to + end.len()));
+    shell(command.context("the command is cut")?).await?;
+    case.bound("late").await?;
+    goes_on(&case, &class, &volume).await
 }
 
 /// Proves: case 2
