@@ -436,7 +436,11 @@ pub(super) fn clear_staging(work: &Work<'_>) -> Result<(), Trouble> {
         let Some(volume) = staged_for(broken_off.unwrap_or(&name)) else { continue };
         // Whoever works on the volume now may need it.
         let Ok(_held) = work.store.hold(&volume) else { continue };
-        if broken_off.is_some() {
+        if volume.as_str() == IDENTITY {
+            // This process may be giving the export its identity now.
+            let _made = work.opened.identity();
+            work.changes.remove_file(&entry)?;
+        } else if broken_off.is_some() {
             work.changes.remove_file(&entry)?;
         } else if name.ends_with(LEAVING) {
             put_back_or_remove(work, &entry, |found| *found.id.name() == volume)?;
@@ -451,6 +455,8 @@ pub(super) fn clear_staging(work: &Work<'_>) -> Result<(), Trouble> {
 
 /// What a file is called that is moved away from the mirror, and a directory that is on its way to it.
 const LEAVING: &str = ".leaving";
+/// What the export's identity is called there in place of a volume.
+const IDENTITY: &str = "export";
 const COMING: &str = ".coming";
 
 /// A name for the volume that nobody else uses.

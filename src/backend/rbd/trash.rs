@@ -83,8 +83,8 @@ pub(super) async fn tend(store: Arc<Store>, host: Arc<dyn Host>, admin: Option<A
         // What was done before, another process may have undone since.
         lock(&store.trash.ours).clear();
         let (known, searched) = (BTreeMap::new(), BTreeSet::new());
-        let (paused, looked_at) = (HashMap::new(), HashSet::new());
-        let mut tending = Tending { store, host, known, searched, paused, looked_at };
+        let (paused, looked_at, others) = (HashMap::new(), HashSet::new(), HashSet::new());
+        let mut tending = Tending { store, host, known, searched, paused, looked_at, others };
         tending.rounds(admin.as_ref(), &permit).await;
     };
     futures::join!(sliced, listed);
@@ -99,6 +99,8 @@ struct Tending {
     paused: HashMap<String, Pause>,
     /// Entries that were looked at in this term: nothing is to be done about them before they are due.
     looked_at: HashSet<String>,
+    /// Those among them that are not ours: they are not counted.
+    others: HashSet<String>,
 }
 
 impl Tending {
@@ -210,7 +212,9 @@ impl Tending {
             entries.into_iter().partition(|entry| entry.is_over(now));
         let mut next: Vec<SystemTime> = later.iter().map(|entry| entry.until).collect();
         let deleted = |entry: &&Entry| {
-            entry.fate() == Fate::Deleted && !self.store.trash.large.has(&work.spot, &entry.id)
+            entry.fate() == Fate::Deleted
+                && !self.store.trash.large.has(&work.spot, &entry.id)
+                && !self.others.contains(&work.spot.spec(&entry.id))
         };
         let waiting = due.iter().chain(&later).filter(deleted).count();
         self.known.insert(work.spot.clone(), Known { next: now, waiting, unlisted: None });
@@ -250,6 +254,7 @@ impl Tending {
         };
         self.paused.retain(|spec, _| is_here(spec));
         self.looked_at.retain(|spec| is_here(spec));
+        self.others.retain(|spec| is_here(spec));
         lock(&self.store.trash.ours).retain(|spec| is_here(spec));
     }
 
@@ -301,8 +306,16 @@ impl Tending {
                 done(self)
             }
             Ok(Settled::Large) => done(self),
-            Ok(Settled::Waits | Settled::Left) => {
+            Ok(Settled::Waits) => {
                 self.paused.remove(&id);
+                self.others.remove(&id);
+                self.looked_at.insert(id);
+                None
+            }
+            Ok(Settled::Left) => {
+                if self.others.insert(id.clone()) {
+                    done(self);
+                }
                 self.looked_at.insert(id);
                 None
             }

@@ -152,7 +152,7 @@ pub(super) struct Records {
     memories: Memories,
     /// Whether volumes get our finalizer.
     guarding: bool,
-    /// Whether a class or a volume has gone since somebody asked which stores they name.
+    /// Whether a class, a volume or a claim's place has gone since it was asked which stores they name.
     stores_changed: bool,
     queue: Option<Queue<Key>>,
 }
@@ -242,7 +242,7 @@ impl Records {
         stores.map(str::to_owned).collect()
     }
 
-    /// Whether a class or a volume has gone, or says something else, since the last time.
+    /// Whether a class, a volume or a claim's place has gone, or says something else, since the last time.
     pub(super) fn take_stores_changed(&mut self) -> bool {
         std::mem::take(&mut self.stores_changed)
     }
@@ -479,6 +479,7 @@ impl Records {
     pub(super) fn release(&mut self, uid: &str) {
         if let Some((spot, _)) = self.reservations.remove(uid) {
             self.reserved.remove(&spot, uid);
+            self.stores_changed = true;
             self.wake_blocked(uid);
         }
     }

@@ -486,6 +486,19 @@ fn a_claim_that_grows_is_kept_until_it_has_grown() {
     }
 }
 
+/// A cluster whose class went before the claim that failed there was never forgotten.
+#[test]
+fn a_place_that_is_kept_for_no_claim_any_more_is_news_of_which_stores_are_used() {
+    let mut records = records();
+    let claim = fixtures::claim(json!({}));
+    let place = Place { store: "default".into(), segments: vec!["a".into()] };
+    records.reserve(&claim, Spot::new("memory", &place));
+    records.take_stores_changed();
+    assert!(records.stores_in_use("memory").contains("default"));
+    records.release(&claim.uid);
+    assert!(records.take_stores_changed() && records.stores_in_use("memory").is_empty());
+}
+
 #[test]
 fn a_volume_takes_the_place_that_was_kept_for_its_claim() {
     let mut records = records();

@@ -15,7 +15,7 @@ async fn made(site: &Site) -> (VolumeRequest, Volume) {
     (request, volume)
 }
 
-fn become_(site: &Site, cluster: Option<&str>) {
+pub(super) fn become_(site: &Site, cluster: Option<&str>) {
     *site.vault.installation.lock().unwrap() = cluster.map(str::to_owned);
 }
 

@@ -109,6 +109,18 @@ async fn what_was_deleted_is_counted_until_it_is_purged() {
     }
 }
 
+/// The trash of a pool in which another cluster deletes as well was never empty.
+#[tokio::test]
+async fn what_another_cluster_deleted_does_not_count_as_waiting_here() {
+    let mut site = Site::new();
+    removed(&site, "theirs", &[], Disposal::Delete).await;
+    ownership::become_(&site, Some("there"));
+    site.restart();
+    removed(&site, "ours", &[], Disposal::Delete).await;
+    site.tend_until(|store| store.purged == 1 && store.trash == 0).await;
+    assert_eq!(site.trash(), ["berth-uid-theirs"]);
+}
+
 /// The API server tells whole seconds. An image that was due, and a moment later was not, waited for ten minutes.
 #[tokio::test]
 async fn an_image_is_purged_when_it_is_due_also_where_the_clock_goes_back_at_that_moment() {
