@@ -413,6 +413,7 @@ impl Shared {
     /// The class of this name is gone.
     fn forget_class(&self, name: &str) {
         self.records().forget_class(name);
+        self.wake_attempts_of(name);
         self.metrics.class_gone(name);
     }
 

@@ -412,7 +412,19 @@ async fn settle(shared: &Shared, attempt: Attempt, permit: &Permit) -> Outcome {
                 shared.progress(&claim.uid, |progress| *progress = Progress::Made(Arc::clone(&volume)));
                 volume
             }
-            Err(error) if error.kind().may_still_happen() => return outcome_of(error.kind()),
+            // Without claim and class only the sweep is left to take back what may have been made, once something names the store again.
+            Err(error) if error.kind().may_still_happen() && has_class(shared, claim) => {
+                return outcome_of(error.kind());
+            }
+            Err(error) if error.kind().may_still_happen() => {
+                tracing::info!(
+                    claim = %claim,
+                    error = error.chain(),
+                    "the claim and its class are gone; if a volume was made, the sweep takes it back"
+                );
+                shared.end_attempt(&claim.uid);
+                return Outcome::Done;
+            }
             Err(error) => {
                 tracing::info!(claim = %claim, error = error.chain(), "nothing was made for a claim that is gone");
                 shared.end_attempt(&claim.uid);
@@ -445,6 +457,10 @@ async fn settle(shared: &Shared, attempt: Attempt, permit: &Permit) -> Outcome {
         return store(shared, order, &volume, permit).await;
     }
     take_back(shared, order, &volume, permit).await
+}
+
+fn has_class(shared: &Shared, claim: &Claim) -> bool {
+    shared.records().class(&claim.class).is_some()
 }
 
 /// Whether a stored PV is that of this volume and its claim. Details of its source may differ: the class may have been made anew
@@ -526,6 +542,19 @@ impl Shared {
     fn progress(&self, uid: &str, change: impl FnOnce(&mut Progress)) {
         if let Some(attempt) = self.attempts().get_mut(uid) {
             change(&mut attempt.progress);
+        }
+    }
+
+    /// Works on what was begun for claims of the class of this name, which is gone.
+    pub(in crate::provisioner) fn wake_attempts_of(&self, class: &str) {
+        let uids: Vec<Arc<str>> = {
+            let attempts = self.attempts();
+            let of_class = attempts.iter().filter(|(_, attempt)| *attempt.order.claim.class == *class);
+            of_class.map(|(uid, _)| Arc::clone(uid)).collect()
+        };
+        let records = self.records();
+        for uid in uids {
+            records.wake(Key::Claim(uid));
         }
     }
 

@@ -269,6 +269,28 @@ async fn a_claim_whose_volume_is_deleted_before_it_is_bound_gets_another() {
     running.stop().await;
 }
 
+/// A claim of a cluster that never answered kept its store, and what it cost, until the end of the process.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_begun_for_a_claim_is_left_to_the_sweep_when_its_class_is_gone_too() {
+    let bed = Bed::new();
+    bed.memory.fail_next(Operation::Create, 100_000, Moment::Before, Failure::Unavailable);
+    let running = bed.start().await;
+    bed.annotated_claim("data");
+    bed.event("data", "ProvisioningFailed").await;
+    bed.delete_claim("data");
+    let calls = || bed.memory.calls(Operation::Create);
+    let before = calls();
+    bed.until("it is found out what was made", || calls() > before).await;
+    bed.server.store().delete::<StorageClass>("", "nfs").unwrap();
+    bed.until("nothing is asked any more", || {
+        let before = calls();
+        std::thread::sleep(std::time::Duration::from_secs(1));
+        calls() == before
+    })
+    .await;
+    running.stop().await;
+}
+
 /// Proves: case 15
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_volume_that_cannot_be_confirmed_does_not_fail_its_claim() {

@@ -24,7 +24,10 @@ pub(super) fn scenarios() -> Vec<Scenario> {
         on_bed("a key without rights is told from a wrong one", no_rights),
         on_bed("a missing Secret is named, and used as soon as it is there", no_secret),
         on_bed("users with the documented rights can do what berth does, and nothing elsewhere", confined),
-        on_bed("classes whose monitors are dead cost nearly nothing, and are told", dead),
+        on_bed(
+            "classes whose monitors are dead cost nearly nothing, and are forgotten when they are gone",
+            dead,
+        ),
         on_bed("one class with a wrong key makes no cluster unready", one_wrong),
         on_bed("a missing pool is named, and used as soon as it is there", no_pool),
         on_bed("an image that somebody has open stays, and its writer goes on", watched),
@@ -232,7 +235,20 @@ async fn dead(bed: Arc<Bed>) -> Result<()> {
     for claim in &claims {
         bed.case.delete_claim(claim).await?;
     }
-    Ok(())
+    for class in &dead {
+        bed.case.delete_class(class).await?;
+    }
+    bed.case
+        .until("the dead clusters to be forgotten", async || {
+            let (_, ready) = berth.get("/readyz?verbose").await?;
+            let (_, metrics) = berth.get("/metrics").await?;
+            let described: std::collections::BTreeSet<&str> =
+                metrics.split("store=\"mon-").skip(1).filter_map(|rest| rest.split('"').next()).collect();
+            ensure!(described.len() <= 1, "metrics tell of {described:?}");
+            ensure!(!ready.contains("[!]store"), "{ready}");
+            Ok(())
+        })
+        .await
 }
 
 async fn one_wrong(bed: Arc<Bed>) -> Result<()> {
