@@ -454,8 +454,8 @@ impl State {
             return Ok(());
         }
         let message = format!(
-            "the record of volume {name} names cluster {owner}; nothing was touched. If that cluster does not use it any more: \
-             kubectl annotate pv {name} berth.storage/take-over={owner}"
+            "the record of volume {name} names cluster {owner}; nothing was touched. If that cluster does not use it any more: {}",
+            super::take_over(name, owner)
         );
         Err(Error::new(Kind::Refused, message))
     }

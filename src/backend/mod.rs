@@ -20,6 +20,7 @@ mod inspection;
 #[cfg(any(test, feature = "test"))]
 pub mod memory;
 pub mod nfs;
+mod ownership;
 pub mod path;
 pub mod rbd;
 
@@ -33,6 +34,7 @@ use std::{
 
 use async_trait::async_trait;
 pub use inspection::{Finding, Inspection};
+pub use ownership::{UNKNOWN_CLUSTER, take_over};
 
 use crate::volume::{
     ClaimKey, ClusterIds, Disposal, Expired, Grown, Growth, InUse, Invalid, Permit, Place, Removal,

@@ -10,7 +10,6 @@ use super::{
     NAME,
     class::{Node, Plan},
     mark::{self, Mark, Marks, Owner},
-    proof::UNKNOWN_CLUSTER,
     record::Record,
     remove::discard_users,
     store::Work,
@@ -18,7 +17,7 @@ use super::{
 };
 use crate::{
     backend::{
-        Error, Kind,
+        Error, Kind, UNKNOWN_CLUSTER,
         ceph::{
             Reason,
             class::{Form, is_described},

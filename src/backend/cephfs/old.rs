@@ -8,14 +8,13 @@ use super::{
     create::ENODATA,
     mark::{self, Archived, Mark, Marks, Owner},
     names,
-    proof::UNKNOWN_CLUSTER,
     remove::{no_group, now, only_below},
     store::Work,
     subvolumes::{At, Found},
 };
 use crate::{
     backend::{
-        Error, Kind, PvState, Removed, Restored,
+        Error, Kind, PvState, Removed, Restored, UNKNOWN_CLUSTER,
         ceph::{Reason, class::Parameters},
     },
     volume::{

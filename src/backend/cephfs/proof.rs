@@ -8,7 +8,7 @@ use super::{
     subvolumes::At,
 };
 use crate::{
-    backend::{Error, Kind},
+    backend::{Error, Kind, UNKNOWN_CLUSTER, take_over},
     volume::{ClaimKey, ClusterIds, Provenance, UNRECORDED, VolumeName},
 };
 
@@ -87,16 +87,10 @@ pub(super) fn prove(
     refuse(format!("{whose}. {}", by_take_over(name, owner)))
 }
 
-/// What is to be done where it is not known which cluster this is.
-pub(super) const UNKNOWN_CLUSTER: &str = "it is not known which cluster this is. Allow berth to get the namespace kube-system (see \
-                                          deploy/manifests/ceph/01-rbac.yaml), or set --cluster-id";
-
 /// How an administrator takes a volume over.
 fn by_take_over(name: &VolumeName, owner: &str) -> String {
-    format!(
-        "If no other cluster uses it and it belongs to this PersistentVolume: kubectl annotate pv {name} \
-         berth.storage/take-over={owner}"
-    )
+    let command = take_over(name, owner);
+    format!("If no other cluster uses it and it belongs to this PersistentVolume: {command}")
 }
 
 #[cfg(test)]

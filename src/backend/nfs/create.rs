@@ -7,8 +7,6 @@
 
 use std::collections::BTreeMap;
 
-use jiff::Timestamp;
-
 pub(super) use super::parents::{make_parents, remove_parents};
 use super::{
     NAME,
@@ -16,12 +14,11 @@ use super::{
     commit::{give_up, take_back, write_record},
     moves::{Here, here},
     places::{self, Occupant, Occupied, Relation},
-    prove::UNKNOWN_CLUSTER,
     record::{self, BASE, INTENTS, Marker, PLACES, VOLUMES},
     store::{Rule, Trouble, Work, said},
 };
 use crate::{
-    backend::{Kind, path},
+    backend::{Kind, UNKNOWN_CLUSTER, path},
     system::root::{Entry, Errno, Made, Seen},
     volume::{ClaimKey, Origin, Source, Volume, VolumeId, VolumeName, VolumeRequest},
 };
@@ -157,25 +154,17 @@ fn made_again(work: &Work<'_>, known: &Marker) -> Result<(), Trouble> {
 
 /// What is recorded of the volume that is asked for.
 fn wanted(work: &Work<'_>, request: &VolumeRequest, plan: &Plan) -> Result<Marker, Trouble> {
+    let id = VolumeId::new(NAME, &work.store.export.name, request.name.clone())?;
+    let claim = ClaimKey {
+        namespace: request.claim.namespace.clone(),
+        name: request.claim.name.clone(),
+        uid: request.claim.uid.clone(),
+    };
     Ok(Marker {
-        id: VolumeId::new(NAME, &work.store.export.name, request.name.clone())?,
-        segments: plan.place.segments.clone(),
-        claim: ClaimKey {
-            namespace: request.claim.namespace.clone(),
-            name: request.claim.name.clone(),
-            uid: request.claim.uid.clone(),
-        },
-        origin: Origin::Created,
-        since: Timestamp::now(),
         capacity: request.capacity.bytes(),
         shared: plan.existing == Existing::Share,
         cluster: work.cluster().map(|ids| ids.current().to_owned()),
-        uid: None,
-        inode: None,
-        base: None,
-        unarchived: false,
-        archive: None,
-        trash: None,
+        ..Marker::new(id, plan.place.segments.clone(), claim, Origin::Created)
     })
 }
 

@@ -34,21 +34,12 @@ pub(super) fn remove(work: &Work<'_>, removal: &Removal, segments: &[String]) ->
         }
     };
     let cluster = work.cluster();
+    let id = VolumeId::new(NAME, &work.store.export.name, removal.name.clone())?;
     let marker = Marker {
-        id: VolumeId::new(NAME, &work.store.export.name, removal.name.clone())?,
-        segments: segments.to_vec(),
-        claim: removal.claim.clone(),
-        origin: removal.origin,
-        since: Timestamp::now(),
-        capacity: 0,
-        shared: false,
         cluster: cluster.as_ref().map(|ids| ids.current().to_owned()),
         uid: Some(removal.provenance.uid.clone()).filter(|uid| !uid.is_empty()),
         inode,
-        base: None,
-        unarchived: false,
-        archive: None,
-        trash: None,
+        ..Marker::new(id, segments.to_vec(), removal.claim.clone(), removal.origin)
     };
     if let Some(occupant) = overlapping(work, &marker)? {
         let shared = occupant.who.as_ref().is_some_and(|who| who.shared);

@@ -4,13 +4,9 @@
 
 use super::record::Marker;
 use crate::{
-    backend::{Error, Kind},
+    backend::{Error, Kind, UNKNOWN_CLUSTER, take_over},
     volume::{ClusterIds, Provenance, Removal, UNRECORDED, VolumeName},
 };
-
-/// What is to be done where it is not known which cluster this is.
-pub(super) const UNKNOWN_CLUSTER: &str = "it is not known which cluster this is; allow berth to get the namespace kube-system \
-                               (resource namespaces, resourceNames: [kube-system], verbs: [get]), or set --cluster-id";
 
 /// Who asks for a volume: what its PV says of itself, and which cluster this is.
 #[derive(Debug, Clone, Copy)]
@@ -18,13 +14,6 @@ pub(super) struct Asker<'a> {
     pub(super) name: &'a VolumeName,
     pub(super) provenance: &'a Provenance,
     pub(super) cluster: Option<&'a ClusterIds>,
-}
-
-/// The step by which an administrator takes a volume over.
-pub(super) fn take_over(name: &VolumeName, owner: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
-    let owner = if owner.chars().all(plain) { owner.to_owned() } else { format!("'{owner}'") };
-    format!("kubectl annotate pv {name} berth.storage/take-over={owner}")
 }
 
 /// Whether the record in `file` is of the volume of who asks: of the same object, of the same cluster, or taken over.

@@ -139,6 +139,26 @@ pub(super) struct Archive {
 }
 
 impl Marker {
+    /// Of a volume of which nothing more is known yet, from now on.
+    pub(super) fn new(id: VolumeId, segments: Vec<String>, claim: ClaimKey, origin: Origin) -> Self {
+        Self {
+            id,
+            segments,
+            claim,
+            origin,
+            since: Timestamp::now(),
+            capacity: 0,
+            shared: false,
+            cluster: None,
+            uid: None,
+            inode: None,
+            base: None,
+            unarchived: false,
+            archive: None,
+            trash: None,
+        }
+    }
+
     /// The inode of its directory as it counts below a `.berth` with the inode `base`.
     pub(super) fn inode_in(&self, base: u64) -> Option<u64> {
         self.inode.filter(|_| self.base.is_none_or(|noted| noted == base))

@@ -9,7 +9,6 @@ use std::{
     sync::{Arc, atomic::Ordering},
 };
 
-use jiff::Timestamp;
 use rand::random;
 
 use super::{
@@ -99,29 +98,18 @@ pub(super) fn register(work: &Work<'_>, volume: &InUse, segments: &[String]) -> 
         }
     }
     let former = known.clone();
+    let known = if let Some(known) = known {
+        known
+    } else {
+        let id = VolumeId::new(NAME, &work.store.export.name, volume.name.clone())?;
+        let capacity = volume.capacity.bytes();
+        Marker { capacity, ..Marker::new(id, segments.to_vec(), volume.claim.clone(), volume.origin) }
+    };
     let marker = Marker {
         claim: volume.claim.clone(),
         cluster: Some(ids.current().to_owned()),
         uid: Some(volume.provenance.uid.clone()).filter(|uid| !uid.is_empty()),
-        ..match known {
-            Some(known) => known,
-            None => Marker {
-                id: VolumeId::new(NAME, &work.store.export.name, volume.name.clone())?,
-                segments: segments.to_vec(),
-                claim: volume.claim.clone(),
-                origin: volume.origin,
-                since: Timestamp::now(),
-                capacity: volume.capacity.bytes(),
-                shared: false,
-                cluster: None,
-                uid: None,
-                inode: None,
-                base: None,
-                unarchived: false,
-                archive: None,
-                trash: None,
-            },
-        }
+        ..known
     };
     if let Some(former) = former
         && !former.is_same_volume(&marker, Some(&ids))

@@ -22,7 +22,7 @@ use super::{
     store::{Rule, Trouble, Work, said},
 };
 use crate::{
-    backend::{Kind, Removed},
+    backend::{Kind, Removed, take_over},
     system::root::Errno,
     volume::{Disposal, Origin, Removal, UNRECORDED},
 };
@@ -144,7 +144,7 @@ impl Removing<'_> {
             return Ok(found);
         }
         let (path, file) = (marker.segments.join("/"), self.live.file().join("/"));
-        let command = prove::take_over(&self.removal.name, owner);
+        let command = take_over(&self.removal.name, owner);
         said(
             Kind::Refused,
             format!(

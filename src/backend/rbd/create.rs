@@ -9,13 +9,13 @@ use super::{
     NAME,
     class::{self, Plan},
     image::Look,
-    owner::{Mark, UNKNOWN_CLUSTER},
+    owner::Mark,
     proof::{Asker, Verdict},
     store::{Trouble, Work, said},
 };
 use crate::{
     backend::{
-        Kind,
+        Kind, UNKNOWN_CLUSTER,
         ceph::{
             Reason,
             class::{Form, Parameters},

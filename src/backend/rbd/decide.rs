@@ -9,10 +9,9 @@ use super::{
     entry::{Entry, Fate, State},
     header::Header,
     names,
-    owner::UNKNOWN_CLUSTER,
 };
 use crate::{
-    backend::PvState,
+    backend::{PvState, UNKNOWN_CLUSTER},
     volume::{ClusterIds, VolumeName},
 };
 

@@ -92,11 +92,6 @@ impl fmt::Display for Mark {
     }
 }
 
-/// What a process that does not know its cluster says, with what to do.
-pub(super) const UNKNOWN_CLUSTER: &str = "it is not known which Kubernetes cluster this is. Let berth read the namespace kube-system \
-     (a rule of its ClusterRole: apiGroups [\"\"], resources [namespaces], resourceNames [kube-system], verbs [get]), or name the \
-     cluster with --cluster-id";
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -5,10 +5,10 @@
 
 use super::{
     names,
-    owner::{Mark, OWNER, UNKNOWN_CLUSTER},
+    owner::{Mark, OWNER},
 };
 use crate::{
-    backend::{Error, Kind},
+    backend::{Error, Kind, UNKNOWN_CLUSTER, take_over},
     volume::{ClaimKey, ClusterIds, InUse, Provenance, UNRECORDED, VolumeName},
 };
 
@@ -81,8 +81,9 @@ pub(super) fn judge(
     }
     refused(format!(
         "image {spec} {}; nothing was touched. If it is not this PersistentVolume's, set its reclaim policy to Retain and delete \
-         it. If it is, and no other cluster uses the image: kubectl annotate pv {name} berth.storage/take-over={owner}",
-        whose(mark, name, cluster)
+         it. If it is, and no other cluster uses the image: {}",
+        whose(mark, name, cluster),
+        take_over(name, owner)
     ))
 }
 

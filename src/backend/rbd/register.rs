@@ -10,12 +10,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{
     create::same_cluster,
     names,
-    owner::{Mark, UNKNOWN_CLUSTER},
+    owner::Mark,
     proof::{Asker, Verdict, may_be_signed},
     store::{Trouble, Work, said},
 };
 use crate::{
-    backend::{Kind, KnownVolume, ceph::omap},
+    backend::{Kind, KnownVolume, UNKNOWN_CLUSTER, ceph::omap},
     volume::{ClusterIds, InUse, Permit, VolumeName},
 };
 

@@ -13,7 +13,7 @@ use super::{
     entry::{self, Entry, Fate, State},
     image::{Keep, Look},
     names,
-    owner::{Mark, UNKNOWN_CLUSTER},
+    owner::Mark,
     pool::Full,
     proof::{Asker, Verdict},
     snapshots::listed,
@@ -21,7 +21,7 @@ use super::{
     trash::SMALL,
 };
 use crate::{
-    backend::{Kind, PvState, Removed, ceph::Reason},
+    backend::{Kind, PvState, Removed, UNKNOWN_CLUSTER, ceph::Reason},
     volume::{Disposal, Origin, Permit, Removal},
 };
 

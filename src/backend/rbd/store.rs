@@ -17,12 +17,11 @@ use super::{
     account::Trash,
     header::Header,
     names::Spot,
-    owner::UNKNOWN_CLUSTER,
     proof::{Asker, Verdict, judge},
 };
 use crate::{
     backend::{
-        Error, Host, Kind, Past, PvState, StoreStatus,
+        Error, Host, Kind, Past, PvState, StoreStatus, UNKNOWN_CLUSTER,
         ceph::{Ceph, Cluster, Failed, Reason, client},
     },
     system::guard::{Guards, Held},

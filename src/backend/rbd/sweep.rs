@@ -12,11 +12,11 @@ use super::{
     entry::deleted_for,
     image::Keep,
     names,
-    owner::{Mark, UNKNOWN_CLUSTER},
+    owner::Mark,
     store::{Trouble, Work, said},
 };
 use crate::{
-    backend::{Error, Kind, Known, Unfinished},
+    backend::{Error, Kind, Known, UNKNOWN_CLUSTER, Unfinished},
     volume::{ClaimKey, ClusterIds, Permit, VolumeId, VolumeName},
 };
 
