@@ -34,7 +34,7 @@ use std::{
 
 use async_trait::async_trait;
 pub use inspection::{Finding, Inspection};
-pub use ownership::{UNKNOWN_CLUSTER, take_over};
+pub use ownership::{UNKNOWN_CLUSTER, quoted, take_over};
 
 use crate::volume::{
     ClaimKey, ClusterIds, Disposal, Expired, Grown, Growth, InUse, Invalid, Permit, Place, Removal,

@@ -33,6 +33,12 @@ impl<K: Eq + Hash + Clone> Guards<K> {
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         held.insert(key.clone()).then(|| Held { held: Arc::clone(&self.held), key: key.clone() })
     }
+
+    /// Whether nothing is held.
+    #[cfg(test)]
+    pub fn is_empty(&self) -> bool {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+    }
 }
 
 /// Holds a key until dropped.

@@ -43,6 +43,12 @@ pub(super) fn prove(
         let message = format!("{} {why}; nothing was touched", at.shown());
         Err(Error::new(Kind::Refused, message))
     };
+    // The command comes last, so that nothing but it is pasted.
+    let refuse_unless_taken_over = |why: String, owner: &str| {
+        let message =
+            format!("{} {why}; nothing was touched. {}", at.shown(), by_take_over(said.name, owner));
+        Err(Error::new(Kind::Refused, message))
+    };
     let Some(cluster) = cluster else {
         return refuse(format!("cannot be proved to be ours: {UNKNOWN_CLUSTER}"));
     };
@@ -60,7 +66,7 @@ pub(super) fn prove(
             return Ok(Proof::TakenOver(Box::new(marks.clone()), Box::new(signed(mark))));
         }
         Owner::Unmarked => {
-            return refuse(format!("carries no mark of ours. {}", by_take_over(name, UNRECORDED)));
+            return refuse_unless_taken_over("carries no mark of ours".to_owned(), UNRECORDED);
         }
         Owner::Claim(mark) => mark,
     };
@@ -84,7 +90,7 @@ pub(super) fn prove(
         Some(theirs) => format!("belongs to the cluster {theirs}, and this one is {cluster}"),
         None => "does not say to which cluster it belongs".to_owned(),
     };
-    refuse(format!("{whose}. {}", by_take_over(name, owner)))
+    refuse_unless_taken_over(whose, owner)
 }
 
 /// How an administrator takes a volume over.

@@ -10,7 +10,7 @@ use super::{
     store::{Rule, Trouble, Work, said},
 };
 use crate::{
-    backend::{Kind, Unfinished},
+    backend::{Kind, Unfinished, quoted},
     system::root::{Entry, Errno, Unmade},
     volume::{ClusterIds, Origin, Place, VolumeName},
 };
@@ -114,7 +114,8 @@ fn tell_unsigned(work: &Work<'_>, intent: &Marker) {
     let root = work.root.path();
     let (file, directory) =
         (root.join(record::file(INTENTS, intent.id.name()).join("/")), root.join(intent.segments.join("/")));
-    let command = format!("rmdir {}; rm {}", directory.display(), file.display());
+    let shown = |path: &std::path::Path| quoted(&path.display().to_string());
+    let command = format!("rmdir {}; rm {}", shown(&directory), shown(&file));
     tracing::warn!(
         export = work.store.export.name,
         volume = %intent.id,

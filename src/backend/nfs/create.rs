@@ -18,7 +18,7 @@ use super::{
     store::{Rule, Trouble, Work, said},
 };
 use crate::{
-    backend::{Kind, UNKNOWN_CLUSTER, path},
+    backend::{Kind, UNKNOWN_CLUSTER, path, quoted},
     system::root::{Entry, Errno, Made, Seen},
     volume::{ClaimKey, Origin, Source, Volume, VolumeId, VolumeName, VolumeRequest},
 };
@@ -349,13 +349,14 @@ fn in_the_way(work: &Work<'_>, other: &Occupant, segments: &[String]) -> String 
         }
     }
     let root = work.root.path();
-    let note = root.join(BASE).join(PLACES).join(other.path.join("/"));
+    let shown = |path: &std::path::Path| quoted(&path.display().to_string());
+    let note = shown(&root.join(BASE).join(PLACES).join(other.path.join("/")));
     let remove = match &other.who {
         Some(who) => {
-            let record = root.join(record::file(VOLUMES, who.id.name()).join("/"));
-            format!(". If that volume is gone for good: rm {} {}", record.display(), note.display())
+            let record = shown(&root.join(record::file(VOLUMES, who.id.name()).join("/")));
+            format!(". If that volume is gone for good: rm {record} {note}")
         }
-        None => format!(". If nothing uses it: rm {}", note.display()),
+        None => format!(". If nothing uses it: rm {note}"),
     };
     text.push_str(&remove);
     text

@@ -25,6 +25,9 @@ use crate::{
     system::root::{Entry, Errno, Failure, Made, Placed, Root, Seen},
 };
 
+/// How the name of the file begins that becomes the export's identity; no volume has such a name.
+pub(super) const STAGED_IDENTITY: &str = "identity@";
+
 /// How many places of existing volumes are looked for, where no identity tells whether a root is the right one.
 const LOOKS: usize = 16;
 
@@ -260,7 +263,7 @@ impl Work<'_> {
     fn make_identity(&self) -> Result<Identity, Trouble> {
         let (new, file) = (Identity::new(), record::export_file());
         let aside =
-            [BASE.to_string(), STAGING.to_string(), format!("export.{:016x}.coming", random::<u64>())];
+            [BASE.to_string(), STAGING.to_string(), format!("{STAGED_IDENTITY}{:016x}", random::<u64>())];
         self.changes.write(&aside, &new.to_json())?;
         let made = match self.changes.link(&aside, &file)? {
             Placed::New => true,

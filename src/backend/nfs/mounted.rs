@@ -6,13 +6,14 @@
 //! of the export finds what lies elsewhere.
 
 use super::{
+    entry,
     moves::{self, Here, Stage, here},
     record::{BASE, Marker, TRASH, Trashed},
     restore,
     store::{Rule, Trouble, Work, said},
 };
 use crate::{
-    backend::{Kind, Removed},
+    backend::{Kind, Removed, quoted},
     system::root::Errno,
     volume::VolumeName,
 };
@@ -59,11 +60,33 @@ pub(super) fn stage(work: &Work<'_>, marker: &Marker) -> Result<Stage, Trouble> 
         Err(trouble)
     })?;
     let recorded = marker.trash.as_ref().filter(|trash| trash.below == below).map(|trash| trash.inode);
+    if found == Here::Nothing
+        && let Some(entry) = stray(work, below, marker.id.name())?
+    {
+        let (from, to) = (below.join("/"), work.root.path().join(&path));
+        let from = work.root.path().join(from).join(BASE).join(TRASH).join(&entry);
+        let shown = |path: std::path::PathBuf| quoted(&path.display().to_string());
+        let message = format!(
+            "the directory {path} lies in the trash of its file system, where a call that came late moved it; nothing was touched. \
+             Move it back: mv {} {}",
+            shown(from),
+            shown(to)
+        );
+        return said(Kind::Conflict, message);
+    }
     Ok(match (found, recorded.filter(|_| work.store.enforces(Rule::Inode))) {
         (Here::Nothing, _) => Stage::Missing,
         (Here::Other, _) => Stage::NotADirectory,
         (Here::Directory(found), Some(recorded)) if found != recorded => Stage::Another { found, recorded },
         (Here::Directory(inode), _) => Stage::Mounted { inode, below: below.to_vec() },
+    })
+}
+
+/// What lies in the trash of the file system at `below` under the name of the volume.
+fn stray(work: &Work<'_>, below: &[String], volume: &VolumeName) -> Result<Option<String>, Trouble> {
+    let prefix = entry::prefix(volume);
+    within(work, below, |inner| {
+        Ok(inner.root.names(&[BASE, TRASH])?.into_iter().find(|name| name.starts_with(&prefix)))
     })
 }
 

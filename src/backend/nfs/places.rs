@@ -19,6 +19,7 @@ use rand::random;
 pub(super) use shared::{Leaving, leave_shared, stay};
 
 use super::{
+    identity::STAGED_IDENTITY,
     record::{self, ARCHIVED, BASE, DISPUTED, INTENTS, Marker, PLACES, STAGING, VOLUMES},
     store::{Rule, Trouble, Work, said},
 };
@@ -391,59 +392,114 @@ fn remove_folders(work: &Work<'_>, segments: &[String], depth: usize) -> Result<
     Ok(())
 }
 
-/// Removes the file of a place. It is moved away first, and looked at once more: a call that comes late, when the place may
-/// be that of another volume, must not remove its file.
+/// Removes the file of a place.
 fn take_away(work: &Work<'_>, marker: &Marker, segments: &[String]) -> Result<(), Trouble> {
     work.furnish()?;
-    let (leaf, aside) = (mirror(segments), staged(marker, LEAVING));
-    match work.changes.rename(&leaf, &aside) {
-        Ok(()) => {}
-        Err(failure) if is_gone(&failure) => return Ok(()),
-        Err(failure) => return Err(failure.into()),
+    let leaf = mirror(segments);
+    let aside = staged(marker.id.name(), LEAVING);
+    if !renamed(work, &leaf, &aside)? {
+        return Ok(());
     }
-    put_back_or_remove(work, &aside, |found| is_same(work, found, marker))
+    let content = work.root.read_fresh(&aside)?;
+    match content.and_then(|content| Marker::from_json(&content.bytes).ok()) {
+        Some(other) if !is_same(work, &other, marker) => put_back(work, &aside, &other),
+        Some(_) | None => {
+            work.changes.remove_file(&aside)?;
+            Ok(())
+        }
+    }
 }
 
-/// What was moved away from the mirror and is not what was meant goes back, if its place is still free.
-fn put_back_or_remove(
-    work: &Work<'_>,
-    aside: &[String],
-    meant: impl Fn(&Marker) -> bool,
-) -> Result<(), Trouble> {
-    let Some(content) = work.root.read_fresh(aside)? else { return Ok(()) };
-    if let Ok(found) = Marker::from_json(&content.bytes)
-        && !meant(&found)
-    {
-        let place = found.archive.as_ref().map_or(&found.segments, |archive| &archive.segments);
+/// Removes a file of the mirror that tells of this volume. It gets a name of its own first: an unlink that comes late, when the volume is
+/// there again, must not remove its file. A rename that comes late is undone by [`put_back_moved`].
+fn move_away(work: &Work<'_>, file: &[String], volume: &VolumeName) -> Result<(), Trouble> {
+    let aside = staged(volume, LEAVING);
+    if renamed(work, file, &aside)? {
+        work.changes.remove_file(&aside)?;
+    }
+    Ok(())
+}
+
+/// Moves a file; `false` where it is gone.
+fn renamed(work: &Work<'_>, from: &[String], to: &[String]) -> Result<bool, Trouble> {
+    match work.changes.rename(from, to) {
+        Ok(()) => Ok(true),
+        Err(failure) if is_gone(&failure) => Ok(false),
+        Err(failure) => Err(failure.into()),
+    }
+}
+
+/// Gives a volume back its place, if it is in use and that is not another one's by now.
+fn put_back(work: &Work<'_>, aside: &[String], found: &Marker) -> Result<(), Trouble> {
+    let place = found.archive.as_ref().map_or(&found.segments, |archive| &archive.segments);
+    if is_recorded(work, found, place)? {
         tracing::warn!(
             export = work.store.export.name,
             volume = %found.id,
             directory = place.join("/"),
-            "the note of another volume's place was moved by a call that came late; it is put back"
+            "the note of a volume's place was moved by a call that came late; it is put back"
         );
-        make_folders(work, place)?;
-        work.changes.link(aside, &mirror(place))?;
+        claim(work, found, aside, place, found.shared)?;
+        // Perhaps it has just left it.
+        if !is_recorded(work, found, place)? {
+            vacate(work, found, place)?;
+        }
     }
     work.changes.remove_file(aside)?;
     Ok(())
 }
 
-/// Removes what broken off changes of the mirror left, and puts back what late ones moved. For the beginning of a term.
+/// Whether a record says that the volume, or its archive, lies there, and is not being removed.
+fn is_recorded(work: &Work<'_>, found: &Marker, place: &[String]) -> Result<bool, Trouble> {
+    for folder in [VOLUMES, INTENTS, ARCHIVED] {
+        let Some(content) = work.root.read_fresh(&record::file(folder, found.id.name()))? else { continue };
+        let Ok(marker) = Marker::from_json(&content.bytes) else { return Ok(true) };
+        let archived = marker.archive.as_ref().is_some_and(|archive| archive.segments == place);
+        let in_use = folder != ARCHIVED && marker.trash.is_none() && marker.segments == place;
+        if archived || in_use {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Puts back what late calls moved away from the mirror.
+pub(super) fn put_back_moved(work: &Work<'_>) -> Result<(), Trouble> {
+    for name in work.root.names(&[BASE, STAGING])? {
+        let Some(volume) = staged_for(&name).filter(|_| name.ends_with(LEAVING)) else { continue };
+        // Whoever works on the volume now may need it.
+        let Ok(held) = work.store.hold(&volume) else { continue };
+        let aside = [BASE.to_string(), STAGING.to_string(), name];
+        let Some(content) = work.root.read_fresh(&aside)? else { continue };
+        match Marker::from_json(&content.bytes) {
+            Ok(found) => put_back(work, &aside, &found)?,
+            Err(_) => {
+                work.changes.remove_file(&aside)?;
+            }
+        }
+        drop(held);
+    }
+    Ok(())
+}
+
+/// Removes what broken off changes of the mirror left. For the beginning of a term.
 pub(super) fn clear_staging(work: &Work<'_>) -> Result<(), Trouble> {
+    put_back_moved(work)?;
     for name in work.root.names(&[BASE, STAGING])? {
         let entry = [BASE.to_string(), STAGING.to_string(), name.clone()];
         let broken_off = record::temporary_of(&name);
-        let Some(volume) = staged_for(broken_off.unwrap_or(&name)) else { continue };
-        // Whoever works on the volume now may need it.
-        let Ok(_held) = work.store.hold(&volume) else { continue };
-        if volume.as_str() == IDENTITY {
+        let file = broken_off.unwrap_or(&name);
+        if file.starts_with(STAGED_IDENTITY) {
             // This process may be giving the export its identity now.
             let _made = work.opened.identity();
             work.changes.remove_file(&entry)?;
-        } else if broken_off.is_some() {
+            continue;
+        }
+        let Some(volume) = staged_for(file).filter(|_| !name.ends_with(LEAVING)) else { continue };
+        // Whoever works on the volume now may need it.
+        let Ok(_held) = work.store.hold(&volume) else { continue };
+        if broken_off.is_some() {
             work.changes.remove_file(&entry)?;
-        } else if name.ends_with(LEAVING) {
-            put_back_or_remove(work, &entry, |found| *found.id.name() == volume)?;
         } else if work.root.entry(&entry)? == Entry::Directory {
             shared::clear_stage(work, &entry)?;
         } else {
@@ -455,13 +511,11 @@ pub(super) fn clear_staging(work: &Work<'_>) -> Result<(), Trouble> {
 
 /// What a file is called that is moved away from the mirror, and a directory that is on its way to it.
 const LEAVING: &str = ".leaving";
-/// What the export's identity is called there in place of a volume.
-const IDENTITY: &str = "export";
 const COMING: &str = ".coming";
 
 /// A name for the volume that nobody else uses.
-fn staged(marker: &Marker, kind: &str) -> [String; 3] {
-    let name = crate::backend::path::shortened(marker.id.name().as_str(), 200);
+fn staged(volume: &VolumeName, kind: &str) -> [String; 3] {
+    let name = crate::backend::path::shortened(volume.as_str(), 200);
     [BASE.into(), STAGING.into(), format!("{name}.{:016x}{kind}", random::<u64>())]
 }
 

@@ -225,7 +225,8 @@ mod tests {
                     assert!(text.contains(part) && text.contains(".berth/volumes/x.json"), "{why}: {text}");
                     let command = text.rsplit(": ").next().unwrap();
                     assert!(
-                        command.starts_with("kubectl annotate pv pvc-u-1 berth.storage/take-over="),
+                        command
+                            .starts_with("kubectl annotate --overwrite pv pvc-u-1 berth.storage/take-over="),
                         "{text}"
                     );
                 }

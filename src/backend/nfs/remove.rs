@@ -305,7 +305,7 @@ impl Removing<'_> {
         self.live.marker = marker;
         places::vacate(work, &self.live.marker, &self.live.marker.segments)?;
         work.changes.rename(&self.live.file(), &moves::trash_record(&entry))?;
-        moves::forget(work, &self.live.marker)?;
+        moves::forget_moved(work, &self.live.marker)?;
         let removed = mounted::finish(work, &self.live.marker)?;
         work.store.trash.added();
         Ok(removed)

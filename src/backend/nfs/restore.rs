@@ -70,6 +70,9 @@ pub(super) fn cancel(work: &Work<'_>, live: &Live, uid: Option<&str>) -> Result<
     if marker.trash.is_none() && marker.archive.is_none() {
         if marker.shared {
             places::stay(work, marker, &marker.segments)?;
+        } else if work.store.enforces(Rule::Places) {
+            // The removal of an older provisioner's volume may have been broken off before its place was noted.
+            if_room(places::occupy(work, marker, &live.file(), &marker.segments, false))?;
         }
         return Ok(Restored::InPlace);
     }
@@ -79,7 +82,11 @@ pub(super) fn cancel(work: &Work<'_>, live: &Live, uid: Option<&str>) -> Result<
             Restored::MovedBack
         }
         Stage::Archived(inode) => return from_archive(work, live, inode, uid),
-        Stage::InPlace(_) | Stage::Mounted { .. } => Restored::InPlace,
+        Stage::InPlace(_) => Restored::InPlace,
+        Stage::Mounted { .. } => {
+            note_place(work, marker, &live.file())?;
+            Restored::InPlace
+        }
         // There is nothing to move. What the record says of its removal is left for who finds out what happened.
         Stage::Missing | Stage::Another { .. } | Stage::NotADirectory => return Ok(Restored::InPlace),
     };
@@ -120,6 +127,7 @@ pub(super) fn from_trash(
         |inode: u64| !work.store.enforces(Rule::Inode) || recorded.is_none_or(|recorded| recorded == inode);
     let target = record::file(VOLUMES, &name);
     if marker.trash.as_ref().is_some_and(|trash| !trash.below.is_empty()) {
+        note_place(work, &marker, &moves::trash_record(entry))?;
         if !mounted::back(work, &marker)? {
             return Ok(Restored::InPlace);
         }
@@ -246,16 +254,22 @@ pub(super) fn bring(
     from: &[String],
     inode: u64,
 ) -> Result<(), Trouble> {
-    if work.store.enforces(Rule::Places) {
-        let noted = places::occupy(work, marker, record, &marker.segments, marker.shared);
-        match if_room(noted)? {
-            Some(Occupied::Taken(occupant)) => return occupied(&occupant),
-            Some(Occupied::Free | Occupied::Joined(_)) => {}
-            None if places::holds(work, marker, &marker.segments)? => {}
-            None => return no_room(),
-        }
-    }
+    note_place(work, marker, record)?;
     move_home(work, &marker.segments, from, inode)
+}
+
+/// Makes the place of a volume its own again.
+fn note_place(work: &Work<'_>, marker: &Marker, record: &[String]) -> Result<(), Trouble> {
+    if !work.store.enforces(Rule::Places) {
+        return Ok(());
+    }
+    let noted = places::occupy(work, marker, record, &marker.segments, marker.shared);
+    match if_room(noted)? {
+        Some(Occupied::Taken(occupant)) => occupied(&occupant),
+        Some(Occupied::Free | Occupied::Joined(_)) => Ok(()),
+        None if places::holds(work, marker, &marker.segments)? => Ok(()),
+        None => no_room(),
+    }
 }
 
 fn occupied<T>(occupant: &places::Occupant) -> Result<T, Trouble> {

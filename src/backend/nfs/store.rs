@@ -221,6 +221,12 @@ impl Store {
         })
     }
 
+    /// Whether any volume is being worked on.
+    #[cfg(test)]
+    pub(super) fn is_held(&self) -> bool {
+        !self.volumes.is_empty()
+    }
+
     /// Runs `work` on the root, on a thread of the export's pool, at most until the deadline. `held` is held until the
     /// work really returns.
     pub(super) async fn run<T: Send + 'static>(

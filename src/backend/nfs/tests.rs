@@ -163,7 +163,6 @@ impl Site {
 /// Tends until `done`, at most a minute.
 async fn tend_until(nfs: &Nfs, mut done: impl FnMut(&StoreStatus) -> bool) {
     let (permit, since) = (Permit::unlimited(), Instant::now());
-    let users = Arc::strong_count(&nfs.stores[0]);
     let watch = async {
         while !done(&nfs.stores()[0]) {
             assert!(since.elapsed() < Duration::from_mins(1), "{:?}", nfs.stores());
@@ -175,7 +174,8 @@ async fn tend_until(nfs: &Nfs, mut done: impl FnMut(&StoreStatus) -> bool) {
         () = watch => {}
     }
     // A thread of the purge ends before its next step, and may hold a volume until then.
-    while Arc::strong_count(&nfs.stores[0]) > users {
+    while nfs.stores.iter().any(|store| store.is_held()) {
+        assert!(since.elapsed() < Duration::from_mins(1), "a thread of the purge does not end");
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
 }

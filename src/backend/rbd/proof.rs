@@ -193,7 +193,7 @@ mod tests {
             Row {
                 what: "a copy of another cluster's PV",
                 mark: Some(mark("there", "u-1")),
-                expected: Err("kubectl annotate pv pvc-u-1 berth.storage/take-over=there"),
+                expected: Err("kubectl annotate --overwrite pv pvc-u-1 berth.storage/take-over=there"),
                 ..usual()
             },
             Row {

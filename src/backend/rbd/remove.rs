@@ -21,7 +21,7 @@ use super::{
     trash::SMALL,
 };
 use crate::{
-    backend::{Kind, PvState, Removed, UNKNOWN_CLUSTER, ceph::Reason},
+    backend::{Kind, PvState, Removed, UNKNOWN_CLUSTER, ceph::Reason, quoted},
     volume::{Disposal, Origin, Permit, Removal},
 };
 
@@ -272,13 +272,16 @@ impl Removing<'_> {
         // In the trash it could be taken out of the group by its id alone, and not be purged before.
         if let Some(group) = &look.info.group {
             let message = format!(
-                "image {spec} is in the group {group} of images; nothing was touched. Take it out: rbd group image rm {group} {spec}"
+                "image {spec} is in the group {group} of images; nothing was touched. Take it out: rbd group image rm {} {}",
+                quoted(group),
+                quoted(&spec)
             );
             return said(Kind::Refused, message);
         }
         let mirrored = format!(
             "image {spec} is mirrored to another cluster, and its copy there goes when the mirroring ends. End it, if that is wanted: \
-             rbd mirror image disable {spec}"
+             rbd mirror image disable {}",
+            quoted(&spec)
         );
         if look.info.is_mirrored_by_snapshots() {
             return said(Kind::InUse, mirrored);

@@ -83,7 +83,7 @@ pub(super) async fn tend(store: Arc<Store>, host: Arc<dyn Host>, admin: Option<A
         // What was done before, another process may have undone since.
         lock(&store.trash.ours).clear();
         let (known, searched) = (BTreeMap::new(), BTreeSet::new());
-        let (paused, looked_at, others) = (HashMap::new(), HashSet::new(), HashSet::new());
+        let (paused, looked_at, others) = (HashMap::new(), HashSet::new(), HashMap::new());
         let mut tending = Tending { store, host, known, searched, paused, looked_at, others };
         tending.rounds(admin.as_ref(), &permit).await;
     };
@@ -99,8 +99,8 @@ struct Tending {
     paused: HashMap<String, Pause>,
     /// Entries that were looked at in this term: nothing is to be done about them before they are due.
     looked_at: HashSet<String>,
-    /// Those among them that are not ours: they are not counted.
-    others: HashSet<String>,
+    /// Those among them that are not ours, and when that was read: they are not counted.
+    others: HashMap<String, SystemTime>,
 }
 
 impl Tending {
@@ -214,7 +214,7 @@ impl Tending {
         let deleted = |entry: &&Entry| {
             entry.fate() == Fate::Deleted
                 && !self.store.trash.large.has(&work.spot, &entry.id)
-                && !self.others.contains(&work.spot.spec(&entry.id))
+                && !self.others.contains_key(&work.spot.spec(&entry.id))
         };
         let waiting = due.iter().chain(&later).filter(deleted).count();
         self.known.insert(work.spot.clone(), Known { next: now, waiting, unlisted: None });
@@ -222,7 +222,10 @@ impl Tending {
         due.retain(|entry| {
             let paused = self.paused.get(&work.spot.spec(&entry.id)).filter(|pause| pause.until > now);
             next.extend(paused.map(|pause| pause.until));
-            paused.is_none()
+            // It may be ours later: when the cluster's id is known, or a former one is configured.
+            let another = self.others.get(&work.spot.spec(&entry.id));
+            let read = another.is_some_and(|at| now.duration_since(*at).is_ok_and(|age| age < SEARCH));
+            paused.is_none() && !read
         });
         let (first, more) = self.first_looks(work, later);
         if more {
@@ -254,7 +257,7 @@ impl Tending {
         };
         self.paused.retain(|spec, _| is_here(spec));
         self.looked_at.retain(|spec| is_here(spec));
-        self.others.retain(|spec| is_here(spec));
+        self.others.retain(|spec, _| is_here(spec));
         lock(&self.store.trash.ours).retain(|spec| is_here(spec));
     }
 
@@ -313,7 +316,7 @@ impl Tending {
                 None
             }
             Ok(Settled::Left) => {
-                if self.others.insert(id.clone()) {
+                if self.others.insert(id.clone(), now).is_none() {
                     done(self);
                 }
                 self.looked_at.insert(id);

@@ -413,7 +413,7 @@ async fn settle(shared: &Shared, attempt: Attempt, permit: &Permit) -> Outcome {
                 volume
             }
             // Without claim and class only the sweep is left to take back what may have been made, once something names the store again.
-            Err(error) if error.kind().may_still_happen() && has_class(shared, claim) => {
+            Err(error) if error.kind().may_still_happen() && has_class(shared, order) => {
                 return outcome_of(error.kind());
             }
             Err(error) if error.kind().may_still_happen() => {
@@ -459,8 +459,9 @@ async fn settle(shared: &Shared, attempt: Attempt, permit: &Permit) -> Outcome {
     take_back(shared, order, &volume, permit).await
 }
 
-fn has_class(shared: &Shared, claim: &Claim) -> bool {
-    shared.records().class(&claim.class).is_some()
+/// Whether the class of the attempt is there; one that was made again under its name may name another store.
+fn has_class(shared: &Shared, order: &Order) -> bool {
+    shared.records().class(&order.claim.class).is_some_and(|class| class.uid == order.class.uid)
 }
 
 /// Whether a stored PV is that of this volume and its claim. Details of its source may differ: the class may have been made anew
@@ -503,6 +504,10 @@ async fn take_back(shared: &Shared, order: &Order, volume: &Volume, permit: &Per
             if error.kind() == Kind::Refused {
                 // Somebody put data there. The sweep reports it; a person decides.
                 shared.metrics.refused("provision");
+                shared.end_attempt(&claim.uid);
+                return Outcome::Done;
+            }
+            if shared.records().claim(&claim.uid).is_none() && !has_class(shared, order) {
                 shared.end_attempt(&claim.uid);
                 return Outcome::Done;
             }

@@ -384,7 +384,7 @@ async fn a_volume_that_another_cluster_recorded_is_told_with_the_command_to_take
     let mut settings = bed.settings().await;
     settings.pace.slow = Duration::from_hours(1);
     let running = bed.start_with(settings);
-    let command = format!("kubectl annotate pv {volume} berth.storage/take-over=blue");
+    let command = format!("kubectl annotate --overwrite pv {volume} berth.storage/take-over=blue");
     let told = bed.event(&volume, "VolumeNotRecorded").await;
     assert!(told.ends_with(&command), "{told}");
     bed.settle().await;

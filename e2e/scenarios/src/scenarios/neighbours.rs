@@ -161,7 +161,7 @@ async fn copied(case: Arc<Case>) -> Result<()> {
     other.volume_phase(&volume.name, "Released").await?;
     let why = other.event("PersistentVolume", &volume.name, "VolumeFailedDelete").await?;
     let id = case.cluster_id().await?;
-    let command = format!("kubectl annotate pv {} berth.storage/take-over={id}", volume.name);
+    let command = format!("kubectl annotate --overwrite pv {} berth.storage/take-over={id}", volume.name);
     ensure!(why.contains(&command), "the way out is not in it: {why}");
     intact(&volume)?;
     // Handed over on purpose: the first cluster lets go of it, the second one takes it.

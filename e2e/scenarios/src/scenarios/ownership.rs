@@ -72,7 +72,7 @@ async fn made_again(case: &Case, volume: &Volume) -> Result<()> {
 /// Lets the claim go, and waits until berth refuses to remove the volume with this command at the end.
 async fn refused(case: &Case, volume: &Volume, owner: &str) -> Result<()> {
     let told = case.event("PersistentVolume", &volume.name, "VolumeFailedDelete").await?;
-    let command = format!("kubectl annotate pv {} berth.storage/take-over={owner}", volume.name);
+    let command = format!("kubectl annotate --overwrite pv {} berth.storage/take-over={owner}", volume.name);
     ensure!(told.ends_with(&command), "the Event does not end with {command:?}: {told}");
     ensure!(volume.directory.join("kept").exists(), "the data was touched: {:?}", case.tree()?);
     case.volume_phase(&volume.name, "Released").await.map(drop)

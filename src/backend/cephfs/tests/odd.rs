@@ -408,6 +408,26 @@ async fn a_deleted_volume_stays_while_its_object_does_and_for_its_time_in_the_tr
     assert!(!there());
 }
 
+/// The annotation did nothing before the removal.
+#[tokio::test]
+async fn a_volume_in_use_that_is_taken_over_from_another_cluster_is_signed() {
+    let mgr = Mgr::new();
+    let permit = Permit::unlimited();
+    let theirs = mgr.backend(Keys::new("i-1", KEY));
+    let request = asked("data", &[]);
+    let volume = theirs.create(&request, &permit).await.unwrap();
+    let ours = mgr.backend(Keys::new("i-2", KEY));
+    ours.acquaint(&request.parameters);
+    let Removal { name, id, source, claim, origin, provenance, .. } =
+        removal(&request, &volume, Disposal::Delete);
+    let mut in_use = InUse { name, id, source, claim, origin, capacity: request.capacity, provenance };
+    assert_eq!(ours.register(&in_use, &permit).await.unwrap_err().kind(), Kind::Refused);
+    in_use.provenance.take_over = Some("i-1".into());
+    ours.register(&in_use, &permit).await.unwrap();
+    let refused = theirs.remove(&removal(&request, &volume, Disposal::Delete), &permit).await.unwrap_err();
+    assert!(refused.to_string().ends_with("berth.storage/take-over=i-2"), "{refused}");
+}
+
 #[tokio::test]
 async fn an_unsigned_mark_is_signed_while_its_volume_is_in_use_and_not_taken_for_ours_otherwise() {
     let mgr = Mgr::new();
@@ -427,7 +447,12 @@ async fn an_unsigned_mark_is_signed_while_its_volume_is_in_use_and_not_taken_for
         removal(&request, &volume, Disposal::Archive);
     let mut in_use = InUse { name, id, source, claim, origin, capacity: request.capacity, provenance };
     in_use.claim.uid = "bound-elsewhere".into();
-    assert_eq!(backend.register(&in_use, &permit).await.unwrap_err().kind(), Kind::Refused);
+    let told = backend.register(&in_use, &permit).await.unwrap_err();
+    assert_eq!(told.kind(), Kind::Refused);
+    assert!(
+        told.to_string().ends_with("berth.storage/take-over=unrecorded"),
+        "the command comes last: {told}"
+    );
     in_use.claim = key(&request);
     backend.register(&in_use, &permit).await.unwrap();
     assert_eq!(backend.unregistered(volume.id.store(), &known).await.unwrap(), []);

@@ -7,8 +7,8 @@ use rand::random;
 
 use super::{
     ATTEMPTS, COMING, Occupant, Relation, Step, clear_empty, come_and_go, in_the_way, is_gone, is_same,
-    left_over, link, make_folders, mirror, names, read, remove_empty, staged, taken_unless_left_over,
-    unmirrored, vacate,
+    left_over, link, make_folders, mirror, move_away, names, read, remove_empty, staged,
+    taken_unless_left_over, unmirrored, vacate,
 };
 use crate::{
     backend::{
@@ -18,6 +18,7 @@ use crate::{
             record::{self, BASE, Marker},
             store::{Trouble, Work, said},
         },
+        quoted,
     },
     system::root::Placed,
     volume::VolumeName,
@@ -163,7 +164,7 @@ pub(super) fn join(
             Some((_, None)) if shared.has_name(marker.id.name()) => joined(work, marker, segments, false),
             // There are no links; it is known by now that nobody has the name.
             Some((_, None)) => {
-                let aside = staged(marker, COMING);
+                let aside = staged(marker.id.name(), COMING);
                 work.changes.write(&aside, &marker.to_json())?;
                 match work.changes.rename(&aside, &own) {
                     Ok(()) => joined(work, marker, segments, true),
@@ -207,7 +208,7 @@ fn joined(work: &Work<'_>, marker: &Marker, segments: &[String], new: bool) -> R
         Some((_, None)) if shared.has_name(name) => {}
         // It came while the place was being closed: who closes has perhaps not seen it.
         Some((folder, Some(_))) if new => {
-            work.changes.remove_file(&own_file(segments, folder, marker))?;
+            move_away(work, &own_file(segments, folder, marker), name)?;
             return Ok(Step::Again);
         }
         Some(_) | None => return Ok(Step::Again),
@@ -217,7 +218,7 @@ fn joined(work: &Work<'_>, marker: &Marker, segments: &[String], new: bool) -> R
         let other = Occupant { relation: Relation::Same, path: segments.to_vec(), who: who.clone() };
         if !marker.shared || !who.as_ref().is_some_and(|who| who.shared) {
             if new {
-                work.changes.remove_file(&own_file(segments, OPEN, marker))?;
+                move_away(work, &own_file(segments, OPEN, marker), name)?;
             }
             return taken_unless_left_over(work, other);
         }
@@ -234,7 +235,7 @@ pub(super) fn found(
     segments: &[String],
 ) -> Result<Placed, Trouble> {
     make_folders(work, segments)?;
-    let stage = staged(marker, COMING);
+    let stage = staged(marker.id.name(), COMING);
     let mut path = stage.to_vec();
     work.changes.make_directory(&path, 0o700)?;
     for folder in [BASE, OPEN] {
@@ -327,8 +328,7 @@ pub(in crate::backend::nfs) fn leave_shared(
         {
             return closed(work, segments, folder, closing);
         }
-        // A name that no call of an earlier process knows.
-        let mine = format!("{CLOSING}{name}.{:016x}", random::<u64>());
+        let mine = self::closing(name);
         if work.changes.place_directory(&within(segments, folder), &within(segments, &mine))? != Placed::New {
             continue;
         }
@@ -344,13 +344,13 @@ pub(in crate::backend::nfs) fn leave_shared(
                 None => None,
             };
             if held.is_some() {
-                work.changes.remove_file(&member_file(segments, &mine, &member))?;
+                move_away(work, &member_file(segments, &mine, &member), &member)?;
             } else {
                 other.get_or_insert(who);
             }
         }
         let Some(other) = other else { return Ok(Leaving::Last) };
-        work.changes.remove_file(&own_file(segments, &mine, marker))?;
+        move_away(work, &own_file(segments, &mine, marker), name)?;
         reopen(work, segments, &mine)?;
         return Ok(others(other));
     }
@@ -385,7 +385,7 @@ pub(super) fn take_away(
         return Ok(());
     };
     if shared.has(work, marker) {
-        work.changes.remove_file(&own_file(segments, folder, marker))?;
+        move_away(work, &own_file(segments, folder, marker), marker.id.name())?;
     }
     let path = within(segments, folder);
     if remove_empty(work, &path)? {
@@ -395,6 +395,11 @@ pub(super) fn take_away(
         reopen(work, segments, folder)?;
     }
     Ok(())
+}
+
+/// A name that no call of an earlier process knows.
+fn closing(name: &VolumeName) -> String {
+    format!("{CLOSING}{name}.{:016x}", random::<u64>())
 }
 
 fn reopen(work: &Work<'_>, segments: &[String], folder: &str) -> Result<(), Trouble> {
@@ -411,8 +416,8 @@ fn closed<T>(work: &Work<'_>, segments: &[String], folder: &str, closing: &Volum
         format!(
             "volume {closing} is leaving the shared directory {}; if its cluster is gone for good: mv {} {}",
             segments.join("/"),
-            from.display(),
-            to.display()
+            quoted(&from.display().to_string()),
+            quoted(&to.display().to_string())
         ),
     )
 }

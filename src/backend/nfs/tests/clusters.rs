@@ -57,6 +57,19 @@ async fn two_clusters_with_overlapping_patterns_get_no_volume_within_another() {
     create(&theirs, &patterned("d", "${.PVC.namespace}/${.PVC.name}")).await.unwrap();
 }
 
+/// An administrator pastes it, and the path is what the author of another claim wrote.
+#[tokio::test]
+async fn the_command_in_an_event_is_one_command_whatever_a_claim_calls_its_directory() {
+    let site = Site::new();
+    for path in ["x -rf ..", "x;touch y", "$(touch y)", "it's"] {
+        site.make(&patterned(&format!("a{}", path.len()), path)).await;
+        let error = site.create(&patterned("b", path)).await.unwrap_err();
+        let quoted =
+            crate::backend::quoted(&site.path(&format!(".berth/places/{path}")).display().to_string());
+        assert!(quoted.starts_with('\'') && error.chain().ends_with(&quoted), "{}", error.chain());
+    }
+}
+
 /// With `adopt` and equal names cluster 2 adopted the live volume of cluster 1, and archived it later under the running pods.
 #[tokio::test]
 async fn the_live_volume_of_another_cluster_is_neither_adopted_nor_shared() {

@@ -55,6 +55,47 @@ async fn an_old_volume_in_a_file_system_below_the_export_goes_to_the_trash_there
 }
 
 #[tokio::test]
+async fn a_rescued_volume_below_the_export_has_its_place_again() {
+    let test = "a_rescued_volume_below_the_export_has_its_place_again";
+    for steps in 0..60 {
+        let Some((mut site, mut mount)) = site(test) else { return };
+        let removal = removal("ns/team-old-pvc-uid-old", Disposal::Delete);
+        site.nfs.stores[0].interruption.after(steps);
+        let whole = site.remove(&removal).await.is_ok();
+        site.restart();
+        site.restore(&removal).await.unwrap();
+        assert!(site.has("ns/team-old-pvc-uid-old/file"), "after {steps} steps");
+        let recorded = !finished(site.records("volumes")).is_empty();
+        let noted = site.has(".berth/places/ns/team-old-pvc-uid-old");
+        assert!(noted || !recorded, "after {steps} steps: {:?}", tree(&site.path(".berth")));
+        mount.unbind(&site.path("ns"));
+        if whole {
+            return;
+        }
+    }
+    panic!("it never succeeds");
+}
+
+/// The data was never told of, and its record was forgotten.
+#[tokio::test]
+async fn what_a_late_call_moved_to_the_trash_below_the_export_is_told_and_not_forgotten() {
+    let test = "what_a_late_call_moved_to_the_trash_below_the_export_is_told_and_not_forgotten";
+    let Some((site, mut mount)) = site(test) else { return };
+    let removal = removal("ns/team-old-pvc-uid-old", Disposal::Delete);
+    assert_eq!(site.remove(&removal).await.unwrap(), Removed::Trashed);
+    let entry = fs::read_dir(site.path("ns/.berth/trash")).unwrap().next().unwrap().unwrap().file_name();
+    assert_eq!(site.restore(&removal).await.unwrap(), Restored::MovedBack);
+    let late = site.path("ns/.berth/trash").join(entry);
+    fs::rename(site.path("ns/team-old-pvc-uid-old"), &late).unwrap();
+    let error = site.remove(&removal).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Conflict);
+    assert!(error.chain().contains(&format!("mv {}", late.display())), "{}", error.chain());
+    assert!(late.join("file").exists());
+    assert_eq!(finished(site.records("volumes")).len(), 1);
+    mount.unbind(&site.path("ns"));
+}
+
+#[tokio::test]
 async fn a_removal_below_the_export_that_was_broken_off_is_finished_by_the_next_attempt() {
     let test = "a_removal_below_the_export_that_was_broken_off_is_finished_by_the_next_attempt";
     for steps in 0..60 {

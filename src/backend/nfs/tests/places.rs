@@ -379,13 +379,60 @@ async fn a_late_call_that_moves_the_note_of_another_volume_puts_it_back() {
     let noted = occupy(&site.nfs, &marker("cluster-1", "v", "a/data", false)).await.unwrap();
     assert_eq!(told(&noted), "Same a/data w");
     assert_eq!(site.records("staging").len(), 0);
-    // What is left of the volume itself is only removed.
-    let ours = marker("cluster-1", "v", "b", false);
-    occupy(&site.nfs, &ours).await.unwrap();
-    fs::rename(site.path(".berth/places/b"), site.path(".berth/staging/v.0123456789abcdef.leaving")).unwrap();
-    on(&site.nfs, places::clear_staging).await.unwrap();
-    assert!(!site.has(".berth/places/b"));
+    // The volume itself may be there again; without a record it is only left over.
+    for (shared, note) in [(false, ".berth/places/b"), (true, ".berth/places/c/.berth/open/v.json")] {
+        let ours = marker("cluster-1", "v", if shared { "c" } else { "b" }, shared);
+        occupy(&site.nfs, &ours).await.unwrap();
+        for again in [true, false] {
+            let aside = site.path(".berth/staging/v.0123456789abcdef.leaving");
+            fs::rename(site.path(note), aside).unwrap();
+            if !again {
+                fs::remove_file(site.path(".berth/intents/v.json")).unwrap();
+            }
+            on(&site.nfs, places::clear_staging).await.unwrap();
+            assert_eq!(site.has(note), again, "{note}");
+        }
+    }
     assert_eq!(site.records("staging").len(), 0);
+}
+
+/// A leader that hung before it removed its own file from a shared place, where the next one had put the volume again.
+#[tokio::test]
+async fn a_late_call_of_who_leaves_a_shared_place_does_not_take_the_volume_that_is_there_again() {
+    let site = Site::new();
+    let (ours, theirs) = (marker("cluster-1", "v", "data", true), marker("cluster-2", "w", "data", true));
+    let next = site.next_leader();
+    occupy(&site.of_cluster("cluster-2"), &theirs).await.unwrap();
+    occupy(&site.nfs, &ours).await.unwrap();
+    let name = "places/data/.berth/open/v.json";
+    let late = site.nfs.stores[0].interruption.hold(move |step| step.path().ends_with(name));
+    let (permit, leaves) = (Permit::unlimited(), ours.clone());
+    let leaving = site.nfs.stores[0]
+        .run("test".into(), None, &permit, move |work| places::vacate(work, &leaves, &leaves.segments));
+    let meanwhile = async {
+        late.reached().await;
+        permit.revoke();
+        occupy(&next, &ours).await.unwrap();
+        late.release();
+    };
+    let (left, ()) = tokio::join!(leaving, meanwhile);
+    left.unwrap_err();
+    on(&next, places::put_back_moved).await.unwrap();
+    assert!(site.has(".berth/places/data/.berth/open/v.json"), "{:?}", tree(site.directory.path()));
+}
+
+/// It was looked for when the next term began, and until then another cluster could adopt the directory.
+#[tokio::test]
+async fn a_note_that_a_late_call_moved_away_is_put_back_within_a_term() {
+    let site = Site::new();
+    let other = marker("cluster-2", "w", "data", false);
+    occupy(&site.of_cluster("cluster-2"), &other).await.unwrap();
+    fs::rename(site.path(".berth/places/data"), site.path(".berth/staging/v.0123456789abcdef.leaving"))
+        .unwrap();
+    fs::write(site.path(".berth/staging/x.0123456789abcdef.coming"), "").unwrap();
+    on(&site.nfs, places::put_back_moved).await.unwrap();
+    assert!(site.has(".berth/places/data"));
+    assert_eq!(site.records("staging"), ["x.0123456789abcdef.coming"], "another process may be making it");
 }
 
 #[tokio::test]

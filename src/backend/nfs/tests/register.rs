@@ -93,7 +93,10 @@ async fn a_volume_that_another_cluster_recorded_is_left_alone_until_an_administr
     let provenance = Provenance { uid: "object-copy".into(), ..Provenance::default() };
     let copy = InUse { provenance, ..volume.clone() };
     let message = refusal(register(&theirs, &copy).await);
-    assert!(message.ends_with("kubectl annotate pv pvc-x berth.storage/take-over=cluster-1"), "{message}");
+    assert!(
+        message.ends_with("kubectl annotate --overwrite pv pvc-x berth.storage/take-over=cluster-1"),
+        "{message}"
+    );
     assert!(message.contains("is of cluster cluster-1, and this is cluster cluster-2"), "{message}");
     for other in ["cluster-3", UNRECORDED, ""] {
         refusal(register(&theirs, &taken_over(&copy, other)).await);
@@ -127,7 +130,10 @@ async fn a_record_of_an_earlier_version_is_signed_for_its_own_claim_only() {
         ..in_use("x", "x")
     };
     let message = refusal(register(&site.nfs, &copy).await);
-    assert!(message.ends_with("kubectl annotate pv pvc-x berth.storage/take-over=unrecorded"), "{message}");
+    assert!(
+        message.ends_with("kubectl annotate --overwrite pv pvc-x berth.storage/take-over=unrecorded"),
+        "{message}"
+    );
     assert_eq!(recorded(&site, "x").cluster, None);
     register(&site.nfs, &in_use("x", "x")).await.unwrap();
     assert_eq!(recorded(&site, "x").cluster.as_deref(), Some("cluster-1"));

@@ -238,6 +238,8 @@ impl Rounds {
                 if look == Look::Whole {
                     clear_temporary(work)?;
                     places::clear_staging(work)?;
+                } else if look == Look::Again {
+                    places::put_back_moved(work)?;
                 }
                 scan::scan(work, &known, look)
             })

@@ -47,7 +47,9 @@ async fn a_pv_that_was_copied_to_another_cluster_touches_nothing_until_it_is_tak
         let error = site.remove(&Removal { disposal, ..right.clone() }).await.unwrap_err();
         assert_eq!(error.kind(), Kind::Refused);
         assert!(
-            error.to_string().ends_with("kubectl annotate pv pvc-uid-a berth.storage/take-over=here"),
+            error
+                .to_string()
+                .ends_with("kubectl annotate --overwrite pv pvc-uid-a berth.storage/take-over=here"),
             "{error}"
         );
     }

@@ -164,7 +164,7 @@ async fn copied(bed: Arc<Bed>) -> Result<()> {
     other.case.create_global::<PersistentVolume>(&copy_of(&volume)?).await?;
     other.case.volume_phase(&name, "Released").await?;
     let id = bed.case.cluster_id().await?;
-    let command = format!("kubectl annotate pv {name} berth.storage/take-over={id}");
+    let command = format!("kubectl annotate --overwrite pv {name} berth.storage/take-over={id}");
     refused(&other, &volume, &command).await?;
     ensure!(bed.images().await?.trash.is_empty(), "{:?}", bed.images().await?);
     inventory::Image::of(&bed.cluster, &spec).await?;
@@ -310,7 +310,12 @@ async fn by_hand(bed: Arc<Bed>) -> Result<()> {
     bed.expect_image("production");
     let volume = made_by_hand(&bed, &class, &bed.cluster.monitors().v1, "production").await?;
     let name = volume.name_any();
-    refused(&bed, &volume, &format!("kubectl annotate pv {name} berth.storage/take-over=unrecorded")).await?;
+    refused(
+        &bed,
+        &volume,
+        &format!("kubectl annotate --overwrite pv {name} berth.storage/take-over=unrecorded"),
+    )
+    .await?;
     bed.cluster.rbd(&["info", &spec]).await?;
     ensure!(bed.images().await?.trash.is_empty(), "{:?}", bed.images().await?);
     bed.case.patch_volume(&name, &policy("Retain")).await?;
