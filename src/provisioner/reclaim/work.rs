@@ -17,7 +17,7 @@ use crate::{
     backend::{Backend, Error, Kind, Removed, Restored},
     provisioner::{
         Shared,
-        cluster::Failure,
+        cluster::{Cause, Failure},
         events::Type,
         names,
         objects::{VolumeObject, annotation},
@@ -78,7 +78,7 @@ async fn round(shared: &Shared, name: &str, tries: u32, permit: &Permit) -> Resu
         Duty::None | Duty::Guard | Duty::Unguard => class_known(shared, &live),
     };
     match plan(&live, class.as_ref(), &shared.backends, guarding) {
-        Plan::Ignore => keep(shared, &live, class.as_ref(), permit).await.map(Round::Over),
+        Plan::Ignore => keep(shared, &live, class.as_ref(), permit).await,
         Plan::Refuse(why) => {
             // What the volume says now cannot be read, but it is not what was begun before.
             if shared.records().removing(name).is_some() {
@@ -117,7 +117,13 @@ async fn remove(
     match backend.remove(&order.removal, permit).await {
         Ok(removed) => {
             tracing::info!(volume = name, disposal = %order.removal.disposal, outcome = ?removed, "removed the volume");
-            shared.records().leaving(name, true);
+            let mut records = shared.records();
+            records.leaving(name, true);
+            match removed {
+                Removed::Trashed | Removed::Archived(_) => records.moved_away(name),
+                Removed::Kept | Removed::Absent => {}
+            }
+            drop(records);
             Ok((order, removed))
         }
         Err(error) => {
@@ -177,22 +183,26 @@ async fn keep(
     live: &VolumeObject,
     class: Option<&Class>,
     permit: &Permit,
-) -> Result<Outcome, Outcome> {
+) -> Result<Round, Outcome> {
     let name = live.metadata.name.as_deref().unwrap_or_default();
     let standing = standing(live, &shared.backends);
     let unguard = duty(standing, shared.records().guarding()) == Duty::Unguard;
     let rescued = shared.records().removing(name).is_some() && !standing.goes();
     if !unguard && !rescued {
-        return Ok(Outcome::Done);
+        return Ok(Round::Over(Outcome::Done));
     }
     restore(shared, live, class, permit).await?;
     if !unguard {
-        return Ok(Outcome::Done);
+        return Ok(Round::Over(Outcome::Done));
     }
     if permit.check().is_err() {
         return Err(Outcome::Retry);
     }
-    patched(shared, name, shared.cluster.patch_volume(name, &object::unguarding(live)).await)
+    match shared.cluster.patch_volume(name, &object::unguarding(live)).await {
+        // Somebody changed it since it was read.
+        Err(failure) if failure.cause == Cause::Conflict => Ok(Round::Again),
+        answer => patched(shared, name, answer).map(Round::Over),
+    }
 }
 
 /// Undoes what was begun of a removal, so that the data is where the volume says.
@@ -211,9 +221,13 @@ async fn restore(
         shared.records().end_removal(name);
         return Ok(());
     };
+    let moved_away = shared.records().is_moved_away(name);
     match backend.restore(&removal, permit).await {
-        Ok(Restored::InPlace) => tracing::debug!(volume = name, "the volume stays, and was not moved"),
-        Ok(Restored::MovedBack) => {
+        Ok(Restored::InPlace) if !moved_away => {
+            tracing::debug!(volume = name, "the volume stays, and was not moved");
+        }
+        // The round of the trash may have been quicker.
+        Ok(Restored::InPlace | Restored::MovedBack) => {
             tracing::info!(
                 volume = name,
                 "the volume is not to be removed any more: its data was moved back"

@@ -91,7 +91,7 @@ pub(super) struct VolumeRecord {
     leaving: bool,
     /// What the backend was asked to do with the bytes in this term, if it was, or may have been asked to do before the object was
     /// made again: they may not be in their place.
-    removing: Option<Disposal>,
+    removing: Option<Begun>,
     /// An older provisioner made it.
     legacy: bool,
     /// A hash of the object's UID: another object of the same name is another volume.
@@ -99,6 +99,14 @@ pub(super) struct VolumeRecord {
     /// A hash of what the work on it is decided by beside the standing.
     said: u64,
     round: u32,
+}
+
+/// What the backend was asked to do with the bytes of a volume.
+#[derive(Debug, Clone, Copy)]
+struct Begun {
+    asked: Disposal,
+    /// The backend has said that it moved them.
+    moved: bool,
 }
 
 /// Another volume, or a claim that is being provisioned, at exactly the same place.
@@ -431,13 +439,26 @@ impl Records {
 
     /// What the backend was asked to do with the bytes of this volume in this term.
     pub(super) fn removing(&self, name: &str) -> Option<Disposal> {
-        self.volumes.get(name)?.removing
+        self.volumes.get(name)?.removing.map(|begun| begun.asked)
+    }
+
+    /// The backend has moved the bytes of this volume away, as it was asked to.
+    pub(super) fn moved_away(&mut self, name: &str) {
+        if let Some(begun) = self.volumes.get_mut(name).and_then(|record| record.removing.as_mut()) {
+            begun.moved = true;
+        }
+    }
+
+    /// Whether the bytes of this volume were moved away in this term, and have not been seen at their place since.
+    pub(super) fn is_moved_away(&self, name: &str) -> bool {
+        self.volumes.get(name).and_then(|record| record.removing).is_some_and(|begun| begun.moved)
     }
 
     /// The backend is asked to remove this volume. Returns whether it was asked before.
     pub(super) fn begin_removal(&mut self, name: &str, disposal: Disposal) -> bool {
-        let record = self.volumes.get_mut(name);
-        record.is_some_and(|record| record.removing.replace(disposal).is_some())
+        let Some(record) = self.volumes.get_mut(name) else { return false };
+        let moved = record.removing.is_some_and(|begun| begun.moved);
+        record.removing.replace(Begun { asked: disposal, moved }).is_some()
     }
 
     /// Nothing of a removal of this volume is begun any more.
@@ -629,7 +650,9 @@ impl Records {
             && same.is_none()
             && !self.reservations.contains_key(claim_uid);
         let (leaving, removing) = same
-            .map_or((false, came_back.then_some(Disposal::Delete)), |known| (known.leaving, known.removing));
+            .map_or((false, came_back.then_some(Begun { asked: Disposal::Delete, moved: false })), |known| {
+                (known.leaving, known.removing)
+            });
         let said = match reclaim::duty(standing, self.guarding) {
             Duty::Remove => said(object),
             Duty::None | Duty::Guard | Duty::Unguard => hash(&annotation(&object.metadata, names::TAKE_OVER)),

@@ -82,6 +82,49 @@ async fn a_volume_that_is_rescued_between_the_move_and_the_deletion_of_its_objec
     }
 }
 
+/// What puts data back beside us, as a round of the trash does, leaves nothing for us to move.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn that_a_rescued_volume_has_its_data_again_is_told_whoever_put_it_back() {
+    let bed = Bed::new();
+    bed.memory.leave_trash_alone();
+    let running = bed.start().await;
+    let volume = with_volume(&bed).await;
+    let place = place_of(&bed, &volume);
+    bed.memory.fill(&place);
+    let deletes = Match::verb("delete").resource("persistentvolumes").user(USER);
+    let held = bed.server.faults().inject(deletes, Fault::Hang, Times::Always);
+    bed.delete_claim("data");
+    bed.until("its object is about to be deleted", || bed.server.faults().hits(held) > 0).await;
+    bed.memory.fail_next(Operation::Restore, 1, Moment::After, Failure::Busy);
+    patch_volume(&bed, &volume, retain());
+    bed.server.faults().remove(held);
+    bed.event(&volume, "VolumeRestored").await;
+    running.stop().await;
+    assert!(bed.memory.exists(&place));
+}
+
+/// Another writer changed the object meanwhile: it is read again at once, and not after the time for failures.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_finalizer_that_cannot_be_taken_off_a_changed_object_is_taken_off_the_new_version_at_once() {
+    let bed = holding(Duration::ZERO).await;
+    let mut settings = bed.settings().await;
+    settings.pace.min = Duration::from_hours(1);
+    settings.pace.max = Duration::from_hours(2);
+    let running = bed.start_with(settings);
+    let volume = with_volume(&bed).await;
+    let deletes = Match::verb("delete").resource("persistentvolumes").user(USER);
+    let refused = bed.server.faults().inject(deletes, Fault::Code(500, None), Times::Always);
+    bed.delete_claim("data");
+    bed.event(&volume, "VolumeFailedDelete").await;
+    let patches = Match::verb("patch").resource("persistentvolumes").user(USER);
+    let conflict = bed.server.faults().inject(patches, Fault::Code(409, None), Times::Count(1));
+    patch_volume(&bed, &volume, retain());
+    bed.until("it is held no more", || !guarded(&bed, &volume)).await;
+    assert_eq!(bed.server.faults().hits(conflict), 1);
+    bed.server.faults().remove(refused);
+    running.stop().await;
+}
+
 /// The object is marked as deleted already, and goes when our finalizer is taken off: with the data in its place.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_volume_that_is_rescued_when_its_object_is_about_to_go_keeps_its_data() {
