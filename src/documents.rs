@@ -194,6 +194,10 @@ impl Host for Nobody {
         panic!("nothing is kept for a place")
     }
 
+    async fn is_kept(&self, _: &SecretName, _: &VolumeName) -> Result<bool, Error> {
+        panic!("nothing is kept for a place")
+    }
+
     async fn forget(&self, _: &SecretName, _: &VolumeName) -> Result<(), Error> {
         panic!("nothing is forgotten for a place")
     }

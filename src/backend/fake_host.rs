@@ -89,6 +89,10 @@ impl Host for FakeHost {
         Err(Error::new(Kind::Internal, format!("this host keeps no Secret {name}")))
     }
 
+    async fn is_kept(&self, name: &SecretName, _: &VolumeName) -> Result<bool, Error> {
+        Err(Error::new(Kind::Internal, format!("this host keeps no Secret {name}")))
+    }
+
     async fn forget(&self, name: &SecretName, _: &VolumeName) -> Result<(), Error> {
         Err(Error::new(Kind::Internal, format!("this host keeps no Secret {name}")))
     }

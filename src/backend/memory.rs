@@ -694,6 +694,11 @@ impl Backend for Memory {
         answer(Operation::Restore, lost, restored)
     }
 
+    fn kept_secret(&self, record: &BTreeMap<String, String>) -> Option<SecretName> {
+        let get = |key: &str| record.get(key).cloned();
+        Some(SecretName { namespace: get("secretNamespace")?, name: get("secretName")? })
+    }
+
     async fn unregistered(&self, store: &str, volumes: &[KnownVolume]) -> Result<Vec<VolumeName>, Error> {
         let lost = self.enter(Operation::Unregistered).await?;
         let unknown = {

@@ -69,6 +69,12 @@ pub trait Backend: Send + Sync + 'static {
         false
     }
 
+    /// The Secret that was kept for a volume with this [record](Volume::record), and that nodes need to mount it; `None` where they
+    /// need another one, or none. Pure, touches nothing.
+    fn kept_secret(&self, _record: &BTreeMap<String, String>) -> Option<SecretName> {
+        None
+    }
+
     /// Makes the volume, or finds the one that an earlier call made.
     ///
     /// It stays *unfinished* (see [`unfinished`](Backend::unfinished)) until [`confirm`](Backend::confirm).
@@ -92,7 +98,9 @@ pub trait Backend: Send + Sync + 'static {
     /// tells of them with [`register`](Backend::register). Costs one listing, not one look for each volume.
     async fn unregistered(&self, store: &str, volumes: &[KnownVolume]) -> Result<Vec<VolumeName>, Error>;
 
-    /// Records whose a volume is that is in use. What another cluster has recorded is left alone: [`Kind::Refused`].
+    /// Records whose a volume is that is in use, and makes its Secret again ([`kept_secret`](Backend::kept_secret)) where that was
+    /// deleted. What another cluster has recorded is left alone: [`Kind::Refused`]; so is a Secret of that name that was not kept
+    /// for the volume: [`Kind::Conflict`].
     async fn register(&self, volume: &InUse, permit: &Permit) -> Result<(), Error>;
 
     /// Makes the volume hold at least so much, never less than before; tells what it holds then.
@@ -141,6 +149,10 @@ pub trait Host: Send + Sync + 'static {
     /// Keeps `secrets` under that name for `owner`, in place of what was kept for the same owner. What was not kept for
     /// it is left alone: [`Kind::Conflict`].
     async fn keep(&self, name: &SecretName, secrets: &Secrets, owner: &VolumeName) -> Result<(), Error>;
+
+    /// Whether what was kept for `owner` under that name is still there, as of now. Where something else has the name:
+    /// [`Kind::Conflict`].
+    async fn is_kept(&self, name: &SecretName, owner: &VolumeName) -> Result<bool, Error>;
 
     /// Forgets what was kept for `owner` under that name; nothing there is a success, and what was not kept for it
     /// is [`Kind::Refused`].

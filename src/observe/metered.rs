@@ -17,7 +17,8 @@ use crate::{
         Unfinished,
     },
     volume::{
-        Grown, Growth, InUse, Permit, Place, Removal, Source, Volume, VolumeId, VolumeName, VolumeRequest,
+        Grown, Growth, InUse, Permit, Place, Removal, SecretName, Source, Volume, VolumeId, VolumeName,
+        VolumeRequest,
     },
 };
 
@@ -75,6 +76,10 @@ impl Backend for Metered {
 
     fn is_provisional(&self, store: &str) -> bool {
         self.inner.is_provisional(store)
+    }
+
+    fn kept_secret(&self, record: &BTreeMap<String, String>) -> Option<SecretName> {
+        self.inner.kept_secret(record)
     }
 
     async fn create(&self, request: &VolumeRequest, permit: &Permit) -> Result<Volume, Error> {

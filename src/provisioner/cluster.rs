@@ -14,14 +14,18 @@ use std::{
 
 use futures::{StreamExt as _, TryStreamExt as _};
 use http::{Method, Request, StatusCode, header};
-use k8s_openapi::api::{
-    core::v1::{PersistentVolume, Secret},
-    storage::v1::StorageClass,
+use k8s_openapi::{
+    api::{
+        core::v1::{PersistentVolume, Secret},
+        storage::v1::StorageClass,
+    },
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 use kube::{
     Api, Client,
     api::{WatchEvent, WatchParams},
     client::Body,
+    core::PartialObjectMeta,
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
@@ -241,9 +245,23 @@ impl Cluster {
 
     /// Whether there is a Secret of this name, without reading its values.
     pub(super) async fn has_secret(&self, secret: &SecretName) -> Result<bool, Failure> {
+        Ok(self.secret_metadata(secret).await?.is_some())
+    }
+
+    /// The metadata of the Secret as it is now, without its values.
+    pub(super) async fn secret_metadata(&self, secret: &SecretName) -> Result<Option<ObjectMeta>, Failure> {
         let path = format!("{}/{}", secrets(&secret.namespace)?, plain(&secret.name)?);
         let answer = self.ask(&Method::GET, &path, METADATA_OF_ONE, None::<(_, &Value)>).await;
-        Ok(found(answer)?.is_some())
+        let Some(answer) = found(answer)? else { return Ok(None) };
+        let object: PartialObjectMeta<Secret> = serde_json::from_slice(&answer).map_err(|_| {
+            failed(
+                Cause::Unknown,
+                &Method::GET,
+                &path,
+                &"the answer cannot be read as the metadata of a Secret",
+            )
+        })?;
+        Ok(Some(object.metadata))
     }
 
     /// Watches this one Secret, without reading its values, until it is there; `false` where the server ended the watch before.

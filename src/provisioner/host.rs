@@ -217,7 +217,7 @@ impl Host for KubernetesHost {
                 Stored::Before => {}
             }
             let Some(live) = self.live(name).await? else { continue };
-            if !kept_for(&live, owner) {
+            if !kept_for(&live.metadata, owner) {
                 return Err(Error::new(
                     Kind::Conflict,
                     format!(
@@ -234,10 +234,26 @@ impl Host for KubernetesHost {
         Err(Error::new(Kind::Unavailable, format!("Secret {name} changes while it is being written")))
     }
 
+    async fn is_kept(&self, name: &SecretName, owner: &VolumeName) -> Result<bool, Error> {
+        let found = self.cluster.secret_metadata(name).await;
+        let found = found.map_err(|failure| error(explain(Right::GetSecrets, name, &failure)))?;
+        match Keeping::of(found.as_ref(), owner) {
+            Keeping::Kept => Ok(true),
+            Keeping::Gone => Ok(false),
+            Keeping::Replaced => Err(Error::new(
+                Kind::Conflict,
+                format!(
+                    "Secret {name} was not made for volume {owner}, of whose user it should hold the key, and was left alone: nodes \
+                     cannot mount the volume with it. Delete it, and it is made again"
+                ),
+            )),
+        }
+    }
+
     async fn forget(&self, name: &SecretName, owner: &VolumeName) -> Result<(), Error> {
         self.forget_reading(name);
         let Some(live) = self.live(name).await? else { return Ok(()) };
-        if !kept_for(&live, owner) {
+        if !kept_for(&live.metadata, owner) {
             let volume = self.cluster.volume(owner.as_str()).await.map_err(|failure| {
                 error((unknown(&failure), format!("whose Secret {name} is cannot be found out: {failure}")))
             })?;
@@ -368,11 +384,33 @@ fn secret_for(name: &SecretName, secrets: &Secrets, owner: &VolumeName) -> Secre
 
 const OPAQUE: &str = "Opaque";
 
-/// Whether we keep it for this volume.
-fn kept_for(secret: &SecretObject, owner: &VolumeName) -> bool {
-    let labels = secret.metadata.labels.as_ref();
+/// Whether we keep a Secret with this metadata for this volume.
+fn kept_for(metadata: &ObjectMeta, owner: &VolumeName) -> bool {
+    let labels = metadata.labels.as_ref();
     labels.and_then(|labels| labels.get(names::MANAGED_BY)).is_some_and(|by| by == names::BERTH)
-        && annotation(&secret.metadata, names::OWNER) == Some(owner.as_str())
+        && annotation(metadata, names::OWNER) == Some(owner.as_str())
+}
+
+/// What became of a Secret that was kept for a volume.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Keeping {
+    /// It is there.
+    Kept,
+    /// There is none of its name.
+    Gone,
+    /// There is one of its name that was not made for the volume.
+    Replaced,
+}
+
+impl Keeping {
+    /// By the metadata of what has its name.
+    pub(super) fn of(found: Option<&ObjectMeta>, owner: &VolumeName) -> Self {
+        match found {
+            None => Self::Gone,
+            Some(metadata) if kept_for(metadata, owner) => Self::Kept,
+            Some(_) => Self::Replaced,
+        }
+    }
 }
 
 /// Whether cephfs-provisioner made it for this volume: it wrote no mark on it, but made it of exactly this shape under a

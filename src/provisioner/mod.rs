@@ -16,6 +16,7 @@ mod facts;
 #[cfg(test)]
 mod fixtures;
 pub mod host;
+mod kept_secrets;
 pub mod lease;
 mod names;
 mod objects;

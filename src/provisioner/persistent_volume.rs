@@ -252,13 +252,12 @@ impl Recorded {
 
     /// The same without what cannot be read. For undoing what was begun, never for a removal.
     pub(super) fn legible(volume: &VolumeObject) -> Self {
-        let record = annotation(&volume.metadata, names::RECORD);
         Self {
             id: read(volume, names::VOLUME_ID).unwrap_or_default(),
             disposal: read(volume, names::ON_DELETE).unwrap_or_default(),
             origin: read(volume, names::ORIGIN).unwrap_or_default(),
             store_identity: annotation(&volume.metadata, names::STORE_ID).map(str::to_owned),
-            record: record.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default(),
+            record: legible_record(volume),
             retention: annotation(&volume.metadata, names::TRASH_RETENTION).and_then(parse_duration),
         }
     }
@@ -283,6 +282,12 @@ impl Recorded {
             retention,
         }
     }
+}
+
+/// What the backend must be told again; nothing where that cannot be read. Never for a removal.
+pub(super) fn legible_record(volume: &VolumeObject) -> BTreeMap<String, String> {
+    let text = annotation(&volume.metadata, names::RECORD);
+    text.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default()
 }
 
 fn read<T: std::str::FromStr<Err = Invalid>>(

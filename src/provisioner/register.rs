@@ -142,7 +142,11 @@ pub(super) async fn reconcile(shared: &Shared, name: &str, permit: &Permit) -> O
         Err(error) => {
             tracing::warn!(volume = name, kind = %error.kind(), error = error.chain(), "cannot record the volume on the storage yet");
             match error.kind() {
-                Kind::Exhausted | Kind::Conflict => Outcome::Slow,
+                Kind::Conflict => {
+                    tell(shared, &live, &error.chain());
+                    Outcome::Slow
+                }
+                Kind::Exhausted => Outcome::Slow,
                 Kind::Invalid
                 | Kind::Unsupported
                 | Kind::NotFound
@@ -156,7 +160,7 @@ pub(super) async fn reconcile(shared: &Shared, name: &str, permit: &Permit) -> O
     }
 }
 
-/// Tells the administrator why the volume cannot be recorded: it can be used, but not removed.
+/// Tells the administrator why the volume cannot be recorded, or its Secret not be made again.
 fn tell(shared: &Shared, live: &VolumeObject, why: &str) {
     let name = live.metadata.name.as_deref().unwrap_or_default();
     tracing::warn!(volume = name, why, "the volume cannot be recorded on the storage");

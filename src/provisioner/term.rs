@@ -12,7 +12,7 @@ use std::{
 use tokio::{sync::mpsc, task::JoinSet};
 
 use super::{
-    Settings, Shared, expand, lease, provision,
+    Settings, Shared, expand, kept_secrets, lease, provision,
     queue::{Queue, Work},
     reclaim,
     records::Key,
@@ -75,7 +75,7 @@ pub(super) struct Term {
     workers: usize,
     lanes: HashMap<LaneId, Lane>,
     tasks: JoinSet<()>,
-    /// Sweeping, looking for volumes that are not recorded, and what backends do by themselves.
+    /// Sweeping, looking for volumes that are not recorded or whose Secrets are gone, and what backends do by themselves.
     background: JoinSet<()>,
     freed: (mpsc::UnboundedSender<LaneId>, mpsc::UnboundedReceiver<LaneId>),
     /// When the work in hand began, by its key.
@@ -102,8 +102,9 @@ impl Term {
         ));
         background.spawn(secret_waits::run(Arc::clone(shared)));
         shared.records().work(queue.clone());
-        // It queues what it finds.
+        // They queue what they find.
         background.spawn(register::run(Arc::clone(shared)));
+        background.spawn(kept_secrets::run(Arc::clone(shared)));
         Self {
             lease,
             shared: Arc::clone(shared),

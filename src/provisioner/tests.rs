@@ -5,6 +5,7 @@
 mod bed;
 mod contract;
 mod growth;
+mod kept_secrets;
 mod leading;
 mod provisioning;
 mod removal;

@@ -83,6 +83,16 @@ impl Keys {
         self.map().insert(name.clone(), (secrets, None));
     }
 
+    /// Deletes a Secret as whoever may do that in its namespace would.
+    pub fn delete(&self, name: &SecretName) {
+        self.map().remove(name);
+    }
+
+    /// What the Secret of this name holds.
+    pub fn get(&self, name: &SecretName) -> Option<Secrets> {
+        self.map().get(name).map(|(secrets, _)| secrets.clone())
+    }
+
     /// The names of the Secrets that a backend keeps here.
     pub fn kept(&self) -> Vec<SecretName> {
         self.map().iter().filter(|(_, (_, owner))| owner.is_some()).map(|(name, _)| name.clone()).collect()
@@ -130,6 +140,14 @@ impl Host for Keys {
                 map.insert(name.clone(), (secrets.clone(), Some(owner.clone())));
                 Ok(())
             }
+        }
+    }
+
+    async fn is_kept(&self, name: &SecretName, owner: &VolumeName) -> Result<bool, Error> {
+        match self.map().get(name) {
+            None => Ok(false),
+            Some((_, kept_for)) if kept_for.as_ref() == Some(owner) => Ok(true),
+            Some(_) => Err(Error::new(Kind::Conflict, format!("Secret {name} is another one's"))),
         }
     }
 

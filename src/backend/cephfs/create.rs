@@ -25,7 +25,7 @@ use crate::{
     },
     volume::{
         Capacity, CephfsSource, ClaimKey, ClusterIds, CsiSource, Origin, Permit, SecretName, Secrets, Source,
-        Volume, VolumeId, VolumeRequest,
+        Volume, VolumeId, VolumeName, VolumeRequest,
     },
 };
 
@@ -83,9 +83,8 @@ pub(super) async fn create(
         memory.stuck.remove(&at.shown());
     }
     if let Node::Own { user, secret } = &plan.node {
-        let key = work.subvolumes.authorize(&at, user, &claim.uid, permit).await?;
-        permit.check()?;
-        work.host.keep(secret, &secrets(plan.form, user, key.reveal()), &request.name).await?;
+        let own = OwnUser { user, secret, form: plan.form };
+        own.let_in(work, &at, &claim.uid, &request.name, permit).await?;
     }
     Ok(Volume {
         source: source(plan, &at, &id, driver, &info.path),
@@ -97,8 +96,32 @@ pub(super) async fn create(
     })
 }
 
+/// A volume's own user, and the Secret with its key.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct OwnUser<'a> {
+    pub(super) user: &'a str,
+    pub(super) secret: &'a SecretName,
+    pub(super) form: Form,
+}
+
+impl OwnUser<'_> {
+    /// Lets the user into the subvolume, made for the claim with this UID, and keeps its key for `volume`. Both may be there already.
+    pub(super) async fn let_in(
+        self,
+        work: &Work,
+        at: &At,
+        uid: &str,
+        volume: &VolumeName,
+        permit: &Permit,
+    ) -> Result<(), Error> {
+        let key = work.subvolumes.authorize(at, self.user, uid, permit).await?;
+        permit.check()?;
+        work.host.keep(self.secret, &secrets(self.form, self.user, key.reveal()), volume).await
+    }
+}
+
 /// The Secret of a volume's own user.
-pub(super) fn secrets(form: Form, user: &str, key: &str) -> Secrets {
+fn secrets(form: Form, user: &str, key: &str) -> Secrets {
     let values = values(form, user, key).into_iter();
     values.map(|(name, value)| (name.to_owned(), value.as_bytes().to_vec())).collect()
 }

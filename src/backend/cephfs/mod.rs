@@ -19,7 +19,7 @@ mod store;
 mod subvolumes;
 mod sweep;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -47,7 +47,7 @@ use crate::{
     system::guard::{Guards, Held},
     volume::{
         CephfsSource, CsiSource, Disposal, Grown, Growth, InUse, Invalid, Permit, Place, Provenance, Removal,
-        Source, Volume, VolumeId, VolumeName, VolumeRequest,
+        SecretName, Source, Volume, VolumeId, VolumeName, VolumeRequest,
     },
 };
 
@@ -315,6 +315,14 @@ impl Cephfs {
     }
 }
 
+/// What the PV of this source is for.
+fn form(source: &Source) -> Form {
+    match source {
+        Source::Cephfs(_) => Form::InTree,
+        Source::Csi(_) | Source::Nfs { .. } | Source::Rbd(_) => Form::Csi,
+    }
+}
+
 #[async_trait]
 impl Backend for Cephfs {
     fn capabilities(&self) -> &Capabilities {
@@ -343,6 +351,10 @@ impl Backend for Cephfs {
 
     fn is_provisional(&self, store: &str) -> bool {
         !self.clusters.is_configured(store)
+    }
+
+    fn kept_secret(&self, record: &BTreeMap<String, String>) -> Option<SecretName> {
+        Record::read(record).ok()?.own.map(|(_, secret)| secret)
     }
 
     async fn create(&self, request: &VolumeRequest, permit: &Permit) -> Result<Volume, Error> {
@@ -377,14 +389,10 @@ impl Backend for Cephfs {
     async fn restore(&self, removal: &Removal, permit: &Permit) -> Result<Restored, Error> {
         let _held = self.hold(&removal.name)?;
         permit.check()?;
-        let form = match &removal.source {
-            Source::Cephfs(_) => Form::InTree,
-            Source::Csi(_) | Source::Nfs { .. } | Source::Rbd(_) => Form::Csi,
-        };
         if let Some(id) = &removal.id {
             let (work, record) =
                 self.work_of(id, &removal.name, &removal.source, &removal.provenance).await?;
-            return remove::restore(&work, removal, &record, form, permit).await;
+            return remove::restore(&work, removal, &record, form(&removal.source), permit).await;
         }
         let (work, old) = self.work_of_old(&removal.source, &removal.claim, &removal.provenance).await?;
         old::restore(&work, &old, permit).await
@@ -402,7 +410,7 @@ impl Backend for Cephfs {
         permit.check()?;
         if let Some(id) = &volume.id {
             let (work, record) = self.work_of(id, &volume.name, &volume.source, &volume.provenance).await?;
-            return register::register(&work, volume, &record, permit).await;
+            return register::register(&work, volume, &record, form(&volume.source), permit).await;
         }
         let (work, old) = self.work_of_old(&volume.source, &volume.claim, &volume.provenance).await?;
         old::register(&work, &old, volume, permit).await

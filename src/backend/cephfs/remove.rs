@@ -7,7 +7,7 @@
 use std::time::SystemTime;
 
 use super::{
-    create::secrets,
+    create::OwnUser,
     mark::{self, Archived, Deleted, Mark, Marks, Owner},
     names,
     proof::{Proof, Said, prove},
@@ -190,9 +190,7 @@ pub(super) async fn restore(
         return Ok(if undeleted { Restored::MovedBack } else { Restored::InPlace });
     }
     if let (Some((user, secret)), Owner::Claim(mark)) = (&record.own, &marks.owner) {
-        let key = work.subvolumes.authorize(&at, user, &mark.uid, permit).await?;
-        permit.check()?;
-        work.host.keep(secret, &secrets(form, user, key.reveal()), &removal.name).await?;
+        OwnUser { user, secret, form }.let_in(work, &at, &mark.uid, &removal.name, permit).await?;
     }
     work.subvolumes.remove_metadata(&at, mark::ARCHIVED, permit).await?;
     work.store.memory().archives.remove(&at);

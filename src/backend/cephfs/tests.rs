@@ -2,9 +2,10 @@
 
 mod argv;
 mod crash;
-mod fake;
+pub(crate) mod fake;
 mod odd;
 mod real;
+mod secrets;
 
 use super::conformance;
 

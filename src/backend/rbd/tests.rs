@@ -96,6 +96,10 @@ impl Host for Vault {
         Err(Error::new(Kind::Internal, format!("nothing asks to keep {name}")))
     }
 
+    async fn is_kept(&self, name: &SecretName, _: &VolumeName) -> Result<bool, Error> {
+        Err(Error::new(Kind::Internal, format!("nothing asks whether {name} is kept")))
+    }
+
     async fn forget(&self, name: &SecretName, _: &VolumeName) -> Result<(), Error> {
         Err(Error::new(Kind::Internal, format!("nothing asks to forget {name}")))
     }

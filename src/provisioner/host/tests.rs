@@ -172,6 +172,46 @@ async fn what_is_kept_carries_its_volume_and_replaces_only_what_was_kept_for_it(
     host.forget(&name, &owner).await.unwrap();
 }
 
+#[tokio::test(start_paused = true)]
+async fn whether_a_secret_is_kept_is_told_by_its_marks_as_of_now_and_without_its_values() {
+    let ours = json!({"metadata": {
+        "labels": {"app.kubernetes.io/managed-by": "berth"}, "annotations": {"berth.storage/volume": "pvc-1"},
+    }});
+    let others = json!({"metadata": {"annotations": {"berth.storage/volume": "pvc-2"}}});
+    let mut of_another_volume = ours.clone();
+    fixtures::merge(&mut of_another_volume, &others);
+    let unmarked = json!({});
+    let owner = "pvc-1".parse().unwrap();
+    let table = [
+        ("there is none", None, Keeping::Gone),
+        ("kept", Some(&ours), Keeping::Kept),
+        ("of a tenant", Some(&unmarked), Keeping::Replaced),
+        ("of another volume", Some(&of_another_volume), Keeping::Replaced),
+    ];
+    let stub = server(NOTHING_FORBIDDEN);
+    let host = host(&stub).await;
+    for (row, found, expected) in table {
+        let metadata =
+            found.map(|found| serde_json::from_value(found["metadata"].clone()).unwrap_or_default());
+        assert_eq!(Keeping::of(metadata.as_ref(), &owner), expected, "{row}");
+        stub.put("secrets", "storage", "ceph-admin", found.map(stored));
+        let kept = host.is_kept(&name(), &owner).await;
+        match expected {
+            Keeping::Kept => assert!(kept.unwrap(), "{row}"),
+            Keeping::Gone => assert!(!kept.unwrap(), "{row}"),
+            Keeping::Replaced => {
+                let error = kept.unwrap_err();
+                assert_eq!(error.kind(), Kind::Conflict, "{row}");
+                assert!(error.to_string().contains("was not made for volume pvc-1"), "{row}: {error}");
+            }
+        }
+    }
+    let forbidden = server("secrets");
+    let error = self::host(&forbidden).await.is_kept(&name(), &owner).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Internal);
+    assert!(error.to_string().contains("may not get secrets in namespace"), "{error}");
+}
+
 /// Proves: row 8.6
 #[tokio::test(start_paused = true)]
 async fn a_foreign_secret_is_never_changed_or_deleted() {

@@ -35,7 +35,7 @@ use super::{
 };
 use crate::{
     backend::{Backends, Finding, KnownVolume},
-    volume::Disposal,
+    volume::{Disposal, SecretName},
 };
 
 /// One object that needs work.
@@ -94,6 +94,8 @@ pub(super) struct VolumeRecord {
     removing: Option<Begun>,
     /// An older provisioner made it.
     legacy: bool,
+    /// The Secret that the backend keeps for it, where it does.
+    kept_secret: Option<Box<SecretName>>,
     /// A hash of the object's UID: another object of the same name is another volume.
     object: u64,
     /// A hash of what the work on it is decided by beside the standing.
@@ -489,6 +491,21 @@ impl Records {
         found
     }
 
+    /// The bound volumes for which a backend keeps a Secret.
+    pub(super) fn with_kept_secrets(&self) -> Vec<Arc<str>> {
+        let mut names: Vec<_> =
+            self.volumes.keys().filter(|name| self.kept_secret(name).is_some()).map(Arc::clone).collect();
+        names.sort();
+        names
+    }
+
+    /// The Secret that a backend keeps for the volume of this name, if it is bound.
+    pub(super) fn kept_secret(&self, name: &str) -> Option<&SecretName> {
+        let record = self.volumes.get(name)?;
+        let used = record.standing.ours && record.standing.phase == Phase::Bound;
+        record.kept_secret.as_deref().filter(|_| used)
+    }
+
     /// Keeps `spot` for this claim until its volume is known or [`release`](Self::release) is called.
     pub(super) fn reserve(&mut self, claim: &Arc<Claim>, spot: Spot) {
         self.release(&claim.uid);
@@ -633,6 +650,9 @@ impl Records {
         {
             self.remember(backend, &place.store, object);
         }
+        let by = reclaim::provisioner(object, &self.backends).and_then(|name| self.backends.get(name));
+        let kept_secret =
+            by.and_then(|backend| backend.kept_secret(&persistent_volume::legible_record(object)));
         let spot = located.map(|(backend, place)| Spot::new(backend, &place));
         let claim_uid = object.spec.claim_ref.as_ref().map_or("", |claim| claim.uid.as_str());
         let round = self.round(Watched::Volumes);
@@ -664,6 +684,7 @@ impl Records {
             leaving,
             removing,
             legacy,
+            kept_secret: kept_secret.map(Box::new),
             object: uid,
             said,
             round,

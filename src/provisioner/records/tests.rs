@@ -392,6 +392,32 @@ async fn volumes_of_older_provisioners_and_volumes_that_are_taken_over_are_recor
 }
 
 #[test]
+fn a_secret_is_looked_for_only_while_its_volume_is_bound() {
+    let record = r#"{"secretNamespace":"team","secretName":"key"}"#;
+    let with = |record: &str, more: Value| {
+        let mut patch = json!({"metadata": {"annotations": {names::RECORD: record}}});
+        fixtures::merge(&mut patch, &more);
+        patch
+    };
+    let stranger = json!({"metadata": {"annotations": {"pv.kubernetes.io/provisioned-by": "x"}}, "status": {"phase": "Bound"}});
+    let mut records = records();
+    for (name, patch) in [
+        ("bound", with(record, bound())),
+        ("released", with(record, json!({}))),
+        ("of-another-provisioner", with(record, stranger)),
+        ("without-a-secret", with("{}", bound())),
+        ("unreadable", with("{", bound())),
+        ("without-a-record", bound()),
+    ] {
+        records.see_volume(&volume(name, patch));
+    }
+    assert_eq!(records.with_kept_secrets(), ["bound".into()]);
+    assert_eq!(records.kept_secret("bound").map(ToString::to_string).as_deref(), Some("team/key"));
+    records.see_volume(&volume("bound", with(record, json!({}))));
+    assert_eq!((records.with_kept_secrets(), records.kept_secret("bound")), (Vec::new(), None));
+}
+
+#[test]
 fn a_volume_at_the_same_path_of_a_store_that_nobody_named_is_found() {
     let memory = Memory::with_stores(&["default", "other", "mon-a", "mon-b"]);
     let mut records = Records::new(Backends::default().with(NAME, Arc::new(memory)), true);

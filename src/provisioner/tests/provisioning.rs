@@ -29,6 +29,8 @@ async fn a_claim_costs_one_volume_one_event_and_no_reads() {
     let uid = bed.annotated_claim("first");
     bed.event("first", "ProvisioningSucceeded").await;
     bed.provisioned(1).await;
+    // A request is counted after what it made can be seen.
+    bed.until("its Event is counted", || bed.requests("create", "events") == 1).await;
 
     bed.server.audit().reset();
     for index in 0..20 {

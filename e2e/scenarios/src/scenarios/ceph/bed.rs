@@ -119,6 +119,11 @@ impl Bed {
         Ok(())
     }
 
+    /// The Secret of this name is not the scenario's any more.
+    pub(super) fn forget_secret(&self, name: &str) {
+        self.lock().secrets.remove(&format!("{HOME}/{name}"));
+    }
+
     // --- berth and its classes -----------------------------------------------------------------
 
     /// Berth for both kinds of volumes under the names of a new installation.

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::core::v1::{PersistentVolume, Secret};
-use kube::{Api, ResourceExt};
+use kube::{Api, ResourceExt, api::DeleteParams};
 use serde_json::{Value, json};
 
 use super::{
@@ -23,6 +23,10 @@ pub(super) fn scenarios() -> Vec<Scenario> {
             in_tree,
         ),
         on_bed("a user of its own sees its volume and nothing else", confined),
+        on_bed(
+            "a deleted Secret of a volume's own user is made again, and a stranger's is left alone",
+            secret,
+        ),
         on_bed("deterministic names are the old ones, and no data is left for the next claim", deterministic),
         on_bed("an archived subvolume keeps its data, shuts out its user and tells whose it was", archive),
         on_bed("a subvolume's quota grows with its claim", grows),
@@ -120,6 +124,48 @@ async fn confined(bed: Arc<Bed>) -> Result<()> {
     ensure!(osd.split(',').all(|grant| grant.contains(&namespace)), "{osd}");
     bed.delete("one", &one).await?;
     bed.delete("other", &other).await
+}
+
+async fn secret(bed: Arc<Bed>) -> Result<()> {
+    let class = bed.cephfs_class("cephfs").parameter("pvSource", "in-tree").create().await?;
+    let berth = bed.berth().await?;
+    let volume = bed.bound("data", &class).await?;
+    let before = tenant(&bed, &volume).await?;
+    let reference = volume.spec.as_ref().and_then(|spec| spec.cephfs.as_ref()?.secret_ref.clone());
+    let name = reference.and_then(|reference| reference.name).context("the PV names no Secret")?;
+    let secrets: Api<Secret> = Api::namespaced(bed.case.admin.clone(), HOME);
+    let delete = async || secrets.delete(&name, &DeleteParams::default()).await.context("delete the Secret");
+    let made_again = async || {
+        bed.case
+            .until("the Secret to be made again", async || {
+                let again = tenant(&bed, &volume).await?;
+                ensure!(again == before, "it is of {} and not of {}, or has another key", again.0, before.0);
+                Ok(())
+            })
+            .await
+    };
+    berth.terminate().await?;
+    delete().await?;
+    let berth = bed.berth().await?;
+    made_again().await?;
+    ensure!(bed.users().await?.len() == 1, "{:?}", bed.users().await?);
+
+    // What has its name by now is another one's.
+    berth.terminate().await?;
+    delete().await?;
+    bed.secret(&name, "of a tenant").await?;
+    let berth = bed.berth().await?;
+    let told = bed.case.event("PersistentVolume", &volume.name_any(), "VolumeNotRecorded").await?;
+    ensure!(told.contains(&name) && told.contains("was not made for volume"), "{told:?}");
+    let left = tenant(&bed, &volume).await?.1;
+    ensure!(left == "of a tenant", "it was overwritten");
+    berth.terminate().await?;
+    delete().await?;
+    bed.berth().await?;
+    made_again().await?;
+    bed.forget_secret(&name);
+    bed.agrees().await?;
+    bed.delete("data", &volume).await
 }
 
 /// Proves: cephfs 4
