@@ -21,7 +21,7 @@ use super::{
     store::{Opened, Rule, Store, Trouble, Work, said},
 };
 use crate::{
-    backend::{Error, Kind, Past},
+    backend::{Error, Kind, Past, quoted},
     system::root::{Entry, Errno, Failure, Made, Placed, Root, Seen},
 };
 
@@ -187,12 +187,12 @@ impl Store {
 
     fn has_no_identity(&self, known: &str) -> String {
         let root = self.export.root.display();
+        let base = quoted(&self.export.root.join(BASE).display().to_string());
         format!(
             "the directory at {root} is not what it was: {} with the identity {known} is missing. Mount the export that \
              holds the existing volumes. If they were moved here without the names that begin with a dot, go on with: \
-             mkdir -m 700 -p {} && {}",
+             mkdir -m 700 -p {base} && {}",
             self.identity_file(),
-            self.export.root.join(BASE).display(),
             self.give_identity(known)
         )
     }
@@ -202,8 +202,17 @@ impl Store {
     }
 
     fn give_identity(&self, id: &str) -> String {
-        format!("printf '{{\"version\":1,\"id\":\"{id}\"}}\\n' > {}", self.identity_file())
+        format!("{} > {}", printing_identity(id), quoted(&self.identity_file()))
     }
+}
+
+/// The command that prints the file of an export with this identity. The identity comes from a PV or from the export.
+fn printing_identity(id: &str) -> String {
+    if id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-') {
+        return format!("printf '{{\"version\":1,\"id\":\"{id}\"}}\\n'");
+    }
+    let file = Identity { id: id.to_owned(), mirrored: false }.to_json();
+    format!("printf '%s\\n' {}", quoted(String::from_utf8_lossy(&file).trim_end()))
 }
 
 fn told(failure: Failure) -> String {

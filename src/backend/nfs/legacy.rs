@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     backend::{Kind, Removed, path::Pattern},
-    volume::{Disposal, Origin, Removal, VolumeId},
+    volume::{Disposal, Origin, Removal, VolumeId, VolumeName},
 };
 
 /// Removes what lies at `segments`, if it may be taken as the volume.
@@ -34,7 +34,7 @@ pub(super) fn remove(work: &Work<'_>, removal: &Removal, segments: &[String]) ->
         }
     };
     let cluster = work.cluster();
-    let id = VolumeId::new(NAME, &work.store.export.name, removal.name.clone())?;
+    let id = id(work, &removal.name)?;
     let marker = Marker {
         cluster: cluster.as_ref().map(|ids| ids.current().to_owned()),
         uid: Some(removal.provenance.uid.clone()).filter(|uid| !uid.is_empty()),
@@ -73,6 +73,22 @@ pub(super) fn remove(work: &Work<'_>, removal: &Removal, segments: &[String]) ->
         moves::forget(work, &marker)?;
     }
     removed
+}
+
+/// The id under which a volume is recorded whose name others chose: it may be too long for one.
+pub(super) fn id(work: &Work<'_>, name: &VolumeName) -> Result<VolumeId, Trouble> {
+    let export = &work.store.export.name;
+    VolumeId::new(NAME, export, name.clone()).or_else(|_| {
+        let length = name.as_str().len();
+        let most = VolumeId::MAX_BYTES.saturating_sub(format!("1/{NAME}/{export}/").len());
+        said(
+            Kind::Refused,
+            format!(
+                "the name of the PersistentVolume has {length} characters, and berth records volumes of export {export} under names                  of at most {most}. {}",
+                mounted::by_hand(name)
+            ),
+        )
+    })
 }
 
 fn overlapping(work: &Work<'_>, marker: &Marker) -> Result<Option<Occupant>, Trouble> {

@@ -91,7 +91,7 @@ fn stray(work: &Work<'_>, below: &[String], volume: &VolumeName) -> Result<Optio
 }
 
 /// What an administrator does where berth cannot.
-fn by_hand(name: &VolumeName) -> String {
+pub(super) fn by_hand(name: &VolumeName) -> String {
     format!(
         "Berth cannot move it to a trash; nothing was touched. Remove the data on the server, and then the volume: kubectl patch \
          pv {name} -p '{{\"spec\":{{\"persistentVolumeReclaimPolicy\":\"Retain\"}}}}' && kubectl delete pv {name}"

@@ -12,9 +12,9 @@ use std::{
 use rand::random;
 
 use super::{
-    NAME,
     commit::write_record,
     create::unknown_cluster,
+    legacy,
     places::{self, Occupant, Occupied, Relation},
     prove::{self, Asker},
     record::{self, BASE, DISPUTED, INTENTS, Marker, STAGING, UNSIGNED, VOLUMES},
@@ -23,7 +23,7 @@ use super::{
 use crate::{
     backend::{Error, Kind, KnownVolume},
     system::root::{Entry, Errno},
-    volume::{InUse, Permit, VolumeId, VolumeName},
+    volume::{InUse, Permit, VolumeName},
 };
 
 /// So many records are read in one piece.
@@ -101,7 +101,7 @@ pub(super) fn register(work: &Work<'_>, volume: &InUse, segments: &[String]) -> 
     let known = if let Some(known) = known {
         known
     } else {
-        let id = VolumeId::new(NAME, &work.store.export.name, volume.name.clone())?;
+        let id = legacy::id(work, &volume.name)?;
         let capacity = volume.capacity.bytes();
         Marker { capacity, ..Marker::new(id, segments.to_vec(), volume.claim.clone(), volume.origin) }
     };

@@ -8,6 +8,7 @@ mod health;
 mod identity;
 mod interleaving;
 mod interruption;
+mod long_names;
 mod mounted;
 mod places;
 mod register;

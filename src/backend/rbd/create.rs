@@ -20,6 +20,7 @@ use crate::{
             Reason,
             class::{Form, Parameters},
         },
+        quoted,
     },
     volume::{
         Capacity, Claim, ClaimKey, ClusterIds, CsiSource, Grown, Growth, Mode, Origin, Permit, RbdSource,
@@ -126,7 +127,8 @@ async fn adopt(
     if has != wants {
         let message = format!(
             "image {spec} was made with the features [{has}], and the class asks for [{wants}]; correct the class, or remove \
-             the image (rbd rm {spec}) if nothing is in it"
+             the image (rbd rm {}) if nothing is in it",
+            quoted(&spec)
         );
         return said(Kind::Conflict, message);
     }
@@ -134,10 +136,11 @@ async fn adopt(
     if plan.data_pool.is_some() && look.info.data_pool != plan.data_pool {
         let shown = |pool: &Option<String>| pool.clone().unwrap_or_else(|| "its own pool".to_owned());
         let message = format!(
-            "image {spec} keeps its data in {}, and the class asks for {}; correct the class, or remove the image (rbd rm \
-             {spec}) if nothing is in it",
+            "image {spec} keeps its data in {}, and the class asks for {}; correct the class, or remove the image (rbd rm {}) \
+             if nothing is in it",
             shown(&look.info.data_pool),
-            shown(&plan.data_pool)
+            shown(&plan.data_pool),
+            quoted(&spec)
         );
         return said(Kind::Conflict, message);
     }

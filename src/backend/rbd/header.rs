@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 
 use super::owner::{KEPT, Mark, OWNER};
-use crate::backend::{Error, Kind, ceph::omap};
+use crate::backend::{Error, Kind, ceph::omap, quoted};
 
 /// The object with the header of the image with this id.
 pub(super) fn object(id: &str) -> String {
@@ -75,7 +75,8 @@ impl Metadata {
         serde_json::from_str(text).map(Some).map_err(|error| {
             let message = format!(
                 "the owner of image {image}, its metadata {OWNER}, cannot be read ({error}); nothing was touched. Correct it: \
-                 rbd image-meta set {image} {OWNER} '<json>'"
+                 rbd image-meta set {} {OWNER} '<json>'",
+                quoted(image)
             );
             Error::new(Kind::Refused, message)
         })

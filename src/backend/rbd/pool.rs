@@ -15,6 +15,7 @@ use crate::{
     backend::{
         Error, Kind,
         ceph::{Call, Reason, Reply},
+        quoted,
     },
     volume::Permit,
 };
@@ -66,7 +67,8 @@ impl Full {
         match self {
             Self::Quota => {
                 format!(
-                    "pool {pool} is full: its quota is reached (ceph osd pool get-quota {pool}); raise it, or free space"
+                    "pool {pool} is full: its quota is reached (ceph osd pool get-quota {}); raise it, or free space",
+                    quoted(pool)
                 )
             }
             Self::Space => {

@@ -186,8 +186,9 @@ impl Removing<'_> {
         let told = full.told(pool);
         if !work.rm_keeps().await? {
             let message = format!(
-                "{told}. Until then nothing can be moved to its trash, since it is configured so: rbd config pool remove {pool} \
-                 rbd_move_to_trash_on_remove"
+                "{told}. Until then nothing can be moved to its trash, since it is configured so: rbd config pool remove {} \
+                 rbd_move_to_trash_on_remove",
+                quoted(pool)
             );
             return said(Kind::Exhausted, message);
         }
@@ -297,9 +298,10 @@ impl Removing<'_> {
         let clones =
             if clones.is_empty() { clones } else { format!(", of which there are the clones {clones}") };
         let message = format!(
-            "image {spec} has snapshots, which nothing asked to delete: {}{clones}. Remove them (rbd snap purge {spec}; clones \
+            "image {spec} has snapshots, which nothing asked to delete: {}{clones}. Remove them (rbd snap purge {}; clones \
              first with rbd flatten or rbd rm), or archive it: kubectl annotate pv {} berth.storage/on-delete=archive --overwrite",
             listed(&snapshots.wanted),
+            quoted(&spec),
             self.removal.name
         );
         said(Kind::InUse, message)
@@ -351,8 +353,9 @@ impl Removing<'_> {
             let message = format!(
                 "image {spec} is in the list of images and cannot be opened, so that it is not known what becomes of its data; nothing \
                  was touched. If no other cluster uses it, nothing of it is to be saved, and rbd trash ls --all {} does not name it, \
-                 remove it (rbd rm {spec})",
-                work.spot
+                 remove it (rbd rm {})",
+                quoted(&work.spot.to_string()),
+                quoted(&spec)
             );
             return said(Kind::Refused, message);
         }

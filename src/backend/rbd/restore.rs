@@ -11,7 +11,7 @@ use super::{
     store::{Trouble, Work, said},
 };
 use crate::{
-    backend::{Error, Kind, Restored, ceph::Reason},
+    backend::{Error, Kind, Restored, ceph::Reason, quoted},
     volume::{Permit, Removal},
 };
 
@@ -101,7 +101,7 @@ pub(super) async fn put_back(
             let message = format!(
                 "image {spec} cannot be restored: another image is called so. Rename that one, or restore this one under another \
                  name: rbd trash restore {} --image NAME",
-                work.spot.spec(&entry.id)
+                quoted(&work.spot.spec(&entry.id))
             );
             said(Kind::Conflict, message)
         }

@@ -228,7 +228,9 @@ async fn turn(
             format!("another image (id {}) is called {spec}; it is left alone", look.info.id),
         );
     }
-    still_to_be_purged(&work, id, &name, &look.header).await?;
+    if !still_to_be_purged(&work, id, &name, &look.header).await? {
+        return Ok(Turn::Over);
+    }
     if let Some(watcher) = look.watchers.first() {
         let watcher = watcher.told(|address| work.host.node_at(address));
         let message = format!("image {spec}, of which parts are purged, is open by {watcher}");
@@ -254,8 +256,8 @@ async fn turn(
     outcome.map(|()| Turn::More)
 }
 
-/// Whether the mark of the image still says that it is ours, and its PV is still gone.
-async fn still_to_be_purged(work: &Work, id: &str, name: &str, header: &Header) -> Result<(), Trouble> {
+/// Makes sure that the mark of the image says that it is ours, and that its PV is still gone; `false` where another cluster purges it.
+async fn still_to_be_purged(work: &Work, id: &str, name: &str, header: &Header) -> Result<bool, Trouble> {
     let spec = work.spot.spec(name);
     let entry = Entry {
         id: id.to_owned(),
@@ -267,7 +269,7 @@ async fn still_to_be_purged(work: &Work, id: &str, name: &str, header: &Header) 
     };
     match decide::owner(&entry, Some(header), work.host.cluster().as_ref()) {
         Owner::Ours(volume) => match work.host.pv_state(&volume).await? {
-            PvState::Absent => Ok(()),
+            PvState::Absent => Ok(true),
             PvState::Present { .. } => {
                 let message = format!(
                     "image {spec}, of which parts are purged, is that of PersistentVolume {volume}, which was made again; what is left \
@@ -276,9 +278,8 @@ async fn still_to_be_purged(work: &Work, id: &str, name: &str, header: &Header) 
                 said(Kind::Refused, message)
             }
         },
-        Owner::Another | Owner::Remnant => {
-            said(Kind::Refused, format!("image {spec} is another cluster's; it is left alone"))
-        }
+        Owner::Another => Ok(false),
+        Owner::Remnant => said(Kind::Refused, format!("image {spec} has no header; it is left alone")),
         Owner::Unproved(why) => {
             said(Kind::Refused, format!("nothing proves that image {spec} is ours: {why}"))
         }

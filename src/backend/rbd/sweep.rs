@@ -16,7 +16,7 @@ use super::{
     store::{Trouble, Work, said},
 };
 use crate::{
-    backend::{Error, Kind, Known, UNKNOWN_CLUSTER, Unfinished},
+    backend::{Error, Kind, Known, UNKNOWN_CLUSTER, Unfinished, quoted},
     volume::{ClaimKey, ClusterIds, Permit, VolumeId, VolumeName},
 };
 
@@ -144,7 +144,8 @@ pub(super) async fn discard(
     };
     // What is not known to be ours may be in use by others.
     let refuse_ours = |why: &str| {
-        refuse(format!("{why}. Look at it, then remove it (rbd rm {spec}) or make a PersistentVolume of it"))
+        let image = quoted(&spec);
+        refuse(format!("{why}. Look at it, then remove it (rbd rm {image}) or make a PersistentVolume of it"))
     };
     let Some(cluster) = work.host.cluster() else {
         return refuse(format!("cannot be proved to be this cluster's: {UNKNOWN_CLUSTER}"));

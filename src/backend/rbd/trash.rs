@@ -405,9 +405,11 @@ async fn settle(work: &Work, entry: &Entry, is_due: bool, permit: &Permit) -> Re
     permit.check()?;
     let spec = work.spot.spec(&entry.name);
     let Ok(_held) = work.store.hold(&spec) else { return Ok(Settled::Again) };
-    // The name of most tells whose they are; unless something is to be done, nothing is read of them.
+    // The name of most tells the volume; unless something is to be done, nothing is read of them. What was deleted counts, if it is
+    // ours, and another cluster gives such names, too.
     if !is_due && let Some(volume) = names::volume_of(&entry.name) {
         match work.host.pv_state(&volume).await? {
+            PvState::Absent if entry.fate() == Fate::Deleted => {}
             PvState::Absent => return Ok(Settled::Waits),
             PvState::Present { removing: true, .. } => return Ok(Settled::Again),
             PvState::Present { removing: false, .. } => {}

@@ -126,3 +126,42 @@ async fn a_volume_of_a_full_export_is_not_archived_and_the_error_says_what_to_do
     assert!(error.chain().contains(command), "{}", error.chain());
     assert!(site.has("team-old-pvc-uid-old/file"));
 }
+
+/// The name tells when it was removed. A clock that was a month behind, or a person, had written a time that was over long ago, and the
+/// entry was purged when it was met.
+#[tokio::test]
+async fn an_entry_whose_name_tells_a_time_long_ago_is_purged_only_once_it_was_seen_for_its_retention() {
+    use std::os::unix::fs::MetadataExt;
+    let site = Site::new();
+    let now: std::time::SystemTime = "2026-03-01T00:00:00Z".parse::<jiff::Timestamp>().unwrap().into();
+    site.host.set_now(now);
+    let plant = |name: &str, keep: u64| {
+        site.plant("aside");
+        let inode = fs::metadata(site.path("aside")).unwrap().ino();
+        let top = format!(".berth-trash-pvc-{name}@20200101T000000Z@object@cluster-1@{inode}@{keep}");
+        fs::rename(site.path("aside"), site.path(&top)).unwrap();
+        top
+    };
+    let held = plant("held", 3600);
+    let minutes = |minutes: u64| now + Duration::from_mins(minutes);
+    // Whenever another one is gone that is due at once, this one was decided about as well.
+    let mut due = vec![plant("due-1", 0)];
+    let mut gone_at_last = false;
+    site.tend_until(|status| {
+        if due.iter().all(|entry| !site.has(entry)) && !gone_at_last {
+            assert!(site.has(&held), "it was purged {} times too early", due.len());
+            if due.len() == 1 {
+                site.host.set_now(minutes(59));
+                let next = plant("due-2", 0);
+                site.nfs.stores[0].trash.put_at_top(&next);
+                due.push(next);
+            } else {
+                site.host.set_now(minutes(60));
+                gone_at_last = true;
+            }
+            site.nfs.stores[0].trash.look();
+        }
+        gone_at_last && !site.has(&held) && status.trash == 0
+    })
+    .await;
+}

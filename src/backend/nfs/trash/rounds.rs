@@ -144,8 +144,10 @@ impl Item {
                 },
                 None => self.seen?.checked_add(retention),
             },
+            // Its name may tell any time: a clock was wrong, or a person gave it.
             Found::Named { whole, .. } => {
-                SystemTime::from(whole.at).checked_add(Duration::from_secs(whole.keep))
+                let since = self.seen?.max(SystemTime::from(whole.at));
+                since.checked_add(Duration::from_secs(whole.keep))
             }
             Found::Legacy { at, .. } => {
                 let at = SystemTime::from(*at);

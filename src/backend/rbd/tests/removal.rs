@@ -49,6 +49,34 @@ async fn snapshots_are_not_deleted_with_their_image_but_archived_with_it() {
     assert!(matches!(removed, Removed::Archived(_)));
 }
 
+/// Ceph takes almost any name, and a class or a PV tells it.
+#[tokio::test]
+async fn a_name_with_signs_of_a_shell_is_quoted_in_the_commands_that_are_told() {
+    let site = Site::new();
+    let pool = "p;touch$(x)&";
+    site.small.state().spaces.insert(pool.into(), small::Space::default());
+    let request = request("a", &[("pool", pool)]);
+    let volume = site.create(&request).await.unwrap();
+    let change = |change: &dyn Fn(&mut Image)| {
+        let mut state = site.small.state();
+        change(state.spaces.get_mut(pool).unwrap().images.get_mut("berth-uid-a").unwrap());
+    };
+    let image = format!("'{pool}/berth-uid-a'");
+    change(&|image| image.snapshots = vec!["daily".into()]);
+    let told = site.remove(&removal(&request, &volume, Disposal::Delete)).await.unwrap_err().to_string();
+    assert!(told.contains(&format!("rbd snap purge {image};")), "{told}");
+    change(&|image| image.snapshots.clear());
+    let other = VolumeRequest {
+        parameters: parameters(&[("pool", pool), ("imageFeatures", "layering")]),
+        ..request.clone()
+    };
+    let told = site.create(&other).await.unwrap_err().to_string();
+    assert!(told.contains(&format!("(rbd rm {image})")), "{told}");
+    change(&|image| drop(image.metadata.insert("berth.owner".into(), "{".into())));
+    let told = site.remove(&removal(&request, &volume, Disposal::Delete)).await.unwrap_err().to_string();
+    assert!(told.contains(&format!("rbd image-meta set {image} ")), "{told}");
+}
+
 #[tokio::test]
 async fn another_cluster_under_the_same_address_is_not_touched() {
     let mut site = Site::new();

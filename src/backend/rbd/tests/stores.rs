@@ -73,6 +73,37 @@ async fn a_cluster_is_not_forgotten_before_what_was_deleted_there_is_purged() {
     }
 }
 
+/// What another cluster deleted there was counted until it was due: a month, perhaps.
+#[tokio::test]
+async fn a_cluster_is_forgotten_although_another_one_has_deleted_something_in_it_that_is_not_due() {
+    let mut site = Site::new();
+    *site.vault.retention.lock().unwrap() = Duration::from_hours(24 * 30);
+    let request = described("a", &[]);
+    let volume = site.create(&request).await.unwrap();
+    site.remove(&removal(&request, &volume, Disposal::Delete)).await.unwrap();
+    super::ownership::become_(&site, Some("there"));
+    site.restart();
+    site.rbd.acquaint(&request.parameters);
+    assert_eq!(names(&site).len(), 2);
+    let permit = Permit::unlimited();
+    site.small.calls();
+    tokio::select! {
+        () = site.rbd.tend(&permit) => unreachable!("the permit has not ended"),
+        () = async {
+            until("both look whose it is", &site, |site| {
+                let state = site.small.state();
+                state.calls.iter().filter(|call| call.contains("listomapvals rbd_header.")).count() >= 2
+            })
+            .await;
+            until("it is forgotten", &site, |site| {
+                site.rbd.retain_stores(&[], &BTreeSet::new());
+                names(site) == ["main"]
+            })
+            .await;
+        } => {}
+    }
+}
+
 #[tokio::test]
 async fn a_secret_that_does_not_exist_shows_before_any_claim_asks_for_a_volume() {
     let site = Site::new();

@@ -121,6 +121,47 @@ async fn what_another_cluster_deleted_does_not_count_as_waiting_here() {
     assert_eq!(site.trash(), ["berth-uid-theirs"]);
 }
 
+/// It was counted until it was due: its name, which the other cluster gives as well, tells no owner.
+#[tokio::test]
+async fn what_another_cluster_deleted_does_not_count_as_waiting_before_it_is_due_either() {
+    let mut site = Site::new();
+    *site.vault.retention.lock().unwrap() = Duration::from_hours(24 * 30);
+    removed(&site, "theirs", &[], Disposal::Delete).await;
+    ownership::become_(&site, Some("there"));
+    site.restart();
+    removed(&site, "ours", &[], Disposal::Delete).await;
+    let small = site.small.clone();
+    site.small.calls();
+    site.tend_until(move |store| {
+        small.state().calls.iter().any(|call| call.ends_with("listomapvals rbd_trash")) && store.trash == 1
+    })
+    .await;
+    site.restart();
+    site.tend_until(|store| store.trash == 1).await;
+    assert_eq!(site.rbd.stores()[0].stuck, []);
+    assert_eq!(site.trash(), ["berth-uid-ours", "berth-uid-theirs"]);
+}
+
+/// It was shown as stuck, and counted, in every cluster that uses the pool.
+#[tokio::test]
+async fn a_large_image_that_another_cluster_purges_is_not_counted_here() {
+    let mut site = Site::new();
+    thin(&site, "a", 1 << 40).await;
+    let small = site.small.clone();
+    site.tend_until(move |_| small.state().calls.iter().any(|call| call.starts_with("rbd resize"))).await;
+    ownership::become_(&site, Some("there"));
+    site.restart();
+    let small = site.small.clone();
+    site.small.calls();
+    site.tend_until(move |store| {
+        let looked = |call: &String| call.contains("rbd info") && call.contains("berth.purging-");
+        small.state().calls.iter().any(looked) && store.trash == 0
+    })
+    .await;
+    assert_eq!(site.rbd.stores()[0].stuck, []);
+    assert_eq!(site.small.images().len(), 1, "it is there still");
+}
+
 /// The API server tells whole seconds. An image that was due, and a moment later was not, waited for ten minutes.
 #[tokio::test]
 async fn an_image_is_purged_when_it_is_due_also_where_the_clock_goes_back_at_that_moment() {
