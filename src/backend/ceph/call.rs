@@ -95,6 +95,7 @@ impl Call {
 pub struct Reply {
     pub(super) what: String,
     pub(super) stdout: Vec<u8>,
+    pub(super) remark: String,
 }
 
 impl Reply {
@@ -122,6 +123,12 @@ impl Reply {
     /// The text read as JSON, where a command that succeeds always writes some.
     pub fn must_json<T: serde::de::DeserializeOwned>(&self) -> Result<T, Error> {
         self.json()?.ok_or_else(|| self.odd("is empty"))
+    }
+
+    /// What Ceph had to say besides, without what its libraries logged. A few commands that were not carried out tell nothing else,
+    /// and end like those that were.
+    pub fn remark(&self) -> &str {
+        &self.remark
     }
 
     fn odd(&self, why: &str) -> Error {

@@ -385,6 +385,7 @@ fn ceph(code: i32, said: &Said) -> Reason {
         }
         ENOENT if missing("pool '") || said.any(&["unrecognized pool"]) => Reason::NoPool,
         EINVAL if said.any(&["invalid pool layout"]) => Reason::NoDataPool,
+        EINVAL if said.any(&["No space left on device"]) => Reason::Full,
         ENOTEMPTY if said.any(&["has snapshots"]) => Reason::Snapshots,
         EINVAL if said.any(&["would be lesser than"]) => Reason::Shrink,
         EOPNOTSUPP if said.any(&["is not enabled/loaded", "ceph-mgr restart"]) => Reason::NotReady,

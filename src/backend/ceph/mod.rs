@@ -430,18 +430,22 @@ impl Ceph {
 
     /// What a program that ended has to say.
     fn read(&self, tool: Tool, call: &Call, ended: Ended) -> Result<Reply, Failed> {
-        if ended.code == 0 && ended.stdout.dropped == 0 {
-            return Ok(Reply { what: call.what.clone(), stdout: ended.stdout.bytes });
-        }
         let stderr =
             without_keys(&String::from_utf8_lossy(&ended.stderr.bytes), self.credentials.key().reveal());
+        let reply = |stdout| {
+            let remark = Said::read(&stderr).lines().take(2).collect::<Vec<_>>().join("; ");
+            Ok(Reply { what: call.what.clone(), stdout, remark })
+        };
+        if ended.code == 0 && ended.stdout.dropped == 0 {
+            return reply(ended.stdout.bytes);
+        }
         let (reason, said) = if ended.code == 0 {
             (Reason::Other, format!("an answer of more than {} MiB", CAP >> 20))
         } else {
             (classify(tool, ended.code, &stderr), Said::read(&stderr).gist())
         };
         if call.although == Some(reason) && ended.stdout.dropped == 0 {
-            return Ok(Reply { what: call.what.clone(), stdout: ended.stdout.bytes });
+            return reply(ended.stdout.bytes);
         }
         // The only failure of which `rados` tells on its standard output.
         let keyless =

@@ -22,6 +22,7 @@ use crate::{
             Reason,
             class::{Form, is_described},
         },
+        quoted,
     },
     volume::{
         Capacity, CephfsSource, ClaimKey, ClusterIds, CsiSource, Origin, Permit, SecretName, Secrets, Source,
@@ -197,7 +198,8 @@ async fn look(work: &Work, at: &At, claim: &ClaimKey) -> Result<Look, Error> {
 
 fn judge(at: &At, marks: &Marks, claim: &ClaimKey, cluster: Option<&ClusterIds>) -> Look {
     let shown = at.shown();
-    let by_hand = format!("ceph fs subvolume rm {} {} --group_name {}", at.fs, at.name, at.group);
+    let [fs, group, name] = at.quoted();
+    let by_hand = format!("ceph fs subvolume rm {fs} {name} --group_name {group}");
     let ours = |mark: &Mark| mark.is_of(cluster);
     if let (Owner::Claim(mark), Some(deleted)) = (&marks.owner, &marks.deleted) {
         return Look::Archived(format!(
@@ -345,14 +347,12 @@ impl Owned<'_> {
             Owner::Claim(_) | Owner::Unmarked => {}
         }
         let uid = marks.wanted.iter().find(|uid| **uid != claim.uid)?;
+        let [fs, group, name] = at.quoted();
         let message = format!(
             "the claim with UID {uid} is taking {}, or began to and was broken off. If there is no such claim any more: ceph fs \
-             subvolume metadata rm {} {} {} --group_name {}",
+             subvolume metadata rm {fs} {name} {} --group_name {group}",
             at.shown(),
-            at.fs,
-            at.name,
-            mark::wanted(uid),
-            at.group
+            quoted(&mark::wanted(uid))
         );
         Some(Error::new(Kind::Conflict, message))
     }

@@ -16,6 +16,7 @@ use crate::{
     backend::{
         Error, Kind, PvState, Removed, Restored, UNKNOWN_CLUSTER,
         ceph::{Reason, class::Parameters},
+        quoted,
     },
     volume::{
         Capacity, CephfsSource, ClaimKey, Disposal, Grown, InUse, Permit, Provenance, SecretName, VolumeName,
@@ -192,10 +193,11 @@ pub(super) async fn expand(work: &Work, old: &Old, quota: u64, permit: &Permit) 
             None => grown(quota),
         },
         Err(failed) if failed.code == Some(ENODATA) => {
+            let [fs, group, name] = at.quoted();
             let message = format!(
                 "Ceph does not tell the quota of {}, since the directory has no layout of its own; where it has a quota, raise it by \
-                 hand: ceph fs subvolume resize {} {} {quota} --group_name {} --no_shrink",
-                old.path, at.fs, at.name, at.group
+                 hand: ceph fs subvolume resize {fs} {name} {quota} --group_name {group} --no_shrink",
+                old.path
             );
             Err(Error::caused_by(Kind::Unsupported, message, failed))
         }
@@ -215,8 +217,9 @@ async fn look(work: &Work, old: &Old, at: &At, removed: Option<&VolumeName>) -> 
         let message = format!(
             "{} cannot be removed, since {above} or a directory above it has been made a subvolume (somebody looked at it with ceph fs \
              subvolume info, or in the dashboard); nothing was touched. Mount the file system and undo it: setfattr -n ceph.dir.subvolume \
-             -v 0 {above}",
-            old.path
+             -v 0 {}",
+            old.path,
+            quoted(above)
         );
         Error::caused_by(Kind::Refused, message, error)
     };

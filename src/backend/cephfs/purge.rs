@@ -111,7 +111,11 @@ async fn settle(
         Next::Purge => {
             if !deleted.purging {
                 let begun = Deleted { purging: true, ..deleted.clone() };
-                work.subvolumes.set_metadata(at, mark::DELETED, &begun.written(), permit).await?;
+                match work.subvolumes.set_metadata(at, mark::DELETED, &begun.written(), permit).await {
+                    // In a full file system nothing can be noted, and the purge makes room.
+                    Err(error) if error.kind() == Kind::Exhausted => {}
+                    outcome => outcome?,
+                }
             }
             // Ceph's `rm` leaves the users behind that were let in.
             discard_users(work, at, mark, permit).await?;

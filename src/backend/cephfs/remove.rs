@@ -67,9 +67,7 @@ pub(super) async fn remove(
         }
         Disposal::Archive => {
             undelete(work, &at, &marks, permit).await?;
-            for user in users(work, &at, record).await? {
-                work.revoke(&at, &user, permit).await?;
-            }
+            // First what a full file system withholds: there Ceph forgets a user whom it is to shut out, and does not shut it out.
             let archived = if let Some(archived) = marks.archived {
                 archived
             } else {
@@ -77,6 +75,9 @@ pub(super) async fn remove(
                 work.subvolumes.set_metadata(&at, mark::ARCHIVED, &archived.written(), permit).await?;
                 archived
             };
+            for user in users(work, &at, record).await? {
+                work.revoke(&at, &user, permit).await?;
+            }
             if let Some(expires) = archived.expires() {
                 work.store.memory().archives.insert(at.clone(), expires);
             }
@@ -321,26 +322,23 @@ pub(super) fn only_below(caps: &str, above: &str) -> bool {
 }
 
 fn only_snapshots(at: &At) -> Error {
+    let [fs, group, name] = at.quoted();
     let message = format!(
-        "{} was removed by hand, but its snapshots were retained; remove them (ceph fs subvolume snapshot ls {} {} --group_name {}; \
-         ceph fs subvolume snapshot rm …)",
-        at.shown(),
-        at.fs,
-        at.name,
-        at.group
+        "{} was removed by hand, but its snapshots were retained; remove them (ceph fs subvolume snapshot ls {fs} {name} --group_name \
+         {group}; ceph fs subvolume snapshot rm …)",
+        at.shown()
     );
     Error::new(Kind::InUse, message)
 }
 
 pub(super) fn no_group(at: &At) -> Error {
+    let [fs, group, _] = at.quoted();
     let message = format!(
         "there is no subvolume group {} in file system {}, so it cannot be said that {} was removed; nothing was touched. If the group \
-         was removed with all that was in it, make it again (ceph fs subvolumegroup create {} {})",
+         was removed with all that was in it, make it again (ceph fs subvolumegroup create {fs} {group})",
         at.group,
         at.fs,
-        at.shown(),
-        at.fs,
-        at.group
+        at.shown()
     );
     Error::new(Kind::Refused, message)
 }

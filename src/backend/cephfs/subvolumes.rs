@@ -16,6 +16,7 @@ use crate::{
     backend::{
         Error, Host, Kind,
         ceph::{Call, Ceph, Cluster, Failed, Key, Reason, Reply, Tool, client},
+        quoted,
     },
     volume::Permit,
 };
@@ -43,6 +44,11 @@ impl At {
     /// As messages name it.
     pub(super) fn shown(&self) -> String {
         format!("subvolume {} of group {} in file system {}", self.name, self.group, self.fs)
+    }
+
+    /// File system, group and name for a command that an administrator pastes.
+    pub(super) fn quoted(&self) -> [String; 3] {
+        [&self.fs, &self.group, &self.name].map(|name| quoted(name))
     }
 }
 
@@ -264,17 +270,41 @@ impl Subvolumes {
         let what = format!("write metadata {key} of {}", at.shown());
         let args =
             ["fs", "subvolume", "metadata", "set", &at.fs, &at.name, key, value, "--group_name", &at.group];
-        self.call(Call::changes(what, args, permit)).await?;
-        Ok(())
+        let reply = self.call(Call::changes(what.clone(), args, permit)).await?;
+        self.written(at, (key, Some(value)), (&what, &reply)).await
     }
 
     pub(super) async fn remove_metadata(&self, at: &At, key: &str, permit: &Permit) -> Result<(), Error> {
         let what = format!("remove metadata {key} of {}", at.shown());
         let args = ["fs", "subvolume", "metadata", "rm", &at.fs, &at.name, key, "--group_name", &at.group];
-        match self.call(Call::changes(what, args, permit)).await {
-            Ok(_) => Ok(()),
+        match self.call(Call::changes(what.clone(), args, permit)).await {
+            Ok(reply) => self.written(at, (key, None), (&what, &reply)).await,
             Err(failed) if failed.reason == Reason::NoMetadata => Ok(()),
             Err(failed) => Err(failed.into()),
+        }
+    }
+
+    /// Makes sure that metadata are as they were to be. Where the data pool is full, Ceph 16 ends a change of them as if it were
+    /// done, and only remarks why it is not.
+    async fn written(
+        &self,
+        at: &At,
+        (key, value): (&str, Option<&str>),
+        (what, reply): (&str, &Reply),
+    ) -> Result<(), Error> {
+        if reply.remark().is_empty() {
+            return Ok(());
+        }
+        match self.metadata(at).await? {
+            Found::Subvolume(metadata) if metadata.get(key).map(String::as_str) == value => Ok(()),
+            Found::Subvolume(_) | Found::NoSubvolume | Found::NoGroup | Found::OnlySnapshots => {
+                let message = format!(
+                    "{what}: Ceph did not do it, and said only: {}. It is so while the data pool is full: look at ceph df and at the \
+                     quota of the pool; free or add space, or raise the quota",
+                    reply.remark()
+                );
+                Err(Error::new(Kind::Exhausted, message))
+            }
         }
     }
 
@@ -321,15 +351,13 @@ impl Subvolumes {
         let reply = self.call(Call::reads(what, args)).await?;
         let snapshots = reply.json::<Vec<Named>>()?.unwrap_or_default();
         let Some(first) = snapshots.first() else { return Ok(()) };
+        let [fs, group, name] = at.quoted();
         let message = format!(
-            "{} has {} snapshots ({}, …), so it is not removed; remove them (ceph fs subvolume snapshot ls {} {} --group_name {}; ceph fs \
-             subvolume snapshot rm …), and it will be",
+            "{} has {} snapshots ({}, …), so it is not removed; remove them (ceph fs subvolume snapshot ls {fs} {name} --group_name \
+             {group}; ceph fs subvolume snapshot rm …), and it will be",
             at.shown(),
             snapshots.len(),
-            first.name,
-            at.fs,
-            at.name,
-            at.group
+            first.name
         );
         Err(Error::new(Kind::InUse, message))
     }
@@ -341,13 +369,11 @@ impl Subvolumes {
             Ok(_) => Ok(true),
             Err(failed) if failed.reason == Reason::NoSubvolume => Ok(false),
             Err(failed) if failed.reason == Reason::Snapshots => {
+                let [fs, group, name] = at.quoted();
                 let message = format!(
-                    "{} has snapshots, so it is not removed; remove them (ceph fs subvolume snapshot ls {} {} --group_name {}; \
-                     ceph fs subvolume snapshot rm …), and it will be",
-                    at.shown(),
-                    at.fs,
-                    at.name,
-                    at.group
+                    "{} has snapshots, so it is not removed; remove them (ceph fs subvolume snapshot ls {fs} {name} --group_name \
+                     {group}; ceph fs subvolume snapshot rm …), and it will be",
+                    at.shown()
                 );
                 Err(Error::caused_by(Kind::InUse, message, failed))
             }

@@ -181,7 +181,7 @@ pub(super) async fn discard(work: &Work, unfinished: &Unfinished, permit: &Permi
 
 /// What to do about a subvolume that has no PV of ours. It may have another one: an archive that was restored has.
 fn advice(at: &At) -> String {
-    let At { fs, group, name } = at;
+    let [fs, group, name] = at.quoted();
     format!(
         "Ask whoever else uses this Ceph cluster whether it is theirs. If a PersistentVolume uses it: ceph fs subvolume metadata set {fs} \
          {name} {} yes --group_name {group}",

@@ -23,6 +23,7 @@ pub(super) const MEANINGS: &[(&str, Reason)] = &[
     ("ceph-invalid-command", Reason::Argument),
     ("ceph-subvolume-authorize-foreign", Reason::Exists),
     ("ceph-subvolume-create-bad-name", Reason::Argument),
+    ("ceph-subvolume-create-full", Reason::Full),
     ("ceph-subvolume-create-no-filesystem", Reason::NoFilesystem),
     ("ceph-subvolume-create-no-group", Reason::NoGroup),
     ("ceph-subvolume-create-no-mgr-cap", Reason::NotPermitted),
@@ -249,4 +250,16 @@ fn nothing_that_is_missing_above_an_image_looks_like_a_missing_image() {
         let says_so = case.name.contains("no-image") || case.name.contains("no-subvolume") || in_a_full_pool;
         assert_eq!(gone, says_so, "{}", case.name);
     }
+}
+
+/// Metadata of a subvolume in a full file system: the mark of a deletion, which Ceph said to have written, was not there.
+#[test]
+fn a_change_that_ends_as_if_it_were_made_and_was_not_is_known_by_what_is_said_of_it() {
+    let said = |name: &str| {
+        let case = Recorded::all().into_iter().find(|case| case.name == name).unwrap();
+        assert_eq!(case.code, 0, "{name}");
+        Said::read(&case.stderr).lines().map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(said("ceph-subvolume-metadata-set"), [""; 0]);
+    assert_eq!(said("ceph-subvolume-metadata-set-full"), ["error in write"]);
 }

@@ -13,6 +13,7 @@
 #   renamed   the file system is called "renamed", no longer "cephfs"
 #   version3  subvolumes have the layout of the coming version 3, also those that had another one
 #   second    there is a second file system, of which only the name is known
+#   full      the data pool is full
 set -u
 dir=${0%/*}
 while (($#)) && [[ $1 != fs && $1 != auth && $1 != fsid ]]; do shift; done
@@ -217,6 +218,7 @@ case $verb in
     [[ $name =~ ^[A-Za-z0-9._-]+$ ]] || end 22 "Invalid command: invalid chars in $name"
     [[ $pool == cephfs_data ]] || end 22 "Error EINVAL: invalid pool layout '$pool' -- need a valid data pool"
     change
+    if [[ -e $dir/full ]]; then end 22 'Error EINVAL: exception in subvolume metadata: No space left on device'; fi
     if [[ ! -d $base ]]; then
       path=/volumes/$group/$name/$(</proc/sys/kernel/random/uuid)
       if [[ -e $dir/version3 ]]; then path=/volumes/$group/$name/roots/${path##*/}/mnt; fi
@@ -250,6 +252,8 @@ case $verb in
   metadata-set)
     open
     change
+    # It counts as done.
+    if [[ -e $dir/full ]]; then end 0 'error in write'; fi
     case ${words[2]} in *%* | *$'\n'*) end 22 "Error EINVAL: Traceback" ;; esac
     printf '%s' "${words[2]}" >"$sub/meta/${words[1],,}"
     changed
@@ -258,6 +262,7 @@ case $verb in
     open
     [[ -e $sub/meta/${words[1]} ]] || missing "key '${words[1]}' does not exist."
     change
+    if [[ -e $dir/full ]]; then end 0 'error in write'; fi
     rm "$sub/meta/${words[1]}"
     changed
     ;;

@@ -14,7 +14,7 @@ use super::{
 use crate::{
     backend::{
         Backend, Kind, KnownVolume, Past, PvState, Removed, Restored, Unfinished,
-        cephfs::{Cephfs, sweep},
+        cephfs::{Cephfs, remove, subvolumes::At, sweep},
         conformance::{key, provenance, request},
     },
     volume::{
@@ -584,4 +584,53 @@ async fn what_no_class_asks_for_is_done_by_the_user_that_is_configured() {
     keys.put(&secret, &[("key", "not a key")]);
     let nobody = |_: &VolumeName| false;
     assert_eq!(backend.unfinished(volume.id.store(), &nobody).await.unwrap().len(), 1);
+}
+
+#[test]
+fn a_name_with_signs_of_a_shell_is_quoted_in_the_commands_that_are_told() {
+    let at = |fs: &str, group: &str| At { fs: fs.into(), group: group.into(), name: "berth-u".into() };
+    let told = remove::no_group(&at("fs;touch x", "$(touch y)")).to_string();
+    assert!(told.ends_with("(ceph fs subvolumegroup create 'fs;touch x' '$(touch y)')"), "{told}");
+    let told = remove::no_group(&at("cephfs", "../team")).to_string();
+    assert!(told.ends_with("(ceph fs subvolumegroup create cephfs ../team)"), "{told}");
+}
+
+/// Ceph said that it had marked what was to be deleted, and had not: the PV went, and the data stayed for ever.
+#[tokio::test]
+async fn a_volume_that_cannot_be_marked_since_the_file_system_is_full_keeps_its_object_until_it_can() {
+    for disposal in [Disposal::Delete, Disposal::Archive, Disposal::Keep] {
+        let mgr = Mgr::new();
+        let backend = mgr.backend(Keys::new("i-1", KEY));
+        let permit = Permit::unlimited();
+        let request = asked("data", &[]);
+        let volume = backend.create(&request, &permit).await.unwrap();
+        let full = mgr.path().join("full");
+        fs::write(&full, "").unwrap();
+        let before = mgr.state();
+        let error = backend.remove(&removal(&request, &volume, disposal), &permit).await.unwrap_err();
+        assert_eq!(error.kind(), Kind::Exhausted, "{disposal}: {error}");
+        assert!(error.to_string().contains("error in write"), "{disposal}: {error}");
+        let error = backend.create(&asked("other", &[]), &permit).await.unwrap_err();
+        assert_eq!(error.kind(), Kind::Exhausted, "{error}");
+        fs::remove_file(&full).unwrap();
+        // But for the group of the volume, which is not made again.
+        assert_eq!(mgr.state(), before, "{disposal}");
+        backend.remove(&removal(&request, &volume, disposal), &permit).await.unwrap();
+        purged(&*backend).await;
+        assert_eq!(mgr.exists("/volumes/berth/berth-uid-data"), disposal != Disposal::Delete, "{disposal}");
+    }
+}
+
+/// What was deleted before it was full makes room.
+#[tokio::test]
+async fn a_full_file_system_does_not_keep_what_was_deleted_from_being_purged() {
+    let mgr = Mgr::new();
+    let backend = mgr.backend(Keys::new("i-1", KEY));
+    let permit = Permit::unlimited();
+    let request = asked("data", &[]);
+    let volume = backend.create(&request, &permit).await.unwrap();
+    backend.remove(&removal(&request, &volume, Disposal::Delete), &permit).await.unwrap();
+    fs::write(mgr.path().join("full"), "").unwrap();
+    purged(&*backend).await;
+    assert!(!mgr.exists("/volumes/berth/berth-uid-data"));
 }

@@ -33,8 +33,16 @@ pub(super) fn scenarios() -> Vec<Scenario> {
         on_bed("ten claims at once make ten subvolumes", many),
         on_bed("a subvolume that is gone already keeps nobody waiting", gone),
         on_bed("the subvolume group and the pool of the class are used", layout),
+        on_bed(
+            "a volume in a full file system is neither lost nor forgotten, and goes when there is room",
+            full,
+        )
+        .alone(),
     ]
 }
+
+/// Where e2e/ceph lets the file system keep its data.
+const DATA_POOL: &str = "cephfs.data";
 
 /// The quota in bytes.
 fn quota(value: &Value) -> u64 {
@@ -286,4 +294,53 @@ async fn layout(bed: Arc<Bed>) -> Result<()> {
     let message = bed.case.event("PersistentVolumeClaim", "wrong", "ProvisioningFailed").await?;
     ensure!(message.contains("nosuch"), "the Event does not name the file system: {message:?}");
     bed.case.delete_claim("wrong").await
+}
+
+/// Bounds the objects of the file system's data pool; waits until it counts as full.
+async fn fill(bed: &Bed) -> Result<()> {
+    bed.cluster.ceph(&["osd", "pool", "set-quota", DATA_POOL, "max_objects", "1"]).await?;
+    bed.case
+        .until("the pool to be full", async || {
+            let health = bed.cluster.ceph(&["health", "detail"]).await?;
+            ensure!(health.contains(&format!("'{DATA_POOL}' is full")), "{health}");
+            Ok(())
+        })
+        .await
+}
+
+async fn full(bed: Arc<Bed>) -> Result<()> {
+    let class = bed.cephfs_class("cephfs").create().await?;
+    let archive = bed.cephfs_class("archive").parameter("onDelete", "archive").create().await?;
+    bed.berth().await?;
+    let (deleted, archived) = (bed.bound("deleted", &class).await?, bed.bound("archived", &archive).await?);
+    let kept = async {
+        fill(&bed).await?;
+        for (claim, volume) in [("deleted", &deleted), ("archived", &archived)] {
+            bed.case.delete_claim(claim).await?;
+            bed.case
+                .until("an Event that says what is full", async || {
+                    let events = bed.case.events("PersistentVolume", &volume.name_any()).await?;
+                    let messages: Vec<String> =
+                        events.into_iter().filter_map(|event| event.message).collect();
+                    let told = messages.iter().any(|message| message.contains("while the data pool is full"));
+                    ensure!(told, "{messages:?}");
+                    Ok(())
+                })
+                .await?;
+            bed.case.volume_phase(&volume.name_any(), "Released").await?;
+            let found = bed.subvolume(volume).await.context("the subvolume went")?;
+            ensure!(found.metadata.contains_key("berth.owner"), "{:?}", found.metadata);
+        }
+        Ok(())
+    };
+    let kept = kept.await;
+    bed.cluster.ceph(&["osd", "pool", "set-quota", DATA_POOL, "max_objects", "0"]).await?;
+    kept?;
+    for volume in [&deleted, &archived] {
+        bed.case.volume_gone(&volume.name_any()).await?;
+    }
+    let found = bed.subvolume(&archived).await.context("the archive went")?;
+    ensure!(found.metadata.contains_key("berth.archived"), "{:?}", found.metadata);
+    bed.expect_subvolume(&Bed::subvolume_name(&archived)?);
+    Ok(())
 }
