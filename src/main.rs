@@ -72,7 +72,7 @@ fn controller(settings: Controller) -> ExitCode {
     if !settings.exports.is_empty()
         && let Err(error) = nfs::check(&settings.exports)
     {
-        tracing::error!(error = error.chain(), "the exports are wrongly configured");
+        tracing::error!(error = error.chain(), "the exports are misconfigured");
         return ExitCode::from(WRONGLY_CONFIGURED);
     }
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
@@ -94,7 +94,7 @@ fn controller(settings: Controller) -> ExitCode {
     match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(End::Misconfigured(error)) => {
-            tracing::error!(error = observe::causes(error.as_ref()), "berth is wrongly configured");
+            tracing::error!(error = observe::causes(error.as_ref()), "berth is misconfigured");
             ExitCode::from(WRONGLY_CONFIGURED)
         }
         Err(End::Failed(error)) => {
@@ -288,13 +288,15 @@ fn probes(
                 Err(error) if !explicit && error.kind() == ErrorKind::AddrInUse => {
                     tracing::warn!(
                         %address,
-                        "the port is taken: probes and metrics are not served until it is free; --listen names another one"
+                        "the port is in use: berth serves probes and metrics once it is free; choose another one \
+                         with --listen"
                     );
                     None
                 }
                 Err(error) => {
                     return Err(error).with_context(|| {
-                        format!("cannot listen on {address} (--listen takes another address, or off)")
+                        format!("cannot listen on {address}; choose another address with --listen, or turn it off \
+                            with --listen=off")
                     });
                 }
             };
@@ -360,10 +362,8 @@ async fn cluster(settings: &Controller) -> anyhow::Result<kube::Config> {
                 .await
                 .with_context(|| format!("use the kubeconfig {}", path.display()))?
         }
-        (None, None) => kube::Config::incluster().context(
-            "this process is not in a pod with a service account, and no --kubeconfig or KUBECONFIG says where the \
-             API server is",
-        )?,
+        (None, None) => kube::Config::incluster()
+            .context("berth does not run in a pod with a service account; set --kubeconfig or KUBECONFIG")?,
         // Outside of a pod nobody is logged in at that address, as with the old provisioners.
         (None, Some(master)) => {
             kube::Config::incluster().unwrap_or_else(|_| kube::Config::new(master.clone()))
@@ -394,10 +394,14 @@ fn stop_on_signals(stop: &CancellationToken) -> anyhow::Result<()> {
                 _ = interrupt.recv() => "SIGINT",
             };
             if stop.is_cancelled() {
-                tracing::error!(signal = name, "second signal: ending at once, work may be left half done");
+                tracing::error!(
+                    signal = name,
+                    "second signal: exiting immediately; running operations may be left \
+                    unfinished"
+                );
                 std::process::exit(1);
             }
-            tracing::info!(signal = name, "stopping: nothing new is begun, running work may end");
+            tracing::info!(signal = name, "shutting down: no new operations start; waiting for running ones");
             stop.cancel();
         }
     });

@@ -342,7 +342,7 @@ impl Inner {
         );
         registry.register(
             "controller_persistentvolumeclaim_provision_duration_seconds",
-            "Time that a successful provisioning took",
+            "Duration of a successful provisioning",
             self.provision_seconds.clone(),
         );
         registry.register(
@@ -357,35 +357,35 @@ impl Inner {
         );
         registry.register(
             "controller_persistentvolume_delete_duration_seconds",
-            "Time that a successful deletion took",
+            "Duration of a successful deletion",
             self.delete_seconds.clone(),
         );
         registry.register(
             "berth_api_requests",
-            "Requests to the API server by verb, resource and answer",
+            "Requests to the API server by verb, resource and response code",
             self.api_requests.clone(),
         );
         registry.register(
             "berth_backend_operation_duration_seconds",
-            "Time that operations on storage took, by outcome: ok or the kind of the error",
+            "Duration of operations on storage, by outcome: ok or the kind of the error",
             self.operation_seconds.clone(),
         );
         registry.register(
             "berth_refused",
-            "Operations that a safety check refused; nothing was touched",
+            "Operations that a safety check refused; nothing was changed",
             self.refused.clone(),
         );
-        registry.register(
-            "berth_swept_volumes",
-            "Volumes that were begun, never used, and taken back",
-            self.swept.clone(),
-        );
+        registry.register("berth_swept_volumes", "Half-made volumes that were removed", self.swept.clone());
         registry.register(
             "berth_confirmed_volumes",
-            "Volumes that the sweep found in use and confirmed",
+            "Half-made volumes that turned out to be in use and were kept",
             self.confirmed.clone(),
         );
-        registry.register("berth_build", "The version that runs", Info::new([("version", crate::VERSION)]));
+        registry.register(
+            "berth_build",
+            "Version of the running berth",
+            Info::new([("version", crate::VERSION)]),
+        );
         registry.register_collector(Box::new(Arc::clone(&self.state)));
         registry.register_collector(Box::new(process::Process::new()));
     }

@@ -270,7 +270,7 @@ fn an_unreachable_api_server_is_told_once_for_all_requests_with_address_and_caus
     let began = Instant::now();
     let (mut running, log) = logging(folder.path(), &format!("http://{address}"), &["-v=4"]);
     // At -v=4 every retry is told at the level debug.
-    let retries = "cannot ask the API server how it lists";
+    let retries = "cannot find out whether the API server supports streaming lists";
     while lines(&wait_for_text(&log, retries), retries).len() < 3 {
         thread::sleep(Duration::from_millis(50));
     }
@@ -390,7 +390,7 @@ fn a_default_port_that_is_taken_is_told_and_the_work_goes_on() {
         .unwrap();
     let mut running = Running(child);
     let text = wait_for_text(&log, "started");
-    assert!(text.contains("the port is taken: probes and metrics are not served"), "{text}");
+    assert!(text.contains("the port is in use: berth serves probes and metrics once it is free"), "{text}");
     assert!(text.contains(":8080"), "{text}");
     running.signal("-TERM");
     assert_eq!(running.end(), 0);

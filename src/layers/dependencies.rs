@@ -60,7 +60,8 @@ fn every_dependency_is_used() {
         if tests.is_dir() {
             used.extend(crates_used(&tests));
         }
-        found.extend(unused(&manifest, &used).into_iter().map(|name| format!("{package}/Cargo.toml: {name}")));
+        found
+            .extend(unused(&manifest, &used).into_iter().map(|name| format!("{package}/Cargo.toml: {name}")));
         let sections = sections(&manifest);
         let sections = sections.into_iter().filter(|(section, _)| section != "workspace.dependencies");
         named.extend(sections.flat_map(|(_, names)| names));

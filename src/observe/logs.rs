@@ -122,7 +122,7 @@ pub fn log_panics() {
         let message = panic.payload_as_str().unwrap_or("no message");
         let place = panic.location().map(ToString::to_string).unwrap_or_default();
         let thread = std::thread::current().name().unwrap_or("unnamed").to_owned();
-        tracing::error!(panic = message, place, thread, "panic: a defect of this program");
+        tracing::error!(panic = message, place, thread, "panic: this is a bug in berth");
     }));
 }
 

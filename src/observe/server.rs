@@ -95,7 +95,7 @@ pub(super) async fn serve_within(
             Err(error) if gone_already(&error) => continue,
             Err(error) => {
                 if !std::mem::replace(&mut troubled, true) {
-                    tracing::error!(%error, "connections for probes and metrics cannot be accepted");
+                    tracing::error!(%error, "cannot accept connections for probes and metrics");
                 }
                 tokio::time::sleep(PAUSE).await;
                 continue;
@@ -172,7 +172,7 @@ async fn scrape(State(metrics): State<Metrics>, headers: HeaderMap) -> Response 
     match format.render(&metrics.0.registry) {
         Ok(text) => ([(header::CONTENT_TYPE, format.content_type())], text).into_response(),
         Err(error) => {
-            tracing::error!(%error, "metrics could not be written");
+            tracing::error!(%error, "cannot write metrics");
             StatusCode::INTERNAL_SERVER_ERROR.into_response()
         }
     }

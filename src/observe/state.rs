@@ -194,39 +194,35 @@ impl State {
         let queues: Vec<(&str, QueueDepth)> = queues.iter().map(|(name, ask)| (*name, ask())).collect();
         let events = events.map(|ask| ask()).unwrap_or_default();
         let flag = |on: bool| vec![(Vec::new(), if on { 1.0 } else { 0.0 })];
-        Samples { name: "berth_leader", help: "Whether this process leads", values: flag(leading) }
+        Samples { name: "berth_leader", help: "Whether this process is the leader", values: flag(leading) }
             .encode(encoder, MetricType::Gauge)?;
-        Samples {
-            name: "berth_synced",
-            help: "Whether the watches have delivered their first lists",
-            values: flag(synced),
-        }
-        .encode(encoder, MetricType::Gauge)?;
+        Samples { name: "berth_synced", help: "Whether all informers have synced", values: flag(synced) }
+            .encode(encoder, MetricType::Gauge)?;
 
         let per_queue = |value: fn(&QueueDepth, Instant) -> f64| {
             queues.iter().map(|(name, queue)| (vec![("queue", *name)], value(queue, now))).collect::<Vec<_>>()
         };
         Samples {
             name: "berth_queue_depth",
-            help: "Objects that wait for a worker",
+            help: "Objects waiting for a worker",
             values: per_queue(|queue, _| number(queue.ready)),
         }
         .encode(encoder, MetricType::Gauge)?;
         Samples {
             name: "berth_queue_waiting",
-            help: "Objects that wait for their next attempt or their moment",
+            help: "Objects waiting for a retry or a scheduled time",
             values: per_queue(|queue, _| number(queue.waiting)),
         }
         .encode(encoder, MetricType::Gauge)?;
         Samples {
             name: "berth_queue_in_flight",
-            help: "Objects that are being worked on",
+            help: "Objects being processed",
             values: per_queue(|queue, _| number(queue.in_flight)),
         }
         .encode(encoder, MetricType::Gauge)?;
         Samples {
             name: "berth_queue_oldest_seconds",
-            help: "How long the oldest object that is ready or worked on has waited",
+            help: "Time since the oldest queued or processed object became ready",
             values: per_queue(|queue, now| {
                 queue.oldest.map_or(0.0, |since| now.saturating_duration_since(since).as_secs_f64())
             }),
@@ -240,14 +236,14 @@ impl State {
         ];
         Samples {
             name: "berth_events",
-            help: "Kubernetes Events by what became of them",
+            help: "Kubernetes Events by result",
             #[allow(clippy::cast_precision_loss)] // as in `number`
             values: outcomes.iter().map(|(name, count)| (vec![("outcome", *name)], *count as f64)).collect(),
         }
         .encode(encoder, MetricType::Counter)?;
         Samples {
             name: "berth_events_pending",
-            help: "Kubernetes Events that wait to be posted",
+            help: "Kubernetes Events waiting to be posted",
             values: vec![(Vec::new(), number(events.pending))],
         }
         .encode(encoder, MetricType::Gauge)?;
@@ -263,7 +259,7 @@ impl State {
         let skew = self.facts().skew.clone();
         Samples {
             name: "berth_api_clock_skew_seconds",
-            help: "How far the API server's clock is ahead of this machine's; absent while it is unknown",
+            help: "How far the API server's clock is ahead of the local clock; absent while unknown",
             #[allow(clippy::cast_precision_loss)] // as in `number`
             values: skew.and_then(|ask| ask()).map(|seconds| (Vec::new(), seconds as f64)).into_iter().collect(),
         }
@@ -281,21 +277,25 @@ impl State {
                 .collect::<Vec<_>>()
         };
         let gauges: [StoreGauge; 5] = [
-            ("berth_store_ready", "Whether the store can be used", |store| {
-                if store.ready.is_ok() { 1.0 } else { 0.0 }
-            }),
-            ("berth_store_operations", "Operations on storage that run now", |store| number(store.running)),
+            (
+                "berth_store_ready",
+                "Whether the store is usable",
+                |store| {
+                    if store.ready.is_ok() { 1.0 } else { 0.0 }
+                },
+            ),
+            ("berth_store_operations", "Running operations on storage", |store| number(store.running)),
             (
                 "berth_store_oldest_operation_seconds",
-                "How long the longest operation on storage runs",
+                "Age of the oldest running operation on storage",
                 |store| {
                     store.oldest.as_ref().map_or(0.0, |(_, since): &(String, Duration)| since.as_secs_f64())
                 },
             ),
-            ("berth_trash_entries", "Removed volumes that wait to be purged", |store| number(store.trash)),
+            ("berth_trash_entries", "Removed volumes waiting to be purged", |store| number(store.trash)),
             (
                 "berth_stuck_purges",
-                "What is left of removed volumes (in the trash, users, Secrets) and could not be purged",
+                "Leftovers of removed volumes (in the trash, users, Secrets) that could not be purged",
                 |store| number(store.stuck.len()),
             ),
         ];

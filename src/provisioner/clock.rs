@@ -163,13 +163,14 @@ impl ServerClock {
         match news {
             Some(Some(Distrust::Jumped(seconds))) => tracing::warn!(
                 seconds,
-                "the clock of the API server jumped: nothing in the trash expires before it has gone on from there for {} minutes",
+                "the clock of the API server jumped: nothing in the trash expires until it has been steady for {} \
+                 minutes",
                 HOLDS.as_secs() / 60
             ),
             Some(Some(Distrust::Skewed(seconds))) => tracing::warn!(
                 seconds,
-                "the clock of the API server and that of this machine differ by more than {} minutes: nothing in the trash \
-                 expires until they agree; synchronise both",
+                "the clocks of the API server and of this machine differ by more than {} minutes: nothing in the \
+                 trash expires until they agree; synchronise both",
                 MOST_SKEW.as_secs() / 60
             ),
             Some(None) => tracing::info!("the clock of the API server is trusted again"),

@@ -226,7 +226,7 @@ impl Events {
             }
         };
         if timeout(limit, emptied).await.is_err() {
-            warn!(left = self.counts().pending, "events could not be posted in time");
+            warn!(left = self.counts().pending, "could not post all Events before the deadline");
         }
         drop(flushing);
     }
@@ -293,7 +293,10 @@ fn report(post: &Post, posted: Posted, why: &str, first: bool) {
         Posted::Refused if first => {
             warn!(
                 namespace,
-                object, reason, why, "events are refused; the role needs create and patch on core events"
+                object,
+                reason,
+                why,
+                "not allowed to post Events; the role needs create and patch on core events"
             );
         }
         Posted::Done | Posted::Gone | Posted::Refused => {}

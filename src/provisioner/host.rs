@@ -255,7 +255,10 @@ impl Host for KubernetesHost {
         let Some(live) = self.live(name).await? else { return Ok(()) };
         if !kept_for(&live.metadata, owner) {
             let volume = self.cluster.volume(owner.as_str()).await.map_err(|failure| {
-                error((unknown(&failure), format!("whose Secret {name} is cannot be found out: {failure}")))
+                error((
+                    unknown(&failure),
+                    format!("cannot find out which volume Secret {name} belongs to: {failure}"),
+                ))
             })?;
             if !volume.is_some_and(|volume| kept_by_cephfs_provisioner(&live, name, &volume)) {
                 return Err(Error::new(
@@ -315,7 +318,7 @@ async fn identify(cluster: Cluster, facts: ClusterFacts, named: bool) {
     loop {
         let wait = match cluster.namespace_uid(KUBE_SYSTEM).await {
             Ok(Some(uid)) => {
-                tracing::info!(installation = uid, "this cluster's identity is known");
+                tracing::info!(installation = uid, "learned the identity of this cluster");
                 facts.kube_system(uid);
                 return;
             }
@@ -327,15 +330,15 @@ async fn identify(cluster: Cluster, facts: ClusterFacts, named: bool) {
                     let rule = Right::GetKubeSystem.grant();
                     tracing::warn!(
                         rule,
-                        "the UID of kube-system cannot be read, by which the storage tells this cluster from others: the UID of \
-                         the leader lock takes its place. Grant the right, or name the cluster with --cluster-id"
+                        "cannot read the UID of kube-system, which tells this cluster from others on the same \
+                         storage; using the UID of the leader lock instead. Grant the right, or set --cluster-id"
                     );
                 }
                 // A server that has just started may refuse everything once.
                 if std::mem::replace(&mut refused, true) { ASK_AGAIN_WITHOUT_RIGHT } else { ASK_AGAIN }
             }
             Err(failure) => {
-                tracing::debug!(error = %failure, "cannot ask for the identity of this cluster");
+                tracing::debug!(error = %failure, "cannot read the identity of this cluster");
                 let wait = soon;
                 soon = (soon * 2).min(ASK_AGAIN);
                 wait
@@ -356,7 +359,7 @@ async fn follow_nodes(cluster: Cluster, nodes: Arc<Nodes>) {
                 NODES_REMEMBERED
             }
             Err(failure) => {
-                tracing::debug!(error = %failure, "nodes are told by their addresses alone");
+                tracing::debug!(error = %failure, "cannot list nodes; naming them by address only");
                 ASK_AGAIN_WITHOUT_RIGHT
             }
         };
@@ -436,7 +439,7 @@ fn kept_by_cephfs_provisioner(secret: &SecretObject, name: &SecretName, volume: 
 fn explain(right: Right, name: &SecretName, failure: &Failure) -> (Kind, String) {
     if failure.is_forbidden() {
         let why = format!(
-            "the provisioner may not {right} in namespace {:?}, where Secret {} is: bind the role of \
+            "not allowed to {right} in namespace {:?} of Secret {}; bind the role of \
              deploy/manifests/ceph/01-rbac.yaml there",
             name.namespace, name.name
         );

@@ -108,7 +108,7 @@ pub struct Settings {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The configuration of the API client cannot be used.
-    #[error("no client for the API server at {url} can be made")]
+    #[error("cannot create a client for the API server at {url}")]
     Client {
         /// The server's address.
         url: String,
@@ -215,7 +215,7 @@ async fn synced(shared: &Shared) {
     shared.tell_past();
     let (claims, volumes) = shared.records().sizes();
     shared.metrics.synced(true);
-    tracing::info!(claims, volumes, "all objects are listed");
+    tracing::info!(claims, volumes, "all informers have synced");
 }
 
 /// Works whenever this process leads, until it shall stop; then ends what runs.
@@ -231,7 +231,7 @@ async fn lead(settings: &Settings, shared: &Arc<Shared>, elector: &lease::Electo
         tokio::select! {
             () = settings.stop.cancelled() => break,
             () = lost(ended.as_ref()) => {
-                tracing::warn!("the leader lock was lost: everything that runs is dropped");
+                tracing::warn!("lost the leader lock; dropping all running operations");
                 if let Some(term) = term.take() {
                     term.end().await;
                 }
@@ -262,7 +262,7 @@ async fn lead(settings: &Settings, shared: &Arc<Shared>, elector: &lease::Electo
             () = work(term.as_mut()) => {}
         }
     }
-    tracing::info!("shutting down: beginning nothing new");
+    tracing::info!("shutting down: no new operations start");
     if let Some(term) = term {
         term.drain(settings.shutdown_grace).await;
     }

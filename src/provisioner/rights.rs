@@ -254,12 +254,13 @@ const FUNCTIONS: &[Function] = &[
             Right::WatchClasses,
         ],
         required: true,
-        without: "claims, volumes and classes cannot all be seen, so nothing is provisioned or deleted until the right is granted",
+        without: "berth cannot list and watch all claims, volumes and classes; it provisions and deletes nothing \
+            until the right is granted",
     },
     Function {
         needs: &[Right::CreateVolumes],
         required: true,
-        without: "volumes cannot be stored, so no claim is provisioned until the right is granted",
+        without: "berth cannot create PersistentVolumes; it provisions no claim until the right is granted",
     },
     Function {
         needs: &[Right::DeleteVolumes],
@@ -269,19 +270,19 @@ const FUNCTIONS: &[Function] = &[
     Function {
         needs: &[Right::GetVolumes],
         required: true,
-        without: "a released volume cannot be looked at once more directly before its removal, so none is removed until the \
-                  right is granted",
+        without: "berth cannot read a released volume again right before it removes it; it removes none until the \
+            right is granted",
     },
     Function {
         needs: &[Right::GetClaims],
         required: false,
-        without: "claims cannot be read one by one: what was made for claims that are gone is not swept",
+        without: "berth cannot get single claims; it does not clean up half-made volumes of deleted claims",
     },
     Function {
         needs: &[Right::GetClasses],
         required: false,
-        without: "it cannot be made sure that a class is really gone: released volumes of an older provisioner whose class is not \
-                  there are neither deleted nor archived",
+        without: "berth cannot confirm that a class is deleted; it neither deletes nor archives released volumes of \
+            an older provisioner whose class is missing",
     },
     Function {
         needs: &[Right::PatchVolumes],
@@ -292,29 +293,29 @@ const FUNCTIONS: &[Function] = &[
     Function {
         needs: &[Right::PatchVolumes, Right::PatchClaimStatus],
         required: false,
-        without: "claims cannot grow: a bigger request is answered with an event on the claim",
+        without: "claims cannot be expanded; berth answers a larger request with an Event on the claim",
     },
     Function {
         needs: &[Right::CreateEvents],
         required: false,
-        without: "nothing is told in events; the log says it",
+        without: "berth posts no Events; see its log",
     },
     Function {
         needs: &[Right::PatchEvents],
         required: false,
-        without: "an event that repeats is told once and not counted",
+        without: "a repeated Event is posted once and its count is not updated",
     },
     Function {
         needs: &[Right::GetKubeSystem],
         required: false,
-        without: "the UID of kube-system is not known, by which the storage tells what this cluster made from what another one made: \
-                  the UID of the leader lock takes its place, and without leader election what needs the identity is refused. \
-                  --cluster-id takes the place of the right",
+        without: "berth cannot read the UID of kube-system, which tells this cluster's volumes from those of other \
+            clusters on the same storage. It uses the UID of the leader lock instead; without leader election it \
+            refuses whatever needs the identity. --cluster-id makes the right unnecessary",
     },
     Function {
         needs: &[Right::ListNodes],
         required: false,
-        without: "who still uses an image is told by its address, without the name of the node",
+        without: "Events name a client that has an image open by its address, not by its node",
     },
 ];
 
@@ -338,13 +339,13 @@ pub fn degrade(rights: &Rights) -> Vec<Notice> {
         notice(
             false,
             missing(&[Right::GetEndpoints]),
-            "the lock of an old provisioner cannot be seen: make sure that none runs beside this one",
+            "berth cannot see the lock of an old provisioner; make sure that none is running",
         )
     } else if endpoints.is_empty() {
-        notice(false, leases, "the leader lock is not a Lease but the Endpoints object that the old provisioners use")
+        notice(false, leases, "berth uses the Endpoints lock of the old provisioners instead of a Lease")
     } else {
-        let text = "no leader can be elected, so nothing is provisioned or deleted until the right is granted \
-                    or leader election is switched off (for a single replica)";
+        let text = "berth cannot elect a leader; it provisions and deletes nothing until the right is granted or, \
+            for a single replica, leader election is turned off";
         notice(true, leases, text)
     });
     notices.sort_by_key(|notice| !notice.required);
@@ -504,7 +505,7 @@ impl Inquiry {
                     let allowed = match answer.await {
                         Ok(Ok(review)) => review.status.map(|status| status.allowed),
                         Ok(Err(failed)) => {
-                            debug!(%right, error = sentence(&failed), "cannot ask for the right");
+                            debug!(%right, error = sentence(&failed), "cannot check the right");
                             None
                         }
                         Err(_) => None,

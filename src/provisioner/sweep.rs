@@ -75,7 +75,11 @@ async fn sweep_store(
     let unfinished = match backend.unfinished(&store, &known).await {
         Ok(unfinished) => unfinished,
         Err(error) => {
-            tracing::warn!(store, error = error.chain(), "cannot list what was begun; the next sweep will");
+            tracing::warn!(
+                store,
+                error = error.chain(),
+                "cannot list half-made volumes; the next sweep tries again"
+            );
             return;
         }
     };
@@ -83,7 +87,7 @@ async fn sweep_store(
     if suspects.is_empty() {
         return;
     }
-    tracing::info!(store, suspects = suspects.len(), "volumes without PV and claim are looked at again");
+    tracing::info!(store, suspects = suspects.len(), "looking again at volumes without a PV and a claim");
     tokio::time::sleep(grace).await;
     for volume in suspicious(shared, backend, suspects, permit).await {
         discard(shared, backend, &volume, permit).await;
@@ -114,7 +118,8 @@ async fn suspicious(
             suspects.extend(nameless.into_iter().filter(|volume| !living.contains(&volume.claim.uid)));
         }
         Err(failure) => {
-            tracing::warn!(error = %failure, "cannot find out which claims live; what was begun for them is left alone");
+            tracing::warn!(error = %failure, "cannot find out which claims exist; leaving their half-made volumes \
+                alone");
         }
     }
     suspects
@@ -163,7 +168,8 @@ async fn confirm(
     match backend.confirm(&volume.id, uid, permit).await {
         Ok(()) => shared.metrics.confirmed(volume.id.store()),
         Err(error) => {
-            tracing::warn!(volume = %volume.id, error = error.chain(), "cannot confirm the volume; the next sweep will");
+            tracing::warn!(volume = %volume.id, error = error.chain(), "cannot confirm the volume; the next sweep \
+                tries again");
         }
     }
 }
@@ -220,7 +226,7 @@ async fn ask(
 async fn discard(shared: &Shared, backend: &Arc<dyn Backend>, volume: &Unfinished, permit: &Permit) {
     match backend.discard(volume, permit).await {
         Ok(()) => {
-            tracing::info!(volume = %volume.id, claim = %volume.claim, "took back a volume that was never used");
+            tracing::info!(volume = %volume.id, claim = %volume.claim, "removed a half-made volume");
             shared.metrics.swept(volume.id.store());
         }
         Err(error) => {
@@ -231,7 +237,7 @@ async fn discard(shared: &Shared, backend: &Arc<dyn Backend>, volume: &Unfinishe
                 volume = %volume.id,
                 claim = %volume.claim,
                 error = error.chain(),
-                "cannot take back a volume that was never used"
+                "cannot remove a half-made volume"
             );
         }
     }

@@ -235,8 +235,10 @@ impl Term {
         };
         tokio::select! {
             () = all => {}
-            () = ended.cancelled() => tracing::warn!("the leader lock was lost during shutdown: dropping what runs"),
-            () = tokio::time::sleep(grace) => tracing::warn!(running, "what runs did not end in time: dropping it"),
+            () = ended.cancelled() => tracing::warn!("lost the leader lock during shutdown; dropping running \
+                operations"),
+            () = tokio::time::sleep(grace) => tracing::warn!(running, "running operations did not finish in time; \
+                dropping them"),
         }
         self.end().await;
     }
@@ -270,7 +272,7 @@ fn report(ended: Result<(), tokio::task::JoinError>) {
     if let Err(error) = ended
         && error.is_panic()
     {
-        tracing::error!(error = %error, "work panicked; it is tried again");
+        tracing::error!(error = %error, "an operation panicked; retrying it");
     }
 }
 

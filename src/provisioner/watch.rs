@@ -69,20 +69,24 @@ pub(super) async fn can_stream(client: &Client) -> bool {
             Ok(Err(kube::Error::Api(status))) if !matches!(status.code, 401 | 429 | 500..) => {
                 tracing::info!(
                     status = status.message,
-                    "the server offers no streaming lists: reading lists in pages"
+                    "the API server does not support streaming lists; listing in pages"
                 );
                 return false;
             }
             Ok(Err(error)) => {
                 match Complaint::of_request(&error) {
                     Complaint::Known(why) => {
-                        tracing::debug!(error = why, "cannot ask the API server how it lists");
+                        tracing::debug!(
+                            error = why,
+                            "cannot find out whether the API server supports streaming \
+                            lists"
+                        );
                     }
                     Complaint::Forbidden(why) | Complaint::Other(why) => {
                         told.tell(&why, || {
                             tracing::warn!(
                                 error = why,
-                                "cannot ask the API server how it lists; trying again"
+                                "cannot find out whether the API server supports streaming lists; retrying"
                             );
                         });
                     }
@@ -119,7 +123,7 @@ pub(super) async fn follow_all(shared: Arc<Shared>, client: Client) {
         let mut watches = JoinSet::new();
         watches.spawn(follow_each(Arc::clone(&shared), client.clone()));
         watches.join_next().await;
-        tracing::error!("the watches ended; beginning again");
+        tracing::error!("the watches ended; restarting them");
         Backoff::new().wait().await;
     }
 }
@@ -187,7 +191,7 @@ async fn follow<K>(
         loop {
             let next = if listing {
                 let Ok(next) = tokio::time::timeout(STALLED, events.next()).await else {
-                    tracing::warn!(resource, "the API server sends nothing more of a list: beginning again");
+                    tracing::warn!(resource, "the API server stopped sending a list; listing again");
                     backoff.wait().await;
                     continue 'fresh;
                 };
@@ -297,15 +301,11 @@ fn complain(kind: Watched, error: &watcher::Error, told: &mut Told, shared: &Sha
             let listing = matches!(error, watcher::Error::InitialListFailed(_));
             shared.rights.refused(if listing { right_to_list(kind) } else { right_to_watch(kind) });
             told.tell(&why, || {
-                tracing::error!(
-                    resource,
-                    error = why,
-                    "the API server does not let these objects be listed or watched"
-                );
+                tracing::error!(resource, error = why, "not allowed to list or watch these objects");
             });
         }
         Complaint::Other(why) => {
-            told.tell(&why, || tracing::warn!(resource, error = why, "watch interrupted; trying again"));
+            told.tell(&why, || tracing::warn!(resource, error = why, "watch interrupted; retrying"));
         }
     }
 }

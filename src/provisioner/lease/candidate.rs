@@ -137,7 +137,7 @@ impl Candidate {
         let _ = stop.run_until_cancelled(self.stand()).await;
         self.office.leave();
         if timeout(self.settings.renew_deadline, self.give_up()).await.is_err() {
-            warn!(lock = %self.lock(), "the lock could not be released in time and lasts until it runs out");
+            warn!(lock = %self.lock(), "could not release the lock in time; it stays held until it expires");
         }
     }
 
@@ -206,7 +206,7 @@ impl Candidate {
             if step == Step::Take {
                 // It was not ours for a moment: another term begins, not this one goes on.
                 self.hold = None;
-                self.lose("somebody else had it meanwhile");
+                self.lose("another replica held it in between");
             }
             let next = written(record.as_ref(), step, &self.settings, Timestamp::now());
             let superseded = self.old.superseded.clone();
@@ -267,7 +267,7 @@ impl Candidate {
             Some(hold) if hold.uid == uid => hold.ripe,
             // Nobody else can have worked since our last renewal: see the head of this file.
             Some(hold) if self.kind == Kind::Lease && leading => {
-                info!(lock = %self.lock(), "the lock was deleted, and made again in time");
+                info!(lock = %self.lock(), "the lock was deleted and created again in time");
                 hold.ripe
             }
             Some(_) | None => {
@@ -313,7 +313,7 @@ impl Candidate {
                     if self.old.hidden.replace(now + RIGHTS_AGAIN).is_none() {
                         info!(
                             why,
-                            "cannot see whether an old provisioner leads: none must run beside this one"
+                            "cannot see whether an old provisioner is the leader; make sure that none is running"
                         );
                     }
                     (self.old.clear, self.old.blocked) = (clear, None);
@@ -322,7 +322,7 @@ impl Candidate {
             }
             Err(trouble) => {
                 if self.office.term.is_none() {
-                    let why = format!("the lock of an old provisioner cannot be read: {trouble}");
+                    let why = format!("cannot read the lock of an old provisioner: {trouble}");
                     self.old.blocked = Some(why);
                 }
                 return false;
@@ -380,10 +380,10 @@ impl Candidate {
         let now = self.clock.now();
         if self.hold.as_ref().is_some_and(|hold| hold.until <= now) {
             (self.hold, self.own) = (None, None);
-            self.lose("it was not renewed in time");
+            self.lose("could not renew it before the deadline");
         }
         if self.office.term.is_some() && self.right().is_none_or(|right| right <= now) {
-            self.lose("the lock of an old provisioner could not be read in time");
+            self.lose("could not read the lock of an old provisioner before the deadline");
         }
     }
 
@@ -393,7 +393,7 @@ impl Candidate {
         let now = self.clock.now();
         let why = if now < hold.ripe {
             let left = hold.ripe.since(now).as_secs() + 1;
-            Some(format!("whoever may have led before has to have stopped: working in {left} s"))
+            Some(format!("waiting {left} s, until a previous leader has certainly stopped"))
         } else {
             self.old.blocked.clone().filter(|_| self.kind == Kind::Lease)
         };
@@ -417,7 +417,7 @@ impl Candidate {
 
     fn lose(&mut self, why: &str) {
         if self.office.term.is_some() {
-            warn!(lock = %self.lock(), why, "no longer leading");
+            warn!(lock = %self.lock(), why, "stopped leading");
             self.office.leave();
         }
     }
@@ -432,7 +432,7 @@ impl Candidate {
         self.refusals = self.refusals.saturating_add(1);
         match self.kind {
             Kind::Lease if self.refusals >= REFUSALS => {
-                info!(why, "no right to the Lease: using the Endpoints lock of the old provisioners");
+                info!(why, "not allowed to use a Lease; using the Endpoints lock of the old provisioners");
                 self.kind = Kind::Endpoints;
                 self.lease_again = self.clock.now() + RIGHTS_AGAIN;
             }
@@ -461,7 +461,7 @@ impl Candidate {
                 Kind::Endpoints => None,
             };
             if settled.is_some_and(|settled| self.clock.now() < settled) {
-                info!(lock = %self.lock(), "the lock replaced one that was deleted, and lasts until it runs out");
+                info!(lock = %self.lock(), "the lock replaced one that was deleted; it stays held until it expires");
                 return;
             }
             let wall = Timestamp::now();
@@ -490,7 +490,7 @@ impl Candidate {
         let text = trouble.to_string();
         let known = self.status.lock().unwrap_or_else(PoisonError::into_inner).trouble.clone();
         if known.as_ref() != Some(&text) {
-            warn!(lock = %self.lock(), trouble = text, "the lock cannot be had");
+            warn!(lock = %self.lock(), trouble = text, "cannot acquire the lock");
         }
         let holder = self.status.lock().unwrap_or_else(PoisonError::into_inner).holder.clone();
         self.tell(holder, Some(text));

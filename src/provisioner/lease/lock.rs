@@ -220,8 +220,8 @@ pub(super) enum Trouble {
 impl fmt::Display for Trouble {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Conflict => f.write_str("others keep writing the lock"),
-            Self::Missing => f.write_str("the lock was deleted meanwhile"),
+            Self::Conflict => f.write_str("other replicas keep changing the lock"),
+            Self::Missing => f.write_str("the lock was deleted in between"),
             Self::Forbidden(why) => write!(f, "the server refused: {why}"),
             Self::Other(why) => f.write_str(why),
         }

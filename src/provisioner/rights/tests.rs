@@ -58,19 +58,19 @@ fn what_each_missing_right_costs() {
     use Right as R;
     let table: [Loss; 14] = [
         ("with all rights nothing is said", &[], &[]),
-        ("volumes cannot be seen", &[R::WatchVolumes], &[(true, "cannot all be seen")]),
-        ("claims cannot be seen", &[R::ListClaims], &[(true, "cannot all be seen")]),
-        ("classes cannot be seen", &[R::ListClasses, R::WatchClasses], &[(true, "cannot all be seen")]),
-        ("volumes cannot be stored", &[R::CreateVolumes], &[(true, "no claim is provisioned")]),
-        ("volumes cannot be deleted", &[R::DeleteVolumes], &[(true, "neither deleted nor archived")]),
-        ("volumes cannot be looked at again", &[R::GetVolumes], &[(true, "none is removed")]),
-        ("claims cannot be looked at again", &[R::GetClaims], &[(false, "not swept")]),
-        ("classes cannot be looked at again", &[R::GetClasses], &[(false, "neither deleted nor archived")]),
-        ("volumes cannot be patched", &[R::PatchVolumes], &[(false, "no finalizer"), (false, "cannot grow")]),
-        ("claims cannot be resized", &[R::PatchClaimStatus], &[(false, "cannot grow")]),
-        ("one verb of leases is missing", &[R::UpdateLeases], &[(false, "the leader lock is not a Lease")]),
-        ("no lock can be had", &[R::GetLeases, R::UpdateEndpoints], &[(true, "no leader can be elected")]),
-        ("the old lock cannot be seen", &[R::GetEndpoints], &[(false, "make sure that none runs beside")]),
+        ("volumes cannot be seen", &[R::WatchVolumes], &[(true, "cannot list and watch all claims")]),
+        ("claims cannot be seen", &[R::ListClaims], &[(true, "cannot list and watch all claims")]),
+        ("classes cannot be seen", &[R::ListClasses, R::WatchClasses], &[(true, "cannot list and watch all claims")]),
+        ("cannot create PersistentVolumes", &[R::CreateVolumes], &[(true, "provisions no claim")]),
+        ("volumes cannot be deleted", &[R::DeleteVolumes], &[(true, "neither deletes nor archives")]),
+        ("volumes cannot be looked at again", &[R::GetVolumes], &[(true, "removes none")]),
+        ("claims cannot be looked at again", &[R::GetClaims], &[(false, "does not clean up half-made volumes")]),
+        ("classes cannot be looked at again", &[R::GetClasses], &[(false, "neither deletes nor archives")]),
+        ("volumes cannot be patched", &[R::PatchVolumes], &[(false, "no finalizer"), (false, "cannot be expanded")]),
+        ("claims cannot be resized", &[R::PatchClaimStatus], &[(false, "cannot be expanded")]),
+        ("one verb of leases is missing", &[R::UpdateLeases], &[(false, "instead of a Lease")]),
+        ("no lock can be had", &[R::GetLeases, R::UpdateEndpoints], &[(true, "cannot elect a leader")]),
+        ("the old lock cannot be seen", &[R::GetEndpoints], &[(false, "make sure that none is running")]),
     ];
     for (row, denied, expected) in table {
         let notices = degrade(&Rights::without(denied.iter().copied()));
