@@ -20,25 +20,26 @@ pub const PARAMETERS: &[Parameter] = &[
         name: "archiveOnDelete",
         values: "true, false",
         default: "true",
-        effect: "Whether a volume is archived when its claim is deleted; false deletes it. onDelete wins over it.",
+        effect: "Whether to archive a volume when its claim is deleted; false deletes it. onDelete overrides it.",
     },
     Parameter {
         name: "onDelete",
         values: "delete, archive, retain",
         default: "as archiveOnDelete says",
-        effect: "What becomes of the bytes when the claim is deleted.",
+        effect: "What happens to the data when the claim is deleted.",
     },
     Parameter {
         name: "strictParameters",
         values: "true, false",
         default: "false",
-        effect: "Whether a parameter that nobody knows refuses the claim, rather than only warning about it.",
+        effect: "Whether an unknown parameter makes berth refuse the claim instead of only warning.",
     },
     Parameter {
         name: "trashRetention",
         values: "a time such as 10m or 24h",
         default: "as --trash-retention says",
-        effect: "How long what is deleted stays in the trash before it is purged. A volume keeps what its class said when it was made.",
+        effect: "How long deleted data stays in the trash before it is purged. A volume keeps the value that its \
+            class had when it was provisioned.",
     },
 ];
 
@@ -201,7 +202,7 @@ pub(super) fn disposal_as_before(
             Some((_, Some(false))) => (Disposal::Delete, None),
             Some((text, None)) => {
                 let why = format!(
-                    "{}; archived, since nothing was asked for that can be understood",
+                    "{}; the data was archived, because the setting cannot be understood",
                     not_boolean(ARCHIVE_ON_DELETE, text)
                 );
                 (Disposal::Archive, Some(why))
@@ -264,9 +265,9 @@ fn ours(key: &str, theirs: &[Parameter]) -> Option<&'static str> {
     let has = |name: &str| theirs.iter().any(|parameter| parameter.name == name);
     match key.to_ascii_lowercase().as_str() {
         "subdir" if has("pathPattern") => {
-            Some("as with csi-driver-nfs; here it is pathPattern, with tokens such as ${.PVC.name}")
+            Some("is a parameter of csi-driver-nfs; here it is pathPattern, with tokens such as ${.PVC.name}")
         }
-        "mountpermissions" if has("mode") => Some("as with csi-driver-nfs; here it is mode"),
+        "mountpermissions" if has("mode") => Some("is a parameter of csi-driver-nfs; here it is mode"),
         "mountoptions" => {
             Some("a field of the class, beside parameters: mountOptions: [nfsvers=4.2] for example")
         }

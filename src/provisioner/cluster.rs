@@ -239,7 +239,7 @@ impl Cluster {
         let answer = self.ask(&Method::GET, &path, "application/json", None::<(_, &Value)>).await;
         let Some(answer) = found(answer)? else { return Ok(None) };
         serde_json::from_slice(&answer).map(Some).map_err(|_| {
-            failed(Cause::Unknown, &Method::GET, &path, &"the answer cannot be read as a Secret")
+            failed(Cause::Unknown, &Method::GET, &path, &"the API server's answer is not a Secret")
         })
     }
 

@@ -78,11 +78,11 @@ pub(super) fn plan(
         return Plan::Ignore;
     }
     if !backend.capabilities().expand {
-        return Plan::Reject(format!("{provisioner} cannot make a volume bigger"));
+        return Plan::Reject(format!("{provisioner} cannot expand volumes"));
     }
     let Some(source) = persistent_volume::source(volume) else {
         return Plan::Reject(format!(
-            "volume {:?} has no source that {provisioner} knows",
+            "PersistentVolume {:?} has no source that {provisioner} supports",
             volume.metadata.name
         ));
     };
@@ -157,7 +157,7 @@ const ON_NODE: &str = "FileSystemResizePending";
 fn node_patch(claim: &ClaimObject) -> Value {
     let condition = json!({
         "type": ON_NODE, "status": "True",
-        "message": "waiting for a node that mounts the volume to make its file system bigger",
+        "message": "waiting for a node to expand the file system of the volume",
     });
     let over = claim
         .status
@@ -194,7 +194,7 @@ pub(super) async fn reconcile(shared: &Shared, uid: &str, permit: &Permit) -> Ou
         Ok(Some(_) | None) => return Outcome::Done,
         Err(failure) => {
             let failure: super::cluster::Failure = failure;
-            tracing::warn!(claim = %growing, error = %failure, "cannot read a claim that asks for more");
+            tracing::warn!(claim = %growing, error = %failure, "cannot read a claim that requests more storage");
             return failure.outcome();
         }
     };
@@ -218,7 +218,7 @@ pub(super) async fn reconcile(shared: &Shared, uid: &str, permit: &Permit) -> Ou
             }
             if shared.first_explained(uid, &order.request_text) {
                 let why = format!(
-                    "the volume cannot be made bigger: the provisioner's role lacks {}; grant it, or undo the request",
+                    "cannot expand the volume: the provisioner's role lacks {}; grant it, or undo the request",
                     missing.join(" and ")
                 );
                 fail(shared, &claim, why);
@@ -238,19 +238,23 @@ async fn expand(
     let Some(backend) = shared.backends.get(&order.provisioner) else { return Outcome::Done };
     let text = |text: &Option<String>| text.clone().unwrap_or_default();
     let name = text(&volume.metadata.name);
-    let note = format!("growing volume {name} from {} to {}", order.has_text, order.request_text);
+    let note = format!("expanding volume {name} from {} to {}", order.has_text, order.request_text);
     shared.tell_object(&order.provisioner, claim, Type::Normal, "Resizing", note);
     let wanted = order.growth.capacity;
     let Grown { capacity: size, on_node } = match backend.expand(&order.growth, permit).await {
         Ok(Grown { capacity, .. }) if capacity < wanted => {
-            let why = format!("the storage gives {capacity}, which is less than {}", order.request_text);
+            let why = format!("the storage provides {capacity}, which is less than {}", order.request_text);
             fail(shared, claim, why);
             return Outcome::Retry;
         }
         Ok(grown) => grown,
         // Somebody is at it already: that is no failure, and nothing that anybody has to know.
         Err(error) if error.kind() == Kind::Busy => {
-            tracing::debug!(volume = name, error = error.chain(), "the volume is being worked on");
+            tracing::debug!(
+                volume = name,
+                error = error.chain(),
+                "another operation on the volume is running"
+            );
             return Outcome::Retry;
         }
         Err(error) => {
@@ -302,11 +306,11 @@ async fn expand(
             tracing::info!(volume = name, size = size_text, on_node, "expanded the volume");
             let (reason, note) = if on_node {
                 let note = format!(
-                    "volume {name} has {size_text} now; a node that mounts it makes its file system bigger"
+                    "expanded volume {name} to {size_text}; a node that mounts it expands its file system"
                 );
                 ("FileSystemResizeRequired", note)
             } else {
-                ("VolumeResizeSuccessful", format!("volume {name} has {size_text} now"))
+                ("VolumeResizeSuccessful", format!("expanded volume {name} to {size_text}"))
             };
             shared.tell_object(&order.provisioner, claim, Type::Normal, reason, note);
             Outcome::Done
@@ -316,7 +320,7 @@ async fn expand(
                 shared.rights.refused(right);
             }
             tracing::warn!(volume = name, error = %failure, "cannot record the new size of the volume");
-            fail(shared, claim, format!("the new size of volume {name} cannot be recorded: {failure}"));
+            fail(shared, claim, format!("cannot record the new size of volume {name}: {failure}"));
             failure.outcome()
         }
     }

@@ -63,12 +63,13 @@ impl Settings {
         let seconds = |time: Duration| format!("{}s", time.as_secs_f64());
         let wrong = |what, time, why: String| Err(Invalid::new(what, seconds(time), why));
         if self.duration.subsec_nanos() != 0 || self.duration > Duration::from_hours(1) {
-            let why = "must be whole seconds, at most an hour: the lease says it in seconds".to_owned();
+            let why = "must be whole seconds and at most one hour, because the Lease object stores seconds"
+                .to_owned();
             return wrong("lease duration", self.duration, why);
         }
         if self.renew_deadline >= self.duration {
             let why = format!(
-                "must be less than the lease duration, {}: the leader must stop before another may begin",
+                "must be less than the lease duration, {}: the leader must stop before another replica starts",
                 seconds(self.duration)
             );
             return wrong("lease renew deadline", self.renew_deadline, why);

@@ -106,7 +106,7 @@ fn capacity(reported: Option<Capacity>, claim: &Claim) -> Result<String, Error> 
         Some(reported) if reported.bytes() == 0 || reported == asked => Ok(text.to_owned()),
         Some(reported) if reported < asked => Err(Error::new(
             Kind::Exhausted,
-            format!("the storage made a volume of {reported}, which is less than the {text} asked for"),
+            format!("the storage created a volume of {reported}, which is less than the {text} requested"),
         )),
         Some(reported) => Ok(reported.to_string()),
     }
@@ -214,7 +214,11 @@ pub(super) fn source(volume: &VolumeObject) -> Option<Source> {
 pub(super) fn contradiction(source: &Source, recorded: &Recorded) -> Option<String> {
     let (Source::Csi(csi), Some(id)) = (source, &recorded.id) else { return None };
     (csi.handle != id.to_string()).then(|| {
-        format!("the volume's handle is {:?}, but its annotation {} says {id}", csi.handle, names::VOLUME_ID)
+        format!(
+            "the volume handle of the PersistentVolume is {:?}, but its annotation {} says {id}",
+            csi.handle,
+            names::VOLUME_ID
+        )
     })
 }
 
@@ -241,7 +245,14 @@ impl Recorded {
                 None => BTreeMap::new(),
                 Some(text) => serde_json::from_str(text).map_err(|error| {
                     let shown: String = text.chars().take(80).collect();
-                    Invalid::new(names::RECORD, shown, format!("must be a JSON object of texts: {error}"))
+                    Invalid::new(
+                        names::RECORD,
+                        shown,
+                        format!(
+                            "must be a JSON object whose values are strings: \
+                        {error}"
+                        ),
+                    )
                 })?,
             },
             retention: annotation(&volume.metadata, names::TRASH_RETENTION)

@@ -113,7 +113,9 @@ pub(super) fn plan(claim: &Arc<Claim>, records: &Records, backends: &Backends) -
         return Plan::Reread;
     }
     if class.waits_for_consumer && !claim.node_selected {
-        return Plan::Wait("the class waits for the first consumer, and no node was selected yet");
+        return Plan::Wait(
+            "the class uses WaitForFirstConsumer, and the scheduler has not selected a node yet",
+        );
     }
     if let Some(source) = &claim.source {
         return from_source(source);
@@ -136,7 +138,7 @@ pub(super) fn plan(claim: &Arc<Claim>, records: &Records, backends: &Backends) -
                     };
                     Plan::Reject(Rejection {
                         why: format!(
-                            "the place {:?} for this claim {how} that of {}; nothing was made",
+                            "location {:?} for this claim {how} that of {}; nothing was created",
                             order.spot.path(),
                             other.who
                         ),
@@ -183,13 +185,13 @@ fn from_source(source: &DataSource) -> Plan {
         format!("the data source ({}) has no name", source.kind)
     } else if known {
         format!(
-            "the data source {} {:?} is not supported: this provisioner cannot copy data; make the claim without a \
-             data source and copy with a job",
+            "the data source {} {:?} is not supported: this provisioner cannot copy data; create the claim without a \
+             data source, and copy the data with a Job",
             source.kind, source.name
         )
     } else {
         return Plan::StepAside(format!(
-            "the claim shall be filled from {} {:?}: waiting for a volume populator that knows this kind",
+            "waiting for a volume populator to fill the claim from {} {:?}",
             source.kind, source.name
         ));
     };
@@ -222,15 +224,16 @@ fn order(
     if claim.selector {
         return Err(Error::new(
             Kind::Unsupported,
-            "claim.spec.selector is not supported: a new volume has no labels to select; make the claim again without it",
+            "spec.selector is not supported: a new volume has no labels to select; create the claim again without it",
         ));
     }
     if let Some(name) = &claim.attributes_class {
         return Err(Error::new(
             Kind::Unsupported,
             format!(
-                "claim.spec.volumeAttributesClassName {name:?} is not supported: volumes of {} have no attributes that a class \
-                 could set, and Kubernetes binds this claim to no volume without them; make the claim again without it",
+                "spec.volumeAttributesClassName {name:?} is not supported: volumes of {} have no attributes that \
+                 such a class could set, and Kubernetes does not bind the claim without them; create the claim again \
+                 without it",
                 class.provisioner
             ),
         ));
@@ -239,8 +242,8 @@ fn order(
         return Err(Error::new(
             Kind::Invalid,
             format!(
-                "the labels and annotations of the claim that the storage class {:?} makes a path of have {bytes} bytes; no path \
-                 has more than {PATTERN_BYTES}",
+                "storage class {:?} builds the path from labels and annotations of the claim that are {bytes} bytes \
+                 long; a path has at most {PATTERN_BYTES}",
                 class.name
             ),
         ));

@@ -77,17 +77,20 @@ fn order(volume: &VolumeObject, class: Option<&Class>, backends: &Backends) -> R
     if let Some(id) = &recorded.id
         && *id.name() != name
     {
-        let why = format!("names the volume {}, not {name}; nothing was touched", id.name());
+        let why = format!("names the volume {}, not {name}; nothing was changed", id.name());
         return Err(Invalid::new(names::VOLUME_ID, id.to_string(), why));
     }
     let Some(source) = persistent_volume::source(volume) else {
         return Ok(Plan::Refuse(format!(
-            "the volume names {provisioner:?} as its provisioner but has no source that berth knows: nfs with a \
-             server and a path, csi, rbd or cephfs; nothing was removed. If it holds nothing of value, set its reclaim policy to Retain and delete it"
+            "the PersistentVolume names {provisioner:?} as its provisioner but has no source that berth supports \
+             (nfs with a server and a path, csi, rbd or cephfs); nothing was removed. To get rid of the \
+             PersistentVolume only, set its reclaim policy to Retain and delete it"
         )));
     };
     if volume.spec.claim_ref.is_none() {
-        return Ok(Plan::Refuse("the volume is Released but names no claim; nothing was removed".to_owned()));
+        return Ok(Plan::Refuse(
+            "the PersistentVolume is Released but names no claim; nothing was removed".to_owned(),
+        ));
     }
     if let Some(why) = persistent_volume::contradiction(&source, &recorded) {
         return Ok(Plan::Refuse(format!("{why}; nothing was removed")));
@@ -142,12 +145,12 @@ fn given_up(volume: &VolumeObject, class: Option<&Class>, backends: &Backends) -
 fn class_gone(volume: &VolumeObject) -> String {
     let name = class_of(volume);
     if name.is_empty() {
-        "archived, since nothing on the volume says what shall become of it, and it names no storage class"
+        "the data was archived, because neither the PersistentVolume nor a storage class says what to do with it"
             .into()
     } else {
         format!(
-            "archived, since nothing on the volume says what shall become of it, and storage class {name:?} does \
-             not exist"
+            "the data was archived, because the PersistentVolume does not say what to do with it and storage class \
+             {name:?} does not exist"
         )
     }
 }
@@ -159,7 +162,7 @@ fn class_of(volume: &VolumeObject) -> &str {
 /// The same removal, which leaves the bytes to `who`.
 fn yielding(mut order: Box<Order>, who: &str) -> Box<Order> {
     order.removal.disposal = Disposal::Keep;
-    order.remark = Some(format!("the data was kept, since {who} lies at the same place"));
+    order.remark = Some(format!("the data was kept, because {who} uses the same location"));
     order
 }
 
@@ -171,8 +174,8 @@ fn in_the_way(other: &Occupant) -> Option<String> {
         Relation::Below => "contains",
     };
     Some(format!(
-        "nothing was removed: the place {how} that of {}; remove that one first, or set the reclaim policy of this volume \
-         to Retain",
+        "nothing was removed: the location {how} that of {}; remove that one first, or set the reclaim policy of \
+         this volume to Retain",
         other.who
     ))
 }
@@ -185,8 +188,8 @@ fn in_the_way_on(spot: &Spot, other: &Occupant, store: &str) -> String {
         Relation::Below => "has a path below it",
     };
     format!(
-        "nothing was removed: {} {how} on {store}, which may be {} by other addresses. If it is the same cluster, configure it \
-         with the monitors of both; if not, configure both",
+        "nothing was removed: {} {how} on {store}, which may be {} under other addresses. If it is the same Ceph \
+         cluster, configure it with the monitors of both; if not, configure both",
         other.who,
         spot.store()
     )

@@ -62,7 +62,7 @@ async fn look(shared: &Shared, backend: &Arc<dyn Backend>, store: String, volume
                     tracing::info!(
                         store,
                         volumes = unregistered.len(),
-                        "volumes in use are not recorded on the storage yet"
+                        "some volumes in use have no owner recorded on the storage yet"
                     );
                 }
                 for name in unregistered {
@@ -74,7 +74,7 @@ async fn look(shared: &Shared, backend: &Arc<dyn Backend>, store: String, volume
                 tracing::warn!(
                     store,
                     error = error.chain(),
-                    "cannot find out which volumes are recorded on the storage"
+                    "cannot read which volumes have an owner recorded on the storage"
                 );
                 return;
             }
@@ -82,7 +82,7 @@ async fn look(shared: &Shared, backend: &Arc<dyn Backend>, store: String, volume
                 tracing::info!(
                     store,
                     error = error.chain(),
-                    "cannot find out yet which volumes are recorded on the storage"
+                    "cannot read yet which volumes have an owner recorded on the storage"
                 );
             }
         }
@@ -107,7 +107,7 @@ pub(super) async fn reconcile(shared: &Shared, name: &str, permit: &Permit) -> O
         Ok(Some(live)) => live,
         Ok(None) => return Outcome::Done,
         Err(failure) => {
-            tracing::warn!(volume = name, error = %failure, "cannot read a volume that is to be recorded");
+            tracing::warn!(volume = name, error = %failure, "cannot read a volume whose owner is to be recorded");
             return failure.outcome();
         }
     };
@@ -127,7 +127,7 @@ pub(super) async fn reconcile(shared: &Shared, name: &str, permit: &Permit) -> O
     };
     match backend.register(&volume, permit).await {
         Ok(()) => {
-            tracing::info!(volume = name, "recorded on the storage whose the volume is");
+            tracing::info!(volume = name, "recorded the owner of the volume on the storage");
             Outcome::Done
         }
         Err(error) if error.kind() == Kind::Busy => Outcome::Retry,
@@ -140,7 +140,8 @@ pub(super) async fn reconcile(shared: &Shared, name: &str, permit: &Permit) -> O
             Outcome::Done
         }
         Err(error) => {
-            tracing::warn!(volume = name, kind = %error.kind(), error = error.chain(), "cannot record the volume on the storage yet");
+            tracing::warn!(volume = name, kind = %error.kind(), error = error.chain(), "cannot record the owner of \
+                the volume on the storage yet");
             match error.kind() {
                 Kind::Conflict => {
                     tell(shared, &live, &error.chain());
@@ -163,7 +164,7 @@ pub(super) async fn reconcile(shared: &Shared, name: &str, permit: &Permit) -> O
 /// Tells the administrator why the volume cannot be recorded, or its Secret not be made again.
 fn tell(shared: &Shared, live: &VolumeObject, why: &str) {
     let name = live.metadata.name.as_deref().unwrap_or_default();
-    tracing::warn!(volume = name, why, "the volume cannot be recorded on the storage");
+    tracing::warn!(volume = name, why, "cannot record the owner of the volume on the storage");
     shared.tell_volume(live, Type::Warning, "VolumeNotRecorded", why.to_owned());
 }
 

@@ -104,7 +104,7 @@ async fn follow(shared: &Shared, name: SecretName) -> (SecretName, End) {
                     continue;
                 }
                 Err(error) => {
-                    tracing::debug!(secret = %name, error = %error, "cannot watch a Secret that is waited for");
+                    tracing::debug!(secret = %name, error = %error, "cannot watch a missing Secret");
                     false
                 }
             }
@@ -113,13 +113,13 @@ async fn follow(shared: &Shared, name: SecretName) -> (SecretName, End) {
                 Ok(there) => there,
                 Err(failure) if failure.is_forbidden() => return (name, End::Over),
                 Err(failure) => {
-                    tracing::debug!(secret = %name, error = %failure, "cannot ask for a Secret that is waited for");
+                    tracing::debug!(secret = %name, error = %failure, "cannot check whether a missing Secret exists");
                     false
                 }
             }
         };
         if there {
-            tracing::info!(secret = %name, "a Secret that was waited for is there");
+            tracing::info!(secret = %name, "a missing Secret exists now");
             shared.records().wake_blocked(&id);
             return (name, End::Over);
         }

@@ -136,7 +136,7 @@ async fn an_error_says_what_is_missing_and_nothing_says_what_is_in_a_secret() {
     let host = host(&strange).await;
     let error = host.secrets(&name, false).await.unwrap_err();
     let shown = format!("{error} {error:?} {host:?}");
-    assert!(shown.contains("cannot be read as a Secret") && !shown.contains("hunter2"), "{shown}");
+    assert!(shown.contains("is not a Secret") && !shown.contains("hunter2"), "{shown}");
 }
 
 /// Proves: case 47

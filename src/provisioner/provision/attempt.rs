@@ -168,7 +168,7 @@ fn left_alone(attempt: Option<Attempt>) -> Step {
 async fn ask_for_class(shared: &Shared, claim: &Claim, why: &str) -> Outcome {
     match shared.cluster.class(&claim.class).await {
         Ok(Some(_)) => {
-            tracing::debug!(claim = %claim, class = claim.class, "the class exists and will be told of soon");
+            tracing::debug!(claim = %claim, class = claim.class, "the class exists; its watch event arrives soon");
             return Outcome::Retry;
         }
         Ok(None) => {}
@@ -176,7 +176,7 @@ async fn ask_for_class(shared: &Shared, claim: &Claim, why: &str) -> Outcome {
             // A name that no class can have, or what may not be asked.
             Cause::Invalid | Cause::Forbidden | Cause::NotFound => {}
             Cause::Unknown | Cause::Unauthorized | Cause::Throttled | Cause::Exists | Cause::Conflict => {
-                tracing::warn!(claim = %claim, error = %failure, "cannot find out whether the class of a claim exists");
+                tracing::warn!(claim = %claim, error = %failure, "cannot check whether the class of a claim exists");
                 return failure.outcome();
             }
         },
@@ -200,7 +200,7 @@ pub(in crate::provisioner) async fn confirm(shared: &Shared, uid: &str, permit: 
         }
         // The volume was used and removed meanwhile.
         Err(error) if error.kind() == Kind::NotFound => {
-            tracing::info!(volume = %volume.id, error = error.chain(), "the volume to be confirmed is gone");
+            tracing::info!(volume = %volume.id, error = error.chain(), "the volume to confirm is gone");
             shared.end_attempt(uid);
             Outcome::Done
         }
@@ -243,7 +243,7 @@ fn not_made(shared: &Shared, order: &Order, error: &Error) -> Outcome {
     let claim = &order.claim;
     // Somebody is at it already: that is no failure, and nothing that anybody has to know.
     if error.kind() == Kind::Busy {
-        tracing::debug!(claim = %claim, error = error.chain(), "the volume is being worked on");
+        tracing::debug!(claim = %claim, error = error.chain(), "another operation on the volume is running");
         return outcome_of(Kind::Busy);
     }
     fail(shared, claim, &error.kind().to_string(), &error.chain());
@@ -274,7 +274,8 @@ async fn store(shared: &Shared, order: &Arc<Order>, volume: &Arc<Volume>, permit
     };
     let turn = shared.storing.acquire().await;
     if let Err(expired) = permit.check() {
-        tracing::warn!(claim = %claim, error = %expired, "the volume was made, but its PV may not be stored");
+        tracing::warn!(claim = %claim, error = %expired, "the volume was created, but its PersistentVolume may not \
+            be stored");
         return Outcome::Retry;
     }
     shared.progress(&claim.uid, |progress| *progress = Progress::Posted(Arc::clone(volume)));
@@ -344,7 +345,7 @@ fn describe(
 ) -> Result<k8s_openapi::api::core::v1::PersistentVolume, Error> {
     // An earlier try may have made it elsewhere, under parameters that the class had then.
     let place: Place = order.backend.locate(&volume.source).ok_or_else(|| {
-        Error::new(Kind::Internal, format!("volume {} was made outside of every store", volume.id))
+        Error::new(Kind::Internal, format!("volume {} was created outside every configured store", volume.id))
     })?;
     let guarding = {
         let mut records = shared.records();
@@ -353,7 +354,8 @@ fn describe(
             let share = order.backend.shares(&order.request);
             let name = order.request.name.as_str();
             if let Some(other) = records.occupant(&spot, name, &order.claim.uid, share) {
-                let message = format!("volume {} was made at {place}, where {} lies", volume.id, other.who);
+                let message =
+                    format!("volume {} was created at {place}, which {} uses", volume.id, other.who);
                 return Err(Error::new(Kind::Conflict, message));
             }
             records.reserve(&order.claim, spot);
@@ -391,7 +393,7 @@ fn not_stored(shared: &Shared, order: &Order, failure: &Failure) -> Outcome {
     if failure.is_forbidden() {
         shared.rights.refused(Right::CreateVolumes);
     }
-    let why = format!("the volume was made, but its PersistentVolume is not stored yet: {failure}");
+    let why = format!("the volume was created, but its PersistentVolume is not stored yet: {failure}");
     fail(shared, &order.claim, "not stored", &why);
     failure.outcome()
 }
@@ -420,13 +422,13 @@ async fn settle(shared: &Shared, attempt: Attempt, permit: &Permit) -> Outcome {
                 tracing::info!(
                     claim = %claim,
                     error = error.chain(),
-                    "the claim and its class are gone; if a volume was made, the sweep takes it back"
+                    "the claim and its class are gone; if a volume was created, the sweep removes it"
                 );
                 shared.end_attempt(&claim.uid);
                 return Outcome::Done;
             }
             Err(error) => {
-                tracing::info!(claim = %claim, error = error.chain(), "nothing was made for a claim that is gone");
+                tracing::info!(claim = %claim, error = error.chain(), "nothing was created for a claim that is gone");
                 shared.end_attempt(&claim.uid);
                 return Outcome::Done;
             }
@@ -437,7 +439,7 @@ async fn settle(shared: &Shared, attempt: Attempt, permit: &Permit) -> Outcome {
     let (live, stored) = match (live, stored) {
         (Ok(live), Ok(stored)) => (live, stored),
         (Err(failure), _) | (_, Err(failure)) => {
-            tracing::warn!(claim = %claim, error = %failure, "cannot find out whether the claim is gone");
+            tracing::warn!(claim = %claim, error = %failure, "cannot check whether the claim is gone");
             return failure.outcome();
         }
     };
@@ -491,15 +493,16 @@ async fn take_back(shared: &Shared, order: &Order, volume: &Volume, permit: &Per
     };
     match order.backend.discard(&unfinished, permit).await {
         Ok(()) => {
-            tracing::info!(claim = %claim, volume = %volume.id, "took back a volume that nobody uses");
+            tracing::info!(claim = %claim, volume = %volume.id, "removed an unused volume");
             shared.metrics.swept(volume.id.store());
             shared.end_attempt(&claim.uid);
             Outcome::Done
         }
         Err(error) if error.kind() == Kind::Busy => outcome_of(Kind::Busy),
         Err(error) => {
-            tracing::warn!(claim = %claim, error = error.chain(), "cannot take back a volume that nobody uses");
-            let note = format!("the volume made for this claim could not be taken back: {}", error.chain());
+            tracing::warn!(claim = %claim, error = error.chain(), "cannot remove an unused volume");
+            let note =
+                format!("could not remove the volume that was created for this claim: {}", error.chain());
             shared.tell_claim(claim, Type::Warning, "ProvisioningCleanupFailed", note);
             if error.kind() == Kind::Refused {
                 // Somebody put data there. The sweep reports it; a person decides.

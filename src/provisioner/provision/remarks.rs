@@ -46,7 +46,7 @@ pub(super) async fn tell(shared: &Shared, order: &Order) {
     }
     let minor = if depends_on_version(order) { shared.cluster.minor_version().await } else { None };
     for (reason, note) in remarks(order, minor) {
-        tracing::warn!(class = order.class.name, reason, note, "a class is probably not what it should be");
+        tracing::warn!(class = order.class.name, reason, note, "a storage class looks wrong");
         shared.tell_claim(&order.claim, Type::Warning, reason, note);
     }
 }

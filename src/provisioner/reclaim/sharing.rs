@@ -137,7 +137,7 @@ async fn ask(shared: &Shared, name: &str) -> Result<Option<Other>, Outcome> {
         Ok(Some(live)) => live,
         Ok(None) => return Ok(None),
         Err(failure) => {
-            tracing::warn!(volume = name, error = %failure, "cannot read a volume at the place of another one");
+            tracing::warn!(volume = name, error = %failure, "cannot read a volume at the same location");
             return Err(failure.outcome());
         }
     };

@@ -308,8 +308,8 @@ fn the_volume_says_what_becomes_of_it_else_the_class_else_it_is_archived() {
 #[test]
 fn a_volume_that_contradicts_itself_is_refused_with_a_reason() {
     let table: Vec<(&str, Value, &str)> = vec![
-        ("no source at all", json!({"spec": {"nfs": null}}), "has no source that berth knows"),
-        ("a source without a path", json!({"spec": {"nfs": {"path": ""}}}), "has no source that berth knows"),
+        ("no source at all", json!({"spec": {"nfs": null}}), "has no source that berth supports"),
+        ("a source without a path", json!({"spec": {"nfs": {"path": ""}}}), "has no source that berth supports"),
         ("no claim", json!({"spec": {"claimRef": null}}), "names no claim"),
         (
             "an unreadable record of what shall become of it",
@@ -321,12 +321,12 @@ fn a_volume_that_contradicts_itself_is_refused_with_a_reason() {
         (
             "a record that is no object",
             annotated(json!({"berth.storage/record": "[]"})),
-            "berth.storage/record \"[]\" must be a JSON object of texts",
+            "berth.storage/record \"[]\" must be a JSON object whose values are strings",
         ),
         (
             "a record with something else than texts",
             annotated(json!({"berth.storage/record": "{\"pool\": 1}"})),
-            "must be a JSON object of texts",
+            "must be a JSON object whose values are strings",
         ),
         (
             "a handle of another volume",

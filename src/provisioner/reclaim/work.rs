@@ -52,10 +52,7 @@ pub(in crate::provisioner) async fn reconcile(
         match round(shared, name, tries, permit).await {
             Ok(Round::Over(outcome)) | Err(outcome) => return outcome,
             Ok(Round::Again) => {
-                tracing::info!(
-                    volume = name,
-                    "the volume was changed while it was being removed: looking at it again"
-                );
+                tracing::info!(volume = name, "the volume changed during its removal; looking at it again");
             }
         }
     }
@@ -68,7 +65,7 @@ async fn round(shared: &Shared, name: &str, tries: u32, permit: &Permit) -> Resu
         Ok(Some(live)) => live,
         Ok(None) => return Ok(Round::Over(Outcome::Done)),
         Err(failure) => {
-            tracing::warn!(volume = name, error = %failure, "cannot read the volume to be removed");
+            tracing::warn!(volume = name, error = %failure, "cannot read the volume to remove");
             return Err(failure.outcome());
         }
     };
@@ -167,9 +164,8 @@ async fn finish(
         Ok(Deletion::Changed) => Ok(Round::Again),
         Ok(Deletion::Stopped) => Err(Outcome::Retry),
         Err(failure) => {
-            let note =
-                format!("the volume was removed, but its PersistentVolume cannot be deleted: {failure}");
-            tracing::warn!(volume = name, error = %failure, "cannot delete the object of a volume that was removed");
+            let note = format!("the data was removed, but the PersistentVolume cannot be deleted: {failure}");
+            tracing::warn!(volume = name, error = %failure, "cannot delete the PersistentVolume of removed data");
             shared.tell_volume(live, Type::Warning, "VolumeFailedDelete", note);
             shared.metrics.delete_failed(class);
             Err(failure.outcome())
@@ -224,24 +220,26 @@ async fn restore(
     let moved_away = shared.records().is_moved_away(name);
     match backend.restore(&removal, permit).await {
         Ok(Restored::InPlace) if !moved_away => {
-            tracing::debug!(volume = name, "the volume stays, and was not moved");
+            tracing::debug!(volume = name, "the volume stays; its data was not moved");
         }
         // The round of the trash may have been quicker.
         Ok(Restored::InPlace | Restored::MovedBack) => {
-            tracing::info!(
-                volume = name,
-                "the volume is not to be removed any more: its data was moved back"
-            );
-            let note = "the volume is not to be removed any more: its data was moved back to its place";
+            tracing::info!(volume = name, "the removal was cancelled; the data was moved back");
+            let note = "the removal was cancelled; the data was moved back to its original location";
             shared.tell_volume(live, Type::Normal, "VolumeRestored", note.to_owned());
         }
         Err(error) if error.kind() == Kind::Busy => {
-            tracing::debug!(volume = name, error = error.chain(), "the volume is still being worked on");
+            tracing::debug!(
+                volume = name,
+                error = error.chain(),
+                "another operation on the volume is running"
+            );
             return Err(outcome_of(Kind::Busy));
         }
         Err(error) => {
-            tracing::warn!(volume = name, kind = %error.kind(), error = error.chain(), "cannot undo the removal of the volume");
-            let note = format!("the removal of the volume cannot be undone yet: {}", error.chain());
+            tracing::warn!(volume = name, kind = %error.kind(), error = error.chain(), "cannot cancel the removal of \
+                the volume");
+            let note = format!("cannot cancel the removal of the volume yet: {}", error.chain());
             shared.tell_volume(live, Type::Warning, "VolumeRestoreFailed", note);
             if !nothing_begun(error.kind()) {
                 return Err(outcome_of(error.kind()));
@@ -268,10 +266,14 @@ async fn cleared(
         // The last one at a place decides about it.
         Turn::Yield(who) => return Ok(yielding(order, &who)),
         Turn::Wait(other, state) => {
-            tracing::debug!(volume = name, other = other.who, "waits for another volume at the same place");
+            tracing::debug!(
+                volume = name,
+                other = other.who,
+                "waiting for another volume at the same location"
+            );
             if state == Other::Stuck || tries > PATIENCE {
                 let note = format!(
-                    "not removed yet: {} lies at the same place and has to be removed first",
+                    "not removed yet: {} uses the same location and must be removed first",
                     other.who
                 );
                 shared.tell_volume(live, Type::Warning, "VolumeFailedDelete", note);
@@ -314,7 +316,11 @@ fn not_removed(shared: &Shared, live: &VolumeObject, error: &Error) -> Outcome {
     match error.kind() {
         // Somebody is at it already: that is no failure, and nothing that anybody has to know.
         Kind::Busy => {
-            tracing::debug!(volume = name, error = error.chain(), "the volume is being worked on");
+            tracing::debug!(
+                volume = name,
+                error = error.chain(),
+                "another operation on the volume is running"
+            );
             return outcome_of(Kind::Busy);
         }
         Kind::Refused => {
@@ -350,7 +356,7 @@ pub(super) async fn class_if_needed(shared: &Shared, live: &VolumeObject) -> Res
         return Ok(known);
     }
     shared.cluster.class(name).await.map_err(|failure| {
-        tracing::warn!(class = name, error = %failure, "cannot read the class of a volume to be removed");
+        tracing::warn!(class = name, error = %failure, "cannot read the class of a volume to remove");
         failure.outcome()
     })
 }
@@ -373,10 +379,10 @@ fn refuse(shared: &Shared, live: &VolumeObject, why: &str) {
 fn remark(shared: &Shared, live: &VolumeObject, order: &Order, removed: &Removed) {
     let note = match (removed, order.removal.disposal) {
         (Removed::Archived(to), Disposal::Delete) => Some(format!(
-            "the data was archived to {to:?} rather than deleted, since it was there before the volume"
+            "the data was archived to {to:?} instead of deleted, because it existed before the volume"
         )),
         (Removed::Kept, Disposal::Delete | Disposal::Archive) => {
-            Some("the data was kept, since it was there before the volume".to_owned())
+            Some("the data was kept, because it existed before the volume".to_owned())
         }
         (Removed::Archived(to), Disposal::Archive | Disposal::Keep) => {
             order.remark.as_ref().map(|remark| format!("{remark}; the archive is {to:?}"))
@@ -385,7 +391,7 @@ fn remark(shared: &Shared, live: &VolumeObject, order: &Order, removed: &Removed
     };
     if let Some(note) = note {
         let name = live.metadata.name.as_deref().unwrap_or_default();
-        tracing::info!(volume = name, note, "removed the volume in another way than was asked for");
+        tracing::info!(volume = name, note, "removed the volume in another way than requested");
         shared.tell_volume(live, Type::Normal, "VolumeRemoved", note);
     }
 }
@@ -418,7 +424,7 @@ fn patched(shared: &Shared, name: &str, answer: Result<(), Failure>) -> Result<O
     if failure.is_forbidden() {
         shared.rights.refused(Right::PatchVolumes);
     }
-    tracing::warn!(volume = name, error = %failure, "cannot change the finalizer of the volume");
+    tracing::warn!(volume = name, error = %failure, "cannot change the finalizer of the PersistentVolume");
     Err(failure.outcome())
 }
 

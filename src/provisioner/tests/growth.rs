@@ -58,7 +58,7 @@ async fn growth_that_was_interrupted_is_completed_by_the_next_process() {
     grow(&bed, "2Gi");
     bed.until("the PV has grown", || volume_has(&bed) == "2Gi").await;
     let why = bed.event("data", "VolumeResizeFailed").await;
-    assert!(why.contains("cannot be recorded"), "{why}");
+    assert!(why.contains("cannot record the new size"), "{why}");
     running.kill().await;
     assert_eq!(has(&bed), "1Gi");
     bed.server.faults().clear();

@@ -282,7 +282,7 @@ async fn a_volume_without_a_usable_source_is_told_and_the_loop_goes_on() {
     store.patch_status::<PersistentVolume>("", "strange", &json!({"status": {"phase": "Released"}})).unwrap();
     let running = bed.start().await;
     let why = bed.event("strange", "VolumeFailedDelete").await;
-    assert!(why.contains("has no source that berth knows"), "{why}");
+    assert!(why.contains("has no source that berth supports"), "{why}");
     bed.annotated_claim("data");
     bed.until("the loop goes on", || bed.volumes() == 2).await;
     running.stop().await;

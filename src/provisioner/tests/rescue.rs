@@ -50,7 +50,7 @@ fn name(volume: &str) -> VolumeName {
 async fn a_volume_that_is_rescued_between_the_move_and_the_deletion_of_its_object_gets_its_data_back() {
     let rescues = [
         ("its policy", retain()),
-        ("what shall become of it", json!({"metadata": {"annotations": {names::ON_DELETE: "retain"}}})),
+        ("what to do with it", json!({"metadata": {"annotations": {names::ON_DELETE: "retain"}}})),
         ("nonsense on it", json!({"metadata": {"annotations": {names::ON_DELETE: "what"}}})),
     ];
     for (row, rescue) in rescues {
@@ -70,7 +70,7 @@ async fn a_volume_that_is_rescued_between_the_move_and_the_deletion_of_its_objec
         bed.server.faults().remove(held);
         let told = bed.event(&volume, "VolumeRestored").await;
         assert!(told.contains("moved back"), "{row}: {told}");
-        if row == "what shall become of it" {
+        if row == "what to do with it" {
             bed.until("its object goes", || bed.volumes() == 0).await;
         } else {
             bed.settle().await;
@@ -249,7 +249,7 @@ async fn no_finalizer_is_taken_off_before_the_storage_has_given_the_data_back() 
     assert!(bed.memory.exists(&place));
     running.stop().await;
     assert_eq!(bed.memory.calls(Operation::Restore), 6);
-    assert!(bed.event(&volume, "VolumeRestoreFailed").await.contains("cannot be undone yet"));
+    assert!(bed.event(&volume, "VolumeRestoreFailed").await.contains("cannot cancel the removal"));
 }
 
 /// The process that moved the data is gone; its successor finds a volume that is to stay, with our finalizer on it.
