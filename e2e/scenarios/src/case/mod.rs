@@ -45,7 +45,7 @@ use crate::{
 };
 
 /// How long anything may take before it counts as never. Far more than a busy machine needs.
-pub const PATIENCE: Duration = Duration::from_secs(90);
+pub const PATIENCE: Duration = Duration::from_mins(3);
 
 /// Everything that a scenario works with.
 pub struct Case {
