@@ -115,7 +115,7 @@ fn everything_wrong_in_the_settings_ends_with_2() {
         (
             "a key that is no key",
             vec![format!("--kubeconfig={}", bad_key.display()), "--listen=off".into()],
-            "no client for the API server at https://127.0.0.1:9",
+            "cannot create a client for the API server at https://127.0.0.1:9",
         ),
         (
             "a port that is taken",

@@ -265,9 +265,9 @@ fn ours(key: &str, theirs: &[Parameter]) -> Option<&'static str> {
     let has = |name: &str| theirs.iter().any(|parameter| parameter.name == name);
     match key.to_ascii_lowercase().as_str() {
         "subdir" if has("pathPattern") => {
-            Some("is a parameter of csi-driver-nfs; here it is pathPattern, with tokens such as ${.PVC.name}")
+            Some("a parameter of csi-driver-nfs; here it is pathPattern, with tokens such as ${.PVC.name}")
         }
-        "mountpermissions" if has("mode") => Some("is a parameter of csi-driver-nfs; here it is mode"),
+        "mountpermissions" if has("mode") => Some("a parameter of csi-driver-nfs; here it is mode"),
         "mountoptions" => {
             Some("a field of the class, beside parameters: mountOptions: [nfsvers=4.2] for example")
         }
@@ -468,11 +468,11 @@ mod tests {
         };
         assert_eq!(
             unknown("subDir", &nfs),
-            "has the unknown parameter \"subDir\" (as with csi-driver-nfs; here it is pathPattern, with tokens such as ${.PVC.name})"
+            "has the unknown parameter \"subDir\" (a parameter of csi-driver-nfs; here it is pathPattern, with tokens such as ${.PVC.name})"
         );
         assert_eq!(
             unknown("mountPermissions", &nfs),
-            "has the unknown parameter \"mountPermissions\" (as with csi-driver-nfs; here it is mode)"
+            "has the unknown parameter \"mountPermissions\" (a parameter of csi-driver-nfs; here it is mode)"
         );
         assert!(unknown("mountOptions", &nfs).contains("a field of the class, beside parameters"));
         let without = Capabilities { parameters: &[], ..capabilities() };

@@ -121,7 +121,7 @@ async fn an_error_says_what_is_missing_and_nothing_says_what_is_in_a_secret() {
     assert_eq!(error.kind(), Kind::Internal);
     assert_eq!(
         error.to_string(),
-        "the provisioner may not get secrets in namespace \"storage\", where Secret ceph-admin is: bind the role of \
+        "not allowed to get secrets in namespace \"storage\" of Secret ceph-admin; bind the role of \
          deploy/manifests/ceph/01-rbac.yaml there"
     );
 
@@ -209,7 +209,7 @@ async fn whether_a_secret_is_kept_is_told_by_its_marks_as_of_now_and_without_its
     let forbidden = server("secrets");
     let error = self::host(&forbidden).await.is_kept(&name(), &owner).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Internal);
-    assert!(error.to_string().contains("may not get secrets in namespace"), "{error}");
+    assert!(error.to_string().contains("not allowed to get secrets in namespace"), "{error}");
 }
 
 /// Proves: row 8.6

@@ -229,8 +229,14 @@ fn the_old_annotation_names_the_class_also_when_it_is_empty() {
 fn late_binding_waits_for_a_node() {
     let late = || json!({"volumeBindingMode": "WaitForFirstConsumer"});
     check(vec![
-        row("without a node it waits", usual(), late(), "wait", "first consumer"),
-        row("with an empty node it waits", annotated(json!({NODE: ""})), late(), "wait", "first consumer"),
+        row("without a node it waits", usual(), late(), "wait", "WaitForFirstConsumer"),
+        row(
+            "with an empty node it waits",
+            annotated(json!({NODE: ""})),
+            late(),
+            "wait",
+            "WaitForFirstConsumer",
+        ),
         row("with a node it is served", annotated(json!({NODE: "n1"})), late(), "provision", ""),
         row(
             "the alpha annotation does not decide",
@@ -466,7 +472,7 @@ fn values_for_a_pattern_that_are_longer_than_any_path_are_refused_and_not_kept()
     let mut records = records(Some(class), Vec::new());
     let (found, text) = decide(&claim, &mut records);
     assert_eq!(found, "reject, on change");
-    assert!(text.contains("have 4101 bytes; no path has more than 4096"), "{text}");
+    assert!(text.contains("are 4101 bytes long; a path has at most 4096"), "{text}");
     assert!(records.claim("0b6f-11").unwrap().to_volume_claim().annotations.is_empty());
 }
 

@@ -291,7 +291,7 @@ fn the_volume_says_what_becomes_of_it_else_the_class_else_it_is_archived() {
             with(old(), &json!({"spec": {"storageClassName": null}})),
             None,
             Archive,
-            "names no storage class",
+            "neither the PersistentVolume nor a storage class",
         ),
     ];
     for (name, volume, class, disposal, remark) in table {
@@ -309,7 +309,11 @@ fn the_volume_says_what_becomes_of_it_else_the_class_else_it_is_archived() {
 fn a_volume_that_contradicts_itself_is_refused_with_a_reason() {
     let table: Vec<(&str, Value, &str)> = vec![
         ("no source at all", json!({"spec": {"nfs": null}}), "has no source that berth supports"),
-        ("a source without a path", json!({"spec": {"nfs": {"path": ""}}}), "has no source that berth supports"),
+        (
+            "a source without a path",
+            json!({"spec": {"nfs": {"path": ""}}}),
+            "has no source that berth supports",
+        ),
         ("no claim", json!({"spec": {"claimRef": null}}), "names no claim"),
         (
             "an unreadable record of what shall become of it",
@@ -333,7 +337,7 @@ fn a_volume_that_contradicts_itself_is_refused_with_a_reason() {
             json!({"spec": {
                 "nfs": null, "csi": {"driver": "rbd.berth.storage", "volumeHandle": "1/memory/default/pvc-other"},
             }}),
-            "the volume's handle is \"1/memory/default/pvc-other\", but its annotation berth.storage/volume-id says \
+            "the volume handle of the PersistentVolume is \"1/memory/default/pvc-other\", but its annotation berth.storage/volume-id says \
              1/memory/default/pvc-0b6f-11; nothing was removed",
         ),
         (
@@ -365,7 +369,7 @@ fn another_volume_in_the_same_place_keeps_the_data_and_one_above_or_below_stops_
     let other = |relation| Occupant { relation, who: "PersistentVolume pvc-x".into(), id: "pvc-x".into() };
     let kept = yielding(order(), "PersistentVolume pvc-x");
     assert_eq!(kept.removal.disposal, Disposal::Keep);
-    assert!(kept.remark.unwrap().contains("PersistentVolume pvc-x lies at the same place"));
+    assert!(kept.remark.unwrap().contains("PersistentVolume pvc-x uses the same location"));
     assert_eq!(in_the_way(&other(Relation::Same)), None);
     for (relation, says) in [(Relation::Above, "lies within that of"), (Relation::Below, "contains that of")]
     {

@@ -66,7 +66,7 @@ fn what_each_missing_right_costs() {
             &[(true, "cannot list and watch all claims")],
         ),
         ("cannot create PersistentVolumes", &[R::CreateVolumes], &[(true, "provisions no claim")]),
-        ("volumes cannot be deleted", &[R::DeleteVolumes], &[(true, "neither deletes nor archives")]),
+        ("volumes cannot be deleted", &[R::DeleteVolumes], &[(true, "neither deleted nor archived")]),
         ("volumes cannot be looked at again", &[R::GetVolumes], &[(true, "removes none")]),
         (
             "claims cannot be looked at again",
@@ -122,10 +122,10 @@ fn a_notice_names_the_rights_and_brings_the_rules() {
     assert_eq!(
         lines,
         [
-            "missing right to patch persistentvolumeclaims/status: claims cannot grow: a bigger request is answered with an \
-             event on the claim",
-            "missing right to get leases.coordination.k8s.io, update leases.coordination.k8s.io: the leader lock is not a \
-             Lease but the Endpoints object that the old provisioners use",
+            "missing right to patch persistentvolumeclaims/status: claims cannot be expanded; berth answers a larger \
+             request with an Event on the claim",
+            "missing right to get leases.coordination.k8s.io, update leases.coordination.k8s.io: berth uses the Endpoints \
+             lock of the old provisioners instead of a Lease",
         ]
     );
     assert_eq!(

@@ -38,7 +38,7 @@ async fn of_two_released_volumes_at_one_place_the_last_takes_the_data_with_it() 
     assert!(!bed.memory.exists(&place("data")), "nobody took the data along");
     assert_eq!(bed.memory.calls(Operation::Remove), 3);
     let why = bed.event("pvc-a", "VolumeRemoved").await;
-    assert!(why.contains("the data was kept, since PersistentVolume pvc-"), "{why}");
+    assert!(why.contains("the data was kept, because PersistentVolume pvc-"), "{why}");
     assert_eq!(bed.events("pvc-c"), [], "it waited in silence");
 }
 
@@ -89,7 +89,7 @@ async fn a_released_volume_that_a_person_has_to_correct_keeps_the_data_and_block
     bed.until("who would delete is gone", || bed.volume("pvc-a").is_none()).await;
     let why = bed.event("pvc-z-2", "VolumeFailedDelete").await;
     assert!(
-        why.contains("PersistentVolume pvc-a-2 lies at the same place and has to be removed first"),
+        why.contains("PersistentVolume pvc-a-2 uses the same location and must be removed first"),
         "{why}"
     );
     bed.settle().await;

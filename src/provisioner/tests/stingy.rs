@@ -106,7 +106,7 @@ async fn a_volume_that_is_too_small_is_taken_back_and_made_anew() {
     let uid = bed.annotated_claim("data");
     bed.provisioned(1).await;
     let why = bed.event("data", "ProvisioningFailed").await;
-    assert!(why.contains("which is less than the 1Gi asked for"), "{why}");
+    assert!(why.contains("which is less than the 1Gi requested"), "{why}");
     running.stop().await;
     assert_eq!((bed.memory.calls(Operation::Create), bed.memory.calls(Operation::Discard)), (3, 2));
     let stored: Value = serde_json::to_value(bed.volume(&format!("pvc-{uid}"))).unwrap();

@@ -37,7 +37,7 @@ async fn test(case: Arc<Case>, name: &'static str) -> Result<()> {
         .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
         .env("BERTH_TEST_CEPH_CONF", case.cluster()?.conf())
         .kill_on_drop(true);
-    let answer = answer(&mut command, Duration::from_mins(14)).await?;
+    let answer = answer(&mut command, Duration::from_mins(25)).await?;
     let said = format!("{}{}", answer.stdout, answer.stderr);
     let last = said.len().saturating_sub(6000);
     let tail = said.get(said.ceil_char_boundary(last)..).unwrap_or(&said);

@@ -23,7 +23,10 @@ pub(super) fn scenarios() -> Vec<Scenario> {
     vec![
         on_bed("berth killed at every call while it makes and removes an image", image_steps),
         on_bed("berth killed at every call while it archives an image", image_archive_steps),
-        on_bed("berth killed at every call while it makes and removes a subvolume and its user", subvolume_steps),
+        on_bed(
+            "berth killed at every call while it makes and removes a subvolume and its user",
+            subvolume_steps,
+        ),
         on_bed("berth killed at every write to the API while it makes and removes volumes", api_steps),
         on_bed("a claim deleted while berth was dead leaves no image and no subvolume", orphans),
         on_bed(
