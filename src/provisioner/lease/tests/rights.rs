@@ -254,5 +254,6 @@ async fn endpoints_that_were_deleted_are_their_holders_until_it_had_time_to_make
     sleep(seconds(14)).await;
     stub.put("endpoints", NAMESPACE, NAME, None);
     let (_, after) = term(&elector).await;
-    assert!(after > seconds(15) && after < seconds(18), "{after:?}");
+    // The lock's 15 s, and up to two looks, which come at random up to 2.4 s apart.
+    assert!(after > seconds(15) && after < seconds(20), "{after:?}");
 }
