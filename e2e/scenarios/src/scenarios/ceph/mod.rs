@@ -14,6 +14,7 @@ mod outages;
 mod rbd;
 mod rbd_removal;
 mod secrets;
+mod two_clusters;
 
 use std::sync::Arc;
 
@@ -30,6 +31,7 @@ pub(super) fn all() -> Vec<Scenario> {
         rbd::scenarios(),
         rbd_removal::scenarios(),
         cephfs::scenarios(),
+        two_clusters::scenarios(),
         mounts::scenarios(),
         old::scenarios(),
         secrets::scenarios(),

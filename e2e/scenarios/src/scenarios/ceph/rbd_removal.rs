@@ -56,7 +56,8 @@ async fn in_trash(bed: &Bed, image: &str, wanted: bool) -> Result<()> {
         .await
 }
 
-async fn refused(bed: &Bed, volume: &PersistentVolume, command: &str) -> Result<()> {
+/// Waits for an Event on the PV that ends with the command.
+pub(super) async fn refused(bed: &Bed, volume: &PersistentVolume, command: &str) -> Result<()> {
     bed.case
         .until(&format!("an Event that ends with {command:?}"), async || {
             let events = bed.case.events("PersistentVolume", &volume.name_any()).await?;
@@ -146,7 +147,7 @@ async fn made_again(bed: Arc<Bed>) -> Result<()> {
 }
 
 /// The object as a backup tool restores it elsewhere.
-fn copy_of(volume: &PersistentVolume) -> Result<Value> {
+pub(super) fn copy_of(volume: &PersistentVolume) -> Result<Value> {
     let mut object = serde_json::to_value(volume)?;
     let metadata = object.get_mut("metadata").and_then(Value::as_object_mut).context("no metadata")?;
     metadata.retain(|key, _| ["name", "annotations", "labels"].contains(&key.as_str()));
