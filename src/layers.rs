@@ -176,11 +176,11 @@ fn is_test_file(file: &str) -> bool {
         || file.split('/').any(|part| matches!(part, "tests" | "tests.rs" | "conformance" | "conformance.rs"))
 }
 
-/// The module path of a file: `config/export.rs` is `config::export`, `config.rs` and `config/mod.rs` are `config`.
+/// The module path of a file: `config/export.rs` is `config::export`, `config.rs` is `config`.
 fn module_of(file: &str) -> Vec<String> {
     let path = file.strip_suffix(".rs").unwrap_or(file);
     let mut parts: Vec<String> = path.split('/').map(String::from).collect();
-    if parts.last().is_some_and(|last| matches!(last.as_str(), "mod" | "lib" | "main")) {
+    if parts.last().is_some_and(|last| matches!(last.as_str(), "lib" | "main")) {
         parts.pop();
     }
     parts
@@ -203,26 +203,26 @@ fn every_module_uses_only_what_it_may() {
 #[test]
 fn a_forbidden_use_is_found_however_it_is_written() {
     let rows = [
-        ("a plain use", "backend/nfs/mod.rs", "use kube::Api;"),
-        ("a use of the crate itself", "backend/mod.rs", "use kube;"),
-        ("a renamed use", "backend/mod.rs", "use kube::Client as K;"),
-        ("a use in a group", "backend/mod.rs", "use {std::sync::Arc, kube::Client};"),
+        ("a plain use", "backend/nfs.rs", "use kube::Api;"),
+        ("a use of the crate itself", "backend.rs", "use kube;"),
+        ("a renamed use", "backend.rs", "use kube::Client as K;"),
+        ("a use in a group", "backend.rs", "use {std::sync::Arc, kube::Client};"),
         ("a use in a tree", "volume.rs", "use crate::{volume::Capacity, provisioner::{lease, queue}};"),
         ("a re-export", "system/root.rs", "pub use crate::volume::Place;"),
         ("a path in an expression", "provisioner/reclaim.rs", "fn f() { crate::backend::nfs::Nfs::new(); }"),
         ("a way through super", "provisioner/lease.rs", "use super::super::system::root::Root;"),
-        ("a way through super in a file of two", "backend/nfs/mod.rs", "use super::super::observe::Metrics;"),
-        ("a file system call", "backend/nfs/mod.rs", "fn f() { std::fs::remove_dir_all(p); }"),
+        ("a way through super in a file of two", "backend/nfs.rs", "use super::super::observe::Metrics;"),
+        ("a file system call", "backend/nfs.rs", "fn f() { std::fs::remove_dir_all(p); }"),
         ("a file system module", "backend/nfs.rs", "use std::{fs, path::Path};"),
-        ("the runtime's file system", "provisioner/mod.rs", "use tokio::fs::File;"),
+        ("the runtime's file system", "provisioner.rs", "use tokio::fs::File;"),
         ("a program that is started", "backend/rbd.rs", "use tokio::process::Command;"),
         ("a program that is started by std", "system/mount.rs", "let c = std::process::Command::new(a);"),
-        ("an end of the process", "provisioner/mod.rs", "fn f() { std::process::exit(1) }"),
+        ("an end of the process", "provisioner.rs", "fn f() { std::process::exit(1) }"),
         ("the environment", "config/convert.rs", "use std::env;"),
         ("a flag looked at again", "observe/logs.rs", "use crate::config::Controller;"),
-        ("a system call elsewhere", "backend/nfs/mod.rs", "use nix::sys::stat;"),
+        ("a system call elsewhere", "backend/nfs.rs", "use nix::sys::stat;"),
         ("a mount elsewhere in system", "system/root.rs", "nix::mount::umount(p);"),
-        ("code after tests", "backend/mod.rs", "#[cfg(test)]\nmod tests { fn f() {} }\nuse kube::Api;"),
+        ("code after tests", "backend.rs", "#[cfg(test)]\nmod tests { fn f() {} }\nuse kube::Api;"),
     ];
     for (row, file, code) in rows {
         let found = violations(file, &format!("//! A file.\n{code}\n"));
@@ -233,18 +233,18 @@ fn a_forbidden_use_is_found_however_it_is_written() {
 #[test]
 fn what_is_allowed_is_left_alone() {
     let rows = [
-        ("a comment", "backend/mod.rs", "// use kube::Api;\n/* kube::Api /* nested */ kube::x */"),
-        ("a string", "backend/mod.rs", "const A: &str = \"kube::Api\"; const B: &str = r#\"\"kube::Api\"#;"),
-        ("a character and a lifetime", "backend/mod.rs", "fn f<'a>(x: &'a str) -> char { '\"' }"),
+        ("a comment", "backend.rs", "// use kube::Api;\n/* kube::Api /* nested */ kube::x */"),
+        ("a string", "backend.rs", "const A: &str = \"kube::Api\"; const B: &str = r#\"\"kube::Api\"#;"),
+        ("a character and a lifetime", "backend.rs", "fn f<'a>(x: &'a str) -> char { '\"' }"),
         (
             "tests may name a backend",
-            "provisioner/mod.rs",
+            "provisioner.rs",
             "#[cfg(test)]\nmod tests { use crate::backend::memory; }",
         ),
         ("a file of tests", "provisioner/tests.rs", "use crate::backend::memory;"),
         ("tests of a module", "provisioner/tests/plan.rs", "use crate::backend::memory;"),
-        ("the trait", "provisioner/mod.rs", "use crate::backend::{Backend, Error};"),
-        ("a similar name", "backend/mod.rs", "use kubelet::x; use crate::configuration::y;"),
+        ("the trait", "provisioner.rs", "use crate::backend::{Backend, Error};"),
+        ("a similar name", "backend.rs", "use kubelet::x; use crate::configuration::y;"),
         ("system calls in system", "system/root.rs", "use nix::fcntl::openat2;"),
         ("a macro that is no module", "observe.rs", "const V: &str = env!(\"A\");"),
         (
@@ -262,4 +262,16 @@ fn what_is_allowed_is_left_alone() {
 #[test]
 fn a_file_without_a_word_about_itself_is_found() {
     assert_eq!(violations("backend/new.rs", "use std::sync::Arc;\n").len(), 1);
+}
+
+/// A module lies in `foo.rs`, and what is within it in `foo/`: editors show the name, and there is one place to look.
+#[test]
+fn no_module_lies_in_a_file_called_mod() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    for directory in ["src", "e2e/apiserver/src", "e2e/scenarios/src"] {
+        let mut files = Vec::new();
+        sources(&root.join(directory), &mut files);
+        let found = files.iter().find(|file| file.ends_with("mod.rs"));
+        assert!(found.is_none(), "{}: call it after its directory", found.unwrap().display());
+    }
 }
