@@ -9,6 +9,8 @@ mod condition;
 mod purge;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+pub(crate) mod trace;
 
 use std::{
     ffi::{CStr, CString},
@@ -134,6 +136,9 @@ pub struct Content {
 pub struct Root {
     fd: Arc<OwnedFd>,
     path: PathBuf,
+    /// Lets tests count what is asked of the file system.
+    #[cfg(test)]
+    pub(crate) trace: trace::Trace,
 }
 
 impl fmt::Debug for Root {
@@ -158,12 +163,21 @@ impl Root {
         let failure = |cause| Failure { step: "open", path: path.into(), cause };
         let fd = nix::fcntl::open(path, how, Mode::empty()).map_err(|errno| failure(errno.into()))?;
         match retried(|| openat2(&fd, ".", confined(how))) {
-            Ok(_) => Ok(Self { fd: Arc::new(fd), path: path.into() }),
+            Ok(_) => Ok(Self::held(fd, path.into())),
             Err(Errno::ENOSYS | Errno::EPERM) => Err(failure(io::Error::other(
                 "the system call openat2 is missing or forbidden; Linux 5.6 or newer is needed, and a container \
                  runtime whose seccomp profile knows the call",
             ))),
             Err(errno) => Err(failure(errno.into())),
+        }
+    }
+
+    fn held(fd: OwnedFd, path: PathBuf) -> Self {
+        Self {
+            fd: Arc::new(fd),
+            path,
+            #[cfg(test)]
+            trace: trace::Trace::default(),
         }
     }
 
@@ -218,11 +232,12 @@ impl Root {
             );
         let fd = retried(|| openat2(&*self.fd, path.as_str(), how))
             .map_err(|errno| self.failed(step, segments, errno))?;
-        Ok(Self { fd: Arc::new(fd), path: self.shown(segments) })
+        Ok(Self::held(fd, self.shown(segments)))
     }
 
     /// Whether `path`, where it was opened, still leads to the held directory.
     pub fn is_current(&self) -> Result<bool, Failure> {
+        self.note("look at", "");
         match (stat(&self.path), fstat(&*self.fd)) {
             (Ok(now), Ok(held)) => Ok(same(&Ok(now), &Ok(held))),
             (Err(Errno::ENOENT | Errno::ENOTDIR), _) => Ok(false),
@@ -250,6 +265,7 @@ impl Root {
 
     /// The held directory itself.
     pub fn top(&self) -> Result<Seen, Failure> {
+        self.note("look at", "");
         stat_of(&self.fd).map(|stat| Seen::of(&stat)).map_err(|errno| self.failure("look at", "", errno))
     }
 
@@ -259,6 +275,7 @@ impl Root {
         let mut dir = self.directory(step, segments)?;
         for entry in dir.iter() {
             let entry = entry.map_err(|errno| self.failed(step, segments, errno))?;
+            self.note_entry(entry.file_name());
             if !is_dots(entry.file_name()) {
                 return Ok(false);
             }
@@ -277,6 +294,7 @@ impl Root {
         let mut names = Vec::new();
         for entry in dir.iter() {
             let entry = entry.map_err(|errno| self.failed(step, segments, errno))?;
+            self.note_entry(entry.file_name());
             if let Ok(name) = entry.file_name().to_str()
                 && !is_dots(entry.file_name())
             {
@@ -292,6 +310,7 @@ impl Root {
         let mut names = Vec::new();
         for entry in dir.iter() {
             let entry = entry.map_err(|errno| self.failure("read directory", "", errno))?;
+            self.note_entry(entry.file_name());
             if let Ok(name) = entry.file_name().to_str()
                 && !is_dots(entry.file_name())
             {
@@ -320,6 +339,7 @@ impl Root {
     }
 
     fn top_directory(&self, step: &'static str) -> Result<Dir, Failure> {
+        self.note(step, "");
         let how = confined(OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC);
         retried(|| openat2(&*self.fd, ".", how))
             .and_then(Dir::from_fd)
@@ -355,8 +375,30 @@ impl Root {
         if segments.is_empty() || !segments.iter().all(|s| plain(s.as_ref())) {
             return Err(self.failed(step, segments, Errno::EINVAL));
         }
-        Ok(joined(segments))
+        let path = joined(segments);
+        self.note(step, &path);
+        Ok(path)
     }
+
+    /// Tells a test that counts of an operation.
+    #[cfg(test)]
+    fn note(&self, step: &'static str, path: &str) {
+        self.trace.note(step, path);
+    }
+
+    #[cfg(not(test))]
+    #[expect(clippy::unused_self, reason = "tests count what is asked beneath one root")]
+    const fn note(&self, _: &'static str, _: &str) {}
+
+    /// The same of an entry that was read.
+    #[cfg(test)]
+    fn note_entry(&self, name: &CStr) {
+        self.note("read entry", &name.to_string_lossy());
+    }
+
+    #[cfg(not(test))]
+    #[expect(clippy::unused_self, reason = "likewise")]
+    const fn note_entry(&self, _: &CStr) {}
 
     fn shown<S: AsRef<str>>(&self, segments: &[S]) -> PathBuf {
         self.path.join(joined(segments))

@@ -10,6 +10,7 @@ mod interleaving;
 mod interruption;
 mod long_names;
 mod mounted;
+mod operations;
 mod places;
 mod register;
 mod removal;

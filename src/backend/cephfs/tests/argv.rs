@@ -257,3 +257,28 @@ async fn an_old_volume() {
         ]
     );
 }
+
+/// The calls of one volume that is made and deleted, and of one that is archived, among so many other subvolumes.
+async fn calls_among(others: usize) -> Vec<String> {
+    let watched = Watched::new();
+    for number in 0..others {
+        watched.mgr.plant(&format!("/volumes/berth/berth-uid-other-{number}"));
+    }
+    let permit = Permit::unlimited();
+    for (name, disposal) in [("1", Disposal::Delete), ("2", Disposal::Archive)] {
+        let request = super::odd::asked(name, &[&SHARED[..], &[("fsName", "cephfs")]].concat());
+        let volume = watched.backend.create(&request, &permit).await.unwrap();
+        watched.backend.remove(&removal(&request, &volume, disposal), &permit).await.unwrap();
+    }
+    watched.calls()
+}
+
+#[tokio::test]
+async fn a_creation_and_a_removal_make_the_same_calls_among_many_subvolumes_as_among_few() {
+    let (few, many) = (calls_among(10).await, calls_among(500).await);
+    println!("{} calls among 10 other subvolumes, {} among 500", few.len(), many.len());
+    assert_eq!(few, many);
+    assert!(!few.iter().any(|call| call.contains("other-")), "{few:?}");
+    let lists = few.iter().filter(|call| call.starts_with("fs subvolume ls")).count();
+    assert!(lists <= 1, "a process may list a group once, before its first volume there: {few:?}");
+}

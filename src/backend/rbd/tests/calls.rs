@@ -199,3 +199,30 @@ async fn tending_finds_every_trash_and_never_forces() {
         ]
     );
 }
+
+/// The calls of one volume that is made, deleted, and of one that is archived, among so many other images.
+async fn calls_among(others: usize) -> Vec<String> {
+    let site = Site::new();
+    for number in 0..others {
+        let image = Image { size: 1 << 20, ..Image::default() };
+        site.small.plant("rbd", &format!("berth-uid-other-{number}"), image);
+    }
+    for (name, disposal) in [("a", Disposal::Delete), ("b", Disposal::Archive)] {
+        let request = request(name, &[]);
+        let volume = site.create(&request).await.unwrap();
+        site.remove(&removal(&request, &volume, disposal)).await.unwrap();
+    }
+    let id = |call: String| match call.split_once("rbd_header.") {
+        Some((before, _)) => format!("{before}rbd_header.ID"),
+        None => call,
+    };
+    sorted(calls(&site.small).into_iter().map(id).collect())
+}
+
+#[tokio::test]
+async fn a_creation_and_a_removal_make_the_same_calls_among_many_images_as_among_few() {
+    let (few, many) = (calls_among(10).await, calls_among(500).await);
+    println!("{} calls among 10 other images, {} among 500", few.len(), many.len());
+    assert_eq!(few, many);
+    assert!(!few.iter().any(|call| call.starts_with("rbd ls") || call.contains("other-")), "{few:?}");
+}
