@@ -221,6 +221,11 @@ impl Memory {
         self.state().untended = true;
     }
 
+    /// Ends [`Memory::leave_trash_alone`].
+    pub fn look_after_trash_again(&self) {
+        self.state().untended = false;
+    }
+
     /// From now on the storage says that this volume is the one of another cluster.
     pub fn sign_as(&self, name: &VolumeName, cluster: &str) {
         self.state().foreign.insert(name.clone(), cluster.to_owned());

@@ -107,6 +107,7 @@ async fn that_a_rescued_volume_has_its_data_again_is_told_whoever_put_it_back() 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_finalizer_that_cannot_be_taken_off_a_changed_object_is_taken_off_the_new_version_at_once() {
     let bed = holding(Duration::ZERO).await;
+    bed.memory.leave_trash_alone();
     let mut settings = bed.settings().await;
     settings.pace.min = Duration::from_hours(1);
     settings.pace.max = Duration::from_hours(2);
@@ -196,6 +197,8 @@ async fn a_removal_whose_object_was_changed_but_not_rescued_goes_on_with_the_new
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_volume_whose_object_could_not_be_deleted_can_be_retained_and_given_up_again() {
     let bed = holding(Duration::ZERO).await;
+    // Its rounds hold the volume for a moment, and who meets them tries again later.
+    bed.memory.leave_trash_alone();
     let mut settings = bed.settings().await;
     // Nothing is tried again by itself.
     settings.pace.min = Duration::from_hours(1);
@@ -222,6 +225,7 @@ async fn a_volume_whose_object_could_not_be_deleted_can_be_retained_and_given_up
     bed.settle().await;
     patch_volume(&bed, &volume, json!({"spec": {"persistentVolumeReclaimPolicy": "Delete"}}));
     bed.until("the volume is gone", || bed.volumes() == 0).await;
+    bed.memory.look_after_trash_again();
     bed.until("and its data", || bed.memory.purged() == 1).await;
     running.stop().await;
 }
