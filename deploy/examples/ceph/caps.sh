@@ -5,7 +5,7 @@
 #   sh caps.sh cephfs FS GROUP...    for mgr: makes and removes subvolumes in these groups of a file system
 #
 #   ceph auth get-or-create client.berth mon 'profile rbd' osd "$(sh caps.sh rbd kube)"
-#   ceph auth get-or-create client.berth-fs mon 'allow r' mgr "$(sh caps.sh cephfs cephfs berth)"
+#   ceph auth get-or-create client.berth-cephfs mon 'allow r' mgr "$(sh caps.sh cephfs cephfs kubernetes)"
 set -eu
 
 usage() {
