@@ -37,7 +37,7 @@ pub use inspection::{Finding, Inspection};
 pub use ownership::{UNKNOWN_CLUSTER, quoted, take_over};
 
 use crate::volume::{
-    ClaimKey, ClusterIds, Disposal, Expired, Grown, Growth, InUse, Invalid, Permit, Place, Removal,
+    ClaimKey, ClusterIds, Disposal, ExpandRequest, Expanded, Expired, InUse, Invalid, Permit, Place, Removal,
     SecretName, Secrets, Source, Volume, VolumeId, VolumeName, VolumeRequest,
 };
 
@@ -77,14 +77,14 @@ pub trait Backend: Send + Sync + 'static {
 
     /// Makes the volume, or finds the one that an earlier call made.
     ///
-    /// It stays *unfinished* (see [`unfinished`](Backend::unfinished)) until [`confirm`](Backend::confirm).
+    /// It stays *unfinished* (see [`list_uncommitted`](Backend::unfinished)) until [`commit`](Backend::confirm).
     async fn create(&self, request: &VolumeRequest, permit: &Permit) -> Result<Volume, Error>;
 
     /// Records that the volume is in use: its PV is stored, as the object with this UID. From now on no sweep may take it.
-    async fn confirm(&self, id: &VolumeId, uid: &str, permit: &Permit) -> Result<(), Error>;
+    async fn commit(&self, id: &VolumeId, uid: &str, permit: &Permit) -> Result<(), Error>;
 
     /// Deletes, archives or keeps the volume: proves at the storage that it is ours and that no other volume of any cluster
-    /// lies at, above or below it, moves it out of the way, and leaves the reclaiming to [`tend`](Backend::tend), which asks
+    /// lies at, above or below it, moves it out of the way, and leaves the reclaiming to [`collect_garbage`](Backend::tend), which asks
     /// [`Host::pv_state`] first. Until then [`restore`](Backend::restore) undoes it.
     async fn remove(&self, removal: &Removal, permit: &Permit) -> Result<Removed, Error>;
 
@@ -104,30 +104,30 @@ pub trait Backend: Send + Sync + 'static {
     async fn register(&self, volume: &InUse, permit: &Permit) -> Result<(), Error>;
 
     /// Makes the volume hold at least so much, never less than before; tells what it holds then.
-    async fn expand(&self, growth: &Growth, permit: &Permit) -> Result<Grown, Error>;
+    async fn expand(&self, growth: &ExpandRequest, permit: &Permit) -> Result<Expanded, Error>;
 
     /// The volumes of `store` that were begun and never confirmed, oldest first. A backend that does not record which
     /// were confirmed leaves out those that are `known`, which have a PV.
-    async fn unfinished(&self, store: &str, known: Known<'_>) -> Result<Vec<Unfinished>, Error>;
+    async fn list_uncommitted(&self, store: &str, known: Known<'_>) -> Result<Vec<Uncommitted>, Error>;
 
     /// Takes back a volume that was never used: empty, it goes to the trash; with content, it is refused. Nothing beside its
     /// [`place`](Unfinished::place) is touched, where that is known.
-    async fn discard(&self, unfinished: &Unfinished, permit: &Permit) -> Result<(), Error>;
+    async fn rollback(&self, uncommitted: &Uncommitted, permit: &Permit) -> Result<(), Error>;
 
     /// Reclaims what was moved to the trash, until the permit ends. Dropped when leadership ends.
-    async fn tend(&self, permit: &Permit);
+    async fn collect_garbage(&self, permit: &Permit);
 
     /// Tells what the existing volumes say of a store. Called once for every store, also for one that only volumes name, before
     /// any volume is made or removed there: a store whose root is not what it was (not mounted, another disk) is refused
-    /// until it is again. The classes that there are have been told of by then ([`acquaint`](Backend::acquaint)).
-    fn remember(&self, past: Past);
+    /// until it is again. The classes that there are have been told of by then ([`register_class`](Backend::acquaint)).
+    fn expect_store(&self, past: StoreExpectation);
 
     /// Tells of a class that is served, by its parameters as [`VolumeRequest::parameters`] has them: a store that only
     /// classes describe is known from then on, and what lies in it is looked after although nothing was asked of it yet. Pure
     /// memory; a class that is wrong is told when it is used.
-    fn acquaint(&self, _parameters: &BTreeMap<String, String>) {}
+    fn register_class(&self, _parameters: &BTreeMap<String, String>) {}
 
-    /// Tells of all classes that are served, as [`acquaint`](Backend::acquaint) tells of one, and of all stores in which volumes
+    /// Tells of all classes that are served, as [`register_class`](Backend::acquaint) tells of one, and of all stores in which volumes
     /// lie or are being made, in place of what was told before. A store that nobody configured and none of them names is
     /// forgotten, once what was deleted there is purged; it is known again as soon as it is named. Pure memory.
     fn retain_stores(&self, _classes: &[BTreeMap<String, String>], _used: &BTreeSet<String>) {}
@@ -231,7 +231,7 @@ pub struct Capabilities {
     /// The class parameters it reads. Anything else is unknown.
     pub parameters: &'static [Parameter],
     /// Whether the names of its parameters may be written in any case, as the older provisioners of its kind took them.
-    pub any_case: bool,
+    pub case_insensitive: bool,
     /// What the older provisioners of its kind did with the bytes where the class says nothing.
     pub before: Disposal,
     /// How many volumes it can usefully work on at a time.
@@ -266,7 +266,7 @@ pub enum Removed {
 
 /// What the existing PVs say of a store: the process's only memory of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Past {
+pub struct StoreExpectation {
     /// The store's configured name.
     pub store: String,
     /// The identity that the store had when the newest of the volumes was made; `None` where no volume tells.
@@ -277,7 +277,7 @@ pub struct Past {
 
 /// A volume that was begun and whose PV was never confirmed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Unfinished {
+pub struct Uncommitted {
     /// Its id.
     pub id: VolumeId,
     /// Whose it is; namespace and name are empty where the work ended before they could be noted.

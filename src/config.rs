@@ -4,7 +4,7 @@
 //! set (flag, variable or key), its value, and what is allowed. Only `main` uses this module; whatever it starts gets
 //! values and never looks at a flag again.
 //!
-//! It reads neither the environment nor files itself: both come in as [`Surroundings`].
+//! It reads neither the environment nor files itself: both come in as [`Environment`].
 
 mod cluster;
 mod cluster_id;
@@ -26,13 +26,13 @@ pub use cluster::{Ceph, ConfiguredCluster};
 #[cfg(test)]
 pub(crate) use served::storage_of;
 pub use served::{Provisioner, Storage};
-pub use value::Wrong;
+pub use value::ConfigError;
 
 use crate::{backend::nfs::Export, observe};
 
 /// What the process was started with, besides its arguments.
 #[derive(Clone, Copy)]
-pub struct Surroundings<'a> {
+pub struct Environment<'a> {
     /// Reads an environment variable.
     pub env: &'a dyn Fn(&str) -> Option<std::ffi::OsString>,
     /// Reads a small text file.
@@ -125,7 +125,7 @@ pub struct Lease {
 }
 
 /// Reads `args` (the first is the program's own name), the environment and the file of `--config`.
-pub fn parse(args: &[String], surroundings: Surroundings<'_>) -> Result<Invocation, Wrong> {
+pub fn parse(args: &[String], surroundings: Environment<'_>) -> Result<Invocation, ConfigError> {
     let old = old::extract(args)?;
     match flags::read(old.rest.clone())? {
         flags::Read::Print(text) => Ok(Invocation::Print(text)),

@@ -21,7 +21,7 @@ use berth::{
         nfs::{self, Nfs},
         rbd::{self, Rbd},
     },
-    config::{self, Ceph, Controller, Invocation, Listen, Storage, Surroundings},
+    config::{self, Ceph, Controller, Environment, Invocation, Listen, Storage},
     observe::{self, Metered, Metrics},
     provisioner::{self, ClusterFacts, KubernetesHost, host, lease, queue::Pace, rights},
     system::clock::since_boot,
@@ -45,7 +45,7 @@ const LOOK_FOR_PORT_EVERY: Duration = Duration::from_secs(10);
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args_os().map(|arg| arg.to_string_lossy().into_owned()).collect();
     let surroundings =
-        Surroundings { env: &|name| std::env::var_os(name), read: &|path| std::fs::read_to_string(path) };
+        Environment { env: &|name| std::env::var_os(name), read: &|path| std::fs::read_to_string(path) };
     match config::parse(&args, surroundings) {
         Ok(Invocation::Print(text)) => match write!(std::io::stdout(), "{text}") {
             Ok(()) => ExitCode::SUCCESS,
@@ -343,10 +343,10 @@ async fn once_free(address: observe::Address, file: Option<&Path>) -> std::io::R
 
 /// Writes the address into `file`, which is there completely or not at all.
 fn tell(file: &Path, address: SocketAddr) -> std::io::Result<()> {
-    let mut unfinished = file.as_os_str().to_owned();
-    unfinished.push(".new");
-    std::fs::write(&unfinished, format!("{address}\n"))?;
-    std::fs::rename(&unfinished, file)
+    let mut uncommitted = file.as_os_str().to_owned();
+    uncommitted.push(".new");
+    std::fs::write(&uncommitted, format!("{address}\n"))?;
+    std::fs::rename(&uncommitted, file)
 }
 
 /// The API server of the file, or the one of the pod's service account; another address where one was given. Never the

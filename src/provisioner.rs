@@ -443,7 +443,7 @@ impl Shared {
 
     fn introduce(&self, class: &Class) {
         let Some(backend) = self.backends.get(&class.provisioner) else { return };
-        backend.acquaint(&class.parameters_of(backend.capabilities()));
+        backend.register_class(&class.parameters_of(backend.capabilities()));
     }
 
     /// Tells the backends which classes and volumes there are, where some have gone: a store that none of them names is forgotten.
@@ -469,7 +469,7 @@ impl Shared {
         for backend in self.backends.distinct() {
             let past = self.records().past(&**backend);
             for past in past {
-                backend.remember(past);
+                backend.expect_store(past);
             }
         }
     }

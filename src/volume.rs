@@ -441,7 +441,7 @@ pub enum Disposal {
     /// Moved aside under a name that tells whose it was.
     Archive,
     /// Left where it is.
-    Keep,
+    Retain,
 }
 
 impl fmt::Display for Disposal {
@@ -449,7 +449,7 @@ impl fmt::Display for Disposal {
         f.write_str(match self {
             Self::Delete => "delete",
             Self::Archive => "archive",
-            Self::Keep => "retain",
+            Self::Retain => "retain",
         })
     }
 }
@@ -462,7 +462,7 @@ impl FromStr for Disposal {
         match text {
             "delete" => Ok(Self::Delete),
             "archive" => Ok(Self::Archive),
-            "retain" => Ok(Self::Keep),
+            "retain" => Ok(Self::Retain),
             _ => Err(Invalid::new("disposal", text, "must be delete, archive or retain")),
         }
     }
@@ -490,7 +490,7 @@ pub struct Removal {
 
 /// A volume that shall hold more. Everything but the capacity comes from the PV.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Growth {
+pub struct ExpandRequest {
     /// The PV's name.
     pub name: VolumeName,
     /// The id that we recorded on the PV; `None` for a PV of an older provisioner.
@@ -509,7 +509,7 @@ pub struct Growth {
 
 /// A volume that has grown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Grown {
+pub struct Expanded {
     /// What it holds now.
     pub capacity: Capacity,
     /// Whether the node still has to make the file system in it bigger.

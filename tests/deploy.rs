@@ -10,7 +10,7 @@ use std::{
 
 use berth::{
     backend::{cephfs, nfs, rbd},
-    config::{self, Invocation, Storage, Surroundings},
+    config::{self, Environment, Invocation, Storage},
     provisioner::rights::{self, ELECTION, Right, Rights, SECRETS, VOLUMES},
 };
 use k8s_openapi::api::{
@@ -282,7 +282,7 @@ fn the_names_of_what_ceph_needs_fit_together() {
     };
     let args: Vec<String> =
         std::iter::once("berth".to_owned()).chain(pod.containers[0].args.clone().unwrap()).collect();
-    let started = config::parse(&args, Surroundings { env: &|_| None, read: &read }).unwrap();
+    let started = config::parse(&args, Environment { env: &|_| None, read: &read }).unwrap();
     let Invocation::Controller(started) = started else { panic!("the controller is not started") };
     let ceph = started.ceph.unwrap();
     let admin = ceph.clusters[0].admin.clone().unwrap();
@@ -327,7 +327,7 @@ fn names_fit_together() {
         std::iter::once("berth".to_owned()).chain(pod.containers[0].args.clone().unwrap()).collect();
     let env = |name: &str| environment.get(name).map(std::ffi::OsString::from);
     let read = |_: &Path| Err(std::io::Error::from(std::io::ErrorKind::NotFound));
-    let started = config::parse(&args, Surroundings { env: &env, read: &read }).unwrap();
+    let started = config::parse(&args, Environment { env: &env, read: &read }).unwrap();
     let Invocation::Controller(started) = started else { panic!("the controller is not started") };
     let mount = &pod.containers[0].volume_mounts.as_ref().unwrap()[0];
     assert_eq!(started.exports[0].root, Path::new(&mount.mount_path));
@@ -357,7 +357,7 @@ fn storage(name: &str) -> Storage {
     let args: Vec<String> =
         ["berth", "--nfs-server=s", "--nfs-path=/p", "--provisioner-name", name].map(String::from).to_vec();
     let read = |_: &Path| Err(std::io::Error::from(std::io::ErrorKind::NotFound));
-    match config::parse(&args, Surroundings { env: &|_| None, read: &read }) {
+    match config::parse(&args, Environment { env: &|_| None, read: &read }) {
         Ok(Invocation::Controller(started)) => started.provisioners[0].storage,
         other => panic!("{name}: {other:?}"),
     }
@@ -374,13 +374,14 @@ fn the_parameters_of_all_classes_are_known() {
         let class: StorageClass = serde_json::from_value(document).unwrap();
         let storage = storage(&class.provisioner);
         *classes.entry(storage).or_default() += 1;
-        let (theirs, any_case) = match storage {
+        let (theirs, case_insensitive) = match storage {
             Storage::Nfs => (nfs::PARAMETERS, false),
             Storage::Rbd => (rbd::PARAMETERS, true),
             Storage::Cephfs => (cephfs::PARAMETERS, true),
         };
         for parameter in class.parameters.unwrap_or_default().keys() {
-            let named = |name: &str| name == parameter || any_case && name.eq_ignore_ascii_case(parameter);
+            let named =
+                |name: &str| name == parameter || case_insensitive && name.eq_ignore_ascii_case(parameter);
             let known = theirs.iter().any(|known| named(known.name)) || common.iter().any(|name| named(name));
             assert!(known, "{file}: {parameter}");
         }
@@ -404,7 +405,7 @@ fn the_configuration_files_in_config_maps_are_accepted() {
             _ => Err(std::io::Error::from(std::io::ErrorKind::NotFound)),
         };
         let args = ["berth".to_owned(), "--config=/etc/berth/berth.yaml".to_owned()];
-        let started = config::parse(&args, Surroundings { env: &|_| None, read: &read });
+        let started = config::parse(&args, Environment { env: &|_| None, read: &read });
         let Ok(Invocation::Controller(started)) = started else { panic!("{file}: {started:?}") };
         assert!(
             !started.exports.is_empty() || started.ceph.is_some_and(|ceph| !ceph.clusters.is_empty()),

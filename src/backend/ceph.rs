@@ -131,7 +131,7 @@ impl Ceph {
         let answer: Option<Answer> = reply.json().ok().flatten();
         let Some(Answer { fsid }) = answer.filter(|answer| is_fsid(&answer.fsid)) else {
             let said = without_keys(&String::from_utf8_lossy(&reply.stdout), self.credentials.key().reveal());
-            return Err(self.failed(&what, Tool::Ceph, Reason::Other, Some(0), Said::read(&said).gist()));
+            return Err(self.failed(&what, Tool::Ceph, Reason::Other, Some(0), Said::read(&said).summary()));
         };
         self.cluster.set_identity(fsid.clone());
         Ok(fsid)
@@ -167,7 +167,7 @@ impl Ceph {
             Ok(_) => self.cluster.note_user(admin, Ok(())),
             Err(failed) => match failed.reason.shows() {
                 Shown::Well => self.cluster.note_user(admin, Ok(())),
-                Shown::Stranger => self.cluster.note_user(admin, Err(failed.to_string())),
+                Shown::AuthRejected => self.cluster.note_user(admin, Err(failed.to_string())),
                 Shown::Nothing if failed.reason == Reason::BadKey => {
                     self.cluster.note_user(admin, Err(failed.to_string()));
                 }
@@ -249,7 +249,7 @@ impl Ceph {
             Some(line) if shared.warm.usable() => {
                 let _turn = self.turn(shared.warm.turns(), deadline, tool, call).await?;
                 match self.ask(&line, deadline, call).await? {
-                    Outcome::Unsuited => None,
+                    Outcome::Fallback => None,
                     Outcome::Ended(ended) => Some(ended),
                     Outcome::Failed(failure) => return Err(self.not_run(tool, call, failure)),
                 }
@@ -442,7 +442,7 @@ impl Ceph {
         let (reason, said) = if ended.code == 0 {
             (Reason::Other, format!("an answer of more than {} MiB", CAP >> 20))
         } else {
-            (classify(tool, ended.code, &stderr), Said::read(&stderr).gist())
+            (classify(tool, ended.code, &stderr), Said::read(&stderr).summary())
         };
         if call.although == Some(reason) && ended.stdout.dropped == 0 {
             return reply(ended.stdout.bytes);
@@ -469,7 +469,7 @@ impl Ceph {
 
     fn failed(&self, what: &str, tool: Tool, reason: Reason, code: Option<i32>, said: String) -> Failed {
         let about_the_cluster =
-            matches!(reason.shows(), Shown::Lost | Shown::Stranger) || reason == Reason::BadKey;
+            matches!(reason.shows(), Shown::Lost | Shown::AuthRejected) || reason == Reason::BadKey;
         let what = if about_the_cluster && !what.contains(self.cluster.name()) {
             format!("{what} on cluster {} ({})", self.cluster.name(), self.cluster.monitors())
         } else {

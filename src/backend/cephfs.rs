@@ -37,8 +37,8 @@ use store::{Store, Told, Work};
 
 use crate::{
     backend::{
-        Backend, Capabilities, Error, Host, Inspection, Kind, Known, KnownVolume, Past, Removed, Restored,
-        StoreStatus, Unfinished,
+        Backend, Capabilities, Error, Host, Inspection, Kind, Known, KnownVolume, Removed, Restored,
+        StoreExpectation, StoreStatus, Uncommitted,
         ceph::{
             Admin, Cluster, Clusters, Monitors,
             class::{Form, Parameters, is_described},
@@ -46,8 +46,8 @@ use crate::{
     },
     system::guard::{Guards, Held},
     volume::{
-        CephfsSource, CsiSource, Disposal, Grown, Growth, InUse, Invalid, Permit, Place, Provenance, Removal,
-        SecretName, Source, Volume, VolumeId, VolumeName, VolumeRequest,
+        CephfsSource, CsiSource, Disposal, ExpandRequest, Expanded, InUse, Invalid, Permit, Place,
+        Provenance, Removal, SecretName, Source, Volume, VolumeId, VolumeName, VolumeRequest,
     },
 };
 
@@ -110,7 +110,7 @@ impl Cephfs {
             block: false,
             expand: true,
             parameters: PARAMETERS,
-            any_case: true,
+            case_insensitive: true,
             before: Disposal::Delete,
             concurrency: tools.concurrency.max(1) * configured.len().max(1),
         };
@@ -131,7 +131,7 @@ impl Cephfs {
         let store = stores.entry(cluster.name().to_owned()).or_insert_with(|| {
             let store = Store::new(cluster.clone());
             if let Some(told) = self.past.lock().unwrap_or_else(PoisonError::into_inner).get(cluster.name()) {
-                store.remember(told);
+                store.expect_store(told);
             }
             Arc::new(store)
         });
@@ -362,14 +362,14 @@ impl Backend for Cephfs {
         let _held = self.hold(&request.name)?;
         permit.check()?;
         let work = self.work(&plan.cluster, plan.admin.clone()).await?;
-        work.doubt(create::create(&work, &self.settings.driver, request, &plan, permit).await)
+        work.invalidate(create::create(&work, &self.settings.driver, request, &plan, permit).await)
     }
 
-    async fn confirm(&self, id: &VolumeId, _: &str, permit: &Permit) -> Result<(), Error> {
+    async fn commit(&self, id: &VolumeId, _: &str, permit: &Permit) -> Result<(), Error> {
         // Whether a volume is used is told by its PV alone: nothing is noted on the storage.
         permit.check()?;
         if let Some(cluster) = self.clusters.named(id.store()) {
-            self.store(&cluster).memory().unfinished.remove(id.name());
+            self.store(&cluster).memory().uncommitted.remove(id.name());
         }
         Ok(())
     }
@@ -383,7 +383,7 @@ impl Backend for Cephfs {
             return remove::remove(&work, removal, &record, permit).await;
         }
         let (work, old) = self.work_of_old(&removal.source, &removal.claim, &removal.provenance).await?;
-        work.doubt(old::remove(&work, &old, &removal.name, removal.disposal, permit).await)
+        work.invalidate(old::remove(&work, &old, &removal.name, removal.disposal, permit).await)
     }
 
     async fn restore(&self, removal: &Removal, permit: &Permit) -> Result<Restored, Error> {
@@ -416,7 +416,7 @@ impl Backend for Cephfs {
         old::register(&work, &old, volume, permit).await
     }
 
-    async fn expand(&self, growth: &Growth, permit: &Permit) -> Result<Grown, Error> {
+    async fn expand(&self, growth: &ExpandRequest, permit: &Permit) -> Result<Expanded, Error> {
         if self.locate(&growth.source).is_none() {
             let message = format!("{} of volume {} lies in no known cluster", growth.source, growth.name);
             return Err(Error::new(Kind::NotFound, message));
@@ -429,28 +429,28 @@ impl Backend for Cephfs {
             return remove::expand(&work, growth, &record, quota, permit).await;
         }
         let (work, old) = self.work_of_old(&growth.source, &growth.claim, &growth.provenance).await?;
-        work.doubt(old::expand(&work, &old, quota, permit).await)
+        work.invalidate(old::expand(&work, &old, quota, permit).await)
     }
 
-    async fn unfinished(&self, store: &str, known: Known<'_>) -> Result<Vec<Unfinished>, Error> {
+    async fn list_uncommitted(&self, store: &str, known: Known<'_>) -> Result<Vec<Uncommitted>, Error> {
         let Some(work) = self.work_on(store).await? else {
             tracing::debug!(store, "what was begun is not looked for: no class has told yet with which user");
             return Ok(Vec::new());
         };
-        work.doubt(sweep::unfinished(&work, known).await)
+        work.invalidate(sweep::list_uncommitted(&work, known).await)
     }
 
-    async fn discard(&self, unfinished: &Unfinished, permit: &Permit) -> Result<(), Error> {
-        let _held = self.hold(unfinished.id.name())?;
+    async fn rollback(&self, uncommitted: &Uncommitted, permit: &Permit) -> Result<(), Error> {
+        let _held = self.hold(uncommitted.id.name())?;
         permit.check()?;
-        let Some(work) = self.work_on(unfinished.id.store()).await? else {
-            let message = format!("volume {} was not found by this process", unfinished.id);
+        let Some(work) = self.work_on(uncommitted.id.store()).await? else {
+            let message = format!("volume {} was not found by this process", uncommitted.id);
             return Err(Error::new(Kind::Refused, message));
         };
-        sweep::discard(&work, unfinished, permit).await
+        sweep::rollback(&work, uncommitted, permit).await
     }
 
-    async fn tend(&self, permit: &Permit) {
+    async fn collect_garbage(&self, permit: &Permit) {
         for store in self.known() {
             store.begin_term();
         }
@@ -463,7 +463,7 @@ impl Backend for Cephfs {
             for store in self.known().into_iter().filter(|store| sweep::to_tend(store, now)) {
                 let name = store.cluster.name();
                 let done = match self.work_on(name).await {
-                    Ok(Some(work)) => sweep::tend(&work, now, permit).await,
+                    Ok(Some(work)) => sweep::collect_garbage(&work, now, permit).await,
                     Ok(None) => Ok(()),
                     Err(error) => Err(error),
                 };
@@ -480,7 +480,7 @@ impl Backend for Cephfs {
         }
     }
 
-    fn remember(&self, past: Past) {
+    fn expect_store(&self, past: StoreExpectation) {
         // The second segment of a place is the group. What an older provisioner made lies deeper.
         let groups = past.places.iter().filter(|place| place.segments.len() == 3);
         let groups = groups.filter_map(|place| place.segments.get(1).cloned()).collect();
@@ -488,7 +488,7 @@ impl Backend for Cephfs {
         self.past.lock().unwrap_or_else(PoisonError::into_inner).insert(past.store.clone(), told.clone());
         let store = self.stores.lock().unwrap_or_else(PoisonError::into_inner).get(&past.store).cloned();
         if let Some(store) = store {
-            store.remember(&told);
+            store.expect_store(&told);
         }
     }
 
@@ -523,7 +523,7 @@ impl Backend for Cephfs {
         });
     }
 
-    fn acquaint(&self, parameters: &BTreeMap<String, String>) {
+    fn register_class(&self, parameters: &BTreeMap<String, String>) {
         // A class that is wrong says so when a claim uses it.
         let Ok(met) = class::acquaintance(&self.clusters, &self.settings, parameters) else { return };
         let store = self.store(&met.cluster);

@@ -16,10 +16,10 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use super::{Backend, Error, Kind, Past, Removed, Unfinished};
+use super::{Backend, Error, Kind, Removed, StoreExpectation, Uncommitted};
 use crate::volume::{
-    Access, Capacity, Claim, ClaimKey, Disposal, Growth, Mode, Origin, Permit, Place, Provenance, Removal,
-    Source, Volume, VolumeId, VolumeName, VolumeRequest,
+    Access, Capacity, Claim, ClaimKey, Disposal, ExpandRequest, Mode, Origin, Permit, Place, Provenance,
+    Removal, Source, Volume, VolumeId, VolumeName, VolumeRequest,
 };
 
 /// What a test sees and does behind a backend's back.
@@ -98,8 +98,12 @@ impl Trial {
     /// A new process, which knows of no volumes.
     fn start(&self) -> Arc<dyn Backend> {
         let backend = (self.open)();
-        backend.remember(Past { store: self.store.clone(), identity: None, places: Vec::new() });
-        backend.acquaint(&self.parameters);
+        backend.expect_store(StoreExpectation {
+            store: self.store.clone(),
+            identity: None,
+            places: Vec::new(),
+        });
+        backend.register_class(&self.parameters);
         backend
     }
 
@@ -110,22 +114,22 @@ impl Trial {
         request
     }
 
-    async fn confirm(&self, backend: &Arc<dyn Backend>, volume: &Volume) {
-        backend.confirm(&volume.id, &object_uid(volume.id.name()), &permit()).await.unwrap();
+    async fn commit(&self, backend: &Arc<dyn Backend>, volume: &Volume) {
+        backend.commit(&volume.id, &object_uid(volume.id.name()), &permit()).await.unwrap();
         self.confirmed.lock().unwrap().insert(volume.id.name().clone());
     }
 
     async fn made(&self, backend: &Arc<dyn Backend>, request: &VolumeRequest) -> Volume {
         let volume = backend.create(request, &permit()).await.unwrap();
-        self.confirm(backend, &volume).await;
+        self.commit(backend, &volume).await;
         volume
     }
 
-    async fn unfinished(&self, backend: &Arc<dyn Backend>) -> Vec<Unfinished> {
+    async fn list_uncommitted(&self, backend: &Arc<dyn Backend>) -> Vec<Uncommitted> {
         let confirmed = self.confirmed.lock().unwrap().clone();
         let known = move |name: &VolumeName| !self.ways.confirms && confirmed.contains(name);
-        let mut found = backend.unfinished(&self.store, &known).await.unwrap();
-        found.retain(|unfinished| unfinished.claim.uid.starts_with(&self.claims));
+        let mut found = backend.list_uncommitted(&self.store, &known).await.unwrap();
+        found.retain(|uncommitted| uncommitted.claim.uid.starts_with(&self.claims));
         found
     }
 
@@ -239,8 +243,8 @@ pub fn object_uid(name: &VolumeName) -> String {
 }
 
 /// The growth of what lies at `source` to twice what was asked for.
-fn growth(request: &VolumeRequest, source: &Source) -> Growth {
-    Growth {
+fn growth(request: &VolumeRequest, source: &Source) -> ExpandRequest {
+    ExpandRequest {
         name: request.name.clone(),
         id: None,
         source: source.clone(),
@@ -265,8 +269,8 @@ async fn creating_again_gives_the_same_volume(bench: Trial) {
     let first = backend.create(&request, &permit()).await.unwrap();
     assert_eq!(first, backend.create(&request, &permit()).await.unwrap());
     assert_eq!(first.origin, Origin::Created);
-    bench.confirm(&backend, &first).await;
-    bench.confirm(&backend, &first).await;
+    bench.commit(&backend, &first).await;
+    bench.commit(&backend, &first).await;
     assert_eq!(first, backend.create(&request, &permit()).await.unwrap());
     let other = bench.made(&backend, &bench.request("b")).await;
     assert_ne!(other.source, first.source);
@@ -287,18 +291,18 @@ async fn a_volume_lies_where_place_and_locate_say(bench: Trial) {
 
 async fn a_volume_is_unfinished_until_it_is_confirmed(bench: Trial) {
     let backend = bench.start();
-    assert_eq!(bench.unfinished(&backend).await, []);
+    assert_eq!(bench.list_uncommitted(&backend).await, []);
     let (older, newer) = (bench.request("older"), bench.request("newer"));
     let begun = backend.create(&older, &permit()).await.unwrap();
     tokio::time::sleep(Duration::from_millis(20)).await;
     backend.create(&newer, &permit()).await.unwrap();
-    let found = bench.unfinished(&backend).await;
-    let claims: Vec<_> = found.iter().map(|unfinished| unfinished.claim.clone()).collect();
+    let found = bench.list_uncommitted(&backend).await;
+    let claims: Vec<_> = found.iter().map(|uncommitted| uncommitted.claim.clone()).collect();
     assert_eq!(claims, [key(&older), key(&newer)]);
     let age = SystemTime::now().duration_since(found[0].since).unwrap_or_default();
     assert!(age < Duration::from_hours(1), "{age:?}");
-    bench.confirm(&backend, &begun).await;
-    let found = bench.unfinished(&backend).await;
+    bench.commit(&backend, &begun).await;
+    let found = bench.list_uncommitted(&backend).await;
     assert_eq!(found.len(), 1);
     assert_eq!(found[0].claim, key(&newer));
 }
@@ -310,7 +314,7 @@ async fn confirming_what_is_not_there_is_not_found(bench: Trial) {
     let backend = bench.start();
     let volume = bench.made(&backend, &bench.request("a")).await;
     let id = format!("1/{}/{}/pvc-none", volume.id.backend(), volume.id.store()).parse().unwrap();
-    assert_eq!(kind(backend.confirm(&id, "no-object", &permit()).await), Kind::NotFound);
+    assert_eq!(kind(backend.commit(&id, "no-object", &permit()).await), Kind::NotFound);
 }
 
 async fn a_deleted_volume_goes_to_the_trash_and_is_purged(bench: Trial) {
@@ -335,7 +339,7 @@ async fn a_deleted_volume_goes_to_the_trash_and_is_purged(bench: Trial) {
 /// Tends until the trash is empty.
 async fn purged(backend: &Arc<dyn Backend>) {
     let permit = permit();
-    let tending = backend.tend(&permit);
+    let tending = backend.collect_garbage(&permit);
     let emptied = async {
         let since = Instant::now();
         while backend.stores()[0].trash > 0 {
@@ -360,7 +364,7 @@ async fn an_archived_volume_is_moved_aside(bench: Trial) {
     let removed = backend.remove(&removal, &permit()).await.unwrap();
     let told = bench.archived(&place, removed);
     assert!(!bench.storage.exists(&place));
-    assert_eq!(bench.unfinished(&backend).await, []);
+    assert_eq!(bench.list_uncommitted(&backend).await, []);
     let again = backend.remove(&removal, &permit()).await.unwrap();
     assert_eq!(bench.archived(&place, again), told);
     if bench.ways.makes_room {
@@ -379,10 +383,10 @@ async fn a_kept_volume_stays(bench: Trial) {
     let request = bench.request("a");
     let place = backend.place(&request).unwrap();
     let volume = bench.made(&backend, &request).await;
-    let removal = removal(&request, &volume, Disposal::Keep);
+    let removal = removal(&request, &volume, Disposal::Retain);
     assert_eq!(backend.remove(&removal, &permit()).await.unwrap(), Removed::Kept);
     assert!(bench.storage.exists(&place));
-    assert_eq!(bench.unfinished(&backend).await, []);
+    assert_eq!(bench.list_uncommitted(&backend).await, []);
 }
 
 async fn removing_what_is_gone_already_succeeds(bench: Trial) {
@@ -400,7 +404,7 @@ async fn a_volume_of_an_older_provisioner_is_removed(bench: Trial) {
     let template = bench.made(&backend, &bench.request("template")).await;
     let template_place = backend.locate(&template.source).unwrap();
     for (name, disposal) in
-        [("delete", Disposal::Delete), ("archive", Disposal::Archive), ("keep", Disposal::Keep)]
+        [("delete", Disposal::Delete), ("archive", Disposal::Archive), ("keep", Disposal::Retain)]
     {
         let source = bench.storage.older(&template.source, name);
         let place = backend.locate(&source).unwrap();
@@ -413,7 +417,7 @@ async fn a_volume_of_an_older_provisioner_is_removed(bench: Trial) {
             ..removal(&bench.request(name), &template, disposal)
         };
         let removed = backend.remove(&old, &permit()).await.unwrap();
-        assert_eq!(bench.storage.exists(&place), disposal == Disposal::Keep, "{disposal}");
+        assert_eq!(bench.storage.exists(&place), disposal == Disposal::Retain, "{disposal}");
         let again = backend.remove(&old, &permit()).await.unwrap();
         match disposal {
             Disposal::Delete => {
@@ -427,11 +431,11 @@ async fn a_volume_of_an_older_provisioner_is_removed(bench: Trial) {
                 assert_eq!(again, removed);
                 bench.archived(&place, removed);
             }
-            Disposal::Keep => assert_eq!([&removed, &again], [&Removed::Kept; 2]),
+            Disposal::Retain => assert_eq!([&removed, &again], [&Removed::Kept; 2]),
         }
     }
     assert!(bench.storage.exists(&template_place));
-    assert_eq!(bench.unfinished(&backend).await, []);
+    assert_eq!(bench.list_uncommitted(&backend).await, []);
 }
 
 async fn what_the_record_does_not_prove_is_not_removed(bench: Trial) {
@@ -473,46 +477,46 @@ async fn an_unused_volume_is_discarded(bench: Trial) {
     let request = bench.request("a");
     let place = backend.place(&request).unwrap();
     backend.create(&request, &permit()).await.unwrap();
-    let unfinished = bench.unfinished(&backend).await.remove(0);
-    backend.discard(&unfinished, &permit()).await.unwrap();
+    let uncommitted = bench.list_uncommitted(&backend).await.remove(0);
+    backend.rollback(&uncommitted, &permit()).await.unwrap();
     assert!(!bench.storage.exists(&place));
-    assert_eq!(bench.unfinished(&backend).await, []);
-    backend.discard(&unfinished, &permit()).await.unwrap();
+    assert_eq!(bench.list_uncommitted(&backend).await, []);
+    backend.rollback(&uncommitted, &permit()).await.unwrap();
 }
 
 async fn a_volume_that_is_in_use_is_not_discarded(bench: Trial) {
     let backend = bench.start();
     let (confirmed, filled) = (bench.request("confirmed"), bench.request("filled"));
     let volume = backend.create(&confirmed, &permit()).await.unwrap();
-    let unfinished = bench.unfinished(&backend).await.remove(0);
-    bench.confirm(&backend, &volume).await;
+    let uncommitted = bench.list_uncommitted(&backend).await.remove(0);
+    bench.commit(&backend, &volume).await;
     if bench.ways.confirms {
-        assert_eq!(kind(backend.discard(&unfinished, &permit()).await), Kind::Refused);
+        assert_eq!(kind(backend.rollback(&uncommitted, &permit()).await), Kind::Refused);
     }
     backend.create(&filled, &permit()).await.unwrap();
     bench.storage.fill(&backend.place(&filled).unwrap());
-    let unfinished = bench.unfinished(&backend).await.remove(0);
-    assert_eq!(kind(backend.discard(&unfinished, &permit()).await), Kind::Refused);
+    let uncommitted = bench.list_uncommitted(&backend).await.remove(0);
+    assert_eq!(kind(backend.rollback(&uncommitted, &permit()).await), Kind::Refused);
     let other =
-        Unfinished { claim: ClaimKey { uid: "uid-other".into(), ..key(&filled) }, ..unfinished.clone() };
-    assert_eq!(kind(backend.discard(&other, &permit()).await), Kind::Refused);
+        Uncommitted { claim: ClaimKey { uid: "uid-other".into(), ..key(&filled) }, ..uncommitted.clone() };
+    assert_eq!(kind(backend.rollback(&other, &permit()).await), Kind::Refused);
     // Of the same name, but elsewhere.
     let unused = bench.request("unused");
     backend.create(&unused, &permit()).await.unwrap();
     let mut elsewhere =
-        bench.unfinished(&backend).await.into_iter().find(|one| one.id.name() == &unused.name).unwrap();
+        bench.list_uncommitted(&backend).await.into_iter().find(|one| one.id.name() == &unused.name).unwrap();
     let mut place = elsewhere.place.clone().unwrap();
     assert_eq!(place, backend.place(&unused).unwrap());
     place.segments[0].push_str("-other");
     elsewhere.place = Some(place);
-    let _ = backend.discard(&elsewhere, &permit()).await;
+    let _ = backend.rollback(&elsewhere, &permit()).await;
     assert!(bench.storage.exists(&backend.place(&unused).unwrap()));
     elsewhere.place = None;
-    backend.discard(&elsewhere, &permit()).await.unwrap();
+    backend.rollback(&elsewhere, &permit()).await.unwrap();
     for request in [&confirmed, &filled] {
         assert!(bench.storage.exists(&backend.place(request).unwrap()));
     }
-    assert_eq!(bench.unfinished(&backend).await, [unfinished], "it is still known");
+    assert_eq!(bench.list_uncommitted(&backend).await, [uncommitted], "it is still known");
 }
 
 async fn a_foreign_directory_is_not_taken(bench: Trial) {
@@ -522,8 +526,8 @@ async fn a_foreign_directory_is_not_taken(bench: Trial) {
     bench.storage.plant(&place);
     assert_eq!(kind(backend.create(&request, &permit()).await), Kind::Conflict);
     assert!(bench.storage.exists(&place));
-    for unfinished in bench.unfinished(&backend).await {
-        assert_eq!(kind(backend.discard(&unfinished, &permit()).await), Kind::Refused);
+    for uncommitted in bench.list_uncommitted(&backend).await {
+        assert_eq!(kind(backend.rollback(&uncommitted, &permit()).await), Kind::Refused);
     }
     assert!(bench.storage.exists(&place));
 }
@@ -537,14 +541,14 @@ async fn nothing_changes_after_the_permit_has_ended(bench: Trial) {
     assert_eq!(kind(backend.create(&request, &ended).await), Kind::Unavailable);
     assert!(!bench.storage.exists(&place));
     let volume = backend.create(&request, &permit()).await.unwrap();
-    let unfinished = bench.unfinished(&backend).await;
-    assert_eq!(kind(backend.discard(&unfinished[0], &ended).await), Kind::Unavailable);
+    let uncommitted = bench.list_uncommitted(&backend).await;
+    assert_eq!(kind(backend.rollback(&uncommitted[0], &ended).await), Kind::Unavailable);
     assert_eq!(
-        kind(backend.confirm(&volume.id, &object_uid(volume.id.name()), &ended).await),
+        kind(backend.commit(&volume.id, &object_uid(volume.id.name()), &ended).await),
         Kind::Unavailable
     );
-    assert_eq!(bench.unfinished(&backend).await, unfinished);
-    bench.confirm(&backend, &volume).await;
+    assert_eq!(bench.list_uncommitted(&backend).await, uncommitted);
+    bench.commit(&backend, &volume).await;
     for disposal in [Disposal::Delete, Disposal::Archive] {
         let removal = removal(&request, &volume, disposal);
         assert_eq!(kind(backend.remove(&removal, &ended).await), Kind::Unavailable);
@@ -556,7 +560,7 @@ async fn an_expanded_volume_holds_more_and_never_less(bench: Trial) {
     let backend = bench.start();
     let request = bench.request("a");
     let volume = bench.made(&backend, &request).await;
-    let larger = Growth {
+    let larger = ExpandRequest {
         id: Some(volume.id.clone()),
         provenance: provenance(&volume),
         ..growth(&request, &volume.source)
@@ -565,7 +569,8 @@ async fn an_expanded_volume_holds_more_and_never_less(bench: Trial) {
         let grown = backend.expand(&larger, &permit()).await.unwrap();
         assert!(grown.capacity >= larger.capacity, "{grown:?}");
     }
-    let smaller = Growth { capacity: Capacity::from_bytes(request.capacity.bytes() / 2), ..larger.clone() };
+    let smaller =
+        ExpandRequest { capacity: Capacity::from_bytes(request.capacity.bytes() / 2), ..larger.clone() };
     let grown = backend.expand(&smaller, &permit()).await.unwrap();
     if volume.capacity.is_some() {
         assert!(grown.capacity >= larger.capacity, "it became smaller: {grown:?}");
@@ -598,9 +603,9 @@ async fn a_new_process_finds_what_an_older_one_made(bench: Trial) {
     };
     let backend = (bench.open)();
     let identity = Some(volume.store_identity.clone());
-    backend.remember(Past { store: bench.store.clone(), identity, places: vec![place] });
+    backend.expect_store(StoreExpectation { store: bench.store.clone(), identity, places: vec![place] });
     assert_eq!(backend.create(&request, &permit()).await.unwrap(), volume);
-    assert_eq!(bench.unfinished(&backend).await[0].claim, key(&begun));
+    assert_eq!(bench.list_uncommitted(&backend).await[0].claim, key(&begun));
     let removal = removal(&request, &volume, Disposal::Delete);
     assert_eq!(backend.remove(&removal, &permit()).await.unwrap(), Removed::Trashed);
 }

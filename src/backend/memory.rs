@@ -13,13 +13,13 @@ use async_trait::async_trait;
 use tokio::sync::{Notify, watch};
 
 use super::{
-    Backend, Capabilities, Error, Finding, Host, Inspection, Kind, Known, KnownVolume, Parameter, Past,
-    PvState, Removed, Restored, StoreStatus, Unfinished,
+    Backend, Capabilities, Error, Finding, Host, Inspection, Kind, Known, KnownVolume, Parameter, PvState,
+    Removed, Restored, StoreExpectation, StoreStatus, Uncommitted,
     path::{self, Missing, Pattern},
 };
 use crate::volume::{
-    ClaimKey, Disposal, Grown, Growth, InUse, Mode, Origin, Permit, Place, Provenance, Removal, SecretName,
-    Source, Volume, VolumeId, VolumeName, VolumeRequest,
+    ClaimKey, Disposal, ExpandRequest, Expanded, InUse, Mode, Origin, Permit, Place, Provenance, Removal,
+    SecretName, Source, Volume, VolumeId, VolumeName, VolumeRequest,
 };
 
 /// The operations of a backend, for counting them and for letting them fail.
@@ -27,16 +27,16 @@ use crate::volume::{
 pub enum Operation {
     /// [`Backend::create`]
     Create,
-    /// [`Backend::confirm`]
-    Confirm,
+    /// [`Backend::commit`]
+    Commit,
     /// [`Backend::remove`]
     Remove,
     /// [`Backend::expand`]
     Expand,
-    /// [`Backend::unfinished`]
-    Unfinished,
-    /// [`Backend::discard`]
-    Discard,
+    /// [`Backend::list_uncommitted`]
+    Uncommitted,
+    /// [`Backend::rollback`]
+    Rollback,
     /// [`Backend::restore`]
     Restore,
     /// [`Backend::unregistered`]
@@ -63,7 +63,7 @@ pub struct Held {
     pub place: Place,
     /// Whose it is.
     pub claim: ClaimKey,
-    /// Whether [`Backend::confirm`] was called.
+    /// Whether [`Backend::commit`] was called.
     pub confirmed: bool,
     /// When it was begun.
     pub since: SystemTime,
@@ -105,7 +105,7 @@ pub type Retained = (Vec<BTreeMap<String, String>>, BTreeSet<String>);
 struct State {
     stores: Vec<String>,
     identities: BTreeMap<String, String>,
-    past: BTreeMap<String, Past>,
+    past: BTreeMap<String, StoreExpectation>,
     volumes: BTreeMap<VolumeName, Held>,
     /// Directories and whether they hold something.
     directories: BTreeMap<Place, bool>,
@@ -186,7 +186,7 @@ impl Memory {
                 block: false,
                 expand: true,
                 parameters: PARAMETERS,
-                any_case: false,
+                case_insensitive: false,
                 before: Disposal::Archive,
                 concurrency: 32,
             }),
@@ -276,7 +276,7 @@ impl Memory {
         self.state().retained.clone()
     }
 
-    /// The parameters of the classes that the caller told of with [`Backend::acquaint`].
+    /// The parameters of the classes that the caller told of with [`Backend::register_class`].
     pub fn met(&self) -> Vec<BTreeMap<String, String>> {
         self.state().met.clone()
     }
@@ -323,8 +323,8 @@ impl Memory {
         state.archived.iter().map(|(name, (target, _))| (name.clone(), target.clone())).collect()
     }
 
-    /// What the caller told of a store with [`Backend::remember`].
-    pub fn past(&self, store: &str) -> Option<Past> {
+    /// What the caller told of a store with [`Backend::expect_store`].
+    pub fn past(&self, store: &str) -> Option<StoreExpectation> {
         self.state().past.get(store).cloned()
     }
 
@@ -583,9 +583,9 @@ impl Backend for Memory {
         answer(Operation::Create, lost, volume)
     }
 
-    async fn confirm(&self, id: &VolumeId, _: &str, permit: &Permit) -> Result<(), Error> {
+    async fn commit(&self, id: &VolumeId, _: &str, permit: &Permit) -> Result<(), Error> {
         let _held = self.hold(id.name())?;
-        let lost = self.enter(Operation::Confirm).await?;
+        let lost = self.enter(Operation::Commit).await?;
         permit.check()?;
         {
             let mut state = self.state();
@@ -595,7 +595,7 @@ impl Backend for Memory {
                 None => return Err(Error::new(Kind::NotFound, format!("there is no volume {id}"))),
             }
         }
-        answer(Operation::Confirm, lost, ())
+        answer(Operation::Commit, lost, ())
     }
 
     async fn remove(&self, removal: &Removal, permit: &Permit) -> Result<Removed, Error> {
@@ -622,7 +622,7 @@ impl Backend for Memory {
                     return Err(Error::new(Kind::Refused, message));
                 }
                 // Nothing is touched, so nothing need be proved.
-                (None, None) if removal.disposal == Disposal::Keep => {}
+                (None, None) if removal.disposal == Disposal::Retain => {}
                 (None, _)
                     if state.volumes.values().any(|held| {
                         held.volume.id.name() != &removal.name && held.place.overlaps(&place)
@@ -640,7 +640,7 @@ impl Backend for Memory {
             };
             let there = state.directories.contains_key(&place);
             let removed = match disposal {
-                Disposal::Keep => Removed::Kept,
+                Disposal::Retain => Removed::Kept,
                 Disposal::Delete if there => {
                     state.trash(&removal.name, &place, &removal.provenance);
                     Removed::Trashed
@@ -745,7 +745,7 @@ impl Backend for Memory {
         answer(Operation::Register, lost, ())
     }
 
-    async fn expand(&self, growth: &Growth, permit: &Permit) -> Result<Grown, Error> {
+    async fn expand(&self, growth: &ExpandRequest, permit: &Permit) -> Result<Expanded, Error> {
         let lost = self.enter(Operation::Expand).await?;
         permit.check()?;
         let place = self.locate(&growth.source).ok_or_else(|| {
@@ -753,11 +753,11 @@ impl Backend for Memory {
         })?;
         self.state().usable(&place.store)?;
         let on_node = self.state().on_node && growth.mode == Mode::Filesystem;
-        answer(Operation::Expand, lost, Grown { capacity: growth.capacity, on_node })
+        answer(Operation::Expand, lost, Expanded { capacity: growth.capacity, on_node })
     }
 
-    async fn unfinished(&self, store: &str, _: Known<'_>) -> Result<Vec<Unfinished>, Error> {
-        let lost = self.enter(Operation::Unfinished).await?;
+    async fn list_uncommitted(&self, store: &str, _: Known<'_>) -> Result<Vec<Uncommitted>, Error> {
+        let lost = self.enter(Operation::Uncommitted).await?;
         let mut found: Vec<_> = {
             let state = self.state();
             state.usable(store)?;
@@ -768,7 +768,7 @@ impl Backend for Memory {
                 if state.nameless { nobody } else { claim.clone() }
             };
             begun
-                .map(|h| Unfinished {
+                .map(|h| Uncommitted {
                     id: h.volume.id.clone(),
                     claim: named(&h.claim),
                     since: h.since,
@@ -777,23 +777,23 @@ impl Backend for Memory {
                 .collect()
         };
         found.sort_by(|a, b| (a.since, &a.id).cmp(&(b.since, &b.id)));
-        answer(Operation::Unfinished, lost, found)
+        answer(Operation::Uncommitted, lost, found)
     }
 
-    async fn discard(&self, unfinished: &Unfinished, permit: &Permit) -> Result<(), Error> {
-        let name = unfinished.id.name();
+    async fn rollback(&self, uncommitted: &Uncommitted, permit: &Permit) -> Result<(), Error> {
+        let name = uncommitted.id.name();
         let _held = self.hold(name)?;
-        let lost = self.enter(Operation::Discard).await?;
+        let lost = self.enter(Operation::Rollback).await?;
         permit.check()?;
         {
             let mut state = self.state();
-            state.usable(unfinished.id.store())?;
+            state.usable(uncommitted.id.store())?;
             if let Some(held) = state.volumes.get(name).cloned() {
-                if held.confirmed || held.claim.uid != unfinished.claim.uid {
+                if held.confirmed || held.claim.uid != uncommitted.claim.uid {
                     let message = format!("volume {name} is in use: it was confirmed");
                     return Err(Error::new(Kind::Refused, message));
                 }
-                if unfinished.place.as_ref().is_some_and(|place| *place != held.place) {
+                if uncommitted.place.as_ref().is_some_and(|place| *place != held.place) {
                     let message = format!("volume {name} lies at {}", held.place);
                     return Err(Error::new(Kind::Refused, message));
                 }
@@ -809,10 +809,10 @@ impl Backend for Memory {
                 state.volumes.remove(name);
             }
         }
-        answer(Operation::Discard, lost, ())
+        answer(Operation::Rollback, lost, ())
     }
 
-    async fn tend(&self, permit: &Permit) {
+    async fn collect_garbage(&self, permit: &Permit) {
         loop {
             if permit.check().is_ok() && !self.state().untended {
                 if let Some(host) = &self.host {
@@ -829,7 +829,7 @@ impl Backend for Memory {
         }
     }
 
-    fn acquaint(&self, parameters: &BTreeMap<String, String>) {
+    fn register_class(&self, parameters: &BTreeMap<String, String>) {
         let mut state = self.state();
         if !state.met.contains(parameters) {
             state.met.push(parameters.clone());
@@ -840,7 +840,7 @@ impl Backend for Memory {
         self.state().retained = Some((classes.to_vec(), used.clone()));
     }
 
-    fn remember(&self, past: Past) {
+    fn expect_store(&self, past: StoreExpectation) {
         self.state().past.insert(past.store.clone(), past);
     }
 
@@ -937,13 +937,13 @@ mod tests {
         assert_eq!(memory.volumes().len(), 1);
         let volume = memory.create(&request, &permit).await.unwrap();
         assert_eq!(memory.calls(Operation::Create), 3);
-        memory.hang(Operation::Confirm);
+        memory.hang(Operation::Commit);
         let hung =
-            tokio::time::timeout(Duration::from_millis(20), memory.confirm(&volume.id, "object-a", &permit))
+            tokio::time::timeout(Duration::from_millis(20), memory.commit(&volume.id, "object-a", &permit))
                 .await;
         assert!(hung.is_err());
-        memory.release(Operation::Confirm);
-        memory.confirm(&volume.id, "object-a", &permit).await.unwrap();
+        memory.release(Operation::Commit);
+        memory.commit(&volume.id, "object-a", &permit).await.unwrap();
         assert!(memory.volumes()[0].confirmed);
     }
 }

@@ -40,19 +40,19 @@ use store::Store;
 
 use crate::{
     backend::{
-        Backend, Capabilities, Error, Host, Inspection, Kind, Known, KnownVolume, Past, PvState, Removed,
-        Restored, StoreStatus, Unfinished,
+        Backend, Capabilities, Error, Host, Inspection, Kind, Known, KnownVolume, PvState, Removed, Restored,
+        StoreExpectation, StoreStatus, Uncommitted,
     },
     volume::{
-        Disposal, Grown, Growth, InUse, Permit, Place, Removal, Source, Volume, VolumeId, VolumeName,
-        VolumeRequest,
+        Disposal, ExpandRequest, Expanded, InUse, Permit, Place, Removal, Source, Volume, VolumeId,
+        VolumeName, VolumeRequest,
     },
 };
 
 /// The backend's name in volume ids and metrics.
 pub const NAME: &str = "nfs";
 
-/// The backend. Opens nothing until it is told which volumes exist ([`Backend::remember`]).
+/// The backend. Opens nothing until it is told which volumes exist ([`Backend::expect_store`]).
 #[derive(Debug)]
 pub struct Nfs {
     capabilities: Capabilities,
@@ -74,7 +74,7 @@ impl Nfs {
             block: false,
             expand: true,
             parameters: PARAMETERS,
-            any_case: false,
+            case_insensitive: false,
             before: Disposal::Archive,
             concurrency,
         };
@@ -149,12 +149,12 @@ impl Backend for Nfs {
         }
     }
 
-    async fn confirm(&self, id: &VolumeId, uid: &str, permit: &Permit) -> Result<(), Error> {
+    async fn commit(&self, id: &VolumeId, uid: &str, permit: &Permit) -> Result<(), Error> {
         let store = self.store_of(id)?;
         let held = store.hold(id.name())?;
         let (what, name) = (format!("confirm volume {}", id.name()), id.name().clone());
         let uid = uid.to_owned();
-        store.run(what, Some(held), permit, move |work| commit::confirm(work, &name, &uid)).await
+        store.run(what, Some(held), permit, move |work| commit::commit(work, &name, &uid)).await
     }
 
     async fn remove(&self, removal: &Removal, permit: &Permit) -> Result<Removed, Error> {
@@ -227,37 +227,40 @@ impl Backend for Nfs {
             .await
     }
 
-    async fn expand(&self, growth: &Growth, _: &Permit) -> Result<Grown, Error> {
+    async fn expand(&self, growth: &ExpandRequest, _: &Permit) -> Result<Expanded, Error> {
         // A directory holds what the server has room for: there is nothing to enlarge.
         if self.locate(&growth.source).is_some() {
-            return Ok(Grown { capacity: growth.capacity, on_node: false });
+            return Ok(Expanded { capacity: growth.capacity, on_node: false });
         }
         let there = export::listed(&self.exports);
         let message = format!("{} lies strictly below none of the exports {there}", growth.source);
         Err(Error::new(Kind::NotFound, message))
     }
 
-    async fn unfinished(&self, store: &str, _: Known<'_>) -> Result<Vec<Unfinished>, Error> {
+    async fn list_uncommitted(&self, store: &str, _: Known<'_>) -> Result<Vec<Uncommitted>, Error> {
         let store = self.store(store)?;
-        store.run("list unfinished volumes".into(), None, &Permit::unlimited(), commit::unfinished).await
+        store
+            .run("list unfinished volumes".into(), None, &Permit::unlimited(), commit::list_uncommitted)
+            .await
     }
 
-    async fn discard(&self, unfinished: &Unfinished, permit: &Permit) -> Result<(), Error> {
-        let store = self.store_of(&unfinished.id)?;
-        let held = store.hold(unfinished.id.name())?;
-        let unfinished = unfinished.clone();
-        let what = format!("discard unfinished volume {}", unfinished.id.name());
-        store.run(what, Some(held), permit, move |work| commit::discard(work, &unfinished)).await
+    async fn rollback(&self, uncommitted: &Uncommitted, permit: &Permit) -> Result<(), Error> {
+        let store = self.store_of(&uncommitted.id)?;
+        let held = store.hold(uncommitted.id.name())?;
+        let uncommitted = uncommitted.clone();
+        let what = format!("discard unfinished volume {}", uncommitted.id.name());
+        store.run(what, Some(held), permit, move |work| commit::rollback(work, &uncommitted)).await
     }
 
-    async fn tend(&self, permit: &Permit) {
-        let tend = |store| futures::future::join(upgrade::run(store, permit), trash::tend(store, permit));
-        futures::future::join_all(self.stores.iter().map(tend)).await;
+    async fn collect_garbage(&self, permit: &Permit) {
+        let collect_garbage =
+            |store| futures::future::join(upgrade::run(store, permit), trash::collect_garbage(store, permit));
+        futures::future::join_all(self.stores.iter().map(collect_garbage)).await;
     }
 
-    fn remember(&self, past: Past) {
+    fn expect_store(&self, past: StoreExpectation) {
         match self.store(&past.store) {
-            Ok(store) => store.remember(past),
+            Ok(store) => store.expect_store(past),
             Err(error) => tracing::warn!(%error, "volumes exist on an export that is not configured"),
         }
     }

@@ -41,18 +41,18 @@ use async_trait::async_trait;
 pub use class::PARAMETERS;
 use futures::{StreamExt as _, stream::FuturesUnordered};
 use names::Spot;
-use store::{Pace, Store, Trouble, Work};
+use store::{OpError, Pace, Store, Work};
 use tokio::sync::Notify;
 
 use crate::{
     backend::{
-        Backend, Capabilities, Error, Host, Inspection, Kind, Known, KnownVolume, Past, Removed, Restored,
-        StoreStatus, Unfinished,
+        Backend, Capabilities, Error, Host, Inspection, Kind, Known, KnownVolume, Removed, Restored,
+        StoreExpectation, StoreStatus, Uncommitted,
         ceph::{Admin, Cluster, Clusters, class::Parameters},
     },
     volume::{
-        Disposal, Grown, Growth, InUse, Permit, Place, Removal, Source, Volume, VolumeId, VolumeName,
-        VolumeRequest,
+        Disposal, ExpandRequest, Expanded, InUse, Permit, Place, Removal, Source, Volume, VolumeId,
+        VolumeName, VolumeRequest,
     },
 };
 
@@ -83,7 +83,7 @@ pub struct Rbd {
     /// The configured ones first, then those that were met.
     stores: Mutex<Vec<Arc<Store>>>,
     /// What the existing volumes say of clusters that nobody described yet, by their names.
-    past: Mutex<BTreeMap<String, Past>>,
+    past: Mutex<BTreeMap<String, StoreExpectation>>,
     /// Tells that a store was met.
     met: Notify,
 }
@@ -122,7 +122,7 @@ impl Rbd {
             block: true,
             expand: true,
             parameters: PARAMETERS,
-            any_case: true,
+            case_insensitive: true,
             before: Disposal::Delete,
             concurrency: concurrency.max(8),
         };
@@ -144,7 +144,7 @@ impl Rbd {
         let store = Store::new(cluster.clone(), self.pace);
         let past = self.past.lock().unwrap_or_else(PoisonError::into_inner).remove(cluster.name());
         if let Some(past) = past {
-            store.remember(past, self.settings.admins.get(cluster.name()));
+            store.expect_store(past, self.settings.admins.get(cluster.name()));
         }
         stores.push(Arc::clone(&store));
         drop(stores);
@@ -173,7 +173,7 @@ impl Rbd {
     ) -> Result<T, Error>
     where
         F: Fn(Work) -> R + Send + Sync,
-        R: Future<Output = Result<T, Trouble>> + Send,
+        R: Future<Output = Result<T, OpError>> + Send,
     {
         self.run_within(ABOVE_ONE_CALL, what, store, at, admin, operation).await
     }
@@ -190,7 +190,7 @@ impl Rbd {
     ) -> Result<T, Error>
     where
         F: Fn(Work) -> R + Send + Sync,
-        R: Future<Output = Result<T, Trouble>> + Send,
+        R: Future<Output = Result<T, OpError>> + Send,
     {
         let _held = store.hold(&spot.spec(image))?;
         store.suppose(spot.clone(), admin);
@@ -261,7 +261,7 @@ impl Backend for Rbd {
         .await
     }
 
-    async fn confirm(&self, _: &VolumeId, _: &str, permit: &Permit) -> Result<(), Error> {
+    async fn commit(&self, _: &VolumeId, _: &str, permit: &Permit) -> Result<(), Error> {
         // Which images are in use, the PVs tell (`Known`). The mark has the cluster, and the image's name the volume's: that
         // proves as much as the UID of the PV, which would cost another program for each volume.
         Ok(permit.check()?)
@@ -274,7 +274,7 @@ impl Backend for Rbd {
         let expiry = match removal.disposal {
             Disposal::Archive => Parameters(named).expiry()?,
             // What is archived although it was to be deleted, is kept.
-            Disposal::Delete | Disposal::Keep => None,
+            Disposal::Delete | Disposal::Retain => None,
         };
         let store = self.store(&target.cluster);
         let removal = &Removal { id: target.id.clone(), ..removal.clone() };
@@ -333,7 +333,7 @@ impl Backend for Rbd {
         .await
     }
 
-    async fn expand(&self, growth: &Growth, permit: &Permit) -> Result<Grown, Error> {
+    async fn expand(&self, growth: &ExpandRequest, permit: &Permit) -> Result<Expanded, Error> {
         if self.found(&growth.source).is_none() {
             let message =
                 format!("{} of volume {} is no image in a known cluster", growth.source, growth.name);
@@ -341,7 +341,7 @@ impl Backend for Rbd {
         }
         let target = self.target(&growth.name, growth.id.as_ref(), &growth.source, &growth.provenance)?;
         let store = self.store(&target.cluster);
-        let growth = &Growth { id: target.id.clone(), ..growth.clone() };
+        let growth = &ExpandRequest { id: target.id.clone(), ..growth.clone() };
         let (what, image) = (format!("enlarge volume {}", growth.name), target.image.as_str());
         self.run(&what, &store, (&target.spot, image), &target.admin, |work| async move {
             create::expand(&work, growth, image, permit).await
@@ -349,7 +349,7 @@ impl Backend for Rbd {
         .await
     }
 
-    async fn unfinished(&self, store: &str, known: Known<'_>) -> Result<Vec<Unfinished>, Error> {
+    async fn list_uncommitted(&self, store: &str, known: Known<'_>) -> Result<Vec<Uncommitted>, Error> {
         let store = self.store_named(store)?;
         let Some(cluster) = self.host.cluster() else {
             tracing::debug!("nothing is swept, since it is not known which images are of this cluster");
@@ -360,7 +360,7 @@ impl Backend for Rbd {
             let looks = async {
                 let work = Work::new(&store, &self.host, &spot, &admin, false).await?;
                 work.identity().await?;
-                sweep::unfinished(&work, &cluster, known).await
+                sweep::list_uncommitted(&work, &cluster, known).await
             };
             match looks.await.map_err(Error::from) {
                 Ok(more) => {
@@ -381,13 +381,13 @@ impl Backend for Rbd {
         Ok(found)
     }
 
-    async fn discard(&self, unfinished: &Unfinished, permit: &Permit) -> Result<(), Error> {
+    async fn rollback(&self, uncommitted: &Uncommitted, permit: &Permit) -> Result<(), Error> {
         permit.check()?;
-        let store = self.store_named(unfinished.id.store())?;
-        let image = names::image_of(unfinished.id.name())?;
+        let store = self.store_named(uncommitted.id.store())?;
+        let image = names::image_of(uncommitted.id.name())?;
         let (mut was_here, mut failed) = (false, None);
         // Its id does not say in which pool it was begun.
-        let only = unfinished.place.as_ref().and_then(Spot::of);
+        let only = uncommitted.place.as_ref().and_then(Spot::of);
         let spots =
             store.spots().into_iter().filter(|(spot, _)| only.as_ref().is_none_or(|only| only == spot));
         for (spot, admin) in spots {
@@ -395,7 +395,7 @@ impl Backend for Rbd {
                 let _held = store.hold(&spot.spec(&image))?;
                 let work = Work::new(&store, &self.host, &spot, &admin, false).await?;
                 work.identity().await?;
-                sweep::discard(&work, unfinished, &image, permit).await
+                sweep::rollback(&work, uncommitted, &image, permit).await
             };
             match discards.await {
                 Ok(here) => was_here |= here,
@@ -415,7 +415,7 @@ impl Backend for Rbd {
         }
     }
 
-    async fn tend(&self, permit: &Permit) {
+    async fn collect_garbage(&self, permit: &Permit) {
         let mut tending = FuturesUnordered::new();
         let mut tended = Vec::new();
         while permit.check().is_ok() {
@@ -425,7 +425,12 @@ impl Backend for Rbd {
                     let admin = self.settings.admins.get(store.cluster.name()).cloned();
                     tended.push(Arc::clone(&store));
                     let gone = store.gone.clone();
-                    let purging = Box::pin(trash::tend(store, Arc::clone(&self.host), admin, permit.clone()));
+                    let purging = Box::pin(trash::collect_garbage(
+                        store,
+                        Arc::clone(&self.host),
+                        admin,
+                        permit.clone(),
+                    ));
                     tending.push(async move { gone.run_until_cancelled(purging).await });
                 }
             }
@@ -438,11 +443,11 @@ impl Backend for Rbd {
         }
     }
 
-    fn remember(&self, past: Past) {
+    fn expect_store(&self, past: StoreExpectation) {
         match self.store_named(&past.store) {
             Ok(store) => {
                 let admin = self.settings.admins.get(store.cluster.name());
-                store.remember(past, admin);
+                store.expect_store(past, admin);
                 if let Some(admin) = admin {
                     store.cluster.watch(&self.host, admin);
                 }
@@ -455,7 +460,7 @@ impl Backend for Rbd {
         }
     }
 
-    fn acquaint(&self, parameters: &BTreeMap<String, String>) {
+    fn register_class(&self, parameters: &BTreeMap<String, String>) {
         if let Ok(ground) = class::ground(&self.clusters, &self.settings, parameters) {
             let store = self.store(&ground.cluster);
             store.suppose(ground.spot, &ground.admin);

@@ -8,7 +8,7 @@ use super::{
     convert::{Names, Sources, names},
     file::ClusterInFile,
     old::Old,
-    value::{Given, Wrong},
+    value::{ConfigError, Setting},
 };
 use crate::{
     backend::ceph::{Admin, Cluster, Monitors, Programs, Tools},
@@ -57,7 +57,7 @@ const MOST_PROGRAMS: usize = 256;
 const LEAST: Duration = Duration::from_secs(1);
 
 /// The programs and limits that hold where a cluster does not say otherwise.
-pub(super) fn tools(sources: &Sources<'_>, common: Common, old: &Old) -> Result<Tools, Wrong> {
+pub(super) fn tools(sources: &Sources<'_>, common: Common, old: &Old) -> Result<Tools, ConfigError> {
     let pick = |names: &Names, (flag, file)| sources.pick(names, flag, file);
     let deadline = pick(&names::CEPH_COMMAND_TIMEOUT, common.deadline)?;
     let mut limit = deadline.duration(LEAST)?;
@@ -85,7 +85,7 @@ pub(super) fn tools(sources: &Sources<'_>, common: Common, old: &Old) -> Result<
 }
 
 /// A limit of a part of a call: it must end before the call is ended from outside, which tells nothing.
-fn within(given: &Given, whole: Duration, of: &str) -> Result<Duration, Wrong> {
+fn within(given: &Setting, whole: Duration, of: &str) -> Result<Duration, ConfigError> {
     let part = given.duration(LEAST)?;
     if part < whole {
         return Ok(part);
@@ -94,12 +94,12 @@ fn within(given: &Given, whole: Duration, of: &str) -> Result<Duration, Wrong> {
 }
 
 /// How many programs stay: none is allowed.
-fn sessions(given: &Given) -> Result<usize, Wrong> {
+fn sessions(given: &Setting) -> Result<usize, ConfigError> {
     if given.text == "0" { Ok(0) } else { given.count(MOST_PROGRAMS) }
 }
 
 /// The name of a program, or its path.
-fn program(given: &Given) -> Result<String, Wrong> {
+fn program(given: &Setting) -> Result<String, ConfigError> {
     let bad = given.text.is_empty()
         || given.text.contains(char::is_control)
         || given.text.contains('/') && !given.text.starts_with('/');
@@ -116,12 +116,12 @@ pub(super) fn clusters(
     tools: &Tools,
     namespace: &str,
     missing: &mut Vec<String>,
-) -> Result<Vec<ConfiguredCluster>, Wrong> {
+) -> Result<Vec<ConfiguredCluster>, ConfigError> {
     let mut clusters: Vec<ConfiguredCluster> = Vec::new();
     for (index, entry) in file.into_iter().enumerate() {
         let Some(cluster) = cluster(sources, index, entry, tools, namespace, missing)? else { continue };
         let at =
-            |key: &str, text: &str| Given::new(text, sources.in_file(format!("clusters[{index}].{key}")));
+            |key: &str, text: &str| Setting::new(text, sources.in_file(format!("clusters[{index}].{key}")));
         if clusters.iter().any(|other| other.name == cluster.name) {
             return Err(at("name", &cluster.name).wrong("is given twice"));
         }
@@ -143,7 +143,7 @@ fn cluster(
     common: &Tools,
     namespace: &str,
     missing: &mut Vec<String>,
-) -> Result<Option<ConfiguredCluster>, Wrong> {
+) -> Result<Option<ConfiguredCluster>, ConfigError> {
     let ClusterInFile {
         name,
         monitors,
@@ -160,7 +160,7 @@ fn cluster(
         sessions: kept,
     } = entry;
     let given = |key: &str, text: Option<String>| {
-        text.map(|text| Given::new(text, sources.in_file(format!("clusters[{index}].{key}"))))
+        text.map(|text| Setting::new(text, sources.in_file(format!("clusters[{index}].{key}"))))
     };
     let name = given("name", name);
     let monitors = given("monitors", monitors.map(|monitors| monitors.0.join(",")));
@@ -217,11 +217,11 @@ fn cluster(
 }
 
 fn admin(
-    user: Option<Given>,
-    secret: Option<Given>,
-    in_namespace: Option<Given>,
+    user: Option<Setting>,
+    secret: Option<Setting>,
+    in_namespace: Option<Setting>,
     namespace: &str,
-) -> Result<Option<Admin>, Wrong> {
+) -> Result<Option<Admin>, ConfigError> {
     let Some(secret) = secret else {
         return match user.or(in_namespace) {
             Some(alone) => {

@@ -5,7 +5,7 @@
 use super::{
     convert::{Sources, names},
     file::Texts,
-    value::{Given, Origin, Wrong},
+    value::{ConfigError, Origin, Setting},
 };
 
 /// Reads the cluster's id, `None` where the UID of `kube-system` is to be used, and the ids that it had before.
@@ -13,7 +13,7 @@ pub(super) fn ids(
     sources: &Sources<'_>,
     (flag, file): (Option<String>, Option<String>),
     (former_flag, former_file): (Option<String>, Option<Texts>),
-) -> Result<(Option<String>, Vec<String>), Wrong> {
+) -> Result<(Option<String>, Vec<String>), ConfigError> {
     let own = sources.find(&names::CLUSTER_ID, flag, file)?.map(|given| id(&given)).transpose()?;
     let written = match sources.given(&names::FORMER_CLUSTER_IDS, former_flag)? {
         Some(given) => split(&given),
@@ -37,19 +37,19 @@ pub(super) fn ids(
 }
 
 /// The parts between the commas.
-fn split(given: &Given) -> Vec<Given> {
-    given.text.split(',').map(|part| Given::new(part.trim(), given.origin.clone())).collect()
+fn split(given: &Setting) -> Vec<Setting> {
+    given.text.split(',').map(|part| Setting::new(part.trim(), given.origin.clone())).collect()
 }
 
-fn listed(sources: &Sources<'_>, Texts(texts): Texts) -> Vec<Given> {
+fn listed(sources: &Sources<'_>, Texts(texts): Texts) -> Vec<Setting> {
     let key = names::FORMER_CLUSTER_IDS.key;
     let origin = |index| -> Origin { sources.in_file(format!("{key}[{index}]")) };
-    let given = texts.into_iter().enumerate().map(|(index, text)| Given::new(text, origin(index)));
+    let given = texts.into_iter().enumerate().map(|(index, text)| Setting::new(text, origin(index)));
     given.flat_map(|given| split(&given)).collect()
 }
 
 /// An id that fits into a mark on every kind of storage: a DNS label, as the UID of `kube-system` is one.
-fn id(given: &Given) -> Result<String, Wrong> {
+fn id(given: &Setting) -> Result<String, ConfigError> {
     let alphanumeric = |b: &u8| b.is_ascii_lowercase() || b.is_ascii_digit();
     let bytes = given.text.as_bytes();
     let valid = (1..=63).contains(&bytes.len())

@@ -7,12 +7,12 @@ use std::{
 };
 
 use super::{
-    Ceph, Controller, Lease, Listen, Storage, Surroundings, cluster, cluster_id, export,
+    Ceph, Controller, Environment, Lease, Listen, Storage, cluster, cluster_id, export,
     file::{self},
     flags::ControllerFlags,
     old::Old,
     served::{self, Asked},
-    value::{Given, Origin, Wrong, lock_name},
+    value::{ConfigError, Origin, Setting, lock_name},
 };
 use crate::observe::{self, Address};
 
@@ -94,16 +94,16 @@ const NAMESPACE_FILE: &str = "/var/run/secrets/kubernetes.io/serviceaccount/name
 
 /// The environment and the file's name; the rest of the sources comes in as arguments.
 pub(super) struct Sources<'a> {
-    surroundings: Surroundings<'a>,
+    surroundings: Environment<'a>,
     /// The path of `--config`.
     path: String,
 }
 
 impl Sources<'_> {
     /// A value from a flag, else from the environment. An empty variable counts as not set, as it did in the old images.
-    pub(super) fn given(&self, names: &Names, flag: Option<String>) -> Result<Option<Given>, Wrong> {
+    pub(super) fn given(&self, names: &Names, flag: Option<String>) -> Result<Option<Setting>, ConfigError> {
         if let Some(text) = flag {
-            return Ok(Some(Given::new(text, Origin::Flag(names.flag))));
+            return Ok(Some(Setting::new(text, Origin::Flag(names.flag))));
         }
         if names.env.is_empty() {
             return Ok(None);
@@ -111,7 +111,7 @@ impl Sources<'_> {
         match (self.surroundings.env)(names.env).filter(|text| !text.is_empty()) {
             None => Ok(None),
             Some(text) => {
-                let given = Given::new(text.to_string_lossy(), Origin::Env(names.env));
+                let given = Setting::new(text.to_string_lossy(), Origin::Env(names.env));
                 if text.to_str().is_none() { Err(given.wrong("must be UTF-8")) } else { Ok(Some(given)) }
             }
         }
@@ -128,10 +128,10 @@ impl Sources<'_> {
         names: &Names,
         flag: Option<String>,
         file: Option<String>,
-    ) -> Result<Option<Given>, Wrong> {
+    ) -> Result<Option<Setting>, ConfigError> {
         let given = self.given(names, flag)?;
-        let given = given.or_else(|| file.map(|text| Given::new(text, self.in_file(names.key))));
-        let default = || Given::new(names.default, Origin::Default(names.flag));
+        let given = given.or_else(|| file.map(|text| Setting::new(text, self.in_file(names.key))));
+        let default = || Setting::new(names.default, Origin::Default(names.flag));
         Ok(given.or_else(|| (!names.default.is_empty()).then(default)))
     }
 
@@ -141,8 +141,8 @@ impl Sources<'_> {
         names: &Names,
         flag: Option<String>,
         file: Option<String>,
-    ) -> Result<Given, Wrong> {
-        Ok(self.find(names, flag, file)?.unwrap_or_else(|| Given::new("", Origin::Default(names.flag))))
+    ) -> Result<Setting, ConfigError> {
+        Ok(self.find(names, flag, file)?.unwrap_or_else(|| Setting::new("", Origin::Default(names.flag))))
     }
 }
 
@@ -151,8 +151,8 @@ impl Sources<'_> {
 pub(super) fn controller(
     flags: ControllerFlags,
     old: &Old,
-    surroundings: Surroundings<'_>,
-) -> Result<Controller, Wrong> {
+    surroundings: Environment<'_>,
+) -> Result<Controller, ConfigError> {
     let ControllerFlags {
         provisioner_name,
         rbd_provisioner_name,
@@ -259,7 +259,7 @@ pub(super) fn controller(
         .map(|given| given.object_name())
         .transpose()?;
     if !missing.is_empty() {
-        return Err(Wrong(format!("not configured: {}", missing.join("; "))));
+        return Err(ConfigError(format!("not configured: {}", missing.join("; "))));
     }
     let mut notes: Vec<String> =
         old.ignored.iter().map(|flag| format!("the flag -{flag} has no effect")).collect();
@@ -335,14 +335,14 @@ pub(super) fn controller(
     })
 }
 
-fn read_file(path: &str, surroundings: Surroundings<'_>) -> Result<File, Wrong> {
+fn read_file(path: &str, surroundings: Environment<'_>) -> Result<File, ConfigError> {
     let text = (surroundings.read)(Path::new(path))
-        .map_err(|error| Wrong(format!("{} {path:?} cannot be read: {error}", names::CONFIG.flag)))?;
+        .map_err(|error| ConfigError(format!("{} {path:?} cannot be read: {error}", names::CONFIG.flag)))?;
     file::read(path, &text)
 }
 
 /// The pod's namespace; a process outside of any pod lives in `default`.
-fn namespace_of_pod(surroundings: Surroundings<'_>) -> String {
+fn namespace_of_pod(surroundings: Environment<'_>) -> String {
     let told = (surroundings.read)(Path::new(NAMESPACE_FILE)).unwrap_or_default();
     let told = told.trim();
     if told.is_empty() { "default".to_owned() } else { told.to_owned() }
@@ -353,7 +353,7 @@ fn namespace_of_pod(surroundings: Surroundings<'_>) -> String {
 fn lease_times(
     sources: &Sources<'_>,
     times: [(Names, Option<String>, Option<String>); 3],
-) -> Result<[Duration; 3], Wrong> {
+) -> Result<[Duration; 3], ConfigError> {
     let [(duration_names, flag, file), renew, retry] = times;
     let duration_given = sources.pick(&duration_names, flag, file)?;
     let duration = duration_given.duration(Duration::from_secs(1))?;
@@ -380,14 +380,14 @@ fn lease_times(
     Ok([duration, renew, retry])
 }
 
-fn at_least(given: &Given, value: Duration, least: Duration, of: &str) -> Result<Duration, Wrong> {
+fn at_least(given: &Setting, value: Duration, least: Duration, of: &str) -> Result<Duration, ConfigError> {
     if value < least {
         return Err(given.wrong(format_args!("must be at least {of}, which is {least:?}")));
     }
     Ok(value)
 }
 
-fn listen_address(given: &Given) -> Result<Option<Listen>, Wrong> {
+fn listen_address(given: &Setting) -> Result<Option<Listen>, ConfigError> {
     if given.text == "off" {
         return Ok(None);
     }
@@ -410,7 +410,7 @@ fn listen_address(given: &Given) -> Result<Option<Listen>, Wrong> {
     }
 }
 
-fn log_format_of(given: &Given) -> Result<observe::Format, Wrong> {
+fn log_format_of(given: &Setting) -> Result<observe::Format, ConfigError> {
     given.text.parse().map_err(|()| given.wrong("must be text or json"))
 }
 
@@ -420,7 +420,7 @@ fn log_filter(
     flag: Option<String>,
     file: Option<String>,
     verbosity: Option<u32>,
-) -> Result<observe::Filter, Wrong> {
+) -> Result<observe::Filter, ConfigError> {
     if let (None, Some(verbosity)) = (&flag, verbosity) {
         return Ok(observe::Filter::from_verbosity(verbosity));
     }

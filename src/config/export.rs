@@ -10,7 +10,7 @@ use super::{
     convert::{File, Names, Sources, names},
     file::ExportInFile,
     server,
-    value::{Given, Origin, Wrong},
+    value::{ConfigError, Origin, Setting},
 };
 use crate::backend::nfs::Export;
 
@@ -29,9 +29,9 @@ pub(super) struct Common {
 /// One export as far as it was described.
 struct Described {
     name: String,
-    server: Option<Given>,
-    path: Option<Given>,
-    root: Option<Given>,
+    server: Option<Setting>,
+    path: Option<Setting>,
+    root: Option<Setting>,
     /// The entry's place in the file, for messages.
     place: Option<usize>,
     file: ExportInFile,
@@ -45,7 +45,7 @@ pub(super) fn exports(
     file: Vec<ExportInFile>,
     common: &Common,
     missing: &mut Vec<String>,
-) -> Result<Vec<Export>, Wrong> {
+) -> Result<Vec<Export>, ConfigError> {
     let mut described = Vec::new();
     for (index, entry) in file.into_iter().enumerate() {
         described.push(in_file(sources, index, entry)?);
@@ -83,9 +83,9 @@ pub(super) fn exports(
     Ok(exports)
 }
 
-fn in_file(sources: &Sources<'_>, index: usize, mut entry: ExportInFile) -> Result<Described, Wrong> {
+fn in_file(sources: &Sources<'_>, index: usize, mut entry: ExportInFile) -> Result<Described, ConfigError> {
     let given = |key: &str, text: Option<String>| {
-        text.map(|text| Given::new(text, sources.in_file(format!("exports[{index}].{key}"))))
+        text.map(|text| Setting::new(text, sources.in_file(format!("exports[{index}].{key}"))))
     };
     let (server, path, root) = (entry.server.take(), entry.path.take(), entry.root.take());
     let name = match given("name", entry.name.take()) {
@@ -114,7 +114,7 @@ fn ready(
     described: Described,
     common: &Common,
     missing: &mut Vec<String>,
-) -> Result<Option<Export>, Wrong> {
+) -> Result<Option<Export>, ConfigError> {
     let Described { name, server, path, root, place, file } = described;
     let ExportInFile {
         name: _,
@@ -151,36 +151,36 @@ fn ready(
         None if name == DEFAULT => PathBuf::from(MOUNT_POINT),
         None => PathBuf::from(MOUNT_POINT).join(&name),
     };
-    let list = |texts: Option<Vec<String>>, name: &str| -> Vec<Given> {
+    let list = |texts: Option<Vec<String>>, name: &str| -> Vec<Setting> {
         let texts = texts.unwrap_or_default().into_iter().enumerate();
-        texts.map(|(index, text)| Given::new(text, key(&format!("{name}[{index}]")))).collect()
+        texts.map(|(index, text)| Setting::new(text, key(&format!("{name}[{index}]")))).collect()
     };
     let aliases = list(aliases, "aliases").iter().map(host).collect::<Result<_, _>>()?;
     let former_paths = list(former_paths, "formerPaths").iter().map(exported).collect::<Result<_, _>>()?;
     let require_mount = match require_mount {
-        Some(text) => Given::new(text, key("requireMount")).bool()?,
+        Some(text) => Setting::new(text, key("requireMount")).bool()?,
         // Whoever moved the root elsewhere may mean a plain directory; at the images' mount point nobody does.
         None => root.starts_with(MOUNT_POINT),
     };
     let deadline = match operation_timeout {
-        Some(text) => Given::new(text, key("operationTimeout")).duration(Duration::from_millis(1))?,
+        Some(text) => Setting::new(text, key("operationTimeout")).duration(Duration::from_millis(1))?,
         None => common.deadline,
     };
     let threads = match threads {
-        Some(text) => Given::new(text, key("threads")).count(File::MOST_WORKERS)?,
+        Some(text) => Setting::new(text, key("threads")).count(File::MOST_WORKERS)?,
         None => common.threads,
     };
     Ok(Some(Export { name, server, aliases, path, former_paths, root, require_mount, deadline, threads }))
 }
 
 /// The name or address of a server. It is copied to PVs as it is.
-fn host(given: &Given) -> Result<String, Wrong> {
+fn host(given: &Setting) -> Result<String, ConfigError> {
     server::check(&given.text).map_err(|why| given.wrong(why))?;
     Ok(given.text.clone())
 }
 
 /// A path on the server, without slashes that mean nothing.
-fn exported(given: &Given) -> Result<String, Wrong> {
+fn exported(given: &Setting) -> Result<String, ConfigError> {
     let trimmed = given.text.trim();
     if trimmed != given.text && trimmed.starts_with('/') {
         return Err(given.wrong(format_args!("has blanks around it: write {trimmed}")));
@@ -196,7 +196,7 @@ fn exported(given: &Given) -> Result<String, Wrong> {
 }
 
 /// A path in this file system.
-fn mounted(given: &Given) -> Result<PathBuf, Wrong> {
+fn mounted(given: &Setting) -> Result<PathBuf, ConfigError> {
     let path = PathBuf::from(&given.text);
     let dots = path.components().any(|part| matches!(part, std::path::Component::ParentDir));
     if !path.is_absolute() || dots || given.text.contains(char::is_control) {

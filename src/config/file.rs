@@ -9,7 +9,7 @@ use serde::{
     de::{SeqAccess, Visitor},
 };
 
-use super::value::Wrong;
+use super::value::ConfigError;
 
 /// The whole file.
 #[allow(clippy::struct_field_names)] // `listenFile` is the key's name.
@@ -121,11 +121,11 @@ impl<'de> Deserialize<'de> for Texts {
 }
 
 /// Reads the file's text; `path` is for the message.
-pub(super) fn read(path: &str, text: &str) -> Result<File, Wrong> {
+pub(super) fn read(path: &str, text: &str) -> Result<File, ConfigError> {
     if text.trim().is_empty() {
         return Ok(File::default());
     }
-    serde_saphyr::from_str(text).map_err(|error| Wrong(format!("{path}: {error}")))
+    serde_saphyr::from_str(text).map_err(|error| ConfigError(format!("{path}: {error}")))
 }
 
 #[cfg(test)]
@@ -147,7 +147,7 @@ mod tests {
     fn monitors_are_a_list_or_one_text() {
         let monitors = |text: &str| {
             let file = read("berth.yaml", &format!("clusters:\n- monitors: {text}\n"))?;
-            Ok::<_, Wrong>(file.clusters.unwrap_or_default().remove(0).monitors.unwrap_or_default().0)
+            Ok::<_, ConfigError>(file.clusters.unwrap_or_default().remove(0).monitors.unwrap_or_default().0)
         };
         assert_eq!(monitors("[a, 'b:6789']").unwrap(), ["a", "b:6789"]);
         assert_eq!(monitors("a,b:6789").unwrap(), ["a,b:6789"]);

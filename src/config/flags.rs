@@ -4,7 +4,7 @@
 
 use clap::{Args, Parser, Subcommand, error::ErrorKind};
 
-use super::value::Wrong;
+use super::value::ConfigError;
 
 /// Dynamic storage provisioner for Kubernetes.
 #[derive(Parser)]
@@ -203,14 +203,14 @@ pub(super) enum Read {
 }
 
 /// Reads a command line that begins with the program's name.
-pub(super) fn read(args: Vec<String>) -> Result<Read, Wrong> {
+pub(super) fn read(args: Vec<String>) -> Result<Read, ConfigError> {
     match Berth::try_parse_from(args) {
         Ok(Berth { command: Command::Controller(flags) }) => Ok(Read::Controller(flags)),
         Err(error) => match error.kind() {
             ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Ok(Read::Print(error.to_string())),
             _ => {
                 let text = error.to_string();
-                Err(Wrong(text.strip_prefix("error: ").unwrap_or(&text).trim_end().to_owned()))
+                Err(ConfigError(text.strip_prefix("error: ").unwrap_or(&text).trim_end().to_owned()))
             }
         },
     }

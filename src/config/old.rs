@@ -7,7 +7,7 @@
 use super::{
     convert::names,
     served::Storage,
-    value::{Given, Origin, Wrong},
+    value::{ConfigError, Origin, Setting},
 };
 
 /// Entry points of the images that berth replaces.
@@ -75,7 +75,7 @@ pub(super) struct Old {
 }
 
 /// Takes the old flags out of `args`, of which the first is the program's name.
-pub(super) fn extract(args: &[String]) -> Result<Old, Wrong> {
+pub(super) fn extract(args: &[String]) -> Result<Old, ConfigError> {
     let program = args.first().map_or("berth", String::as_str);
     let mut old = Old {
         rest: vec!["berth".to_owned()],
@@ -105,12 +105,13 @@ pub(super) fn extract(args: &[String]) -> Result<Old, Wrong> {
         };
         if let Some(switch) = SWITCHES.into_iter().find(|switch| *switch == name) {
             if let Some(value) = value {
-                Given::new(value, Origin::Flag(switch)).bool()?;
+                Setting::new(value, Origin::Flag(switch)).bool()?;
             }
             old.ignored.push(switch);
         } else if let Some(known) = WITH_VALUE.into_iter().find(|known| *known == name) {
             let value = value.or_else(|| args.next().cloned());
-            let value = value.ok_or_else(|| Wrong(format!("-{known} needs a value, such as -{known}=4")))?;
+            let value =
+                value.ok_or_else(|| ConfigError(format!("-{known} needs a value, such as -{known}=4")))?;
             if known == "v" {
                 old.verbosity = Some(verbosity(&value)?);
             } else {
@@ -118,11 +119,11 @@ pub(super) fn extract(args: &[String]) -> Result<Old, Wrong> {
             }
         } else if let Some(known) = OF_CEPH.into_iter().find(|known| *known == name) {
             let value = value.or_else(|| args.next().cloned());
-            let value = value.ok_or_else(|| Wrong(format!("-{known} needs a value")))?;
+            let value = value.ok_or_else(|| ConfigError(format!("-{known} needs a value")))?;
             old.set(known, value)?;
         } else if let Some((switch, why)) = CEPH_SWITCHES.into_iter().find(|(switch, _)| *switch == name) {
             if let Some(value) = value {
-                Given::new(value, Origin::Flag(switch)).bool()?;
+                Setting::new(value, Origin::Flag(switch)).bool()?;
             }
             old.notes.push(format!("the flag -{switch} has no effect: {why}"));
         } else if let Some(same) = SAME.into_iter().find(|same| *same == name) {
@@ -156,11 +157,11 @@ fn is_unknown(arg: &str, name: &str) -> bool {
 }
 
 /// The refusal of such a flag, by its whole name, with the one that does the same.
-fn unknown(name: &str) -> Wrong {
+fn unknown(name: &str) -> ConfigError {
     let long = format!("--{name}");
     let ours = names::ALL.iter().find(|setting| setting.flag == long).map(|setting| setting.flag);
     let same = SAME_AS_OURS.into_iter().find(|(old, _)| *old == name).map(|(_, ours)| ours);
-    Wrong(match ours.or(same) {
+    ConfigError(match ours.or(same) {
         Some(instead) => format!("unknown flag -{name}: write {instead}"),
         None => format!("unknown flag -{name}: see berth controller --help for those that there are"),
     })
@@ -168,8 +169,8 @@ fn unknown(name: &str) -> Wrong {
 
 impl Old {
     /// Takes a flag of the Ceph provisioners.
-    fn set(&mut self, name: &'static str, value: String) -> Result<(), Wrong> {
-        let given = Given::new(value, Origin::Flag(name));
+    fn set(&mut self, name: &'static str, value: String) -> Result<(), ConfigError> {
+        let given = Setting::new(value, Origin::Flag(name));
         match name {
             "id" => self.identity = Some(given.text).filter(|id| !id.is_empty()),
             "master" => self.master = address(&given)?,
@@ -190,7 +191,7 @@ impl Old {
 }
 
 /// The address of an API server, such as `https://10.0.0.1:6443`; an empty one counts as none.
-fn address(given: &Given) -> Result<Option<String>, Wrong> {
+fn address(given: &Setting) -> Result<Option<String>, ConfigError> {
     if given.text.is_empty() {
         return Ok(None);
     }
@@ -205,10 +206,10 @@ fn address(given: &Given) -> Result<Option<String>, Wrong> {
 }
 
 /// The number of `-v`; glog takes negative ones and means none.
-fn verbosity(text: &str) -> Result<u32, Wrong> {
+fn verbosity(text: &str) -> Result<u32, ConfigError> {
     match text.parse::<i32>() {
         Ok(number) => Ok(u32::try_from(number).unwrap_or(0)),
-        Err(_) => Err(Given::new(text, Origin::Flag("-v")).wrong("must be a whole number, such as 4")),
+        Err(_) => Err(Setting::new(text, Origin::Flag("-v")).wrong("must be a whole number, such as 4")),
     }
 }
 

@@ -5,7 +5,7 @@
 
 use super::{
     convert::{Names, Sources, names},
-    value::{Given, Origin, Wrong},
+    value::{ConfigError, Origin, Setting},
 };
 
 /// What storage a provisioner name stands for.
@@ -65,9 +65,9 @@ pub(super) struct Asked {
 }
 
 impl Asked {
-    fn given(self, sources: &Sources<'_>, names: &Names) -> Result<Vec<Given>, Wrong> {
+    fn given(self, sources: &Sources<'_>, names: &Names) -> Result<Vec<Setting>, ConfigError> {
         if !self.flags.is_empty() {
-            let given = self.flags.into_iter().map(|text| Given::new(text, Origin::Flag(names.flag)));
+            let given = self.flags.into_iter().map(|text| Setting::new(text, Origin::Flag(names.flag)));
             return Ok(given.collect());
         }
         if let Some(given) = sources.given(names, None)? {
@@ -75,7 +75,7 @@ impl Asked {
         }
         let origin = |index| sources.in_file(format!("{}[{index}]", names.key));
         let listed = self.file.unwrap_or_default().into_iter().enumerate();
-        Ok(listed.map(|(index, text)| Given::new(text, origin(index))).collect())
+        Ok(listed.map(|(index, text)| Setting::new(text, origin(index))).collect())
     }
 }
 
@@ -85,7 +85,7 @@ pub(super) fn served(
     (any, rbd, cephfs): (Asked, Asked, Asked),
     entry: Option<Storage>,
     missing: &mut Vec<String>,
-) -> Result<Vec<Provisioner>, Wrong> {
+) -> Result<Vec<Provisioner>, ConfigError> {
     let any = any.given(sources, &names::PROVISIONER_NAME)?;
     let rbd = rbd.given(sources, &names::RBD_PROVISIONER_NAME)?;
     let cephfs = cephfs.given(sources, &names::CEPHFS_PROVISIONER_NAME)?;

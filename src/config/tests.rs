@@ -27,7 +27,7 @@ fn start((line, env, file): Start<'_>) -> Result<Controller, String> {
         }
         _ => Err(io::Error::from(io::ErrorKind::NotFound)),
     };
-    let surroundings = Surroundings { env: &|name| env.get(name).cloned(), read: &read };
+    let surroundings = Environment { env: &|name| env.get(name).cloned(), read: &read };
     match parse(&args, surroundings) {
         Ok(Invocation::Controller(controller)) => Ok(*controller),
         Ok(Invocation::Print(text)) => panic!("printed {text}"),
@@ -535,7 +535,7 @@ fn a_variable_that_is_not_text_is_refused_not_ignored() {
         _ => None,
     };
     let read = |_: &Path| Err(io::Error::from(io::ErrorKind::NotFound));
-    let wrong = parse(&["berth".into()], Surroundings { env: &env, read: &read }).unwrap_err();
+    let wrong = parse(&["berth".into()], Environment { env: &env, read: &read }).unwrap_err();
     assert_eq!(wrong.to_string(), "environment variable NFS_PATH \"/\u{fffd}\" must be UTF-8");
 }
 
@@ -575,7 +575,7 @@ fn help_stays_as_it_was_reviewed() {
 #[test]
 fn help_and_version_are_printed() {
     let surroundings =
-        Surroundings { env: &|_| None, read: &|_| Err(io::Error::from(io::ErrorKind::NotFound)) };
+        Environment { env: &|_| None, read: &|_| Err(io::Error::from(io::ErrorKind::NotFound)) };
     for line in [
         "berth --help",
         "berth -h",

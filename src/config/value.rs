@@ -1,4 +1,4 @@
-//! One value with where it was set ([`Given`]), and the readers of its text. Every refusal becomes a [`Wrong`].
+//! One value with where it was set ([`Setting`]), and the readers of its text. Every refusal becomes a [`ConfigError`].
 
 use std::{fmt, time::Duration};
 
@@ -7,7 +7,7 @@ use crate::volume::parse_duration;
 /// Why the configuration is refused: what was set where, its value, and what is allowed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
-pub struct Wrong(pub(super) String);
+pub struct ConfigError(pub(super) String);
 
 /// Where a value was set.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,23 +31,23 @@ impl fmt::Display for Origin {
 
 /// A value as it was written, and where.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Given {
+pub(super) struct Setting {
     pub(super) text: String,
     pub(super) origin: Origin,
 }
 
-impl Given {
+impl Setting {
     pub(super) fn new(text: impl Into<String>, origin: Origin) -> Self {
         Self { text: text.into(), origin }
     }
 
     /// The refusal of this value; `allowed` completes the sentence.
-    pub(super) fn wrong(&self, allowed: impl fmt::Display) -> Wrong {
-        Wrong(format!("{} {:?} {allowed}", self.origin, self.text))
+    pub(super) fn wrong(&self, allowed: impl fmt::Display) -> ConfigError {
+        ConfigError(format!("{} {:?} {allowed}", self.origin, self.text))
     }
 
     /// The refusal of this value for the reason that its type gave.
-    pub(super) fn invalid(&self, why: &crate::volume::Invalid) -> Wrong {
+    pub(super) fn invalid(&self, why: &crate::volume::Invalid) -> ConfigError {
         self.wrong(&why.why)
     }
 
@@ -57,7 +57,7 @@ impl Given {
     }
 
     /// A truth value in the syntax of Go's `ParseBool`, which the old images used.
-    pub(super) fn bool(&self) -> Result<bool, Wrong> {
+    pub(super) fn bool(&self) -> Result<bool, ConfigError> {
         match self.text.as_str() {
             "1" | "t" | "T" | "true" | "True" | "TRUE" => Ok(true),
             "0" | "f" | "F" | "false" | "False" | "FALSE" => Ok(false),
@@ -66,7 +66,7 @@ impl Given {
     }
 
     /// A duration in Go syntax of at least `least`.
-    pub(super) fn duration(&self, least: Duration) -> Result<Duration, Wrong> {
+    pub(super) fn duration(&self, least: Duration) -> Result<Duration, ConfigError> {
         let bound = if least.is_zero() { String::new() } else { format!(" of at least {least:?}") };
         let wrong = |why: &str| {
             self.wrong(format_args!(
@@ -82,7 +82,7 @@ impl Given {
     }
 
     /// A count from 1 to `most`.
-    pub(super) fn count(&self, most: usize) -> Result<usize, Wrong> {
+    pub(super) fn count(&self, most: usize) -> Result<usize, ConfigError> {
         match self.text.parse() {
             Ok(count) if (1..=most).contains(&count) => Ok(count),
             Ok(_) | Err(_) => Err(self.wrong(format_args!("must be a whole number from 1 to {most}"))),
@@ -90,7 +90,7 @@ impl Given {
     }
 
     /// The name of a Kubernetes object: a DNS-1123 subdomain.
-    pub(super) fn object_name(&self) -> Result<String, Wrong> {
+    pub(super) fn object_name(&self) -> Result<String, ConfigError> {
         if subdomain(&self.text) {
             return Ok(self.text.clone());
         }
@@ -99,7 +99,7 @@ impl Given {
 
     /// The name of a provisioner, as the API server takes it in a `StorageClass`: after lower-casing, a qualified name, which is
     /// a name of up to 63 characters with or without a DNS subdomain before it.
-    pub(super) fn provisioner(&self) -> Result<String, Wrong> {
+    pub(super) fn provisioner(&self) -> Result<String, ConfigError> {
         if self.text.starts_with("kubernetes.io/") && self.text != "kubernetes.io/rbd" {
             return Err(self.wrong(
                 "must not begin with kubernetes.io/: Kubernetes keeps that prefix for itself and would not leave the \
@@ -168,8 +168,8 @@ fn subdomain(text: &str) -> bool {
 mod tests {
     use super::*;
 
-    fn given(text: &str) -> Given {
-        Given::new(text, Origin::Flag("--some-flag"))
+    fn given(text: &str) -> Setting {
+        Setting::new(text, Origin::Flag("--some-flag"))
     }
 
     /// Proves: row 2.7

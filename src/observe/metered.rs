@@ -13,12 +13,12 @@ use async_trait::async_trait;
 use super::Metrics;
 use crate::{
     backend::{
-        Backend, Capabilities, Error, Inspection, Known, KnownVolume, Past, Removed, Restored, StoreStatus,
-        Unfinished,
+        Backend, Capabilities, Error, Inspection, Known, KnownVolume, Removed, Restored, StoreExpectation,
+        StoreStatus, Uncommitted,
     },
     volume::{
-        Grown, Growth, InUse, Permit, Place, Removal, SecretName, Source, Volume, VolumeId, VolumeName,
-        VolumeRequest,
+        ExpandRequest, Expanded, InUse, Permit, Place, Removal, SecretName, Source, Volume, VolumeId,
+        VolumeName, VolumeRequest,
     },
 };
 
@@ -89,9 +89,9 @@ impl Backend for Metered {
         self.record(&store, "create", began, result)
     }
 
-    async fn confirm(&self, id: &VolumeId, uid: &str, permit: &Permit) -> Result<(), Error> {
+    async fn commit(&self, id: &VolumeId, uid: &str, permit: &Permit) -> Result<(), Error> {
         let began = Instant::now();
-        let result = self.inner.confirm(id, uid, permit).await;
+        let result = self.inner.commit(id, uid, permit).await;
         self.record(id.store(), "confirm", began, result)
     }
 
@@ -119,34 +119,34 @@ impl Backend for Metered {
         self.record(&self.store_of(&volume.source), "register", began, result)
     }
 
-    async fn expand(&self, growth: &Growth, permit: &Permit) -> Result<Grown, Error> {
+    async fn expand(&self, growth: &ExpandRequest, permit: &Permit) -> Result<Expanded, Error> {
         let began = Instant::now();
         let result = self.inner.expand(growth, permit).await;
         self.record(&self.store_of(&growth.source), "expand", began, result)
     }
 
-    async fn unfinished(&self, store: &str, known: Known<'_>) -> Result<Vec<Unfinished>, Error> {
+    async fn list_uncommitted(&self, store: &str, known: Known<'_>) -> Result<Vec<Uncommitted>, Error> {
         let began = Instant::now();
-        let result = self.inner.unfinished(store, known).await;
+        let result = self.inner.list_uncommitted(store, known).await;
         self.record(store, "unfinished", began, result)
     }
 
-    async fn discard(&self, unfinished: &Unfinished, permit: &Permit) -> Result<(), Error> {
+    async fn rollback(&self, uncommitted: &Uncommitted, permit: &Permit) -> Result<(), Error> {
         let began = Instant::now();
-        let result = self.inner.discard(unfinished, permit).await;
-        self.record(unfinished.id.store(), "discard", began, result)
+        let result = self.inner.rollback(uncommitted, permit).await;
+        self.record(uncommitted.id.store(), "discard", began, result)
     }
 
-    async fn tend(&self, permit: &Permit) {
-        self.inner.tend(permit).await;
+    async fn collect_garbage(&self, permit: &Permit) {
+        self.inner.collect_garbage(permit).await;
     }
 
-    fn remember(&self, past: Past) {
-        self.inner.remember(past);
+    fn expect_store(&self, past: StoreExpectation) {
+        self.inner.expect_store(past);
     }
 
-    fn acquaint(&self, parameters: &BTreeMap<String, String>) {
-        self.inner.acquaint(parameters);
+    fn register_class(&self, parameters: &BTreeMap<String, String>) {
+        self.inner.register_class(parameters);
     }
 
     fn retain_stores(&self, classes: &[BTreeMap<String, String>], used: &BTreeSet<String>) {

@@ -13,11 +13,12 @@ use tokio_util::sync::CancellationToken;
 use super::*;
 use crate::{
     backend::{
-        Capabilities, Error, Kind, Known, KnownVolume, Past, Removed, Restored, StoreStatus, Unfinished,
+        Capabilities, Error, Kind, Known, KnownVolume, Removed, Restored, StoreExpectation, StoreStatus,
+        Uncommitted,
     },
     volume::{
-        Disposal, Grown, Growth, InUse, Permit, Place, Removal, Source, Volume, VolumeId, VolumeName,
-        VolumeRequest,
+        Disposal, ExpandRequest, Expanded, InUse, Permit, Place, Removal, Source, Volume, VolumeId,
+        VolumeName, VolumeRequest,
     },
 };
 
@@ -31,7 +32,7 @@ impl Stores {
             block: false,
             expand: true,
             parameters: &[],
-            any_case: false,
+            case_insensitive: false,
             before: Disposal::Archive,
             concurrency: 1,
         };
@@ -60,7 +61,7 @@ impl Backend for Stores {
     async fn create(&self, _: &VolumeRequest, _: &Permit) -> Result<Volume, Error> {
         refused()
     }
-    async fn confirm(&self, _: &VolumeId, _: &str, _: &Permit) -> Result<(), Error> {
+    async fn commit(&self, _: &VolumeId, _: &str, _: &Permit) -> Result<(), Error> {
         Ok(())
     }
     async fn remove(&self, _: &Removal, _: &Permit) -> Result<Removed, Error> {
@@ -75,17 +76,17 @@ impl Backend for Stores {
     async fn register(&self, _: &InUse, _: &Permit) -> Result<(), Error> {
         refused()
     }
-    async fn expand(&self, _: &Growth, _: &Permit) -> Result<Grown, Error> {
+    async fn expand(&self, _: &ExpandRequest, _: &Permit) -> Result<Expanded, Error> {
         refused()
     }
-    async fn unfinished(&self, _: &str, _: Known<'_>) -> Result<Vec<Unfinished>, Error> {
+    async fn list_uncommitted(&self, _: &str, _: Known<'_>) -> Result<Vec<Uncommitted>, Error> {
         refused()
     }
-    async fn discard(&self, _: &Unfinished, _: &Permit) -> Result<(), Error> {
+    async fn rollback(&self, _: &Uncommitted, _: &Permit) -> Result<(), Error> {
         refused()
     }
-    async fn tend(&self, _: &Permit) {}
-    fn remember(&self, _: Past) {}
+    async fn collect_garbage(&self, _: &Permit) {}
+    fn expect_store(&self, _: StoreExpectation) {}
     fn stores(&self) -> Vec<StoreStatus> {
         self.1.clone()
     }
@@ -132,7 +133,7 @@ pub(crate) async fn full() -> Metrics {
     let backend = Stores::new(vec![store("a", Ok(())), store("b", Err("/exports/b is not mounted"))]);
     let metered = Metered::new(backend.clone(), metrics.clone());
     let id = VolumeId::new("nfs", "a", "pvc-1".parse().unwrap()).unwrap();
-    metered.confirm(&id, "uid", &Permit::unlimited()).await.unwrap();
+    metered.commit(&id, "uid", &Permit::unlimited()).await.unwrap();
     metrics.watch_stores(vec![backend]);
     metrics
 }
@@ -288,7 +289,7 @@ async fn probes_and_metrics_are_served_and_end_with_the_process() {
 }
 
 /// A client that has begun a request and does not finish it.
-async fn unfinished(address: std::net::SocketAddr) -> TcpStream {
+async fn list_uncommitted(address: std::net::SocketAddr) -> TcpStream {
     let mut stream = TcpStream::connect(address).await.unwrap();
     stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: te").await.unwrap();
     stream
@@ -317,7 +318,7 @@ async fn unfinished_requests_neither_stop_the_probes_nor_use_up_descriptors() {
 
     let mut clients = Vec::new();
     for number in 1..=CLIENTS {
-        clients.push(unfinished(address).await);
+        clients.push(list_uncommitted(address).await);
         if number % 100 == 0 {
             let probe = tokio::time::timeout(Duration::from_mins(1), fetch(address, "/livez", "")).await;
             let (status, _, body) = probe.unwrap_or_else(|_| panic!("no answer beside {number}"));
@@ -343,7 +344,7 @@ async fn a_request_that_is_not_finished_in_time_is_given_up() {
     let address = listener.local_addr().unwrap();
     let limits = server::Limits::with_head_time(Duration::from_millis(20));
     let server = tokio::spawn(server::serve_within(limits, listener, full().await, CancellationToken::new()));
-    let mut client = unfinished(address).await;
+    let mut client = list_uncommitted(address).await;
     // Ends only when the server closes the connection.
     let mut answer = Vec::new();
     let _ = client.read_to_end(&mut answer).await;

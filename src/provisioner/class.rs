@@ -172,7 +172,7 @@ impl Class {
 /// The name of the parameter that is written as `key`; the key itself, where there is none.
 fn declared(key: &str, backend: &Capabilities) -> String {
     let all = PARAMETERS.iter().chain(backend.parameters).map(|parameter| parameter.name);
-    let named = |name: &str| name == key || backend.any_case && name.eq_ignore_ascii_case(key);
+    let named = |name: &str| name == key || backend.case_insensitive && name.eq_ignore_ascii_case(key);
     all.into_iter().find(|name| named(name)).unwrap_or(key).to_owned()
 }
 
@@ -194,7 +194,7 @@ pub(super) fn disposal_as_before(
 ) -> (Disposal, Option<String>) {
     match parameters.get(ON_DELETE).map(String::as_str) {
         Some("delete") => (Disposal::Delete, None),
-        Some("retain") => (Disposal::Keep, None),
+        Some("retain") => (Disposal::Retain, None),
         Some("archive") => (Disposal::Archive, None),
         None | Some(_) => match parameters.get(ARCHIVE_ON_DELETE).map(|text| (text, boolean(text))) {
             None => (before, None),
@@ -342,7 +342,7 @@ mod tests {
             block: false,
             expand: true,
             parameters: THEIRS,
-            any_case: false,
+            case_insensitive: false,
             before: Disposal::Archive,
             concurrency: 1,
         }
@@ -351,7 +351,7 @@ mod tests {
     /// Proves: row 6.1, row 6.2, row 6.3, row 6.4, row 6.5, row 6.6, row 6.7, row 6.8
     #[test]
     fn the_class_says_what_becomes_of_a_volume() {
-        use Disposal::{Archive, Delete, Keep};
+        use Disposal::{Archive, Delete, Retain};
         /// The parameters, what a new volume gets (`None`: refused), what an old one gets, whether that is told.
         type Row = (&'static [(&'static str, &'static str)], Option<Disposal>, Disposal, bool);
         let table: &[Row] = &[
@@ -359,8 +359,8 @@ mod tests {
             (&[("onDelete", "delete")], Some(Delete), Delete, false),
             (&[("onDelete", "delete"), ("archiveOnDelete", "true")], Some(Delete), Delete, false),
             (&[("onDelete", "delete"), ("archiveOnDelete", "what")], Some(Delete), Delete, false),
-            (&[("onDelete", "retain")], Some(Keep), Keep, false),
-            (&[("onDelete", "retain"), ("archiveOnDelete", "false")], Some(Keep), Keep, false),
+            (&[("onDelete", "retain")], Some(Retain), Retain, false),
+            (&[("onDelete", "retain"), ("archiveOnDelete", "false")], Some(Retain), Retain, false),
             (&[("onDelete", "archive"), ("archiveOnDelete", "false")], Some(Archive), Archive, false),
             (&[("onDelete", "Delete")], None, Archive, false),
             (&[("onDelete", "DELETE"), ("archiveOnDelete", "false")], None, Delete, false),
@@ -427,7 +427,7 @@ mod tests {
 
     #[test]
     fn names_are_written_in_any_case_where_the_older_provisioners_took_them_so() {
-        let any = Capabilities { any_case: true, ..capabilities() };
+        let any = Capabilities { case_insensitive: true, ..capabilities() };
         let odd = class(&[("PATHPATTERN", "x"), ("OnDelete", "delete"), ("odd", "y")]);
         let terms = odd.terms(&any).unwrap();
         assert_eq!(terms.parameters, map(&[("pathPattern", "x")]));
@@ -442,7 +442,7 @@ mod tests {
 
     #[test]
     fn two_spellings_of_one_name_are_refused_and_for_an_old_volume_the_declared_one_holds() {
-        let any = Capabilities { any_case: true, ..capabilities() };
+        let any = Capabilities { case_insensitive: true, ..capabilities() };
         let twice = class(&[("pathPattern", "x"), ("PathPattern", "y")]);
         assert_eq!(
             twice.terms(&any).unwrap_err().to_string(),

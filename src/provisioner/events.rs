@@ -33,7 +33,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::{debug, warn};
 
 use super::cluster::sentence;
-use book::{Book, Bounds, Post, Posted, Verb};
+use book::{Bounds, EventCorrelator, Post, Posted, Verb};
 
 /// The object that an event is about.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -173,7 +173,7 @@ struct Shared {
 }
 
 struct State {
-    book: Book,
+    book: EventCorrelator,
     /// How many wait for everything to be posted.
     flushing: usize,
 }
@@ -192,7 +192,7 @@ impl Events {
         reporter: Reporter,
         foreground: impl Fn() -> usize + Send + Sync + 'static,
     ) -> Self {
-        let state = Mutex::new(State { book: Book::new(Bounds::default()), flushing: 0 });
+        let state = Mutex::new(State { book: EventCorrelator::new(Bounds::default()), flushing: 0 });
         let shared = Arc::new(Shared { state, wake: Notify::new(), idle: Notify::new() });
         let stop = CancellationToken::new();
         let poster = Poster { client, reporter };

@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     backend::{Backends, Kind},
-    volume::{Capacity, ClaimKey, Grown, Growth, Invalid, Mode, Permit, VolumeName},
+    volume::{Capacity, ClaimKey, ExpandRequest, Expanded, Invalid, Mode, Permit, VolumeName},
 };
 
 /// What to do about a claim that asks for more.
@@ -41,7 +41,7 @@ pub(super) enum Plan {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Order {
     pub(super) provisioner: String,
-    pub(super) growth: Growth,
+    pub(super) growth: ExpandRequest,
     /// What is asked for, as it was written.
     pub(super) request_text: String,
     /// What the PV says, and as it is written there.
@@ -99,7 +99,7 @@ pub(super) fn plan(
     let text = |text: &Option<String>| text.clone().unwrap_or_default();
     Plan::Expand(Box::new(Order {
         provisioner: provisioner.to_owned(),
-        growth: Growth {
+        growth: ExpandRequest {
             name,
             id: recorded.id.clone(),
             source,
@@ -241,8 +241,8 @@ async fn expand(
     let note = format!("expanding volume {name} from {} to {}", order.has_text, order.request_text);
     shared.tell_object(&order.provisioner, claim, Type::Normal, "Resizing", note);
     let wanted = order.growth.capacity;
-    let Grown { capacity: size, on_node } = match backend.expand(&order.growth, permit).await {
-        Ok(Grown { capacity, .. }) if capacity < wanted => {
+    let Expanded { capacity: size, on_node } = match backend.expand(&order.growth, permit).await {
+        Ok(Expanded { capacity, .. }) if capacity < wanted => {
             let why = format!("the storage provides {capacity}, which is less than {}", order.request_text);
             fail(shared, claim, why);
             return Outcome::Retry;

@@ -378,13 +378,13 @@ mod tests {
     fn what_was_written_is_read_back() {
         let claim = fixtures::claim(json!({}));
         let class = fixtures::class(json!({}));
-        let terms = Recording { retention: Some(Duration::from_hours(36)), ..recording(Disposal::Keep) };
+        let terms = Recording { retention: Some(Duration::from_hours(36)), ..recording(Disposal::Retain) };
         let built = build(&volume(), &place(), &claim, &class, terms).unwrap();
         let object: VolumeObject = serde_json::from_value(serde_json::to_value(built).unwrap()).unwrap();
         assert_eq!(source(&object), Some(volume().source));
         let expected = Recorded {
             id: Some(volume().id),
-            disposal: Some(Disposal::Keep),
+            disposal: Some(Disposal::Retain),
             origin: Some(Origin::Created),
             store_identity: Some("5f0c".into()),
             record: BTreeMap::new(),

@@ -13,7 +13,7 @@ mod sharing;
 mod standing;
 mod work;
 
-pub(super) use standing::{Duty, Phase, Standing, duty, is_to_be_removed, provisioner, standing};
+pub(super) use standing::{Action, Phase, VolumeState, duty, is_to_be_removed, provisioner, standing};
 #[cfg(test)]
 use standing::{Held, Policy};
 pub(super) use work::{reconcile, reconcile_finalizer};
@@ -58,10 +58,10 @@ pub(super) fn plan(
     guarding: bool,
 ) -> Plan {
     match duty(standing(volume, backends), guarding) {
-        Duty::Remove => {
+        Action::Remove => {
             order(volume, class, backends).unwrap_or_else(|error| Plan::Refuse(error.to_string()))
         }
-        Duty::None | Duty::Guard | Duty::Unguard => Plan::Ignore,
+        Action::None | Action::AddFinalizer | Action::RemoveFinalizer => Plan::Ignore,
     }
 }
 
@@ -138,7 +138,7 @@ fn given_up(volume: &VolumeObject, class: Option<&Class>, backends: &Backends) -
     let name: VolumeName = volume.metadata.name.as_deref()?.parse().ok()?;
     let source = persistent_volume::source(volume)?;
     let recorded = Recorded::legible(volume);
-    let disposal = recorded.disposal.unwrap_or(Disposal::Keep);
+    let disposal = recorded.disposal.unwrap_or(Disposal::Retain);
     Some((provisioner.to_owned(), removal(volume, (name, source), recorded, disposal, class, capabilities)))
 }
 
@@ -161,7 +161,7 @@ fn class_of(volume: &VolumeObject) -> &str {
 
 /// The same removal, which leaves the bytes to `who`.
 fn yielding(mut order: Box<Order>, who: &str) -> Box<Order> {
-    order.removal.disposal = Disposal::Keep;
+    order.removal.disposal = Disposal::Retain;
     order.remark = Some(format!("the data was kept, because {who} uses the same location"));
     order
 }

@@ -19,7 +19,7 @@ use std::{
 };
 
 use blocked::Blocked;
-pub(super) use claim::{Claim, ClaimKeys, Growing};
+pub(super) use claim::{Claim, ClaimKeys, PendingExpansion};
 use classes::Classes;
 use past::Memories;
 pub(super) use places::{Places, Relation, Spot};
@@ -30,7 +30,7 @@ use super::{
     objects::{ClaimObject, VolumeObject, annotation},
     persistent_volume,
     queue::Queue,
-    reclaim::{self, Duty, Phase, Standing},
+    reclaim::{self, Action, Phase, VolumeState},
     register::InUseByStore,
 };
 use crate::{
@@ -44,14 +44,14 @@ pub(super) enum Key {
     /// The claim with this UID wants a volume, or what was begun for it must be ended.
     Claim(Arc<str>),
     /// The PV for the claim with this UID is stored, and the storage does not know it yet.
-    Confirm(Arc<str>),
+    Commit(Arc<str>),
     /// The volume of this name may have to be removed, or is to stay although its removal was begun, or has our finalizer without
     /// need.
     Volume(Arc<str>),
     /// The claim with this UID asks for more than it has.
-    Growth(Arc<str>),
+    ExpandRequest(Arc<str>),
     /// The volume of this name lacks our finalizer.
-    Guard(Arc<str>),
+    AddFinalizer(Arc<str>),
     /// The storage may not know that the volume of this name is in use.
     Register(Arc<str>),
 }
@@ -70,7 +70,7 @@ enum Wanted {
     Volume(Arc<Claim>),
     /// Nothing: it has a volume and only waits to be bound. Namespace and name, to find it again should the volume go.
     Binding(Box<(Box<str>, Box<str>)>),
-    Growth(Arc<Growing>),
+    ExpandRequest(Arc<PendingExpansion>),
 }
 
 #[derive(Debug)]
@@ -84,7 +84,7 @@ struct ClaimRecord {
 pub(super) struct VolumeRecord {
     /// The claim that it is for, or was.
     pub(super) claim_uid: Box<str>,
-    pub(super) standing: Standing,
+    pub(super) standing: VolumeState,
     /// Where it lies, where that is in one of our stores.
     pub(super) spot: Option<Spot>,
     /// We are deleting the object: its last changes are our own. Or it leaves its bytes to another volume, and will be deleted.
@@ -194,7 +194,7 @@ impl Records {
     pub(super) fn claim(&self, uid: &str) -> Option<&Arc<Claim>> {
         match &self.claims.get(uid)?.wanted {
             Wanted::Volume(claim) => Some(claim),
-            Wanted::Binding(_) | Wanted::Growth(_) => None,
+            Wanted::Binding(_) | Wanted::ExpandRequest(_) => None,
         }
     }
 
@@ -204,7 +204,7 @@ impl Records {
             Wanted::Binding(binding) if !self.served(uid) => {
                 Some((binding.0.to_string(), binding.1.to_string()))
             }
-            Wanted::Binding(_) | Wanted::Volume(_) | Wanted::Growth(_) => None,
+            Wanted::Binding(_) | Wanted::Volume(_) | Wanted::ExpandRequest(_) => None,
         }
     }
 
@@ -214,9 +214,9 @@ impl Records {
     }
 
     /// The claim of this UID, if it asks for more than it has.
-    pub(super) fn growing(&self, uid: &str) -> Option<&Arc<Growing>> {
+    pub(super) fn growing(&self, uid: &str) -> Option<&Arc<PendingExpansion>> {
         match &self.claims.get(uid)?.wanted {
-            Wanted::Growth(growing) => Some(growing),
+            Wanted::ExpandRequest(growing) => Some(growing),
             Wanted::Volume(_) | Wanted::Binding(_) => None,
         }
     }
@@ -307,7 +307,7 @@ impl Records {
     fn sharing(&self, record: &VolumeRecord) -> Sharing {
         if record.leaving && record.standing.goes() {
             Sharing::Leaves
-        } else if reclaim::duty(record.standing, self.guarding) == Duty::Remove {
+        } else if reclaim::duty(record.standing, self.guarding) == Action::Remove {
             Sharing::Released
         } else {
             Sharing::Uses
@@ -378,8 +378,8 @@ impl Records {
     /// Works on all claims that ask for more than they have.
     pub(super) fn wake_growing(&self) {
         for (uid, record) in &self.claims {
-            if matches!(record.wanted, Wanted::Growth(_)) {
-                self.wake(Key::Growth(Arc::clone(uid)));
+            if matches!(record.wanted, Wanted::ExpandRequest(_)) {
+                self.wake(Key::ExpandRequest(Arc::clone(uid)));
             }
         }
     }
@@ -389,17 +389,17 @@ impl Records {
         let claims = self.claims.iter().filter_map(|(uid, record)| match record.wanted {
             Wanted::Volume(_) => Some(Key::Claim(Arc::clone(uid))),
             Wanted::Binding(_) => (!self.served(uid)).then(|| Key::Claim(Arc::clone(uid))),
-            Wanted::Growth(_) => Some(Key::Growth(Arc::clone(uid))),
+            Wanted::ExpandRequest(_) => Some(Key::ExpandRequest(Arc::clone(uid))),
         });
         let volumes = self.volumes.iter().filter_map(|(name, record)| self.duty_of(name, record.standing));
         claims.chain(volumes).collect()
     }
 
-    fn duty_of(&self, name: &Arc<str>, standing: Standing) -> Option<Key> {
+    fn duty_of(&self, name: &Arc<str>, standing: VolumeState) -> Option<Key> {
         match reclaim::duty(standing, self.guarding) {
-            Duty::None => None,
-            Duty::Remove | Duty::Unguard => Some(Key::Volume(Arc::clone(name))),
-            Duty::Guard => Some(Key::Guard(Arc::clone(name))),
+            Action::None => None,
+            Action::Remove | Action::RemoveFinalizer => Some(Key::Volume(Arc::clone(name))),
+            Action::AddFinalizer => Some(Key::AddFinalizer(Arc::clone(name))),
         }
     }
 
@@ -588,7 +588,7 @@ impl Records {
                 None => None,
             }
         } else {
-            Growing::new(object, uid).map(|growing| Wanted::Growth(Arc::new(growing)))
+            PendingExpansion::new(object, uid).map(|growing| Wanted::ExpandRequest(Arc::new(growing)))
         };
         let Some(wanted) = wanted else { return self.forget_claim(uid) };
         if let Some(known) = self.claims.get_mut(uid) {
@@ -596,9 +596,9 @@ impl Records {
                 (Wanted::Volume(old), Wanted::Volume(new)) => {
                     old.resource_version == new.resource_version && old.has(&new.keys)
                 }
-                (Wanted::Growth(old), Wanted::Growth(new)) => old == new,
+                (Wanted::ExpandRequest(old), Wanted::ExpandRequest(new)) => old == new,
                 (Wanted::Binding(_), Wanted::Binding(_)) => true,
-                (Wanted::Volume(_) | Wanted::Growth(_) | Wanted::Binding(_), _) => false,
+                (Wanted::Volume(_) | Wanted::ExpandRequest(_) | Wanted::Binding(_), _) => false,
             };
             known.round = round;
             if same {
@@ -607,8 +607,8 @@ impl Records {
         }
         let (uid, key): (Arc<str>, _) = match &wanted {
             Wanted::Volume(claim) => (Arc::clone(&claim.uid), Some(Key::Claim(Arc::clone(&claim.uid)))),
-            Wanted::Growth(growing) => {
-                (Arc::clone(&growing.uid), Some(Key::Growth(Arc::clone(&growing.uid))))
+            Wanted::ExpandRequest(growing) => {
+                (Arc::clone(&growing.uid), Some(Key::ExpandRequest(Arc::clone(&growing.uid))))
             }
             Wanted::Binding(_) => (uid.into(), None),
         };
@@ -648,7 +648,7 @@ impl Records {
         if standing.ours
             && let Some((backend, place)) = &located
         {
-            self.remember(backend, &place.store, object);
+            self.expect_store(backend, &place.store, object);
         }
         let by = reclaim::provisioner(object, &self.backends).and_then(|name| self.backends.get(name));
         let kept_secret =
@@ -674,8 +674,10 @@ impl Records {
                 (known.leaving, known.removing)
             });
         let said = match reclaim::duty(standing, self.guarding) {
-            Duty::Remove => said(object),
-            Duty::None | Duty::Guard | Duty::Unguard => hash(&annotation(&object.metadata, names::TAKE_OVER)),
+            Action::Remove => said(object),
+            Action::None | Action::AddFinalizer | Action::RemoveFinalizer => {
+                hash(&annotation(&object.metadata, names::TAKE_OVER))
+            }
         };
         let record = VolumeRecord {
             claim_uid: claim_uid.into(),
@@ -770,7 +772,7 @@ impl Records {
             self.stores_changed = true;
             let waiting = self.claims.iter().filter_map(|(uid, record)| match &record.wanted {
                 Wanted::Volume(claim) if *claim.class == *name => Some(Key::Claim(Arc::clone(uid))),
-                Wanted::Volume(_) | Wanted::Binding(_) | Wanted::Growth(_) => None,
+                Wanted::Volume(_) | Wanted::Binding(_) | Wanted::ExpandRequest(_) => None,
             });
             for key in waiting {
                 self.wake(key);

@@ -19,7 +19,7 @@ use super::{
     records::Records,
 };
 use crate::{
-    backend::{Backend, Kind, Unfinished},
+    backend::{Backend, Kind, Uncommitted},
     volume::{Permit, Place, Source, VolumeName},
 };
 
@@ -72,8 +72,8 @@ async fn sweep_store(
     grace: Duration,
 ) {
     let known = |name: &VolumeName| shared.records().volume(name.as_str()).is_some();
-    let unfinished = match backend.unfinished(&store, &known).await {
-        Ok(unfinished) => unfinished,
+    let uncommitted = match backend.list_uncommitted(&store, &known).await {
+        Ok(uncommitted) => uncommitted,
         Err(error) => {
             tracing::warn!(
                 store,
@@ -83,14 +83,14 @@ async fn sweep_store(
             return;
         }
     };
-    let suspects = suspicious(shared, backend, unfinished, permit).await;
+    let suspects = suspicious(shared, backend, uncommitted, permit).await;
     if suspects.is_empty() {
         return;
     }
     tracing::info!(store, suspects = suspects.len(), "looking again at volumes without a PV and a claim");
     tokio::time::sleep(grace).await;
     for volume in suspicious(shared, backend, suspects, permit).await {
-        discard(shared, backend, &volume, permit).await;
+        rollback(shared, backend, &volume, permit).await;
     }
 }
 
@@ -98,9 +98,9 @@ async fn sweep_store(
 async fn suspicious(
     shared: &Shared,
     backend: &Arc<dyn Backend>,
-    volumes: Vec<Unfinished>,
+    volumes: Vec<Uncommitted>,
     permit: &Permit,
-) -> Vec<Unfinished> {
+) -> Vec<Uncommitted> {
     let mut suspects = Vec::new();
     let mut nameless = Vec::new();
     for volume in volumes {
@@ -126,7 +126,7 @@ async fn suspicious(
 }
 
 /// Whether only the UID of the claim is known.
-fn nameless_claim(volume: &Unfinished) -> bool {
+fn nameless_claim(volume: &Uncommitted) -> bool {
     volume.claim.namespace.is_empty() || volume.claim.name.is_empty()
 }
 
@@ -135,7 +135,7 @@ fn nameless_claim(volume: &Unfinished) -> bool {
 async fn is_suspect(
     shared: &Shared,
     backend: &Arc<dyn Backend>,
-    volume: &Unfinished,
+    volume: &Uncommitted,
     permit: &Permit,
 ) -> bool {
     let worked_on = shared.attempt(&volume.claim.uid).is_some();
@@ -146,7 +146,7 @@ async fn is_suspect(
     };
     match answer {
         Ok(Answer::Used(uid)) => {
-            confirm(shared, backend, volume, &uid, permit).await;
+            commit(shared, backend, volume, &uid, permit).await;
             false
         }
         Ok(Answer::Leave) => false,
@@ -158,14 +158,14 @@ async fn is_suspect(
     }
 }
 
-async fn confirm(
+async fn commit(
     shared: &Shared,
     backend: &Arc<dyn Backend>,
-    volume: &Unfinished,
+    volume: &Uncommitted,
     uid: &str,
     permit: &Permit,
 ) {
-    match backend.confirm(&volume.id, uid, permit).await {
+    match backend.commit(&volume.id, uid, permit).await {
         Ok(()) => shared.metrics.confirmed(volume.id.store()),
         Err(error) => {
             tracing::warn!(volume = %volume.id, error = error.chain(), "cannot confirm the volume; the next sweep \
@@ -174,7 +174,7 @@ async fn confirm(
     }
 }
 
-fn judge(volume: &Unfinished, records: &Records, worked_on: bool) -> Verdict {
+fn judge(volume: &Uncommitted, records: &Records, worked_on: bool) -> Verdict {
     if records.volume(volume.id.name().as_str()).is_some() {
         Verdict::Stored
     // Without a UID it cannot be asked whose it is.
@@ -187,7 +187,7 @@ fn judge(volume: &Unfinished, records: &Records, worked_on: bool) -> Verdict {
 
 /// Whether the PV of the name of an unfinished volume uses that volume. Whichever claim it is for: a volume may have been
 /// bound again by another one. `locate` says where a source lies.
-fn uses(stored: &VolumeObject, volume: &Unfinished, locate: impl Fn(&Source) -> Option<Place>) -> bool {
+fn uses(stored: &VolumeObject, volume: &Uncommitted, locate: impl Fn(&Source) -> Option<Place>) -> bool {
     let same = match annotation(&stored.metadata, names::VOLUME_ID) {
         Some(id) => id == volume.id.to_string(),
         None => stored.spec.claim_ref.as_ref().is_some_and(|claim| claim.uid == volume.claim.uid),
@@ -201,7 +201,7 @@ fn uses(stored: &VolumeObject, volume: &Unfinished, locate: impl Fn(&Source) -> 
 async fn ask(
     shared: &Shared,
     backend: &Arc<dyn Backend>,
-    volume: &Unfinished,
+    volume: &Uncommitted,
 ) -> Result<Answer, super::cluster::Failure> {
     if let Some(stored) = shared.cluster.volume(volume.id.name().as_str()).await? {
         let used = uses(&stored, volume, |source| backend.locate(source));
@@ -223,8 +223,8 @@ async fn ask(
     Ok(if lives { Answer::Leave } else { Answer::Suspect })
 }
 
-async fn discard(shared: &Shared, backend: &Arc<dyn Backend>, volume: &Unfinished, permit: &Permit) {
-    match backend.discard(volume, permit).await {
+async fn rollback(shared: &Shared, backend: &Arc<dyn Backend>, volume: &Uncommitted, permit: &Permit) {
+    match backend.rollback(volume, permit).await {
         Ok(()) => {
             tracing::info!(volume = %volume.id, claim = %volume.claim, "removed a half-made volume");
             shared.metrics.swept(volume.id.store());
@@ -258,27 +258,27 @@ mod tests {
 
     #[test]
     fn what_has_a_volume_or_a_claim_is_never_taken_back() {
-        let unfinished = Unfinished {
+        let uncommitted = Uncommitted {
             id: VolumeId::new("memory", "default", VolumeName::for_claim("0b6f-11").unwrap()).unwrap(),
             claim: ClaimKey { namespace: "default".into(), name: "data".into(), uid: "0b6f-11".into() },
             since: SystemTime::UNIX_EPOCH,
             place: None,
         };
         let empty = || Records::new(Backends::default().with(NAME, Arc::new(Memory::new())), true);
-        assert_eq!(judge(&unfinished, &empty(), false), Verdict::Suspect, "nobody knows it");
-        assert_eq!(judge(&unfinished, &empty(), true), Verdict::Leave, "it is being worked on");
+        assert_eq!(judge(&uncommitted, &empty(), false), Verdict::Suspect, "nobody knows it");
+        assert_eq!(judge(&uncommitted, &empty(), true), Verdict::Leave, "it is being worked on");
 
-        let nobody = ClaimKey { uid: String::new(), ..unfinished.claim.clone() };
-        let nobody = Unfinished { claim: nobody, ..unfinished.clone() };
+        let nobody = ClaimKey { uid: String::new(), ..uncommitted.claim.clone() };
+        let nobody = Uncommitted { claim: nobody, ..uncommitted.clone() };
         assert_eq!(judge(&nobody, &empty(), false), Verdict::Leave, "whose it is cannot be asked");
 
         let mut records = empty();
         records.see_claim(&fixtures::claim_object(json!({})));
-        assert_eq!(judge(&unfinished, &records, false), Verdict::Leave, "its claim waits");
+        assert_eq!(judge(&uncommitted, &records, false), Verdict::Leave, "its claim waits");
 
         let mut records = empty();
         records.see_volume(&fixtures::volume_object(json!({"status": {"phase": "Bound"}})));
-        assert_eq!(judge(&unfinished, &records, false), Verdict::Stored, "it has a PV");
+        assert_eq!(judge(&uncommitted, &records, false), Verdict::Stored, "it has a PV");
         assert_eq!(judge(&nobody, &records, false), Verdict::Stored, "which tells whose it is");
     }
 
@@ -287,7 +287,7 @@ mod tests {
         let memory = Memory::new();
         let id = VolumeId::new("memory", "default", VolumeName::for_claim("0b6f-11").unwrap()).unwrap();
         let place = Place { store: "default".into(), segments: vec!["default-data-pvc-0b6f-11".to_owned()] };
-        let unfinished = Unfinished {
+        let uncommitted = Uncommitted {
             id,
             claim: ClaimKey { namespace: "default".into(), name: "data".into(), uid: "0b6f-11".into() },
             since: SystemTime::UNIX_EPOCH,
@@ -308,10 +308,10 @@ mod tests {
         ];
         for (row, patch, used) in table {
             let stored = fixtures::volume_object(patch);
-            assert_eq!(uses(&stored, &unfinished, |source| memory.locate(source)), used, "{row}");
+            assert_eq!(uses(&stored, &uncommitted, |source| memory.locate(source)), used, "{row}");
         }
         let mut other = id(serde_json::Value::Null);
         fixtures::merge(&mut other, &json!({"spec": {"claimRef": {"uid": "9"}}}));
-        assert!(!uses(&fixtures::volume_object(other), &unfinished, |_| None), "for another claim");
+        assert!(!uses(&fixtures::volume_object(other), &uncommitted, |_| None), "for another claim");
     }
 }

@@ -38,7 +38,7 @@ enum LaneId {
     /// Work on one store of one backend.
     Store(&'static str, Box<str>),
     /// Noting on one store of one backend which volumes are in use.
-    Confirm(&'static str, Box<str>),
+    Commit(&'static str, Box<str>),
     /// Noting on one store of one backend which volumes of others are in use.
     Register(&'static str, Box<str>),
     Finalizers,
@@ -92,7 +92,7 @@ impl Term {
         let mut background = JoinSet::new();
         for backend in shared.backends.distinct() {
             let (backend, permit) = (Arc::clone(backend), lease.permit.clone());
-            background.spawn(async move { backend.tend(&permit).await });
+            background.spawn(async move { backend.collect_garbage(&permit).await });
         }
         background.spawn(sweep::run(
             Arc::clone(shared),
@@ -171,7 +171,7 @@ impl Term {
                 // While so many PVs are on their way to the API server, the storage makes the next volumes.
                 useful + useful / 2
             }
-            LaneId::Confirm(..) => (self.workers / CONFIRMING).max(1),
+            LaneId::Commit(..) => (self.workers / CONFIRMING).max(1),
             LaneId::Register(..) => 1,
             LaneId::Finalizers => FINALIZERS,
             LaneId::Rest => self.workers,
@@ -187,10 +187,10 @@ impl Term {
             let (_slot, _ended) = (slot, ended);
             let outcome = match work.key() {
                 Key::Claim(uid) => provision::reconcile(&shared, uid, work.attempt(), &permit).await,
-                Key::Confirm(uid) => provision::confirm(&shared, uid, &permit).await,
+                Key::Commit(uid) => provision::commit(&shared, uid, &permit).await,
                 Key::Volume(name) => reclaim::reconcile(&shared, name, work.attempt(), &permit).await,
-                Key::Growth(uid) => expand::reconcile(&shared, uid, &permit).await,
-                Key::Guard(name) => {
+                Key::ExpandRequest(uid) => expand::reconcile(&shared, uid, &permit).await,
+                Key::AddFinalizer(name) => {
                     let outcome = reclaim::reconcile_finalizer(&shared, name, &permit).await;
                     tokio::time::sleep(FINALIZER_PAUSE).await;
                     outcome
@@ -289,11 +289,11 @@ fn route(shared: &Shared, key: &Key) -> LaneId {
             });
             store.map_or(LaneId::Rest, |(backend, store)| LaneId::Store(backend, store))
         }
-        Key::Confirm(uid) => shared.attempt(uid).map_or(LaneId::Rest, |attempt| {
-            LaneId::Confirm(attempt.order.backend.capabilities().name, attempt.order.spot.store().into())
+        Key::Commit(uid) => shared.attempt(uid).map_or(LaneId::Rest, |attempt| {
+            LaneId::Commit(attempt.order.backend.capabilities().name, attempt.order.spot.store().into())
         }),
         Key::Volume(name) => volume_lane(shared, name),
-        Key::Growth(uid) => {
+        Key::ExpandRequest(uid) => {
             let volume = shared.records().growing(uid).map(|growing| growing.volume.clone());
             volume.map_or(LaneId::Rest, |volume| volume_lane(shared, &volume))
         }
@@ -301,7 +301,7 @@ fn route(shared: &Shared, key: &Key) -> LaneId {
             LaneId::Store(backend, store) => LaneId::Register(backend, store),
             other => other,
         },
-        Key::Guard(_) => LaneId::Finalizers,
+        Key::AddFinalizer(_) => LaneId::Finalizers,
     }
 }
 

@@ -127,7 +127,7 @@ impl Reason {
     pub(super) fn shows(self) -> Shown {
         match self {
             Self::Unreachable | Self::Unresolved | Self::Deadline | Self::ProgramMissing => Shown::Lost,
-            Self::WrongKey => Shown::Stranger,
+            Self::WrongKey => Shown::AuthRejected,
             Self::BadKey | Self::Crowded | Self::Crashed | Self::Stopped | Self::Other => Shown::Nothing,
             Self::Exists
             | Self::NoPool
@@ -269,7 +269,7 @@ pub(super) enum Shown {
     /// It answered.
     Well,
     /// It answered, and does not know us: it may be another one than before.
-    Stranger,
+    AuthRejected,
     /// It did not answer.
     Lost,
     /// Nothing.

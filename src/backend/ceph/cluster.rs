@@ -11,7 +11,7 @@ use tokio::sync::Semaphore;
 
 use super::{
     Ceph, Credentials, Failed, Monitors, Programs, classify::Shown, monitors::Protocol, silence::Silence,
-    users::Users, warm::Warm,
+    users::Users, warm::SessionPool,
 };
 use crate::volume::Invalid;
 
@@ -77,7 +77,7 @@ pub(super) struct Shared {
     pub(super) slots: Semaphore,
     /// For a cluster that is in trouble: what hangs there must not keep programs from other clusters.
     pub(super) few: Semaphore,
-    pub(super) warm: Warm,
+    pub(super) warm: SessionPool,
     identity: Mutex<Identity>,
     users: Mutex<Users>,
     /// Why nothing could be learnt of the cluster the last time that somebody tried.
@@ -134,7 +134,7 @@ impl Cluster {
                 monitors,
                 slots: Semaphore::new(tools.concurrency.max(1)),
                 few: Semaphore::new(FEW),
-                warm: Warm::new(tools.sessions, &tools.programs),
+                warm: SessionPool::new(tools.sessions, &tools.programs),
                 silence: Mutex::new(Silence::new(tools.pause)),
                 spoken: Mutex::default(),
                 tools,
@@ -237,10 +237,10 @@ impl Cluster {
         let trouble = match (shown, outcome) {
             (Shown::Lost, Err(failed)) => Some(failed.to_string()),
             (Shown::Nothing, _) => return,
-            (Shown::Well | Shown::Stranger | Shown::Lost, _) => None,
+            (Shown::Well | Shown::AuthRejected | Shown::Lost, _) => None,
         };
         *self.shared.trouble.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
-        if matches!(shown, Shown::Lost | Shown::Stranger) {
+        if matches!(shown, Shown::Lost | Shown::AuthRejected) {
             // What answers next may be another cluster.
             self.identities().now = None;
         }

@@ -65,7 +65,7 @@ impl Said {
     }
 
     /// The one or two sentences that matter, on one line.
-    pub(super) fn gist(&self) -> String {
+    pub(super) fn summary(&self) -> String {
         // What a tool says before a list of all commands that there are.
         let wrong = self.lines().find(|line| line.starts_with("Invalid command:"));
         let error =
@@ -74,14 +74,14 @@ impl Said {
             Some(line) => vec![line],
             None => self.lines().take(2).collect(),
         };
-        let mut gist = told.join("; ");
-        let logged = self.logged.lines().rfind(|line| gist.is_empty() || line.starts_with("librbd"));
+        let mut summary = told.join("; ");
+        let logged = self.logged.lines().rfind(|line| summary.is_empty() || line.starts_with("librbd"));
         if let Some(logged) = logged {
             let words = logged.split(' ').filter(|word| !word.starts_with("0x"));
             let logged = words.collect::<Vec<_>>().join(" ");
-            gist = if gist.is_empty() { logged } else { format!("{gist} [{}]", logged.trim()) };
+            summary = if summary.is_empty() { logged } else { format!("{summary} [{}]", logged.trim()) };
         }
-        let plain = gist.chars().map(|c| if c.is_control() { ' ' } else { c });
+        let plain = summary.chars().map(|c| if c.is_control() { ' ' } else { c });
         let mut shown: String = plain.clone().take(SHOWN).collect();
         if plain.count() > SHOWN {
             shown.push('…');
@@ -146,7 +146,7 @@ mod tests {
         assert!(said.is("rbd: create error: (2) No such file or directory"), "{said:?}");
         assert!(said.around("data pool ", " does not exist"));
         assert_eq!(
-            said.gist(),
+            said.summary(),
             "rbd: create error: (2) No such file or directory [librbd::Request: data pool x does not exist]"
         );
     }
@@ -177,10 +177,10 @@ mod tests {
             ),
             ("control characters", "rbd: a\u{7}b\tc", "rbd: a b c"),
         ];
-        for (row, text, gist) in rows {
-            assert_eq!(Said::read(text).gist(), gist, "{row}");
+        for (row, text, summary) in rows {
+            assert_eq!(Said::read(text).summary(), summary, "{row}");
         }
-        let long = Said::read(&"ü".repeat(1000)).gist();
+        let long = Said::read(&"ü".repeat(1000)).summary();
         assert_eq!(long.chars().count(), SHOWN + 1, "a long one is cut between characters");
     }
 

@@ -1,4 +1,4 @@
-//! `ceph` programs that stay and are asked again: [`Warm`]. A new one costs a quarter of a second of processor time, a
+//! `ceph` programs that stay and are asked again: [`SessionPool`]. A new one costs a quarter of a second of processor time, a
 //! command of one that stays a fifth of that (`docs/decisions/0013-one-ceph-program-for-many-commands.md`).
 //!
 //! Such a program reads commands line by line and says nothing when one is done. A second line that it cannot execute makes it
@@ -28,7 +28,7 @@ const REST: Duration = Duration::from_mins(5);
 
 /// The programs of one cluster that wait for a command.
 #[derive(Debug)]
-pub(super) struct Warm {
+pub(super) struct SessionPool {
     /// As many as may run.
     turns: Semaphore,
     programs: Programs,
@@ -80,11 +80,11 @@ pub(super) struct Ended {
 pub(super) enum Outcome {
     Ended(Ended),
     /// Give it to a program of its own. Whether it was executed already is unknown.
-    Unsuited,
+    Fallback,
     Failed(Failure),
 }
 
-impl Warm {
+impl SessionPool {
     pub(super) fn new(limit: usize, programs: &Programs) -> Self {
         let idle = Arc::default();
         programs.register(&idle);
@@ -131,7 +131,7 @@ impl Warm {
             }
             Ok(Exchange::Ended(_)) => {
                 self.rest("it ended instead of reading commands");
-                Err(Outcome::Unsuited)
+                Err(Outcome::Fallback)
             }
             Err(failure) => {
                 if let Failure::Deadline(_) = failure {
@@ -161,7 +161,7 @@ impl Warm {
             }
             Ok(Exchange::Ended(output)) => {
                 tracing::debug!(code = output.code, "a ceph that should have stayed has ended");
-                Outcome::Unsuited
+                Outcome::Fallback
             }
             Err(failure) => Outcome::Failed(failure),
         }

@@ -31,12 +31,12 @@ use async_trait::async_trait;
 use super::{Cephfs, Settings};
 use crate::{
     backend::{
-        Backend, Error, Host, Kind, Past, PvState, Removed, Unfinished,
+        Backend, Error, Host, Kind, PvState, Removed, StoreExpectation, Uncommitted,
         ceph::{Admin, Cluster, Clusters, Tools},
         conformance::{key, object_uid, request},
     },
     volume::{
-        Capacity, CephfsSource, ClaimKey, Disposal, Growth, Mode, Origin, Permit, Provenance, Removal,
+        Capacity, CephfsSource, ClaimKey, Disposal, ExpandRequest, Mode, Origin, Permit, Provenance, Removal,
         SecretName, Secrets, Source, Volume, VolumeName, VolumeRequest,
     },
 };
@@ -295,8 +295,8 @@ fn provenance(volume: &Volume) -> Provenance {
     }
 }
 
-fn growth(request: &VolumeRequest, volume: &Volume, bytes: u64) -> Growth {
-    Growth {
+fn growth(request: &VolumeRequest, volume: &Volume, bytes: u64) -> ExpandRequest {
+    ExpandRequest {
         name: request.name.clone(),
         id: Some(volume.id.clone()),
         source: volume.source.clone(),
@@ -336,7 +336,7 @@ pub async fn purged(backend: &(impl Backend + ?Sized)) {
     tokio::select! {
         biased;
         () = emptied => {}
-        () = backend.tend(&permit) => unreachable!("the permit has not ended"),
+        () = backend.collect_garbage(&permit) => unreachable!("the permit has not ended"),
     }
 }
 

@@ -79,7 +79,7 @@ pub(super) async fn create(
     // Until it is confirmed it can be taken back, without a sweep that finds it first.
     {
         let mut memory = work.store.memory();
-        memory.unfinished.insert(request.name.clone(), at.clone());
+        memory.uncommitted.insert(request.name.clone(), at.clone());
         // A sweep may have met it before it was marked.
         memory.stuck.remove(&at.shown());
     }

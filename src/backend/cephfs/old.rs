@@ -19,7 +19,8 @@ use crate::{
         quoted,
     },
     volume::{
-        Capacity, CephfsSource, ClaimKey, Disposal, Grown, InUse, Permit, Provenance, SecretName, VolumeName,
+        Capacity, CephfsSource, ClaimKey, Disposal, Expanded, InUse, Permit, Provenance, SecretName,
+        VolumeName,
     },
 };
 
@@ -126,7 +127,7 @@ pub(super) async fn remove(
     disposal: Disposal,
     permit: &Permit,
 ) -> Result<Removed, Error> {
-    if disposal == Disposal::Keep {
+    if disposal == Disposal::Retain {
         return Ok(Removed::Kept);
     }
     if work.host.cluster().is_none() {
@@ -139,7 +140,7 @@ pub(super) async fn remove(
     let removed = match look(work, old, &at, Some(name)).await? {
         None => Removed::Absent,
         Some(marks) => match disposal {
-            Disposal::Keep => Removed::Kept,
+            Disposal::Retain => Removed::Kept,
             Disposal::Archive => {
                 revoke(work, old, &at, permit).await?;
                 if marks.archived.is_none() {
@@ -174,14 +175,14 @@ pub(super) async fn remove(
 }
 
 /// Sets the quota, where there is one.
-pub(super) async fn expand(work: &Work, old: &Old, quota: u64, permit: &Permit) -> Result<Grown, Error> {
+pub(super) async fn expand(work: &Work, old: &Old, quota: u64, permit: &Permit) -> Result<Expanded, Error> {
     work.identity().await?;
     let fs = work.filesystem(old.fs.as_deref(), None).await?;
     let at = old.at(&fs);
     if look(work, old, &at, None).await?.is_none() {
         return Err(Error::new(Kind::NotFound, format!("{} does not exist", old.path)));
     }
-    let grown = |bytes| Ok(Grown { capacity: Capacity::from_bytes(bytes), on_node: false });
+    let grown = |bytes| Ok(Expanded { capacity: Capacity::from_bytes(bytes), on_node: false });
     match work.subvolumes.info(&at).await {
         Ok(info) => match info.quota() {
             Some(now) if now >= quota => grown(now),

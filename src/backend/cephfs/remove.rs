@@ -20,7 +20,7 @@ use crate::{
         Error, Kind, Removed, Restored,
         ceph::{Reason, class::Form},
     },
-    volume::{Capacity, Disposal, Grown, Growth, Origin, Permit, Removal, VolumeName},
+    volume::{Capacity, Disposal, ExpandRequest, Expanded, Origin, Permit, Removal, VolumeName},
 };
 
 /// Removes the volume.
@@ -57,7 +57,7 @@ pub(super) async fn remove(
         (disposal, Origin::Adopted | Origin::Created) => disposal,
     };
     match disposal {
-        Disposal::Keep => {
+        Disposal::Retain => {
             // Else a sweep would take it for a volume that nobody ever used.
             if !marks.kept {
                 let now = mark::timestamp(SystemTime::now());
@@ -106,11 +106,11 @@ pub(super) async fn remove(
 /// Lets the volume grow.
 pub(super) async fn expand(
     work: &Work,
-    growth: &Growth,
+    growth: &ExpandRequest,
     record: &Record,
     quota: u64,
     permit: &Permit,
-) -> Result<Grown, Error> {
+) -> Result<Expanded, Error> {
     let at = at(record);
     work.store.met(&at.fs, &at.group);
     work.prove_identity(growth.provenance.store_identity.as_deref()).await?;
@@ -139,7 +139,7 @@ pub(super) async fn expand(
             quota
         }
     };
-    Ok(Grown { capacity: Capacity::from_bytes(now), on_node: false })
+    Ok(Expanded { capacity: Capacity::from_bytes(now), on_node: false })
 }
 
 /// Signs what an administrator took over.

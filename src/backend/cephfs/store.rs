@@ -51,7 +51,7 @@ pub(super) struct Memory {
     pub(super) filesystems: BTreeSet<String>,
     pub(super) groups: BTreeSet<String>,
     /// Where the volumes are that were made or found, and not confirmed.
-    pub(super) unfinished: BTreeMap<VolumeName, At>,
+    pub(super) uncommitted: BTreeMap<VolumeName, At>,
     /// Whose the subvolumes are whose name does not tell.
     pub(super) owners: BTreeMap<At, VolumeName>,
     /// Archived volumes that expire, and when: those that were archived in this term of leadership, and the others once they
@@ -116,7 +116,7 @@ impl Store {
     }
 
     /// Takes what the existing volumes say.
-    pub(super) fn remember(&self, told: &Told) {
+    pub(super) fn expect_store(&self, told: &Told) {
         let mut memory = self.memory();
         memory.past.clone_from(&told.identity);
         memory.groups.extend(told.groups.iter().cloned());
@@ -166,7 +166,7 @@ impl Work {
     }
 
     /// Forgets which file system is the only one where something that was asked for is not there.
-    pub(super) fn doubt<T>(&self, result: Result<T, Error>) -> Result<T, Error> {
+    pub(super) fn invalidate<T>(&self, result: Result<T, Error>) -> Result<T, Error> {
         if result.as_ref().is_err_and(|error| error.kind() == Kind::NotFound) {
             self.store.memory().filesystem = None;
         }

@@ -1,5 +1,5 @@
-//! What nobody asks for: volumes that were begun and never used ([`unfinished`], [`discard`]), and archives whose time has come
-//! ([`tend`]).
+//! What nobody asks for: volumes that were begun and never used ([`list_uncommitted`], [`rollback`]), and archives whose time has come
+//! ([`collect_garbage`]).
 //!
 //! Of names that do not look like ours nothing but the name is read: looking at a plain directory makes the volumes module take it
 //! for a subvolume, and shares of an older provisioner beneath it could not be removed any more.
@@ -19,7 +19,7 @@ use super::{
     subvolumes::{At, Found},
 };
 use crate::{
-    backend::{Error, Kind, Known, KnownVolume, Unfinished, ceph::Reason},
+    backend::{Error, Kind, Known, KnownVolume, Uncommitted, ceph::Reason},
     volume::{ClaimKey, Permit, Place, VolumeId, VolumeName},
 };
 
@@ -27,7 +27,7 @@ use crate::{
 const UNMARKED: Duration = Duration::from_hours(24);
 
 /// The subvolumes that were made by this cluster, or are named by a UID and unmarked, and whose volumes are not known.
-pub(super) async fn unfinished(work: &Work, known: Known<'_>) -> Result<Vec<Unfinished>, Error> {
+pub(super) async fn list_uncommitted(work: &Work, known: Known<'_>) -> Result<Vec<Uncommitted>, Error> {
     let Some(cluster) = work.host.cluster() else {
         tracing::info!(
             "what was begun is not looked for, since it is not known which cluster this provisioner serves"
@@ -85,10 +85,10 @@ pub(super) async fn unfinished(work: &Work, known: Known<'_>) -> Result<Vec<Unfi
         let Ok(id) = VolumeId::new(NAME, work.store.cluster.name(), volume.clone()) else { continue };
         let place = names::segments(&at.group, &at.name);
         let place = Some(Place { store: work.store.cluster.name().to_owned(), segments: place });
-        work.store.memory().unfinished.insert(volume, at);
-        found.push(Unfinished { id, claim, since, place });
+        work.store.memory().uncommitted.insert(volume, at);
+        found.push(Uncommitted { id, claim, since, place });
     }
-    found.sort_by_key(|unfinished| unfinished.since);
+    found.sort_by_key(|uncommitted| uncommitted.since);
     Ok(found)
 }
 
@@ -149,14 +149,14 @@ async fn candidates(work: &Work) -> Result<Vec<At>, Error> {
 }
 
 /// Takes back a volume that was never used.
-pub(super) async fn discard(work: &Work, unfinished: &Unfinished, permit: &Permit) -> Result<(), Error> {
-    let volume = unfinished.id.name();
-    let Some(at) = work.store.memory().unfinished.get(volume).cloned() else {
+pub(super) async fn rollback(work: &Work, uncommitted: &Uncommitted, permit: &Permit) -> Result<(), Error> {
+    let volume = uncommitted.id.name();
+    let Some(at) = work.store.memory().uncommitted.get(volume).cloned() else {
         let message =
             format!("volume {volume} was not found among those that were begun; the next sweep looks again");
         return Err(Error::new(Kind::Refused, message));
     };
-    if let Some(place) = &unfinished.place
+    if let Some(place) = &uncommitted.place
         && place.segments != names::segments(&at.group, &at.name)
     {
         let message = format!(
@@ -165,7 +165,7 @@ pub(super) async fn discard(work: &Work, unfinished: &Unfinished, permit: &Permi
         );
         return Err(Error::new(Kind::Refused, message));
     }
-    let result = take_back(work, &at, unfinished, permit).await;
+    let result = remove_uncommitted(work, &at, uncommitted, permit).await;
     let mut memory = work.store.memory();
     match &result {
         Ok(()) => {
@@ -189,8 +189,13 @@ fn advice(at: &At) -> String {
     )
 }
 
-async fn take_back(work: &Work, at: &At, unfinished: &Unfinished, permit: &Permit) -> Result<(), Error> {
-    let volume = unfinished.id.name();
+async fn remove_uncommitted(
+    work: &Work,
+    at: &At,
+    uncommitted: &Uncommitted,
+    permit: &Permit,
+) -> Result<(), Error> {
+    let volume = uncommitted.id.name();
     let refuse = |why: String| {
         Err(Error::new(Kind::Refused, format!("{} {why}, so it stays. {}", at.shown(), advice(at))))
     };
@@ -203,7 +208,7 @@ async fn take_back(work: &Work, at: &At, unfinished: &Unfinished, permit: &Permi
     let marks = Marks::read(&metadata);
     let cluster = work.host.cluster();
     let mark = match &marks.owner {
-        Owner::Claim(mark) if mark.uid == unfinished.claim.uid && mark.is_of(cluster.as_ref()) => Some(mark),
+        Owner::Claim(mark) if mark.uid == uncommitted.claim.uid && mark.is_of(cluster.as_ref()) => Some(mark),
         Owner::Claim(mark) => return refuse(format!("belongs to {}", mark.shown())),
         Owner::Unreadable => return refuse("carries a mark that cannot be read".into()),
         Owner::Unmarked if cluster.is_none() => {
@@ -256,7 +261,7 @@ pub(super) async fn unregistered(work: &Work, volumes: &[KnownVolume]) -> Result
 ///
 /// All that may be ours are looked at once in a term of leadership, those that were archived since are known, and only what is
 /// due is looked at again.
-pub(super) async fn tend(work: &Work, now: SystemTime, permit: &Permit) -> Result<(), Error> {
+pub(super) async fn collect_garbage(work: &Work, now: SystemTime, permit: &Permit) -> Result<(), Error> {
     // Without knowing who we are, nothing can be proven to be ours.
     if work.host.cluster().is_none() || !to_tend(&work.store, now) {
         return Ok(());

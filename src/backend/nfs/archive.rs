@@ -12,7 +12,7 @@ use super::{
     moves::{self, Here, Live, here},
     places::{self, Occupied},
     record::{self, ARCHIVED, Archive, Marker},
-    store::{Rule, Trouble, Work, said},
+    store::{OpError, Rule, Work, fail},
 };
 use crate::{
     backend::{Kind, path},
@@ -24,7 +24,7 @@ const NAMES: u32 = 1000;
 
 /// Chooses a place for the archive where nothing is and that is not within anything that we did not make, writes it into the
 /// record, and makes it ours.
-pub(super) fn choose(work: &Work<'_>, live: &mut Live, at: Timestamp) -> Result<(), Trouble> {
+pub(super) fn choose(work: &Work<'_>, live: &mut Live, at: Timestamp) -> Result<(), OpError> {
     let mut known = live.marker.archive.take();
     let time = stamp(at);
     // One that was brought back gets another name than before.
@@ -52,7 +52,7 @@ pub(super) fn choose(work: &Work<'_>, live: &mut Live, at: Timestamp) -> Result<
             Occupied::Taken(_) => live.marker.archive = None,
         }
     }
-    said(
+    fail(
         Kind::Conflict,
         format!("there is no free name for the archive of {}", live.marker.segments.join("/")),
     )
@@ -64,7 +64,7 @@ fn next_free(
     marker: &Marker,
     number: u32,
     time: &str,
-) -> Result<Option<Vec<String>>, Trouble> {
+) -> Result<Option<Vec<String>>, OpError> {
     let suffix = match number {
         0 => String::new(),
         1 => format!("-{time}"),
@@ -85,7 +85,7 @@ fn next_free(
 }
 
 /// Whether nothing is at `segments`, and what is above was made by us as a parent: never within somebody's data.
-fn free(work: &Work<'_>, segments: &[String]) -> Result<bool, Trouble> {
+fn free(work: &Work<'_>, segments: &[String]) -> Result<bool, OpError> {
     for length in 1..segments.len() {
         let Some(parent) = segments.get(..length) else { continue };
         match here(work, parent)? {
@@ -98,16 +98,16 @@ fn free(work: &Work<'_>, segments: &[String]) -> Result<bool, Trouble> {
 }
 
 /// Moves what is in the trash, on its way to the archive, to where the record says, and makes the record that of the archive.
-pub(super) fn settle(work: &Work<'_>, live: &Live, entry: &str, inode: u64) -> Result<String, Trouble> {
+pub(super) fn settle(work: &Work<'_>, live: &Live, entry: &str, inode: u64) -> Result<String, OpError> {
     let Some(archive) = &live.marker.archive else {
-        return said(Kind::Internal, format!("nothing says where {entry} is to be archived"));
+        return fail(Kind::Internal, format!("nothing says where {entry} is to be archived"));
     };
     if !make_parents(work, &archive.segments)? {
-        return said(Kind::Unavailable, "a directory of the archive disappeared while it was made");
+        return fail(Kind::Unavailable, "a directory of the archive disappeared while it was made");
     }
     if here(work, &archive.segments)? != Here::Nothing {
         let path = archive.segments.join("/");
-        return said(
+        return fail(
             Kind::Conflict,
             format!(
                 "something came to {path}, where the archive was to be; the data stays in the trash as {entry}"
@@ -119,7 +119,7 @@ pub(super) fn settle(work: &Work<'_>, live: &Live, entry: &str, inode: u64) -> R
 }
 
 /// Makes the record of a volume that is in its archive that of the archive.
-pub(super) fn finish(work: &Work<'_>, live: &Live) -> Result<String, Trouble> {
+pub(super) fn finish(work: &Work<'_>, live: &Live) -> Result<String, OpError> {
     let name = live.marker.id.name();
     work.changes.rename(&live.file(), &record::file(ARCHIVED, name))?;
     moves::forget_moved(work, &live.marker)?;
@@ -127,7 +127,7 @@ pub(super) fn finish(work: &Work<'_>, live: &Live) -> Result<String, Trouble> {
 }
 
 /// Gives up the place of an archive that is not there, or no longer.
-pub(super) fn give_up(work: &Work<'_>, marker: &Marker) -> Result<(), Trouble> {
+pub(super) fn give_up(work: &Work<'_>, marker: &Marker) -> Result<(), OpError> {
     if let Some(archive) = &marker.archive {
         places::vacate(work, marker, &archive.segments)?;
         remove_parents(work, &archive.segments)?;

@@ -7,16 +7,16 @@ use super::{
     parents::remove_parents,
     places::{self, Leaving, Occupied},
     record::{self, INTENTS, Marker, UNSIGNED, VOLUMES},
-    store::{Rule, Trouble, Work, said},
+    store::{OpError, Rule, Work, fail},
 };
 use crate::{
-    backend::{Kind, Unfinished, quoted},
+    backend::{Kind, Uncommitted, quoted},
     system::root::{Entry, Errno, Unmade},
     volume::{ClusterIds, Origin, Place, VolumeName},
 };
 
 /// Records that the volume is in use, as the PV with this UID.
-pub(super) fn confirm(work: &Work<'_>, name: &VolumeName, uid: &str) -> Result<(), Trouble> {
+pub(super) fn commit(work: &Work<'_>, name: &VolumeName, uid: &str) -> Result<(), OpError> {
     let intent = work.marker(INTENTS, name)?;
     let begun = intent.is_some();
     let known = match intent {
@@ -24,7 +24,7 @@ pub(super) fn confirm(work: &Work<'_>, name: &VolumeName, uid: &str) -> Result<(
         found => found,
     };
     let Some(known) = known else {
-        return said(Kind::NotFound, format!("there is no record of volume {name} to confirm"));
+        return fail(Kind::NotFound, format!("there is no record of volume {name} to confirm"));
     };
     owned(work, &known)?;
     let uid = Some(uid).filter(|uid| !uid.is_empty());
@@ -38,7 +38,7 @@ pub(super) fn confirm(work: &Work<'_>, name: &VolumeName, uid: &str) -> Result<(
 }
 
 /// Writes the record of a volume that is in use: signed with this cluster, and with the inode of its directory.
-pub(super) fn write_record(work: &Work<'_>, marker: &Marker) -> Result<(), Trouble> {
+pub(super) fn write_record(work: &Work<'_>, marker: &Marker) -> Result<(), OpError> {
     let name = marker.id.name();
     let seen = match work.root.see(&marker.segments) {
         Ok(seen) => seen.filter(|seen| seen.entry == Entry::Directory),
@@ -66,7 +66,7 @@ pub(super) fn write_record(work: &Work<'_>, marker: &Marker) -> Result<(), Troub
 }
 
 /// The volumes that this cluster began and did not confirm, oldest first.
-pub(super) fn unfinished(work: &Work<'_>) -> Result<Vec<Unfinished>, Trouble> {
+pub(super) fn list_uncommitted(work: &Work<'_>) -> Result<Vec<Uncommitted>, OpError> {
     let mut found = Vec::new();
     // Whose they are cannot be told.
     let Some(ids) = work.cluster() else { return Ok(found) };
@@ -84,7 +84,7 @@ pub(super) fn unfinished(work: &Work<'_>) -> Result<Vec<Unfinished>, Trouble> {
         match read {
             Ok((marker, since)) if is_ours(work, &ids, &marker) => {
                 let place = Some(Place { store: work.store.export.name.clone(), segments: marker.segments });
-                found.push(Unfinished { id: marker.id, claim: marker.claim, since, place });
+                found.push(Uncommitted { id: marker.id, claim: marker.claim, since, place });
             }
             Ok((marker, _)) if marker.cluster.is_none() => tell_unsigned(work, &marker),
             Ok((marker, _)) => {
@@ -127,31 +127,31 @@ fn tell_unsigned(work: &Work<'_>, intent: &Marker) {
 }
 
 /// Takes back a volume that was never used.
-pub(super) fn discard(work: &Work<'_>, unfinished: &Unfinished) -> Result<(), Trouble> {
-    let name = unfinished.id.name();
+pub(super) fn rollback(work: &Work<'_>, uncommitted: &Uncommitted) -> Result<(), OpError> {
+    let name = uncommitted.id.name();
     if work.marker(VOLUMES, name)?.is_some() {
-        return said(Kind::Refused, format!("volume {name} was confirmed; it is in use"));
+        return fail(Kind::Refused, format!("volume {name} was confirmed; it is in use"));
     }
     let Some(intent) = work.marker(INTENTS, name)? else { return Ok(()) };
     if !work.cluster().is_some_and(|ids| is_ours(work, &ids, &intent)) {
         let cluster = intent.cluster.as_deref().unwrap_or("that is not recorded");
-        return said(Kind::Refused, format!("volume {name} was begun by the cluster {cluster}"));
+        return fail(Kind::Refused, format!("volume {name} was begun by the cluster {cluster}"));
     }
-    if intent.claim != unfinished.claim {
+    if intent.claim != uncommitted.claim {
         let message = format!("volume {name} was begun for claim {} with another UID", intent.claim);
-        return said(Kind::Refused, message);
+        return fail(Kind::Refused, message);
     }
-    if let Some(place) = &unfinished.place
+    if let Some(place) = &uncommitted.place
         && place.segments != intent.segments
     {
         let begun = intent.segments.join("/");
-        return said(Kind::Refused, format!("volume {name} was begun at {begun}, and not at {place}"));
+        return fail(Kind::Refused, format!("volume {name} was begun at {begun}, and not at {place}"));
     }
-    take_back(work, &intent)
+    undo_intent(work, &intent)
 }
 
 /// Removes what an intent made, if nobody has put anything there, gives up its place, and then the intent.
-pub(super) fn take_back(work: &Work<'_>, intent: &Marker) -> Result<(), Trouble> {
+pub(super) fn undo_intent(work: &Work<'_>, intent: &Marker) -> Result<(), OpError> {
     let file = record::file(INTENTS, intent.id.name());
     let holds = match &intent.cluster {
         _ if !work.store.enforces(Rule::Places) => true,
@@ -177,7 +177,7 @@ pub(super) fn take_back(work: &Work<'_>, intent: &Marker) -> Result<(), Trouble>
                 intent.segments.join("/"),
                 intent.id.name()
             );
-            return said(Kind::Refused, message);
+            return fail(Kind::Refused, message);
         }
         remove_parents(work, &intent.segments)?;
     }
@@ -185,7 +185,7 @@ pub(super) fn take_back(work: &Work<'_>, intent: &Marker) -> Result<(), Trouble>
 }
 
 /// Gives up the place of an intent at which nothing was made, and then the intent.
-pub(super) fn give_up(work: &Work<'_>, intent: &Marker) -> Result<(), Trouble> {
+pub(super) fn give_up(work: &Work<'_>, intent: &Marker) -> Result<(), OpError> {
     let name = intent.id.name();
     places::vacate(work, intent, &intent.segments)?;
     work.changes.remove_file(&record::file(INTENTS, name))?;

@@ -11,11 +11,11 @@ pub(super) use super::parents::{make_parents, remove_parents};
 use super::{
     NAME,
     class::{Existing, Plan},
-    commit::{give_up, take_back, write_record},
+    commit::{give_up, undo_intent, write_record},
     moves::{Here, here},
     places::{self, Occupant, Occupied, Relation},
     record::{self, BASE, INTENTS, Marker, PLACES, VOLUMES},
-    store::{Rule, Trouble, Work, said},
+    store::{OpError, Rule, Work, fail},
 };
 use crate::{
     backend::{Kind, UNKNOWN_CLUSTER, path, quoted},
@@ -42,11 +42,11 @@ pub(super) fn create(
     request: &VolumeRequest,
     plan: &Plan,
     gone: Option<&VolumeName>,
-) -> Result<Created, Trouble> {
+) -> Result<Created, OpError> {
     if !plan.unique && work.cluster().is_none() {
-        return said(Kind::Unavailable, unknown_cluster("the directory may be that of another cluster"));
+        return fail(Kind::Unavailable, unknown_cluster("the directory may be that of another cluster"));
     }
-    let identity = work.furnish()?;
+    let identity = work.ensure_layout()?;
     let wanted = wanted(work, request, plan)?;
     let name = &request.name;
     let volume = |origin| {
@@ -71,7 +71,7 @@ pub(super) fn create(
     if let Some(earlier) = &begun {
         owned(work, earlier)?;
         if earlier.claim != wanted.claim || earlier.segments != wanted.segments {
-            take_back(work, earlier)?;
+            undo_intent(work, earlier)?;
             begun = None;
         }
     }
@@ -81,7 +81,7 @@ pub(super) fn create(
             None | Some(Entry::Missing) => Origin::Created,
             Some(Entry::Other) => {
                 let path = wanted.segments.join("/");
-                return said(Kind::Conflict, format!("{path} exists on the export and is not a directory"));
+                return fail(Kind::Conflict, format!("{path} exists on the export and is not a directory"));
             }
             Some(Entry::Directory) => origin_of_existing(work, &wanted, begun.as_ref(), plan)?,
         };
@@ -111,7 +111,7 @@ pub(super) fn create(
                     forget(work, &former)?;
                     continue;
                 }
-                return said(Kind::Conflict, in_the_way(work, &other, &wanted.segments));
+                return fail(Kind::Conflict, in_the_way(work, &other, &wanted.segments));
             }
         };
         if there.is_some() && here(work, &wanted.segments)? == Here::Nothing {
@@ -139,11 +139,11 @@ pub(super) fn create(
         return Ok(volume(origin));
     }
     let path = wanted.segments.join("/");
-    said(Kind::Unavailable, format!("directory {path} or its parents come and go while the volume is made"))
+    fail(Kind::Unavailable, format!("directory {path} or its parents come and go while the volume is made"))
 }
 
 /// Records the directory of a volume that had lost it, where one was made again.
-fn made_again(work: &Work<'_>, known: &Marker) -> Result<(), Trouble> {
+fn made_again(work: &Work<'_>, known: &Marker) -> Result<(), OpError> {
     let intent = record::file(INTENTS, known.id.name());
     if work.root.entry(&intent)? != Entry::Missing {
         write_record(work, known)?;
@@ -153,7 +153,7 @@ fn made_again(work: &Work<'_>, known: &Marker) -> Result<(), Trouble> {
 }
 
 /// What is recorded of the volume that is asked for.
-fn wanted(work: &Work<'_>, request: &VolumeRequest, plan: &Plan) -> Result<Marker, Trouble> {
+fn wanted(work: &Work<'_>, request: &VolumeRequest, plan: &Plan) -> Result<Marker, OpError> {
     let id = VolumeId::new(NAME, &work.store.export.name, request.name.clone())?;
     let claim = ClaimKey {
         namespace: request.claim.namespace.clone(),
@@ -169,7 +169,7 @@ fn wanted(work: &Work<'_>, request: &VolumeRequest, plan: &Plan) -> Result<Marke
 }
 
 /// Writes the intent, unless it says the same already.
-fn write_intent(work: &Work<'_>, intent: &Marker, begun: &mut Option<Marker>) -> Result<(), Trouble> {
+fn write_intent(work: &Work<'_>, intent: &Marker, begun: &mut Option<Marker>) -> Result<(), OpError> {
     let same = |begun: &Marker| {
         (begun.origin, begun.shared, &begun.cluster) == (intent.origin, intent.shared, &intent.cluster)
     };
@@ -188,10 +188,10 @@ pub(super) fn unknown_cluster(why: &str) -> String {
 }
 
 /// What lies in the volume's place. It must be in the file system of the export, since a volume is removed by moving it.
-fn look(work: &Work<'_>, segments: &[String]) -> Result<Option<Seen>, Trouble> {
+fn look(work: &Work<'_>, segments: &[String]) -> Result<Option<Seen>, OpError> {
     let elsewhere = |prefix: &[String]| {
         let (path, root) = (segments.join("/"), work.root.path().join(prefix.join("/")));
-        said(
+        fail(
             Kind::Refused,
             format!(
                 "directory {path} would lie in another file system than the export: {} is a mount, a ZFS dataset or a \
@@ -223,16 +223,16 @@ fn look(work: &Work<'_>, segments: &[String]) -> Result<Option<Seen>, Trouble> {
 }
 
 /// Whether a record of this name is one of ours.
-pub(super) fn owned(work: &Work<'_>, known: &Marker) -> Result<(), Trouble> {
+pub(super) fn owned(work: &Work<'_>, known: &Marker) -> Result<(), OpError> {
     if !work.store.enforces(Rule::Cluster) {
         return Ok(());
     }
     match (&known.cluster, work.cluster()) {
-        (Some(cluster), Some(ids)) if !ids.include(cluster) => said(
+        (Some(cluster), Some(ids)) if !ids.include(cluster) => fail(
             Kind::Conflict,
             format!("a volume of this name belongs to cluster {cluster}, and this is cluster {ids}"),
         ),
-        (Some(cluster), None) => said(
+        (Some(cluster), None) => fail(
             Kind::Unavailable,
             unknown_cluster(&format!("a volume of this name belongs to cluster {cluster}")),
         ),
@@ -241,10 +241,10 @@ pub(super) fn owned(work: &Work<'_>, known: &Marker) -> Result<(), Trouble> {
 }
 
 /// Whether a recorded volume is the one that is asked for.
-fn same_volume(work: &Work<'_>, known: &Marker, wanted: &Marker) -> Result<(), Trouble> {
+fn same_volume(work: &Work<'_>, known: &Marker, wanted: &Marker) -> Result<(), OpError> {
     owned(work, known)?;
     if known.trash.is_some() {
-        return said(Kind::Busy, format!("volume {} is being removed", known.id.name()));
+        return fail(Kind::Busy, format!("volume {} is being removed", known.id.name()));
     }
     if known.claim != wanted.claim {
         let (known, wanted) = (&known.claim, &wanted.claim);
@@ -252,7 +252,7 @@ fn same_volume(work: &Work<'_>, known: &Marker, wanted: &Marker) -> Result<(), T
             "a volume of this name belongs to claim {known} with UID {}, not to {wanted} with UID {}",
             known.uid, wanted.uid
         );
-        return said(Kind::Conflict, message);
+        return fail(Kind::Conflict, message);
     }
     if known.segments != wanted.segments {
         let message = format!(
@@ -260,7 +260,7 @@ fn same_volume(work: &Work<'_>, known: &Marker, wanted: &Marker) -> Result<(), T
             known.segments.join("/"),
             wanted.segments.join("/")
         );
-        return said(Kind::Conflict, message);
+        return fail(Kind::Conflict, message);
     }
     Ok(())
 }
@@ -271,7 +271,7 @@ fn origin_of_existing(
     wanted: &Marker,
     begun: Option<&Marker>,
     plan: &Plan,
-) -> Result<Origin, Trouble> {
+) -> Result<Origin, OpError> {
     let path = wanted.segments.join("/");
     // Nobody but this claim's earlier attempts, or those of an older provisioner, can have made a directory of this
     // name, or the intent says that there was none when it was written.
@@ -289,7 +289,7 @@ fn origin_of_existing(
         && work.store.enforces(Rule::Places);
     if archive && plan.existing != Existing::Refuse {
         let message = format!("directory {path} has the name of an archive, which is never used again");
-        return said(Kind::Conflict, message);
+        return fail(Kind::Conflict, message);
     }
     match plan.existing {
         // Where another volume shares it, that one knows whether it was made.
@@ -307,7 +307,7 @@ fn origin_of_existing(
                     if empty { "" } else { " and is not empty" }
                 ),
             };
-            said(Kind::Conflict, message)
+            fail(Kind::Conflict, message)
         }
     }
 }
@@ -323,13 +323,13 @@ fn former(work: &Work<'_>, other: &Occupant, wanted: &Marker, plan: &Plan) -> Op
 }
 
 /// Forgets a volume without a PV whose directory another one takes over.
-fn forget(work: &Work<'_>, former: &VolumeName) -> Result<(), Trouble> {
+fn forget(work: &Work<'_>, former: &VolumeName) -> Result<(), OpError> {
     let _held = work.store.hold(former)?;
     let Some(record) = work.marker(VOLUMES, former)? else {
-        return said(Kind::Conflict, format!("the record of volume {former} is gone, and its place is not"));
+        return fail(Kind::Conflict, format!("the record of volume {former} is gone, and its place is not"));
     };
     if record.archive.is_some() || record.trash.is_some() {
-        return said(Kind::Busy, format!("volume {former} is being removed"));
+        return fail(Kind::Busy, format!("volume {former} is being removed"));
     }
     // The record first: what is left in the mirror without one is found again, the other way round two would have the place.
     work.changes.remove_file(&record::file(VOLUMES, former))?;

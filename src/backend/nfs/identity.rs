@@ -1,4 +1,4 @@
-//! Whether a root is the export that it was: [`Store::examine`], [`Work::furnish`], and [`Roots`], which knows all exports of
+//! Whether a root is the export that it was: [`Store::verify`], [`Work::ensure_layout`], and [`Roots`], which knows all exports of
 //! this process.
 //!
 //! An export has an identity from the first time that something is made on it. What was learned of it once, from the disk,
@@ -18,10 +18,10 @@ use rand::random;
 use super::{
     export::Export,
     record::{self, BASE, Identity, STAGING},
-    store::{Opened, Rule, Store, Trouble, Work, said},
+    store::{OpError, Opened, Rule, Store, Work, fail},
 };
 use crate::{
-    backend::{Error, Kind, Past, quoted},
+    backend::{Error, Kind, StoreExpectation, quoted},
     system::root::{Entry, Errno, Failure, Made, Placed, Root, Seen},
 };
 
@@ -99,7 +99,11 @@ impl Roots {
 impl Store {
     /// Finds out whether the directory at the root's path is the export that it was. `pinned` is what is known of its
     /// identity in this process.
-    pub(super) fn examine(self: &Arc<Self>, past: &Past, pinned: Option<&str>) -> Result<Opened, String> {
+    pub(super) fn verify(
+        self: &Arc<Self>,
+        past: &StoreExpectation,
+        pinned: Option<&str>,
+    ) -> Result<Opened, String> {
         #[cfg(test)]
         self.interruption.opening();
         let opened = self.look(past, pinned);
@@ -118,7 +122,7 @@ impl Store {
         }
     }
 
-    fn look(&self, past: &Past, pinned: Option<&str>) -> Result<Opened, String> {
+    fn look(&self, past: &StoreExpectation, pinned: Option<&str>) -> Result<Opened, String> {
         let Export { root: path, server, path: exported, require_mount, .. } = &self.export;
         let root = Root::open(path).map_err(|failure| match failure.errno() {
             Some(Errno::ENOENT) => {
@@ -157,7 +161,7 @@ impl Store {
     }
 
     /// Where nothing else tells whether it is the right root: some of the volumes must be there.
-    fn look_for_volumes(&self, root: &Root, past: &Past) -> Result<(), String> {
+    fn look_for_volumes(&self, root: &Root, past: &StoreExpectation) -> Result<(), String> {
         let mut missing = None;
         let places = past.places.iter().filter(|place| place.store == self.export.name);
         for place in places.take(LOOKS) {
@@ -228,7 +232,7 @@ impl Opened {
 
 impl Work<'_> {
     /// The export's identity, and our own directories on it: both are made when they are first needed.
-    pub(super) fn furnish(&self) -> Result<String, Trouble> {
+    pub(super) fn ensure_layout(&self) -> Result<String, OpError> {
         let mut identity = self.opened.identity.lock().unwrap_or_else(PoisonError::into_inner);
         if !self.opened.furnished.load(Ordering::SeqCst) {
             self.changes.make_directory(&[BASE], 0o700)?;
@@ -247,21 +251,21 @@ impl Work<'_> {
         let known = self.store.pin(&found.id);
         if known != found.id && self.store.enforces(Rule::Identity) {
             let message = self.store.has_another_identity(&found.id, &known);
-            return said(Kind::Unavailable, message);
+            return fail(Kind::Unavailable, message);
         }
         if let Err(why) = self.store.roots.note(self.store, self.root.top()?, Some(&found.id)) {
-            return said(Kind::Unavailable, why);
+            return fail(Kind::Unavailable, why);
         }
         self.opened.mirrored.store(found.mirrored, Ordering::SeqCst);
         *identity = Some(found.id.clone());
         Ok(found.id)
     }
 
-    fn found_identity(&self) -> Result<Option<Identity>, Trouble> {
+    fn found_identity(&self) -> Result<Option<Identity>, OpError> {
         let Some(content) = self.root.read_fresh(&record::export_file())? else { return Ok(None) };
         match Identity::from_json(&content.bytes) {
             Ok(identity) => Ok(Some(identity)),
-            Err(why) => said(
+            Err(why) => fail(
                 Kind::Refused,
                 format!("{} cannot be read: {why}; restore it", self.store.identity_file()),
             ),
@@ -269,7 +273,7 @@ impl Work<'_> {
     }
 
     /// Gives the export an identity, unless another cluster was faster.
-    fn make_identity(&self) -> Result<Identity, Trouble> {
+    fn make_identity(&self) -> Result<Identity, OpError> {
         let (new, file) = (Identity::new(), record::export_file());
         let aside =
             [BASE.to_string(), STAGING.to_string(), format!("{STAGED_IDENTITY}{:016x}", random::<u64>())];
@@ -285,12 +289,12 @@ impl Work<'_> {
         }
         let file = self.store.identity_file();
         self.found_identity()?
-            .map_or_else(|| said(Kind::Unavailable, format!("{file} comes and goes; it is tried again")), Ok)
+            .map_or_else(|| fail(Kind::Unavailable, format!("{file} comes and goes; it is tried again")), Ok)
     }
 }
 
 /// Writes down that the places of all volumes are noted.
-pub(super) fn set_mirrored(work: &Work<'_>) -> Result<(), Trouble> {
+pub(super) fn set_mirrored(work: &Work<'_>) -> Result<(), OpError> {
     if let Some(identity) = work.found_identity()? {
         let identity = Identity { mirrored: true, ..identity };
         work.changes.write(&record::export_file(), &identity.to_json())?;

@@ -13,7 +13,7 @@ use std::{
 
 use super::{
     record,
-    store::{Trouble, Work, said},
+    store::{OpError, Work, fail},
 };
 use crate::{backend::Kind, volume::VolumeName};
 
@@ -71,7 +71,7 @@ impl Index {
         work: &Work<'_>,
         segments: &[String],
         except: &VolumeName,
-    ) -> Result<Vec<(VolumeName, Vec<String>)>, Trouble> {
+    ) -> Result<Vec<(VolumeName, Vec<String>)>, OpError> {
         // The mirror tells of all of them, and of those of other clusters as they are now.
         if work.opened.mirrored.load(Ordering::SeqCst) {
             return Ok(Vec::new());
@@ -82,7 +82,7 @@ impl Index {
                 State::Read(places) => return Ok(overlapping(places, segments, except)),
                 State::Reading(_) => {
                     let message = format!("the records of export {} are being read", work.store.export.name);
-                    return said(Kind::Busy, message);
+                    return fail(Kind::Busy, message);
                 }
                 State::Unread => *state = State::Reading(Vec::new()),
             }
@@ -94,7 +94,7 @@ impl Index {
             State::Unread | State::Read(_) => {
                 let message =
                     format!("the records of export {} changed while they were read", work.store.export.name);
-                return said(Kind::Busy, message);
+                return fail(Kind::Busy, message);
             }
         };
         let mut places = read?;
@@ -138,14 +138,14 @@ fn overlapping(places: &Places, segments: &[String], except: &VolumeName) -> Vec
         .collect()
 }
 
-fn read_all(work: &Work<'_>) -> Result<Places, Trouble> {
+fn read_all(work: &Work<'_>) -> Result<Places, OpError> {
     let mut records = Vec::new();
     for folder in [record::INTENTS, record::VOLUMES] {
         let names = work.root.names(&[record::BASE, folder])?;
         records.extend(names.iter().filter_map(|name| record::volume_of(name)).map(|name| (folder, name)));
     }
     let next = AtomicUsize::new(0);
-    let read_some = || -> Result<Vec<(VolumeName, Vec<String>)>, Trouble> {
+    let read_some = || -> Result<Vec<(VolumeName, Vec<String>)>, OpError> {
         let mut found = Vec::new();
         while let Some((folder, name)) = records.get(next.fetch_add(1, Ordering::Relaxed)) {
             let marker = match work.record(folder, name)? {
@@ -166,7 +166,7 @@ fn read_all(work: &Work<'_>) -> Result<Places, Trouble> {
         let mut parts = vec![read_some()];
         for other in others {
             parts
-                .push(other.join().unwrap_or_else(|_| said(Kind::Internal, "reading the records broke off")));
+                .push(other.join().unwrap_or_else(|_| fail(Kind::Internal, "reading the records broke off")));
         }
         parts
     });

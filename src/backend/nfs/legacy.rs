@@ -12,7 +12,7 @@ use super::{
     prove,
     record::{self, Marker, VOLUMES},
     remove::{self, Removing},
-    store::{Rule, Trouble, Work, said},
+    store::{OpError, Rule, Work, fail},
 };
 use crate::{
     backend::{Kind, Removed, path::Pattern},
@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// Removes what lies at `segments`, if it may be taken as the volume.
-pub(super) fn remove(work: &Work<'_>, removal: &Removal, segments: &[String]) -> Result<Removed, Trouble> {
+pub(super) fn remove(work: &Work<'_>, removal: &Removal, segments: &[String]) -> Result<Removed, OpError> {
     let inode = match here(work, segments) {
         // The rest is found out where it lies.
         Err(trouble) if mounted::is_elsewhere(&trouble) => None,
@@ -30,7 +30,7 @@ pub(super) fn remove(work: &Work<'_>, removal: &Removal, segments: &[String]) ->
         Ok(Here::Other) => {
             let path = segments.join("/");
             let message = format!("{path} is not a directory, but a file or a link; nothing was touched");
-            return said(Kind::Refused, message);
+            return fail(Kind::Refused, message);
         }
     };
     let cluster = work.cluster();
@@ -48,25 +48,25 @@ pub(super) fn remove(work: &Work<'_>, removal: &Removal, segments: &[String]) ->
             return Ok(Removed::Kept);
         }
         let why = occupant.explained(segments);
-        return said(Kind::Refused, format!("{why}; nothing was touched"));
+        return fail(Kind::Refused, format!("{why}; nothing was touched"));
     }
     let file = record::file(VOLUMES, &removal.name);
     let patterned = is_patterned(removal, segments);
     prove::unrecorded(&file.join("/"), removal, segments, patterned, cluster.as_ref())?;
     let live = Live { folder: VOLUMES, marker };
-    let written = if_room(work.furnish())?.is_some()
+    let written = if_room(work.ensure_layout())?.is_some()
         && if_room(work.changes.write(&file, &live.marker.to_json()))?.is_some();
     if let (false, Some(inode)) = (written, inode) {
         return on_full_export(work, removal, &live.marker, inode);
     }
     if !written {
         let message = "the export is full, and the volume lies in a file system below it; free some space in the export";
-        return said(Kind::Exhausted, message);
+        return fail(Kind::Exhausted, message);
     }
     work.store.index.add(&removal.name, segments);
     let marker = live.marker.clone();
     let removed = Removing { work, removal, live }.run();
-    if let Err(Trouble::Said(error)) = &removed
+    if let Err(OpError::Said(error)) = &removed
         && error.kind() == Kind::Refused
     {
         // A refusal leaves nothing behind.
@@ -76,12 +76,12 @@ pub(super) fn remove(work: &Work<'_>, removal: &Removal, segments: &[String]) ->
 }
 
 /// The id under which a volume is recorded whose name others chose: it may be too long for one.
-pub(super) fn id(work: &Work<'_>, name: &VolumeName) -> Result<VolumeId, Trouble> {
+pub(super) fn id(work: &Work<'_>, name: &VolumeName) -> Result<VolumeId, OpError> {
     let export = &work.store.export.name;
     VolumeId::new(NAME, export, name.clone()).or_else(|_| {
         let length = name.as_str().len();
         let most = VolumeId::MAX_BYTES.saturating_sub(format!("1/{NAME}/{export}/").len());
-        said(
+        fail(
             Kind::Refused,
             format!(
                 "the name of the PersistentVolume has {length} characters, and berth records volumes of export {export} under names                  of at most {most}. {}",
@@ -91,7 +91,7 @@ pub(super) fn id(work: &Work<'_>, name: &VolumeName) -> Result<VolumeId, Trouble
     })
 }
 
-fn overlapping(work: &Work<'_>, marker: &Marker) -> Result<Option<Occupant>, Trouble> {
+fn overlapping(work: &Work<'_>, marker: &Marker) -> Result<Option<Occupant>, OpError> {
     if !work.store.enforces(Rule::Places) {
         return Ok(None);
     }
@@ -104,15 +104,15 @@ fn on_full_export(
     removal: &Removal,
     marker: &Marker,
     inode: u64,
-) -> Result<Removed, Trouble> {
+) -> Result<Removed, OpError> {
     if removal.disposal != Disposal::Delete || marker.origin == Origin::Adopted {
         let message = "the export is full: there is no room for an archive. Free some space, or have the volume deleted \
                        (kubectl annotate pv NAME berth.storage/on-delete=delete --overwrite)";
-        return said(Kind::Exhausted, message.replace("NAME", removal.name.as_str()));
+        return fail(Kind::Exhausted, message.replace("NAME", removal.name.as_str()));
     }
     if let Some(occupant) = overlapping(work, marker)? {
         let why = occupant.explained(&marker.segments);
-        return said(Kind::Refused, format!("{why}; nothing was touched"));
+        return fail(Kind::Refused, format!("{why}; nothing was touched"));
     }
     let now = work.store.host.now().and_then(|now| Timestamp::try_from(now).ok());
     let keep = removal.provenance.retention.unwrap_or_else(|| work.store.host.trash_retention());

@@ -10,7 +10,7 @@ use super::{
     moves::{self, Here, Stage, here},
     record::{BASE, Marker, TRASH, Trashed},
     restore,
-    store::{Rule, Trouble, Work, said},
+    store::{OpError, Rule, Work, fail},
 };
 use crate::{
     backend::{Kind, Removed, quoted},
@@ -19,16 +19,16 @@ use crate::{
 };
 
 /// Whether a look ended at the top of another file system.
-pub(super) fn is_elsewhere(trouble: &Trouble) -> bool {
-    matches!(trouble, Trouble::Step(failure) if failure.errno() == Some(Errno::EXDEV))
+pub(super) fn is_elsewhere(trouble: &OpError) -> bool {
+    matches!(trouble, OpError::Step(failure) if failure.errno() == Some(Errno::EXDEV))
 }
 
 /// Does `work` within the file system that is mounted at `below`; in the export's own where that is empty.
 pub(super) fn within<T>(
     work: &Work<'_>,
     below: &[String],
-    then: impl FnOnce(&Work<'_>) -> Result<T, Trouble>,
-) -> Result<T, Trouble> {
+    then: impl FnOnce(&Work<'_>) -> Result<T, OpError>,
+) -> Result<T, OpError> {
     if below.is_empty() {
         return then(work);
     }
@@ -37,14 +37,14 @@ pub(super) fn within<T>(
 }
 
 /// Where the volume of a record is that lies behind a mount.
-pub(super) fn stage(work: &Work<'_>, marker: &Marker) -> Result<Stage, Trouble> {
+pub(super) fn stage(work: &Work<'_>, marker: &Marker) -> Result<Stage, OpError> {
     let Some(length) = work.root.mount_on_the_way(&marker.segments)? else {
-        return said(Kind::Unavailable, "a file system below the export comes and goes");
+        return fail(Kind::Unavailable, "a file system below the export comes and goes");
     };
     let (below, inside) = marker.segments.split_at(length);
     let path = marker.segments.join("/");
     if inside.is_empty() {
-        return said(
+        return fail(
             Kind::Refused,
             format!("{path} is the top of a file system of its own. {}", by_hand(marker.id.name())),
         );
@@ -52,7 +52,7 @@ pub(super) fn stage(work: &Work<'_>, marker: &Marker) -> Result<Stage, Trouble> 
     let found = within(work, below, |inner| here(inner, inside)).or_else(|trouble| {
         if is_elsewhere(&trouble) {
             let name = marker.id.name();
-            return said(
+            return fail(
                 Kind::Refused,
                 format!("{path} lies in a file system within another one. {}", by_hand(name)),
             );
@@ -72,7 +72,7 @@ pub(super) fn stage(work: &Work<'_>, marker: &Marker) -> Result<Stage, Trouble> 
             shown(from),
             shown(to)
         );
-        return said(Kind::Conflict, message);
+        return fail(Kind::Conflict, message);
     }
     Ok(match (found, recorded.filter(|_| work.store.enforces(Rule::Inode))) {
         (Here::Nothing, _) => Stage::Missing,
@@ -83,7 +83,7 @@ pub(super) fn stage(work: &Work<'_>, marker: &Marker) -> Result<Stage, Trouble> 
 }
 
 /// What lies in the trash of the file system at `below` under the name of the volume.
-fn stray(work: &Work<'_>, below: &[String], volume: &VolumeName) -> Result<Option<String>, Trouble> {
+fn stray(work: &Work<'_>, below: &[String], volume: &VolumeName) -> Result<Option<String>, OpError> {
     let prefix = entry::prefix(volume);
     within(work, below, |inner| {
         Ok(inner.root.names(&[BASE, TRASH])?.into_iter().find(|name| name.starts_with(&prefix)))
@@ -104,7 +104,7 @@ pub(super) fn check(
     marker: &Marker,
     below: &[String],
     archive: bool,
-) -> Result<(), Trouble> {
+) -> Result<(), OpError> {
     let (name, place) = (marker.id.name(), below.join("/"));
     if archive {
         let message = format!(
@@ -112,14 +112,14 @@ pub(super) fn check(
              nothing was touched. Choose another way: kubectl annotate pv {name} berth.storage/on-delete=delete --overwrite (or \
              retain)"
         );
-        return said(Kind::Refused, message);
+        return fail(Kind::Refused, message);
     }
     if marker.shared {
         let message = format!(
             "the volume shares its directory, and lies in the file system that is mounted at {place}. {}",
             by_hand(name)
         );
-        return said(Kind::Refused, message);
+        return fail(Kind::Refused, message);
     }
     within(work, below, |inner| {
         if here(inner, &[BASE, "export.json"])? == Here::Nothing {
@@ -129,12 +129,12 @@ pub(super) fn check(
             "the file system that is mounted at {place} is an export of its own ({place}/{BASE}/export.json); nothing was \
              touched. Let the volume be removed by the berth that has it configured"
         );
-        said(Kind::Refused, message)
+        fail(Kind::Refused, message)
     })
 }
 
 /// Moves the directory of a volume whose record lies in the trash already, unless that was done.
-pub(super) fn finish(work: &Work<'_>, marker: &Marker) -> Result<Removed, Trouble> {
+pub(super) fn finish(work: &Work<'_>, marker: &Marker) -> Result<Removed, OpError> {
     let Some(Trashed { entry, inode, below, .. }) = &marker.trash else { return Ok(Removed::Trashed) };
     if below.is_empty() {
         return Ok(Removed::Trashed);
@@ -151,7 +151,7 @@ pub(super) fn finish(work: &Work<'_>, marker: &Marker) -> Result<Removed, Troubl
 }
 
 /// Moves the directory back that an entry is of, unless it is at its place; `false` where it is not there.
-pub(super) fn back(work: &Work<'_>, marker: &Marker) -> Result<bool, Trouble> {
+pub(super) fn back(work: &Work<'_>, marker: &Marker) -> Result<bool, OpError> {
     let Some(Trashed { entry, inode, below, .. }) = &marker.trash else { return Ok(false) };
     let inside = marker.segments.get(below.len()..).unwrap_or_default();
     within(work, below, |inner| {

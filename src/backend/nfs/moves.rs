@@ -8,7 +8,7 @@ use super::{
     entry::{self, Name},
     mounted,
     record::{self, ARCHIVED, BASE, INTENTS, Marker, TRASH, Trashed, VOLUMES},
-    store::{Rule, Trouble, Work, said},
+    store::{OpError, Rule, Work, fail},
 };
 use crate::{
     backend::Kind,
@@ -60,7 +60,7 @@ pub(super) enum Stage {
 }
 
 /// Looks at a path, asking the server.
-pub(super) fn here<S: AsRef<str>>(work: &Work<'_>, path: &[S]) -> Result<Here, Trouble> {
+pub(super) fn here<S: AsRef<str>>(work: &Work<'_>, path: &[S]) -> Result<Here, OpError> {
     match work.root.see_fresh(path) {
         Ok(None) => Ok(Here::Nothing),
         Ok(Some(seen)) => Ok(match seen.entry {
@@ -74,7 +74,7 @@ pub(super) fn here<S: AsRef<str>>(work: &Work<'_>, path: &[S]) -> Result<Here, T
 }
 
 /// The record of the volume among those that were not removed.
-pub(super) fn live(work: &Work<'_>, name: &VolumeName) -> Result<Option<Live>, Trouble> {
+pub(super) fn live(work: &Work<'_>, name: &VolumeName) -> Result<Option<Live>, OpError> {
     for folder in [VOLUMES, INTENTS] {
         if let Some(marker) = work.marker(folder, name)? {
             return Ok(Some(Live { folder, marker }));
@@ -94,17 +94,17 @@ pub(super) fn trash_record(entry: &str) -> [String; 3] {
 }
 
 /// The record of an entry of the trash. One that cannot be read is an error.
-pub(super) fn trashed(work: &Work<'_>, entry: &str) -> Result<Option<Marker>, Trouble> {
+pub(super) fn trashed(work: &Work<'_>, entry: &str) -> Result<Option<Marker>, OpError> {
     let file = trash_record(entry);
     let Some(content) = work.root.read_fresh(&file)? else { return Ok(None) };
     Marker::from_json(&content.bytes).map(Some).or_else(|why| {
         let path = work.root.path().join(file.join("/"));
-        said(Kind::Refused, format!("the record {} cannot be read: {why}; repair it", path.display()))
+        fail(Kind::Refused, format!("the record {} cannot be read: {why}; repair it", path.display()))
     })
 }
 
 /// Finds out where the volume of a record is.
-pub(super) fn stage(work: &Work<'_>, marker: &Marker) -> Result<Stage, Trouble> {
+pub(super) fn stage(work: &Work<'_>, marker: &Marker) -> Result<Stage, OpError> {
     let by_inode = work.store.enforces(Rule::Inode);
     let base = work.base()?;
     let recorded = marker.inode_in(base).or(marker.trashed_in(base)).filter(|_| by_inode);
@@ -143,7 +143,7 @@ pub(super) fn stage(work: &Work<'_>, marker: &Marker) -> Result<Stage, Trouble> 
 }
 
 /// The entry of the trash with this inode, unless it was removed for another volume.
-pub(super) fn entry_of(work: &Work<'_>, volume: &VolumeName, inode: u64) -> Result<Option<String>, Trouble> {
+pub(super) fn entry_of(work: &Work<'_>, volume: &VolumeName, inode: u64) -> Result<Option<String>, OpError> {
     for entry in work.root.names(&[BASE, TRASH])? {
         let is_entry = !entry.starts_with('.') && entry.strip_suffix(".json").is_none();
         if !is_entry || here(work, &in_trash(&entry))? != Here::Directory(inode) {
@@ -162,7 +162,7 @@ pub(super) fn entry_at_top(
     work: &Work<'_>,
     volume: &VolumeName,
     inode: u64,
-) -> Result<Option<String>, Trouble> {
+) -> Result<Option<String>, OpError> {
     for top in work.root.names_at_top()? {
         let Some(name) = top.strip_prefix(entry::AT_TOP) else { continue };
         if let Name::Whole(whole) = Name::read(name)
@@ -179,7 +179,7 @@ pub(super) fn entry_at_top(
 /// Gives what lies in the trash a name that no earlier call knows, and tells it. A call that was to bring the volume back and
 /// hangs finds nothing then: carried out once the place is given up, it would put the old data under the next volume, since
 /// rename(2) replaces an empty directory.
-pub(super) fn afresh(work: &Work<'_>, live: &mut Live, entry: &str, inode: u64) -> Result<String, Trouble> {
+pub(super) fn afresh(work: &Work<'_>, live: &mut Live, entry: &str, inode: u64) -> Result<String, OpError> {
     let Some(trash) = live.marker.trash.clone() else { return Ok(entry.to_owned()) };
     if !work.store.enforces(Rule::Inode) {
         return Ok(entry.to_owned());
@@ -205,7 +205,7 @@ pub(super) fn moved<A: AsRef<str>, B: AsRef<str>>(
     from: &[A],
     to: &[B],
     inode: u64,
-) -> Result<(), Trouble> {
+) -> Result<(), OpError> {
     let result = work.changes.rename(from, to);
     if !work.store.enforces(Rule::Inode) {
         return Ok(result?);
@@ -222,7 +222,7 @@ pub(super) fn moved<A: AsRef<str>, B: AsRef<str>>(
     let shown = |path: String| work.root.path().join(path).display().to_string();
     let (from_path, to_path) = (shown(joined(from)), shown(joined(to)));
     let Here::Directory(another) = arrived else {
-        return said(
+        return fail(
             Kind::Unavailable,
             format!("{to_path} disappeared right after the move from {from_path}"),
         );
@@ -238,7 +238,7 @@ pub(super) fn moved<A: AsRef<str>, B: AsRef<str>>(
     if here(work, from)? == Here::Nothing {
         work.changes.rename(to, from)?;
     }
-    said(
+    fail(
         Kind::Unavailable,
         format!(
             "another directory came to {from_path} before it was moved (inode {another}, not {inode}); it stays"
@@ -252,25 +252,25 @@ pub(super) fn is_full(failure: &Failure) -> bool {
 }
 
 /// What a step did, or `None` where the export is full.
-pub(super) fn if_room<T>(result: Result<T, impl Into<Trouble>>) -> Result<Option<T>, Trouble> {
+pub(super) fn if_room<T>(result: Result<T, impl Into<OpError>>) -> Result<Option<T>, OpError> {
     match result.map_err(Into::into) {
         Ok(value) => Ok(Some(value)),
-        Err(Trouble::Step(failure)) if is_full(&failure) => Ok(None),
+        Err(OpError::Step(failure)) if is_full(&failure) => Ok(None),
         Err(trouble) => Err(trouble),
     }
 }
 
 /// Whether a failure is one of the storage, and not the end of the right to change it.
-pub(super) fn is_permitted(trouble: &Trouble) -> bool {
+pub(super) fn is_permitted(trouble: &OpError) -> bool {
     match trouble {
-        Trouble::Said(_) => true,
-        Trouble::Step(failure) => failure.errno().is_some(),
+        OpError::Said(_) => true,
+        OpError::Step(failure) => failure.errno().is_some(),
     }
 }
 
 /// Forgets a volume whose record was moved away. No file is removed where a record of the volume may lie again: such a call may
 /// come late, when the volume was put back.
-pub(super) fn forget_moved(work: &Work<'_>, marker: &Marker) -> Result<(), Trouble> {
+pub(super) fn forget_moved(work: &Work<'_>, marker: &Marker) -> Result<(), OpError> {
     let name = marker.id.name();
     work.changes.remove_file(&record::file(INTENTS, name))?;
     work.store.index.remove(name, &marker.segments);
@@ -278,7 +278,7 @@ pub(super) fn forget_moved(work: &Work<'_>, marker: &Marker) -> Result<(), Troub
 }
 
 /// Removes every record of the volume that was not removed; the one of an archive stays.
-pub(super) fn forget(work: &Work<'_>, marker: &Marker) -> Result<(), Trouble> {
+pub(super) fn forget(work: &Work<'_>, marker: &Marker) -> Result<(), OpError> {
     let name = marker.id.name();
     work.changes.remove_file(&record::file(INTENTS, name))?;
     work.changes.remove_file(&record::file(VOLUMES, name))?;
@@ -287,7 +287,7 @@ pub(super) fn forget(work: &Work<'_>, marker: &Marker) -> Result<(), Trouble> {
 }
 
 /// The record of the newest archive of the volume.
-pub(super) fn archived(work: &Work<'_>, name: &VolumeName) -> Result<Option<Marker>, Trouble> {
+pub(super) fn archived(work: &Work<'_>, name: &VolumeName) -> Result<Option<Marker>, OpError> {
     work.marker(ARCHIVED, name)
 }
 

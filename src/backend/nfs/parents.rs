@@ -3,7 +3,7 @@
 
 use super::{
     record,
-    store::{Trouble, Work, said},
+    store::{OpError, Work, fail},
 };
 use crate::{
     backend::Kind,
@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// Makes what is missing above a directory, each noted before it is made; `false` where something else interfered.
-pub(super) fn make_parents(work: &Work<'_>, segments: &[String]) -> Result<bool, Trouble> {
+pub(super) fn make_parents(work: &Work<'_>, segments: &[String]) -> Result<bool, OpError> {
     let above = segments.split_last().map_or(&[][..], |(_, above)| above);
     if above.is_empty() || work.root.entry(above)? == Entry::Directory {
         return Ok(true);
@@ -23,7 +23,7 @@ pub(super) fn make_parents(work: &Work<'_>, segments: &[String]) -> Result<bool,
             Entry::Missing => {}
             Entry::Other => {
                 let path = parent.join("/");
-                return said(Kind::Conflict, format!("{path} exists on the export and is not a directory"));
+                return fail(Kind::Conflict, format!("{path} exists on the export and is not a directory"));
             }
         }
         let note = record::parent_note(parent);
@@ -41,7 +41,7 @@ pub(super) fn make_parents(work: &Work<'_>, segments: &[String]) -> Result<bool,
 }
 
 /// Makes a directory unless it is there; `false` where the one above it is gone, removed with the last volume in it.
-fn make_beneath(work: &Work<'_>, segments: &[String], mode: u32) -> Result<bool, Trouble> {
+fn make_beneath(work: &Work<'_>, segments: &[String], mode: u32) -> Result<bool, OpError> {
     match work.changes.make_directory(segments, mode) {
         Ok(Made::New | Made::Existed) => Ok(true),
         Err(failure) if failure.errno() == Some(Errno::ENOENT) => Ok(false),
@@ -50,7 +50,7 @@ fn make_beneath(work: &Work<'_>, segments: &[String], mode: u32) -> Result<bool,
 }
 
 /// Removes the directories above `segments` that we made, as far as they are empty, and the notes of them.
-pub(super) fn remove_parents(work: &Work<'_>, segments: &[String]) -> Result<(), Trouble> {
+pub(super) fn remove_parents(work: &Work<'_>, segments: &[String]) -> Result<(), OpError> {
     for length in (1..segments.len()).rev() {
         let Some(parent) = segments.get(..length) else { continue };
         let note = record::parent_note(parent);

@@ -21,7 +21,7 @@ pub(super) use shared::{Leaving, leave_shared, stay};
 use super::{
     identity::STAGED_IDENTITY,
     record::{self, ARCHIVED, BASE, DISPUTED, INTENTS, Marker, PLACES, STAGING, VOLUMES},
-    store::{Rule, Trouble, Work, said},
+    store::{OpError, Rule, Work, fail},
 };
 use crate::{
     backend::Kind,
@@ -119,7 +119,7 @@ pub(super) fn occupy(
     link_of: &[String],
     segments: &[String],
     share: bool,
-) -> Result<Occupied, Trouble> {
+) -> Result<Occupied, OpError> {
     if !work.store.enforces(Rule::Places) {
         return Ok(Occupied::Free);
     }
@@ -148,7 +148,7 @@ pub(super) fn occupy_recorded(
     link_of: &[String],
     segments: &[String],
     share: bool,
-) -> Result<Occupied, Trouble> {
+) -> Result<Occupied, OpError> {
     Ok(claim(work, marker, link_of, segments, share)?.0)
 }
 
@@ -159,8 +159,8 @@ fn claim(
     link_of: &[String],
     segments: &[String],
     share: bool,
-) -> Result<(Occupied, bool), Trouble> {
-    work.furnish()?;
+) -> Result<(Occupied, bool), OpError> {
+    work.ensure_layout()?;
     for _ in 0..ATTEMPTS {
         let step = if share {
             shared::join(work, marker, link_of, segments)?
@@ -185,9 +185,9 @@ fn claim(
     come_and_go(segments)
 }
 
-fn come_and_go<T>(segments: &[String]) -> Result<T, Trouble> {
+fn come_and_go<T>(segments: &[String]) -> Result<T, OpError> {
     let path = segments.join("/");
-    said(
+    fail(
         Kind::Unavailable,
         format!("what is noted of directory {path} and its parents comes and goes; it is tried again"),
     )
@@ -212,7 +212,7 @@ impl Step {
     }
 }
 
-fn take(work: &Work<'_>, marker: &Marker, link_of: &[String], segments: &[String]) -> Result<Step, Trouble> {
+fn take(work: &Work<'_>, marker: &Marker, link_of: &[String], segments: &[String]) -> Result<Step, OpError> {
     match link(work, link_of, &mirror(segments))? {
         Placed::New => Ok(Step::alone(true)),
         Placed::Taken | Placed::NotADirectory => in_the_way(work, marker, segments),
@@ -229,7 +229,7 @@ fn take(work: &Work<'_>, marker: &Marker, link_of: &[String], segments: &[String
     }
 }
 
-fn link(work: &Work<'_>, from: &[String], to: &[String]) -> Result<Placed, Trouble> {
+fn link(work: &Work<'_>, from: &[String], to: &[String]) -> Result<Placed, OpError> {
     #[cfg(test)]
     if work.store.without_links.load(Ordering::SeqCst) {
         return Ok(Placed::Unsupported);
@@ -238,7 +238,7 @@ fn link(work: &Work<'_>, from: &[String], to: &[String]) -> Result<Placed, Troub
 }
 
 /// What keeps us from a place that is to be ours alone: perhaps nothing any more, or we ourselves.
-fn in_the_way(work: &Work<'_>, marker: &Marker, segments: &[String]) -> Result<Step, Trouble> {
+fn in_the_way(work: &Work<'_>, marker: &Marker, segments: &[String]) -> Result<Step, OpError> {
     if let Some(occupant) = above_strictly(work, segments)? {
         return Ok(Step::Taken(occupant));
     }
@@ -268,7 +268,7 @@ fn in_the_way(work: &Work<'_>, marker: &Marker, segments: &[String]) -> Result<S
 }
 
 /// Removes the note of a volume of ours that has no record any more; a crash can leave one.
-fn taken_unless_left_over(work: &Work<'_>, occupant: Occupant) -> Result<Step, Trouble> {
+fn taken_unless_left_over(work: &Work<'_>, occupant: Occupant) -> Result<Step, OpError> {
     let Some(who) = &occupant.who else { return Ok(Step::Taken(occupant)) };
     match left_over(work, who, &occupant.path)? {
         Some(_held) => {
@@ -285,7 +285,7 @@ fn left_over(
     work: &Work<'_>,
     who: &Marker,
     path: &[String],
-) -> Result<Option<crate::system::guard::Held<VolumeName>>, Trouble> {
+) -> Result<Option<crate::system::guard::Held<VolumeName>>, OpError> {
     let ours = work.cluster().zip(who.cluster.as_ref()).is_some_and(|(ids, cluster)| ids.include(cluster));
     // Of archives only the last one of a name has a record.
     let archive = who.archive.as_ref().is_some_and(|archive| archive.segments == path);
@@ -306,7 +306,7 @@ fn left_over(
 }
 
 /// Whatever lies at, above or below `segments` by the mirror, also if it is ours.
-pub(super) fn occupant(work: &Work<'_>, segments: &[String]) -> Result<Option<Occupant>, Trouble> {
+pub(super) fn occupant(work: &Work<'_>, segments: &[String]) -> Result<Option<Occupant>, OpError> {
     if let Some(occupant) = above_strictly(work, segments)? {
         return Ok(Some(occupant));
     }
@@ -320,7 +320,7 @@ pub(super) fn occupant(work: &Work<'_>, segments: &[String]) -> Result<Option<Oc
 }
 
 /// Whether the place at `segments` is noted as that of `marker`, alone or together with others.
-pub(super) fn holds(work: &Work<'_>, marker: &Marker, segments: &[String]) -> Result<bool, Trouble> {
+pub(super) fn holds(work: &Work<'_>, marker: &Marker, segments: &[String]) -> Result<bool, OpError> {
     Ok(match node(work, segments)? {
         Node::Nothing | Node::Folder => false,
         Node::Volume(who) => who.is_some_and(|who| is_same(work, &who, marker)),
@@ -335,7 +335,7 @@ pub(super) fn overlapping(
     work: &Work<'_>,
     marker: &Marker,
     segments: &[String],
-) -> Result<Option<Occupant>, Trouble> {
+) -> Result<Option<Occupant>, OpError> {
     if let Some(occupant) = above_strictly(work, segments)? {
         return Ok(Some(occupant));
     }
@@ -358,7 +358,7 @@ pub(super) fn overlapping(
 }
 
 /// Gives up the place at `segments` of the volume of `marker`, if it has it, and what only led there.
-pub(super) fn vacate(work: &Work<'_>, marker: &Marker, segments: &[String]) -> Result<(), Trouble> {
+pub(super) fn vacate(work: &Work<'_>, marker: &Marker, segments: &[String]) -> Result<(), OpError> {
     let note = record::file(DISPUTED, marker.id.name());
     if let Some(content) = work.root.read(&note)?
         && Marker::from_json(&content.bytes).is_ok_and(|noted| is_same(work, &noted, marker))
@@ -382,7 +382,7 @@ pub(super) fn vacate(work: &Work<'_>, marker: &Marker, segments: &[String]) -> R
 }
 
 /// Removes the directories of the mirror on the way to `segments`, as far as they are empty, from the given depth up.
-fn remove_folders(work: &Work<'_>, segments: &[String], depth: usize) -> Result<(), Trouble> {
+fn remove_folders(work: &Work<'_>, segments: &[String], depth: usize) -> Result<(), OpError> {
     for length in (1..=depth).rev() {
         let folder = mirror(segments.get(..length).unwrap_or_default());
         if !remove_empty(work, &folder)? {
@@ -393,8 +393,8 @@ fn remove_folders(work: &Work<'_>, segments: &[String], depth: usize) -> Result<
 }
 
 /// Removes the file of a place.
-fn take_away(work: &Work<'_>, marker: &Marker, segments: &[String]) -> Result<(), Trouble> {
-    work.furnish()?;
+fn take_away(work: &Work<'_>, marker: &Marker, segments: &[String]) -> Result<(), OpError> {
+    work.ensure_layout()?;
     let leaf = mirror(segments);
     let aside = staged(marker.id.name(), LEAVING);
     if !renamed(work, &leaf, &aside)? {
@@ -412,7 +412,7 @@ fn take_away(work: &Work<'_>, marker: &Marker, segments: &[String]) -> Result<()
 
 /// Removes a file of the mirror that tells of this volume. It gets a name of its own first: an unlink that comes late, when the volume is
 /// there again, must not remove its file. A rename that comes late is undone by [`put_back_moved`].
-fn move_away(work: &Work<'_>, file: &[String], volume: &VolumeName) -> Result<(), Trouble> {
+fn move_away(work: &Work<'_>, file: &[String], volume: &VolumeName) -> Result<(), OpError> {
     let aside = staged(volume, LEAVING);
     if renamed(work, file, &aside)? {
         work.changes.remove_file(&aside)?;
@@ -421,7 +421,7 @@ fn move_away(work: &Work<'_>, file: &[String], volume: &VolumeName) -> Result<()
 }
 
 /// Moves a file; `false` where it is gone.
-fn renamed(work: &Work<'_>, from: &[String], to: &[String]) -> Result<bool, Trouble> {
+fn renamed(work: &Work<'_>, from: &[String], to: &[String]) -> Result<bool, OpError> {
     match work.changes.rename(from, to) {
         Ok(()) => Ok(true),
         Err(failure) if is_gone(&failure) => Ok(false),
@@ -430,7 +430,7 @@ fn renamed(work: &Work<'_>, from: &[String], to: &[String]) -> Result<bool, Trou
 }
 
 /// Gives a volume back its place, if it is in use and that is not another one's by now.
-fn put_back(work: &Work<'_>, aside: &[String], found: &Marker) -> Result<(), Trouble> {
+fn put_back(work: &Work<'_>, aside: &[String], found: &Marker) -> Result<(), OpError> {
     let place = found.archive.as_ref().map_or(&found.segments, |archive| &archive.segments);
     if is_recorded(work, found, place)? {
         tracing::warn!(
@@ -450,7 +450,7 @@ fn put_back(work: &Work<'_>, aside: &[String], found: &Marker) -> Result<(), Tro
 }
 
 /// Whether a record says that the volume, or its archive, lies there, and is not being removed.
-fn is_recorded(work: &Work<'_>, found: &Marker, place: &[String]) -> Result<bool, Trouble> {
+fn is_recorded(work: &Work<'_>, found: &Marker, place: &[String]) -> Result<bool, OpError> {
     for folder in [VOLUMES, INTENTS, ARCHIVED] {
         let Some(content) = work.root.read_fresh(&record::file(folder, found.id.name()))? else { continue };
         let Ok(marker) = Marker::from_json(&content.bytes) else { return Ok(true) };
@@ -464,7 +464,7 @@ fn is_recorded(work: &Work<'_>, found: &Marker, place: &[String]) -> Result<bool
 }
 
 /// Puts back what late calls moved away from the mirror.
-pub(super) fn put_back_moved(work: &Work<'_>) -> Result<(), Trouble> {
+pub(super) fn put_back_moved(work: &Work<'_>) -> Result<(), OpError> {
     for name in work.root.names(&[BASE, STAGING])? {
         let Some(volume) = staged_for(&name).filter(|_| name.ends_with(LEAVING)) else { continue };
         // Whoever works on the volume now may need it.
@@ -483,7 +483,7 @@ pub(super) fn put_back_moved(work: &Work<'_>) -> Result<(), Trouble> {
 }
 
 /// Removes what broken off changes of the mirror left. For the beginning of a term.
-pub(super) fn clear_staging(work: &Work<'_>) -> Result<(), Trouble> {
+pub(super) fn clear_staging(work: &Work<'_>) -> Result<(), OpError> {
     put_back_moved(work)?;
     for name in work.root.names(&[BASE, STAGING])? {
         let entry = [BASE.to_string(), STAGING.to_string(), name.clone()];
@@ -526,7 +526,7 @@ fn staged_for(name: &str) -> Option<VolumeName> {
 
 /// A shared place above `segments`. Who has linked something below looks for it. One that nobody is in is removed, so that
 /// nobody joins it any more; who founds it again needs an empty directory.
-fn above(work: &Work<'_>, segments: &[String]) -> Result<Option<Occupant>, Trouble> {
+fn above(work: &Work<'_>, segments: &[String]) -> Result<Option<Occupant>, OpError> {
     for length in 1..segments.len() {
         let Some(prefix) = segments.get(..length) else { continue };
         let mut shared = shared::at(work, prefix)?;
@@ -544,7 +544,7 @@ fn above(work: &Work<'_>, segments: &[String]) -> Result<Option<Occupant>, Troub
 }
 
 /// Anything above `segments`.
-fn above_strictly(work: &Work<'_>, segments: &[String]) -> Result<Option<Occupant>, Trouble> {
+fn above_strictly(work: &Work<'_>, segments: &[String]) -> Result<Option<Occupant>, OpError> {
     for length in 1..segments.len() {
         let Some(prefix) = segments.get(..length) else { continue };
         let who = match node(work, prefix)? {
@@ -561,7 +561,7 @@ fn above_strictly(work: &Work<'_>, segments: &[String]) -> Result<Option<Occupan
 }
 
 /// One of the volumes below `segments`.
-fn below(work: &Work<'_>, segments: &[String]) -> Result<Option<Occupant>, Trouble> {
+fn below(work: &Work<'_>, segments: &[String]) -> Result<Option<Occupant>, OpError> {
     let mut open = vec![segments.to_vec()];
     let mut looks = 0;
     while let Some(folder) = open.pop() {
@@ -589,7 +589,7 @@ fn below(work: &Work<'_>, segments: &[String]) -> Result<Option<Occupant>, Troub
 }
 
 /// A volume of another one's place that never got its own.
-fn disputed(work: &Work<'_>, marker: &Marker, segments: &[String]) -> Result<Option<Occupant>, Trouble> {
+fn disputed(work: &Work<'_>, marker: &Marker, segments: &[String]) -> Result<Option<Occupant>, OpError> {
     for file in names(work, &[BASE, DISPUTED])? {
         let Some(name) = record::volume_of(&file) else { continue };
         let who = match work.root.read_fresh(&record::file(DISPUTED, &name))? {
@@ -608,14 +608,14 @@ fn disputed(work: &Work<'_>, marker: &Marker, segments: &[String]) -> Result<Opt
 }
 
 /// A recorded volume whose place is perhaps not noted yet, on an export of an older version.
-fn unmirrored(work: &Work<'_>, marker: &Marker, segments: &[String]) -> Result<Option<Occupant>, Trouble> {
+fn unmirrored(work: &Work<'_>, marker: &Marker, segments: &[String]) -> Result<Option<Occupant>, OpError> {
     if work.opened.mirrored.load(Ordering::SeqCst) {
         return Ok(None);
     }
     let overlapping = match work.store.index.overlapping(work, segments, marker.id.name()) {
         Ok(found) => found,
         // What a record that cannot be read protects is a directory: where there is none, it protects nothing.
-        Err(Trouble::Said(error)) if error.kind() == Kind::Refused => {
+        Err(OpError::Said(error)) if error.kind() == Kind::Refused => {
             return match work.root.entry(segments)? {
                 Entry::Missing => Ok(None),
                 Entry::Directory | Entry::Other => Err(error.into()),
@@ -650,7 +650,7 @@ fn relation(path: &[String], segments: &[String]) -> Option<Relation> {
 }
 
 /// Looks at one place of the mirror; asks the server.
-fn node(work: &Work<'_>, segments: &[String]) -> Result<Node, Trouble> {
+fn node(work: &Work<'_>, segments: &[String]) -> Result<Node, OpError> {
     let leaf = mirror(segments);
     let seen = match work.root.see_fresh(&leaf) {
         Ok(seen) => seen,
@@ -676,7 +676,7 @@ fn node(work: &Work<'_>, segments: &[String]) -> Result<Node, Trouble> {
 }
 
 /// Whose a file of the mirror is. One that is not signed may have been signed later: the record tells.
-fn read(work: &Work<'_>, bytes: &[u8]) -> Result<Option<Box<Marker>>, Trouble> {
+fn read(work: &Work<'_>, bytes: &[u8]) -> Result<Option<Box<Marker>>, OpError> {
     let Ok(noted) = Marker::from_json(bytes) else { return Ok(None) };
     if noted.cluster.is_some() {
         return Ok(Some(Box::new(noted)));
@@ -694,7 +694,7 @@ fn is_same(work: &Work<'_>, a: &Marker, b: &Marker) -> bool {
 }
 
 /// Makes the directories of the mirror above `segments`.
-fn make_folders(work: &Work<'_>, segments: &[String]) -> Result<(), Trouble> {
+fn make_folders(work: &Work<'_>, segments: &[String]) -> Result<(), OpError> {
     for length in 1..segments.len() {
         let folder = mirror(segments.get(..length).unwrap_or_default());
         match work.changes.make_directory(&folder, 0o700) {
@@ -708,7 +708,7 @@ fn make_folders(work: &Work<'_>, segments: &[String]) -> Result<(), Trouble> {
 }
 
 /// Removes the directory `segments` of the mirror and all below it that is empty.
-fn clear_empty(work: &Work<'_>, segments: &[String]) -> Result<(), Trouble> {
+fn clear_empty(work: &Work<'_>, segments: &[String]) -> Result<(), OpError> {
     let mut open = vec![mirror(segments)];
     let mut found = Vec::new();
     while let Some(folder) = open.pop() {
@@ -731,7 +731,7 @@ fn clear_empty(work: &Work<'_>, segments: &[String]) -> Result<(), Trouble> {
 }
 
 /// Removes a directory if it is empty; `false` where it stays.
-fn remove_empty(work: &Work<'_>, folder: &[String]) -> Result<bool, Trouble> {
+fn remove_empty(work: &Work<'_>, folder: &[String]) -> Result<bool, OpError> {
     use crate::system::root::Unmade;
     match work.changes.remove_directory(folder) {
         Ok(Unmade::Removed | Unmade::Missing) => Ok(true),
@@ -742,7 +742,7 @@ fn remove_empty(work: &Work<'_>, folder: &[String]) -> Result<bool, Trouble> {
 }
 
 /// The names in a directory of ours; none where it is gone.
-fn names<S: AsRef<str>>(work: &Work<'_>, folder: &[S]) -> Result<Vec<String>, Trouble> {
+fn names<S: AsRef<str>>(work: &Work<'_>, folder: &[S]) -> Result<Vec<String>, OpError> {
     match work.root.names(folder) {
         Ok(names) => Ok(names),
         Err(failure) if is_gone(&failure) => Ok(Vec::new()),

@@ -18,7 +18,7 @@ use super::{
     places::{self, Occupant, Occupied, Relation},
     prove::{self, Asker},
     record::{self, BASE, DISPUTED, INTENTS, Marker, STAGING, UNSIGNED, VOLUMES},
-    store::{Store, Trouble, Work, said},
+    store::{OpError, Store, Work, fail},
 };
 use crate::{
     backend::{Error, Kind, KnownVolume},
@@ -61,8 +61,8 @@ fn is_unsigned(work: &Work<'_>, name: &VolumeName) -> bool {
 }
 
 /// Those of `volumes` that are known to be unrecorded or unsigned, and the others.
-fn list(work: &Work<'_>, volumes: &[KnownVolume]) -> Result<(Vec<VolumeName>, Vec<VolumeName>), Trouble> {
-    let listed = |folder: &str| -> Result<BTreeSet<VolumeName>, Trouble> {
+fn list(work: &Work<'_>, volumes: &[KnownVolume]) -> Result<(Vec<VolumeName>, Vec<VolumeName>), OpError> {
+    let listed = |folder: &str| -> Result<BTreeSet<VolumeName>, OpError> {
         let names = work.root.names(&[BASE, folder])?;
         Ok(names.iter().filter_map(|name| record::volume_of(name)).collect())
     };
@@ -72,21 +72,21 @@ fn list(work: &Work<'_>, volumes: &[KnownVolume]) -> Result<(Vec<VolumeName>, Ve
 }
 
 /// Records the volume, which lies at `segments`.
-pub(super) fn register(work: &Work<'_>, volume: &InUse, segments: &[String]) -> Result<(), Trouble> {
+pub(super) fn register(work: &Work<'_>, volume: &InUse, segments: &[String]) -> Result<(), OpError> {
     let Some(ids) = work.cluster() else {
-        return said(Kind::Unavailable, unknown_cluster("a volume cannot be recorded as one of it"));
+        return fail(Kind::Unavailable, unknown_cluster("a volume cannot be recorded as one of it"));
     };
     match work.root.entry(segments) {
         Ok(Entry::Directory) => {}
         Ok(Entry::Missing | Entry::Other) => {
             let path = segments.join("/");
-            return said(Kind::NotFound, format!("there is no directory {path} on the export"));
+            return fail(Kind::NotFound, format!("there is no directory {path} on the export"));
         }
         // It is in a file system below the export, where nothing more can be told of it.
         Err(failure) if failure.errno() == Some(Errno::EXDEV) => {}
         Err(failure) => return Err(failure.into()),
     }
-    work.furnish()?;
+    work.ensure_layout()?;
     let known = match work.marker(VOLUMES, &volume.name)? {
         None => work.marker(INTENTS, &volume.name)?,
         found => found,
@@ -94,7 +94,7 @@ pub(super) fn register(work: &Work<'_>, volume: &InUse, segments: &[String]) -> 
     if let Some(known) = &known {
         prove(work, known, volume, segments)?;
         if known.trash.is_some() {
-            return said(Kind::Busy, format!("volume {} is being removed", volume.name));
+            return fail(Kind::Busy, format!("volume {} is being removed", volume.name));
         }
     }
     let former = known.clone();
@@ -123,7 +123,7 @@ pub(super) fn register(work: &Work<'_>, volume: &InUse, segments: &[String]) -> 
     work.changes.remove_file(&record::file(INTENTS, &volume.name))?;
     match other {
         None => Ok(()),
-        Some(other) => said(
+        Some(other) => fail(
             Kind::Refused,
             format!(
                 "{}. The volume is recorded and can be used; neither of both can be deleted or archived while the other one \
@@ -136,11 +136,11 @@ pub(super) fn register(work: &Work<'_>, volume: &InUse, segments: &[String]) -> 
 
 /// Whether the record is of this volume: of an object with this UID, of this cluster, of the same claim where it does not say
 /// of which cluster it is, or taken over by an administrator.
-fn prove(work: &Work<'_>, known: &Marker, volume: &InUse, segments: &[String]) -> Result<(), Trouble> {
+fn prove(work: &Work<'_>, known: &Marker, volume: &InUse, segments: &[String]) -> Result<(), OpError> {
     let name = &volume.name;
     if known.segments != segments {
         let (record, pv) = (known.segments.join("/"), segments.join("/"));
-        return said(
+        return fail(
             Kind::Refused,
             format!(
                 "the record of volume {name} names the directory {record}, the PersistentVolume {pv}; correct the one \
@@ -158,7 +158,7 @@ fn prove(work: &Work<'_>, known: &Marker, volume: &InUse, segments: &[String]) -
 }
 
 /// Notes the place of the volume; tells who has it, or something above or below it.
-fn take_place(work: &Work<'_>, marker: &Marker) -> Result<Option<Occupant>, Trouble> {
+fn take_place(work: &Work<'_>, marker: &Marker) -> Result<Option<Occupant>, OpError> {
     let (name, segments) = (marker.id.name(), &marker.segments);
     if !places::holds(work, marker, segments)? {
         // A record without a place would prove a volume in which another one lies: it is written afterwards.
@@ -181,7 +181,7 @@ fn take_place(work: &Work<'_>, marker: &Marker) -> Result<Option<Occupant>, Trou
 }
 
 /// Notes that the volume lies at, above or below the place of another one: neither is moved while both are there.
-pub(super) fn dispute(work: &Work<'_>, marker: &Marker) -> Result<(), Trouble> {
+pub(super) fn dispute(work: &Work<'_>, marker: &Marker) -> Result<(), OpError> {
     let note = record::file(DISPUTED, marker.id.name());
     if work.root.entry(&note)? == Entry::Missing {
         work.changes.write(&note, &marker.to_json())?;

@@ -6,7 +6,7 @@ use super::{
     moves,
     prove::{self, Asker},
     record::{BASE, Marker, TRASH},
-    store::{Rule, Trouble, Work},
+    store::{OpError, Rule, Work},
 };
 use crate::volume::Removal;
 
@@ -29,7 +29,7 @@ pub(super) enum Found {
 }
 
 /// What there is of the volume in the trash, the newest first.
-pub(super) fn entries(work: &Work<'_>, removal: &Removal) -> Result<Vec<Found>, Trouble> {
+pub(super) fn entries(work: &Work<'_>, removal: &Removal) -> Result<Vec<Found>, OpError> {
     let prefix = entry::prefix(&removal.name);
     let folder = [BASE.to_owned(), TRASH.to_owned()];
     let mut names = work.root.names(&folder)?;

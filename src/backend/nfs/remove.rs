@@ -19,7 +19,7 @@ use super::{
     record::{Marker, Trashed},
     remains::{self, Found},
     restore,
-    store::{Rule, Trouble, Work, said},
+    store::{OpError, Rule, Work, fail},
 };
 use crate::{
     backend::{Kind, Removed, take_over},
@@ -28,12 +28,12 @@ use crate::{
 };
 
 /// Removes the volume at `segments`, which is where its PV says that it lies.
-pub(super) fn remove(work: &Work<'_>, removal: &Removal, segments: &[String]) -> Result<Removed, Trouble> {
+pub(super) fn remove(work: &Work<'_>, removal: &Removal, segments: &[String]) -> Result<Removed, OpError> {
     if let Some(live) = moves::live(work, &removal.name)? {
         prove(work, &live, removal, segments)?;
         return Removing { work, removal, live }.run();
     }
-    if removal.disposal == Disposal::Keep {
+    if removal.disposal == Disposal::Retain {
         // Nothing is touched, so nothing need be proved.
         return Ok(Removed::Kept);
     }
@@ -44,7 +44,7 @@ pub(super) fn remove(work: &Work<'_>, removal: &Removal, segments: &[String]) ->
 }
 
 /// Whether the record is of this PV's volume.
-fn prove(work: &Work<'_>, live: &Live, removal: &Removal, segments: &[String]) -> Result<(), Trouble> {
+fn prove(work: &Work<'_>, live: &Live, removal: &Removal, segments: &[String]) -> Result<(), OpError> {
     let file = live.file().join("/");
     prove::agree(&file, &live.marker, removal, segments)?;
     if work.store.enforces(Rule::Cluster) {
@@ -56,7 +56,7 @@ fn prove(work: &Work<'_>, live: &Live, removal: &Removal, segments: &[String]) -
 }
 
 /// What an earlier call has made of a volume that has no record among the volumes any more.
-fn earlier(work: &Work<'_>, removal: &Removal, segments: &[String]) -> Result<Option<Removed>, Trouble> {
+fn earlier(work: &Work<'_>, removal: &Removal, segments: &[String]) -> Result<Option<Removed>, OpError> {
     let mut legacy = false;
     for entry in remains::entries(work, removal)? {
         match entry {
@@ -91,10 +91,10 @@ pub(super) struct Removing<'a> {
 }
 
 impl Removing<'_> {
-    pub(super) fn run(mut self) -> Result<Removed, Trouble> {
+    pub(super) fn run(mut self) -> Result<Removed, OpError> {
         let adopted = self.live.marker.origin == Origin::Adopted || self.removal.origin == Origin::Adopted;
         let disposal = match self.removal.disposal {
-            Disposal::Keep => return self.keep(),
+            Disposal::Retain => return self.keep(),
             Disposal::Delete if adopted => Disposal::Archive,
             Disposal::Delete => Disposal::Delete,
             Disposal::Archive => Disposal::Archive,
@@ -116,7 +116,7 @@ impl Removing<'_> {
             Stage::NotADirectory => {
                 let path = self.live.marker.segments.join("/");
                 let message = format!("{path} is not a directory, but a file or a link; nothing was touched");
-                return said(Kind::Refused, message);
+                return fail(Kind::Refused, message);
             }
         };
         if !self.clear_way()? {
@@ -127,7 +127,7 @@ impl Removing<'_> {
                 self.sign(inode)?;
                 archive::choose(self.work, &mut self.live, Timestamp::now())?;
             }
-            Disposal::Delete | Disposal::Keep => {
+            Disposal::Delete | Disposal::Retain => {
                 archive::give_up(self.work, &self.live.marker)?;
                 self.live.marker.archive = None;
             }
@@ -137,7 +137,7 @@ impl Removing<'_> {
     }
 
     /// The directory at the place is another one than was recorded. An administrator may say that it is right.
-    fn accepted(&self, found: u64, recorded: u64) -> Result<u64, Trouble> {
+    fn accepted(&self, found: u64, recorded: u64) -> Result<u64, OpError> {
         let marker = &self.live.marker;
         let owner = marker.cluster.as_deref().unwrap_or(UNRECORDED);
         if self.removal.provenance.take_over.as_deref() == Some(owner) {
@@ -145,7 +145,7 @@ impl Removing<'_> {
         }
         let (path, file) = (marker.segments.join("/"), self.live.file().join("/"));
         let command = take_over(&self.removal.name, owner);
-        said(
+        fail(
             Kind::Refused,
             format!(
                 "directory {path} is not the one that the record {file} is of (inode {found}, recorded {recorded}): it was \
@@ -155,14 +155,14 @@ impl Removing<'_> {
     }
 
     /// Makes sure that nothing of any cluster lies at, above or below the directory; `false` where others share it.
-    fn clear_way(&self) -> Result<bool, Trouble> {
+    fn clear_way(&self) -> Result<bool, OpError> {
         let (work, marker) = (self.work, &self.live.marker);
         if !work.store.enforces(Rule::Places) {
             return Ok(true);
         }
         let refused = |occupant: &places::Occupant| {
             let why = occupant.explained(&marker.segments);
-            said(Kind::Refused, format!("{why}; nothing was touched"))
+            fail(Kind::Refused, format!("{why}; nothing was touched"))
         };
         let noted = places::occupy(work, marker, &self.live.file(), &marker.segments, marker.shared);
         match if_room(noted)? {
@@ -179,20 +179,20 @@ impl Removing<'_> {
     }
 
     /// Whether nobody shares the directory any more, and nobody can come.
-    fn leaves_last(&self) -> Result<bool, Trouble> {
+    fn leaves_last(&self) -> Result<bool, OpError> {
         let (work, marker) = (self.work, &self.live.marker);
         Ok(match if_room(places::leave_shared(work, marker, &marker.segments))? {
             Some(Leaving::Last | Leaving::NotThere) => true,
             Some(Leaving::Others(_)) => false,
             None => {
                 let message = "the export is full, and a shared directory cannot be closed; free some space";
-                return said(Kind::Exhausted, message);
+                return fail(Kind::Exhausted, message);
             }
         })
     }
 
     /// The record as it is from now on: of this object, this cluster, this claim.
-    fn signed(&self, inode: u64) -> Result<Marker, Trouble> {
+    fn signed(&self, inode: u64) -> Result<Marker, OpError> {
         let (work, removal) = (self.work, self.removal);
         let marker = &self.live.marker;
         let uid = Some(removal.provenance.uid.clone()).filter(|uid| !uid.is_empty());
@@ -209,7 +209,7 @@ impl Removing<'_> {
         })
     }
 
-    fn sign(&mut self, inode: u64) -> Result<(), Trouble> {
+    fn sign(&mut self, inode: u64) -> Result<(), OpError> {
         self.live.marker = self.signed(inode)?;
         Ok(())
     }
@@ -232,7 +232,7 @@ impl Removing<'_> {
 
     /// Writes the removal into the record, moves the directory to the trash, and tells as which entry. Where the export is
     /// full the name of the entry holds what the record should.
-    fn move_to_trash(&mut self, inode: u64) -> Result<String, Trouble> {
+    fn move_to_trash(&mut self, inode: u64) -> Result<String, OpError> {
         let work = self.work;
         let trash = self.trashed(inode);
         let (entry, at, keep) = (trash.entry.clone(), trash.at, Duration::from_secs(trash.keep));
@@ -248,14 +248,14 @@ impl Removing<'_> {
         }
         if self.live.marker.archive.is_some() {
             let message = "the export is full: there is no room for an archive. Free some space, or have the volume deleted";
-            return said(Kind::Exhausted, message);
+            return fail(Kind::Exhausted, message);
         }
         let marker = self.signed(inode)?;
         move_as_whole(work, &marker, inode, at, keep)
     }
 
     /// Goes on with a volume that an earlier call moved to the trash.
-    fn resume(mut self, disposal: Disposal, entry: &str, inode: u64) -> Result<Removed, Trouble> {
+    fn resume(mut self, disposal: Disposal, entry: &str, inode: u64) -> Result<Removed, OpError> {
         let entry = moves::afresh(self.work, &mut self.live, entry, inode)?;
         // Between the move and now a call that came late may have let others in.
         if self.live.marker.shared && self.work.store.enforces(Rule::Places) && !self.leaves_last()? {
@@ -273,7 +273,7 @@ impl Removing<'_> {
 
     /// Removes a volume once more that was to be brought back from its archive: by a call that may hang, and would put it into
     /// the place of the next volume. So it leaves the archive, and goes to one of another name.
-    fn leave_archive(mut self, disposal: Disposal, inode: u64) -> Result<Removed, Trouble> {
+    fn leave_archive(mut self, disposal: Disposal, inode: u64) -> Result<Removed, OpError> {
         let work = self.work;
         let target =
             self.live.marker.archive.as_ref().map(|archive| archive.segments.clone()).unwrap_or_default();
@@ -289,7 +289,7 @@ impl Removing<'_> {
     }
 
     /// Removes a volume in another file system: to the trash there, once the record lies in the export's.
-    fn on_mount(mut self, disposal: Disposal, inode: u64, below: &[String]) -> Result<Removed, Trouble> {
+    fn on_mount(mut self, disposal: Disposal, inode: u64, below: &[String]) -> Result<Removed, OpError> {
         let work = self.work;
         mounted::check(work, &self.live.marker, below, disposal == Disposal::Archive)?;
         if !self.clear_way()? {
@@ -312,7 +312,7 @@ impl Removing<'_> {
     }
 
     /// It was to be archived there, and is to be deleted now, or to be archived elsewhere.
-    fn no_archive(&mut self) -> Result<(), Trouble> {
+    fn no_archive(&mut self) -> Result<(), OpError> {
         if self.live.marker.archive.is_none() {
             return Ok(());
         }
@@ -325,7 +325,7 @@ impl Removing<'_> {
     }
 
     /// Neither at its place nor where the record says: perhaps a call that came late moved it.
-    fn missing(mut self, disposal: Disposal) -> Result<Removed, Trouble> {
+    fn missing(mut self, disposal: Disposal) -> Result<Removed, OpError> {
         let (work, name) = (self.work, &self.removal.name);
         let inode = self.live.marker.inode_in(work.base()?);
         let entry = match inode {
@@ -358,20 +358,20 @@ impl Removing<'_> {
     }
 
     /// Leaves the bytes where they are. What was moved already goes back first.
-    fn keep(self) -> Result<Removed, Trouble> {
+    fn keep(self) -> Result<Removed, OpError> {
         restore::cancel(self.work, &self.live, None)?;
         if_room(places::vacate(self.work, &self.live.marker, &self.live.marker.segments))?;
         self.forget(Removed::Kept)
     }
 
-    fn forget(&self, removed: Removed) -> Result<Removed, Trouble> {
+    fn forget(&self, removed: Removed) -> Result<Removed, OpError> {
         moves::forget(self.work, &self.live.marker)?;
         Ok(removed)
     }
 }
 
 /// Does what remains once the directory lies in the trash.
-pub(super) fn finish(work: &Work<'_>, live: &mut Live, entry: &str, inode: u64) -> Result<Removed, Trouble> {
+pub(super) fn finish(work: &Work<'_>, live: &mut Live, entry: &str, inode: u64) -> Result<Removed, OpError> {
     leave_place(work, &live.marker)?;
     if let Some(archive) = live.marker.archive.clone() {
         if here(work, &archive.segments)? != Here::Nothing {
@@ -386,18 +386,18 @@ pub(super) fn finish(work: &Work<'_>, live: &mut Live, entry: &str, inode: u64) 
 
 /// Gives up the place in the mirror and the parents that we made. A full export keeps the note; without a record it counts as
 /// left over.
-fn leave_place(work: &Work<'_>, marker: &Marker) -> Result<(), Trouble> {
+fn leave_place(work: &Work<'_>, marker: &Marker) -> Result<(), OpError> {
     if_room(places::vacate(work, marker, &marker.segments))?;
     remove_parents(work, &marker.segments)
 }
 
 /// Moves the record of a removed volume beside its entry. A full export may not take it: then the name tells.
-pub(super) fn put_record(work: &Work<'_>, live: &Live, entry: &str) -> Result<(), Trouble> {
+pub(super) fn put_record(work: &Work<'_>, live: &Live, entry: &str) -> Result<(), OpError> {
     match if_room(work.changes.rename(&live.file(), &moves::trash_record(entry))) {
         Ok(Some(())) => {}
         Ok(None) => return Ok(()),
         // A volume of an older provisioner on a full export has none.
-        Err(Trouble::Step(failure)) if failure.errno() == Some(Errno::ENOENT) => {}
+        Err(OpError::Step(failure)) if failure.errno() == Some(Errno::ENOENT) => {}
         Err(trouble) => return Err(trouble),
     }
     moves::forget_moved(work, &live.marker)
@@ -410,7 +410,7 @@ pub(super) fn move_as_whole(
     inode: u64,
     at: Timestamp,
     keep: Duration,
-) -> Result<String, Trouble> {
+) -> Result<String, OpError> {
     let whole = Whole {
         volume: marker.id.name().clone(),
         at,
@@ -421,12 +421,12 @@ pub(super) fn move_as_whole(
     };
     let Some(name) = whole.name() else {
         let message = "the export is full, and what must be noted of the volume is too long for a name; free some space";
-        return said(Kind::Exhausted, message);
+        return fail(Kind::Exhausted, message);
     };
     work.store.trash.moving(&name);
     match moves::moved(work, &marker.segments, &moves::in_trash(&name), inode) {
         Ok(()) => return Ok(name),
-        Err(Trouble::Step(failure)) if is_full(&failure) || failure.errno() == Some(Errno::ENOENT) => {}
+        Err(OpError::Step(failure)) if is_full(&failure) || failure.errno() == Some(Errno::ENOENT) => {}
         Err(trouble) => return Err(trouble),
     }
     let top = format!("{}{name}", entry::AT_TOP);

@@ -13,7 +13,7 @@ use super::{
     places::{self, Occupied},
     record::{self, ARCHIVED, Marker, Trashed, VOLUMES},
     remains::{self, Found},
-    store::{Rule, Trouble, Work, said},
+    store::{OpError, Rule, Work, fail},
 };
 use crate::{
     backend::{Kind, Restored},
@@ -22,7 +22,7 @@ use crate::{
 
 /// Puts the volume back that its PV, which is to be kept, describes. What is not provably this volume's is left alone, and
 /// nothing was begun on it.
-pub(super) fn restore(work: &Work<'_>, removal: &Removal, segments: &[String]) -> Result<Restored, Trouble> {
+pub(super) fn restore(work: &Work<'_>, removal: &Removal, segments: &[String]) -> Result<Restored, OpError> {
     let uid = Some(removal.provenance.uid.as_str()).filter(|uid| !uid.is_empty());
     if let Some(live) = moves::live(work, &removal.name)? {
         if !remains::is_of(work, &live.marker, removal) {
@@ -49,12 +49,12 @@ pub(super) fn restore(work: &Work<'_>, removal: &Removal, segments: &[String]) -
     Ok(Restored::InPlace)
 }
 
-fn same_place(marker: &Marker, segments: &[String], file: &str) -> Result<(), Trouble> {
+fn same_place(marker: &Marker, segments: &[String], file: &str) -> Result<(), OpError> {
     if marker.segments == segments {
         return Ok(());
     }
     let (was, is) = (marker.segments.join("/"), segments.join("/"));
-    said(
+    fail(
         Kind::Refused,
         format!(
             "the volume was at {was}, as {file} says, and the PersistentVolume names {is}; nothing was touched. Make the \
@@ -65,7 +65,7 @@ fn same_place(marker: &Marker, segments: &[String], file: &str) -> Result<(), Tr
 
 /// Gives up the removal that is written into the record, and moves back what was moved. `uid`: the object that the volume is
 /// of from now on.
-pub(super) fn cancel(work: &Work<'_>, live: &Live, uid: Option<&str>) -> Result<Restored, Trouble> {
+pub(super) fn cancel(work: &Work<'_>, live: &Live, uid: Option<&str>) -> Result<Restored, OpError> {
     let marker = &live.marker;
     if marker.trash.is_none() && marker.archive.is_none() {
         if marker.shared {
@@ -96,7 +96,7 @@ pub(super) fn cancel(work: &Work<'_>, live: &Live, uid: Option<&str>) -> Result<
 
 /// Brings a volume back that lies in its archive. As from the trash its record goes among the volumes first, and says that
 /// the name of the archive is not to be used again.
-fn from_archive(work: &Work<'_>, live: &Live, inode: u64, uid: Option<&str>) -> Result<Restored, Trouble> {
+fn from_archive(work: &Work<'_>, live: &Live, inode: u64, uid: Option<&str>) -> Result<Restored, OpError> {
     let target = live.marker.archive.as_ref().map(|archive| archive.segments.clone()).unwrap_or_default();
     is_free(work, &live.marker, &target)?;
     let live = if live.folder == ARCHIVED {
@@ -119,7 +119,7 @@ pub(super) fn from_trash(
     entry: &str,
     mut marker: Marker,
     uid: Option<&str>,
-) -> Result<Restored, Trouble> {
+) -> Result<Restored, OpError> {
     let name = marker.id.name().clone();
     let base = work.base()?;
     let recorded = marker.trashed_in(base).or(marker.inode_in(base));
@@ -172,18 +172,18 @@ pub(super) fn from_trash(
 }
 
 /// Nothing is moved back where nothing can be noted: the call could hang, and be carried out when another volume has the place.
-fn no_room<T>() -> Result<T, Trouble> {
+fn no_room<T>() -> Result<T, OpError> {
     let message = "the export is full, and the volume cannot be noted at its place; free some space, then it is moved back \
                    from the trash";
-    said(Kind::Exhausted, message)
+    fail(Kind::Exhausted, message)
 }
 
 /// Whether nothing lies where the volume was.
-fn is_free(work: &Work<'_>, marker: &Marker, from: &[String]) -> Result<(), Trouble> {
+fn is_free(work: &Work<'_>, marker: &Marker, from: &[String]) -> Result<(), OpError> {
     let path = marker.segments.join("/");
     if here(work, &marker.segments)? != Here::Nothing {
         let waits = from.join("/");
-        return said(
+        return fail(
             Kind::Conflict,
             format!("the volume cannot be moved back to {path}, where something is; it waits as {waits}"),
         );
@@ -204,7 +204,7 @@ fn named(
     segments: &[String],
     path: &[String],
     inode: u64,
-) -> Result<Restored, Trouble> {
+) -> Result<Restored, OpError> {
     let marker = Marker {
         id: VolumeId::new(super::NAME, &work.store.export.name, removal.name.clone())?,
         segments: segments.to_vec(),
@@ -225,7 +225,7 @@ fn named(
         return Ok(Restored::InPlace);
     }
     let file = record::file(VOLUMES, &removal.name);
-    let written = if_room(work.furnish())?.is_some()
+    let written = if_room(work.ensure_layout())?.is_some()
         && if_room(work.changes.write(&file, &marker.to_json()))?.is_some();
     if !written {
         return no_room();
@@ -237,12 +237,12 @@ fn named(
 }
 
 /// Moves what a removal moved to the trash back to its place.
-pub(super) fn back_from_trash(work: &Work<'_>, live: &Live, entry: &str, inode: u64) -> Result<(), Trouble> {
+pub(super) fn back_from_trash(work: &Work<'_>, live: &Live, entry: &str, inode: u64) -> Result<(), OpError> {
     back(work, live, &moves::in_trash(entry), inode)?;
     in_use_again(work, live, None)
 }
 
-fn back(work: &Work<'_>, live: &Live, from: &[String], inode: u64) -> Result<(), Trouble> {
+fn back(work: &Work<'_>, live: &Live, from: &[String], inode: u64) -> Result<(), OpError> {
     bring(work, &live.marker, &live.file(), from, inode)
 }
 
@@ -253,13 +253,13 @@ pub(super) fn bring(
     record: &[String],
     from: &[String],
     inode: u64,
-) -> Result<(), Trouble> {
+) -> Result<(), OpError> {
     note_place(work, marker, record)?;
     move_home(work, &marker.segments, from, inode)
 }
 
 /// Makes the place of a volume its own again.
-fn note_place(work: &Work<'_>, marker: &Marker, record: &[String]) -> Result<(), Trouble> {
+fn note_place(work: &Work<'_>, marker: &Marker, record: &[String]) -> Result<(), OpError> {
     if !work.store.enforces(Rule::Places) {
         return Ok(());
     }
@@ -272,9 +272,9 @@ fn note_place(work: &Work<'_>, marker: &Marker, record: &[String]) -> Result<(),
     }
 }
 
-fn occupied<T>(occupant: &places::Occupant) -> Result<T, Trouble> {
+fn occupied<T>(occupant: &places::Occupant) -> Result<T, OpError> {
     let (path, whose) = (occupant.path.join("/"), occupant.whose());
-    said(
+    fail(
         Kind::Conflict,
         format!(
             "the volume cannot be moved back to its place: at {path} there is {whose} by now; it waits in the trash"
@@ -287,23 +287,23 @@ pub(super) fn move_home(
     segments: &[String],
     from: &[String],
     inode: u64,
-) -> Result<(), Trouble> {
+) -> Result<(), OpError> {
     let path = segments.join("/");
     if here(work, segments)? != Here::Nothing {
         let waits = from.join("/");
-        return said(
+        return fail(
             Kind::Conflict,
             format!("the volume cannot be moved back to {path}, where something is; it waits as {waits}"),
         );
     }
     if !make_parents(work, segments)? {
-        return said(Kind::Unavailable, format!("the directories above {path} come and go"));
+        return fail(Kind::Unavailable, format!("the directories above {path} come and go"));
     }
     moves::moved(work, from, segments, inode)
 }
 
 /// Makes the record say that the volume is in use, and gives up the place of an archive.
-fn in_use_again(work: &Work<'_>, live: &Live, uid: Option<&str>) -> Result<(), Trouble> {
+fn in_use_again(work: &Work<'_>, live: &Live, uid: Option<&str>) -> Result<(), OpError> {
     let marker = Marker {
         trash: None,
         archive: None,

@@ -24,7 +24,7 @@ use super::{
     usability::{self, Usability},
 };
 use crate::{
-    backend::{Error, Host, Kind, Past, StoreStatus},
+    backend::{Error, Host, Kind, StoreExpectation, StoreStatus},
     system::{
         guard::{Guards, Held},
         pool::{Lost, Pool},
@@ -77,7 +77,7 @@ impl Drop for Store {
 }
 
 struct Health {
-    past: Option<Past>,
+    past: Option<StoreExpectation>,
     /// The export's identity, once it is known; it stays so.
     pinned: Option<String>,
     state: State,
@@ -89,7 +89,7 @@ struct Health {
 
 enum State {
     /// Nobody has told what the existing volumes say.
-    Untold,
+    Uninitialised,
     /// It is being examined.
     Unknown,
     /// It can be used.
@@ -133,34 +133,34 @@ pub(super) enum Rule {
 }
 
 /// Why an operation stopped.
-pub(super) enum Trouble {
+pub(super) enum OpError {
     /// A step failed; what kind of failure it is follows from the errno.
     Step(Failure),
     /// The operation itself says so.
     Said(Error),
 }
 
-impl From<Failure> for Trouble {
+impl From<Failure> for OpError {
     fn from(failure: Failure) -> Self {
         Self::Step(failure)
     }
 }
 
-impl From<Error> for Trouble {
+impl From<Error> for OpError {
     fn from(error: Error) -> Self {
         Self::Said(error)
     }
 }
 
-impl From<crate::volume::Invalid> for Trouble {
+impl From<crate::volume::Invalid> for OpError {
     fn from(invalid: crate::volume::Invalid) -> Self {
         Self::Said(invalid.into())
     }
 }
 
 /// An error that the operation itself reports.
-pub(super) fn said<T>(kind: Kind, message: impl Into<String>) -> Result<T, Trouble> {
-    Err(Trouble::Said(Error::new(kind, message)))
+pub(super) fn fail<T>(kind: Kind, message: impl Into<String>) -> Result<T, OpError> {
+    Err(OpError::Said(Error::new(kind, message)))
 }
 
 impl Store {
@@ -177,7 +177,7 @@ impl Store {
             health: Mutex::new(Health {
                 past: None,
                 pinned: None,
-                state: State::Untold,
+                state: State::Uninitialised,
                 examining: None,
                 epoch: 0,
             }),
@@ -196,7 +196,7 @@ impl Store {
 
     /// Takes what the existing volumes say, and examines the root by it. Told again, at the beginning of a term, what they
     /// say by then counts; an identity that was known before is not forgotten.
-    pub(super) fn remember(self: &Arc<Self>, past: Past) {
+    pub(super) fn expect_store(self: &Arc<Self>, past: StoreExpectation) {
         let mut health = self.health();
         if health.pinned.is_none() {
             health.pinned.clone_from(&past.identity);
@@ -234,7 +234,7 @@ impl Store {
         what: String,
         held: Option<Held<VolumeName>>,
         permit: &Permit,
-        work: impl FnOnce(&Work<'_>) -> Result<T, Trouble> + Send + 'static,
+        work: impl FnOnce(&Work<'_>) -> Result<T, OpError> + Send + 'static,
     ) -> Result<T, Error> {
         let opened = self.opened(&what).await?;
         let (store, permit) = (Arc::clone(self), permit.clone());
@@ -273,8 +273,8 @@ impl Store {
         self: &Arc<Self>,
         opened: &Opened,
         gate: Gate<'_>,
-        work: impl FnOnce(&Work<'_>) -> Result<T, Trouble>,
-    ) -> Result<T, Trouble> {
+        work: impl FnOnce(&Work<'_>) -> Result<T, OpError>,
+    ) -> Result<T, OpError> {
         let root = &opened.root;
         if !root.is_current()? {
             return Err(
@@ -295,10 +295,10 @@ impl Store {
     }
 
     /// Examines the root anew where a failure says that it may not be what it was.
-    fn look_closer<T>(self: &Arc<Self>, opened: &Arc<Opened>, result: &Result<T, Trouble>) {
-        let Err(Trouble::Step(failure)) = result else { return };
+    fn look_closer<T>(self: &Arc<Self>, opened: &Arc<Opened>, result: &Result<T, OpError>) {
+        let Err(OpError::Step(failure)) = result else { return };
         if matches!(failure.errno(), Some(Errno::ESTALE | Errno::ENOENT | Errno::ENODEV | Errno::ENOTCONN)) {
-            self.doubt(opened);
+            self.invalidate(opened);
         }
     }
 
@@ -308,7 +308,7 @@ impl Store {
     }
 
     /// Lets nobody use `opened` any more.
-    pub(super) fn doubt(self: &Arc<Self>, opened: &Arc<Opened>) {
+    pub(super) fn invalidate(self: &Arc<Self>, opened: &Arc<Opened>) {
         let health = self.health();
         if matches!(&health.state, State::Open(current) if Arc::ptr_eq(current, opened)) {
             self.examine_again(health);
@@ -340,7 +340,7 @@ impl Store {
             let refusal = match &self.health().state {
                 State::Open(opened) => return Ok(Arc::clone(opened)),
                 State::Refused(why) => Some(why.clone()),
-                State::Untold => Some("nobody has told yet which volumes exist".into()),
+                State::Uninitialised => Some("nobody has told yet which volumes exist".into()),
                 State::Unknown => None,
             };
             if let Some(why) = refusal {
@@ -374,7 +374,7 @@ impl Store {
             match (&health.state, health.examining) {
                 (State::Open(_), _) => self.usability.verdict(self.export.deadline),
                 (State::Refused(why), _) => Err(why.clone()),
-                (State::Untold, _) => Err("nobody has told yet which volumes exist".into()),
+                (State::Uninitialised, _) => Err("nobody has told yet which volumes exist".into()),
                 (State::Unknown, Some(since)) if since.elapsed() >= self.export.deadline => {
                     Err(self.silent(since.elapsed()))
                 }
@@ -430,10 +430,10 @@ impl Store {
     }
 
     /// Puts what is known of a failure into words that help.
-    pub(super) fn explain(&self, what: &str, trouble: Trouble) -> Error {
+    pub(super) fn explain(&self, what: &str, trouble: OpError) -> Error {
         let failure = match trouble {
-            Trouble::Said(error) => return error,
-            Trouble::Step(failure) => failure,
+            OpError::Said(error) => return error,
+            OpError::Step(failure) => failure,
         };
         let inner = failure.cause.get_ref();
         if inner.is_some_and(<dyn std::error::Error + Send + Sync>::is::<Expired>) {
@@ -493,7 +493,7 @@ fn examine_until_right(store: &Weak<Store>) -> Option<Weak<Opened>> {
                 (health.past.clone(), health.pinned.clone(), health.epoch)
             };
             let past = past?;
-            let outcome = store.examine(&past, pinned.as_deref());
+            let outcome = store.verify(&past, pinned.as_deref());
             let mut health = store.health();
             if health.epoch != epoch {
                 continue;
@@ -540,18 +540,18 @@ impl Work<'_> {
     }
 
     /// The inode of our own directory: after the export was copied it is another one.
-    pub(super) fn base(&self) -> Result<u64, Trouble> {
+    pub(super) fn base(&self) -> Result<u64, OpError> {
         Ok(self.root.see(&[record::BASE])?.map_or(0, |seen| seen.inode))
     }
 
     /// The record of a volume in `folder`. One that cannot be read is an error: nobody knows what it protects. An inode that
     /// was noted before the export was copied is left out.
-    pub(super) fn marker(&self, folder: &str, name: &VolumeName) -> Result<Option<Marker>, Trouble> {
+    pub(super) fn marker(&self, folder: &str, name: &VolumeName) -> Result<Option<Marker>, OpError> {
         let Some(mut marker) = self.record(folder, name)? else { return Ok(None) };
         if marker.id.store() != self.store.export.name {
             let path = self.root.path().join(record::file(folder, name).join("/"));
             let message = format!("the record {} is of another volume, {}", path.display(), marker.id);
-            return said(Kind::Refused, message);
+            return fail(Kind::Refused, message);
         }
         if marker.inode.is_some() && marker.base.is_some() {
             marker.inode = marker.inode_in(self.base()?);
@@ -560,19 +560,19 @@ impl Work<'_> {
     }
 
     /// The same, also of a cluster that calls the export by another name.
-    pub(super) fn record(&self, folder: &str, name: &VolumeName) -> Result<Option<Marker>, Trouble> {
+    pub(super) fn record(&self, folder: &str, name: &VolumeName) -> Result<Option<Marker>, OpError> {
         let file = record::file(folder, name);
         let Some(content) = self.root.read_fresh(&file)? else { return Ok(None) };
         let path = || self.root.path().join(file.join("/"));
         match Marker::from_json(&content.bytes) {
             Ok(marker) if marker.id.name() == name => Ok(Some(marker)),
-            Ok(marker) => said(
+            Ok(marker) => fail(
                 Kind::Refused,
                 format!("the record {} is of another volume, {}", path().display(), marker.id),
             ),
             Err(why) => {
                 let advice = "repair it, or remove it if the volume is gone";
-                said(
+                fail(
                     Kind::Refused,
                     format!("the record {} cannot be read: {why}; {advice}", path().display()),
                 )

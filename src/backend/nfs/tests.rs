@@ -71,7 +71,7 @@ impl Site {
         change(&mut export);
         let host = host();
         let nfs = Nfs::new(vec![export], Arc::clone(&host) as Arc<dyn Host>).unwrap();
-        nfs.remember(nothing());
+        nfs.expect_store(nothing());
         Self { directory, host, nfs }
     }
 
@@ -83,14 +83,14 @@ impl Site {
     /// A new process of the same cluster, which knows of no volumes.
     fn next_leader(&self) -> Nfs {
         let nfs = Nfs::new(self.nfs.exports.clone(), Arc::clone(&self.host) as Arc<dyn Host>).unwrap();
-        nfs.remember(nothing());
+        nfs.expect_store(nothing());
         nfs
     }
 
     /// The same export as another cluster uses it, which knows of no volumes.
     fn of_cluster(&self, cluster: &str) -> Nfs {
         let nfs = Nfs::new(self.nfs.exports.clone(), Arc::new(FakeHost::new(cluster))).unwrap();
-        nfs.remember(nothing());
+        nfs.expect_store(nothing());
         nfs
     }
 
@@ -132,7 +132,7 @@ impl Site {
 
     async fn make(&self, request: &VolumeRequest) -> Volume {
         let volume = self.nfs.create(request, &Permit::unlimited()).await.unwrap();
-        self.nfs.confirm(&volume.id, &object_uid(volume.id.name()), &Permit::unlimited()).await.unwrap();
+        self.nfs.commit(&volume.id, &object_uid(volume.id.name()), &Permit::unlimited()).await.unwrap();
         volume
     }
 
@@ -172,7 +172,7 @@ async fn tend_until(nfs: &Nfs, mut done: impl FnMut(&StoreStatus) -> bool) {
         }
     };
     tokio::select! {
-        () = nfs.tend(&permit) => unreachable!("the permit has not ended"),
+        () = nfs.collect_garbage(&permit) => unreachable!("the permit has not ended"),
         () = watch => {}
     }
     // A thread of the purge ends before its next step, and may hold a volume until then.
@@ -203,8 +203,8 @@ fn host() -> Arc<FakeHost> {
     Arc::new(FakeHost::new("cluster-1"))
 }
 
-fn nothing() -> Past {
-    Past { store: "default".into(), identity: None, places: Vec::new() }
+fn nothing() -> StoreExpectation {
+    StoreExpectation { store: "default".into(), identity: None, places: Vec::new() }
 }
 
 /// All paths below `directory`, links not followed.

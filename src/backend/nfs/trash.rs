@@ -1,5 +1,5 @@
 //! What was moved to the trash is purged from here, once the API server says that nobody wants it back: [`Trash`] is the
-//! account of it, [`tend`] the loop.
+//! account of it, [`collect_garbage`] the loop.
 //!
 //! A round looks at the trash ([`scan`]), asks the API server for the PVs, decides ([`plan`]), moves what goes back, and purges
 //! what may go ([`act`]), each entry for a slice of time, so that one that is written to holds up no other. Between the rounds
@@ -153,7 +153,7 @@ impl Trash {
 }
 
 /// Purges the trash of `store` until the permit ends.
-pub(super) async fn tend(store: &Arc<Store>, permit: &Permit) {
+pub(super) async fn collect_garbage(store: &Arc<Store>, permit: &Permit) {
     // While we did not lead, others may have changed what is recorded.
     store.index.reset();
     let ending = StopOnDrop(Arc::new(AtomicBool::new(false)));
@@ -172,7 +172,7 @@ pub(super) async fn tend(store: &Arc<Store>, permit: &Permit) {
                 }
                 let reason = store.explain("purge", trouble).chain();
                 tracing::warn!(export = store.export.name, reason, "purging the trash failed");
-                store.doubt(&opened);
+                store.invalidate(&opened);
                 tokio::time::sleep(FIRST_PAUSE).await;
                 continue;
             }

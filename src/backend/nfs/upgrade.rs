@@ -18,7 +18,7 @@ use super::{
     places::{self, Occupied},
     record::{self, ARCHIVED, BASE, DISPUTED, INTENTS, Marker, UNSIGNED, VOLUMES},
     register::dispute,
-    store::{Store, Trouble, Work},
+    store::{OpError, Store, Work},
 };
 use crate::{
     backend::Error,
@@ -116,8 +116,8 @@ async fn attempt(store: &Arc<Store>, permit: &Permit) -> Result<bool, Error> {
     Ok(all)
 }
 
-fn names(work: &Work<'_>) -> Result<Vec<(&'static str, VolumeName)>, Trouble> {
-    work.furnish()?;
+fn names(work: &Work<'_>) -> Result<Vec<(&'static str, VolumeName)>, OpError> {
+    work.ensure_layout()?;
     let mut all = Vec::new();
     for folder in [VOLUMES, INTENTS, ARCHIVED] {
         let names = work.root.names(&[BASE, folder])?;
@@ -168,7 +168,7 @@ fn place<'a>(marker: &'a Marker, folder: &str) -> &'a [String] {
 }
 
 /// Gives those volumes their places that found another one there, if that one is gone.
-fn settle(work: &Work<'_>) -> Result<(), Trouble> {
+fn settle(work: &Work<'_>) -> Result<(), OpError> {
     for file in work.root.names(&[BASE, DISPUTED])? {
         let Some(name) = record::volume_of(&file) else { continue };
         let Ok(_held) = work.store.hold(&name) else { continue };
@@ -186,7 +186,7 @@ fn settle(work: &Work<'_>) -> Result<(), Trouble> {
 }
 
 /// Notes one place; `false` where the volume is being worked on.
-fn note(work: &Work<'_>, one: &Entered) -> Result<bool, Trouble> {
+fn note(work: &Work<'_>, one: &Entered) -> Result<bool, OpError> {
     let Ok(_held) = work.store.hold(&one.name) else { return Ok(false) };
     let Ok(Some(marker)) = marker(work, one.folder, &one.name) else { return Ok(true) };
     if place(&marker, one.folder) != one.segments {

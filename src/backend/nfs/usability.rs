@@ -13,7 +13,7 @@ use std::{
 
 use super::{
     record::BASE,
-    store::{Opened, Store, Trouble},
+    store::{OpError, Opened, Store},
 };
 use crate::{
     system::root::{Condition, Errno, Failure, Step},
@@ -70,8 +70,8 @@ impl Usability {
     }
 
     /// An operation has ended like this.
-    pub(super) fn note<T>(&self, result: &Result<T, Trouble>, permit: &Permit) {
-        let Err(Trouble::Step(failure)) = result else { return };
+    pub(super) fn note<T>(&self, result: &Result<T, OpError>, permit: &Permit) {
+        let Err(OpError::Step(failure)) = result else { return };
         if cannot_write(failure) {
             self.known().suspicion = Some(permit.clone());
             self.news.notify_all();
@@ -145,9 +145,9 @@ impl Store {
             Ok(condition) => says(&condition).or_else(|| self.try_suspicion(opened)),
             Err(failure) => {
                 if failure.errno() == Some(Errno::ESTALE) {
-                    self.doubt(opened);
+                    self.invalidate(opened);
                 }
-                Some(self.explain("ask for its state", Trouble::Step(failure)).chain())
+                Some(self.explain("ask for its state", OpError::Step(failure)).chain())
             }
         }
     }
@@ -170,7 +170,7 @@ impl Store {
             .and_then(|()| changes.remove_file(&file));
         match tried {
             Err(failure) if cannot_write(&failure) => {
-                Some(self.explain("try to write", Trouble::Step(failure)).chain())
+                Some(self.explain("try to write", OpError::Step(failure)).chain())
             }
             // What else fails says nothing; without a permit another process finds out.
             Ok(_) | Err(_) => {

@@ -11,7 +11,7 @@ use super::{
     image::Look,
     owner::Mark,
     proof::{Asker, Verdict},
-    store::{Trouble, Work, said},
+    store::{OpError, Work, fail},
 };
 use crate::{
     backend::{
@@ -23,8 +23,8 @@ use crate::{
         quoted,
     },
     volume::{
-        Capacity, Claim, ClaimKey, ClusterIds, CsiSource, Grown, Growth, Mode, Origin, Permit, RbdSource,
-        SecretName, Source, Volume, VolumeId, VolumeRequest,
+        Capacity, Claim, ClaimKey, ClusterIds, CsiSource, ExpandRequest, Expanded, Mode, Origin, Permit,
+        RbdSource, SecretName, Source, Volume, VolumeId, VolumeRequest,
     },
 };
 
@@ -38,10 +38,10 @@ pub(super) async fn create(
     request: &VolumeRequest,
     plan: &Plan,
     permit: &Permit,
-) -> Result<Volume, Trouble> {
+) -> Result<Volume, OpError> {
     let spec = work.spot.spec(&plan.image);
     let Some(cluster) = work.host.cluster() else {
-        return said(
+        return fail(
             Kind::Unavailable,
             format!("image {spec} cannot be marked as this cluster's: {UNKNOWN_CLUSTER}"),
         );
@@ -72,12 +72,12 @@ pub(super) async fn create(
         if !work.store.is_abandoned(&spec) {
             let message =
                 format!("image {spec} is being made by another process, or the making of it was broken off");
-            return said(Kind::Busy, message);
+            return fail(Kind::Busy, message);
         }
         work.clear(&plan.image, permit).await?;
         work.store.is_whole(&spec);
     }
-    said(Kind::Unavailable, format!("image {spec} comes and goes while the volume is made"))
+    fail(Kind::Unavailable, format!("image {spec} comes and goes while the volume is made"))
 }
 
 /// Finishes an image that exists, if it is ours; its size.
@@ -87,13 +87,13 @@ async fn adopt(
     (cluster, mark): (&ClusterIds, &Mark),
     look: &Look,
     permit: &Permit,
-) -> Result<u64, Trouble> {
+) -> Result<u64, OpError> {
     let spec = work.spot.spec(&plan.image);
     let marked = look.header.metadata.mark(&spec)?;
     if let Some(there) = &marked
         && (there.claim() != mark.claim() || there.is_signed() && !there.is_of(Some(cluster)))
     {
-        return said(Kind::Conflict, format!("image {spec} exists already and belongs to {there}"));
+        return fail(Kind::Conflict, format!("image {spec} exists already and belongs to {there}"));
     }
     if marked.is_none()
         && let Some(why) = not_a_trace(look)
@@ -102,7 +102,7 @@ async fn adopt(
             "image {spec} exists already, has no owner, and is not what a broken off attempt leaves behind: {why}. Find out whose it \
              is, and rename it (rbd rename)"
         );
-        return said(Kind::Conflict, message);
+        return fail(Kind::Conflict, message);
     }
     let signed = marked.is_some_and(|mark| mark.is_signed());
     // A program that still makes it removes it again when a step of that fails. One that a node uses has a PV, and is asked for no
@@ -113,7 +113,7 @@ async fn adopt(
             "image {spec} is being made by another process, or the making of it was broken off; it is open by {watcher}, \
              which Ceph forgets after 30 s"
         );
-        return said(Kind::Busy, message);
+        return fail(Kind::Busy, message);
     }
     // One that does not say of which cluster it is may be another one's, as long as anything is in it.
     if !signed && work.has_content(&plan.image).await? {
@@ -121,7 +121,7 @@ async fn adopt(
             "image {spec} exists already, does not say of which cluster it is, and has content. Find out whose it is, and rename it (rbd \
              rename)"
         );
-        return said(Kind::Conflict, message);
+        return fail(Kind::Conflict, message);
     }
     let (has, wants) = (look.info.features(), plan.features);
     if has != wants {
@@ -130,7 +130,7 @@ async fn adopt(
              the image (rbd rm {}) if nothing is in it",
             quoted(&spec)
         );
-        return said(Kind::Conflict, message);
+        return fail(Kind::Conflict, message);
     }
     // Where the class names none, it is as the cluster is configured.
     if plan.data_pool.is_some() && look.info.data_pool != plan.data_pool {
@@ -142,7 +142,7 @@ async fn adopt(
             shown(&plan.data_pool),
             quoted(&spec)
         );
-        return said(Kind::Conflict, message);
+        return fail(Kind::Conflict, message);
     }
     if !signed {
         work.set_mark(&plan.image, mark, permit).await?;
@@ -176,7 +176,7 @@ fn volume(
     plan: &Plan,
     size: u64,
     identity: String,
-) -> Result<Volume, Trouble> {
+) -> Result<Volume, OpError> {
     let id = VolumeId::new(NAME, plan.ground.cluster.name(), request.name.clone())?;
     let source = match plan.form {
         Form::Csi => Source::Csi(csi(driver, request, plan, &id)),
@@ -254,19 +254,19 @@ fn in_tree(plan: &Plan) -> RbdSource {
 /// Makes the image of a volume bigger, never smaller.
 pub(super) async fn expand(
     work: &Work,
-    growth: &Growth,
+    growth: &ExpandRequest,
     image: &str,
     permit: &Permit,
-) -> Result<Grown, Trouble> {
+) -> Result<Expanded, OpError> {
     let size = class::size(growth.capacity)?;
-    let Growth { name, claim, provenance, .. } = growth;
+    let ExpandRequest { name, claim, provenance, .. } = growth;
     let said_of_it = if growth.id.is_some() { &provenance.record } else { &provenance.parameters };
     class::within_bounds(Parameters(said_of_it), growth.capacity)?;
     let spec = work.spot.spec(image);
     let identity = work.identity().await?;
     same_cluster(work, provenance.store_identity.as_deref(), &identity)?;
     let Some((info, header)) = work.glance(image).await? else {
-        return said(Kind::NotFound, format!("image {spec} of volume {name} does not exist"));
+        return fail(Kind::NotFound, format!("image {spec} of volume {name} does not exist"));
     };
     let asker = Asker { name, has_id: growth.id.is_some(), claim, provenance };
     match work.prove(&spec, &header, asker).await? {
@@ -277,11 +277,11 @@ pub(super) async fn expand(
         work.resize(image, size, permit).await?;
     }
     let capacity = Capacity::from_bytes(info.size.max(size));
-    Ok(Grown { capacity, on_node: growth.mode == Mode::Filesystem })
+    Ok(Expanded { capacity, on_node: growth.mode == Mode::Filesystem })
 }
 
 /// Whether the cluster is the one that the volume was made in, where that was recorded.
-pub(super) fn same_cluster(work: &Work, recorded: Option<&str>, identity: &str) -> Result<(), Trouble> {
+pub(super) fn same_cluster(work: &Work, recorded: Option<&str>, identity: &str) -> Result<(), OpError> {
     match recorded {
         Some(recorded) if recorded != identity => {
             let message = format!(
@@ -289,7 +289,7 @@ pub(super) fn same_cluster(work: &Work, recorded: Option<&str>, identity: &str) 
                  was touched",
                 work.store.cluster.name()
             );
-            said(Kind::Refused, message)
+            fail(Kind::Refused, message)
         }
         Some(_) | None => Ok(()),
     }

@@ -15,7 +15,7 @@ use super::{
     entry::{Entry, GRACE},
     header::{self, Header},
     owner::{KEPT, Mark, OWNER},
-    store::{Trouble, Work, said},
+    store::{OpError, Work, fail},
     stream::{self, Features},
 };
 use crate::{
@@ -126,7 +126,7 @@ impl Work {
     }
 
     /// `None` where there is no such image.
-    fn there<T>(result: Result<T, Failed>) -> Result<Option<T>, Trouble> {
+    fn there<T>(result: Result<T, Failed>) -> Result<Option<T>, OpError> {
         match result {
             Ok(value) => Ok(Some(value)),
             Err(failed) if failed.reason == Reason::NoImage => Ok(None),
@@ -154,7 +154,7 @@ impl Work {
         self.ceph.rbd(call).await.map(drop)
     }
 
-    pub(super) async fn info(&self, image: &str) -> Result<Option<Info>, Trouble> {
+    pub(super) async fn info(&self, image: &str) -> Result<Option<Info>, OpError> {
         let args = ["info", "--format", "json", &self.spot.spec(image)].map(str::to_owned);
         let Some(reply) = Self::there(self.ceph.rbd(Call::reads(self.what("read", image), args)).await)?
         else {
@@ -164,16 +164,16 @@ impl Work {
     }
 
     /// The header of the image with this id, wherever the image is; `None` where there is none.
-    pub(super) async fn header(&self, id: &str) -> Result<Option<Header>, Trouble> {
+    pub(super) async fn header(&self, id: &str) -> Result<Option<Header>, OpError> {
         let what = format!("read the header of image {}", self.spot.spec(id));
         let Some(reply) = self.object(what.clone(), &header::object(id)).await? else { return Ok(None) };
         Header::read(reply.text()?).map_or_else(
-            || said(Kind::Internal, format!("{what}: the answer of Ceph is not understood")),
+            || fail(Kind::Internal, format!("{what}: the answer of Ceph is not understood")),
             |header| Ok(Some(header)),
         )
     }
 
-    async fn watchers(&self, image: &str) -> Result<Option<Vec<Watcher>>, Trouble> {
+    async fn watchers(&self, image: &str) -> Result<Option<Vec<Watcher>>, OpError> {
         let args = ["status", "--format", "json", &self.spot.spec(image)].map(str::to_owned);
         let call = Call::reads(self.what("ask who uses", image), args);
         let Some(reply) = Self::there(self.ceph.rbd(call).await)? else { return Ok(None) };
@@ -181,34 +181,34 @@ impl Work {
     }
 
     /// Everything about an image; `None` where it is not there. Nothing is opened for writing, so that a full pool answers too.
-    pub(super) async fn look(&self, image: &str) -> Result<Option<Look>, Trouble> {
+    pub(super) async fn look(&self, image: &str) -> Result<Option<Look>, OpError> {
         let Some(info) = self.info(image).await? else { return Ok(None) };
         let (header, watchers) = futures::join!(self.header(&info.id), self.watchers(image));
         Ok(header?.zip(watchers?).map(|(header, watchers)| Look { info, header, watchers }))
     }
 
     /// Everything about an image but who uses it.
-    pub(super) async fn glance(&self, image: &str) -> Result<Option<(Info, Header)>, Trouble> {
+    pub(super) async fn glance(&self, image: &str) -> Result<Option<(Info, Header)>, OpError> {
         let Some(info) = self.info(image).await? else { return Ok(None) };
         Ok(self.header(&info.id).await?.map(|header| (info, header)))
     }
 
     /// Whether anything was ever written to the image, its beginning or its end alike.
-    pub(super) async fn has_content(&self, image: &str) -> Result<bool, Trouble> {
+    pub(super) async fn has_content(&self, image: &str) -> Result<bool, OpError> {
         let args = ["diff", "--format", "json", &self.spot.spec(image)].map(str::to_owned);
         let call = Call::reads(self.what("look for content in", image), args).within(LONG_READ);
         let found: Option<Vec<serde_json::Value>> = self.ceph.rbd(call).await?.json()?;
         Ok(found.is_none_or(|extents| !extents.is_empty()))
     }
 
-    pub(super) async fn set_mark(&self, image: &str, mark: &Mark, permit: &Permit) -> Result<(), Trouble> {
+    pub(super) async fn set_mark(&self, image: &str, mark: &Mark, permit: &Permit) -> Result<(), OpError> {
         let args = ["image-meta", "set", &self.spot.spec(image), OWNER, &mark.to_json()].map(str::to_owned);
         let call = Call::changes(self.what("note the owner of", image), args, permit);
         Ok(self.ceph.rbd(call).await.map(drop)?)
     }
 
     /// Notes that the image is left on purpose.
-    pub(super) async fn set_kept(&self, image: &str, permit: &Permit) -> Result<(), Trouble> {
+    pub(super) async fn set_kept(&self, image: &str, permit: &Permit) -> Result<(), OpError> {
         let now = Timestamp::now().to_string();
         let args = ["image-meta", "set", &self.spot.spec(image), KEPT, &now].map(str::to_owned);
         let call = Call::changes(self.what("note the keeping of", image), args, permit);
@@ -216,7 +216,7 @@ impl Work {
     }
 
     /// Makes the image bigger; that it has that size already is a success.
-    pub(super) async fn resize(&self, image: &str, size: u64, permit: &Permit) -> Result<(), Trouble> {
+    pub(super) async fn resize(&self, image: &str, size: u64, permit: &Permit) -> Result<(), OpError> {
         let args = ["resize", "--no-progress", "--size", &format!("{size}B"), &self.spot.spec(image)]
             .map(str::to_owned);
         match self.ceph.rbd(Call::changes(self.what("enlarge", image), args, permit)).await {
@@ -227,7 +227,7 @@ impl Work {
     }
 
     /// Cuts the end of the image off, with what is in it.
-    pub(super) async fn shrink(&self, image: &str, size: u64, permit: &Permit) -> Result<(), Trouble> {
+    pub(super) async fn shrink(&self, image: &str, size: u64, permit: &Permit) -> Result<(), OpError> {
         let size = format!("{size}B");
         let args = ["resize", "--no-progress", "--allow-shrink", "--size", &size, &self.spot.spec(image)]
             .map(str::to_owned);
@@ -235,14 +235,14 @@ impl Work {
         Ok(self.ceph.rbd(call).await.map(drop)?)
     }
 
-    pub(super) async fn rename(&self, image: &str, to: &str, permit: &Permit) -> Result<(), Trouble> {
+    pub(super) async fn rename(&self, image: &str, to: &str, permit: &Permit) -> Result<(), OpError> {
         let args = ["rename", &self.spot.spec(image), &self.spot.spec(to)].map(str::to_owned);
         let call = Call::changes(self.what("rename", image), args, permit);
         Ok(self.ceph.rbd(call).await.map(drop)?)
     }
 
     /// Moves the image to the trash.
-    pub(super) async fn trash(&self, image: &str, keep: Keep, permit: &Permit) -> Result<(), Trouble> {
+    pub(super) async fn trash(&self, image: &str, keep: Keep, permit: &Permit) -> Result<(), OpError> {
         let until = match keep {
             Keep::For(time) => format!("{} seconds", time.as_secs()),
             Keep::ForGood => "2100-01-01T00:00:00Z".to_owned(),
@@ -255,28 +255,28 @@ impl Work {
     /// Finishes a move to the trash that was broken off; a success too where none was. Ceph keeps the expiry that it began with.
     ///
     /// What can be opened under the name is left alone: it may be another one by now, or wanted again.
-    pub(super) async fn finish_move(&self, image: &str, permit: &Permit) -> Result<(), Trouble> {
+    pub(super) async fn finish_move(&self, image: &str, permit: &Permit) -> Result<(), OpError> {
         if self.info(image).await?.is_some() {
             return Ok(());
         }
         match self.trash(image, Keep::For(GRACE), permit).await {
-            Err(Trouble::Call(failed)) if failed.reason == Reason::NoImage => Ok(()),
+            Err(OpError::Call(failed)) if failed.reason == Reason::NoImage => Ok(()),
             outcome => outcome,
         }
     }
 
     /// Moves the image with this id from the trash back into its pool, under that name. [`Reason::Exists`] where another one is
     /// called so.
-    pub(super) async fn untrash(&self, id: &str, image: &str, permit: &Permit) -> Result<(), Trouble> {
+    pub(super) async fn untrash(&self, id: &str, image: &str, permit: &Permit) -> Result<(), OpError> {
         let args = ["trash", "restore", "--image", image, &self.spot.spec(id)].map(str::to_owned);
         let what = format!("restore image {} (id {id})", self.spot.spec(image));
         Ok(self.ceph.rbd(Call::changes(what, args, permit)).await.map(drop)?)
     }
 
     /// Removes an image from the trash for good. Never forced: Ceph itself refuses what is to be kept still.
-    pub(super) async fn purge(&self, entry: &Entry, permit: &Permit) -> Result<(), Trouble> {
+    pub(super) async fn purge(&self, entry: &Entry, permit: &Permit) -> Result<(), OpError> {
         match self.purge_now(entry, permit).await {
-            Err(Trouble::Call(failed)) if failed.reason == Reason::HalfMoved => {
+            Err(OpError::Call(failed)) if failed.reason == Reason::HalfMoved => {
                 self.finish_move(&entry.name, permit).await?;
                 self.purge_now(entry, permit).await
             }
@@ -284,7 +284,7 @@ impl Work {
         }
     }
 
-    async fn purge_now(&self, entry: &Entry, permit: &Permit) -> Result<(), Trouble> {
+    async fn purge_now(&self, entry: &Entry, permit: &Permit) -> Result<(), OpError> {
         let args = ["trash", "rm", "--no-progress", &self.spot.spec(&entry.id)].map(str::to_owned);
         let what = format!("purge image {} (id {})", self.spot.spec(&entry.name), entry.id);
         Self::there(self.ceph.rbd(Call::changes(what, args, permit).within(LONG_PURGE)).await).map(drop)
@@ -295,11 +295,11 @@ impl Work {
     /// What was broken off on its way to the trash looks the same from outside. The trash is asked after the image could not be
     /// opened: an image is written there before it loses its name. What is called so by now, if the program should be late, goes to
     /// the trash and not away.
-    pub(super) async fn clear(&self, image: &str, permit: &Permit) -> Result<(), Trouble> {
+    pub(super) async fn clear(&self, image: &str, permit: &Permit) -> Result<(), OpError> {
         if self.in_trash().await?.iter().any(|entry| entry.name == image) {
             self.finish_move(image, permit).await?;
             let spec = self.spot.spec(image);
-            return said(Kind::Busy, format!("image {spec} was on its way to the trash and is there now"));
+            return fail(Kind::Busy, format!("image {spec} was on its way to the trash and is there now"));
         }
         self.remove_into_trash(image, Keep::For(GRACE), permit).await?;
         self.store.trash.added(&self.spot);
@@ -316,7 +316,7 @@ impl Work {
         image: &str,
         keep: Keep,
         permit: &Permit,
-    ) -> Result<bool, Trouble> {
+    ) -> Result<bool, OpError> {
         let seconds = match keep {
             Keep::For(time) => time.as_secs(),
             Keep::ForGood => {
@@ -342,7 +342,7 @@ impl Work {
 
 impl Work {
     /// Removes the image at once and for good, or goes on where that was broken off.
-    pub(super) async fn remove_for_good(&self, image: &str, permit: &Permit) -> Result<(), Trouble> {
+    pub(super) async fn remove_for_good(&self, image: &str, permit: &Permit) -> Result<(), OpError> {
         let (option, _) = KEEPS;
         let args = ["rm", "--no-progress", option, "false", &self.spot.spec(image)].map(str::to_owned);
         let call = Call::changes(self.what("remove", image), args, permit).within(LONG_READ);
@@ -355,7 +355,7 @@ impl Work {
         id: &str,
         mark: &Mark,
         permit: &Permit,
-    ) -> Result<(), Trouble> {
+    ) -> Result<(), OpError> {
         let what = format!("note the owner of image {}", self.spot.spec(id));
         let key = format!("metadata_{OWNER}");
         self.set_key(what, &header::object(id), (&key, &mark.to_json()), permit).await

@@ -9,7 +9,7 @@ use super::{
     entry::{self, Entry},
     image::KEEPS,
     names::{self, Spot},
-    store::{Trouble, Work, said},
+    store::{OpError, Work, fail},
 };
 use crate::{
     backend::{
@@ -91,7 +91,7 @@ impl Work {
     }
 
     /// The keys and values of an object; `None` where there is none.
-    pub(super) async fn object(&self, what: String, object: &str) -> Result<Option<Reply>, Trouble> {
+    pub(super) async fn object(&self, what: String, object: &str) -> Result<Option<Reply>, OpError> {
         let call = Call::reads(what, self.within(&["listomapvals", object])).within(LONG_READ);
         match self.ceph.rados(call).await {
             Ok(reply) => Ok(Some(reply)),
@@ -107,29 +107,29 @@ impl Work {
         object: &str,
         (key, value): (&str, &str),
         permit: &Permit,
-    ) -> Result<(), Trouble> {
+    ) -> Result<(), OpError> {
         let call = Call::changes(what, self.within(&["setomapval", object, key, value]), permit);
         Ok(self.ceph.rados(call).await.map(drop)?)
     }
 
     /// What was moved to the trash, without opening anything; `None` where nothing ever was.
-    pub(super) async fn trash_list(&self) -> Result<Option<Vec<Entry>>, Trouble> {
+    pub(super) async fn trash_list(&self) -> Result<Option<Vec<Entry>>, OpError> {
         let what = format!("list the trash of {}", self.spot);
         let Some(reply) = self.object(what.clone(), entry::OBJECT).await? else { return Ok(None) };
         match entry::read(reply.text()?) {
             Some(entries) => Ok(Some(entries)),
-            None => said(Kind::Internal, format!("{what}: the answer of Ceph is not understood")),
+            None => fail(Kind::Internal, format!("{what}: the answer of Ceph is not understood")),
         }
     }
 
     /// What was moved to the trash.
-    pub(super) async fn in_trash(&self) -> Result<Vec<Entry>, Trouble> {
+    pub(super) async fn in_trash(&self) -> Result<Vec<Entry>, OpError> {
         Ok(self.trash_list().await?.unwrap_or_default())
     }
 
     /// Makes the object that lists the trash, as the first move to the trash would. A pool that is full has no room for it, and
     /// without it nothing can be moved there.
-    pub(super) async fn make_trash(&self, permit: &Permit) -> Result<(), Trouble> {
+    pub(super) async fn make_trash(&self, permit: &Permit) -> Result<(), OpError> {
         let what = format!("prepare the trash of {}", self.spot);
         match self.ceph.rados(Call::changes(what, self.within(&["create", entry::OBJECT]), permit)).await {
             Ok(_) => Ok(()),
@@ -139,47 +139,47 @@ impl Work {
     }
 
     /// The names of all images. Fails where there is no such pool or namespace.
-    pub(super) async fn images(&self) -> Result<Vec<String>, Trouble> {
+    pub(super) async fn images(&self) -> Result<Vec<String>, OpError> {
         let args = ["ls", "--format", "json", &self.spot.to_string()].map(str::to_owned);
         let call = Call::reads(format!("list the images of {}", self.spot), args);
         Ok(self.ceph.rbd(call).await?.must_json()?)
     }
 
     /// The RADOS namespaces of the pool.
-    pub(super) async fn namespaces(&self) -> Result<Vec<String>, Trouble> {
+    pub(super) async fn namespaces(&self) -> Result<Vec<String>, OpError> {
         let args = ["namespace", "ls", "--format", "json", &self.spot.pool].map(str::to_owned);
         let call = Call::reads(format!("list the namespaces of pool {}", self.spot.pool), args);
         let found: Vec<Named> = self.ceph.rbd(call).await?.must_json()?;
         Ok(found.into_iter().map(|namespace| namespace.name).collect())
     }
 
-    async fn all_pools(&self) -> Result<Vec<Pool>, Trouble> {
+    async fn all_pools(&self) -> Result<Vec<Pool>, OpError> {
         let call = Call::reads("list the pools", ["osd", "pool", "ls", "detail"]);
         Ok(self.ceph.ceph(call).await?.must_json()?)
     }
 
     /// The pools of the cluster that are meant for images.
-    pub(super) async fn pools(&self) -> Result<Vec<String>, Trouble> {
+    pub(super) async fn pools(&self) -> Result<Vec<String>, OpError> {
         Ok(for_images(self.all_pools().await?))
     }
 
     /// Whether the pool takes no more, and why.
-    pub(super) async fn full(&self) -> Result<Option<Full>, Trouble> {
+    pub(super) async fn full(&self) -> Result<Option<Full>, OpError> {
         let pools = self.all_pools().await?;
         Ok(pools.iter().find(|pool| pool.name == self.spot.pool).and_then(Pool::full))
     }
 
     /// What `trouble` is where it comes of a full pool: programs that write there wait for room until they give up, as
     /// if the cluster did not answer.
-    pub(super) async fn though_full(&self, trouble: Trouble) -> Trouble {
-        let Trouble::Call(failed) = &trouble else { return trouble };
+    pub(super) async fn though_full(&self, trouble: OpError) -> OpError {
+        let OpError::Call(failed) = &trouble else { return trouble };
         if !matches!(failed.reason, Reason::Deadline | Reason::Full) {
             return trouble;
         }
         match self.full().await {
             Ok(Some(full)) => {
                 let message = format!("{}: {}", failed.what, full.told(&self.spot.pool));
-                Trouble::Said(Error::new(Kind::Exhausted, message))
+                OpError::Said(Error::new(Kind::Exhausted, message))
             }
             Ok(None) | Err(_) => trouble,
         }
@@ -187,7 +187,7 @@ impl Work {
 
     /// Whether `rbd rm` keeps what it removes when it is told so: what is configured for a pool counts for more than what a
     /// program is told.
-    pub(super) async fn rm_keeps(&self) -> Result<bool, Trouble> {
+    pub(super) async fn rm_keeps(&self) -> Result<bool, OpError> {
         #[derive(Deserialize)]
         struct Setting {
             name: String,

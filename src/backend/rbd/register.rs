@@ -12,7 +12,7 @@ use super::{
     names,
     owner::Mark,
     proof::{Asker, Verdict, may_be_signed},
-    store::{Trouble, Work, said},
+    store::{OpError, Work, fail},
 };
 use crate::{
     backend::{Kind, KnownVolume, UNKNOWN_CLUSTER, ceph::omap},
@@ -68,13 +68,13 @@ pub(super) async fn look(
     work: &Work,
     volumes: &[KnownVolume],
     cluster: &ClusterIds,
-) -> Result<Found, Trouble> {
+) -> Result<Found, OpError> {
     let what = format!("read which volumes of {} are registered", work.spot);
     let registered = match work.object(what.clone(), OBJECT).await? {
         None => Registered::default(),
         Some(reply) => match Registered::read(reply.text()?) {
             Some(registered) => registered,
-            None => return said(Kind::Internal, format!("{what}: the answer of Ceph is not understood")),
+            None => return fail(Kind::Internal, format!("{what}: the answer of Ceph is not understood")),
         },
     };
     let unseen = if registered.is_complete(cluster) {
@@ -111,7 +111,7 @@ pub(super) async fn register(
     volume: &InUse,
     image: &str,
     permit: &Permit,
-) -> Result<(), Trouble> {
+) -> Result<(), OpError> {
     let registered = mark(work, volume, image, permit).await;
     let looked_at = match &registered {
         Ok(()) => true,
@@ -131,19 +131,19 @@ pub(super) async fn register(
     registered
 }
 
-async fn mark(work: &Work, volume: &InUse, image: &str, permit: &Permit) -> Result<(), Trouble> {
+async fn mark(work: &Work, volume: &InUse, image: &str, permit: &Permit) -> Result<(), OpError> {
     let spec = work.spot.spec(image);
     let InUse { name, id, claim, provenance, .. } = volume;
     let identity = work.identity().await?;
     same_cluster(work, provenance.store_identity.as_deref(), &identity)?;
     let Some(cluster) = work.host.cluster() else {
-        return said(
+        return fail(
             Kind::Unavailable,
             format!("image {spec} cannot be marked as this cluster's: {UNKNOWN_CLUSTER}"),
         );
     };
     let Some((_, header)) = work.glance(image).await? else {
-        return said(Kind::NotFound, format!("image {spec} of volume {name} does not exist"));
+        return fail(Kind::NotFound, format!("image {spec} of volume {name} does not exist"));
     };
     let asker = Asker { name, has_id: id.is_some(), claim, provenance };
     let before = header.metadata.mark(&spec)?;

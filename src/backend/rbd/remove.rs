@@ -17,7 +17,7 @@ use super::{
     pool::Full,
     proof::{Asker, Verdict},
     snapshots::listed,
-    store::{Trouble, Work, said},
+    store::{OpError, Work, fail},
     trash::SMALL,
 };
 use crate::{
@@ -50,11 +50,11 @@ pub(super) async fn remove(
     image: &str,
     expiry: Option<Duration>,
     permit: &Permit,
-) -> Result<Removed, Trouble> {
+) -> Result<Removed, OpError> {
     let disposal = match removal.disposal {
         // Such images no sweep ever takes.
-        Disposal::Keep if names::volume_of(image).is_none() => return Ok(Removed::Kept),
-        Disposal::Keep => return keep(work, removal, image, permit).await,
+        Disposal::Retain if names::volume_of(image).is_none() => return Ok(Removed::Kept),
+        Disposal::Retain => return keep(work, removal, image, permit).await,
         Disposal::Delete if removal.origin == Origin::Adopted => Disposal::Archive,
         asked => asked,
     };
@@ -65,11 +65,11 @@ pub(super) async fn remove(
                  not known yet; nothing was touched. Synchronise them",
                 work.spot.spec(image)
             );
-            return said(Kind::Unavailable, message);
+            return fail(Kind::Unavailable, message);
         }
         (Disposal::Archive, Some(expiry)) => Keep::For(entry::archived_for(expiry)),
         (Disposal::Archive, None) => Keep::ForGood,
-        (Disposal::Delete | Disposal::Keep, _) => Keep::For(entry::deleted_for(retention(work, removal))),
+        (Disposal::Delete | Disposal::Retain, _) => Keep::For(entry::deleted_for(retention(work, removal))),
     };
     let identity = work.identity().await?;
     same_cluster(work, removal.provenance.store_identity.as_deref(), &identity)?;
@@ -78,7 +78,7 @@ pub(super) async fn remove(
         let done = match work.look(image).await? {
             Some(look) => match removing.there(image, &look).await {
                 // Only a rest of its name opens it, or it was moved in between.
-                Err(Trouble::Call(failed)) if failed.reason == Reason::NoImage => {
+                Err(OpError::Call(failed)) if failed.reason == Reason::NoImage => {
                     removing.absent(image).await?
                 }
                 outcome => Some(outcome?),
@@ -89,7 +89,7 @@ pub(super) async fn remove(
             return Ok(removed);
         }
     }
-    said(Kind::Unavailable, format!("image {} comes and goes while it is removed", work.spot.spec(image)))
+    fail(Kind::Unavailable, format!("image {} comes and goes while it is removed", work.spot.spec(image)))
 }
 
 /// How long what is deleted stays in the trash.
@@ -98,7 +98,7 @@ fn retention(work: &Work, removal: &Removal) -> Duration {
 }
 
 /// Leaves the image where it is, and notes that on it: else a sweep would take it for one that was never used.
-async fn keep(work: &Work, removal: &Removal, image: &str, permit: &Permit) -> Result<Removed, Trouble> {
+async fn keep(work: &Work, removal: &Removal, image: &str, permit: &Permit) -> Result<Removed, OpError> {
     let identity = work.identity().await?;
     let elsewhere = same_cluster(work, removal.provenance.store_identity.as_deref(), &identity).is_err();
     let glance = if elsewhere { None } else { work.glance(image).await? };
@@ -115,7 +115,7 @@ async fn keep(work: &Work, removal: &Removal, image: &str, permit: &Permit) -> R
 
 impl Removing<'_> {
     /// What becomes of an image that is there.
-    async fn there(&self, image: &str, look: &Look) -> Result<Removed, Trouble> {
+    async fn there(&self, image: &str, look: &Look) -> Result<Removed, OpError> {
         let (work, spec) = (self.work, self.work.spot.spec(image));
         let verdict = work.prove(&spec, &look.header, asker(self.removal)).await?;
         self.unused(image, look).await?;
@@ -135,10 +135,10 @@ impl Removing<'_> {
     }
 
     /// The mark that the image gets before it is moved.
-    fn mark(&self, spec: &str) -> Result<Mark, Trouble> {
+    fn mark(&self, spec: &str) -> Result<Mark, OpError> {
         match self.work.host.cluster() {
             Some(cluster) => Ok(asker(self.removal).mark(&cluster)),
-            None => said(
+            None => fail(
                 Kind::Refused,
                 format!("image {spec} cannot be marked: {UNKNOWN_CLUSTER}; nothing was touched"),
             ),
@@ -159,7 +159,7 @@ impl Removing<'_> {
     }
 
     /// Moves the image to the trash.
-    async fn to_trash(&self, image: &str) -> Result<(), Trouble> {
+    async fn to_trash(&self, image: &str) -> Result<(), OpError> {
         let work = self.work;
         // A program that writes to a full pool waits for room until it gives up.
         if work.store.was_full(&work.spot.pool)
@@ -168,7 +168,7 @@ impl Removing<'_> {
             return self.to_trash_of_full(image, full).await;
         }
         match work.trash(image, self.keep, self.permit).await {
-            Err(Trouble::Call(failed)) if matches!(failed.reason, Reason::Deadline | Reason::Full) => {
+            Err(OpError::Call(failed)) if matches!(failed.reason, Reason::Deadline | Reason::Full) => {
                 match work.full().await? {
                     Some(full) => self.to_trash_of_full(image, full).await,
                     None => Err(failed.into()),
@@ -180,7 +180,7 @@ impl Removing<'_> {
 
     /// The same in a pool that is full, where `rbd rm` is the only program that may move an image: it does what it is told to do
     /// with it, unless the pool is configured otherwise. It is asked for only while the PV still is to be removed.
-    async fn to_trash_of_full(&self, image: &str, full: Full) -> Result<(), Trouble> {
+    async fn to_trash_of_full(&self, image: &str, full: Full) -> Result<(), OpError> {
         let (work, pool) = (self.work, &self.work.spot.pool);
         work.store.set_full(pool);
         let told = full.told(pool);
@@ -190,7 +190,7 @@ impl Removing<'_> {
                  rbd_move_to_trash_on_remove",
                 quoted(pool)
             );
-            return said(Kind::Exhausted, message);
+            return fail(Kind::Exhausted, message);
         }
         self.still_wanted(image).await?;
         let was_there = match work.remove_into_trash(image, self.keep, self.permit).await {
@@ -201,16 +201,16 @@ impl Removing<'_> {
         if !was_there && work.info(image).await?.is_some() {
             let message =
                 format!("{told}. Until then nothing can be moved to its trash, which was never used");
-            return said(Kind::Exhausted, message);
+            return fail(Kind::Exhausted, message);
         }
         Ok(())
     }
 
     /// What becomes of an image that cannot be marked. In a full pool nothing can; without a mark it would stay in the trash for
     /// ever, so it is removed at once.
-    async fn unmarked(&self, image: &str, look: &Look, trouble: Trouble) -> Result<Removed, Trouble> {
+    async fn unmarked(&self, image: &str, look: &Look, trouble: OpError) -> Result<Removed, OpError> {
         let work = self.work;
-        let about_room = matches!(&trouble, Trouble::Call(failed) if matches!(failed.reason, Reason::Deadline | Reason::Full));
+        let about_room = matches!(&trouble, OpError::Call(failed) if matches!(failed.reason, Reason::Deadline | Reason::Full));
         let full = if about_room { work.full().await? } else { None };
         let Some(full) = full else { return Err(trouble) };
         work.store.set_full(&work.spot.pool);
@@ -218,7 +218,7 @@ impl Removing<'_> {
             let told = full.told(&work.spot.pool);
             let message =
                 format!("image {} has no mark yet, and cannot get one: {told}", work.spot.spec(image));
-            return said(Kind::Exhausted, message);
+            return fail(Kind::Exhausted, message);
         }
         self.still_wanted(image).await?;
         work.remove_for_good(image, self.permit).await?;
@@ -226,13 +226,13 @@ impl Removing<'_> {
     }
 
     /// Whether the PV is, at this moment, still to be removed.
-    async fn still_wanted(&self, image: &str) -> Result<(), Trouble> {
+    async fn still_wanted(&self, image: &str) -> Result<(), OpError> {
         let Removal { name, provenance, .. } = self.removal;
         match self.work.host.pv_state(name).await? {
             PvState::Present { uid, removing: true } if uid == provenance.uid => Ok(()),
             PvState::Present { .. } | PvState::Absent => {
                 let spec = self.work.spot.spec(image);
-                said(
+                fail(
                     Kind::Unavailable,
                     format!("image {spec} was not touched: PersistentVolume {name} is not to be removed now"),
                 )
@@ -242,7 +242,7 @@ impl Removing<'_> {
 
     /// Undoes a deletion that was broken off at its beginning: Ceph keeps the expiry that a move began with, so that what is to be
     /// archived would be purged.
-    async fn not_begun(&self, image: &str, id: &str) -> Result<(), Trouble> {
+    async fn not_begun(&self, image: &str, id: &str) -> Result<(), OpError> {
         let work = self.work;
         let begun = work.in_trash().await?.into_iter().find(|entry| entry.id == id && !entry.by_rm);
         if let Some(entry) = begun {
@@ -255,7 +255,7 @@ impl Removing<'_> {
     }
 
     /// Whether nothing has the image open, and nothing that an administrator made of it would be lost with it.
-    async fn unused(&self, image: &str, look: &Look) -> Result<(), Trouble> {
+    async fn unused(&self, image: &str, look: &Look) -> Result<(), OpError> {
         let (work, spec) = (self.work, self.work.spot.spec(image));
         if !look.watchers.is_empty() {
             let watchers: Vec<String> = look
@@ -268,7 +268,7 @@ impl Removing<'_> {
                 "image {spec} is still open by {}; unmap it there. A client that crashed is forgotten after 30 s",
                 watchers.join(", ")
             );
-            return said(Kind::InUse, message);
+            return fail(Kind::InUse, message);
         }
         // In the trash it could be taken out of the group by its id alone, and not be purged before.
         if let Some(group) = &look.info.group {
@@ -277,7 +277,7 @@ impl Removing<'_> {
                 quoted(group),
                 quoted(&spec)
             );
-            return said(Kind::Refused, message);
+            return fail(Kind::Refused, message);
         }
         let mirrored = format!(
             "image {spec} is mirrored to another cluster, and its copy there goes when the mirroring ends. End it, if that is wanted: \
@@ -285,14 +285,14 @@ impl Removing<'_> {
             quoted(&spec)
         );
         if look.info.is_mirrored_by_snapshots() {
-            return said(Kind::InUse, mirrored);
+            return fail(Kind::InUse, mirrored);
         }
         if self.disposal != Disposal::Delete || look.info.snapshot_count == 0 {
             return Ok(());
         }
         let snapshots = work.snapshots(image).await?;
         if snapshots.wanted.is_empty() {
-            return if snapshots.mirrored { said(Kind::InUse, mirrored) } else { Ok(()) };
+            return if snapshots.mirrored { fail(Kind::InUse, mirrored) } else { Ok(()) };
         }
         let clones = work.clones(image).await?;
         let clones =
@@ -304,11 +304,11 @@ impl Removing<'_> {
             quoted(&spec),
             self.removal.name
         );
-        said(Kind::InUse, message)
+        fail(Kind::InUse, message)
     }
 
     /// What became of an image that is not there any more; `None` where it is there again.
-    async fn absent(&self, image: &str) -> Result<Option<Removed>, Trouble> {
+    async fn absent(&self, image: &str) -> Result<Option<Removed>, OpError> {
         let work = self.work;
         // The version before gave an image of an older provisioner another name first, and may have been broken off then.
         let given =
@@ -317,7 +317,7 @@ impl Removing<'_> {
             if let Some(look) = work.look(doomed).await? {
                 match self.there(doomed, &look).await {
                     // What opens it is a rest of that name; the image is in the trash.
-                    Err(Trouble::Call(failed)) if failed.reason == Reason::NoImage => {}
+                    Err(OpError::Call(failed)) if failed.reason == Reason::NoImage => {}
                     outcome => return outcome.map(Some),
                 }
             }
@@ -357,14 +357,14 @@ impl Removing<'_> {
                 quoted(&work.spot.to_string()),
                 quoted(&spec)
             );
-            return said(Kind::Refused, message);
+            return fail(Kind::Refused, message);
         }
         Ok(Some(Removed::Absent))
     }
 
     /// What becomes of an image that is in the trash: it stays there, if it came there as is asked now, and comes back to be
     /// moved there otherwise.
-    async fn in_trash_already(&self, image: &str, entry: &Entry) -> Result<Option<Removed>, Trouble> {
+    async fn in_trash_already(&self, image: &str, entry: &Entry) -> Result<Option<Removed>, OpError> {
         let (work, told) = (self.work, || Removed::Archived(archived(self.work, &entry.id)));
         match (entry.fate(), self.disposal, entry.state) {
             // It belongs to the person who moved it there.

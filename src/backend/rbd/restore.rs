@@ -8,7 +8,7 @@ use super::{
     image::Keep,
     names,
     remove::asker,
-    store::{Trouble, Work, said},
+    store::{OpError, Work, fail},
 };
 use crate::{
     backend::{Error, Kind, Restored, ceph::Reason, quoted},
@@ -21,7 +21,7 @@ pub(super) async fn restore(
     removal: &Removal,
     image: &str,
     permit: &Permit,
-) -> Result<Restored, Trouble> {
+) -> Result<Restored, OpError> {
     let identity = work.identity().await?;
     same_cluster(work, removal.provenance.store_identity.as_deref(), &identity)?;
     let doomed = names::doomed(image);
@@ -67,10 +67,10 @@ async fn back(
     image: &str,
     entry: &Entry,
     permit: &Permit,
-) -> Result<Restored, Trouble> {
+) -> Result<Restored, OpError> {
     let spec = work.spot.spec(image);
     let Some(header) = work.header(&entry.id).await? else {
-        return said(Kind::Refused, format!("image {spec} (id {}) is gone but for its name", entry.id));
+        return fail(Kind::Refused, format!("image {spec} (id {}) is gone but for its name", entry.id));
     };
     work.prove(&spec, &header, asker(removal)).await?;
     put_back(work, entry, image, permit).await?;
@@ -83,27 +83,27 @@ pub(super) async fn put_back(
     entry: &Entry,
     image: &str,
     permit: &Permit,
-) -> Result<(), Trouble> {
+) -> Result<(), OpError> {
     let spec = work.spot.spec(image);
     match entry.state {
         State::Whole | State::Restoring => {}
         // The same program finishes it, by name, and keeps the expiry.
         State::Moving => work.trash(&entry.name, Keep::For(GRACE), permit).await?,
         State::Removing => {
-            return said(
+            return fail(
                 Kind::Refused,
                 format!("image {spec} (id {}) cannot be restored: its purge has begun", entry.id),
             );
         }
     }
     match work.untrash(&entry.id, image, permit).await {
-        Err(Trouble::Call(failed)) if failed.reason == Reason::Exists => {
+        Err(OpError::Call(failed)) if failed.reason == Reason::Exists => {
             let message = format!(
                 "image {spec} cannot be restored: another image is called so. Rename that one, or restore this one under another \
                  name: rbd trash restore {} --image NAME",
                 quoted(&work.spot.spec(&entry.id))
             );
-            said(Kind::Conflict, message)
+            fail(Kind::Conflict, message)
         }
         outcome => outcome,
     }

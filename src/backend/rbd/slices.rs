@@ -1,4 +1,4 @@
-//! Large images are purged in slices: [`tend`] cuts a part off the end of each in turn, and begins again where it ended.
+//! Large images are purged in slices: [`collect_garbage`] cuts a part off the end of each in turn, and begins again where it ended.
 //!
 //! An image without an object map is removed by a question for each object that it may have, written or not: one of 900 TiB takes
 //! days, and a program that is broken off begins at the first object again. A slice is soon over, is kept, and lets the next
@@ -20,7 +20,7 @@ use super::{
     header::Header,
     image::Keep,
     names::{self, Spot},
-    store::{Store, Trouble, Work, said},
+    store::{OpError, Store, Work, fail},
     trash::{LONGEST_PAUSE, SMALL},
 };
 use crate::{
@@ -148,7 +148,7 @@ impl Progress {
 }
 
 /// Finds the images that an earlier process left under the name that they have while they are purged.
-pub(super) async fn find(work: &Work) -> Result<(), Trouble> {
+pub(super) async fn find(work: &Work) -> Result<(), OpError> {
     for image in work.images().await? {
         if let Some(id) = names::purged_id(&image) {
             work.store.trash.large.add(&work.spot, id, &image);
@@ -158,7 +158,7 @@ pub(super) async fn find(work: &Work) -> Result<(), Trouble> {
 }
 
 /// Purges large images, a slice of each in turn, until the permit ends.
-pub(super) async fn tend(store: Arc<Store>, host: Arc<dyn Host>, permit: Permit) {
+pub(super) async fn collect_garbage(store: Arc<Store>, host: Arc<dyn Host>, permit: Permit) {
     let large = &store.trash.large;
     while permit.check().is_ok() {
         let mut more = false;
@@ -188,7 +188,7 @@ pub(super) async fn tend(store: Arc<Store>, host: Arc<dyn Host>, permit: Permit)
     }
 }
 
-fn pause(store: &Store, spot: &Spot, id: &str, progress: &Progress, trouble: Trouble) {
+fn pause(store: &Store, spot: &Spot, id: &str, progress: &Progress, trouble: OpError) {
     let first = store.pace.first_pause;
     let length = progress.pause.as_ref().map_or(first, |pause| (pause.length * 2).min(LONGEST_PAUSE));
     let why = Error::from(trouble).chain();
@@ -208,7 +208,7 @@ async fn turn(
     id: &str,
     progress: &Progress,
     permit: &Permit,
-) -> Result<Turn, Trouble> {
+) -> Result<Turn, OpError> {
     let Some((_, admin)) = store.spots().into_iter().find(|(known, _)| known == spot) else {
         return Ok(Turn::Over);
     };
@@ -223,7 +223,7 @@ async fn turn(
     let Some(look) = work.look(&name).await? else { return from_trash(&work, id, &name, permit).await };
     let spec = spot.spec(&name);
     if look.info.id != id {
-        return said(
+        return fail(
             Kind::Conflict,
             format!("another image (id {}) is called {spec}; it is left alone", look.info.id),
         );
@@ -234,7 +234,7 @@ async fn turn(
     if let Some(watcher) = look.watchers.first() {
         let watcher = watcher.told(|address| work.host.node_at(address));
         let message = format!("image {spec}, of which parts are purged, is open by {watcher}");
-        return said(Kind::InUse, message);
+        return fail(Kind::InUse, message);
     }
     if look.header.objects() <= SMALL {
         work.trash(&name, Keep::For(Duration::ZERO), permit).await?;
@@ -257,7 +257,7 @@ async fn turn(
 }
 
 /// Makes sure that the mark of the image says that it is ours, and that its PV is still gone; `false` where another cluster purges it.
-async fn still_to_be_purged(work: &Work, id: &str, name: &str, header: &Header) -> Result<bool, Trouble> {
+async fn still_to_be_purged(work: &Work, id: &str, name: &str, header: &Header) -> Result<bool, OpError> {
     let spec = work.spot.spec(name);
     let entry = Entry {
         id: id.to_owned(),
@@ -275,19 +275,19 @@ async fn still_to_be_purged(work: &Work, id: &str, name: &str, header: &Header) 
                     "image {spec}, of which parts are purged, is that of PersistentVolume {volume}, which was made again; what is left \
                      of the image stays until that is gone"
                 );
-                said(Kind::Refused, message)
+                fail(Kind::Refused, message)
             }
         },
         Owner::Another => Ok(false),
-        Owner::Remnant => said(Kind::Refused, format!("image {spec} has no header; it is left alone")),
+        Owner::Remnant => fail(Kind::Refused, format!("image {spec} has no header; it is left alone")),
         Owner::Unproved(why) => {
-            said(Kind::Refused, format!("nothing proves that image {spec} is ours: {why}"))
+            fail(Kind::Refused, format!("nothing proves that image {spec} is ours: {why}"))
         }
     }
 }
 
 /// Takes an image out of the trash, to be shortened under the other name.
-async fn from_trash(work: &Work, id: &str, name: &str, permit: &Permit) -> Result<Turn, Trouble> {
+async fn from_trash(work: &Work, id: &str, name: &str, permit: &Permit) -> Result<Turn, OpError> {
     let Some(entry) = work.in_trash().await?.into_iter().find(|entry| entry.id == id) else {
         return Ok(Turn::Over);
     };
@@ -311,12 +311,12 @@ async fn from_trash(work: &Work, id: &str, name: &str, permit: &Permit) -> Resul
         let message = format!(
             "image {spec} (id {id}) has snapshots; restore it, remove them, and move it back to the trash"
         );
-        return said(Kind::InUse, message);
+        return fail(Kind::InUse, message);
     }
     match work.untrash(id, name, permit).await {
         Ok(()) => Ok(Turn::More),
         // A full pool allows no image to leave the trash, but to be purged.
-        Err(Trouble::Call(failed))
+        Err(OpError::Call(failed))
             if matches!(failed.reason, Reason::Deadline | Reason::Full) && work.full().await?.is_some() =>
         {
             work.purge(&entry, permit).await?;

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use serde::Deserialize;
 
-use super::store::{Trouble, Work};
+use super::store::{OpError, Work};
 use crate::backend::ceph::Call;
 
 /// A snapshot, as `rbd snap ls --all` describes it.
@@ -64,14 +64,14 @@ struct Child {
 
 impl Work {
     /// The image's snapshots.
-    pub(super) async fn snapshots(&self, image: &str) -> Result<Snapshots, Trouble> {
+    pub(super) async fn snapshots(&self, image: &str) -> Result<Snapshots, OpError> {
         let list = ["snap", "ls", "--all", "--format", "json", &self.spot.spec(image)].map(str::to_owned);
         let call = Call::reads(self.what("list the snapshots of", image), list);
         Ok(Snapshots::of(self.ceph.rbd(call).await?.must_json()?))
     }
 
     /// The clones made of the image, in words; empty where there are none.
-    pub(super) async fn clones(&self, image: &str) -> Result<String, Trouble> {
+    pub(super) async fn clones(&self, image: &str) -> Result<String, OpError> {
         let children = ["children", "--all", "--format", "json", &self.spot.spec(image)].map(str::to_owned);
         let call = Call::reads(self.what("list the clones of", image), children);
         let children: Vec<Child> = self.ceph.rbd(call).await?.must_json()?;

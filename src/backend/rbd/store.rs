@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     backend::{
-        Error, Host, Kind, Past, PvState, StoreStatus, UNKNOWN_CLUSTER,
+        Error, Host, Kind, PvState, StoreExpectation, StoreStatus, UNKNOWN_CLUSTER,
         ceph::{Ceph, Cluster, Failed, Reason, client},
     },
     system::guard::{Guards, Held},
@@ -91,14 +91,14 @@ struct Memory {
 
 /// Why an operation stopped.
 #[derive(Debug)]
-pub(super) enum Trouble {
+pub(super) enum OpError {
     /// A call failed.
     Call(Failed),
     /// The operation itself says so.
     Said(Error),
 }
 
-impl Trouble {
+impl OpError {
     /// Whether another key may help.
     pub(super) fn is_about_the_key(&self) -> bool {
         matches!(self, Self::Call(failed) if matches!(failed.reason, Reason::WrongKey | Reason::BadKey))
@@ -121,42 +121,42 @@ impl Trouble {
     }
 }
 
-impl From<Failed> for Trouble {
+impl From<Failed> for OpError {
     fn from(failed: Failed) -> Self {
         Self::Call(failed)
     }
 }
 
-impl From<Error> for Trouble {
+impl From<Error> for OpError {
     fn from(error: Error) -> Self {
         Self::Said(error)
     }
 }
 
-impl From<Invalid> for Trouble {
+impl From<Invalid> for OpError {
     fn from(invalid: Invalid) -> Self {
         Self::Said(invalid.into())
     }
 }
 
-impl From<Expired> for Trouble {
+impl From<Expired> for OpError {
     fn from(expired: Expired) -> Self {
         Self::Said(expired.into())
     }
 }
 
-impl From<Trouble> for Error {
-    fn from(trouble: Trouble) -> Self {
+impl From<OpError> for Error {
+    fn from(trouble: OpError) -> Self {
         match trouble {
-            Trouble::Call(failed) => failed.into(),
-            Trouble::Said(error) => error,
+            OpError::Call(failed) => failed.into(),
+            OpError::Said(error) => error,
         }
     }
 }
 
 /// An error that the operation itself reports.
-pub(super) fn said<T>(kind: Kind, message: impl Into<String>) -> Result<T, Trouble> {
-    Err(Trouble::Said(Error::new(kind, message)))
+pub(super) fn fail<T>(kind: Kind, message: impl Into<String>) -> Result<T, OpError> {
+    Err(OpError::Said(Error::new(kind, message)))
 }
 
 /// What an operation works with: a store, a handle for one user, and the list of images that it is about.
@@ -182,10 +182,10 @@ impl Work {
     }
 
     /// The identity of the cluster, which must be what it was.
-    pub(super) async fn identity(&self) -> Result<String, Trouble> {
+    pub(super) async fn identity(&self) -> Result<String, OpError> {
         let identity = self.ceph.fsid().await?;
         match self.store.swapped() {
-            Some(why) => said(Kind::Refused, format!("cluster {}: {why}", self.store.cluster.name())),
+            Some(why) => fail(Kind::Refused, format!("cluster {}: {why}", self.store.cluster.name())),
             None => Ok(identity),
         }
     }
@@ -197,7 +197,7 @@ impl Work {
         spec: &str,
         header: &Header,
         asker: Asker<'_>,
-    ) -> Result<Verdict, Trouble> {
+    ) -> Result<Verdict, OpError> {
         let mark = header.metadata.mark(spec)?;
         let verdict = judge(spec, mark.as_ref(), asker, self.host.cluster().as_ref())?;
         if let Verdict::Sign { instead_of: Some(other) } = &verdict
@@ -207,7 +207,7 @@ impl Work {
                 "image {spec} belongs to PersistentVolume {other}, which exists; nothing was touched. Delete that one first (with \
                  the reclaim policy Retain), or correct this one"
             );
-            return said(Kind::Refused, message);
+            return fail(Kind::Refused, message);
         }
         Ok(verdict)
     }
@@ -246,7 +246,7 @@ impl Store {
     }
 
     /// Takes what the existing volumes say.
-    pub(super) fn remember(&self, past: Past, admin: Option<&Admin>) {
+    pub(super) fn expect_store(&self, past: StoreExpectation, admin: Option<&Admin>) {
         let mut memory = self.memory();
         memory.past = past.identity;
         let Some(admin) = admin else { return };

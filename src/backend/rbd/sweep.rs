@@ -1,4 +1,4 @@
-//! Images that were begun and whose PV was never stored: [`unfinished`] lists them, [`discard`] takes one back.
+//! Images that were begun and whose PV was never stored: [`list_uncommitted`] lists them, [`rollback`] takes one back.
 //!
 //! Which images have a PV is not written on them; the caller knows. Taken back is only what is provably empty and unused: an image
 //! whose PV an administrator deleted on purpose has content, and stays.
@@ -13,10 +13,10 @@ use super::{
     image::Keep,
     names,
     owner::Mark,
-    store::{Trouble, Work, said},
+    store::{OpError, Work, fail},
 };
 use crate::{
-    backend::{Error, Kind, Known, UNKNOWN_CLUSTER, Unfinished, quoted},
+    backend::{Error, Kind, Known, UNKNOWN_CLUSTER, Uncommitted, quoted},
     volume::{ClaimKey, ClusterIds, Permit, VolumeId, VolumeName},
 };
 
@@ -24,11 +24,11 @@ use crate::{
 const ABREAST: usize = 4;
 
 /// The images of this cluster in one spot whose volumes are not known.
-pub(super) async fn unfinished(
+pub(super) async fn list_uncommitted(
     work: &Work,
     cluster: &ClusterIds,
     known: Known<'_>,
-) -> Result<Vec<Unfinished>, Trouble> {
+) -> Result<Vec<Uncommitted>, OpError> {
     let images = match work.images().await {
         Ok(images) => images,
         // Nothing of ours can lie there.
@@ -54,7 +54,7 @@ pub(super) async fn unfinished(
     let mut found = Vec::new();
     for (image, look) in looks {
         match look {
-            Ok(unfinished) => found.extend(unfinished),
+            Ok(uncommitted) => found.extend(uncommitted),
             // The others are to be swept nevertheless.
             Err(trouble) => {
                 let (image, error) = (work.spot.spec(&image), Error::from(trouble));
@@ -71,7 +71,7 @@ async fn look(
     image: &str,
     name: VolumeName,
     cluster: &ClusterIds,
-) -> Result<Option<Unfinished>, Trouble> {
+) -> Result<Option<Uncommitted>, OpError> {
     let spec = work.spot.spec(image);
     let mark = match work.glance(image).await? {
         // What is left of one that was begun, or it is gone by now. From now on it is known to be without a header.
@@ -99,7 +99,7 @@ async fn look(
     let place = Some(work.spot.place(work.store.cluster.name(), image));
     Ok(match mark {
         Some(mark) if mark.is_of(Some(cluster)) => {
-            Some(Unfinished { id, claim: mark.claim(), since: mark.since.into(), place })
+            Some(Uncommitted { id, claim: mark.claim(), since: mark.since.into(), place })
         }
         Some(mark) if mark.is_signed() => None,
         Some(mark) => {
@@ -114,33 +114,33 @@ async fn look(
         None => {
             let uid = names::uid_of(image).to_owned();
             let claim = ClaimKey { namespace: String::new(), name: String::new(), uid };
-            Some(Unfinished { id, claim, since: SystemTime::UNIX_EPOCH, place })
+            Some(Uncommitted { id, claim, since: SystemTime::UNIX_EPOCH, place })
         }
     })
 }
 
 /// Takes back an image that was never used; whether it was here.
-pub(super) async fn discard(
+pub(super) async fn rollback(
     work: &Work,
-    unfinished: &Unfinished,
+    uncommitted: &Uncommitted,
     image: &str,
     permit: &Permit,
-) -> Result<bool, Trouble> {
+) -> Result<bool, OpError> {
     let spec = work.spot.spec(image);
     let Some(look) = work.look(image).await? else {
         if !work.images().await?.iter().any(|name| name == image) {
             return Ok(false);
         }
         if !work.store.is_abandoned(&spec) {
-            return said(Kind::Busy, format!("image {spec} may still be in the making"));
+            return fail(Kind::Busy, format!("image {spec} may still be in the making"));
         }
         work.clear(image, permit).await?;
         return Ok(true);
     };
     let refuse = |why: String| {
         let message =
-            format!("image {spec} of unfinished volume {} {why}; it is left alone", unfinished.id.name());
-        said(Kind::Refused, message)
+            format!("image {spec} of unfinished volume {} {why}; it is left alone", uncommitted.id.name());
+        fail(Kind::Refused, message)
     };
     // What is not known to be ours may be in use by others.
     let refuse_ours = |why: &str| {
@@ -155,7 +155,7 @@ pub(super) async fn discard(
     }
     let mark = look.header.metadata.mark(&spec)?;
     match &mark {
-        Some(mark) if !mark.is_of(Some(&cluster)) || mark.uid != unfinished.claim.uid => {
+        Some(mark) if !mark.is_of(Some(&cluster)) || mark.uid != uncommitted.claim.uid => {
             return refuse(format!("belongs to {mark}"));
         }
         Some(_) => {}
@@ -168,7 +168,7 @@ pub(super) async fn discard(
         }
     }
     // A claim that was named must be the one that was begun for.
-    if names::uid_of(image) != unfinished.claim.uid {
+    if names::uid_of(image) != uncommitted.claim.uid {
         return refuse("is that of a claim with another UID".into());
     }
     if look.info.snapshot_count > 0 {
@@ -176,7 +176,7 @@ pub(super) async fn discard(
     }
     if let Some(watcher) = look.watchers.first() {
         let watcher = watcher.told(|address| work.host.node_at(address));
-        return said(Kind::InUse, format!("image {spec} is still open by {watcher}"));
+        return fail(Kind::InUse, format!("image {spec} is still open by {watcher}"));
     }
     if let Some(group) = &look.info.group {
         return refuse_ours(&format!("is in the group {group} of images"));
@@ -190,7 +190,7 @@ pub(super) async fn discard(
     }
     // In the trash nothing else tells that it is ours.
     if mark.is_none() {
-        work.set_mark(image, &Mark::new(&cluster, unfinished.claim.clone()), permit).await?;
+        work.set_mark(image, &Mark::new(&cluster, uncommitted.claim.clone()), permit).await?;
     }
     let time = deleted_for(work.host.trash_retention());
     work.trash(image, Keep::For(time), permit).await?;

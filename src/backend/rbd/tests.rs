@@ -186,7 +186,7 @@ impl Site {
     /// The same cluster in a new process, which knows of no volumes.
     pub(super) fn restart(&mut self) {
         self.rbd = backend(&self.small, &self.vault);
-        self.rbd.acquaint(&parameters(&[]));
+        self.rbd.register_class(&parameters(&[]));
     }
 
     pub(super) async fn create(&self, request: &VolumeRequest) -> Result<Volume, Error> {
@@ -227,7 +227,7 @@ impl Site {
             }
         };
         tokio::select! {
-            () = self.rbd.tend(&permit) => unreachable!("the permit has not ended"),
+            () = self.rbd.collect_garbage(&permit) => unreachable!("the permit has not ended"),
             () = watch => {}
         }
     }
@@ -269,8 +269,8 @@ pub(super) fn in_use(request: &VolumeRequest, volume: &Volume) -> InUse {
 }
 
 /// The growth of a volume to so many bytes.
-pub(super) fn growth(request: &VolumeRequest, volume: &Volume, bytes: u64) -> Growth {
-    Growth {
+pub(super) fn growth(request: &VolumeRequest, volume: &Volume, bytes: u64) -> ExpandRequest {
+    ExpandRequest {
         name: request.name.clone(),
         id: Some(volume.id.clone()),
         source: volume.source.clone(),

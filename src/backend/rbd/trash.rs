@@ -1,4 +1,4 @@
-//! What lies in the trash is looked after: [`tend`] is the loop; the account of it is in `account`.
+//! What lies in the trash is looked after: [`collect_garbage`] is the loop; the account of it is in `account`.
 //!
 //! What was deleted is purged once its PV is gone and its time is over, what was rescued goes back ([`decide`]), also where an
 //! earlier process left it; what others moved there is left alone. Nothing is ever forced. What cannot be purged is tried again
@@ -22,7 +22,7 @@ use super::{
     entry::{Entry, Fate, State},
     names::{self, Spot},
     restore, slices,
-    store::{Store, Trouble, Work},
+    store::{OpError, Store, Work},
 };
 use crate::{
     backend::{Error, Host, PvState},
@@ -77,8 +77,13 @@ enum Settled {
 }
 
 /// Looks after the trash of `store` until the permit ends. `admin`: who may look at the whole cluster.
-pub(super) async fn tend(store: Arc<Store>, host: Arc<dyn Host>, admin: Option<Admin>, permit: Permit) {
-    let sliced = slices::tend(Arc::clone(&store), Arc::clone(&host), permit.clone());
+pub(super) async fn collect_garbage(
+    store: Arc<Store>,
+    host: Arc<dyn Host>,
+    admin: Option<Admin>,
+    permit: Permit,
+) {
+    let sliced = slices::collect_garbage(Arc::clone(&store), Arc::clone(&host), permit.clone());
     let listed = async move {
         // What was done before, another process may have undone since.
         lock(&store.trash.ours).clear();
@@ -189,7 +194,7 @@ impl Tending {
                     Some(entries) => entries,
                     None => prepared(&work, permit).await?,
                 };
-                Ok::<_, Trouble>((work, entries))
+                Ok::<_, OpError>((work, entries))
             };
             match listed.await {
                 Ok((work, entries)) => {
@@ -279,7 +284,7 @@ impl Tending {
         &mut self,
         spot: &Spot,
         entry: &Entry,
-        settled: Result<Settled, Trouble>,
+        settled: Result<Settled, OpError>,
     ) -> Option<SystemTime> {
         let id = spot.spec(&entry.id);
         let (now, pace) = (self.now(), self.store.pace);
@@ -345,7 +350,7 @@ impl Tending {
         until
     }
 
-    fn not_listed(&mut self, spot: &Spot, trouble: Trouble) {
+    fn not_listed(&mut self, spot: &Spot, trouble: OpError) {
         let (cluster, elsewhere) = (self.store.cluster.name(), trouble.is_elsewhere());
         let why = Error::from(trouble).chain();
         let (now, pace) = (self.now(), self.store.pace);
@@ -387,7 +392,7 @@ impl Tending {
 }
 
 /// Sees to it that a pool with images of ours can move them to its trash also when it is full.
-async fn prepared(work: &Work, permit: &Permit) -> Result<Vec<Entry>, Trouble> {
+async fn prepared(work: &Work, permit: &Permit) -> Result<Vec<Entry>, OpError> {
     if work.images().await?.iter().any(|image| names::volume_of(image).is_some()) {
         match work.make_trash(permit).await {
             Ok(()) => {}
@@ -401,7 +406,7 @@ async fn prepared(work: &Work, permit: &Permit) -> Result<Vec<Entry>, Trouble> {
 }
 
 /// Does what is to be done about one entry.
-async fn settle(work: &Work, entry: &Entry, is_due: bool, permit: &Permit) -> Result<Settled, Trouble> {
+async fn settle(work: &Work, entry: &Entry, is_due: bool, permit: &Permit) -> Result<Settled, OpError> {
     permit.check()?;
     let spec = work.spot.spec(&entry.name);
     let Ok(_held) = work.store.hold(&spec) else { return Ok(Settled::Again) };
@@ -449,7 +454,7 @@ async fn settle(work: &Work, entry: &Entry, is_due: bool, permit: &Permit) -> Re
     }
 }
 
-async fn purge(work: &Work, entry: &Entry, permit: &Permit) -> Result<Settled, Trouble> {
+async fn purge(work: &Work, entry: &Entry, permit: &Permit) -> Result<Settled, OpError> {
     work.purge(entry, permit).await?;
     Ok(Settled::Purged)
 }

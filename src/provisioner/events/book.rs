@@ -1,4 +1,4 @@
-//! Which events are posted, merged, left out or dropped: a [`Book`] of what happened lately. Pure; time comes in.
+//! Which events are posted, merged, left out or dropped: a [`EventCorrelator`] of what happened lately. Pure; time comes in.
 //!
 //! The limits are those of the Go client library: so many different notes for one reason, so many requests for one object.
 
@@ -141,7 +141,7 @@ type Subject = (Box<str>, Type, &'static str);
 type Notes = Vec<(u64, Instant)>;
 
 /// What happened lately, and what of it has still to be posted.
-pub(super) struct Book {
+pub(super) struct EventCorrelator {
     bounds: Bounds,
     hasher: RandomState,
     pending: HashMap<Key, Pending>,
@@ -157,7 +157,7 @@ pub(super) struct Book {
     last_name: i128,
 }
 
-impl Book {
+impl EventCorrelator {
     pub(super) fn new(bounds: Bounds) -> Self {
         Self {
             bounds,

@@ -24,7 +24,7 @@ use tracing::{info, warn};
 use super::{
     Office, Settings, Status,
     decision::{Step, View, decide, written},
-    lock::{Kind, Locks, Record, Sighting, Trouble},
+    lock::{Kind, Locks, OpError, Record, Sighting},
 };
 use crate::volume::{Clock, Moment, Permit};
 
@@ -48,7 +48,7 @@ struct Hold {
 /// A look at the Endpoints, and when the question was asked.
 struct Look {
     asked: Moment,
-    answer: Result<Option<Sighting>, Trouble>,
+    answer: Result<Option<Sighting>, OpError>,
 }
 
 /// What stands for the lock.
@@ -96,8 +96,8 @@ const REFUSALS: u32 = 2;
 const RIGHTS_AGAIN: Duration = Duration::from_mins(10);
 
 /// The renew deadline came before the answer.
-fn late() -> Trouble {
-    Trouble::Other("the server did not answer before the renew deadline".to_owned())
+fn late() -> OpError {
+    OpError::Other("the server did not answer before the renew deadline".to_owned())
 }
 
 impl Candidate {
@@ -188,8 +188,8 @@ impl Candidate {
 
     /// One try to get or keep the lock: a second look where somebody seems to have been quicker, since it may have been an
     /// earlier request of our own whose answer was lost.
-    async fn round(&mut self) -> Result<Round, Trouble> {
-        let mut trouble = Trouble::Conflict;
+    async fn round(&mut self) -> Result<Round, OpError> {
+        let mut trouble = OpError::Conflict;
         for _ in 0..3 {
             let sighting = match &self.own {
                 Some(own) => Some(own.clone()),
@@ -221,7 +221,7 @@ impl Candidate {
                     self.own = Some(own);
                     return Ok(Round::Held(start));
                 }
-                Err(again @ (Trouble::Conflict | Trouble::Missing)) => (self.own, trouble) = (None, again),
+                Err(again @ (OpError::Conflict | OpError::Missing)) => (self.own, trouble) = (None, again),
                 Err(other) => return Err(other),
             }
         }
@@ -308,7 +308,7 @@ impl Candidate {
                 version = sighting.as_ref().map(Sighting::version);
                 self.endpoints.look(sighting.as_ref(), now);
             }
-            Err(Trouble::Forbidden(why)) => {
+            Err(OpError::Forbidden(why)) => {
                 if self.endpoints.held_until(&self.settings.identity, self.settings.duration).is_none() {
                     if self.old.hidden.replace(now + RIGHTS_AGAIN).is_none() {
                         info!(
@@ -423,9 +423,9 @@ impl Candidate {
     }
 
     /// Chooses the other lock where the role does not allow this one.
-    fn fail(&mut self, trouble: &Trouble) {
+    fn fail(&mut self, trouble: &OpError) {
         self.complain(trouble);
-        let Trouble::Forbidden(why) = trouble else { return };
+        let OpError::Forbidden(why) = trouble else { return };
         if self.hold.is_some() {
             return;
         }
@@ -486,7 +486,7 @@ impl Candidate {
         format!("{} {}/{}", self.kind, self.settings.namespace, self.settings.name)
     }
 
-    fn complain(&self, trouble: &Trouble) {
+    fn complain(&self, trouble: &OpError) {
         let text = trouble.to_string();
         let known = self.status.lock().unwrap_or_else(PoisonError::into_inner).trouble.clone();
         if known.as_ref() != Some(&text) {

@@ -161,7 +161,7 @@ impl Sighting {
     }
 
     /// The object with another record.
-    fn with(&self, record: &Record, superseded: Option<&str>) -> Result<Object, Trouble> {
+    fn with(&self, record: &Record, superseded: Option<&str>) -> Result<Object, OpError> {
         Ok(match &self.object {
             Object::Lease(lease) => {
                 let mut lease = lease.clone();
@@ -200,13 +200,13 @@ pub(super) fn parse_annotation(text: &str) -> Option<Record> {
     serde_json::from_str::<Annotation>(text).ok().map(Record::from)
 }
 
-pub(super) fn annotation(record: &Record) -> Result<String, Trouble> {
-    serde_json::to_string(&Annotation::from(record)).map_err(|error| Trouble::Other(error.to_string()))
+pub(super) fn annotation(record: &Record) -> Result<String, OpError> {
+    serde_json::to_string(&Annotation::from(record)).map_err(|error| OpError::Other(error.to_string()))
 }
 
 /// Why a lock could not be read or written.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Trouble {
+pub(super) enum OpError {
     /// Somebody wrote it since it was read.
     Conflict,
     /// It is gone, or the server has no such kind.
@@ -217,7 +217,7 @@ pub(super) enum Trouble {
     Other(String),
 }
 
-impl fmt::Display for Trouble {
+impl fmt::Display for OpError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Conflict => f.write_str("other replicas keep changing the lock"),
@@ -228,7 +228,7 @@ impl fmt::Display for Trouble {
     }
 }
 
-impl From<kube::Error> for Trouble {
+impl From<kube::Error> for OpError {
     fn from(error: kube::Error) -> Self {
         let kube::Error::Api(status) = error else { return Self::Other(sentence(&error)) };
         let details = status.details.as_ref();
@@ -264,7 +264,7 @@ impl Locks {
         Self { leases, endpoints: Api::namespaced(client, namespace), name: name.to_owned(), limit }
     }
 
-    pub(super) async fn get(&self, kind: Kind) -> Result<Option<Sighting>, Trouble> {
+    pub(super) async fn get(&self, kind: Kind) -> Result<Option<Sighting>, OpError> {
         self.limited(async {
             Ok(match kind {
                 Kind::Lease => self.leases.get_opt(&self.name).await?.map(Sighting::of_lease),
@@ -279,7 +279,7 @@ impl Locks {
         kind: Kind,
         record: &Record,
         superseded: Option<&str>,
-    ) -> Result<Sighting, Trouble> {
+    ) -> Result<Sighting, OpError> {
         let metadata = ObjectMeta { name: Some(self.name.clone()), ..ObjectMeta::default() };
         let empty = match kind {
             Kind::Lease => Sighting::of_lease(Lease { metadata, spec: None }),
@@ -297,7 +297,7 @@ impl Locks {
         });
         match created.await {
             // What is created cannot be missing: it is the kind that the server does not know.
-            Err(Trouble::Missing) => Err(Trouble::Forbidden(format!("the server has no {kind}"))),
+            Err(OpError::Missing) => Err(OpError::Forbidden(format!("the server has no {kind}"))),
             done => done,
         }
     }
@@ -308,7 +308,7 @@ impl Locks {
         old: &Sighting,
         record: &Record,
         superseded: Option<&str>,
-    ) -> Result<Sighting, Trouble> {
+    ) -> Result<Sighting, OpError> {
         let object = old.with(record, superseded)?;
         let how = PostParams::default();
         self.limited(async {
@@ -324,10 +324,10 @@ impl Locks {
         .await
     }
 
-    async fn limited<T>(&self, request: impl Future<Output = Result<T, kube::Error>>) -> Result<T, Trouble> {
+    async fn limited<T>(&self, request: impl Future<Output = Result<T, kube::Error>>) -> Result<T, OpError> {
         match timeout(self.limit, request).await {
             Ok(answer) => Ok(answer?),
-            Err(_) => Err(Trouble::Other(format!("no answer within {:?}", self.limit))),
+            Err(_) => Err(OpError::Other(format!("no answer within {:?}", self.limit))),
         }
     }
 }

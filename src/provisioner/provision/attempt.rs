@@ -8,7 +8,7 @@ use futures::StreamExt as _;
 
 use super::{Again, Order, Plan, Rejection, plan, remarks};
 use crate::{
-    backend::{Error, Kind, Unfinished},
+    backend::{Error, Kind, Uncommitted},
     provisioner::{
         Shared,
         bounds::{NOTE_BYTES, shortened},
@@ -189,11 +189,11 @@ async fn ask_for_class(shared: &Shared, claim: &Claim, why: &str) -> Outcome {
 ///
 /// It is work of its own, so that the next claim need not wait for it: until it is done, a crash costs the next leader's
 /// sweep the same work, and nothing else.
-pub(in crate::provisioner) async fn confirm(shared: &Shared, uid: &str, permit: &Permit) -> Outcome {
+pub(in crate::provisioner) async fn commit(shared: &Shared, uid: &str, permit: &Permit) -> Outcome {
     let Some(Attempt { order, progress: Progress::Stored(volume, object), .. }) = shared.attempt(uid) else {
         return Outcome::Done;
     };
-    match order.backend.confirm(&volume.id, &object, permit).await {
+    match order.backend.commit(&volume.id, &object, permit).await {
         Ok(()) => {
             shared.end_attempt(uid);
             Outcome::Done
@@ -216,7 +216,7 @@ pub(in crate::provisioner) async fn confirm_all(shared: &Shared, permit: &Permit
     let uids: Vec<Arc<str>> = shared.attempts().keys().cloned().collect();
     futures::stream::iter(uids)
         .for_each_concurrent(Some(CONFIRMED_AT_ONCE), |uid| async move {
-            confirm(shared, &uid, permit).await;
+            commit(shared, &uid, permit).await;
         })
         .await;
 }
@@ -332,9 +332,9 @@ fn whereabouts(order: &Order, volume: &Volume) -> String {
     }
 }
 
-/// Leaves the rest to [`confirm`].
+/// Leaves the rest to [`commit`].
 fn confirm_later(shared: &Shared, uid: &Arc<str>) -> Outcome {
-    shared.records().wake(Key::Confirm(Arc::clone(uid)));
+    shared.records().wake(Key::Commit(Arc::clone(uid)));
     Outcome::Done
 }
 
@@ -484,14 +484,14 @@ fn is_for(stored: &VolumeObject, claim: &Claim) -> bool {
 /// Takes back a volume that nobody uses.
 async fn take_back(shared: &Shared, order: &Order, volume: &Volume, permit: &Permit) -> Outcome {
     let claim = &order.claim;
-    let unfinished = Unfinished {
+    let uncommitted = Uncommitted {
         id: volume.id.clone(),
         claim: claim.key(),
         since: std::time::SystemTime::UNIX_EPOCH,
         // The PV of this claim may name another place under the same id.
         place: order.backend.locate(&volume.source),
     };
-    match order.backend.discard(&unfinished, permit).await {
+    match order.backend.rollback(&uncommitted, permit).await {
         Ok(()) => {
             tracing::info!(claim = %claim, volume = %volume.id, "removed an unused volume");
             shared.metrics.swept(volume.id.store());

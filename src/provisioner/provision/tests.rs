@@ -609,7 +609,7 @@ fn the_backend_is_asked_for_what_the_claim_says_with_its_own_parameters_only() {
     };
     assert_eq!(order.request, expected);
     assert_eq!(std::mem::take(&mut expected.claim.labels), BTreeMap::from([("tier".into(), "gold".into())]));
-    assert_eq!(order.disposal, Disposal::Keep);
+    assert_eq!(order.disposal, Disposal::Retain);
     assert_eq!(order.spot.path(), "gold");
     assert_eq!(order.unknown.as_deref(), Some("has the unknown parameter \"odd\""));
 }

@@ -5,7 +5,7 @@
 
 use serde_json::{Value, json};
 
-use super::Standing;
+use super::VolumeState;
 use crate::{
     provisioner::{
         Shared,
@@ -33,7 +33,7 @@ pub(super) enum Deletion {
 pub(super) async fn delete(
     shared: &Shared,
     live: &VolumeObject,
-    standing: Standing,
+    standing: VolumeState,
     guarding: bool,
     permit: &Permit,
 ) -> Result<Deletion, Failure> {
@@ -67,7 +67,7 @@ pub(super) async fn delete(
 
 /// The JSON patch that takes our finalizers off, of those that hold the object, if its removal is still asked for. It says
 /// what was read rather than which version: Kubernetes takes its own finalizer off at the same time.
-fn release(live: &VolumeObject, standing: Standing, held: &[String]) -> Option<Value> {
+fn release(live: &VolumeObject, standing: VolumeState, held: &[String]) -> Option<Value> {
     let ours = |finalizer: &str| {
         finalizer == names::FINALIZER || standing.in_tree && finalizer == names::IN_TREE_FINALIZER
     };
@@ -117,7 +117,7 @@ mod tests {
 
     #[test]
     fn our_finalizers_are_taken_off_what_is_still_to_be_removed_and_no_other_is() {
-        let standing = |in_tree| Standing {
+        let standing = |in_tree| VolumeState {
             ours: true,
             phase: Phase::Released,
             policy: Policy::Delete,

@@ -50,7 +50,7 @@ fn care(disposal: Disposal) -> u8 {
     match disposal {
         Disposal::Delete => 0,
         Disposal::Archive => 1,
-        Disposal::Keep => 2,
+        Disposal::Retain => 2,
     }
 }
 
@@ -165,7 +165,7 @@ mod tests {
 
     #[test]
     fn the_most_careful_volume_at_a_place_goes_last_and_the_others_leave_the_bytes_to_it() {
-        use Disposal::{Archive, Delete, Keep};
+        use Disposal::{Archive, Delete, Retain};
         use Other::{Leaves, Released, Stuck, Unknown, Uses};
         // The volume is called m. An expectation is what it does, and because of whom.
         let table: Vec<Row<'_>> = vec![
@@ -182,13 +182,13 @@ mod tests {
             ),
             ("who archives goes after who deletes", Archive, vec![("z", Released(Delete))], "wait z"),
             ("who deletes goes before who archives", Delete, vec![("a", Released(Archive))], "yield a"),
-            ("who keeps goes after who archives", Keep, vec![("z", Released(Archive))], "wait z"),
-            ("and before a user, who decides", Keep, vec![("z", Uses)], "yield z"),
+            ("who keeps goes after who archives", Retain, vec![("z", Released(Archive))], "wait z"),
+            ("and before a user, who decides", Retain, vec![("z", Uses)], "yield z"),
             ("who has yielded already is waited for", Delete, vec![("z", Leaves)], "wait z"),
             ("unless another one decides", Delete, vec![("a", Leaves), ("z", Released(Delete))], "yield z"),
             ("who waits for a person may be more careful", Delete, vec![("a", Stuck)], "yield a"),
             ("or less, so that an archive waits", Archive, vec![("z", Stuck)], "wait z"),
-            ("and so does what is kept", Keep, vec![("z", Stuck)], "wait z"),
+            ("and so does what is kept", Retain, vec![("z", Stuck)], "wait z"),
             ("who came meanwhile is waited for", Delete, vec![("z", Unknown)], "wait z"),
         ];
         for (row, disposal, others, expected) in table {
@@ -205,7 +205,7 @@ mod tests {
     /// Whatever they are called and would do, exactly one of those released takes the bytes, and does the most careful.
     #[test]
     fn of_all_orders_exactly_one_volume_takes_the_bytes_and_it_is_the_most_careful() {
-        let disposals = [Disposal::Delete, Disposal::Archive, Disposal::Keep];
+        let disposals = [Disposal::Delete, Disposal::Archive, Disposal::Retain];
         for code in 0..27 {
             let mut left: Vec<(String, Disposal)> = (0..3_usize)
                 .map(|place| {

@@ -12,7 +12,7 @@ use crate::{
 
 /// What decides whether there is anything to do about a volume.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::provisioner) struct Standing {
+pub(in crate::provisioner) struct VolumeState {
     /// One of our provisioners made it, or took it over.
     pub(in crate::provisioner) ours: bool,
     pub(in crate::provisioner) phase: Phase,
@@ -24,7 +24,7 @@ pub(in crate::provisioner) struct Standing {
     pub(in crate::provisioner) in_tree: bool,
 }
 
-impl Standing {
+impl VolumeState {
     /// Whether its data is to go. An administrator who wants to keep it changes this.
     pub(in crate::provisioner) fn goes(self) -> bool {
         self.policy == Policy::Delete && self.phase == Phase::Released
@@ -57,20 +57,20 @@ pub(in crate::provisioner) enum Policy {
 
 /// What is to be done about a volume.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::provisioner) enum Duty {
+pub(in crate::provisioner) enum Action {
     None,
     /// It should carry our finalizer.
-    Guard,
+    AddFinalizer,
     /// It should not carry it any more.
-    Unguard,
+    RemoveFinalizer,
     Remove,
 }
 
 /// How the volume stands.
-pub(in crate::provisioner) fn standing(volume: &VolumeObject, backends: &Backends) -> Standing {
+pub(in crate::provisioner) fn standing(volume: &VolumeObject, backends: &Backends) -> VolumeState {
     let in_tree = provisioner(volume, backends).is_some_and(|name| name.starts_with(names::IN_TREE));
     let has = |finalizer: &str| volume.metadata.finalizers.iter().flatten().any(|name| name == finalizer);
-    Standing {
+    VolumeState {
         ours: provisioner(volume, backends).is_some(),
         phase: phase(volume, in_tree),
         policy: policy(volume),
@@ -134,21 +134,21 @@ pub(in crate::provisioner) fn provisioner<'a>(
 }
 
 /// What is to be done about a volume that stands so. `guarding`: volumes get our finalizer.
-pub(in crate::provisioner) fn duty(standing: Standing, guarding: bool) -> Duty {
-    let Standing { ours, phase, policy, deleting, held, in_tree } = standing;
+pub(in crate::provisioner) fn duty(standing: VolumeState, guarding: bool) -> Action {
+    let VolumeState { ours, phase, policy, deleting, held, in_tree } = standing;
     let guarded = held == Held::ByUs;
     if !ours {
-        return Duty::None;
+        return Action::None;
     }
     match policy {
         // Without the right to patch the finalizer can be neither set nor removed.
-        Policy::Other if guarded && guarding => Duty::Unguard,
-        Policy::Other => Duty::None,
+        Policy::Other if guarded && guarding => Action::RemoveFinalizer,
+        Policy::Other => Action::None,
         Policy::Delete => match phase {
-            Phase::Released if deleting && !(guarding && held != Held::No) => Duty::None,
-            Phase::Released => Duty::Remove,
-            Phase::Bound if guarding && !guarded && !deleting && !in_tree => Duty::Guard,
-            Phase::Bound | Phase::Other => Duty::None,
+            Phase::Released if deleting && !(guarding && held != Held::No) => Action::None,
+            Phase::Released => Action::Remove,
+            Phase::Bound if guarding && !guarded && !deleting && !in_tree => Action::AddFinalizer,
+            Phase::Bound | Phase::Other => Action::None,
         },
     }
 }

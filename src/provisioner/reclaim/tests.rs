@@ -51,14 +51,14 @@ fn with(mut base: Value, patch: &Value) -> Value {
 /// Proves: case 22, case 23, case 24, case 27, case 28, case 29, case 33, case 34, case 35, case 36, row 6.9
 #[test]
 fn only_our_released_volumes_with_policy_delete_are_removed() {
-    use Duty::{Guard, None, Remove, Unguard};
+    use Action::{AddFinalizer, None, Remove, RemoveFinalizer};
     let phase = |phase: &str| json!({"status": {"phase": phase}});
     let policy = |policy: &str| json!({"spec": {"persistentVolumeReclaimPolicy": policy}});
     let deleting = || json!({"metadata": {"deletionTimestamp": "2026-11-01T00:00:00Z"}});
     let bare = || json!({"metadata": {"finalizers": ["kubernetes.io/pv-protection"]}});
     let foreign = || annotated(json!({"pv.kubernetes.io/provisioned-by": "other"}));
     // The volume, and the duty with and without the right to patch volumes.
-    let table: Vec<(&str, Value, Duty, Duty)> = vec![
+    let table: Vec<(&str, Value, Action, Action)> = vec![
         ("a released volume is removed", json!({}), Remove, Remove),
         ("one without our finalizer as well", bare(), Remove, Remove),
         ("a bound volume is left alone", phase("Bound"), None, None),
@@ -73,16 +73,21 @@ fn only_our_released_volumes_with_policy_delete_are_removed() {
             None,
         ),
         ("one that nothing of ours holds is gone already", with(deleting(), &bare()), None, None),
-        ("a volume to be retained loses our finalizer", policy("Retain"), Unguard, None),
-        ("a volume to be recycled as well", policy("Recycle"), Unguard, None),
-        ("a bound volume to be retained as well", with(phase("Bound"), &policy("Retain")), Unguard, None),
+        ("a volume to be retained loses our finalizer", policy("Retain"), RemoveFinalizer, None),
+        ("a volume to be recycled as well", policy("Recycle"), RemoveFinalizer, None),
+        (
+            "a bound volume to be retained as well",
+            with(phase("Bound"), &policy("Retain")),
+            RemoveFinalizer,
+            None,
+        ),
         (
             "a retained volume without our finalizer is left alone",
             with(policy("Retain"), &bare()),
             None,
             None,
         ),
-        ("a bound volume without our finalizer gets it", with(phase("Bound"), &bare()), Guard, None),
+        ("a bound volume without our finalizer gets it", with(phase("Bound"), &bare()), AddFinalizer, None),
         (
             "a volume under deletion never gets it",
             with(with(phase("Bound"), &bare()), &deleting()),
@@ -128,7 +133,7 @@ fn only_our_released_volumes_with_policy_delete_are_removed() {
 
 #[test]
 fn volumes_of_a_plugin_of_kubernetes_are_ours_where_a_claim_made_them_and_keep_their_finalizers() {
-    use Duty::{None, Remove};
+    use Action::{None, Remove};
     let backends = Backends::default().with("kubernetes.io/rbd", Arc::new(Memory::new()));
     let usual = with(
         old(),
@@ -143,7 +148,7 @@ fn volumes_of_a_plugin_of_kubernetes_are_ours_where_a_claim_made_them_and_keep_t
     let phase = |phase: &str| json!({"status": {"phase": phase}});
     let deleting = json!({"metadata": {"deletionTimestamp": "2026-11-01T00:00:00Z"}});
     let by = |by: Value| json!({"metadata": {"annotations": {"kubernetes.io/createdby": by}}});
-    let table: Vec<(&str, Value, Duty, Duty)> = vec![
+    let table: Vec<(&str, Value, Action, Action)> = vec![
         ("a released volume is removed", json!({}), Remove, Remove),
         ("Kubernetes without the plugin has failed with it", phase("Failed"), Remove, Remove),
         ("one under deletion is held by their finalizer, which we take off", deleting, Remove, None),
@@ -190,7 +195,7 @@ fn volumes_of_an_older_provisioner_with_another_identity_are_left_to_it() {
 fn the_parameters_of_an_old_volumes_class_reach_the_backend_under_their_declared_names() {
     let memory = || {
         Memory::new().with_capabilities(|capabilities| {
-            capabilities.any_case = true;
+            capabilities.case_insensitive = true;
             capabilities.before = Disposal::Delete;
         })
     };
@@ -247,16 +252,16 @@ fn everything_for_a_removal_is_taken_from_the_volume() {
 /// Proves: row 6.1, row 6.2, row 6.3, row 6.4, row 6.5, row 6.6, row 6.7, row 6.8, row 6.10, statement 12
 #[test]
 fn the_volume_says_what_becomes_of_it_else_the_class_else_it_is_archived() {
-    use Disposal::{Archive, Delete, Keep};
+    use Disposal::{Archive, Delete, Retain};
     let recorded = |value: &str| annotated(json!({"berth.storage/on-delete": value}));
     let class = |parameters: Value| json!({"parameters": parameters});
     let table: Vec<(&str, Value, Option<Value>, Disposal, &str)> = vec![
         ("recorded: delete", recorded("delete"), None, Delete, ""),
         ("recorded: archive", recorded("archive"), Some(class(json!({"onDelete": "delete"}))), Archive, ""),
-        ("recorded: retain", recorded("retain"), Some(class(json!({"onDelete": "delete"}))), Keep, ""),
+        ("recorded: retain", recorded("retain"), Some(class(json!({"onDelete": "delete"}))), Retain, ""),
         ("old: the class says nothing", old(), Some(json!({})), Archive, ""),
         ("old: the class deletes", old(), Some(class(json!({"onDelete": "delete"}))), Delete, ""),
-        ("old: the class retains", old(), Some(class(json!({"onDelete": "retain"}))), Keep, ""),
+        ("old: the class retains", old(), Some(class(json!({"onDelete": "retain"}))), Retain, ""),
         (
             "old: the class archives, whatever the older parameter says",
             old(),
@@ -368,7 +373,7 @@ fn another_volume_in_the_same_place_keeps_the_data_and_one_above_or_below_stops_
     };
     let other = |relation| Occupant { relation, who: "PersistentVolume pvc-x".into(), id: "pvc-x".into() };
     let kept = yielding(order(), "PersistentVolume pvc-x");
-    assert_eq!(kept.removal.disposal, Disposal::Keep);
+    assert_eq!(kept.removal.disposal, Disposal::Retain);
     assert!(kept.remark.unwrap().contains("PersistentVolume pvc-x uses the same location"));
     assert_eq!(in_the_way(&other(Relation::Same)), None);
     for (relation, says) in [(Relation::Above, "lies within that of"), (Relation::Below, "contains that of")]

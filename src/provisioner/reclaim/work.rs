@@ -6,7 +6,7 @@
 use std::{sync::Arc, time::Instant};
 
 use super::{
-    Class, Duty, Order, Plan, given_up, in_the_way, in_the_way_on,
+    Action, Class, Order, Plan, given_up, in_the_way, in_the_way_on,
     object::{self, Deletion},
     plan,
     sharing::{self, Other, Turn},
@@ -71,8 +71,8 @@ async fn round(shared: &Shared, name: &str, tries: u32, permit: &Permit) -> Resu
     };
     let guarding = shared.records().guarding();
     let class = match duty(standing(&live, &shared.backends), guarding) {
-        Duty::Remove => class_if_needed(shared, &live).await?,
-        Duty::None | Duty::Guard | Duty::Unguard => class_known(shared, &live),
+        Action::Remove => class_if_needed(shared, &live).await?,
+        Action::None | Action::AddFinalizer | Action::RemoveFinalizer => class_known(shared, &live),
     };
     match plan(&live, class.as_ref(), &shared.backends, guarding) {
         Plan::Ignore => keep(shared, &live, class.as_ref(), permit).await,
@@ -89,7 +89,7 @@ async fn round(shared: &Shared, name: &str, tries: u32, permit: &Permit) -> Resu
             let asked = order.removal.disposal;
             // Something else was asked for before, perhaps of another process where the bytes are to stay: it is undone.
             let other = shared.records().removing(name).is_some_and(|begun| begun != asked);
-            if other || asked == Disposal::Keep {
+            if other || asked == Disposal::Retain {
                 restore(shared, &live, class.as_ref(), permit).await?;
             }
             let order = remove(shared, &live, order, tries, permit).await?;
@@ -182,7 +182,7 @@ async fn keep(
 ) -> Result<Round, Outcome> {
     let name = live.metadata.name.as_deref().unwrap_or_default();
     let standing = standing(live, &shared.backends);
-    let unguard = duty(standing, shared.records().guarding()) == Duty::Unguard;
+    let unguard = duty(standing, shared.records().guarding()) == Action::RemoveFinalizer;
     let rescued = shared.records().removing(name).is_some() && !standing.goes();
     if !unguard && !rescued {
         return Ok(Round::Over(Outcome::Done));
@@ -384,7 +384,7 @@ fn remark(shared: &Shared, live: &VolumeObject, order: &Order, removed: &Removed
         (Removed::Kept, Disposal::Delete | Disposal::Archive) => {
             Some("the data was kept, because it existed before the volume".to_owned())
         }
-        (Removed::Archived(to), Disposal::Archive | Disposal::Keep) => {
+        (Removed::Archived(to), Disposal::Archive | Disposal::Retain) => {
             order.remark.as_ref().map(|remark| format!("{remark}; the archive is {to:?}"))
         }
         (Removed::Trashed | Removed::Absent | Removed::Kept, _) => order.remark.clone(),
@@ -409,12 +409,12 @@ pub(in crate::provisioner) async fn reconcile_finalizer(
     };
     let guarding = shared.records().guarding();
     match duty(standing(&live, &shared.backends), guarding) {
-        Duty::Guard if permit.check().is_err() => Outcome::Retry,
-        Duty::Guard => {
+        Action::AddFinalizer if permit.check().is_err() => Outcome::Retry,
+        Action::AddFinalizer => {
             let answer = shared.cluster.patch_volume(name, &object::guarding(&live)).await;
             patched(shared, name, answer).unwrap_or_else(|outcome| outcome)
         }
-        Duty::Unguard | Duty::None | Duty::Remove => Outcome::Done,
+        Action::RemoveFinalizer | Action::None | Action::Remove => Outcome::Done,
     }
 }
 

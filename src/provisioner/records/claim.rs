@@ -1,4 +1,4 @@
-//! What is kept of claims: [`Claim`] while one wants a volume, [`Growing`] while one asks for more than it has.
+//! What is kept of claims: [`Claim`] while one wants a volume, [`PendingExpansion`] while one asks for more than it has.
 //!
 //! Their authors choose how big they are, so each field has a bound, and of labels and annotations only those are kept that
 //! the class needs.
@@ -183,7 +183,7 @@ impl fmt::Display for Claim {
 
 /// A bound claim that asks for more than it has.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Growing {
+pub(crate) struct PendingExpansion {
     pub(crate) namespace: Box<str>,
     pub(crate) name: Box<str>,
     pub(crate) uid: Arc<str>,
@@ -191,7 +191,7 @@ pub(crate) struct Growing {
     pub(crate) request: Box<str>,
 }
 
-impl Growing {
+impl PendingExpansion {
     pub(super) fn new(object: &ClaimObject, uid: &str) -> Option<Self> {
         if object.status.phase.as_deref() != Some("Bound") {
             return None;
@@ -210,7 +210,7 @@ impl Growing {
     }
 }
 
-impl fmt::Display for Growing {
+impl fmt::Display for PendingExpansion {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.namespace, self.name)
     }

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use super::Records;
 use crate::{
-    backend::{Backend, Past},
+    backend::{Backend, StoreExpectation},
     provisioner::{
         names,
         objects::{VolumeObject, annotation},
@@ -28,7 +28,7 @@ pub(super) struct Memory {
 pub(super) const REMEMBERED: usize = 16;
 
 impl Records {
-    pub(super) fn remember(&mut self, backend: &'static str, store: &str, object: &VolumeObject) {
+    pub(super) fn expect_store(&mut self, backend: &'static str, store: &str, object: &VolumeObject) {
         let stores = self.memories.entry(backend).or_default();
         if !stores.contains_key(store) {
             stores.insert(store.to_owned(), Memory::default());
@@ -51,7 +51,7 @@ impl Records {
 
     /// What the volumes tell of each store of `backend`; stores without volumes have an empty past. Among them are stores that
     /// only volumes name.
-    pub(in crate::provisioner) fn past(&self, backend: &dyn Backend) -> Vec<Past> {
+    pub(in crate::provisioner) fn past(&self, backend: &dyn Backend) -> Vec<StoreExpectation> {
         let name = backend.capabilities().name;
         let empty = BTreeMap::new();
         let memories = self.memories.get(name).unwrap_or(&empty);
@@ -59,12 +59,12 @@ impl Records {
         let named = |store: &&String| !stores.iter().any(|known| known == *store);
         let unnamed: Vec<String> = memories.keys().filter(named).cloned().collect();
         stores.extend(unnamed);
-        let mut pasts: BTreeMap<String, Past> = stores
+        let mut pasts: BTreeMap<String, StoreExpectation> = stores
             .iter()
             .map(|store| {
                 let newest = memories.get(store).and_then(|memory| memory.newest.as_ref());
                 let identity = newest.map(|(_, identity)| identity.clone());
-                (store.clone(), Past { store: store.clone(), identity, places: Vec::new() })
+                (store.clone(), StoreExpectation { store: store.clone(), identity, places: Vec::new() })
             })
             .collect();
         for record in self.volumes.values() {

@@ -120,7 +120,7 @@ fn what_is_kept_of_a_claim_has_a_bound_whatever_its_author_writes() {
         "spec": {"volumeName": long(), "resources": {"requests": {"storage": format!("2{}Gi", " ".repeat(9000))}}},
         "status": {"phase": "Bound", "capacity": {"storage": "1Gi"}},
     }));
-    assert!(Growing::new(&growing, "uid").is_none_or(|growing| format!("{growing:?}").len() < MOST));
+    assert!(PendingExpansion::new(&growing, "uid").is_none_or(|growing| format!("{growing:?}").len() < MOST));
 }
 
 /// A key per claim that ever wanted the place of a volume stayed for as long as the volume did.
@@ -199,11 +199,11 @@ async fn a_volume_is_work_when_it_may_be_removed_and_when_its_finalizer_is_wrong
     assert_eq!(queued(&queue).await, [Key::Volume("pvc-a".into())], "released");
     records
         .see_volume(&volume("pvc-b", json!({"metadata": {"finalizers": []}, "status": {"phase": "Bound"}})));
-    assert_eq!(queued(&queue).await, [Key::Guard("pvc-b".into())], "without our finalizer");
+    assert_eq!(queued(&queue).await, [Key::AddFinalizer("pvc-b".into())], "without our finalizer");
     records.guard(false);
     assert_eq!(queued(&queue).await, [Key::Volume("pvc-a".into())], "the right to set it is gone");
     records.guard(true);
-    assert_eq!(queued(&queue).await, [Key::Volume("pvc-a".into()), Key::Guard("pvc-b".into())]);
+    assert_eq!(queued(&queue).await, [Key::Volume("pvc-a".into()), Key::AddFinalizer("pvc-b".into())]);
 }
 
 #[tokio::test]

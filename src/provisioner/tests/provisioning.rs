@@ -116,7 +116,7 @@ async fn a_volume_whose_object_could_not_be_stored_at_first_is_stored_later() {
     running.stop().await;
     let succeeded = bed.events("data").into_iter().filter(|(reason, _)| reason == "ProvisioningSucceeded");
     assert_eq!(succeeded.count(), 1);
-    assert_eq!(bed.memory.calls(Operation::Discard), 0);
+    assert_eq!(bed.memory.calls(Operation::Rollback), 0);
 }
 
 /// Proves: case 21
@@ -129,7 +129,7 @@ async fn an_answer_that_was_lost_is_found_out() {
     bed.event("data", "ProvisioningSucceeded").await;
     bed.provisioned(1).await;
     running.stop().await;
-    assert_eq!(bed.memory.calls(Operation::Discard), 0);
+    assert_eq!(bed.memory.calls(Operation::Rollback), 0);
 }
 
 /// A PV was stored, nobody knows it yet, and the class was made anew with other details meanwhile.
@@ -148,7 +148,7 @@ async fn a_volume_whose_object_was_stored_with_other_details_is_not_taken_back()
     bed.event("data", "ProvisioningSucceeded").await;
     running.stop().await;
     assert_eq!(bed.memory.calls(Operation::Create), 2, "the second one tells other details");
-    assert_eq!(bed.memory.calls(Operation::Discard), 0);
+    assert_eq!(bed.memory.calls(Operation::Rollback), 0);
 }
 
 /// Proves: case 21
@@ -206,7 +206,7 @@ async fn a_claim_that_goes_while_the_outcome_is_unknown_is_worked_on_until_it_is
     bed.memory.fail_next(Operation::Create, 1, Moment::After, Failure::Unavailable);
     bed.memory.release(Operation::Create);
     bed.until("what was made is taken back", || {
-        bed.memory.calls(Operation::Discard) > 0 && bed.memory.volumes().is_empty()
+        bed.memory.calls(Operation::Rollback) > 0 && bed.memory.volumes().is_empty()
     })
     .await;
     running.stop().await;
@@ -223,7 +223,7 @@ async fn a_claim_that_goes_while_its_volume_is_made_gets_no_volume() {
     bed.delete_claim("data");
     bed.settle().await;
     bed.memory.release(Operation::Create);
-    bed.until("it is taken back", || bed.memory.calls(Operation::Discard) > 0).await;
+    bed.until("it is taken back", || bed.memory.calls(Operation::Rollback) > 0).await;
     bed.until("nothing is left", || bed.memory.volumes().is_empty()).await;
     running.stop().await;
     assert_eq!(bed.requests("create", "persistentvolumes"), 0);
@@ -299,13 +299,13 @@ async fn what_was_begun_for_a_claim_is_left_to_the_sweep_when_its_class_is_gone_
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_volume_that_cannot_be_confirmed_does_not_fail_its_claim() {
     let bed = Bed::without_controllers();
-    bed.memory.fail_next(Operation::Confirm, 3, Moment::Before, Failure::Unavailable);
+    bed.memory.fail_next(Operation::Commit, 3, Moment::Before, Failure::Unavailable);
     let running = bed.start().await;
     bed.annotated_claim("data");
     bed.provisioned(1).await;
     bed.event("data", "ProvisioningSucceeded").await;
     running.stop().await;
-    assert_eq!(bed.memory.calls(Operation::Confirm), 4);
+    assert_eq!(bed.memory.calls(Operation::Commit), 4);
     assert_eq!(bed.requests("create", "persistentvolumes"), 1);
     assert_eq!(bed.events("data").len(), 1);
 }
@@ -444,15 +444,15 @@ async fn a_start_among_finished_volumes_writes_nothing() {
     bed.provisioned(10).await;
     running.stop().await;
     bed.server.audit().reset();
-    let (created, confirmed) = (bed.memory.calls(Operation::Create), bed.memory.calls(Operation::Confirm));
+    let (created, confirmed) = (bed.memory.calls(Operation::Create), bed.memory.calls(Operation::Commit));
     let running = bed.start().await;
-    bed.until("the sweep has looked", || bed.memory.calls(Operation::Unfinished) > 1).await;
+    bed.until("the sweep has looked", || bed.memory.calls(Operation::Uncommitted) > 1).await;
     bed.settle().await;
     running.stop().await;
     assert_eq!(bed.server.audit().writes(USER), 0);
     assert_eq!(bed.requests("get", "persistentvolumes") + bed.requests("get", "persistentvolumeclaims"), 0);
     assert_eq!(
-        (bed.memory.calls(Operation::Create), bed.memory.calls(Operation::Confirm)),
+        (bed.memory.calls(Operation::Create), bed.memory.calls(Operation::Commit)),
         (created, confirmed)
     );
     let past = bed.memory.past("default").unwrap();

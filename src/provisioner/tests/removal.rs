@@ -359,11 +359,11 @@ async fn the_sweep_takes_back_what_was_never_used_and_confirms_what_was() {
     bed.memory.create(&request(&lives, "lives"), &permit).await.unwrap();
     // Killed after the PV was stored.
     let stored = bed.annotated_claim("stored");
-    bed.memory.hang(Operation::Confirm);
+    bed.memory.hang(Operation::Commit);
     let running = bed.start().await;
     bed.until("the PV is stored", || bed.volumes() == 1).await;
     running.kill().await;
-    bed.memory.release(Operation::Confirm);
+    bed.memory.release(Operation::Commit);
     let running = bed.start().await;
     let held = |uid: &str| {
         let name = VolumeName::for_claim(uid).unwrap();
@@ -393,7 +393,7 @@ async fn a_claim_that_is_known_by_its_uid_alone_is_looked_for_among_all_that_liv
     bed.settle().await;
     running.stop().await;
     assert_eq!(bed.memory.volumes()[0].claim.uid, lives);
-    assert_eq!(bed.memory.calls(Operation::Discard), 1);
+    assert_eq!(bed.memory.calls(Operation::Rollback), 1);
     let lists = bed.requests("list", "persistentvolumeclaims");
     assert!(lists >= 6, "twice, in pages: {lists}");
 }
@@ -411,7 +411,7 @@ async fn while_it_cannot_be_asked_which_claims_live_nothing_is_taken_back() {
     bed.until("the loop goes on", || bed.volumes() == 1).await;
     bed.settle().await;
     running.stop().await;
-    assert_eq!((bed.memory.volumes().len(), bed.memory.calls(Operation::Discard)), (2, 0));
+    assert_eq!((bed.memory.volumes().len(), bed.memory.calls(Operation::Rollback)), (2, 0));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -504,7 +504,7 @@ async fn what_is_not_empty_is_never_swept() {
     bed.memory.create(&made, &Permit::unlimited()).await.unwrap();
     bed.memory.fill(&bed.memory.place(&made).unwrap());
     let running = bed.start().await;
-    bed.until("the sweep tried", || bed.memory.calls(Operation::Discard) > 0).await;
+    bed.until("the sweep tried", || bed.memory.calls(Operation::Rollback) > 0).await;
     bed.settle().await;
     running.stop().await;
     assert_eq!(bed.memory.volumes().len(), 1);

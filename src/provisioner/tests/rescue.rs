@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     backend::{
-        Kind as Failure, Past,
+        Kind as Failure, StoreExpectation,
         memory::{Memory, Moment, Operation},
     },
     provisioner::names,
@@ -493,7 +493,7 @@ async fn what_was_learned_of_a_store_while_standing_by_is_told_when_the_term_beg
     leader.stop().await;
     bed.server.faults().remove(held);
     let learned = || {
-        let Some(Past { identity, places, .. }) = told.past("default") else { return false };
+        let Some(StoreExpectation { identity, places, .. }) = told.past("default") else { return false };
         identity.as_deref() == Some("identity-of-default") && places.len() == 1
     };
     bed.until("it was told of the volume", learned).await;

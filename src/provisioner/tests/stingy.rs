@@ -11,12 +11,13 @@ use serde_json::Value;
 use super::bed::{Bed, NAME};
 use crate::{
     backend::{
-        Backend, Capabilities, Error, Known, KnownVolume, Past, Removed, Restored, StoreStatus, Unfinished,
+        Backend, Capabilities, Error, Known, KnownVolume, Removed, Restored, StoreExpectation, StoreStatus,
+        Uncommitted,
         memory::{Memory, Operation},
     },
     volume::{
-        Capacity, Grown, Growth, InUse, Permit, Place, Removal, Source, Volume, VolumeId, VolumeName,
-        VolumeRequest,
+        Capacity, ExpandRequest, Expanded, InUse, Permit, Place, Removal, Source, Volume, VolumeId,
+        VolumeName, VolumeRequest,
     },
 };
 
@@ -52,8 +53,8 @@ impl Backend for Stingy {
         Ok(Volume { capacity: Some(Capacity::from_bytes(bytes)), ..volume })
     }
 
-    async fn confirm(&self, id: &VolumeId, uid: &str, permit: &Permit) -> Result<(), Error> {
-        self.memory.confirm(id, uid, permit).await
+    async fn commit(&self, id: &VolumeId, uid: &str, permit: &Permit) -> Result<(), Error> {
+        self.memory.commit(id, uid, permit).await
     }
 
     async fn remove(&self, removal: &Removal, permit: &Permit) -> Result<Removed, Error> {
@@ -72,24 +73,24 @@ impl Backend for Stingy {
         self.memory.register(volume, permit).await
     }
 
-    async fn expand(&self, growth: &Growth, permit: &Permit) -> Result<Grown, Error> {
+    async fn expand(&self, growth: &ExpandRequest, permit: &Permit) -> Result<Expanded, Error> {
         self.memory.expand(growth, permit).await
     }
 
-    async fn unfinished(&self, store: &str, known: Known<'_>) -> Result<Vec<Unfinished>, Error> {
-        self.memory.unfinished(store, known).await
+    async fn list_uncommitted(&self, store: &str, known: Known<'_>) -> Result<Vec<Uncommitted>, Error> {
+        self.memory.list_uncommitted(store, known).await
     }
 
-    async fn discard(&self, unfinished: &Unfinished, permit: &Permit) -> Result<(), Error> {
-        self.memory.discard(unfinished, permit).await
+    async fn rollback(&self, uncommitted: &Uncommitted, permit: &Permit) -> Result<(), Error> {
+        self.memory.rollback(uncommitted, permit).await
     }
 
-    async fn tend(&self, permit: &Permit) {
-        self.memory.tend(permit).await;
+    async fn collect_garbage(&self, permit: &Permit) {
+        self.memory.collect_garbage(permit).await;
     }
 
-    fn remember(&self, past: Past) {
-        self.memory.remember(past);
+    fn expect_store(&self, past: StoreExpectation) {
+        self.memory.expect_store(past);
     }
 
     fn stores(&self) -> Vec<StoreStatus> {
@@ -108,7 +109,7 @@ async fn a_volume_that_is_too_small_is_taken_back_and_made_anew() {
     let why = bed.event("data", "ProvisioningFailed").await;
     assert!(why.contains("which is less than the 1Gi requested"), "{why}");
     running.stop().await;
-    assert_eq!((bed.memory.calls(Operation::Create), bed.memory.calls(Operation::Discard)), (3, 2));
+    assert_eq!((bed.memory.calls(Operation::Create), bed.memory.calls(Operation::Rollback)), (3, 2));
     let stored: Value = serde_json::to_value(bed.volume(&format!("pvc-{uid}"))).unwrap();
     assert_eq!(stored["spec"]["capacity"]["storage"], "2Gi", "what the storage gives in the end");
 }

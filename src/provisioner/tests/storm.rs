@@ -19,7 +19,7 @@ fn trouble(bed: &Bed, random: &mut StdRng) {
     let times = random.random_range(1..3);
     let verb = ["create", "get", "delete", "patch"][random.random_range(0..4)];
     let requests = Match::verb(verb).resource("persistentvolumes").user(USER);
-    let operation = [Operation::Create, Operation::Confirm, Operation::Remove, Operation::Discard]
+    let operation = [Operation::Create, Operation::Commit, Operation::Remove, Operation::Rollback]
         [random.random_range(0..4)];
     match random.random_range(0..8) {
         0 => drop(faults.inject(requests, Fault::Code(500, None), Times::Count(times))),

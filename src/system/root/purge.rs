@@ -73,7 +73,7 @@ pub struct Left {
     /// What could not be removed.
     pub stuck: Vec<Stuck>,
     /// Trees whose time was over before they were gone.
-    pub unfinished: Vec<Unfinished>,
+    pub uncommitted: Vec<Unfinished>,
 }
 
 /// A tree whose time was over before it was gone.
@@ -149,7 +149,7 @@ impl Purge<'_> {
             Some(cause) => Err(Failure { step, path: root.shown(segments), cause }),
             None => Ok(Left {
                 stuck: crew.stuck.into_inner().unwrap_or_else(PoisonError::into_inner),
-                unfinished: budgets
+                uncommitted: budgets
                     .iter()
                     .filter(|budget| budget.was_over())
                     .map(|b| Unfinished { entry: b.entry.clone(), refilled: b.is_refilled() })

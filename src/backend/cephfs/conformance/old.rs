@@ -55,7 +55,7 @@ pub(super) async fn old_volumes_are_removed_with_user_and_secret(bench: &Bench) 
     };
     for (index, root) in roots.iter().enumerate() {
         for (number, disposal) in
-            [Disposal::Delete, Disposal::Archive, Disposal::Keep].into_iter().enumerate()
+            [Disposal::Delete, Disposal::Archive, Disposal::Retain].into_iter().enumerate()
         {
             let number = index * 3 + number;
             let id = uuid(number);
@@ -89,15 +89,15 @@ pub(super) async fn old_volumes_are_removed_with_user_and_secret(bench: &Bench) 
                         Disposal::Delete if again => Removed::Absent,
                         Disposal::Delete => Removed::Trashed,
                         Disposal::Archive => Removed::Archived(path.trim_start_matches('/').to_owned()),
-                        Disposal::Keep => Removed::Kept,
+                        Disposal::Retain => Removed::Kept,
                     };
                     assert_eq!(removed(&backend, &volume).await, expected, "{path}");
                 }
                 assert_eq!(bench.world.exists(path), disposal != Disposal::Delete, "{path} {disposal}");
-                assert_eq!(bench.user_exists(user), disposal == Disposal::Keep, "{user} {disposal}");
+                assert_eq!(bench.user_exists(user), disposal == Disposal::Retain, "{user} {disposal}");
                 assert_eq!(
                     bench.keys.secrets(&secret, true).await.is_ok(),
-                    disposal == Disposal::Keep,
+                    disposal == Disposal::Retain,
                     "{secret} {disposal}"
                 );
                 assert_eq!(

@@ -125,21 +125,21 @@ pub(super) async fn an_unused_volume_is_taken_back_and_a_used_one_stays(bench: &
         bench.world.fill(&Bench::data(&filled));
         let nobody = |_: &VolumeName| false;
         let ours = [&volume.id, &filled.id];
-        let list = |all: Vec<Unfinished>| {
-            all.into_iter().filter(|unfinished| ours.contains(&&unfinished.id)).collect::<Vec<_>>()
+        let list = |all: Vec<Uncommitted>| {
+            all.into_iter().filter(|uncommitted| ours.contains(&&uncommitted.id)).collect::<Vec<_>>()
         };
-        let found = list(backend.unfinished(&store, &nobody).await.unwrap());
-        let claims: Vec<_> = found.iter().map(|unfinished| unfinished.claim.clone()).collect();
+        let found = list(backend.list_uncommitted(&store, &nobody).await.unwrap());
+        let claims: Vec<_> = found.iter().map(|uncommitted| uncommitted.claim.clone()).collect();
         assert_eq!(claims.len(), 2, "{found:?}");
         assert!(claims.contains(&key(&unused)) && claims.contains(&key(&used)));
         for _ in 0..2 {
             let known = |name: &VolumeName| *name == used.name;
-            let found = list(backend.unfinished(&store, &known).await.unwrap());
+            let found = list(backend.list_uncommitted(&store, &known).await.unwrap());
             assert_eq!(found.len(), 1, "what has a PV is finished");
         }
         let of =
-            |volume: &Volume| found.iter().find(|unfinished| unfinished.id == volume.id).unwrap().clone();
-        let error = backend.discard(&of(&filled), &permit()).await.unwrap_err();
+            |volume: &Volume| found.iter().find(|uncommitted| uncommitted.id == volume.id).unwrap().clone();
+        let error = backend.rollback(&of(&filled), &permit()).await.unwrap_err();
         assert_eq!(error.kind(), Kind::Refused, "{error}");
         let said = error.to_string();
         assert!(said.contains(used.name.as_str()) && said.contains("berth.kept yes"), "{said}");
@@ -150,10 +150,10 @@ pub(super) async fn an_unused_volume_is_taken_back_and_a_used_one_stays(bench: &
                 .iter()
                 .any(|(what, _)| what.contains(&filled.record["subvolume"])))
         );
-        let other = Unfinished { claim: ClaimKey { uid: "other".into(), ..key(&unused) }, ..of(&volume) };
-        assert_eq!(kind(backend.discard(&other, &permit()).await), Kind::Refused);
+        let other = Uncommitted { claim: ClaimKey { uid: "other".into(), ..key(&unused) }, ..of(&volume) };
+        assert_eq!(kind(backend.rollback(&other, &permit()).await), Kind::Refused);
         for _ in 0..2 {
-            backend.discard(&of(&volume), &permit()).await.unwrap();
+            backend.rollback(&of(&volume), &permit()).await.unwrap();
         }
         assert!(!bench.world.exists(&Bench::data(&volume)) && !bench.user_exists(&volume.record["user"]));
         assert!(!bench.keys.kept().iter().any(|kept| kept.name == volume.record["secretName"]));
@@ -170,18 +170,18 @@ pub(super) async fn another_installations_volume_is_left_alone(bench: &Bench) {
     let ours = bench.open(Arc::clone(&keys));
     assert_eq!(kind(ours.create(&request, &permit()).await), Kind::Conflict, "not even for the same claim");
     let nobody = |_: &VolumeName| false;
-    ours.remember(Past {
+    ours.expect_store(StoreExpectation {
         store: volume.id.store().into(),
         identity: None,
         places: vec![ours.place(&request).unwrap()],
     });
-    let found = ours.unfinished(volume.id.store(), &nobody).await.unwrap();
-    assert!(!found.iter().any(|unfinished| unfinished.id == volume.id));
+    let found = ours.list_uncommitted(volume.id.store(), &nobody).await.unwrap();
+    assert!(!found.iter().any(|uncommitted| uncommitted.id == volume.id));
     let removal = removal(&request, &volume, Disposal::Delete);
     assert_eq!(kind(ours.remove(&removal, &permit()).await), Kind::Refused);
     keys.identify(None);
     assert_eq!(
-        ours.unfinished(volume.id.store(), &nobody).await.unwrap(),
+        ours.list_uncommitted(volume.id.store(), &nobody).await.unwrap(),
         [],
         "who does not know himself sweeps nothing"
     );
@@ -212,11 +212,11 @@ pub(super) async fn what_somebody_else_put_there_is_not_taken(bench: &Bench) {
     assert!(error.to_string().contains("nobody marked it"), "{error}");
     let nobody = |_: &VolumeName| false;
     let store = backend.place(&plain).unwrap().store;
-    for unfinished in backend.unfinished(&store, &nobody).await.unwrap() {
-        if unfinished.claim.uid == plain.claim.uid {
-            assert_eq!(kind(backend.discard(&unfinished, &permit()).await), Kind::Refused);
+    for uncommitted in backend.list_uncommitted(&store, &nobody).await.unwrap() {
+        if uncommitted.claim.uid == plain.claim.uid {
+            assert_eq!(kind(backend.rollback(&uncommitted, &permit()).await), Kind::Refused);
         }
-        assert_ne!(unfinished.claim.uid, used.claim.uid);
+        assert_ne!(uncommitted.claim.uid, used.claim.uid);
     }
     assert!(bench.world.exists(&path) && bench.world.exists(data.trim()));
 }
@@ -250,7 +250,7 @@ pub(super) async fn nothing_is_kept_or_grows_after_the_permit_has_ended(bench: &
     ended.revoke();
     let request = bench.request("a", &[]);
     let volume = made(&backend, &request).await;
-    let keep = removal(&request, &volume, Disposal::Keep);
+    let keep = removal(&request, &volume, Disposal::Retain);
     assert_eq!(kind(backend.remove(&keep, &ended).await), Kind::Unavailable);
     assert_eq!(kind(backend.expand(&growth(&request, &volume, 1 << 40), &ended).await), Kind::Unavailable);
     assert_eq!(made(&backend, &request).await, volume);

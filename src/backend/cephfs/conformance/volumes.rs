@@ -66,8 +66,10 @@ pub(super) async fn quotas_are_rounded_up_grow_and_never_shrink(bench: &Bench) {
         let grown = backend.expand(&growth(&request, &volume, absurd), &permit()).await;
         assert_eq!(kind(grown), Kind::Invalid);
     }
-    let other =
-        Growth { claim: ClaimKey { uid: "other".into(), ..key(&request) }, ..growth(&request, &volume, MIB) };
+    let other = ExpandRequest {
+        claim: ClaimKey { uid: "other".into(), ..key(&request) },
+        ..growth(&request, &volume, MIB)
+    };
     backend.expand(&other, &permit()).await.unwrap_or_else(|error| unreachable!("bound anew: {error}"));
 }
 
@@ -122,8 +124,8 @@ pub(super) async fn an_archived_volume_keeps_its_data_and_loses_its_users(bench:
     assert_eq!(bench.metadata(&volume, "berth.archived"), Some(mark));
     let group = &record["group"];
     let nobody = |_: &VolumeName| false;
-    let unfinished = backend.unfinished(volume.id.store(), &nobody).await.unwrap();
-    assert!(!unfinished.iter().any(|unfinished| unfinished.id == volume.id), "it is not swept");
+    let uncommitted = backend.list_uncommitted(volume.id.store(), &nobody).await.unwrap();
+    assert!(!uncommitted.iter().any(|uncommitted| uncommitted.id == volume.id), "it is not swept");
     assert_eq!(kind(backend.create(&request, &permit()).await), Kind::Conflict, "nor given to anybody");
     // As documented: without the mark it is a volume again, for whoever needs it, and no sweep asks for it.
     let metadata = |more: &[&str]| {
@@ -133,8 +135,8 @@ pub(super) async fn an_archived_volume_keeps_its_data_and_loses_its_users(bench:
     let (fs, subvolume) = (record["fsName"].as_str(), record["subvolume"].as_str());
     metadata(&["set", fs, subvolume, "berth.kept", "restored"]);
     metadata(&["rm", fs, subvolume, "berth.archived"]);
-    let unfinished = backend.unfinished(volume.id.store(), &nobody).await.unwrap();
-    assert!(!unfinished.iter().any(|unfinished| unfinished.id == volume.id), "it is in use");
+    let uncommitted = backend.list_uncommitted(volume.id.store(), &nobody).await.unwrap();
+    assert!(!uncommitted.iter().any(|uncommitted| uncommitted.id == volume.id), "it is in use");
     assert_eq!(Bench::data(&made(&backend, &request).await), data);
     assert!(bench.user_exists(&record["user"]));
 }
@@ -143,14 +145,14 @@ pub(super) async fn a_kept_volume_stays_and_is_not_swept(bench: &Bench) {
     let backend = bench.start();
     let request = bench.request("a", &[]);
     let volume = made(&backend, &request).await;
-    let removal = removal(&request, &volume, Disposal::Keep);
+    let removal = removal(&request, &volume, Disposal::Retain);
     for _ in 0..2 {
         assert_eq!(removed(&backend, &removal).await, Removed::Kept);
     }
     assert!(bench.world.exists(&Bench::data(&volume)));
     let nobody = |_: &VolumeName| false;
-    let unfinished = backend.unfinished(volume.id.store(), &nobody).await.unwrap();
-    assert!(!unfinished.iter().any(|unfinished| unfinished.id == volume.id));
+    let uncommitted = backend.list_uncommitted(volume.id.store(), &nobody).await.unwrap();
+    assert!(!uncommitted.iter().any(|uncommitted| uncommitted.id == volume.id));
 }
 
 /// Proves: cephfs 4
@@ -209,7 +211,7 @@ pub(super) async fn the_next_claim_of_a_deterministic_name_never_sees_old_data(b
     // A volume that was kept blocks the name until somebody decides.
     let other = bench.request("other", &fixed);
     let kept = made(&backend, &other).await;
-    assert_eq!(removed(&backend, &removal(&other, &kept, Disposal::Keep)).await, Removed::Kept);
+    assert_eq!(removed(&backend, &removal(&other, &kept, Disposal::Retain)).await, Removed::Kept);
     let mut after = other.clone();
     after.claim.uid = format!("{}-after", other.claim.uid);
     after.name = VolumeName::for_claim(&after.claim.uid).unwrap();
@@ -245,7 +247,7 @@ pub(super) async fn archives_expire(bench: &Bench) {
         tokio::time::sleep(Duration::from_secs(1)).await;
     };
     tokio::select! {
-        () = backend.tend(&permit) => unreachable!("the permit has not ended"),
+        () = backend.collect_garbage(&permit) => unreachable!("the permit has not ended"),
         () = expired => {}
     }
     for volume in &volumes[1..] {

@@ -9,7 +9,7 @@ use super::{
 use crate::{
     backend::{Backend, cephfs::Cephfs, conformance::key},
     volume::{
-        Capacity, CephfsSource, ClaimKey, Disposal, Growth, Mode, Permit, Provenance, Removal, Source,
+        Capacity, CephfsSource, ClaimKey, Disposal, ExpandRequest, Mode, Permit, Provenance, Removal, Source,
         VolumeName, VolumeRequest,
     },
 };
@@ -154,14 +154,14 @@ async fn growing_keeping_archiving_and_deleting() {
     let permit = Permit::unlimited();
     let volume = watched.backend.create(&request, &permit).await.unwrap();
     watched.calls();
-    let growth = Growth {
+    let growth = ExpandRequest {
         name: request.name.clone(),
         id: Some(volume.id.clone()),
         source: volume.source.clone(),
         claim: key(&request),
         mode: Mode::Filesystem,
         capacity: Capacity::from_bytes(2 << 30),
-        provenance: removal(&request, &volume, Disposal::Keep).provenance,
+        provenance: removal(&request, &volume, Disposal::Retain).provenance,
     };
     watched.backend.expand(&growth, &permit).await.unwrap();
     assert_eq!(
@@ -172,7 +172,7 @@ async fn growing_keeping_archiving_and_deleting() {
             "fs subvolume resize cephfs team.1 2147483648 --group_name kubernetes --no_shrink",
         ]
     );
-    watched.backend.remove(&removal(&request, &volume, Disposal::Keep), &permit).await.unwrap();
+    watched.backend.remove(&removal(&request, &volume, Disposal::Retain), &permit).await.unwrap();
     let calls = watched.calls();
     assert!(calls[1].starts_with("fs subvolume metadata set cephfs team.1 berth.kept 20"), "{calls:?}");
     assert_eq!(calls.len(), 2);

@@ -18,7 +18,7 @@ use crate::{
         conformance::{key, request},
     },
     volume::{
-        Capacity, CephfsSource, ClaimKey, Disposal, Growth, Mode, Origin, Permit, Provenance, Removal,
+        Capacity, CephfsSource, ClaimKey, Disposal, ExpandRequest, Mode, Origin, Permit, Provenance, Removal,
         SecretName, Source, Volume, VolumeName, VolumeRequest,
     },
 };
@@ -110,14 +110,14 @@ fn restore<'a>(bed: &'a Bed, permit: &'a Permit, disposal: Disposal) -> Done<'a>
 fn expand<'a>(bed: &'a Bed, permit: &'a Permit) -> Done<'a> {
     Box::pin(async move {
         let made = bed.made.lock().unwrap().clone().unwrap();
-        let growth = Growth {
+        let growth = ExpandRequest {
             name: asked(PLAIN).name,
             id: Some(made.id.clone()),
             source: made.source.clone(),
             claim: key(&asked(PLAIN)),
             mode: Mode::Filesystem,
             capacity: Capacity::from_bytes(2 << 30),
-            provenance: removal(&asked(PLAIN), &made, Disposal::Keep).provenance,
+            provenance: removal(&asked(PLAIN), &made, Disposal::Retain).provenance,
         };
         bed.start().expand(&growth, permit).await.map(|_| ())
     })
@@ -127,9 +127,9 @@ fn expand<'a>(bed: &'a Bed, permit: &'a Permit) -> Done<'a> {
 fn expire<'a>(bed: &'a Bed, permit: &'a Permit) -> Done<'a> {
     Box::pin(async move {
         let backend = bed.start();
-        backend.acquaint(&asked(PLAIN).parameters);
+        backend.register_class(&asked(PLAIN).parameters);
         let work = backend.work_on(&backend.place(&asked(PLAIN))?.store).await?.unwrap();
-        sweep::tend(&work, SystemTime::now() + Duration::from_hours(24 * 31), permit).await
+        sweep::collect_garbage(&work, SystemTime::now() + Duration::from_hours(24 * 31), permit).await
     })
 }
 
@@ -172,7 +172,7 @@ const STEPS: &[Step] = &[
     Step {
         name: "keep",
         prepare: |bed| volume(bed, PLAIN),
-        act: |bed, permit| remove(bed, permit, Disposal::Keep),
+        act: |bed, permit| remove(bed, permit, Disposal::Retain),
     },
     Step {
         name: "delete what has a deterministic name",
@@ -237,11 +237,11 @@ const STEPS: &[Step] = &[
         act: |bed, permit| {
             Box::pin(async move {
                 let backend = bed.start();
-                backend.acquaint(&asked(&[]).parameters);
+                backend.register_class(&asked(&[]).parameters);
                 let store = backend.place(&asked(&[]))?.store;
                 let nobody = |_: &VolumeName| false;
-                for unfinished in backend.unfinished(&store, &nobody).await? {
-                    backend.discard(&unfinished, permit).await?;
+                for uncommitted in backend.list_uncommitted(&store, &nobody).await? {
+                    backend.rollback(&uncommitted, permit).await?;
                 }
                 Ok(())
             })
@@ -310,14 +310,14 @@ async fn a_volume_that_was_begun_and_given_up_leaves_nothing() {
         let _ = create(&bed, &permit, &[]).await;
         bed.mgr.mend();
         let backend = bed.start();
-        backend.acquaint(&asked(&[]).parameters);
+        backend.register_class(&asked(&[]).parameters);
         let store = backend.place(&asked(&[])).unwrap().store;
         let nobody = |_: &VolumeName| false;
         // What is not marked yet is left alone for a day.
         bed.keys.later(Duration::from_hours(25));
-        for unfinished in backend.unfinished(&store, &nobody).await.unwrap() {
-            assert_eq!(unfinished.claim.uid, "uid-1");
-            backend.discard(&unfinished, &permit).await.unwrap();
+        for uncommitted in backend.list_uncommitted(&store, &nobody).await.unwrap() {
+            assert_eq!(uncommitted.claim.uid, "uid-1");
+            backend.rollback(&uncommitted, &permit).await.unwrap();
         }
         let (storage, kept) = bed.state();
         let left_over: Vec<_> = storage.iter().filter(|path| path.contains("uid-1")).collect();

@@ -13,13 +13,13 @@ use super::{
 };
 use crate::{
     backend::{
-        Backend, Kind, KnownVolume, Past, PvState, Removed, Restored, Unfinished,
+        Backend, Kind, KnownVolume, PvState, Removed, Restored, StoreExpectation, Uncommitted,
         cephfs::{Cephfs, remove, subvolumes::At, sweep},
         conformance::{key, provenance, request},
     },
     volume::{
-        Capacity, CephfsSource, ClaimKey, Disposal, Growth, InUse, Mode, Origin, Permit, Provenance, Removal,
-        SecretName, Source, VolumeName, VolumeRequest,
+        Capacity, CephfsSource, ClaimKey, Disposal, ExpandRequest, InUse, Mode, Origin, Permit, Provenance,
+        Removal, SecretName, Source, VolumeName, VolumeRequest,
     },
 };
 
@@ -40,7 +40,7 @@ pub(super) fn asked(name: &str, more: &[(&str, &str)]) -> VolumeRequest {
 async fn where_no_class_and_no_volume_names_a_cluster_tending_waits_for_the_first_one() {
     let backend = Mgr::new().backend(Keys::new("i-1", KEY));
     let permit = Permit::unlimited();
-    let tending = tokio::time::timeout(Duration::from_hours(1), backend.tend(&permit)).await;
+    let tending = tokio::time::timeout(Duration::from_hours(1), backend.collect_garbage(&permit)).await;
     assert!(tending.is_err(), "it ended before its permit");
 }
 
@@ -55,7 +55,7 @@ fn where_a_volume_lies_does_not_depend_on_the_classes_that_are_known() {
         secret: None,
     });
     let before = backend.locate(&source).unwrap();
-    backend.acquaint(&asked("data", &[]).parameters);
+    backend.register_class(&asked("data", &[]).parameters);
     assert_eq!(backend.stores().len(), 1, "the cluster of the class is known by now");
     assert_eq!(backend.locate(&source), Some(before));
 }
@@ -75,7 +75,7 @@ async fn a_subvolume_of_version_3_is_used_like_any_other_and_its_path_is_taken_a
     assert_eq!(backend.create(&new, &permit).await.unwrap().source, made.source, "found again");
     for (request, volume) in [(&new, &made), (&old, &made_before)] {
         assert_eq!(backend.locate(&volume.source), Some(backend.place(request).unwrap()));
-        let growth = Growth {
+        let growth = ExpandRequest {
             name: request.name.clone(),
             id: Some(volume.id.clone()),
             source: volume.source.clone(),
@@ -96,7 +96,7 @@ async fn a_cluster_that_nobody_names_is_forgotten_and_a_missing_secret_is_told()
     let mgr = Mgr::new();
     let backend = mgr.backend(keys);
     let broken = asked("a", &[("adminSecretName", "gone")]).parameters;
-    backend.acquaint(&broken);
+    backend.register_class(&broken);
     let told = |backend: &Cephfs| backend.stores().remove(0);
     let since = std::time::Instant::now();
     while !told(&backend).ready.is_err_and(|why| why.contains("gone")) {
@@ -104,7 +104,7 @@ async fn a_cluster_that_nobody_names_is_forgotten_and_a_missing_secret_is_told()
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     let good = asked("b", &[]).parameters;
-    backend.acquaint(&good);
+    backend.register_class(&good);
     while told(&backend).ready.is_err() {
         assert!(since.elapsed() < Duration::from_mins(1), "{:?}", backend.stores());
         tokio::time::sleep(Duration::from_millis(10)).await;
@@ -135,7 +135,7 @@ async fn a_volume_bound_to_another_claim_is_removed_like_any_other() {
     // The PV was retained, and bound to a new claim of the same name.
     let mut removal = removal(&request, &volume, Disposal::Delete);
     removal.claim = ClaimKey { uid: "another".into(), ..removal.claim };
-    let grown = Growth {
+    let grown = ExpandRequest {
         name: removal.name.clone(),
         id: removal.id.clone(),
         source: removal.source.clone(),
@@ -158,15 +158,15 @@ async fn a_cluster_that_is_not_what_it_was_is_not_used() {
     let backend = mgr.backend(keys.clone());
     let request = asked("data", &[]);
     let store = backend.create(&request, &permit).await.unwrap().id.store().to_owned();
-    let begun = backend.unfinished(&store, &nobody).await.unwrap().remove(0);
+    let begun = backend.list_uncommitted(&store, &nobody).await.unwrap().remove(0);
     let before = mgr.state();
     let identity = Some("76543210-89ab-cdef-0123-456789abcdef".to_owned());
-    let past = Past { store: store.clone(), identity, places: Vec::new() };
+    let past = StoreExpectation { store: store.clone(), identity, places: Vec::new() };
 
-    backend.remember(past.clone());
+    backend.expect_store(past.clone());
     let met_later = mgr.backend(keys);
-    met_later.remember(past);
-    met_later.acquaint(&request.parameters);
+    met_later.expect_store(past);
+    met_later.register_class(&request.parameters);
     for backend in [&backend, &met_later] {
         let error = backend.create(&asked("next", &[]), &permit).await.unwrap_err();
         assert!(
@@ -174,10 +174,10 @@ async fn a_cluster_that_is_not_what_it_was_is_not_used() {
             "{error}"
         );
         assert_eq!(error.kind(), Kind::Refused);
-        assert_eq!(backend.unfinished(&store, &nobody).await.unwrap_err().kind(), Kind::Refused);
+        assert_eq!(backend.list_uncommitted(&store, &nobody).await.unwrap_err().kind(), Kind::Refused);
         assert!(backend.stores()[0].ready.is_err());
     }
-    assert_eq!(backend.discard(&begun, &permit).await.unwrap_err().kind(), Kind::Refused);
+    assert_eq!(backend.rollback(&begun, &permit).await.unwrap_err().kind(), Kind::Refused);
     assert_eq!(mgr.state(), before);
 }
 
@@ -193,18 +193,18 @@ async fn what_was_just_made_is_taken_back_without_a_sweep() {
         let volume = backend.create(&request, &permit).await.unwrap();
         let id = volume.id.clone();
         let made =
-            Unfinished { id: id.clone(), claim: key(&request), since: SystemTime::UNIX_EPOCH, place: None };
+            Uncommitted { id: id.clone(), claim: key(&request), since: SystemTime::UNIX_EPOCH, place: None };
         // A claim of the same name that came later.
-        let other = Unfinished { claim: ClaimKey { uid: "other".into(), ..key(&request) }, ..made.clone() };
-        assert_eq!(backend.discard(&other, &permit).await.unwrap_err().kind(), Kind::Refused);
-        backend.discard(&made, &permit).await.unwrap();
+        let other = Uncommitted { claim: ClaimKey { uid: "other".into(), ..key(&request) }, ..made.clone() };
+        assert_eq!(backend.rollback(&other, &permit).await.unwrap_err().kind(), Kind::Refused);
+        backend.rollback(&made, &permit).await.unwrap();
         let left: Vec<_> = mgr.state().into_iter().filter(|path| path.contains("data")).collect();
         assert!(left.is_empty() && keys.kept().is_empty(), "{installation:?}: {left:?}");
 
         // What has a PV is not taken back at once, whatever anybody says.
         backend.create(&request, &permit).await.unwrap();
-        backend.confirm(&id, "object", &permit).await.unwrap();
-        assert_eq!(backend.discard(&made, &permit).await.unwrap_err().kind(), Kind::Refused);
+        backend.commit(&id, "object", &permit).await.unwrap();
+        assert_eq!(backend.rollback(&made, &permit).await.unwrap_err().kind(), Kind::Refused);
     }
 }
 
@@ -260,21 +260,21 @@ async fn a_broken_subvolume_does_not_keep_the_others_from_being_swept() {
     mgr.break_subvolume("berth-uid-broken");
     let nobody = |_: &VolumeName| false;
     for _ in 0..2 {
-        let found = backend.unfinished(volume.id.store(), &nobody).await.unwrap();
-        assert_eq!(found.iter().map(|unfinished| &unfinished.id).collect::<Vec<_>>(), [&volume.id]);
+        let found = backend.list_uncommitted(volume.id.store(), &nobody).await.unwrap();
+        assert_eq!(found.iter().map(|uncommitted| &uncommitted.id).collect::<Vec<_>>(), [&volume.id]);
         let stuck = backend.stores().remove(0).stuck;
         assert!(matches!(&stuck[..], [(what, _)] if what.contains("berth-uid-broken")), "{stuck:?}");
     }
 }
 
 /// Looks for archives whose time has come, so many days from now.
-async fn tend(backend: &Cephfs, store: &str, days: u64) {
+async fn collect_garbage(backend: &Cephfs, store: &str, days: u64) {
     tend_after(backend, store, Duration::from_hours(24 * days)).await;
 }
 
 async fn tend_after(backend: &Cephfs, store: &str, time: Duration) {
     let work = backend.work_on(store).await.unwrap().unwrap();
-    sweep::tend(&work, SystemTime::now() + time, &Permit::unlimited()).await.unwrap();
+    sweep::collect_garbage(&work, SystemTime::now() + time, &Permit::unlimited()).await.unwrap();
 }
 
 const EXPIRING: [(&str, &str); 1] = [("archiveExpiry", "30d")];
@@ -297,11 +297,11 @@ async fn an_archive_expires_though_its_class_is_gone_and_only_what_is_due_is_loo
     // A process that nobody tells of a class.
     let backend = mgr.configured(keys);
     mgr.take_log();
-    tend(&backend, "main", 0).await;
+    collect_garbage(&backend, "main", 0).await;
     assert!(mgr.take_log().iter().filter(|call| call.contains("metadata ls")).count() == 3, "all, once");
-    tend(&backend, "main", 29).await;
+    collect_garbage(&backend, "main", 29).await;
     assert_eq!(mgr.take_log(), [""; 0], "nothing is due");
-    tend(&backend, "main", 31).await;
+    collect_garbage(&backend, "main", 31).await;
     assert!(mgr.take_log().iter().all(|call| !call.contains("uid-later") && !call.contains("uid-live")));
     assert_eq!([count("/berth-uid-data"), count("/berth-uid-later"), count("/berth-uid-live")], [0, 1, 2]);
     assert_eq!(backend.stores()[0].purged, 1);
@@ -337,7 +337,7 @@ async fn a_copy_of_another_clusters_volume_object_destroys_nothing_until_it_is_t
         let volume = their_backend.create(&request, &permit).await.unwrap();
         let before = mgr.state();
         let mut removal = removal(&request, &volume, Disposal::Delete);
-        for disposal in [Disposal::Delete, Disposal::Archive, Disposal::Keep] {
+        for disposal in [Disposal::Delete, Disposal::Archive, Disposal::Retain] {
             removal.disposal = disposal;
             let error = our_backend.remove(&removal, &permit).await.unwrap_err();
             assert!(
@@ -400,7 +400,7 @@ async fn a_deleted_volume_stays_while_its_object_does_and_for_its_time_in_the_tr
     assert!(there(), "its PersistentVolume is still there");
     keys.set_pv(&request.name, PvState::Absent);
     let next = mgr.backend(keys);
-    next.acquaint(&request.parameters);
+    next.register_class(&request.parameters);
     tend_after(&next, store, Duration::from_mins(59)).await;
     assert!(there(), "its time has not come");
     assert_eq!(next.create(&request, &permit).await.unwrap_err().kind(), Kind::Conflict);
@@ -417,7 +417,7 @@ async fn a_volume_in_use_that_is_taken_over_from_another_cluster_is_signed() {
     let request = asked("data", &[]);
     let volume = theirs.create(&request, &permit).await.unwrap();
     let ours = mgr.backend(Keys::new("i-2", KEY));
-    ours.acquaint(&request.parameters);
+    ours.register_class(&request.parameters);
     let Removal { name, id, source, claim, origin, provenance, .. } =
         removal(&request, &volume, Disposal::Delete);
     let mut in_use = InUse { name, id, source, claim, origin, capacity: request.capacity, provenance };
@@ -458,7 +458,7 @@ async fn an_unsigned_mark_is_signed_while_its_volume_is_in_use_and_not_taken_for
     assert_eq!(backend.unregistered(volume.id.store(), &known).await.unwrap(), []);
     let removed = backend.remove(&removal(&request, &volume, Disposal::Archive), &permit).await.unwrap();
     assert!(matches!(removed, Removed::Archived(_)));
-    tend(&backend, volume.id.store(), 31).await;
+    collect_garbage(&backend, volume.id.store(), 31).await;
     assert!(!mgr.state().iter().any(|path| path.contains("uid-data")), "{:?}", mgr.state());
 }
 
@@ -506,7 +506,7 @@ async fn a_second_file_system_stops_neither_the_leader_nor_the_next_one() {
     for (backend, name) in [(&leader, "two"), (&next, "three")] {
         let volume = backend.create(&asked(name, &[]), &permit).await.unwrap();
         assert_eq!(volume.record["fsName"], "cephfs");
-        backend.unfinished(&store, &nobody).await.unwrap();
+        backend.list_uncommitted(&store, &nobody).await.unwrap();
     }
 }
 
@@ -536,7 +536,7 @@ async fn a_subvolume_that_nobody_marked_is_told_of() {
     let nobody = |_: &VolumeName| false;
     for _ in 0..2 {
         assert_eq!(
-            backend.unfinished(&store, &nobody).await.unwrap(),
+            backend.list_uncommitted(&store, &nobody).await.unwrap(),
             [],
             "nobody knows for whom it was made"
         );
@@ -549,7 +549,7 @@ async fn a_subvolume_that_nobody_marked_is_told_of() {
     }
     let kept = ["fs", "subvolume", "metadata", "set", "cephfs", "team.data", "berth.kept", "yes"];
     mgr.ceph(&[&kept[..], &["--group_name", "berth"]].concat()).unwrap();
-    backend.unfinished(&store, &nobody).await.unwrap();
+    backend.list_uncommitted(&store, &nobody).await.unwrap();
     assert_eq!(backend.stores()[0].stuck, []);
 }
 
@@ -583,7 +583,7 @@ async fn what_no_class_asks_for_is_done_by_the_user_that_is_configured() {
     // What the class named is no good any more.
     keys.put(&secret, &[("key", "not a key")]);
     let nobody = |_: &VolumeName| false;
-    assert_eq!(backend.unfinished(volume.id.store(), &nobody).await.unwrap().len(), 1);
+    assert_eq!(backend.list_uncommitted(volume.id.store(), &nobody).await.unwrap().len(), 1);
 }
 
 #[test]
@@ -598,7 +598,7 @@ fn a_name_with_signs_of_a_shell_is_quoted_in_the_commands_that_are_told() {
 /// Ceph said that it had marked what was to be deleted, and had not: the PV went, and the data stayed for ever.
 #[tokio::test]
 async fn a_volume_that_cannot_be_marked_since_the_file_system_is_full_keeps_its_object_until_it_can() {
-    for disposal in [Disposal::Delete, Disposal::Archive, Disposal::Keep] {
+    for disposal in [Disposal::Delete, Disposal::Archive, Disposal::Retain] {
         let mgr = Mgr::new();
         let backend = mgr.backend(Keys::new("i-1", KEY));
         let permit = Permit::unlimited();

@@ -16,7 +16,7 @@ use crate::{
         nfs::{
             places::{Node, below, node},
             record::{self, BASE, Marker},
-            store::{Trouble, Work, said},
+            store::{OpError, Work, fail},
         },
         quoted,
     },
@@ -78,7 +78,7 @@ pub(in crate::backend::nfs) enum Leaving {
 }
 
 /// Who shares the place at `segments`; `None` where it is not shared.
-pub(super) fn at(work: &Work<'_>, segments: &[String]) -> Result<Option<Shared>, Trouble> {
+pub(super) fn at(work: &Work<'_>, segments: &[String]) -> Result<Option<Shared>, OpError> {
     let base = base(segments);
     // The directory may get another name between two looks, and a listing can miss it then.
     for _ in 0..LISTINGS {
@@ -104,7 +104,7 @@ pub(super) fn at(work: &Work<'_>, segments: &[String]) -> Result<Option<Shared>,
 }
 
 /// Whose files are in the directory; `None` where it is gone.
-fn members(work: &Work<'_>, segments: &[String], folder: &str) -> Result<Option<Vec<Member>>, Trouble> {
+fn members(work: &Work<'_>, segments: &[String], folder: &str) -> Result<Option<Vec<Member>>, OpError> {
     let path = within(segments, folder);
     if work.root.see_fresh(&path).is_ok_and(|seen| seen.is_none()) {
         return Ok(None);
@@ -137,7 +137,7 @@ pub(super) fn join(
     marker: &Marker,
     link_of: &[String],
     segments: &[String],
-) -> Result<Step, Trouble> {
+) -> Result<Step, OpError> {
     let own = own_file(segments, OPEN, marker);
     match link(work, link_of, &own)? {
         Placed::New => return joined(work, marker, segments, true),
@@ -187,7 +187,7 @@ pub(super) fn join(
     }
 }
 
-fn begin(work: &Work<'_>, marker: &Marker, link_of: &[String], segments: &[String]) -> Result<Step, Trouble> {
+fn begin(work: &Work<'_>, marker: &Marker, link_of: &[String], segments: &[String]) -> Result<Step, OpError> {
     match found(work, marker, link_of, segments)? {
         Placed::New => joined(work, marker, segments, true),
         Placed::Gone | Placed::Unsupported => Ok(Step::Again),
@@ -201,7 +201,7 @@ fn begin(work: &Work<'_>, marker: &Marker, link_of: &[String], segments: &[Strin
 }
 
 /// Looks once more whether the volume is really there, and with whom.
-fn joined(work: &Work<'_>, marker: &Marker, segments: &[String], new: bool) -> Result<Step, Trouble> {
+fn joined(work: &Work<'_>, marker: &Marker, segments: &[String], new: bool) -> Result<Step, OpError> {
     let name = marker.id.name();
     let Some(shared) = at(work, segments)? else { return Ok(Step::Again) };
     match &shared.folder {
@@ -233,7 +233,7 @@ pub(super) fn found(
     marker: &Marker,
     link_of: &[String],
     segments: &[String],
-) -> Result<Placed, Trouble> {
+) -> Result<Placed, OpError> {
     make_folders(work, segments)?;
     let stage = staged(marker.id.name(), COMING);
     let mut path = stage.to_vec();
@@ -262,7 +262,7 @@ pub(super) fn found(
 }
 
 /// Removes what makes the place a shared one, if nobody is in it.
-pub(super) fn clear(work: &Work<'_>, segments: &[String]) -> Result<(), Trouble> {
+pub(super) fn clear(work: &Work<'_>, segments: &[String]) -> Result<(), OpError> {
     for folder in names(work, &base(segments))? {
         remove_empty(work, &within(segments, &folder))?;
     }
@@ -271,7 +271,7 @@ pub(super) fn clear(work: &Work<'_>, segments: &[String]) -> Result<(), Trouble>
 }
 
 /// Removes a directory that was to become a place.
-pub(super) fn clear_stage(work: &Work<'_>, stage: &[String]) -> Result<(), Trouble> {
+pub(super) fn clear_stage(work: &Work<'_>, stage: &[String]) -> Result<(), OpError> {
     let mut path = stage.to_vec();
     path.extend([BASE.to_string(), OPEN.to_string()]);
     for file in names(work, &path)? {
@@ -290,7 +290,7 @@ pub(in crate::backend::nfs) fn leave_shared(
     work: &Work<'_>,
     marker: &Marker,
     segments: &[String],
-) -> Result<Leaving, Trouble> {
+) -> Result<Leaving, OpError> {
     let name = marker.id.name();
     let others = |who: Option<Box<Marker>>| {
         Leaving::Others(Occupant { relation: Relation::Same, path: segments.to_vec(), who })
@@ -362,7 +362,7 @@ pub(in crate::backend::nfs) fn stay(
     work: &Work<'_>,
     marker: &Marker,
     segments: &[String],
-) -> Result<(), Trouble> {
+) -> Result<(), OpError> {
     if let Some(shared) = at(work, segments)?
         && let Some((folder, Some(closing))) = &shared.folder
         && closing == marker.id.name()
@@ -379,7 +379,7 @@ pub(super) fn take_away(
     marker: &Marker,
     segments: &[String],
     shared: &Shared,
-) -> Result<(), Trouble> {
+) -> Result<(), OpError> {
     let Some((folder, closing)) = &shared.folder else {
         clear_empty(work, segments)?;
         return Ok(());
@@ -402,16 +402,16 @@ fn closing(name: &VolumeName) -> String {
     format!("{CLOSING}{name}.{:016x}", random::<u64>())
 }
 
-fn reopen(work: &Work<'_>, segments: &[String], folder: &str) -> Result<(), Trouble> {
+fn reopen(work: &Work<'_>, segments: &[String], folder: &str) -> Result<(), OpError> {
     work.changes.place_directory(&within(segments, folder), &within(segments, OPEN))?;
     Ok(())
 }
 
-fn closed<T>(work: &Work<'_>, segments: &[String], folder: &str, closing: &VolumeName) -> Result<T, Trouble> {
+fn closed<T>(work: &Work<'_>, segments: &[String], folder: &str, closing: &VolumeName) -> Result<T, OpError> {
     let root = work.root.path();
     let (from, to) =
         (root.join(within(segments, folder).join("/")), root.join(within(segments, OPEN).join("/")));
-    said(
+    fail(
         Kind::Busy,
         format!(
             "volume {closing} is leaving the shared directory {}; if its cluster is gone for good: mv {} {}",

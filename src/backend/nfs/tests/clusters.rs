@@ -7,8 +7,8 @@ fn existing(name: &str, pattern: &str, policy: &str) -> VolumeRequest {
     request(name, &[("pathPattern", pattern), ("existingDirectory", policy)])
 }
 
-async fn unfinished(nfs: &Nfs) -> Vec<Unfinished> {
-    nfs.unfinished("default", &|_: &VolumeName| false).await.unwrap()
+async fn list_uncommitted(nfs: &Nfs) -> Vec<Uncommitted> {
+    nfs.list_uncommitted("default", &|_: &VolumeName| false).await.unwrap()
 }
 
 async fn create(nfs: &Nfs, request: &VolumeRequest) -> Result<Volume, Error> {
@@ -119,8 +119,8 @@ async fn two_clusters_share_a_directory_if_the_classes_of_both_say_so() {
         assert_eq!(error.kind(), Kind::Conflict, "{policy}");
     }
     // What is given up by one stays for the other.
-    let begun = unfinished(&theirs).await.remove(0);
-    theirs.discard(&begun, &Permit::unlimited()).await.unwrap();
+    let begun = list_uncommitted(&theirs).await.remove(0);
+    theirs.rollback(&begun, &Permit::unlimited()).await.unwrap();
     assert!(site.has("data/file"));
     assert_eq!(
         tree(&site.path(".berth/places")),
@@ -154,23 +154,23 @@ async fn what_another_cluster_began_is_not_in_the_sweep_and_not_taken_back() {
     let site = Site::new();
     let theirs = site.of_cluster("cluster-2");
     site.create(&patterned("a", "a/data")).await.unwrap();
-    let begun = unfinished(&site.nfs).await.remove(0);
-    assert_eq!(unfinished(&theirs).await, []);
-    let error = theirs.discard(&begun, &Permit::unlimited()).await.unwrap_err();
+    let begun = list_uncommitted(&site.nfs).await.remove(0);
+    assert_eq!(list_uncommitted(&theirs).await, []);
+    let error = theirs.rollback(&begun, &Permit::unlimited()).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Refused);
     let uid = object_uid(begun.id.name());
-    theirs.confirm(&begun.id, &uid, &Permit::unlimited()).await.unwrap_err();
+    theirs.commit(&begun.id, &uid, &Permit::unlimited()).await.unwrap_err();
     assert!(site.has("a/data"));
     let without = site.of_cluster("cluster-2");
     without.stores[0].rules.switch_off(Rule::Cluster);
-    assert_eq!(unfinished(&without).await, std::slice::from_ref(&begun), "it is this rule");
+    assert_eq!(list_uncommitted(&without).await, std::slice::from_ref(&begun), "it is this rule");
     // The same cluster after it was rebuilt, which was told its former identity.
     let host = FakeHost::new("cluster-3");
     host.set_cluster(Some(ClusterIds::only("cluster-3").also(["cluster-1".to_owned()])));
     let rebuilt = Nfs::new(site.nfs.exports.clone(), Arc::new(host)).unwrap();
-    rebuilt.remember(nothing());
-    assert_eq!(unfinished(&rebuilt).await, std::slice::from_ref(&begun));
-    rebuilt.discard(&begun, &Permit::unlimited()).await.unwrap();
+    rebuilt.expect_store(nothing());
+    assert_eq!(list_uncommitted(&rebuilt).await, std::slice::from_ref(&begun));
+    rebuilt.rollback(&begun, &Permit::unlimited()).await.unwrap();
     assert!(!site.has("a"));
 }
 
@@ -178,7 +178,7 @@ async fn what_another_cluster_began_is_not_in_the_sweep_and_not_taken_back() {
 async fn an_intent_that_does_not_say_of_which_cluster_it_is_is_left_alone_and_ended_by_its_own_claim() {
     let site = Site::new();
     site.create(&patterned("a", "a/data")).await.unwrap();
-    let begun = unfinished(&site.nfs).await.remove(0);
+    let begun = list_uncommitted(&site.nfs).await.remove(0);
     // As an earlier version wrote it: without cluster, and without a place.
     let file = site.path(".berth/intents/pvc-uid-a.json");
     let text = fs::read_to_string(&file).unwrap();
@@ -186,11 +186,11 @@ async fn an_intent_that_does_not_say_of_which_cluster_it_is_is_left_alone_and_en
     assert!(!old.contains("cluster-1"), "{old}");
     fs::write(&file, old).unwrap();
     fs::remove_dir_all(site.path(".berth/places/a")).unwrap();
-    assert_eq!(unfinished(&site.nfs).await, []);
-    assert_eq!(site.nfs.discard(&begun, &Permit::unlimited()).await.unwrap_err().kind(), Kind::Refused);
+    assert_eq!(list_uncommitted(&site.nfs).await, []);
+    assert_eq!(site.nfs.rollback(&begun, &Permit::unlimited()).await.unwrap_err().kind(), Kind::Refused);
     assert!(site.has("a/data"));
     site.create(&patterned("a", "a/data")).await.unwrap();
-    assert_eq!(unfinished(&site.nfs).await.len(), 1, "it is signed");
+    assert_eq!(list_uncommitted(&site.nfs).await.len(), 1, "it is signed");
     assert!(site.has(".berth/places/a/data"));
 }
 
@@ -200,7 +200,7 @@ async fn without_knowing_the_cluster_only_what_the_old_provisioner_could_do_is_d
     let host = Arc::new(FakeHost::new("none"));
     host.set_cluster(None);
     let unknown = Nfs::new(site.nfs.exports.clone(), host.clone()).unwrap();
-    unknown.remember(nothing());
+    unknown.expect_store(nothing());
     for policy in ["refuse", "adopt", "share"] {
         let error = create(&unknown, &existing("a", "data", policy)).await.unwrap_err();
         assert_eq!(error.kind(), Kind::Unavailable);
@@ -211,9 +211,9 @@ async fn without_knowing_the_cluster_only_what_the_old_provisioner_could_do_is_d
     assert_eq!(tree(site.directory.path()), [""; 0]);
     let plain = request("b", &[]);
     let volume = create(&unknown, &plain).await.unwrap();
-    assert_eq!(unfinished(&unknown).await, [], "whose they are cannot be told");
+    assert_eq!(list_uncommitted(&unknown).await, [], "whose they are cannot be told");
     assert_eq!(create(&unknown, &plain).await.unwrap(), volume);
-    unknown.confirm(&volume.id, "object-b", &Permit::unlimited()).await.unwrap();
+    unknown.commit(&volume.id, "object-b", &Permit::unlimited()).await.unwrap();
     assert_eq!(create(&unknown, &plain).await.unwrap(), volume);
     // What is signed is not touched.
     site.create(&request("c", &[])).await.unwrap();
@@ -241,7 +241,7 @@ async fn a_claim_that_was_made_again_adopts_its_directory_only_when_the_former_v
     let former: VolumeName = "pvc-uid-data".parse().unwrap();
     host.set_volume(&former, "object", false);
     let nfs = Nfs::new(site.nfs.exports.clone(), host.clone()).unwrap();
-    nfs.remember(nothing());
+    nfs.expect_store(nothing());
     let error = create(&nfs, &again("2")).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Conflict);
     assert!(error.chain().contains("delete PersistentVolume pvc-uid-data"), "{}", error.chain());

@@ -106,8 +106,8 @@ async fn a_creation_that_was_broken_off_and_given_up_is_discarded_without_a_trac
             let created = site.create(&asked(pattern)).await;
             site.nfs.stores[0].interruption.never();
             site.restart();
-            for unfinished in site.nfs.unfinished("default", &|_: &VolumeName| false).await.unwrap() {
-                site.nfs.discard(&unfinished, &Permit::unlimited()).await.unwrap();
+            for uncommitted in site.nfs.list_uncommitted("default", &|_: &VolumeName| false).await.unwrap() {
+                site.nfs.rollback(&uncommitted, &Permit::unlimited()).await.unwrap();
             }
             let after = (site.tree(), tree(&site.path(".berth/places")));
             assert_eq!(after, before, "{what} after {steps} steps");
@@ -126,7 +126,7 @@ async fn a_confirmation_that_was_broken_off_is_finished_by_the_next_attempt() {
         "confirm",
         async |site| site.create(&asked("")).await.unwrap(),
         async |site, volume| {
-            site.nfs.confirm(&volume.id, &object_uid(volume.id.name()), &Permit::unlimited()).await
+            site.nfs.commit(&volume.id, &object_uid(volume.id.name()), &Permit::unlimited()).await
         },
         |site, _, (), when| {
             assert_eq!(site.records("intents").len(), 0, "{when}");
@@ -139,7 +139,7 @@ async fn a_confirmation_that_was_broken_off_is_finished_by_the_next_attempt() {
 #[tokio::test]
 async fn a_removal_that_was_broken_off_is_finished_by_the_next_attempt() {
     for (what, pattern) in PLACES {
-        for disposal in [Disposal::Delete, Disposal::Archive, Disposal::Keep] {
+        for disposal in [Disposal::Delete, Disposal::Archive, Disposal::Retain] {
             for confirmed in [true, false] {
                 interrupted_everywhere(
                     &format!("{disposal} {what}, confirmed: {confirmed}"),
@@ -148,7 +148,7 @@ async fn a_removal_that_was_broken_off_is_finished_by_the_next_attempt() {
                         let volume = site.create(&request).await.unwrap();
                         if confirmed {
                             site.nfs
-                                .confirm(&volume.id, &object_uid(volume.id.name()), &Permit::unlimited())
+                                .commit(&volume.id, &object_uid(volume.id.name()), &Permit::unlimited())
                                 .await
                                 .unwrap();
                         }
@@ -178,7 +178,7 @@ async fn a_removal_that_was_broken_off_is_finished_by_the_next_attempt() {
                                 );
                                 assert_eq!(site.records("archived"), ["pvc-uid-x.json"], "{when}");
                             }
-                            Disposal::Keep => {
+                            Disposal::Retain => {
                                 assert_eq!(removed, Removed::Kept, "{when}");
                                 assert!(tree.contains(&format!("{path}/file")), "{when}");
                             }
@@ -198,7 +198,7 @@ async fn a_removal_that_was_broken_off_is_finished_by_the_next_attempt() {
 
 #[tokio::test]
 async fn the_removal_of_an_older_provisioners_volume_that_was_broken_off_is_finished() {
-    for disposal in [Disposal::Delete, Disposal::Archive, Disposal::Keep] {
+    for disposal in [Disposal::Delete, Disposal::Archive, Disposal::Retain] {
         for directory in ["flat", "nested/in/here"] {
             interrupted_everywhere(
                 &format!("{disposal} {directory} without a record"),
@@ -211,10 +211,10 @@ async fn the_removal_of_an_older_provisioners_volume_that_was_broken_off_is_fini
                     let expected = match disposal {
                         Disposal::Delete => Removed::Trashed,
                         Disposal::Archive => Removed::Archived(format!("archived-{directory}")),
-                        Disposal::Keep => Removed::Kept,
+                        Disposal::Retain => Removed::Kept,
                     };
                     assert_eq!(removed, expected, "{when}");
-                    assert_eq!(site.has(directory), disposal == Disposal::Keep, "{when}");
+                    assert_eq!(site.has(directory), disposal == Disposal::Retain, "{when}");
                     assert_eq!(
                         site.has(&format!("archived-{directory}/file")),
                         disposal == Disposal::Archive,
@@ -238,9 +238,9 @@ async fn a_discard_that_was_broken_off_is_finished_by_the_next_attempt() {
             &format!("discard {what}"),
             async |site| {
                 site.create(&asked(pattern)).await.unwrap();
-                site.nfs.unfinished("default", &|_: &VolumeName| false).await.unwrap().remove(0)
+                site.nfs.list_uncommitted("default", &|_: &VolumeName| false).await.unwrap().remove(0)
             },
-            async |site, unfinished| site.nfs.discard(unfinished, &Permit::unlimited()).await,
+            async |site, uncommitted| site.nfs.rollback(uncommitted, &Permit::unlimited()).await,
             |site, _, (), when| {
                 assert_eq!(site.tree(), [""; 0], "{when}");
                 assert_eq!(site.records("intents").len(), 0, "{when}");

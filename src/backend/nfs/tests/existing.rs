@@ -63,8 +63,8 @@ async fn an_adopted_directory_survives_when_the_volume_is_given_up() {
     let site = Site::new();
     fs::create_dir(site.path("empty")).unwrap();
     site.create(&existing("x", "empty", "adopt")).await.unwrap();
-    let unfinished = site.nfs.unfinished("default", &|_: &VolumeName| false).await.unwrap().remove(0);
-    site.nfs.discard(&unfinished, &Permit::unlimited()).await.unwrap();
+    let uncommitted = site.nfs.list_uncommitted("default", &|_: &VolumeName| false).await.unwrap().remove(0);
+    site.nfs.rollback(&uncommitted, &Permit::unlimited()).await.unwrap();
     assert_eq!(site.tree(), ["empty"]);
     assert_eq!(site.records("intents").len(), 0);
 }

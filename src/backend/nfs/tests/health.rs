@@ -3,12 +3,12 @@
 use super::*;
 use crate::system::root::Errno;
 
-fn past(identity: Option<&str>, places: &[&str]) -> Past {
+fn past(identity: Option<&str>, places: &[&str]) -> StoreExpectation {
     let place = |path: &&str| Place {
         store: "default".into(),
         segments: path.split('/').map(String::from).collect(),
     };
-    Past {
+    StoreExpectation {
         store: "default".into(),
         identity: identity.map(String::from),
         places: places.iter().map(place).collect(),
@@ -43,7 +43,7 @@ async fn nothing_is_asked_of_a_store_before_it_was_told_what_exists() {
 async fn a_root_is_accepted_only_if_it_is_what_the_volumes_say() {
     const ID: &str = "{\"version\":1,\"id\":\"abc\"}";
     // The root's identity file, its directories, what is known, and whether that fits.
-    type Row<'a> = (&'a str, Option<&'a str>, &'a [&'a str], Past, Result<(), &'a str>);
+    type Row<'a> = (&'a str, Option<&'a str>, &'a [&'a str], StoreExpectation, Result<(), &'a str>);
     let rows: [Row; 12] = [
         ("new and nothing known", None, &[], past(None, &[]), Ok(())),
         ("known", Some(ID), &[], past(Some("abc"), &["gone"]), Ok(())),
@@ -76,7 +76,7 @@ async fn a_root_is_accepted_only_if_it_is_what_the_volumes_say() {
         let before = tree(directory.path());
         let export = Export { root: directory.path().into(), ..export("default", "server", "/export") };
         let nfs = Nfs::new(vec![export], host()).unwrap();
-        nfs.remember(past);
+        nfs.expect_store(past);
         let ready = readiness(&nfs).await;
         let created = nfs.create(&request("x", &[]), &Permit::unlimited()).await;
         match expected {
@@ -106,13 +106,13 @@ async fn a_root_that_must_be_mounted_and_is_not_is_refused() {
     let root = directory.path().to_path_buf();
     let site = Export { root, require_mount: true, ..export("default", "server", "/export") };
     let nfs = Nfs::new(vec![site.clone()], host()).unwrap();
-    nfs.remember(nothing());
+    nfs.expect_store(nothing());
     assert!(readiness(&nfs).await.unwrap_err().contains("is not a mount point; mount server:/export there"));
     let nfs = Nfs::new(vec![Export { root: "/proc".into(), ..site.clone() }], host()).unwrap();
-    nfs.remember(nothing());
+    nfs.expect_store(nothing());
     assert_eq!(readiness(&nfs).await, Ok(()), "/proc is one");
     let nfs = Nfs::new(vec![Export { root: directory.path().join("none"), ..site }], host()).unwrap();
-    nfs.remember(nothing());
+    nfs.expect_store(nothing());
     assert!(readiness(&nfs).await.unwrap_err().contains("does not exist; mount server:/export there"));
 }
 
@@ -122,7 +122,7 @@ async fn a_refused_root_is_accepted_soon_after_it_is_right() {
     let root = parent.path().join("export");
     let export = Export { root: root.clone(), ..export("default", "server", "/export") };
     let nfs = Nfs::new(vec![export], host()).unwrap();
-    nfs.remember(nothing());
+    nfs.expect_store(nothing());
     readiness(&nfs).await.unwrap_err();
     fs::create_dir(&root).unwrap();
     let since = Instant::now();
@@ -140,10 +140,10 @@ async fn a_root_that_is_swapped_while_we_run_is_noticed_before_anything_is_writt
     fs::create_dir(&root).unwrap();
     let export = Export { root: root.clone(), ..export("default", "server", "/export") };
     let nfs = Nfs::new(vec![export], host()).unwrap();
-    nfs.remember(nothing());
+    nfs.expect_store(nothing());
     let volume = nfs.create(&request("a", &[]), &Permit::unlimited()).await.unwrap();
-    nfs.remember(past(Some(&volume.store_identity), &["team-a-pvc-uid-a"]));
-    nfs.confirm(&volume.id, &object_uid(volume.id.name()), &Permit::unlimited()).await.unwrap();
+    nfs.expect_store(past(Some(&volume.store_identity), &["team-a-pvc-uid-a"]));
+    nfs.commit(&volume.id, &object_uid(volume.id.name()), &Permit::unlimited()).await.unwrap();
     fs::rename(&root, parent.path().join("mounted")).unwrap();
     fs::create_dir(&root).unwrap();
     let removal = conformance::removal(&request("a", &[]), &volume, Disposal::Delete);
@@ -177,7 +177,7 @@ fn two_sites(deadline: Duration) -> (TempDir, TempDir, Nfs) {
 
 fn remember_both(nfs: &Nfs) {
     for store in ["bad", "good"] {
-        nfs.remember(Past { store: store.into(), ..nothing() });
+        nfs.expect_store(StoreExpectation { store: store.into(), ..nothing() });
     }
 }
 

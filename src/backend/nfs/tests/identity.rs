@@ -35,7 +35,7 @@ fn replaceable() -> (TempDir, PathBuf, impl Fn() -> Nfs) {
     let export = Export { root: root.clone(), ..export("default", "server", "/export") };
     let open = move || {
         let nfs = Nfs::new(vec![export.clone()], host()).unwrap();
-        nfs.remember(nothing());
+        nfs.expect_store(nothing());
         nfs
     };
     (parent, root, open)
@@ -55,7 +55,7 @@ async fn a_standby_that_started_before_the_first_volume_notices_that_the_root_wa
     let volume = leader.create(&request("a", &[]), &Permit::unlimited()).await.unwrap();
     replace(&root);
     // It begins to lead, and is told what the volumes say by then.
-    standby.remember(Past { identity: Some(volume.store_identity.clone()), ..nothing() });
+    standby.expect_store(StoreExpectation { identity: Some(volume.store_identity.clone()), ..nothing() });
     for _ in 0..3 {
         let error = standby.create(&request("b", &[]), &Permit::unlimited()).await.unwrap_err();
         assert_eq!(error.kind(), Kind::Unavailable);
@@ -63,12 +63,12 @@ async fn a_standby_that_started_before_the_first_volume_notices_that_the_root_wa
     }
     assert_eq!(tree(&root), [""; 0]);
     // What it learned once it does not forget, whatever it is told later.
-    standby.remember(nothing());
+    standby.expect_store(nothing());
     assert!(readiness(&standby, 0).await.is_err());
     let without = open();
     without.stores[0].rules.switch_off(Rule::Identity);
-    without.remember(Past { identity: Some(volume.store_identity.clone()), ..nothing() });
-    without.remember(nothing());
+    without.expect_store(StoreExpectation { identity: Some(volume.store_identity.clone()), ..nothing() });
+    without.expect_store(nothing());
     assert_eq!(readiness(&without, 0).await, Ok(()), "it is this rule");
     fs::remove_dir(&root).unwrap();
     fs::rename(root.with_extension("aside"), &root).unwrap();
@@ -92,7 +92,7 @@ async fn an_identity_that_was_read_from_the_disk_or_made_holds_for_the_life_of_t
         assert_eq!(tree(&root), [""; 0]);
         // Another process, which knows of nothing, makes it an export of its own.
         open().create(&request("c", &[]), &Permit::unlimited()).await.unwrap();
-        nfs.remember(nothing());
+        nfs.expect_store(nothing());
         let why = readiness(&nfs, 0).await.unwrap_err();
         assert!(why.contains(&format!("the volumes' is {}", volume.store_identity)), "{why}");
     }
@@ -109,12 +109,12 @@ async fn an_export_that_was_moved_without_its_dot_files_goes_on_with_the_command
     let (_parent, root, open) = replaceable();
     let first = open();
     let volume = first.create(&request("a", &[]), &Permit::unlimited()).await.unwrap();
-    first.confirm(&volume.id, "object-a", &Permit::unlimited()).await.unwrap();
+    first.commit(&volume.id, "object-a", &Permit::unlimited()).await.unwrap();
     drop(first);
     fs::remove_dir_all(root.join(".berth")).unwrap();
     let nfs = open();
-    let past = Past { identity: Some(volume.store_identity.clone()), ..nothing() };
-    nfs.remember(past);
+    let past = StoreExpectation { identity: Some(volume.store_identity.clone()), ..nothing() };
+    nfs.expect_store(past);
     let why = readiness(&nfs, 0).await.unwrap_err();
     obey(&why, "mkdir -m 700 -p ");
     until_ready(&nfs).await;
@@ -141,7 +141,7 @@ async fn an_export_that_was_copied_with_its_dot_files_is_the_same_and_its_inodes
     let (_parent, root, open) = replaceable();
     let nfs = open();
     let volume = nfs.create(&request("a", &[]), &Permit::unlimited()).await.unwrap();
-    nfs.confirm(&volume.id, "object-a", &Permit::unlimited()).await.unwrap();
+    nfs.commit(&volume.id, "object-a", &Permit::unlimited()).await.unwrap();
     let inode = async || {
         let name = volume.id.name().clone();
         let permit = Permit::unlimited();
@@ -176,7 +176,7 @@ async fn one_directory_as_two_exports_is_refused_and_both_are_named() {
     let open = |second: &Path| {
         let nfs = Nfs::new(exports(second), host()).unwrap();
         for store in ["first", "second"] {
-            nfs.remember(Past { store: store.into(), ..nothing() });
+            nfs.expect_store(StoreExpectation { store: store.into(), ..nothing() });
         }
         nfs
     };
@@ -205,7 +205,7 @@ async fn one_directory_as_two_exports_is_refused_and_both_are_named() {
     both_refused(&open(&two), "lead to the same directory").await;
     assert_eq!(tree(&one), [""; 0]);
     let alone = Nfs::new(vec![exports(&two).remove(0)], host()).unwrap();
-    alone.remember(Past { store: "first".into(), ..nothing() });
+    alone.expect_store(StoreExpectation { store: "first".into(), ..nothing() });
     alone.create(&request("x", &[]), &Permit::unlimited()).await.unwrap();
     both_refused(&open(&two), "lead to the same directory").await;
     // A copy of it, or the same directory on another mount.
@@ -243,7 +243,11 @@ async fn a_pipe_a_link_or_a_huge_file_in_place_of_a_record_is_refused_at_once_an
         }
         let removal = conformance::removal(&request("x", &[]), &volume, Disposal::Delete);
         assert_eq!(site.remove(&removal).await.unwrap_err().kind(), Kind::Refused, "{kind}");
-        assert_eq!(site.nfs.unfinished("default", &|_: &VolumeName| false).await.unwrap(), [], "{kind}");
+        assert_eq!(
+            site.nfs.list_uncommitted("default", &|_: &VolumeName| false).await.unwrap(),
+            [],
+            "{kind}"
+        );
         site.create(&request("z", &[])).await.unwrap();
         plant(&site, "export.json", kind);
         site.restart();
@@ -300,7 +304,7 @@ async fn an_identity_or_a_path_with_signs_of_a_shell_cannot_leave_its_argument_i
         fs::create_dir(&root).unwrap();
         let export = Export { root: root.clone(), ..export("default", "server", "/export") };
         let nfs = Nfs::new(vec![export], host()).unwrap();
-        nfs.remember(Past { identity: Some(odd.into()), ..nothing() });
+        nfs.expect_store(StoreExpectation { identity: Some(odd.into()), ..nothing() });
         let why = readiness(&nfs, 0).await.unwrap_err();
         obey(&why, "mkdir -m 700 -p ");
         until_ready(&nfs).await;

@@ -33,7 +33,7 @@ const fn next_leader(cluster: usize, after: usize, script: &'static [Do]) -> Act
 const OVERLAP: World = World {
     name: "two clusters with overlapping patterns",
     actors: &[
-        process(0, &[Do::Claim("a", "team", "refuse"), Do::Remove("a", DELETE), Do::Tend]),
+        process(0, &[Do::Claim("a", "team", "refuse"), Do::Remove("a", DELETE), Do::CollectGarbage]),
         process(1, &[Do::Claim("b", "team/b", "refuse")]),
     ],
 };
@@ -41,19 +41,22 @@ const ADOPT: World = World {
     name: "two clusters that adopt a directory of the same name",
     actors: &[
         process(0, &[Do::Claim("a", "data", "adopt")]),
-        process(1, &[Do::Claim("b", "data", "adopt"), Do::Remove("b", ARCHIVE), Do::Tend]),
+        process(1, &[Do::Claim("b", "data", "adopt"), Do::Remove("b", ARCHIVE), Do::CollectGarbage]),
     ],
 };
 const SHARE: World = World {
     name: "two clusters that share a directory, which both leave",
     actors: &[
-        process(0, &[Do::Claim("a", "data", "share"), Do::Remove("a", DELETE), Do::Tend]),
-        process(1, &[Do::Claim("b", "data", "share"), Do::Remove("b", DELETE), Do::Tend]),
+        process(0, &[Do::Claim("a", "data", "share"), Do::Remove("a", DELETE), Do::CollectGarbage]),
+        process(1, &[Do::Claim("b", "data", "share"), Do::Remove("b", DELETE), Do::CollectGarbage]),
     ],
 };
 const COPY: World = World {
     name: "a PV that was copied to another cluster",
-    actors: &[process(0, &[Do::Claim("a", "data", "refuse")]), process(1, &[Do::RemoveCopy("a"), Do::Tend])],
+    actors: &[
+        process(0, &[Do::Claim("a", "data", "refuse")]),
+        process(1, &[Do::RemoveCopy("a"), Do::CollectGarbage]),
+    ],
 };
 const SWEEP: World = World {
     name: "a process that dies while it makes a volume, and the sweep of another cluster",
@@ -66,7 +69,7 @@ const SWEEP: World = World {
 const TWO_NAMES: World = World {
     name: "one directory that is configured as two exports",
     actors: &[
-        process(0, &[Do::Claim("a", "team", "refuse"), Do::Remove("a", DELETE), Do::Tend]),
+        process(0, &[Do::Claim("a", "team", "refuse"), Do::Remove("a", DELETE), Do::CollectGarbage]),
         process(1, &[Do::ClaimOnOther("b", "team/b")]),
     ],
 };
@@ -87,7 +90,7 @@ const LATE_RESCUE: World = World {
 const RESCUE: World = World {
     name: "a volume that is kept after all while it is removed",
     actors: &[
-        process(0, &[Do::Claim("a", "data", "refuse"), Do::Remove("a", DELETE), Do::Tend]),
+        process(0, &[Do::Claim("a", "data", "refuse"), Do::Remove("a", DELETE), Do::CollectGarbage]),
         process(0, &[Do::Rescue("a")]),
     ],
 };

@@ -62,7 +62,7 @@ async fn a_volume_with_the_longest_name_is_removed_from_a_full_export() {
     site.host.set_cluster(Some(crate::volume::ClusterIds::only(UID)));
     let request = named(&longest(), patterned("x", "data"));
     let volume = site.create(&request).await.unwrap();
-    site.nfs.confirm(&volume.id, UID, &Permit::unlimited()).await.unwrap();
+    site.nfs.commit(&volume.id, UID, &Permit::unlimited()).await.unwrap();
     site.nfs.stores[0].interruption.fail(crate::system::root::Errno::ENOSPC, |step| {
         matches!(step.what, "make directory" | "write" | "link")
     });
@@ -93,7 +93,7 @@ async fn a_volume_whose_name_is_too_long_for_a_record_is_refused_with_what_to_do
             assert!(error.chain().contains(part), "{}", error.chain());
         }
     }
-    assert_eq!(site.remove(&removal(Disposal::Keep)).await.unwrap(), Removed::Kept);
+    assert_eq!(site.remove(&removal(Disposal::Retain)).await.unwrap(), Removed::Kept);
     let bound = InUse {
         name: name.clone(),
         id: None,

@@ -39,7 +39,7 @@ async fn among(others: usize) -> Site {
 async fn make(nfs: &Nfs, request: &VolumeRequest) -> Volume {
     let permit = Permit::unlimited();
     let volume = nfs.create(request, &permit).await.unwrap();
-    nfs.confirm(&volume.id, &object_uid(volume.id.name()), &permit).await.unwrap();
+    nfs.commit(&volume.id, &object_uid(volume.id.name()), &permit).await.unwrap();
     volume
 }
 
@@ -135,7 +135,7 @@ async fn a_round_of_the_trash_looks_at_no_volume_that_was_not_removed() {
         asked(&site.nfs, removed("y")).await.1
     };
     let operations = tokio::select! {
-        () = site.nfs.tend(&permit) => unreachable!("the permit has not ended"),
+        () = site.nfs.collect_garbage(&permit) => unreachable!("the permit has not ended"),
         operations = two => operations,
     };
     assert!(operations.contains(&("read directory", ".berth/trash".to_owned())), "{operations:?}");

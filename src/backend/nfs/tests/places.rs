@@ -13,7 +13,7 @@ use crate::{
     backend::nfs::{
         places::{self, Leaving, Occupant, Occupied, Relation},
         record::{self, INTENTS, Marker, VOLUMES},
-        store::{Trouble, Work},
+        store::{OpError, Work},
     },
     volume::ClaimKey,
 };
@@ -44,7 +44,7 @@ fn marker(cluster: &str, name: &str, path: &str, shared: bool) -> Marker {
 /// Does `work` on the first export.
 async fn on<T: Send + 'static>(
     nfs: &Nfs,
-    work: impl FnOnce(&Work<'_>) -> Result<T, Trouble> + Send + 'static,
+    work: impl FnOnce(&Work<'_>) -> Result<T, OpError> + Send + 'static,
 ) -> Result<T, Error> {
     nfs.stores[0].run("test".into(), None, &Permit::unlimited(), work).await
 }
@@ -53,7 +53,7 @@ async fn on<T: Send + 'static>(
 async fn occupy(nfs: &Nfs, marker: &Marker) -> Result<Occupied, Error> {
     let marker = marker.clone();
     on(nfs, move |work| {
-        work.furnish()?;
+        work.ensure_layout()?;
         let intent = record::file(INTENTS, marker.id.name());
         work.changes.write(&intent, &marker.to_json())?;
         let occupied = places::occupy(work, &marker, &intent, &marker.segments, marker.shared)?;
@@ -333,7 +333,7 @@ async fn a_place_that_was_being_taken_or_given_up_when_the_process_died_is_taken
                             return places::vacate(work, &ours, &ours.segments);
                         }
                         let intent = record::file(INTENTS, ours.id.name());
-                        work.furnish()?;
+                        work.ensure_layout()?;
                         work.changes.write(&intent, &ours.to_json())?;
                         places::occupy(work, &ours, &intent, &ours.segments, ours.shared).map(drop)
                     })

@@ -154,7 +154,7 @@ async fn a_record_that_cannot_be_read_protects_its_volume() {
     let whole = fs::read(&record).unwrap();
     for bytes in [&b""[..], &whole[..whole.len() / 2], b"{}"] {
         fs::write(&record, bytes).unwrap();
-        for disposal in [Disposal::Delete, Disposal::Archive, Disposal::Keep] {
+        for disposal in [Disposal::Delete, Disposal::Archive, Disposal::Retain] {
             let removal = conformance::removal(&request, &volume, disposal);
             let error = site.remove(&removal).await.unwrap_err();
             assert_eq!(error.kind(), Kind::Refused);
@@ -191,8 +191,8 @@ async fn an_unfinished_volume_whose_place_somebody_else_uses_now_leaves_only_its
     let site = Site::new();
     site.create(&request("a", &[("pathPattern", "data"), ("existingDirectory", "share")])).await.unwrap();
     site.make(&request("b", &[("pathPattern", "data"), ("existingDirectory", "share")])).await;
-    let unfinished = site.nfs.unfinished("default", &|_: &VolumeName| false).await.unwrap().remove(0);
-    site.nfs.discard(&unfinished, &Permit::unlimited()).await.unwrap();
+    let uncommitted = site.nfs.list_uncommitted("default", &|_: &VolumeName| false).await.unwrap().remove(0);
+    site.nfs.rollback(&uncommitted, &Permit::unlimited()).await.unwrap();
     assert_eq!(site.tree(), ["data"]);
     assert_eq!(site.records("volumes"), ["pvc-uid-b.json"]);
 }

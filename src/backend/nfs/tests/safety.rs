@@ -53,7 +53,7 @@ async fn late_move_after_the_place_was_taken_again(rule: Option<Rule>, confirmed
         let request = patterned("y", "data");
         let volume = next.create(&request, &permit).await.unwrap();
         if confirmed {
-            next.confirm(&volume.id, "object-y", &permit).await.unwrap();
+            next.commit(&volume.id, "object-y", &permit).await.unwrap();
         }
         site.host.set_volume(&request.name, "object-y", false);
         fs::write(site.path("data/file"), "of y").unwrap();
@@ -112,7 +112,7 @@ async fn late_return(rule: Option<Rule>, after: After) -> Option<String> {
         }
         let request = patterned("y", "data");
         let volume = next.create(&request, &Permit::unlimited()).await.unwrap();
-        next.confirm(&volume.id, "object-y", &Permit::unlimited()).await.unwrap();
+        next.commit(&volume.id, "object-y", &Permit::unlimited()).await.unwrap();
         late.release();
     };
     let (restored, ()) = tokio::join!(hung, meanwhile);
@@ -314,7 +314,7 @@ async fn a_volume_that_was_made_again_under_the_same_name_does_not_bring_the_old
     site.host.set_retention(Duration::from_hours(1));
     assert_eq!(site.remove(&removal).await.unwrap(), Removed::Trashed);
     let again = site.create(&patterned("x", "elsewhere")).await.unwrap();
-    site.nfs.confirm(&again.id, "made-again", &Permit::unlimited()).await.unwrap();
+    site.nfs.commit(&again.id, "made-again", &Permit::unlimited()).await.unwrap();
     site.host.set_volume(&removal.name, "made-again", false);
     site.restart();
     site.host.set_now(SystemTime::now() + Duration::from_hours(2));
@@ -456,7 +456,7 @@ async fn what_another_cluster_removed_is_left_to_it() {
     let removal = made(&site).await;
     assert_eq!(site.remove(&removal).await.unwrap(), Removed::Trashed);
     let permit = Permit::unlimited();
-    let tending = second.tend(&permit);
+    let tending = second.collect_garbage(&permit);
     let looked = async {
         tokio::time::sleep(Duration::from_millis(300)).await;
     };

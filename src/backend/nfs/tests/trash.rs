@@ -56,7 +56,7 @@ async fn what_an_earlier_process_left_in_the_trash_is_purged_and_removals_wake_t
         }
     };
     tokio::select! {
-        () = site.nfs.tend(&permit) => unreachable!("the permit has not ended"),
+        () = site.nfs.collect_garbage(&permit) => unreachable!("the permit has not ended"),
         () = later => {}
     }
 }
@@ -72,7 +72,7 @@ async fn the_purge_stops_when_nobody_tends_any_more_and_when_the_permit_ends() {
     .await;
     let ended = Permit::unlimited();
     ended.revoke();
-    site.nfs.tend(&ended).await;
+    site.nfs.collect_garbage(&ended).await;
     assert_eq!(site.nfs.stores()[0].purged, 0);
     site.nfs.stores[0].interruption.after(12);
     site.tend_until(|status| status.purged >= 9).await;

@@ -121,7 +121,7 @@ async fn the_first_term_on_an_empty_export_writes_nothing() {
     let site = Site::new();
     let permit = Permit::unlimited();
     tokio::select! {
-        () = site.nfs.tend(&permit) => unreachable!("the permit has not ended"),
+        () = site.nfs.collect_garbage(&permit) => unreachable!("the permit has not ended"),
         () = tokio::time::sleep(Duration::from_millis(50)) => {}
     }
     assert_eq!(tree(site.directory.path()), [""; 0]);
@@ -136,7 +136,7 @@ async fn noting_the_places_that_was_broken_off_goes_on_where_it_was() {
         site.nfs.stores[0].interruption.after(steps);
         let permit = Permit::unlimited();
         tokio::select! {
-            () = site.nfs.tend(&permit) => {}
+            () = site.nfs.collect_garbage(&permit) => {}
             () = tokio::time::sleep(Duration::from_millis(20)) => {}
         }
         let site = reopened(site);

@@ -12,7 +12,7 @@ use super::{
         places,
         record::{self, BASE, Marker, PURGING, Trashed, VOLUMES},
         remove, restore,
-        store::{Rule, Trouble, Work, said},
+        store::{OpError, Rule, Work, fail},
     },
     plan::{Found, Next},
     scan::{Folder, Key},
@@ -36,7 +36,7 @@ pub(super) enum Done {
 }
 
 /// Does what was decided, all but the purge itself.
-pub(super) fn act(work: &Work<'_>, key: &Key, found: &Found, next: &Next) -> Result<Done, Trouble> {
+pub(super) fn act(work: &Work<'_>, key: &Key, found: &Found, next: &Next) -> Result<Done, OpError> {
     let name = match found {
         Found::Removed { marker, .. } | Found::Leftover { marker, .. } => Some(marker.id.name()),
         Found::Named { whole, .. } => Some(&whole.volume),
@@ -70,12 +70,12 @@ pub(super) fn act(work: &Work<'_>, key: &Key, found: &Found, next: &Next) -> Res
 
 /// Moves an entry to where it is purged, so that everybody sees that there is no way back. A full export may not have the
 /// directory for it: then it is purged where it is.
-fn mark(work: &Work<'_>, key: &Key, found: &Found) -> Result<Key, Trouble> {
+fn mark(work: &Work<'_>, key: &Key, found: &Found) -> Result<Key, OpError> {
     let (Some(inode), false) = (found.inode(), key.purging()) else { return Ok(key.clone()) };
     mounted::within(work, &key.below, |inner| marked(inner, key, inode))
 }
 
-fn marked(work: &Work<'_>, key: &Key, inode: u64) -> Result<Key, Trouble> {
+fn marked(work: &Work<'_>, key: &Key, inode: u64) -> Result<Key, OpError> {
     let marked = key.marked();
     if marked.folder == Folder::Purging
         && if_room(work.changes.make_directory(&[BASE, PURGING], 0o700))?.is_none()
@@ -84,7 +84,7 @@ fn marked(work: &Work<'_>, key: &Key, inode: u64) -> Result<Key, Trouble> {
     }
     if here(work, &marked.path())? != Here::Nothing {
         let path = marked.path().join("/");
-        return said(Kind::Conflict, format!("{path} exists already, and is not what is to be purged"));
+        return fail(Kind::Conflict, format!("{path} exists already, and is not what is to be purged"));
     }
     if if_room(moves::moved(work, &key.path(), &marked.path(), inode))?.is_none() {
         return Ok(key.clone());
@@ -94,7 +94,7 @@ fn marked(work: &Work<'_>, key: &Key, inode: u64) -> Result<Key, Trouble> {
 }
 
 /// Puts a volume back whose PV is to be kept, with this UID.
-fn put_back(work: &Work<'_>, key: &Key, found: &Found, uid: &str) -> Result<Done, Trouble> {
+fn put_back(work: &Work<'_>, key: &Key, found: &Found, uid: &str) -> Result<Done, OpError> {
     match found {
         Found::Removed { marker, .. } => {
             if moves::live(work, marker.id.name())?.is_some() {
@@ -109,7 +109,7 @@ fn put_back(work: &Work<'_>, key: &Key, found: &Found, uid: &str) -> Result<Done
             }
             let (Stage::InPlace(_) | Stage::Mounted { .. }) = moves::stage(work, marker)? else {
                 let name = marker.id.name();
-                return said(
+                return fail(
                     Kind::NotFound,
                     format!(
                         "PersistentVolume {name} is there again, and the data of volume {name} is not: it was purged"
@@ -134,7 +134,7 @@ fn put_back(work: &Work<'_>, key: &Key, found: &Found, uid: &str) -> Result<Done
             told(work, &whole.volume, &key.name);
         }
         Found::Named { whole, live: None, .. } => {
-            return said(
+            return fail(
                 Kind::Conflict,
                 format!(
                     "PersistentVolume {} is to be kept, and nothing says where its data was; it is put back when the \
@@ -158,7 +158,7 @@ fn told(work: &Work<'_>, volume: &impl std::fmt::Display, entry: &str) {
 }
 
 /// Finishes a removal that was begun for a PV that is gone.
-fn finish(work: &Work<'_>, key: &Key, found: &Found) -> Result<Done, Trouble> {
+fn finish(work: &Work<'_>, key: &Key, found: &Found) -> Result<Done, OpError> {
     let Found::Begun { live, inode } = found else { return Ok(Done::Changed) };
     let Some(mut now) = moves::live(work, live.marker.id.name())? else { return Ok(Done::Changed) };
     if now.marker.trash.is_none() {
@@ -180,7 +180,7 @@ fn finish(work: &Work<'_>, key: &Key, found: &Found) -> Result<Done, Trouble> {
 }
 
 /// Moves what a call that came late moved here back to the volume that it is of.
-fn give_back(work: &Work<'_>, key: &Key, found: &Found, owner: &[String]) -> Result<Done, Trouble> {
+fn give_back(work: &Work<'_>, key: &Key, found: &Found, owner: &[String]) -> Result<Done, OpError> {
     let Some(inode) = found.inode() else { return Ok(Done::Changed) };
     restore::move_home(work, owner, &key.path(), inode)?;
     work.store.trash.taken(&key.path());
@@ -194,7 +194,7 @@ fn give_back(work: &Work<'_>, key: &Key, found: &Found, owner: &[String]) -> Res
 }
 
 /// Puts a record back that a call that came late had moved here.
-fn put_record_back(work: &Work<'_>, key: &Key, found: &Found) -> Result<Done, Trouble> {
+fn put_record_back(work: &Work<'_>, key: &Key, found: &Found) -> Result<Done, OpError> {
     let Found::Leftover { marker, belongs: Some(belongs) } = found else { return Ok(Done::Changed) };
     let name = marker.id.name();
     if moves::live(work, name)?.is_none() && here(work, belongs)? == Here::Nothing {
@@ -215,7 +215,7 @@ pub(super) fn purge(
     work: &Work<'_>,
     ready: &BTreeMap<Key, Arc<Found>>,
     crew: &Purge<'_>,
-) -> Result<BTreeMap<Key, Option<Left>>, Trouble> {
+) -> Result<BTreeMap<Key, Option<Left>>, OpError> {
     let mut left = BTreeMap::new();
     let mut folders: BTreeMap<InFileSystem<'_>, Vec<(&Key, Tree)>> = BTreeMap::new();
     for (key, found) in ready {
@@ -232,7 +232,7 @@ pub(super) fn purge(
         for (key, tree) in entries {
             let of_it = || Left {
                 stuck: outcome.stuck.iter().filter(|stuck| stuck.entry == tree.name).cloned().collect(),
-                unfinished: outcome.unfinished.iter().filter(|u| u.entry == tree.name).cloned().collect(),
+                uncommitted: outcome.uncommitted.iter().filter(|u| u.entry == tree.name).cloned().collect(),
             };
             let gone = mounted::within(work, below, |inner| here(inner, &key.path()))? == Here::Nothing;
             if gone && let Some(found) = ready.get(key) {
@@ -250,7 +250,7 @@ pub(super) fn purge(
 }
 
 /// Removes what is still noted of a volume that was removed while the export was full.
-fn forget_live(work: &Work<'_>, live: &Live) -> Result<(), Trouble> {
+fn forget_live(work: &Work<'_>, live: &Live) -> Result<(), OpError> {
     let Ok(_held) = work.store.hold(live.marker.id.name()) else { return Ok(()) };
     if moves::stage(work, &live.marker)? == Stage::Missing {
         if_room(places::vacate(work, &live.marker, &live.marker.segments))?;

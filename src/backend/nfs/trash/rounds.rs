@@ -19,7 +19,7 @@ use super::{
         moves::is_permitted,
         places,
         record::{self, ARCHIVED, BASE, INTENTS, TRASH, VOLUMES},
-        store::{Opened, Rule, Store, Trouble, Work},
+        store::{OpError, Opened, Rule, Store, Work},
     },
     FIRST_PAUSE, LONGEST_PAUSE,
     act::{self, Done},
@@ -68,8 +68,8 @@ impl Hands<'_> {
     /// Does `work` on a thread that may hang; `None` where there is none, or it broke off.
     async fn on_thread<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&Work<'_>) -> Result<T, Trouble> + Send + 'static,
-    ) -> Option<Result<T, Trouble>> {
+        work: impl FnOnce(&Work<'_>) -> Result<T, OpError> + Send + 'static,
+    ) -> Option<Result<T, OpError>> {
         let (send, receive) = oneshot::channel();
         let (store, opened) = (Arc::clone(self.store), Arc::clone(self.opened));
         let (permit, ended) = (self.permit.clone(), Arc::clone(self.ended));
@@ -185,7 +185,7 @@ pub(super) struct Rounds {
 
 impl Rounds {
     /// One round; `None` where its thread broke off.
-    pub(super) async fn run(&mut self, hands: &Hands<'_>) -> Option<Result<(), Trouble>> {
+    pub(super) async fn run(&mut self, hands: &Hands<'_>) -> Option<Result<(), OpError>> {
         self.at_once = false;
         let look = match self.looked {
             None => Look::Whole,
@@ -227,7 +227,7 @@ impl Rounds {
         pauses.chain(due).fold(look, Instant::min)
     }
 
-    async fn look(&mut self, hands: &Hands<'_>, look: Look) -> Option<Result<(), Trouble>> {
+    async fn look(&mut self, hands: &Hands<'_>, look: Look) -> Option<Result<(), OpError>> {
         let searched = |item: &Item| matches!(*item.found, Found::Stray { .. } | Found::OfOthers);
         let known: BTreeMap<Key, Arc<Found>> = self
             .items
@@ -412,9 +412,9 @@ fn keep_purging(store: &Store, item: &mut Item, at: &Key, left: Left) -> bool {
     let mut why: Vec<(String, String)> =
         left.stuck.into_iter().map(|stuck| (joined(folder, &stuck.path), stuck.why)).collect();
     let mut at_once = false;
-    for unfinished in left.unfinished {
-        let path = joined(folder, &unfinished.entry);
-        if unfinished.refilled {
+    for uncommitted in left.uncommitted {
+        let path = joined(folder, &uncommitted.entry);
+        if uncommitted.refilled {
             let still = "something still writes there; stop the pods or nodes that have it mounted";
             why.push((path, still.into()));
         } else {
@@ -446,12 +446,12 @@ fn joined(folder: &str, below: &str) -> String {
 /// What became of an entry.
 enum Outcome {
     Done(Done),
-    Failed(Trouble),
+    Failed(OpError),
     Purged { key: Key, left: Left, gone: bool },
 }
 
 /// Does everything that was decided, the purge last.
-fn do_all(work: &Work<'_>, todo: Vec<(Key, Arc<Found>, Next)>) -> Result<Vec<(Key, Outcome)>, Trouble> {
+fn do_all(work: &Work<'_>, todo: Vec<(Key, Arc<Found>, Next)>) -> Result<Vec<(Key, Outcome)>, OpError> {
     let mut done = Vec::new();
     let mut ready = BTreeMap::new();
     let mut was = BTreeMap::new();
@@ -480,7 +480,7 @@ fn do_all(work: &Work<'_>, todo: Vec<(Key, Arc<Found>, Next)>) -> Result<Vec<(Ke
 }
 
 /// Removes what was left where the writing of a record was broken off.
-fn clear_temporary(work: &Work<'_>) -> Result<(), Trouble> {
+fn clear_temporary(work: &Work<'_>) -> Result<(), OpError> {
     for folder in [INTENTS, VOLUMES, ARCHIVED, TRASH] {
         for file in work.root.names(&[BASE, folder])? {
             // Whoever works on the volume now may be writing it.

@@ -15,7 +15,7 @@ use super::{
         moves::{self, Here, here},
         places::{self, Relation},
         record::{self, BASE, INTENTS, Marker, PURGING, TRASH, VOLUMES},
-        store::{Rule, Trouble, Work},
+        store::{OpError, Rule, Work},
     },
     plan::Found,
 };
@@ -96,7 +96,7 @@ pub(super) fn scan(
     work: &Work<'_>,
     known: &BTreeMap<Key, Arc<Found>>,
     look: Look,
-) -> Result<BTreeMap<Key, Arc<Found>>, Trouble> {
+) -> Result<BTreeMap<Key, Arc<Found>>, OpError> {
     let mut found = BTreeMap::new();
     let names = work.root.names(&[BASE, TRASH])?;
     let purging: BTreeSet<String> = work.root.names(&[BASE, PURGING])?.into_iter().collect();
@@ -139,7 +139,7 @@ pub(super) fn scan(
                     found.insert(key, Arc::new(now));
                     continue;
                 }
-                None => examine(work, &key)?.map(Arc::new),
+                None => verify(work, &key)?.map(Arc::new),
             },
         };
         match now {
@@ -151,7 +151,7 @@ pub(super) fn scan(
 }
 
 /// Whether what was found out before need not be found out again.
-fn still(work: &Work<'_>, key: &Key, before: &Found, look: Look) -> Result<bool, Trouble> {
+fn still(work: &Work<'_>, key: &Key, before: &Found, look: Look) -> Result<bool, OpError> {
     Ok(match (look, before) {
         // The volume that something is of was looked for among all records; that is done again more and more seldom.
         (Look::New, _) | (Look::Again, Found::Stray { .. } | Found::OfOthers) => true,
@@ -165,7 +165,7 @@ fn still(work: &Work<'_>, key: &Key, before: &Found, look: Look) -> Result<bool,
 }
 
 /// What a record tells whose directory lies in the trash of another file system, and where it lies there.
-fn elsewhere(work: &Work<'_>, key: &Key) -> Result<Option<(Key, Found)>, Trouble> {
+fn elsewhere(work: &Work<'_>, key: &Key) -> Result<Option<(Key, Found)>, OpError> {
     let Ok(Some(marker)) = moves::trashed(work, &key.name) else { return Ok(None) };
     let Some(trash) = marker.trash.as_ref().filter(|trash| !trash.below.is_empty()) else { return Ok(None) };
     let (inode, below) = (trash.inode, trash.below.clone());
@@ -179,7 +179,7 @@ fn elsewhere(work: &Work<'_>, key: &Key) -> Result<Option<(Key, Found)>, Trouble
                 return Ok(Some((key, found)));
             }
             Ok(_) => {}
-            Err(Trouble::Step(failure)) if failure.errno().is_some() => {
+            Err(OpError::Step(failure)) if failure.errno().is_some() => {
                 let why = format!("the file system at {} cannot be looked at: {failure}", below.join("/"));
                 return Ok(Some((key, Found::Odd(why))));
             }
@@ -190,10 +190,10 @@ fn elsewhere(work: &Work<'_>, key: &Key) -> Result<Option<(Key, Found)>, Trouble
 }
 
 /// Finds out what an entry is; `None` where it is gone.
-pub(super) fn examine(work: &Work<'_>, key: &Key) -> Result<Option<Found>, Trouble> {
+pub(super) fn verify(work: &Work<'_>, key: &Key) -> Result<Option<Found>, OpError> {
     let record = match moves::trashed(work, &key.name) {
         Ok(record) => record,
-        Err(Trouble::Said(error)) => return Ok(Some(Found::Odd(error.to_string()))),
+        Err(OpError::Said(error)) => return Ok(Some(Found::Odd(error.to_string()))),
         Err(trouble) => return Err(trouble),
     };
     let inode = match here(work, &key.path())? {
@@ -274,7 +274,7 @@ fn is_ours(work: &Work<'_>, marker: &Marker) -> bool {
 }
 
 /// What a record without a directory tells.
-fn leftover(work: &Work<'_>, record: Option<Marker>, entry: &str) -> Result<Option<Found>, Trouble> {
+fn leftover(work: &Work<'_>, record: Option<Marker>, entry: &str) -> Result<Option<Found>, OpError> {
     let Some(marker) = record else { return Ok(None) };
     if !is_ours(work, &marker) {
         return Ok(Some(Found::OfOthers));
@@ -285,7 +285,7 @@ fn leftover(work: &Work<'_>, record: Option<Marker>, entry: &str) -> Result<Opti
 
 /// Where a record belongs that a call that came late moved here, when it was already the one of a volume that is in use, or
 /// of a later removal.
-fn belongs(work: &Work<'_>, marker: &Marker, entry: &str) -> Result<Option<[String; 3]>, Trouble> {
+fn belongs(work: &Work<'_>, marker: &Marker, entry: &str) -> Result<Option<[String; 3]>, OpError> {
     let base = work.base()?;
     let other = marker.trash.as_ref().map(|trash| trash.entry.as_str());
     if other == Some(entry) || moves::live(work, marker.id.name())?.is_some() {
@@ -307,7 +307,7 @@ fn belongs(work: &Work<'_>, marker: &Marker, entry: &str) -> Result<Option<[Stri
 }
 
 /// Finds the volume that a directory is of which is not what was removed under its name.
-fn stray(work: &Work<'_>, inode: u64, place: Option<&Vec<String>>, key: &Key) -> Result<Found, Trouble> {
+fn stray(work: &Work<'_>, inode: u64, place: Option<&Vec<String>>, key: &Key) -> Result<Found, OpError> {
     let name = Name::read(&key.name);
     if !work.store.enforces(Rule::Inode)
         && let Some(volume) = name.volume()
@@ -360,7 +360,7 @@ fn stray(work: &Work<'_>, inode: u64, place: Option<&Vec<String>>, key: &Key) ->
 }
 
 /// Where a directory may have been that a call that came late moved here: where the volume was that it was meant for.
-fn hints(work: &Work<'_>, place: Option<&Vec<String>>, name: &Name) -> Result<Vec<Vec<String>>, Trouble> {
+fn hints(work: &Work<'_>, place: Option<&Vec<String>>, name: &Name) -> Result<Vec<Vec<String>>, OpError> {
     let mut hints: Vec<Vec<String>> = place.cloned().into_iter().collect();
     let Some(volume) = name.volume() else { return Ok(hints) };
     hints.extend(work.store.trash.place_of(volume));
@@ -381,7 +381,7 @@ fn hints(work: &Work<'_>, place: Option<&Vec<String>>, name: &Name) -> Result<Ve
 
 /// Whether the directory of a volume is missing, and, where it is, whether its record names this inode; `None` where it is not
 /// missing or is another one.
-fn misses(work: &Work<'_>, marker: &Marker, inode: u64) -> Result<Option<bool>, Trouble> {
+fn misses(work: &Work<'_>, marker: &Marker, inode: u64) -> Result<Option<bool>, OpError> {
     let recorded = marker.inode_in(work.base()?);
     if recorded.is_some_and(|recorded| recorded != inode) {
         return Ok(None);
@@ -389,14 +389,14 @@ fn misses(work: &Work<'_>, marker: &Marker, inode: u64) -> Result<Option<bool>, 
     let missing = match here(work, &marker.segments) {
         Ok(at_place) => at_place == Here::Nothing,
         // It lies where we do not look: behind a mount, a link.
-        Err(Trouble::Step(_)) => false,
+        Err(OpError::Step(_)) => false,
         Err(trouble) => return Err(trouble),
     };
     Ok(missing.then_some(recorded.is_some()))
 }
 
 /// The names of all volumes that were not removed.
-fn all_volumes(work: &Work<'_>) -> Result<Vec<VolumeName>, Trouble> {
+fn all_volumes(work: &Work<'_>) -> Result<Vec<VolumeName>, OpError> {
     let mut volumes = Vec::new();
     for folder in [VOLUMES, INTENTS] {
         let names = work.root.names(&[BASE, folder])?;

@@ -110,11 +110,11 @@ async fn what_is_kept_says_so() {
     let request = request("a", &[]);
     let volume = site.create(&request).await.unwrap();
     calls(&site.small);
-    site.remove(&removal(&request, &volume, Disposal::Keep)).await.unwrap();
+    site.remove(&removal(&request, &volume, Disposal::Retain)).await.unwrap();
     let found = calls(&site.small);
     assert_eq!(found[..2], ["rbd info --format json rbd/berth-uid-a".to_owned(), header("1001c0ffee")]);
     assert!(found[2].starts_with("rbd image-meta set rbd/berth-uid-a berth.kept 20"), "{found:?}");
-    site.remove(&removal(&request, &volume, Disposal::Keep)).await.unwrap();
+    site.remove(&removal(&request, &volume, Disposal::Retain)).await.unwrap();
     assert_eq!(calls(&site.small).len(), 2, "it was noted");
 }
 
@@ -161,12 +161,12 @@ async fn a_sweep_lists_and_reads_only_what_nobody_knows() {
     }
     calls(&site.small);
     let known = |name: &VolumeName| name.as_str() == "pvc-uid-a";
-    let found = site.rbd.unfinished("main", &known).await.unwrap();
+    let found = site.rbd.list_uncommitted("main", &known).await.unwrap();
     assert_eq!(
         calls(&site.small),
         ["rbd ls --format json rbd", "rbd info --format json rbd/berth-uid-b", header("1002c0ffee").as_str()]
     );
-    site.rbd.discard(&found[0], &Permit::unlimited()).await.unwrap();
+    site.rbd.rollback(&found[0], &Permit::unlimited()).await.unwrap();
     let mut calls = calls(&site.small);
     assert_eq!(calls.pop().unwrap(), "rbd trash mv --expires-at 15 seconds rbd/berth-uid-b");
     assert_eq!(calls.pop().unwrap(), "rbd diff --format json rbd/berth-uid-b");

@@ -102,10 +102,10 @@ async fn a_creation_that_was_broken_off_for_good_is_swept() {
         site.restart();
         let since = Instant::now();
         loop {
-            let found = site.rbd.unfinished("main", &|_| false).await.unwrap();
-            for unfinished in &found {
-                assert_eq!((unfinished.id.name(), unfinished.claim.uid.as_str()), (&request.name, UID));
-                let _ = site.rbd.discard(unfinished, &Permit::unlimited()).await;
+            let found = site.rbd.list_uncommitted("main", &|_| false).await.unwrap();
+            for uncommitted in &found {
+                assert_eq!((uncommitted.id.name(), uncommitted.claim.uid.as_str()), (&request.name, UID));
+                let _ = site.rbd.rollback(uncommitted, &Permit::unlimited()).await;
             }
             if found.is_empty() {
                 break;
@@ -167,7 +167,7 @@ async fn a_removal_that_was_broken_off_is_finished() {
                         assert!(site.small.state().spaces["rbd"].trash.is_empty(), "{row}");
                         assert_eq!(site.remove(&removal).await.unwrap(), Removed::Absent, "{row}");
                     }
-                    Disposal::Archive | Disposal::Keep => {
+                    Disposal::Archive | Disposal::Retain => {
                         assert!(matches!(removed, Removed::Archived(_)), "{row}");
                         let state = site.small.state();
                         let kept: Vec<_> = state.spaces["rbd"].trash.iter().collect();
@@ -198,8 +198,8 @@ async fn an_archive_that_was_broken_off_survives_every_sweep() {
                 assert!(matches!(removed, Removed::Archived(_)), "{stop:?}: {removed:?}");
             }
             for _ in 0..4 {
-                for unfinished in site.rbd.unfinished("main", &|_| false).await.unwrap() {
-                    let _ = site.rbd.discard(&unfinished, &Permit::unlimited()).await;
+                for uncommitted in site.rbd.list_uncommitted("main", &|_| false).await.unwrap() {
+                    let _ = site.rbd.rollback(&uncommitted, &Permit::unlimited()).await;
                 }
                 tokio::time::sleep(QUICK.making / 2).await;
             }
@@ -289,9 +289,9 @@ async fn a_name_that_was_left_behind_goes_at_the_pace_of_the_sweep() {
     assert!(broken_off(&site, Stop::After(0), site.create(&request)).await);
     site.restart();
     // It is looked at, and taken back once, when the grace is over.
-    let found = site.rbd.unfinished("main", &|_| false).await.unwrap();
+    let found = site.rbd.list_uncommitted("main", &|_| false).await.unwrap();
     tokio::time::sleep(QUICK.making * 2).await;
-    site.rbd.discard(&found[0], &Permit::unlimited()).await.unwrap();
+    site.rbd.rollback(&found[0], &Permit::unlimited()).await.unwrap();
     assert_eq!(site.small.images(), Vec::<String>::new());
 }
 
@@ -305,7 +305,7 @@ async fn an_expansion_that_was_broken_off_is_finished() {
         let permit = Permit::unlimited();
         assert!(broken_off(&site, stop, site.rbd.expand(&growth, &permit)).await);
         let grown = until_done(async || site.rbd.expand(&growth, &permit).await).await;
-        assert_eq!(grown, Grown { capacity: growth.capacity, on_node: true });
+        assert_eq!(grown, Expanded { capacity: growth.capacity, on_node: true });
     }
 }
 

@@ -100,7 +100,7 @@ async fn a_late_purge_does_not_touch_an_image_that_left_the_trash() {
     site.remove(&removal).await.unwrap();
     tokio::time::sleep(Duration::from_millis(300)).await;
     let permit = Permit::unlimited();
-    begun(&site, "trash rm", site.rbd.tend(&permit)).await;
+    begun(&site, "trash rm", site.rbd.collect_garbage(&permit)).await;
     // An administrator took it out of the trash, and made a PV of it.
     site.restart();
     site.vault.set_volume(&request.name, false);

@@ -120,7 +120,7 @@ async fn a_renaming_that_the_version_before_broke_off_is_gone_on_with() {
 async fn an_older_image_grows() {
     let site = Site::new();
     site.small.plant("rbd", IMAGE, planted());
-    let growth = Growth {
+    let growth = ExpandRequest {
         name: "pvc-old".parse().unwrap(),
         id: None,
         source: older(IMAGE),
@@ -130,7 +130,7 @@ async fn an_older_image_grows() {
         provenance: legacy_provenance(),
     };
     let grown = site.rbd.expand(&growth, &Permit::unlimited()).await.unwrap();
-    assert_eq!(grown, Grown { capacity: growth.capacity, on_node: false });
+    assert_eq!(grown, Expanded { capacity: growth.capacity, on_node: false });
     site.small.change(IMAGE, |image| image.size = 8 << 20);
     let grown = site.rbd.expand(&growth, &Permit::unlimited()).await.unwrap();
     assert_eq!(grown.capacity, Capacity::from_bytes(8 << 20), "it is larger than asked for, and stays so");

@@ -57,7 +57,7 @@ async fn a_pv_that_was_copied_to_another_cluster_touches_nothing_until_it_is_tak
     assert_eq!(grown.unwrap_err().kind(), Kind::Refused);
     let registered = site.rbd.register(&in_use(&request, &volume), &Permit::unlimited()).await;
     assert_eq!(registered.unwrap_err().kind(), Kind::Refused);
-    assert_eq!(site.rbd.unfinished("main", &|_| false).await.unwrap(), []);
+    assert_eq!(site.rbd.list_uncommitted("main", &|_| false).await.unwrap(), []);
     assert_eq!(site.create(&request).await.unwrap_err().kind(), Kind::Conflict);
     assert_eq!((site.small.images(), site.trash()), (vec!["berth-uid-a".to_owned()], Vec::new()));
 
@@ -96,7 +96,7 @@ async fn two_spellings_of_one_ceph_cluster_destroy_nothing() {
     let described = super::request("a", &[("monitors", "10.9.0.1"), ("adminSecretName", "ceph-admin")]);
     let mut described = described.parameters;
     described.remove("clusterID");
-    site.rbd.acquaint(&described);
+    site.rbd.register_class(&described);
     site.remove(&removal(&request, &volume, Disposal::Delete)).await.unwrap();
 }
 
@@ -110,7 +110,7 @@ async fn while_the_cluster_is_not_known_nothing_that_exists_is_changed() {
     let second = super::request("b", &[]);
     let gone = site.create(&second).await.unwrap();
     site.remove(&removal(&second, &gone, Disposal::Delete)).await.unwrap();
-    let found = site.rbd.unfinished("main", &|_| false).await.unwrap();
+    let found = site.rbd.list_uncommitted("main", &|_| false).await.unwrap();
     become_(&site, None);
     site.restart();
 
@@ -120,7 +120,7 @@ async fn while_the_cluster_is_not_known_nothing_that_exists_is_changed() {
         site.remove(&Removal { disposal: Disposal::Archive, ..delete.clone() }).await.unwrap_err(),
         site.remove(&super::older::removal(IMAGE, Disposal::Delete)).await.unwrap_err(),
         site.rbd.expand(&growth(&request, &volume, 2 << 30), &permit).await.unwrap_err(),
-        site.rbd.discard(&found[0], &permit).await.unwrap_err(),
+        site.rbd.rollback(&found[0], &permit).await.unwrap_err(),
         site.rbd.register(&in_use(&request, &volume), &permit).await.unwrap_err(),
         site.create(&super::request("c", &[])).await.unwrap_err(),
     ];
@@ -130,10 +130,10 @@ async fn while_the_cluster_is_not_known_nothing_that_exists_is_changed() {
         assert!(matches!(error.kind(), Kind::Refused | Kind::Unavailable), "{told}");
     }
     assert_eq!(
-        site.remove(&Removal { disposal: Disposal::Keep, ..delete.clone() }).await.unwrap(),
+        site.remove(&Removal { disposal: Disposal::Retain, ..delete.clone() }).await.unwrap(),
         Removed::Kept
     );
-    assert_eq!(site.rbd.unfinished("main", &|_| false).await.unwrap(), []);
+    assert_eq!(site.rbd.list_uncommitted("main", &|_| false).await.unwrap(), []);
     let why = site.rbd.stores().remove(0).ready.unwrap_err();
     assert!(why.contains("kube-system"), "readiness says so: {why}");
     // Nothing is purged either, and that is told.
@@ -202,7 +202,7 @@ async fn a_pv_that_was_bound_again_or_restored_from_a_backup_is_removed_and_grow
     let site = Site::new();
     let (request, volume) = made(&site).await;
     let claim = ClaimKey { namespace: "other".into(), name: "moved".into(), uid: "uid-moved".into() };
-    let mut rebound = Growth { claim: claim.clone(), ..growth(&request, &volume, 2 << 30) };
+    let mut rebound = ExpandRequest { claim: claim.clone(), ..growth(&request, &volume, 2 << 30) };
     rebound.provenance.uid = "another-object".into();
     site.rbd.expand(&rebound, &Permit::unlimited()).await.unwrap();
     let mut delete = Removal { claim, ..removal(&request, &volume, Disposal::Delete) };

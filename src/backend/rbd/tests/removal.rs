@@ -91,7 +91,7 @@ async fn another_cluster_under_the_same_address_is_not_touched() {
     let error = site.rbd.expand(&growth(&first, &volume, 2 << 30), &Permit::unlimited()).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Refused);
     // Told what it was, it makes nothing there either, and says so to whoever asks.
-    site.rbd.remember(Past {
+    site.rbd.expect_store(StoreExpectation {
         store: "main".into(),
         identity: Some(volume.store_identity.clone()),
         places: Vec::new(),
@@ -220,9 +220,9 @@ async fn a_cluster_that_only_a_class_describes_serves_as_well() {
     // A new process learns from the class what it must look after, and from the PV what it needs to remove.
     site.create(&described("b")).await.unwrap();
     site.restart();
-    site.rbd.acquaint(&a.parameters);
+    site.rbd.register_class(&a.parameters);
     let known = |name: &VolumeName| *name == a.name;
-    assert_eq!(site.rbd.unfinished(volume.id.store(), &known).await.unwrap().len(), 1);
+    assert_eq!(site.rbd.list_uncommitted(volume.id.store(), &known).await.unwrap().len(), 1);
     let removal = Removal { provenance: provenance(&volume), ..removal(&a, &volume, Disposal::Delete) };
     assert_eq!(site.remove(&removal).await.unwrap(), Removed::Trashed);
 }
@@ -239,12 +239,12 @@ async fn a_described_cluster_that_was_swapped_makes_nothing() {
     site.small.state().fsid = "99999999-89ab-cdef-0123-456789abcdef".into();
     site.restart();
     // The volumes are known before the class that describes their cluster.
-    site.rbd.remember(Past {
+    site.rbd.expect_store(StoreExpectation {
         store: volume.id.store().to_owned(),
         identity: Some(volume.store_identity.clone()),
         places: Vec::new(),
     });
-    site.rbd.acquaint(&described("b").parameters);
+    site.rbd.register_class(&described("b").parameters);
     let error = site.create(&described("b")).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Refused);
     assert!(error.to_string().contains("99999999"), "{error}");
@@ -268,7 +268,7 @@ async fn a_key_that_was_changed_is_read_anew() {
 async fn a_cluster_that_is_down_is_told_and_found_again() {
     let site = Site::new();
     site.small.state().unreachable = true;
-    site.rbd.remember(Past { store: "main".into(), identity: None, places: Vec::new() });
+    site.rbd.expect_store(StoreExpectation { store: "main".into(), identity: None, places: Vec::new() });
     let error = site.create(&request("a", &[])).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Unavailable);
     let why = site.rbd.stores().remove(0).ready.unwrap_err();

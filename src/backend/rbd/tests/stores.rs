@@ -29,7 +29,7 @@ async fn a_cluster_that_no_class_and_no_volume_names_any_more_is_forgotten_and_c
     site.small.state().unreachable = true;
     let class = described("a", &[]).parameters;
     let store = site.rbd.place(&described("a", &[])).unwrap().store;
-    site.rbd.acquaint(&class);
+    site.rbd.register_class(&class);
     assert_eq!(names(&site), ["main", store.as_str()]);
     let used = BTreeSet::from([store.clone()]);
     for (classes, used) in
@@ -46,7 +46,7 @@ async fn a_cluster_that_no_class_and_no_volume_names_any_more_is_forgotten_and_c
     site.small.calls();
     tokio::time::sleep(QUICK.soon * 8).await;
     assert_eq!(site.small.calls(), [""; 0], "nobody asks it any more");
-    site.rbd.acquaint(&class);
+    site.rbd.register_class(&class);
     assert_eq!(names(&site), ["main", store.as_str()]);
 }
 
@@ -60,7 +60,7 @@ async fn a_cluster_is_not_forgotten_before_what_was_deleted_there_is_purged() {
     assert_eq!(names(&site).len(), 2);
     let permit = Permit::unlimited();
     tokio::select! {
-        () = site.rbd.tend(&permit) => unreachable!("the permit has not ended"),
+        () = site.rbd.collect_garbage(&permit) => unreachable!("the permit has not ended"),
         () = async {
             // Both stores see the same pools here, so that either may purge it.
             until("it is purged", &site, |site| site.rbd.stores().iter().any(|store| store.purged == 1)).await;
@@ -83,12 +83,12 @@ async fn a_cluster_is_forgotten_although_another_one_has_deleted_something_in_it
     site.remove(&removal(&request, &volume, Disposal::Delete)).await.unwrap();
     super::ownership::become_(&site, Some("there"));
     site.restart();
-    site.rbd.acquaint(&request.parameters);
+    site.rbd.register_class(&request.parameters);
     assert_eq!(names(&site).len(), 2);
     let permit = Permit::unlimited();
     site.small.calls();
     tokio::select! {
-        () = site.rbd.tend(&permit) => unreachable!("the permit has not ended"),
+        () = site.rbd.collect_garbage(&permit) => unreachable!("the permit has not ended"),
         () = async {
             until("both look whose it is", &site, |site| {
                 let state = site.small.state();
@@ -107,7 +107,7 @@ async fn a_cluster_is_forgotten_although_another_one_has_deleted_something_in_it
 #[tokio::test]
 async fn a_secret_that_does_not_exist_shows_before_any_claim_asks_for_a_volume() {
     let site = Site::new();
-    site.rbd.acquaint(&described("a", &[("adminSecretName", "gone")]).parameters);
+    site.rbd.register_class(&described("a", &[("adminSecretName", "gone")]).parameters);
     until("it is told", &site, |site| site.rbd.stores()[1].ready.is_err()).await;
     until("the Secret is named", &site, |site| {
         site.rbd.stores()[1].ready.as_ref().is_err_and(|why| why.contains("default/gone does not exist"))
@@ -120,17 +120,17 @@ async fn a_secret_that_does_not_exist_shows_before_any_claim_asks_for_a_volume()
 async fn one_class_with_a_wrong_key_or_without_a_secret_does_not_make_a_cluster_unready() {
     let site = Site::new();
     let broken = described("broken", &[("adminSecretName", "gone")]).parameters;
-    site.rbd.acquaint(&broken);
+    site.rbd.register_class(&broken);
     until("it is told", &site, |site| site.rbd.stores()[1].ready.is_err()).await;
     let good = described("good", &[]).parameters;
-    site.rbd.acquaint(&good);
+    site.rbd.register_class(&good);
     until("it serves", &site, |site| site.rbd.stores()[1].ready.is_ok()).await;
     let status = site.rbd.stores().remove(1);
     assert!(status.problems.len() == 1 && status.problems[0].contains("default/gone"), "{status:?}");
     // A key that is refused is no more than that either, as long as there is another user.
     site.vault.keys.lock().unwrap()[0] = "AQBkzUZpAAAAABAAHhTQzUYbXB8rhRXLXSpMEQ==".into();
     let other = described("other", &[("adminId", "other")]).parameters;
-    site.rbd.acquaint(&other);
+    site.rbd.register_class(&other);
     until("it is told", &site, |site| site.rbd.stores()[1].problems.len() == 2).await;
     assert_eq!(site.rbd.stores()[1].ready, Ok(()));
     // Once no class names them, nothing is wrong any more.

@@ -7,8 +7,8 @@ use crate::{backend::conformance::removal, volume::ClaimKey};
 const UID: &str = "6c0f3c9e-8a0b-4a43-9f4a-0b1d0a3c2f11";
 
 /// An image without a mark, as a sweep lists it.
-fn unmarked(uid: &str) -> Unfinished {
-    Unfinished {
+fn unmarked(uid: &str) -> Uncommitted {
+    Uncommitted {
         id: format!("1/rbd/main/pvc-{uid}").parse().unwrap(),
         claim: ClaimKey { namespace: String::new(), name: String::new(), uid: uid.into() },
         since: std::time::SystemTime::UNIX_EPOCH,
@@ -18,8 +18,8 @@ fn unmarked(uid: &str) -> Unfinished {
     }
 }
 
-async fn discard(site: &Site, unfinished: &Unfinished) -> Result<(), Error> {
-    site.rbd.discard(unfinished, &Permit::unlimited()).await
+async fn rollback(site: &Site, uncommitted: &Uncommitted) -> Result<(), Error> {
+    site.rbd.rollback(uncommitted, &Permit::unlimited()).await
 }
 
 #[tokio::test]
@@ -28,14 +28,14 @@ async fn an_unmarked_image_that_no_import_leaves_behind_is_never_taken_back() {
     site.restart();
     site.small.plant("rbd", "berth-scratch", Image { size: 4 << 20, ..Image::default() });
     site.small.plant("rbd", &format!("berth-{UID}"), Image { size: 100 << 30, ..Image::default() });
-    let found = site.rbd.unfinished("main", &|_| false).await.unwrap();
+    let found = site.rbd.list_uncommitted("main", &|_| false).await.unwrap();
     assert_eq!(found, [unmarked(UID)], "no claim has a UID such as scratch");
-    let error = discard(&site, &unmarked(UID)).await.unwrap_err();
+    let error = rollback(&site, &unmarked(UID)).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Refused);
     assert!(error.to_string().contains("larger than one object"), "{error}");
     assert_eq!(site.small.images().len(), 2);
     site.small.change(&format!("berth-{UID}"), |image| image.size = 4 << 20);
-    discard(&site, &unmarked(UID)).await.unwrap();
+    rollback(&site, &unmarked(UID)).await.unwrap();
     assert_eq!(site.small.images(), ["berth-scratch"]);
 }
 
@@ -44,14 +44,14 @@ async fn a_retained_empty_image_is_never_swept() {
     let mut site = Site::new();
     let request = request("a", &[]);
     let volume = site.create(&request).await.unwrap();
-    let removal = removal(&request, &volume, Disposal::Keep);
+    let removal = removal(&request, &volume, Disposal::Retain);
     for _ in 0..2 {
         assert_eq!(site.remove(&removal).await.unwrap(), Removed::Kept);
     }
     site.restart();
-    assert_eq!(site.rbd.unfinished("main", &|_| false).await.unwrap(), []);
-    let kept = Unfinished { claim: conformance::key(&request), ..unmarked("uid-a") };
-    let error = discard(&site, &kept).await.unwrap_err();
+    assert_eq!(site.rbd.list_uncommitted("main", &|_| false).await.unwrap(), []);
+    let kept = Uncommitted { claim: conformance::key(&request), ..unmarked("uid-a") };
+    let error = rollback(&site, &kept).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Refused);
     assert!(error.to_string().contains("kept"), "{error}");
     assert_eq!(site.small.images(), ["berth-uid-a"]);
@@ -66,9 +66,9 @@ async fn a_class_whose_secret_is_gone_keeps_no_other_pool_from_being_swept() {
     site.restart();
     // Before the others in any order of names, and behind them.
     for pool in ["a", "z"] {
-        site.rbd.acquaint(&parameters(&[("pool", pool), ("adminSecretName", "gone")]));
+        site.rbd.register_class(&parameters(&[("pool", pool), ("adminSecretName", "gone")]));
     }
-    site.rbd.acquaint(&parameters(&[("pool", "other")]));
+    site.rbd.register_class(&parameters(&[("pool", "other")]));
     // One whose mark cannot be read and one that is worked on are no reason either.
     site.small.plant(
         "rbd",
@@ -79,16 +79,16 @@ async fn a_class_whose_secret_is_gone_keeps_no_other_pool_from_being_swept() {
             ..Image::default()
         },
     );
-    let found = site.rbd.unfinished("main", &|_| false).await.unwrap();
-    let names: Vec<&str> = found.iter().map(|unfinished| unfinished.claim.name.as_str()).collect();
+    let found = site.rbd.list_uncommitted("main", &|_| false).await.unwrap();
+    let names: Vec<&str> = found.iter().map(|uncommitted| uncommitted.claim.name.as_str()).collect();
     assert_eq!(names, ["a", "b"]);
-    for unfinished in &found {
-        discard(&site, unfinished).await.unwrap();
+    for uncommitted in &found {
+        rollback(&site, uncommitted).await.unwrap();
     }
     assert_eq!(site.small.images(), ["berth-0"]);
     assert!(site.small.state().spaces["other"].images.is_empty());
     // What could be nowhere else is an error still.
-    let anywhere = Unfinished { place: None, ..unmarked("uid-a") };
-    let error = discard(&site, &anywhere).await.unwrap_err();
+    let anywhere = Uncommitted { place: None, ..unmarked("uid-a") };
+    let error = rollback(&site, &anywhere).await.unwrap_err();
     assert!(error.to_string().contains("gone"), "{error}");
 }

@@ -73,7 +73,7 @@ async fn what_lies_in_the_trash_by_hand_stays_there() {
 #[tokio::test]
 async fn a_trash_that_cannot_be_listed_is_told() {
     let site = Site::new();
-    site.rbd.acquaint(&parameters(&[]));
+    site.rbd.register_class(&parameters(&[]));
     site.small.state().odd = Some(("listomapvals", "nonsense"));
     site.tend_until(|store| !store.stuck.is_empty()).await;
     let (what, why) = site.rbd.stores().remove(0).stuck.remove(0);
@@ -88,7 +88,7 @@ async fn a_trash_that_cannot_be_listed_is_told() {
 async fn what_was_deleted_is_counted_until_it_is_purged() {
     let site = Site::new();
     site.small.state().spaces.insert("another".into(), small::Space::default());
-    site.rbd.acquaint(&parameters(&[("pool", "another")]));
+    site.rbd.register_class(&parameters(&[("pool", "another")]));
     removed(&site, "a", &[], Disposal::Delete).await;
     assert_eq!(site.rbd.stores()[0].trash, 1);
     let permit = Permit::unlimited();
@@ -104,7 +104,7 @@ async fn what_was_deleted_is_counted_until_it_is_purged() {
         }
     };
     tokio::select! {
-        () = site.rbd.tend(&permit) => unreachable!("the permit has not ended"),
+        () = site.rbd.collect_garbage(&permit) => unreachable!("the permit has not ended"),
         () = counted => {}
     }
 }
@@ -224,7 +224,7 @@ async fn a_trash_is_not_listed_while_nothing_in_it_is_due() {
     for store in &mut *site.rbd.known() {
         *store = Store::new(store.cluster.clone(), site.rbd.pace);
     }
-    site.rbd.acquaint(&parameters(&[]));
+    site.rbd.register_class(&parameters(&[]));
     lists(&site);
     // Several times as long as the shortest time between two looks.
     let until = Instant::now() + QUICK.soon * 8;
@@ -232,7 +232,7 @@ async fn a_trash_is_not_listed_while_nothing_in_it_is_due() {
     assert_eq!(lists(&site), 1, "once, to learn what is there");
     let permit = Permit::unlimited();
     tokio::select! {
-        () = site.rbd.tend(&permit) => unreachable!("the permit has not ended"),
+        () = site.rbd.collect_garbage(&permit) => unreachable!("the permit has not ended"),
         () = async {
             // Learnt once, and then only what is moved there is waited for.
             while lists(&site) == 0 { tokio::time::sleep(QUICK.soon).await; }
@@ -300,7 +300,7 @@ async fn a_large_image_is_purged_in_slices_that_are_kept() {
             }
         };
         tokio::select! {
-            () = site.rbd.tend(&permit) => {}
+            () = site.rbd.collect_garbage(&permit) => {}
             () = stopped => {}
         }
         let left = |site: &Site| {

@@ -9,7 +9,7 @@ fn event(object: usize, kind: Type, note: &str) -> Event {
 
 /// A book with its clocks.
 struct Desk {
-    book: Book,
+    book: EventCorrelator,
     now: Instant,
     wall: Timestamp,
 }
@@ -17,7 +17,7 @@ struct Desk {
 impl Desk {
     fn new(bounds: Bounds) -> Self {
         Self {
-            book: Book::new(bounds),
+            book: EventCorrelator::new(bounds),
             now: Instant::now(),
             wall: Timestamp::from_second(1_000_000).unwrap(),
         }

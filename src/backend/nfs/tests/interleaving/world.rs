@@ -49,7 +49,7 @@ pub(super) enum Do {
     /// What was begun in vain is taken back.
     Sweep,
     /// The trash is looked at.
-    Tend,
+    CollectGarbage,
     /// What the next leader does first: goes on with all that was begun.
     GoOn,
     /// Another directory is mounted in place of the export.
@@ -155,7 +155,7 @@ impl Stage {
             for rule in &self.off {
                 store.rules.switch_off(*rule);
             }
-            nfs.remember(Past { store: store.export.name.clone(), ..nothing() });
+            nfs.expect_store(StoreExpectation { store: store.export.name.clone(), ..nothing() });
         }
         // The machine decides which of two exports is opened first, and what is made on it before the other one is opened.
         let settled = |store: &StoreStatus| match &store.ready {
@@ -248,7 +248,7 @@ impl Process {
                 Do::Rescue(name) => self.rescue(name)?,
                 Do::RemoveCopy(name) => self.remove_copy(name).await?,
                 Do::Sweep => self.sweep().await?,
-                Do::Tend => self.tend().await,
+                Do::CollectGarbage => self.collect_garbage().await,
                 Do::GoOn => self.go_on().await?,
                 Do::Unmount => {
                     self.turn("mount something else")?;
@@ -272,7 +272,7 @@ impl Process {
         let identity = identity.map(|volume| volume.store_identity.clone());
         drop(book);
         if identity.is_some() {
-            self.nfs.remember(Past { identity, ..nothing() });
+            self.nfs.expect_store(StoreExpectation { identity, ..nothing() });
         }
     }
 
@@ -312,7 +312,7 @@ impl Process {
             entry.volume = Some(volume);
             entry.state = State::Bound;
         }
-        let confirmed = self.nfs.confirm(&id, &object_uid(&request.name), &self.permit).await;
+        let confirmed = self.nfs.commit(&id, &object_uid(&request.name), &self.permit).await;
         self.failed(confirmed).map(drop)
     }
 
@@ -384,20 +384,20 @@ impl Process {
     /// Takes back what was begun and has no PV, and ends what has one.
     async fn sweep(&self) -> Result<(), Stopped> {
         for store in &self.nfs.stores {
-            let found = self.nfs.unfinished(&store.export.name, &|_: &VolumeName| false).await;
-            for unfinished in self.failed(found)?.unwrap_or_default() {
-                let pv = self.host().pv_state(unfinished.id.name()).await.unwrap();
+            let found = self.nfs.list_uncommitted(&store.export.name, &|_: &VolumeName| false).await;
+            for uncommitted in self.failed(found)?.unwrap_or_default() {
+                let pv = self.host().pv_state(uncommitted.id.name()).await.unwrap();
                 let asked = |entry: &Entry| {
                     entry.cluster == self.cluster
-                        && entry.request.name == *unfinished.id.name()
+                        && entry.request.name == *uncommitted.id.name()
                         && entry.state == State::Asked
                 };
                 let done = if let PvState::Present { uid, .. } = pv {
-                    self.nfs.confirm(&unfinished.id, &uid, &self.permit).await
+                    self.nfs.commit(&uncommitted.id, &uid, &self.permit).await
                 } else if self.stage.book().claims.values().any(asked) {
                     Ok(())
                 } else {
-                    self.nfs.discard(&unfinished, &self.permit).await
+                    self.nfs.rollback(&uncommitted, &self.permit).await
                 };
                 self.failed(done)?;
             }
@@ -405,7 +405,7 @@ impl Process {
         Ok(())
     }
 
-    async fn tend(&self) {
+    async fn collect_garbage(&self) {
         for store in &self.nfs.stores {
             rounds_for_tests(store, &self.permit).await;
         }
@@ -427,7 +427,7 @@ impl Process {
             }
         }
         self.sweep().await?;
-        self.tend().await;
+        self.collect_garbage().await;
         Ok(())
     }
 }
