@@ -69,23 +69,23 @@ pub trait Backend: Send + Sync + 'static {
         false
     }
 
-    /// The Secret that was kept for a volume with this [record](Volume::record), and that nodes need to mount it; `None` where they
-    /// need another one, or none. Pure, touches nothing.
+    /// The Secret that berth keeps for a volume with this [record](Volume::record) and that nodes need to mount it; `None` if they
+    /// need another one or none. Pure: changes nothing.
     fn kept_secret(&self, _record: &BTreeMap<String, String>) -> Option<SecretName> {
         None
     }
 
-    /// Makes the volume, or finds the one that an earlier call made.
+    /// Creates the volume, or finds the one that an earlier call created.
     ///
-    /// It stays *unfinished* (see [`list_uncommitted`](Backend::unfinished)) until [`commit`](Backend::confirm).
+    /// It stays uncommitted (see [`list_uncommitted`](Backend::list_uncommitted)) until [`commit`](Backend::commit).
     async fn create(&self, request: &VolumeRequest, permit: &Permit) -> Result<Volume, Error>;
 
     /// Records that the volume is in use: its PV is stored, as the object with this UID. From now on no sweep may take it.
     async fn commit(&self, id: &VolumeId, uid: &str, permit: &Permit) -> Result<(), Error>;
 
     /// Deletes, archives or keeps the volume: proves at the storage that it is ours and that no other volume of any cluster
-    /// lies at, above or below it, moves it out of the way, and leaves the reclaiming to [`collect_garbage`](Backend::tend), which asks
-    /// [`Host::pv_state`] first. Until then [`restore`](Backend::restore) undoes it.
+    /// uses its path, one above or one below, and moves it to the trash. [`collect_garbage`](Backend::collect_garbage) purges it
+    /// after it has asked [`Host::pv_state`]; until then [`restore`](Backend::restore) undoes the removal.
     async fn remove(&self, removal: &Removal, permit: &Permit) -> Result<Removed, Error>;
 
     /// Puts a volume back that [`remove`](Backend::remove) moved to the trash or to the archive, and gives up a removal that
@@ -106,12 +106,12 @@ pub trait Backend: Send + Sync + 'static {
     /// Makes the volume hold at least so much, never less than before; tells what it holds then.
     async fn expand(&self, growth: &ExpandRequest, permit: &Permit) -> Result<Expanded, Error>;
 
-    /// The volumes of `store` that were begun and never confirmed, oldest first. A backend that does not record which
-    /// were confirmed leaves out those that are `known`, which have a PV.
+    /// The volumes of `store` that were begun and never committed, oldest first. A backend that does not record which
+    /// were committed leaves out those that are `known`, which have a PV.
     async fn list_uncommitted(&self, store: &str, known: Known<'_>) -> Result<Vec<Uncommitted>, Error>;
 
-    /// Takes back a volume that was never used: empty, it goes to the trash; with content, it is refused. Nothing beside its
-    /// [`place`](Unfinished::place) is touched, where that is known.
+    /// Removes an uncommitted volume: an empty one goes to the trash, one with content is refused. Changes nothing outside its
+    /// [`place`](Uncommitted::place), where that is known.
     async fn rollback(&self, uncommitted: &Uncommitted, permit: &Permit) -> Result<(), Error>;
 
     /// Reclaims what was moved to the trash, until the permit ends. Dropped when leadership ends.
@@ -119,7 +119,7 @@ pub trait Backend: Send + Sync + 'static {
 
     /// Tells what the existing volumes say of a store. Called once for every store, also for one that only volumes name, before
     /// any volume is made or removed there: a store whose root is not what it was (not mounted, another disk) is refused
-    /// until it is again. The classes that there are have been told of by then ([`register_class`](Backend::acquaint)).
+    /// until it is again. All classes are registered by then ([`register_class`](Backend::register_class)).
     fn expect_store(&self, past: StoreExpectation);
 
     /// Tells of a class that is served, by its parameters as [`VolumeRequest::parameters`] has them: a store that only
@@ -127,9 +127,9 @@ pub trait Backend: Send + Sync + 'static {
     /// memory; a class that is wrong is told when it is used.
     fn register_class(&self, _parameters: &BTreeMap<String, String>) {}
 
-    /// Tells of all classes that are served, as [`register_class`](Backend::acquaint) tells of one, and of all stores in which volumes
-    /// lie or are being made, in place of what was told before. A store that nobody configured and none of them names is
-    /// forgotten, once what was deleted there is purged; it is known again as soon as it is named. Pure memory.
+    /// Replaces all classes that were registered ([`register_class`](Backend::register_class)), and all stores in which volumes
+    /// exist or are being created. A store that is neither configured nor named by any of them is forgotten once what was deleted
+    /// there is purged, and known again as soon as it is named. Changes memory only.
     fn retain_stores(&self, _classes: &[BTreeMap<String, String>], _used: &BTreeSet<String>) {}
 
     /// The state of every store, for readiness and metrics. Answers at once, from memory.
@@ -275,7 +275,7 @@ pub struct StoreExpectation {
     pub places: Vec<Place>,
 }
 
-/// A volume that was begun and whose PV was never confirmed.
+/// A volume that was begun and whose PV was never committed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Uncommitted {
     /// Its id.

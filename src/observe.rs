@@ -79,7 +79,7 @@ struct Inner {
     operations: Mutex<HashSet<BackendOperation>>,
     refused: Family<Operation, Counter>,
     swept: Family<Store, Counter>,
-    confirmed: Family<Store, Counter>,
+    committed: Family<Store, Counter>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -155,7 +155,7 @@ impl Metrics {
             operations: Mutex::default(),
             refused: Family::default(),
             swept: Family::default(),
-            confirmed: Family::default(),
+            committed: Family::default(),
         };
         inner.register();
         // A rate over a series that begins with its first event says nothing of that event.
@@ -263,7 +263,7 @@ impl Metrics {
                 self.0.operation_seconds.remove(labels);
                 let store = Store { store: labels.store.clone() };
                 self.0.swept.remove(&store);
-                self.0.confirmed.remove(&store);
+                self.0.committed.remove(&store);
             }
             kept
         });
@@ -279,9 +279,9 @@ impl Metrics {
         self.0.swept.get_or_create(&Store { store: store.into() }).inc();
     }
 
-    /// A volume on `store` that was begun was found in use and confirmed by the sweep.
-    pub fn confirmed(&self, store: &str) {
-        self.0.confirmed.get_or_create(&Store { store: store.into() }).inc();
+    /// A volume on `store` that was begun was found in use and committed by the sweep.
+    pub fn committed(&self, store: &str) {
+        self.0.committed.get_or_create(&Store { store: store.into() }).inc();
     }
 
     /// Whether this process leads. `/readyz` is not ready until this is known.
@@ -379,7 +379,7 @@ impl Inner {
         registry.register(
             "berth_confirmed_volumes",
             "Half-made volumes that turned out to be in use and were kept",
-            self.confirmed.clone(),
+            self.committed.clone(),
         );
         registry.register(
             "berth_build",

@@ -44,8 +44,8 @@ pub trait Storage: Send + Sync {
 /// In what backends may differ.
 #[derive(Debug, Clone, Copy)]
 pub struct Ways {
-    /// The storage remembers which volumes were confirmed. Else the caller is asked ([`Known`]).
-    pub confirms: bool,
+    /// The storage remembers which volumes were committed. Else the caller is asked ([`Known`]).
+    pub commits: bool,
     /// An archived volume leaves its place to the next one of the same name.
     pub makes_room: bool,
     /// What an older provisioner made is in the trash as well, once it is deleted, until it is purged.
@@ -54,7 +54,7 @@ pub struct Ways {
 
 impl Default for Ways {
     fn default() -> Self {
-        Self { confirms: true, makes_room: true, purges_older: true }
+        Self { commits: true, makes_room: true, purges_older: true }
     }
 }
 
@@ -79,7 +79,7 @@ pub struct Bench {
 struct Trial {
     bench: Bench,
     /// The volumes that have a PV, as a caller knows them.
-    confirmed: Mutex<BTreeSet<VolumeName>>,
+    committed: Mutex<BTreeSet<VolumeName>>,
 }
 
 impl std::ops::Deref for Trial {
@@ -92,7 +92,7 @@ impl std::ops::Deref for Trial {
 
 impl Trial {
     fn new(bench: Bench) -> Self {
-        Self { bench, confirmed: Mutex::default() }
+        Self { bench, committed: Mutex::default() }
     }
 
     /// A new process, which knows of no volumes.
@@ -116,7 +116,7 @@ impl Trial {
 
     async fn commit(&self, backend: &Arc<dyn Backend>, volume: &Volume) {
         backend.commit(&volume.id, &object_uid(volume.id.name()), &permit()).await.unwrap();
-        self.confirmed.lock().unwrap().insert(volume.id.name().clone());
+        self.committed.lock().unwrap().insert(volume.id.name().clone());
     }
 
     async fn made(&self, backend: &Arc<dyn Backend>, request: &VolumeRequest) -> Volume {
@@ -126,8 +126,8 @@ impl Trial {
     }
 
     async fn list_uncommitted(&self, backend: &Arc<dyn Backend>) -> Vec<Uncommitted> {
-        let confirmed = self.confirmed.lock().unwrap().clone();
-        let known = move |name: &VolumeName| !self.ways.confirms && confirmed.contains(name);
+        let committed = self.committed.lock().unwrap().clone();
+        let known = move |name: &VolumeName| !self.ways.commits && committed.contains(name);
         let mut found = backend.list_uncommitted(&self.store, &known).await.unwrap();
         found.retain(|uncommitted| uncommitted.claim.uid.starts_with(&self.claims));
         found
@@ -152,8 +152,8 @@ pub async fn run(bench: impl Fn() -> Bench) {
     behaviours!(
         creating_again_gives_the_same_volume,
         a_volume_lies_where_place_and_locate_say,
-        a_volume_is_unfinished_until_it_is_confirmed,
-        confirming_what_is_not_there_is_not_found,
+        a_volume_is_unfinished_until_it_is_committed,
+        committing_what_is_not_there_is_not_found,
         a_deleted_volume_goes_to_the_trash_and_is_purged,
         an_archived_volume_is_moved_aside,
         a_kept_volume_stays,
@@ -289,7 +289,7 @@ async fn a_volume_lies_where_place_and_locate_say(bench: Trial) {
     assert_eq!(volume.id.backend(), backend.capabilities().name);
 }
 
-async fn a_volume_is_unfinished_until_it_is_confirmed(bench: Trial) {
+async fn a_volume_is_unfinished_until_it_is_committed(bench: Trial) {
     let backend = bench.start();
     assert_eq!(bench.list_uncommitted(&backend).await, []);
     let (older, newer) = (bench.request("older"), bench.request("newer"));
@@ -307,8 +307,8 @@ async fn a_volume_is_unfinished_until_it_is_confirmed(bench: Trial) {
     assert_eq!(found[0].claim, key(&newer));
 }
 
-async fn confirming_what_is_not_there_is_not_found(bench: Trial) {
-    if !bench.ways.confirms {
+async fn committing_what_is_not_there_is_not_found(bench: Trial) {
+    if !bench.ways.commits {
         return;
     }
     let backend = bench.start();
@@ -486,11 +486,11 @@ async fn an_unused_volume_is_discarded(bench: Trial) {
 
 async fn a_volume_that_is_in_use_is_not_discarded(bench: Trial) {
     let backend = bench.start();
-    let (confirmed, filled) = (bench.request("confirmed"), bench.request("filled"));
-    let volume = backend.create(&confirmed, &permit()).await.unwrap();
+    let (committed, filled) = (bench.request("committed"), bench.request("filled"));
+    let volume = backend.create(&committed, &permit()).await.unwrap();
     let uncommitted = bench.list_uncommitted(&backend).await.remove(0);
     bench.commit(&backend, &volume).await;
-    if bench.ways.confirms {
+    if bench.ways.commits {
         assert_eq!(kind(backend.rollback(&uncommitted, &permit()).await), Kind::Refused);
     }
     backend.create(&filled, &permit()).await.unwrap();
@@ -513,7 +513,7 @@ async fn a_volume_that_is_in_use_is_not_discarded(bench: Trial) {
     assert!(bench.storage.exists(&backend.place(&unused).unwrap()));
     elsewhere.place = None;
     backend.rollback(&elsewhere, &permit()).await.unwrap();
-    for request in [&confirmed, &filled] {
+    for request in [&committed, &filled] {
         assert!(bench.storage.exists(&backend.place(request).unwrap()));
     }
     assert_eq!(bench.list_uncommitted(&backend).await, [uncommitted], "it is still known");

@@ -64,7 +64,7 @@ pub struct Held {
     /// Whose it is.
     pub claim: ClaimKey,
     /// Whether [`Backend::commit`] was called.
-    pub confirmed: bool,
+    pub committed: bool,
     /// When it was begun.
     pub since: SystemTime,
 }
@@ -575,7 +575,7 @@ impl Backend for Memory {
                 };
                 state.directories.entry(place.clone()).or_insert(false);
                 let since = SystemTime::now();
-                let held = Held { volume: volume.clone(), place, claim, confirmed: false, since };
+                let held = Held { volume: volume.clone(), place, claim, committed: false, since };
                 state.volumes.insert(request.name.clone(), held);
                 volume
             }
@@ -591,7 +591,7 @@ impl Backend for Memory {
             let mut state = self.state();
             state.usable(id.store())?;
             match state.volumes.get_mut(id.name()).filter(|held| held.volume.id == *id) {
-                Some(held) => held.confirmed = true,
+                Some(held) => held.committed = true,
                 None => return Err(Error::new(Kind::NotFound, format!("there is no volume {id}"))),
             }
         }
@@ -739,7 +739,7 @@ impl Backend for Memory {
                 record: BTreeMap::new(),
             };
             let since = SystemTime::now();
-            let held = Held { volume: made, place, claim: volume.claim.clone(), confirmed: true, since };
+            let held = Held { volume: made, place, claim: volume.claim.clone(), committed: true, since };
             state.volumes.entry(volume.name.clone()).or_insert(held);
         }
         answer(Operation::Register, lost, ())
@@ -761,7 +761,7 @@ impl Backend for Memory {
         let mut found: Vec<_> = {
             let state = self.state();
             state.usable(store)?;
-            let begun = state.volumes.values().filter(|h| !h.confirmed && h.place.store == store);
+            let begun = state.volumes.values().filter(|h| !h.committed && h.place.store == store);
             let named = |claim: &ClaimKey| {
                 let uid = claim.uid.clone();
                 let nobody = ClaimKey { namespace: String::new(), name: String::new(), uid };
@@ -789,8 +789,8 @@ impl Backend for Memory {
             let mut state = self.state();
             state.usable(uncommitted.id.store())?;
             if let Some(held) = state.volumes.get(name).cloned() {
-                if held.confirmed || held.claim.uid != uncommitted.claim.uid {
-                    let message = format!("volume {name} is in use: it was confirmed");
+                if held.committed || held.claim.uid != uncommitted.claim.uid {
+                    let message = format!("volume {name} is in use: it was committed");
                     return Err(Error::new(Kind::Refused, message));
                 }
                 if uncommitted.place.as_ref().is_some_and(|place| *place != held.place) {
@@ -944,6 +944,6 @@ mod tests {
         assert!(hung.is_err());
         memory.release(Operation::Commit);
         memory.commit(&volume.id, "object-a", &permit).await.unwrap();
-        assert!(memory.volumes()[0].confirmed);
+        assert!(memory.volumes()[0].committed);
     }
 }

@@ -152,7 +152,7 @@ impl Backend for Nfs {
     async fn commit(&self, id: &VolumeId, uid: &str, permit: &Permit) -> Result<(), Error> {
         let store = self.store_of(id)?;
         let held = store.hold(id.name())?;
-        let (what, name) = (format!("confirm volume {}", id.name()), id.name().clone());
+        let (what, name) = (format!("commit volume {}", id.name()), id.name().clone());
         let uid = uid.to_owned();
         store.run(what, Some(held), permit, move |work| commit::commit(work, &name, &uid)).await
     }

@@ -116,7 +116,7 @@ pub(crate) async fn full() -> Metrics {
     metrics.api_request("create", "persistentvolumes", 201);
     metrics.refused("delete");
     metrics.swept("a");
-    metrics.confirmed("a");
+    metrics.committed("a");
     metrics.leadership(Leadership::Leading);
     metrics.synced(true);
     metrics.heartbeat();
@@ -289,7 +289,7 @@ async fn probes_and_metrics_are_served_and_end_with_the_process() {
 }
 
 /// A client that has begun a request and does not finish it.
-async fn list_uncommitted(address: std::net::SocketAddr) -> TcpStream {
+async fn unfinished_request(address: std::net::SocketAddr) -> TcpStream {
     let mut stream = TcpStream::connect(address).await.unwrap();
     stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: te").await.unwrap();
     stream
@@ -318,7 +318,7 @@ async fn unfinished_requests_neither_stop_the_probes_nor_use_up_descriptors() {
 
     let mut clients = Vec::new();
     for number in 1..=CLIENTS {
-        clients.push(list_uncommitted(address).await);
+        clients.push(unfinished_request(address).await);
         if number % 100 == 0 {
             let probe = tokio::time::timeout(Duration::from_mins(1), fetch(address, "/livez", "")).await;
             let (status, _, body) = probe.unwrap_or_else(|_| panic!("no answer beside {number}"));
@@ -344,7 +344,7 @@ async fn a_request_that_is_not_finished_in_time_is_given_up() {
     let address = listener.local_addr().unwrap();
     let limits = server::Limits::with_head_time(Duration::from_millis(20));
     let server = tokio::spawn(server::serve_within(limits, listener, full().await, CancellationToken::new()));
-    let mut client = list_uncommitted(address).await;
+    let mut client = unfinished_request(address).await;
     // Ends only when the server closes the connection.
     let mut answer = Vec::new();
     let _ = client.read_to_end(&mut answer).await;

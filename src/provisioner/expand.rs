@@ -178,7 +178,7 @@ pub(super) async fn reconcile(shared: &Shared, uid: &str, permit: &Permit) -> Ou
     let (growing, ours) = {
         let records = shared.records();
         let Some(growing) = records.growing(uid).cloned() else { return Outcome::Done };
-        let ours = records.volume(&growing.volume).is_some_and(|volume| volume.standing.ours);
+        let ours = records.volume(&growing.volume).is_some_and(|volume| volume.state.ours);
         (growing, ours)
     };
     if !ours {

@@ -11,7 +11,7 @@ mod remarks;
 
 use std::{sync::Arc, time::Duration};
 
-pub(super) use attempt::{Attempt, commit, confirm_all, reconcile};
+pub(super) use attempt::{Attempt, commit, commit_all, reconcile};
 
 use super::{
     bounds::{FIELD_BYTES, PATTERN_BYTES, shortened},

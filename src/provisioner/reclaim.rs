@@ -10,12 +10,12 @@
 
 mod object;
 mod sharing;
-mod standing;
+mod volume_state;
 mod work;
 
-pub(super) use standing::{Action, Phase, VolumeState, duty, is_to_be_removed, provisioner, standing};
+pub(super) use volume_state::{Action, Phase, VolumeState, action, is_to_be_removed, provisioner, state_of};
 #[cfg(test)]
-use standing::{Held, Policy};
+use volume_state::{Held, Policy};
 pub(super) use work::{reconcile, reconcile_finalizer};
 
 use super::{
@@ -57,7 +57,7 @@ pub(super) fn plan(
     backends: &Backends,
     guarding: bool,
 ) -> Plan {
-    match duty(standing(volume, backends), guarding) {
+    match action(state_of(volume, backends), guarding) {
         Action::Remove => {
             order(volume, class, backends).unwrap_or_else(|error| Plan::Refuse(error.to_string()))
         }

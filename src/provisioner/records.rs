@@ -4,7 +4,7 @@
 //! the few facts that decide what is to be done with it and where it lies; what concerns nobody here is dropped at once.
 //! Whoever leads hands in a queue, and every change that means work pushes a key into it.
 //!
-//! It decides nothing about volumes (`reclaim::duty` does) and never asks the API server.
+//! It decides nothing about volumes (`reclaim::action` does) and never asks the API server.
 
 mod blocked;
 mod claim;
@@ -49,7 +49,7 @@ pub(super) enum Key {
     /// need.
     Volume(Arc<str>),
     /// The claim with this UID asks for more than it has.
-    ExpandRequest(Arc<str>),
+    Expand(Arc<str>),
     /// The volume of this name lacks our finalizer.
     AddFinalizer(Arc<str>),
     /// The storage may not know that the volume of this name is in use.
@@ -70,7 +70,7 @@ enum Wanted {
     Volume(Arc<Claim>),
     /// Nothing: it has a volume and only waits to be bound. Namespace and name, to find it again should the volume go.
     Binding(Box<(Box<str>, Box<str>)>),
-    ExpandRequest(Arc<PendingExpansion>),
+    Expansion(Arc<PendingExpansion>),
 }
 
 #[derive(Debug)]
@@ -84,7 +84,7 @@ struct ClaimRecord {
 pub(super) struct VolumeRecord {
     /// The claim that it is for, or was.
     pub(super) claim_uid: Box<str>,
-    pub(super) standing: VolumeState,
+    pub(super) state: VolumeState,
     /// Where it lies, where that is in one of our stores.
     pub(super) spot: Option<Spot>,
     /// We are deleting the object: its last changes are our own. Or it leaves its bytes to another volume, and will be deleted.
@@ -194,7 +194,7 @@ impl Records {
     pub(super) fn claim(&self, uid: &str) -> Option<&Arc<Claim>> {
         match &self.claims.get(uid)?.wanted {
             Wanted::Volume(claim) => Some(claim),
-            Wanted::Binding(_) | Wanted::ExpandRequest(_) => None,
+            Wanted::Binding(_) | Wanted::Expansion(_) => None,
         }
     }
 
@@ -204,7 +204,7 @@ impl Records {
             Wanted::Binding(binding) if !self.served(uid) => {
                 Some((binding.0.to_string(), binding.1.to_string()))
             }
-            Wanted::Binding(_) | Wanted::Volume(_) | Wanted::ExpandRequest(_) => None,
+            Wanted::Binding(_) | Wanted::Volume(_) | Wanted::Expansion(_) => None,
         }
     }
 
@@ -216,7 +216,7 @@ impl Records {
     /// The claim of this UID, if it asks for more than it has.
     pub(super) fn growing(&self, uid: &str) -> Option<&Arc<PendingExpansion>> {
         match &self.claims.get(uid)?.wanted {
-            Wanted::ExpandRequest(growing) => Some(growing),
+            Wanted::Expansion(growing) => Some(growing),
             Wanted::Volume(_) | Wanted::Binding(_) => None,
         }
     }
@@ -305,9 +305,9 @@ impl Records {
     }
 
     fn sharing(&self, record: &VolumeRecord) -> Sharing {
-        if record.leaving && record.standing.goes() {
+        if record.leaving && record.state.goes() {
             Sharing::Leaves
-        } else if reclaim::duty(record.standing, self.guarding) == Action::Remove {
+        } else if reclaim::action(record.state, self.guarding) == Action::Remove {
             Sharing::Released
         } else {
             Sharing::Uses
@@ -378,8 +378,8 @@ impl Records {
     /// Works on all claims that ask for more than they have.
     pub(super) fn wake_growing(&self) {
         for (uid, record) in &self.claims {
-            if matches!(record.wanted, Wanted::ExpandRequest(_)) {
-                self.wake(Key::ExpandRequest(Arc::clone(uid)));
+            if matches!(record.wanted, Wanted::Expansion(_)) {
+                self.wake(Key::Expand(Arc::clone(uid)));
             }
         }
     }
@@ -389,14 +389,14 @@ impl Records {
         let claims = self.claims.iter().filter_map(|(uid, record)| match record.wanted {
             Wanted::Volume(_) => Some(Key::Claim(Arc::clone(uid))),
             Wanted::Binding(_) => (!self.served(uid)).then(|| Key::Claim(Arc::clone(uid))),
-            Wanted::ExpandRequest(_) => Some(Key::ExpandRequest(Arc::clone(uid))),
+            Wanted::Expansion(_) => Some(Key::Expand(Arc::clone(uid))),
         });
-        let volumes = self.volumes.iter().filter_map(|(name, record)| self.duty_of(name, record.standing));
+        let volumes = self.volumes.iter().filter_map(|(name, record)| self.duty_of(name, record.state));
         claims.chain(volumes).collect()
     }
 
-    fn duty_of(&self, name: &Arc<str>, standing: VolumeState) -> Option<Key> {
-        match reclaim::duty(standing, self.guarding) {
+    fn duty_of(&self, name: &Arc<str>, state: VolumeState) -> Option<Key> {
+        match reclaim::action(state, self.guarding) {
             Action::None => None,
             Action::Remove | Action::RemoveFinalizer => Some(Key::Volume(Arc::clone(name))),
             Action::AddFinalizer => Some(Key::AddFinalizer(Arc::clone(name))),
@@ -477,7 +477,7 @@ impl Records {
         let backends: Vec<&'static str> =
             self.backends.distinct().iter().map(|backend| backend.capabilities().name).collect();
         for (name, record) in &self.volumes {
-            let used = record.standing.ours && record.standing.phase == Phase::Bound;
+            let used = record.state.ours && record.state.phase == Phase::Bound;
             let Some(spot) = record.spot.as_ref().filter(|_| used) else { continue };
             let Some(backend) = backends.iter().find(|backend| **backend == spot.backend()) else { continue };
             // The name of an object is one.
@@ -502,7 +502,7 @@ impl Records {
     /// The Secret that a backend keeps for the volume of this name, if it is bound.
     pub(super) fn kept_secret(&self, name: &str) -> Option<&SecretName> {
         let record = self.volumes.get(name)?;
-        let used = record.standing.ours && record.standing.phase == Phase::Bound;
+        let used = record.state.ours && record.state.phase == Phase::Bound;
         record.kept_secret.as_deref().filter(|_| used)
     }
 
@@ -588,7 +588,7 @@ impl Records {
                 None => None,
             }
         } else {
-            PendingExpansion::new(object, uid).map(|growing| Wanted::ExpandRequest(Arc::new(growing)))
+            PendingExpansion::new(object, uid).map(|growing| Wanted::Expansion(Arc::new(growing)))
         };
         let Some(wanted) = wanted else { return self.forget_claim(uid) };
         if let Some(known) = self.claims.get_mut(uid) {
@@ -596,9 +596,9 @@ impl Records {
                 (Wanted::Volume(old), Wanted::Volume(new)) => {
                     old.resource_version == new.resource_version && old.has(&new.keys)
                 }
-                (Wanted::ExpandRequest(old), Wanted::ExpandRequest(new)) => old == new,
+                (Wanted::Expansion(old), Wanted::Expansion(new)) => old == new,
                 (Wanted::Binding(_), Wanted::Binding(_)) => true,
-                (Wanted::Volume(_) | Wanted::ExpandRequest(_) | Wanted::Binding(_), _) => false,
+                (Wanted::Volume(_) | Wanted::Expansion(_) | Wanted::Binding(_), _) => false,
             };
             known.round = round;
             if same {
@@ -607,8 +607,8 @@ impl Records {
         }
         let (uid, key): (Arc<str>, _) = match &wanted {
             Wanted::Volume(claim) => (Arc::clone(&claim.uid), Some(Key::Claim(Arc::clone(&claim.uid)))),
-            Wanted::ExpandRequest(growing) => {
-                (Arc::clone(&growing.uid), Some(Key::ExpandRequest(Arc::clone(&growing.uid))))
+            Wanted::Expansion(growing) => {
+                (Arc::clone(&growing.uid), Some(Key::Expand(Arc::clone(&growing.uid))))
             }
             Wanted::Binding(_) => (uid.into(), None),
         };
@@ -625,7 +625,7 @@ impl Records {
             if self.claims.capacity() / 8 > self.claims.len() {
                 self.claims.shrink_to(self.claims.len() * 2);
             }
-            // Something may have been made for it that now must be confirmed or taken back.
+            // Something may have been made for it that now must be committed or taken back.
             if matches!(record.wanted, Wanted::Volume(_)) {
                 self.wake(Key::Claim(uid));
             }
@@ -635,20 +635,20 @@ impl Records {
     /// A volume is there, or has changed; also called for one that we just stored.
     pub(super) fn see_volume(&mut self, object: &VolumeObject) {
         let Some(name) = object.metadata.name.as_deref() else { return };
-        let standing = reclaim::standing(object, &self.backends);
+        let state = reclaim::state_of(object, &self.backends);
         let located = persistent_volume::source(object).and_then(|source| {
             self.backends
                 .distinct()
                 .into_iter()
                 .find_map(|backend| Some((backend.capabilities().name, backend.locate(&source)?)))
         });
-        if !standing.ours && located.is_none() {
+        if !state.ours && located.is_none() {
             return self.forget_volume(name);
         }
-        if standing.ours
+        if state.ours
             && let Some((backend, place)) = &located
         {
-            self.expect_store(backend, &place.store, object);
+            self.remember(backend, &place.store, object);
         }
         let by = reclaim::provisioner(object, &self.backends).and_then(|name| self.backends.get(name));
         let kept_secret =
@@ -665,7 +665,7 @@ impl Records {
         let legacy = annotation(&object.metadata, names::VOLUME_ID).is_none();
         // One that we made and that nobody here is making came back, perhaps from a backup: the trash may hold its bytes.
         let came_back = self.queue.is_some()
-            && standing.ours
+            && state.ours
             && !legacy
             && same.is_none()
             && !self.reservations.contains_key(claim_uid);
@@ -673,7 +673,7 @@ impl Records {
             .map_or((false, came_back.then_some(Begun { asked: Disposal::Delete, moved: false })), |known| {
                 (known.leaving, known.removing)
             });
-        let said = match reclaim::duty(standing, self.guarding) {
+        let said = match reclaim::action(state, self.guarding) {
             Action::Remove => said(object),
             Action::None | Action::AddFinalizer | Action::RemoveFinalizer => {
                 hash(&annotation(&object.metadata, names::TAKE_OVER))
@@ -681,7 +681,7 @@ impl Records {
         };
         let record = VolumeRecord {
             claim_uid: claim_uid.into(),
-            standing,
+            state,
             spot,
             leaving,
             removing,
@@ -719,27 +719,25 @@ impl Records {
         let Some(now) = self.volumes.get(name) else { return };
         let before = before.filter(|before| before.object == now.object);
         // It is to stay, and its bytes may have been moved.
-        let rescued = now.removing.is_some() && !now.standing.goes();
+        let rescued = now.removing.is_some() && !now.state.goes();
         if rescued {
             self.wake(Key::Volume(Arc::clone(name)));
         }
         // A removal that was refused may be possible by now. While we delete it, its last changes are our own.
         let ours = now.leaving && !rescued;
-        let news =
-            before.is_none_or(|before| before.said != now.said || before.standing != now.standing && !ours);
+        let news = before.is_none_or(|before| before.said != now.said || before.state != now.state && !ours);
         if !news {
             return;
         }
-        if let Some(key) = self.duty_of(name, now.standing) {
+        if let Some(key) = self.duty_of(name, now.state) {
             self.wake(key);
         }
-        let bound = now.standing.ours && now.standing.phase == Phase::Bound;
+        let bound = now.state.ours && now.state.phase == Phase::Bound;
         let taken_over = before.is_some_and(|before| before.said != now.said);
         // An older provisioner may have made it just now. What was released may have lost its record with its claim.
         let came = match before {
             Some(before) => {
-                before.standing.phase != Phase::Bound
-                    && (now.legacy || before.standing.phase == Phase::Released)
+                before.state.phase != Phase::Bound && (now.legacy || before.state.phase == Phase::Released)
             }
             None => now.legacy,
         };
@@ -772,7 +770,7 @@ impl Records {
             self.stores_changed = true;
             let waiting = self.claims.iter().filter_map(|(uid, record)| match &record.wanted {
                 Wanted::Volume(claim) if *claim.class == *name => Some(Key::Claim(Arc::clone(uid))),
-                Wanted::Volume(_) | Wanted::Binding(_) | Wanted::ExpandRequest(_) => None,
+                Wanted::Volume(_) | Wanted::Binding(_) | Wanted::Expansion(_) => None,
             });
             for key in waiting {
                 self.wake(key);

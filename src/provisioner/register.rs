@@ -140,8 +140,12 @@ pub(super) async fn reconcile(shared: &Shared, name: &str, permit: &Permit) -> O
             Outcome::Done
         }
         Err(error) => {
-            tracing::warn!(volume = name, kind = %error.kind(), error = error.chain(), "cannot record the owner of \
-                the volume on the storage yet");
+            tracing::warn!(
+                volume = name,
+                kind = %error.kind(),
+                error = error.chain(),
+                "cannot record the owner of the volume on the storage yet"
+            );
             match error.kind() {
                 Kind::Conflict => {
                     tell(shared, &live, &error.chain());
@@ -173,7 +177,7 @@ fn in_use(live: &VolumeObject, class: Option<&Class>, backends: &Backends) -> Re
     let Some(backend) = reclaim::provisioner(live, backends).and_then(|by| backends.get(by)) else {
         return Ok(None);
     };
-    if reclaim::standing(live, backends).phase != Phase::Bound {
+    if reclaim::state_of(live, backends).phase != Phase::Bound {
         return Ok(None);
     }
     let (Some(claim), Some(source)) = (&live.spec.claim_ref, persistent_volume::source(live)) else {

@@ -1,4 +1,4 @@
-//! Volumes that were begun and never used are taken back, and those that are used are confirmed: [`run`].
+//! Volumes that were begun and never used are taken back, and those that are used are committed: [`run`].
 //!
 //! It makes up for crashes: what the storage remembers as unfinished is compared with the PVs and the living claims. A
 //! claim that lives keeps its volume, whatever its state. Everything else is asked for live, twice, a grace period apart,
@@ -6,7 +6,7 @@
 //!
 //! Where the storage does not remember the name of a claim but only its UID, all claims are asked for it.
 //!
-//! It never touches what was confirmed, and what we did not make is not in the list.
+//! It never touches what was committed, and what we did not make is not in the list.
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
@@ -94,7 +94,7 @@ async fn sweep_store(
     }
 }
 
-/// Those of `volumes` that nobody seems to know. What is used is confirmed.
+/// Those of `volumes` that nobody seems to know. What is used is committed.
 async fn suspicious(
     shared: &Shared,
     backend: &Arc<dyn Backend>,
@@ -118,8 +118,10 @@ async fn suspicious(
             suspects.extend(nameless.into_iter().filter(|volume| !living.contains(&volume.claim.uid)));
         }
         Err(failure) => {
-            tracing::warn!(error = %failure, "cannot find out which claims exist; leaving their half-made volumes \
-                alone");
+            tracing::warn!(
+                error = %failure,
+                "cannot find out which claims exist; leaving their half-made volumes alone"
+            );
         }
     }
     suspects
@@ -130,7 +132,7 @@ fn nameless_claim(volume: &Uncommitted) -> bool {
     volume.claim.namespace.is_empty() || volume.claim.name.is_empty()
 }
 
-/// Looks at one volume, live unless the records know enough of it, and confirms it where it is used. Returns whether nobody seems
+/// Looks at one volume, live unless the records know enough of it, and commits it where it is used. Returns whether nobody seems
 /// to know it.
 async fn is_suspect(
     shared: &Shared,
@@ -166,10 +168,13 @@ async fn commit(
     permit: &Permit,
 ) {
     match backend.commit(&volume.id, uid, permit).await {
-        Ok(()) => shared.metrics.confirmed(volume.id.store()),
+        Ok(()) => shared.metrics.committed(volume.id.store()),
         Err(error) => {
-            tracing::warn!(volume = %volume.id, error = error.chain(), "cannot confirm the volume; the next sweep \
-                tries again");
+            tracing::warn!(
+                volume = %volume.id,
+                error = error.chain(),
+                "cannot commit the volume; the next sweep tries again"
+            );
         }
     }
 }

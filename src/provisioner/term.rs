@@ -28,7 +28,7 @@ const FINALIZERS: usize = 2;
 /// Volumes of older provisioners are recorded at this pace, one of each store at a time.
 const REGISTER_PAUSE: Duration = Duration::from_millis(20);
 
-/// One in so many workers' worth of confirmations runs beside the workers of a store: enough to keep up with them, too
+/// One in so many workers' worth of commits runs beside the workers of a store: enough to keep up with them, too
 /// few to keep claims waiting.
 const CONFIRMING: usize = 8;
 
@@ -189,7 +189,7 @@ impl Term {
                 Key::Claim(uid) => provision::reconcile(&shared, uid, work.attempt(), &permit).await,
                 Key::Commit(uid) => provision::commit(&shared, uid, &permit).await,
                 Key::Volume(name) => reclaim::reconcile(&shared, name, work.attempt(), &permit).await,
-                Key::ExpandRequest(uid) => expand::reconcile(&shared, uid, &permit).await,
+                Key::Expand(uid) => expand::reconcile(&shared, uid, &permit).await,
                 Key::AddFinalizer(name) => {
                     let outcome = reclaim::reconcile_finalizer(&shared, name, &permit).await;
                     tokio::time::sleep(FINALIZER_PAUSE).await;
@@ -231,7 +231,7 @@ impl Term {
             while let Some(task) = self.tasks.join_next().await {
                 report(task);
             }
-            provision::confirm_all(&self.shared, &self.lease.permit).await;
+            provision::commit_all(&self.shared, &self.lease.permit).await;
         };
         tokio::select! {
             () = all => {}
@@ -293,7 +293,7 @@ fn route(shared: &Shared, key: &Key) -> LaneId {
             LaneId::Commit(attempt.order.backend.capabilities().name, attempt.order.spot.store().into())
         }),
         Key::Volume(name) => volume_lane(shared, name),
-        Key::ExpandRequest(uid) => {
+        Key::Expand(uid) => {
             let volume = shared.records().growing(uid).map(|growing| growing.volume.clone());
             volume.map_or(LaneId::Rest, |volume| volume_lane(shared, &volume))
         }

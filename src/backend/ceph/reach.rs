@@ -16,7 +16,7 @@ pub(super) enum Greeting {
     /// A monitor.
     Monitor(Protocol),
     /// Something else.
-    AuthRejected,
+    NotMonitor,
     /// Nothing, and the machine says so.
     Refused(String),
     /// Nobody answered in time.
@@ -64,7 +64,7 @@ fn read(banner: [u8; BANNER]) -> Greeting {
     match &banner {
         b"ceph v2\n" => Greeting::Monitor(Protocol::V2),
         [b'c', b'e', b'p', b'h', b' ', b'v', b'0', _] => Greeting::Monitor(Protocol::V1),
-        _ => Greeting::AuthRejected,
+        _ => Greeting::NotMonitor,
     }
 }
 
@@ -98,7 +98,7 @@ pub(super) fn diagnosis(heard: &[Heard]) -> String {
             (Greeting::Monitor(_), _) => {
                 format!("a monitor listens at {shown} but does not serve: it may have no quorum (ceph -s)")
             }
-            (Greeting::AuthRejected, _) => format!("what listens at {shown} is no monitor"),
+            (Greeting::NotMonitor, _) => format!("what listens at {shown} is no monitor"),
             (Greeting::Refused(why), _) => format!("{shown}: {why}"),
             (Greeting::Silent, _) => format!("{shown} does not answer"),
         };
@@ -132,8 +132,8 @@ mod tests {
         let rows: [(&[u8], Greeting); 4] = [
             (b"ceph v027\0\0\0\0", Greeting::Monitor(Protocol::V1)),
             (b"ceph v2\n\x10\0\x01", Greeting::Monitor(Protocol::V2)),
-            (b"SSH-2.0-OpenSSH_9.2", Greeting::AuthRejected),
-            (b"", Greeting::AuthRejected),
+            (b"SSH-2.0-OpenSSH_9.2", Greeting::NotMonitor),
+            (b"", Greeting::NotMonitor),
         ];
         for (banner, expected) in rows {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -162,7 +162,7 @@ mod tests {
         let rows = [
             ("10.0.0.1:6789", None, refused(), "10.0.0.1:6789: connection refused"),
             ("[fd00::1]:3300", Some(Protocol::V2), Greeting::Silent, "v2:[fd00::1]:3300 does not answer"),
-            ("10.0.0.1:80", None, Greeting::AuthRejected, "what listens at 10.0.0.1:80 is no monitor"),
+            ("10.0.0.1:80", None, Greeting::NotMonitor, "what listens at 10.0.0.1:80 is no monitor"),
             (
                 "10.0.0.1:6789",
                 Some(Protocol::V2),

@@ -83,7 +83,7 @@ impl Keys {
         self.map().insert(name.clone(), (secrets, None));
     }
 
-    /// Deletes a Secret as whoever may do that in its namespace would.
+    /// Deletes a Secret, as a tenant of its namespace may.
     pub fn delete(&self, name: &SecretName) {
         self.map().remove(name);
     }

@@ -50,7 +50,7 @@ pub(super) struct Memory {
     /// The file systems and groups in which volumes of ours lie or may lie.
     pub(super) filesystems: BTreeSet<String>,
     pub(super) groups: BTreeSet<String>,
-    /// Where the volumes are that were made or found, and not confirmed.
+    /// Where the volumes are that were made or found, and not committed.
     pub(super) uncommitted: BTreeMap<VolumeName, At>,
     /// Whose the subvolumes are whose name does not tell.
     pub(super) owners: BTreeMap<At, VolumeName>,

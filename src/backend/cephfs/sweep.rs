@@ -148,7 +148,7 @@ async fn candidates(work: &Work) -> Result<Vec<At>, Error> {
     Ok(candidates)
 }
 
-/// Takes back a volume that was never used.
+/// Removes an uncommitted volume.
 pub(super) async fn rollback(work: &Work, uncommitted: &Uncommitted, permit: &Permit) -> Result<(), Error> {
     let volume = uncommitted.id.name();
     let Some(at) = work.store.memory().uncommitted.get(volume).cloned() else {

@@ -24,7 +24,7 @@ pub(super) fn commit(work: &Work<'_>, name: &VolumeName, uid: &str) -> Result<()
         found => found,
     };
     let Some(known) = known else {
-        return fail(Kind::NotFound, format!("there is no record of volume {name} to confirm"));
+        return fail(Kind::NotFound, format!("there is no record of volume {name} to commit"));
     };
     owned(work, &known)?;
     let uid = Some(uid).filter(|uid| !uid.is_empty());
@@ -65,7 +65,7 @@ pub(super) fn write_record(work: &Work<'_>, marker: &Marker) -> Result<(), OpErr
     Ok(())
 }
 
-/// The volumes that this cluster began and did not confirm, oldest first.
+/// The volumes that this cluster began and did not commit, oldest first.
 pub(super) fn list_uncommitted(work: &Work<'_>) -> Result<Vec<Uncommitted>, OpError> {
     let mut found = Vec::new();
     // Whose they are cannot be told.
@@ -74,7 +74,7 @@ pub(super) fn list_uncommitted(work: &Work<'_>) -> Result<Vec<Uncommitted>, OpEr
         let Some(name) = record::volume_of(&file_name) else { continue };
         let file = record::file(INTENTS, &name);
         let read = match work.root.read(&file) {
-            // It was confirmed or discarded.
+            // It was committed or discarded.
             Ok(None) => continue,
             Ok(Some(content)) => Marker::from_json(&content.bytes).map(|marker| (marker, content.modified)),
             Err(failure) => {
@@ -126,11 +126,11 @@ fn tell_unsigned(work: &Work<'_>, intent: &Marker) {
     );
 }
 
-/// Takes back a volume that was never used.
+/// Removes an uncommitted volume.
 pub(super) fn rollback(work: &Work<'_>, uncommitted: &Uncommitted) -> Result<(), OpError> {
     let name = uncommitted.id.name();
     if work.marker(VOLUMES, name)?.is_some() {
-        return fail(Kind::Refused, format!("volume {name} was confirmed; it is in use"));
+        return fail(Kind::Refused, format!("volume {name} was committed; it is in use"));
     }
     let Some(intent) = work.marker(INTENTS, name)? else { return Ok(()) };
     if !work.cluster().is_some_and(|ids| is_ours(work, &ids, &intent)) {

@@ -149,7 +149,7 @@ fn read_all(work: &Work<'_>) -> Result<Places, OpError> {
         let mut found = Vec::new();
         while let Some((folder, name)) = records.get(next.fetch_add(1, Ordering::Relaxed)) {
             let marker = match work.record(folder, name)? {
-                // Confirmed meanwhile, or gone.
+                // Committed meanwhile, or gone.
                 None => work.record(record::VOLUMES, name)?,
                 found => found,
             };

@@ -172,7 +172,7 @@ mod tests {
             ("the same object", marker(Some("there"), Some("o")), "o", None, true, Ok(())),
             ("the same object, cluster unknown", marker(None, Some("o")), "o", None, false, Ok(())),
             ("this cluster", marker(Some("here"), Some("o")), "other", None, true, Ok(())),
-            ("this cluster, not confirmed", marker(Some("here"), None), "o", None, true, Ok(())),
+            ("this cluster, not committed", marker(Some("here"), None), "o", None, true, Ok(())),
             ("this cluster before it was rebuilt", marker(Some("before"), None), "o", None, true, Ok(())),
             ("another cluster", marker(Some("there"), None), "o", None, true, Err("take-over=there")),
             (

@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! .berth/export.json              the export's identity
-//! .berth/intents/<volume>.json    begun, not confirmed: written before anything is made
-//! .berth/volumes/<volume>.json    confirmed: the same file, moved
+//! .berth/intents/<volume>.json    begun, not committed: written before anything is made
+//! .berth/volumes/<volume>.json    committed: the same file, moved
 //! .berth/archived/<volume>.json   archived: the same file, moved
 //! .berth/trash/<entry>            removed, to be purged
 //! .berth/trash/<entry>.json       whose it is: the same file, moved; what has none is never purged

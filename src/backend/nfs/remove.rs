@@ -1,7 +1,7 @@
 //! Removing a volume: prove that it is ours, write the removal into its record, move it to the trash by one rename.
 //!
 //! Every step says by what it leaves behind that it was done, so that the next attempt finishes what was begun and
-//! [`restore`](super::restore) undoes it. What lies in the trash is purged by [`trash`](super::trash), not before the API server
+//! [`restore`] undoes it. What lies in the trash is purged by [`trash`](super::trash), not before the API server
 //! says that the PV is gone. Runs on a thread of the export's pool.
 
 use std::time::Duration;

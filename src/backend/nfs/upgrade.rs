@@ -136,7 +136,7 @@ fn read(work: &Work<'_>, names: &[(&'static str, VolumeName)], unsigned: bool) -
                 let segments = place(&marker, folder).to_vec();
                 found.push(Entered { folder, name: name.clone(), segments });
             }
-            // It was confirmed or removed.
+            // It was committed or removed.
             Ok(None) => {}
             Err(why) => {
                 let (export, file) = (&work.store.export.name, record::file(folder, name).join("/"));

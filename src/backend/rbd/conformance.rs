@@ -86,7 +86,7 @@ pub async fn run(real: &Real) {
             store: "real".into(),
             parameters,
             claims: String::new(),
-            ways: Ways { confirms: false, ..Ways::default() },
+            ways: Ways { commits: false, ..Ways::default() },
             open: Box::new(move || Arc::new(backend(&real, &namespace))),
             storage: Box::new(behind),
         }

@@ -119,7 +119,7 @@ async fn look(
     })
 }
 
-/// Takes back an image that was never used; whether it was here.
+/// Removes an uncommitted image. Returns whether it was here.
 pub(super) async fn rollback(
     work: &Work,
     uncommitted: &Uncommitted,

@@ -364,7 +364,7 @@ async fn the_rbd_backend_shows_every_behaviour() {
             store: "main".into(),
             parameters: parameters(&[]),
             claims: String::new(),
-            ways: Ways { confirms: false, ..Ways::default() },
+            ways: Ways { commits: false, ..Ways::default() },
             open: Box::new(move || Arc::new(backend(&small, &vault))),
             storage: Box::new(Behind(behind)),
         }

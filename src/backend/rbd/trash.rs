@@ -1,6 +1,6 @@
 //! What lies in the trash is looked after: [`collect_garbage`] is the loop; the account of it is in `account`.
 //!
-//! What was deleted is purged once its PV is gone and its time is over, what was rescued goes back ([`decide`]), also where an
+//! What was deleted is purged once its PV is gone and its time is over, what was rescued goes back ([`decide`](mod@super::decide)), also where an
 //! earlier process left it; what others moved there is left alone. Nothing is ever forced. What cannot be purged is tried again
 //! later and shown. A large image is purged in slices, beside the others (`slices`).
 //!

@@ -31,7 +31,7 @@ pub(in crate::provisioner) struct Attempt {
     progress: Progress,
 }
 
-/// How many volumes are confirmed at a time at shutdown.
+/// How many volumes are committed at a time at shutdown.
 const CONFIRMED_AT_ONCE: usize = 8;
 
 /// How far an attempt has come. What is written here holds whenever the work is dropped.
@@ -200,19 +200,19 @@ pub(in crate::provisioner) async fn commit(shared: &Shared, uid: &str, permit: &
         }
         // The volume was used and removed meanwhile.
         Err(error) if error.kind() == Kind::NotFound => {
-            tracing::info!(volume = %volume.id, error = error.chain(), "the volume to confirm is gone");
+            tracing::info!(volume = %volume.id, error = error.chain(), "the volume to commit is gone");
             shared.end_attempt(uid);
             Outcome::Done
         }
         Err(error) => {
-            tracing::warn!(volume = %volume.id, error = error.chain(), "cannot confirm the volume on the storage");
+            tracing::warn!(volume = %volume.id, error = error.chain(), "cannot commit the volume on the storage");
             outcome_of(error.kind())
         }
     }
 }
 
 /// Tells the backends of every stored PV that they do not know yet, when nothing else is begun any more.
-pub(in crate::provisioner) async fn confirm_all(shared: &Shared, permit: &Permit) {
+pub(in crate::provisioner) async fn commit_all(shared: &Shared, permit: &Permit) {
     let uids: Vec<Arc<str>> = shared.attempts().keys().cloned().collect();
     futures::stream::iter(uids)
         .for_each_concurrent(Some(CONFIRMED_AT_ONCE), |uid| async move {
@@ -274,8 +274,11 @@ async fn store(shared: &Shared, order: &Arc<Order>, volume: &Arc<Volume>, permit
     };
     let turn = shared.storing.acquire().await;
     if let Err(expired) = permit.check() {
-        tracing::warn!(claim = %claim, error = %expired, "the volume was created, but its PersistentVolume may not \
-            be stored");
+        tracing::warn!(
+            claim = %claim,
+            error = %expired,
+            "the volume was created, but its PersistentVolume may not be stored"
+        );
         return Outcome::Retry;
     }
     shared.progress(&claim.uid, |progress| *progress = Progress::Posted(Arc::clone(volume)));
@@ -315,7 +318,7 @@ async fn store(shared: &Shared, order: &Arc<Order>, volume: &Arc<Volume>, permit
     // Tools look for the beginning, which is that of the Go library.
     let note = format!("Successfully provisioned volume {name} at {at} of class {class:?}");
     shared.tell_claim(claim, Type::Normal, "ProvisioningSucceeded", note);
-    confirm_later(shared, &claim.uid)
+    commit_later(shared, &claim.uid)
 }
 
 /// Which object it is.
@@ -333,7 +336,7 @@ fn whereabouts(order: &Order, volume: &Volume) -> String {
 }
 
 /// Leaves the rest to [`commit`].
-fn confirm_later(shared: &Shared, uid: &Arc<str>) -> Outcome {
+fn commit_later(shared: &Shared, uid: &Arc<str>) -> Outcome {
     shared.records().wake(Key::Commit(Arc::clone(uid)));
     Outcome::Done
 }
@@ -403,7 +406,7 @@ async fn settle(shared: &Shared, attempt: Attempt, permit: &Permit) -> Outcome {
     let order = &attempt.order;
     let claim = &order.claim;
     let volume = match &attempt.progress {
-        Progress::Stored(..) => return confirm_later(shared, &claim.uid),
+        Progress::Stored(..) => return commit_later(shared, &claim.uid),
         // Only trying again tells whether the server stored it. If it did, or does so now, the PV of a claim that is gone
         // is released and removed like any other.
         Progress::Posted(volume) => return store(shared, order, volume, permit).await,
@@ -449,7 +452,7 @@ async fn settle(shared: &Shared, attempt: Attempt, permit: &Permit) -> Outcome {
         shared.progress(&claim.uid, |progress| {
             *progress = Progress::Stored(Arc::clone(&volume), uid_of(&stored));
         });
-        return confirm_later(shared, &claim.uid);
+        return commit_later(shared, &claim.uid);
     }
     let wanted = live.is_some_and(|live| {
         live.metadata.uid.as_deref() == Some(&*claim.uid)

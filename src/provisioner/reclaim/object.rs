@@ -1,4 +1,4 @@
-//! Changes to the object of a volume in the API: [`delete`], once its data is out of the way, and [`patch`], for the finalizer.
+//! Changes to the object of a volume in the API: [`delete`], once its data is out of the way, and `patch`, for the finalizer.
 //!
 //! Whatever they do, they do to the object that was looked at, or not at all. The API server accepts the rescue of a volume at
 //! any moment; one that it accepted before our request shows here as [`Deletion::Changed`].
@@ -33,7 +33,7 @@ pub(super) enum Deletion {
 pub(super) async fn delete(
     shared: &Shared,
     live: &VolumeObject,
-    standing: VolumeState,
+    state: VolumeState,
     guarding: bool,
     permit: &Permit,
 ) -> Result<Deletion, Failure> {
@@ -53,7 +53,7 @@ pub(super) async fn delete(
     } else {
         live.metadata.finalizers.clone().unwrap_or_default()
     };
-    let release = release(live, standing, &held);
+    let release = release(live, state, &held);
     let Some(release) = release.filter(|_| guarding) else { return Ok(Deletion::Done) };
     if permit.check().is_err() {
         return Ok(Deletion::Stopped);
@@ -67,9 +67,9 @@ pub(super) async fn delete(
 
 /// The JSON patch that takes our finalizers off, of those that hold the object, if its removal is still asked for. It says
 /// what was read rather than which version: Kubernetes takes its own finalizer off at the same time.
-fn release(live: &VolumeObject, standing: VolumeState, held: &[String]) -> Option<Value> {
+fn release(live: &VolumeObject, state: VolumeState, held: &[String]) -> Option<Value> {
     let ours = |finalizer: &str| {
-        finalizer == names::FINALIZER || standing.in_tree && finalizer == names::IN_TREE_FINALIZER
+        finalizer == names::FINALIZER || state.in_tree && finalizer == names::IN_TREE_FINALIZER
     };
     let test = |path: &str, value: &str| json!({"op": "test", "path": path, "value": value});
     let uid = live.metadata.uid.as_deref().unwrap_or_default();
@@ -117,7 +117,7 @@ mod tests {
 
     #[test]
     fn our_finalizers_are_taken_off_what_is_still_to_be_removed_and_no_other_is() {
-        let standing = |in_tree| VolumeState {
+        let state = |in_tree| VolumeState {
             ours: true,
             phase: Phase::Released,
             policy: Policy::Delete,
@@ -139,7 +139,7 @@ mod tests {
         let live = fixtures::volume_object(object.clone());
         let held: Vec<String> = serde_json::from_value(object["metadata"]["finalizers"].clone()).unwrap();
         let apply = |object: &Value, in_tree| {
-            let patch = release(&live, standing(in_tree), &held).unwrap();
+            let patch = release(&live, state(in_tree), &held).unwrap();
             let patch: json_patch::Patch = serde_json::from_value(patch).unwrap();
             let mut object = object.clone();
             json_patch::patch(&mut object, &patch).map(|()| object["metadata"]["finalizers"].clone())
@@ -164,7 +164,7 @@ mod tests {
             fixtures::merge(&mut changed, &change);
             assert!(apply(&changed, false).is_err(), "{row} was changed");
         }
-        assert_eq!(release(&live, standing(false), &["kubernetes.io/pv-protection".to_owned()]), None);
-        assert_eq!(release(&live, standing(false), &[]), None);
+        assert_eq!(release(&live, state(false), &["kubernetes.io/pv-protection".to_owned()]), None);
+        assert_eq!(release(&live, state(false), &[]), None);
     }
 }

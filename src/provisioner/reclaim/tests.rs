@@ -125,9 +125,9 @@ fn only_our_released_volumes_with_policy_delete_are_removed() {
         ),
     ];
     for (name, volume, may_patch, may_not) in table {
-        let standing = standing(&fixtures::volume_object(volume), &backends());
-        assert_eq!(duty(standing, true), may_patch, "{name}");
-        assert_eq!(duty(standing, false), may_not, "{name}, without the right to patch");
+        let state = state_of(&fixtures::volume_object(volume), &backends());
+        assert_eq!(action(state, true), may_patch, "{name}");
+        assert_eq!(action(state, false), may_not, "{name}, without the right to patch");
     }
 }
 
@@ -164,9 +164,9 @@ fn volumes_of_a_plugin_of_kubernetes_are_ours_where_a_claim_made_them_and_keep_t
     ];
     for (name, patch, may_patch, may_not) in table {
         let volume = fixtures::volume_object(with(usual.clone(), &patch));
-        let standing = standing(&volume, &backends);
-        assert_eq!(duty(standing, true), may_patch, "{name}");
-        assert_eq!(duty(standing, false), may_not, "{name}, without the right to patch");
+        let state = state_of(&volume, &backends);
+        assert_eq!(action(state, true), may_patch, "{name}");
+        assert_eq!(action(state, false), may_not, "{name}, without the right to patch");
     }
 }
 
@@ -186,8 +186,8 @@ fn volumes_of_an_older_provisioner_with_another_identity_are_left_to_it() {
         ("what berth made carries an id", Some("rbd-1"), ours_by_id, true),
     ];
     for (name, identity, volume, ours) in table {
-        let standing = standing(&fixtures::volume_object(volume), &named(identity));
-        assert_eq!(standing.ours, ours, "{name}");
+        let state = state_of(&fixtures::volume_object(volume), &named(identity));
+        assert_eq!(state.ours, ours, "{name}");
     }
 }
 

@@ -10,7 +10,7 @@ use super::{
     object::{self, Deletion},
     plan,
     sharing::{self, Other, Turn},
-    standing::{duty, standing},
+    volume_state::{action, state_of},
     yielding,
 };
 use crate::{
@@ -70,7 +70,7 @@ async fn round(shared: &Shared, name: &str, tries: u32, permit: &Permit) -> Resu
         }
     };
     let guarding = shared.records().guarding();
-    let class = match duty(standing(&live, &shared.backends), guarding) {
+    let class = match action(state_of(&live, &shared.backends), guarding) {
         Action::Remove => class_if_needed(shared, &live).await?,
         Action::None | Action::AddFinalizer | Action::RemoveFinalizer => class_known(shared, &live),
     };
@@ -154,8 +154,8 @@ async fn finish(
     let name = order.removal.name.as_str();
     let class = live.spec.storage_class_name.as_deref().unwrap_or_default();
     let guarding = shared.records().guarding();
-    let standing = standing(live, &shared.backends);
-    match object::delete(shared, live, standing, guarding, permit).await {
+    let state = state_of(live, &shared.backends);
+    match object::delete(shared, live, state, guarding, permit).await {
         Ok(Deletion::Done) => {
             remark(shared, live, order, removed);
             shared.metrics.deleted(class, began.elapsed());
@@ -181,14 +181,14 @@ async fn keep(
     permit: &Permit,
 ) -> Result<Round, Outcome> {
     let name = live.metadata.name.as_deref().unwrap_or_default();
-    let standing = standing(live, &shared.backends);
-    let unguard = duty(standing, shared.records().guarding()) == Action::RemoveFinalizer;
-    let rescued = shared.records().removing(name).is_some() && !standing.goes();
-    if !unguard && !rescued {
+    let state = state_of(live, &shared.backends);
+    let drop_finalizer = action(state, shared.records().guarding()) == Action::RemoveFinalizer;
+    let rescued = shared.records().removing(name).is_some() && !state.goes();
+    if !drop_finalizer && !rescued {
         return Ok(Round::Over(Outcome::Done));
     }
     restore(shared, live, class, permit).await?;
-    if !unguard {
+    if !drop_finalizer {
         return Ok(Round::Over(Outcome::Done));
     }
     if permit.check().is_err() {
@@ -237,8 +237,12 @@ async fn restore(
             return Err(outcome_of(Kind::Busy));
         }
         Err(error) => {
-            tracing::warn!(volume = name, kind = %error.kind(), error = error.chain(), "cannot cancel the removal of \
-                the volume");
+            tracing::warn!(
+                volume = name,
+                kind = %error.kind(),
+                error = error.chain(),
+                "cannot cancel the removal of the volume"
+            );
             let note = format!("cannot cancel the removal of the volume yet: {}", error.chain());
             shared.tell_volume(live, Type::Warning, "VolumeRestoreFailed", note);
             if !nothing_begun(error.kind()) {
@@ -408,7 +412,7 @@ pub(in crate::provisioner) async fn reconcile_finalizer(
         Err(failure) => return failure.outcome(),
     };
     let guarding = shared.records().guarding();
-    match duty(standing(&live, &shared.backends), guarding) {
+    match action(state_of(&live, &shared.backends), guarding) {
         Action::AddFinalizer if permit.check().is_err() => Outcome::Retry,
         Action::AddFinalizer => {
             let answer = shared.cluster.patch_volume(name, &object::guarding(&live)).await;

@@ -28,7 +28,7 @@ pub(super) struct Memory {
 pub(super) const REMEMBERED: usize = 16;
 
 impl Records {
-    pub(super) fn expect_store(&mut self, backend: &'static str, store: &str, object: &VolumeObject) {
+    pub(super) fn remember(&mut self, backend: &'static str, store: &str, object: &VolumeObject) {
         let stores = self.memories.entry(backend).or_default();
         if !stores.contains_key(store) {
             stores.insert(store.to_owned(), Memory::default());
@@ -68,7 +68,7 @@ impl Records {
             })
             .collect();
         for record in self.volumes.values() {
-            let Some(spot) = record.spot.as_ref().filter(|_| record.standing.ours) else { continue };
+            let Some(spot) = record.spot.as_ref().filter(|_| record.state.ours) else { continue };
             if spot.backend() != name {
                 continue;
             }

@@ -271,9 +271,9 @@ impl Bed {
 
     /// Waits until every claim has a volume that the backend knows of as used, and every event is there.
     pub(super) async fn provisioned(&self, count: usize) {
-        self.until(&format!("{count} volumes are stored and confirmed"), || {
+        self.until(&format!("{count} volumes are stored and committed"), || {
             self.volumes() == count
-                && self.memory.volumes().iter().filter(|held| held.confirmed).count() == count
+                && self.memory.volumes().iter().filter(|held| held.committed).count() == count
         })
         .await;
     }

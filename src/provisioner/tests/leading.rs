@@ -87,7 +87,7 @@ async fn at_the_end_what_runs_is_ended_and_nothing_new_is_begun() {
     bed.memory.release(Operation::Create);
     running.stop().await;
     assert_eq!((bed.volumes(), bed.memory.calls(Operation::Create)), (1, 1));
-    assert!(bed.memory.volumes().iter().all(|held| held.confirmed));
+    assert!(bed.memory.volumes().iter().all(|held| held.committed));
     let told: usize = ["a", "b", "c"].into_iter().map(|name| bed.events(name).len()).sum();
     assert_eq!(told, 1, "the event of what was ended is not lost");
     assert_eq!(holder(&bed), None, "the lock is released");

@@ -297,7 +297,7 @@ async fn what_was_begun_for_a_claim_is_left_to_the_sweep_when_its_class_is_gone_
 
 /// Proves: case 15
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_volume_that_cannot_be_confirmed_does_not_fail_its_claim() {
+async fn a_volume_that_cannot_be_committed_does_not_fail_its_claim() {
     let bed = Bed::without_controllers();
     bed.memory.fail_next(Operation::Commit, 3, Moment::Before, Failure::Unavailable);
     let running = bed.start().await;
@@ -444,7 +444,7 @@ async fn a_start_among_finished_volumes_writes_nothing() {
     bed.provisioned(10).await;
     running.stop().await;
     bed.server.audit().reset();
-    let (created, confirmed) = (bed.memory.calls(Operation::Create), bed.memory.calls(Operation::Commit));
+    let (created, committed) = (bed.memory.calls(Operation::Create), bed.memory.calls(Operation::Commit));
     let running = bed.start().await;
     bed.until("the sweep has looked", || bed.memory.calls(Operation::Uncommitted) > 1).await;
     bed.settle().await;
@@ -453,7 +453,7 @@ async fn a_start_among_finished_volumes_writes_nothing() {
     assert_eq!(bed.requests("get", "persistentvolumes") + bed.requests("get", "persistentvolumeclaims"), 0);
     assert_eq!(
         (bed.memory.calls(Operation::Create), bed.memory.calls(Operation::Commit)),
-        (created, confirmed)
+        (created, committed)
     );
     let past = bed.memory.past("default").unwrap();
     assert_eq!((past.identity.as_deref(), past.places.len()), (Some("identity-of-default"), 10));

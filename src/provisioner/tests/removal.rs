@@ -346,7 +346,7 @@ fn request(uid: &str, name: &str) -> VolumeRequest {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_sweep_takes_back_what_was_never_used_and_confirms_what_was() {
+async fn the_sweep_removes_what_was_never_used_and_commits_what_was() {
     let bed = Bed::without_controllers();
     let permit = Permit::unlimited();
     // Killed after the directory was made; the claim is gone.
@@ -370,9 +370,9 @@ async fn the_sweep_takes_back_what_was_never_used_and_confirms_what_was() {
         bed.memory.volumes().into_iter().find(|held| *held.volume.id.name() == name)
     };
     bed.until("what was never used is gone", || held("gone").is_none() && held("former").is_none()).await;
-    bed.until("what is used is confirmed", || held(&stored).is_some_and(|held| held.confirmed)).await;
+    bed.until("what is used is committed", || held(&stored).is_some_and(|held| held.committed)).await;
     running.stop().await;
-    assert!(held(&lives).is_some_and(|held| !held.confirmed), "a living claim keeps its volume");
+    assert!(held(&lives).is_some_and(|held| !held.committed), "a living claim keeps its volume");
     assert_eq!(bed.server.store().list::<PersistentVolumeClaim>("default").len(), 3);
 }
 

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use berth_apiserver::{Fault, Match, Options, Times};
+use berth_apiserver::{Fault, FaultId, Match, Options, Times};
 use k8s_openapi::api::core::v1::PersistentVolume;
 use serde_json::{Value, json};
 
@@ -45,6 +45,20 @@ fn name(volume: &str) -> VolumeName {
     volume.parse().unwrap()
 }
 
+/// A volume with data that was moved to the trash, and whose object is about to be deleted: its name, where it was, and the fault
+/// that holds the deletion.
+async fn moved_and_not_deleted(bed: &Bed) -> (String, Place, FaultId) {
+    let volume = with_volume(bed).await;
+    let place = place_of(bed, &volume);
+    bed.memory.fill(&place);
+    let deletes = Match::verb("delete").resource("persistentvolumes").user(USER);
+    let held = bed.server.faults().inject(deletes, Fault::Hang, Times::Always);
+    bed.delete_claim("data");
+    bed.until("its object is about to be deleted", || bed.server.faults().hits(held) > 0).await;
+    assert!(!bed.memory.exists(&place), "it was moved");
+    (volume, place, held)
+}
+
 /// The API server accepted the rescue before it accepted the deletion: the data is back.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_volume_that_is_rescued_between_the_move_and_the_deletion_of_its_object_gets_its_data_back() {
@@ -58,14 +72,7 @@ async fn a_volume_that_is_rescued_between_the_move_and_the_deletion_of_its_objec
         // That the trash puts it back as well, is another test.
         bed.memory.leave_trash_alone();
         let running = bed.start().await;
-        let volume = with_volume(&bed).await;
-        let place = place_of(&bed, &volume);
-        bed.memory.fill(&place);
-        let deletes = Match::verb("delete").resource("persistentvolumes").user(USER);
-        let held = bed.server.faults().inject(deletes, Fault::Hang, Times::Always);
-        bed.delete_claim("data");
-        bed.until("its object is about to be deleted", || bed.server.faults().hits(held) > 0).await;
-        assert!(!bed.memory.exists(&place), "{row}: it was moved");
+        let (volume, place, held) = moved_and_not_deleted(&bed).await;
         patch_volume(&bed, &volume, rescue);
         bed.server.faults().remove(held);
         let told = bed.event(&volume, "VolumeRestored").await;
@@ -88,13 +95,7 @@ async fn that_a_rescued_volume_has_its_data_again_is_told_whoever_put_it_back() 
     let bed = Bed::new();
     bed.memory.leave_trash_alone();
     let running = bed.start().await;
-    let volume = with_volume(&bed).await;
-    let place = place_of(&bed, &volume);
-    bed.memory.fill(&place);
-    let deletes = Match::verb("delete").resource("persistentvolumes").user(USER);
-    let held = bed.server.faults().inject(deletes, Fault::Hang, Times::Always);
-    bed.delete_claim("data");
-    bed.until("its object is about to be deleted", || bed.server.faults().hits(held) > 0).await;
+    let (volume, place, held) = moved_and_not_deleted(&bed).await;
     bed.memory.fail_next(Operation::Restore, 1, Moment::After, Failure::Busy);
     patch_volume(&bed, &volume, retain());
     bed.server.faults().remove(held);
@@ -103,7 +104,7 @@ async fn that_a_rescued_volume_has_its_data_again_is_told_whoever_put_it_back() 
     assert!(bed.memory.exists(&place));
 }
 
-/// Another writer changed the object meanwhile: it is read again at once, and not after the time for failures.
+/// Another writer changed the object: berth reads it again at once instead of waiting for the retry.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_finalizer_that_cannot_be_taken_off_a_changed_object_is_taken_off_the_new_version_at_once() {
     let bed = holding(Duration::ZERO).await;

@@ -80,7 +80,7 @@ async fn storm(seed: u64) {
         claims.into_iter().filter_map(|claim| claim.spec?.volume_name).collect::<BTreeSet<_>>()
     };
     let held = || {
-        let held = bed.memory.volumes().into_iter().filter(|held| held.confirmed);
+        let held = bed.memory.volumes().into_iter().filter(|held| held.committed);
         held.map(|held| held.volume.id.name().to_string()).collect::<BTreeSet<_>>()
     };
     let agree = || {
@@ -99,9 +99,9 @@ async fn storm(seed: u64) {
                 .filter(|volume| !used.contains(volume.metadata.name.as_deref().unwrap()))
                 .map(|volume| (volume, bed.events(volume.metadata.name.as_deref().unwrap())))
                 .collect();
-            let left: Vec<_> = bed.memory.volumes().into_iter().filter(|held| !held.confirmed).collect();
+            let left: Vec<_> = bed.memory.volumes().into_iter().filter(|held| !held.committed).collect();
             panic!(
-                "seed {seed}: {} claims, volumes nobody uses: {spare:#?}, unconfirmed: {left:#?}",
+                "seed {seed}: {} claims, volumes nobody uses: {spare:#?}, uncommitted: {left:#?}",
                 claims.len()
             );
         }

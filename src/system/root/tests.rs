@@ -260,7 +260,7 @@ impl Drop for StopOnDrop<'_> {
 
 /// Proves: row 3.20, statement 5
 #[test]
-fn somebody_who_swaps_directories_for_links_meanwhile_leads_nothing_outside() {
+fn swapping_directories_for_links_never_leads_outside_the_root() {
     let (directory, root) = root();
     let precious = Precious::new();
     let base = directory.path();

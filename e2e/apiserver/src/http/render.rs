@@ -1,6 +1,6 @@
 //! How objects look in answers: whole, as metadata only, or as rows of a table.
 //!
-//! Entry points: [`Rendering::of`] an Accept header, [`Rendering::write`] one object, [`Rendering::value`] for one
+//! Entry points: [`Rendering::of`] an Accept header, [`Rendering::write`] one object, [`Rendering::view`] for one
 //! object as the whole answer. Deliberately not here: the columns (`table`).
 
 use serde_json::{Value, json};

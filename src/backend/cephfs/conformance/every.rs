@@ -39,7 +39,7 @@ fn adapted(bench: super::Bench) -> conformance::Bench {
         parameters: parameters.map(|(key, value)| (key.to_owned(), value.to_owned())).into(),
         claims: claims.clone(),
         // An archived subvolume keeps its place, since there is no renaming; a directory of an older provisioner goes at once.
-        ways: Ways { confirms: false, makes_room: false, purges_older: false },
+        ways: Ways { commits: false, makes_room: false, purges_older: false },
         open: Box::new(open),
         storage: Box::new(Behind { world, monitors, group, claims }),
     }

@@ -67,7 +67,7 @@ impl Shared {
 /// What became of a volume that was to leave its place.
 #[derive(Debug, Clone)]
 pub(in crate::backend::nfs) enum Leaving {
-    /// Nobody else is there, and nobody can come until [`vacate`](super::vacate) or [`stay`]: the data may go. Asked again
+    /// Nobody else is there, and nobody can come until [`vacate`] or [`stay`]: the data may go. Asked again
     /// after the data was moved it must say so again, else a call that came late let others in, and the data goes back.
     Last,
     /// Others stay, of which this is one; the data is theirs. The place is given up.

@@ -76,14 +76,14 @@ async fn the_live_volume_of_another_cluster_is_neither_adopted_nor_shared() {
     let site = Site::new();
     let theirs = site.of_cluster("cluster-2");
     for policy in ["refuse", "adopt", "share"] {
-        for confirmed in [true, false] {
+        for committed in [true, false] {
             // Of the same namespace and the same name there, with another UID.
-            let path = format!("{policy}-{confirmed}/${{.PVC.name}}");
+            let path = format!("{policy}-{committed}/${{.PVC.name}}");
             let ours = existing("data", &path, if policy == "share" { "refuse" } else { policy });
-            let uid = format!("{policy}-{confirmed}");
+            let uid = format!("{policy}-{committed}");
             let mut ours = VolumeRequest { name: VolumeName::for_claim(&uid).unwrap(), ..ours };
             ours.claim.uid = uid;
-            if confirmed {
+            if committed {
                 site.make(&ours).await;
             } else {
                 site.create(&ours).await.unwrap();
@@ -95,7 +95,7 @@ async fn the_live_volume_of_another_cluster_is_neither_adopted_nor_shared() {
             assert!(error.chain().contains("of cluster cluster-1"), "{path}: {}", error.chain());
             assert_eq!(whole(&site), before, "{path}");
             let after = create(&site.nfs, &ours).await;
-            assert!(after.is_ok() || !confirmed, "{path}: {after:?}");
+            assert!(after.is_ok() || !committed, "{path}: {after:?}");
             if policy != "refuse" {
                 let without = site.of_cluster("cluster-2");
                 without.stores[0].rules.switch_off(Rule::Places);
@@ -148,7 +148,7 @@ async fn an_archive_is_not_adopted() {
     site.create(&archived).await.unwrap();
 }
 
-/// A crash of cluster 1 between storing the PV and confirming left an intent, and the sweep of cluster 2 took the directory.
+/// A crash of cluster 1 between storing the PV and committing left an intent, and the sweep of cluster 2 took the directory.
 #[tokio::test]
 async fn what_another_cluster_began_is_not_in_the_sweep_and_not_taken_back() {
     let site = Site::new();

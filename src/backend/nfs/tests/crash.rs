@@ -121,9 +121,9 @@ async fn a_creation_that_was_broken_off_and_given_up_is_discarded_without_a_trac
 }
 
 #[tokio::test]
-async fn a_confirmation_that_was_broken_off_is_finished_by_the_next_attempt() {
+async fn a_commit_that_was_broken_off_is_finished_by_the_next_attempt() {
     interrupted_everywhere(
-        "confirm",
+        "commit",
         async |site| site.create(&asked("")).await.unwrap(),
         async |site, volume| {
             site.nfs.commit(&volume.id, &object_uid(volume.id.name()), &Permit::unlimited()).await
@@ -140,13 +140,13 @@ async fn a_confirmation_that_was_broken_off_is_finished_by_the_next_attempt() {
 async fn a_removal_that_was_broken_off_is_finished_by_the_next_attempt() {
     for (what, pattern) in PLACES {
         for disposal in [Disposal::Delete, Disposal::Archive, Disposal::Retain] {
-            for confirmed in [true, false] {
+            for committed in [true, false] {
                 interrupted_everywhere(
-                    &format!("{disposal} {what}, confirmed: {confirmed}"),
+                    &format!("{disposal} {what}, committed: {committed}"),
                     async |site| {
                         let request = asked(pattern);
                         let volume = site.create(&request).await.unwrap();
-                        if confirmed {
+                        if committed {
                             site.nfs
                                 .commit(&volume.id, &object_uid(volume.id.name()), &Permit::unlimited())
                                 .await

@@ -154,7 +154,7 @@ async fn a_claim_that_changed_while_its_volume_was_begun_leaves_nothing_at_the_f
     site.make(&patterned("x", "another/place")).await;
     assert_eq!(site.tree(), ["another", "another/place"]);
     let error = site.create(&patterned("x", "third")).await.unwrap_err();
-    assert_eq!(error.kind(), Kind::Conflict, "a confirmed volume does not move");
+    assert_eq!(error.kind(), Kind::Conflict, "a committed volume does not move");
     let mut other = patterned("x", "another/place");
     other.claim.name = "other".into();
     assert_eq!(site.create(&other).await.unwrap_err().kind(), Kind::Conflict);

@@ -167,7 +167,7 @@ async fn a_volume_that_is_bound_to_another_claim_stays_the_same() {
 }
 
 #[tokio::test]
-async fn a_volume_that_was_begun_and_is_in_use_is_confirmed_by_its_registration() {
+async fn a_volume_that_was_begun_and_is_in_use_is_committed_by_its_registration() {
     let site = Site::new();
     let theirs = site.of_cluster("cluster-2");
     site.create(&request("x", &[])).await.unwrap();

@@ -34,8 +34,8 @@ fn hold_move(nfs: &Nfs) -> interruption::Late {
     nfs.stores[0].interruption.hold(|step| step.what == "move" && step.path().ends_with("data"))
 }
 
-/// A leader that hung in the move purged the data of the next volume, which was confirmed or not.
-async fn late_move_after_the_place_was_taken_again(rule: Option<Rule>, confirmed: bool) -> Option<String> {
+/// A leader that hung in the move purged the data of the next volume, which was committed or not.
+async fn late_move_after_the_place_was_taken_again(rule: Option<Rule>, committed: bool) -> Option<String> {
     let site = Site::new();
     let next = site.next_leader();
     for nfs in [&site.nfs, &next] {
@@ -52,7 +52,7 @@ async fn late_move_after_the_place_was_taken_again(rule: Option<Rule>, confirmed
         tend_until(&next, |status| status.trash == 0 && status.purged == 2).await;
         let request = patterned("y", "data");
         let volume = next.create(&request, &permit).await.unwrap();
-        if confirmed {
+        if committed {
             next.commit(&volume.id, "object-y", &permit).await.unwrap();
         }
         site.host.set_volume(&request.name, "object-y", false);
@@ -69,8 +69,8 @@ async fn late_move_after_the_place_was_taken_again(rule: Option<Rule>, confirmed
 
 #[tokio::test]
 async fn a_move_that_hangs_until_the_next_claim_fills_the_place_is_undone_by_the_next_leader() {
-    for confirmed in [true, false] {
-        let kept = late_move_after_the_place_was_taken_again(None, confirmed).await;
+    for committed in [true, false] {
+        let kept = late_move_after_the_place_was_taken_again(None, committed).await;
         assert_eq!(kept.as_deref(), Some("of y"));
     }
     assert_eq!(late_move_after_the_place_was_taken_again(Some(Rule::Inode), true).await, None);

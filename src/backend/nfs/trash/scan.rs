@@ -139,7 +139,7 @@ pub(super) fn scan(
                     found.insert(key, Arc::new(now));
                     continue;
                 }
-                None => verify(work, &key)?.map(Arc::new),
+                None => identify(work, &key)?.map(Arc::new),
             },
         };
         match now {
@@ -190,7 +190,7 @@ fn elsewhere(work: &Work<'_>, key: &Key) -> Result<Option<(Key, Found)>, OpError
 }
 
 /// Finds out what an entry is; `None` where it is gone.
-pub(super) fn verify(work: &Work<'_>, key: &Key) -> Result<Option<Found>, OpError> {
+pub(super) fn identify(work: &Work<'_>, key: &Key) -> Result<Option<Found>, OpError> {
     let record = match moves::trashed(work, &key.name) {
         Ok(record) => record,
         Err(OpError::Said(error)) => return Ok(Some(Found::Odd(error.to_string()))),

@@ -312,8 +312,8 @@ impl Process {
             entry.volume = Some(volume);
             entry.state = State::Bound;
         }
-        let confirmed = self.nfs.commit(&id, &object_uid(&request.name), &self.permit).await;
-        self.failed(confirmed).map(drop)
+        let committed = self.nfs.commit(&id, &object_uid(&request.name), &self.permit).await;
+        self.failed(committed).map(drop)
     }
 
     async fn release(&self, name: &'static str, disposal: Disposal) -> Result<(), Stopped> {

@@ -1,4 +1,4 @@
-//! How a volume stands, and so what is to be done about it: [`standing`], [`duty`]. Pure.
+//! The state of a volume, and what follows from it: [`state_of`], [`action`]. Pure.
 //!
 //! It does not say how a volume is removed.
 
@@ -67,7 +67,7 @@ pub(in crate::provisioner) enum Action {
 }
 
 /// How the volume stands.
-pub(in crate::provisioner) fn standing(volume: &VolumeObject, backends: &Backends) -> VolumeState {
+pub(in crate::provisioner) fn state_of(volume: &VolumeObject, backends: &Backends) -> VolumeState {
     let in_tree = provisioner(volume, backends).is_some_and(|name| name.starts_with(names::IN_TREE));
     let has = |finalizer: &str| volume.metadata.finalizers.iter().flatten().any(|name| name == finalizer);
     VolumeState {
@@ -134,8 +134,8 @@ pub(in crate::provisioner) fn provisioner<'a>(
 }
 
 /// What is to be done about a volume that stands so. `guarding`: volumes get our finalizer.
-pub(in crate::provisioner) fn duty(standing: VolumeState, guarding: bool) -> Action {
-    let VolumeState { ours, phase, policy, deleting, held, in_tree } = standing;
+pub(in crate::provisioner) fn action(state: VolumeState, guarding: bool) -> Action {
+    let VolumeState { ours, phase, policy, deleting, held, in_tree } = state;
     let guarded = held == Held::ByUs;
     if !ours {
         return Action::None;
