@@ -520,7 +520,7 @@ mod tests {
         let secret = SecretName { namespace: "berth".into(), name: "key".into() };
         let missing =
             Error::new(Kind::NotFound, "Secret berth/key does not exist").for_want_of(secret.clone());
-        let told = Error::caused_by(Kind::NotFound, "the key of Ceph user admin cannot be had", missing);
+        let told = Error::caused_by(Kind::NotFound, "cannot read the key of Ceph user admin", missing);
         assert_eq!(told.missing_secret(), Some(&secret));
         let other = Error::caused_by(Kind::NotFound, "open", std::io::Error::from_raw_os_error(2));
         assert_eq!(other.missing_secret(), None);

@@ -24,6 +24,9 @@ use crate::{
     volume::{Access, Claim, Mode, SecretName, Secrets, VolumeName, VolumeRequest},
 };
 
+mod links;
+mod phrases;
+
 const UPDATE: &str = "BERTH_UPDATE_DOCS=1 cargo test -p berth --lib documents";
 
 fn root() -> PathBuf {

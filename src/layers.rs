@@ -109,9 +109,9 @@ const RULES: &[Rule] = &[
     },
     Rule {
         at: &[],
-        except: &["system/mount.rs"],
+        except: &[],
         never: &["nix::mount", "rustix::mount"],
-        why: "one file mounts and unmounts, so that one file has to be right about it",
+        why: "berth mounts and unmounts nothing: nodes mount volumes, and exports are mounted before it starts",
     },
     Rule {
         at: &[],
@@ -173,6 +173,7 @@ fn begins_with(path: &str, beginning: &str) -> bool {
 fn is_test_file(file: &str) -> bool {
     matches!(file, "layers.rs" | "documents.rs")
         || file.starts_with("layers/")
+        || file.starts_with("documents/")
         || file.split('/').any(|part| matches!(part, "tests" | "tests.rs" | "conformance" | "conformance.rs"))
 }
 
@@ -216,12 +217,12 @@ fn a_forbidden_use_is_found_however_it_is_written() {
         ("a file system module", "backend/nfs.rs", "use std::{fs, path::Path};"),
         ("the runtime's file system", "provisioner.rs", "use tokio::fs::File;"),
         ("a program that is started", "backend/rbd.rs", "use tokio::process::Command;"),
-        ("a program that is started by std", "system/mount.rs", "let c = std::process::Command::new(a);"),
+        ("a program that is started by std", "system/root.rs", "let c = std::process::Command::new(a);"),
         ("an end of the process", "provisioner.rs", "fn f() { std::process::exit(1) }"),
         ("the environment", "config/convert.rs", "use std::env;"),
         ("a flag looked at again", "observe/logs.rs", "use crate::config::Controller;"),
         ("a system call elsewhere", "backend/nfs.rs", "use nix::sys::stat;"),
-        ("a mount elsewhere in system", "system/root.rs", "nix::mount::umount(p);"),
+        ("a mount", "system/root.rs", "nix::mount::umount(p);"),
         ("code after tests", "backend.rs", "#[cfg(test)]\nmod tests { fn f() {} }\nuse kube::Api;"),
     ];
     for (row, file, code) in rows {

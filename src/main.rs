@@ -343,10 +343,10 @@ async fn once_free(address: observe::Address, file: Option<&Path>) -> std::io::R
 
 /// Writes the address into `file`, which is there completely or not at all.
 fn tell(file: &Path, address: SocketAddr) -> std::io::Result<()> {
-    let mut uncommitted = file.as_os_str().to_owned();
-    uncommitted.push(".new");
-    std::fs::write(&uncommitted, format!("{address}\n"))?;
-    std::fs::rename(&uncommitted, file)
+    let mut temporary = file.as_os_str().to_owned();
+    temporary.push(".new");
+    std::fs::write(&temporary, format!("{address}\n"))?;
+    std::fs::rename(&temporary, file)
 }
 
 /// The API server of the file, or the one of the pod's service account; another address where one was given. Never the

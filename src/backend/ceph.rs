@@ -319,7 +319,7 @@ impl Ceph {
         let oldest = self.cluster.health().oldest.map_or_else(String::new, |(what, since)| {
             format!(", the longest on cluster {} for {} s: {what}", self.cluster.name(), since.as_secs())
         });
-        let found = format!("other calls held all places{oldest}");
+        let found = format!("other calls kept all programs that may run at a time busy{oldest}");
         self.failed(&call.what, tool, Reason::Crowded, None, String::new()).with(found)
     }
 
@@ -332,7 +332,7 @@ impl Ceph {
 
     fn secret(&self, tool: Tool, call: &Call) -> Result<SecretFile, Failed> {
         SecretFile::new(self.credentials.key().reveal().as_bytes()).map_err(|error| {
-            let said = format!("the key could not be laid where a program reads it: {error}");
+            let said = format!("cannot make the file from which the program reads the key: {error}");
             self.failed(&call.what, tool, Reason::Other, None, said)
         })
     }

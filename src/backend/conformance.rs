@@ -336,10 +336,10 @@ async fn a_deleted_volume_goes_to_the_trash_and_is_purged(bench: Trial) {
     assert_eq!(again.id, volume.id, "the place is free again");
 }
 
-/// Tends until the trash is empty.
+/// Collects garbage until the trash is empty.
 async fn purged(backend: &Arc<dyn Backend>) {
     let permit = permit();
-    let tending = backend.collect_garbage(&permit);
+    let collecting = backend.collect_garbage(&permit);
     let emptied = async {
         let since = Instant::now();
         while backend.stores()[0].trash > 0 {
@@ -348,7 +348,7 @@ async fn purged(backend: &Arc<dyn Backend>) {
         }
     };
     tokio::select! {
-        () = tending => unreachable!("the permit has not ended"),
+        () = collecting => unreachable!("the permit has not ended"),
         () = emptied => {}
     }
     assert!(backend.stores()[0].purged > 0);

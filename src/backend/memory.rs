@@ -34,7 +34,7 @@ pub enum Operation {
     /// [`Backend::expand`]
     Expand,
     /// [`Backend::list_uncommitted`]
-    Uncommitted,
+    ListUncommitted,
     /// [`Backend::rollback`]
     Rollback,
     /// [`Backend::restore`]
@@ -125,7 +125,7 @@ struct State {
     /// The operation that is the last one that the permit allows.
     last: Option<Operation>,
     /// Whether nothing in the trash is looked at.
-    untended: bool,
+    trash_left_alone: bool,
     /// Whether the details of a volume depend on when it is asked for.
     moody: bool,
     /// A Secret without which nothing is made.
@@ -218,12 +218,12 @@ impl Memory {
 
     /// From now on what is in the trash stays there, and is put back only when it is asked for.
     pub fn leave_trash_alone(&self) {
-        self.state().untended = true;
+        self.state().trash_left_alone = true;
     }
 
     /// Ends [`Memory::leave_trash_alone`].
     pub fn look_after_trash_again(&self) {
-        self.state().untended = false;
+        self.state().trash_left_alone = false;
     }
 
     /// From now on the storage says that this volume is the one of another cluster.
@@ -372,7 +372,7 @@ impl Memory {
     }
 
     /// Looks at every volume in the trash once: no PV names it any more and its time is over, or it is to stay.
-    async fn tend_for(&self, host: &dyn Host) {
+    async fn empty_trash_for(&self, host: &dyn Host) {
         let entries = self.state().trash.clone();
         for entry in entries {
             let now = host.now();
@@ -757,7 +757,7 @@ impl Backend for Memory {
     }
 
     async fn list_uncommitted(&self, store: &str, _: Known<'_>) -> Result<Vec<Uncommitted>, Error> {
-        let lost = self.enter(Operation::Uncommitted).await?;
+        let lost = self.enter(Operation::ListUncommitted).await?;
         let mut found: Vec<_> = {
             let state = self.state();
             state.usable(store)?;
@@ -777,7 +777,7 @@ impl Backend for Memory {
                 .collect()
         };
         found.sort_by(|a, b| (a.since, &a.id).cmp(&(b.since, &b.id)));
-        answer(Operation::Uncommitted, lost, found)
+        answer(Operation::ListUncommitted, lost, found)
     }
 
     async fn rollback(&self, uncommitted: &Uncommitted, permit: &Permit) -> Result<(), Error> {
@@ -814,9 +814,9 @@ impl Backend for Memory {
 
     async fn collect_garbage(&self, permit: &Permit) {
         loop {
-            if permit.check().is_ok() && !self.state().untended {
+            if permit.check().is_ok() && !self.state().trash_left_alone {
                 if let Some(host) = &self.host {
-                    self.tend_for(&**host).await;
+                    self.empty_trash_for(&**host).await;
                 } else {
                     let mut state = self.state();
                     state.purged += u64::try_from(state.trash.len()).unwrap_or(u64::MAX);

@@ -253,9 +253,9 @@ impl Backend for Nfs {
     }
 
     async fn collect_garbage(&self, permit: &Permit) {
-        let collect_garbage =
+        let per_store =
             |store| futures::future::join(upgrade::run(store, permit), trash::collect_garbage(store, permit));
-        futures::future::join_all(self.stores.iter().map(collect_garbage)).await;
+        futures::future::join_all(self.stores.iter().map(per_store)).await;
     }
 
     fn expect_store(&self, past: StoreExpectation) {

@@ -9,7 +9,6 @@ pub const UNKNOWN_CLUSTER: &str = "it is not known which cluster this is; let be
      ClusterRole: apiGroups: [\"\"], resources: [namespaces], resourceNames: [kube-system], verbs: [get]), or set --cluster-id";
 
 /// The command by which an administrator gives a PV the volume that is recorded as `owner`'s.
-///
 pub fn take_over(name: &VolumeName, owner: &str) -> String {
     format!("kubectl annotate --overwrite pv {name} berth.storage/take-over={}", quoted(owner))
 }

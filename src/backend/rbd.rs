@@ -352,7 +352,9 @@ impl Backend for Rbd {
     async fn list_uncommitted(&self, store: &str, known: Known<'_>) -> Result<Vec<Uncommitted>, Error> {
         let store = self.store_named(store)?;
         let Some(cluster) = self.host.cluster() else {
-            tracing::debug!("nothing is swept, since it is not known which images are of this cluster");
+            tracing::debug!(
+                "not looking for unfinished volumes: it is not known which images belong to this cluster"
+            );
             return Ok(Vec::new());
         };
         let (mut found, mut looked, mut failed) = (Vec::new(), false, None);
@@ -369,7 +371,7 @@ impl Backend for Rbd {
                 }
                 // What is wrong with one class keeps no other pool from being swept.
                 Err(error) => {
-                    tracing::warn!(%spot, error = error.chain(), "cannot list what was begun here; the next sweep will");
+                    tracing::warn!(%spot, error = error.chain(), "cannot list the unfinished volumes of this pool; the next sweep tries again");
                     failed.get_or_insert(error);
                 }
             }
@@ -404,7 +406,7 @@ impl Backend for Rbd {
                 }
                 Err(trouble) => {
                     let error = Error::from(trouble);
-                    tracing::warn!(%spot, image, error = error.chain(), "cannot take back what was begun here");
+                    tracing::warn!(%spot, image, error = error.chain(), "cannot remove the unfinished volume from this pool");
                     failed.get_or_insert(error);
                 }
             }
@@ -416,14 +418,14 @@ impl Backend for Rbd {
     }
 
     async fn collect_garbage(&self, permit: &Permit) {
-        let mut tending = FuturesUnordered::new();
-        let mut tended = Vec::new();
+        let mut collecting = FuturesUnordered::new();
+        let mut collected = Vec::new();
         while permit.check().is_ok() {
             let stores = self.known().clone();
             for store in stores {
-                if !tended.iter().any(|known| Arc::ptr_eq(known, &store)) {
+                if !collected.iter().any(|known| Arc::ptr_eq(known, &store)) {
                     let admin = self.settings.admins.get(store.cluster.name()).cloned();
-                    tended.push(Arc::clone(&store));
+                    collected.push(Arc::clone(&store));
                     let gone = store.gone.clone();
                     let purging = Box::pin(trash::collect_garbage(
                         store,
@@ -431,14 +433,14 @@ impl Backend for Rbd {
                         admin,
                         permit.clone(),
                     ));
-                    tending.push(async move { gone.run_until_cancelled(purging).await });
+                    collecting.push(async move { gone.run_until_cancelled(purging).await });
                 }
             }
-            tended.retain(|store| !store.gone.is_cancelled());
+            collected.retain(|store| !store.gone.is_cancelled());
             tokio::select! {
                 () = self.met.notified() => {}
-                Some(_) = tending.next() => {}
-                () = tokio::time::sleep(Duration::from_secs(1)), if tending.is_empty() => {}
+                Some(_) = collecting.next() => {}
+                () = tokio::time::sleep(Duration::from_secs(1)), if collecting.is_empty() => {}
             }
         }
     }

@@ -183,12 +183,12 @@ fn in_the_way(other: &Occupant) -> Option<String> {
 /// Why a volume on another store, which may be the same one, is in the way of a removal.
 fn in_the_way_on(spot: &Spot, other: &Occupant, store: &str) -> String {
     let how = match other.relation {
-        Relation::Same => "has the same path",
-        Relation::Above => "has a path above it",
-        Relation::Below => "has a path below it",
+        Relation::Same => "has the same path on",
+        Relation::Above => "has a path above it on",
+        Relation::Below => "has a path below it on",
     };
     format!(
-        "nothing was removed: {} {how} on {store}, which may be {} under other addresses. If it is the same Ceph \
+        "nothing was removed: {} {how} {store}, which may be {} under other addresses. If it is the same Ceph \
          cluster, configure it with the monitors of both; if not, configure both",
         other.who,
         spot.store()

@@ -477,7 +477,7 @@ impl Records {
         let backends: Vec<&'static str> =
             self.backends.distinct().iter().map(|backend| backend.capabilities().name).collect();
         for (name, record) in &self.volumes {
-            let used = record.state.ours && record.state.phase == Phase::Bound;
+            let used = record.state.in_use();
             let Some(spot) = record.spot.as_ref().filter(|_| used) else { continue };
             let Some(backend) = backends.iter().find(|backend| **backend == spot.backend()) else { continue };
             // The name of an object is one.
@@ -502,7 +502,7 @@ impl Records {
     /// The Secret that a backend keeps for the volume of this name, if it is bound.
     pub(super) fn kept_secret(&self, name: &str) -> Option<&SecretName> {
         let record = self.volumes.get(name)?;
-        let used = record.state.ours && record.state.phase == Phase::Bound;
+        let used = record.state.in_use();
         record.kept_secret.as_deref().filter(|_| used)
     }
 
@@ -732,7 +732,7 @@ impl Records {
         if let Some(key) = self.duty_of(name, now.state) {
             self.wake(key);
         }
-        let bound = now.state.ours && now.state.phase == Phase::Bound;
+        let bound = now.state.in_use();
         let taken_over = before.is_some_and(|before| before.said != now.said);
         // An older provisioner may have made it just now. What was released may have lost its record with its claim.
         let came = match before {

@@ -30,7 +30,7 @@ const REGISTER_PAUSE: Duration = Duration::from_millis(20);
 
 /// One in so many workers' worth of commits runs beside the workers of a store: enough to keep up with them, too
 /// few to keep claims waiting.
-const CONFIRMING: usize = 8;
+const COMMIT_SHARE: usize = 8;
 
 /// What shares a limit.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -84,7 +84,7 @@ pub(super) struct Term {
 }
 
 impl Term {
-    /// Begins to work: everything that waits is queued, the stores are swept and tended.
+    /// Begins to work: everything that waits is queued, the stores are swept and their garbage is collected.
     pub(super) fn begin(shared: &Arc<Shared>, lease: lease::Term, settings: &Settings) -> Self {
         // Others led until now: what they made counts before anything is worked on.
         shared.tell_past();
@@ -171,7 +171,7 @@ impl Term {
                 // While so many PVs are on their way to the API server, the storage makes the next volumes.
                 useful + useful / 2
             }
-            LaneId::Commit(..) => (self.workers / CONFIRMING).max(1),
+            LaneId::Commit(..) => (self.workers / COMMIT_SHARE).max(1),
             LaneId::Register(..) => 1,
             LaneId::Finalizers => FINALIZERS,
             LaneId::Rest => self.workers,

@@ -15,7 +15,7 @@ const NAMES: [&str; 3] = ["key", "adminKey", "userKey"];
 pub async fn open(cluster: &Cluster, host: &dyn Host, admin: &Admin, fresh: bool) -> Result<Ceph, Error> {
     let opening = async {
         let secrets = host.secrets(&admin.secret, fresh).await.map_err(|error| {
-            let message = format!("the key of Ceph user {:?} cannot be had: {}", admin.user, error.chain());
+            let message = format!("cannot read the key of Ceph user {:?}: {}", admin.user, error.chain());
             Error::new(error.kind(), message)
         })?;
         Ok(Credentials::new(&admin.user, key(&secrets, admin)?)?)

@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn the_gist_is_what_matters() {
+    fn the_summary_is_what_matters() {
         let rows = [
             ("nothing", "", ""),
             (

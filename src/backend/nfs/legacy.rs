@@ -84,7 +84,7 @@ pub(super) fn id(work: &Work<'_>, name: &VolumeName) -> Result<VolumeId, OpError
         fail(
             Kind::Refused,
             format!(
-                "the name of the PersistentVolume has {length} characters, and berth records volumes of export {export} under names                  of at most {most}. {}",
+                "the name of the PersistentVolume has {length} characters, and berth records volumes of export {export} under names of at most {most}. {}",
                 mounted::by_hand(name)
             ),
         )

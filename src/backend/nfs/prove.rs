@@ -108,7 +108,7 @@ pub(super) fn unrecorded(
     let by_default = segments.last().is_some_and(|last| *last == default);
     if cluster.is_none() && !(by_default && !claim.uid.is_empty() && name.as_str().ends_with(&claim.uid)) {
         return refuse(format!(
-            "volume {name} has no record, its directory {path} is not named after the UID of its claim, and {UNKNOWN_CLUSTER}"
+            "volume {name} has no record, and its directory {path} is not named after the UID of its claim, and {UNKNOWN_CLUSTER}"
         ));
     }
     if !by_default && !patterned {

@@ -340,7 +340,7 @@ impl Store {
             let refusal = match &self.health().state {
                 State::Open(opened) => return Ok(Arc::clone(opened)),
                 State::Refused(why) => Some(why.clone()),
-                State::Uninitialised => Some("nobody has told yet which volumes exist".into()),
+                State::Uninitialised => Some("the PersistentVolumes have not been listed yet".into()),
                 State::Unknown => None,
             };
             if let Some(why) = refusal {
@@ -374,7 +374,7 @@ impl Store {
             match (&health.state, health.examining) {
                 (State::Open(_), _) => self.usability.verdict(self.export.deadline),
                 (State::Refused(why), _) => Err(why.clone()),
-                (State::Uninitialised, _) => Err("nobody has told yet which volumes exist".into()),
+                (State::Uninitialised, _) => Err("the PersistentVolumes have not been listed yet".into()),
                 (State::Unknown, Some(since)) if since.elapsed() >= self.export.deadline => {
                     Err(self.silent(since.elapsed()))
                 }
@@ -446,8 +446,8 @@ impl Store {
         let (kind, hint) = match failure.errno() {
             Some(Errno::EACCES | Errno::EPERM) => (
                 Kind::Unavailable,
-                "the server does not allow it; export with no_root_squash, or let the directory belong to the user as \
-                 whom berth appears there",
+                "the server does not allow it; export with no_root_squash, or let the directory belong to the user that \
+                 the server maps berth to",
             ),
             Some(Errno::ENOSPC | Errno::EDQUOT | Errno::EMLINK) => {
                 (Kind::Exhausted, "no space, no quota or no inodes are left")

@@ -156,14 +156,14 @@ impl Site {
         self.nfs.restore(removal, &Permit::unlimited()).await
     }
 
-    /// Tends until `done`, at most a minute.
-    async fn tend_until(&self, done: impl FnMut(&StoreStatus) -> bool) {
-        tend_until(&self.nfs, done).await;
+    /// Collects garbage until `done`, at most a minute.
+    async fn collect_until(&self, done: impl FnMut(&StoreStatus) -> bool) {
+        collect_until(&self.nfs, done).await;
     }
 }
 
-/// Tends until `done`, at most a minute.
-async fn tend_until(nfs: &Nfs, mut done: impl FnMut(&StoreStatus) -> bool) {
+/// Collects garbage until `done`, at most a minute.
+async fn collect_until(nfs: &Nfs, mut done: impl FnMut(&StoreStatus) -> bool) {
     let (permit, since) = (Permit::unlimited(), Instant::now());
     let watch = async {
         while !done(&nfs.stores()[0]) {

@@ -205,7 +205,7 @@ pub(super) async fn rounds_for_tests(store: &Arc<Store>, permit: &Permit) {
     }
 }
 
-/// Ends what runs when nobody tends any more.
+/// Ends what runs when garbage is not collected any more.
 struct StopOnDrop(Arc<AtomicBool>);
 
 impl Drop for StopOnDrop {

@@ -197,8 +197,8 @@ fn says(condition: &Condition) -> Option<String> {
         Some("it is mounted read-only; mount it read-write".to_owned())
     } else if let Some((path, errno)) = refused {
         Some(format!(
-            "{path} may not be written ({}); export it read-write and with no_root_squash, or let it belong to the user as whom \
-             berth appears there",
+            "{path} may not be written ({}); export it read-write and with no_root_squash, or let it belong to the user that the \
+             server maps berth to",
             errno.desc()
         ))
     } else if none_left(bytes) {

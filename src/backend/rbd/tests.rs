@@ -210,14 +210,14 @@ impl Site {
         names
     }
 
-    /// Tends for so long, by our clock.
-    pub(super) async fn tend_for(&self, time: Duration) {
+    /// Collects garbage for so long, by our clock.
+    pub(super) async fn collect_for(&self, time: Duration) {
         let until = Instant::now() + time;
-        self.tend_until(|_| Instant::now() > until).await;
+        self.collect_until(|_| Instant::now() > until).await;
     }
 
-    /// Tends until `done`, at most a minute.
-    pub(super) async fn tend_until(&self, mut done: impl FnMut(&StoreStatus) -> bool) {
+    /// Collects garbage until `done`, at most a minute.
+    pub(super) async fn collect_until(&self, mut done: impl FnMut(&StoreStatus) -> bool) {
         let permit = Permit::unlimited();
         let since = Instant::now();
         let watch = async {

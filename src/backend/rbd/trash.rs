@@ -89,13 +89,13 @@ pub(super) async fn collect_garbage(
         lock(&store.trash.ours).clear();
         let (known, searched) = (BTreeMap::new(), BTreeSet::new());
         let (paused, looked_at, others) = (HashMap::new(), HashSet::new(), HashMap::new());
-        let mut tending = Tending { store, host, known, searched, paused, looked_at, others };
-        tending.rounds(admin.as_ref(), &permit).await;
+        let mut collector = Collector { store, host, known, searched, paused, looked_at, others };
+        collector.rounds(admin.as_ref(), &permit).await;
     };
     futures::join!(sliced, listed);
 }
 
-struct Tending {
+struct Collector {
     store: Arc<Store>,
     host: Arc<dyn Host>,
     known: BTreeMap<Spot, Known>,
@@ -108,7 +108,7 @@ struct Tending {
     others: HashMap<String, SystemTime>,
 }
 
-impl Tending {
+impl Collector {
     async fn rounds(&mut self, admin: Option<&Admin>, permit: &Permit) {
         let mut searched: Option<Instant> = None;
         while permit.check().is_ok() {
@@ -289,14 +289,14 @@ impl Tending {
         let id = spot.spec(&entry.id);
         let (now, pace) = (self.now(), self.store.pace);
         let image = spot.spec(&entry.name);
-        let done = |tending: &mut Self| {
-            tending.paused.remove(&id);
+        let done = |collector: &mut Self| {
+            collector.paused.remove(&id);
             if entry.fate() == Fate::Deleted
-                && let Some(known) = tending.known.get_mut(spot)
+                && let Some(known) = collector.known.get_mut(spot)
             {
                 known.waiting = known.waiting.saturating_sub(1);
             }
-            tending.tell();
+            collector.tell();
             None
         };
         match settled {

@@ -1,4 +1,4 @@
-//! Which events are posted, merged, left out or dropped: a [`EventCorrelator`] of what happened lately. Pure; time comes in.
+//! Which events are posted, merged, left out or dropped: an [`EventCorrelator`] of what happened lately. Pure; time comes in.
 //!
 //! The limits are those of the Go client library: so many different notes for one reason, so many requests for one object.
 

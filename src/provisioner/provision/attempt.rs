@@ -32,7 +32,7 @@ pub(in crate::provisioner) struct Attempt {
 }
 
 /// How many volumes are committed at a time at shutdown.
-const CONFIRMED_AT_ONCE: usize = 8;
+const COMMITS_AT_ONCE: usize = 8;
 
 /// How far an attempt has come. What is written here holds whenever the work is dropped.
 #[derive(Debug, Clone)]
@@ -215,7 +215,7 @@ pub(in crate::provisioner) async fn commit(shared: &Shared, uid: &str, permit: &
 pub(in crate::provisioner) async fn commit_all(shared: &Shared, permit: &Permit) {
     let uids: Vec<Arc<str>> = shared.attempts().keys().cloned().collect();
     futures::stream::iter(uids)
-        .for_each_concurrent(Some(CONFIRMED_AT_ONCE), |uid| async move {
+        .for_each_concurrent(Some(COMMITS_AT_ONCE), |uid| async move {
             commit(shared, &uid, permit).await;
         })
         .await;
@@ -267,7 +267,7 @@ async fn store(shared: &Shared, order: &Arc<Order>, volume: &Arc<Volume>, permit
             fail(shared, claim, &error.kind().to_string(), &error.chain());
             // What is too small does not grow by itself: the next try begins anew.
             if error.kind() == Kind::Exhausted && !shared.posted(&claim.uid) {
-                take_back(shared, order, volume, permit).await;
+                roll_back(shared, order, volume, permit).await;
             }
             return outcome_of(error.kind());
         }
@@ -291,7 +291,7 @@ async fn store(shared: &Shared, order: &Arc<Order>, volume: &Arc<Volume>, permit
             Cause::Exists => match whose(shared, order, name).await {
                 Ok(Some(stored)) if uses(&stored, order, volume) => stored,
                 // Another provisioner was faster, at another place; or we were, under parameters that the class had then.
-                Ok(Some(_)) => return take_back(shared, order, volume, permit).await,
+                Ok(Some(_)) => return roll_back(shared, order, volume, permit).await,
                 Ok(None) => return Outcome::Retry,
                 Err(outcome) => return outcome,
             },
@@ -461,7 +461,7 @@ async fn settle(shared: &Shared, attempt: Attempt, permit: &Permit) -> Outcome {
     if wanted && !served {
         return store(shared, order, &volume, permit).await;
     }
-    take_back(shared, order, &volume, permit).await
+    roll_back(shared, order, &volume, permit).await
 }
 
 /// Whether the class of the attempt is there; one that was made again under its name may name another store.
@@ -484,8 +484,8 @@ fn is_for(stored: &VolumeObject, claim: &Claim) -> bool {
     stored.spec.claim_ref.as_ref().is_some_and(|other| *other.uid == *claim.uid)
 }
 
-/// Takes back a volume that nobody uses.
-async fn take_back(shared: &Shared, order: &Order, volume: &Volume, permit: &Permit) -> Outcome {
+/// Rolls back a volume that no claim uses.
+async fn roll_back(shared: &Shared, order: &Order, volume: &Volume, permit: &Permit) -> Outcome {
     let claim = &order.claim;
     let uncommitted = Uncommitted {
         id: volume.id.clone(),

@@ -29,6 +29,11 @@ impl VolumeState {
     pub(in crate::provisioner) fn goes(self) -> bool {
         self.policy == Policy::Delete && self.phase == Phase::Released
     }
+
+    /// Whether a claim uses it, and berth looks after it.
+    pub(in crate::provisioner) fn in_use(self) -> bool {
+        self.ours && self.phase == Phase::Bound
+    }
 }
 
 /// What keeps it in the API that we take off once it is removed.

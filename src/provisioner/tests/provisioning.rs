@@ -193,6 +193,23 @@ async fn a_volume_that_can_never_be_stored_is_taken_back_when_its_claim_goes() {
     assert_eq!(bed.volumes(), 0);
 }
 
+/// Proves: row 7.4
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_volume_that_cannot_be_rolled_back_is_reported_on_its_claim_and_rolled_back_later() {
+    let bed = Bed::without_controllers();
+    bed.server.faults().inject(creates("persistentvolumes"), Fault::Code(422, None), Times::Always);
+    bed.memory.fail_next(Operation::Rollback, 1, Moment::Before, Failure::Unavailable);
+    let running = bed.start().await;
+    bed.annotated_claim("data");
+    bed.event("data", "ProvisioningFailed").await;
+    bed.delete_claim("data");
+    let why = bed.event("data", "ProvisioningCleanupFailed").await;
+    assert!(why.starts_with("could not remove the volume that was created for this claim: "), "{why}");
+    bed.until("the volume is removed", || bed.memory.volumes().is_empty()).await;
+    running.stop().await;
+    assert_eq!((bed.volumes(), bed.memory.calls(Operation::Rollback)), (0, 2));
+}
+
 /// Proves: case 14, case 16
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_claim_that_goes_while_the_outcome_is_unknown_is_worked_on_until_it_is_known() {
@@ -446,7 +463,7 @@ async fn a_start_among_finished_volumes_writes_nothing() {
     bed.server.audit().reset();
     let (created, committed) = (bed.memory.calls(Operation::Create), bed.memory.calls(Operation::Commit));
     let running = bed.start().await;
-    bed.until("the sweep has looked", || bed.memory.calls(Operation::Uncommitted) > 1).await;
+    bed.until("the sweep has looked", || bed.memory.calls(Operation::ListUncommitted) > 1).await;
     bed.settle().await;
     running.stop().await;
     assert_eq!(bed.server.audit().writes(USER), 0);

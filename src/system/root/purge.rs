@@ -73,7 +73,7 @@ pub struct Left {
     /// What could not be removed.
     pub stuck: Vec<Stuck>,
     /// Trees whose time was over before they were gone.
-    pub uncommitted: Vec<Unfinished>,
+    pub unfinished: Vec<Unfinished>,
 }
 
 /// A tree whose time was over before it was gone.
@@ -149,7 +149,7 @@ impl Purge<'_> {
             Some(cause) => Err(Failure { step, path: root.shown(segments), cause }),
             None => Ok(Left {
                 stuck: crew.stuck.into_inner().unwrap_or_else(PoisonError::into_inner),
-                uncommitted: budgets
+                unfinished: budgets
                     .iter()
                     .filter(|budget| budget.was_over())
                     .map(|b| Unfinished { entry: b.entry.clone(), refilled: b.is_refilled() })

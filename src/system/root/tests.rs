@@ -330,7 +330,7 @@ fn purge(root: &Root, names: &[&str], threads: usize) -> (Vec<Stuck>, u64) {
     let purged = AtomicU64::new(0);
     let names: Vec<Tree> = names.iter().map(|name| tree(name)).collect();
     let left = Purge { threads, slice: SLICE, purged: &purged }.run(root, &["trash"], &names, OPEN).unwrap();
-    assert_eq!(left.uncommitted, []);
+    assert_eq!(left.unfinished, []);
     (left.stuck, purged.load(Ordering::SeqCst))
 }
 
@@ -405,8 +405,8 @@ fn a_tree_that_is_filled_again_and_again_is_left_and_holds_up_no_other_one() {
         let purge = Purge { threads, slice: SLICE, purged: &purged };
         let left = purge.run(&root, &["trash"], &["busy", "a", "b", "c"].map(tree), &writer).unwrap();
         assert_eq!(root.names(&["trash"]).unwrap(), ["busy"]);
-        let uncommitted = vec![Unfinished { entry: "busy".into(), refilled: true }];
-        assert_eq!(left, Left { stuck: vec![], uncommitted });
+        let unfinished = vec![Unfinished { entry: "busy".into(), refilled: true }];
+        assert_eq!(left, Left { stuck: vec![], unfinished });
     }
 }
 
@@ -421,8 +421,8 @@ fn a_tree_whose_time_is_over_is_left_for_the_next_run() {
     let trees = ["large", "small"].map(tree);
     let none = Purge { threads: 2, slice: Duration::ZERO, purged: &purged };
     let left = none.run(&root, &["trash"], &trees, OPEN).unwrap();
-    let uncommitted = ["large", "small"].map(|name| Unfinished { entry: name.into(), refilled: false });
-    assert_eq!(left, Left { stuck: vec![], uncommitted: uncommitted.into() });
+    let unfinished = ["large", "small"].map(|name| Unfinished { entry: name.into(), refilled: false });
+    assert_eq!(left, Left { stuck: vec![], unfinished: unfinished.into() });
     assert_eq!(purged.load(Ordering::SeqCst), 0);
     let whole = Purge { slice: SLICE, ..none };
     assert_eq!(whole.run(&root, &["trash"], &trees, OPEN).unwrap(), Left::default());

@@ -112,7 +112,7 @@ async fn a_creation_that_was_broken_off_and_given_up_is_discarded_without_a_trac
             let after = (site.tree(), tree(&site.path(".berth/places")));
             assert_eq!(after, before, "{what} after {steps} steps");
             assert_eq!(site.records("intents").len(), 0);
-            site.tend_until(|status| status.trash == 0 && !site.has_temporary()).await;
+            site.collect_until(|status| status.trash == 0 && !site.has_temporary()).await;
             if created.is_ok() {
                 break;
             }
@@ -293,7 +293,7 @@ async fn a_restore_that_was_broken_off_is_finished_by_the_next_attempt_or_by_the
                 site.host.set_volume(&removal.name, &removal.provenance.uid, false);
                 site.restart();
                 let path = directory(&site, &asked(pattern));
-                site.tend_until(|_| {
+                site.collect_until(|_| {
                     site.has(&format!("{path}/file")) && finished(site.records("trash")).is_empty()
                 })
                 .await;

@@ -45,9 +45,9 @@ async fn an_old_volume_of_a_full_export_without_our_directory_is_removed_purged_
         site.host.set_volume(&removal.name, "object", true);
         site.restart();
         fill_up(&site, errno, false);
-        site.tend_until(|status| status.trash == 1).await;
+        site.collect_until(|status| status.trash == 1).await;
         site.host.delete_volume(&removal.name);
-        site.tend_until(|status| status.trash == 0 && status.purged == 2).await;
+        site.collect_until(|status| status.trash == 0 && status.purged == 2).await;
         assert_eq!(site.tree_whole(), [""; 0]);
     }
 }
@@ -88,10 +88,10 @@ async fn a_recorded_volume_of_a_full_export_is_removed_and_purged_and_leaves_not
         assert_eq!(at_top(&site).len(), usize::from(moves));
         site.restart();
         fill_up(&site, Errno::ENOSPC, moves);
-        site.tend_until(|status| status.trash == 0 && status.purged == 2).await;
+        site.collect_until(|status| status.trash == 0 && status.purged == 2).await;
         site.nfs.stores[0].interruption.never();
         site.restart();
-        site.tend_until(|status| status.trash == 0).await;
+        site.collect_until(|status| status.trash == 0).await;
         assert_eq!(site.tree(), ["other"]);
         assert_eq!(at_top(&site), [""; 0]);
         assert_eq!(site.records("volumes"), ["pvc-uid-y.json"]);
@@ -110,7 +110,7 @@ async fn a_recorded_volume_of_a_full_export_comes_back_when_it_is_rescued_while_
     assert_eq!(site.remove(&removal).await.unwrap(), Removed::Trashed);
     site.host.set_volume(&removal.name, &removal.provenance.uid, false);
     site.restart();
-    site.tend_until(|status| status.trash == 0 && site.has("data/file")).await;
+    site.collect_until(|status| status.trash == 0 && site.has("data/file")).await;
     assert_eq!(site.remove(&removal).await.unwrap(), Removed::Trashed);
 }
 
@@ -147,7 +147,7 @@ async fn an_entry_whose_name_tells_a_time_long_ago_is_purged_only_once_it_was_se
     // Whenever another one is gone that is due at once, this one was decided about as well.
     let mut due = vec![plant("due-1", 0)];
     let mut gone_at_last = false;
-    site.tend_until(|status| {
+    site.collect_until(|status| {
         if due.iter().all(|entry| !site.has(entry)) && !gone_at_last {
             assert!(site.has(&held), "it was purged {} times too early", due.len());
             if due.len() == 1 {

@@ -27,7 +27,7 @@ async fn a_volume_with_the_longest_name_is_made_trashed_restored_archived_and_pu
     assert_eq!(site.restore(&archival).await.unwrap(), Restored::MovedBack);
     site.restart();
     assert_eq!(site.remove(&removal).await.unwrap(), Removed::Trashed);
-    site.tend_until(|status| status.trash == 0 && status.purged == 2).await;
+    site.collect_until(|status| status.trash == 0 && status.purged == 2).await;
     assert_eq!(site.tree(), [""; 0]);
     for folder in ["volumes", "intents", "trash", "purging", "staging", "archived"] {
         assert_eq!(site.records(folder), [""; 0], "{folder}");
@@ -71,7 +71,7 @@ async fn a_volume_with_the_longest_name_is_removed_from_a_full_export() {
     assert_eq!(site.remove(&removal).await.unwrap(), Removed::Trashed);
     assert!(!site.has("data"));
     site.restart();
-    site.tend_until(|status| status.trash == 0 && status.purged == 1).await;
+    site.collect_until(|status| status.trash == 0 && status.purged == 1).await;
     assert_eq!(site.tree(), [""; 0]);
 }
 
@@ -89,7 +89,9 @@ async fn a_volume_whose_name_is_too_long_for_a_record_is_refused_with_what_to_do
         let error = site.remove(&removal(disposal)).await.unwrap_err();
         assert_eq!(error.kind(), Kind::Refused, "{}", error.chain());
         let by_hand = format!("kubectl delete pv {name}");
-        for part in ["has 253 characters", "at most 114", "nothing was touched", &by_hand] {
+        let whole = "the name of the PersistentVolume has 253 characters, and berth records volumes of export default under \
+                     names of at most 114.";
+        for part in [whole, "nothing was touched", &by_hand] {
             assert!(error.chain().contains(part), "{}", error.chain());
         }
     }

@@ -41,13 +41,13 @@ async fn an_old_volume_in_a_file_system_below_the_export_goes_to_the_trash_there
     assert_eq!(site.remove(&removal).await.unwrap(), Removed::Trashed);
     site.host.set_volume(&removal.name, "object", false);
     site.restart();
-    site.tend_until(|status| status.trash == 0 && site.has("ns/team-old-pvc-uid-old/file")).await;
+    site.collect_until(|status| status.trash == 0 && site.has("ns/team-old-pvc-uid-old/file")).await;
     // Gone: it is purged.
     site.host.delete_volume(&removal.name);
     site.host.set_retention(Duration::ZERO);
     assert_eq!(site.remove(&removal).await.unwrap(), Removed::Trashed);
     site.restart();
-    site.tend_until(|status| status.trash == 0 && status.purged == 2).await;
+    site.collect_until(|status| status.trash == 0 && status.purged == 2).await;
     assert_eq!(fs::read_dir(site.path("ns/.berth/trash")).unwrap().count(), 0);
     assert_eq!(finished(site.records("trash")), [""; 0]);
     assert!(site.has("ns/precious"));
@@ -107,7 +107,7 @@ async fn a_removal_below_the_export_that_was_broken_off_is_finished_by_the_next_
         assert_eq!(site.remove(&removal).await.unwrap(), Removed::Trashed, "after {steps} steps");
         assert!(!site.has("ns/team-old-pvc-uid-old"), "after {steps} steps");
         assert_eq!(finished(site.records("volumes")), [""; 0], "after {steps} steps");
-        site.tend_until(|status| status.trash == 0 && finished(site.records("trash")).is_empty()).await;
+        site.collect_until(|status| status.trash == 0 && finished(site.records("trash")).is_empty()).await;
         mount.unbind(&site.path("ns"));
         if whole {
             return;

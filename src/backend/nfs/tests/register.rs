@@ -223,7 +223,7 @@ async fn old_volumes_that_lie_within_one_another_are_recorded_and_keep_each_othe
         })
         .await
         .unwrap();
-    site.tend_until(|_| !site.has(".berth/disputed/pvc-inner.json")).await;
+    site.collect_until(|_| !site.has(".berth/disputed/pvc-inner.json")).await;
     assert!(site.path(".berth/places/a/b").is_file());
     assert_eq!(site.records("disputed"), ["pvc-top.json", "pvc-two.json"]);
 }

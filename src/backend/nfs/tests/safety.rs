@@ -49,7 +49,7 @@ async fn late_move_after_the_place_was_taken_again(rule: Option<Rule>, committed
         permit.revoke();
         let permit = Permit::unlimited();
         assert_eq!(next.remove(&removal, &permit).await.unwrap(), Removed::Trashed);
-        tend_until(&next, |status| status.trash == 0 && status.purged == 2).await;
+        collect_until(&next, |status| status.trash == 0 && status.purged == 2).await;
         let request = patterned("y", "data");
         let volume = next.create(&request, &permit).await.unwrap();
         if committed {
@@ -62,7 +62,7 @@ async fn late_move_after_the_place_was_taken_again(rule: Option<Rule>, committed
     let (removed, ()) = tokio::join!(hung, meanwhile);
     assert!(removed.is_err() || rule.is_some(), "{removed:?}");
     assert!(!site.has("data"), "the late call has moved it");
-    tend_until(&next, |status| site.has("data") || status.purged == 4).await;
+    collect_until(&next, |status| site.has("data") || status.purged == 4).await;
     assert_eq!(next.stores()[0].stuck, []);
     content(&site, "data/file")
 }
@@ -106,7 +106,7 @@ async fn late_return(rule: Option<Rule>, after: After) -> Option<String> {
         permit.revoke();
         match after {
             After::PvDeleted => {
-                tend_until(&next, |_| site.records("volumes").is_empty()).await;
+                collect_until(&next, |_| site.records("volumes").is_empty()).await;
             }
             After::Removed(_) => drop(next.remove(&removal, &Permit::unlimited()).await.unwrap()),
         }
@@ -214,7 +214,7 @@ async fn a_move_that_hangs_while_the_policy_goes_to_retain_is_undone_when_it_com
     let (removed, ()) = tokio::join!(hung, meanwhile);
     removed.unwrap_err();
     assert!(!site.has("data"), "the late call has moved it");
-    tend_until(&next, |status| status.trash == 0 && site.has("data")).await;
+    collect_until(&next, |status| status.trash == 0 && site.has("data")).await;
     assert_eq!(content(&site, "data/file").as_deref(), Some("precious"));
 }
 
@@ -226,7 +226,7 @@ async fn rescued(rule: Option<Rule>) -> Option<String> {
     site.host.set_volume(&removal.name, &removal.provenance.uid, false);
     site.restart();
     switch_off(&site.nfs, rule);
-    site.tend_until(|status| status.trash == 0 && site.trash().is_empty()).await;
+    site.collect_until(|status| status.trash == 0 && site.trash().is_empty()).await;
     content(&site, "data/file")
 }
 
@@ -246,7 +246,7 @@ async fn a_removal_that_was_broken_off_and_whose_pv_was_rescued_while_nobody_led
         let whole = site.remove(&removal).await.is_ok();
         site.host.set_volume(&removal.name, &removal.provenance.uid, false);
         site.restart();
-        site.tend_until(|_| site.trash().is_empty() && site.has("data/file")).await;
+        site.collect_until(|_| site.trash().is_empty() && site.has("data/file")).await;
         assert_eq!(site.records("volumes").iter().filter(|name| name.starts_with("pvc")).count(), 1);
         assert_eq!(site.restore(&removal).await.unwrap(), Restored::InPlace, "after {steps} steps");
         assert_eq!(site.remove(&removal).await.unwrap(), Removed::Trashed, "after {steps} steps");
@@ -264,13 +264,13 @@ async fn a_volume_waits_in_the_trash_while_its_pv_is_still_to_be_deleted_or_nobo
     assert_eq!(site.remove(&removal).await.unwrap(), Removed::Trashed);
     site.host.set_volume(&removal.name, &removal.provenance.uid, true);
     let asked = |times| move |status: &StoreStatus| status.trash == 1 && times <= 1;
-    site.tend_until(asked(1)).await;
+    site.collect_until(asked(1)).await;
     site.host.set_reachable(false);
     site.host.delete_volume(&removal.name);
-    site.tend_until(asked(1)).await;
+    site.collect_until(asked(1)).await;
     assert_eq!(site.trash().len(), 1);
     site.host.set_reachable(true);
-    site.tend_until(|status| status.trash == 0 && status.purged == 2).await;
+    site.collect_until(|status| status.trash == 0 && status.purged == 2).await;
     assert!(site.records("trash").is_empty(), "its record is gone as well");
 }
 
@@ -287,7 +287,7 @@ async fn what_is_in_the_trash_stays_there_for_the_retention_by_the_api_servers_c
     for (minutes, left) in [(0, 2), (9, 2), (11, 1), (59, 1), (61, 0)] {
         site.host.set_now(now + Duration::from_mins(minutes));
         site.restart();
-        site.tend_until(|status| status.trash == left && site.trash().len() == left).await;
+        site.collect_until(|status| status.trash == left && site.trash().len() == left).await;
     }
 }
 
@@ -299,7 +299,7 @@ async fn an_accidental_delete_is_undone_by_a_pv_of_the_same_name_while_the_trash
     assert_eq!(site.remove(&removal).await.unwrap(), Removed::Trashed);
     site.host.set_volume(&removal.name, "made-again", false);
     site.restart();
-    site.tend_until(|status| status.trash == 0 && site.has("data/file")).await;
+    site.collect_until(|status| status.trash == 0 && site.has("data/file")).await;
     // The PV that was made again is the volume's from now on.
     let mut again = removal;
     again.provenance.uid = "made-again".into();
@@ -318,7 +318,7 @@ async fn a_volume_that_was_made_again_under_the_same_name_does_not_bring_the_old
     site.host.set_volume(&removal.name, "made-again", false);
     site.restart();
     site.host.set_now(SystemTime::now() + Duration::from_hours(2));
-    site.tend_until(|status| status.trash == 0 && site.trash().is_empty()).await;
+    site.collect_until(|status| status.trash == 0 && site.trash().is_empty()).await;
     assert!(site.has("elsewhere") && !site.has("data"));
 }
 
@@ -345,7 +345,7 @@ async fn copied(rule: Option<Rule>) -> (Option<Kind>, Option<String>) {
         let command = "kubectl annotate --overwrite pv pvc-uid-x berth.storage/take-over=cluster-1";
         assert!(error.to_string().ends_with(command), "{error}");
     } else {
-        tend_until(&second, |status| status.trash == 0).await;
+        collect_until(&second, |status| status.trash == 0).await;
     }
     (error.map(|error| error.kind()), content(&site, "data/file"))
 }
@@ -361,9 +361,9 @@ async fn the_copy_of_a_pv_in_a_second_cluster_removes_nothing_until_an_administr
     removal.provenance.take_over = Some("cluster-1".into());
     assert_eq!(second.remove(&removal, &Permit::unlimited()).await.unwrap(), Removed::Trashed);
     // The first cluster leaves it alone from now on, and the second one purges it.
-    tend_until(&site.nfs, |status| status.trash == 0).await;
+    collect_until(&site.nfs, |status| status.trash == 0).await;
     assert_eq!(site.trash().len(), 1);
-    tend_until(&second, |status| status.trash == 0 && status.purged == 2).await;
+    collect_until(&second, |status| status.trash == 0 && status.purged == 2).await;
 }
 
 #[tokio::test]
@@ -415,7 +415,7 @@ async fn what_cannot_go_back_since_its_place_is_taken_waits_in_the_trash_and_is_
     assert_eq!(error.kind(), Kind::Conflict, "{}", error.chain());
     site.host.set_volume(&removal.name, &removal.provenance.uid, false);
     site.restart();
-    site.tend_until(|status| !status.stuck.is_empty()).await;
+    site.collect_until(|status| !status.stuck.is_empty()).await;
     let stuck = site.nfs.stores().remove(0).stuck;
     assert!(stuck[0].0.starts_with(".berth/trash/pvc-uid-x@"), "{stuck:?}");
     assert!(stuck[0].1.contains("cannot be moved back"), "{stuck:?}");
@@ -438,7 +438,7 @@ async fn what_no_record_tells_the_owner_of_is_never_purged_and_is_told() {
     site.plant(".berth/trash/pvc-uid-z@20260101T000000Z-0123abcd");
     site.plant(".berth/trash/by-hand");
     fs::write(site.path(".berth/trash/plain"), "").unwrap();
-    site.tend_until(|status| status.stuck.len() == 3).await;
+    site.collect_until(|status| status.stuck.len() == 3).await;
     assert!(site.has(".berth/trash/by-hand/file"));
     let stuck = site.nfs.stores().remove(0).stuck;
     assert!(
@@ -456,11 +456,11 @@ async fn what_another_cluster_removed_is_left_to_it() {
     let removal = made(&site).await;
     assert_eq!(site.remove(&removal).await.unwrap(), Removed::Trashed);
     let permit = Permit::unlimited();
-    let tending = second.collect_garbage(&permit);
+    let collecting = second.collect_garbage(&permit);
     let looked = async {
         tokio::time::sleep(Duration::from_millis(300)).await;
     };
-    tokio::select! { () = tending => unreachable!(), () = looked => {} }
+    tokio::select! { () = collecting => unreachable!(), () = looked => {} }
     let status = second.stores().remove(0);
     assert_eq!((status.trash, status.stuck), (0, vec![]));
     assert!(site.has(&format!(".berth/trash/{}/file", site.trash()[0])));
@@ -482,6 +482,6 @@ async fn volumes_of_an_export_that_was_copied_with_its_records_are_removed() {
     assert!(copied.unwrap().success());
     let copy = Site { nfs: copy.next_leader(), ..copy };
     assert_eq!(copy.remove(&removal).await.unwrap(), Removed::Trashed);
-    copy.tend_until(|status| status.trash == 0 && copy.trash().is_empty()).await;
+    copy.collect_until(|status| status.trash == 0 && copy.trash().is_empty()).await;
     assert_eq!(copy.nfs.stores()[0].stuck, []);
 }

@@ -30,7 +30,7 @@ async fn volumes_with_links_and_read_only_directories_are_purged_and_what_they_p
         }
     })
     .await;
-    site.tend_until(|status| status.trash == 0).await;
+    site.collect_until(|status| status.trash == 0).await;
     assert_eq!(site.trash().len(), 0);
     assert_eq!(tree(outside.path()), ["file"]);
     assert_eq!(site.nfs.stores()[0].purged, 6);
@@ -43,7 +43,7 @@ async fn what_an_earlier_process_left_in_the_trash_is_purged_and_removals_wake_t
     trashed(&site, "x", |volume| fs::write(volume.join("file"), "").unwrap()).await;
     assert_eq!(site.nfs.stores()[0].trash, 1);
     site.restart();
-    site.tend_until(|status| status.trash == 0 && status.purged == 2).await;
+    site.collect_until(|status| status.trash == 0 && status.purged == 2).await;
     let permit = Permit::unlimited();
     let later = async {
         for name in ["y", "z"] {
@@ -75,10 +75,10 @@ async fn the_purge_stops_when_nobody_tends_any_more_and_when_the_permit_ends() {
     site.nfs.collect_garbage(&ended).await;
     assert_eq!(site.nfs.stores()[0].purged, 0);
     site.nfs.stores[0].interruption.after(12);
-    site.tend_until(|status| status.purged >= 9).await;
+    site.collect_until(|status| status.purged >= 9).await;
     assert_eq!(site.trash().len(), 1);
     site.nfs.stores[0].interruption.never();
-    site.tend_until(|status| status.trash == 0).await;
+    site.collect_until(|status| status.trash == 0).await;
     assert_eq!(site.nfs.stores()[0].purged, 101);
 }
 
@@ -99,7 +99,7 @@ async fn a_mount_point_within_a_volume_is_left_alone_and_named_until_it_is_gone(
         mount.bind(&volume.join("a/mounted"));
     })
     .await;
-    site.tend_until(|status| !status.stuck.is_empty()).await;
+    site.collect_until(|status| !status.stuck.is_empty()).await;
     let stuck = site.nfs.stores().remove(0).stuck;
     assert!(
         stuck[0].0.starts_with(".berth/purging/pvc-uid-x@") && stuck[0].0.ends_with("/a/mounted"),
@@ -110,7 +110,7 @@ async fn a_mount_point_within_a_volume_is_left_alone_and_named_until_it_is_gone(
     let entry = site.trash().remove(0);
     assert!(!site.has(&format!(".berth/purging/{entry}/a/file")), "everything around it goes");
     mount.unbind(&site.path(&format!(".berth/purging/{entry}/a/mounted")));
-    site.tend_until(|status| status.trash == 0).await;
+    site.collect_until(|status| status.trash == 0).await;
     assert_eq!(site.nfs.stores()[0].stuck, []);
 }
 
@@ -186,7 +186,7 @@ async fn a_purge_that_was_broken_off_at_any_step_goes_on_and_leaves_nothing() {
             .await;
             site.nfs.stores[0].interruption.after(steps);
             let mut whole = false;
-            site.tend_until(|status| {
+            site.collect_until(|status| {
                 whole = status.trash == 0 && site.records("trash").is_empty();
                 whole || site.nfs.stores[0].interruption.is_over()
             })
@@ -195,7 +195,7 @@ async fn a_purge_that_was_broken_off_at_any_step_goes_on_and_leaves_nothing() {
             if restarted {
                 site.restart();
             }
-            site.tend_until(|status| status.trash == 0 && site.records("trash").is_empty()).await;
+            site.collect_until(|status| status.trash == 0 && site.records("trash").is_empty()).await;
             assert_eq!(leftovers(&site), [""; 0], "after {steps} steps, restarted: {restarted}");
             if whole {
                 println!("purge: {steps} steps");
@@ -220,12 +220,12 @@ async fn a_volume_that_is_written_to_does_not_hold_up_the_purge_of_others_and_is
         }
         Ok(())
     });
-    site.tend_until(|status| status.trash == 1 && !status.stuck.is_empty()).await;
+    site.collect_until(|status| status.trash == 1 && !status.stuck.is_empty()).await;
     let stuck = site.nfs.stores().remove(0).stuck;
     assert!(stuck[0].0.contains("pvc-uid-busy@"), "{stuck:?}");
     assert!(stuck[0].1.contains("still writes there"), "{stuck:?}");
     site.nfs.stores[0].interruption.never();
-    site.tend_until(|status| status.trash == 0).await;
+    site.collect_until(|status| status.trash == 0).await;
     assert_eq!(site.nfs.stores()[0].stuck, []);
 }
 
@@ -242,13 +242,13 @@ async fn what_the_version_before_left_in_the_trash_is_purged_a_day_later_if_no_p
     // Its PV is there: it may be in use.
     site.host.set_volume(&volume, "object", false);
     site.host.set_now(at + Duration::from_hours(25));
-    site.tend_until(|status| settled(status) && !status.stuck.is_empty()).await;
+    site.collect_until(|status| settled(status) && !status.stuck.is_empty()).await;
     assert!(site.nfs.stores()[0].stuck[0].1.contains("pvc-uid-x"));
     // It is gone, but not for long enough.
     site.host.delete_volume(&volume);
     site.host.set_now(at + Duration::from_hours(23));
     site.restart();
-    site.tend_until(settled).await;
+    site.collect_until(settled).await;
     // A volume that recorded no inode misses its directory: it may be this one.
     let record = site.path(".berth/volumes/pvc-uid-other.json");
     let whole = fs::read_to_string(&record).unwrap();
@@ -258,10 +258,10 @@ async fn what_the_version_before_left_in_the_trash_is_purged_a_day_later_if_no_p
     fs::write(&record, old.to_string()).unwrap();
     site.host.set_now(at + Duration::from_hours(25));
     site.restart();
-    site.tend_until(|status| settled(status) && !status.stuck.is_empty()).await;
+    site.collect_until(|status| settled(status) && !status.stuck.is_empty()).await;
     assert!(site.nfs.stores()[0].stuck[0].1.contains("pvc-uid-other"), "{:?}", site.nfs.stores()[0].stuck);
     assert!(site.has(&format!("{entry}/file")));
     fs::rename(site.path("aside"), site.path("team-other-pvc-uid-other")).unwrap();
     site.restart();
-    site.tend_until(|status| status.trash == 0 && !site.has(entry)).await;
+    site.collect_until(|status| status.trash == 0 && !site.has(entry)).await;
 }

@@ -52,7 +52,7 @@ async fn the_places_of_an_earlier_version_are_noted_in_the_first_term_and_count_
     let theirs = site.of_cluster("cluster-2");
     for mirrored in [false, true] {
         if mirrored {
-            site.tend_until(|_| is_mirrored(&site)).await;
+            site.collect_until(|_| is_mirrored(&site)).await;
         }
         for nfs in [&site.nfs, &theirs] {
             for (pattern, why) in [
@@ -92,7 +92,7 @@ async fn the_places_of_an_earlier_version_are_noted_in_the_first_term_and_count_
 async fn volumes_of_an_earlier_version_that_lie_within_one_another_are_told_and_do_not_stop_the_others() {
     let site =
         reopened(old_site(&[("inner", "ns/data", false), ("outer", "ns", false), ("other", "other", false)]));
-    site.tend_until(|_| is_mirrored(&site)).await;
+    site.collect_until(|_| is_mirrored(&site)).await;
     assert_eq!(site.records("disputed").len(), 1);
     assert!(site.has(".berth/places/other"));
     for pattern in ["ns/data/new", "ns/new", "ns"] {
@@ -106,14 +106,14 @@ async fn a_record_of_an_earlier_version_that_cannot_be_read_keeps_the_records_in
  {
     let site = reopened(old_site(&[("a", "a", false), ("damaged", "damaged", false)]));
     fs::write(site.path(".berth/volumes/pvc-damaged.json"), "{").unwrap();
-    site.tend_until(|_| site.has(".berth/places/a")).await;
+    site.collect_until(|_| site.has(".berth/places/a")).await;
     site.make(&patterned("new", "ns/new")).await;
     let adopts = request("thief", &[("pathPattern", "damaged"), ("existingDirectory", "adopt")]);
     let error = site.create(&adopts).await.unwrap_err();
     assert!(error.chain().contains("pvc-damaged.json"), "{}", error.chain());
     assert!(!is_mirrored(&site));
     fs::remove_file(site.path(".berth/volumes/pvc-damaged.json")).unwrap();
-    site.tend_until(|_| is_mirrored(&site)).await;
+    site.collect_until(|_| is_mirrored(&site)).await;
 }
 
 #[tokio::test]
@@ -140,7 +140,7 @@ async fn noting_the_places_that_was_broken_off_goes_on_where_it_was() {
             () = tokio::time::sleep(Duration::from_millis(20)) => {}
         }
         let site = reopened(site);
-        site.tend_until(|_| is_mirrored(&site)).await;
+        site.collect_until(|_| is_mirrored(&site)).await;
         for path in ["ns/a", "b", "s/.berth/open/pvc-s.json"] {
             assert!(site.path(".berth/places").join(path).is_file(), "{path} after {steps} steps");
         }
@@ -151,12 +151,12 @@ async fn noting_the_places_that_was_broken_off_goes_on_where_it_was() {
 #[tokio::test]
 async fn volumes_that_an_earlier_version_made_after_the_places_were_noted_get_theirs_from_the_next_process() {
     let site = reopened(old_site(&[("a", "ns/a", false)]));
-    site.tend_until(|_| is_mirrored(&site)).await;
+    site.collect_until(|_| is_mirrored(&site)).await;
     site.plant("late/data");
     write_old(&site, "volumes", "late", "late/data", "");
     site.make(&patterned("signed", "signed")).await;
     let site = reopened(site);
-    site.tend_until(|_| site.has(".berth/unsigned/pvc-late.json")).await;
+    site.collect_until(|_| site.has(".berth/unsigned/pvc-late.json")).await;
     let error = site.create(&patterned("new", "late")).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Conflict, "{}", error.chain());
     assert!(error.chain().contains("which belongs to volume pvc-late"), "{}", error.chain());
@@ -183,6 +183,6 @@ async fn volumes_of_an_earlier_version_are_found_to_be_unsigned_in_the_first_ter
     };
     site.nfs.register(&bound, &Permit::unlimited()).await.unwrap();
     assert_eq!(site.nfs.unregistered("default", &volumes).await.unwrap(), names(&["pvc-b"]));
-    site.tend_until(|_| is_mirrored(&site)).await;
+    site.collect_until(|_| is_mirrored(&site)).await;
     assert_eq!(site.nfs.unregistered("default", &volumes).await.unwrap(), names(&["pvc-b"]));
 }

@@ -232,7 +232,7 @@ pub(super) fn purge(
         for (key, tree) in entries {
             let of_it = || Left {
                 stuck: outcome.stuck.iter().filter(|stuck| stuck.entry == tree.name).cloned().collect(),
-                uncommitted: outcome.uncommitted.iter().filter(|u| u.entry == tree.name).cloned().collect(),
+                unfinished: outcome.unfinished.iter().filter(|u| u.entry == tree.name).cloned().collect(),
             };
             let gone = mounted::within(work, below, |inner| here(inner, &key.path()))? == Here::Nothing;
             if gone && let Some(found) = ready.get(key) {

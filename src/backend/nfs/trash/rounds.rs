@@ -310,7 +310,7 @@ impl Rounds {
                         export,
                         entry = key.name,
                         reason,
-                        "the API server was asked in vain for a volume"
+                        "cannot ask the API server for a PersistentVolume"
                     );
                 })
                 .ok();
@@ -412,9 +412,9 @@ fn keep_purging(store: &Store, item: &mut Item, at: &Key, left: Left) -> bool {
     let mut why: Vec<(String, String)> =
         left.stuck.into_iter().map(|stuck| (joined(folder, &stuck.path), stuck.why)).collect();
     let mut at_once = false;
-    for uncommitted in left.uncommitted {
-        let path = joined(folder, &uncommitted.entry);
-        if uncommitted.refilled {
+    for unfinished in left.unfinished {
+        let path = joined(folder, &unfinished.entry);
+        if unfinished.refilled {
             let still = "something still writes there; stop the pods or nodes that have it mounted";
             why.push((path, still.into()));
         } else {

@@ -173,7 +173,7 @@ async fn a_sweep_lists_and_reads_only_what_nobody_knows() {
 }
 
 #[tokio::test]
-async fn tending_finds_every_trash_and_never_forces() {
+async fn garbage_collection_finds_every_trash_and_never_forces() {
     let site = Site::new();
     let request = request("a", &[]);
     let volume = site.create(&request).await.unwrap();
@@ -182,7 +182,7 @@ async fn tending_finds_every_trash_and_never_forces() {
     calls(&site.small);
     let small = site.small.clone();
     let looked = move || small.state().calls.iter().any(|call| call.contains("-N team"));
-    site.tend_until(|store| store.purged == 1 && looked()).await;
+    site.collect_until(|store| store.purged == 1 && looked()).await;
     let mut calls = sorted(calls(&site.small));
     calls.dedup();
     assert_eq!(

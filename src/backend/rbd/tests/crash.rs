@@ -78,7 +78,7 @@ async fn a_creation_that_was_broken_off_is_finished() {
             // What could not be opened was cleared away into the trash.
             let trash = site.small.state().spaces["rbd"].trash.clone();
             assert!(trash.iter().all(|entry| entry.image.headless), "{stop:?}: {trash:?}");
-            site.tend_until(|store| store.trash == 0).await;
+            site.collect_until(|store| store.trash == 0).await;
             assert_eq!(site.trash(), [""; 0], "{stop:?}");
         }
     }
@@ -114,7 +114,7 @@ async fn a_creation_that_was_broken_off_for_good_is_swept() {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         assert_eq!(site.small.images(), Vec::<String>::new(), "{stop:?}");
-        site.tend_until(|store| store.trash == 0).await;
+        site.collect_until(|store| store.trash == 0).await;
         assert!(site.small.state().spaces["rbd"].trash.is_empty(), "{stop:?}");
     }
 }
@@ -163,7 +163,7 @@ async fn a_removal_that_was_broken_off_is_finished() {
                     Disposal::Delete => {
                         assert_eq!(removed, Removed::Trashed, "{row}");
                         site.restart();
-                        site.tend_until(|store| store.purged == 1).await;
+                        site.collect_until(|store| store.purged == 1).await;
                         assert!(site.small.state().spaces["rbd"].trash.is_empty(), "{row}");
                         assert_eq!(site.remove(&removal).await.unwrap(), Removed::Absent, "{row}");
                     }

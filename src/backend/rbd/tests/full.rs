@@ -48,7 +48,7 @@ async fn a_volume_in_a_full_pool_is_moved_to_the_trash_and_purged_or_restored() 
         } else {
             site.vault.delete_volume(&request.name);
             // It is purged while the pool is full: that makes the room.
-            site.tend_until(|store| store.purged == 2).await;
+            site.collect_until(|store| store.purged == 2).await;
             assert_eq!((site.small.images(), site.trash()), (Vec::new(), Vec::new()));
         }
         assert_eq!(site.rbd.stores()[0].ready, Ok(()), "it is full, and not lost");
@@ -109,7 +109,7 @@ async fn an_image_is_not_gone_because_a_full_pool_has_no_trash_yet() {
     set_full(&site, false);
     site.restart();
     let small = site.small.clone();
-    site.tend_until(move |_| small.state().spaces["rbd"].has_trash).await;
+    site.collect_until(move |_| small.state().spaces["rbd"].has_trash).await;
     set_full(&site, true);
     assert_eq!(site.remove(&delete).await.unwrap(), Removed::Trashed);
 }

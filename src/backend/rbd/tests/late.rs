@@ -41,7 +41,7 @@ async fn a_late_move_to_the_trash_is_undone() {
         site.small.let_go();
         assert_eq!(site.small.images(), [""; 0]);
         let small = site.small.clone();
-        site.tend_until(move |_| !small.images().is_empty()).await;
+        site.collect_until(move |_| !small.images().is_empty()).await;
         let state = site.small.state();
         let space = &state.spaces["rbd"];
         assert!(space.images["berth-uid-a"].content && space.trash.is_empty(), "{space:?}");
@@ -58,7 +58,7 @@ async fn a_late_move_after_the_volume_was_removed_does_nothing() {
     site.remove(&removal).await.unwrap();
     site.small.let_go();
     assert_eq!(site.trash(), ["berth-uid-a"]);
-    site.tend_until(|store| store.purged == 1).await;
+    site.collect_until(|store| store.purged == 1).await;
     assert_eq!((site.small.images(), site.trash()), (Vec::new(), Vec::new()));
 }
 
@@ -87,7 +87,7 @@ async fn a_late_clearing_of_what_was_begun_does_not_remove_the_volume_that_was_m
     site.small.change("berth-uid-a", |image| image.content = true);
     site.small.let_go();
     let small = site.small.clone();
-    site.tend_until(move |_| !small.images().is_empty()).await;
+    site.collect_until(move |_| !small.images().is_empty()).await;
     assert!(site.small.state().spaces["rbd"].images["berth-uid-a"].content);
 }
 
@@ -121,7 +121,7 @@ async fn a_late_way_back_of_an_image_that_was_purged_does_nothing() {
     site.remove(&removal).await.unwrap();
     begun(&site, "trash restore", site.restore(&removal)).await;
     site.restart();
-    site.tend_until(|store| store.purged == 1).await;
+    site.collect_until(|store| store.purged == 1).await;
     site.small.let_go();
     assert_eq!((site.small.images(), site.trash()), (Vec::new(), Vec::new()));
 }

@@ -110,7 +110,7 @@ async fn a_renaming_that_the_version_before_broke_off_is_gone_on_with() {
             Removed::Trashed,
             "{stop:?}"
         );
-        site.tend_until(|store| store.purged == 1).await;
+        site.collect_until(|store| store.purged == 1).await;
         assert_eq!(site.trash(), [""; 0], "{stop:?}");
     }
 }

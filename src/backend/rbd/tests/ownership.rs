@@ -69,11 +69,11 @@ async fn a_pv_that_was_copied_to_another_cluster_touches_nothing_until_it_is_tak
     // To the first cluster it is another one's now.
     become_(&site, Some("here"));
     site.restart();
-    site.tend_for(Duration::from_millis(600)).await;
+    site.collect_for(Duration::from_millis(600)).await;
     assert_eq!(site.trash(), ["berth-uid-a"]);
     become_(&site, Some("there"));
     site.restart();
-    site.tend_until(|store| store.purged == 1).await;
+    site.collect_until(|store| store.purged == 1).await;
 }
 
 /// One cluster of Ceph under two addresses is one: its identity and the marks tell, not how it is written.
@@ -137,7 +137,7 @@ async fn while_the_cluster_is_not_known_nothing_that_exists_is_changed() {
     let why = site.rbd.stores().remove(0).ready.unwrap_err();
     assert!(why.contains("kube-system"), "readiness says so: {why}");
     // Nothing is purged either, and that is told.
-    site.tend_until(|store| store.stuck.iter().any(|(_, why)| why.contains("--cluster-id"))).await;
+    site.collect_until(|store| store.stuck.iter().any(|(_, why)| why.contains("--cluster-id"))).await;
     assert_eq!(site.trash(), ["berth-uid-b"]);
     assert_eq!(site.small.images(), ["berth-uid-a", IMAGE]);
     let changed: Vec<String> = site.small.calls().into_iter().filter(|call| call.contains(" set ")).collect();
@@ -145,7 +145,7 @@ async fn while_the_cluster_is_not_known_nothing_that_exists_is_changed() {
 
     become_(&site, Some("here"));
     site.remove(&delete).await.unwrap();
-    site.tend_until(|store| store.purged == 2).await;
+    site.collect_until(|store| store.purged == 2).await;
 }
 
 /// A mark of a time when the cluster was not known counted as everybody's.
@@ -180,7 +180,7 @@ async fn a_mark_without_a_cluster_is_taken_over_by_an_annotation() {
     let mut delete = removal(&request, &volume, Disposal::Delete);
     delete.provenance.take_over = Some(UNRECORDED.into());
     assert_eq!(site.remove(&delete).await.unwrap(), Removed::Trashed);
-    site.tend_until(|store| store.purged == 1).await;
+    site.collect_until(|store| store.purged == 1).await;
 }
 
 /// An empty image that was begun before the cluster was known is gone on with; one with content may be another cluster's.
@@ -219,7 +219,7 @@ async fn a_cluster_that_was_rebuilt_has_its_volumes_by_its_former_id() {
     assert_eq!(site.remove(&delete).await.unwrap_err().kind(), Kind::Refused);
     *site.vault.former.lock().unwrap() = vec!["here".into()];
     assert_eq!(site.remove(&delete).await.unwrap(), Removed::Trashed);
-    site.tend_until(|store| store.purged == 1).await;
+    site.collect_until(|store| store.purged == 1).await;
 }
 
 /// A PV made by hand that only named the old provisioner had any image moved to the trash.
@@ -258,7 +258,7 @@ async fn a_pv_that_was_made_by_hand_gets_no_image_but_one_that_an_older_provisio
     assert!(error.to_string().ends_with("take-over=here"), "{error}");
     become_(&site, Some("here"));
     site.remove(&Removal { provenance: Provenance::default(), ..right }).await.unwrap();
-    site.tend_until(|store| store.purged == 1).await;
+    site.collect_until(|store| store.purged == 1).await;
     let taken = Provenance { take_over: Some(UNRECORDED.into()), ..Provenance::default() };
     site.remove(&by_hand("production", taken)).await.unwrap();
     assert_eq!(site.small.images(), [""; 0]);

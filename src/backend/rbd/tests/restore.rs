@@ -44,7 +44,7 @@ async fn an_image_whose_pv_was_rescued_while_nothing_led_is_put_back() {
         tokio::time::sleep(Duration::from_millis(400)).await;
         site.restart();
         let small = site.small.clone();
-        site.tend_until(move |_| !small.images().is_empty()).await;
+        site.collect_until(move |_| !small.images().is_empty()).await;
         is_back(&site, "berth-uid-a", &disposal.to_string());
         assert_eq!(site.rbd.stores()[0].purged, 0);
     }
@@ -56,14 +56,14 @@ async fn nothing_is_purged_before_its_pv_is_gone_and_the_api_server_says_so() {
     let (request, volume) = made(&site).await;
     site.vault.set_volume(&request.name, true);
     site.remove(&removal(&request, &volume, Disposal::Delete)).await.unwrap();
-    site.tend_for(Duration::from_millis(700)).await;
+    site.collect_for(Duration::from_millis(700)).await;
     assert_eq!(site.trash(), ["berth-uid-a"], "its PV is still being removed");
     site.vault.delete_volume(&request.name);
     *site.vault.reachable.lock().unwrap() = false;
-    site.tend_until(|store| !store.stuck.is_empty()).await;
+    site.collect_until(|store| !store.stuck.is_empty()).await;
     assert_eq!(site.trash(), ["berth-uid-a"], "nothing says that its PV is gone");
     *site.vault.reachable.lock().unwrap() = true;
-    site.tend_until(|store| store.purged == 1 && store.trash == 0).await;
+    site.collect_until(|store| store.purged == 1 && store.trash == 0).await;
 }
 
 #[tokio::test]
@@ -97,10 +97,10 @@ async fn what_expires_expires_by_the_api_servers_clock_and_not_while_that_is_unk
             *site.vault.ahead.lock().unwrap() = wrong;
             // By the clock of this machine it is long over.
             tokio::time::sleep(Duration::from_millis(1_100)).await;
-            site.tend_for(Duration::from_millis(400)).await;
+            site.collect_for(Duration::from_millis(400)).await;
             assert_eq!(site.trash(), ["berth-uid-a"], "{disposal} {wrong:?}");
             *site.vault.ahead.lock().unwrap() = Some(0);
-            site.tend_until(|store| store.purged == 1).await;
+            site.collect_until(|store| store.purged == 1).await;
         }
     }
 }
@@ -163,7 +163,7 @@ async fn a_way_back_that_was_broken_off_is_finished_by_the_next_call() {
             site.restart();
             if by_itself {
                 let small = site.small.clone();
-                site.tend_until(move |_| small.state().spaces["rbd"].trash.is_empty()).await;
+                site.collect_until(move |_| small.state().spaces["rbd"].trash.is_empty()).await;
             } else {
                 site.restore(&removal).await.unwrap();
             }
@@ -219,7 +219,7 @@ async fn an_image_whose_name_is_taken_is_not_restored_over_it_and_purged_when_it
     site.vault.set_volume(&request.name, false);
     assert_eq!(site.restore(&removal).await.unwrap(), Restored::InPlace);
     site.restart();
-    site.tend_until(|store| store.purged == 1).await;
+    site.collect_until(|store| store.purged == 1).await;
     assert_eq!(site.small.images(), ["berth-uid-a"]);
 }
 
@@ -231,8 +231,8 @@ async fn an_image_whose_purge_has_begun_is_not_restored_and_that_is_told() {
     site.remove(&removal).await.unwrap();
     site.small.state().spaces.get_mut("rbd").unwrap().trash[0].state = State::Removing;
     site.vault.set_volume(&request.name, false);
-    site.tend_until(|store| store.stuck.iter().any(|(_, why)| why.contains("purge had begun"))).await;
+    site.collect_until(|store| store.stuck.iter().any(|(_, why)| why.contains("purge had begun"))).await;
     assert_eq!(site.trash(), ["berth-uid-a"]);
     site.vault.delete_volume(&request.name);
-    site.tend_until(|store| store.purged == 1).await;
+    site.collect_until(|store| store.purged == 1).await;
 }

@@ -22,10 +22,10 @@ async fn what_is_archived_by_hand_or_by_others_survives_what_is_deleted() {
         site.small.move_to_trash(image, until);
     }
     site.restart();
-    site.tend_until(|store| store.purged == 1).await;
+    site.collect_until(|store| store.purged == 1).await;
     // Longer than any of them was given, by the cluster's clock.
     tokio::time::sleep(Duration::from_millis(500)).await;
-    site.tend_until(|store| store.trash == 0).await;
+    site.collect_until(|store| store.trash == 0).await;
     assert_eq!(
         site.trash(),
         ["berth-uid-archived", "berth-uid-hand", "berth-uid-kept", "csi-vol-1", "pvc-1"]
@@ -38,7 +38,7 @@ async fn what_was_archived_until_now_is_purged() {
     let mut site = Site::new();
     removed(&site, "a", &[("archiveExpiry", "1m")], Disposal::Archive).await;
     site.restart();
-    site.tend_until(|store| store.purged == 1).await;
+    site.collect_until(|store| store.purged == 1).await;
     assert_eq!(site.trash(), Vec::<String>::new());
 }
 
@@ -49,13 +49,13 @@ async fn what_cannot_be_purged_is_told_and_tried_again() {
     removed(&site, "b", &[], Disposal::Delete).await;
     // Somebody opened it in the trash.
     site.small.change_in_trash("berth-uid-a", |image| image.watchers = vec!["10.0.0.7:0/1".into()]);
-    site.tend_until(|store| store.purged == 1 && !store.stuck.is_empty()).await;
+    site.collect_until(|store| store.purged == 1 && !store.stuck.is_empty()).await;
     let status = site.rbd.stores().remove(0);
     assert_eq!(status.trash, 1);
     assert!(status.stuck[0].0.starts_with("rbd/"), "{:?}", status.stuck);
     assert!(status.stuck[0].1.contains("berth-uid-a"), "{:?}", status.stuck);
     site.small.change_in_trash("berth-uid-a", |image| image.watchers.clear());
-    site.tend_until(|store| store.purged == 2).await;
+    site.collect_until(|store| store.purged == 2).await;
     assert_eq!(site.rbd.stores()[0].trash, 0);
 }
 
@@ -75,12 +75,12 @@ async fn a_trash_that_cannot_be_listed_is_told() {
     let site = Site::new();
     site.rbd.register_class(&parameters(&[]));
     site.small.state().odd = Some(("listomapvals", "nonsense"));
-    site.tend_until(|store| !store.stuck.is_empty()).await;
+    site.collect_until(|store| !store.stuck.is_empty()).await;
     let (what, why) = site.rbd.stores().remove(0).stuck.remove(0);
     assert_eq!(what, "rbd");
     assert!(why.contains("list the trash of rbd"), "{why}");
     site.small.state().odd = None;
-    site.tend_until(|store| store.stuck.is_empty()).await;
+    site.collect_until(|store| store.stuck.is_empty()).await;
 }
 
 /// The trash of another pool was listed first, and for that time nothing seemed to wait.
@@ -117,7 +117,7 @@ async fn what_another_cluster_deleted_does_not_count_as_waiting_here() {
     ownership::become_(&site, Some("there"));
     site.restart();
     removed(&site, "ours", &[], Disposal::Delete).await;
-    site.tend_until(|store| store.purged == 1 && store.trash == 0).await;
+    site.collect_until(|store| store.purged == 1 && store.trash == 0).await;
     assert_eq!(site.trash(), ["berth-uid-theirs"]);
 }
 
@@ -132,12 +132,12 @@ async fn what_another_cluster_deleted_does_not_count_as_waiting_before_it_is_due
     removed(&site, "ours", &[], Disposal::Delete).await;
     let small = site.small.clone();
     site.small.calls();
-    site.tend_until(move |store| {
+    site.collect_until(move |store| {
         small.state().calls.iter().any(|call| call.ends_with("listomapvals rbd_trash")) && store.trash == 1
     })
     .await;
     site.restart();
-    site.tend_until(|store| store.trash == 1).await;
+    site.collect_until(|store| store.trash == 1).await;
     assert_eq!(site.rbd.stores()[0].stuck, []);
     assert_eq!(site.trash(), ["berth-uid-ours", "berth-uid-theirs"]);
 }
@@ -148,12 +148,12 @@ async fn a_large_image_that_another_cluster_purges_is_not_counted_here() {
     let mut site = Site::new();
     thin(&site, "a", 1 << 40).await;
     let small = site.small.clone();
-    site.tend_until(move |_| small.state().calls.iter().any(|call| call.starts_with("rbd resize"))).await;
+    site.collect_until(move |_| small.state().calls.iter().any(|call| call.starts_with("rbd resize"))).await;
     ownership::become_(&site, Some("there"));
     site.restart();
     let small = site.small.clone();
     site.small.calls();
-    site.tend_until(move |store| {
+    site.collect_until(move |store| {
         let looked = |call: &String| call.contains("rbd info") && call.contains("berth.purging-");
         small.state().calls.iter().any(looked) && store.trash == 0
     })
@@ -168,10 +168,10 @@ async fn an_image_is_purged_when_it_is_due_also_where_the_clock_goes_back_at_tha
     let site = Site::patient();
     *site.vault.setbacks.lock().unwrap() = 1;
     removed(&site, "a", &[], Disposal::Delete).await;
-    site.tend_until(|store| store.purged == 1).await;
+    site.collect_until(|store| store.purged == 1).await;
     *site.vault.setbacks.lock().unwrap() = 2;
     thin(&site, "b", 1 << 40).await;
-    site.tend_until(|store| store.purged == 2).await;
+    site.collect_until(|store| store.purged == 2).await;
     assert_eq!(*site.vault.setbacks.lock().unwrap(), 0, "the clock went back");
 }
 
@@ -182,7 +182,7 @@ async fn what_has_no_header_in_the_trash_any_more_is_purged_like_the_rest() {
     removed(&site, "b", &[], Disposal::Delete).await;
     // The purge of the last one was broken off.
     site.small.change_in_trash("berth-uid-b", |image| image.headless = true);
-    site.tend_until(|store| store.purged == 2).await;
+    site.collect_until(|store| store.purged == 2).await;
     assert_eq!(site.trash(), [""; 0]);
 }
 
@@ -197,7 +197,7 @@ async fn a_move_that_was_broken_off_is_finished_before_the_purge_but_what_is_sti
     // It was broken off at its first step.
     let b = site.small.state().spaces["rbd"].trash[1].image.clone();
     site.small.state().spaces.get_mut("rbd").unwrap().images.insert("berth-uid-b".into(), b);
-    site.tend_until(|store| store.purged == 1 && !store.stuck.is_empty()).await;
+    site.collect_until(|store| store.purged == 1 && !store.stuck.is_empty()).await;
     let stuck = site.rbd.stores().remove(0).stuck;
     assert!(stuck[0].1.contains("rbd trash mv"), "{stuck:?}");
     assert_eq!(
@@ -228,7 +228,7 @@ async fn a_trash_is_not_listed_while_nothing_in_it_is_due() {
     lists(&site);
     // Several times as long as the shortest time between two looks.
     let until = Instant::now() + QUICK.soon * 8;
-    site.tend_until(move |_| Instant::now() > until).await;
+    site.collect_until(move |_| Instant::now() > until).await;
     assert_eq!(lists(&site), 1, "once, to learn what is there");
     let permit = Permit::unlimited();
     tokio::select! {
@@ -251,7 +251,7 @@ async fn an_image_that_is_only_called_like_ours_is_left_alone_and_told() {
     site.small.plant("rbd", "berth-test", Image { size: 1 << 20, content: true, ..Image::default() });
     site.small.move_to_trash("berth-test", "15 seconds");
     site.restart();
-    site.tend_until(|store| store.stuck.iter().any(|(_, why)| why.contains("no owner"))).await;
+    site.collect_until(|store| store.stuck.iter().any(|(_, why)| why.contains("no owner"))).await;
     assert_eq!(site.trash(), ["berth-test"]);
     assert_eq!(site.rbd.stores()[0].purged, 0);
 }
@@ -277,7 +277,7 @@ async fn huge_images_keep_no_other_one_from_being_purged() {
     // Not one slice gets done.
     site.small.state().hold = Some("resize");
     site.restart();
-    site.tend_until(|store| store.purged == 3 && store.trash == 3).await;
+    site.collect_until(|store| store.purged == 3 && store.trash == 3).await;
     let state = site.small.state();
     let space = &state.spaces["rbd"];
     assert_eq!(space.images.len() + space.trash.len(), 3, "the huge ones are there still");
@@ -314,7 +314,7 @@ async fn a_large_image_is_purged_in_slices_that_are_kept() {
         // Another process goes on.
         site.restart();
         let small = site.small.clone();
-        site.tend_until(move |store| {
+        site.collect_until(move |store| {
             let state = small.state();
             let space = &state.spaces["rbd"];
             store.trash == 0 && space.images.is_empty() && space.trash.is_empty()
@@ -333,12 +333,12 @@ async fn a_large_image_that_an_earlier_process_left_is_found_also_where_the_firs
     let mut site = Site::new();
     thin(&site, "a", 1 << 40).await;
     let small = site.small.clone();
-    site.tend_until(move |_| small.state().calls.iter().any(|call| call.starts_with("rbd resize"))).await;
+    site.collect_until(move |_| small.state().calls.iter().any(|call| call.starts_with("rbd resize"))).await;
     site.small.state().odd = Some(("ls", "nonsense"));
     site.restart();
-    site.tend_until(|store| !store.stuck.is_empty()).await;
+    site.collect_until(|store| !store.stuck.is_empty()).await;
     site.small.state().odd = None;
-    site.tend_until(|store| store.purged == 1).await;
+    site.collect_until(|store| store.purged == 1).await;
     assert_eq!(site.small.images(), [""; 0]);
 }
 
@@ -347,15 +347,15 @@ async fn what_is_left_of_a_large_image_stays_while_its_pv_is_there_again() {
     let mut site = Site::new();
     thin(&site, "a", 1 << 40).await;
     let small = site.small.clone();
-    site.tend_until(move |_| small.state().calls.iter().any(|call| call.starts_with("rbd resize"))).await;
+    site.collect_until(move |_| small.state().calls.iter().any(|call| call.starts_with("rbd resize"))).await;
     let image = site.small.images().remove(0);
     assert!(image.starts_with("berth.purging-"), "{image}");
     site.vault.set_volume(&"pvc-uid-a".parse().unwrap(), false);
     site.restart();
-    site.tend_until(|store| store.stuck.iter().any(|(_, why)| why.contains("was made again"))).await;
+    site.collect_until(|store| store.stuck.iter().any(|(_, why)| why.contains("was made again"))).await;
     assert_eq!(site.small.images(), [image]);
     site.vault.delete_volume(&"pvc-uid-a".parse().unwrap());
-    site.tend_until(|store| store.purged == 1).await;
+    site.collect_until(|store| store.purged == 1).await;
 }
 
 #[tokio::test]
@@ -363,6 +363,6 @@ async fn an_image_that_others_made_under_the_name_of_a_purge_is_left_alone() {
     let mut site = Site::new();
     site.small.plant("rbd", "berth.purging-1234", Image { size: 1 << 40, content: true, ..Image::default() });
     site.restart();
-    site.tend_until(|store| !store.stuck.is_empty()).await;
+    site.collect_until(|store| !store.stuck.is_empty()).await;
     assert_eq!(site.small.images(), ["berth.purging-1234"]);
 }
