@@ -20,6 +20,7 @@ mod subvolumes;
 mod sweep;
 #[cfg(test)]
 pub(crate) mod tests;
+mod users;
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -147,7 +147,16 @@ pub(super) async fn reconcile(shared: &Shared, name: &str, permit: &Permit) -> O
                 "cannot record the owner of the volume on the storage yet"
             );
             match error.kind() {
+                // The next look at the kept Secrets, within the hour, comes back to it.
+                Kind::Conflict if shared.records().kept_secret(name).is_some() => {
+                    tell(shared, &live, &error.chain());
+                    Outcome::Done
+                }
                 Kind::Conflict => {
+                    tell(shared, &live, &error.chain());
+                    Outcome::Slow
+                }
+                Kind::Internal if shared.records().kept_secret(name).is_some() => {
                     tell(shared, &live, &error.chain());
                     Outcome::Slow
                 }

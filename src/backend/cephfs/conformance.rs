@@ -21,7 +21,7 @@ use std::{
     collections::BTreeMap,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::{Duration, Instant, SystemTime},
 };
@@ -65,6 +65,7 @@ pub struct Keys {
     installation: Mutex<Option<String>>,
     objects: Mutex<BTreeMap<VolumeName, PvState>>,
     later: Mutex<Duration>,
+    timeless: AtomicBool,
 }
 
 impl Keys {
@@ -111,6 +112,11 @@ impl Keys {
     /// By the API server it is so much later than here.
     pub fn later(&self, by: Duration) {
         *self.later.lock().unwrap_or_else(PoisonError::into_inner) = by;
+    }
+
+    /// From now on the time by the API server is unknown, or known again.
+    pub fn lose_the_time(&self, lost: bool) {
+        self.timeless.store(lost, Ordering::Relaxed);
     }
 
     fn map(&self) -> std::sync::MutexGuard<'_, BTreeMap<SecretName, (Secrets, Option<VolumeName>)>> {
@@ -170,7 +176,8 @@ impl Host for Keys {
     }
 
     fn now(&self) -> Option<SystemTime> {
-        Some(SystemTime::now() + *self.later.lock().unwrap_or_else(PoisonError::into_inner))
+        let later = *self.later.lock().unwrap_or_else(PoisonError::into_inner);
+        (!self.timeless.load(Ordering::Relaxed)).then(|| SystemTime::now() + later)
     }
 
     fn installation(&self) -> Option<String> {

@@ -11,9 +11,9 @@ use super::{
     class::{Node, Plan},
     mark::{self, Mark, Marks, Owner},
     record::Record,
-    remove::discard_users,
     store::Work,
     subvolumes::{At, Found, Info, New},
+    users::{self, OwnUser},
 };
 use crate::{
     backend::{
@@ -25,8 +25,8 @@ use crate::{
         quoted,
     },
     volume::{
-        Capacity, CephfsSource, ClaimKey, ClusterIds, CsiSource, Origin, Permit, SecretName, Secrets, Source,
-        Volume, VolumeId, VolumeName, VolumeRequest,
+        Capacity, CephfsSource, ClaimKey, ClusterIds, CsiSource, Origin, Permit, SecretName, Source, Volume,
+        VolumeId, VolumeRequest,
     },
 };
 
@@ -95,45 +95,6 @@ pub(super) async fn create(
         store_identity: identity,
         record: record(plan, &at).written(),
     })
-}
-
-/// A volume's own user, and the Secret with its key.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct OwnUser<'a> {
-    pub(super) user: &'a str,
-    pub(super) secret: &'a SecretName,
-    pub(super) form: Form,
-}
-
-impl OwnUser<'_> {
-    /// Lets the user into the subvolume, made for the claim with this UID, and keeps its key for `volume`. Both may be there already.
-    pub(super) async fn let_in(
-        self,
-        work: &Work,
-        at: &At,
-        uid: &str,
-        volume: &VolumeName,
-        permit: &Permit,
-    ) -> Result<(), Error> {
-        let key = work.subvolumes.authorize(at, self.user, uid, permit).await?;
-        permit.check()?;
-        work.host.keep(self.secret, &secrets(self.form, self.user, key.reveal()), volume).await
-    }
-}
-
-/// The Secret of a volume's own user.
-fn secrets(form: Form, user: &str, key: &str) -> Secrets {
-    let values = values(form, user, key).into_iter();
-    values.map(|(name, value)| (name.to_owned(), value.as_bytes().to_vec())).collect()
-}
-
-/// What the Secret of a volume's own user holds, under the names that the nodes read.
-fn values<'a>(form: Form, user: &'a str, key: &'a str) -> Vec<(&'static str, &'a str)> {
-    match form {
-        // The plugin takes any value for the key, so that there must be no other.
-        Form::InTree => vec![("key", key)],
-        Form::Csi => vec![("key", key), ("userID", user), ("userKey", key)],
-    }
 }
 
 /// Looks what is there, and makes of it what the class asks for.
@@ -332,7 +293,7 @@ impl Owned<'_> {
                 .set_metadata(self.at, mark::OWNER, &mark.written(), self.permit)
                 .await;
         }
-        discard_users(self.work, self.at, old, self.permit).await?;
+        users::discard(self.work, self.at, old, false, self.permit).await?;
         let installation = new.installation.or_else(|| old.installation.clone());
         let mark = Mark { installation, since: old.since.clone(), ..new };
         self.work.subvolumes.set_metadata(self.at, mark::OWNER, &mark.written(), self.permit).await

@@ -8,16 +8,13 @@ use super::{
     create::ENODATA,
     mark::{self, Archived, Mark, Marks, Owner},
     names,
-    remove::{no_group, now, only_below},
+    remove::{no_group, now},
     store::Work,
     subvolumes::{At, Found},
+    users::remove_confined,
 };
 use crate::{
-    backend::{
-        Error, Kind, PvState, Removed, Restored, UNKNOWN_CLUSTER,
-        ceph::{Reason, class::Parameters},
-        quoted,
-    },
+    backend::{Error, Kind, PvState, Removed, Restored, UNKNOWN_CLUSTER, ceph::class::Parameters, quoted},
     volume::{
         Capacity, CephfsSource, ClaimKey, Disposal, Expanded, InUse, Permit, Provenance, SecretName,
         VolumeName,
@@ -297,31 +294,8 @@ async fn revoke(work: &Work, old: &Old, at: &At, permit: &Permit) -> Result<(), 
 
 /// Removes the user, if it may do nothing but use this volume.
 async fn revoke_user(work: &Work, old: &Old, permit: &Permit) -> Result<(), Error> {
-    let left = |why: &str| {
-        tracing::warn!(user = old.user, path = old.path, why, "the Ceph user of an old volume was left");
-        let why = format!(
-            "it was made for {}, which is gone or archived, but {why}; remove it with ceph auth rm",
-            old.path
-        );
-        work.store.memory().stick(format!("Ceph user client.{}", old.user), why);
-    };
-    match work.subvolumes.mds_caps(&old.user).await {
-        Ok(None) => {}
-        Ok(Some(caps)) if only_below(&caps, &format!("{}/", old.path)) => {
-            match work.subvolumes.remove_user(&old.user, permit).await {
-                Ok(()) => {}
-                Err(failed) if failed.reason == Reason::NotPermitted => {
-                    left("the admin of the class may not remove users");
-                }
-                Err(failed) => return Err(failed.into()),
-            }
-        }
-        Ok(Some(_)) => left("it may do other things too"),
-        Err(failed) if failed.reason == Reason::NotPermitted => {
-            left("the admin of the class may not see users");
-        }
-        Err(failed) => return Err(failed.into()),
-    }
+    let above = format!("{}/", old.path);
+    remove_confined(work, &old.user, &above, &format!("the old volume {}", old.path), permit).await?;
     Ok(())
 }
 

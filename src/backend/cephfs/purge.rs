@@ -7,9 +7,9 @@ use std::time::{Duration, SystemTime};
 
 use super::{
     mark::{self, Deleted, Marks, Owner},
-    remove::discard_users,
     store::Work,
     subvolumes::{At, Found},
+    users,
 };
 use crate::{
     backend::{Error, Kind, PvState},
@@ -118,10 +118,10 @@ async fn settle(
                 }
             }
             // Ceph's `rm` leaves the users behind that were let in.
-            discard_users(work, at, mark, permit).await?;
+            users::discard(work, at, mark, marks.archived.is_some(), permit).await?;
             if mark.user.is_none() {
                 for user in work.subvolumes.authorized(at).await? {
-                    work.revoke(at, &user, permit).await?;
+                    users::revoke(work, at, &user, permit).await?;
                 }
             }
             if work.subvolumes.remove(at, permit).await? {

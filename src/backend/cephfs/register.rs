@@ -7,16 +7,16 @@
 //! that the volume, the user and the Secret belong together: a PV that was edited gives no key to another namespace.
 
 use super::{
-    create::OwnUser,
     mark::{self, Mark, Marks, Owner},
     proof::{Proof, Said, prove},
     record::Record,
     remove::at,
     store::Work,
     subvolumes::{At, Found},
+    users::OwnUser,
 };
 use crate::{
-    backend::{Error, Kind, ceph::class::Form},
+    backend::{Error, Kind, PvState, ceph::class::Form},
     volume::{ClusterIds, InUse, Permit},
 };
 
@@ -38,16 +38,30 @@ pub(super) async fn register(
         work.store.memory().unsigned.remove(&volume.name);
         marks.owner = Owner::Claim(signed);
     }
-    let Some((user, secret)) = &record.own else { return Ok(()) };
-    // What is archived has no Secret. Should it be kept after all, `restore` makes it.
-    if marks.archived.is_some() || marks.deleted.is_some() || work.host.is_kept(secret, &volume.name).await? {
+    // The purge asks for the PV of what is deleted, and lets it stay.
+    if marks.deleted.is_some() || marks.archived.is_some() && !still_used(work, volume).await? {
         return Ok(());
     }
-    let own = OwnUser { user, secret, form };
-    let Some(mark) = owner_of(&at, &marks, volume, own, &cluster)? else { return Ok(()) };
-    own.let_in(work, &at, &mark.uid, &volume.name, permit).await?;
-    tracing::info!(volume = %volume.name, %secret, "the Secret of the volume's own user was gone, and was made again");
+    if let Some((user, secret)) = &record.own
+        && (marks.archived.is_some() || !work.host.is_kept(secret, &volume.name).await?)
+    {
+        let own = OwnUser { user, secret, form };
+        let Some(mark) = owner_of(&at, &marks, volume, own, &cluster)? else { return Ok(()) };
+        own.let_in_again(work, &at, &mark, &volume.name, permit).await?;
+        tracing::info!(volume = %volume.name, %secret, "created the missing Secret of the volume's own user again");
+    }
+    if marks.archived.is_some() && proved(&at, &marks, volume, &cluster)?.is_some() {
+        work.subvolumes.remove_metadata(&at, mark::ARCHIVED, permit).await?;
+        work.store.memory().archives.remove(&at);
+        tracing::warn!(volume = %volume.name, "the volume was archived and is in use: it is no archive any more");
+    }
     Ok(())
+}
+
+/// Whether the PV is there and is not to be removed, as of now: while the volume is held, what archives it cannot come between.
+async fn still_used(work: &Work, volume: &InUse) -> Result<bool, Error> {
+    let state = work.host.pv_state(&volume.name).await?;
+    Ok(matches!(state, PvState::Present { removing: false, .. }))
 }
 
 /// The mark with our signature, where it lacks one.
@@ -68,7 +82,22 @@ fn to_sign(at: &At, marks: &Marks, volume: &InUse, cluster: &ClusterIds) -> Resu
     }
 }
 
-/// The mark that proves that `own` is this very volume's; `None` where the volume is gone.
+/// The mark that proves that the subvolume is this very volume's; `None` where the volume is gone.
+fn proved(at: &At, marks: &Marks, volume: &InUse, cluster: &ClusterIds) -> Result<Option<Mark>, Error> {
+    match prove(at, marks, said(volume), Some(cluster))? {
+        Proof::Ours(marks) => match marks.owner {
+            Owner::Claim(mark) => Ok(Some(mark)),
+            Owner::Unmarked | Owner::Unreadable => Ok(None),
+        },
+        Proof::TakenOver(_, mark) => Ok(Some(*mark)),
+        Proof::Passed => Ok(None),
+    }
+}
+
+/// The mark that proves that `own` is this very volume's, too.
+///
+/// Its Secret may be in the namespace of the claim that it was made for. Once another namespace's claim has the volume, that
+/// namespace may be anybody's, and gets no key.
 fn owner_of(
     at: &At,
     marks: &Marks,
@@ -76,15 +105,18 @@ fn owner_of(
     own: OwnUser<'_>,
     cluster: &ClusterIds,
 ) -> Result<Option<Mark>, Error> {
-    let mark = match prove(at, marks, said(volume), Some(cluster))? {
-        Proof::Ours(marks) => match marks.owner {
-            Owner::Claim(mark) => mark,
-            Owner::Unmarked | Owner::Unreadable => return Ok(None),
-        },
-        Proof::TakenOver(_, mark) => *mark,
-        Proof::Passed => return Ok(None),
-    };
+    let Some(mark) = proved(at, marks, volume, cluster)? else { return Ok(None) };
     let OwnUser { user, secret, .. } = own;
+    let left = secret.namespace == mark.namespace && volume.claim.namespace != mark.namespace;
+    if left {
+        let message = format!(
+            "Secret {secret}, with which nodes mount the volume, does not exist. It was in the namespace of the claim that the volume was \
+             made for, and the claim of namespace {} has the volume now; nothing was changed. If namespace {} may have the key, make the \
+             Secret with the key that ceph auth get-key client.{user} prints",
+            volume.claim.namespace, secret.namespace
+        );
+        return Err(Error::new(Kind::Refused, message));
+    }
     if mark.user.as_deref() == Some(user) && mark.secret().as_ref() == Some(secret) {
         return Ok(Some(mark));
     }

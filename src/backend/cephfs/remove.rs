@@ -4,22 +4,20 @@
 //! subvolume's mark names the volume and this cluster (`proof`). What is deleted is only marked here, since Ceph's `subvolume rm`
 //! has no way back; `purge` does that once the PV is gone.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use super::{
-    create::OwnUser,
     mark::{self, Archived, Deleted, Mark, Marks, Owner},
     names,
     proof::{Proof, Said, prove},
+    purge::SOON,
     record::Record,
     store::Work,
     subvolumes::{At, Found},
+    users::{self, OwnUser},
 };
 use crate::{
-    backend::{
-        Error, Kind, Removed, Restored,
-        ceph::{Reason, class::Form},
-    },
+    backend::{Error, Kind, PvState, Removed, Restored, ceph::class::Form},
     volume::{Capacity, Disposal, ExpandRequest, Expanded, Origin, Permit, Removal, VolumeName},
 };
 
@@ -67,16 +65,19 @@ pub(super) async fn remove(
         }
         Disposal::Archive => {
             undelete(work, &at, &marks, permit).await?;
-            // First what a full file system withholds: there Ceph forgets a user whom it is to shut out, and does not shut it out.
+            // The mark first: in a full file system it cannot be written, and nobody is shut out of a volume that stays.
             let archived = if let Some(archived) = marks.archived {
                 archived
             } else {
+                if record.expiry.is_some() && work.host.now().is_none() {
+                    return Err(without_a_clock(&at));
+                }
                 let archived = Archived::new(now(work), record.expiry);
                 work.subvolumes.set_metadata(&at, mark::ARCHIVED, &archived.written(), permit).await?;
                 archived
             };
-            for user in users(work, &at, record).await? {
-                work.revoke(&at, &user, permit).await?;
+            for user in authorized(work, &at, record).await? {
+                users::revoke(work, &at, &user, permit).await?;
             }
             if let Some(expires) = archived.expires() {
                 work.store.memory().archives.insert(at.clone(), expires);
@@ -191,7 +192,7 @@ pub(super) async fn restore(
         return Ok(if undeleted { Restored::MovedBack } else { Restored::InPlace });
     }
     if let (Some((user, secret)), Owner::Claim(mark)) = (&record.own, &marks.owner) {
-        OwnUser { user, secret, form }.let_in(work, &at, &mark.uid, &removal.name, permit).await?;
+        OwnUser { user, secret, form }.let_in_again(work, &at, mark, &removal.name, permit).await?;
     }
     work.subvolumes.remove_metadata(&at, mark::ARCHIVED, permit).await?;
     work.store.memory().archives.remove(&at);
@@ -202,6 +203,18 @@ pub(super) async fn restore(
 pub(super) fn now(work: &Work) -> SystemTime {
     work.host.now().unwrap_or_else(SystemTime::now)
 }
+
+fn without_a_clock(at: &At) -> Error {
+    let message = format!(
+        "{} cannot be archived for a limited time: the clocks of the API server and of this machine disagree, or the first is not known \
+         yet; nothing was changed. Synchronise them",
+        at.shown()
+    );
+    Error::new(Kind::Unavailable, message)
+}
+
+/// How soon an archive is looked at again that a PV uses.
+const USED: Duration = Duration::from_hours(1);
 
 /// What became of an archived volume.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -214,7 +227,10 @@ pub(super) enum Fate {
     Stays,
 }
 
-/// Deletes an archived volume of ours for good, if its time has come.
+/// Deletes an archived volume of ours for good, if its time has come and no PV uses it.
+///
+/// A volume whose PV was rescued while nobody led is still marked. Without a user of its own it loses the mark here; the other ones
+/// get their Secret back first ([`register`](super::register)).
 pub(super) async fn expire(work: &Work, at: &At, now: SystemTime, permit: &Permit) -> Result<Fate, Error> {
     let Found::Subvolume(metadata) = work.subvolumes.metadata(at).await? else { return Ok(Fate::Stays) };
     let marks = Marks::read(&metadata);
@@ -228,7 +244,24 @@ pub(super) async fn expire(work: &Work, at: &At, now: SystemTime, permit: &Permi
         Some(_) => {}
         None => return Ok(Fate::Stays),
     }
-    discard_users(work, at, mark, permit).await?;
+    let name = VolumeName::for_claim(&mark.uid)?;
+    match work.host.pv_state(&name).await? {
+        PvState::Absent => {}
+        PvState::Present { removing: true, .. } => return Ok(Fate::Waits(now + SOON)),
+        PvState::Present { removing: false, .. } => {
+            tracing::warn!(
+                subvolume = at.shown(),
+                volume = %name,
+                "the archive has expired and is not deleted: its PersistentVolume exists and is not to be removed"
+            );
+            if mark.user.is_some() {
+                return Ok(Fate::Waits(now + USED));
+            }
+            work.subvolumes.remove_metadata(at, mark::ARCHIVED, permit).await?;
+            return Ok(Fate::Stays);
+        }
+    }
+    users::discard(work, at, mark, true, permit).await?;
     work.subvolumes.remove(at, permit).await?;
     tracing::info!(
         subvolume = at.shown(),
@@ -239,24 +272,12 @@ pub(super) async fn expire(work: &Work, at: &At, now: SystemTime, permit: &Permi
     Ok(Fate::Expired)
 }
 
-/// Removes the user and the Secret that a mark names.
-pub(super) async fn discard_users(work: &Work, at: &At, mark: &Mark, permit: &Permit) -> Result<(), Error> {
-    if let Some(user) = &mark.user {
-        work.revoke(at, user, permit).await?;
-    }
-    if let (Some(secret), Ok(owner)) = (mark.secret(), VolumeName::for_claim(&mark.uid)) {
-        permit.check()?;
-        work.forget(&secret, &owner).await?;
-    }
-    Ok(())
-}
-
 pub(super) fn at(record: &Record) -> At {
     At { fs: record.fs.clone(), group: record.group.clone(), name: record.subvolume.clone() }
 }
 
 /// The users that may reach the volume through the volumes module.
-async fn users(work: &Work, at: &At, record: &Record) -> Result<Vec<String>, Error> {
+async fn authorized(work: &Work, at: &At, record: &Record) -> Result<Vec<String>, Error> {
     let mut users = work.subvolumes.authorized(at).await?;
     if let Some((own, _)) = &record.own {
         users.retain(|user| user != own);
@@ -280,45 +301,10 @@ async fn absent(
     permit: &Permit,
 ) -> Result<Removed, Error> {
     if let Some((user, _)) = &record.own {
-        match work.subvolumes.mds_caps(user).await {
-            Ok(Some(caps)) if only_below(&caps, &format!("/volumes/{}/{}/", at.group, at.name)) => {
-                match work.subvolumes.remove_user(user, permit).await {
-                    Ok(()) => {}
-                    Err(failed) if failed.reason == Reason::NotPermitted => {
-                        left(work, user, "is left, since the admin of the class may not remove users");
-                    }
-                    Err(failed) => return Err(failed.into()),
-                }
-            }
-            Ok(Some(_)) => left(work, user, "is left, since it may do other things too"),
-            Ok(None) => {}
-            Err(failed) if failed.reason == Reason::NotPermitted => {
-                left(work, user, "may be left, which the admin of the class may not see");
-            }
-            Err(failed) => return Err(failed.into()),
-        }
+        users::remove_confined(work, user, &at.directory(), &at.shown(), permit).await?;
     }
     forget(work, removal, record, permit).await?;
     Ok(Removed::Absent)
-}
-
-fn left(work: &Work, user: &str, how: &str) {
-    tracing::warn!(user, how, "the Ceph user of a volume that is gone is left, or may be");
-    let why = format!("its volume is gone, but it {how}; ceph auth rm removes it");
-    work.store.memory().stick(format!("Ceph user client.{user}"), why);
-}
-
-/// Whether rights to metadata servers reach nothing but what lies below `above`, if anything at all.
-///
-/// `allow r` alone lets see the names of everything; the older provisioner gave it to each of its users.
-pub(super) fn only_below(caps: &str, above: &str) -> bool {
-    caps.split(',').map(str::trim).all(|grant| {
-        grant == "allow r"
-            || ["allow rw path=", "allow r path="].iter().any(|allowed| {
-                let path = grant.strip_prefix(allowed).map(|path| path.trim_matches('"'));
-                path.is_some_and(|path| path == above.trim_end_matches('/') || path.starts_with(above))
-            })
-    })
 }
 
 fn only_snapshots(at: &At) -> Error {

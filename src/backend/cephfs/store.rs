@@ -273,18 +273,6 @@ impl Work {
         }
     }
 
-    /// Takes away all that `user` could do, and ends its mounts.
-    pub(super) async fn revoke(
-        &self,
-        at: &At,
-        user: &str,
-        permit: &crate::volume::Permit,
-    ) -> Result<(), Error> {
-        self.subvolumes.deauthorize(at, user, permit).await?;
-        // Only after it cannot come back.
-        self.subvolumes.evict(at, user, permit).await
-    }
-
     /// Forgets a Secret that we kept. One that is somebody else's by now is left to them.
     pub(super) async fn forget(&self, secret: &SecretName, owner: &VolumeName) -> Result<(), Error> {
         match self.host.forget(secret, owner).await {

@@ -46,6 +46,11 @@ impl At {
         format!("subvolume {} of group {} in file system {}", self.name, self.group, self.fs)
     }
 
+    /// What its path begins with, however the version of Ceph names what lies below.
+    pub(super) fn directory(&self) -> String {
+        format!("/volumes/{}/{}/", self.group, self.name)
+    }
+
     /// File system, group and name for a command that an administrator pastes.
     pub(super) fn quoted(&self) -> [String; 3] {
         [&self.fs, &self.group, &self.name].map(|name| quoted(name))
@@ -274,6 +279,21 @@ impl Subvolumes {
         self.written(at, (key, Some(value)), (&what, &reply)).await
     }
 
+    /// Makes sure that there is room for metadata, by writing `value` where it is already. A remark of Ceph's counts as a refusal.
+    pub(super) async fn prove_room(
+        &self,
+        at: &At,
+        key: &str,
+        value: &str,
+        permit: &Permit,
+    ) -> Result<(), Error> {
+        let what = format!("write metadata {key} of {} once more", at.shown());
+        let args =
+            ["fs", "subvolume", "metadata", "set", &at.fs, &at.name, key, value, "--group_name", &at.group];
+        let reply = self.call(Call::changes(what.clone(), args, permit)).await?;
+        if reply.remark().is_empty() { Ok(()) } else { Err(no_room(&what, &reply)) }
+    }
+
     pub(super) async fn remove_metadata(&self, at: &At, key: &str, permit: &Permit) -> Result<(), Error> {
         let what = format!("remove metadata {key} of {}", at.shown());
         let args = ["fs", "subvolume", "metadata", "rm", &at.fs, &at.name, key, "--group_name", &at.group];
@@ -298,12 +318,7 @@ impl Subvolumes {
         match self.metadata(at).await? {
             Found::Subvolume(metadata) if metadata.get(key).map(String::as_str) == value => Ok(()),
             Found::Subvolume(_) | Found::NoSubvolume | Found::NoGroup | Found::OnlySnapshots => {
-                let message = format!(
-                    "{what}: Ceph did not do it, and said only: {}. It is so while the data pool is full: look at ceph df and at the \
-                     quota of the pool; free or add space, or raise the quota",
-                    reply.remark()
-                );
-                Err(Error::new(Kind::Exhausted, message))
+                Err(no_room(what, reply))
             }
         }
     }
@@ -399,13 +414,15 @@ impl Subvolumes {
         Ok(Key::parse(text.trim_matches('"').as_bytes())?)
     }
 
-    /// Takes away what `user` may do there; a user that may do nothing any more is removed.
-    pub(super) async fn deauthorize(&self, at: &At, user: &str, permit: &Permit) -> Result<(), Error> {
+    /// Takes away what `user` may do there; a user that may do nothing any more is removed. Returns false where Ceph's volumes
+    /// module knows no such user.
+    pub(super) async fn deauthorize(&self, at: &At, user: &str, permit: &Permit) -> Result<bool, Error> {
         let what = format!("keep user {user} out of {}", at.shown());
         match self.call(Call::changes(what, args(at, "deauthorize", &[user.to_owned()]), permit)).await {
-            Ok(_) => Ok(()),
+            Ok(_) => Ok(true),
             Err(failed) => match failed.reason {
-                Reason::NoUser | Reason::NoSubvolume | Reason::NoGroup => Ok(()),
+                Reason::NoUser => Ok(false),
+                Reason::NoSubvolume | Reason::NoGroup => Ok(true),
                 _ => Err(failed.into()),
             },
         }
@@ -472,6 +489,15 @@ fn names(reply: &Reply) -> Result<Vec<String>, Error> {
 /// A reply that is not what the command answers.
 fn odd(what: String, said: String) -> Failed {
     Failed { what, tool: Tool::Ceph, reason: Reason::Other, code: None, said, found: String::new() }
+}
+
+fn no_room(what: &str, reply: &Reply) -> Error {
+    let message = format!(
+        "{what}: Ceph did not do it, and said only: {}. It is so while the data pool is full: look at ceph df and at the \
+         quota of the pool; free or add space, or raise the quota",
+        reply.remark()
+    );
+    Error::new(Kind::Exhausted, message)
 }
 
 #[cfg(test)]

@@ -14,9 +14,10 @@ use super::{
     mark::{self, Marks, Owner},
     names,
     purge::purge_due,
-    remove::{self, Fate, discard_users, expire},
+    remove::{self, Fate, expire},
     store::{Store, Work},
     subvolumes::{At, Found},
+    users,
 };
 use crate::{
     backend::{Error, Kind, Known, KnownVolume, Uncommitted, ceph::Reason},
@@ -240,7 +241,7 @@ async fn remove_uncommitted(
         return refuse("carries no mark yet, and is younger than a day".into());
     }
     if let Some(mark) = mark {
-        discard_users(work, at, mark, permit).await?;
+        users::discard(work, at, mark, false, permit).await?;
     }
     work.subvolumes.remove(at, permit).await?;
     Ok(())

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::*;
+use super::{super::users::only_below, *};
 
 const PVC: &str = "kubernetes-dynamic-pvc-6c0f3c9e-8a0b-4a43-9f4a-0b1d0a3c2f11";
 const USER: &str = "kubernetes-dynamic-user-6c0f3c9e-8a0b-4a43-9f4a-0b1d0a3c2f12";

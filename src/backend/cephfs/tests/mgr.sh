@@ -309,6 +309,11 @@ case $verb in
       [[ $(<"$dir/users/$user/tenant") == "$tenant" ]] || end 1 "Error EPERM: auth ID: $user is already in use"
     fi
     change
+    # Its record is emptied before it is written anew.
+    if [[ -e $dir/full ]]; then
+      rm -f "$dir/users/$user/tenant"
+      end 28 'Error ENOSPC: error in write'
+    fi
     mkdir -p "$dir/users/$user/at"
     printf '%s' "$tenant" >"$dir/users/$user/tenant"
     [[ -e $dir/users/$user/key ]] || echo 'AQB5Z1hnAAAAABAAcGxhdXNpYmxlLCB3cm9uZw==' >"$dir/users/$user/key"
@@ -325,6 +330,10 @@ case $verb in
     user=${words[1]}
     [[ -e $dir/users/$user/tenant ]] || missing "auth ID: $user doesn't exist"
     change
+    if [[ -e $dir/full ]]; then
+      rm -f "$dir/users/$user/tenant"
+      end 28 'Error ENOSPC: error in write'
+    fi
     rm -f "$sub/auths/$user" "$dir/users/$user/at/$group:$name"
     caps "$user"
     if [[ ! -s $dir/users/$user/mds ]]; then rm -r "${dir:?}/users/$user"; fi

@@ -634,3 +634,93 @@ async fn a_full_file_system_does_not_keep_what_was_deleted_from_being_purged() {
     purged(&*backend).await;
     assert!(!mgr.exists("/volumes/berth/berth-uid-data"));
 }
+
+/// A PV that was rescued, or restored from a backup, while nobody led: nothing had taken the mark away, and at the end of its time
+/// the data of a volume in use was deleted.
+#[tokio::test]
+async fn an_archive_that_a_persistent_volume_uses_does_not_expire() {
+    for node in [&[][..], &[("userSecretName", "shared")]] {
+        let mgr = Mgr::new();
+        let keys = Keys::new("i-1", KEY);
+        keys.put(&SecretName { namespace: "team".into(), name: "shared".into() }, &[("key", KEY)]);
+        let backend = mgr.backend(keys.clone());
+        let permit = Permit::unlimited();
+        let request = asked("data", &[&EXPIRING[..], node].concat());
+        let volume = backend.create(&request, &permit).await.unwrap();
+        let before = (mgr.state(), keys.kept());
+        let removal = removal(&request, &volume, Disposal::Archive);
+        backend.remove(&removal, &permit).await.unwrap();
+        let uid = removal.provenance.uid.clone();
+        let backend = mgr.backend(keys.clone());
+        backend.register_class(&request.parameters);
+        for removing in [true, false] {
+            keys.set_pv(&request.name, PvState::Present { uid: uid.clone(), removing });
+            collect_garbage(&backend, volume.id.store(), 31).await;
+            assert!(mgr.exists("/volumes/berth/berth-uid-data"), "{node:?}, removing: {removing}");
+        }
+        let Removal { name, id, source, claim, origin, provenance, .. } = removal;
+        let in_use = InUse { name, id, source, claim, origin, capacity: request.capacity, provenance };
+        backend.register(&in_use, &permit).await.unwrap();
+        assert_eq!((mgr.state(), keys.kept()), before, "{node:?}: it is no archive any more");
+        collect_garbage(&backend, volume.id.store(), 400).await;
+        assert_eq!(mgr.state(), before.0, "{node:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_archive_for_a_limited_time_is_not_made_while_the_time_is_unknown() {
+    let mgr = Mgr::new();
+    let keys = Keys::new("i-1", KEY);
+    let backend = mgr.backend(keys.clone());
+    let permit = Permit::unlimited();
+    for (more, made) in [(&EXPIRING[..], false), (&[][..], true)] {
+        let request = asked(if made { "for-good" } else { "for-a-time" }, more);
+        let volume = backend.create(&request, &permit).await.unwrap();
+        let before = mgr.state();
+        keys.lose_the_time(true);
+        let archived = backend.remove(&removal(&request, &volume, Disposal::Archive), &permit).await;
+        assert_eq!(archived.as_ref().err().map(|error| error.kind()), (!made).then_some(Kind::Unavailable));
+        assert_eq!(mgr.state() != before, made);
+        keys.lose_the_time(false);
+        backend.remove(&removal(&request, &volume, Disposal::Archive), &permit).await.unwrap();
+    }
+}
+
+/// Ceph empties its record of a user, cannot write it, and knows no such user from then on: the key still opened the archive, and
+/// the user stayed for ever.
+#[tokio::test]
+async fn a_user_that_ceph_forgot_in_a_full_file_system_is_shut_out_all_the_same() {
+    let rows = [Disposal::Archive, Disposal::Delete].map(|disposal| [(disposal, false), (disposal, true)]);
+    for (disposal, forgotten) in rows.into_iter().flatten() {
+        let mgr = Mgr::new();
+        let keys = Keys::new("i-1", KEY);
+        let backend = mgr.backend(keys.clone());
+        let permit = Permit::unlimited();
+        let request = asked("data", &[]);
+        let volume = backend.create(&request, &permit).await.unwrap();
+        let user = mgr.path().join("users/berth-uid-data");
+        assert!(user.exists());
+        let removal = removal(&request, &volume, disposal);
+        if disposal == Disposal::Archive {
+            // It was killed behind the mark.
+            let set =
+                ["fs", "subvolume", "metadata", "set", "cephfs", "berth-uid-data", "berth.archived", "{}"];
+            mgr.ceph(&[&set[..], &["--group_name", "berth"]].concat()).unwrap();
+            fs::write(mgr.path().join("full"), "").unwrap();
+            if forgotten {
+                fs::remove_file(user.join("tenant")).unwrap();
+            }
+            assert!(matches!(backend.remove(&removal, &permit).await.unwrap(), Removed::Archived(_)));
+        } else {
+            backend.remove(&removal, &permit).await.unwrap();
+            fs::write(mgr.path().join("full"), "").unwrap();
+            if forgotten {
+                fs::remove_file(user.join("tenant")).unwrap();
+            }
+            tend_after(&backend, volume.id.store(), Duration::from_hours(1)).await;
+            assert!(!mgr.exists("/volumes/berth/berth-uid-data"));
+        }
+        assert!(!user.exists(), "{disposal}");
+        assert_eq!(keys.kept(), [], "{disposal}");
+    }
+}

@@ -1,7 +1,7 @@
 //! The Secret of a volume's own user, which lies where a tenant may delete it: it is made again for what is proved to be ours, and
 //! for nothing else.
 
-use std::{slice::from_ref, sync::Arc};
+use std::{fs, slice::from_ref, sync::Arc};
 
 use super::{
     conformance::{Keys, World, removal},
@@ -146,4 +146,37 @@ async fn a_secret_whose_making_was_broken_off_is_made_by_the_next_leader() {
         next.register(&site.in_use, &Permit::unlimited()).await.unwrap();
         assert_eq!(site.keys.kept(), from_ref(&site.secret), "{when}");
     }
+}
+
+/// `authorize` empties Ceph's record of the user first: the volume could never be mounted again.
+#[tokio::test]
+async fn no_secret_is_made_in_a_full_file_system_and_the_user_stays_known() {
+    let site = Site::new(&[]).await;
+    let before = site.mgr.state();
+    let full = site.mgr.path().join("full");
+    fs::write(&full, "").unwrap();
+    site.keys.delete(&site.secret);
+    let error = site.backend.register(&site.in_use, &Permit::unlimited()).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Exhausted, "{error}");
+    site.untouched("full");
+    fs::remove_file(&full).unwrap();
+    assert_eq!(site.mgr.state(), before);
+    site.backend.register(&site.in_use, &Permit::unlimited()).await.unwrap();
+    assert_eq!(site.keys.kept(), from_ref(&site.secret));
+}
+
+/// The namespace may have been deleted, and made again by anybody.
+#[tokio::test]
+async fn the_key_of_a_volume_goes_to_no_namespace_that_its_claim_has_left() {
+    let site = Site::new(&[]).await;
+    let (ours, theirs) = (site.in_use.claim.namespace.clone(), "elsewhere".to_owned());
+    assert_eq!(site.secret.namespace, ours, "the Secret is with the claim");
+    site.keys.delete(&site.secret);
+    let mut rebound = site.in_use.clone();
+    rebound.claim.namespace = theirs;
+    rebound.claim.uid = "another".into();
+    let error = site.backend.register(&rebound, &Permit::unlimited()).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Refused, "{error}");
+    assert!(error.to_string().contains("ceph auth get-key client."), "{error}");
+    site.untouched("bound to a claim of another namespace");
 }

@@ -1,0 +1,165 @@
+//! Who may reach a volume: [`OwnUser`] is let in, [`revoke`] shuts out.
+//!
+//! It does not decide who may. The users of cephfs-provisioner's volumes, which the volumes module does not know, are the
+//! business of `old`, save that they are removed by [`remove_confined`] as well.
+
+use super::{
+    mark::{self, Mark},
+    store::Work,
+    subvolumes::At,
+};
+use crate::{
+    backend::{
+        Error, Kind,
+        ceph::{Reason, class::Form},
+    },
+    volume::{Permit, SecretName, Secrets, VolumeName},
+};
+
+/// A volume's own user, and the Secret with its key.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct OwnUser<'a> {
+    pub(super) user: &'a str,
+    pub(super) secret: &'a SecretName,
+    pub(super) form: Form,
+}
+
+impl OwnUser<'_> {
+    /// Lets the user into the subvolume, made for the claim with this UID, and keeps its key for `volume`. Both may be there already.
+    pub(super) async fn let_in(
+        self,
+        work: &Work,
+        at: &At,
+        uid: &str,
+        volume: &VolumeName,
+        permit: &Permit,
+    ) -> Result<(), Error> {
+        let key = work.subvolumes.authorize(at, self.user, uid, permit).await?;
+        permit.check()?;
+        work.host.keep(self.secret, &secrets(self.form, self.user, key.reveal()), volume).await
+    }
+
+    /// The same for a user that was let in before.
+    ///
+    /// Ceph empties its record of a user before it writes the new one. In a full file system the record stays empty, and neither
+    /// `authorize` nor `deauthorize` knows the user from then on. So the owner's mark is written first, with the value that it
+    /// has: in a full file system that fails and harms nothing.
+    pub(super) async fn let_in_again(
+        self,
+        work: &Work,
+        at: &At,
+        mark: &Mark,
+        volume: &VolumeName,
+        permit: &Permit,
+    ) -> Result<(), Error> {
+        work.subvolumes.prove_room(at, mark::OWNER, &mark.written(), permit).await?;
+        self.let_in(work, at, &mark.uid, volume, permit).await
+    }
+}
+
+/// The Secret of a volume's own user.
+fn secrets(form: Form, user: &str, key: &str) -> Secrets {
+    let values = values(form, user, key).into_iter();
+    values.map(|(name, value)| (name.to_owned(), value.as_bytes().to_vec())).collect()
+}
+
+/// What the Secret of a volume's own user holds, under the names that the nodes read.
+pub(super) fn values<'a>(form: Form, user: &'a str, key: &'a str) -> Vec<(&'static str, &'a str)> {
+    match form {
+        // The plugin takes any value for the key, so that there must be no other.
+        Form::InTree => vec![("key", key)],
+        Form::Csi => vec![("key", key), ("userID", user), ("userKey", key)],
+    }
+}
+
+/// Takes away what `user` may do in the subvolume, and ends its mounts there.
+///
+/// That Ceph knows no such user does not mean that there is none: it says so too of a user that it began to shut out while the
+/// file system was full.
+pub(super) async fn revoke(work: &Work, at: &At, user: &str, permit: &Permit) -> Result<(), Error> {
+    match work.subvolumes.deauthorize(at, user, permit).await {
+        Ok(true) => {}
+        Ok(false) => {
+            remove_confined(work, user, &at.directory(), &at.shown(), permit).await?;
+        }
+        Err(error) if error.kind() == Kind::Exhausted => {
+            if !remove_confined(work, user, &at.directory(), &at.shown(), permit).await? {
+                return Err(error);
+            }
+        }
+        Err(error) => return Err(error),
+    }
+    // Only after it cannot come back.
+    work.subvolumes.evict(at, user, permit).await
+}
+
+/// Removes the user and the Secret that a mark names. Those of an archive were removed when it was archived, save what an
+/// administrator let in since.
+pub(super) async fn discard(
+    work: &Work,
+    at: &At,
+    mark: &Mark,
+    archived: bool,
+    permit: &Permit,
+) -> Result<(), Error> {
+    match &mark.user {
+        Some(user) if archived => {
+            work.subvolumes.deauthorize(at, user, permit).await?;
+            work.subvolumes.evict(at, user, permit).await?;
+        }
+        Some(user) => revoke(work, at, user, permit).await?,
+        None => {}
+    }
+    if let (Some(secret), Ok(owner)) = (mark.secret(), VolumeName::for_claim(&mark.uid)) {
+        permit.check()?;
+        work.forget(&secret, &owner).await?;
+    }
+    Ok(())
+}
+
+/// Removes a user that may do nothing but use what lies below `above`, which is gone or archived. Returns whether there is none any
+/// more; one that may be left is shown among the problems of the store. `what` names the volume.
+pub(super) async fn remove_confined(
+    work: &Work,
+    user: &str,
+    above: &str,
+    what: &str,
+    permit: &Permit,
+) -> Result<bool, Error> {
+    let left = |why: &str| {
+        tracing::warn!(user, volume = what, why, "the Ceph user of a volume may be left");
+        let why = format!(
+            "it was made for {what}, which is gone or archived, and may be left: {why}; remove it with ceph auth rm"
+        );
+        work.store.memory().stick(format!("Ceph user client.{user}"), why);
+        Ok(false)
+    };
+    match work.subvolumes.mds_caps(user).await {
+        Ok(None) => Ok(true),
+        Ok(Some(caps)) if only_below(&caps, above) => match work.subvolumes.remove_user(user, permit).await {
+            Ok(()) => Ok(true),
+            Err(failed) if failed.reason == Reason::NotPermitted => {
+                left("the admin of the class may not remove users")
+            }
+            Err(failed) => Err(failed.into()),
+        },
+        Ok(Some(_)) => left("it may do other things too"),
+        Err(failed) if failed.reason == Reason::NotPermitted => {
+            left("the admin of the class may not see users")
+        }
+        Err(failed) => Err(failed.into()),
+    }
+}
+
+/// Whether rights to metadata servers reach nothing but what lies below `above`, if anything at all.
+///
+/// `allow r` alone lets see the names of everything; the older provisioner gave it to each of its users.
+pub(super) fn only_below(caps: &str, above: &str) -> bool {
+    caps.split(',').map(str::trim).all(|grant| {
+        grant == "allow r"
+            || ["allow rw path=", "allow r path="].iter().any(|allowed| {
+                let path = grant.strip_prefix(allowed).map(|path| path.trim_matches('"'));
+                path.is_some_and(|path| path == above.trim_end_matches('/') || path.starts_with(above))
+            })
+    })
+}
