@@ -461,7 +461,7 @@ impl Backend for Cephfs {
                 tokio::time::sleep(purge::SOON).await;
                 continue;
             };
-            for store in self.known().into_iter().filter(|store| sweep::to_tend(store, now)) {
+            for store in self.known().into_iter().filter(|store| sweep::has_garbage(store, now)) {
                 let name = store.cluster.name();
                 let done = match self.work_on(name).await {
                     Ok(Some(work)) => sweep::collect_garbage(&work, now, permit).await,

@@ -41,7 +41,7 @@ enum Look {
     Unmarked,
     /// An archived volume's.
     Archived(String),
-    /// Somebody else's; why it cannot be had, and what to do.
+    /// It belongs to another owner; why it cannot be used, and what to do.
     Taken(String),
 }
 

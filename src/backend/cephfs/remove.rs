@@ -154,7 +154,7 @@ async fn undelete(work: &Work, at: &At, marks: &Marks, permit: &Permit) -> Resul
     match &marks.deleted {
         None => Ok(false),
         Some(deleted) if deleted.purging => {
-            let message = format!("{} is being purged; it cannot be had back", at.shown());
+            let message = format!("{} is being purged; it can no longer be restored", at.shown());
             Err(Error::new(Kind::Refused, message))
         }
         Some(_) => {

@@ -264,7 +264,7 @@ pub(super) async fn unregistered(work: &Work, volumes: &[KnownVolume]) -> Result
 /// due is looked at again.
 pub(super) async fn collect_garbage(work: &Work, now: SystemTime, permit: &Permit) -> Result<(), Error> {
     // Without knowing who we are, nothing can be proven to be ours.
-    if work.host.cluster().is_none() || !to_tend(&work.store, now) {
+    if work.host.cluster().is_none() || !has_garbage(&work.store, now) {
         return Ok(());
     }
     work.identity().await?;
@@ -335,8 +335,8 @@ async fn find_marked(work: &Work) -> Result<(), Error> {
     Ok(())
 }
 
-/// Whether there is anything to tend.
-pub(super) fn to_tend(store: &Store, now: SystemTime) -> bool {
+/// Whether there is anything to collect.
+pub(super) fn has_garbage(store: &Store, now: SystemTime) -> bool {
     let memory = store.memory();
     !memory.archives_found
         || memory.archives.values().any(|expires| *expires <= now)

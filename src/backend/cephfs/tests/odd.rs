@@ -269,10 +269,10 @@ async fn a_broken_subvolume_does_not_keep_the_others_from_being_swept() {
 
 /// Looks for archives whose time has come, so many days from now.
 async fn collect_garbage(backend: &Cephfs, store: &str, days: u64) {
-    tend_after(backend, store, Duration::from_hours(24 * days)).await;
+    collect_after(backend, store, Duration::from_hours(24 * days)).await;
 }
 
-async fn tend_after(backend: &Cephfs, store: &str, time: Duration) {
+async fn collect_after(backend: &Cephfs, store: &str, time: Duration) {
     let work = backend.work_on(store).await.unwrap().unwrap();
     sweep::collect_garbage(&work, SystemTime::now() + time, &Permit::unlimited()).await.unwrap();
 }
@@ -396,15 +396,15 @@ async fn a_deleted_volume_stays_while_its_object_does_and_for_its_time_in_the_tr
     backend.remove(&removal, &permit).await.unwrap();
     let there = || mgr.exists("/volumes/berth/berth-uid-data");
     let store = volume.id.store();
-    tend_after(&backend, store, Duration::from_hours(2)).await;
+    collect_after(&backend, store, Duration::from_hours(2)).await;
     assert!(there(), "its PersistentVolume is still there");
     keys.set_pv(&request.name, PvState::Absent);
     let next = mgr.backend(keys);
     next.register_class(&request.parameters);
-    tend_after(&next, store, Duration::from_mins(59)).await;
+    collect_after(&next, store, Duration::from_mins(59)).await;
     assert!(there(), "its time has not come");
     assert_eq!(next.create(&request, &permit).await.unwrap_err().kind(), Kind::Conflict);
-    tend_after(&next, store, Duration::from_mins(61)).await;
+    collect_after(&next, store, Duration::from_mins(61)).await;
     assert!(!there());
 }
 
@@ -717,7 +717,7 @@ async fn a_user_that_ceph_forgot_in_a_full_file_system_is_shut_out_all_the_same(
             if forgotten {
                 fs::remove_file(user.join("tenant")).unwrap();
             }
-            tend_after(&backend, volume.id.store(), Duration::from_hours(1)).await;
+            collect_after(&backend, volume.id.store(), Duration::from_hours(1)).await;
             assert!(!mgr.exists("/volumes/berth/berth-uid-data"));
         }
         assert!(!user.exists(), "{disposal}");
