@@ -182,13 +182,13 @@ async fn collect_until(nfs: &Nfs, mut done: impl FnMut(&StoreStatus) -> bool) {
     }
 }
 
-/// Whether it is the name of a file whose writing was broken off.
 /// Without what was left where the writing of a file was broken off.
 fn finished(mut names: Vec<String>) -> Vec<String> {
     names.retain(|name| !is_temporary(name));
     names
 }
 
+/// Whether it is the name of a file whose writing was broken off.
 fn is_temporary(path: &str) -> bool {
     Path::new(path).extension().is_some_and(|extension| extension == "tmp")
 }

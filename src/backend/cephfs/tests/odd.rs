@@ -679,7 +679,10 @@ async fn an_archive_for_a_limited_time_is_not_made_while_the_time_is_unknown() {
         let before = mgr.state();
         keys.lose_the_time(true);
         let archived = backend.remove(&removal(&request, &volume, Disposal::Archive), &permit).await;
-        assert_eq!(archived.as_ref().err().map(|error| error.kind()), (!made).then_some(Kind::Unavailable));
+        assert_eq!(
+            archived.as_ref().err().map(crate::backend::Error::kind),
+            (!made).then_some(Kind::Unavailable)
+        );
         assert_eq!(mgr.state() != before, made);
         keys.lose_the_time(false);
         backend.remove(&removal(&request, &volume, Disposal::Archive), &permit).await.unwrap();
