@@ -37,8 +37,8 @@ pub use inspection::{Finding, Inspection};
 pub use ownership::{UNKNOWN_CLUSTER, quoted, take_over};
 
 use crate::volume::{
-    ClaimKey, ClusterIds, Disposal, ExpandRequest, Expanded, Expired, InUse, Invalid, Permit, Place, Removal,
-    SecretName, Secrets, Source, Volume, VolumeId, VolumeName, VolumeRequest,
+    ClaimKey, ClusterIds, Disposal, ExpandRequest, Expanded, Expired, InUse, Invalid, Location, Permit,
+    Removal, SecretName, Secrets, Source, Volume, VolumeId, VolumeName, VolumeRequest,
 };
 
 /// One storage system with all its configured stores (exports, clusters).
@@ -48,7 +48,7 @@ pub trait Backend: Send + Sync + 'static {
     fn capabilities(&self) -> &Capabilities;
 
     /// Where `request` would be made: pure, touches nothing. Refuses bad parameters and names.
-    fn place(&self, request: &VolumeRequest) -> Result<Place, Error>;
+    fn place(&self, request: &VolumeRequest) -> Result<Location, Error>;
 
     /// Whether the class allows this volume to lie at exactly the place of another one. Above or below another volume
     /// is never allowed. Pure, touches nothing.
@@ -61,7 +61,7 @@ pub trait Backend: Send + Sync + 'static {
     }
 
     /// Where an existing volume lies, if it lies in one of this backend's stores: pure, touches nothing.
-    fn locate(&self, source: &Source) -> Option<Place>;
+    fn locate(&self, source: &Source) -> Option<Location>;
 
     /// Whether nobody gave this store its name, so that it follows from addresses: written with others, the same storage has
     /// another name. Pure, touches nothing.
@@ -233,7 +233,7 @@ pub struct Capabilities {
     /// Whether the names of its parameters may be written in any case, as the older provisioners of its kind took them.
     pub case_insensitive: bool,
     /// What the older provisioners of its kind did with the bytes where the class says nothing.
-    pub before: Disposal,
+    pub legacy_default: Disposal,
     /// How many volumes it can usefully work on at a time.
     pub concurrency: usize,
 }
@@ -272,7 +272,7 @@ pub struct StoreExpectation {
     /// The identity that the store had when the newest of the volumes was made; `None` where no volume tells.
     pub identity: Option<String>,
     /// Where some of the existing volumes lie; a few are enough.
-    pub places: Vec<Place>,
+    pub places: Vec<Location>,
 }
 
 /// A volume that was begun and whose PV was never committed.
@@ -286,7 +286,7 @@ pub struct Uncommitted {
     pub since: SystemTime,
     /// Where it lies, where that is known. An id does not tell: a class may have been made anew for another place, and what
     /// lies elsewhere under the same id may be in use.
-    pub place: Option<Place>,
+    pub place: Option<Location>,
 }
 
 /// One export or cluster as it is now.

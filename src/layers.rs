@@ -209,7 +209,7 @@ fn a_forbidden_use_is_found_however_it_is_written() {
         ("a renamed use", "backend.rs", "use kube::Client as K;"),
         ("a use in a group", "backend.rs", "use {std::sync::Arc, kube::Client};"),
         ("a use in a tree", "volume.rs", "use crate::{volume::Capacity, provisioner::{lease, queue}};"),
-        ("a re-export", "system/root.rs", "pub use crate::volume::Place;"),
+        ("a re-export", "system/root.rs", "pub use crate::volume::Location;"),
         ("a path in an expression", "provisioner/reclaim.rs", "fn f() { crate::backend::nfs::Nfs::new(); }"),
         ("a way through super", "provisioner/lease.rs", "use super::super::system::root::Root;"),
         ("a way through super in a file of two", "backend/nfs.rs", "use super::super::observe::Metrics;"),

@@ -23,7 +23,7 @@ use berth::{
     },
     config::{self, Ceph, Controller, Environment, Invocation, Listen, Storage},
     observe::{self, Metered, Metrics},
-    provisioner::{self, ClusterFacts, KubernetesHost, host, lease, queue::Pace, rights},
+    provisioner::{self, ClusterFacts, KubernetesHost, host, lease, queue::Backoff, rights},
     system::clock::since_boot,
     volume::Clock,
 };
@@ -252,7 +252,7 @@ fn loop_settings(
         retry_period: lock.retry_period,
         ..lease::Settings::new(&primary, &lock.namespace, &hostname)
     });
-    let pace = Pace { min: settings.retry_min, max: settings.retry_max, slow: settings.retry_max };
+    let pace = Backoff { min: settings.retry_min, max: settings.retry_max, slow: settings.retry_max };
     provisioner::Settings {
         cluster,
         hostname,

@@ -93,7 +93,7 @@ pub struct Settings {
     /// How long to wait for an answer of the API server (watches are not meant).
     pub api_timeout: Duration,
     /// How long what failed waits.
-    pub pace: queue::Pace,
+    pub pace: queue::Backoff,
     /// How often to look for volumes that were begun and never used.
     pub sweep_interval: Duration,
     /// How long such a volume must stay without a claim before it is taken back.

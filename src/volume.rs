@@ -321,21 +321,21 @@ impl fmt::Display for Source {
 ///
 /// Places are ordered by store, then segment by segment, so that what lies beneath a place follows it directly.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Place {
+pub struct Location {
     /// The configured name of the export or cluster.
     pub store: String,
     /// The segments of the path below the store's root; never empty, none is empty, `.` or `..`.
     pub segments: Vec<String>,
 }
 
-impl Place {
+impl Location {
     /// Whether this place is `other`, above it or below it.
     pub fn overlaps(&self, other: &Self) -> bool {
         self.store == other.store && self.segments.iter().zip(&other.segments).all(|(a, b)| a == b)
     }
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for Location {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}", self.store, self.segments.join("/"))
     }
@@ -391,7 +391,7 @@ pub struct Volume {
 
 /// What a PV tells of how its volume was made, beyond its source. Only administrators write PVs.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Provenance {
+pub struct PvMetadata {
     /// [`Volume::record`], for what we made.
     pub record: BTreeMap<String, String>,
     /// [`Volume::store_identity`], for what we made.
@@ -430,7 +430,7 @@ pub struct InUse {
     /// What it holds, as the PV says.
     pub capacity: Capacity,
     /// How it was made.
-    pub provenance: Provenance,
+    pub pv_metadata: PvMetadata,
 }
 
 /// What becomes of the bytes when the claim is gone. It has no default on purpose.
@@ -485,7 +485,7 @@ pub struct Removal {
     /// What shall become of it.
     pub disposal: Disposal,
     /// How it was made.
-    pub provenance: Provenance,
+    pub pv_metadata: PvMetadata,
 }
 
 /// A volume that shall hold more. Everything but the capacity comes from the PV.
@@ -504,7 +504,7 @@ pub struct ExpandRequest {
     /// How much it shall hold, at least.
     pub capacity: Capacity,
     /// How it was made.
-    pub provenance: Provenance,
+    pub pv_metadata: PvMetadata,
 }
 
 /// A volume that has grown.
@@ -569,7 +569,7 @@ mod tests {
 
     #[test]
     fn places_overlap_at_above_and_below_but_not_beside() {
-        let place = |path: &str| Place {
+        let place = |path: &str| Location {
             store: "default".into(),
             segments: path.split('/').map(String::from).collect(),
         };
@@ -577,7 +577,7 @@ mod tests {
         assert!(place("a/b").overlaps(&place("a")));
         assert!(place("a").overlaps(&place("a/b")));
         assert!(!place("a/b").overlaps(&place("a/bc")));
-        let elsewhere = Place { store: "other".into(), ..place("a/b") };
+        let elsewhere = Location { store: "other".into(), ..place("a/b") };
         assert!(!place("a/b").overlaps(&elsewhere));
     }
 }

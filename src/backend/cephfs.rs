@@ -47,8 +47,8 @@ use crate::{
     },
     system::guard::{Guards, Held},
     volume::{
-        CephfsSource, CsiSource, Disposal, ExpandRequest, Expanded, InUse, Invalid, Permit, Place,
-        Provenance, Removal, SecretName, Source, Volume, VolumeId, VolumeName, VolumeRequest,
+        CephfsSource, CsiSource, Disposal, ExpandRequest, Expanded, InUse, Invalid, Location, Permit,
+        PvMetadata, Removal, SecretName, Source, Volume, VolumeId, VolumeName, VolumeRequest,
     },
 };
 
@@ -112,7 +112,7 @@ impl Cephfs {
             expand: true,
             parameters: PARAMETERS,
             case_insensitive: true,
-            before: Disposal::Delete,
+            legacy_default: Disposal::Delete,
             concurrency: tools.concurrency.max(1) * configured.len().max(1),
         };
         Ok(Self {
@@ -204,13 +204,13 @@ impl Cephfs {
         id: &VolumeId,
         name: &VolumeName,
         source: &Source,
-        provenance: &Provenance,
+        pv_metadata: &PvMetadata,
     ) -> Result<(Work, Record), Error> {
         let refuse = |message: String| Err(Error::new(Kind::Refused, message));
         if id.backend() != NAME || id.name() != name {
             return refuse(format!("PersistentVolume {name} carries the id of another volume, {id}"));
         }
-        let record = Record::read(&provenance.record)?;
+        let record = Record::read(&pv_metadata.record)?;
         let place = self.locate(source);
         if place.is_none_or(|place| place.segments != names::segments(&record.group, &record.subvolume)) {
             return refuse(format!(
@@ -246,20 +246,20 @@ impl Cephfs {
         &self,
         source: &Source,
         claim: &crate::volume::ClaimKey,
-        provenance: &Provenance,
+        pv_metadata: &PvMetadata,
     ) -> Result<(Work, Old), Error> {
         let Source::Cephfs(source) = source else {
             let message =
                 format!("{source} carries no id of ours and is no CephFS directory; nothing was touched");
             return Err(Error::new(Kind::Refused, message));
         };
-        let old = Old::read(source, claim, provenance)?;
+        let old = Old::read(source, claim, pv_metadata)?;
         let monitors: Monitors = source.monitors.join(",").parse().map_err(|wrong: Invalid| {
             let message = format!("{} is on a cluster that cannot be found; nothing was touched", old.path);
             Error::caused_by(Kind::Refused, message, wrong)
         })?;
         let cluster = self.clusters.reached_by(&monitors)?;
-        let parameters = Parameters(&provenance.parameters);
+        let parameters = Parameters(&pv_metadata.parameters);
         // A class may have been made anew, for another cluster.
         if let Some(text) = parameters.get("monitors") {
             let theirs: Monitors = text.parse()?;
@@ -283,7 +283,7 @@ impl Cephfs {
         Ok((self.work(&cluster, admin.0).await?, old))
     }
 
-    fn locate_csi(&self, csi: &CsiSource) -> Option<Place> {
+    fn locate_csi(&self, csi: &CsiSource) -> Option<Location> {
         let get = |key: &str| csi.attributes.get(key).filter(|value| !value.is_empty());
         if csi.driver != self.settings.driver {
             return None;
@@ -294,10 +294,10 @@ impl Cephfs {
             (None, Some(monitors)) => self.name_of(monitors)?,
             (None, None) => return None,
         };
-        Some(Place { store, segments: names::segments(&group, subvolume) })
+        Some(Location { store, segments: names::segments(&group, subvolume) })
     }
 
-    fn locate_directory(&self, source: &CephfsSource) -> Option<Place> {
+    fn locate_directory(&self, source: &CephfsSource) -> Option<Location> {
         let mut segments = names::segments_of(&source.path)?;
         // The data of a subvolume lies below it, in a directory with a name that only Ceph knows.
         let uuid = |text: &str| text.len() == 36 && text.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-');
@@ -312,7 +312,7 @@ impl Cephfs {
                 segments.truncate(3);
             }
         }
-        Some(Place { store: self.name_of(&source.monitors.join(","))?, segments })
+        Some(Location { store: self.name_of(&source.monitors.join(","))?, segments })
     }
 }
 
@@ -330,7 +330,7 @@ impl Backend for Cephfs {
         &self.capabilities
     }
 
-    fn place(&self, request: &VolumeRequest) -> Result<Place, Error> {
+    fn place(&self, request: &VolumeRequest) -> Result<Location, Error> {
         class::plan(&self.clusters, &self.settings, request).map(|plan| plan.place)
     }
 
@@ -342,7 +342,7 @@ impl Backend for Cephfs {
         Parameters(parameters).inspect(&self.settings.driver)
     }
 
-    fn locate(&self, source: &Source) -> Option<Place> {
+    fn locate(&self, source: &Source) -> Option<Location> {
         match source {
             Source::Csi(csi) => self.locate_csi(csi),
             Source::Cephfs(source) => self.locate_directory(source),
@@ -380,10 +380,10 @@ impl Backend for Cephfs {
         permit.check()?;
         if let Some(id) = &removal.id {
             let (work, record) =
-                self.work_of(id, &removal.name, &removal.source, &removal.provenance).await?;
+                self.work_of(id, &removal.name, &removal.source, &removal.pv_metadata).await?;
             return remove::remove(&work, removal, &record, permit).await;
         }
-        let (work, old) = self.work_of_old(&removal.source, &removal.claim, &removal.provenance).await?;
+        let (work, old) = self.work_of_old(&removal.source, &removal.claim, &removal.pv_metadata).await?;
         work.invalidate(old::remove(&work, &old, &removal.name, removal.disposal, permit).await)
     }
 
@@ -392,10 +392,10 @@ impl Backend for Cephfs {
         permit.check()?;
         if let Some(id) = &removal.id {
             let (work, record) =
-                self.work_of(id, &removal.name, &removal.source, &removal.provenance).await?;
+                self.work_of(id, &removal.name, &removal.source, &removal.pv_metadata).await?;
             return remove::restore(&work, removal, &record, form(&removal.source), permit).await;
         }
-        let (work, old) = self.work_of_old(&removal.source, &removal.claim, &removal.provenance).await?;
+        let (work, old) = self.work_of_old(&removal.source, &removal.claim, &removal.pv_metadata).await?;
         old::restore(&work, &old, permit).await
     }
 
@@ -410,10 +410,10 @@ impl Backend for Cephfs {
         let _held = self.hold(&volume.name)?;
         permit.check()?;
         if let Some(id) = &volume.id {
-            let (work, record) = self.work_of(id, &volume.name, &volume.source, &volume.provenance).await?;
+            let (work, record) = self.work_of(id, &volume.name, &volume.source, &volume.pv_metadata).await?;
             return register::register(&work, volume, &record, form(&volume.source), permit).await;
         }
-        let (work, old) = self.work_of_old(&volume.source, &volume.claim, &volume.provenance).await?;
+        let (work, old) = self.work_of_old(&volume.source, &volume.claim, &volume.pv_metadata).await?;
         old::register(&work, &old, volume, permit).await
     }
 
@@ -426,10 +426,10 @@ impl Backend for Cephfs {
         permit.check()?;
         let quota = class::quota(growth.capacity.bytes())?;
         if let Some(id) = &growth.id {
-            let (work, record) = self.work_of(id, &growth.name, &growth.source, &growth.provenance).await?;
+            let (work, record) = self.work_of(id, &growth.name, &growth.source, &growth.pv_metadata).await?;
             return remove::expand(&work, growth, &record, quota, permit).await;
         }
-        let (work, old) = self.work_of_old(&growth.source, &growth.claim, &growth.provenance).await?;
+        let (work, old) = self.work_of_old(&growth.source, &growth.claim, &growth.pv_metadata).await?;
         work.invalidate(old::expand(&work, &old, quota, permit).await)
     }
 

@@ -18,18 +18,18 @@ use std::{
 
 use super::{Backend, Error, Kind, Removed, StoreExpectation, Uncommitted};
 use crate::volume::{
-    Access, Capacity, Claim, ClaimKey, Disposal, ExpandRequest, Mode, Origin, Permit, Place, Provenance,
+    Access, Capacity, Claim, ClaimKey, Disposal, ExpandRequest, Location, Mode, Origin, Permit, PvMetadata,
     Removal, Source, Volume, VolumeId, VolumeName, VolumeRequest,
 };
 
 /// What a test sees and does behind a backend's back.
 pub trait Storage: Send + Sync {
     /// Whether a live volume or anything else is at that place; what was archived is not live.
-    fn exists(&self, place: &Place) -> bool;
+    fn exists(&self, place: &Location) -> bool;
     /// Puts content into what is there, as a pod would.
-    fn fill(&self, place: &Place);
+    fn fill(&self, place: &Location);
     /// Puts something there that no backend made, with content.
-    fn plant(&self, place: &Place);
+    fn plant(&self, place: &Location);
     /// What a backend would make of `request`, told by what it made of another request in the same store. Nothing need be
     /// there.
     fn volume_of(&self, request: &VolumeRequest, other: &Volume) -> Volume;
@@ -38,7 +38,7 @@ pub trait Storage: Send + Sync {
     /// Sources like that one which lie in none of the backend's stores.
     fn elsewhere(&self, source: &Source) -> Vec<Source>;
     /// Whether the volume that was at that place is archived where the backend says, with its content.
-    fn is_archived(&self, place: &Place, told: &str) -> bool;
+    fn is_archived(&self, place: &Location, told: &str) -> bool;
 }
 
 /// In what backends may differ.
@@ -134,7 +134,7 @@ impl Trial {
     }
 
     /// That the volume at that place was archived; where.
-    fn archived(&self, place: &Place, removed: Removed) -> String {
+    fn archived(&self, place: &Location, removed: Removed) -> String {
         let Removed::Archived(told) = removed else { panic!("not archived, but {removed:?}") };
         assert!(self.storage.is_archived(place, &told), "{told}");
         told
@@ -209,7 +209,7 @@ pub fn removal(request: &VolumeRequest, volume: &Volume, disposal: Disposal) -> 
         claim: key(request),
         origin: volume.origin,
         disposal,
-        provenance: provenance(volume),
+        pv_metadata: pv_metadata(volume),
     }
 }
 
@@ -219,21 +219,21 @@ pub fn id_of(request: &VolumeRequest, other: &Volume) -> VolumeId {
 }
 
 /// What the PV of `volume` tells of how it was made.
-pub fn provenance(volume: &Volume) -> Provenance {
-    Provenance {
+pub fn pv_metadata(volume: &Volume) -> PvMetadata {
+    PvMetadata {
         record: volume.record.clone(),
         store_identity: Some(volume.store_identity.clone()),
         uid: object_uid(volume.id.name()),
-        ..Provenance::default()
+        ..PvMetadata::default()
     }
 }
 
 /// What the PV of a volume of an older provisioner tells: that one of them made it.
-pub fn legacy_provenance() -> Provenance {
+pub fn legacy_pv_metadata() -> PvMetadata {
     let annotations = ["rbdProvisionerIdentity", "cephFSProvisionerIdentity"];
-    Provenance {
+    PvMetadata {
         annotations: annotations.map(|key| (key.to_owned(), "old".to_owned())).into(),
-        ..Provenance::default()
+        ..PvMetadata::default()
     }
 }
 
@@ -251,7 +251,7 @@ fn growth(request: &VolumeRequest, source: &Source) -> ExpandRequest {
         claim: key(request),
         mode: request.mode,
         capacity: Capacity::from_bytes(request.capacity.bytes() * 2),
-        provenance: Provenance::default(),
+        pv_metadata: PvMetadata::default(),
     }
 }
 
@@ -413,7 +413,7 @@ async fn a_volume_of_an_older_provisioner_is_removed(bench: Trial) {
         let old = Removal {
             id: None,
             source,
-            provenance: legacy_provenance(),
+            pv_metadata: legacy_pv_metadata(),
             ..removal(&bench.request(name), &template, disposal)
         };
         let removed = backend.remove(&old, &permit()).await.unwrap();
@@ -562,7 +562,7 @@ async fn an_expanded_volume_holds_more_and_never_less(bench: Trial) {
     let volume = bench.made(&backend, &request).await;
     let larger = ExpandRequest {
         id: Some(volume.id.clone()),
-        provenance: provenance(&volume),
+        pv_metadata: pv_metadata(&volume),
         ..growth(&request, &volume.source)
     };
     for _ in 0..2 {

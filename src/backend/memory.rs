@@ -18,7 +18,7 @@ use super::{
     path::{self, Missing, Pattern},
 };
 use crate::volume::{
-    ClaimKey, Disposal, ExpandRequest, Expanded, InUse, Mode, Origin, Permit, Place, Provenance, Removal,
+    ClaimKey, Disposal, ExpandRequest, Expanded, InUse, Location, Mode, Origin, Permit, PvMetadata, Removal,
     SecretName, Source, Volume, VolumeId, VolumeName, VolumeRequest,
 };
 
@@ -60,7 +60,7 @@ pub struct Held {
     /// What the caller got.
     pub volume: Volume,
     /// Where it lies.
-    pub place: Place,
+    pub place: Location,
     /// Whose it is.
     pub claim: ClaimKey,
     /// Whether [`Backend::commit`] was called.
@@ -108,7 +108,7 @@ struct State {
     past: BTreeMap<String, StoreExpectation>,
     volumes: BTreeMap<VolumeName, Held>,
     /// Directories and whether they hold something.
-    directories: BTreeMap<Place, bool>,
+    directories: BTreeMap<Location, bool>,
     trash: Vec<Trashed>,
     archived: BTreeMap<VolumeName, (String, Option<Held>)>,
     /// Volumes that the storage says to be another cluster's, with its identity.
@@ -140,7 +140,7 @@ struct State {
 #[derive(Debug, Clone)]
 struct Trashed {
     name: VolumeName,
-    place: Place,
+    place: Location,
     /// Its record, where it had one.
     held: Option<Held>,
     /// The PV that it was removed for; empty where that is not known.
@@ -187,7 +187,7 @@ impl Memory {
                 expand: true,
                 parameters: PARAMETERS,
                 case_insensitive: false,
-                before: Disposal::Archive,
+                legacy_default: Disposal::Archive,
                 concurrency: 32,
             }),
             state: Arc::new(Mutex::new(state)),
@@ -329,19 +329,19 @@ impl Memory {
     }
 
     /// Puts a directory there as if an administrator or an older provisioner had made it; `content`: with a file in it.
-    pub fn plant(&self, place: Place, content: bool) {
+    pub fn plant(&self, place: Location, content: bool) {
         self.state().directories.insert(place, content);
     }
 
     /// Puts a file into a volume, as a pod would do.
-    pub fn fill(&self, place: &Place) {
+    pub fn fill(&self, place: &Location) {
         if let Some(content) = self.state().directories.get_mut(place) {
             *content = true;
         }
     }
 
     /// Whether there is a directory.
-    pub fn exists(&self, place: &Place) -> bool {
+    pub fn exists(&self, place: &Location) -> bool {
         self.state().directories.contains_key(place)
     }
 
@@ -439,22 +439,22 @@ impl State {
         if self.moody && calls.is_multiple_of(2) { ALIAS } else { SERVER }
     }
 
-    fn trash(&mut self, name: &VolumeName, place: &Place, provenance: &Provenance) {
+    fn trash(&mut self, name: &VolumeName, place: &Location, pv_metadata: &PvMetadata) {
         self.trash.push(Trashed {
             name: name.clone(),
             place: place.clone(),
             held: self.volumes.get(name).cloned(),
-            uid: provenance.uid.clone(),
+            uid: pv_metadata.uid.clone(),
             content: self.directories.remove(place).unwrap_or_default(),
             at: SystemTime::now(),
-            retention: provenance.retention,
+            retention: pv_metadata.retention,
         });
     }
 
     /// Whose the storage says that the volume is: ours, unless another cluster's that nobody took over.
-    fn prove(&mut self, name: &VolumeName, provenance: &Provenance) -> Result<(), Error> {
+    fn prove(&mut self, name: &VolumeName, pv_metadata: &PvMetadata) -> Result<(), Error> {
         let Some(owner) = self.foreign.get(name) else { return Ok(()) };
-        if provenance.take_over.as_ref() == Some(owner) {
+        if pv_metadata.take_over.as_ref() == Some(owner) {
             self.foreign.remove(name);
             return Ok(());
         }
@@ -482,7 +482,7 @@ impl State {
     }
 }
 
-fn source(server: &str, place: &Place) -> Source {
+fn source(server: &str, place: &Location) -> Source {
     Source::Nfs { server: server.into(), path: format!("/{}/{}", place.store, place.segments.join("/")) }
 }
 
@@ -492,7 +492,7 @@ impl Backend for Memory {
         &self.capabilities
     }
 
-    fn place(&self, request: &VolumeRequest) -> Result<Place, Error> {
+    fn place(&self, request: &VolumeRequest) -> Result<Location, Error> {
         if request.mode == Mode::Block && !self.capabilities.block {
             return Err(Error::new(Kind::Unsupported, "raw devices are not supported"));
         }
@@ -507,7 +507,7 @@ impl Backend for Memory {
             }
             None => path::default_directory(&request.claim, &request.name)?,
         };
-        Ok(Place { store: store.clone(), segments })
+        Ok(Location { store: store.clone(), segments })
     }
 
     fn shares(&self, request: &VolumeRequest) -> bool {
@@ -524,12 +524,12 @@ impl Backend for Memory {
         inspection
     }
 
-    fn locate(&self, source: &Source) -> Option<Place> {
+    fn locate(&self, source: &Source) -> Option<Location> {
         let Source::Nfs { server, path } = source else { return None };
         let (store, rest) = path.trim_start_matches('/').split_once('/')?;
         let segments = path::checked(rest).ok()?;
         ([SERVER, ALIAS].contains(&server.as_str()) && self.state().stores.iter().any(|known| known == store))
-            .then(|| Place { store: store.into(), segments })
+            .then(|| Location { store: store.into(), segments })
     }
 
     fn is_provisional(&self, store: &str) -> bool {
@@ -611,7 +611,7 @@ impl Backend for Memory {
         let removed = {
             let mut state = self.state();
             state.usable(&place.store)?;
-            state.prove(&removal.name, &removal.provenance)?;
+            state.prove(&removal.name, &removal.pv_metadata)?;
             match (&removal.id, state.volumes.get(&removal.name)) {
                 (Some(id), Some(held)) if held.volume.id != *id || held.place != place => {
                     let message = format!("the record of {id} names another place or volume");
@@ -642,7 +642,7 @@ impl Backend for Memory {
             let removed = match disposal {
                 Disposal::Retain => Removed::Kept,
                 Disposal::Delete if there => {
-                    state.trash(&removal.name, &place, &removal.provenance);
+                    state.trash(&removal.name, &place, &removal.pv_metadata);
                     Removed::Trashed
                 }
                 Disposal::Archive if there => {
@@ -725,7 +725,7 @@ impl Backend for Memory {
         {
             let mut state = self.state();
             state.usable(&place.store)?;
-            state.prove(&volume.name, &volume.provenance)?;
+            state.prove(&volume.name, &volume.pv_metadata)?;
             let id = match &volume.id {
                 Some(id) => id.clone(),
                 None => VolumeId::new("memory", &place.store, volume.name.clone())?,
@@ -803,7 +803,7 @@ impl Backend for Memory {
                         return Err(Error::new(Kind::Refused, message));
                     }
                     if state.directories.contains_key(&held.place) {
-                        state.trash(name, &held.place, &Provenance::default());
+                        state.trash(name, &held.place, &PvMetadata::default());
                     }
                 }
                 state.volumes.remove(name);
@@ -868,15 +868,15 @@ mod tests {
     struct Plain(Memory);
 
     impl Storage for Plain {
-        fn exists(&self, place: &Place) -> bool {
+        fn exists(&self, place: &Location) -> bool {
             self.0.exists(place)
         }
 
-        fn fill(&self, place: &Place) {
+        fn fill(&self, place: &Location) {
             self.0.fill(place);
         }
 
-        fn plant(&self, place: &Place) {
+        fn plant(&self, place: &Location) {
             self.0.plant(place.clone(), true);
         }
 
@@ -892,7 +892,7 @@ mod tests {
             super::source(SERVER, &beside)
         }
 
-        fn is_archived(&self, place: &Place, told: &str) -> bool {
+        fn is_archived(&self, place: &Location, told: &str) -> bool {
             told.starts_with(&format!("archived-{}", place.segments.join("/")))
         }
 

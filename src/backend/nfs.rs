@@ -44,7 +44,7 @@ use crate::{
         StoreExpectation, StoreStatus, Uncommitted,
     },
     volume::{
-        Disposal, ExpandRequest, Expanded, InUse, Permit, Place, Removal, Source, Volume, VolumeId,
+        Disposal, ExpandRequest, Expanded, InUse, Location, Permit, Removal, Source, Volume, VolumeId,
         VolumeName, VolumeRequest,
     },
 };
@@ -75,7 +75,7 @@ impl Nfs {
             expand: true,
             parameters: PARAMETERS,
             case_insensitive: false,
-            before: Disposal::Archive,
+            legacy_default: Disposal::Archive,
             concurrency,
         };
         Ok(Self { capabilities, exports, stores })
@@ -103,7 +103,7 @@ impl Backend for Nfs {
         &self.capabilities
     }
 
-    fn place(&self, request: &VolumeRequest) -> Result<Place, Error> {
+    fn place(&self, request: &VolumeRequest) -> Result<Location, Error> {
         class::plan(&self.exports, request).map(|plan| plan.place)
     }
 
@@ -115,7 +115,7 @@ impl Backend for Nfs {
         class::inspect(parameters)
     }
 
-    fn locate(&self, source: &Source) -> Option<Place> {
+    fn locate(&self, source: &Source) -> Option<Location> {
         self.exports.iter().find_map(|export| export.locate(source))
     }
 

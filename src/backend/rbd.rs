@@ -51,7 +51,7 @@ use crate::{
         ceph::{Admin, Cluster, Clusters, class::Parameters},
     },
     volume::{
-        Disposal, ExpandRequest, Expanded, InUse, Permit, Place, Removal, Source, Volume, VolumeId,
+        Disposal, ExpandRequest, Expanded, InUse, Location, Permit, Removal, Source, Volume, VolumeId,
         VolumeName, VolumeRequest,
     },
 };
@@ -123,7 +123,7 @@ impl Rbd {
             expand: true,
             parameters: PARAMETERS,
             case_insensitive: true,
-            before: Disposal::Delete,
+            legacy_default: Disposal::Delete,
             concurrency: concurrency.max(8),
         };
         let stores = Mutex::new(stores);
@@ -228,7 +228,7 @@ impl Backend for Rbd {
         &self.capabilities
     }
 
-    fn place(&self, request: &VolumeRequest) -> Result<Place, Error> {
+    fn place(&self, request: &VolumeRequest) -> Result<Location, Error> {
         class::plan(&self.clusters, &self.settings, request).map(|plan| plan.place())
     }
 
@@ -240,7 +240,7 @@ impl Backend for Rbd {
         Parameters(parameters).inspect(&self.settings.driver)
     }
 
-    fn locate(&self, source: &Source) -> Option<Place> {
+    fn locate(&self, source: &Source) -> Option<Location> {
         let (cluster, spot, image, _) = self.found(source)?;
         Some(spot.place(cluster.name(), &image))
     }
@@ -268,9 +268,10 @@ impl Backend for Rbd {
     }
 
     async fn remove(&self, removal: &Removal, permit: &Permit) -> Result<Removed, Error> {
-        let target = self.target(&removal.name, removal.id.as_ref(), &removal.source, &removal.provenance)?;
+        let target =
+            self.target(&removal.name, removal.id.as_ref(), &removal.source, &removal.pv_metadata)?;
         let named =
-            if target.id.is_some() { &removal.provenance.record } else { &removal.provenance.parameters };
+            if target.id.is_some() { &removal.pv_metadata.record } else { &removal.pv_metadata.parameters };
         let expiry = match removal.disposal {
             Disposal::Archive => Parameters(named).expiry()?,
             // What is archived although it was to be deleted, is kept.
@@ -291,7 +292,8 @@ impl Backend for Rbd {
         if self.found(&removal.source).is_none() {
             return Ok(Restored::InPlace);
         }
-        let target = self.target(&removal.name, removal.id.as_ref(), &removal.source, &removal.provenance)?;
+        let target =
+            self.target(&removal.name, removal.id.as_ref(), &removal.source, &removal.pv_metadata)?;
         let store = self.store(&target.cluster);
         let removal = &Removal { id: target.id.clone(), ..removal.clone() };
         let (what, image) = (format!("restore volume {}", removal.name), target.image.as_str());
@@ -323,7 +325,7 @@ impl Backend for Rbd {
     }
 
     async fn register(&self, volume: &InUse, permit: &Permit) -> Result<(), Error> {
-        let target = self.target(&volume.name, volume.id.as_ref(), &volume.source, &volume.provenance)?;
+        let target = self.target(&volume.name, volume.id.as_ref(), &volume.source, &volume.pv_metadata)?;
         let store = self.store(&target.cluster);
         let volume = &InUse { id: target.id.clone(), ..volume.clone() };
         let (what, image) = (format!("register volume {}", volume.name), target.image.as_str());
@@ -339,7 +341,7 @@ impl Backend for Rbd {
                 format!("{} of volume {} is no image in a known cluster", growth.source, growth.name);
             return Err(Error::new(Kind::NotFound, message));
         }
-        let target = self.target(&growth.name, growth.id.as_ref(), &growth.source, &growth.provenance)?;
+        let target = self.target(&growth.name, growth.id.as_ref(), &growth.source, &growth.pv_metadata)?;
         let store = self.store(&target.cluster);
         let growth = &ExpandRequest { id: target.id.clone(), ..growth.clone() };
         let (what, image) = (format!("enlarge volume {}", growth.name), target.image.as_str());

@@ -17,7 +17,7 @@ use crate::{
         StoreStatus, Uncommitted,
     },
     volume::{
-        ExpandRequest, Expanded, InUse, Permit, Place, Removal, SecretName, Source, Volume, VolumeId,
+        ExpandRequest, Expanded, InUse, Location, Permit, Removal, SecretName, Source, Volume, VolumeId,
         VolumeName, VolumeRequest,
     },
 };
@@ -58,7 +58,7 @@ impl Backend for Metered {
         self.inner.capabilities()
     }
 
-    fn place(&self, request: &VolumeRequest) -> Result<Place, Error> {
+    fn place(&self, request: &VolumeRequest) -> Result<Location, Error> {
         self.inner.place(request)
     }
 
@@ -70,7 +70,7 @@ impl Backend for Metered {
         self.inner.inspect(parameters)
     }
 
-    fn locate(&self, source: &Source) -> Option<Place> {
+    fn locate(&self, source: &Source) -> Option<Location> {
         self.inner.locate(source)
     }
 

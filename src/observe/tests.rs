@@ -17,7 +17,7 @@ use crate::{
         Uncommitted,
     },
     volume::{
-        Disposal, ExpandRequest, Expanded, InUse, Permit, Place, Removal, Source, Volume, VolumeId,
+        Disposal, ExpandRequest, Expanded, InUse, Location, Permit, Removal, Source, Volume, VolumeId,
         VolumeName, VolumeRequest,
     },
 };
@@ -33,7 +33,7 @@ impl Stores {
             expand: true,
             parameters: &[],
             case_insensitive: false,
-            before: Disposal::Archive,
+            legacy_default: Disposal::Archive,
             concurrency: 1,
         };
         Arc::new(Self(capabilities, stores))
@@ -49,11 +49,11 @@ impl Backend for Stores {
     fn capabilities(&self) -> &Capabilities {
         &self.0
     }
-    fn place(&self, _: &VolumeRequest) -> Result<Place, Error> {
+    fn place(&self, _: &VolumeRequest) -> Result<Location, Error> {
         refused()
     }
-    fn locate(&self, _: &Source) -> Option<Place> {
-        Some(Place { store: "a".into(), segments: vec!["d".into()] })
+    fn locate(&self, _: &Source) -> Option<Location> {
+        Some(Location { store: "a".into(), segments: vec!["d".into()] })
     }
     fn shares(&self, _: &VolumeRequest) -> bool {
         false

@@ -185,7 +185,7 @@ pub(crate) fn terms_of(
     Class::from(class).terms(backend).map(|terms| (terms.parameters, terms.unknown))
 }
 
-/// What the old provisioners did with a volume whose class has these parameters (`before`: where it says nothing), save
+/// What the old provisioners did with a volume whose class has these parameters (`legacy_default`: where it says nothing), save
 /// that a value which made them fail for ever archives instead. The second value says why, where an administrator must
 /// know.
 pub(super) fn disposal_as_before(
@@ -343,7 +343,7 @@ mod tests {
             expand: true,
             parameters: THEIRS,
             case_insensitive: false,
-            before: Disposal::Archive,
+            legacy_default: Disposal::Archive,
             concurrency: 1,
         }
     }

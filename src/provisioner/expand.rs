@@ -113,7 +113,7 @@ pub(super) fn plan(
                 Some(_) | None => Mode::Filesystem,
             },
             capacity: request,
-            provenance: recorded.provenance(volume, class, backend.capabilities()),
+            pv_metadata: recorded.pv_metadata(volume, class, backend.capabilities()),
         },
         request_text: request_text.unwrap_or_default().to_owned(),
         has,

@@ -22,7 +22,7 @@ use super::{
 use crate::{
     backend::{Capabilities, Error, Kind},
     volume::{
-        Capacity, CephfsSource, CsiSource, Disposal, Invalid, Origin, Place, Provenance, RbdSource,
+        Capacity, CephfsSource, CsiSource, Disposal, Invalid, Location, Origin, PvMetadata, RbdSource,
         SecretName, Source, Volume, VolumeId, duration_text, parse_duration,
     },
 };
@@ -41,7 +41,7 @@ pub(super) struct Recording {
 /// The PV for `volume`, made for `claim` under `class`.
 pub(super) fn build(
     volume: &Volume,
-    place: &Place,
+    place: &Location,
     claim: &Claim,
     class: &Class,
     recording: Recording,
@@ -274,16 +274,16 @@ impl Recorded {
     }
 
     /// How the volume was made; `class` counts only where nothing is recorded.
-    pub(super) fn provenance(
+    pub(super) fn pv_metadata(
         self,
         volume: &VolumeObject,
         class: Option<&Class>,
         backend: &Capabilities,
-    ) -> Provenance {
+    ) -> PvMetadata {
         let old = self.id.is_none();
         let parameters = class.filter(|_| old).map(|class| class.parameters_as_before(backend));
         let retention = self.retention.or_else(|| retention_as_before(parameters.as_ref()?));
-        Provenance {
+        PvMetadata {
             record: self.record,
             store_identity: self.store_identity,
             annotations: volume.metadata.annotations.clone().unwrap_or_default(),
@@ -335,8 +335,8 @@ mod tests {
         Recording { disposal, retention: None, guarded: true }
     }
 
-    fn place() -> Place {
-        Place { store: "default".into(), segments: vec!["default-data-pvc-0b6f-11".into()] }
+    fn place() -> Location {
+        Location { store: "default".into(), segments: vec!["default-data-pvc-0b6f-11".into()] }
     }
 
     /// Proves: case 10, case 32, row 5.1, row 5.2, row 5.3, row 5.4, row 5.5, row 5.6, row 5.7, row 5.8, row 5.9, row 5.10, row 5.11, row 5.12
@@ -465,7 +465,8 @@ mod tests {
             let claim =
                 fixtures::claim(json!({"spec": {"volumeMode": mode, "accessModes": ["ReadWriteOnce"]}}));
             let class = fixtures::class(json!({"mountOptions": ["noatime"]}));
-            let place = Place { store: "main".into(), segments: vec!["kube".into(), "berth-0b6f-11".into()] };
+            let place =
+                Location { store: "main".into(), segments: vec!["kube".into(), "berth-0b6f-11".into()] };
             let built = build(&volume, &place, &claim, &class, recording(Disposal::Archive)).unwrap();
             insta::assert_json_snapshot!(name, built);
             let object: VolumeObject = serde_json::from_value(serde_json::to_value(built).unwrap()).unwrap();

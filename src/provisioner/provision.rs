@@ -17,7 +17,7 @@ use super::{
     bounds::{FIELD_BYTES, PATTERN_BYTES, shortened},
     class::{Class, Terms},
     objects::DataSource,
-    records::{Claim, Records, Relation, Spot},
+    records::{Claim, LocationKey, Records, Relation},
 };
 use crate::{
     backend::{Backend, Backends, Error, Finding, Kind},
@@ -69,7 +69,7 @@ pub(super) struct Order {
     pub(super) class: Arc<Class>,
     pub(super) backend: Arc<dyn Backend>,
     pub(super) request: VolumeRequest,
-    pub(super) spot: Spot,
+    pub(super) spot: LocationKey,
     pub(super) disposal: Disposal,
     /// How long what is deleted stays in the trash, where the class says so.
     pub(super) retention: Option<Duration>,
@@ -260,7 +260,7 @@ fn order(
         claim: Arc::clone(claim),
         class: Arc::clone(class),
         backend: Arc::clone(backend),
-        spot: Spot::new(capabilities.name, &place),
+        spot: LocationKey::new(capabilities.name, &place),
         request,
         disposal,
         retention,

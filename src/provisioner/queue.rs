@@ -23,7 +23,7 @@ impl<K: Clone + Hash + Eq + Ord + Send + fmt::Debug + 'static> Key for K {}
 
 /// How long failed keys wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Pace {
+pub struct Backoff {
     /// The shortest wait after a failure; it doubles with every further one.
     pub min: Duration,
     /// The longest wait.
@@ -32,7 +32,7 @@ pub struct Pace {
     pub slow: Duration,
 }
 
-impl Pace {
+impl Backoff {
     /// The wait after `failures` earlier failures: doubling from `min`, at most `max`, and spread over half as much again,
     /// so that what failed together does not come back together.
     fn after(&self, failures: u32, chance: f64) -> Duration {
@@ -51,7 +51,7 @@ fn later(now: Instant, wait: Duration) -> Instant {
     now + wait.min(Duration::from_hours(24 * 36_500))
 }
 
-impl Default for Pace {
+impl Default for Backoff {
     /// One second doubling to five minutes; five minutes.
     fn default() -> Self {
         let longest = Duration::from_mins(5);
@@ -103,7 +103,7 @@ impl<K: Key> fmt::Debug for Queue<K> {
 
 impl<K: Key> Queue<K> {
     /// An empty queue.
-    pub fn new(pace: Pace) -> Self {
+    pub fn new(pace: Backoff) -> Self {
         let state = State {
             pace,
             entries: HashMap::new(),
@@ -278,7 +278,7 @@ struct Entry {
 
 /// The queue without its workers. `ready` and `waiting` hold exactly the keys whose entries say so.
 struct State<K: Key> {
-    pace: Pace,
+    pace: Backoff,
     entries: HashMap<K, Entry>,
     ready: VecDeque<K>,
     waiting: BTreeSet<(Instant, K)>,

@@ -23,7 +23,7 @@ use super::{
     names,
     objects::{VolumeObject, class_name},
     persistent_volume::{self, Recorded},
-    records::{Occupant, Relation, Spot},
+    records::{LocationKey, Occupant, Relation},
 };
 use crate::{
     backend::{Backends, Capabilities},
@@ -98,7 +98,7 @@ fn order(volume: &VolumeObject, class: Option<&Class>, backends: &Backends) -> R
     let (disposal, remark) = match (recorded.disposal, class) {
         (Some(disposal), _) => (disposal, None),
         (None, Some(class)) => {
-            class::disposal_as_before(&class.parameters_as_before(capabilities), capabilities.before)
+            class::disposal_as_before(&class.parameters_as_before(capabilities), capabilities.legacy_default)
         }
         (None, None) => (Disposal::Archive, Some(class_gone(volume))),
     };
@@ -126,7 +126,7 @@ fn removal(
         claim: ClaimKey { namespace: claim.namespace, name: claim.name, uid: claim.uid },
         origin: recorded.origin.unwrap_or(Origin::Created),
         disposal,
-        provenance: recorded.provenance(volume, class, capabilities),
+        pv_metadata: recorded.pv_metadata(volume, class, capabilities),
     }
 }
 
@@ -181,7 +181,7 @@ fn in_the_way(other: &Occupant) -> Option<String> {
 }
 
 /// Why a volume on another store, which may be the same one, is in the way of a removal.
-fn in_the_way_on(spot: &Spot, other: &Occupant, store: &str) -> String {
+fn in_the_way_on(spot: &LocationKey, other: &Occupant, store: &str) -> String {
     let how = match other.relation {
         Relation::Same => "has the same path on",
         Relation::Above => "has a path above it on",

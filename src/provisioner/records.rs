@@ -22,7 +22,7 @@ use blocked::Blocked;
 pub(super) use claim::{Claim, ClaimKeys, PendingExpansion};
 use classes::Classes;
 use past::Memories;
-pub(super) use places::{Places, Relation, Spot};
+pub(super) use places::{LocationIndex, LocationKey, Relation};
 
 use super::{
     class::Class,
@@ -86,7 +86,7 @@ pub(super) struct VolumeRecord {
     pub(super) claim_uid: Box<str>,
     pub(super) state: VolumeState,
     /// Where it lies, where that is in one of our stores.
-    pub(super) spot: Option<Spot>,
+    pub(super) spot: Option<LocationKey>,
     /// We are deleting the object: its last changes are our own. Or it leaves its bytes to another volume, and will be deleted.
     leaving: bool,
     /// What the backend was asked to do with the bytes in this term, if it was, or may have been asked to do before the object was
@@ -149,9 +149,9 @@ pub(super) struct Records {
     claims: HashMap<Arc<str>, ClaimRecord>,
     volumes: HashMap<Arc<str>, VolumeRecord>,
     classes: Classes,
-    places: Places,
-    reserved: Places,
-    reservations: HashMap<Arc<str>, (Spot, Arc<Claim>)>,
+    places: LocationIndex,
+    reserved: LocationIndex,
+    reservations: HashMap<Arc<str>, (LocationKey, Arc<Claim>)>,
     /// Who waits for a volume or a reservation to go.
     blocked: Blocked,
     /// Counts the complete lists of each kind: what a new list does not have is gone.
@@ -175,8 +175,8 @@ impl Records {
             claims: HashMap::new(),
             volumes: HashMap::new(),
             classes: Classes::default(),
-            places: Places::default(),
-            reserved: Places::default(),
+            places: LocationIndex::default(),
+            reserved: LocationIndex::default(),
             reservations: HashMap::new(),
             blocked: Blocked::default(),
             rounds: BTreeMap::new(),
@@ -264,7 +264,13 @@ impl Records {
 
     /// The first other volume, or claim that is being provisioned, that lies at, above or below `spot`. With `share`,
     /// exactly the same place does not count.
-    pub(super) fn occupant(&self, spot: &Spot, volume: &str, claim: &str, share: bool) -> Option<Occupant> {
+    pub(super) fn occupant(
+        &self,
+        spot: &LocationKey,
+        volume: &str,
+        claim: &str,
+        share: bool,
+    ) -> Option<Occupant> {
         let counts = |relation: Relation| !(share && relation == Relation::Same);
         let volumes = self
             .places
@@ -287,7 +293,7 @@ impl Records {
     }
 
     /// Everybody else at exactly this place.
-    pub(super) fn sharers(&self, spot: &Spot, volume: &str) -> Vec<Sharer> {
+    pub(super) fn sharers(&self, spot: &LocationKey, volume: &str) -> Vec<Sharer> {
         let volumes =
             self.places.overlapping(spot).filter(|(how, who)| *how == Relation::Same && ***who != *volume);
         let volumes = volumes.map(|(_, who)| Sharer {
@@ -318,7 +324,7 @@ impl Records {
     /// stores may be one: either of them is `provisional`.
     pub(super) fn double(
         &self,
-        spot: &Spot,
+        spot: &LocationKey,
         volume: &str,
         provisional: impl Fn(&str) -> bool,
     ) -> Option<(Occupant, String)> {
@@ -357,7 +363,7 @@ impl Records {
         self.queue = None;
         self.blocked.clear();
         self.reservations.clear();
-        self.reserved = Places::default();
+        self.reserved = LocationIndex::default();
         // What was on its way was dropped. What was moved, the storage knows.
         for record in self.volumes.values_mut() {
             record.leaving = false;
@@ -507,7 +513,7 @@ impl Records {
     }
 
     /// Keeps `spot` for this claim until its volume is known or [`release`](Self::release) is called.
-    pub(super) fn reserve(&mut self, claim: &Arc<Claim>, spot: Spot) {
+    pub(super) fn reserve(&mut self, claim: &Arc<Claim>, spot: LocationKey) {
         self.release(&claim.uid);
         self.reserved.insert(&spot, &claim.uid);
         self.reservations.insert(Arc::clone(&claim.uid), (spot, Arc::clone(claim)));
@@ -653,7 +659,7 @@ impl Records {
         let by = reclaim::provisioner(object, &self.backends).and_then(|name| self.backends.get(name));
         let kept_secret =
             by.and_then(|backend| backend.kept_secret(&persistent_volume::legible_record(object)));
-        let spot = located.map(|(backend, place)| Spot::new(backend, &place));
+        let spot = located.map(|(backend, place)| LocationKey::new(backend, &place));
         let claim_uid = object.spec.claim_ref.as_ref().map_or("", |claim| claim.uid.as_str());
         let round = self.round(Watched::Volumes);
         let name: Arc<str> = match self.volumes.get_key_value(name) {
@@ -714,7 +720,7 @@ impl Records {
         self.wake_volume(&name, before.as_ref());
     }
 
-    /// Works on a volume that is not as it was `before`.
+    /// Works on a volume that is not as it was `legacy_default`.
     fn wake_volume(&self, name: &Arc<str>, before: Option<&VolumeRecord>) {
         let Some(now) = self.volumes.get(name) else { return };
         let before = before.filter(|before| before.object == now.object);

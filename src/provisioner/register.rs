@@ -209,7 +209,7 @@ fn in_use(live: &VolumeObject, class: Option<&Class>, backends: &Backends) -> Re
         },
         origin: recorded.origin.unwrap_or(Origin::Created),
         capacity,
-        provenance: recorded.provenance(live, class, backend.capabilities()),
+        pv_metadata: recorded.pv_metadata(live, class, backend.capabilities()),
     }))
 }
 
@@ -234,7 +234,7 @@ mod tests {
     #[test]
     fn only_what_is_bound_here_is_recorded_as_in_use() {
         let volume = told(json!({})).unwrap().unwrap();
-        assert_eq!((volume.claim.uid.as_str(), volume.provenance.uid.as_str()), ("0b6f-11", "volume-1"));
+        assert_eq!((volume.claim.uid.as_str(), volume.pv_metadata.uid.as_str()), ("0b6f-11", "volume-1"));
         assert_eq!(volume.id.map(|id| id.to_string()).as_deref(), Some("1/memory/default/pvc-0b6f-11"));
         let table = [
             ("released", json!({"status": {"phase": "Released"}})),
@@ -257,6 +257,6 @@ mod tests {
     fn a_take_over_by_an_administrator_reaches_the_storage() {
         let patch = json!({"metadata": {"annotations": {"berth.storage/take-over": "blue"}}});
         let volume = told(patch).unwrap().unwrap();
-        assert_eq!(volume.provenance.take_over.as_deref(), Some("blue"));
+        assert_eq!(volume.pv_metadata.take_over.as_deref(), Some("blue"));
     }
 }

@@ -454,7 +454,7 @@ async fn follow(inquiry: Inquiry, shared: Arc<Shared>, sender: watch::Sender<Rig
     }
 }
 
-/// What the answers and refusals mean. A question without an answer leaves things as they were `before`, unless the server
+/// What the answers and refusals mean. A question without an answer leaves things as they were `legacy_default`, unless the server
 /// refused the thing itself; after that, the right is given another chance when nothing was refused since.
 fn conclude(answers: &[(Right, Option<bool>)], refused: &BTreeSet<Right>, before: &Rights) -> Rights {
     let answered = answers.iter().any(|(_, answer)| answer.is_some());

@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     backend::{Backend, Kind, Uncommitted},
-    volume::{Permit, Place, Source, VolumeName},
+    volume::{Location, Permit, Source, VolumeName},
 };
 
 /// What the API server says of an unfinished volume.
@@ -192,7 +192,7 @@ fn judge(volume: &Uncommitted, records: &Records, worked_on: bool) -> Verdict {
 
 /// Whether the PV of the name of an unfinished volume uses that volume. Whichever claim it is for: a volume may have been
 /// bound again by another one. `locate` says where a source lies.
-fn uses(stored: &VolumeObject, volume: &Uncommitted, locate: impl Fn(&Source) -> Option<Place>) -> bool {
+fn uses(stored: &VolumeObject, volume: &Uncommitted, locate: impl Fn(&Source) -> Option<Location>) -> bool {
     let same = match annotation(&stored.metadata, names::VOLUME_ID) {
         Some(id) => id == volume.id.to_string(),
         None => stored.spec.claim_ref.as_ref().is_some_and(|claim| claim.uid == volume.claim.uid),
@@ -291,7 +291,8 @@ mod tests {
     fn a_volume_is_used_by_the_object_that_names_it_whichever_claim_is_bound_to_it() {
         let memory = Memory::new();
         let id = VolumeId::new("memory", "default", VolumeName::for_claim("0b6f-11").unwrap()).unwrap();
-        let place = Place { store: "default".into(), segments: vec!["default-data-pvc-0b6f-11".to_owned()] };
+        let place =
+            Location { store: "default".into(), segments: vec!["default-data-pvc-0b6f-11".to_owned()] };
         let uncommitted = Uncommitted {
             id,
             claim: ClaimKey { namespace: "default".into(), name: "data".into(), uid: "0b6f-11".into() },

@@ -16,7 +16,7 @@ use crate::{
             class::{Form, Parameters, without_client, wrong},
         },
     },
-    volume::{Mode, Place, SecretName, VolumeRequest},
+    volume::{Location, Mode, SecretName, VolumeRequest},
 };
 
 /// Every class parameter that the backend reads.
@@ -172,7 +172,7 @@ pub(super) struct Plan {
     pub(super) node: Node,
     pub(super) form: Form,
     pub(super) expiry: Option<Duration>,
-    pub(super) place: Place,
+    pub(super) place: Location,
 }
 
 /// Whom nodes mount a volume as.
@@ -203,8 +203,10 @@ pub(super) fn plan(clusters: &Clusters, settings: &Settings, request: &VolumeReq
         Names::unique(group, &request.name)?
     };
     let form = parameters.form()?;
-    let place =
-        Place { store: cluster.name().to_owned(), segments: names::segments(&names.group, &names.subvolume) };
+    let place = Location {
+        store: cluster.name().to_owned(),
+        segments: names::segments(&names.group, &names.subvolume),
+    };
     Ok(Plan {
         node: node(settings, parameters, request, &admin, form)?,
         cluster,

@@ -36,7 +36,7 @@ use crate::{
         conformance::{key, object_uid, request},
     },
     volume::{
-        Capacity, CephfsSource, ClaimKey, Disposal, ExpandRequest, Mode, Origin, Permit, Provenance, Removal,
+        Capacity, CephfsSource, ClaimKey, Disposal, ExpandRequest, Mode, Origin, Permit, PvMetadata, Removal,
         SecretName, Secrets, Source, Volume, VolumeName, VolumeRequest,
     },
 };
@@ -289,16 +289,16 @@ pub fn removal(request: &VolumeRequest, volume: &Volume, disposal: Disposal) -> 
         claim: key(request),
         origin: Origin::Created,
         disposal,
-        provenance: provenance(volume),
+        pv_metadata: pv_metadata(volume),
     }
 }
 
-fn provenance(volume: &Volume) -> Provenance {
-    Provenance {
+fn pv_metadata(volume: &Volume) -> PvMetadata {
+    PvMetadata {
         record: volume.record.clone(),
         store_identity: Some(volume.store_identity.clone()),
         uid: object_uid(volume.id.name()),
-        ..Provenance::default()
+        ..PvMetadata::default()
     }
 }
 
@@ -310,7 +310,7 @@ fn growth(request: &VolumeRequest, volume: &Volume, bytes: u64) -> ExpandRequest
         claim: key(request),
         mode: Mode::Filesystem,
         capacity: Capacity::from_bytes(bytes),
-        provenance: provenance(volume),
+        pv_metadata: pv_metadata(volume),
     }
 }
 

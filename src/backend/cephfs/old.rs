@@ -16,7 +16,7 @@ use super::{
 use crate::{
     backend::{Error, Kind, PvState, Removed, Restored, UNKNOWN_CLUSTER, ceph::class::Parameters, quoted},
     volume::{
-        Capacity, CephfsSource, ClaimKey, Disposal, Expanded, InUse, Permit, Provenance, SecretName,
+        Capacity, CephfsSource, ClaimKey, Disposal, Expanded, InUse, Permit, PvMetadata, SecretName,
         VolumeName,
     },
 };
@@ -43,7 +43,7 @@ impl Old {
     pub(super) fn read(
         source: &CephfsSource,
         claim: &ClaimKey,
-        provenance: &Provenance,
+        pv_metadata: &PvMetadata,
     ) -> Result<Self, Error> {
         let path = &source.path;
         let refuse = |why: String| {
@@ -68,7 +68,7 @@ impl Old {
                 source.user
             ));
         }
-        if let Some(noted) = provenance.annotations.get(SHARE).filter(|noted| *noted != share) {
+        if let Some(noted) = pv_metadata.annotations.get(SHARE).filter(|noted| *noted != share) {
             return refuse(format!("does not end in {noted:?}, which the annotation {SHARE} says"));
         }
         let odd = |segment: &&String| {
@@ -91,7 +91,7 @@ impl Old {
                 format!("../{}", outside.join("/"))
             }
         };
-        let fs = Parameters(&provenance.parameters).get("fsName");
+        let fs = Parameters(&pv_metadata.parameters).get("fsName");
         let secret = source.secret.clone().map(|secret| {
             let namespace =
                 if secret.namespace.is_empty() { claim.namespace.clone() } else { secret.namespace };

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     backend::{Error, Kind, UNKNOWN_CLUSTER, take_over},
-    volume::{ClaimKey, ClusterIds, Provenance, UNRECORDED, VolumeName},
+    volume::{ClaimKey, ClusterIds, PvMetadata, UNRECORDED, VolumeName},
 };
 
 /// What a PV says of a volume.
@@ -18,7 +18,7 @@ pub(super) struct Said<'a> {
     pub(super) name: &'a VolumeName,
     /// The claim that the PV is or was bound to.
     pub(super) claim: &'a ClaimKey,
-    pub(super) provenance: &'a Provenance,
+    pub(super) pv_metadata: &'a PvMetadata,
 }
 
 /// What the mark proves.
@@ -54,7 +54,7 @@ pub(super) fn prove(
     };
     let (name, claim) = (said.name, said.claim);
     let signed = |mark: Mark| Mark { installation: Some(cluster.current().to_owned()), ..mark };
-    let taken_over = said.provenance.take_over.as_deref();
+    let taken_over = said.pv_metadata.take_over.as_deref();
     let mark = match &marks.owner {
         Owner::Unreadable => {
             return refuse(format!("carries a mark ({}) that cannot be read", mark::OWNER));
@@ -131,9 +131,9 @@ mod tests {
         cluster: Option<&ClusterIds>,
     ) -> Result<&'static str, String> {
         let marks = mark.map_or_else(|| Marks::read(&BTreeMap::new()), |(by, uid)| marks(by, uid));
-        let provenance = Provenance { take_over: take_over.map(str::to_owned), ..Provenance::default() };
+        let pv_metadata = PvMetadata { take_over: take_over.map(str::to_owned), ..PvMetadata::default() };
         let name = VolumeName::for_claim("u-1").unwrap();
-        let said = Said { name: &name, claim, provenance: &provenance };
+        let said = Said { name: &name, claim, pv_metadata: &pv_metadata };
         match prove(&at(subvolume), &marks, said, cluster) {
             Ok(Proof::Ours(_)) => Ok("ours"),
             Ok(Proof::Passed) => Ok("passed"),

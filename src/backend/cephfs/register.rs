@@ -29,7 +29,7 @@ pub(super) async fn register(
     permit: &Permit,
 ) -> Result<(), Error> {
     let at = at(record);
-    work.prove_identity(volume.provenance.store_identity.as_deref()).await?;
+    work.prove_identity(volume.pv_metadata.store_identity.as_deref()).await?;
     let Some(cluster) = work.host.cluster() else { return Ok(()) };
     let Found::Subvolume(metadata) = work.subvolumes.metadata(&at).await? else { return Ok(()) };
     let mut marks = Marks::read(&metadata);
@@ -129,5 +129,5 @@ fn owner_of(
 }
 
 fn said(volume: &InUse) -> Said<'_> {
-    Said { name: &volume.name, claim: &volume.claim, provenance: &volume.provenance }
+    Said { name: &volume.name, claim: &volume.claim, pv_metadata: &volume.pv_metadata }
 }

@@ -30,10 +30,10 @@ pub(super) async fn remove(
 ) -> Result<Removed, Error> {
     let at = at(record);
     work.store.met(&at.fs, &at.group);
-    work.prove_identity(removal.provenance.store_identity.as_deref()).await?;
+    work.prove_identity(removal.pv_metadata.store_identity.as_deref()).await?;
     let marks = match work.subvolumes.metadata(&at).await? {
         Found::Subvolume(metadata) => {
-            let said = Said { name: &removal.name, claim: &removal.claim, provenance: &removal.provenance };
+            let said = Said { name: &removal.name, claim: &removal.claim, pv_metadata: &removal.pv_metadata };
             match prove(&at, &Marks::read(&metadata), said, work.host.cluster().as_ref())? {
                 Proof::Ours(marks) => marks,
                 Proof::TakenOver(marks, mark) => {
@@ -87,11 +87,11 @@ pub(super) async fn remove(
         }
         Disposal::Delete => {
             let deleted = match marks.deleted {
-                Some(deleted) if deleted.purging || deleted.object == removal.provenance.uid => deleted,
+                Some(deleted) if deleted.purging || deleted.object == removal.pv_metadata.uid => deleted,
                 Some(_) | None => {
                     let retention =
-                        removal.provenance.retention.unwrap_or_else(|| work.host.trash_retention());
-                    let deleted = Deleted::new(now(work), retention, &removal.provenance.uid);
+                        removal.pv_metadata.retention.unwrap_or_else(|| work.host.trash_retention());
+                    let deleted = Deleted::new(now(work), retention, &removal.pv_metadata.uid);
                     work.subvolumes.unsnapshotted(&at).await?;
                     work.subvolumes.set_metadata(&at, mark::DELETED, &deleted.written(), permit).await?;
                     deleted
@@ -114,10 +114,10 @@ pub(super) async fn expand(
 ) -> Result<Expanded, Error> {
     let at = at(record);
     work.store.met(&at.fs, &at.group);
-    work.prove_identity(growth.provenance.store_identity.as_deref()).await?;
+    work.prove_identity(growth.pv_metadata.store_identity.as_deref()).await?;
     match work.subvolumes.metadata(&at).await? {
         Found::Subvolume(metadata) => {
-            let said = Said { name: &growth.name, claim: &growth.claim, provenance: &growth.provenance };
+            let said = Said { name: &growth.name, claim: &growth.claim, pv_metadata: &growth.pv_metadata };
             match prove(&at, &Marks::read(&metadata), said, work.host.cluster().as_ref())? {
                 Proof::Ours(_) => {}
                 Proof::TakenOver(_, mark) => take_over(work, &at, &mark, permit).await?,
@@ -174,7 +174,7 @@ pub(super) async fn restore(
     permit: &Permit,
 ) -> Result<Restored, Error> {
     let at = at(record);
-    work.prove_identity(removal.provenance.store_identity.as_deref()).await?;
+    work.prove_identity(removal.pv_metadata.store_identity.as_deref()).await?;
     let Found::Subvolume(metadata) = work.subvolumes.metadata(&at).await? else {
         return Ok(Restored::InPlace);
     };
@@ -182,7 +182,7 @@ pub(super) async fn restore(
     if marks.deleted.is_none() && marks.archived.is_none() {
         return Ok(Restored::InPlace);
     }
-    let said = Said { name: &removal.name, claim: &removal.claim, provenance: &removal.provenance };
+    let said = Said { name: &removal.name, claim: &removal.claim, pv_metadata: &removal.pv_metadata };
     let marks = match prove(&at, &marks, said, work.host.cluster().as_ref())? {
         Proof::Ours(marks) | Proof::TakenOver(marks, _) => marks,
         Proof::Passed => return Ok(Restored::InPlace),

@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     backend::{Error, Kind, Known, KnownVolume, Uncommitted, ceph::Reason},
-    volume::{ClaimKey, Permit, Place, VolumeId, VolumeName},
+    volume::{ClaimKey, Location, Permit, VolumeId, VolumeName},
 };
 
 /// An unmarked subvolume is not taken back before this age: between making and marking another cluster may be held up.
@@ -85,7 +85,7 @@ pub(super) async fn list_uncommitted(work: &Work, known: Known<'_>) -> Result<Ve
         }
         let Ok(id) = VolumeId::new(NAME, work.store.cluster.name(), volume.clone()) else { continue };
         let place = names::segments(&at.group, &at.name);
-        let place = Some(Place { store: work.store.cluster.name().to_owned(), segments: place });
+        let place = Some(Location { store: work.store.cluster.name().to_owned(), segments: place });
         work.store.memory().uncommitted.insert(volume, at);
         found.push(Uncommitted { id, claim, since, place });
     }

@@ -8,7 +8,7 @@ use crate::{
         Error, Inspection, Kind, Parameter,
         path::{self, Missing, Pattern},
     },
-    volume::{Mode, Place, VolumeRequest},
+    volume::{Location, Mode, VolumeRequest},
 };
 
 /// Every class parameter that the backend reads.
@@ -83,7 +83,7 @@ pub(super) enum Existing {
 /// What a class asks for, for one claim.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Plan {
-    pub(super) place: Place,
+    pub(super) place: Location,
     /// Whether the directory's name holds the volume's: nobody but this claim's earlier attempts can have made it.
     pub(super) unique: bool,
     pub(super) existing: Existing,
@@ -133,7 +133,7 @@ pub(super) fn plan(exports: &[Export], request: &VolumeRequest) -> Result<Plan, 
         return Err(Error::new(Kind::Invalid, message));
     }
     Ok(Plan {
-        place: Place { store: export.name.clone(), segments },
+        place: Location { store: export.name.clone(), segments },
         unique,
         existing,
         mode: mode(parameters)?,
@@ -266,7 +266,7 @@ mod tests {
     fn parameters_choose_export_directory_and_rights() {
         let plain = plan(&exports(), &request(&[])).unwrap();
         let expected = Plan {
-            place: Place { store: "default".into(), segments: vec!["ns-data-pvc-u-1".into()] },
+            place: Location { store: "default".into(), segments: vec!["ns-data-pvc-u-1".into()] },
             unique: true,
             existing: Existing::Refuse,
             mode: 0o777,
@@ -274,11 +274,11 @@ mod tests {
             gid: None,
         };
         assert_eq!(plain, expected);
-        let pattern = |path: &str| Place {
+        let pattern = |path: &str| Location {
             store: "default".into(),
             segments: path.split('/').map(String::from).collect(),
         };
-        let fast = || Place { store: "fast".into(), ..expected.place.clone() };
+        let fast = || Location { store: "fast".into(), ..expected.place.clone() };
         let rows: &[Row] = &[
             ("an empty pattern is none", &[("pathPattern", "")], expected.clone()),
             (

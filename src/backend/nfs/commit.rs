@@ -12,7 +12,7 @@ use super::{
 use crate::{
     backend::{Kind, Uncommitted, quoted},
     system::root::{Entry, Errno, Unmade},
-    volume::{ClusterIds, Origin, Place, VolumeName},
+    volume::{ClusterIds, Location, Origin, VolumeName},
 };
 
 /// Records that the volume is in use, as the PV with this UID.
@@ -83,7 +83,8 @@ pub(super) fn list_uncommitted(work: &Work<'_>) -> Result<Vec<Uncommitted>, OpEr
         };
         match read {
             Ok((marker, since)) if is_ours(work, &ids, &marker) => {
-                let place = Some(Place { store: work.store.export.name.clone(), segments: marker.segments });
+                let place =
+                    Some(Location { store: work.store.export.name.clone(), segments: marker.segments });
                 found.push(Uncommitted { id: marker.id, claim: marker.claim, since, place });
             }
             Ok((marker, _)) if marker.cluster.is_none() => tell_unsigned(work, &marker),

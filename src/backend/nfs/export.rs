@@ -8,7 +8,7 @@ use std::{
 
 use crate::{
     backend::{Error, Kind, path},
-    volume::{Place, Source, VolumeId, VolumeName},
+    volume::{Location, Source, VolumeId, VolumeName},
 };
 
 /// An NFS export as configured: what PVs call it, and where it is mounted in this process's file system.
@@ -48,7 +48,7 @@ impl Export {
     }
 
     /// Where `source` lies in this export, and strictly below its root.
-    pub(super) fn locate(&self, source: &Source) -> Option<Place> {
+    pub(super) fn locate(&self, source: &Source) -> Option<Location> {
         let Source::Nfs { server, path } = source else { return None };
         if !self.is_server(server) {
             return None;
@@ -58,7 +58,7 @@ impl Export {
         let rest = bases.filter_map(|base| beneath(base, path)).min_by_key(Vec::len)?;
         let segments = path::checked(&rest.join("/")).ok()?;
         // `checked` drops what is empty, and nothing else: no other path may come out than went in.
-        (segments == rest).then(|| Place { store: self.name.clone(), segments })
+        (segments == rest).then(|| Location { store: self.name.clone(), segments })
     }
 
     /// Whether this is the server, by its name, its address or an alias.

@@ -37,7 +37,7 @@ pub(super) fn remove(work: &Work<'_>, removal: &Removal, segments: &[String]) ->
     let id = id(work, &removal.name)?;
     let marker = Marker {
         cluster: cluster.as_ref().map(|ids| ids.current().to_owned()),
-        uid: Some(removal.provenance.uid.clone()).filter(|uid| !uid.is_empty()),
+        uid: Some(removal.pv_metadata.uid.clone()).filter(|uid| !uid.is_empty()),
         inode,
         ..Marker::new(id, segments.to_vec(), removal.claim.clone(), removal.origin)
     };
@@ -115,7 +115,7 @@ fn on_full_export(
         return fail(Kind::Refused, format!("{why}; nothing was touched"));
     }
     let now = work.store.host.now().and_then(|now| Timestamp::try_from(now).ok());
-    let keep = removal.provenance.retention.unwrap_or_else(|| work.store.host.trash_retention());
+    let keep = removal.pv_metadata.retention.unwrap_or_else(|| work.store.host.trash_retention());
     remove::move_as_whole(work, marker, inode, now.unwrap_or_else(Timestamp::now), keep)?;
     work.store.trash.added();
     Ok(Removed::Trashed)
@@ -124,7 +124,7 @@ fn on_full_export(
 /// Whether the pattern of the volume's class gives such a path. What it took from labels and annotations is not known any
 /// more, and may be anything.
 fn is_patterned(removal: &Removal, segments: &[String]) -> bool {
-    let text = removal.provenance.parameters.get("pathPattern").filter(|text| !text.is_empty());
+    let text = removal.pv_metadata.parameters.get("pathPattern").filter(|text| !text.is_empty());
     text.and_then(|text| Pattern::parse(text).ok())
         .is_some_and(|pattern| pattern.could_give(&removal.claim, &removal.name, segments))
 }

@@ -5,25 +5,25 @@
 use super::record::Marker;
 use crate::{
     backend::{Error, Kind, UNKNOWN_CLUSTER, take_over},
-    volume::{ClusterIds, Provenance, Removal, UNRECORDED, VolumeName},
+    volume::{ClusterIds, PvMetadata, Removal, UNRECORDED, VolumeName},
 };
 
 /// Who asks for a volume: what its PV says of itself, and which cluster this is.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Asker<'a> {
     pub(super) name: &'a VolumeName,
-    pub(super) provenance: &'a Provenance,
+    pub(super) pv_metadata: &'a PvMetadata,
     pub(super) cluster: Option<&'a ClusterIds>,
 }
 
 /// Whether the record in `file` is of the volume of who asks: of the same object, of the same cluster, or taken over.
 pub(super) fn owner(file: &str, marker: &Marker, asker: Asker<'_>) -> Result<(), Error> {
-    let Asker { name, provenance, cluster } = asker;
-    if !provenance.uid.is_empty() && marker.uid.as_deref() == Some(provenance.uid.as_str()) {
+    let Asker { name, pv_metadata, cluster } = asker;
+    if !pv_metadata.uid.is_empty() && marker.uid.as_deref() == Some(pv_metadata.uid.as_str()) {
         return Ok(());
     }
     let refuse = |message: String| Err(Error::new(Kind::Refused, message));
-    let taken_over = provenance.take_over.as_deref();
+    let taken_over = pv_metadata.take_over.as_deref();
     let Some(theirs) = &marker.cluster else {
         if taken_over == Some(UNRECORDED) {
             return Ok(());
@@ -87,7 +87,7 @@ pub(super) fn unrecorded(
     cluster: Option<&ClusterIds>,
 ) -> Result<(), Error> {
     let name = &removal.name;
-    if removal.provenance.take_over.as_deref() == Some(UNRECORDED) {
+    if removal.pv_metadata.take_over.as_deref() == Some(UNRECORDED) {
         return Ok(());
     }
     let path = segments.join("/");
@@ -157,10 +157,10 @@ mod tests {
             claim: ClaimKey { namespace: "ns".into(), name: "data".into(), uid: "u-1".into() },
             origin: Origin::Created,
             disposal: Disposal::Delete,
-            provenance: Provenance {
+            pv_metadata: PvMetadata {
                 uid: uid.into(),
                 take_over: take_over.map(str::to_owned),
-                ..Provenance::default()
+                ..PvMetadata::default()
             },
         }
     }
@@ -216,7 +216,7 @@ mod tests {
         for (why, marker, uid, take_over, known, expected) in rows {
             let removal = removal(uid, *take_over);
             let cluster = known.then_some(&ours);
-            let asker = Asker { name: &removal.name, provenance: &removal.provenance, cluster };
+            let asker = Asker { name: &removal.name, pv_metadata: &removal.pv_metadata, cluster };
             match (owner(".berth/volumes/x.json", marker, asker), expected) {
                 (Ok(()), Ok(())) => {}
                 (Err(error), Err(part)) => {

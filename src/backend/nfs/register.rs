@@ -108,7 +108,7 @@ pub(super) fn register(work: &Work<'_>, volume: &InUse, segments: &[String]) -> 
     let marker = Marker {
         claim: volume.claim.clone(),
         cluster: Some(ids.current().to_owned()),
-        uid: Some(volume.provenance.uid.clone()).filter(|uid| !uid.is_empty()),
+        uid: Some(volume.pv_metadata.uid.clone()).filter(|uid| !uid.is_empty()),
         ..known
     };
     if let Some(former) = former
@@ -153,7 +153,7 @@ fn prove(work: &Work<'_>, known: &Marker, volume: &InUse, segments: &[String]) -
     }
     let file = record::file(VOLUMES, name).join("/");
     let cluster = work.cluster();
-    let asker = Asker { name, provenance: &volume.provenance, cluster: cluster.as_ref() };
+    let asker = Asker { name, pv_metadata: &volume.pv_metadata, cluster: cluster.as_ref() };
     Ok(prove::owner(&file, known, asker)?)
 }
 

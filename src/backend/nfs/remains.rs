@@ -13,7 +13,7 @@ use crate::volume::Removal;
 /// Whether what lies in the trash or in the archive is the volume of this PV.
 pub(super) fn is_of(work: &Work<'_>, marker: &Marker, removal: &Removal) -> bool {
     let cluster = work.cluster();
-    let asker = Asker { name: &removal.name, provenance: &removal.provenance, cluster: cluster.as_ref() };
+    let asker = Asker { name: &removal.name, pv_metadata: &removal.pv_metadata, cluster: cluster.as_ref() };
     *marker.id.name() == removal.name
         && (!work.store.enforces(Rule::Cluster) || prove::owner("", marker, asker).is_ok())
 }
@@ -65,7 +65,7 @@ pub(super) fn entries(work: &Work<'_>, removal: &Removal) -> Result<Vec<Found>, 
         }
     }
     // Of several the one of this very object comes first.
-    let uid = Some(removal.provenance.uid.as_str());
+    let uid = Some(removal.pv_metadata.uid.as_str());
     found.sort_by_key(|found| match found {
         Found::Recorded { marker, .. } => marker.uid.as_deref() != uid,
         Found::Named { whole, .. } => whole.uid.as_deref() != uid,
@@ -75,7 +75,7 @@ pub(super) fn entries(work: &Work<'_>, removal: &Removal) -> Result<Vec<Found>, 
 }
 
 fn named_for(work: &Work<'_>, whole: &Whole, removal: &Removal) -> bool {
-    let same = whole.uid.as_ref().is_some_and(|uid| *uid == removal.provenance.uid);
+    let same = whole.uid.as_ref().is_some_and(|uid| *uid == removal.pv_metadata.uid);
     let ours = || work.cluster().zip(whole.cluster.as_ref()).is_some_and(|(ids, id)| ids.include(id));
     whole.volume == removal.name && (same || ours())
 }

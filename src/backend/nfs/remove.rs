@@ -49,7 +49,8 @@ fn prove(work: &Work<'_>, live: &Live, removal: &Removal, segments: &[String]) -
     prove::agree(&file, &live.marker, removal, segments)?;
     if work.store.enforces(Rule::Cluster) {
         let cluster = work.cluster();
-        let asker = Asker { name: &removal.name, provenance: &removal.provenance, cluster: cluster.as_ref() };
+        let asker =
+            Asker { name: &removal.name, pv_metadata: &removal.pv_metadata, cluster: cluster.as_ref() };
         prove::owner(&file, &live.marker, asker)?;
     }
     Ok(())
@@ -61,7 +62,7 @@ fn earlier(work: &Work<'_>, removal: &Removal, segments: &[String]) -> Result<Op
     for entry in remains::entries(work, removal)? {
         match entry {
             Found::Recorded { entry, marker } => {
-                let uid = &removal.provenance.uid;
+                let uid = &removal.pv_metadata.uid;
                 if !uid.is_empty() && marker.uid.as_ref() != Some(uid) {
                     // Else the purge takes the PV, which is to be removed, for one whose volume is to be given back.
                     let signed = Marker { uid: Some(uid.clone()), ..*marker };
@@ -140,7 +141,7 @@ impl Removing<'_> {
     fn accepted(&self, found: u64, recorded: u64) -> Result<u64, OpError> {
         let marker = &self.live.marker;
         let owner = marker.cluster.as_deref().unwrap_or(UNRECORDED);
-        if self.removal.provenance.take_over.as_deref() == Some(owner) {
+        if self.removal.pv_metadata.take_over.as_deref() == Some(owner) {
             return Ok(found);
         }
         let (path, file) = (marker.segments.join("/"), self.live.file().join("/"));
@@ -195,7 +196,7 @@ impl Removing<'_> {
     fn signed(&self, inode: u64) -> Result<Marker, OpError> {
         let (work, removal) = (self.work, self.removal);
         let marker = &self.live.marker;
-        let uid = Some(removal.provenance.uid.clone()).filter(|uid| !uid.is_empty());
+        let uid = Some(removal.pv_metadata.uid.clone()).filter(|uid| !uid.is_empty());
         Ok(Marker {
             claim: removal.claim.clone(),
             cluster: work
@@ -219,7 +220,7 @@ impl Removing<'_> {
         let host = &self.work.store.host;
         let now = host.now().and_then(|now| Timestamp::try_from(now).ok());
         let at = now.unwrap_or_else(Timestamp::now);
-        let keep = self.removal.provenance.retention.unwrap_or_else(|| host.trash_retention());
+        let keep = self.removal.pv_metadata.retention.unwrap_or_else(|| host.trash_retention());
         Trashed {
             entry: entry::recorded(&self.removal.name, at),
             inode,

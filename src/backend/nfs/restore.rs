@@ -23,7 +23,7 @@ use crate::{
 /// Puts the volume back that its PV, which is to be kept, describes. What is not provably this volume's is left alone, and
 /// nothing was begun on it.
 pub(super) fn restore(work: &Work<'_>, removal: &Removal, segments: &[String]) -> Result<Restored, OpError> {
-    let uid = Some(removal.provenance.uid.as_str()).filter(|uid| !uid.is_empty());
+    let uid = Some(removal.pv_metadata.uid.as_str()).filter(|uid| !uid.is_empty());
     if let Some(live) = moves::live(work, &removal.name)? {
         if !remains::is_of(work, &live.marker, removal) {
             return Ok(Restored::InPlace);
@@ -214,7 +214,7 @@ fn named(
         capacity: 0,
         shared: false,
         cluster: work.cluster().map(|ids| ids.current().to_owned()),
-        uid: Some(removal.provenance.uid.clone()).filter(|uid| !uid.is_empty()),
+        uid: Some(removal.pv_metadata.uid.clone()).filter(|uid| !uid.is_empty()),
         inode: Some(inode),
         base: None,
         unarchived: false,

@@ -36,7 +36,7 @@ use crate::{
         conformance::{self, Bench, Storage, Ways, object_uid},
         fake_host::FakeHost,
     },
-    volume::{Disposal, Origin, Provenance, UNRECORDED, VolumeName},
+    volume::{Disposal, Origin, PvMetadata, UNRECORDED, VolumeName},
 };
 
 pub(super) fn export(name: &str, server: &str, path: &str) -> Export {
@@ -246,28 +246,28 @@ fn old_removal(name: &str, path: &str, disposal: Disposal) -> Removal {
         origin: Origin::Created,
         disposal,
         // It lies where no rule says that it is this volume's: an administrator does.
-        provenance: Provenance { take_over: Some(UNRECORDED.into()), ..Provenance::default() },
+        pv_metadata: PvMetadata { take_over: Some(UNRECORDED.into()), ..PvMetadata::default() },
     }
 }
 
 struct Directory(PathBuf);
 
 impl Directory {
-    fn path(&self, place: &Place) -> PathBuf {
+    fn path(&self, place: &Location) -> PathBuf {
         self.0.join(place.segments.join("/"))
     }
 }
 
 impl Storage for Directory {
-    fn exists(&self, place: &Place) -> bool {
+    fn exists(&self, place: &Location) -> bool {
         self.path(place).exists()
     }
 
-    fn fill(&self, place: &Place) {
+    fn fill(&self, place: &Location) {
         fs::write(self.path(place).join("file"), "content").unwrap();
     }
 
-    fn plant(&self, place: &Place) {
+    fn plant(&self, place: &Location) {
         fs::create_dir_all(self.path(place)).unwrap();
         self.fill(place);
     }
@@ -283,7 +283,7 @@ impl Storage for Directory {
         Source::Nfs { server: server.clone(), path: format!("{above}/team-{name}-pvc-uid-{name}") }
     }
 
-    fn is_archived(&self, place: &Place, told: &str) -> bool {
+    fn is_archived(&self, place: &Location, told: &str) -> bool {
         told.starts_with(&format!("archived-{}", place.segments.join("/"))) && self.0.join(told).is_dir()
     }
 

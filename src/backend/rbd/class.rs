@@ -18,7 +18,7 @@ use crate::{
             class::{Form, Parameters, invalid, of, without_client, wrong},
         },
     },
-    volume::{Access, Capacity, Mode, Place, SecretName, VolumeRequest},
+    volume::{Access, Capacity, Location, Mode, SecretName, VolumeRequest},
 };
 
 /// Every class parameter that the backend reads.
@@ -167,7 +167,7 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    pub(super) fn place(&self) -> Place {
+    pub(super) fn place(&self) -> Location {
         self.ground.spot.place(self.ground.cluster.name(), &self.image)
     }
 }

@@ -33,7 +33,9 @@ use crate::{
         ceph::{Cluster, Clusters, Tools},
         conformance::{Bench, Storage, Ways, id_of},
     },
-    volume::{CsiSource, Place, RbdSource, SecretName, Secrets, Source, Volume, VolumeName, VolumeRequest},
+    volume::{
+        CsiSource, Location, RbdSource, SecretName, Secrets, Source, Volume, VolumeName, VolumeRequest,
+    },
 };
 
 /// A real cluster.
@@ -184,7 +186,7 @@ impl Behind {
         self.tried(args, b"").unwrap_or_else(|| panic!("rbd {} failed", args.join(" ")))
     }
 
-    fn spec(place: &Place) -> String {
+    fn spec(place: &Location) -> String {
         place.segments.join("/")
     }
 
@@ -194,16 +196,16 @@ impl Behind {
 }
 
 impl Storage for Behind {
-    fn exists(&self, place: &Place) -> bool {
+    fn exists(&self, place: &Location) -> bool {
         self.tried(&["info", &Self::spec(place)], b"").is_some()
     }
 
-    fn fill(&self, place: &Place) {
+    fn fill(&self, place: &Location) {
         let bench = ["bench", "--io-type", "write", "--io-size", "4096", "--io-total", "4096"];
         self.rbd(&[&bench[..], &[&Self::spec(place)]].concat());
     }
 
-    fn plant(&self, place: &Place) {
+    fn plant(&self, place: &Location) {
         let import = ["import", "--no-progress", "-", &Self::spec(place)];
         self.tried(&import, &vec![b'x'; 65_536]).expect("an image with content can be made");
     }
@@ -232,7 +234,7 @@ impl Storage for Behind {
         ]
     }
 
-    fn is_archived(&self, place: &Place, told: &str) -> bool {
+    fn is_archived(&self, place: &Location, told: &str) -> bool {
         let (image, spot) = place.segments.split_last().unwrap();
         let list = self.rbd(&["trash", "ls", "--long", "--format", "json", &spot.join("/")]);
         let entries: serde_json::Value = serde_json::from_str(&list).unwrap();

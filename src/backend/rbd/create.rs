@@ -259,16 +259,16 @@ pub(super) async fn expand(
     permit: &Permit,
 ) -> Result<Expanded, OpError> {
     let size = class::size(growth.capacity)?;
-    let ExpandRequest { name, claim, provenance, .. } = growth;
-    let said_of_it = if growth.id.is_some() { &provenance.record } else { &provenance.parameters };
+    let ExpandRequest { name, claim, pv_metadata, .. } = growth;
+    let said_of_it = if growth.id.is_some() { &pv_metadata.record } else { &pv_metadata.parameters };
     class::within_bounds(Parameters(said_of_it), growth.capacity)?;
     let spec = work.spot.spec(image);
     let identity = work.identity().await?;
-    same_cluster(work, provenance.store_identity.as_deref(), &identity)?;
+    same_cluster(work, pv_metadata.store_identity.as_deref(), &identity)?;
     let Some((info, header)) = work.glance(image).await? else {
         return fail(Kind::NotFound, format!("image {spec} of volume {name} does not exist"));
     };
-    let asker = Asker { name, has_id: growth.id.is_some(), claim, provenance };
+    let asker = Asker { name, has_id: growth.id.is_some(), claim, pv_metadata };
     match work.prove(&spec, &header, asker).await? {
         // What is taken over is marked when it is registered, or before it is removed.
         Verdict::Ours | Verdict::Sign { .. } => {}

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::volume::{Invalid, Place, VolumeName};
+use crate::volume::{Invalid, Location, VolumeName};
 
 /// The beginning of the names of our images; the claim's UID follows.
 const OURS: &str = "berth-";
@@ -32,13 +32,13 @@ impl Spot {
     }
 
     /// The place of an image.
-    pub(super) fn place(&self, store: &str, image: &str) -> Place {
+    pub(super) fn place(&self, store: &str, image: &str) -> Location {
         let segments = std::iter::once(&self.pool).chain(&self.namespace).cloned().chain([image.to_owned()]);
-        Place { store: store.to_owned(), segments: segments.collect() }
+        Location { store: store.to_owned(), segments: segments.collect() }
     }
 
     /// The spot of a place.
-    pub(super) fn of(place: &Place) -> Option<Self> {
+    pub(super) fn of(place: &Location) -> Option<Self> {
         match place.segments.as_slice() {
             [pool, _] => Some(Self { pool: pool.clone(), namespace: None }),
             [pool, namespace, _] => Some(Self { pool: pool.clone(), namespace: Some(namespace.clone()) }),
@@ -248,6 +248,6 @@ mod tests {
         }
         let spot = Spot { pool: "rbd".into(), namespace: Some("tenant".into()) };
         assert_eq!(spot.spec("berth-1"), "rbd/tenant/berth-1");
-        assert_eq!(Spot::of(&Place { store: "main".into(), segments: vec!["rbd".into()] }), None);
+        assert_eq!(Spot::of(&Location { store: "main".into(), segments: vec!["rbd".into()] }), None);
     }
 }

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     backend::{Error, Kind, UNKNOWN_CLUSTER, take_over},
-    volume::{ClaimKey, ClusterIds, InUse, Provenance, UNRECORDED, VolumeName},
+    volume::{ClaimKey, ClusterIds, InUse, PvMetadata, UNRECORDED, VolumeName},
 };
 
 /// A PV that says that an image is its volume.
@@ -20,7 +20,7 @@ pub(super) struct Asker<'a> {
     pub(super) has_id: bool,
     /// The claim that it is or was bound to.
     pub(super) claim: &'a ClaimKey,
-    pub(super) provenance: &'a Provenance,
+    pub(super) pv_metadata: &'a PvMetadata,
 }
 
 impl Asker<'_> {
@@ -28,7 +28,7 @@ impl Asker<'_> {
     pub(super) fn mark(self, cluster: &ClusterIds) -> Mark {
         Mark {
             volume: self.name.to_string(),
-            object: self.provenance.uid.clone(),
+            object: self.pv_metadata.uid.clone(),
             ..Mark::new(cluster, self.claim.clone())
         }
     }
@@ -52,10 +52,10 @@ pub(super) fn judge(
     cluster: Option<&ClusterIds>,
 ) -> Result<Verdict, Error> {
     let image = names::in_place(spec.rsplit('/').next().unwrap_or(spec));
-    let Asker { name, provenance, .. } = asker;
+    let Asker { name, pv_metadata, .. } = asker;
     if let Some(mark) = mark
         && !mark.object.is_empty()
-        && mark.object == provenance.uid
+        && mark.object == pv_metadata.uid
     {
         return Ok(Verdict::Ours);
     }
@@ -72,7 +72,7 @@ pub(super) fn judge(
     if mark.is_some_and(|mark| mark.is_of(Some(cluster))) && of.as_ref() == Some(name) {
         return Ok(Verdict::Ours);
     }
-    if provenance.take_over.as_deref() == Some(owner) {
+    if pv_metadata.take_over.as_deref() == Some(owner) {
         let instead_of = of.filter(|of| of != name && mark.is_some_and(|mark| mark.is_of(Some(cluster))));
         return Ok(Verdict::Sign { instead_of });
     }
@@ -117,7 +117,7 @@ pub(super) fn may_be_signed(spec: &str, mark: Option<&Mark>, volume: &InUse) -> 
 /// Whether an older provisioner made the image, which marked nothing: it has a name as that gave it, and the PV the annotation
 /// that that wrote.
 fn is_legacy(image: &str, asker: Asker<'_>) -> bool {
-    let annotations = &asker.provenance.annotations;
+    let annotations = &asker.pv_metadata.annotations;
     let made = annotations.contains_key("rbdProvisionerIdentity")
         || annotations.get("kubernetes.io/createdby").is_some_and(|by| by == "rbd-dynamic-provisioner");
     !asker.has_id && made && names::is_legacy(image, asker.name)
@@ -347,15 +347,15 @@ mod tests {
         for row in rows().into_iter().chain(rows_of_older_provisioners()) {
             let annotations =
                 row.annotations.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
-            let provenance = Provenance {
+            let pv_metadata = PvMetadata {
                 annotations: annotations.collect::<BTreeMap<_, _>>(),
                 uid: row.uid.into(),
                 take_over: row.take_over.map(str::to_owned),
-                ..Provenance::default()
+                ..PvMetadata::default()
             };
             // It was bound to another claim since: that proves nothing, and refutes nothing.
             let (name, claim) = (row.name.parse().unwrap(), claim("another-claim"));
-            let asker = Asker { name: &name, has_id: row.has_id, claim: &claim, provenance: &provenance };
+            let asker = Asker { name: &name, has_id: row.has_id, claim: &claim, pv_metadata: &pv_metadata };
             let spec = format!("rbd/{}", row.image);
             let found = judge(&spec, row.mark.as_ref(), asker, row.cluster.as_ref());
             match (row.expected, found) {
@@ -387,7 +387,7 @@ mod tests {
             claim: claim(uid),
             origin: crate::volume::Origin::Created,
             capacity: crate::volume::Capacity::from_bytes(1),
-            provenance: Provenance::default(),
+            pv_metadata: PvMetadata::default(),
         };
         let (ours, copy) =
             (in_use("u-1", Some("1/rbd/main/pvc-u-1")), in_use("u-2", Some("1/rbd/main/pvc-u-1")));

@@ -133,9 +133,9 @@ pub(super) async fn register(
 
 async fn mark(work: &Work, volume: &InUse, image: &str, permit: &Permit) -> Result<(), OpError> {
     let spec = work.spot.spec(image);
-    let InUse { name, id, claim, provenance, .. } = volume;
+    let InUse { name, id, claim, pv_metadata, .. } = volume;
     let identity = work.identity().await?;
-    same_cluster(work, provenance.store_identity.as_deref(), &identity)?;
+    same_cluster(work, pv_metadata.store_identity.as_deref(), &identity)?;
     let Some(cluster) = work.host.cluster() else {
         return fail(
             Kind::Unavailable,
@@ -145,7 +145,7 @@ async fn mark(work: &Work, volume: &InUse, image: &str, permit: &Permit) -> Resu
     let Some((_, header)) = work.glance(image).await? else {
         return fail(Kind::NotFound, format!("image {spec} of volume {name} does not exist"));
     };
-    let asker = Asker { name, has_id: id.is_some(), claim, provenance };
+    let asker = Asker { name, has_id: id.is_some(), claim, pv_metadata };
     let before = header.metadata.mark(&spec)?;
     let write = match work.prove(&spec, &header, asker).await {
         Ok(Verdict::Ours) => false,

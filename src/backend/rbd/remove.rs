@@ -39,8 +39,8 @@ struct Removing<'a> {
 
 /// The PV of a removal.
 pub(super) fn asker(removal: &Removal) -> Asker<'_> {
-    let Removal { name, id, claim, provenance, .. } = removal;
-    Asker { name, has_id: id.is_some(), claim, provenance }
+    let Removal { name, id, claim, pv_metadata, .. } = removal;
+    Asker { name, has_id: id.is_some(), claim, pv_metadata }
 }
 
 /// Removes the volume with this image, which is where its PV says that it lies.
@@ -72,7 +72,7 @@ pub(super) async fn remove(
         (Disposal::Delete | Disposal::Retain, _) => Keep::For(entry::deleted_for(retention(work, removal))),
     };
     let identity = work.identity().await?;
-    same_cluster(work, removal.provenance.store_identity.as_deref(), &identity)?;
+    same_cluster(work, removal.pv_metadata.store_identity.as_deref(), &identity)?;
     let removing = Removing { work, removal, disposal, keep, permit };
     for _ in 0..ATTEMPTS {
         let done = match work.look(image).await? {
@@ -94,13 +94,13 @@ pub(super) async fn remove(
 
 /// How long what is deleted stays in the trash.
 fn retention(work: &Work, removal: &Removal) -> Duration {
-    removal.provenance.retention.unwrap_or_else(|| work.host.trash_retention())
+    removal.pv_metadata.retention.unwrap_or_else(|| work.host.trash_retention())
 }
 
 /// Leaves the image where it is, and notes that on it: else a sweep would take it for one that was never used.
 async fn keep(work: &Work, removal: &Removal, image: &str, permit: &Permit) -> Result<Removed, OpError> {
     let identity = work.identity().await?;
-    let elsewhere = same_cluster(work, removal.provenance.store_identity.as_deref(), &identity).is_err();
+    let elsewhere = same_cluster(work, removal.pv_metadata.store_identity.as_deref(), &identity).is_err();
     let glance = if elsewhere { None } else { work.glance(image).await? };
     let spec = work.spot.spec(image);
     if let Some((_, header)) = glance
@@ -227,9 +227,9 @@ impl Removing<'_> {
 
     /// Whether the PV is, at this moment, still to be removed.
     async fn still_wanted(&self, image: &str) -> Result<(), OpError> {
-        let Removal { name, provenance, .. } = self.removal;
+        let Removal { name, pv_metadata, .. } = self.removal;
         match self.work.host.pv_state(name).await? {
-            PvState::Present { uid, removing: true } if uid == provenance.uid => Ok(()),
+            PvState::Present { uid, removing: true } if uid == pv_metadata.uid => Ok(()),
             PvState::Present { .. } | PvState::Absent => {
                 let spec = self.work.spot.spec(image);
                 fail(

@@ -23,7 +23,7 @@ pub(super) async fn restore(
     permit: &Permit,
 ) -> Result<Restored, OpError> {
     let identity = work.identity().await?;
-    same_cluster(work, removal.provenance.store_identity.as_deref(), &identity)?;
+    same_cluster(work, removal.pv_metadata.store_identity.as_deref(), &identity)?;
     let doomed = names::doomed(image);
     let is_it = |name: &str| {
         name == image || names::volume_of(image).is_none() && doomed.iter().any(|doomed| doomed == name)

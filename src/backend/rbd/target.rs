@@ -9,7 +9,7 @@ use crate::{
         Error, Kind,
         ceph::{Admin, Cluster, Monitors, class::Parameters},
     },
-    volume::{Provenance, Source, VolumeId, VolumeName},
+    volume::{PvMetadata, Source, VolumeId, VolumeName},
 };
 
 /// An image that exists or existed, as a PV tells of it.
@@ -60,7 +60,7 @@ impl Rbd {
         name: &VolumeName,
         id: Option<&VolumeId>,
         source: &Source,
-        provenance: &Provenance,
+        pv_metadata: &PvMetadata,
     ) -> Result<Target, Error> {
         let refused = |message: String| Err(Error::new(Kind::Refused, message));
         let Some((mut cluster, spot, image, in_source)) = self.found(source) else {
@@ -92,7 +92,7 @@ impl Rbd {
                 cluster = named;
             }
         }
-        let record = &provenance.record;
+        let record = &pv_metadata.record;
         let recorded = [
             ("image", Some(image.as_str())),
             ("pool", Some(spot.pool.as_str())),
@@ -109,13 +109,13 @@ impl Rbd {
                 ));
             }
         }
-        let admin = self.admin(&cluster, provenance)?;
+        let admin = self.admin(&cluster, pv_metadata)?;
         Ok(Target { cluster, spot, image, id, admin })
     }
 
     /// The user to go about an existing volume with: as recorded, as an older volume's class says, as configured.
-    fn admin(&self, cluster: &Cluster, provenance: &Provenance) -> Result<Admin, Error> {
-        for named in [&provenance.record, &provenance.parameters] {
+    fn admin(&self, cluster: &Cluster, pv_metadata: &PvMetadata) -> Result<Admin, Error> {
+        for named in [&pv_metadata.record, &pv_metadata.parameters] {
             if let Some(admin) = Parameters(named).own_admin() {
                 return Ok(admin);
             }

@@ -264,7 +264,7 @@ pub(super) fn in_use(request: &VolumeRequest, volume: &Volume) -> InUse {
         claim: conformance::key(request),
         origin: volume.origin,
         capacity: request.capacity,
-        provenance: conformance::provenance(volume),
+        pv_metadata: conformance::pv_metadata(volume),
     }
 }
 
@@ -277,7 +277,7 @@ pub(super) fn growth(request: &VolumeRequest, volume: &Volume, bytes: u64) -> Ex
         claim: conformance::key(request),
         mode: Mode::Filesystem,
         capacity: Capacity::from_bytes(bytes),
-        provenance: conformance::provenance(volume),
+        pv_metadata: conformance::pv_metadata(volume),
     }
 }
 
@@ -296,25 +296,25 @@ pub(super) fn older(image: &str) -> Source {
 struct Behind(Small);
 
 impl Behind {
-    fn spot(place: &Place) -> (String, String) {
+    fn spot(place: &Location) -> (String, String) {
         let (image, spot) = place.segments.split_last().unwrap();
         (spot.join("/"), image.clone())
     }
 }
 
 impl Storage for Behind {
-    fn exists(&self, place: &Place) -> bool {
+    fn exists(&self, place: &Location) -> bool {
         let (space, image) = Self::spot(place);
         self.0.state().spaces[&space].images.contains_key(&image)
     }
 
-    fn fill(&self, place: &Place) {
+    fn fill(&self, place: &Location) {
         let (space, image) = Self::spot(place);
         let mut state = self.0.state();
         state.spaces.get_mut(&space).unwrap().images.get_mut(&image).unwrap().content = true;
     }
 
-    fn plant(&self, place: &Place) {
+    fn plant(&self, place: &Location) {
         let (space, image) = Self::spot(place);
         self.0.plant(&space, &image, Image { size: 1 << 20, content: true, ..Image::default() });
     }
@@ -346,7 +346,7 @@ impl Storage for Behind {
         ]
     }
 
-    fn is_archived(&self, place: &Place, told: &str) -> bool {
+    fn is_archived(&self, place: &Location, told: &str) -> bool {
         let (space, image) = Self::spot(place);
         let state = self.0.state();
         let mut trash = state.spaces[&space].trash.iter();

@@ -17,10 +17,10 @@ use crate::{
         objects::VolumeObject,
         persistent_volume::{self, Recording},
         queue::Outcome,
-        records::{Claim, Key, Spot},
+        records::{Claim, Key, LocationKey},
         rights::Right,
     },
-    volume::{Permit, Place, Source, Volume, VolumeName},
+    volume::{Location, Permit, Source, Volume, VolumeName},
 };
 
 /// What was begun for a claim and is not ended.
@@ -347,12 +347,12 @@ fn describe(
     volume: &Volume,
 ) -> Result<k8s_openapi::api::core::v1::PersistentVolume, Error> {
     // An earlier try may have made it elsewhere, under parameters that the class had then.
-    let place: Place = order.backend.locate(&volume.source).ok_or_else(|| {
+    let place: Location = order.backend.locate(&volume.source).ok_or_else(|| {
         Error::new(Kind::Internal, format!("volume {} was created outside every configured store", volume.id))
     })?;
     let guarding = {
         let mut records = shared.records();
-        let spot = Spot::new(order.backend.capabilities().name, &place);
+        let spot = LocationKey::new(order.backend.capabilities().name, &place);
         if spot != order.spot {
             let share = order.backend.shares(&order.request);
             let name = order.request.name.as_str();

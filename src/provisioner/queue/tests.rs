@@ -16,7 +16,7 @@ fn seconds(seconds: u64) -> Duration {
 }
 
 fn queue() -> Queue<&'static str> {
-    Queue::new(Pace::default())
+    Queue::new(Backoff::default())
 }
 
 fn depth(ready: usize, waiting: usize, in_flight: usize) -> Depth {
@@ -92,7 +92,7 @@ async fn how_long_each_outcome_waits() {
 
 #[test]
 fn waits_that_began_together_are_spread() {
-    let pace = Pace::default();
+    let pace = Backoff::default();
     for failures in [0, 3, 20, 40] {
         let (shortest, longest) = (pace.after(failures, 0.0), pace.after(failures, 1.0));
         assert!(longest >= shortest.mul_f64(1.4), "{failures} failures: {shortest:?} to {longest:?}");
@@ -226,7 +226,7 @@ async fn a_closed_queue_hands_out_nothing_and_lets_the_work_end() {
     queue.push_after("d", seconds(1));
     let (first, second) = (now(&queue).unwrap(), now(&queue).unwrap());
     let mut waiting = JoinSet::new();
-    let empty = Queue::<u8>::new(Pace::default());
+    let empty = Queue::<u8>::new(Backoff::default());
     for queue in [empty.clone(), empty.clone()] {
         waiting.spawn(async move { queue.next().await.is_none() });
     }
@@ -286,7 +286,7 @@ async fn a_worker_that_is_dropped_while_it_waits_takes_no_key_with_it() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn of_many_workers_no_two_have_the_same_key_and_every_key_is_done() {
     const KEYS: u32 = 2_000;
-    let queue = Queue::<u32>::new(Pace { min: Duration::from_millis(1), ..Pace::default() });
+    let queue = Queue::<u32>::new(Backoff { min: Duration::from_millis(1), ..Backoff::default() });
     let held = Arc::new(Mutex::new(BTreeMap::<u32, u32>::new()));
     let done = Arc::new(Mutex::new(BTreeMap::<u32, u32>::new()));
     let mut workers = JoinSet::new();
@@ -325,7 +325,7 @@ async fn of_many_workers_no_two_have_the_same_key_and_every_key_is_done() {
 
 #[tokio::test(start_paused = true)]
 async fn a_burst_of_keys_leaves_no_memory_behind() {
-    let queue = Queue::<u32>::new(Pace::default());
+    let queue = Queue::<u32>::new(Backoff::default());
     for key in 0..20_000 {
         queue.push(key);
         queue.push_after(key + 20_000, seconds(u64::from(key % 100)));
@@ -377,7 +377,7 @@ proptest! {
     fn no_key_is_lost_or_doubled(operations in prop::collection::vec(operation(), 1..80)) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
         runtime.block_on(async {
-            let queue = Queue::<u8>::new(Pace::default());
+            let queue = Queue::<u8>::new(Backoff::default());
             let mut held: Vec<Work<u8>> = Vec::new();
             // The keys that have to come again, as far as this test knows.
             let mut owed = BTreeSet::new();

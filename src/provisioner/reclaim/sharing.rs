@@ -14,7 +14,7 @@ use crate::{
     provisioner::{
         Shared,
         queue::Outcome,
-        records::{Key, Sharer, Sharing, Spot},
+        records::{Key, LocationKey, Sharer, Sharing},
     },
     volume::{Disposal, Origin, Removal},
 };
@@ -90,7 +90,7 @@ pub(super) async fn take(
     shared: &Shared,
     name: &str,
     removal: &Removal,
-    spot: &Spot,
+    spot: &LocationKey,
 ) -> Result<Turn, Outcome> {
     let disposal = disposal_of(removal);
     let mut asked: HashMap<Arc<str>, Option<Other>> = HashMap::new();

@@ -10,7 +10,7 @@ use super::*;
 use crate::{
     backend::memory::Memory,
     provisioner::fixtures::{self, NAME},
-    volume::{Provenance, Source, VolumeId},
+    volume::{PvMetadata, Source, VolumeId},
 };
 
 fn backends() -> Backends {
@@ -196,7 +196,7 @@ fn the_parameters_of_an_old_volumes_class_reach_the_backend_under_their_declared
     let memory = || {
         Memory::new().with_capabilities(|capabilities| {
             capabilities.case_insensitive = true;
-            capabilities.before = Disposal::Delete;
+            capabilities.legacy_default = Disposal::Delete;
         })
     };
     let backends = Backends::default().with(NAME, Arc::new(memory()));
@@ -204,7 +204,7 @@ fn the_parameters_of_an_old_volumes_class_reach_the_backend_under_their_declared
     let Plan::Remove(order) = plan(&fixtures::volume_object(old()), Some(&class), &backends, true) else {
         panic!("not removed")
     };
-    let parameters = &order.removal.provenance.parameters;
+    let parameters = &order.removal.pv_metadata.parameters;
     assert_eq!(parameters.get("pathPattern").map(String::as_str), Some("x"));
     assert_eq!(parameters.get("export").map(String::as_str), Some("default"));
     assert_eq!(
@@ -237,11 +237,11 @@ fn everything_for_a_removal_is_taken_from_the_volume() {
             claim: ClaimKey { namespace: "default".into(), name: "data".into(), uid: "0b6f-11".into() },
             origin: Origin::Created,
             disposal: Disposal::Delete,
-            provenance: Provenance {
+            pv_metadata: PvMetadata {
                 store_identity: Some("store-1".into()),
                 annotations: volume.metadata.annotations.clone().unwrap(),
                 uid: "volume-1".into(),
-                ..Provenance::default()
+                ..PvMetadata::default()
             },
         },
         remark: None,

@@ -22,7 +22,7 @@ use crate::{
         names,
         objects::{VolumeObject, annotation},
         queue::Outcome,
-        records::{Key, Spot},
+        records::{Key, LocationKey},
         rights::Right,
     },
     volume::{Disposal, Permit},
@@ -264,7 +264,7 @@ async fn cleared(
 ) -> Result<Box<Order>, Outcome> {
     let name = order.removal.name.as_str();
     let Some(place) = backend.locate(&order.removal.source) else { return Ok(order) };
-    let spot = Spot::new(backend.capabilities().name, &place);
+    let spot = LocationKey::new(backend.capabilities().name, &place);
     match sharing::take(shared, name, &order.removal, &spot).await? {
         Turn::Last => {}
         // The last one at a place decides about it.

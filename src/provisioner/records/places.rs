@@ -1,4 +1,4 @@
-//! Who lies where: [`Places`], an ordered index that answers what a new volume would overlap.
+//! Who lies where: [`LocationIndex`], an ordered index that answers what a new volume would overlap.
 //!
 //! It does not know what lies there, and takes several occupants of one place: the old provisioners allowed that.
 
@@ -8,7 +8,7 @@ use std::{
     sync::Arc,
 };
 
-use crate::volume::Place;
+use crate::volume::Location;
 
 /// How an occupied place lies to the one asked about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,14 +24,14 @@ pub(crate) enum Relation {
 /// A place as one text: backend, store and segments, each followed by the separator. What lies beneath a place
 /// begins with its text, and comes directly after it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct Spot(Box<str>);
+pub(crate) struct LocationKey(Box<str>);
 
 /// Cannot occur in a segment of a path.
 const SEPARATOR: char = '\0';
 
-impl Spot {
+impl LocationKey {
     /// The text for `place` of the backend with this name.
-    pub(crate) fn new(backend: &str, place: &Place) -> Self {
+    pub(crate) fn new(backend: &str, place: &Location) -> Self {
         let mut text = String::with_capacity(96);
         let parts = [backend, &place.store].into_iter().chain(place.segments.iter().map(String::as_str));
         for part in parts {
@@ -64,9 +64,9 @@ impl Spot {
     }
 
     /// The place that it is the text of.
-    pub(crate) fn place(&self) -> Place {
+    pub(crate) fn place(&self) -> Location {
         let mut parts = self.0.trim_end_matches(SEPARATOR).split(SEPARATOR).skip(1).map(str::to_owned);
-        Place { store: parts.next().unwrap_or_default(), segments: parts.collect() }
+        Location { store: parts.next().unwrap_or_default(), segments: parts.collect() }
     }
 
     /// The path below the root of the store, for people.
@@ -94,11 +94,11 @@ impl Occupants {
 
 /// Occupied places.
 #[derive(Debug, Default)]
-pub(crate) struct Places(BTreeMap<Box<str>, Occupants>);
+pub(crate) struct LocationIndex(BTreeMap<Box<str>, Occupants>);
 
-impl Places {
+impl LocationIndex {
     /// `who` lies at `spot`.
-    pub(crate) fn insert(&mut self, spot: &Spot, who: &Arc<str>) {
+    pub(crate) fn insert(&mut self, spot: &LocationKey, who: &Arc<str>) {
         match self.0.entry(spot.0.clone()) {
             Entry::Vacant(vacant) => {
                 vacant.insert(Occupants::One(Arc::clone(who)));
@@ -114,7 +114,7 @@ impl Places {
     }
 
     /// `who` does not lie at `spot` any more.
-    pub(crate) fn remove(&mut self, spot: &Spot, who: &str) {
+    pub(crate) fn remove(&mut self, spot: &LocationKey, who: &str) {
         if let Entry::Occupied(mut occupied) = self.0.entry(spot.0.clone()) {
             let mut left: Vec<_> =
                 occupied.get().as_slice().iter().filter(|one| ***one != *who).cloned().collect();
@@ -154,7 +154,7 @@ impl Places {
     /// Everybody who lies at, above or below `spot`.
     pub(crate) fn overlapping<'a>(
         &'a self,
-        spot: &'a Spot,
+        spot: &'a LocationKey,
     ) -> impl Iterator<Item = (Relation, &'a Arc<str>)> + 'a {
         let above = spot
             .above()
@@ -177,18 +177,18 @@ mod tests {
 
     use super::*;
 
-    fn place(store: &str, path: &str) -> Place {
-        Place { store: store.into(), segments: path.split('/').map(String::from).collect() }
+    fn place(store: &str, path: &str) -> Location {
+        Location { store: store.into(), segments: path.split('/').map(String::from).collect() }
     }
 
-    fn spot(path: &str) -> Spot {
-        Spot::new("fake", &place("default", path))
+    fn spot(path: &str) -> LocationKey {
+        LocationKey::new("fake", &place("default", path))
     }
 
     #[test]
     fn what_overlaps_is_found_at_above_and_below() {
         use Relation::{Above, Below, Same};
-        let mut places = Places::default();
+        let mut places = LocationIndex::default();
         for (path, who) in
             [("a", "1"), ("b/c", "2"), ("b/c", "3"), ("b/cd", "4"), ("b/c/d/e", "5"), ("b-c", "6")]
         {
@@ -211,17 +211,17 @@ mod tests {
             let found: Vec<_> = places.overlapping(&spot).map(|(how, who)| (how, &**who)).collect();
             assert_eq!(found, *expected, "{path}");
         }
-        let elsewhere = Spot::new("fake", &place("other", "a"));
+        let elsewhere = LocationKey::new("fake", &place("other", "a"));
         assert_eq!(places.overlapping(&elsewhere).count(), 0);
         assert_eq!(elsewhere.on("default"), spot("a"));
-        assert_eq!(spot("b/c").on("other"), Spot::new("fake", &place("other", "b/c")));
-        assert_eq!(Spot::new("other", &place("default", "a")).store(), "default");
+        assert_eq!(spot("b/c").on("other"), LocationKey::new("fake", &place("other", "b/c")));
+        assert_eq!(LocationKey::new("other", &place("default", "a")).store(), "default");
         assert_eq!(spot("b/c").path(), "b/c");
     }
 
     #[test]
     fn the_stores_of_a_backend_are_found_each_once() {
-        let mut places = Places::default();
+        let mut places = LocationIndex::default();
         for (backend, store, path) in [
             ("fake", "a", "x"),
             ("fake", "a", "y/z"),
@@ -230,7 +230,7 @@ mod tests {
             ("fak", "before", "x"),
             ("fakes", "after", "x"),
         ] {
-            places.insert(&Spot::new(backend, &place(store, path)), &"1".into());
+            places.insert(&LocationKey::new(backend, &place(store, path)), &"1".into());
         }
         assert_eq!(places.stores("fake"), ["a", "a-b", "ab"]);
         assert_eq!(places.stores("fakes"), ["after"]);
@@ -239,7 +239,7 @@ mod tests {
 
     #[test]
     fn the_last_occupant_to_leave_frees_the_place() {
-        let mut places = Places::default();
+        let mut places = LocationIndex::default();
         for who in ["1", "2", "3", "2"] {
             places.insert(&spot("a"), &who.into());
         }
@@ -256,7 +256,7 @@ mod tests {
             paths in prop::collection::vec("[ab-]{1,2}(/[ab.]{1,2}){0,3}", 1..20),
             asked in "[ab-]{1,2}(/[ab.]{1,2}){0,3}",
         ) {
-            let mut places = Places::default();
+            let mut places = LocationIndex::default();
             for (index, path) in paths.iter().enumerate() {
                 places.insert(&spot(path), &index.to_string().into());
             }

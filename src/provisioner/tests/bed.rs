@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     backend::{Backend, Backends, memory::Memory},
     observe::Metrics,
-    provisioner::{ClusterFacts, KubernetesHost, Settings, fixtures, host, queue::Pace, run},
+    provisioner::{ClusterFacts, KubernetesHost, Settings, fixtures, host, queue::Backoff, run},
     system::clock::since_boot,
     volume::Clock,
 };
@@ -170,7 +170,7 @@ impl Bed {
             host_rights: &[],
             workers: 8,
             api_timeout: Duration::from_secs(10),
-            pace: Pace { min: millis(20), max: millis(200), slow: millis(400) },
+            pace: Backoff { min: millis(20), max: millis(200), slow: millis(400) },
             sweep_interval: Duration::from_hours(1),
             sweep_grace: millis(50),
             shutdown_grace: Duration::from_secs(20),

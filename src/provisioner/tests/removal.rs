@@ -16,7 +16,7 @@ use crate::{
         memory::{Memory, Moment, Operation},
     },
     provisioner::{Settings, names},
-    volume::{Access, Capacity, Claim, Mode, Permit, Place, VolumeName, VolumeRequest},
+    volume::{Access, Capacity, Claim, Location, Mode, Permit, VolumeName, VolumeRequest},
 };
 
 pub(super) async fn with_volume(bed: &Bed) -> String {
@@ -214,7 +214,7 @@ pub(super) fn old_volume(bed: &Bed, name: &str, path: &str) {
 
 /// The same on another store.
 pub(super) fn old_volume_on(bed: &Bed, name: &str, store: &str, path: &str) {
-    bed.memory.plant(Place { store: store.into(), ..place(path) }, true);
+    bed.memory.plant(Location { store: store.into(), ..place(path) }, true);
     bed.create(json!({
         "apiVersion": "v1", "kind": "PersistentVolume",
         "metadata": {"name": name, "annotations": {"pv.kubernetes.io/provisioned-by": NAME}},
@@ -231,8 +231,8 @@ pub(super) fn old_volume_on(bed: &Bed, name: &str, store: &str, path: &str) {
         .unwrap();
 }
 
-pub(super) fn place(path: &str) -> Place {
-    Place { store: "default".into(), segments: path.split('/').map(String::from).collect() }
+pub(super) fn place(path: &str) -> Location {
+    Location { store: "default".into(), segments: path.split('/').map(String::from).collect() }
 }
 
 /// Proves: statement 12, row 6.10

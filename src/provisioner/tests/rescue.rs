@@ -16,7 +16,7 @@ use crate::{
         memory::{Memory, Moment, Operation},
     },
     provisioner::names,
-    volume::{Place, VolumeName},
+    volume::{Location, VolumeName},
 };
 
 /// A bed whose trash holds what the API server does not say to be gone, and what is gone for `retention`.
@@ -27,7 +27,7 @@ async fn holding(retention: Duration) -> Bed {
 }
 
 /// Where the volume of claim `data` lies.
-fn place_of(bed: &Bed, volume: &str) -> Place {
+fn place_of(bed: &Bed, volume: &str) -> Location {
     let annotations = bed.volume(volume).unwrap().metadata.annotations.unwrap();
     place(&annotations[names::PATH])
 }
@@ -47,7 +47,7 @@ fn name(volume: &str) -> VolumeName {
 
 /// A volume with data that was moved to the trash, and whose object is about to be deleted: its name, where it was, and the fault
 /// that holds the deletion.
-async fn moved_and_not_deleted(bed: &Bed) -> (String, Place, FaultId) {
+async fn moved_and_not_deleted(bed: &Bed) -> (String, Location, FaultId) {
     let volume = with_volume(bed).await;
     let place = place_of(bed, &volume);
     bed.memory.fill(&place);

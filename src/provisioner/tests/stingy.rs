@@ -16,7 +16,7 @@ use crate::{
         memory::{Memory, Operation},
     },
     volume::{
-        Capacity, ExpandRequest, Expanded, InUse, Permit, Place, Removal, Source, Volume, VolumeId,
+        Capacity, ExpandRequest, Expanded, InUse, Location, Permit, Removal, Source, Volume, VolumeId,
         VolumeName, VolumeRequest,
     },
 };
@@ -33,7 +33,7 @@ impl Backend for Stingy {
         self.memory.capabilities()
     }
 
-    fn place(&self, request: &VolumeRequest) -> Result<Place, Error> {
+    fn place(&self, request: &VolumeRequest) -> Result<Location, Error> {
         self.memory.place(request)
     }
 
@@ -41,7 +41,7 @@ impl Backend for Stingy {
         self.memory.shares(request)
     }
 
-    fn locate(&self, source: &Source) -> Option<Place> {
+    fn locate(&self, source: &Source) -> Option<Location> {
         self.memory.locate(source)
     }
 

@@ -13,7 +13,7 @@ use crate::{
         cephfs::names,
         conformance::{self, Storage, Ways, id_of},
     },
-    volume::{CephfsSource, CsiSource, Place, SecretName, Source, Volume, VolumeRequest},
+    volume::{CephfsSource, CsiSource, Location, SecretName, Source, Volume, VolumeRequest},
 };
 
 /// As the cluster is configured.
@@ -63,39 +63,39 @@ impl Drop for Behind {
 }
 
 impl Behind {
-    fn path(place: &Place) -> String {
+    fn path(place: &Location) -> String {
         format!("/{}", place.segments.join("/"))
     }
 
     /// What `ceph fs subvolume <verb>` says of what lies at that place; `None` where it fails.
-    fn ask(&self, verb: &[&str], place: &Place) -> Option<String> {
+    fn ask(&self, verb: &[&str], place: &Location) -> Option<String> {
         let [_, group @ .., name] = place.segments.as_slice() else { unreachable!("{place}") };
         let at = ["cephfs", name, "--group_name", &group.join("/")];
         self.world.ceph(&[&["fs", "subvolume"][..], verb, &at].concat())
     }
 
     /// Where a pod that mounts the subvolume finds itself.
-    fn data(&self, place: &Place) -> Option<String> {
+    fn data(&self, place: &Location) -> Option<String> {
         Some(self.ask(&["getpath"], place)?.trim().to_owned())
     }
 
-    fn is_marked_archived(&self, place: &Place) -> bool {
+    fn is_marked_archived(&self, place: &Location) -> bool {
         self.ask(&["metadata", "ls"], place).is_some_and(|metadata| metadata.contains("berth.archived"))
     }
 }
 
 impl Storage for Behind {
-    fn exists(&self, place: &Place) -> bool {
+    fn exists(&self, place: &Location) -> bool {
         self.world.exists(&Self::path(place))
             && !self.is_marked_archived(place)
             && !self.ask(&["metadata", "ls"], place).is_some_and(|marks| marks.contains("berth.deleted"))
     }
 
-    fn fill(&self, place: &Place) {
+    fn fill(&self, place: &Location) {
         self.world.fill(&self.data(place).unwrap());
     }
 
-    fn plant(&self, place: &Place) {
+    fn plant(&self, place: &Location) {
         self.world.plant(&Self::path(place));
     }
 
@@ -151,7 +151,7 @@ impl Storage for Behind {
     }
 
     /// It stays where it was, with a mark; without its users.
-    fn is_archived(&self, place: &Place, told: &str) -> bool {
+    fn is_archived(&self, place: &Location, told: &str) -> bool {
         let content = || self.data(place).is_some_and(|data| self.world.exists(&format!("{data}/file")));
         told == place.segments.join("/") && self.is_marked_archived(place) && content()
     }

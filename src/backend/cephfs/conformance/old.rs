@@ -29,10 +29,10 @@ fn old(bench: &Bench, root: &str, group: &str, share: &str, user: &str, claim: &
         claim: claim.clone(),
         origin: Origin::Created,
         disposal: Disposal::Delete,
-        provenance: Provenance {
+        pv_metadata: PvMetadata {
             annotations: annotations.into(),
             parameters: parameters.into(),
-            ..Provenance::default()
+            ..PvMetadata::default()
         },
     }
 }
@@ -125,9 +125,9 @@ pub(super) async fn old_volumes_that_do_not_fit_are_refused(bench: &Bench) {
         Removal { source: Source::Cephfs(source), ..right.clone() }
     };
     let mut annotated = right.clone();
-    annotated.provenance.annotations.insert("cephShare".into(), "other".into());
+    annotated.pv_metadata.annotations.insert("cephShare".into(), "other".into());
     let mut classless = right.clone();
-    classless.provenance.parameters.clear();
+    classless.pv_metadata.parameters.clear();
     let rows = [
         ("the directory of all volumes", with(&|s| s.path = format!("{root}/kubernetes"))),
         ("a path that climbs", with(&|s| s.path = format!("{root}/kubernetes/x/../{share}"))),

@@ -16,17 +16,17 @@ pub(super) async fn what_is_not_proven_is_not_removed(bench: &Bench) {
     let rows = [
         ("another volume's id", with(&|r| r.id = Some(others.id.clone()))),
         ("another volume's source", with(&|r| r.source = others.source.clone())),
-        ("another volume's record", with(&|r| r.provenance.record = others.record.clone())),
+        ("another volume's record", with(&|r| r.pv_metadata.record = others.record.clone())),
         (
             "another volume's record and source",
             with(&|r| {
                 r.source = others.source.clone();
-                r.provenance.record = others.record.clone();
+                r.pv_metadata.record = others.record.clone();
             }),
         ),
-        ("another cluster", with(&|r| r.provenance.store_identity = Some("another".into()))),
-        ("no cluster", with(&|r| r.provenance.store_identity = None)),
-        ("no record", with(&|r| r.provenance.record.clear())),
+        ("another cluster", with(&|r| r.pv_metadata.store_identity = Some("another".into()))),
+        ("no cluster", with(&|r| r.pv_metadata.store_identity = None)),
+        ("no record", with(&|r| r.pv_metadata.record.clear())),
         ("no id", with(&|r| r.id = None)),
     ];
     for (why, wrong) in rows {
@@ -76,13 +76,13 @@ pub(super) async fn a_missing_group_is_no_proof_of_removal(bench: &Bench) {
     assert!(!bench.user_exists(&record["user"]), "what belonged to it is gone too");
     assert!(!bench.keys.kept().iter().any(|kept| kept.name == record["secretName"]));
     let mut elsewhere = gone.clone();
-    elsewhere.provenance.record.insert("group".into(), "no-such-group".into());
+    elsewhere.pv_metadata.record.insert("group".into(), "no-such-group".into());
     if let Source::Csi(csi) = &mut elsewhere.source {
         csi.attributes.insert("group".into(), "no-such-group".into());
     }
     assert_eq!(kind(backend.remove(&elsewhere, &permit()).await), Kind::Refused);
     let mut elsewhere = gone;
-    elsewhere.provenance.record.insert("fsName".into(), "no-such-fs".into());
+    elsewhere.pv_metadata.record.insert("fsName".into(), "no-such-fs".into());
     assert_eq!(kind(backend.remove(&elsewhere, &permit()).await), Kind::NotFound);
 }
 

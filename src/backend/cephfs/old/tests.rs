@@ -16,7 +16,7 @@ fn read(path: &str, user: &str, annotations: &[(&str, &str)]) -> Result<Old, Err
     };
     let claim = ClaimKey { namespace: "team".into(), name: "data".into(), uid: "u-1".into() };
     let annotations: BTreeMap<_, _> = annotations.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect();
-    Old::read(&source, &claim, &Provenance { annotations, ..Provenance::default() })
+    Old::read(&source, &claim, &PvMetadata { annotations, ..PvMetadata::default() })
 }
 
 /// Proves: cephfs 10

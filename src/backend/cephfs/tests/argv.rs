@@ -9,7 +9,7 @@ use super::{
 use crate::{
     backend::{Backend, cephfs::Cephfs, conformance::key},
     volume::{
-        Capacity, CephfsSource, ClaimKey, Disposal, ExpandRequest, Mode, Permit, Provenance, Removal, Source,
+        Capacity, CephfsSource, ClaimKey, Disposal, ExpandRequest, Mode, Permit, PvMetadata, Removal, Source,
         VolumeName, VolumeRequest,
     },
 };
@@ -161,7 +161,7 @@ async fn growing_keeping_archiving_and_deleting() {
         claim: key(&request),
         mode: Mode::Filesystem,
         capacity: Capacity::from_bytes(2 << 30),
-        provenance: removal(&request, &volume, Disposal::Retain).provenance,
+        pv_metadata: removal(&request, &volume, Disposal::Retain).pv_metadata,
     };
     watched.backend.expand(&growth, &permit).await.unwrap();
     assert_eq!(
@@ -241,7 +241,7 @@ async fn an_old_volume() {
         claim: ClaimKey { namespace: "team".into(), name: "data".into(), uid: "1".into() },
         origin: crate::volume::Origin::Created,
         disposal: Disposal::Delete,
-        provenance: Provenance { parameters: Watched::request(&[]).parameters, ..Provenance::default() },
+        pv_metadata: PvMetadata { parameters: Watched::request(&[]).parameters, ..PvMetadata::default() },
     };
     watched.backend.remove(&removal, &Permit::unlimited()).await.unwrap();
     assert_eq!(

@@ -18,7 +18,7 @@ use crate::{
         conformance::{key, request},
     },
     volume::{
-        Capacity, CephfsSource, ClaimKey, Disposal, ExpandRequest, Mode, Origin, Permit, Provenance, Removal,
+        Capacity, CephfsSource, ClaimKey, Disposal, ExpandRequest, Mode, Origin, Permit, PvMetadata, Removal,
         SecretName, Source, Volume, VolumeName, VolumeRequest,
     },
 };
@@ -117,7 +117,7 @@ fn expand<'a>(bed: &'a Bed, permit: &'a Permit) -> Done<'a> {
             claim: key(&asked(PLAIN)),
             mode: Mode::Filesystem,
             capacity: Capacity::from_bytes(2 << 30),
-            provenance: removal(&asked(PLAIN), &made, Disposal::Retain).provenance,
+            pv_metadata: removal(&asked(PLAIN), &made, Disposal::Retain).pv_metadata,
         };
         bed.start().expand(&growth, permit).await.map(|_| ())
     })
@@ -147,7 +147,7 @@ fn old() -> Removal {
         claim: ClaimKey { namespace: "team".into(), name: "data".into(), uid: "old".into() },
         origin: Origin::Created,
         disposal: Disposal::Delete,
-        provenance: Provenance { parameters: asked(&[]).parameters, ..Provenance::default() },
+        pv_metadata: PvMetadata { parameters: asked(&[]).parameters, ..PvMetadata::default() },
     }
 }
 

@@ -15,10 +15,10 @@ use crate::{
     backend::{
         Backend, Kind, KnownVolume, PvState, Removed, Restored, StoreExpectation, Uncommitted,
         cephfs::{Cephfs, remove, subvolumes::At, sweep},
-        conformance::{key, provenance, request},
+        conformance::{key, pv_metadata, request},
     },
     volume::{
-        Capacity, CephfsSource, ClaimKey, Disposal, ExpandRequest, InUse, Mode, Origin, Permit, Provenance,
+        Capacity, CephfsSource, ClaimKey, Disposal, ExpandRequest, InUse, Mode, Origin, Permit, PvMetadata,
         Removal, SecretName, Source, VolumeName, VolumeRequest,
     },
 };
@@ -82,7 +82,7 @@ async fn a_subvolume_of_version_3_is_used_like_any_other_and_its_path_is_taken_a
             claim: key(request),
             mode: Mode::Filesystem,
             capacity: Capacity::from_bytes(1 << 30),
-            provenance: provenance(volume),
+            pv_metadata: pv_metadata(volume),
         };
         assert_eq!(backend.expand(&growth, &permit).await.unwrap().capacity.bytes(), 1 << 30);
         let removal = removal(request, volume, Disposal::Delete);
@@ -142,7 +142,7 @@ async fn a_volume_bound_to_another_claim_is_removed_like_any_other() {
         claim: removal.claim.clone(),
         mode: Mode::Filesystem,
         capacity: Capacity::from_bytes(8 << 20),
-        provenance: removal.provenance.clone(),
+        pv_metadata: removal.pv_metadata.clone(),
     };
     backend.expand(&grown, &Permit::unlimited()).await.unwrap();
     assert_eq!(backend.remove(&removal, &Permit::unlimited()).await.unwrap(), Removed::Trashed);
@@ -348,7 +348,7 @@ async fn a_copy_of_another_clusters_volume_object_destroys_nothing_until_it_is_t
         purged(&*our_backend).await;
         assert_eq!(mgr.state(), before);
         removal.disposal = Disposal::Delete;
-        removal.provenance.take_over = Some("i-1".into());
+        removal.pv_metadata.take_over = Some("i-1".into());
         assert_eq!(our_backend.remove(&removal, &permit).await.unwrap(), Removed::Trashed);
         purged(&*our_backend).await;
         assert!(
@@ -377,7 +377,7 @@ async fn a_volume_that_was_rescued_after_it_was_deleted_or_archived_is_there_aga
     // Nobody restores it; but when its time has come, the API server says that it is to be kept.
     let removal = removal(&request, &volume, Disposal::Delete);
     backend.remove(&removal, &permit).await.unwrap();
-    keys.set_pv(&request.name, PvState::Present { uid: removal.provenance.uid.clone(), removing: false });
+    keys.set_pv(&request.name, PvState::Present { uid: removal.pv_metadata.uid.clone(), removing: false });
     purged(&*backend).await;
     assert_eq!((mgr.state(), keys.kept()), before);
 }
@@ -391,8 +391,8 @@ async fn a_deleted_volume_stays_while_its_object_does_and_for_its_time_in_the_tr
     let request = asked("data", &[]);
     let volume = backend.create(&request, &permit).await.unwrap();
     let mut removal = removal(&request, &volume, Disposal::Delete);
-    removal.provenance.retention = Some(Duration::from_hours(1));
-    keys.set_pv(&request.name, PvState::Present { uid: removal.provenance.uid.clone(), removing: true });
+    removal.pv_metadata.retention = Some(Duration::from_hours(1));
+    keys.set_pv(&request.name, PvState::Present { uid: removal.pv_metadata.uid.clone(), removing: true });
     backend.remove(&removal, &permit).await.unwrap();
     let there = || mgr.exists("/volumes/berth/berth-uid-data");
     let store = volume.id.store();
@@ -418,11 +418,11 @@ async fn a_volume_in_use_that_is_taken_over_from_another_cluster_is_signed() {
     let volume = theirs.create(&request, &permit).await.unwrap();
     let ours = mgr.backend(Keys::new("i-2", KEY));
     ours.register_class(&request.parameters);
-    let Removal { name, id, source, claim, origin, provenance, .. } =
+    let Removal { name, id, source, claim, origin, pv_metadata, .. } =
         removal(&request, &volume, Disposal::Delete);
-    let mut in_use = InUse { name, id, source, claim, origin, capacity: request.capacity, provenance };
+    let mut in_use = InUse { name, id, source, claim, origin, capacity: request.capacity, pv_metadata };
     assert_eq!(ours.register(&in_use, &permit).await.unwrap_err().kind(), Kind::Refused);
-    in_use.provenance.take_over = Some("i-1".into());
+    in_use.pv_metadata.take_over = Some("i-1".into());
     ours.register(&in_use, &permit).await.unwrap();
     let refused = theirs.remove(&removal(&request, &volume, Disposal::Delete), &permit).await.unwrap_err();
     assert!(refused.to_string().ends_with("berth.storage/take-over=i-2"), "{refused}");
@@ -443,9 +443,9 @@ async fn an_unsigned_mark_is_signed_while_its_volume_is_in_use_and_not_taken_for
     assert!(error.to_string().contains("take-over=unrecorded"), "{error}");
     let known = [KnownVolume { name: request.name.clone(), legacy: false }];
     assert_eq!(backend.unregistered(volume.id.store(), &known).await.unwrap().len(), 1);
-    let Removal { name, id, source, claim, origin, provenance, .. } =
+    let Removal { name, id, source, claim, origin, pv_metadata, .. } =
         removal(&request, &volume, Disposal::Archive);
-    let mut in_use = InUse { name, id, source, claim, origin, capacity: request.capacity, provenance };
+    let mut in_use = InUse { name, id, source, claim, origin, capacity: request.capacity, pv_metadata };
     in_use.claim.uid = "bound-elsewhere".into();
     let told = backend.register(&in_use, &permit).await.unwrap_err();
     assert_eq!(told.kind(), Kind::Refused);
@@ -483,13 +483,13 @@ async fn an_old_volume_is_removed_from_the_file_system_that_its_class_names() {
         claim: ClaimKey { namespace: "team".into(), name: "data".into(), uid: "old".into() },
         origin: Origin::Created,
         disposal: Disposal::Delete,
-        provenance: Provenance { parameters: asked("data", &[]).parameters, ..Provenance::default() },
+        pv_metadata: PvMetadata { parameters: asked("data", &[]).parameters, ..PvMetadata::default() },
     };
     let permit = Permit::unlimited();
     let error = backend.remove(&removal, &permit).await.unwrap_err();
     assert!(error.kind() == Kind::Invalid && error.to_string().contains("fsName"), "{error}");
     assert!(mgr.exists(path));
-    removal.provenance.parameters.insert("fsName".into(), "cephfs".into());
+    removal.pv_metadata.parameters.insert("fsName".into(), "cephfs".into());
     assert_eq!(backend.remove(&removal, &permit).await.unwrap(), Removed::Trashed);
     assert!(!mgr.exists(path));
 }
@@ -650,7 +650,7 @@ async fn an_archive_that_a_persistent_volume_uses_does_not_expire() {
         let before = (mgr.state(), keys.kept());
         let removal = removal(&request, &volume, Disposal::Archive);
         backend.remove(&removal, &permit).await.unwrap();
-        let uid = removal.provenance.uid.clone();
+        let uid = removal.pv_metadata.uid.clone();
         let backend = mgr.backend(keys.clone());
         backend.register_class(&request.parameters);
         for removing in [true, false] {
@@ -658,8 +658,8 @@ async fn an_archive_that_a_persistent_volume_uses_does_not_expire() {
             collect_garbage(&backend, volume.id.store(), 31).await;
             assert!(mgr.exists("/volumes/berth/berth-uid-data"), "{node:?}, removing: {removing}");
         }
-        let Removal { name, id, source, claim, origin, provenance, .. } = removal;
-        let in_use = InUse { name, id, source, claim, origin, capacity: request.capacity, provenance };
+        let Removal { name, id, source, claim, origin, pv_metadata, .. } = removal;
+        let in_use = InUse { name, id, source, claim, origin, capacity: request.capacity, pv_metadata };
         backend.register(&in_use, &permit).await.unwrap();
         assert_eq!((mgr.state(), keys.kept()), before, "{node:?}: it is no archive any more");
         collect_garbage(&backend, volume.id.store(), 400).await;

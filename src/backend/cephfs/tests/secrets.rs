@@ -32,9 +32,9 @@ impl Site {
         let request = asked("data", more);
         let volume = backend.create(&request, &Permit::unlimited()).await.unwrap();
         let secret = backend.kept_secret(&volume.record).expect("it has a user of its own");
-        let Removal { name, id, source, claim, origin, provenance, .. } =
+        let Removal { name, id, source, claim, origin, pv_metadata, .. } =
             removal(&request, &volume, Disposal::Archive);
-        let in_use = InUse { name, id, source, claim, origin, capacity: request.capacity, provenance };
+        let in_use = InUse { name, id, source, claim, origin, capacity: request.capacity, pv_metadata };
         assert_eq!(keys.kept(), from_ref(&secret));
         mgr.take_log();
         Self { mgr, keys, backend, request, volume, in_use, secret }
@@ -89,7 +89,7 @@ async fn no_secret_is_made_that_the_mark_on_the_storage_does_not_name() {
         let site = Site::new(&[]).await;
         site.keys.delete(&site.secret);
         let mut in_use = site.in_use.clone();
-        in_use.provenance.record.insert(key.into(), value.into());
+        in_use.pv_metadata.record.insert(key.into(), value.into());
         let error = site.backend.register(&in_use, &Permit::unlimited()).await.unwrap_err();
         assert_eq!(error.kind(), Kind::Refused, "{key}");
         assert!(error.to_string().contains("ceph auth get-key client."), "{key}: {error}");

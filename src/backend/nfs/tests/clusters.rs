@@ -319,7 +319,7 @@ async fn the_restore_of_what_is_not_provably_ours_says_that_nothing_was_begun_an
             "unrecorded" => fs::remove_file(&record).unwrap(),
             _ => {}
         }
-        removal.provenance.uid = "the-copy".into();
+        removal.pv_metadata.uid = "the-copy".into();
         let before = whole(&site);
         assert_eq!(
             theirs.restore(&removal, &Permit::unlimited()).await.unwrap(),

@@ -32,7 +32,7 @@ async fn an_old_volume_of_a_full_export_without_our_directory_is_removed_purged_
         site.plant("team-old-pvc-uid-old");
         fill_up(&site, errno, false);
         let removal = Removal {
-            provenance: Provenance { uid: "object".into(), ..Provenance::default() },
+            pv_metadata: PvMetadata { uid: "object".into(), ..PvMetadata::default() },
             ..old_removal("old", "/export/team-old-pvc-uid-old", Disposal::Delete)
         };
         assert_eq!(site.remove(&removal).await.unwrap(), Removed::Trashed);
@@ -58,7 +58,7 @@ async fn an_old_volume_of_a_full_export_comes_back_when_its_pv_is_kept_after_all
     site.plant("team-old-pvc-uid-old");
     fill_up(&site, Errno::ENOSPC, false);
     let mut removal = old_removal("old", "/export/team-old-pvc-uid-old", Disposal::Delete);
-    removal.provenance.uid = "object".into();
+    removal.pv_metadata.uid = "object".into();
     assert_eq!(site.remove(&removal).await.unwrap(), Removed::Trashed);
     // Its place cannot be noted yet, and another volume could get it.
     let error = site.restore(&removal).await.unwrap_err();
@@ -108,7 +108,7 @@ async fn a_recorded_volume_of_a_full_export_comes_back_when_it_is_rescued_while_
     fill_up(&site, Errno::ENOSPC, false);
     let removal = conformance::removal(&request, &volume, Disposal::Delete);
     assert_eq!(site.remove(&removal).await.unwrap(), Removed::Trashed);
-    site.host.set_volume(&removal.name, &removal.provenance.uid, false);
+    site.host.set_volume(&removal.name, &removal.pv_metadata.uid, false);
     site.restart();
     site.collect_until(|status| status.trash == 0 && site.has("data/file")).await;
     assert_eq!(site.remove(&removal).await.unwrap(), Removed::Trashed);

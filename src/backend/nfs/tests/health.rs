@@ -4,7 +4,7 @@ use super::*;
 use crate::system::root::Errno;
 
 fn past(identity: Option<&str>, places: &[&str]) -> StoreExpectation {
-    let place = |path: &&str| Place {
+    let place = |path: &&str| Location {
         store: "default".into(),
         segments: path.split('/').map(String::from).collect(),
     };

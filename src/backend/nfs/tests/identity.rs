@@ -128,7 +128,7 @@ async fn an_export_that_was_moved_without_its_dot_files_goes_on_with_the_command
         claim: conformance::key(&request("a", &[])),
         origin: Origin::Created,
         capacity: crate::volume::Capacity::from_bytes(1),
-        provenance: Provenance { uid: "object-a".into(), ..Provenance::default() },
+        pv_metadata: PvMetadata { uid: "object-a".into(), ..PvMetadata::default() },
     };
     nfs.register(&bound, &Permit::unlimited()).await.unwrap();
     assert_eq!(nfs.unregistered("default", &known).await.unwrap(), []);

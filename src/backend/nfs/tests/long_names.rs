@@ -67,7 +67,7 @@ async fn a_volume_with_the_longest_name_is_removed_from_a_full_export() {
         matches!(step.what, "make directory" | "write" | "link")
     });
     let mut removal = conformance::removal(&request, &volume, Disposal::Delete);
-    removal.provenance.uid = UID.into();
+    removal.pv_metadata.uid = UID.into();
     assert_eq!(site.remove(&removal).await.unwrap(), Removed::Trashed);
     assert!(!site.has("data"));
     site.restart();
@@ -103,7 +103,7 @@ async fn a_volume_whose_name_is_too_long_for_a_record_is_refused_with_what_to_do
         claim: conformance::key(&request("x", &[])),
         origin: Origin::Created,
         capacity: crate::volume::Capacity::from_bytes(1024),
-        provenance: Provenance { uid: "object".into(), ..Provenance::default() },
+        pv_metadata: PvMetadata { uid: "object".into(), ..PvMetadata::default() },
     };
     let error = site.nfs.register(&bound, &Permit::unlimited()).await.unwrap_err();
     assert!(error.chain().contains("at most 114"), "{}", error.chain());

@@ -17,7 +17,7 @@ fn site(test: &str) -> Option<(Site, Mount)> {
 
 fn removal(path: &str, disposal: Disposal) -> Removal {
     let mut removal = old_removal("old", &format!("/export/{path}"), disposal);
-    removal.provenance.uid = "object".into();
+    removal.pv_metadata.uid = "object".into();
     removal
 }
 

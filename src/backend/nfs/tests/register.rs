@@ -20,13 +20,13 @@ fn in_use(name: &str, path: &str) -> InUse {
         claim: ClaimKey { namespace: "team".into(), name: name.into(), uid: format!("uid-{name}") },
         origin: Origin::Created,
         capacity: Capacity::from_bytes(1024),
-        provenance: Provenance { uid: format!("object-{name}"), ..Provenance::default() },
+        pv_metadata: PvMetadata { uid: format!("object-{name}"), ..PvMetadata::default() },
     }
 }
 
 fn taken_over(volume: &InUse, owner: &str) -> InUse {
-    let provenance = Provenance { take_over: Some(owner.into()), ..volume.provenance.clone() };
-    InUse { provenance, ..volume.clone() }
+    let pv_metadata = PvMetadata { take_over: Some(owner.into()), ..volume.pv_metadata.clone() };
+    InUse { pv_metadata, ..volume.clone() }
 }
 
 async fn register(nfs: &Nfs, volume: &InUse) -> Result<(), Error> {
@@ -90,8 +90,8 @@ async fn a_volume_that_another_cluster_recorded_is_left_alone_until_an_administr
     site.plant("data");
     let volume = in_use("x", "data");
     register(&site.nfs, &volume).await.unwrap();
-    let provenance = Provenance { uid: "object-copy".into(), ..Provenance::default() };
-    let copy = InUse { provenance, ..volume.clone() };
+    let pv_metadata = PvMetadata { uid: "object-copy".into(), ..PvMetadata::default() };
+    let copy = InUse { pv_metadata, ..volume.clone() };
     let message = refusal(register(&theirs, &copy).await);
     assert!(
         message.ends_with("kubectl annotate --overwrite pv pvc-x berth.storage/take-over=cluster-1"),
@@ -161,7 +161,7 @@ async fn a_volume_that_is_bound_to_another_claim_stays_the_same() {
     register(&site.nfs, &bound).await.unwrap();
     assert_eq!(recorded(&site, "uid-x").claim, bound.claim);
     // Restored from a backup into the same cluster, too.
-    bound.provenance.uid = "object-restored".into();
+    bound.pv_metadata.uid = "object-restored".into();
     register(&site.nfs, &bound).await.unwrap();
     assert_eq!(recorded(&site, "uid-x").uid.as_deref(), Some("object-restored"));
 }

@@ -190,7 +190,7 @@ async fn a_move_that_took_another_directory_is_undone_at_once_by_who_made_it() {
         "{error}"
     );
     let mut accepted = removal;
-    accepted.provenance.take_over = Some("cluster-1".into());
+    accepted.pv_metadata.take_over = Some("cluster-1".into());
     assert_eq!(site.remove(&accepted).await.unwrap(), Removed::Trashed);
     assert_eq!(content(&site, "aside/file").as_deref(), Some("precious"));
 }
@@ -223,7 +223,7 @@ async fn rescued(rule: Option<Rule>) -> Option<String> {
     let mut site = Site::new();
     let removal = made(&site).await;
     assert_eq!(site.remove(&removal).await.unwrap(), Removed::Trashed);
-    site.host.set_volume(&removal.name, &removal.provenance.uid, false);
+    site.host.set_volume(&removal.name, &removal.pv_metadata.uid, false);
     site.restart();
     switch_off(&site.nfs, rule);
     site.collect_until(|status| status.trash == 0 && site.trash().is_empty()).await;
@@ -244,7 +244,7 @@ async fn a_removal_that_was_broken_off_and_whose_pv_was_rescued_while_nobody_led
         let removal = made(&site).await;
         site.nfs.stores[0].interruption.after(steps);
         let whole = site.remove(&removal).await.is_ok();
-        site.host.set_volume(&removal.name, &removal.provenance.uid, false);
+        site.host.set_volume(&removal.name, &removal.pv_metadata.uid, false);
         site.restart();
         site.collect_until(|_| site.trash().is_empty() && site.has("data/file")).await;
         assert_eq!(site.records("volumes").iter().filter(|name| name.starts_with("pvc")).count(), 1);
@@ -262,7 +262,7 @@ async fn a_volume_waits_in_the_trash_while_its_pv_is_still_to_be_deleted_or_nobo
     let site = Site::new();
     let removal = made(&site).await;
     assert_eq!(site.remove(&removal).await.unwrap(), Removed::Trashed);
-    site.host.set_volume(&removal.name, &removal.provenance.uid, true);
+    site.host.set_volume(&removal.name, &removal.pv_metadata.uid, true);
     let asked = |times| move |status: &StoreStatus| status.trash == 1 && times <= 1;
     site.collect_until(asked(1)).await;
     site.host.set_reachable(false);
@@ -281,7 +281,7 @@ async fn what_is_in_the_trash_stays_there_for_the_retention_by_the_api_servers_c
     site.host.set_now(now);
     site.host.set_retention(Duration::from_mins(10));
     let (first, mut second) = (made(&site).await, filled(&site, "y", "other", "").await);
-    second.provenance.retention = Some(Duration::from_hours(1));
+    second.pv_metadata.retention = Some(Duration::from_hours(1));
     assert_eq!(site.remove(&first).await.unwrap(), Removed::Trashed);
     assert_eq!(site.remove(&second).await.unwrap(), Removed::Trashed);
     for (minutes, left) in [(0, 2), (9, 2), (11, 1), (59, 1), (61, 0)] {
@@ -302,7 +302,7 @@ async fn an_accidental_delete_is_undone_by_a_pv_of_the_same_name_while_the_trash
     site.collect_until(|status| status.trash == 0 && site.has("data/file")).await;
     // The PV that was made again is the volume's from now on.
     let mut again = removal;
-    again.provenance.uid = "made-again".into();
+    again.pv_metadata.uid = "made-again".into();
     site.host.set_cluster(None);
     assert_eq!(site.remove(&again).await.unwrap(), Removed::Trashed);
 }
@@ -339,7 +339,7 @@ async fn copied(rule: Option<Rule>) -> (Option<Kind>, Option<String>) {
     let second = site.of_cluster("cluster-2");
     switch_off(&second, rule);
     let mut removal = made(&site).await;
-    removal.provenance.uid = "the-copy".into();
+    removal.pv_metadata.uid = "the-copy".into();
     let error = second.remove(&removal, &Permit::unlimited()).await.err();
     if let Some(error) = &error {
         let command = "kubectl annotate --overwrite pv pvc-uid-x berth.storage/take-over=cluster-1";
@@ -357,8 +357,8 @@ async fn the_copy_of_a_pv_in_a_second_cluster_removes_nothing_until_an_administr
     let site = Site::new();
     let second = site.of_cluster("cluster-2");
     let mut removal = made(&site).await;
-    removal.provenance.uid = "the-copy".into();
-    removal.provenance.take_over = Some("cluster-1".into());
+    removal.pv_metadata.uid = "the-copy".into();
+    removal.pv_metadata.take_over = Some("cluster-1".into());
     assert_eq!(second.remove(&removal, &Permit::unlimited()).await.unwrap(), Removed::Trashed);
     // The first cluster leaves it alone from now on, and the second one purges it.
     collect_until(&site.nfs, |status| status.trash == 0).await;
@@ -371,7 +371,7 @@ async fn a_pv_of_a_rebuilt_cluster_is_proved_by_a_former_id_and_one_of_an_unknow
 {
     let site = Site::new();
     let (first, mut second) = (made(&site).await, filled(&site, "y", "other", "").await);
-    second.provenance.uid = "restored-from-a-backup".into();
+    second.pv_metadata.uid = "restored-from-a-backup".into();
     site.host.set_cluster(None);
     let error = site.remove(&second).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Refused);
@@ -413,7 +413,7 @@ async fn what_cannot_go_back_since_its_place_is_taken_waits_in_the_trash_and_is_
     filled(&site, "y", "data", "of y").await;
     let error = site.restore(&removal).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Conflict, "{}", error.chain());
-    site.host.set_volume(&removal.name, &removal.provenance.uid, false);
+    site.host.set_volume(&removal.name, &removal.pv_metadata.uid, false);
     site.restart();
     site.collect_until(|status| !status.stuck.is_empty()).await;
     let stuck = site.nfs.stores().remove(0).stuck;

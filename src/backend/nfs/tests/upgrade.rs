@@ -179,7 +179,7 @@ async fn volumes_of_an_earlier_version_are_found_to_be_unsigned_in_the_first_ter
         claim: crate::volume::ClaimKey { namespace: "team".into(), name: "a".into(), uid: "uid-a".into() },
         origin: Origin::Created,
         capacity: crate::volume::Capacity::from_bytes(1024),
-        provenance: Provenance { uid: "object-a".into(), ..Provenance::default() },
+        pv_metadata: PvMetadata { uid: "object-a".into(), ..PvMetadata::default() },
     };
     site.nfs.register(&bound, &Permit::unlimited()).await.unwrap();
     assert_eq!(site.nfs.unregistered("default", &volumes).await.unwrap(), names(&["pvc-b"]));

@@ -4,7 +4,7 @@ use super::{
     older::{IMAGE, planted},
     *,
 };
-use crate::{backend::conformance::removal, volume::Provenance};
+use crate::{backend::conformance::removal, volume::PvMetadata};
 
 /// A volume in a pool that is full, whose PV is to be removed. Something was deleted there before.
 async fn made(site: &Site) -> (VolumeRequest, Volume) {
@@ -137,7 +137,7 @@ async fn an_image_that_cannot_be_marked_in_a_full_pool_is_removed_at_once_if_it_
     site.small.plant("rbd", IMAGE, planted());
     let delete = super::older::removal(IMAGE, Disposal::Delete);
     let mut delete = Removal {
-        provenance: Provenance { uid: "object-pvc-old".into(), ..delete.provenance.clone() },
+        pv_metadata: PvMetadata { uid: "object-pvc-old".into(), ..delete.pv_metadata.clone() },
         ..delete
     };
     set_full(&site, true);

@@ -145,11 +145,11 @@ async fn a_late_mark_of_a_cluster_that_gave_the_volume_away_costs_a_refusal() {
     *site.vault.installation.lock().unwrap() = Some("there".into());
     site.restart();
     let mut taken = in_use(&request, &volume);
-    taken.provenance.take_over = Some(crate::volume::UNRECORDED.into());
-    taken.provenance.uid = "its-object-there".into();
+    taken.pv_metadata.take_over = Some(crate::volume::UNRECORDED.into());
+    taken.pv_metadata.uid = "its-object-there".into();
     site.rbd.register(&taken, &permit).await.unwrap();
     site.small.let_go();
-    let delete = Removal { provenance: taken.provenance, ..removal(&request, &volume, Disposal::Delete) };
+    let delete = Removal { pv_metadata: taken.pv_metadata, ..removal(&request, &volume, Disposal::Delete) };
     let error = site.remove(&delete).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Refused);
     assert!(error.to_string().ends_with("berth.storage/take-over=here"), "{error}");

@@ -2,7 +2,7 @@
 
 use super::{small::Stop, *};
 use crate::{
-    backend::conformance::legacy_provenance,
+    backend::conformance::legacy_pv_metadata,
     volume::{ClaimKey, Origin},
 };
 
@@ -15,7 +15,7 @@ pub(super) fn removal(image: &str, disposal: Disposal) -> Removal {
         claim: ClaimKey { namespace: "team".into(), name: "old".into(), uid: "uid-old".into() },
         origin: Origin::Created,
         disposal,
-        provenance: legacy_provenance(),
+        pv_metadata: legacy_pv_metadata(),
     }
 }
 
@@ -39,7 +39,7 @@ async fn the_class_says_with_which_user_and_for_how_long() {
     assert!(error.to_string().contains("10.5.0.1:6789"), "{error}");
     // Spelt as somebody wrote it long ago.
     let class = [("ADMINID", "admin"), ("adminsecretname", "ceph-admin"), ("archiveExpiry", "2d")];
-    removal.provenance.parameters =
+    removal.pv_metadata.parameters =
         class.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
     assert!(matches!(site.remove(&removal).await.unwrap(), Removed::Archived(_)));
     let calls = site.small.calls();
@@ -127,7 +127,7 @@ async fn an_older_image_grows() {
         claim: ClaimKey { namespace: "team".into(), name: "old".into(), uid: "uid-old".into() },
         mode: Mode::Block,
         capacity: Capacity::from_bytes(3 << 20),
-        provenance: legacy_provenance(),
+        pv_metadata: legacy_pv_metadata(),
     };
     let grown = site.rbd.expand(&growth, &Permit::unlimited()).await.unwrap();
     assert_eq!(grown, Expanded { capacity: growth.capacity, on_node: false });

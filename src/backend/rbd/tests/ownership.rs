@@ -5,8 +5,8 @@ use super::{
     *,
 };
 use crate::{
-    backend::conformance::{legacy_provenance, provenance, removal},
-    volume::{ClaimKey, Provenance, UNRECORDED},
+    backend::conformance::{legacy_pv_metadata, pv_metadata, removal},
+    volume::{ClaimKey, PvMetadata, UNRECORDED},
 };
 
 async fn made(site: &Site) -> (VolumeRequest, Volume) {
@@ -61,8 +61,10 @@ async fn a_pv_that_was_copied_to_another_cluster_touches_nothing_until_it_is_tak
     assert_eq!(site.create(&request).await.unwrap_err().kind(), Kind::Conflict);
     assert_eq!((site.small.images(), site.trash()), (vec!["berth-uid-a".to_owned()], Vec::new()));
 
-    let handed_over =
-        Removal { provenance: Provenance { take_over: Some("here".into()), ..provenance(&volume) }, ..right };
+    let handed_over = Removal {
+        pv_metadata: PvMetadata { take_over: Some("here".into()), ..pv_metadata(&volume) },
+        ..right
+    };
     assert_eq!(site.remove(&handed_over).await.unwrap(), Removed::Trashed);
     let mark = mark(&site, "berth-uid-a");
     assert_eq!((mark.installation.as_str(), mark.volume.as_str()), ("there", "pvc-uid-a"));
@@ -86,7 +88,7 @@ async fn two_spellings_of_one_ceph_cluster_destroy_nothing() {
     source.monitors = vec!["10.9.0.1:6789".into()];
     let mut copy = super::older::removal("berth-uid-a", Disposal::Delete);
     copy.source = Source::Rbd(source);
-    copy.provenance.parameters =
+    copy.pv_metadata.parameters =
         elsewhere.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
     let error = site.remove(&copy).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Refused);
@@ -178,7 +180,7 @@ async fn a_mark_without_a_cluster_is_taken_over_by_an_annotation() {
     let (request, volume) = made(&site).await;
     unsign(&site);
     let mut delete = removal(&request, &volume, Disposal::Delete);
-    delete.provenance.take_over = Some(UNRECORDED.into());
+    delete.pv_metadata.take_over = Some(UNRECORDED.into());
     assert_eq!(site.remove(&delete).await.unwrap(), Removed::Trashed);
     site.collect_until(|store| store.purged == 1).await;
 }
@@ -203,10 +205,10 @@ async fn a_pv_that_was_bound_again_or_restored_from_a_backup_is_removed_and_grow
     let (request, volume) = made(&site).await;
     let claim = ClaimKey { namespace: "other".into(), name: "moved".into(), uid: "uid-moved".into() };
     let mut rebound = ExpandRequest { claim: claim.clone(), ..growth(&request, &volume, 2 << 30) };
-    rebound.provenance.uid = "another-object".into();
+    rebound.pv_metadata.uid = "another-object".into();
     site.rbd.expand(&rebound, &Permit::unlimited()).await.unwrap();
     let mut delete = Removal { claim, ..removal(&request, &volume, Disposal::Delete) };
-    delete.provenance.uid = "another-object".into();
+    delete.pv_metadata.uid = "another-object".into();
     assert_eq!(site.remove(&delete).await.unwrap(), Removed::Trashed);
 }
 
@@ -229,8 +231,8 @@ async fn a_pv_that_was_made_by_hand_gets_no_image_but_one_that_an_older_provisio
     for image in ["production", IMAGE] {
         site.small.plant("rbd", image, planted());
     }
-    let by_hand = |image: &str, provenance: Provenance| Removal {
-        provenance,
+    let by_hand = |image: &str, pv_metadata: PvMetadata| Removal {
+        pv_metadata,
         ..super::older::removal(image, Disposal::Delete)
     };
     let bound = |removal: &Removal| InUse {
@@ -240,9 +242,9 @@ async fn a_pv_that_was_made_by_hand_gets_no_image_but_one_that_an_older_provisio
         claim: removal.claim.clone(),
         origin: removal.origin,
         capacity: Capacity::from_bytes(1 << 20),
-        provenance: removal.provenance.clone(),
+        pv_metadata: removal.pv_metadata.clone(),
     };
-    for removal in [by_hand("production", legacy_provenance()), by_hand(IMAGE, Provenance::default())] {
+    for removal in [by_hand("production", legacy_pv_metadata()), by_hand(IMAGE, PvMetadata::default())] {
         let registered = site.rbd.register(&bound(&removal), &Permit::unlimited()).await;
         for error in [site.remove(&removal).await.unwrap_err(), registered.unwrap_err()] {
             assert_eq!(error.kind(), Kind::Refused);
@@ -251,15 +253,15 @@ async fn a_pv_that_was_made_by_hand_gets_no_image_but_one_that_an_older_provisio
     }
     assert_eq!((site.small.images().len(), site.trash()), (2, Vec::new()));
     // Registered while it is bound, it is this cluster's, whatever another one has a copy of.
-    let right = by_hand(IMAGE, legacy_provenance());
+    let right = by_hand(IMAGE, legacy_pv_metadata());
     site.rbd.register(&bound(&right), &Permit::unlimited()).await.unwrap();
     become_(&site, Some("there"));
     let error = site.remove(&right).await.unwrap_err();
     assert!(error.to_string().ends_with("take-over=here"), "{error}");
     become_(&site, Some("here"));
-    site.remove(&Removal { provenance: Provenance::default(), ..right }).await.unwrap();
+    site.remove(&Removal { pv_metadata: PvMetadata::default(), ..right }).await.unwrap();
     site.collect_until(|store| store.purged == 1).await;
-    let taken = Provenance { take_over: Some(UNRECORDED.into()), ..Provenance::default() };
+    let taken = PvMetadata { take_over: Some(UNRECORDED.into()), ..PvMetadata::default() };
     site.remove(&by_hand("production", taken)).await.unwrap();
     assert_eq!(site.small.images(), [""; 0]);
 }
@@ -270,7 +272,7 @@ async fn the_image_of_another_pv_is_taken_over_only_when_that_is_gone() {
     let (request, volume) = made(&site).await;
     site.vault.set_volume(&request.name, false);
     let mut other = super::older::removal("berth-uid-a", Disposal::Delete);
-    other.provenance.take_over = Some("here".into());
+    other.pv_metadata.take_over = Some("here".into());
     let error = site.remove(&other).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Refused);
     assert!(error.to_string().contains("pvc-uid-a, which exists"), "{error}");
@@ -308,7 +310,7 @@ async fn which_volumes_are_registered_is_listed_and_each_is_looked_at_once() {
         ..in_use(&request, &volume)
     };
     site.rbd.register(&in_use(&request, &volume), &permit).await.unwrap();
-    site.rbd.register(&InUse { provenance: legacy_provenance(), ..old }, &permit).await.unwrap();
+    site.rbd.register(&InUse { pv_metadata: legacy_pv_metadata(), ..old }, &permit).await.unwrap();
     site.restart();
     site.small.calls();
     assert_eq!(names(&site).await, [""; 0]);

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::{
-    backend::conformance::{provenance, removal},
+    backend::conformance::{pv_metadata, removal},
     volume::Access,
 };
 
@@ -223,7 +223,7 @@ async fn a_cluster_that_only_a_class_describes_serves_as_well() {
     site.rbd.register_class(&a.parameters);
     let known = |name: &VolumeName| *name == a.name;
     assert_eq!(site.rbd.list_uncommitted(volume.id.store(), &known).await.unwrap().len(), 1);
-    let removal = Removal { provenance: provenance(&volume), ..removal(&a, &volume, Disposal::Delete) };
+    let removal = Removal { pv_metadata: pv_metadata(&volume), ..removal(&a, &volume, Disposal::Delete) };
     assert_eq!(site.remove(&removal).await.unwrap(), Removed::Trashed);
 }
 

@@ -74,7 +74,7 @@ async fn what_is_deleted_stays_as_long_as_its_pv_or_the_administrator_says() {
         *site.vault.retention.lock().unwrap() = Duration::from_mins(1);
         let (request, volume) = made(&site).await;
         let mut delete = removal(&request, &volume, Disposal::Delete);
-        delete.provenance.retention = of_pv;
+        delete.pv_metadata.retention = of_pv;
         site.small.calls();
         site.remove(&delete).await.unwrap();
         let calls = site.small.calls();

@@ -372,7 +372,7 @@ impl Process {
     async fn remove_copy(&self, name: &'static str) -> Result<(), Stopped> {
         self.turn(&format!("copy the PV of {name}"))?;
         let Some(mut removal) = self.removal(name, Disposal::Delete) else { return Ok(()) };
-        removal.provenance.uid = "copy".into();
+        removal.pv_metadata.uid = "copy".into();
         self.host().set_volume(&removal.name, "copy", true);
         let removed = self.nfs.remove(&removal, &self.permit).await;
         if self.failed(removed)?.is_some() {
