@@ -48,6 +48,11 @@ impl Reading {
         let passed = moment.saturating_duration_since(self.at);
         self.time.checked_add(passed).unwrap_or(self.time)
     }
+
+    /// Whether a clock that shows `time` sends what was read.
+    fn begins_second_of(self, time: SystemTime) -> bool {
+        time.duration_since(self.time).is_ok_and(|past| past < Duration::from_secs(1))
+    }
 }
 
 /// What was read so far, and what is made of it.
@@ -85,7 +90,9 @@ impl Reckoning {
     fn see(&mut self, reading: Reading) {
         let follows = |from: Reading| within(ahead(reading.time, from.later(reading.at)), MOST_JUMP);
         if self.held.is_none_or(follows) {
-            self.held = Some(reading);
+            // What was held may be more exact: a `Date` lies up to a second behind the clock that it was read from.
+            self.held =
+                self.held.filter(|held| reading.begins_second_of(held.later(reading.at))).or(Some(reading));
             self.jumped = None;
             return;
         }
@@ -287,6 +294,22 @@ mod tests {
         assert_eq!(clock.now(), Some(start() + 61 * MINUTE));
         clock.see(start() + 60 * MINUTE);
         assert_eq!(clock.now(), Some(start() + 60 * MINUTE), "an answer puts it right, backwards too");
+    }
+
+    /// What was removed waited in the trash for up to a second longer than it was to be kept there.
+    #[tokio::test(start_paused = true)]
+    async fn the_time_does_not_fall_back_to_the_whole_second_that_an_answer_tells() {
+        let (clock, local) = clock();
+        let millis = Duration::from_millis;
+        clock.see(start());
+        pass(&local, millis(999)).await;
+        clock.see(start());
+        assert_eq!(clock.now(), Some(start() + millis(999)));
+        clock.see(start() + millis(1000));
+        assert_eq!(clock.now(), Some(start() + millis(1000)), "the server's next second began");
+        pass(&local, millis(1000)).await;
+        clock.see(start() + millis(1000));
+        assert_eq!(clock.now(), Some(start() + millis(1000)), "the server's clock is slower than ours");
     }
 
     /// A clock that was a month ahead purged archives that were to be kept for a month.

@@ -21,7 +21,7 @@ use super::{
         record::{self, ARCHIVED, BASE, INTENTS, TRASH, VOLUMES},
         store::{OpError, Opened, Rule, Store, Work},
     },
-    FIRST_PAUSE, LONGEST_PAUSE,
+    LONGEST_PAUSE,
     act::{self, Done},
     plan::{self, Found, Next, Progress},
     scan::{self, Key, Look},
@@ -40,6 +40,9 @@ const SLICE: Duration = Duration::from_secs(10);
 
 /// An entry whose purge takes longer than this is shown.
 const LONG: Duration = Duration::from_mins(5);
+
+/// The first pause before an entry is looked at again: a volume is moved to the trash a moment before its PV is deleted.
+const FIRST_WAIT: Duration = Duration::from_millis(100);
 
 /// So often the trash is looked at for what calls that come late moved there, and for PVs that came back.
 const LOOK: Duration = Duration::from_mins(1);
@@ -130,7 +133,7 @@ impl Item {
     }
 
     fn wait(&mut self, longest: Duration) {
-        let length = self.pause.map_or(FIRST_PAUSE, |(_, length)| (length * 2).min(longest));
+        let length = self.pause.map_or(FIRST_WAIT, |(_, length)| (length * 2).min(longest));
         self.pause = Some((Instant::now() + length, length));
     }
 
