@@ -7,9 +7,9 @@ mod class;
 #[cfg(any(test, feature = "test"))]
 pub mod conformance;
 mod create;
+mod legacy;
 mod mark;
 mod names;
-mod old;
 mod proof;
 mod purge;
 mod record;
@@ -32,7 +32,7 @@ use std::{
 use async_trait::async_trait;
 pub use class::PARAMETERS;
 use futures::{StreamExt as _, stream::FuturesUnordered};
-use old::Old;
+use legacy::LegacyVolume;
 use record::Record;
 use store::{Store, Told, Work};
 
@@ -242,20 +242,21 @@ impl Cephfs {
     }
 
     /// To work on a volume that cephfs-provisioner made: on the cluster that the PV names, as the user of its class.
-    async fn work_of_old(
+    async fn legacy_work(
         &self,
         source: &Source,
         claim: &crate::volume::ClaimKey,
         pv_metadata: &PvMetadata,
-    ) -> Result<(Work, Old), Error> {
+    ) -> Result<(Work, LegacyVolume), Error> {
         let Source::Cephfs(source) = source else {
             let message =
                 format!("{source} carries no id of ours and is no CephFS directory; nothing was touched");
             return Err(Error::new(Kind::Refused, message));
         };
-        let old = Old::read(source, claim, pv_metadata)?;
+        let legacy = LegacyVolume::read(source, claim, pv_metadata)?;
         let monitors: Monitors = source.monitors.join(",").parse().map_err(|wrong: Invalid| {
-            let message = format!("{} is on a cluster that cannot be found; nothing was touched", old.path);
+            let message =
+                format!("{} is on a cluster that cannot be found; nothing was touched", legacy.path);
             Error::caused_by(Kind::Refused, message, wrong)
         })?;
         let cluster = self.clusters.reached_by(&monitors)?;
@@ -267,7 +268,7 @@ impl Cephfs {
                 let message = format!(
                     "{} was made on the cluster at {monitors}, but its class names the one at {theirs}; nothing was touched. If they are \
                      the same cluster, configure it with the monitors of both",
-                    old.path
+                    legacy.path
                 );
                 return Err(Error::new(Kind::Refused, message));
             }
@@ -276,11 +277,11 @@ impl Cephfs {
             let message = format!(
                 "who may remove {} is not known: its class is gone or names no adminSecretName, and no user is configured for the cluster \
                  at {monitors}; make the class again, or configure the cluster",
-                old.path
+                legacy.path
             );
             Error::caused_by(Kind::Refused, message, error)
         })?;
-        Ok((self.work(&cluster, admin.0).await?, old))
+        Ok((self.work(&cluster, admin.0).await?, legacy))
     }
 
     fn locate_csi(&self, csi: &CsiSource) -> Option<Location> {
@@ -383,8 +384,8 @@ impl Backend for Cephfs {
                 self.work_of(id, &removal.name, &removal.source, &removal.pv_metadata).await?;
             return remove::remove(&work, removal, &record, permit).await;
         }
-        let (work, old) = self.work_of_old(&removal.source, &removal.claim, &removal.pv_metadata).await?;
-        work.invalidate(old::remove(&work, &old, &removal.name, removal.disposal, permit).await)
+        let (work, legacy) = self.legacy_work(&removal.source, &removal.claim, &removal.pv_metadata).await?;
+        work.invalidate(legacy::remove(&work, &legacy, &removal.name, removal.disposal, permit).await)
     }
 
     async fn restore(&self, removal: &Removal, permit: &Permit) -> Result<Restored, Error> {
@@ -395,8 +396,8 @@ impl Backend for Cephfs {
                 self.work_of(id, &removal.name, &removal.source, &removal.pv_metadata).await?;
             return remove::restore(&work, removal, &record, form(&removal.source), permit).await;
         }
-        let (work, old) = self.work_of_old(&removal.source, &removal.claim, &removal.pv_metadata).await?;
-        old::restore(&work, &old, permit).await
+        let (work, legacy) = self.legacy_work(&removal.source, &removal.claim, &removal.pv_metadata).await?;
+        legacy::restore(&work, &legacy, permit).await
     }
 
     async fn unregistered(&self, store: &str, volumes: &[KnownVolume]) -> Result<Vec<VolumeName>, Error> {
@@ -413,24 +414,25 @@ impl Backend for Cephfs {
             let (work, record) = self.work_of(id, &volume.name, &volume.source, &volume.pv_metadata).await?;
             return register::register(&work, volume, &record, form(&volume.source), permit).await;
         }
-        let (work, old) = self.work_of_old(&volume.source, &volume.claim, &volume.pv_metadata).await?;
-        old::register(&work, &old, volume, permit).await
+        let (work, legacy) = self.legacy_work(&volume.source, &volume.claim, &volume.pv_metadata).await?;
+        legacy::register(&work, &legacy, volume, permit).await
     }
 
-    async fn expand(&self, growth: &ExpandRequest, permit: &Permit) -> Result<Expanded, Error> {
-        if self.locate(&growth.source).is_none() {
-            let message = format!("{} of volume {} lies in no known cluster", growth.source, growth.name);
+    async fn expand(&self, request: &ExpandRequest, permit: &Permit) -> Result<Expanded, Error> {
+        if self.locate(&request.source).is_none() {
+            let message = format!("{} of volume {} lies in no known cluster", request.source, request.name);
             return Err(Error::new(Kind::NotFound, message));
         }
-        let _held = self.hold(&growth.name)?;
+        let _held = self.hold(&request.name)?;
         permit.check()?;
-        let quota = class::quota(growth.capacity.bytes())?;
-        if let Some(id) = &growth.id {
-            let (work, record) = self.work_of(id, &growth.name, &growth.source, &growth.pv_metadata).await?;
-            return remove::expand(&work, growth, &record, quota, permit).await;
+        let quota = class::quota(request.capacity.bytes())?;
+        if let Some(id) = &request.id {
+            let (work, record) =
+                self.work_of(id, &request.name, &request.source, &request.pv_metadata).await?;
+            return remove::expand(&work, request, &record, quota, permit).await;
         }
-        let (work, old) = self.work_of_old(&growth.source, &growth.claim, &growth.pv_metadata).await?;
-        work.invalidate(old::expand(&work, &old, quota, permit).await)
+        let (work, legacy) = self.legacy_work(&request.source, &request.claim, &request.pv_metadata).await?;
+        work.invalidate(legacy::expand(&work, &legacy, quota, permit).await)
     }
 
     async fn list_uncommitted(&self, store: &str, known: Known<'_>) -> Result<Vec<Uncommitted>, Error> {
@@ -496,7 +498,7 @@ impl Backend for Cephfs {
     fn retain_stores(&self, classes: &[BTreeMap<String, String>], used: &BTreeSet<String>) {
         let met: Vec<_> = classes
             .iter()
-            .filter_map(|parameters| class::acquaintance(&self.clusters, &self.settings, parameters).ok())
+            .filter_map(|parameters| class::class_target(&self.clusters, &self.settings, parameters).ok())
             .map(|met| (met.cluster, met.admin))
             .collect();
         let named = |name: &str| used.contains(name) || met.iter().any(|(cluster, _)| cluster.name() == name);
@@ -526,7 +528,7 @@ impl Backend for Cephfs {
 
     fn register_class(&self, parameters: &BTreeMap<String, String>) {
         // A class that is wrong says so when a claim uses it.
-        let Ok(met) = class::acquaintance(&self.clusters, &self.settings, parameters) else { return };
+        let Ok(met) = class::class_target(&self.clusters, &self.settings, parameters) else { return };
         let store = self.store(&met.cluster);
         store.cluster.watch(&self.host, &met.admin);
         let mut memory = store.memory();

@@ -40,8 +40,8 @@ use std::{
 use async_trait::async_trait;
 pub use class::PARAMETERS;
 use futures::{StreamExt as _, stream::FuturesUnordered};
-use names::Spot;
-use store::{OpError, Pace, Store, Work};
+use names::PoolNamespace;
+use store::{OpError, Store, Timing, Work};
 use tokio::sync::Notify;
 
 use crate::{
@@ -79,7 +79,7 @@ pub struct Rbd {
     clusters: Clusters,
     host: Arc<dyn Host>,
     settings: Settings,
-    pace: Pace,
+    timing: Timing,
     /// The configured ones first, then those that were met.
     stores: Mutex<Vec<Arc<Store>>>,
     /// What the existing volumes say of clusters that nobody described yet, by their names.
@@ -97,12 +97,17 @@ impl fmt::Debug for Rbd {
 impl Rbd {
     /// A backend over these clusters. Asks nothing of them yet.
     pub fn new(clusters: Clusters, host: Arc<dyn Host>, settings: Settings) -> Result<Self, Error> {
-        Self::paced(clusters, host, settings, Pace::USUAL)
+        Self::with_timing(clusters, host, settings, Timing::USUAL)
     }
 
-    fn paced(clusters: Clusters, host: Arc<dyn Host>, settings: Settings, pace: Pace) -> Result<Self, Error> {
+    fn with_timing(
+        clusters: Clusters,
+        host: Arc<dyn Host>,
+        settings: Settings,
+        timing: Timing,
+    ) -> Result<Self, Error> {
         let stores: Vec<_> =
-            clusters.configured().into_iter().map(|cluster| Store::new(cluster, pace)).collect();
+            clusters.configured().into_iter().map(|cluster| Store::new(cluster, timing)).collect();
         if let Some(name) =
             settings.admins.keys().find(|name| !stores.iter().any(|store| store.cluster.name() == **name))
         {
@@ -128,7 +133,7 @@ impl Rbd {
         };
         let stores = Mutex::new(stores);
         let (past, met) = (Mutex::default(), Notify::new());
-        Ok(Self { capabilities, clusters, host, settings, pace, stores, past, met })
+        Ok(Self { capabilities, clusters, host, settings, timing, stores, past, met })
     }
 
     fn known(&self) -> MutexGuard<'_, Vec<Arc<Store>>> {
@@ -141,7 +146,7 @@ impl Rbd {
         if let Some(store) = stores.iter().find(|store| store.cluster.name() == cluster.name()) {
             return Arc::clone(store);
         }
-        let store = Store::new(cluster.clone(), self.pace);
+        let store = Store::new(cluster.clone(), self.timing);
         let past = self.past.lock().unwrap_or_else(PoisonError::into_inner).remove(cluster.name());
         if let Some(past) = past {
             store.expect_store(past, self.settings.admins.get(cluster.name()));
@@ -167,7 +172,7 @@ impl Rbd {
         &self,
         what: &str,
         store: &Arc<Store>,
-        at: (&Spot, &str),
+        at: (&PoolNamespace, &str),
         admin: &Admin,
         operation: F,
     ) -> Result<T, Error>
@@ -184,7 +189,7 @@ impl Rbd {
         above_one_call: Duration,
         what: &str,
         store: &Arc<Store>,
-        (spot, image): (&Spot, &str),
+        (pool_namespace, image): (&PoolNamespace, &str),
         admin: &Admin,
         operation: F,
     ) -> Result<T, Error>
@@ -192,20 +197,20 @@ impl Rbd {
         F: Fn(Work) -> R + Send + Sync,
         R: Future<Output = Result<T, OpError>> + Send,
     {
-        let _held = store.hold(&spot.spec(image))?;
-        store.suppose(spot.clone(), admin);
+        let _held = store.hold(&pool_namespace.spec(image))?;
+        store.suppose(pool_namespace.clone(), admin);
         let working = async {
-            let mut work = Work::new(store, &self.host, spot, admin, false).await?;
+            let mut work = Work::new(store, &self.host, pool_namespace, admin, false).await?;
             let outcome = match operation(work.clone()).await {
-                Err(trouble) if trouble.is_about_the_key() => {
-                    work = Work::new(store, &self.host, spot, admin, true).await?;
+                Err(error) if error.is_about_the_key() => {
+                    work = Work::new(store, &self.host, pool_namespace, admin, true).await?;
                     operation(work.clone()).await
                 }
                 outcome => outcome,
             };
             match outcome {
                 Ok(value) => Ok(value),
-                Err(trouble) => Err(Error::from(work.though_full(trouble).await)),
+                Err(error) => Err(Error::from(work.though_full(error).await)),
             }
         };
         // A call that hangs ends earlier, and says more.
@@ -216,7 +221,7 @@ impl Rbd {
             Err(Error::new(Kind::Unavailable, message))
         });
         if outcome.is_ok() {
-            store.learn(spot, admin);
+            store.learn(pool_namespace, admin);
         }
         outcome
     }
@@ -241,8 +246,8 @@ impl Backend for Rbd {
     }
 
     fn locate(&self, source: &Source) -> Option<Location> {
-        let (cluster, spot, image, _) = self.found(source)?;
-        Some(spot.place(cluster.name(), &image))
+        let (cluster, pool_namespace, image, _) = self.found(source)?;
+        Some(pool_namespace.place(cluster.name(), &image))
     }
 
     fn is_provisional(&self, store: &str) -> bool {
@@ -252,10 +257,10 @@ impl Backend for Rbd {
     async fn create(&self, request: &VolumeRequest, permit: &Permit) -> Result<Volume, Error> {
         let plan = class::plan(&self.clusters, &self.settings, request)?;
         let (plan, driver) = (&plan, self.settings.driver.as_str());
-        let store = self.store(&plan.ground.cluster);
+        let store = self.store(&plan.target.cluster);
         let what = format!("create volume {}", request.name);
-        let at = (&plan.ground.spot, plan.image.as_str());
-        self.run(&what, &store, at, &plan.ground.admin, |work| async move {
+        let at = (&plan.target.pool_namespace, plan.image.as_str());
+        self.run(&what, &store, at, &plan.target.admin, |work| async move {
             create::create(&work, driver, request, plan, permit).await
         })
         .await
@@ -280,7 +285,7 @@ impl Backend for Rbd {
         let store = self.store(&target.cluster);
         let removal = &Removal { id: target.id.clone(), ..removal.clone() };
         let (what, image) = (format!("remove volume {}", removal.name), target.image.as_str());
-        let (limit, at) = (ABOVE_ONE_CALL_IF_FULL, (&target.spot, image));
+        let (limit, at) = (ABOVE_ONE_CALL_IF_FULL, (&target.pool_namespace, image));
         self.run_within(limit, &what, &store, at, &target.admin, |work| async move {
             remove::remove(&work, removal, image, expiry, permit).await
         })
@@ -297,7 +302,7 @@ impl Backend for Rbd {
         let store = self.store(&target.cluster);
         let removal = &Removal { id: target.id.clone(), ..removal.clone() };
         let (what, image) = (format!("restore volume {}", removal.name), target.image.as_str());
-        self.run(&what, &store, (&target.spot, image), &target.admin, |work| async move {
+        self.run(&what, &store, (&target.pool_namespace, image), &target.admin, |work| async move {
             restore::restore(&work, removal, image, permit).await
         })
         .await
@@ -307,18 +312,18 @@ impl Backend for Rbd {
         let store = self.store_named(store)?;
         let Some(cluster) = self.host.cluster() else { return Ok(Vec::new()) };
         let mut found = Vec::new();
-        for (spot, admin) in store.spots() {
+        for (pool_namespace, admin) in store.pool_namespaces() {
             let looks = async {
-                let work = Work::new(&store, &self.host, &spot, &admin, false).await?;
+                let work = Work::new(&store, &self.host, &pool_namespace, &admin, false).await?;
                 work.identity().await?;
                 register::look(&work, volumes, &cluster).await
             };
             match looks.await {
                 Ok(more) => found.push(more),
-                Err(trouble) if trouble.is_elsewhere() => {
-                    tracing::debug!(%spot, error = Error::from(trouble).chain(), "no volume of ours lies here");
+                Err(error) if error.is_elsewhere() => {
+                    tracing::debug!(%pool_namespace, error = Error::from(error).chain(), "no volume of ours lies here");
                 }
-                Err(trouble) => return Err(trouble.into()),
+                Err(error) => return Err(error.into()),
             }
         }
         Ok(register::unregistered(volumes, &found, &cluster))
@@ -329,24 +334,25 @@ impl Backend for Rbd {
         let store = self.store(&target.cluster);
         let volume = &InUse { id: target.id.clone(), ..volume.clone() };
         let (what, image) = (format!("register volume {}", volume.name), target.image.as_str());
-        self.run(&what, &store, (&target.spot, image), &target.admin, |work| async move {
+        self.run(&what, &store, (&target.pool_namespace, image), &target.admin, |work| async move {
             register::register(&work, volume, image, permit).await
         })
         .await
     }
 
-    async fn expand(&self, growth: &ExpandRequest, permit: &Permit) -> Result<Expanded, Error> {
-        if self.found(&growth.source).is_none() {
+    async fn expand(&self, request: &ExpandRequest, permit: &Permit) -> Result<Expanded, Error> {
+        if self.found(&request.source).is_none() {
             let message =
-                format!("{} of volume {} is no image in a known cluster", growth.source, growth.name);
+                format!("{} of volume {} is no image in a known cluster", request.source, request.name);
             return Err(Error::new(Kind::NotFound, message));
         }
-        let target = self.target(&growth.name, growth.id.as_ref(), &growth.source, &growth.pv_metadata)?;
+        let target =
+            self.target(&request.name, request.id.as_ref(), &request.source, &request.pv_metadata)?;
         let store = self.store(&target.cluster);
-        let growth = &ExpandRequest { id: target.id.clone(), ..growth.clone() };
-        let (what, image) = (format!("enlarge volume {}", growth.name), target.image.as_str());
-        self.run(&what, &store, (&target.spot, image), &target.admin, |work| async move {
-            create::expand(&work, growth, image, permit).await
+        let request = &ExpandRequest { id: target.id.clone(), ..request.clone() };
+        let (what, image) = (format!("enlarge volume {}", request.name), target.image.as_str());
+        self.run(&what, &store, (&target.pool_namespace, image), &target.admin, |work| async move {
+            create::expand(&work, request, image, permit).await
         })
         .await
     }
@@ -360,9 +366,9 @@ impl Backend for Rbd {
             return Ok(Vec::new());
         };
         let (mut found, mut looked, mut failed) = (Vec::new(), false, None);
-        for (spot, admin) in store.spots() {
+        for (pool_namespace, admin) in store.pool_namespaces() {
             let looks = async {
-                let work = Work::new(&store, &self.host, &spot, &admin, false).await?;
+                let work = Work::new(&store, &self.host, &pool_namespace, &admin, false).await?;
                 work.identity().await?;
                 sweep::list_uncommitted(&work, &cluster, known).await
             };
@@ -373,7 +379,7 @@ impl Backend for Rbd {
                 }
                 // What is wrong with one class keeps no other pool from being swept.
                 Err(error) => {
-                    tracing::warn!(%spot, error = error.chain(), "cannot list the unfinished volumes of this pool; the next sweep tries again");
+                    tracing::warn!(%pool_namespace, error = error.chain(), "cannot list the unfinished volumes of this pool; the next sweep tries again");
                     failed.get_or_insert(error);
                 }
             }
@@ -391,24 +397,26 @@ impl Backend for Rbd {
         let image = names::image_of(uncommitted.id.name())?;
         let (mut was_here, mut failed) = (false, None);
         // Its id does not say in which pool it was begun.
-        let only = uncommitted.place.as_ref().and_then(Spot::of);
-        let spots =
-            store.spots().into_iter().filter(|(spot, _)| only.as_ref().is_none_or(|only| only == spot));
-        for (spot, admin) in spots {
+        let only = uncommitted.place.as_ref().and_then(PoolNamespace::of);
+        let pool_namespaces = store
+            .pool_namespaces()
+            .into_iter()
+            .filter(|(pool_namespace, _)| only.as_ref().is_none_or(|only| only == pool_namespace));
+        for (pool_namespace, admin) in pool_namespaces {
             let discards = async {
-                let _held = store.hold(&spot.spec(&image))?;
-                let work = Work::new(&store, &self.host, &spot, &admin, false).await?;
+                let _held = store.hold(&pool_namespace.spec(&image))?;
+                let work = Work::new(&store, &self.host, &pool_namespace, &admin, false).await?;
                 work.identity().await?;
                 sweep::rollback(&work, uncommitted, &image, permit).await
             };
             match discards.await {
                 Ok(here) => was_here |= here,
-                Err(trouble) if trouble.is_elsewhere() => {
-                    tracing::debug!(%spot, error = Error::from(trouble).chain(), "nothing of ours can lie here");
+                Err(error) if error.is_elsewhere() => {
+                    tracing::debug!(%pool_namespace, error = Error::from(error).chain(), "nothing of ours can lie here");
                 }
-                Err(trouble) => {
-                    let error = Error::from(trouble);
-                    tracing::warn!(%spot, image, error = error.chain(), "cannot remove the unfinished volume from this pool");
+                Err(error) => {
+                    let error = Error::from(error);
+                    tracing::warn!(%pool_namespace, image, error = error.chain(), "cannot remove the unfinished volume from this pool");
                     failed.get_or_insert(error);
                 }
             }
@@ -465,10 +473,10 @@ impl Backend for Rbd {
     }
 
     fn register_class(&self, parameters: &BTreeMap<String, String>) {
-        if let Ok(ground) = class::ground(&self.clusters, &self.settings, parameters) {
-            let store = self.store(&ground.cluster);
-            store.suppose(ground.spot, &ground.admin);
-            store.cluster.watch(&self.host, &ground.admin);
+        if let Ok(target) = class::ground(&self.clusters, &self.settings, parameters) {
+            let store = self.store(&target.cluster);
+            store.suppose(target.pool_namespace, &target.admin);
+            store.cluster.watch(&self.host, &target.admin);
         }
     }
 
@@ -476,7 +484,7 @@ impl Backend for Rbd {
         let met: Vec<_> = classes
             .iter()
             .filter_map(|parameters| class::ground(&self.clusters, &self.settings, parameters).ok())
-            .map(|ground| (ground.cluster, ground.admin))
+            .map(|target| (target.cluster, target.admin))
             .collect();
         let named = |name: &str| used.contains(name) || met.iter().any(|(cluster, _)| cluster.name() == name);
         self.past.lock().unwrap_or_else(PoisonError::into_inner).retain(|name, _| named(name));

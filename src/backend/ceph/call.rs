@@ -4,32 +4,11 @@
 
 use std::{fmt, time::Duration};
 
-use super::classify::Reason;
+use super::{reason::Reason, tool::Tool};
 use crate::{
     backend::{Error, Kind},
     volume::Permit,
 };
-
-/// The tools that are called.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Tool {
-    /// `rbd`, for images.
-    Rbd,
-    /// `ceph`, for everything else.
-    Ceph,
-    /// `rados`, for what `rbd` tells only after it has opened an image.
-    Rados,
-}
-
-impl fmt::Display for Tool {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Rbd => "rbd",
-            Self::Ceph => "ceph",
-            Self::Rados => "rados",
-        })
-    }
-}
 
 /// One call: what it is for, its arguments, and whether it changes anything.
 ///
@@ -101,7 +80,7 @@ pub struct Reply {
 impl Reply {
     /// The text, without white space around it.
     pub fn text(&self) -> Result<&str, Error> {
-        std::str::from_utf8(&self.stdout).map(str::trim).map_err(|_| self.odd("is not text"))
+        std::str::from_utf8(&self.stdout).map(str::trim).map_err(|_| self.malformed("is not text"))
     }
 
     /// The text read as JSON; `None` where there was none, which several commands answer for "nothing there".
@@ -116,13 +95,13 @@ impl Reply {
         });
         read.map(Some).map_err(|error| {
             // The error of serde_json may quote a value.
-            self.odd(&format!("is not as expected, at line {} column {}", error.line(), error.column()))
+            self.malformed(&format!("is not as expected, at line {} column {}", error.line(), error.column()))
         })
     }
 
     /// The text read as JSON, where a command that succeeds always writes some.
     pub fn must_json<T: serde::de::DeserializeOwned>(&self) -> Result<T, Error> {
-        self.json()?.ok_or_else(|| self.odd("is empty"))
+        self.json()?.ok_or_else(|| self.malformed("is empty"))
     }
 
     /// What Ceph had to say besides, without what its libraries logged. A few commands that were not carried out tell nothing else,
@@ -131,7 +110,7 @@ impl Reply {
         &self.remark
     }
 
-    fn odd(&self, why: &str) -> Error {
+    fn malformed(&self, why: &str) -> Error {
         Error::new(Kind::Internal, format!("{}: the answer of Ceph {why}", self.what))
     }
 }
@@ -180,7 +159,7 @@ pub struct Failed {
     /// The exit code, where the program ended by itself.
     pub code: Option<i32>,
     /// What was said, on one line.
-    pub said: String,
+    pub stderr: String,
     /// What was found out besides, in words; empty for nothing.
     pub found: String,
 }
@@ -202,8 +181,8 @@ impl fmt::Display for Failed {
     /// The operation, what Ceph said, and what to do.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.what, self.reason.headline())?;
-        if !self.said.is_empty() {
-            write!(f, " ({} said: {})", self.tool, self.said)?;
+        if !self.stderr.is_empty() {
+            write!(f, " ({} said: {})", self.tool, self.stderr)?;
         }
         if !self.found.is_empty() {
             write!(f, "; {}", self.found)?;

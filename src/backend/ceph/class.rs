@@ -4,7 +4,11 @@
 
 use std::{collections::BTreeMap, fmt::Display, time::Duration};
 
-use super::{Cluster, Clusters, Monitors};
+use super::{
+    admin::Admin,
+    cluster::{Cluster, Clusters},
+    monitors::Monitors,
+};
 use crate::{
     backend::{Error, Finding, Inspection, Kind},
     volume::{Invalid, SecretName},
@@ -12,15 +16,6 @@ use crate::{
 
 /// How the names of clusters begin that only a class describes.
 const DESCRIBED: &str = "mon-";
-
-/// A user of a cluster, and where its key is.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Admin {
-    /// Its name, without `client.`.
-    pub user: String,
-    /// The Secret with its key.
-    pub secret: SecretName,
-}
 
 /// How a PV names its volume.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

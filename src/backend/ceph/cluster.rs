@@ -10,10 +10,19 @@ use std::{
 use tokio::sync::Semaphore;
 
 use super::{
-    Ceph, Credentials, Failed, Monitors, Programs, classify::Shown, monitors::Protocol, silence::Silence,
-    users::Users, warm::SessionPool,
+    admin::Admin,
+    call::Failed,
+    monitors::{Monitors, Protocol},
+    programs::Programs,
+    reason::Shown,
+    session_pool::SessionPool,
+    silence::Silence,
+    users::Users,
 };
-use crate::volume::Invalid;
+use crate::{
+    backend::{Error, Kind},
+    volume::Invalid,
+};
 
 /// The programs and their limits, the same for every cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -77,11 +86,11 @@ pub(super) struct Shared {
     pub(super) slots: Semaphore,
     /// For a cluster that is in trouble: what hangs there must not keep programs from other clusters.
     pub(super) few: Semaphore,
-    pub(super) warm: SessionPool,
+    pub(super) sessions: SessionPool,
     identity: Mutex<Identity>,
     users: Mutex<Users>,
     /// Why nothing could be learnt of the cluster the last time that somebody tried.
-    trouble: Mutex<Option<String>>,
+    unreachable: Mutex<Option<String>>,
     silence: Mutex<Silence>,
     /// The protocols that monitors speak whose addresses do not say one, as they said themselves.
     spoken: Mutex<BTreeMap<SocketAddr, Protocol>>,
@@ -134,13 +143,13 @@ impl Cluster {
                 monitors,
                 slots: Semaphore::new(tools.concurrency.max(1)),
                 few: Semaphore::new(FEW),
-                warm: SessionPool::new(tools.sessions, &tools.programs),
+                sessions: SessionPool::new(tools.sessions, &tools.programs),
                 silence: Mutex::new(Silence::new(tools.pause)),
                 spoken: Mutex::default(),
                 tools,
                 identity: Mutex::default(),
                 users: Mutex::default(),
-                trouble: Mutex::default(),
+                unreachable: Mutex::default(),
                 running: Mutex::default(),
             }),
         })
@@ -161,22 +170,15 @@ impl Cluster {
         &self.shared.tools
     }
 
-    /// A handle on the cluster for this user.
-    #[must_use]
-    pub fn with(&self, credentials: Credentials) -> Ceph {
-        Ceph::new(self.clone(), credentials)
-    }
-
     /// How it is, from memory.
     pub fn health(&self) -> Health {
-        let trouble = self.shared.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let (unusable, problems) = {
+        let unreachable = self.shared.unreachable.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let (unusable, problems, watched) = {
             let users = self.users();
-            (users.none_serves(), users.problems())
+            (users.none_serves(), users.problems(), users.is_watched())
         };
-        let silent =
-            || (self.is_watched() && self.identity().is_none()).then(|| "it has not answered yet".to_owned());
-        let ready = trouble.or(unusable).or_else(silent).map_or(Ok(()), Err);
+        let silent = || (watched && self.identity().is_none()).then(|| "it has not answered yet".to_owned());
+        let ready = unreachable.or(unusable).or_else(silent).map_or(Ok(()), Err);
         let running = self.shared.running.lock().unwrap_or_else(PoisonError::into_inner);
         // Numbers are given in the order of time.
         let oldest = running.calls.values().next().map(|(what, since)| (what.clone(), since.elapsed()));
@@ -184,8 +186,8 @@ impl Cluster {
     }
 
     /// Why nothing could be learnt of it the last time that somebody tried.
-    pub(super) fn in_trouble(&self) -> bool {
-        self.shared.trouble.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    pub(super) fn is_unreachable(&self) -> bool {
+        self.shared.unreachable.lock().unwrap_or_else(PoisonError::into_inner).is_some()
     }
 
     /// Whether and how long it is left alone, since it did not answer.
@@ -228,18 +230,47 @@ impl Cluster {
         self.shared.users.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Passes on what came of reading the key of `admin`, and notes where it was in vain.
+    pub(super) fn opened<T>(&self, admin: &Admin, outcome: Result<T, Error>) -> Result<T, Error> {
+        match &outcome {
+            // Whether there is a key is not known.
+            Err(error) if matches!(error.kind(), Kind::Unavailable | Kind::Busy) => {}
+            Err(error) => self.note_user(admin, Err(error.chain())),
+            Ok(_) => {}
+        }
+        outcome
+    }
+
+    /// Notes whether a user can be used.
+    pub(super) fn note_user(&self, admin: &Admin, state: Result<(), String>) {
+        let (cluster, user, secret) = (self.name(), admin.user.as_str(), &admin.secret);
+        let why = state.as_ref().err().cloned();
+        if self.users().note(admin, state) {
+            if let Some(why) = why {
+                tracing::warn!(cluster, user, %secret, why, "a user of the cluster cannot be used");
+            } else {
+                tracing::info!(cluster, user, %secret, "a user of the cluster can be used again");
+            }
+        }
+    }
+
+    /// Forgets what is wrong with users that are not `named`.
+    pub fn retain_users(&self, named: impl Fn(&Admin) -> bool) {
+        self.users().retain(named);
+    }
+
     /// Notes what a call showed of the cluster.
     pub(super) fn learn<T>(&self, outcome: &Result<T, Failed>) {
         let shown = match outcome {
             Ok(_) => Shown::Well,
             Err(failed) => failed.reason.shows(),
         };
-        let trouble = match (shown, outcome) {
+        let unreachable = match (shown, outcome) {
             (Shown::Lost, Err(failed)) => Some(failed.to_string()),
             (Shown::Nothing, _) => return,
             (Shown::Well | Shown::AuthRejected | Shown::Lost, _) => None,
         };
-        *self.shared.trouble.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
+        *self.shared.unreachable.lock().unwrap_or_else(PoisonError::into_inner) = unreachable;
         if matches!(shown, Shown::Lost | Shown::AuthRejected) {
             // What answers next may be another cluster.
             self.identities().now = None;

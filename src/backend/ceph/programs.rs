@@ -26,7 +26,7 @@ const MOST_IDLE: usize = 4;
 pub struct Programs(Arc<Shared>);
 
 struct Shared {
-    places: Arc<Semaphore>,
+    slots: Arc<Semaphore>,
     size: Mutex<usize>,
     /// How many wait for a place.
     waiting: AtomicUsize,
@@ -43,7 +43,7 @@ pub(super) trait IdlePrograms: Send + Sync {
 
 /// A place for one program, free again when dropped.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(super) struct Slot {
     _permit: Option<OwnedSemaphorePermit>,
 }
 
@@ -52,7 +52,7 @@ impl Programs {
     pub fn new(wanted: usize) -> Self {
         let size = wanted.max(LEAST);
         Self(Arc::new(Shared {
-            places: Arc::new(Semaphore::new(size)),
+            slots: Arc::new(Semaphore::new(size)),
             size: Mutex::new(size),
             waiting: AtomicUsize::new(0),
             idle: Mutex::default(),
@@ -62,7 +62,7 @@ impl Programs {
     /// Makes sure that there are at least so many places: a cluster is configured to use them alone.
     pub fn at_least(&self, wanted: usize) {
         let mut size = self.0.size.lock().unwrap_or_else(PoisonError::into_inner);
-        self.0.places.add_permits(wanted.saturating_sub(*size));
+        self.0.slots.add_permits(wanted.saturating_sub(*size));
         *size = wanted.max(*size);
     }
 
@@ -72,14 +72,14 @@ impl Programs {
     }
 
     /// Waits for a place. May be dropped.
-    pub(super) async fn place(&self) -> Place {
-        if let Ok(permit) = Arc::clone(&self.0.places).try_acquire_owned() {
-            return Place { _permit: Some(permit) };
+    pub(super) async fn slot(&self) -> Slot {
+        if let Ok(permit) = Arc::clone(&self.0.slots).try_acquire_owned() {
+            return Slot { _permit: Some(permit) };
         }
         let _waiting = Waiting::begin(&self.0.waiting);
         self.end_longest_idle();
         // The semaphore is never closed.
-        Place { _permit: Arc::clone(&self.0.places).acquire_owned().await.ok() }
+        Slot { _permit: Arc::clone(&self.0.slots).acquire_owned().await.ok() }
     }
 
     /// Takes notice of a list of programs that wait for commands, until it is dropped.
@@ -166,7 +166,7 @@ mod tests {
 
     /// Programs that wait, each with its place.
     #[derive(Default)]
-    struct Idle(Mutex<Vec<(Instant, Place)>>);
+    struct Idle(Mutex<Vec<(Instant, Slot)>>);
 
     impl IdlePrograms for Idle {
         fn since(&self) -> Vec<Instant> {
@@ -185,19 +185,19 @@ mod tests {
         programs.register(&first);
         programs.register(&second);
         let now = Instant::now();
-        let places = (programs.place().await, programs.place().await);
-        first.0.lock().unwrap().push((now + Duration::from_secs(1), places.0));
-        second.0.lock().unwrap().push((now, places.1));
+        let slots = (programs.slot().await, programs.slot().await);
+        first.0.lock().unwrap().push((now + Duration::from_secs(1), slots.0));
+        second.0.lock().unwrap().push((now, slots.1));
         let mut busy = Vec::new();
         for _ in 2..programs.size() {
-            busy.push(programs.place().await);
+            busy.push(programs.slot().await);
         }
-        busy.push(programs.place().await);
+        busy.push(programs.slot().await);
         assert_eq!((first.since().len(), second.since().len()), (1, 0), "the older one has ended");
-        busy.push(programs.place().await);
+        busy.push(programs.slot().await);
         assert_eq!(first.since().len(), 0);
         assert!(programs.may_wait());
-        let mut late = Box::pin(programs.place());
+        let mut late = Box::pin(programs.slot());
         assert!(futures::poll!(&mut late).is_pending(), "the bound holds");
         assert!(!programs.may_wait(), "one that ends its work now makes room");
         drop(busy.pop());
@@ -211,8 +211,8 @@ mod tests {
         let lists: Vec<_> = (0..8).map(|_| Arc::new(Idle::default())).collect();
         for list in &lists {
             programs.register(list);
-            let place = programs.place().await;
-            list.0.lock().unwrap().push((Instant::now(), place));
+            let slot = programs.slot().await;
+            list.0.lock().unwrap().push((Instant::now(), slot));
             programs.limit_idle();
         }
         let left: usize = lists.iter().map(|list| list.since().len()).sum();
@@ -225,6 +225,6 @@ mod tests {
         assert_eq!(programs.size(), LEAST);
         programs.at_least(40);
         programs.at_least(20);
-        assert_eq!((programs.size(), programs.0.places.available_permits()), (40, 40));
+        assert_eq!((programs.size(), programs.0.slots.available_permits()), (40, 40));
     }
 }

@@ -92,7 +92,7 @@ pub(super) fn diagnosis(heard: &[Heard]) -> String {
         let Endpoint { address, protocol } = endpoint;
         let shown = endpoint.shown();
         let words = match (greeting, protocol) {
-            (Greeting::Monitor(heard), Some(said)) if heard != said => {
+            (Greeting::Monitor(heard), Some(stderr)) if heard != stderr => {
                 format!("the monitor at {shown} speaks the other protocol: write {heard}:{address}")
             }
             (Greeting::Monitor(_), _) => {

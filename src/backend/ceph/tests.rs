@@ -16,8 +16,10 @@ use std::{
 use fake::{Answer, FSID, Fake, KEY, Recorded};
 use table::MEANINGS;
 
+use tokio::time::sleep;
+
 use super::*;
-use crate::backend::Kind;
+use crate::{backend::Kind, volume::Permit};
 
 const FAR: Duration = Duration::from_mins(2);
 
@@ -198,7 +200,7 @@ async fn one_ceph_serves_many_commands_with_the_replies_of_many() {
             Some((_, reason)) => {
                 let failed = reply.unwrap_err();
                 assert_eq!((failed.reason, failed.code), (*reason, Some(case.code)), "{}", case.name);
-                assert!(!failed.said.contains("error handling"), "{failed}");
+                assert!(!failed.stderr.contains("error handling"), "{failed}");
             }
         }
         count += 1;

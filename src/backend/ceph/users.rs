@@ -1,22 +1,16 @@
-//! Which users of a cluster can be used ([`Users`]), and who asks while that is not known ([`Cluster::watch`]).
+//! Which users of a cluster can be used: [`Users`]. Pure but for the notice that there is one to look at.
 //!
 //! A cluster serves as long as one of its users does: what is wrong with one class keeps no other class from it. Where none of
-//! them can be used, be it that a Secret does not exist or that a key was refused, nothing can be done there. What is wrong is told in
-//! the log when it begins and when it is over.
+//! them can be used, be it that a Secret does not exist or that a key was refused, nothing can be done there.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, Weak},
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use tokio::sync::Notify;
 
-use super::{Admin, Cluster, client, cluster::Shared};
-use crate::backend::{Error, Host, Kind};
+use super::admin::Admin;
 
 /// The longest pause between two looks at users that cannot be used.
-const LONGEST_PAUSE: Duration = Duration::from_mins(1);
+pub(super) const LONGEST_PAUSE: Duration = Duration::from_mins(1);
 
 /// What is known of the users of one cluster.
 #[derive(Debug, Default)]
@@ -33,8 +27,20 @@ pub(super) struct Users {
 type User = Option<Result<(), String>>;
 
 impl Users {
+    /// Notes that a user is to be looked at; what tells the loop so, where there is no loop yet.
+    pub(super) fn watch(&mut self, admin: &Admin) -> Option<Arc<Notify>> {
+        self.known.entry(admin.clone()).or_default();
+        self.met.notify_one();
+        (!std::mem::replace(&mut self.watched, true)).then(|| Arc::clone(&self.met))
+    }
+
+    /// Whether its users are looked at.
+    pub(super) fn is_watched(&self) -> bool {
+        self.watched
+    }
+
     /// Notes whether a user can be used; whether that is news.
-    fn note(&mut self, admin: &Admin, state: Result<(), String>) -> bool {
+    pub(super) fn note(&mut self, admin: &Admin, state: Result<(), String>) -> bool {
         let known = self.known.entry(admin.clone()).or_default();
         let news = match (&known, &state) {
             (None | Some(Ok(())), Ok(())) | (Some(Err(_)), Err(_)) => false,
@@ -62,7 +68,7 @@ impl Users {
 
     /// Those to be looked at: whom it is not known of whether they can be used, or who could not; where the cluster is `lost`,
     /// somebody in any case.
-    fn to_look_at(&self, lost: bool) -> Vec<Admin> {
+    pub(super) fn to_look_at(&self, lost: bool) -> Vec<Admin> {
         let doubtful = self.known.iter().filter(|(_, user)| !matches!(user, Some(Ok(()))));
         let mut all: Vec<Admin> = doubtful.map(|(admin, _)| admin.clone()).collect();
         if lost && all.is_empty() {
@@ -72,89 +78,11 @@ impl Users {
     }
 
     /// How long to wait for the next look: longer, the more often it was in vain.
-    fn pause(&mut self, first: Duration) -> Duration {
+    pub(super) fn pause(&mut self, first: Duration) -> Duration {
         let well = self.known.values().all(|user| matches!(user, Some(Ok(()))));
         self.in_vain = if well { 0 } else { (self.in_vain + 1).min(16) };
         let factor = 1_u32 << self.in_vain.saturating_sub(1);
         first.saturating_mul(factor).min(LONGEST_PAUSE.max(first))
-    }
-}
-
-impl Cluster {
-    /// Passes on what came of reading the key of `admin`, and notes where it was in vain.
-    pub(super) fn opened<T>(&self, admin: &Admin, outcome: Result<T, Error>) -> Result<T, Error> {
-        match &outcome {
-            // Whether there is a key is not known.
-            Err(error) if matches!(error.kind(), Kind::Unavailable | Kind::Busy) => {}
-            Err(error) => self.note_user(admin, Err(error.chain())),
-            Ok(_) => {}
-        }
-        outcome
-    }
-
-    /// Notes whether a user can be used.
-    pub(super) fn note_user(&self, admin: &Admin, state: Result<(), String>) {
-        let (cluster, user, secret) = (self.name(), admin.user.as_str(), &admin.secret);
-        let why = state.as_ref().err().cloned();
-        if self.users().note(admin, state) {
-            if let Some(why) = why {
-                tracing::warn!(cluster, user, %secret, why, "a user of the cluster cannot be used");
-            } else {
-                tracing::info!(cluster, user, %secret, "a user of the cluster can be used again");
-            }
-        }
-    }
-
-    /// Looks after a user that a class or the configuration names, as long as anybody holds the cluster: it is asked until it is known
-    /// whether the user can be used, and again while that is not so, or while the cluster does not answer.
-    pub fn watch(&self, host: &Arc<dyn Host>, admin: &Admin) {
-        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
-        let mut users = self.users();
-        users.known.entry(admin.clone()).or_default();
-        users.met.notify_one();
-        if !std::mem::replace(&mut users.watched, true) {
-            runtime.spawn(watch(Arc::downgrade(&self.shared), Arc::clone(&users.met), Arc::clone(host)));
-        }
-    }
-
-    /// Whether somebody looks after its users.
-    pub(super) fn is_watched(&self) -> bool {
-        self.users().watched
-    }
-
-    /// Forgets what is wrong with users that are not `named`.
-    pub fn retain_users(&self, named: impl Fn(&Admin) -> bool) {
-        self.users().retain(named);
-    }
-
-    /// Asks as those users of whom it is not known that they can be used; how long to wait for the next look.
-    async fn look(&self, host: &Arc<dyn Host>) -> Duration {
-        let lost = self.in_trouble() || self.identity().is_none();
-        // One that is left alone for a while is not asked by all of them one after the other.
-        if !lost || self.silence().left().is_zero() {
-            let all = self.users().to_look_at(lost);
-            for admin in all {
-                // The key may have been corrected.
-                if let Ok(ceph) = client::open(self, &**host, &admin, true).await {
-                    // Whatever is known of the cluster, it must let this user in.
-                    let _ = ceph.ask_identity().await;
-                }
-            }
-        }
-        let pause = self.users().pause(self.tools().recheck);
-        pause.max(self.silence().left().min(LONGEST_PAUSE))
-    }
-}
-
-async fn watch(cluster: Weak<Shared>, met: Arc<Notify>, host: Arc<dyn Host>) {
-    loop {
-        let Some(shared) = cluster.upgrade() else { return };
-        let pause = Cluster { shared }.look(&host).await;
-        // The cluster is not held meanwhile: one that nobody holds is gone.
-        tokio::select! {
-            () = tokio::time::sleep(pause) => {}
-            () = met.notified() => {}
-        }
     }
 }
 

@@ -227,7 +227,7 @@ pub(super) fn plan(clusters: &Clusters, settings: &Settings, request: &VolumeReq
 }
 
 /// What a class tells before any claim uses it.
-pub(super) struct Acquaintance {
+pub(super) struct ClassTarget {
     pub(super) cluster: Cluster,
     pub(super) admin: Admin,
     pub(super) group: String,
@@ -235,14 +235,14 @@ pub(super) struct Acquaintance {
 }
 
 /// Reads what a class tells before any claim uses it.
-pub(super) fn acquaintance(
+pub(super) fn class_target(
     clusters: &Clusters,
     settings: &Settings,
     parameters: &BTreeMap<String, String>,
-) -> Result<Acquaintance, Error> {
+) -> Result<ClassTarget, Error> {
     let parameters = Parameters(parameters);
     let (cluster, _) = parameters.cluster(clusters)?;
-    Ok(Acquaintance {
+    Ok(ClassTarget {
         admin: parameters.admin(&settings.admins, &cluster)?.0,
         group: group(parameters)?,
         fs: parameters.get("fsName").map(|name| names::plain("fsName", name)).transpose()?,

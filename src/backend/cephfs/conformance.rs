@@ -12,7 +12,7 @@
 )]
 
 mod every;
-mod old;
+mod legacy;
 pub mod real;
 mod safety;
 mod volumes;
@@ -62,7 +62,7 @@ pub trait World: Send + Sync {
 #[derive(Debug, Default)]
 pub struct Keys {
     secrets: Mutex<BTreeMap<SecretName, (Secrets, Option<VolumeName>)>>,
-    installation: Mutex<Option<String>>,
+    cluster_id: Mutex<Option<String>>,
     objects: Mutex<BTreeMap<VolumeName, PvState>>,
     later: Mutex<Duration>,
     timeless: AtomicBool,
@@ -70,9 +70,9 @@ pub struct Keys {
 
 impl Keys {
     /// A cluster with this identity, and an admin's Secret `admin/ceph-admin` with this key.
-    pub fn new(installation: &str, key: &str) -> Arc<Self> {
+    pub fn new(cluster_id: &str, key: &str) -> Arc<Self> {
         let keys = Self::default();
-        *keys.installation.lock().unwrap_or_else(PoisonError::into_inner) = Some(installation.to_owned());
+        *keys.cluster_id.lock().unwrap_or_else(PoisonError::into_inner) = Some(cluster_id.to_owned());
         keys.put(&admin_secret(), &[("key", key)]);
         Arc::new(keys)
     }
@@ -100,8 +100,8 @@ impl Keys {
     }
 
     /// Forgets, or learns, which cluster this is.
-    pub fn identify(&self, installation: Option<&str>) {
-        *self.installation.lock().unwrap_or_else(PoisonError::into_inner) = installation.map(str::to_owned);
+    pub fn identify(&self, cluster_id: Option<&str>) {
+        *self.cluster_id.lock().unwrap_or_else(PoisonError::into_inner) = cluster_id.map(str::to_owned);
     }
 
     /// What there is as the PV of this name; none, if nothing is said.
@@ -181,7 +181,7 @@ impl Host for Keys {
     }
 
     fn installation(&self) -> Option<String> {
-        self.installation.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.cluster_id.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
@@ -302,7 +302,7 @@ fn pv_metadata(volume: &Volume) -> PvMetadata {
     }
 }
 
-fn growth(request: &VolumeRequest, volume: &Volume, bytes: u64) -> ExpandRequest {
+fn expansion(request: &VolumeRequest, volume: &Volume, bytes: u64) -> ExpandRequest {
     ExpandRequest {
         name: request.name.clone(),
         id: Some(volume.id.clone()),
@@ -375,8 +375,8 @@ pub async fn run(bench: impl Fn() -> Bench) {
         safety::what_somebody_else_put_there_is_not_taken,
         safety::the_trace_of_a_crash_is_adopted,
         safety::nothing_is_kept_or_grows_after_the_permit_has_ended,
-        old::old_volumes_are_removed_with_user_and_secret,
-        old::old_volumes_that_do_not_fit_are_refused,
+        legacy::old_volumes_are_removed_with_user_and_secret,
+        legacy::old_volumes_that_do_not_fit_are_refused,
         volumes::archives_expire,
         volumes::a_shared_user_is_left_alone,
         volumes::a_user_that_was_lost_is_made_again,

@@ -186,9 +186,7 @@ fn judge(at: &At, marks: &Marks, claim: &ClaimKey, cluster: Option<&ClusterIds>)
             archived.since
         )),
         // The claim lives here and no UID is given twice, so that what was marked for it before we knew who we are is ours.
-        (Owner::Claim(mark), None)
-            if mark.uid == claim.uid && (ours(mark) || mark.installation.is_none()) =>
-        {
+        (Owner::Claim(mark), None) if mark.uid == claim.uid && (ours(mark) || mark.cluster_id.is_none()) => {
             Look::Ours(mark.clone())
         }
         (Owner::Claim(mark), None) if marks.kept && ours(mark) => Look::Taken(format!(
@@ -283,10 +281,10 @@ impl Owned<'_> {
     async fn renew(&self, old: &Mark) -> Result<(), Error> {
         let new = self.marked();
         if (&old.user, &old.secret) == (&new.user, &new.secret) {
-            if old.installation.is_some() {
+            if old.cluster_id.is_some() {
                 return Ok(());
             }
-            let mark = Mark { installation: new.installation, ..old.clone() };
+            let mark = Mark { cluster_id: new.cluster_id, ..old.clone() };
             return self
                 .work
                 .subvolumes
@@ -294,8 +292,8 @@ impl Owned<'_> {
                 .await;
         }
         users::discard(self.work, self.at, old, false, self.permit).await?;
-        let installation = new.installation.or_else(|| old.installation.clone());
-        let mark = Mark { installation, since: old.since.clone(), ..new };
+        let cluster_id = new.cluster_id.or_else(|| old.cluster_id.clone());
+        let mark = Mark { cluster_id, since: old.since.clone(), ..new };
         self.work.subvolumes.set_metadata(self.at, mark::OWNER, &mark.written(), self.permit).await
     }
 

@@ -30,8 +30,8 @@ const WANTED: &str = "berth.wanted-";
 /// Whose a subvolume is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Mark {
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) installation: Option<String>,
+    #[serde(default, rename = "installation", skip_serializing_if = "Option::is_none")]
+    pub(super) cluster_id: Option<String>,
     pub(super) namespace: String,
     pub(super) name: String,
     pub(super) uid: String,
@@ -42,12 +42,12 @@ pub(super) struct Mark {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) user: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) secret: Option<Place>,
+    pub(super) secret: Option<SecretLocation>,
 }
 
 /// Where a Secret is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Place {
+pub(super) struct SecretLocation {
     namespace: String,
     name: String,
 }
@@ -55,19 +55,21 @@ pub(super) struct Place {
 impl Mark {
     pub(super) fn new(
         claim: &ClaimKey,
-        installation: Option<String>,
+        cluster_id: Option<String>,
         own: Option<(&str, &SecretName)>,
         now: SystemTime,
     ) -> Self {
         Self {
-            installation,
+            cluster_id,
             namespace: claim.namespace.clone(),
             name: claim.name.clone(),
             uid: claim.uid.clone(),
             since: timestamp(now),
             user: own.map(|(user, _)| user.to_owned()),
-            secret: own
-                .map(|(_, secret)| Place { namespace: secret.namespace.clone(), name: secret.name.clone() }),
+            secret: own.map(|(_, secret)| SecretLocation {
+                namespace: secret.namespace.clone(),
+                name: secret.name.clone(),
+            }),
         }
     }
 
@@ -85,7 +87,7 @@ impl Mark {
 
     /// Whether it is signed by this cluster. What is unknown on either side is not equal.
     pub(super) fn is_of(&self, cluster: Option<&ClusterIds>) -> bool {
-        matches!((&self.installation, cluster), (Some(signed), Some(ours)) if ours.include(signed))
+        matches!((&self.cluster_id, cluster), (Some(signed), Some(ours)) if ours.include(signed))
     }
 
     /// Whether it is the mark of this volume, which is named by the claim that it was made for.
@@ -95,11 +97,11 @@ impl Mark {
 
     /// In the words of an error.
     pub(super) fn shown(&self) -> String {
-        let installation = match &self.installation {
-            Some(installation) => format!(" of installation {installation}"),
+        let cluster_id = match &self.cluster_id {
+            Some(cluster_id) => format!(" of installation {cluster_id}"),
             None => String::new(),
         };
-        format!("claim {}/{} (UID {}){installation}", self.namespace, self.name, self.uid)
+        format!("claim {}/{} (UID {}){cluster_id}", self.namespace, self.name, self.uid)
     }
 
     pub(super) fn written(&self) -> String {
@@ -300,7 +302,7 @@ mod tests {
         assert!(mark.is_of(Some(&other.clone().also(["i".to_owned()]))), "by a former identity");
         assert!(!mark.is_of(Some(&other)));
         assert!(!mark.is_of(None));
-        assert!(!Mark { installation: None, ..mark }.is_of(Some(&ours)));
+        assert!(!Mark { cluster_id: None, ..mark }.is_of(Some(&ours)));
     }
 
     #[test]

@@ -154,8 +154,9 @@ pub(super) fn segments(group: &str, subvolume: &str) -> Vec<String> {
 pub(super) fn segments_of(path: &str) -> Option<Vec<String>> {
     let segments: Vec<String> =
         path.strip_prefix('/')?.split('/').filter(|s| !s.is_empty()).map(str::to_owned).collect();
-    let odd = |segment: &String| matches!(segment.as_str(), "." | "..") || segment.bytes().any(|b| b < b' ');
-    (!segments.is_empty() && !segments.iter().any(odd)).then_some(segments)
+    let unsafe_segment =
+        |segment: &String| matches!(segment.as_str(), "." | "..") || segment.bytes().any(|b| b < b' ');
+    (!segments.is_empty() && !segments.iter().any(unsafe_segment)).then_some(segments)
 }
 
 #[cfg(test)]

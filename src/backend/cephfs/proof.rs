@@ -14,7 +14,7 @@ use crate::{
 
 /// What a PV says of a volume.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Said<'a> {
+pub(super) struct Claimant<'a> {
     pub(super) name: &'a VolumeName,
     /// The claim that the PV is or was bound to.
     pub(super) claim: &'a ClaimKey,
@@ -36,7 +36,7 @@ pub(super) enum Proof {
 pub(super) fn prove(
     at: &At,
     marks: &Marks,
-    said: Said<'_>,
+    claimant: Claimant<'_>,
     cluster: Option<&ClusterIds>,
 ) -> Result<Proof, Error> {
     let refuse = |why: String| {
@@ -46,15 +46,15 @@ pub(super) fn prove(
     // The command comes last, so that nothing but it is pasted.
     let refuse_unless_taken_over = |why: String, owner: &str| {
         let message =
-            format!("{} {why}; nothing was touched. {}", at.shown(), by_take_over(said.name, owner));
+            format!("{} {why}; nothing was touched. {}", at.shown(), by_take_over(claimant.name, owner));
         Err(Error::new(Kind::Refused, message))
     };
     let Some(cluster) = cluster else {
         return refuse(format!("cannot be proved to be ours: {UNKNOWN_CLUSTER}"));
     };
-    let (name, claim) = (said.name, said.claim);
-    let signed = |mark: Mark| Mark { installation: Some(cluster.current().to_owned()), ..mark };
-    let taken_over = said.pv_metadata.take_over.as_deref();
+    let (name, claim) = (claimant.name, claimant.claim);
+    let signed = |mark: Mark| Mark { cluster_id: Some(cluster.current().to_owned()), ..mark };
+    let taken_over = claimant.pv_metadata.take_over.as_deref();
     let mark = match &marks.owner {
         Owner::Unreadable => {
             return refuse(format!("carries a mark ({}) that cannot be read", mark::OWNER));
@@ -82,11 +82,11 @@ pub(super) fn prove(
     if mark.is_of(Some(cluster)) {
         return Ok(Proof::Ours(Box::new(marks.clone())));
     }
-    let owner = mark.installation.as_deref().unwrap_or(UNRECORDED);
+    let owner = mark.cluster_id.as_deref().unwrap_or(UNRECORDED);
     if taken_over == Some(owner) {
         return Ok(Proof::TakenOver(Box::new(marks.clone()), Box::new(signed(mark.clone()))));
     }
-    let whose = match &mark.installation {
+    let whose = match &mark.cluster_id {
         Some(theirs) => format!("belongs to the cluster {theirs}, and this one is {cluster}"),
         None => "does not say to which cluster it belongs".to_owned(),
     };
@@ -113,9 +113,9 @@ mod tests {
         At { fs: "cephfs".into(), group: "berth".into(), name: name.into() }
     }
 
-    fn marks(installation: Option<&str>, uid: &str) -> Marks {
+    fn marks(cluster_id: Option<&str>, uid: &str) -> Marks {
         let mark =
-            Mark::new(&claim(uid), installation.map(str::to_owned), None, std::time::SystemTime::UNIX_EPOCH);
+            Mark::new(&claim(uid), cluster_id.map(str::to_owned), None, std::time::SystemTime::UNIX_EPOCH);
         Marks::read(&BTreeMap::from([(mark::OWNER.to_owned(), mark.written())]))
     }
 
@@ -133,8 +133,8 @@ mod tests {
         let marks = mark.map_or_else(|| Marks::read(&BTreeMap::new()), |(by, uid)| marks(by, uid));
         let pv_metadata = PvMetadata { take_over: take_over.map(str::to_owned), ..PvMetadata::default() };
         let name = VolumeName::for_claim("u-1").unwrap();
-        let said = Said { name: &name, claim, pv_metadata: &pv_metadata };
-        match prove(&at(subvolume), &marks, said, cluster) {
+        let claimant = Claimant { name: &name, claim, pv_metadata: &pv_metadata };
+        match prove(&at(subvolume), &marks, claimant, cluster) {
             Ok(Proof::Ours(_)) => Ok("ours"),
             Ok(Proof::Passed) => Ok("passed"),
             Ok(Proof::TakenOver(_, mark)) => {

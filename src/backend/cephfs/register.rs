@@ -8,7 +8,7 @@
 
 use super::{
     mark::{self, Mark, Marks, Owner},
-    proof::{Proof, Said, prove},
+    proof::{Claimant, Proof, prove},
     record::Record,
     remove::at,
     store::Work,
@@ -69,12 +69,12 @@ fn to_sign(at: &At, marks: &Marks, volume: &InUse, cluster: &ClusterIds) -> Resu
     match &marks.owner {
         Owner::Claim(mark) if mark.is_of(Some(cluster)) => Ok(None),
         Owner::Claim(mark)
-            if mark.installation.is_none() && mark.names(&volume.name) && mark.uid == volume.claim.uid =>
+            if mark.cluster_id.is_none() && mark.names(&volume.name) && mark.uid == volume.claim.uid =>
         {
-            Ok(Some(Mark { installation: Some(cluster.current().to_owned()), ..mark.clone() }))
+            Ok(Some(Mark { cluster_id: Some(cluster.current().to_owned()), ..mark.clone() }))
         }
         Owner::Claim(_) | Owner::Unmarked | Owner::Unreadable => {
-            match prove(at, marks, said(volume), Some(cluster))? {
+            match prove(at, marks, claimant(volume), Some(cluster))? {
                 Proof::TakenOver(_, mark) => Ok(Some(*mark)),
                 Proof::Ours(_) | Proof::Passed => Ok(None),
             }
@@ -84,7 +84,7 @@ fn to_sign(at: &At, marks: &Marks, volume: &InUse, cluster: &ClusterIds) -> Resu
 
 /// The mark that proves that the subvolume is this very volume's; `None` where the volume is gone.
 fn proved(at: &At, marks: &Marks, volume: &InUse, cluster: &ClusterIds) -> Result<Option<Mark>, Error> {
-    match prove(at, marks, said(volume), Some(cluster))? {
+    match prove(at, marks, claimant(volume), Some(cluster))? {
         Proof::Ours(marks) => match marks.owner {
             Owner::Claim(mark) => Ok(Some(mark)),
             Owner::Unmarked | Owner::Unreadable => Ok(None),
@@ -128,6 +128,6 @@ fn owner_of(
     Err(Error::new(Kind::Refused, message))
 }
 
-fn said(volume: &InUse) -> Said<'_> {
-    Said { name: &volume.name, claim: &volume.claim, pv_metadata: &volume.pv_metadata }
+fn claimant(volume: &InUse) -> Claimant<'_> {
+    Claimant { name: &volume.name, claim: &volume.claim, pv_metadata: &volume.pv_metadata }
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use super::{
     mark::{self, Archived, Deleted, Mark, Marks, Owner},
     names,
-    proof::{Proof, Said, prove},
+    proof::{Claimant, Proof, prove},
     purge::SOON,
     record::Record,
     store::Work,
@@ -33,8 +33,9 @@ pub(super) async fn remove(
     work.prove_identity(removal.pv_metadata.store_identity.as_deref()).await?;
     let marks = match work.subvolumes.metadata(&at).await? {
         Found::Subvolume(metadata) => {
-            let said = Said { name: &removal.name, claim: &removal.claim, pv_metadata: &removal.pv_metadata };
-            match prove(&at, &Marks::read(&metadata), said, work.host.cluster().as_ref())? {
+            let claimant =
+                Claimant { name: &removal.name, claim: &removal.claim, pv_metadata: &removal.pv_metadata };
+            match prove(&at, &Marks::read(&metadata), claimant, work.host.cluster().as_ref())? {
                 Proof::Ours(marks) => marks,
                 Proof::TakenOver(marks, mark) => {
                     take_over(work, &at, &mark, permit).await?;
@@ -107,18 +108,19 @@ pub(super) async fn remove(
 /// Lets the volume grow.
 pub(super) async fn expand(
     work: &Work,
-    growth: &ExpandRequest,
+    request: &ExpandRequest,
     record: &Record,
     quota: u64,
     permit: &Permit,
 ) -> Result<Expanded, Error> {
     let at = at(record);
     work.store.met(&at.fs, &at.group);
-    work.prove_identity(growth.pv_metadata.store_identity.as_deref()).await?;
+    work.prove_identity(request.pv_metadata.store_identity.as_deref()).await?;
     match work.subvolumes.metadata(&at).await? {
         Found::Subvolume(metadata) => {
-            let said = Said { name: &growth.name, claim: &growth.claim, pv_metadata: &growth.pv_metadata };
-            match prove(&at, &Marks::read(&metadata), said, work.host.cluster().as_ref())? {
+            let claimant =
+                Claimant { name: &request.name, claim: &request.claim, pv_metadata: &request.pv_metadata };
+            match prove(&at, &Marks::read(&metadata), claimant, work.host.cluster().as_ref())? {
                 Proof::Ours(_) => {}
                 Proof::TakenOver(_, mark) => take_over(work, &at, &mark, permit).await?,
                 Proof::Passed => {
@@ -182,8 +184,8 @@ pub(super) async fn restore(
     if marks.deleted.is_none() && marks.archived.is_none() {
         return Ok(Restored::InPlace);
     }
-    let said = Said { name: &removal.name, claim: &removal.claim, pv_metadata: &removal.pv_metadata };
-    let marks = match prove(&at, &marks, said, work.host.cluster().as_ref())? {
+    let claimant = Claimant { name: &removal.name, claim: &removal.claim, pv_metadata: &removal.pv_metadata };
+    let marks = match prove(&at, &marks, claimant, work.host.cluster().as_ref())? {
         Proof::Ours(marks) | Proof::TakenOver(marks, _) => marks,
         Proof::Passed => return Ok(Restored::InPlace),
     };

@@ -15,7 +15,7 @@ use super::Admin;
 use crate::{
     backend::{
         Error, Host, Kind,
-        ceph::{Call, Ceph, Cluster, Failed, Key, Reason, Reply, Tool, client},
+        ceph::{Call, Ceph, Cluster, Failed, Key, Reason, Reply, Tool, open},
         quoted,
     },
     volume::Permit,
@@ -150,7 +150,7 @@ struct Named {
 impl Subvolumes {
     /// Reads the admin's key. Asks nothing of the cluster yet.
     pub(super) async fn open(host: Arc<dyn Host>, cluster: Cluster, admin: Admin) -> Result<Self, Error> {
-        let ceph = Mutex::new(client::open(&cluster, &*host, &admin, false).await?);
+        let ceph = Mutex::new(open(&cluster, &*host, &admin, false).await?);
         Ok(Self { host, cluster, admin, ceph })
     }
 
@@ -182,7 +182,7 @@ impl Subvolumes {
         if !matches!(failed.reason, Reason::WrongKey | Reason::BadKey) {
             return Ok(false);
         }
-        let fresh = client::open(&self.cluster, &*self.host, &self.admin, true).await?;
+        let fresh = open(&self.cluster, &*self.host, &self.admin, true).await?;
         let differs = fresh.credentials() != used.credentials();
         *self.ceph.lock().unwrap_or_else(PoisonError::into_inner) = fresh;
         Ok(differs)
@@ -328,8 +328,8 @@ impl Subvolumes {
         let reply = self.call(Call::reads(what.clone(), args(at, "info", &[]))).await?;
         match reply.json::<Info>() {
             Ok(Some(info)) => Ok(info),
-            Ok(None) => Err(odd(what, "nothing was answered".into())),
-            Err(error) => Err(odd(what, error.to_string())),
+            Ok(None) => Err(malformed(what, "nothing was answered".into())),
+            Err(error) => Err(malformed(what, error.to_string())),
         }
     }
 
@@ -459,7 +459,7 @@ impl Subvolumes {
                     .into_iter()
                     .next()
                     .map(|entity| entity.caps.get("mds").cloned().unwrap_or_default())),
-                Err(error) => Err(odd(what, error.to_string())),
+                Err(error) => Err(malformed(what, error.to_string())),
             },
             Err(failed) if failed.reason == Reason::NoUser => Ok(None),
             Err(failed) => Err(failed),
@@ -487,8 +487,8 @@ fn names(reply: &Reply) -> Result<Vec<String>, Error> {
 }
 
 /// A reply that is not what the command answers.
-fn odd(what: String, said: String) -> Failed {
-    Failed { what, tool: Tool::Ceph, reason: Reason::Other, code: None, said, found: String::new() }
+fn malformed(what: String, stderr: String) -> Failed {
+    Failed { what, tool: Tool::Ceph, reason: Reason::Other, code: None, stderr, found: String::new() }
 }
 
 fn no_room(what: &str, reply: &Reply) -> Error {

@@ -309,7 +309,7 @@ async fn find_marked(work: &Work) -> Result<(), Error> {
     for at in candidates(work).await? {
         let Some(marks) = look(work, &at).await? else { continue };
         let Owner::Claim(mark) = &marks.owner else { continue };
-        if mark.installation.is_none()
+        if mark.cluster_id.is_none()
             && let Ok(volume) = VolumeName::for_claim(&mark.uid)
         {
             unsigned.insert(volume);

@@ -1,9 +1,9 @@
 //! The whole backend over programs that stand in for Ceph's.
 
 mod argv;
+mod changed_world;
 mod crash;
 pub(crate) mod fake;
-mod odd;
 mod real;
 mod secrets;
 

@@ -12,7 +12,7 @@ use std::{
 
 use tokio::sync::Notify;
 
-use super::{names::Spot, slices::Large};
+use super::{names::PoolNamespace, slices::Large};
 
 /// What is in the trash of one cluster.
 #[derive(Debug, Default)]
@@ -20,11 +20,11 @@ pub(super) struct Trash {
     /// How many wait to be purged in what was listed.
     listed: AtomicUsize,
     /// How many were moved there since.
-    added: Mutex<BTreeMap<Spot, usize>>,
+    added: Mutex<BTreeMap<PoolNamespace, usize>>,
     purged: AtomicU64,
     pub(super) stuck: Mutex<Vec<(String, String)>>,
     /// When something is due that was moved there since the trash was listed.
-    pub(super) due: Mutex<BTreeMap<Spot, SystemTime>>,
+    pub(super) due: Mutex<BTreeMap<PoolNamespace, SystemTime>>,
     /// What this process moved there while its PV was to be removed: it need not be looked at before it is due.
     pub(super) ours: Mutex<HashSet<String>>,
     pub(super) wake: Notify,
@@ -33,13 +33,13 @@ pub(super) struct Trash {
 
 impl Trash {
     /// Notes that something was moved to the trash to be purged.
-    pub(super) fn added(&self, spot: &Spot) {
-        *lock(&self.added).entry(spot.clone()).or_default() += 1;
+    pub(super) fn added(&self, pool_namespace: &PoolNamespace) {
+        *lock(&self.added).entry(pool_namespace.clone()).or_default() += 1;
     }
 
     /// How many were moved to this trash since it was listed.
-    pub(super) fn unlisted(&self, spot: &Spot) -> usize {
-        lock(&self.added).get(spot).copied().unwrap_or_default()
+    pub(super) fn unlisted(&self, pool_namespace: &PoolNamespace) -> usize {
+        lock(&self.added).get(pool_namespace).copied().unwrap_or_default()
     }
 
     /// Notes that so many wait in what was listed.
@@ -48,19 +48,19 @@ impl Trash {
     }
 
     /// The same, where the list now has so many in this trash that were counted as added until now.
-    pub(super) fn listed_with(&self, waiting: usize, spot: &Spot, unlisted: usize) {
+    pub(super) fn listed_with(&self, waiting: usize, pool_namespace: &PoolNamespace, unlisted: usize) {
         let mut added = lock(&self.added);
         self.listed(waiting);
-        if let Some(count) = added.get_mut(spot) {
+        if let Some(count) = added.get_mut(pool_namespace) {
             *count = count.saturating_sub(unlisted);
         }
     }
 
     /// Notes that the image with this id was moved to the trash, and will be due then.
-    pub(super) fn expects(&self, spot: &Spot, id: &str, until: SystemTime) {
-        lock(&self.ours).insert(spot.spec(id));
+    pub(super) fn expects(&self, pool_namespace: &PoolNamespace, id: &str, until: SystemTime) {
+        lock(&self.ours).insert(pool_namespace.spec(id));
         let mut due = lock(&self.due);
-        let known = due.entry(spot.clone()).or_insert(until);
+        let known = due.entry(pool_namespace.clone()).or_insert(until);
         *known = (*known).min(until);
         drop(due);
         self.wake();
@@ -90,7 +90,7 @@ impl Trash {
     /// `patience`: how long a large image may take without a word.
     pub(super) fn stuck(&self, patience: Duration) -> Vec<(String, String)> {
         let mut stuck = lock(&self.stuck).clone();
-        stuck.extend(self.large.told(patience));
+        stuck.extend(self.large.overdue(patience));
         stuck
     }
 }

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use super::{
     Settings,
-    names::{self, Spot},
+    names::{self, PoolNamespace},
     stream::Features,
 };
 use crate::{
@@ -141,20 +141,20 @@ pub const PARAMETERS: &[Parameter] = &[
 
 /// On which cluster, as whom, and where in it: what every operation must know.
 #[derive(Debug, Clone)]
-pub(super) struct Ground {
+pub(super) struct ClassTarget {
     pub(super) cluster: Cluster,
     /// As the class wrote them.
     pub(super) monitors: Option<Monitors>,
     pub(super) admin: Admin,
     /// Whether the class itself named the admin.
     pub(super) admin_named: bool,
-    pub(super) spot: Spot,
+    pub(super) pool_namespace: PoolNamespace,
 }
 
 /// What a class asks for, for one claim.
 #[derive(Debug, Clone)]
 pub(super) struct Plan {
-    pub(super) ground: Ground,
+    pub(super) target: ClassTarget,
     pub(super) image: String,
     pub(super) data_pool: Option<String>,
     pub(super) features: Features,
@@ -168,38 +168,39 @@ pub(super) struct Plan {
 
 impl Plan {
     pub(super) fn place(&self) -> Location {
-        self.ground.spot.place(self.ground.cluster.name(), &self.image)
+        self.target.pool_namespace.place(self.target.cluster.name(), &self.image)
     }
 }
 
 /// Reads the parameters of `request`.
 pub(super) fn plan(clusters: &Clusters, settings: &Settings, request: &VolumeRequest) -> Result<Plan, Error> {
     let parameters = Parameters(&request.parameters);
-    let ground = read_ground(clusters, settings, parameters)?;
+    let target = read_ground(clusters, settings, parameters)?;
     usable(&request.access, request.mode)?;
     format(parameters)?;
     let form = parameters.form()?;
-    if form == Form::InTree && ground.spot.namespace.is_some() {
+    if form == Form::InTree && target.pool_namespace.namespace.is_some() {
         return Err(invalid(
             "radosNamespace",
             "cannot be written in an in-tree PV; leave it out, or use pvSource: csi",
         ));
     }
-    let (user, user_secret) = user(parameters, &ground.admin)?;
+    let (user, user_secret) = user(parameters, &target.admin)?;
     // What the removal will need must be right from the beginning.
     parameters.expiry()?;
     within_bounds(parameters, request.capacity)?;
     Ok(Plan {
         image: names::image_of(&request.name)?,
         // Ceph does not write down one that is the image's own.
-        data_pool: named(parameters, "dataPool", "pool name")?.filter(|pool| *pool != ground.spot.pool),
+        data_pool: named(parameters, "dataPool", "pool name")?
+            .filter(|pool| *pool != target.pool_namespace.pool),
         features: features(parameters)?,
         size: size(request.capacity)?,
         fs_type: fs_type(parameters, request.mode)?,
         user,
         user_secret,
         form,
-        ground,
+        target,
     })
 }
 
@@ -208,7 +209,7 @@ pub(super) fn ground(
     clusters: &Clusters,
     settings: &Settings,
     parameters: &BTreeMap<String, String>,
-) -> Result<Ground, Error> {
+) -> Result<ClassTarget, Error> {
     read_ground(clusters, settings, Parameters(parameters))
 }
 
@@ -216,12 +217,13 @@ fn read_ground(
     clusters: &Clusters,
     settings: &Settings,
     parameters: Parameters<'_>,
-) -> Result<Ground, Error> {
+) -> Result<ClassTarget, Error> {
     let (cluster, monitors) = parameters.cluster(clusters)?;
     let (admin, admin_named) = parameters.admin(&settings.admins, &cluster)?;
     let pool = named(parameters, "pool", "pool name")?.unwrap_or_else(|| "rbd".to_owned());
-    let spot = Spot { pool, namespace: named(parameters, "radosNamespace", "RADOS namespace")? };
-    Ok(Ground { cluster, monitors, admin, admin_named, spot })
+    let pool_namespace =
+        PoolNamespace { pool, namespace: named(parameters, "radosNamespace", "RADOS namespace")? };
+    Ok(ClassTarget { cluster, monitors, admin, admin_named, pool_namespace })
 }
 
 /// The size of an image that holds `capacity`: as it is, up to the next whole sector, since nodes see only whole ones.

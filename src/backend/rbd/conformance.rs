@@ -97,20 +97,20 @@ pub async fn run(real: &Real) {
 }
 
 /// A backend on the cluster, as a new process of this installation would have it.
-pub fn backend(real: &Real, installation: &str) -> impl Backend + use<> {
+pub fn backend(real: &Real, cluster_id: &str) -> impl Backend + use<> {
     let cluster = Cluster::new("real", real.monitors.parse().unwrap(), Tools::default()).unwrap();
     let secret = SecretName { namespace: "default".into(), name: "ceph-admin".into() };
     let admins = BTreeMap::from([("real".to_owned(), Admin { user: "admin".into(), secret })]);
     let settings = Settings { driver: "rbd.berth.storage".into(), admins };
     let clusters = Clusters::new(vec![cluster], Tools::default());
-    let host = Keyholder { key: real.key.clone(), installation: installation.to_owned() };
+    let host = Keyholder { key: real.key.clone(), cluster_id: cluster_id.to_owned() };
     Rbd::new(clusters, Arc::new(host), settings).unwrap()
 }
 
 /// Has the key of the administrator under every name.
 struct Keyholder {
     key: String,
-    installation: String,
+    cluster_id: String,
 }
 
 #[async_trait]
@@ -136,7 +136,7 @@ impl Host for Keyholder {
     }
 
     fn installation(&self) -> Option<String> {
-        Some(self.installation.clone())
+        Some(self.cluster_id.clone())
     }
 }
 
@@ -235,8 +235,8 @@ impl Storage for Behind {
     }
 
     fn is_archived(&self, place: &Location, told: &str) -> bool {
-        let (image, spot) = place.segments.split_last().unwrap();
-        let list = self.rbd(&["trash", "ls", "--long", "--format", "json", &spot.join("/")]);
+        let (image, pool_namespace) = place.segments.split_last().unwrap();
+        let list = self.rbd(&["trash", "ls", "--long", "--format", "json", &pool_namespace.join("/")]);
         let entries: serde_json::Value = serde_json::from_str(&list).unwrap();
         entries.as_array().unwrap().iter().any(|entry| {
             let text = |key: &str| entry[key].as_str().unwrap_or_default();
@@ -258,16 +258,21 @@ impl Drop for Behind {
             let name = |entry: &serde_json::Value| entry[key].as_str().or(entry.as_str()).map(str::to_owned);
             entries.iter().filter_map(name).collect()
         };
-        for spot in [&space, &self.real.pool] {
+        for pool_namespace in [&space, &self.real.pool] {
             let older = ["delete", "archive", "keep"].map(|name| older_image(&self.namespace, name));
-            let ours = |name: &str| *spot == space || older.iter().any(|older| older == name);
-            for image in names(&["ls", "--format", "json", spot], "name").iter().filter(|name| ours(name)) {
-                self.tried(&["rm", "--no-progress", &format!("{spot}/{image}")], b"");
+            let ours = |name: &str| *pool_namespace == space || older.iter().any(|older| older == name);
+            for image in
+                names(&["ls", "--format", "json", pool_namespace], "name").iter().filter(|name| ours(name))
+            {
+                self.tried(&["rm", "--no-progress", &format!("{pool_namespace}/{image}")], b"");
             }
-            let list = ["trash", "ls", "--format", "json", spot];
+            let list = ["trash", "ls", "--format", "json", pool_namespace];
             for (id, _) in names(&list, "id").iter().zip(names(&list, "name")).filter(|(_, name)| ours(name))
             {
-                self.tried(&["trash", "rm", "--no-progress", "--force", &format!("{spot}/{id}")], b"");
+                self.tried(
+                    &["trash", "rm", "--no-progress", "--force", &format!("{pool_namespace}/{id}")],
+                    b"",
+                );
             }
         }
         self.tried(&["namespace", "rm", &space], b"");

@@ -39,7 +39,7 @@ pub(super) async fn create(
     plan: &Plan,
     permit: &Permit,
 ) -> Result<Volume, OpError> {
-    let spec = work.spot.spec(&plan.image);
+    let spec = work.pool_namespace.spec(&plan.image);
     let Some(cluster) = work.host.cluster() else {
         return fail(
             Kind::Unavailable,
@@ -88,7 +88,7 @@ async fn adopt(
     look: &Look,
     permit: &Permit,
 ) -> Result<u64, OpError> {
-    let spec = work.spot.spec(&plan.image);
+    let spec = work.pool_namespace.spec(&plan.image);
     let marked = look.header.metadata.mark(&spec)?;
     if let Some(there) = &marked
         && (there.claim() != mark.claim() || there.is_signed() && !there.is_of(Some(cluster)))
@@ -108,7 +108,7 @@ async fn adopt(
     // A program that still makes it removes it again when a step of that fails. One that a node uses has a PV, and is asked for no
     // more.
     if let Some(watcher) = look.watchers.first() {
-        let watcher = watcher.told(|address| work.host.node_at(address));
+        let watcher = watcher.describe(|address| work.host.node_at(address));
         let message = format!(
             "image {spec} is being made by another process, or the making of it was broken off; it is open by {watcher}, \
              which Ceph forgets after 30 s"
@@ -177,22 +177,22 @@ fn volume(
     size: u64,
     identity: String,
 ) -> Result<Volume, OpError> {
-    let id = VolumeId::new(NAME, plan.ground.cluster.name(), request.name.clone())?;
+    let id = VolumeId::new(NAME, plan.target.cluster.name(), request.name.clone())?;
     let source = match plan.form {
         Form::Csi => Source::Csi(csi(driver, request, plan, &id)),
         Form::InTree => Source::Rbd(in_tree(plan)),
     };
-    let ground = &plan.ground;
-    let monitors = ground.monitors.as_ref().map(ToString::to_string);
-    let admin = |text: &str| ground.admin_named.then(|| text.to_owned());
+    let target = &plan.target;
+    let monitors = target.monitors.as_ref().map(ToString::to_string);
+    let admin = |text: &str| target.admin_named.then(|| text.to_owned());
     let written = |name| Parameters(&request.parameters).get(name).map(str::to_owned);
     let record = [
         ("monitors", monitors),
-        ("adminId", admin(&ground.admin.user)),
-        ("adminSecretName", admin(&ground.admin.secret.name)),
-        ("adminSecretNamespace", admin(&ground.admin.secret.namespace)),
-        ("pool", Some(ground.spot.pool.clone())),
-        ("radosNamespace", ground.spot.namespace.clone()),
+        ("adminId", admin(&target.admin.user)),
+        ("adminSecretName", admin(&target.admin.secret.name)),
+        ("adminSecretNamespace", admin(&target.admin.secret.namespace)),
+        ("pool", Some(target.pool_namespace.pool.clone())),
+        ("radosNamespace", target.pool_namespace.namespace.clone()),
         ("dataPool", plan.data_pool.clone()),
         ("image", Some(plan.image.clone())),
         ("archiveExpiry", written("archiveExpiry")),
@@ -210,15 +210,15 @@ fn volume(
 }
 
 fn csi(driver: &str, request: &VolumeRequest, plan: &Plan, id: &VolumeId) -> CsiSource {
-    let ground = &plan.ground;
+    let target = &plan.target;
     // Of a configured cluster they are looked up when they are needed.
-    let monitors = ground.monitors.as_ref().filter(|monitors| monitors.store_name() == ground.cluster.name());
+    let monitors = target.monitors.as_ref().filter(|monitors| monitors.store_name() == target.cluster.name());
     let features = plan.features.to_string();
     let attributes = [
-        ("clusterID", Some(ground.cluster.name().to_owned())),
+        ("clusterID", Some(target.cluster.name().to_owned())),
         ("monitors", monitors.map(ToString::to_string)),
-        ("pool", Some(ground.spot.pool.clone())),
-        ("radosNamespace", ground.spot.namespace.clone()),
+        ("pool", Some(target.pool_namespace.pool.clone())),
+        ("radosNamespace", target.pool_namespace.namespace.clone()),
         ("image", Some(plan.image.clone())),
         ("imageFeatures", (!features.is_empty()).then_some(features)),
         ("userId", Some(plan.user.clone())),
@@ -239,11 +239,11 @@ fn csi(driver: &str, request: &VolumeRequest, plan: &Plan, id: &VolumeId) -> Csi
 
 /// Exactly the fields of the old provisioner; the monitors stay as they were written, names too.
 fn in_tree(plan: &Plan) -> RbdSource {
-    let ground = &plan.ground;
-    let monitors = ground.monitors.as_ref().unwrap_or_else(|| ground.cluster.monitors());
+    let target = &plan.target;
+    let monitors = target.monitors.as_ref().unwrap_or_else(|| target.cluster.monitors());
     RbdSource {
         monitors: monitors.each(),
-        pool: ground.spot.pool.clone(),
+        pool: target.pool_namespace.pool.clone(),
         image: plan.image.clone(),
         user: plan.user.clone(),
         secret: Some(plan.user_secret.clone()),
@@ -254,21 +254,21 @@ fn in_tree(plan: &Plan) -> RbdSource {
 /// Makes the image of a volume bigger, never smaller.
 pub(super) async fn expand(
     work: &Work,
-    growth: &ExpandRequest,
+    request: &ExpandRequest,
     image: &str,
     permit: &Permit,
 ) -> Result<Expanded, OpError> {
-    let size = class::size(growth.capacity)?;
-    let ExpandRequest { name, claim, pv_metadata, .. } = growth;
-    let said_of_it = if growth.id.is_some() { &pv_metadata.record } else { &pv_metadata.parameters };
-    class::within_bounds(Parameters(said_of_it), growth.capacity)?;
-    let spec = work.spot.spec(image);
+    let size = class::size(request.capacity)?;
+    let ExpandRequest { name, claim, pv_metadata, .. } = request;
+    let said_of_it = if request.id.is_some() { &pv_metadata.record } else { &pv_metadata.parameters };
+    class::within_bounds(Parameters(said_of_it), request.capacity)?;
+    let spec = work.pool_namespace.spec(image);
     let identity = work.identity().await?;
     same_cluster(work, pv_metadata.store_identity.as_deref(), &identity)?;
     let Some((info, header)) = work.glance(image).await? else {
         return fail(Kind::NotFound, format!("image {spec} of volume {name} does not exist"));
     };
-    let asker = Asker { name, has_id: growth.id.is_some(), claim, pv_metadata };
+    let asker = Asker { name, has_id: request.id.is_some(), claim, pv_metadata };
     match work.prove(&spec, &header, asker).await? {
         // What is taken over is marked when it is registered, or before it is removed.
         Verdict::Ours | Verdict::Sign { .. } => {}
@@ -277,7 +277,7 @@ pub(super) async fn expand(
         work.resize(image, size, permit).await?;
     }
     let capacity = Capacity::from_bytes(info.size.max(size));
-    Ok(Expanded { capacity, on_node: growth.mode == Mode::Filesystem })
+    Ok(Expanded { capacity, on_node: request.mode == Mode::Filesystem })
 }
 
 /// Whether the cluster is the one that the volume was made in, where that was recorded.

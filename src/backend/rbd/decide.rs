@@ -134,10 +134,10 @@ mod tests {
         Header { metadata: Metadata(metadata.into_iter().collect::<BTreeMap<_, _>>()), ..Header::default() }
     }
 
-    fn mark(installation: &str, volume: &str) -> Mark {
+    fn mark(cluster_id: &str, volume: &str) -> Mark {
         let claim = ClaimKey { namespace: "team".into(), name: "data".into(), uid: "u".into() };
         Mark {
-            installation: installation.into(),
+            cluster_id: cluster_id.into(),
             volume: volume.into(),
             ..Mark::new(&ClusterIds::only("here"), claim)
         }

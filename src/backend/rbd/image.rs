@@ -82,7 +82,7 @@ pub(super) struct Watcher {
 
 impl Watcher {
     /// Its address as a person writes it, with the node's name where that is known.
-    pub(super) fn told(&self, node_at: impl Fn(IpAddr) -> Option<String>) -> String {
+    pub(super) fn describe(&self, node_at: impl Fn(IpAddr) -> Option<String>) -> String {
         let endpoint = self.address.split_once('/').map_or(self.address.as_str(), |(endpoint, _)| endpoint);
         let endpoint = ["v1:", "v2:", "any:"]
             .iter()
@@ -122,7 +122,7 @@ pub(super) enum Keep {
 
 impl Work {
     pub(super) fn what(&self, verb: &str, image: &str) -> String {
-        format!("{verb} image {}", self.spot.spec(image))
+        format!("{verb} image {}", self.pool_namespace.spec(image))
     }
 
     /// `None` where there is no such image.
@@ -148,14 +148,14 @@ impl Work {
         if let Some(pool) = data_pool {
             args.extend(["--data-pool".to_owned(), pool.to_owned()]);
         }
-        args.extend(["-".to_owned(), self.spot.spec(image)]);
+        args.extend(["-".to_owned(), self.pool_namespace.spec(image)]);
         let stream = stream::image(size, features, OWNER, &mark.to_json());
         let call = Call::changes(self.what("make", image), args, permit).stdin(stream);
         self.ceph.rbd(call).await.map(drop)
     }
 
     pub(super) async fn info(&self, image: &str) -> Result<Option<Info>, OpError> {
-        let args = ["info", "--format", "json", &self.spot.spec(image)].map(str::to_owned);
+        let args = ["info", "--format", "json", &self.pool_namespace.spec(image)].map(str::to_owned);
         let Some(reply) = Self::there(self.ceph.rbd(Call::reads(self.what("read", image), args)).await)?
         else {
             return Ok(None);
@@ -165,7 +165,7 @@ impl Work {
 
     /// The header of the image with this id, wherever the image is; `None` where there is none.
     pub(super) async fn header(&self, id: &str) -> Result<Option<Header>, OpError> {
-        let what = format!("read the header of image {}", self.spot.spec(id));
+        let what = format!("read the header of image {}", self.pool_namespace.spec(id));
         let Some(reply) = self.object(what.clone(), &header::object(id)).await? else { return Ok(None) };
         Header::read(reply.text()?).map_or_else(
             || fail(Kind::Internal, format!("{what}: the answer of Ceph is not understood")),
@@ -174,7 +174,7 @@ impl Work {
     }
 
     async fn watchers(&self, image: &str) -> Result<Option<Vec<Watcher>>, OpError> {
-        let args = ["status", "--format", "json", &self.spot.spec(image)].map(str::to_owned);
+        let args = ["status", "--format", "json", &self.pool_namespace.spec(image)].map(str::to_owned);
         let call = Call::reads(self.what("ask who uses", image), args);
         let Some(reply) = Self::there(self.ceph.rbd(call).await)? else { return Ok(None) };
         Ok(Some(reply.must_json::<Status>()?.watchers))
@@ -195,14 +195,15 @@ impl Work {
 
     /// Whether anything was ever written to the image, its beginning or its end alike.
     pub(super) async fn has_content(&self, image: &str) -> Result<bool, OpError> {
-        let args = ["diff", "--format", "json", &self.spot.spec(image)].map(str::to_owned);
+        let args = ["diff", "--format", "json", &self.pool_namespace.spec(image)].map(str::to_owned);
         let call = Call::reads(self.what("look for content in", image), args).within(LONG_READ);
         let found: Option<Vec<serde_json::Value>> = self.ceph.rbd(call).await?.json()?;
         Ok(found.is_none_or(|extents| !extents.is_empty()))
     }
 
     pub(super) async fn set_mark(&self, image: &str, mark: &Mark, permit: &Permit) -> Result<(), OpError> {
-        let args = ["image-meta", "set", &self.spot.spec(image), OWNER, &mark.to_json()].map(str::to_owned);
+        let args = ["image-meta", "set", &self.pool_namespace.spec(image), OWNER, &mark.to_json()]
+            .map(str::to_owned);
         let call = Call::changes(self.what("note the owner of", image), args, permit);
         Ok(self.ceph.rbd(call).await.map(drop)?)
     }
@@ -210,15 +211,16 @@ impl Work {
     /// Notes that the image is left on purpose.
     pub(super) async fn set_kept(&self, image: &str, permit: &Permit) -> Result<(), OpError> {
         let now = Timestamp::now().to_string();
-        let args = ["image-meta", "set", &self.spot.spec(image), KEPT, &now].map(str::to_owned);
+        let args = ["image-meta", "set", &self.pool_namespace.spec(image), KEPT, &now].map(str::to_owned);
         let call = Call::changes(self.what("note the keeping of", image), args, permit);
         Ok(self.ceph.rbd(call).await.map(drop)?)
     }
 
     /// Makes the image bigger; that it has that size already is a success.
     pub(super) async fn resize(&self, image: &str, size: u64, permit: &Permit) -> Result<(), OpError> {
-        let args = ["resize", "--no-progress", "--size", &format!("{size}B"), &self.spot.spec(image)]
-            .map(str::to_owned);
+        let args =
+            ["resize", "--no-progress", "--size", &format!("{size}B"), &self.pool_namespace.spec(image)]
+                .map(str::to_owned);
         match self.ceph.rbd(Call::changes(self.what("enlarge", image), args, permit)).await {
             Ok(_) => Ok(()),
             Err(failed) if failed.reason == Reason::SameSize => Ok(()),
@@ -229,14 +231,16 @@ impl Work {
     /// Cuts the end of the image off, with what is in it.
     pub(super) async fn shrink(&self, image: &str, size: u64, permit: &Permit) -> Result<(), OpError> {
         let size = format!("{size}B");
-        let args = ["resize", "--no-progress", "--allow-shrink", "--size", &size, &self.spot.spec(image)]
-            .map(str::to_owned);
+        let args =
+            ["resize", "--no-progress", "--allow-shrink", "--size", &size, &self.pool_namespace.spec(image)]
+                .map(str::to_owned);
         let call = Call::changes(self.what("purge a part of", image), args, permit).within(LONG_PURGE);
         Ok(self.ceph.rbd(call).await.map(drop)?)
     }
 
     pub(super) async fn rename(&self, image: &str, to: &str, permit: &Permit) -> Result<(), OpError> {
-        let args = ["rename", &self.spot.spec(image), &self.spot.spec(to)].map(str::to_owned);
+        let args =
+            ["rename", &self.pool_namespace.spec(image), &self.pool_namespace.spec(to)].map(str::to_owned);
         let call = Call::changes(self.what("rename", image), args, permit);
         Ok(self.ceph.rbd(call).await.map(drop)?)
     }
@@ -247,7 +251,8 @@ impl Work {
             Keep::For(time) => format!("{} seconds", time.as_secs()),
             Keep::ForGood => "2100-01-01T00:00:00Z".to_owned(),
         };
-        let args = ["trash", "mv", "--expires-at", &until, &self.spot.spec(image)].map(str::to_owned);
+        let args =
+            ["trash", "mv", "--expires-at", &until, &self.pool_namespace.spec(image)].map(str::to_owned);
         let call = Call::changes(self.what("move to the trash", image), args, permit);
         Ok(self.ceph.rbd(call).await.map(drop)?)
     }
@@ -268,8 +273,8 @@ impl Work {
     /// Moves the image with this id from the trash back into its pool, under that name. [`Reason::Exists`] where another one is
     /// called so.
     pub(super) async fn untrash(&self, id: &str, image: &str, permit: &Permit) -> Result<(), OpError> {
-        let args = ["trash", "restore", "--image", image, &self.spot.spec(id)].map(str::to_owned);
-        let what = format!("restore image {} (id {id})", self.spot.spec(image));
+        let args = ["trash", "restore", "--image", image, &self.pool_namespace.spec(id)].map(str::to_owned);
+        let what = format!("restore image {} (id {id})", self.pool_namespace.spec(image));
         Ok(self.ceph.rbd(Call::changes(what, args, permit)).await.map(drop)?)
     }
 
@@ -285,8 +290,8 @@ impl Work {
     }
 
     async fn purge_now(&self, entry: &Entry, permit: &Permit) -> Result<(), OpError> {
-        let args = ["trash", "rm", "--no-progress", &self.spot.spec(&entry.id)].map(str::to_owned);
-        let what = format!("purge image {} (id {})", self.spot.spec(&entry.name), entry.id);
+        let args = ["trash", "rm", "--no-progress", &self.pool_namespace.spec(&entry.id)].map(str::to_owned);
+        let what = format!("purge image {} (id {})", self.pool_namespace.spec(&entry.name), entry.id);
         Self::there(self.ceph.rbd(Call::changes(what, args, permit).within(LONG_PURGE)).await).map(drop)
     }
 
@@ -298,13 +303,13 @@ impl Work {
     pub(super) async fn clear(&self, image: &str, permit: &Permit) -> Result<(), OpError> {
         if self.in_trash().await?.iter().any(|entry| entry.name == image) {
             self.finish_move(image, permit).await?;
-            let spec = self.spot.spec(image);
+            let spec = self.pool_namespace.spec(image);
             return fail(Kind::Busy, format!("image {spec} was on its way to the trash and is there now"));
         }
         self.remove_into_trash(image, Keep::For(GRACE), permit).await?;
-        self.store.trash.added(&self.spot);
+        self.store.trash.added(&self.pool_namespace);
         if let Some(now) = self.host.now() {
-            self.store.trash.expects(&self.spot, "", now + GRACE);
+            self.store.trash.expects(&self.pool_namespace, "", now + GRACE);
         }
         Ok(())
     }
@@ -332,7 +337,7 @@ impl Work {
             value,
             "--rbd-move-to-trash-on-remove-expire-seconds",
             &seconds.to_string(),
-            &self.spot.spec(image),
+            &self.pool_namespace.spec(image),
         ]
         .map(str::to_owned);
         let call = Call::changes(self.what("move to the trash", image), args, permit);
@@ -344,7 +349,8 @@ impl Work {
     /// Removes the image at once and for good, or goes on where that was broken off.
     pub(super) async fn remove_for_good(&self, image: &str, permit: &Permit) -> Result<(), OpError> {
         let (option, _) = KEEPS;
-        let args = ["rm", "--no-progress", option, "false", &self.spot.spec(image)].map(str::to_owned);
+        let args =
+            ["rm", "--no-progress", option, "false", &self.pool_namespace.spec(image)].map(str::to_owned);
         let call = Call::changes(self.what("remove", image), args, permit).within(LONG_READ);
         Self::there(self.ceph.rbd(call).await).map(drop)
     }
@@ -356,7 +362,7 @@ impl Work {
         mark: &Mark,
         permit: &Permit,
     ) -> Result<(), OpError> {
-        let what = format!("note the owner of image {}", self.spot.spec(id));
+        let what = format!("note the owner of image {}", self.pool_namespace.spec(id));
         let key = format!("metadata_{OWNER}");
         self.set_key(what, &header::object(id), (&key, &mark.to_json()), permit).await
     }
@@ -384,7 +390,7 @@ mod tests {
             ("somewhere", "client.4589 at somewhere"),
         ];
         for (address, expected) in rows {
-            assert_eq!(watcher(address).told(nodes), expected);
+            assert_eq!(watcher(address).describe(nodes), expected);
         }
     }
 
@@ -422,7 +428,7 @@ mod tests {
         let clone: Info = documented("rbd-info-encrypted-clone-v18");
         assert!(clone.parent.is_some() && mirrored.parent.is_none());
         let status: Status = documented("rbd-status-cached-v17");
-        let told: Vec<String> = status.watchers.iter().map(|watcher| watcher.told(|_| None)).collect();
+        let told: Vec<String> = status.watchers.iter().map(|watcher| watcher.describe(|_| None)).collect();
         assert_eq!(told, ["client.4123 at fd00::7", "client.4124 at 10.0.0.7"]);
         assert_eq!(documented::<Vec<String>>("rbd-ls-v20"), ["berth-1", "one"]);
     }

@@ -1,4 +1,4 @@
-//! How images and where they lie are called: [`Spot`], the names of our own images, and what may be a name at all. Pure.
+//! How images and where they lie are called: [`PoolNamespace`], the names of our own images, and what may be a name at all. Pure.
 
 use std::fmt;
 
@@ -8,9 +8,9 @@ use crate::volume::{Invalid, Location, VolumeName};
 const OURS: &str = "berth-";
 /// The beginning of the name that the version before gave the image of an older provisioner on its way to the trash. No claim's
 /// UID gives such a name, since ours begin with `berth-`.
-const DOOMED: &str = "berth.deleted-";
+const LEGACY_TRASH: &str = "berth.deleted-";
 /// The same where that name is taken by a renaming that was broken off.
-const DOOMED_AGAIN: &str = "berth.deleted.1-";
+const LEGACY_TRASH_AGAIN: &str = "berth.deleted.1-";
 /// The beginning of the name that a large image has while it is purged; its id follows.
 const PURGING: &str = "berth.purging-";
 /// The beginning of the names that the older provisioners gave; a UUID follows.
@@ -20,12 +20,12 @@ pub(super) const LONGEST: usize = 95;
 
 /// A pool, or a RADOS namespace in one: a list of images and a trash.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) struct Spot {
+pub(super) struct PoolNamespace {
     pub(super) pool: String,
     pub(super) namespace: Option<String>,
 }
 
-impl Spot {
+impl PoolNamespace {
     /// As the `rbd` program takes an image, or an entry of the trash.
     pub(super) fn spec(&self, name: &str) -> String {
         format!("{self}/{name}")
@@ -47,7 +47,7 @@ impl Spot {
     }
 }
 
-impl fmt::Display for Spot {
+impl fmt::Display for PoolNamespace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.pool)?;
         self.namespace.iter().try_for_each(|namespace| write!(f, "/{namespace}"))
@@ -107,8 +107,8 @@ pub(super) fn purged_id(image: &str) -> Option<&str> {
 
 /// What the version before called an image that is not named by us on its way to the trash; and where that name was taken. One
 /// that was broken off there is found by these names.
-pub(super) fn doomed(image: &str) -> [String; 2] {
-    [DOOMED, DOOMED_AGAIN].map(|prefix| {
+pub(super) fn legacy_trash_names(image: &str) -> [String; 2] {
+    [LEGACY_TRASH, LEGACY_TRASH_AGAIN].map(|prefix| {
         // Where it is too long, its end tells more than its beginning.
         let surplus = image.chars().count().saturating_sub(LONGEST - prefix.len());
         let end: String = image.chars().skip(surplus).collect();
@@ -118,12 +118,12 @@ pub(super) fn doomed(image: &str) -> [String; 2] {
 
 /// What an image that is called so in the trash is called in its place.
 pub(super) fn in_place(image: &str) -> &str {
-    [DOOMED, DOOMED_AGAIN].iter().find_map(|prefix| image.strip_prefix(prefix)).unwrap_or(image)
+    [LEGACY_TRASH, LEGACY_TRASH_AGAIN].iter().find_map(|prefix| image.strip_prefix(prefix)).unwrap_or(image)
 }
 
 /// Whether what is called so in the trash is called as berth calls images.
 pub(super) fn is_ours_in_trash(image: &str) -> bool {
-    [DOOMED, DOOMED_AGAIN, PURGING].iter().any(|prefix| image.starts_with(prefix))
+    [LEGACY_TRASH, LEGACY_TRASH_AGAIN, PURGING].iter().any(|prefix| image.starts_with(prefix))
         || volume_of(image).is_some()
 }
 
@@ -193,14 +193,14 @@ mod tests {
     #[test]
     fn a_doomed_image_has_a_name_that_ceph_takes_and_that_is_no_volumes() {
         assert_eq!(
-            doomed("kubernetes-dynamic-pvc-1"),
+            legacy_trash_names("kubernetes-dynamic-pvc-1"),
             ["berth.deleted-kubernetes-dynamic-pvc-1", "berth.deleted.1-kubernetes-dynamic-pvc-1"]
         );
-        for doomed in doomed("kubernetes-dynamic-pvc-1") {
-            assert_eq!(in_place(&doomed), "kubernetes-dynamic-pvc-1");
+        for legacy_trash_names in legacy_trash_names("kubernetes-dynamic-pvc-1") {
+            assert_eq!(in_place(&legacy_trash_names), "kubernetes-dynamic-pvc-1");
         }
         assert_eq!(in_place("berth-1"), "berth-1");
-        for long in doomed(&format!("{}-end", "a".repeat(100))) {
+        for long in legacy_trash_names(&format!("{}-end", "a".repeat(100))) {
             assert_eq!(long.len(), LONGEST);
             assert!(long.ends_with("a-end"));
             assert_eq!(volume_of(&long), None);
@@ -243,11 +243,11 @@ mod tests {
     #[test]
     fn a_spot_is_found_again_in_a_place() {
         for namespace in [None, Some("tenant".to_owned())] {
-            let spot = Spot { pool: "rbd".into(), namespace };
-            assert_eq!(Spot::of(&spot.place("main", "berth-1")), Some(spot));
+            let pool_namespace = PoolNamespace { pool: "rbd".into(), namespace };
+            assert_eq!(PoolNamespace::of(&pool_namespace.place("main", "berth-1")), Some(pool_namespace));
         }
-        let spot = Spot { pool: "rbd".into(), namespace: Some("tenant".into()) };
-        assert_eq!(spot.spec("berth-1"), "rbd/tenant/berth-1");
-        assert_eq!(Spot::of(&Location { store: "main".into(), segments: vec!["rbd".into()] }), None);
+        let pool_namespace = PoolNamespace { pool: "rbd".into(), namespace: Some("tenant".into()) };
+        assert_eq!(pool_namespace.spec("berth-1"), "rbd/tenant/berth-1");
+        assert_eq!(PoolNamespace::of(&Location { store: "main".into(), segments: vec!["rbd".into()] }), None);
     }
 }

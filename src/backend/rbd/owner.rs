@@ -20,8 +20,8 @@ pub(super) const KEPT: &str = "berth.kept";
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Mark {
     /// The cluster of Kubernetes that it belongs to; empty where that could not be known.
-    #[serde(default)]
-    pub(super) installation: String,
+    #[serde(default, rename = "installation")]
+    pub(super) cluster_id: String,
     /// The claim that it was made for, or that it was bound to when this was written.
     pub(super) namespace: String,
     pub(super) name: String,
@@ -40,7 +40,7 @@ impl Mark {
     /// That of an image that is being made.
     pub(super) fn new(cluster: &ClusterIds, claim: ClaimKey) -> Self {
         Self {
-            installation: cluster.current().to_owned(),
+            cluster_id: cluster.current().to_owned(),
             namespace: claim.namespace,
             name: claim.name,
             uid: claim.uid,
@@ -66,11 +66,11 @@ impl Mark {
 
     /// Whether it is one of this cluster.
     pub(super) fn is_of(&self, cluster: Option<&ClusterIds>) -> bool {
-        cluster.is_some_and(|cluster| cluster.include(&self.installation))
+        cluster.is_some_and(|cluster| cluster.include(&self.cluster_id))
     }
 
     pub(super) fn is_signed(&self) -> bool {
-        !self.installation.is_empty()
+        !self.cluster_id.is_empty()
     }
 
     pub(super) fn to_json(&self) -> String {
@@ -86,7 +86,7 @@ impl fmt::Display for Mark {
         }
         write!(f, "claim {} with UID {}", self.claim(), self.uid)?;
         if self.is_signed() {
-            write!(f, " of the cluster with the identity {}", self.installation)?;
+            write!(f, " of the cluster with the identity {}", self.cluster_id)?;
         }
         Ok(())
     }
@@ -106,8 +106,8 @@ mod tests {
         ClusterIds::only("here").also(["before".to_owned()])
     }
 
-    fn mark(installation: &str, uid: &str) -> Mark {
-        Mark { installation: installation.into(), ..Mark::new(&here(), claim(uid)) }
+    fn mark(cluster_id: &str, uid: &str) -> Mark {
+        Mark { cluster_id: cluster_id.into(), ..Mark::new(&here(), claim(uid)) }
     }
 
     #[test]

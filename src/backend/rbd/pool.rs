@@ -8,7 +8,7 @@ use serde::Deserialize;
 use super::{
     entry::{self, Entry},
     image::KEEPS,
-    names::{self, Spot},
+    names::{self, PoolNamespace},
     store::{OpError, Work, fail},
 };
 use crate::{
@@ -63,7 +63,7 @@ fn for_images(pools: Vec<Pool>) -> Vec<String> {
 
 impl Full {
     /// Why a pool takes no more, with what to do.
-    pub(super) fn told(self, pool: &str) -> String {
+    pub(super) fn describe(self, pool: &str) -> String {
         match self {
             Self::Quota => {
                 format!(
@@ -81,7 +81,7 @@ impl Full {
 impl Work {
     /// The arguments of `rados` that say where.
     fn within(&self, command: &[&str]) -> Vec<String> {
-        let Spot { pool, namespace } = &self.spot;
+        let PoolNamespace { pool, namespace } = &self.pool_namespace;
         let mut args = vec!["-p", pool.as_str()];
         if let Some(namespace) = namespace {
             args.extend(["-N", namespace]);
@@ -114,7 +114,7 @@ impl Work {
 
     /// What was moved to the trash, without opening anything; `None` where nothing ever was.
     pub(super) async fn trash_list(&self) -> Result<Option<Vec<Entry>>, OpError> {
-        let what = format!("list the trash of {}", self.spot);
+        let what = format!("list the trash of {}", self.pool_namespace);
         let Some(reply) = self.object(what.clone(), entry::OBJECT).await? else { return Ok(None) };
         match entry::read(reply.text()?) {
             Some(entries) => Ok(Some(entries)),
@@ -130,7 +130,7 @@ impl Work {
     /// Makes the object that lists the trash, as the first move to the trash would. A pool that is full has no room for it, and
     /// without it nothing can be moved there.
     pub(super) async fn make_trash(&self, permit: &Permit) -> Result<(), OpError> {
-        let what = format!("prepare the trash of {}", self.spot);
+        let what = format!("prepare the trash of {}", self.pool_namespace);
         match self.ceph.rados(Call::changes(what, self.within(&["create", entry::OBJECT]), permit)).await {
             Ok(_) => Ok(()),
             Err(failed) if failed.reason == Reason::Exists => Ok(()),
@@ -140,15 +140,15 @@ impl Work {
 
     /// The names of all images. Fails where there is no such pool or namespace.
     pub(super) async fn images(&self) -> Result<Vec<String>, OpError> {
-        let args = ["ls", "--format", "json", &self.spot.to_string()].map(str::to_owned);
-        let call = Call::reads(format!("list the images of {}", self.spot), args);
+        let args = ["ls", "--format", "json", &self.pool_namespace.to_string()].map(str::to_owned);
+        let call = Call::reads(format!("list the images of {}", self.pool_namespace), args);
         Ok(self.ceph.rbd(call).await?.must_json()?)
     }
 
     /// The RADOS namespaces of the pool.
     pub(super) async fn namespaces(&self) -> Result<Vec<String>, OpError> {
-        let args = ["namespace", "ls", "--format", "json", &self.spot.pool].map(str::to_owned);
-        let call = Call::reads(format!("list the namespaces of pool {}", self.spot.pool), args);
+        let args = ["namespace", "ls", "--format", "json", &self.pool_namespace.pool].map(str::to_owned);
+        let call = Call::reads(format!("list the namespaces of pool {}", self.pool_namespace.pool), args);
         let found: Vec<Named> = self.ceph.rbd(call).await?.must_json()?;
         Ok(found.into_iter().map(|namespace| namespace.name).collect())
     }
@@ -166,22 +166,22 @@ impl Work {
     /// Whether the pool takes no more, and why.
     pub(super) async fn full(&self) -> Result<Option<Full>, OpError> {
         let pools = self.all_pools().await?;
-        Ok(pools.iter().find(|pool| pool.name == self.spot.pool).and_then(Pool::full))
+        Ok(pools.iter().find(|pool| pool.name == self.pool_namespace.pool).and_then(Pool::full))
     }
 
-    /// What `trouble` is where it comes of a full pool: programs that write there wait for room until they give up, as
+    /// What `error` is where it comes of a full pool: programs that write there wait for room until they give up, as
     /// if the cluster did not answer.
-    pub(super) async fn though_full(&self, trouble: OpError) -> OpError {
-        let OpError::Call(failed) = &trouble else { return trouble };
+    pub(super) async fn though_full(&self, error: OpError) -> OpError {
+        let OpError::Call(failed) = &error else { return error };
         if !matches!(failed.reason, Reason::Deadline | Reason::Full) {
-            return trouble;
+            return error;
         }
         match self.full().await {
             Ok(Some(full)) => {
-                let message = format!("{}: {}", failed.what, full.told(&self.spot.pool));
-                OpError::Said(Error::new(Kind::Exhausted, message))
+                let message = format!("{}: {}", failed.what, full.describe(&self.pool_namespace.pool));
+                OpError::Other(Error::new(Kind::Exhausted, message))
             }
-            Ok(None) | Err(_) => trouble,
+            Ok(None) | Err(_) => error,
         }
     }
 
@@ -194,9 +194,9 @@ impl Work {
             value: String,
         }
         let (option, value) = KEEPS;
-        let args =
-            ["config", "pool", "ls", "--format", "json", option, value, &self.spot.pool].map(str::to_owned);
-        let call = Call::reads(format!("read the configuration of pool {}", self.spot.pool), args);
+        let args = ["config", "pool", "ls", "--format", "json", option, value, &self.pool_namespace.pool]
+            .map(str::to_owned);
+        let call = Call::reads(format!("read the configuration of pool {}", self.pool_namespace.pool), args);
         let settings: Vec<Setting> = self.ceph.rbd(call).await?.must_json()?;
         let name = option.trim_start_matches("--").replace('-', "_");
         Ok(settings.iter().any(|setting| setting.name == name && setting.value == value))
@@ -228,7 +228,7 @@ mod tests {
         ] {
             assert_eq!(pool(flags).full(), expected, "{flags}");
         }
-        assert!(Full::Quota.told("kube").contains("pool kube is full"));
+        assert!(Full::Quota.describe("kube").contains("pool kube is full"));
     }
 
     #[test]

@@ -65,7 +65,7 @@ pub(super) fn judge(
         ));
     };
     let owner = match mark {
-        Some(mark) if mark.is_signed() => mark.installation.as_str(),
+        Some(mark) if mark.is_signed() => mark.cluster_id.as_str(),
         Some(_) | None => UNRECORDED,
     };
     let of = mark.and_then(|mark| mark.volume(image));
@@ -143,8 +143,8 @@ mod tests {
         ClusterIds::only("here").also(["before".to_owned()])
     }
 
-    fn mark(installation: &str, uid: &str) -> Mark {
-        Mark { installation: installation.into(), ..Mark::new(&here(), claim(uid)) }
+    fn mark(cluster_id: &str, uid: &str) -> Mark {
+        Mark { cluster_id: cluster_id.into(), ..Mark::new(&here(), claim(uid)) }
     }
 
     /// What it is about, the image, its mark, and what the PV says of itself.
@@ -334,7 +334,7 @@ mod tests {
             Row { what: "an older one, registered", mark: Some(marked_for("pvc-old")), ..legacy() },
             Row {
                 what: "an older one, registered elsewhere",
-                mark: Some(Mark { installation: "there".into(), ..marked_for("pvc-old") }),
+                mark: Some(Mark { cluster_id: "there".into(), ..marked_for("pvc-old") }),
                 annotations: identity,
                 expected: Err("take-over=there"),
                 ..legacy()

@@ -69,7 +69,7 @@ pub(super) async fn look(
     volumes: &[KnownVolume],
     cluster: &ClusterIds,
 ) -> Result<Found, OpError> {
-    let what = format!("read which volumes of {} are registered", work.spot);
+    let what = format!("read which volumes of {} are registered", work.pool_namespace);
     let registered = match work.object(what.clone(), OBJECT).await? {
         None => Registered::default(),
         Some(reply) => match Registered::read(reply.text()?) {
@@ -85,7 +85,7 @@ pub(super) async fn look(
         let ours = volumes.iter().filter(|volume| !volume.legacy).map(|volume| &volume.name);
         ours.filter(|name| here.contains(name)).cloned().collect()
     };
-    work.store.to_be_seen(work.spot.clone(), unseen.clone());
+    work.store.to_be_seen(work.pool_namespace.clone(), unseen.clone());
     Ok(Found { registered, unseen })
 }
 
@@ -116,15 +116,15 @@ pub(super) async fn register(
     let looked_at = match &registered {
         Ok(()) => true,
         // It is another cluster's, and stays so.
-        Err(trouble) => trouble.is_a_refusal(),
+        Err(error) => error.is_a_refusal(),
     };
     let cluster = work.host.cluster();
     if volume.id.is_some()
         && looked_at
-        && work.store.seen(&work.spot, &volume.name)
+        && work.store.seen(&work.pool_namespace, &volume.name)
         && let Some(cluster) = cluster
     {
-        let what = format!("note that the volumes of {} are registered", work.spot);
+        let what = format!("note that the volumes of {} are registered", work.pool_namespace);
         let key = format!("{CLUSTER}{}", cluster.current());
         work.set_key(what, OBJECT, (&key, "1"), permit).await?;
     }
@@ -132,7 +132,7 @@ pub(super) async fn register(
 }
 
 async fn mark(work: &Work, volume: &InUse, image: &str, permit: &Permit) -> Result<(), OpError> {
-    let spec = work.spot.spec(image);
+    let spec = work.pool_namespace.spec(image);
     let InUse { name, id, claim, pv_metadata, .. } = volume;
     let identity = work.identity().await?;
     same_cluster(work, pv_metadata.store_identity.as_deref(), &identity)?;
@@ -150,8 +150,8 @@ async fn mark(work: &Work, volume: &InUse, image: &str, permit: &Permit) -> Resu
     let write = match work.prove(&spec, &header, asker).await {
         Ok(Verdict::Ours) => false,
         Ok(Verdict::Sign { .. }) => true,
-        Err(trouble) if trouble.is_a_refusal() && may_be_signed(&spec, before.as_ref(), volume) => true,
-        Err(trouble) => return Err(trouble),
+        Err(error) if error.is_a_refusal() && may_be_signed(&spec, before.as_ref(), volume) => true,
+        Err(error) => return Err(error),
     };
     if write {
         let mark = asker.mark(&cluster);

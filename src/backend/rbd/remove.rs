@@ -63,7 +63,7 @@ pub(super) async fn remove(
             let message = format!(
                 "image {} cannot be archived for a time: the clocks of the API server and of this machine disagree, or the first is \
                  not known yet; nothing was touched. Synchronise them",
-                work.spot.spec(image)
+                work.pool_namespace.spec(image)
             );
             return fail(Kind::Unavailable, message);
         }
@@ -89,7 +89,10 @@ pub(super) async fn remove(
             return Ok(removed);
         }
     }
-    fail(Kind::Unavailable, format!("image {} comes and goes while it is removed", work.spot.spec(image)))
+    fail(
+        Kind::Unavailable,
+        format!("image {} comes and goes while it is removed", work.pool_namespace.spec(image)),
+    )
 }
 
 /// How long what is deleted stays in the trash.
@@ -102,7 +105,7 @@ async fn keep(work: &Work, removal: &Removal, image: &str, permit: &Permit) -> R
     let identity = work.identity().await?;
     let elsewhere = same_cluster(work, removal.pv_metadata.store_identity.as_deref(), &identity).is_err();
     let glance = if elsewhere { None } else { work.glance(image).await? };
-    let spec = work.spot.spec(image);
+    let spec = work.pool_namespace.spec(image);
     if let Some((_, header)) = glance
         && !header.metadata.is_kept()
         // What is not ours is left as it is.
@@ -116,7 +119,7 @@ async fn keep(work: &Work, removal: &Removal, image: &str, permit: &Permit) -> R
 impl Removing<'_> {
     /// What becomes of an image that is there.
     async fn there(&self, image: &str, look: &Look) -> Result<Removed, OpError> {
-        let (work, spec) = (self.work, self.work.spot.spec(image));
+        let (work, spec) = (self.work, self.work.pool_namespace.spec(image));
         let verdict = work.prove(&spec, &look.header, asker(self.removal)).await?;
         self.unused(image, look).await?;
         let id = &look.info.id;
@@ -124,7 +127,7 @@ impl Removing<'_> {
             let mark = self.mark(&spec)?;
             match work.set_mark(image, &mark, self.permit).await {
                 Ok(()) => {}
-                Err(trouble) => return self.unmarked(image, look, trouble).await,
+                Err(error) => return self.unmarked(image, look, error).await,
             }
         }
         if self.disposal == Disposal::Archive {
@@ -149,12 +152,12 @@ impl Removing<'_> {
     fn moved(&self, id: &str) -> Removed {
         let work = self.work;
         if let (Keep::For(time), Some(now)) = (self.keep, work.host.now()) {
-            work.store.trash.expects(&work.spot, id, now + time);
+            work.store.trash.expects(&work.pool_namespace, id, now + time);
         }
         if self.disposal == Disposal::Archive {
             return Removed::Archived(archived(work, id));
         }
-        work.store.trash.added(&work.spot);
+        work.store.trash.added(&work.pool_namespace);
         Removed::Trashed
     }
 
@@ -162,7 +165,7 @@ impl Removing<'_> {
     async fn to_trash(&self, image: &str) -> Result<(), OpError> {
         let work = self.work;
         // A program that writes to a full pool waits for room until it gives up.
-        if work.store.was_full(&work.spot.pool)
+        if work.store.was_full(&work.pool_namespace.pool)
             && let Some(full) = work.full().await?
         {
             return self.to_trash_of_full(image, full).await;
@@ -181,9 +184,9 @@ impl Removing<'_> {
     /// The same in a pool that is full, where `rbd rm` is the only program that may move an image: it does what it is told to do
     /// with it, unless the pool is configured otherwise. It is asked for only while the PV still is to be removed.
     async fn to_trash_of_full(&self, image: &str, full: Full) -> Result<(), OpError> {
-        let (work, pool) = (self.work, &self.work.spot.pool);
+        let (work, pool) = (self.work, &self.work.pool_namespace.pool);
         work.store.set_full(pool);
-        let told = full.told(pool);
+        let told = full.describe(pool);
         if !work.rm_keeps().await? {
             let message = format!(
                 "{told}. Until then nothing can be moved to its trash, since it is configured so: rbd config pool remove {} \
@@ -195,7 +198,7 @@ impl Removing<'_> {
         self.still_wanted(image).await?;
         let was_there = match work.remove_into_trash(image, self.keep, self.permit).await {
             Ok(was_there) => was_there,
-            Err(trouble) => return Err(work.though_full(trouble).await),
+            Err(error) => return Err(work.though_full(error).await),
         };
         // It also says that there is no such image where the trash has no list yet, and the pool no room for one.
         if !was_there && work.info(image).await?.is_some() {
@@ -208,16 +211,18 @@ impl Removing<'_> {
 
     /// What becomes of an image that cannot be marked. In a full pool nothing can; without a mark it would stay in the trash for
     /// ever, so it is removed at once.
-    async fn unmarked(&self, image: &str, look: &Look, trouble: OpError) -> Result<Removed, OpError> {
+    async fn unmarked(&self, image: &str, look: &Look, error: OpError) -> Result<Removed, OpError> {
         let work = self.work;
-        let about_room = matches!(&trouble, OpError::Call(failed) if matches!(failed.reason, Reason::Deadline | Reason::Full));
+        let about_room = matches!(&error, OpError::Call(failed) if matches!(failed.reason, Reason::Deadline | Reason::Full));
         let full = if about_room { work.full().await? } else { None };
-        let Some(full) = full else { return Err(trouble) };
-        work.store.set_full(&work.spot.pool);
+        let Some(full) = full else { return Err(error) };
+        work.store.set_full(&work.pool_namespace.pool);
         if self.disposal != Disposal::Delete || look.header.objects() > SMALL {
-            let told = full.told(&work.spot.pool);
-            let message =
-                format!("image {} has no mark yet, and cannot get one: {told}", work.spot.spec(image));
+            let told = full.describe(&work.pool_namespace.pool);
+            let message = format!(
+                "image {} has no mark yet, and cannot get one: {told}",
+                work.pool_namespace.spec(image)
+            );
             return fail(Kind::Exhausted, message);
         }
         self.still_wanted(image).await?;
@@ -231,7 +236,7 @@ impl Removing<'_> {
         match self.work.host.pv_state(name).await? {
             PvState::Present { uid, removing: true } if uid == pv_metadata.uid => Ok(()),
             PvState::Present { .. } | PvState::Absent => {
-                let spec = self.work.spot.spec(image);
+                let spec = self.work.pool_namespace.spec(image);
                 fail(
                     Kind::Unavailable,
                     format!("image {spec} was not touched: PersistentVolume {name} is not to be removed now"),
@@ -256,13 +261,13 @@ impl Removing<'_> {
 
     /// Whether nothing has the image open, and nothing that an administrator made of it would be lost with it.
     async fn unused(&self, image: &str, look: &Look) -> Result<(), OpError> {
-        let (work, spec) = (self.work, self.work.spot.spec(image));
+        let (work, spec) = (self.work, self.work.pool_namespace.spec(image));
         if !look.watchers.is_empty() {
             let watchers: Vec<String> = look
                 .watchers
                 .iter()
                 .take(3)
-                .map(|watcher| watcher.told(|address| work.host.node_at(address)))
+                .map(|watcher| watcher.describe(|address| work.host.node_at(address)))
                 .collect();
             let message = format!(
                 "image {spec} is still open by {}; unmap it there. A client that crashed is forgotten after 30 s",
@@ -311,8 +316,11 @@ impl Removing<'_> {
     async fn absent(&self, image: &str) -> Result<Option<Removed>, OpError> {
         let work = self.work;
         // The version before gave an image of an older provisioner another name first, and may have been broken off then.
-        let given =
-            if names::volume_of(image).is_some() { Vec::new() } else { names::doomed(image).to_vec() };
+        let given = if names::volume_of(image).is_some() {
+            Vec::new()
+        } else {
+            names::legacy_trash_names(image).to_vec()
+        };
         for doomed in given.iter().rev() {
             if let Some(look) = work.look(doomed).await? {
                 match self.there(doomed, &look).await {
@@ -331,7 +339,7 @@ impl Removing<'_> {
             (Fate::ByHand, _) => 2,
         });
         for entry in found {
-            let spec = work.spot.spec(&entry.name);
+            let spec = work.pool_namespace.spec(&entry.name);
             // Its purge is all but over.
             let Some(header) = work.header(&entry.id).await? else { continue };
             match work.prove(&spec, &header, asker(self.removal)).await {
@@ -343,18 +351,18 @@ impl Removing<'_> {
                 Ok(Verdict::Sign { .. }) => {
                     work.set_mark_in_trash(&entry.id, &self.mark(&spec)?, self.permit).await?;
                 }
-                Err(trouble) if trouble.is_a_refusal() => continue,
-                Err(trouble) => return Err(trouble),
+                Err(error) if error.is_a_refusal() => continue,
+                Err(error) => return Err(error),
             }
             return self.in_trash_already(image, &entry).await;
         }
         if work.images().await?.iter().any(|listed| listed == image) {
-            let spec = work.spot.spec(image);
+            let spec = work.pool_namespace.spec(image);
             let message = format!(
                 "image {spec} is in the list of images and cannot be opened, so that it is not known what becomes of its data; nothing \
                  was touched. If no other cluster uses it, nothing of it is to be saved, and rbd trash ls --all {} does not name it, \
                  remove it (rbd rm {})",
-                quoted(&work.spot.to_string()),
+                quoted(&work.pool_namespace.to_string()),
                 quoted(&spec)
             );
             return fail(Kind::Refused, message);
@@ -391,5 +399,5 @@ impl Removing<'_> {
 
 /// Where an archived image is, in the words of `rbd trash restore`.
 fn archived(work: &Work, id: &str) -> String {
-    format!("trash of {}, as {}", work.spot, work.spot.spec(id))
+    format!("trash of {}, as {}", work.pool_namespace, work.pool_namespace.spec(id))
 }

@@ -24,7 +24,7 @@ pub(super) async fn restore(
 ) -> Result<Restored, OpError> {
     let identity = work.identity().await?;
     same_cluster(work, removal.pv_metadata.store_identity.as_deref(), &identity)?;
-    let doomed = names::doomed(image);
+    let doomed = names::legacy_trash_names(image);
     let is_it = |name: &str| {
         name == image || names::volume_of(image).is_none() && doomed.iter().any(|doomed| doomed == name)
     };
@@ -41,8 +41,8 @@ pub(super) async fn restore(
     }
     for entry in entries {
         match back(work, removal, image, &entry, permit).await {
-            Err(trouble) if trouble.is_a_refusal() => {
-                let error = Error::from(trouble).chain();
+            Err(error) if error.is_a_refusal() => {
+                let error = Error::from(error).chain();
                 tracing::warn!(volume = %removal.name, id = entry.id, error, "left an image in the trash");
             }
             outcome => return outcome,
@@ -50,13 +50,13 @@ pub(super) async fn restore(
     }
     for doomed in doomed.iter().filter(|doomed| is_it(doomed)).rev() {
         if let Some((_, header)) = work.glance(doomed).await? {
-            let spec = work.spot.spec(doomed);
+            let spec = work.pool_namespace.spec(doomed);
             work.prove(&spec, &header, asker(removal)).await?;
             work.rename(doomed, image, permit).await?;
             return Ok(Restored::MovedBack);
         }
     }
-    tracing::warn!(volume = %removal.name, image = work.spot.spec(image), "there is no image to be restored");
+    tracing::warn!(volume = %removal.name, image = work.pool_namespace.spec(image), "there is no image to be restored");
     Ok(Restored::InPlace)
 }
 
@@ -68,7 +68,7 @@ async fn back(
     entry: &Entry,
     permit: &Permit,
 ) -> Result<Restored, OpError> {
-    let spec = work.spot.spec(image);
+    let spec = work.pool_namespace.spec(image);
     let Some(header) = work.header(&entry.id).await? else {
         return fail(Kind::Refused, format!("image {spec} (id {}) is gone but for its name", entry.id));
     };
@@ -84,7 +84,7 @@ pub(super) async fn put_back(
     image: &str,
     permit: &Permit,
 ) -> Result<(), OpError> {
-    let spec = work.spot.spec(image);
+    let spec = work.pool_namespace.spec(image);
     match entry.state {
         State::Whole | State::Restoring => {}
         // The same program finishes it, by name, and keeps the expiry.
@@ -101,7 +101,7 @@ pub(super) async fn put_back(
             let message = format!(
                 "image {spec} cannot be restored: another image is called so. Rename that one, or restore this one under another \
                  name: rbd trash restore {} --image NAME",
-                quoted(&work.spot.spec(&entry.id))
+                quoted(&work.pool_namespace.spec(&entry.id))
             );
             fail(Kind::Conflict, message)
         }

@@ -19,7 +19,7 @@ use super::{
     entry::{Entry, State},
     header::Header,
     image::Keep,
-    names::{self, Spot},
+    names::{self, PoolNamespace},
     store::{OpError, Store, Work, fail},
     trash::{LONGEST_PAUSE, SMALL},
 };
@@ -38,7 +38,7 @@ const MOST: u64 = 1 << 22;
 /// The large images of one cluster that are being purged, by where they are and their ids.
 #[derive(Debug, Default)]
 pub(super) struct Large {
-    images: Mutex<BTreeMap<(Spot, String), Progress>>,
+    images: Mutex<BTreeMap<(PoolNamespace, String), Progress>>,
     wake: Notify,
 }
 
@@ -75,7 +75,7 @@ enum Turn {
 
 impl Large {
     /// Adds an image that is to be purged, called so in the trash.
-    pub(super) fn add(&self, spot: &Spot, id: &str, name: &str) {
+    pub(super) fn add(&self, pool_namespace: &PoolNamespace, id: &str, name: &str) {
         let progress = || Progress {
             name: name.to_owned(),
             began: Instant::now(),
@@ -83,12 +83,12 @@ impl Large {
             slice: FIRST,
             pause: None,
         };
-        lock(&self.images).entry((spot.clone(), id.to_owned())).or_insert_with(progress);
+        lock(&self.images).entry((pool_namespace.clone(), id.to_owned())).or_insert_with(progress);
         self.wake.notify_one();
     }
 
-    pub(super) fn has(&self, spot: &Spot, id: &str) -> bool {
-        lock(&self.images).contains_key(&(spot.clone(), id.to_owned()))
+    pub(super) fn has(&self, pool_namespace: &PoolNamespace, id: &str) -> bool {
+        lock(&self.images).contains_key(&(pool_namespace.clone(), id.to_owned()))
     }
 
     pub(super) fn waiting(&self) -> usize {
@@ -96,10 +96,10 @@ impl Large {
     }
 
     /// What takes longer than that, and how far it is.
-    pub(super) fn told(&self, patience: Duration) -> Vec<(String, String)> {
+    pub(super) fn overdue(&self, patience: Duration) -> Vec<(String, String)> {
         let images = lock(&self.images);
-        let told = images.iter().filter_map(|((spot, id), progress)| {
-            let spec = spot.spec(id);
+        let told = images.iter().filter_map(|((pool_namespace, id), progress)| {
+            let spec = pool_namespace.spec(id);
             if let Some(pause) = &progress.pause {
                 return Some((spec, pause.why.clone()));
             }
@@ -114,23 +114,24 @@ impl Large {
     }
 
     /// Those whose turn it is.
-    fn due(&self) -> Vec<(Spot, String, Progress)> {
+    fn due(&self) -> Vec<(PoolNamespace, String, Progress)> {
         let now = Instant::now();
         let images = lock(&self.images);
         let due = images
             .iter()
             .filter(|(_, progress)| progress.pause.as_ref().is_none_or(|pause| pause.until <= now));
-        due.map(|((spot, id), progress)| (spot.clone(), id.clone(), progress.clone())).collect()
+        due.map(|((pool_namespace, id), progress)| (pool_namespace.clone(), id.clone(), progress.clone()))
+            .collect()
     }
 
-    fn change(&self, spot: &Spot, id: &str, change: impl FnOnce(&mut Progress)) {
-        if let Some(progress) = lock(&self.images).get_mut(&(spot.clone(), id.to_owned())) {
+    fn change(&self, pool_namespace: &PoolNamespace, id: &str, change: impl FnOnce(&mut Progress)) {
+        if let Some(progress) = lock(&self.images).get_mut(&(pool_namespace.clone(), id.to_owned())) {
             change(progress);
         }
     }
 
-    fn remove(&self, spot: &Spot, id: &str) {
-        lock(&self.images).remove(&(spot.clone(), id.to_owned()));
+    fn remove(&self, pool_namespace: &PoolNamespace, id: &str) {
+        lock(&self.images).remove(&(pool_namespace.clone(), id.to_owned()));
     }
 }
 
@@ -151,7 +152,7 @@ impl Progress {
 pub(super) async fn find(work: &Work) -> Result<(), OpError> {
     for image in work.images().await? {
         if let Some(id) = names::purged_id(&image) {
-            work.store.trash.large.add(&work.spot, id, &image);
+            work.store.trash.large.add(&work.pool_namespace, id, &image);
         }
     }
     Ok(())
@@ -162,66 +163,70 @@ pub(super) async fn collect_garbage(store: Arc<Store>, host: Arc<dyn Host>, perm
     let large = &store.trash.large;
     while permit.check().is_ok() {
         let mut more = false;
-        for (spot, id, progress) in large.due() {
+        for (pool_namespace, id, progress) in large.due() {
             if permit.check().is_err() {
                 break;
             }
-            match turn(&store, &host, &spot, &id, &progress, &permit).await {
+            match turn(&store, &host, &pool_namespace, &id, &progress, &permit).await {
                 Ok(Turn::More) => {
-                    large.change(&spot, &id, |progress| progress.pause = None);
+                    large.change(&pool_namespace, &id, |progress| progress.pause = None);
                     more = true;
                 }
-                Ok(Turn::Later) => large.change(&spot, &id, |progress| progress.pause = None),
+                Ok(Turn::Later) => large.change(&pool_namespace, &id, |progress| progress.pause = None),
                 Ok(Turn::Over) => {
-                    large.remove(&spot, &id);
+                    large.remove(&pool_namespace, &id);
                     store.trash.wake();
                 }
-                Err(trouble) => pause(&store, &spot, &id, &progress, trouble),
+                Err(error) => pause(&store, &pool_namespace, &id, &progress, error),
             }
         }
         if !more {
             tokio::select! {
-                () = tokio::time::sleep(store.pace.soon) => {}
+                () = tokio::time::sleep(store.timing.soon) => {}
                 () = large.wake.notified() => {}
             }
         }
     }
 }
 
-fn pause(store: &Store, spot: &Spot, id: &str, progress: &Progress, trouble: OpError) {
-    let first = store.pace.first_pause;
+fn pause(store: &Store, pool_namespace: &PoolNamespace, id: &str, progress: &Progress, error: OpError) {
+    let first = store.timing.first_pause;
     let length = progress.pause.as_ref().map_or(first, |pause| (pause.length * 2).min(LONGEST_PAUSE));
-    let why = Error::from(trouble).chain();
+    let why = Error::from(error).chain();
     if progress.pause.as_ref().is_none_or(|pause| pause.why != why) {
-        let (image, id) = (spot.spec(&progress.name), spot.spec(id));
+        let (image, id) = (pool_namespace.spec(&progress.name), pool_namespace.spec(id));
         tracing::warn!(image, id, error = why, "a large image cannot be purged yet");
     }
     let until = Instant::now() + length;
-    store.trash.large.change(spot, id, |progress| progress.pause = Some(Pause { until, length, why }));
+    store
+        .trash
+        .large
+        .change(pool_namespace, id, |progress| progress.pause = Some(Pause { until, length, why }));
 }
 
 /// Does the next step of one image.
 async fn turn(
     store: &Arc<Store>,
     host: &Arc<dyn Host>,
-    spot: &Spot,
+    pool_namespace: &PoolNamespace,
     id: &str,
     progress: &Progress,
     permit: &Permit,
 ) -> Result<Turn, OpError> {
-    let Some((_, admin)) = store.spots().into_iter().find(|(known, _)| known == spot) else {
+    let Some((_, admin)) = store.pool_namespaces().into_iter().find(|(known, _)| known == pool_namespace)
+    else {
         return Ok(Turn::Over);
     };
     let name = names::purging(id);
     // What restores it under its own name must not meet it half way.
     let _held = (
-        store.hold(&spot.spec(&progress.name))?,
-        (name != progress.name).then(|| store.hold(&spot.spec(&name))).transpose()?,
+        store.hold(&pool_namespace.spec(&progress.name))?,
+        (name != progress.name).then(|| store.hold(&pool_namespace.spec(&name))).transpose()?,
     );
-    let work = Work::new(store, host, spot, &admin, false).await?;
+    let work = Work::new(store, host, pool_namespace, &admin, false).await?;
     work.identity().await?;
     let Some(look) = work.look(&name).await? else { return from_trash(&work, id, &name, permit).await };
-    let spec = spot.spec(&name);
+    let spec = pool_namespace.spec(&name);
     if look.info.id != id {
         return fail(
             Kind::Conflict,
@@ -232,14 +237,14 @@ async fn turn(
         return Ok(Turn::Over);
     }
     if let Some(watcher) = look.watchers.first() {
-        let watcher = watcher.told(|address| work.host.node_at(address));
+        let watcher = watcher.describe(|address| work.host.node_at(address));
         let message = format!("image {spec}, of which parts are purged, is open by {watcher}");
         return fail(Kind::InUse, message);
     }
     if look.header.objects() <= SMALL {
         work.trash(&name, Keep::For(Duration::ZERO), permit).await?;
         if let Some(now) = host.now() {
-            store.trash.expects(spot, "", now);
+            store.trash.expects(pool_namespace, "", now);
         }
         return Ok(Turn::Later);
     }
@@ -247,9 +252,9 @@ async fn turn(
     let began = Instant::now();
     let outcome = work.shrink(&name, left, permit).await;
     let time = began.elapsed();
-    let (size, wanted) = (look.header.size, store.pace.slice);
+    let (size, wanted) = (look.header.size, store.timing.slice);
     let now = if outcome.is_ok() { left } else { size };
-    store.trash.large.change(spot, id, |progress| {
+    store.trash.large.change(pool_namespace, id, |progress| {
         progress.size.get_or_insert((size, size));
         progress.took(now, time, wanted);
     });
@@ -258,7 +263,7 @@ async fn turn(
 
 /// Makes sure that the mark of the image says that it is ours, and that its PV is still gone; `false` where another cluster purges it.
 async fn still_to_be_purged(work: &Work, id: &str, name: &str, header: &Header) -> Result<bool, OpError> {
-    let spec = work.spot.spec(name);
+    let spec = work.pool_namespace.spec(name);
     let entry = Entry {
         id: id.to_owned(),
         name: name.to_owned(),
@@ -307,7 +312,7 @@ async fn from_trash(work: &Work, id: &str, name: &str, permit: &Permit) -> Resul
         }
     }
     if header.snapshots > 0 {
-        let spec = work.spot.spec(&entry.name);
+        let spec = work.pool_namespace.spec(&entry.name);
         let message = format!(
             "image {spec} (id {id}) has snapshots; restore it, remove them, and move it back to the trash"
         );
@@ -323,7 +328,7 @@ async fn from_trash(work: &Work, id: &str, name: &str, permit: &Permit) -> Resul
             work.store.trash.count_purged();
             Ok(Turn::Over)
         }
-        Err(trouble) => Err(trouble),
+        Err(error) => Err(error),
     }
 }
 
@@ -331,8 +336,8 @@ async fn from_trash(work: &Work, id: &str, name: &str, permit: &Permit) -> Resul
 mod tests {
     use super::*;
 
-    fn spot() -> Spot {
-        Spot { pool: "rbd".into(), namespace: None }
+    fn pool_namespace() -> PoolNamespace {
+        PoolNamespace { pool: "rbd".into(), namespace: None }
     }
 
     #[test]
@@ -363,17 +368,21 @@ mod tests {
     #[test]
     fn what_a_large_image_waits_for_is_told() {
         let large = Large::default();
-        large.add(&spot(), "10f", "berth-u");
-        assert_eq!((large.waiting(), large.told(Duration::from_hours(1)).len()), (1, 0), "it takes its time");
-        large.change(&spot(), "10f", |progress| progress.size = Some((900 << 40, 3 << 30)));
-        let told = large.told(Duration::ZERO);
+        large.add(&pool_namespace(), "10f", "berth-u");
+        assert_eq!(
+            (large.waiting(), large.overdue(Duration::from_hours(1)).len()),
+            (1, 0),
+            "it takes its time"
+        );
+        large.change(&pool_namespace(), "10f", |progress| progress.size = Some((900 << 40, 3 << 30)));
+        let told = large.overdue(Duration::ZERO);
         assert_eq!(told[0].0, "rbd/10f");
         assert!(told[0].1.contains("3 of 921600 GiB are left"), "{told:?}");
         let (until, length) = (Instant::now() + Duration::from_hours(1), Duration::from_hours(1));
-        large.change(&spot(), "10f", |progress| {
+        large.change(&pool_namespace(), "10f", |progress| {
             progress.pause = Some(Pause { until, length, why: "it is open".into() });
         });
-        assert_eq!(large.told(Duration::from_hours(1))[0].1, "it is open");
+        assert_eq!(large.overdue(Duration::from_hours(1))[0].1, "it is open");
         assert!(large.due().is_empty());
     }
 }

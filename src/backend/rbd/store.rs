@@ -16,13 +16,13 @@ use super::{
     Admin,
     account::Trash,
     header::Header,
-    names::Spot,
+    names::PoolNamespace,
     proof::{Asker, Verdict, judge},
 };
 use crate::{
     backend::{
         Error, Host, Kind, PvState, StoreExpectation, StoreStatus, UNKNOWN_CLUSTER,
-        ceph::{Ceph, Cluster, Failed, Reason, client},
+        ceph::{Ceph, Cluster, Failed, Reason, open},
     },
     system::guard::{Guards, Held},
     volume::{Expired, Invalid, VolumeName},
@@ -30,7 +30,7 @@ use crate::{
 
 /// How long things are left alone.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Pace {
+pub(super) struct Timing {
     /// Between two looks at the trash, at least.
     pub(super) soon: Duration,
     /// Between two looks at the clock, at most.
@@ -46,7 +46,7 @@ pub(super) struct Pace {
     pub(super) first_pause: Duration,
 }
 
-impl Pace {
+impl Timing {
     /// For clusters as they are.
     pub(super) const USUAL: Self = Self {
         soon: Duration::from_secs(5),
@@ -67,7 +67,7 @@ const REMEMBERED: Duration = Duration::from_hours(24 * 7);
 pub(super) struct Store {
     pub(super) cluster: Cluster,
     pub(super) trash: Trash,
-    pub(super) pace: Pace,
+    pub(super) timing: Timing,
     /// Cancelled when no class and no volume names it any more.
     pub(super) gone: CancellationToken,
     images: Guards<String>,
@@ -80,11 +80,11 @@ struct Memory {
     /// The identity that it had when the newest volume was made.
     past: Option<String>,
     /// Where our images may lie, and as whom to look there.
-    spots: BTreeMap<Spot, Admin>,
+    pool_namespaces: BTreeMap<PoolNamespace, Admin>,
     /// Images without a header, and since when they are known.
-    headless: HashMap<String, Instant>,
+    without_header: HashMap<String, Instant>,
     /// Volumes in a spot that are to be looked at once, whether their marks are signed.
-    unseen: HashMap<Spot, BTreeSet<VolumeName>>,
+    unseen: HashMap<PoolNamespace, BTreeSet<VolumeName>>,
     /// Pools that were full, and when that was seen last.
     full: HashMap<String, Instant>,
 }
@@ -95,7 +95,7 @@ pub(super) enum OpError {
     /// A call failed.
     Call(Failed),
     /// The operation itself says so.
-    Said(Error),
+    Other(Error),
 }
 
 impl OpError {
@@ -111,7 +111,7 @@ impl OpError {
 
     /// Whether a safety check said no.
     pub(super) fn is_a_refusal(&self) -> bool {
-        matches!(self, Self::Said(error) if error.kind() == Kind::Refused)
+        matches!(self, Self::Other(error) if error.kind() == Kind::Refused)
     }
 
     /// Whether nothing of ours can lie where the call looked.
@@ -129,34 +129,34 @@ impl From<Failed> for OpError {
 
 impl From<Error> for OpError {
     fn from(error: Error) -> Self {
-        Self::Said(error)
+        Self::Other(error)
     }
 }
 
 impl From<Invalid> for OpError {
     fn from(invalid: Invalid) -> Self {
-        Self::Said(invalid.into())
+        Self::Other(invalid.into())
     }
 }
 
 impl From<Expired> for OpError {
     fn from(expired: Expired) -> Self {
-        Self::Said(expired.into())
+        Self::Other(expired.into())
     }
 }
 
 impl From<OpError> for Error {
-    fn from(trouble: OpError) -> Self {
-        match trouble {
+    fn from(error: OpError) -> Self {
+        match error {
             OpError::Call(failed) => failed.into(),
-            OpError::Said(error) => error,
+            OpError::Other(error) => error,
         }
     }
 }
 
 /// An error that the operation itself reports.
 pub(super) fn fail<T>(kind: Kind, message: impl Into<String>) -> Result<T, OpError> {
-    Err(OpError::Said(Error::new(kind, message)))
+    Err(OpError::Other(Error::new(kind, message)))
 }
 
 /// What an operation works with: a store, a handle for one user, and the list of images that it is about.
@@ -165,7 +165,7 @@ pub(super) struct Work {
     pub(super) store: Arc<Store>,
     pub(super) host: Arc<dyn Host>,
     pub(super) ceph: Ceph,
-    pub(super) spot: Spot,
+    pub(super) pool_namespace: PoolNamespace,
 }
 
 impl Work {
@@ -173,12 +173,17 @@ impl Work {
     pub(super) async fn new(
         store: &Arc<Store>,
         host: &Arc<dyn Host>,
-        spot: &Spot,
+        pool_namespace: &PoolNamespace,
         admin: &Admin,
         fresh: bool,
     ) -> Result<Self, Error> {
-        let ceph = client::open(&store.cluster, &**host, admin, fresh).await?;
-        Ok(Self { store: Arc::clone(store), host: Arc::clone(host), ceph, spot: spot.clone() })
+        let ceph = open(&store.cluster, &**host, admin, fresh).await?;
+        Ok(Self {
+            store: Arc::clone(store),
+            host: Arc::clone(host),
+            ceph,
+            pool_namespace: pool_namespace.clone(),
+        })
     }
 
     /// The identity of the cluster, which must be what it was.
@@ -227,10 +232,10 @@ impl Store {
 }
 
 impl Store {
-    pub(super) fn new(cluster: Cluster, pace: Pace) -> Arc<Self> {
+    pub(super) fn new(cluster: Cluster, timing: Timing) -> Arc<Self> {
         let (images, memory) = (Guards::default(), Mutex::default());
         let gone = CancellationToken::new();
-        Arc::new(Self { cluster, trash: Trash::default(), pace, gone, images, memory })
+        Arc::new(Self { cluster, trash: Trash::default(), timing, gone, images, memory })
     }
 
     fn memory(&self) -> MutexGuard<'_, Memory> {
@@ -250,25 +255,25 @@ impl Store {
         let mut memory = self.memory();
         memory.past = past.identity;
         let Some(admin) = admin else { return };
-        for spot in past.places.iter().filter_map(Spot::of) {
-            memory.spots.entry(spot).or_insert_with(|| admin.clone());
+        for pool_namespace in past.places.iter().filter_map(PoolNamespace::of) {
+            memory.pool_namespaces.entry(pool_namespace).or_insert_with(|| admin.clone());
         }
     }
 
     /// Remembers that images lie there, and who may look at them. The last one to say so is right.
-    pub(super) fn learn(&self, spot: &Spot, admin: &Admin) {
+    pub(super) fn learn(&self, pool_namespace: &PoolNamespace, admin: &Admin) {
         let mut memory = self.memory();
-        if memory.spots.get(spot) != Some(admin) {
-            memory.spots.insert(spot.clone(), admin.clone());
+        if memory.pool_namespaces.get(pool_namespace) != Some(admin) {
+            memory.pool_namespaces.insert(pool_namespace.clone(), admin.clone());
             drop(memory);
             self.trash.wake();
         }
     }
 
     /// Remembers that images may lie there, unless more is known of it.
-    pub(super) fn suppose(&self, spot: Spot, admin: &Admin) {
+    pub(super) fn suppose(&self, pool_namespace: PoolNamespace, admin: &Admin) {
         let mut memory = self.memory();
-        if let Entry::Vacant(vacant) = memory.spots.entry(spot) {
+        if let Entry::Vacant(vacant) = memory.pool_namespaces.entry(pool_namespace) {
             vacant.insert(admin.clone());
             drop(memory);
             self.trash.wake();
@@ -276,8 +281,12 @@ impl Store {
     }
 
     /// Where our images may lie, and who may look at them.
-    pub(super) fn spots(&self) -> Vec<(Spot, Admin)> {
-        self.memory().spots.iter().map(|(spot, admin)| (spot.clone(), admin.clone())).collect()
+    pub(super) fn pool_namespaces(&self) -> Vec<(PoolNamespace, Admin)> {
+        self.memory()
+            .pool_namespaces
+            .iter()
+            .map(|(pool_namespace, admin)| (pool_namespace.clone(), admin.clone()))
+            .collect()
     }
 
     /// Whether an image without a header has been seen for so long that nobody can be making it still. The first sight
@@ -286,13 +295,13 @@ impl Store {
         let now = Instant::now();
         let mut memory = self.memory();
         // What was seen so long ago is another story. Longer than a sweep waits before it looks again.
-        memory.headless.retain(|_, since| now.duration_since(*since) < REMEMBERED);
-        now.duration_since(*memory.headless.entry(spec.to_owned()).or_insert(now)) >= self.pace.making
+        memory.without_header.retain(|_, since| now.duration_since(*since) < REMEMBERED);
+        now.duration_since(*memory.without_header.entry(spec.to_owned()).or_insert(now)) >= self.timing.making
     }
 
     /// Forgets that an image had no header.
     pub(super) fn is_whole(&self, spec: &str) {
-        self.memory().headless.remove(spec);
+        self.memory().without_header.remove(spec);
     }
 
     /// Notes that a pool is full.
@@ -308,18 +317,18 @@ impl Store {
     }
 
     /// Notes which volumes in a spot are to be looked at once.
-    pub(super) fn to_be_seen(&self, spot: Spot, volumes: BTreeSet<VolumeName>) {
-        self.memory().unseen.insert(spot, volumes);
+    pub(super) fn to_be_seen(&self, pool_namespace: PoolNamespace, volumes: BTreeSet<VolumeName>) {
+        self.memory().unseen.insert(pool_namespace, volumes);
     }
 
     /// Notes that the mark of a volume was looked at; whether those of all were by now.
-    pub(super) fn seen(&self, spot: &Spot, volume: &VolumeName) -> bool {
+    pub(super) fn seen(&self, pool_namespace: &PoolNamespace, volume: &VolumeName) -> bool {
         let mut memory = self.memory();
-        let Some(unseen) = memory.unseen.get_mut(spot) else { return false };
+        let Some(unseen) = memory.unseen.get_mut(pool_namespace) else { return false };
         unseen.remove(volume);
         let all = unseen.is_empty();
         if all {
-            memory.unseen.remove(spot);
+            memory.unseen.remove(pool_namespace);
         }
         all
     }
@@ -336,7 +345,7 @@ impl Store {
             running: health.running,
             oldest: health.oldest,
             trash: self.trash.waiting(),
-            stuck: self.trash.stuck(self.pace.look),
+            stuck: self.trash.stuck(self.timing.look),
             purged: self.trash.purged(),
         }
     }

@@ -32,12 +32,12 @@ pub(super) async fn list_uncommitted(
     let images = match work.images().await {
         Ok(images) => images,
         // Nothing of ours can lie there.
-        Err(trouble) if trouble.is_elsewhere() => {
-            let error = Error::from(trouble);
-            tracing::debug!(spot = %work.spot, error = error.chain(), "cannot look for unfinished images here");
+        Err(error) if error.is_elsewhere() => {
+            let error = Error::from(error);
+            tracing::debug!(pool_namespace = %work.pool_namespace, error = error.chain(), "cannot look for unfinished images here");
             return Ok(Vec::new());
         }
-        Err(trouble) => return Err(trouble),
+        Err(error) => return Err(error),
     };
     let unknown: Vec<(String, VolumeName)> = images
         .into_iter()
@@ -56,8 +56,8 @@ pub(super) async fn list_uncommitted(
         match look {
             Ok(uncommitted) => found.extend(uncommitted),
             // The others are to be swept nevertheless.
-            Err(trouble) => {
-                let (image, error) = (work.spot.spec(&image), Error::from(trouble));
+            Err(error) => {
+                let (image, error) = (work.pool_namespace.spec(&image), Error::from(error));
                 tracing::warn!(image, error = error.chain(), "cannot look at an image that nobody knows");
             }
         }
@@ -72,7 +72,7 @@ async fn look(
     name: VolumeName,
     cluster: &ClusterIds,
 ) -> Result<Option<Uncommitted>, OpError> {
-    let spec = work.spot.spec(image);
+    let spec = work.pool_namespace.spec(image);
     let mark = match work.glance(image).await? {
         // What is left of one that was begun, or it is gone by now. From now on it is known to be without a header.
         None => {
@@ -96,7 +96,7 @@ async fn look(
         }
     };
     let id = VolumeId::new(NAME, work.store.cluster.name(), name)?;
-    let place = Some(work.spot.place(work.store.cluster.name(), image));
+    let place = Some(work.pool_namespace.place(work.store.cluster.name(), image));
     Ok(match mark {
         Some(mark) if mark.is_of(Some(cluster)) => {
             Some(Uncommitted { id, claim: mark.claim(), since: mark.since.into(), place })
@@ -126,7 +126,7 @@ pub(super) async fn rollback(
     image: &str,
     permit: &Permit,
 ) -> Result<bool, OpError> {
-    let spec = work.spot.spec(image);
+    let spec = work.pool_namespace.spec(image);
     let Some(look) = work.look(image).await? else {
         if !work.images().await?.iter().any(|name| name == image) {
             return Ok(false);
@@ -175,7 +175,7 @@ pub(super) async fn rollback(
         return refuse_ours("has snapshots");
     }
     if let Some(watcher) = look.watchers.first() {
-        let watcher = watcher.told(|address| work.host.node_at(address));
+        let watcher = watcher.describe(|address| work.host.node_at(address));
         return fail(Kind::InUse, format!("image {spec} is still open by {watcher}"));
     }
     if let Some(group) = &look.info.group {
@@ -195,8 +195,8 @@ pub(super) async fn rollback(
     let time = deleted_for(work.host.trash_retention());
     work.trash(image, Keep::For(time), permit).await?;
     if let Some(now) = work.host.now() {
-        work.store.trash.expects(&work.spot, &look.info.id, now + time);
+        work.store.trash.expects(&work.pool_namespace, &look.info.id, now + time);
     }
-    work.store.trash.added(&work.spot);
+    work.store.trash.added(&work.pool_namespace);
     Ok(true)
 }

@@ -1,8 +1,8 @@
-//! Which image a PV means, on which cluster, and with which user to go about it: [`Target`]. Asks nothing of a cluster.
+//! Which image a PV means, on which cluster, and with which user to go about it: [`ImageTarget`]. Asks nothing of a cluster.
 
 use super::{
     NAME, Rbd,
-    names::{self, Spot},
+    names::{self, PoolNamespace},
 };
 use crate::{
     backend::{
@@ -14,9 +14,9 @@ use crate::{
 
 /// An image that exists or existed, as a PV tells of it.
 #[derive(Debug, Clone)]
-pub(super) struct Target {
+pub(super) struct ImageTarget {
     pub(super) cluster: Cluster,
-    pub(super) spot: Spot,
+    pub(super) pool_namespace: PoolNamespace,
     pub(super) image: String,
     /// Of an image of ours.
     pub(super) id: Option<VolumeId>,
@@ -25,7 +25,10 @@ pub(super) struct Target {
 
 impl Rbd {
     /// Where a source lies, without asking with which user.
-    pub(super) fn found(&self, source: &Source) -> Option<(Cluster, Spot, String, Option<VolumeId>)> {
+    pub(super) fn found(
+        &self,
+        source: &Source,
+    ) -> Option<(Cluster, PoolNamespace, String, Option<VolumeId>)> {
         match source {
             Source::Csi(csi) if csi.driver == self.settings.driver => {
                 let get = |key: &str| csi.attributes.get(key).filter(|value| !value.is_empty());
@@ -35,19 +38,20 @@ impl Rbd {
                     None => self.clusters.named(get("clusterID").map_or(id.store(), String::as_str))?,
                 };
                 let namespace = get("radosNamespace").map(|text| names::checked("namespace", text));
-                let spot = Spot {
+                let pool_namespace = PoolNamespace {
                     pool: names::checked("pool", get("pool")?).ok()?,
                     namespace: namespace.transpose().ok()?,
                 };
                 let image = names::checked("image", get("image")?).ok()?;
-                (id.backend() == NAME).then_some((cluster, spot, image, Some(id)))
+                (id.backend() == NAME).then_some((cluster, pool_namespace, image, Some(id)))
             }
             Source::Rbd(rbd) => {
                 let monitors: Monitors = rbd.monitors.join(",").parse().ok()?;
                 let pool = if rbd.pool.is_empty() { "rbd" } else { &rbd.pool };
-                let spot = Spot { pool: names::checked("pool", pool).ok()?, namespace: None };
+                let pool_namespace =
+                    PoolNamespace { pool: names::checked("pool", pool).ok()?, namespace: None };
                 let image = names::checked("image", &rbd.image).ok()?;
-                Some((self.clusters.reached_by(&monitors).ok()?, spot, image, None))
+                Some((self.clusters.reached_by(&monitors).ok()?, pool_namespace, image, None))
             }
             Source::Csi(_) | Source::Nfs { .. } | Source::Cephfs(_) => None,
         }
@@ -61,9 +65,9 @@ impl Rbd {
         id: Option<&VolumeId>,
         source: &Source,
         pv_metadata: &PvMetadata,
-    ) -> Result<Target, Error> {
+    ) -> Result<ImageTarget, Error> {
         let refused = |message: String| Err(Error::new(Kind::Refused, message));
-        let Some((mut cluster, spot, image, in_source)) = self.found(source) else {
+        let Some((mut cluster, pool_namespace, image, in_source)) = self.found(source) else {
             let there: Vec<String> =
                 self.clusters.all().iter().map(|cluster| cluster.name().to_owned()).collect();
             return refused(format!(
@@ -95,8 +99,8 @@ impl Rbd {
         let record = &pv_metadata.record;
         let recorded = [
             ("image", Some(image.as_str())),
-            ("pool", Some(spot.pool.as_str())),
-            ("radosNamespace", spot.namespace.as_deref()),
+            ("pool", Some(pool_namespace.pool.as_str())),
+            ("radosNamespace", pool_namespace.namespace.as_deref()),
         ];
         for (key, there) in recorded {
             if let Some(recorded) = record.get(key)
@@ -110,7 +114,7 @@ impl Rbd {
             }
         }
         let admin = self.admin(&cluster, pv_metadata)?;
-        Ok(Target { cluster, spot, image, id, admin })
+        Ok(ImageTarget { cluster, pool_namespace, image, id, admin })
     }
 
     /// The user to go about an existing volume with: as recorded, as an older volume's class says, as configured.

@@ -2,13 +2,13 @@
 
 mod calls;
 mod crash;
+mod fake_cluster;
 mod full;
 mod late;
 mod older;
 mod ownership;
 mod removal;
 mod restore;
-mod small;
 mod stores;
 mod sweep;
 mod trash;
@@ -21,7 +21,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use small::{Image, Small};
+use fake_cluster::{FakeCluster, Image};
 
 use super::*;
 use crate::{
@@ -40,7 +40,7 @@ pub(super) const MONITORS: &str = "10.0.0.1:6789,10.0.0.2:6789";
 pub(super) struct Vault {
     /// What is handed out where nothing newer is asked for, and what is.
     pub(super) keys: Mutex<Vec<String>>,
-    pub(super) installation: Mutex<Option<String>>,
+    pub(super) cluster_id: Mutex<Option<String>>,
     pub(super) former: Mutex<Vec<String>>,
     /// The PVs: UID, and whether each is to be removed.
     pub(super) volumes: Mutex<BTreeMap<VolumeName, (String, bool)>>,
@@ -52,14 +52,14 @@ pub(super) struct Vault {
     /// How often its clock goes back for a moment, each time after a PV was asked for.
     pub(super) setbacks: Mutex<usize>,
     set_back: Mutex<bool>,
-    small: Small,
+    fake_cluster: FakeCluster,
 }
 
 impl Vault {
-    pub(super) fn new(small: &Small) -> Arc<Self> {
+    pub(super) fn new(fake_cluster: &FakeCluster) -> Arc<Self> {
         Arc::new(Self {
             keys: Mutex::new(vec![KEY.to_owned()]),
-            installation: Mutex::new(Some("here".to_owned())),
+            cluster_id: Mutex::new(Some("here".to_owned())),
             former: Mutex::default(),
             volumes: Mutex::default(),
             retention: Mutex::default(),
@@ -67,7 +67,7 @@ impl Vault {
             reachable: Mutex::new(true),
             setbacks: Mutex::default(),
             set_back: Mutex::default(),
-            small: small.clone(),
+            fake_cluster: fake_cluster.clone(),
         })
     }
 
@@ -118,7 +118,7 @@ impl Host for Vault {
     }
 
     fn installation(&self) -> Option<String> {
-        self.installation.lock().unwrap().clone()
+        self.cluster_id.lock().unwrap().clone()
     }
 
     fn cluster(&self) -> Option<ClusterIds> {
@@ -127,7 +127,7 @@ impl Host for Vault {
     }
 
     fn now(&self) -> Option<SystemTime> {
-        let (mut now, ahead) = (self.small.now(), (*self.ahead.lock().unwrap())?);
+        let (mut now, ahead) = (self.fake_cluster.now(), (*self.ahead.lock().unwrap())?);
         if std::mem::take(&mut *self.set_back.lock().unwrap()) {
             now -= Duration::from_mins(1);
         }
@@ -152,7 +152,7 @@ pub(super) fn admin() -> Admin {
 }
 
 /// Fast enough for tests, in which the cluster's time runs fast too.
-pub(super) const QUICK: Pace = Pace {
+pub(super) const QUICK: Timing = Timing {
     soon: Duration::from_millis(50),
     later: Duration::from_millis(50),
     look: Duration::from_secs(10),
@@ -163,29 +163,29 @@ pub(super) const QUICK: Pace = Pace {
 
 /// The cluster `main`, configured with an admin, and a backend that knows of no volumes.
 pub(super) struct Site {
-    pub(super) small: Small,
+    pub(super) fake_cluster: FakeCluster,
     pub(super) vault: Arc<Vault>,
     pub(super) rbd: Rbd,
 }
 
 impl Site {
     pub(super) fn new() -> Self {
-        let small = Small::new();
-        let vault = Vault::new(&small);
-        let rbd = backend(&small, &vault);
-        Self { small, vault, rbd }
+        let fake_cluster = FakeCluster::new();
+        let vault = Vault::new(&fake_cluster);
+        let rbd = backend(&fake_cluster, &vault);
+        Self { fake_cluster, vault, rbd }
     }
 
     /// In which a trash is not looked at but when something in it is due.
     pub(super) fn patient() -> Self {
         let site = Self::new();
-        let pace = Pace { look: Duration::from_hours(24 * 365), ..QUICK };
-        Self { rbd: backend_at(&site.small, &site.vault, pace), ..site }
+        let timing = Timing { look: Duration::from_hours(24 * 365), ..QUICK };
+        Self { rbd: backend_at(&site.fake_cluster, &site.vault, timing), ..site }
     }
 
     /// The same cluster in a new process, which knows of no volumes.
     pub(super) fn restart(&mut self) {
-        self.rbd = backend(&self.small, &self.vault);
+        self.rbd = backend(&self.fake_cluster, &self.vault);
         self.rbd.register_class(&parameters(&[]));
     }
 
@@ -203,7 +203,7 @@ impl Site {
 
     /// The names in the trash of pool `rbd`.
     pub(super) fn trash(&self) -> Vec<String> {
-        let state = self.small.state();
+        let state = self.fake_cluster.state();
         let mut names: Vec<String> =
             state.spaces["rbd"].trash.iter().map(|entry| entry.name.clone()).collect();
         names.sort();
@@ -233,16 +233,16 @@ impl Site {
     }
 }
 
-fn backend(small: &Small, vault: &Arc<Vault>) -> Rbd {
-    backend_at(small, vault, QUICK)
+fn backend(fake_cluster: &FakeCluster, vault: &Arc<Vault>) -> Rbd {
+    backend_at(fake_cluster, vault, QUICK)
 }
 
-fn backend_at(small: &Small, vault: &Arc<Vault>, pace: Pace) -> Rbd {
-    let clusters = Clusters::new(vec![small.cluster("main", MONITORS)], small.tools());
+fn backend_at(fake_cluster: &FakeCluster, vault: &Arc<Vault>, timing: Timing) -> Rbd {
+    let clusters = Clusters::new(vec![fake_cluster.cluster("main", MONITORS)], fake_cluster.tools());
     let admins = BTreeMap::from([("main".to_owned(), admin())]);
     let settings = Settings { driver: "rbd.berth.storage".into(), admins };
     let host: Arc<dyn Host> = Arc::<Vault>::clone(vault);
-    Rbd::paced(clusters, host, settings, pace).unwrap()
+    Rbd::with_timing(clusters, host, settings, timing).unwrap()
 }
 
 /// The parameters of a class of the cluster `main`, with these besides.
@@ -269,7 +269,7 @@ pub(super) fn in_use(request: &VolumeRequest, volume: &Volume) -> InUse {
 }
 
 /// The growth of a volume to so many bytes.
-pub(super) fn growth(request: &VolumeRequest, volume: &Volume, bytes: u64) -> ExpandRequest {
+pub(super) fn expansion(request: &VolumeRequest, volume: &Volume, bytes: u64) -> ExpandRequest {
     ExpandRequest {
         name: request.name.clone(),
         id: Some(volume.id.clone()),
@@ -293,29 +293,29 @@ pub(super) fn older(image: &str) -> Source {
     })
 }
 
-struct Behind(Small);
+struct Behind(FakeCluster);
 
 impl Behind {
-    fn spot(place: &Location) -> (String, String) {
-        let (image, spot) = place.segments.split_last().unwrap();
-        (spot.join("/"), image.clone())
+    fn pool_namespace(place: &Location) -> (String, String) {
+        let (image, pool_namespace) = place.segments.split_last().unwrap();
+        (pool_namespace.join("/"), image.clone())
     }
 }
 
 impl Storage for Behind {
     fn exists(&self, place: &Location) -> bool {
-        let (space, image) = Self::spot(place);
+        let (space, image) = Self::pool_namespace(place);
         self.0.state().spaces[&space].images.contains_key(&image)
     }
 
     fn fill(&self, place: &Location) {
-        let (space, image) = Self::spot(place);
+        let (space, image) = Self::pool_namespace(place);
         let mut state = self.0.state();
         state.spaces.get_mut(&space).unwrap().images.get_mut(&image).unwrap().content = true;
     }
 
     fn plant(&self, place: &Location) {
-        let (space, image) = Self::spot(place);
+        let (space, image) = Self::pool_namespace(place);
         self.0.plant(&space, &image, Image { size: 1 << 20, content: true, ..Image::default() });
     }
 
@@ -347,7 +347,7 @@ impl Storage for Behind {
     }
 
     fn is_archived(&self, place: &Location, told: &str) -> bool {
-        let (space, image) = Self::spot(place);
+        let (space, image) = Self::pool_namespace(place);
         let state = self.0.state();
         let mut trash = state.spaces[&space].trash.iter();
         trash.any(|entry| entry.name == image && told.ends_with(&entry.image.id) && entry.is_kept())
@@ -357,15 +357,15 @@ impl Storage for Behind {
 #[tokio::test]
 async fn the_rbd_backend_shows_every_behaviour() {
     conformance::run(|| {
-        let small = Small::new();
-        let vault = Vault::new(&small);
-        let behind = small.clone();
+        let fake_cluster = FakeCluster::new();
+        let vault = Vault::new(&fake_cluster);
+        let behind = fake_cluster.clone();
         Bench {
             store: "main".into(),
             parameters: parameters(&[]),
             claims: String::new(),
             ways: Ways { commits: false, ..Ways::default() },
-            open: Box::new(move || Arc::new(backend(&small, &vault))),
+            open: Box::new(move || Arc::new(backend(&fake_cluster, &vault))),
             storage: Box::new(Behind(behind)),
         }
     })

@@ -20,7 +20,7 @@ use super::{
     account::lock,
     decide::{self, Decision, Owner, decide},
     entry::{Entry, Fate, State},
-    names::{self, Spot},
+    names::{self, PoolNamespace},
     restore, slices,
     store::{OpError, Store, Work},
 };
@@ -98,9 +98,9 @@ pub(super) async fn collect_garbage(
 struct Collector {
     store: Arc<Store>,
     host: Arc<dyn Host>,
-    known: BTreeMap<Spot, Known>,
+    known: BTreeMap<PoolNamespace, Known>,
     /// Where large images were looked for that an earlier process left.
-    searched: BTreeSet<Spot>,
+    searched: BTreeSet<PoolNamespace>,
     paused: HashMap<String, Pause>,
     /// Entries that were looked at in this term: nothing is to be done about them before they are due.
     looked_at: HashSet<String>,
@@ -126,9 +126,9 @@ impl Collector {
             }
             self.round(permit).await;
             let idle = self.idle();
-            tokio::time::sleep(self.store.pace.soon).await;
+            tokio::time::sleep(self.store.timing.soon).await;
             tokio::select! {
-                () = tokio::time::sleep(idle.saturating_sub(self.store.pace.soon)) => {}
+                () = tokio::time::sleep(idle.saturating_sub(self.store.timing.soon)) => {}
                 () = self.store.trash.wake.notified() => {}
             }
         }
@@ -144,25 +144,28 @@ impl Collector {
         let now = self.now();
         let added = lock(&self.store.trash.due).values().min().copied();
         let next = self.known.values().map(|known| known.next).chain(added);
-        let pace = self.store.pace;
-        next.min().map_or(pace.later, |next| next.duration_since(now).unwrap_or_default().min(pace.later))
+        let timing = self.store.timing;
+        next.min().map_or(timing.later, |next| next.duration_since(now).unwrap_or_default().min(timing.later))
     }
 
     /// Finds the pools and namespaces where images of ours may have been left.
     async fn search(&self, admin: &Admin) -> Result<(), Error> {
-        let nowhere = Spot { pool: String::new(), namespace: None };
+        let nowhere = PoolNamespace { pool: String::new(), namespace: None };
         let work = Work::new(&self.store, &self.host, &nowhere, admin, false).await?;
         for pool in work.pools().await? {
-            let spot = Spot { pool, namespace: None };
-            let work = Work { spot: spot.clone(), ..work.clone() };
+            let pool_namespace = PoolNamespace { pool, namespace: None };
+            let work = Work { pool_namespace: pool_namespace.clone(), ..work.clone() };
             // Another pool's users may not be ours.
             let namespaces = work.namespaces().await.unwrap_or_default();
             for namespace in namespaces {
                 if names::checked("RADOS namespace", &namespace).is_ok() {
-                    self.store.suppose(Spot { namespace: Some(namespace), ..spot.clone() }, admin);
+                    self.store.suppose(
+                        PoolNamespace { namespace: Some(namespace), ..pool_namespace.clone() },
+                        admin,
+                    );
                 }
             }
-            self.store.suppose(spot, admin);
+            self.store.suppose(pool_namespace, admin);
         }
         Ok(())
     }
@@ -170,22 +173,23 @@ impl Collector {
     /// Looks at every trash in which something is due, or of which nothing is known.
     async fn round(&mut self, permit: &Permit) {
         let now = self.now();
-        let spots = self.store.spots();
-        self.known.retain(|known, _| spots.iter().any(|(spot, _)| spot == known));
-        for (spot, admin) in spots {
-            let added = lock(&self.store.trash.due).get(&spot).is_some_and(|due| *due <= now);
-            if !added && self.known.get(&spot).is_some_and(|known| known.next > now) {
+        let pool_namespaces = self.store.pool_namespaces();
+        self.known
+            .retain(|known, _| pool_namespaces.iter().any(|(pool_namespace, _)| pool_namespace == known));
+        for (pool_namespace, admin) in pool_namespaces {
+            let added = lock(&self.store.trash.due).get(&pool_namespace).is_some_and(|due| *due <= now);
+            if !added && self.known.get(&pool_namespace).is_some_and(|known| known.next > now) {
                 continue;
             }
             if permit.check().is_err() {
                 break;
             }
             // What comes there from now on is not in the list.
-            lock(&self.store.trash.due).remove(&spot);
-            let unlisted = self.store.trash.unlisted(&spot);
-            let search = !self.searched.contains(&spot);
+            lock(&self.store.trash.due).remove(&pool_namespace);
+            let unlisted = self.store.trash.unlisted(&pool_namespace);
+            let search = !self.searched.contains(&pool_namespace);
             let listed = async {
-                let work = Work::new(&self.store, &self.host, &spot, &admin, false).await?;
+                let work = Work::new(&self.store, &self.host, &pool_namespace, &admin, false).await?;
                 work.identity().await?;
                 if search {
                     slices::find(&work).await?;
@@ -198,10 +202,10 @@ impl Collector {
             };
             match listed.await {
                 Ok((work, entries)) => {
-                    self.searched.insert(spot);
+                    self.searched.insert(pool_namespace);
                     self.settle_all(&work, entries, unlisted, permit).await;
                 }
-                Err(trouble) => self.not_listed(&spot, trouble),
+                Err(error) => self.not_listed(&pool_namespace, error),
             }
             self.tell();
         }
@@ -218,23 +222,24 @@ impl Collector {
         let mut next: Vec<SystemTime> = later.iter().map(|entry| entry.until).collect();
         let deleted = |entry: &&Entry| {
             entry.fate() == Fate::Deleted
-                && !self.store.trash.large.has(&work.spot, &entry.id)
-                && !self.others.contains_key(&work.spot.spec(&entry.id))
+                && !self.store.trash.large.has(&work.pool_namespace, &entry.id)
+                && !self.others.contains_key(&work.pool_namespace.spec(&entry.id))
         };
         let waiting = due.iter().chain(&later).filter(deleted).count();
-        self.known.insert(work.spot.clone(), Known { next: now, waiting, unlisted: None });
-        self.store.trash.listed_with(self.waiting(), &work.spot, unlisted);
+        self.known.insert(work.pool_namespace.clone(), Known { next: now, waiting, unlisted: None });
+        self.store.trash.listed_with(self.waiting(), &work.pool_namespace, unlisted);
         due.retain(|entry| {
-            let paused = self.paused.get(&work.spot.spec(&entry.id)).filter(|pause| pause.until > now);
+            let paused =
+                self.paused.get(&work.pool_namespace.spec(&entry.id)).filter(|pause| pause.until > now);
             next.extend(paused.map(|pause| pause.until));
             // It may be ours later: when the cluster's id is known, or a former one is configured.
-            let another = self.others.get(&work.spot.spec(&entry.id));
+            let another = self.others.get(&work.pool_namespace.spec(&entry.id));
             let read = another.is_some_and(|at| now.duration_since(*at).is_ok_and(|age| age < SEARCH));
             paused.is_none() && !read
         });
         let (first, more) = self.first_looks(work, later);
         if more {
-            next.push(now + self.store.pace.soon);
+            next.push(now + self.store.timing.soon);
         }
         let all =
             first.into_iter().map(|entry| (entry, false)).chain(due.into_iter().map(|entry| (entry, true)));
@@ -244,18 +249,18 @@ impl Collector {
         });
         let mut settles = Box::pin(stream::iter(settles).buffer_unordered(ABREAST));
         while let Some((entry, settled)) = settles.next().await {
-            next.extend(self.settled(&work.spot, &entry, settled));
+            next.extend(self.settled(&work.pool_namespace, &entry, settled));
         }
         drop(settles);
-        let look = self.now() + self.store.pace.look;
-        if let Some(known) = self.known.get_mut(&work.spot) {
+        let look = self.now() + self.store.timing.look;
+        if let Some(known) = self.known.get_mut(&work.pool_namespace) {
             known.next = next.into_iter().fold(look, SystemTime::min);
         }
     }
 
     /// Forgets what is not in this trash any more.
     fn forget_others(&mut self, work: &Work, entries: &[Entry]) {
-        let within = format!("{}/", work.spot);
+        let within = format!("{}/", work.pool_namespace);
         let is_here = |spec: &str| {
             let here = spec.strip_prefix(&within).filter(|rest| !rest.contains('/'));
             here.is_none_or(|id| entries.iter().any(|entry| entry.id == id))
@@ -270,7 +275,7 @@ impl Collector {
     fn first_looks(&self, work: &Work, mut later: Vec<Entry>) -> (Vec<Entry>, bool) {
         let ours = lock(&self.store.trash.ours);
         later.retain(|entry| {
-            let spec = work.spot.spec(&entry.id);
+            let spec = work.pool_namespace.spec(&entry.id);
             let paused = self.paused.get(&spec).is_some_and(|pause| pause.until > self.now());
             !paused && !self.looked_at.contains(&spec) && !ours.contains(&spec)
         });
@@ -282,17 +287,17 @@ impl Collector {
     /// Notes what was done about an entry; when to look again, where it is not done with.
     fn settled(
         &mut self,
-        spot: &Spot,
+        pool_namespace: &PoolNamespace,
         entry: &Entry,
         settled: Result<Settled, OpError>,
     ) -> Option<SystemTime> {
-        let id = spot.spec(&entry.id);
-        let (now, pace) = (self.now(), self.store.pace);
-        let image = spot.spec(&entry.name);
+        let id = pool_namespace.spec(&entry.id);
+        let (now, timing) = (self.now(), self.store.timing);
+        let image = pool_namespace.spec(&entry.name);
         let done = |collector: &mut Self| {
             collector.paused.remove(&id);
             if entry.fate() == Fate::Deleted
-                && let Some(known) = collector.known.get_mut(spot)
+                && let Some(known) = collector.known.get_mut(pool_namespace)
             {
                 known.waiting = known.waiting.saturating_sub(1);
             }
@@ -327,12 +332,12 @@ impl Collector {
                 self.looked_at.insert(id);
                 None
             }
-            Ok(Settled::Again) => Some(now + pace.first_pause),
-            Ok(Settled::Early) => Some(now + pace.soon),
+            Ok(Settled::Again) => Some(now + timing.first_pause),
+            Ok(Settled::Early) => Some(now + timing.soon),
             // Our clock is ahead of the program's; the next look finds it.
-            Err(trouble) if trouble.is_too_early() => Some(now + pace.soon),
+            Err(error) if error.is_too_early() => Some(now + timing.soon),
             Ok(Settled::Held(why)) => Some(self.pause(id, &image, why)),
-            Err(trouble) => Some(self.pause(id, &image, Error::from(trouble).chain())),
+            Err(error) => Some(self.pause(id, &image, Error::from(error).chain())),
         }
     }
 
@@ -340,7 +345,7 @@ impl Collector {
     fn pause(&mut self, id: String, image: &str, why: String) -> SystemTime {
         let before = self.paused.get(&id);
         let length =
-            before.map_or(self.store.pace.first_pause, |pause| (pause.length * 2).min(LONGEST_PAUSE));
+            before.map_or(self.store.timing.first_pause, |pause| (pause.length * 2).min(LONGEST_PAUSE));
         // Told when it is new.
         if before.is_none_or(|pause| pause.why != why) {
             tracing::warn!(image, id, error = why, "an image in the trash cannot be purged yet");
@@ -350,25 +355,29 @@ impl Collector {
         until
     }
 
-    fn not_listed(&mut self, spot: &Spot, trouble: OpError) {
-        let (cluster, elsewhere) = (self.store.cluster.name(), trouble.is_elsewhere());
-        let why = Error::from(trouble).chain();
-        let (now, pace) = (self.now(), self.store.pace);
-        let known = self.known.entry(spot.clone()).or_insert(Known { next: now, waiting: 0, unlisted: None });
+    fn not_listed(&mut self, pool_namespace: &PoolNamespace, error: OpError) {
+        let (cluster, elsewhere) = (self.store.cluster.name(), error.is_elsewhere());
+        let why = Error::from(error).chain();
+        let (now, timing) = (self.now(), self.store.timing);
+        let known = self.known.entry(pool_namespace.clone()).or_insert(Known {
+            next: now,
+            waiting: 0,
+            unlisted: None,
+        });
         if elsewhere {
-            tracing::debug!(cluster, %spot, error = why, "there is no trash here");
-            *known = Known { next: now + pace.look, waiting: 0, unlisted: None };
-            let unlisted = self.store.trash.unlisted(spot);
-            self.store.trash.listed_with(self.waiting(), spot, unlisted);
+            tracing::debug!(cluster, %pool_namespace, error = why, "there is no trash here");
+            *known = Known { next: now + timing.look, waiting: 0, unlisted: None };
+            let unlisted = self.store.trash.unlisted(pool_namespace);
+            self.store.trash.listed_with(self.waiting(), pool_namespace, unlisted);
             return;
         }
         // What waits there is not purged. Told once.
         let length = if let Some((_, length)) = &known.unlisted {
-            tracing::debug!(cluster, %spot, error = why, "cannot list a trash yet");
+            tracing::debug!(cluster, %pool_namespace, error = why, "cannot list a trash yet");
             (*length * 2).min(LONGEST_PAUSE)
         } else {
-            tracing::warn!(cluster, %spot, error = why, "cannot list a trash");
-            pace.first_pause
+            tracing::warn!(cluster, %pool_namespace, error = why, "cannot list a trash");
+            timing.first_pause
         };
         known.next = now + length;
         known.unlisted = Some((why, length));
@@ -382,10 +391,9 @@ impl Collector {
     /// Lets readers of the store's state see how things are.
     fn tell(&self) {
         self.store.trash.listed(self.waiting());
-        let unlisted = self
-            .known
-            .iter()
-            .filter_map(|(spot, known)| Some((spot.to_string(), known.unlisted.as_ref()?.0.clone())));
+        let unlisted = self.known.iter().filter_map(|(pool_namespace, known)| {
+            Some((pool_namespace.to_string(), known.unlisted.as_ref()?.0.clone()))
+        });
         *lock(&self.store.trash.stuck) =
             self.paused.iter().map(|(id, pause)| (id.clone(), pause.why.clone())).chain(unlisted).collect();
     }
@@ -396,9 +404,9 @@ async fn prepared(work: &Work, permit: &Permit) -> Result<Vec<Entry>, OpError> {
     if work.images().await?.iter().any(|image| names::volume_of(image).is_some()) {
         match work.make_trash(permit).await {
             Ok(()) => {}
-            Err(trouble) => {
-                let (spot, error) = (work.spot.to_string(), Error::from(trouble).chain());
-                tracing::debug!(spot, error, "cannot prepare the trash of a pool yet");
+            Err(error) => {
+                let (pool_namespace, error) = (work.pool_namespace.to_string(), Error::from(error).chain());
+                tracing::debug!(pool_namespace, error, "cannot prepare the trash of a pool yet");
             }
         }
     }
@@ -408,7 +416,7 @@ async fn prepared(work: &Work, permit: &Permit) -> Result<Vec<Entry>, OpError> {
 /// Does what is to be done about one entry.
 async fn settle(work: &Work, entry: &Entry, is_due: bool, permit: &Permit) -> Result<Settled, OpError> {
     permit.check()?;
-    let spec = work.spot.spec(&entry.name);
+    let spec = work.pool_namespace.spec(&entry.name);
     let Ok(_held) = work.store.hold(&spec) else { return Ok(Settled::Again) };
     // The name of most tells the volume; unless something is to be done, nothing is read of them. What was deleted counts, if it is
     // ours, and another cluster gives such names, too.
@@ -447,7 +455,7 @@ async fn settle(work: &Work, entry: &Entry, is_due: bool, permit: &Permit) -> Re
         Decision::Purge
             if header.is_some_and(|header| header.objects() > SMALL) && entry.state == State::Whole =>
         {
-            work.store.trash.large.add(&work.spot, &entry.id, &entry.name);
+            work.store.trash.large.add(&work.pool_namespace, &entry.id, &entry.name);
             Ok(Settled::Large)
         }
         Decision::Purge => purge(work, entry, permit).await,
@@ -462,7 +470,7 @@ async fn purge(work: &Work, entry: &Entry, permit: &Permit) -> Result<Settled, O
 fn unproved(work: &Work, entry: &Entry, why: &str) -> String {
     format!(
         "image {} (id {}) is called like one of ours, and nothing proves that it is: {why}. It is left alone; find out whose it is",
-        work.spot.spec(&entry.name),
+        work.pool_namespace.spec(&entry.name),
         entry.id
     )
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::fake::Recorded;
-use crate::backend::ceph::{Reason, Tool, classify, classify::code_in, said::Said};
+use crate::backend::ceph::{Reason, Tool, classify, errno::code_in, stderr::Stderr};
 
 /// What each recorded failure means. A case that is recorded and not here, or here and not recorded, fails the test.
 pub(super) const MEANINGS: &[(&str, Reason)] = &[
@@ -151,7 +151,7 @@ fn no_meaning_hangs_on_a_log_line_which_may_be_lost() {
     for case in Recorded::all().into_iter().filter(|case| case.code != 0) {
         // Keys are looked at before; here only the log tells.
         if !case.name.ends_with("-undecodable-key") {
-            let bare = Said::read(&case.stderr).text().to_owned();
+            let bare = Stderr::read(&case.stderr).text().to_owned();
             let (with, without) =
                 (classify(case.tool, case.code, &case.stderr), classify(case.tool, case.code, &bare));
             assert_eq!(without, with, "{}", case.name);
@@ -258,7 +258,7 @@ fn a_change_that_ends_as_if_it_were_made_and_was_not_is_known_by_what_is_said_of
     let said = |name: &str| {
         let case = Recorded::all().into_iter().find(|case| case.name == name).unwrap();
         assert_eq!(case.code, 0, "{name}");
-        Said::read(&case.stderr).lines().map(str::to_owned).collect::<Vec<_>>()
+        Stderr::read(&case.stderr).lines().map(str::to_owned).collect::<Vec<_>>()
     };
     assert_eq!(said("ceph-subvolume-metadata-set"), [""; 0]);
     assert_eq!(said("ceph-subvolume-metadata-set-full"), ["error in write"]);

@@ -252,7 +252,7 @@ pub(super) async fn nothing_is_kept_or_grows_after_the_permit_has_ended(bench: &
     let volume = made(&backend, &request).await;
     let keep = removal(&request, &volume, Disposal::Retain);
     assert_eq!(kind(backend.remove(&keep, &ended).await), Kind::Unavailable);
-    assert_eq!(kind(backend.expand(&growth(&request, &volume, 1 << 40), &ended).await), Kind::Unavailable);
+    assert_eq!(kind(backend.expand(&expansion(&request, &volume, 1 << 40), &ended).await), Kind::Unavailable);
     assert_eq!(made(&backend, &request).await, volume);
     assert_eq!(bench.metadata(&volume, "berth.kept"), None);
 }

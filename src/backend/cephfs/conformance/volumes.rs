@@ -56,19 +56,19 @@ pub(super) async fn quotas_are_rounded_up_grow_and_never_shrink(bench: &Bench) {
     request.capacity = Capacity::from_bytes(5 * MIB);
     let volume = made(&backend, &request).await;
     assert_eq!(volume.capacity, Some(Capacity::from_bytes(8 * MIB)));
-    for (asked, has) in [(9 * MIB, 12 * MIB), (MIB, 12 * MIB), (12 * MIB, 12 * MIB), (13 * MIB, 16 * MIB)] {
-        let grown = backend.expand(&growth(&request, &volume, asked), &permit()).await.unwrap();
-        assert_eq!((grown.capacity.bytes(), grown.on_node), (has, false), "asked for {asked}");
+    for (bytes, has) in [(9 * MIB, 12 * MIB), (MIB, 12 * MIB), (12 * MIB, 12 * MIB), (13 * MIB, 16 * MIB)] {
+        let grown = backend.expand(&expansion(&request, &volume, bytes), &permit()).await.unwrap();
+        assert_eq!((grown.capacity.bytes(), grown.on_node), (has, false), "asked for {bytes}");
     }
     let again = made(&backend, &request).await;
     assert_eq!(again.capacity, Some(Capacity::from_bytes(16 * MIB)), "another attempt shrinks nothing");
     for absurd in [0, u64::MAX] {
-        let grown = backend.expand(&growth(&request, &volume, absurd), &permit()).await;
+        let grown = backend.expand(&expansion(&request, &volume, absurd), &permit()).await;
         assert_eq!(kind(grown), Kind::Invalid);
     }
     let other = ExpandRequest {
         claim: ClaimKey { uid: "other".into(), ..key(&request) },
-        ..growth(&request, &volume, MIB)
+        ..expansion(&request, &volume, MIB)
     };
     backend.expand(&other, &permit()).await.unwrap_or_else(|error| unreachable!("bound anew: {error}"));
 }

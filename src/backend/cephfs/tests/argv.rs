@@ -31,7 +31,7 @@ impl Watched {
     }
 
     fn request(more: &[(&str, &str)]) -> VolumeRequest {
-        super::odd::asked("1", more)
+        super::changed_world::request_for("1", more)
     }
 
     /// The calls since the last time, without the identity of the cluster, the times, and the directory's name.
@@ -154,7 +154,7 @@ async fn growing_keeping_archiving_and_deleting() {
     let permit = Permit::unlimited();
     let volume = watched.backend.create(&request, &permit).await.unwrap();
     watched.calls();
-    let growth = ExpandRequest {
+    let expansion = ExpandRequest {
         name: request.name.clone(),
         id: Some(volume.id.clone()),
         source: volume.source.clone(),
@@ -163,7 +163,7 @@ async fn growing_keeping_archiving_and_deleting() {
         capacity: Capacity::from_bytes(2 << 30),
         pv_metadata: removal(&request, &volume, Disposal::Retain).pv_metadata,
     };
-    watched.backend.expand(&growth, &permit).await.unwrap();
+    watched.backend.expand(&expansion, &permit).await.unwrap();
     assert_eq!(
         watched.calls(),
         [
@@ -266,7 +266,8 @@ async fn calls_among(others: usize) -> Vec<String> {
     }
     let permit = Permit::unlimited();
     for (name, disposal) in [("1", Disposal::Delete), ("2", Disposal::Archive)] {
-        let request = super::odd::asked(name, &[&SHARED[..], &[("fsName", "cephfs")]].concat());
+        let request =
+            super::changed_world::request_for(name, &[&SHARED[..], &[("fsName", "cephfs")]].concat());
         let volume = watched.backend.create(&request, &permit).await.unwrap();
         watched.backend.remove(&removal(&request, &volume, disposal), &permit).await.unwrap();
     }

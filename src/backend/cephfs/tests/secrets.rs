@@ -4,9 +4,9 @@
 use std::{fs, slice::from_ref, sync::Arc};
 
 use super::{
+    changed_world::request_for,
     conformance::{Keys, World, removal},
     fake::{KEY, Mgr},
-    odd::asked,
 };
 use crate::{
     backend::{Backend, Kind, cephfs::Cephfs},
@@ -29,7 +29,7 @@ impl Site {
         let mgr = Mgr::new();
         let keys = Keys::new("i-1", KEY);
         let backend = mgr.backend(keys.clone());
-        let request = asked("data", more);
+        let request = request_for("data", more);
         let volume = backend.create(&request, &Permit::unlimited()).await.unwrap();
         let secret = backend.kept_secret(&volume.record).expect("it has a user of its own");
         let Removal { name, id, source, claim, origin, pv_metadata, .. } =

@@ -54,11 +54,11 @@ fn the_class_of_the_old_provisioner_means_what_it_meant() {
         ("fsType", "xfs"),
     ])
     .unwrap();
-    assert!(plan.ground.cluster.name().starts_with("mon-"), "{}", plan.ground.cluster.name());
-    assert_eq!(plan.ground.monitors.unwrap().as_str(), "mon-a.example.org:6789, 10.1.0.2:6789");
+    assert!(plan.target.cluster.name().starts_with("mon-"), "{}", plan.target.cluster.name());
+    assert_eq!(plan.target.monitors.unwrap().as_str(), "mon-a.example.org:6789, 10.1.0.2:6789");
     let secret = SecretName { namespace: "kube-system".into(), name: "ceph-admin-secret".into() };
-    assert_eq!(plan.ground.admin, Admin { user: "kube".into(), secret });
-    assert_eq!(plan.ground.spot, Spot { pool: "kube".into(), namespace: None });
+    assert_eq!(plan.target.admin, Admin { user: "kube".into(), secret });
+    assert_eq!(plan.target.pool_namespace, PoolNamespace { pool: "kube".into(), namespace: None });
     assert_eq!(plan.user, "mapper");
     assert_eq!(plan.user_secret, SecretName { namespace: String::new(), name: "ceph-user-secret".into() });
     assert_eq!(plan.features.to_string(), "layering");
@@ -73,8 +73,8 @@ fn what_a_class_leaves_out_is_as_with_the_old_provisioner() {
     let plan =
         planned(&[("monitors", "10.1.0.2"), ("adminSecretName", "s"), ("userSecretName", "u")]).unwrap();
     let secret = SecretName { namespace: "default".into(), name: "s".into() };
-    assert_eq!(plan.ground.admin, Admin { user: "admin".into(), secret });
-    assert_eq!(plan.ground.spot.pool, "rbd");
+    assert_eq!(plan.target.admin, Admin { user: "admin".into(), secret });
+    assert_eq!(plan.target.pool_namespace.pool, "rbd");
     assert_eq!(plan.user, "admin");
     assert_eq!((plan.features, plan.fs_type), (Features::NONE, None));
 }
@@ -95,9 +95,9 @@ fn a_configured_cluster_brings_its_own_admin() {
     ];
     for (row, parameters, user, secret) in rows {
         let plan = planned(&[parameters, &[("userSecretName", "u")]].concat()).unwrap();
-        assert_eq!(plan.ground.cluster.name(), "main", "{row}");
-        assert_eq!(plan.ground.admin.user, user, "{row}");
-        assert_eq!(plan.ground.admin.secret.to_string(), secret, "{row}");
+        assert_eq!(plan.target.cluster.name(), "main", "{row}");
+        assert_eq!(plan.target.admin.user, user, "{row}");
+        assert_eq!(plan.target.admin.secret.to_string(), secret, "{row}");
     }
 }
 
@@ -115,7 +115,7 @@ fn empty_values_count_as_left_out_as_charts_render_them() {
         ("radosNamespace", ""),
     ])
     .unwrap();
-    assert_eq!(plan.ground.spot, Spot { pool: "rbd".into(), namespace: None });
+    assert_eq!(plan.target.pool_namespace, PoolNamespace { pool: "rbd".into(), namespace: None });
     assert_eq!((plan.data_pool, plan.fs_type, plan.form), (None, None, Form::Csi));
 }
 

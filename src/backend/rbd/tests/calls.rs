@@ -4,8 +4,8 @@ use super::*;
 use crate::backend::conformance::removal;
 
 /// The calls without the image's own mark, which holds a time.
-fn calls(small: &Small) -> Vec<String> {
-    small
+fn calls(fake_cluster: &FakeCluster) -> Vec<String> {
+    fake_cluster
         .calls()
         .into_iter()
         .map(|call| call.split(" {\"").next().unwrap_or_default().to_owned())
@@ -24,12 +24,12 @@ fn sorted(mut calls: Vec<String>) -> Vec<String> {
 async fn a_volume_costs_one_program() {
     let site = Site::new();
     site.create(&request("a", &[])).await.unwrap();
-    assert_eq!(calls(&site.small), ["rbd import --no-progress --export-format 2 - rbd/berth-uid-a"]);
-    site.small.state().spaces.insert("rbd/team".into(), small::Space::default());
-    site.small.state().spaces.insert("ec".into(), small::Space::default());
+    assert_eq!(calls(&site.fake_cluster), ["rbd import --no-progress --export-format 2 - rbd/berth-uid-a"]);
+    site.fake_cluster.state().spaces.insert("rbd/team".into(), fake_cluster::Space::default());
+    site.fake_cluster.state().spaces.insert("ec".into(), fake_cluster::Space::default());
     site.create(&request("b", &[("radosNamespace", "team"), ("dataPool", "ec")])).await.unwrap();
     assert_eq!(
-        calls(&site.small),
+        calls(&site.fake_cluster),
         ["rbd import --no-progress --export-format 2 --data-pool ec - rbd/team/berth-uid-b"]
     );
 }
@@ -39,9 +39,9 @@ async fn a_volume_that_is_there_is_looked_at() {
     let site = Site::new();
     let request = request("a", &[]);
     site.create(&request).await.unwrap();
-    calls(&site.small);
+    calls(&site.fake_cluster);
     site.create(&request).await.unwrap();
-    let found = calls(&site.small);
+    let found = calls(&site.fake_cluster);
     assert_eq!(
         sorted(found),
         [
@@ -90,9 +90,9 @@ async fn a_removal_looks_first_and_moves_once() {
     for ((name, disposal, more, expected), id) in rows.into_iter().zip(1_u8..) {
         let request = request(name, more);
         let volume = site.create(&request).await.unwrap();
-        calls(&site.small);
+        calls(&site.fake_cluster);
         site.remove(&removal(&request, &volume, disposal)).await.unwrap();
-        let found = calls(&site.small);
+        let found = calls(&site.fake_cluster);
         let (looks, moves) = found.split_at(found.len() - expected.len());
         assert_eq!(moves, expected, "{name}");
         assert_eq!(looks[0], format!("rbd info --format json rbd/berth-uid-{name}"));
@@ -109,13 +109,13 @@ async fn what_is_kept_says_so() {
     let site = Site::new();
     let request = request("a", &[]);
     let volume = site.create(&request).await.unwrap();
-    calls(&site.small);
+    calls(&site.fake_cluster);
     site.remove(&removal(&request, &volume, Disposal::Retain)).await.unwrap();
-    let found = calls(&site.small);
+    let found = calls(&site.fake_cluster);
     assert_eq!(found[..2], ["rbd info --format json rbd/berth-uid-a".to_owned(), header("1001c0ffee")]);
     assert!(found[2].starts_with("rbd image-meta set rbd/berth-uid-a berth.kept 20"), "{found:?}");
     site.remove(&removal(&request, &volume, Disposal::Retain)).await.unwrap();
-    assert_eq!(calls(&site.small).len(), 2, "it was noted");
+    assert_eq!(calls(&site.fake_cluster).len(), 2, "it was noted");
 }
 
 /// Proves: rbd 18
@@ -123,9 +123,9 @@ async fn what_is_kept_says_so() {
 async fn an_older_image_is_marked_before_it_is_moved() {
     let site = Site::new();
     let image = super::older::IMAGE;
-    site.small.plant("rbd", image, Image { size: 1 << 20, ..Image::default() });
+    site.fake_cluster.plant("rbd", image, Image { size: 1 << 20, ..Image::default() });
     site.remove(&super::older::removal(image, Disposal::Delete)).await.unwrap();
-    let calls = calls(&site.small);
+    let calls = calls(&site.fake_cluster);
     assert_eq!(
         calls[calls.len() - 2..],
         [
@@ -141,10 +141,10 @@ async fn growing_looks_and_resizes() {
     let site = Site::new();
     let request = request("a", &[]);
     let volume = site.create(&request).await.unwrap();
-    calls(&site.small);
-    site.rbd.expand(&growth(&request, &volume, 2 << 30), &Permit::unlimited()).await.unwrap();
+    calls(&site.fake_cluster);
+    site.rbd.expand(&expansion(&request, &volume, 2 << 30), &Permit::unlimited()).await.unwrap();
     assert_eq!(
-        calls(&site.small),
+        calls(&site.fake_cluster),
         [
             "rbd info --format json rbd/berth-uid-a",
             header("1001c0ffee").as_str(),
@@ -159,15 +159,15 @@ async fn a_sweep_lists_and_reads_only_what_nobody_knows() {
     for name in ["a", "b"] {
         site.create(&request(name, &[])).await.unwrap();
     }
-    calls(&site.small);
+    calls(&site.fake_cluster);
     let known = |name: &VolumeName| name.as_str() == "pvc-uid-a";
     let found = site.rbd.list_uncommitted("main", &known).await.unwrap();
     assert_eq!(
-        calls(&site.small),
+        calls(&site.fake_cluster),
         ["rbd ls --format json rbd", "rbd info --format json rbd/berth-uid-b", header("1002c0ffee").as_str()]
     );
     site.rbd.rollback(&found[0], &Permit::unlimited()).await.unwrap();
-    let mut calls = calls(&site.small);
+    let mut calls = calls(&site.fake_cluster);
     assert_eq!(calls.pop().unwrap(), "rbd trash mv --expires-at 15 seconds rbd/berth-uid-b");
     assert_eq!(calls.pop().unwrap(), "rbd diff --format json rbd/berth-uid-b");
 }
@@ -177,13 +177,13 @@ async fn garbage_collection_finds_every_trash_and_never_forces() {
     let site = Site::new();
     let request = request("a", &[]);
     let volume = site.create(&request).await.unwrap();
-    site.small.state().spaces.insert("rbd/team".into(), small::Space::default());
+    site.fake_cluster.state().spaces.insert("rbd/team".into(), fake_cluster::Space::default());
     site.remove(&removal(&request, &volume, Disposal::Delete)).await.unwrap();
-    calls(&site.small);
-    let small = site.small.clone();
-    let looked = move || small.state().calls.iter().any(|call| call.contains("-N team"));
+    calls(&site.fake_cluster);
+    let fake_cluster = site.fake_cluster.clone();
+    let looked = move || fake_cluster.state().calls.iter().any(|call| call.contains("-N team"));
     site.collect_until(|store| store.purged == 1 && looked()).await;
-    let mut calls = sorted(calls(&site.small));
+    let mut calls = sorted(calls(&site.fake_cluster));
     calls.dedup();
     assert_eq!(
         calls,
@@ -205,7 +205,7 @@ async fn calls_among(others: usize) -> Vec<String> {
     let site = Site::new();
     for number in 0..others {
         let image = Image { size: 1 << 20, ..Image::default() };
-        site.small.plant("rbd", &format!("berth-uid-other-{number}"), image);
+        site.fake_cluster.plant("rbd", &format!("berth-uid-other-{number}"), image);
     }
     for (name, disposal) in [("a", Disposal::Delete), ("b", Disposal::Archive)] {
         let request = request(name, &[]);
@@ -216,7 +216,7 @@ async fn calls_among(others: usize) -> Vec<String> {
         Some((before, _)) => format!("{before}rbd_header.ID"),
         None => call,
     };
-    sorted(calls(&site.small).into_iter().map(id).collect())
+    sorted(calls(&site.fake_cluster).into_iter().map(id).collect())
 }
 
 #[tokio::test]

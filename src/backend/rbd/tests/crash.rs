@@ -1,6 +1,6 @@
 //! Whatever is broken off at any of its steps is finished by a later call, and nothing is lost or left behind.
 
-use super::{small::Stop, *};
+use super::{fake_cluster::Stop, *};
 use crate::backend::{conformance::removal, rbd::entry::State};
 
 /// A creation writes a name, what it stands for, a header, the mark, the size.
@@ -49,9 +49,9 @@ async fn broken_off<T: std::fmt::Debug>(
     stop: Stop,
     first: impl Future<Output = Result<T, Error>>,
 ) -> bool {
-    site.small.state().stop = stop;
+    site.fake_cluster.state().stop = stop;
     let result = first.await;
-    let mut state = site.small.state();
+    let mut state = site.fake_cluster.state();
     state.stop = Stop::Never;
     let stopped = std::mem::take(&mut state.stopped);
     assert_eq!(result.is_err(), stopped, "{stop:?}: {result:?}");
@@ -71,13 +71,13 @@ async fn a_creation_that_was_broken_off_is_finished() {
             }
             let volume = until_done(async || site.create(&request).await).await;
             assert_eq!(volume.capacity, Some(request.capacity), "{stop:?}");
-            assert_eq!(site.small.images(), ["berth-uid-a"], "{stop:?}");
-            let image = site.small.state().spaces["rbd"].images["berth-uid-a"].clone();
-            assert_eq!((image.size, image.features, image.headless), (1 << 30, 1, false), "{stop:?}");
+            assert_eq!(site.fake_cluster.images(), ["berth-uid-a"], "{stop:?}");
+            let image = site.fake_cluster.state().spaces["rbd"].images["berth-uid-a"].clone();
+            assert_eq!((image.size, image.features, image.without_header), (1 << 30, 1, false), "{stop:?}");
             assert!(image.metadata["berth.owner"].contains("uid-a"), "{stop:?}");
             // What could not be opened was cleared away into the trash.
-            let trash = site.small.state().spaces["rbd"].trash.clone();
-            assert!(trash.iter().all(|entry| entry.image.headless), "{stop:?}: {trash:?}");
+            let trash = site.fake_cluster.state().spaces["rbd"].trash.clone();
+            assert!(trash.iter().all(|entry| entry.image.without_header), "{stop:?}: {trash:?}");
             site.collect_until(|store| store.trash == 0).await;
             assert_eq!(site.trash(), [""; 0], "{stop:?}");
         }
@@ -87,9 +87,9 @@ async fn a_creation_that_was_broken_off_is_finished() {
 #[tokio::test]
 async fn the_creation_has_no_more_steps_than_are_tried() {
     let site = Site::new();
-    site.small.state().stop = Stop::Before(STEPS);
+    site.fake_cluster.state().stop = Stop::Before(STEPS);
     site.create(&request("a", &[])).await.unwrap();
-    assert!(!site.small.state().stopped);
+    assert!(!site.fake_cluster.state().stopped);
 }
 
 /// Proves: rbd 21
@@ -113,9 +113,9 @@ async fn a_creation_that_was_broken_off_for_good_is_swept() {
             assert!(since.elapsed() < Duration::from_mins(1), "{stop:?}: {found:?}");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        assert_eq!(site.small.images(), Vec::<String>::new(), "{stop:?}");
+        assert_eq!(site.fake_cluster.images(), Vec::<String>::new(), "{stop:?}");
         site.collect_until(|store| store.trash == 0).await;
-        assert!(site.small.state().spaces["rbd"].trash.is_empty(), "{stop:?}");
+        assert!(site.fake_cluster.state().spaces["rbd"].trash.is_empty(), "{stop:?}");
     }
 }
 
@@ -129,7 +129,7 @@ async fn an_adoption_that_was_broken_off_is_finished() {
             broken_off(&site, stop, site.create(&request)).await;
             let volume = until_done(async || site.create(&request).await).await;
             assert_eq!(volume.capacity, Some(request.capacity));
-            let image = site.small.state().spaces["rbd"].images["berth-uid-a"].clone();
+            let image = site.fake_cluster.state().spaces["rbd"].images["berth-uid-a"].clone();
             assert_eq!((image.size, image.metadata.len()), (1 << 30, 1), "{first:?} {stop:?}");
         }
     }
@@ -143,7 +143,7 @@ async fn a_removal_that_was_broken_off_is_finished() {
             for stop in stops(steps) {
                 let mut site = Site::new();
                 let removal = if older {
-                    site.small.plant("rbd", IMAGE, super::older::planted());
+                    site.fake_cluster.plant("rbd", IMAGE, super::older::planted());
                     super::older::removal(IMAGE, disposal)
                 } else {
                     let request = request("a", &[]);
@@ -155,7 +155,7 @@ async fn a_removal_that_was_broken_off_is_finished() {
                 let removed = until_done(async || site.remove(&removal).await).await;
                 let row = format!("{disposal} older: {older} {stop:?}");
                 let listed = |site: &Site| {
-                    let state = site.small.state();
+                    let state = site.fake_cluster.state();
                     state.spaces["rbd"].images.values().filter(|image| !image.unlisted).count()
                 };
                 assert_eq!(listed(&site), 0, "{row}");
@@ -164,12 +164,12 @@ async fn a_removal_that_was_broken_off_is_finished() {
                         assert_eq!(removed, Removed::Trashed, "{row}");
                         site.restart();
                         site.collect_until(|store| store.purged == 1).await;
-                        assert!(site.small.state().spaces["rbd"].trash.is_empty(), "{row}");
+                        assert!(site.fake_cluster.state().spaces["rbd"].trash.is_empty(), "{row}");
                         assert_eq!(site.remove(&removal).await.unwrap(), Removed::Absent, "{row}");
                     }
                     Disposal::Archive | Disposal::Retain => {
                         assert!(matches!(removed, Removed::Archived(_)), "{row}");
-                        let state = site.small.state();
+                        let state = site.fake_cluster.state();
                         let kept: Vec<_> = state.spaces["rbd"].trash.iter().collect();
                         assert!(kept.len() == 1 && kept[0].is_kept(), "{row}");
                         assert_eq!(kept[0].name, if older { IMAGE } else { "berth-uid-a" }, "its old name");
@@ -187,7 +187,7 @@ async fn an_archive_that_was_broken_off_survives_every_sweep() {
         let request = named(UID);
         let image = format!("berth-{UID}");
         let volume = site.create(&request).await.unwrap();
-        site.small.change(&image, |image| image.content = true);
+        site.fake_cluster.change(&image, |image| image.content = true);
         let removal = removal(&request, &volume, Disposal::Archive);
         assert!(broken_off(&site, stop, site.remove(&removal)).await, "{stop:?}");
         site.restart();
@@ -204,12 +204,15 @@ async fn an_archive_that_was_broken_off_survives_every_sweep() {
                 tokio::time::sleep(QUICK.making / 2).await;
             }
         }
-        let state = site.small.state();
+        let state = site.fake_cluster.state();
         let trash = &state.spaces["rbd"].trash;
         assert_eq!(trash.len(), 1, "{stop:?}");
         let entry = &trash[0];
         assert!(
-            entry.is_kept() && entry.state == State::Whole && entry.image.content && !entry.image.headless,
+            entry.is_kept()
+                && entry.state == State::Whole
+                && entry.image.content
+                && !entry.image.without_header,
             "{stop:?}: {entry:?}"
         );
         assert!(state.spaces["rbd"].images.is_empty(), "{stop:?}");
@@ -221,12 +224,12 @@ async fn a_creation_after_an_archive_that_was_broken_off_leaves_it_alone() {
     let site = Site::new();
     let request = request("a", &[]);
     let volume = site.create(&request).await.unwrap();
-    site.small.change("berth-uid-a", |image| image.content = true);
+    site.fake_cluster.change("berth-uid-a", |image| image.content = true);
     let removal = removal(&request, &volume, Disposal::Archive);
     // The name alone is left of it.
     assert!(broken_off(&site, Stop::After(1), site.remove(&removal)).await);
     until_done(async || site.create(&request).await).await;
-    let state = site.small.state();
+    let state = site.fake_cluster.state();
     let entry = &state.spaces["rbd"].trash[0];
     assert!(entry.is_kept() && entry.state == State::Whole && entry.image.content, "{entry:?}");
     assert_ne!(state.spaces["rbd"].images["berth-uid-a"].id, entry.image.id);
@@ -241,7 +244,7 @@ async fn a_move_to_the_trash_that_was_broken_off_is_finished_before_the_volume_c
         let removal = removal(&request, &volume, disposal);
         // Everything but the last step.
         assert!(broken_off(&site, Stop::Before(MOVE - 1), site.remove(&removal)).await);
-        let state = |site: &Site| site.small.state().spaces["rbd"].trash[0].state;
+        let state = |site: &Site| site.fake_cluster.state().spaces["rbd"].trash[0].state;
         assert_eq!(state(&site), State::Moving);
         site.restart();
         site.remove(&removal).await.unwrap();
@@ -261,9 +264,12 @@ async fn a_deletion_that_was_begun_becomes_the_archive_that_is_asked_for_now_and
             assert!(broken_off(&site, stop, site.remove(&begun)).await);
             let asked = Removal { disposal: then, ..begun };
             let removed = until_done(async || site.remove(&asked).await).await;
-            assert_eq!(site.small.images(), [""; 0]);
-            let kept: Vec<bool> =
-                site.small.state().spaces["rbd"].trash.iter().map(super::small::Trashed::is_kept).collect();
+            assert_eq!(site.fake_cluster.images(), [""; 0]);
+            let kept: Vec<bool> = site.fake_cluster.state().spaces["rbd"]
+                .trash
+                .iter()
+                .map(super::fake_cluster::Trashed::is_kept)
+                .collect();
             match then {
                 Disposal::Archive => {
                     assert!(
@@ -292,7 +298,7 @@ async fn a_name_that_was_left_behind_goes_at_the_pace_of_the_sweep() {
     let found = site.rbd.list_uncommitted("main", &|_| false).await.unwrap();
     tokio::time::sleep(QUICK.making * 2).await;
     site.rbd.rollback(&found[0], &Permit::unlimited()).await.unwrap();
-    assert_eq!(site.small.images(), Vec::<String>::new());
+    assert_eq!(site.fake_cluster.images(), Vec::<String>::new());
 }
 
 #[tokio::test]
@@ -301,11 +307,11 @@ async fn an_expansion_that_was_broken_off_is_finished() {
         let site = Site::new();
         let request = request("a", &[]);
         let volume = site.create(&request).await.unwrap();
-        let growth = growth(&request, &volume, 2 << 30);
+        let expansion = expansion(&request, &volume, 2 << 30);
         let permit = Permit::unlimited();
-        assert!(broken_off(&site, stop, site.rbd.expand(&growth, &permit)).await);
-        let grown = until_done(async || site.rbd.expand(&growth, &permit).await).await;
-        assert_eq!(grown, Expanded { capacity: growth.capacity, on_node: true });
+        assert!(broken_off(&site, stop, site.rbd.expand(&expansion, &permit)).await);
+        let grown = until_done(async || site.rbd.expand(&expansion, &permit).await).await;
+        assert_eq!(grown, Expanded { capacity: expansion.capacity, on_node: true });
     }
 }
 
@@ -313,9 +319,9 @@ async fn an_expansion_that_was_broken_off_is_finished() {
 async fn work_that_is_dropped_leaves_the_image_to_the_next() {
     let site = Site::new();
     let request = request("a", &[]);
-    site.small.state().hangs = true;
+    site.fake_cluster.state().hangs = true;
     let dropped = tokio::time::timeout(Duration::from_millis(200), site.create(&request)).await;
     assert!(dropped.is_err());
-    site.small.state().hangs = false;
+    site.fake_cluster.state().hangs = false;
     until_done(async || site.create(&request).await).await;
 }

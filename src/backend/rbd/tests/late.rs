@@ -1,28 +1,28 @@
 //! Programs that act late: started by a process that lost its right, or that was stopped, and carried out after the next one has done
 //! its work. What they do by name can be undone, and what cannot be undone goes by the id of an image.
 
-use super::{small::Stop, *};
+use super::{fake_cluster::Stop, *};
 use crate::backend::conformance::removal;
 
 async fn made(site: &Site) -> (VolumeRequest, Volume) {
     let request = request("a", &[]);
     let volume = site.create(&request).await.unwrap();
-    site.small.change("berth-uid-a", |image| image.content = true);
+    site.fake_cluster.change("berth-uid-a", |image| image.content = true);
     (request, volume)
 }
 
 /// Begins `work`, and gives it up when a call that begins with `call` is held.
 async fn begun<T: std::fmt::Debug>(site: &Site, call: &'static str, work: impl Future<Output = T>) {
-    site.small.state().hold = Some(call);
+    site.fake_cluster.state().hold = Some(call);
     tokio::select! {
         outcome = work => panic!("it is held: {outcome:?}"),
         () = async {
-            while site.small.held() == 0 {
+            while site.fake_cluster.held() == 0 {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         } => {}
     }
-    site.small.state().hold = None;
+    site.fake_cluster.state().hold = None;
 }
 
 /// The image that was bound again went to the trash, and was purged.
@@ -38,11 +38,11 @@ async fn a_late_move_to_the_trash_is_undone() {
         site.restart();
         site.vault.set_volume(&request.name, false);
         assert_eq!(site.restore(&removal).await.unwrap(), Restored::InPlace);
-        site.small.let_go();
-        assert_eq!(site.small.images(), [""; 0]);
-        let small = site.small.clone();
-        site.collect_until(move |_| !small.images().is_empty()).await;
-        let state = site.small.state();
+        site.fake_cluster.let_go();
+        assert_eq!(site.fake_cluster.images(), [""; 0]);
+        let fake_cluster = site.fake_cluster.clone();
+        site.collect_until(move |_| !fake_cluster.images().is_empty()).await;
+        let state = site.fake_cluster.state();
         let space = &state.spaces["rbd"];
         assert!(space.images["berth-uid-a"].content && space.trash.is_empty(), "{space:?}");
     }
@@ -56,10 +56,10 @@ async fn a_late_move_after_the_volume_was_removed_does_nothing() {
     begun(&site, "trash mv", site.remove(&removal)).await;
     site.restart();
     site.remove(&removal).await.unwrap();
-    site.small.let_go();
+    site.fake_cluster.let_go();
     assert_eq!(site.trash(), ["berth-uid-a"]);
     site.collect_until(|store| store.purged == 1).await;
-    assert_eq!((site.small.images(), site.trash()), (Vec::new(), Vec::new()));
+    assert_eq!((site.fake_cluster.images(), site.trash()), (Vec::new(), Vec::new()));
 }
 
 /// What clears the rest of a broken off creation away would have removed the volume that was made there after it.
@@ -67,9 +67,9 @@ async fn a_late_move_after_the_volume_was_removed_does_nothing() {
 async fn a_late_clearing_of_what_was_begun_does_not_remove_the_volume_that_was_made() {
     let mut site = Site::new();
     let request = request("a", &[]);
-    site.small.state().stop = Stop::After(1);
+    site.fake_cluster.state().stop = Stop::After(1);
     site.create(&request).await.unwrap_err();
-    site.small.state().stop = Stop::Never;
+    site.fake_cluster.state().stop = Stop::Never;
     let clearing = async {
         loop {
             let _ = site.create(&request).await;
@@ -84,11 +84,11 @@ async fn a_late_clearing_of_what_was_begun_does_not_remove_the_volume_that_was_m
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     site.vault.set_volume(&request.name, false);
-    site.small.change("berth-uid-a", |image| image.content = true);
-    site.small.let_go();
-    let small = site.small.clone();
-    site.collect_until(move |_| !small.images().is_empty()).await;
-    assert!(site.small.state().spaces["rbd"].images["berth-uid-a"].content);
+    site.fake_cluster.change("berth-uid-a", |image| image.content = true);
+    site.fake_cluster.let_go();
+    let fake_cluster = site.fake_cluster.clone();
+    site.collect_until(move |_| !fake_cluster.images().is_empty()).await;
+    assert!(site.fake_cluster.state().spaces["rbd"].images["berth-uid-a"].content);
 }
 
 /// A purge goes by the id of an image, and not before its time.
@@ -105,11 +105,11 @@ async fn a_late_purge_does_not_touch_an_image_that_left_the_trash() {
     site.restart();
     site.vault.set_volume(&request.name, false);
     site.restore(&removal).await.unwrap();
-    site.small.let_go();
-    assert!(site.small.state().spaces["rbd"].images["berth-uid-a"].content);
+    site.fake_cluster.let_go();
+    assert!(site.fake_cluster.state().spaces["rbd"].images["berth-uid-a"].content);
     // The same where it was archived since.
     begun(&site, "trash mv", site.remove(&Removal { disposal: Disposal::Archive, ..removal.clone() })).await;
-    site.small.let_go();
+    site.fake_cluster.let_go();
     assert_eq!(site.trash(), ["berth-uid-a"]);
 }
 
@@ -122,8 +122,8 @@ async fn a_late_way_back_of_an_image_that_was_purged_does_nothing() {
     begun(&site, "trash restore", site.restore(&removal)).await;
     site.restart();
     site.collect_until(|store| store.purged == 1).await;
-    site.small.let_go();
-    assert_eq!((site.small.images(), site.trash()), (Vec::new(), Vec::new()));
+    site.fake_cluster.let_go();
+    assert_eq!((site.fake_cluster.images(), site.trash()), (Vec::new(), Vec::new()));
 }
 
 /// At worst a late mark says what was so before: then nothing is removed, and the way on is told.
@@ -132,26 +132,26 @@ async fn a_late_mark_of_a_cluster_that_gave_the_volume_away_costs_a_refusal() {
     let mut site = Site::new();
     let (request, volume) = made(&site).await;
     let unsigned = {
-        let state = site.small.state();
+        let state = site.fake_cluster.state();
         let mark = state.spaces["rbd"].images["berth-uid-a"].metadata["berth.owner"].clone();
         mark.replace("\"installation\":\"here\"", "\"installation\":\"\"")
     };
-    site.small.change("berth-uid-a", |image| {
+    site.fake_cluster.change("berth-uid-a", |image| {
         image.metadata.insert("berth.owner".into(), unsigned);
     });
     let permit = Permit::unlimited();
     begun(&site, "image-meta set", site.rbd.register(&in_use(&request, &volume), &permit)).await;
     // Another cluster was given the volume.
-    *site.vault.installation.lock().unwrap() = Some("there".into());
+    *site.vault.cluster_id.lock().unwrap() = Some("there".into());
     site.restart();
     let mut taken = in_use(&request, &volume);
     taken.pv_metadata.take_over = Some(crate::volume::UNRECORDED.into());
     taken.pv_metadata.uid = "its-object-there".into();
     site.rbd.register(&taken, &permit).await.unwrap();
-    site.small.let_go();
+    site.fake_cluster.let_go();
     let delete = Removal { pv_metadata: taken.pv_metadata, ..removal(&request, &volume, Disposal::Delete) };
     let error = site.remove(&delete).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Refused);
     assert!(error.to_string().ends_with("berth.storage/take-over=here"), "{error}");
-    assert_eq!(site.small.images(), ["berth-uid-a"]);
+    assert_eq!(site.fake_cluster.images(), ["berth-uid-a"]);
 }

@@ -1,6 +1,6 @@
 //! Volumes of rbd-provisioner and of kubernetes.io/rbd: their images are grown and removed as their class says.
 
-use super::{small::Stop, *};
+use super::{fake_cluster::Stop, *};
 use crate::{
     backend::conformance::legacy_pv_metadata,
     volume::{ClaimKey, Origin},
@@ -29,7 +29,7 @@ pub(super) const IMAGE: &str = "kubernetes-dynamic-pvc-2f0c3c9e-8a0b-4a43-9f4a-0
 #[tokio::test]
 async fn the_class_says_with_which_user_and_for_how_long() {
     let site = Site::new();
-    site.small.plant("rbd", IMAGE, planted());
+    site.fake_cluster.plant("rbd", IMAGE, planted());
     // On a cluster that nobody configured; its programs are the same here.
     let Source::Rbd(mut source) = older(IMAGE) else { unreachable!() };
     source.monitors = vec!["10.5.0.1:6789".into()];
@@ -42,7 +42,7 @@ async fn the_class_says_with_which_user_and_for_how_long() {
     removal.pv_metadata.parameters =
         class.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
     assert!(matches!(site.remove(&removal).await.unwrap(), Removed::Archived(_)));
-    let calls = site.small.calls();
+    let calls = site.fake_cluster.calls();
     assert!(
         calls.last().unwrap().ends_with(&format!("--expires-at 172800 seconds rbd/{IMAGE}")),
         "{calls:?}"
@@ -62,21 +62,21 @@ async fn an_image_that_is_marked_for_another_claim_is_left_alone() {
         assert!(error.to_string().contains("team/a"), "{error}");
     }
     // Neither is one of ours that lost its mark.
-    site.small.change("berth-uid-a", |image| image.metadata.clear());
+    site.fake_cluster.change("berth-uid-a", |image| image.metadata.clear());
     let error = site.remove(&removal("berth-uid-a", Disposal::Delete)).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Refused);
-    assert_eq!(site.small.images(), ["berth-uid-a"]);
+    assert_eq!(site.fake_cluster.images(), ["berth-uid-a"]);
 }
 
 #[tokio::test]
 async fn a_name_that_is_more_than_a_name_is_refused() {
     let site = Site::new();
-    site.small.plant("rbd", IMAGE, planted());
+    site.fake_cluster.plant("rbd", IMAGE, planted());
     for image in ["rbd/other", &format!("{IMAGE}@first"), "", "-p", "a b"] {
         let error = site.remove(&removal(image, Disposal::Delete)).await.unwrap_err();
         assert_eq!(error.kind(), Kind::Refused, "{image:?}: {error}");
     }
-    assert_eq!(site.small.images(), [IMAGE]);
+    assert_eq!(site.fake_cluster.images(), [IMAGE]);
 }
 
 /// Proves: rbd 14
@@ -97,12 +97,12 @@ async fn a_missing_image_is_a_success_only_where_its_pool_exists() {
 async fn a_renaming_that_the_version_before_broke_off_is_gone_on_with() {
     for (stop, restored) in [(Stop::After(1), false), (Stop::After(2), false), (Stop::After(2), true)] {
         let site = Site::new();
-        site.small.plant("rbd", IMAGE, planted());
+        site.fake_cluster.plant("rbd", IMAGE, planted());
         let doomed = format!("berth.deleted-{IMAGE}");
-        site.small.rename(IMAGE, &doomed, stop);
+        site.fake_cluster.rename(IMAGE, &doomed, stop);
         if restored {
             assert_eq!(site.restore(&removal(IMAGE, Disposal::Delete)).await.unwrap(), Restored::MovedBack);
-            assert_eq!(site.small.images(), [IMAGE]);
+            assert_eq!(site.fake_cluster.images(), [IMAGE]);
             continue;
         }
         assert_eq!(
@@ -119,8 +119,8 @@ async fn a_renaming_that_the_version_before_broke_off_is_gone_on_with() {
 #[tokio::test]
 async fn an_older_image_grows() {
     let site = Site::new();
-    site.small.plant("rbd", IMAGE, planted());
-    let growth = ExpandRequest {
+    site.fake_cluster.plant("rbd", IMAGE, planted());
+    let expansion = ExpandRequest {
         name: "pvc-old".parse().unwrap(),
         id: None,
         source: older(IMAGE),
@@ -129,9 +129,9 @@ async fn an_older_image_grows() {
         capacity: Capacity::from_bytes(3 << 20),
         pv_metadata: legacy_pv_metadata(),
     };
-    let grown = site.rbd.expand(&growth, &Permit::unlimited()).await.unwrap();
-    assert_eq!(grown, Expanded { capacity: growth.capacity, on_node: false });
-    site.small.change(IMAGE, |image| image.size = 8 << 20);
-    let grown = site.rbd.expand(&growth, &Permit::unlimited()).await.unwrap();
+    let grown = site.rbd.expand(&expansion, &Permit::unlimited()).await.unwrap();
+    assert_eq!(grown, Expanded { capacity: expansion.capacity, on_node: false });
+    site.fake_cluster.change(IMAGE, |image| image.size = 8 << 20);
+    let grown = site.rbd.expand(&expansion, &Permit::unlimited()).await.unwrap();
     assert_eq!(grown.capacity, Capacity::from_bytes(8 << 20), "it is larger than asked for, and stays so");
 }

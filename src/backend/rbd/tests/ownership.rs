@@ -16,12 +16,12 @@ async fn made(site: &Site) -> (VolumeRequest, Volume) {
 }
 
 pub(super) fn become_(site: &Site, cluster: Option<&str>) {
-    *site.vault.installation.lock().unwrap() = cluster.map(str::to_owned);
+    *site.vault.cluster_id.lock().unwrap() = cluster.map(str::to_owned);
 }
 
 /// The mark of an image of pool `rbd`, wherever it is.
 fn mark(site: &Site, image: &str) -> owner::Mark {
-    let state = site.small.state();
+    let state = site.fake_cluster.state();
     let space = &state.spaces["rbd"];
     let in_trash = || &space.trash.iter().find(|entry| entry.name == image).unwrap().image;
     let image = space.images.get(image).unwrap_or_else(in_trash);
@@ -30,8 +30,8 @@ fn mark(site: &Site, image: &str) -> owner::Mark {
 
 /// Makes the mark one of a time when the cluster was not known.
 fn unsign(site: &Site) {
-    let mark = owner::Mark { installation: String::new(), ..mark(site, "berth-uid-a") };
-    site.small.change("berth-uid-a", |image| {
+    let mark = owner::Mark { cluster_id: String::new(), ..mark(site, "berth-uid-a") };
+    site.fake_cluster.change("berth-uid-a", |image| {
         image.metadata.insert("berth.owner".into(), mark.to_json());
     });
 }
@@ -53,13 +53,13 @@ async fn a_pv_that_was_copied_to_another_cluster_touches_nothing_until_it_is_tak
             "{error}"
         );
     }
-    let grown = site.rbd.expand(&growth(&request, &volume, 2 << 30), &Permit::unlimited()).await;
+    let grown = site.rbd.expand(&expansion(&request, &volume, 2 << 30), &Permit::unlimited()).await;
     assert_eq!(grown.unwrap_err().kind(), Kind::Refused);
     let registered = site.rbd.register(&in_use(&request, &volume), &Permit::unlimited()).await;
     assert_eq!(registered.unwrap_err().kind(), Kind::Refused);
     assert_eq!(site.rbd.list_uncommitted("main", &|_| false).await.unwrap(), []);
     assert_eq!(site.create(&request).await.unwrap_err().kind(), Kind::Conflict);
-    assert_eq!((site.small.images(), site.trash()), (vec!["berth-uid-a".to_owned()], Vec::new()));
+    assert_eq!((site.fake_cluster.images(), site.trash()), (vec!["berth-uid-a".to_owned()], Vec::new()));
 
     let handed_over = Removal {
         pv_metadata: PvMetadata { take_over: Some("here".into()), ..pv_metadata(&volume) },
@@ -67,7 +67,7 @@ async fn a_pv_that_was_copied_to_another_cluster_touches_nothing_until_it_is_tak
     };
     assert_eq!(site.remove(&handed_over).await.unwrap(), Removed::Trashed);
     let mark = mark(&site, "berth-uid-a");
-    assert_eq!((mark.installation.as_str(), mark.volume.as_str()), ("there", "pvc-uid-a"));
+    assert_eq!((mark.cluster_id.as_str(), mark.volume.as_str()), ("there", "pvc-uid-a"));
     // To the first cluster it is another one's now.
     become_(&site, Some("here"));
     site.restart();
@@ -93,7 +93,7 @@ async fn two_spellings_of_one_ceph_cluster_destroy_nothing() {
     let error = site.remove(&copy).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Refused);
     assert!(error.to_string().contains("belongs to"), "{error}");
-    assert_eq!(site.small.images(), ["berth-uid-a"]);
+    assert_eq!(site.fake_cluster.images(), ["berth-uid-a"]);
     // The volume itself goes by whichever address.
     let described = super::request("a", &[("monitors", "10.9.0.1"), ("adminSecretName", "ceph-admin")]);
     let mut described = described.parameters;
@@ -108,7 +108,7 @@ async fn while_the_cluster_is_not_known_nothing_that_exists_is_changed() {
     let mut site = Site::new();
     let (request, volume) = made(&site).await;
     let delete = removal(&request, &volume, Disposal::Delete);
-    site.small.plant("rbd", IMAGE, planted());
+    site.fake_cluster.plant("rbd", IMAGE, planted());
     let second = super::request("b", &[]);
     let gone = site.create(&second).await.unwrap();
     site.remove(&removal(&second, &gone, Disposal::Delete)).await.unwrap();
@@ -121,7 +121,7 @@ async fn while_the_cluster_is_not_known_nothing_that_exists_is_changed() {
         site.remove(&delete).await.unwrap_err(),
         site.remove(&Removal { disposal: Disposal::Archive, ..delete.clone() }).await.unwrap_err(),
         site.remove(&super::older::removal(IMAGE, Disposal::Delete)).await.unwrap_err(),
-        site.rbd.expand(&growth(&request, &volume, 2 << 30), &permit).await.unwrap_err(),
+        site.rbd.expand(&expansion(&request, &volume, 2 << 30), &permit).await.unwrap_err(),
         site.rbd.rollback(&found[0], &permit).await.unwrap_err(),
         site.rbd.register(&in_use(&request, &volume), &permit).await.unwrap_err(),
         site.create(&super::request("c", &[])).await.unwrap_err(),
@@ -141,8 +141,9 @@ async fn while_the_cluster_is_not_known_nothing_that_exists_is_changed() {
     // Nothing is purged either, and that is told.
     site.collect_until(|store| store.stuck.iter().any(|(_, why)| why.contains("--cluster-id"))).await;
     assert_eq!(site.trash(), ["berth-uid-b"]);
-    assert_eq!(site.small.images(), ["berth-uid-a", IMAGE]);
-    let changed: Vec<String> = site.small.calls().into_iter().filter(|call| call.contains(" set ")).collect();
+    assert_eq!(site.fake_cluster.images(), ["berth-uid-a", IMAGE]);
+    let changed: Vec<String> =
+        site.fake_cluster.calls().into_iter().filter(|call| call.contains(" set ")).collect();
     assert_eq!(changed, Vec::<String>::new());
 
     become_(&site, Some("here"));
@@ -165,11 +166,11 @@ async fn a_mark_without_a_cluster_is_signed_while_its_volume_is_bound_and_proves
     let bound = in_use(&request, &volume);
     let copy = InUse { claim: ClaimKey { uid: "another".into(), ..bound.claim.clone() }, ..bound.clone() };
     assert_eq!(site.rbd.register(&copy, &permit).await.unwrap_err().kind(), Kind::Refused);
-    assert_eq!(mark(&site, "berth-uid-a").installation, "");
+    assert_eq!(mark(&site, "berth-uid-a").cluster_id, "");
     for _ in 0..2 {
         site.rbd.register(&bound, &permit).await.unwrap();
         let mark = mark(&site, "berth-uid-a");
-        assert_eq!((mark.installation.as_str(), mark.object.as_str()), ("here", "object-pvc-uid-a"));
+        assert_eq!((mark.cluster_id.as_str(), mark.object.as_str()), ("here", "object-pvc-uid-a"));
     }
     site.remove(&delete).await.unwrap();
 }
@@ -191,11 +192,11 @@ async fn a_volume_that_was_begun_before_the_cluster_was_known_is_made_unless_any
     let site = Site::new();
     let (request, volume) = made(&site).await;
     unsign(&site);
-    site.small.change("berth-uid-a", |image| image.content = true);
+    site.fake_cluster.change("berth-uid-a", |image| image.content = true);
     assert_eq!(site.create(&request).await.unwrap_err().kind(), Kind::Conflict);
-    site.small.change("berth-uid-a", |image| image.content = false);
+    site.fake_cluster.change("berth-uid-a", |image| image.content = false);
     assert_eq!(site.create(&request).await.unwrap(), volume);
-    assert_eq!(mark(&site, "berth-uid-a").installation, "here");
+    assert_eq!(mark(&site, "berth-uid-a").cluster_id, "here");
 }
 
 /// A PV that was kept, and bound again by another claim, could never be deleted or grown.
@@ -204,7 +205,7 @@ async fn a_pv_that_was_bound_again_or_restored_from_a_backup_is_removed_and_grow
     let site = Site::new();
     let (request, volume) = made(&site).await;
     let claim = ClaimKey { namespace: "other".into(), name: "moved".into(), uid: "uid-moved".into() };
-    let mut rebound = ExpandRequest { claim: claim.clone(), ..growth(&request, &volume, 2 << 30) };
+    let mut rebound = ExpandRequest { claim: claim.clone(), ..expansion(&request, &volume, 2 << 30) };
     rebound.pv_metadata.uid = "another-object".into();
     site.rbd.expand(&rebound, &Permit::unlimited()).await.unwrap();
     let mut delete = Removal { claim, ..removal(&request, &volume, Disposal::Delete) };
@@ -229,7 +230,7 @@ async fn a_cluster_that_was_rebuilt_has_its_volumes_by_its_former_id() {
 async fn a_pv_that_was_made_by_hand_gets_no_image_but_one_that_an_older_provisioner_made() {
     let site = Site::new();
     for image in ["production", IMAGE] {
-        site.small.plant("rbd", image, planted());
+        site.fake_cluster.plant("rbd", image, planted());
     }
     let by_hand = |image: &str, pv_metadata: PvMetadata| Removal {
         pv_metadata,
@@ -251,7 +252,7 @@ async fn a_pv_that_was_made_by_hand_gets_no_image_but_one_that_an_older_provisio
             assert!(error.to_string().ends_with("berth.storage/take-over=unrecorded"), "{error}");
         }
     }
-    assert_eq!((site.small.images().len(), site.trash()), (2, Vec::new()));
+    assert_eq!((site.fake_cluster.images().len(), site.trash()), (2, Vec::new()));
     // Registered while it is bound, it is this cluster's, whatever another one has a copy of.
     let right = by_hand(IMAGE, legacy_pv_metadata());
     site.rbd.register(&bound(&right), &Permit::unlimited()).await.unwrap();
@@ -263,7 +264,7 @@ async fn a_pv_that_was_made_by_hand_gets_no_image_but_one_that_an_older_provisio
     site.collect_until(|store| store.purged == 1).await;
     let taken = PvMetadata { take_over: Some(UNRECORDED.into()), ..PvMetadata::default() };
     site.remove(&by_hand("production", taken)).await.unwrap();
-    assert_eq!(site.small.images(), [""; 0]);
+    assert_eq!(site.fake_cluster.images(), [""; 0]);
 }
 
 #[tokio::test]
@@ -287,7 +288,7 @@ async fn the_image_of_another_pv_is_taken_over_only_when_that_is_gone() {
 async fn which_volumes_are_registered_is_listed_and_each_is_looked_at_once() {
     let mut site = Site::new();
     let (request, volume) = made(&site).await;
-    site.small.plant("rbd", IMAGE, planted());
+    site.fake_cluster.plant("rbd", IMAGE, planted());
     site.restart();
     let permit = Permit::unlimited();
     let known = [
@@ -312,9 +313,10 @@ async fn which_volumes_are_registered_is_listed_and_each_is_looked_at_once() {
     site.rbd.register(&in_use(&request, &volume), &permit).await.unwrap();
     site.rbd.register(&InUse { pv_metadata: legacy_pv_metadata(), ..old }, &permit).await.unwrap();
     site.restart();
-    site.small.calls();
+    site.fake_cluster.calls();
     assert_eq!(names(&site).await, [""; 0]);
-    let calls: Vec<String> = site.small.calls().into_iter().filter(|call| call != "ceph fsid").collect();
+    let calls: Vec<String> =
+        site.fake_cluster.calls().into_iter().filter(|call| call != "ceph fsid").collect();
     assert_eq!(calls, ["rados -p rbd listomapvals berth_volumes"], "one list for all volumes");
     // What is made now is marked from the beginning.
     become_(&site, Some("there"));

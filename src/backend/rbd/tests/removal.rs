@@ -20,14 +20,14 @@ async fn an_image_that_is_open_is_not_removed_and_its_node_is_named() {
     for (address, told) in
         [("10.0.0.7:0/123", "on node worker-7 (10.0.0.7)"), ("10.0.0.9:0/1", "at 10.0.0.9")]
     {
-        site.small.change("berth-uid-a", |image| image.watchers = vec![address.into()]);
+        site.fake_cluster.change("berth-uid-a", |image| image.watchers = vec![address.into()]);
         for disposal in [Disposal::Delete, Disposal::Archive] {
             let error = site.remove(&removal(&request, &volume, disposal)).await.unwrap_err();
             assert_eq!(error.kind(), Kind::InUse);
             assert!(error.to_string().contains(told), "{error}");
         }
     }
-    site.small.change("berth-uid-a", |image| image.watchers.clear());
+    site.fake_cluster.change("berth-uid-a", |image| image.watchers.clear());
     site.remove(&removal(&request, &volume, Disposal::Delete)).await.unwrap();
 }
 
@@ -35,7 +35,7 @@ async fn an_image_that_is_open_is_not_removed_and_its_node_is_named() {
 async fn snapshots_are_not_deleted_with_their_image_but_archived_with_it() {
     let site = Site::new();
     let (request, volume) = made(&site, "a").await;
-    site.small.change("berth-uid-a", |image| {
+    site.fake_cluster.change("berth-uid-a", |image| {
         image.snapshots = vec!["daily".into(), "weekly".into()];
         image.clones = vec!["test".into()];
     });
@@ -54,11 +54,11 @@ async fn snapshots_are_not_deleted_with_their_image_but_archived_with_it() {
 async fn a_name_with_signs_of_a_shell_is_quoted_in_the_commands_that_are_told() {
     let site = Site::new();
     let pool = "p;touch$(x)&";
-    site.small.state().spaces.insert(pool.into(), small::Space::default());
+    site.fake_cluster.state().spaces.insert(pool.into(), fake_cluster::Space::default());
     let request = request("a", &[("pool", pool)]);
     let volume = site.create(&request).await.unwrap();
     let change = |change: &dyn Fn(&mut Image)| {
-        let mut state = site.small.state();
+        let mut state = site.fake_cluster.state();
         change(state.spaces.get_mut(pool).unwrap().images.get_mut("berth-uid-a").unwrap());
     };
     let image = format!("'{pool}/berth-uid-a'");
@@ -81,14 +81,15 @@ async fn a_name_with_signs_of_a_shell_is_quoted_in_the_commands_that_are_told() 
 async fn another_cluster_under_the_same_address_is_not_touched() {
     let mut site = Site::new();
     let (first, volume) = made(&site, "a").await;
-    site.small.state().fsid = "99999999-89ab-cdef-0123-456789abcdef".into();
+    site.fake_cluster.state().fsid = "99999999-89ab-cdef-0123-456789abcdef".into();
     site.restart();
     for disposal in [Disposal::Delete, Disposal::Archive] {
         let error = site.remove(&removal(&first, &volume, disposal)).await.unwrap_err();
         assert_eq!(error.kind(), Kind::Refused);
         assert!(error.to_string().contains("99999999"), "{error}");
     }
-    let error = site.rbd.expand(&growth(&first, &volume, 2 << 30), &Permit::unlimited()).await.unwrap_err();
+    let error =
+        site.rbd.expand(&expansion(&first, &volume, 2 << 30), &Permit::unlimited()).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Refused);
     // Told what it was, it makes nothing there either, and says so to whoever asks.
     site.rbd.expect_store(StoreExpectation {
@@ -100,13 +101,13 @@ async fn another_cluster_under_the_same_address_is_not_touched() {
     assert_eq!(error.kind(), Kind::Refused);
     let status = site.rbd.stores().remove(0);
     assert!(status.ready.unwrap_err().contains("99999999"));
-    assert_eq!(site.small.images(), ["berth-uid-a"]);
+    assert_eq!(site.fake_cluster.images(), ["berth-uid-a"]);
 }
 
 #[tokio::test]
 async fn an_existing_image_is_taken_only_in_the_shape_that_was_asked_for() {
     let site = Site::new();
-    site.small.state().spaces.insert("ec".into(), small::Space::default());
+    site.fake_cluster.state().spaces.insert("ec".into(), fake_cluster::Space::default());
     let (first, volume) = made(&site, "a").await;
     for (more, told) in [([("imageFeatures", "layering")], "layering"), ([("dataPool", "ec")], "ec")] {
         let error = site.create(&request("a", &more)).await.unwrap_err();
@@ -131,7 +132,7 @@ async fn an_image_whose_data_pool_is_its_own_pool_is_adopted() {
     // Where the cluster's configuration names one, the class need not.
     let plain = request("b", &[]);
     let volume = site.create(&plain).await.unwrap();
-    site.small.change("berth-uid-b", |image| image.data_pool = Some("ec".into()));
+    site.fake_cluster.change("berth-uid-b", |image| image.data_pool = Some("ec".into()));
     assert_eq!(site.create(&plain).await.unwrap(), volume);
 }
 
@@ -139,11 +140,11 @@ async fn an_image_whose_data_pool_is_its_own_pool_is_adopted() {
 async fn a_trace_that_is_still_open_is_waited_for() {
     let site = Site::new();
     let image = Image { size: 4 << 20, watchers: vec!["10.0.0.7:0/1".into()], ..Image::default() };
-    site.small.plant("rbd", "berth-uid-a", image);
+    site.fake_cluster.plant("rbd", "berth-uid-a", image);
     let request = request("a", &[]);
     let error = site.create(&request).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Busy);
-    site.small.change("berth-uid-a", |image| image.watchers.clear());
+    site.fake_cluster.change("berth-uid-a", |image| image.watchers.clear());
     site.create(&request).await.unwrap();
 }
 
@@ -152,14 +153,14 @@ async fn a_marked_image_that_is_still_open_is_waited_for() {
     let site = Site::new();
     let (request, volume) = made(&site, "a").await;
     // An import that nobody waits for any more has written the mark and not the size.
-    site.small.change("berth-uid-a", |image| {
+    site.fake_cluster.change("berth-uid-a", |image| {
         image.size = 4 << 20;
         image.watchers = vec!["10.0.0.7:0/1".into()];
     });
     let error = site.create(&request).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Busy);
     assert!(error.to_string().contains("worker-7"), "{error}");
-    site.small.change("berth-uid-a", |image| image.watchers.clear());
+    site.fake_cluster.change("berth-uid-a", |image| image.watchers.clear());
     assert_eq!(site.create(&request).await.unwrap(), volume);
 }
 
@@ -236,7 +237,7 @@ async fn a_described_cluster_that_was_swapped_makes_nothing() {
         request
     };
     let volume = site.create(&described("a")).await.unwrap();
-    site.small.state().fsid = "99999999-89ab-cdef-0123-456789abcdef".into();
+    site.fake_cluster.state().fsid = "99999999-89ab-cdef-0123-456789abcdef".into();
     site.restart();
     // The volumes are known before the class that describes their cluster.
     site.rbd.expect_store(StoreExpectation {
@@ -248,14 +249,14 @@ async fn a_described_cluster_that_was_swapped_makes_nothing() {
     let error = site.create(&described("b")).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Refused);
     assert!(error.to_string().contains("99999999"), "{error}");
-    assert_eq!(site.small.images(), ["berth-uid-a"]);
+    assert_eq!(site.fake_cluster.images(), ["berth-uid-a"]);
 }
 
 #[tokio::test]
 async fn a_key_that_was_changed_is_read_anew() {
     let site = Site::new();
     let newer = "AQB5Z1hnAAAAABAAcGxhdXNpYmxlLCByaWdodA==";
-    site.small.state().key = newer.into();
+    site.fake_cluster.state().key = newer.into();
     let request = request("a", &[]);
     let error = site.create(&request).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Invalid);
@@ -267,13 +268,13 @@ async fn a_key_that_was_changed_is_read_anew() {
 #[tokio::test]
 async fn a_cluster_that_is_down_is_told_and_found_again() {
     let site = Site::new();
-    site.small.state().unreachable = true;
+    site.fake_cluster.state().unreachable = true;
     site.rbd.expect_store(StoreExpectation { store: "main".into(), identity: None, places: Vec::new() });
     let error = site.create(&request("a", &[])).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Unavailable);
     let why = site.rbd.stores().remove(0).ready.unwrap_err();
     assert!(why.contains("main"), "{why}");
-    site.small.state().unreachable = false;
+    site.fake_cluster.state().unreachable = false;
     let since = Instant::now();
     while let Err(why) = site.rbd.stores().remove(0).ready {
         assert!(since.elapsed() < Duration::from_mins(1), "{why}");
@@ -288,7 +289,7 @@ async fn what_an_image_cannot_be_is_refused_before_anything_is_asked() {
     assert_eq!(site.create(&shared).await.unwrap_err().kind(), Kind::Unsupported);
     let nothing = VolumeRequest { capacity: Capacity::from_bytes(0), ..request("a", &[]) };
     assert_eq!(site.create(&nothing).await.unwrap_err().kind(), Kind::Invalid);
-    assert_eq!(site.small.calls(), Vec::<String>::new());
+    assert_eq!(site.fake_cluster.calls(), Vec::<String>::new());
 }
 
 #[tokio::test]
@@ -307,19 +308,19 @@ async fn an_answer_that_says_nothing_of_watchers_is_an_error() {
     let (request, volume) = made(&site, "a").await;
     let snapless = r#"{"id": "1", "size": 4194304, "object_size": 4194304, "features": []}"#;
     for odd in [("status", ""), ("status", "{}"), ("info", ""), ("info", snapless)] {
-        site.small.state().odd = Some(odd);
+        site.fake_cluster.state().odd = Some(odd);
         let error = site.remove(&removal(&request, &volume, Disposal::Delete)).await.unwrap_err();
         assert_eq!(error.kind(), Kind::Internal, "{odd:?}: {error}");
     }
-    site.small.state().odd = None;
-    assert_eq!(site.small.images(), ["berth-uid-a"]);
+    site.fake_cluster.state().odd = None;
+    assert_eq!(site.fake_cluster.images(), ["berth-uid-a"]);
 }
 
 #[tokio::test]
 async fn an_image_that_is_listed_and_cannot_be_opened_is_not_gone() {
     let site = Site::new();
     let (request, volume) = made(&site, "a").await;
-    site.small.change("berth-uid-a", |image| image.headless = true);
+    site.fake_cluster.change("berth-uid-a", |image| image.without_header = true);
     let error = site.remove(&removal(&request, &volume, Disposal::Delete)).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Refused);
     assert!(error.to_string().contains("rbd rm rbd/berth-uid-a"), "{error}");
@@ -330,20 +331,20 @@ async fn an_image_that_is_listed_and_cannot_be_opened_is_not_gone() {
 async fn an_image_that_is_mirrored_by_snapshots_is_told_with_what_to_do() {
     let site = Site::new();
     let (request, volume) = made(&site, "a").await;
-    site.small.change("berth-uid-a", |image| image.mirrored = true);
+    site.fake_cluster.change("berth-uid-a", |image| image.mirrored = true);
     for disposal in [Disposal::Delete, Disposal::Archive] {
         let error = site.remove(&removal(&request, &volume, disposal)).await.unwrap_err();
         assert_eq!(error.kind(), Kind::InUse);
         assert!(error.to_string().ends_with("rbd mirror image disable rbd/berth-uid-a"), "{error}");
     }
     // What a user made is told first where mirroring has ended and left a snapshot of its own.
-    site.small.change("berth-uid-a", |image| {
+    site.fake_cluster.change("berth-uid-a", |image| {
         image.mirrored = false;
         image.snapshots = vec!["daily".into()];
     });
     let error = site.remove(&removal(&request, &volume, Disposal::Delete)).await.unwrap_err();
     assert!(error.to_string().contains("daily"), "{error}");
-    site.small.change("berth-uid-a", |image| image.snapshots.clear());
+    site.fake_cluster.change("berth-uid-a", |image| image.snapshots.clear());
     site.remove(&removal(&request, &volume, Disposal::Delete)).await.unwrap();
 }
 
@@ -352,13 +353,13 @@ async fn an_image_that_is_mirrored_by_snapshots_is_told_with_what_to_do() {
 async fn an_image_in_a_group_is_refused_before_it_is_moved() {
     let site = Site::new();
     let (request, volume) = made(&site, "a").await;
-    site.small.change("berth-uid-a", |image| image.group = Some("rbd/nightly".into()));
+    site.fake_cluster.change("berth-uid-a", |image| image.group = Some("rbd/nightly".into()));
     for disposal in [Disposal::Delete, Disposal::Archive] {
         let error = site.remove(&removal(&request, &volume, disposal)).await.unwrap_err();
         assert_eq!(error.kind(), Kind::Refused);
         assert!(error.to_string().ends_with("rbd group image rm rbd/nightly rbd/berth-uid-a"), "{error}");
     }
-    assert_eq!((site.small.images(), site.trash()), (vec!["berth-uid-a".to_owned()], Vec::new()));
+    assert_eq!((site.fake_cluster.images(), site.trash()), (vec!["berth-uid-a".to_owned()], Vec::new()));
 }
 
 /// Two thin claims of 900 TiB kept the trash busy for days.
@@ -371,8 +372,8 @@ async fn a_class_bounds_the_size_of_its_images_also_when_they_grow() {
     let bounded = request("a", &[("maxSize", "2Gi")]);
     let volume = site.create(&bounded).await.unwrap();
     let permit = Permit::unlimited();
-    site.rbd.expand(&growth(&bounded, &volume, 2 << 30), &permit).await.unwrap();
-    let error = site.rbd.expand(&growth(&bounded, &volume, 3 << 30), &permit).await.unwrap_err();
+    site.rbd.expand(&expansion(&bounded, &volume, 2 << 30), &permit).await.unwrap();
+    let error = site.rbd.expand(&expansion(&bounded, &volume, 3 << 30), &permit).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Invalid);
     assert!(error.to_string().contains("2Gi"), "{error}");
     let error = site.create(&request("b", &[("maxSize", "much")])).await.unwrap_err();

@@ -1,8 +1,8 @@
 //! A removal can be undone until the PV is gone: by the provisioner, and by what looks after the trash.
 
 use super::{
+    fake_cluster::Stop,
     older::{IMAGE, planted},
-    small::Stop,
     *,
 };
 use crate::backend::{conformance::removal, rbd::entry::State};
@@ -13,7 +13,7 @@ const STEPS: usize = 4;
 async fn made(site: &Site) -> (VolumeRequest, Volume) {
     let request = request("a", &[]);
     let volume = site.create(&request).await.unwrap();
-    site.small.change("berth-uid-a", |image| image.content = true);
+    site.fake_cluster.change("berth-uid-a", |image| image.content = true);
     (request, volume)
 }
 
@@ -23,11 +23,11 @@ fn stops() -> impl Iterator<Item = Stop> {
 
 /// That the image is in its place, with its content, and nothing is in the trash.
 fn is_back(site: &Site, image: &str, row: &str) {
-    let state = site.small.state();
+    let state = site.fake_cluster.state();
     let space = &state.spaces["rbd"];
     assert_eq!(space.images.keys().collect::<Vec<_>>(), [image], "{row}");
     let there = &space.images[image];
-    assert!(there.content && !there.headless && !there.unlisted, "{row}: {there:?}");
+    assert!(there.content && !there.without_header && !there.unlisted, "{row}: {there:?}");
     assert!(space.trash.is_empty(), "{row}: {:?}", space.trash);
 }
 
@@ -43,8 +43,8 @@ async fn an_image_whose_pv_was_rescued_while_nothing_led_is_put_back() {
         // Long enough to be purged by the cluster's clock.
         tokio::time::sleep(Duration::from_millis(400)).await;
         site.restart();
-        let small = site.small.clone();
-        site.collect_until(move |_| !small.images().is_empty()).await;
+        let fake_cluster = site.fake_cluster.clone();
+        site.collect_until(move |_| !fake_cluster.images().is_empty()).await;
         is_back(&site, "berth-uid-a", &disposal.to_string());
         assert_eq!(site.rbd.stores()[0].purged, 0);
     }
@@ -75,9 +75,9 @@ async fn what_is_deleted_stays_as_long_as_its_pv_or_the_administrator_says() {
         let (request, volume) = made(&site).await;
         let mut delete = removal(&request, &volume, Disposal::Delete);
         delete.pv_metadata.retention = of_pv;
-        site.small.calls();
+        site.fake_cluster.calls();
         site.remove(&delete).await.unwrap();
-        let calls = site.small.calls();
+        let calls = site.fake_cluster.calls();
         assert!(calls.last().unwrap().contains(&format!("--expires-at {expected} seconds")), "{calls:?}");
     }
 }
@@ -127,15 +127,15 @@ async fn a_removal_that_was_broken_off_anywhere_is_undone_and_can_be_asked_for_a
                 let row = format!("older: {older} {disposal} {stop:?}");
                 let mut site = Site::new();
                 let (removal, image) = if older {
-                    site.small.plant("rbd", IMAGE, planted());
+                    site.fake_cluster.plant("rbd", IMAGE, planted());
                     (super::older::removal(IMAGE, disposal), IMAGE)
                 } else {
                     let (request, volume) = made(&site).await;
                     (removal(&request, &volume, disposal), "berth-uid-a")
                 };
-                site.small.state().stop = stop;
+                site.fake_cluster.state().stop = stop;
                 let _ = site.remove(&removal).await;
-                site.small.state().stop = Stop::Never;
+                site.fake_cluster.state().stop = Stop::Never;
                 site.restart();
                 site.restore(&removal).await.unwrap_or_else(|error| panic!("{row}: {error}"));
                 is_back(&site, image, &row);
@@ -157,13 +157,13 @@ async fn a_way_back_that_was_broken_off_is_finished_by_the_next_call() {
             let removal = removal(&request, &volume, Disposal::Delete);
             site.remove(&removal).await.unwrap();
             site.vault.set_volume(&request.name, false);
-            site.small.state().stop = stop;
+            site.fake_cluster.state().stop = stop;
             site.restore(&removal).await.unwrap_err();
-            site.small.state().stop = Stop::Never;
+            site.fake_cluster.state().stop = Stop::Never;
             site.restart();
             if by_itself {
-                let small = site.small.clone();
-                site.collect_until(move |_| small.state().spaces["rbd"].trash.is_empty()).await;
+                let fake_cluster = site.fake_cluster.clone();
+                site.collect_until(move |_| fake_cluster.state().spaces["rbd"].trash.is_empty()).await;
             } else {
                 site.restore(&removal).await.unwrap();
             }
@@ -178,11 +178,11 @@ async fn while_a_removal_is_at_work_it_cannot_be_undone() {
     let site = Site::new();
     let (request, volume) = made(&site).await;
     let removal = removal(&request, &volume, Disposal::Delete);
-    site.small.state().hold = Some("trash mv");
+    site.fake_cluster.state().hold = Some("trash mv");
     let permit = Permit::unlimited();
     let removing = site.rbd.remove(&removal, &permit);
     tokio::pin!(removing);
-    while site.small.held() == 0 {
+    while site.fake_cluster.held() == 0 {
         assert!(futures::poll!(&mut removing).is_pending(), "it is held");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
@@ -195,14 +195,14 @@ async fn what_was_moved_by_hand_and_what_is_anothers_stays_in_the_trash() {
     let site = Site::new();
     let (request, volume) = made(&site).await;
     let removal = removal(&request, &volume, Disposal::Delete);
-    site.small.move_to_trash("berth-uid-a", "0 seconds");
+    site.fake_cluster.move_to_trash("berth-uid-a", "0 seconds");
     assert_eq!(site.restore(&removal).await.unwrap(), Restored::InPlace, "we began nothing");
     assert_eq!(site.trash(), ["berth-uid-a"]);
     let site = Site::new();
     let (request, volume) = made(&site).await;
     let removal = conformance::removal(&request, &volume, Disposal::Delete);
     site.remove(&removal).await.unwrap();
-    *site.vault.installation.lock().unwrap() = Some("there".into());
+    *site.vault.cluster_id.lock().unwrap() = Some("there".into());
     assert_eq!(site.restore(&removal).await.unwrap(), Restored::InPlace);
     assert_eq!(site.trash(), ["berth-uid-a"]);
 }
@@ -220,7 +220,7 @@ async fn an_image_whose_name_is_taken_is_not_restored_over_it_and_purged_when_it
     assert_eq!(site.restore(&removal).await.unwrap(), Restored::InPlace);
     site.restart();
     site.collect_until(|store| store.purged == 1).await;
-    assert_eq!(site.small.images(), ["berth-uid-a"]);
+    assert_eq!(site.fake_cluster.images(), ["berth-uid-a"]);
 }
 
 #[tokio::test]
@@ -229,7 +229,7 @@ async fn an_image_whose_purge_has_begun_is_not_restored_and_that_is_told() {
     let (request, volume) = made(&site).await;
     let removal = removal(&request, &volume, Disposal::Delete);
     site.remove(&removal).await.unwrap();
-    site.small.state().spaces.get_mut("rbd").unwrap().trash[0].state = State::Removing;
+    site.fake_cluster.state().spaces.get_mut("rbd").unwrap().trash[0].state = State::Removing;
     site.vault.set_volume(&request.name, false);
     site.collect_until(|store| store.stuck.iter().any(|(_, why)| why.contains("purge had begun"))).await;
     assert_eq!(site.trash(), ["berth-uid-a"]);

@@ -26,7 +26,7 @@ async fn until(what: &str, site: &Site, mut done: impl FnMut(&Site) -> bool) {
 #[tokio::test]
 async fn a_cluster_that_no_class_and_no_volume_names_any_more_is_forgotten_and_costs_nothing() {
     let site = Site::new();
-    site.small.state().unreachable = true;
+    site.fake_cluster.state().unreachable = true;
     let class = described("a", &[]).parameters;
     let store = site.rbd.place(&described("a", &[])).unwrap().store;
     site.rbd.register_class(&class);
@@ -38,14 +38,14 @@ async fn a_cluster_that_no_class_and_no_volume_names_any_more_is_forgotten_and_c
         site.rbd.retain_stores(&classes, &used);
         assert_eq!(names(&site), ["main", store.as_str()], "somebody names it");
     }
-    until("it is asked", &site, |site| !site.small.calls().is_empty()).await;
+    until("it is asked", &site, |site| !site.fake_cluster.calls().is_empty()).await;
     site.rbd.retain_stores(&[], &BTreeSet::new());
     assert_eq!(names(&site), ["main"], "the configured one stays");
     // What was on its way when it was forgotten may end.
     tokio::time::sleep(QUICK.soon * 2).await;
-    site.small.calls();
+    site.fake_cluster.calls();
     tokio::time::sleep(QUICK.soon * 8).await;
-    assert_eq!(site.small.calls(), [""; 0], "nobody asks it any more");
+    assert_eq!(site.fake_cluster.calls(), [""; 0], "nobody asks it any more");
     site.rbd.register_class(&class);
     assert_eq!(names(&site), ["main", store.as_str()]);
 }
@@ -86,12 +86,12 @@ async fn a_cluster_is_forgotten_although_another_one_has_deleted_something_in_it
     site.rbd.register_class(&request.parameters);
     assert_eq!(names(&site).len(), 2);
     let permit = Permit::unlimited();
-    site.small.calls();
+    site.fake_cluster.calls();
     tokio::select! {
         () = site.rbd.collect_garbage(&permit) => unreachable!("the permit has not ended"),
         () = async {
             until("both look whose it is", &site, |site| {
-                let state = site.small.state();
+                let state = site.fake_cluster.state();
                 state.calls.iter().filter(|call| call.contains("listomapvals rbd_header.")).count() >= 2
             })
             .await;

@@ -13,7 +13,8 @@ fn unmarked(uid: &str) -> Uncommitted {
         claim: ClaimKey { namespace: String::new(), name: String::new(), uid: uid.into() },
         since: std::time::SystemTime::UNIX_EPOCH,
         place: Some(
-            names::Spot { pool: "rbd".into(), namespace: None }.place("main", &format!("berth-{uid}")),
+            names::PoolNamespace { pool: "rbd".into(), namespace: None }
+                .place("main", &format!("berth-{uid}")),
         ),
     }
 }
@@ -26,17 +27,17 @@ async fn rollback(site: &Site, uncommitted: &Uncommitted) -> Result<(), Error> {
 async fn an_unmarked_image_that_no_import_leaves_behind_is_never_taken_back() {
     let mut site = Site::new();
     site.restart();
-    site.small.plant("rbd", "berth-scratch", Image { size: 4 << 20, ..Image::default() });
-    site.small.plant("rbd", &format!("berth-{UID}"), Image { size: 100 << 30, ..Image::default() });
+    site.fake_cluster.plant("rbd", "berth-scratch", Image { size: 4 << 20, ..Image::default() });
+    site.fake_cluster.plant("rbd", &format!("berth-{UID}"), Image { size: 100 << 30, ..Image::default() });
     let found = site.rbd.list_uncommitted("main", &|_| false).await.unwrap();
     assert_eq!(found, [unmarked(UID)], "no claim has a UID such as scratch");
     let error = rollback(&site, &unmarked(UID)).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Refused);
     assert!(error.to_string().contains("larger than one object"), "{error}");
-    assert_eq!(site.small.images().len(), 2);
-    site.small.change(&format!("berth-{UID}"), |image| image.size = 4 << 20);
+    assert_eq!(site.fake_cluster.images().len(), 2);
+    site.fake_cluster.change(&format!("berth-{UID}"), |image| image.size = 4 << 20);
     rollback(&site, &unmarked(UID)).await.unwrap();
-    assert_eq!(site.small.images(), ["berth-scratch"]);
+    assert_eq!(site.fake_cluster.images(), ["berth-scratch"]);
 }
 
 #[tokio::test]
@@ -54,13 +55,13 @@ async fn a_retained_empty_image_is_never_swept() {
     let error = rollback(&site, &kept).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Refused);
     assert!(error.to_string().contains("kept"), "{error}");
-    assert_eq!(site.small.images(), ["berth-uid-a"]);
+    assert_eq!(site.fake_cluster.images(), ["berth-uid-a"]);
 }
 
 #[tokio::test]
 async fn a_class_whose_secret_is_gone_keeps_no_other_pool_from_being_swept() {
     let mut site = Site::new();
-    site.small.state().spaces.insert("other".into(), small::Space::default());
+    site.fake_cluster.state().spaces.insert("other".into(), fake_cluster::Space::default());
     site.create(&request("a", &[])).await.unwrap();
     site.create(&request("b", &[("pool", "other")])).await.unwrap();
     site.restart();
@@ -70,7 +71,7 @@ async fn a_class_whose_secret_is_gone_keeps_no_other_pool_from_being_swept() {
     }
     site.rbd.register_class(&parameters(&[("pool", "other")]));
     // One whose mark cannot be read and one that is worked on are no reason either.
-    site.small.plant(
+    site.fake_cluster.plant(
         "rbd",
         "berth-0",
         Image {
@@ -85,8 +86,8 @@ async fn a_class_whose_secret_is_gone_keeps_no_other_pool_from_being_swept() {
     for uncommitted in &found {
         rollback(&site, uncommitted).await.unwrap();
     }
-    assert_eq!(site.small.images(), ["berth-0"]);
-    assert!(site.small.state().spaces["other"].images.is_empty());
+    assert_eq!(site.fake_cluster.images(), ["berth-0"]);
+    assert!(site.fake_cluster.state().spaces["other"].images.is_empty());
     // What could be nowhere else is an error still.
     let anywhere = Uncommitted { place: None, ..unmarked("uid-a") };
     let error = rollback(&site, &anywhere).await.unwrap_err();

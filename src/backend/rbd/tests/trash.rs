@@ -1,6 +1,6 @@
 //! What was deleted is purged and nothing else, also by a process that knows of nothing.
 
-use super::{small::Stop, *};
+use super::{fake_cluster::Stop, *};
 use crate::backend::{conformance::removal, rbd::entry::State};
 
 async fn removed(site: &Site, name: &str, more: &[(&str, &str)], disposal: Disposal) -> Removed {
@@ -18,8 +18,8 @@ async fn what_is_archived_by_hand_or_by_others_survives_what_is_deleted() {
     for (image, until) in
         [("berth-uid-hand", "0 seconds"), ("csi-vol-1", "15 seconds"), ("pvc-1", "20 seconds")]
     {
-        site.small.plant("rbd", image, Image { size: 1 << 20, ..Image::default() });
-        site.small.move_to_trash(image, until);
+        site.fake_cluster.plant("rbd", image, Image { size: 1 << 20, ..Image::default() });
+        site.fake_cluster.move_to_trash(image, until);
     }
     site.restart();
     site.collect_until(|store| store.purged == 1).await;
@@ -48,13 +48,13 @@ async fn what_cannot_be_purged_is_told_and_tried_again() {
     removed(&site, "a", &[], Disposal::Delete).await;
     removed(&site, "b", &[], Disposal::Delete).await;
     // Somebody opened it in the trash.
-    site.small.change_in_trash("berth-uid-a", |image| image.watchers = vec!["10.0.0.7:0/1".into()]);
+    site.fake_cluster.change_in_trash("berth-uid-a", |image| image.watchers = vec!["10.0.0.7:0/1".into()]);
     site.collect_until(|store| store.purged == 1 && !store.stuck.is_empty()).await;
     let status = site.rbd.stores().remove(0);
     assert_eq!(status.trash, 1);
     assert!(status.stuck[0].0.starts_with("rbd/"), "{:?}", status.stuck);
     assert!(status.stuck[0].1.contains("berth-uid-a"), "{:?}", status.stuck);
-    site.small.change_in_trash("berth-uid-a", |image| image.watchers.clear());
+    site.fake_cluster.change_in_trash("berth-uid-a", |image| image.watchers.clear());
     site.collect_until(|store| store.purged == 2).await;
     assert_eq!(site.rbd.stores()[0].trash, 0);
 }
@@ -64,7 +64,7 @@ async fn what_lies_in_the_trash_by_hand_stays_there() {
     let site = Site::new();
     let request = request("a", &[]);
     let volume = site.create(&request).await.unwrap();
-    site.small.move_to_trash("berth-uid-a", "0 seconds");
+    site.fake_cluster.move_to_trash("berth-uid-a", "0 seconds");
     let removed = site.remove(&removal(&request, &volume, Disposal::Delete)).await.unwrap();
     assert!(matches!(removed, Removed::Archived(_)), "{removed:?}");
     assert_eq!(site.trash(), ["berth-uid-a"]);
@@ -74,12 +74,12 @@ async fn what_lies_in_the_trash_by_hand_stays_there() {
 async fn a_trash_that_cannot_be_listed_is_told() {
     let site = Site::new();
     site.rbd.register_class(&parameters(&[]));
-    site.small.state().odd = Some(("listomapvals", "nonsense"));
+    site.fake_cluster.state().odd = Some(("listomapvals", "nonsense"));
     site.collect_until(|store| !store.stuck.is_empty()).await;
     let (what, why) = site.rbd.stores().remove(0).stuck.remove(0);
     assert_eq!(what, "rbd");
     assert!(why.contains("list the trash of rbd"), "{why}");
-    site.small.state().odd = None;
+    site.fake_cluster.state().odd = None;
     site.collect_until(|store| store.stuck.is_empty()).await;
 }
 
@@ -87,7 +87,7 @@ async fn a_trash_that_cannot_be_listed_is_told() {
 #[tokio::test]
 async fn what_was_deleted_is_counted_until_it_is_purged() {
     let site = Site::new();
-    site.small.state().spaces.insert("another".into(), small::Space::default());
+    site.fake_cluster.state().spaces.insert("another".into(), fake_cluster::Space::default());
     site.rbd.register_class(&parameters(&[("pool", "another")]));
     removed(&site, "a", &[], Disposal::Delete).await;
     assert_eq!(site.rbd.stores()[0].trash, 1);
@@ -130,10 +130,11 @@ async fn what_another_cluster_deleted_does_not_count_as_waiting_before_it_is_due
     ownership::become_(&site, Some("there"));
     site.restart();
     removed(&site, "ours", &[], Disposal::Delete).await;
-    let small = site.small.clone();
-    site.small.calls();
+    let fake_cluster = site.fake_cluster.clone();
+    site.fake_cluster.calls();
     site.collect_until(move |store| {
-        small.state().calls.iter().any(|call| call.ends_with("listomapvals rbd_trash")) && store.trash == 1
+        fake_cluster.state().calls.iter().any(|call| call.ends_with("listomapvals rbd_trash"))
+            && store.trash == 1
     })
     .await;
     site.restart();
@@ -147,19 +148,20 @@ async fn what_another_cluster_deleted_does_not_count_as_waiting_before_it_is_due
 async fn a_large_image_that_another_cluster_purges_is_not_counted_here() {
     let mut site = Site::new();
     thin(&site, "a", 1 << 40).await;
-    let small = site.small.clone();
-    site.collect_until(move |_| small.state().calls.iter().any(|call| call.starts_with("rbd resize"))).await;
+    let fake_cluster = site.fake_cluster.clone();
+    site.collect_until(move |_| fake_cluster.state().calls.iter().any(|call| call.starts_with("rbd resize")))
+        .await;
     ownership::become_(&site, Some("there"));
     site.restart();
-    let small = site.small.clone();
-    site.small.calls();
+    let fake_cluster = site.fake_cluster.clone();
+    site.fake_cluster.calls();
     site.collect_until(move |store| {
         let looked = |call: &String| call.contains("rbd info") && call.contains("berth.purging-");
-        small.state().calls.iter().any(looked) && store.trash == 0
+        fake_cluster.state().calls.iter().any(looked) && store.trash == 0
     })
     .await;
     assert_eq!(site.rbd.stores()[0].stuck, []);
-    assert_eq!(site.small.images().len(), 1, "it is there still");
+    assert_eq!(site.fake_cluster.images().len(), 1, "it is there still");
 }
 
 /// The API server tells whole seconds. An image that was due, and a moment later was not, waited for ten minutes.
@@ -181,7 +183,7 @@ async fn what_has_no_header_in_the_trash_any_more_is_purged_like_the_rest() {
     removed(&site, "a", &[], Disposal::Delete).await;
     removed(&site, "b", &[], Disposal::Delete).await;
     // The purge of the last one was broken off.
-    site.small.change_in_trash("berth-uid-b", |image| image.headless = true);
+    site.fake_cluster.change_in_trash("berth-uid-b", |image| image.without_header = true);
     site.collect_until(|store| store.purged == 2).await;
     assert_eq!(site.trash(), [""; 0]);
 }
@@ -191,24 +193,24 @@ async fn a_move_that_was_broken_off_is_finished_before_the_purge_but_what_is_sti
     let site = Site::new();
     removed(&site, "a", &[], Disposal::Delete).await;
     removed(&site, "b", &[], Disposal::Delete).await;
-    for entry in &mut site.small.state().spaces.get_mut("rbd").unwrap().trash {
+    for entry in &mut site.fake_cluster.state().spaces.get_mut("rbd").unwrap().trash {
         entry.state = State::Moving;
     }
     // It was broken off at its first step.
-    let b = site.small.state().spaces["rbd"].trash[1].image.clone();
-    site.small.state().spaces.get_mut("rbd").unwrap().images.insert("berth-uid-b".into(), b);
+    let b = site.fake_cluster.state().spaces["rbd"].trash[1].image.clone();
+    site.fake_cluster.state().spaces.get_mut("rbd").unwrap().images.insert("berth-uid-b".into(), b);
     site.collect_until(|store| store.purged == 1 && !store.stuck.is_empty()).await;
     let stuck = site.rbd.stores().remove(0).stuck;
     assert!(stuck[0].1.contains("rbd trash mv"), "{stuck:?}");
     assert_eq!(
-        (site.small.images(), site.trash()),
+        (site.fake_cluster.images(), site.trash()),
         (vec!["berth-uid-b".to_owned()], vec!["berth-uid-b".to_owned()])
     );
 }
 
 /// How often the trash was listed since the last time.
 fn lists(site: &Site) -> usize {
-    site.small.calls().iter().filter(|call| call.ends_with("listomapvals rbd_trash")).count()
+    site.fake_cluster.calls().iter().filter(|call| call.ends_with("listomapvals rbd_trash")).count()
 }
 
 #[tokio::test]
@@ -220,9 +222,9 @@ async fn a_trash_is_not_listed_while_nothing_in_it_is_due() {
         removed(&site, name, &expiry, Disposal::Archive).await;
     }
     site.restart();
-    site.rbd.pace.look = Duration::from_hours(24 * 365);
+    site.rbd.timing.look = Duration::from_hours(24 * 365);
     for store in &mut *site.rbd.known() {
-        *store = Store::new(store.cluster.clone(), site.rbd.pace);
+        *store = Store::new(store.cluster.clone(), site.rbd.timing);
     }
     site.rbd.register_class(&parameters(&[]));
     lists(&site);
@@ -248,8 +250,8 @@ async fn a_trash_is_not_listed_while_nothing_in_it_is_due() {
 #[tokio::test]
 async fn an_image_that_is_only_called_like_ours_is_left_alone_and_told() {
     let mut site = Site::new();
-    site.small.plant("rbd", "berth-test", Image { size: 1 << 20, content: true, ..Image::default() });
-    site.small.move_to_trash("berth-test", "15 seconds");
+    site.fake_cluster.plant("rbd", "berth-test", Image { size: 1 << 20, content: true, ..Image::default() });
+    site.fake_cluster.move_to_trash("berth-test", "15 seconds");
     site.restart();
     site.collect_until(|store| store.stuck.iter().any(|(_, why)| why.contains("no owner"))).await;
     assert_eq!(site.trash(), ["berth-test"]);
@@ -260,7 +262,7 @@ async fn an_image_that_is_only_called_like_ours_is_left_alone_and_told() {
 async fn thin(site: &Site, name: &str, bytes: u64) {
     let request = request(name, &[]);
     let volume = site.create(&request).await.unwrap();
-    site.small.change(&format!("berth-uid-{name}"), |image| image.size = bytes);
+    site.fake_cluster.change(&format!("berth-uid-{name}"), |image| image.size = bytes);
     site.remove(&removal(&request, &volume, Disposal::Delete)).await.unwrap();
 }
 
@@ -275,10 +277,10 @@ async fn huge_images_keep_no_other_one_from_being_purged() {
         thin(&site, name, 1 << 30).await;
     }
     // Not one slice gets done.
-    site.small.state().hold = Some("resize");
+    site.fake_cluster.state().hold = Some("resize");
     site.restart();
     site.collect_until(|store| store.purged == 3 && store.trash == 3).await;
-    let state = site.small.state();
+    let state = site.fake_cluster.state();
     let space = &state.spaces["rbd"];
     assert_eq!(space.images.len() + space.trash.len(), 3, "the huge ones are there still");
 }
@@ -291,11 +293,11 @@ async fn a_large_image_is_purged_in_slices_that_are_kept() {
     {
         let mut site = Site::new();
         thin(&site, "a", 1 << 40).await;
-        site.small.state().stop = stop;
+        site.fake_cluster.state().stop = stop;
         let permit = Permit::unlimited();
-        let small = site.small.clone();
+        let fake_cluster = site.fake_cluster.clone();
         let stopped = async {
-            while stop != Stop::Never && !small.state().stopped {
+            while stop != Stop::Never && !fake_cluster.state().stopped {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
@@ -304,23 +306,23 @@ async fn a_large_image_is_purged_in_slices_that_are_kept() {
             () = stopped => {}
         }
         let left = |site: &Site| {
-            let state = site.small.state();
+            let state = site.fake_cluster.state();
             let space = &state.spaces["rbd"];
             let mut all = space.images.values().chain(space.trash.iter().map(|entry| &entry.image));
             all.next().map(|image| image.size)
         };
         let before = left(&site);
-        site.small.calls();
+        site.fake_cluster.calls();
         // Another process goes on.
         site.restart();
-        let small = site.small.clone();
+        let fake_cluster = site.fake_cluster.clone();
         site.collect_until(move |store| {
-            let state = small.state();
+            let state = fake_cluster.state();
             let space = &state.spaces["rbd"];
             store.trash == 0 && space.images.is_empty() && space.trash.is_empty()
         })
         .await;
-        for call in site.small.calls().iter().filter(|call| call.starts_with("rbd resize")) {
+        for call in site.fake_cluster.calls().iter().filter(|call| call.starts_with("rbd resize")) {
             let size: u64 = call.split(' ').find_map(|word| word.strip_suffix('B')?.parse().ok()).unwrap();
             assert!(before.is_some_and(|before| size < before), "{stop:?}: {call} after {before:?}");
         }
@@ -332,28 +334,30 @@ async fn a_large_image_is_purged_in_slices_that_are_kept() {
 async fn a_large_image_that_an_earlier_process_left_is_found_also_where_the_first_look_failed() {
     let mut site = Site::new();
     thin(&site, "a", 1 << 40).await;
-    let small = site.small.clone();
-    site.collect_until(move |_| small.state().calls.iter().any(|call| call.starts_with("rbd resize"))).await;
-    site.small.state().odd = Some(("ls", "nonsense"));
+    let fake_cluster = site.fake_cluster.clone();
+    site.collect_until(move |_| fake_cluster.state().calls.iter().any(|call| call.starts_with("rbd resize")))
+        .await;
+    site.fake_cluster.state().odd = Some(("ls", "nonsense"));
     site.restart();
     site.collect_until(|store| !store.stuck.is_empty()).await;
-    site.small.state().odd = None;
+    site.fake_cluster.state().odd = None;
     site.collect_until(|store| store.purged == 1).await;
-    assert_eq!(site.small.images(), [""; 0]);
+    assert_eq!(site.fake_cluster.images(), [""; 0]);
 }
 
 #[tokio::test]
 async fn what_is_left_of_a_large_image_stays_while_its_pv_is_there_again() {
     let mut site = Site::new();
     thin(&site, "a", 1 << 40).await;
-    let small = site.small.clone();
-    site.collect_until(move |_| small.state().calls.iter().any(|call| call.starts_with("rbd resize"))).await;
-    let image = site.small.images().remove(0);
+    let fake_cluster = site.fake_cluster.clone();
+    site.collect_until(move |_| fake_cluster.state().calls.iter().any(|call| call.starts_with("rbd resize")))
+        .await;
+    let image = site.fake_cluster.images().remove(0);
     assert!(image.starts_with("berth.purging-"), "{image}");
     site.vault.set_volume(&"pvc-uid-a".parse().unwrap(), false);
     site.restart();
     site.collect_until(|store| store.stuck.iter().any(|(_, why)| why.contains("was made again"))).await;
-    assert_eq!(site.small.images(), [image]);
+    assert_eq!(site.fake_cluster.images(), [image]);
     site.vault.delete_volume(&"pvc-uid-a".parse().unwrap());
     site.collect_until(|store| store.purged == 1).await;
 }
@@ -361,8 +365,12 @@ async fn what_is_left_of_a_large_image_stays_while_its_pv_is_there_again() {
 #[tokio::test]
 async fn an_image_that_others_made_under_the_name_of_a_purge_is_left_alone() {
     let mut site = Site::new();
-    site.small.plant("rbd", "berth.purging-1234", Image { size: 1 << 40, content: true, ..Image::default() });
+    site.fake_cluster.plant(
+        "rbd",
+        "berth.purging-1234",
+        Image { size: 1 << 40, content: true, ..Image::default() },
+    );
     site.restart();
     site.collect_until(|store| !store.stuck.is_empty()).await;
-    assert_eq!(site.small.images(), ["berth.purging-1234"]);
+    assert_eq!(site.fake_cluster.images(), ["berth.purging-1234"]);
 }

@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// What claim `team/<name>` of a class asks for.
-pub(super) fn asked(name: &str, more: &[(&str, &str)]) -> VolumeRequest {
+pub(super) fn request_for(name: &str, more: &[(&str, &str)]) -> VolumeRequest {
     let secret = admin_secret();
     let common = [
         ("monitors", MONITORS),
@@ -55,7 +55,7 @@ fn where_a_volume_lies_does_not_depend_on_the_classes_that_are_known() {
         secret: None,
     });
     let before = backend.locate(&source).unwrap();
-    backend.register_class(&asked("data", &[]).parameters);
+    backend.register_class(&request_for("data", &[]).parameters);
     assert_eq!(backend.stores().len(), 1, "the cluster of the class is known by now");
     assert_eq!(backend.locate(&source), Some(before));
 }
@@ -65,17 +65,17 @@ async fn a_subvolume_of_version_3_is_used_like_any_other_and_its_path_is_taken_a
     let mgr = Mgr::new();
     let backend = mgr.backend(Keys::new("i-1", KEY));
     let permit = Permit::unlimited();
-    let old = asked("old", &[("pvSource", "in-tree")]);
+    let old = request_for("old", &[("pvSource", "in-tree")]);
     let made_before = backend.create(&old, &permit).await.unwrap();
     fs::write(mgr.path().join("version3"), "").unwrap();
-    let new = asked("new", &[("pvSource", "in-tree")]);
+    let new = request_for("new", &[("pvSource", "in-tree")]);
     let made = backend.create(&new, &permit).await.unwrap();
     let Source::Cephfs(source) = &made.source else { panic!("{:?}", made.source) };
     assert!(source.path.contains("/roots/") && source.path.ends_with("/mnt"), "{}", source.path);
     assert_eq!(backend.create(&new, &permit).await.unwrap().source, made.source, "found again");
     for (request, volume) in [(&new, &made), (&old, &made_before)] {
         assert_eq!(backend.locate(&volume.source), Some(backend.place(request).unwrap()));
-        let growth = ExpandRequest {
+        let expansion = ExpandRequest {
             name: request.name.clone(),
             id: Some(volume.id.clone()),
             source: volume.source.clone(),
@@ -84,7 +84,7 @@ async fn a_subvolume_of_version_3_is_used_like_any_other_and_its_path_is_taken_a
             capacity: Capacity::from_bytes(1 << 30),
             pv_metadata: pv_metadata(volume),
         };
-        assert_eq!(backend.expand(&growth, &permit).await.unwrap().capacity.bytes(), 1 << 30);
+        assert_eq!(backend.expand(&expansion, &permit).await.unwrap().capacity.bytes(), 1 << 30);
         let removal = removal(request, volume, Disposal::Delete);
         assert_eq!(backend.remove(&removal, &permit).await.unwrap(), Removed::Trashed);
     }
@@ -95,7 +95,7 @@ async fn a_cluster_that_nobody_names_is_forgotten_and_a_missing_secret_is_told()
     let keys = Keys::new("i-1", KEY);
     let mgr = Mgr::new();
     let backend = mgr.backend(keys);
-    let broken = asked("a", &[("adminSecretName", "gone")]).parameters;
+    let broken = request_for("a", &[("adminSecretName", "gone")]).parameters;
     backend.register_class(&broken);
     let told = |backend: &Cephfs| backend.stores().remove(0);
     let since = std::time::Instant::now();
@@ -103,7 +103,7 @@ async fn a_cluster_that_nobody_names_is_forgotten_and_a_missing_secret_is_told()
         assert!(since.elapsed() < Duration::from_mins(1), "{:?}", backend.stores());
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    let good = asked("b", &[]).parameters;
+    let good = request_for("b", &[]).parameters;
     backend.register_class(&good);
     while told(&backend).ready.is_err() {
         assert!(since.elapsed() < Duration::from_mins(1), "{:?}", backend.stores());
@@ -130,7 +130,7 @@ async fn a_volume_bound_to_another_claim_is_removed_like_any_other() {
     let mgr = Mgr::new();
     let keys = Keys::new("i-1", KEY);
     let backend = mgr.backend(keys.clone());
-    let request = asked("data", &FIXED);
+    let request = request_for("data", &FIXED);
     let volume = backend.create(&request, &Permit::unlimited()).await.unwrap();
     // The PV was retained, and bound to a new claim of the same name.
     let mut removal = removal(&request, &volume, Disposal::Delete);
@@ -156,7 +156,7 @@ async fn a_cluster_that_is_not_what_it_was_is_not_used() {
     let keys = Keys::new("i-1", KEY);
     let (permit, nobody) = (Permit::unlimited(), |_: &VolumeName| false);
     let backend = mgr.backend(keys.clone());
-    let request = asked("data", &[]);
+    let request = request_for("data", &[]);
     let store = backend.create(&request, &permit).await.unwrap().id.store().to_owned();
     let begun = backend.list_uncommitted(&store, &nobody).await.unwrap().remove(0);
     let before = mgr.state();
@@ -168,7 +168,7 @@ async fn a_cluster_that_is_not_what_it_was_is_not_used() {
     met_later.expect_store(past);
     met_later.register_class(&request.parameters);
     for backend in [&backend, &met_later] {
-        let error = backend.create(&asked("next", &[]), &permit).await.unwrap_err();
+        let error = backend.create(&request_for("next", &[]), &permit).await.unwrap_err();
         assert!(
             error.to_string().contains("76543210-") && error.to_string().contains("01234567-"),
             "{error}"
@@ -184,12 +184,12 @@ async fn a_cluster_that_is_not_what_it_was_is_not_used() {
 #[tokio::test]
 async fn what_was_just_made_is_taken_back_without_a_sweep() {
     let permit = Permit::unlimited();
-    for (installation, more) in [(Some("i-1"), &FIXED[..]), (Some("i-1"), &[][..])] {
+    for (cluster_id, more) in [(Some("i-1"), &FIXED[..]), (Some("i-1"), &[][..])] {
         let mgr = Mgr::new();
         let keys = Keys::new("i-1", KEY);
-        keys.identify(installation);
+        keys.identify(cluster_id);
         let backend = mgr.backend(keys.clone());
-        let request = asked("data", more);
+        let request = request_for("data", more);
         let volume = backend.create(&request, &permit).await.unwrap();
         let id = volume.id.clone();
         let made =
@@ -199,7 +199,7 @@ async fn what_was_just_made_is_taken_back_without_a_sweep() {
         assert_eq!(backend.rollback(&other, &permit).await.unwrap_err().kind(), Kind::Refused);
         backend.rollback(&made, &permit).await.unwrap();
         let left: Vec<_> = mgr.state().into_iter().filter(|path| path.contains("data")).collect();
-        assert!(left.is_empty() && keys.kept().is_empty(), "{installation:?}: {left:?}");
+        assert!(left.is_empty() && keys.kept().is_empty(), "{cluster_id:?}: {left:?}");
 
         // What has a PV is not taken back at once, whatever anybody says.
         backend.create(&request, &permit).await.unwrap();
@@ -219,14 +219,14 @@ async fn a_name_that_another_claim_began_to_take_is_told_with_its_uid() {
     let metadata = ["fs", "subvolume", "metadata", "set", "cephfs", name, "berth.wanted-gone", "1"];
     mgr.ceph(&[&metadata[..], &["--group_name", "berth"]].concat()).unwrap();
     let before = mgr.state();
-    let error = backend.create(&asked("data", &FIXED), &Permit::unlimited()).await.unwrap_err();
+    let error = backend.create(&request_for("data", &FIXED), &Permit::unlimited()).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Conflict, "it gets an Event: {error}");
     let (said, command) = (error.to_string(), "ceph fs subvolume metadata rm");
     assert!(said.contains("UID gone"), "{said}");
     assert_eq!(mgr.state(), before, "nothing of ours is left, which would be in another's way");
     let remedy = &said[said.find(command).unwrap() + "ceph ".len()..];
     mgr.ceph(&remedy.split(' ').collect::<Vec<_>>()).unwrap();
-    backend.create(&asked("data", &FIXED), &Permit::unlimited()).await.unwrap();
+    backend.create(&request_for("data", &FIXED), &Permit::unlimited()).await.unwrap();
 }
 
 #[tokio::test]
@@ -242,7 +242,7 @@ async fn a_class_made_anew_between_attempts_leaks_no_user_and_no_secret() {
         &[],
     ];
     for more in classes {
-        let volume = backend.create(&asked("data", more), &permit).await.unwrap();
+        let volume = backend.create(&request_for("data", more), &permit).await.unwrap();
         let users = mgr.state().iter().filter(|path| path.ends_with("berth-uid-data/key")).count();
         let own = volume.record.get("secretNamespace");
         assert_eq!((keys.kept().len(), users), own.map_or((0, 0), |_| (1, 1)), "{more:?}");
@@ -255,8 +255,8 @@ async fn a_broken_subvolume_does_not_keep_the_others_from_being_swept() {
     let mgr = Mgr::new();
     let backend = mgr.backend(Keys::new("i-1", KEY));
     let permit = Permit::unlimited();
-    backend.create(&asked("broken", &[]), &permit).await.unwrap();
-    let volume = backend.create(&asked("unused", &[]), &permit).await.unwrap();
+    backend.create(&request_for("broken", &[]), &permit).await.unwrap();
+    let volume = backend.create(&request_for("unused", &[]), &permit).await.unwrap();
     mgr.break_subvolume("berth-uid-broken");
     let nobody = |_: &VolumeName| false;
     for _ in 0..2 {
@@ -285,8 +285,9 @@ async fn an_archive_expires_though_its_class_is_gone_and_only_what_is_due_is_loo
     let keys = Keys::new("i-1", KEY);
     let permit = Permit::unlimited();
     let backend = mgr.configured(keys.clone());
-    let (request, later) = (asked("data", &EXPIRING), asked("later", &[("archiveExpiry", "90d")]));
-    backend.create(&asked("live", &EXPIRING), &permit).await.unwrap();
+    let (request, later) =
+        (request_for("data", &EXPIRING), request_for("later", &[("archiveExpiry", "90d")]));
+    backend.create(&request_for("live", &EXPIRING), &permit).await.unwrap();
     for request in [&request, &later] {
         let volume = backend.create(request, &permit).await.unwrap();
         backend.remove(&removal(request, &volume, Disposal::Archive), &permit).await.unwrap();
@@ -313,11 +314,11 @@ async fn without_a_known_cluster_nothing_is_made_or_removed() {
     let keys = Keys::new("i-1", KEY);
     let backend = mgr.backend(keys.clone());
     let permit = Permit::unlimited();
-    let request = asked("data", &[]);
+    let request = request_for("data", &[]);
     let volume = backend.create(&request, &permit).await.unwrap();
     keys.identify(None);
     let before = (mgr.state(), keys.kept());
-    let error = backend.create(&asked("next", &[]), &permit).await.unwrap_err();
+    let error = backend.create(&request_for("next", &[]), &permit).await.unwrap_err();
     assert!(error.kind() == Kind::Unavailable && error.to_string().contains("--cluster-id"), "{error}");
     for disposal in [Disposal::Delete, Disposal::Archive] {
         let error = backend.remove(&removal(&request, &volume, disposal), &permit).await.unwrap_err();
@@ -333,7 +334,7 @@ async fn a_copy_of_another_clusters_volume_object_destroys_nothing_until_it_is_t
     let (their_backend, our_backend) = (mgr.backend(theirs), mgr.backend(ours));
     let permit = Permit::unlimited();
     for more in [&FIXED[..], &[][..]] {
-        let request = asked("data", more);
+        let request = request_for("data", more);
         let volume = their_backend.create(&request, &permit).await.unwrap();
         let before = mgr.state();
         let mut removal = removal(&request, &volume, Disposal::Delete);
@@ -363,7 +364,7 @@ async fn a_volume_that_was_rescued_after_it_was_deleted_or_archived_is_there_aga
     let keys = Keys::new("i-1", KEY);
     let backend = mgr.backend(keys.clone());
     let permit = Permit::unlimited();
-    let request = asked("data", &[]);
+    let request = request_for("data", &[]);
     let volume = backend.create(&request, &permit).await.unwrap();
     let before = (mgr.state(), keys.kept());
     for disposal in [Disposal::Delete, Disposal::Archive] {
@@ -388,7 +389,7 @@ async fn a_deleted_volume_stays_while_its_object_does_and_for_its_time_in_the_tr
     let keys = Keys::new("i-1", KEY);
     let backend = mgr.backend(keys.clone());
     let permit = Permit::unlimited();
-    let request = asked("data", &[]);
+    let request = request_for("data", &[]);
     let volume = backend.create(&request, &permit).await.unwrap();
     let mut removal = removal(&request, &volume, Disposal::Delete);
     removal.pv_metadata.retention = Some(Duration::from_hours(1));
@@ -414,7 +415,7 @@ async fn a_volume_in_use_that_is_taken_over_from_another_cluster_is_signed() {
     let mgr = Mgr::new();
     let permit = Permit::unlimited();
     let theirs = mgr.backend(Keys::new("i-1", KEY));
-    let request = asked("data", &[]);
+    let request = request_for("data", &[]);
     let volume = theirs.create(&request, &permit).await.unwrap();
     let ours = mgr.backend(Keys::new("i-2", KEY));
     ours.register_class(&request.parameters);
@@ -434,7 +435,7 @@ async fn an_unsigned_mark_is_signed_while_its_volume_is_in_use_and_not_taken_for
     let keys = Keys::new("i-1", KEY);
     let backend = mgr.backend(keys.clone());
     let permit = Permit::unlimited();
-    let request = asked("data", &EXPIRING);
+    let request = request_for("data", &EXPIRING);
     let volume = backend.create(&request, &permit).await.unwrap();
     let unsigned = r#"{"namespace":"team","name":"data","uid":"uid-data","user":"berth-uid-data"}"#;
     let mark = ["fs", "subvolume", "metadata", "set", "cephfs", "berth-uid-data", "berth.owner", unsigned];
@@ -483,7 +484,7 @@ async fn an_old_volume_is_removed_from_the_file_system_that_its_class_names() {
         claim: ClaimKey { namespace: "team".into(), name: "data".into(), uid: "old".into() },
         origin: Origin::Created,
         disposal: Disposal::Delete,
-        pv_metadata: PvMetadata { parameters: asked("data", &[]).parameters, ..PvMetadata::default() },
+        pv_metadata: PvMetadata { parameters: request_for("data", &[]).parameters, ..PvMetadata::default() },
     };
     let permit = Permit::unlimited();
     let error = backend.remove(&removal, &permit).await.unwrap_err();
@@ -500,11 +501,11 @@ async fn a_second_file_system_stops_neither_the_leader_nor_the_next_one() {
     let keys = Keys::new("i-1", KEY);
     let (permit, nobody) = (Permit::unlimited(), |_: &VolumeName| false);
     let leader = mgr.backend(keys.clone());
-    let store = leader.create(&asked("one", &[]), &permit).await.unwrap().id.store().to_owned();
+    let store = leader.create(&request_for("one", &[]), &permit).await.unwrap().id.store().to_owned();
     fs::write(mgr.path().join("second"), "").unwrap();
     let next = mgr.backend(keys);
     for (backend, name) in [(&leader, "two"), (&next, "three")] {
-        let volume = backend.create(&asked(name, &[]), &permit).await.unwrap();
+        let volume = backend.create(&request_for(name, &[]), &permit).await.unwrap();
         assert_eq!(volume.record["fsName"], "cephfs");
         backend.list_uncommitted(&store, &nobody).await.unwrap();
     }
@@ -515,11 +516,11 @@ async fn the_only_file_system_is_asked_for_again_once_it_is_gone() {
     let mgr = Mgr::new();
     let backend = mgr.backend(Keys::new("i-1", KEY));
     let permit = Permit::unlimited();
-    backend.create(&asked("one", &[]), &permit).await.unwrap();
+    backend.create(&request_for("one", &[]), &permit).await.unwrap();
     // It was made anew under another name.
     fs::write(mgr.path().join("renamed"), "").unwrap();
-    assert_eq!(backend.create(&asked("two", &[]), &permit).await.unwrap_err().kind(), Kind::NotFound);
-    backend.create(&asked("two", &[]), &permit).await.unwrap();
+    assert_eq!(backend.create(&request_for("two", &[]), &permit).await.unwrap_err().kind(), Kind::NotFound);
+    backend.create(&request_for("two", &[]), &permit).await.unwrap();
 }
 
 #[tokio::test]
@@ -527,7 +528,7 @@ async fn a_subvolume_that_nobody_marked_is_told_of() {
     let mgr = Mgr::new();
     let backend = mgr.backend(Keys::new("i-1", KEY));
     let permit = Permit::unlimited();
-    let request = asked("data", &FIXED);
+    let request = request_for("data", &FIXED);
     // Broken off after it was made: the first change was the group.
     mgr.break_off(2, "before");
     backend.create(&request, &permit).await.unwrap_err();
@@ -558,7 +559,7 @@ async fn a_user_that_may_be_left_is_told_of() {
     let mgr = Mgr::new();
     let backend = mgr.backend(Keys::new("i-1", KEY));
     let permit = Permit::unlimited();
-    let request = asked("data", &[]);
+    let request = request_for("data", &[]);
     let volume = backend.create(&request, &permit).await.unwrap();
     mgr.ceph(&["fs", "subvolume", "rm", "cephfs", "berth-uid-data", "--group_name", "berth"]).unwrap();
     fs::write(mgr.path().join("discreet"), "").unwrap();
@@ -575,7 +576,7 @@ async fn what_no_class_asks_for_is_done_by_the_user_that_is_configured() {
     let keys = Keys::new("i-1", KEY);
     let backend = mgr.configured(keys.clone());
     let permit = Permit::unlimited();
-    let mut request = asked("data", &[]);
+    let mut request = request_for("data", &[]);
     request.parameters.insert("adminSecretName".into(), "of-the-class".into());
     let secret = SecretName { namespace: "admin".into(), name: "of-the-class".into() };
     keys.put(&secret, &[("key", KEY)]);
@@ -602,7 +603,7 @@ async fn a_volume_that_cannot_be_marked_since_the_file_system_is_full_keeps_its_
         let mgr = Mgr::new();
         let backend = mgr.backend(Keys::new("i-1", KEY));
         let permit = Permit::unlimited();
-        let request = asked("data", &[]);
+        let request = request_for("data", &[]);
         let volume = backend.create(&request, &permit).await.unwrap();
         let full = mgr.path().join("full");
         fs::write(&full, "").unwrap();
@@ -610,7 +611,7 @@ async fn a_volume_that_cannot_be_marked_since_the_file_system_is_full_keeps_its_
         let error = backend.remove(&removal(&request, &volume, disposal), &permit).await.unwrap_err();
         assert_eq!(error.kind(), Kind::Exhausted, "{disposal}: {error}");
         assert!(error.to_string().contains("error in write"), "{disposal}: {error}");
-        let error = backend.create(&asked("other", &[]), &permit).await.unwrap_err();
+        let error = backend.create(&request_for("other", &[]), &permit).await.unwrap_err();
         assert_eq!(error.kind(), Kind::Exhausted, "{error}");
         fs::remove_file(&full).unwrap();
         // But for the group of the volume, which is not made again.
@@ -627,7 +628,7 @@ async fn a_full_file_system_does_not_keep_what_was_deleted_from_being_purged() {
     let mgr = Mgr::new();
     let backend = mgr.backend(Keys::new("i-1", KEY));
     let permit = Permit::unlimited();
-    let request = asked("data", &[]);
+    let request = request_for("data", &[]);
     let volume = backend.create(&request, &permit).await.unwrap();
     backend.remove(&removal(&request, &volume, Disposal::Delete), &permit).await.unwrap();
     fs::write(mgr.path().join("full"), "").unwrap();
@@ -645,7 +646,7 @@ async fn an_archive_that_a_persistent_volume_uses_does_not_expire() {
         keys.put(&SecretName { namespace: "team".into(), name: "shared".into() }, &[("key", KEY)]);
         let backend = mgr.backend(keys.clone());
         let permit = Permit::unlimited();
-        let request = asked("data", &[&EXPIRING[..], node].concat());
+        let request = request_for("data", &[&EXPIRING[..], node].concat());
         let volume = backend.create(&request, &permit).await.unwrap();
         let before = (mgr.state(), keys.kept());
         let removal = removal(&request, &volume, Disposal::Archive);
@@ -674,7 +675,7 @@ async fn an_archive_for_a_limited_time_is_not_made_while_the_time_is_unknown() {
     let backend = mgr.backend(keys.clone());
     let permit = Permit::unlimited();
     for (more, made) in [(&EXPIRING[..], false), (&[][..], true)] {
-        let request = asked(if made { "for-good" } else { "for-a-time" }, more);
+        let request = request_for(if made { "for-good" } else { "for-a-time" }, more);
         let volume = backend.create(&request, &permit).await.unwrap();
         let before = mgr.state();
         keys.lose_the_time(true);
@@ -699,7 +700,7 @@ async fn a_user_that_ceph_forgot_in_a_full_file_system_is_shut_out_all_the_same(
         let keys = Keys::new("i-1", KEY);
         let backend = mgr.backend(keys.clone());
         let permit = Permit::unlimited();
-        let request = asked("data", &[]);
+        let request = request_for("data", &[]);
         let volume = backend.create(&request, &permit).await.unwrap();
         let user = mgr.path().join("users/berth-uid-data");
         assert!(user.exists());

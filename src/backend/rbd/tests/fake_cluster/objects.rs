@@ -21,9 +21,11 @@ impl State {
             entries.sort_by(|a, b| a.image.id.cmp(&b.image.id));
             entries.into_iter().map(Trashed::written).collect()
         } else if let Some(id) = object.strip_prefix("rbd_header.") {
-            let images = space.images.values().filter(|image| !image.headless);
+            let images = space.images.values().filter(|image| !image.without_header);
             let mut all = images.chain(space.trash.iter().map(|entry| &entry.image));
-            let Some(image) = all.find(|image| image.id == id && !image.headless) else { return none() };
+            let Some(image) = all.find(|image| image.id == id && !image.without_header) else {
+                return none();
+            };
             header::written(image.size, image.snapshots.len() + usize::from(image.mirrored), &image.metadata)
         } else {
             let Some(keys) = space.objects.get(object) else { return none() };

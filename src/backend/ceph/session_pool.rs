@@ -13,11 +13,11 @@ use std::{
 use tokio::{sync::Semaphore, time::Instant};
 
 use super::{
-    Credentials,
-    classify::{EACCES, EPERM, ETIMEDOUT, code_in},
-    programs::{IdlePrograms, Place, Programs},
+    credentials::Credentials,
+    errno::{EACCES, EPERM, ETIMEDOUT, code_in},
+    programs::{IdlePrograms, Programs, Slot},
 };
-use crate::system::command::{Captured, Command, Exchange, Failure, Session};
+use crate::system::command::{self, Captured, Command, Exchange, Failure};
 
 /// How long a program waits for the next command. It holds fifty megabytes.
 const IDLE: Duration = Duration::from_secs(30);
@@ -62,11 +62,11 @@ impl IdlePrograms for IdleSessions {
 
 #[derive(Debug)]
 struct Idle {
-    session: Session,
+    process: command::Session,
     credentials: Credentials,
     started: Instant,
     since: Instant,
-    place: Place,
+    slot: Slot,
 }
 
 /// How a command ended, as if it had had a program of its own.
@@ -104,12 +104,12 @@ impl SessionPool {
     }
 
     /// Takes a program that waits, for these credentials.
-    pub(super) fn take(&self, credentials: &Credentials) -> Option<Asked> {
+    pub(super) fn take(&self, credentials: &Credentials) -> Option<Session> {
         let mut idle = self.idle.lock();
         expire(&mut idle);
         let at = idle.iter().rposition(|idle| idle.credentials == *credentials)?;
-        let Idle { session, credentials, started, place, .. } = idle.swap_remove(at);
-        Some(Asked { session, credentials, started, place })
+        let Idle { process, credentials, started, slot, .. } = idle.swap_remove(at);
+        Some(Session { process, credentials, started, slot })
     }
 
     /// Starts a program, and sees whether it answers as expected. Nothing is asked of the cluster but to be let in.
@@ -117,13 +117,13 @@ impl SessionPool {
         &self,
         command: &Command,
         credentials: &Credentials,
-        place: Place,
-    ) -> Result<Asked, Outcome> {
-        let mut session = Session::start(command).map_err(Outcome::Failed)?;
+        slot: Slot,
+    ) -> Result<Session, Outcome> {
+        let mut process = command::Session::start(command).map_err(Outcome::Failed)?;
         let mark = mark();
-        match session.ask(format!("tell {mark}\n").as_bytes(), mark.as_bytes(), command.deadline).await {
+        match process.ask(format!("tell {mark}\n").as_bytes(), mark.as_bytes(), command.deadline).await {
             Ok(Exchange::Answer { .. }) => {
-                Ok(Asked { session, credentials: credentials.clone(), started: Instant::now(), place })
+                Ok(Session { process, credentials: credentials.clone(), started: Instant::now(), slot })
             }
             // It said why it was not let in, as it says it to everybody.
             Ok(Exchange::Ended(output)) if output.code != 0 => {
@@ -143,10 +143,10 @@ impl SessionPool {
     }
 
     /// Asks for one command; a program that answered waits for the next one then.
-    pub(super) async fn ask(&self, mut asked: Asked, line: &str, deadline: Duration) -> Outcome {
+    pub(super) async fn ask(&self, mut session: Session, line: &str, deadline: Duration) -> Outcome {
         let mark = mark();
         let request = format!("{line}\ntell {mark}\n");
-        match asked.session.ask(request.as_bytes(), mark.as_bytes(), deadline).await {
+        match session.process.ask(request.as_bytes(), mark.as_bytes(), deadline).await {
             Ok(Exchange::Answer { stdout, mut stderr }) => {
                 // The mark's own sentence, up to the mark.
                 let end = stderr.bytes.iter().rposition(|&b| b == b'\n').map_or(0, |at| at + 1);
@@ -155,7 +155,7 @@ impl SessionPool {
                 // One that has lost the cluster would wait as long again; a new one is told at once. And what a user may do is
                 // looked at when a program is let in: rights that were given since then are only a new one's.
                 if ![ETIMEDOUT, EACCES, EPERM].contains(&code) {
-                    self.put_back(asked);
+                    self.put_back(session);
                 }
                 Outcome::Ended(Ended { code, stdout, stderr })
             }
@@ -167,14 +167,14 @@ impl SessionPool {
         }
     }
 
-    fn put_back(&self, asked: Asked) {
+    fn put_back(&self, session: Session) {
         if !self.programs.may_wait() {
             return;
         }
-        let Asked { session, credentials, started, place } = asked;
+        let Session { process, credentials, started, slot } = session;
         let mut idle = self.idle.lock();
         expire(&mut idle);
-        idle.push(Idle { session, credentials, started, since: Instant::now(), place });
+        idle.push(Idle { process, credentials, started, since: Instant::now(), slot });
         if idle.len() == 1 {
             tokio::spawn(end_when_idle(Arc::downgrade(&self.idle)));
         }
@@ -199,16 +199,16 @@ impl SessionPool {
 }
 
 /// A program that is about to be asked. Dropped, it is ended.
-pub(super) struct Asked {
-    session: Session,
+pub(super) struct Session {
+    process: command::Session,
     credentials: Credentials,
     started: Instant,
-    place: Place,
+    slot: Slot,
 }
 
 fn expire(idle: &mut Vec<Idle>) {
     let now = Instant::now();
-    idle.retain(|idle| idle.session.usable() && now < idle.since + IDLE && now < idle.started + AGE);
+    idle.retain(|idle| idle.process.usable() && now < idle.since + IDLE && now < idle.started + AGE);
 }
 
 async fn end_when_idle(waiting: Weak<IdleSessions>) {

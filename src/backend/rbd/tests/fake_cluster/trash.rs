@@ -46,7 +46,7 @@ impl State {
         })?;
         self.step(|state| {
             if let Some(image) = state.space_mut(space).images.get_mut(name) {
-                image.headless = true;
+                image.without_header = true;
             }
         })?;
         self.step(|state| state.space_mut(space).images.remove(name))?;
@@ -78,7 +78,7 @@ impl State {
         }
         self.step(|state| state.entry_mut(space, id).state = entry::State::Restoring)?;
         self.step(|state| {
-            let image = Image { unlisted: true, headless: false, ..image };
+            let image = Image { unlisted: true, without_header: false, ..image };
             state.space_mut(space).images.insert(name.to_owned(), image);
         })?;
         self.step(|state| state.space_mut(space).images.get_mut(name).unwrap().unlisted = false)?;
@@ -107,7 +107,11 @@ impl State {
             let space = state.space_mut(space);
             space.trash.retain(|entry| entry.image.id != id);
             // What names of it were left stand for nothing now.
-            space.images.values_mut().filter(|image| image.id == id).for_each(|image| image.headless = true);
+            space
+                .images
+                .values_mut()
+                .filter(|image| image.id == id)
+                .for_each(|image| image.without_header = true);
         })?;
         ok("")
     }

@@ -1,4 +1,4 @@
-//! Volumes that cephfs-provisioner made: [`Old`], read from their PV, and [`remove`] and [`expand`] for them.
+//! Volumes that cephfs-provisioner made: [`LegacyVolume`], read from their PV, and [`remove`] and [`expand`] for them.
 //!
 //! They are plain directories, `claimRoot/GROUP/SHARE`, made by a library that is gone, for a user that Ceph's volumes module
 //! knows nothing of. The module takes such a directory for a subvolume of an old kind, whose group is everything above it, as
@@ -26,7 +26,7 @@ const SHARE: &str = "cephShare";
 
 /// A volume of the older provisioner.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Old {
+pub(super) struct LegacyVolume {
     /// As the volumes module names it; the group has slashes.
     pub(super) group: String,
     pub(super) share: String,
@@ -38,7 +38,7 @@ pub(super) struct Old {
     pub(super) fs: Option<String>,
 }
 
-impl Old {
+impl LegacyVolume {
     /// Reads it from the PV, and refuses what that provisioner cannot have made.
     pub(super) fn read(
         source: &CephfsSource,
@@ -71,14 +71,14 @@ impl Old {
         if let Some(noted) = pv_metadata.annotations.get(SHARE).filter(|noted| *noted != share) {
             return refuse(format!("does not end in {noted:?}, which the annotation {SHARE} says"));
         }
-        let odd = |segment: &&String| {
+        let unsafe_segment = |segment: &&String| {
             segment.len() > 128
                 || segment.starts_with(['-', '_', '.'])
                 || !segment.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
         };
-        if let Some(odd) = segments.iter().find(odd) {
+        if let Some(unsafe_segment) = segments.iter().find(unsafe_segment) {
             return refuse(format!(
-                "has the segment {odd:?}, which cannot be handed to Ceph safely; remove it by hand"
+                "has the segment {unsafe_segment:?}, which cannot be handed to Ceph safely; remove it by hand"
             ));
         }
         // The module looks below /volumes.
@@ -119,7 +119,7 @@ fn is_uuid(text: &str) -> bool {
 /// Removes the volume, its user and its Secret.
 pub(super) async fn remove(
     work: &Work,
-    old: &Old,
+    legacy: &LegacyVolume,
     name: &VolumeName,
     disposal: Disposal,
     permit: &Permit,
@@ -128,43 +128,43 @@ pub(super) async fn remove(
         return Ok(Removed::Kept);
     }
     if work.host.cluster().is_none() {
-        let message = format!("{} cannot be removed: {UNKNOWN_CLUSTER}", old.path);
+        let message = format!("{} cannot be removed: {UNKNOWN_CLUSTER}", legacy.path);
         return Err(Error::new(Kind::Refused, message));
     }
     work.identity().await?;
-    let fs = work.filesystem(old.fs.as_deref(), None).await?;
-    let at = old.at(&fs);
-    let removed = match look(work, old, &at, Some(name)).await? {
+    let fs = work.filesystem(legacy.fs.as_deref(), None).await?;
+    let at = legacy.at(&fs);
+    let removed = match look(work, legacy, &at, Some(name)).await? {
         None => Removed::Absent,
         Some(marks) => match disposal {
             Disposal::Retain => Removed::Kept,
             Disposal::Archive => {
-                revoke(work, old, &at, permit).await?;
+                revoke(work, legacy, &at, permit).await?;
                 if marks.archived.is_none() {
                     // What carries no mark of ours is never deleted by itself.
                     let archived = Archived::new(now(work), None).written();
                     work.subvolumes.set_metadata(&at, mark::ARCHIVED, &archived, permit).await?;
                 }
-                Removed::Archived(old.path.trim_start_matches('/').to_owned())
+                Removed::Archived(legacy.path.trim_start_matches('/').to_owned())
             }
             Disposal::Delete => {
                 // Ceph finds such a directory again by its PV alone, so it cannot wait in the trash: the API server is asked once
                 // more, directly before what cannot be undone.
                 if let PvState::Present { removing: false, .. } = work.host.pv_state(name).await? {
                     let message =
-                        format!("PersistentVolume {name} is to be kept; {} was not touched", old.path);
+                        format!("PersistentVolume {name} is to be kept; {} was not touched", legacy.path);
                     return Err(Error::new(Kind::Refused, message));
                 }
-                revoke(work, old, &at, permit).await?;
+                revoke(work, legacy, &at, permit).await?;
                 work.subvolumes.remove(&at, permit).await?;
                 Removed::Trashed
             }
         },
     };
     if removed == Removed::Absent {
-        revoke_user(work, old, permit).await?;
+        revoke_user(work, legacy, permit).await?;
     }
-    if let Some(secret) = &old.secret {
+    if let Some(secret) = &legacy.secret {
         permit.check()?;
         work.forget(secret, name).await?;
     }
@@ -172,12 +172,17 @@ pub(super) async fn remove(
 }
 
 /// Sets the quota, where there is one.
-pub(super) async fn expand(work: &Work, old: &Old, quota: u64, permit: &Permit) -> Result<Expanded, Error> {
+pub(super) async fn expand(
+    work: &Work,
+    legacy: &LegacyVolume,
+    quota: u64,
+    permit: &Permit,
+) -> Result<Expanded, Error> {
     work.identity().await?;
-    let fs = work.filesystem(old.fs.as_deref(), None).await?;
-    let at = old.at(&fs);
-    if look(work, old, &at, None).await?.is_none() {
-        return Err(Error::new(Kind::NotFound, format!("{} does not exist", old.path)));
+    let fs = work.filesystem(legacy.fs.as_deref(), None).await?;
+    let at = legacy.at(&fs);
+    if look(work, legacy, &at, None).await?.is_none() {
+        return Err(Error::new(Kind::NotFound, format!("{} does not exist", legacy.path)));
     }
     let grown = |bytes| Ok(Expanded { capacity: Capacity::from_bytes(bytes), on_node: false });
     match work.subvolumes.info(&at).await {
@@ -195,7 +200,7 @@ pub(super) async fn expand(work: &Work, old: &Old, quota: u64, permit: &Permit) 
             let message = format!(
                 "Ceph does not tell the quota of {}, since the directory has no layout of its own; where it has a quota, raise it by \
                  hand: ceph fs subvolume resize {fs} {name} {quota} --group_name {group} --no_shrink",
-                old.path
+                legacy.path
             );
             Err(Error::caused_by(Kind::Unsupported, message, failed))
         }
@@ -206,17 +211,22 @@ pub(super) async fn expand(work: &Work, old: &Old, quota: u64, permit: &Permit) 
 /// Whether it is there; proves that Ceph means the very directory.
 ///
 /// A directory that was registered carries a mark: only this cluster's, for the very volume, lets it be removed.
-async fn look(work: &Work, old: &Old, at: &At, removed: Option<&VolumeName>) -> Result<Option<Marks>, Error> {
+async fn look(
+    work: &Work,
+    legacy: &LegacyVolume,
+    at: &At,
+    removed: Option<&VolumeName>,
+) -> Result<Option<Marks>, Error> {
     let blocked = |error: Error| {
         if !error.to_string().contains("ceph.dir.subvolume") {
             return error;
         }
-        let above = old.path.rsplit_once('/').map_or("", |(above, _)| above);
+        let above = legacy.path.rsplit_once('/').map_or("", |(above, _)| above);
         let message = format!(
             "{} cannot be removed, since {above} or a directory above it has been made a subvolume (somebody looked at it with ceph fs \
              subvolume info, or in the dashboard); nothing was touched. Mount the file system and undo it: setfattr -n ceph.dir.subvolume \
              -v 0 {}",
-            old.path,
+            legacy.path,
             quoted(above)
         );
         Error::caused_by(Kind::Refused, message, error)
@@ -238,13 +248,13 @@ async fn look(work: &Work, old: &Old, at: &At, removed: Option<&VolumeName>) -> 
     if let (Owner::Claim(mark), false) = (&marks.owner, ours)
         && path == expected
     {
-        let message = format!("{} belongs to {}; nothing was touched", old.path, mark.shown());
+        let message = format!("{} belongs to {}; nothing was touched", legacy.path, mark.shown());
         return Err(Error::new(Kind::Refused, message));
     }
     if !ours || path != expected {
         let message = format!(
             "{} is not a directory of cephfs-provisioner's, but a subvolume{} with its data in {path}; nothing was touched",
-            old.path,
+            legacy.path,
             if marks.owner == Owner::Unmarked { "" } else { " of ours" }
         );
         return Err(Error::new(Kind::Refused, message));
@@ -253,30 +263,35 @@ async fn look(work: &Work, old: &Old, at: &At, removed: Option<&VolumeName>) -> 
 }
 
 /// Gives up that it is archived. Its user was removed with the archiving, and is not ours to make again.
-pub(super) async fn restore(work: &Work, old: &Old, permit: &Permit) -> Result<Restored, Error> {
+pub(super) async fn restore(work: &Work, legacy: &LegacyVolume, permit: &Permit) -> Result<Restored, Error> {
     work.identity().await?;
-    let fs = work.filesystem(old.fs.as_deref(), None).await?;
-    let at = old.at(&fs);
-    let Some(marks) = look(work, old, &at, None).await? else { return Ok(Restored::InPlace) };
+    let fs = work.filesystem(legacy.fs.as_deref(), None).await?;
+    let at = legacy.at(&fs);
+    let Some(marks) = look(work, legacy, &at, None).await? else { return Ok(Restored::InPlace) };
     if marks.archived.is_none() {
         return Ok(Restored::InPlace);
     }
     work.subvolumes.remove_metadata(&at, mark::ARCHIVED, permit).await?;
     let why = format!(
         "it was removed when {} was archived, and the PersistentVolume is to be kept after all; make the user and its Secret again",
-        old.path
+        legacy.path
     );
-    work.store.memory().stick(format!("Ceph user client.{}", old.user), why);
+    work.store.memory().stick(format!("Ceph user client.{}", legacy.user), why);
     Ok(Restored::MovedBack)
 }
 
 /// Writes whose it is on a directory that a PV of this cluster uses, so that no other cluster takes it for its own.
-pub(super) async fn register(work: &Work, old: &Old, volume: &InUse, permit: &Permit) -> Result<(), Error> {
+pub(super) async fn register(
+    work: &Work,
+    legacy: &LegacyVolume,
+    volume: &InUse,
+    permit: &Permit,
+) -> Result<(), Error> {
     let Some(cluster) = work.host.cluster() else { return Ok(()) };
     work.identity().await?;
-    let fs = work.filesystem(old.fs.as_deref(), None).await?;
-    let at = old.at(&fs);
-    match look(work, old, &at, Some(&volume.name)).await? {
+    let fs = work.filesystem(legacy.fs.as_deref(), None).await?;
+    let at = legacy.at(&fs);
+    match look(work, legacy, &at, Some(&volume.name)).await? {
         Some(marks) if marks.owner == Owner::Unmarked => {
             let uid = volume.name.as_str().trim_start_matches("pvc-").to_owned();
             let claim = ClaimKey { uid, ..volume.claim.clone() };
@@ -287,15 +302,15 @@ pub(super) async fn register(work: &Work, old: &Old, volume: &InUse, permit: &Pe
     }
 }
 
-async fn revoke(work: &Work, old: &Old, at: &At, permit: &Permit) -> Result<(), Error> {
-    revoke_user(work, old, permit).await?;
-    work.subvolumes.evict(at, &old.user, permit).await
+async fn revoke(work: &Work, legacy: &LegacyVolume, at: &At, permit: &Permit) -> Result<(), Error> {
+    revoke_user(work, legacy, permit).await?;
+    work.subvolumes.evict(at, &legacy.user, permit).await
 }
 
 /// Removes the user, if it may do nothing but use this volume.
-async fn revoke_user(work: &Work, old: &Old, permit: &Permit) -> Result<(), Error> {
-    let above = format!("{}/", old.path);
-    remove_confined(work, &old.user, &above, &format!("the old volume {}", old.path), permit).await?;
+async fn revoke_user(work: &Work, legacy: &LegacyVolume, permit: &Permit) -> Result<(), Error> {
+    let above = format!("{}/", legacy.path);
+    remove_confined(work, &legacy.user, &above, &format!("the old volume {}", legacy.path), permit).await?;
     Ok(())
 }
 

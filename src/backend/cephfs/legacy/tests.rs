@@ -7,7 +7,7 @@ use super::{super::users::only_below, *};
 const PVC: &str = "kubernetes-dynamic-pvc-6c0f3c9e-8a0b-4a43-9f4a-0b1d0a3c2f11";
 const USER: &str = "kubernetes-dynamic-user-6c0f3c9e-8a0b-4a43-9f4a-0b1d0a3c2f12";
 
-fn read(path: &str, user: &str, annotations: &[(&str, &str)]) -> Result<Old, Error> {
+fn read(path: &str, user: &str, annotations: &[(&str, &str)]) -> Result<LegacyVolume, Error> {
     let source = CephfsSource {
         monitors: vec!["10.0.0.1:6789".into()],
         path: path.into(),
@@ -16,7 +16,7 @@ fn read(path: &str, user: &str, annotations: &[(&str, &str)]) -> Result<Old, Err
     };
     let claim = ClaimKey { namespace: "team".into(), name: "data".into(), uid: "u-1".into() };
     let annotations: BTreeMap<_, _> = annotations.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect();
-    Old::read(&source, &claim, &PvMetadata { annotations, ..PvMetadata::default() })
+    LegacyVolume::read(&source, &claim, &PvMetadata { annotations, ..PvMetadata::default() })
 }
 
 /// Proves: cephfs 10
@@ -37,10 +37,13 @@ fn what_the_old_provisioner_made_is_recognised_wherever_it_put_it() {
         ),
     ];
     for (why, path, user, group) in rows {
-        let old = read(&path, user, &[]).unwrap_or_else(|error| unreachable!("{why}: {error}"));
-        assert_eq!(old.group, group, "{why}");
-        assert!(!old.path.contains("//") && path.contains(old.path.rsplit('/').next().unwrap()), "{why}");
-        assert_eq!(old.secret.unwrap().namespace, "team", "{why}: the claim's, where the PV names none");
+        let legacy = read(&path, user, &[]).unwrap_or_else(|error| unreachable!("{why}: {error}"));
+        assert_eq!(legacy.group, group, "{why}");
+        assert!(
+            !legacy.path.contains("//") && path.contains(legacy.path.rsplit('/').next().unwrap()),
+            "{why}"
+        );
+        assert_eq!(legacy.secret.unwrap().namespace, "team", "{why}: the claim's, where the PV names none");
     }
     read(
         &format!("/volumes/k/kubernetes/{PVC}"),

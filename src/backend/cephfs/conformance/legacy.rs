@@ -3,7 +3,7 @@
 use super::*;
 
 /// A volume as cephfs-provisioner made it: directory, user, Secret, PV.
-fn old(bench: &Bench, root: &str, group: &str, share: &str, user: &str, claim: &ClaimKey) -> Removal {
+fn legacy(bench: &Bench, root: &str, group: &str, share: &str, user: &str, claim: &ClaimKey) -> Removal {
     let path = format!("{root}/{group}/{share}");
     bench.world.plant(&path);
     bench.world.add_user(user, &format!("allow r,allow rw path={path}"));
@@ -62,7 +62,7 @@ pub(super) async fn old_volumes_are_removed_with_user_and_secret(bench: &Bench) 
             let user = format!("kubernetes-dynamic-user-{id}");
             let named = claim(&format!("claim-{number}"));
             let volumes = [
-                old(
+                legacy(
                     bench,
                     root,
                     &format!("{prefix}-kubernetes"),
@@ -70,7 +70,7 @@ pub(super) async fn old_volumes_are_removed_with_user_and_secret(bench: &Bench) 
                     &user,
                     &claim("random"),
                 ),
-                old(
+                legacy(
                     bench,
                     root,
                     &named.namespace,
@@ -117,7 +117,7 @@ pub(super) async fn old_volumes_that_do_not_fit_are_refused(bench: &Bench) {
         ClaimKey { namespace: "team".into(), name: "data".into(), uid: format!("{}-odd", bench.prefix) };
     let (share, user) =
         (format!("kubernetes-dynamic-pvc-{}", uuid(99)), format!("kubernetes-dynamic-user-{}", uuid(99)));
-    let right = old(bench, &root, "kubernetes", &share, &user, &claim);
+    let right = legacy(bench, &root, "kubernetes", &share, &user, &claim);
     let Source::Cephfs(source) = right.source.clone() else { unreachable!() };
     let with = |edit: &dyn Fn(&mut CephfsSource)| {
         let mut source = source.clone();

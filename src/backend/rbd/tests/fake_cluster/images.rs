@@ -69,7 +69,7 @@ impl State {
         let id = self.id();
         let data_pool = options.get("--data-pool").map(|pool| (*pool).to_owned());
         self.step(|state| {
-            let image = Image { id: id.clone(), headless: true, ..Image::default() };
+            let image = Image { id: id.clone(), without_header: true, ..Image::default() };
             state.spaces.get_mut(space).unwrap().images.insert(name.to_owned(), image);
         })?;
         self.step(|_| ())?;

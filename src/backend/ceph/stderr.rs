@@ -1,11 +1,11 @@
-//! What a tool wrote to its standard error, taken apart: [`Said`].
+//! What a tool wrote to its standard error, taken apart: [`Stderr`].
 //!
 //! Ceph's libraries write time-stamped log lines to the same place, also into the middle of a sentence of the tool, and each ends
 //! with an empty line. Here the sentences are put together again, and the log lines are kept aside.
 
 /// The sentences of a tool, and what its libraries logged meanwhile.
 #[derive(Debug)]
-pub(super) struct Said {
+pub(super) struct Stderr {
     text: String,
     logged: String,
 }
@@ -13,7 +13,7 @@ pub(super) struct Said {
 /// How much of it is shown.
 const SHOWN: usize = 400;
 
-impl Said {
+impl Stderr {
     pub(super) fn read(stderr: &str) -> Self {
         let (mut text, mut logged) = (String::new(), String::new());
         let mut rest = stderr;
@@ -142,11 +142,11 @@ mod tests {
     fn a_sentence_that_a_log_line_splits_is_put_together() {
         let text = "rbd: create error: 2026-01-02T03:04:05.678+0000 7f01 -1 librbd::Request: 0x01 data pool x does not \
                     exist\n\n(2) No such file or directory\n";
-        let said = Said::read(text);
-        assert!(said.is("rbd: create error: (2) No such file or directory"), "{said:?}");
-        assert!(said.around("data pool ", " does not exist"));
+        let stderr = Stderr::read(text);
+        assert!(stderr.is("rbd: create error: (2) No such file or directory"), "{stderr:?}");
+        assert!(stderr.around("data pool ", " does not exist"));
         assert_eq!(
-            said.summary(),
+            stderr.summary(),
             "rbd: create error: (2) No such file or directory [librbd::Request: data pool x does not exist]"
         );
     }
@@ -178,9 +178,9 @@ mod tests {
             ("control characters", "rbd: a\u{7}b\tc", "rbd: a b c"),
         ];
         for (row, text, summary) in rows {
-            assert_eq!(Said::read(text).summary(), summary, "{row}");
+            assert_eq!(Stderr::read(text).summary(), summary, "{row}");
         }
-        let long = Said::read(&"ü".repeat(1000)).summary();
+        let long = Stderr::read(&"ü".repeat(1000)).summary();
         assert_eq!(long.chars().count(), SHOWN + 1, "a long one is cut between characters");
     }
 

@@ -1,4 +1,4 @@
-//! A small RBD for tests: [`Small`], pools with images, metadata, snapshots, watchers and a trash, behind programs called `rbd`,
+//! A small RBD for tests: [`FakeCluster`], pools with images, metadata, snapshots, watchers and a trash, behind programs called `rbd`,
 //! `ceph` and `rados` that really are started.
 //!
 //! It fails as a real cluster fails: exit codes and texts are the recorded ones. Its time runs faster than ours, and it can stop
@@ -51,7 +51,7 @@ pub(crate) struct Image {
     pub(crate) content: bool,
     pub(crate) watchers: Vec<String>,
     /// It cannot be opened by its name; in the trash, not at all.
-    pub(crate) headless: bool,
+    pub(crate) without_header: bool,
     /// Its name is not in the list of names.
     pub(crate) unlisted: bool,
     /// The group that it is in.
@@ -105,7 +105,7 @@ pub(crate) struct State {
     pub(crate) stopped: bool,
     /// Whether nothing is answered any more.
     pub(crate) hangs: bool,
-    /// How calls begin that are not carried out before [`Small::let_go`].
+    /// How calls begin that are not carried out before [`FakeCluster::let_go`].
     pub(crate) hold: Option<&'static str>,
     held: Vec<(String, Vec<String>, Vec<u8>)>,
     /// Pools that take no more.
@@ -131,7 +131,7 @@ pub(crate) struct State {
 
 /// The cluster; copies share it.
 #[derive(Debug, Clone)]
-pub(crate) struct Small {
+pub(crate) struct FakeCluster {
     state: Arc<Mutex<State>>,
     directory: Arc<tempfile::TempDir>,
 }
@@ -161,7 +161,7 @@ fn recorded(name: &str) -> Played {
     }
 }
 
-impl Small {
+impl FakeCluster {
     /// A cluster with the pool `rbd`.
     pub(crate) fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
@@ -184,8 +184,8 @@ impl Small {
             next_id: 0x1000,
             began: (Instant::now(), Timestamp::now()),
         };
-        let small = Self { state: Arc::new(Mutex::new(state)), directory: Arc::new(directory) };
-        let path = small.directory.path().to_path_buf();
+        let fake_cluster = Self { state: Arc::new(Mutex::new(state)), directory: Arc::new(directory) };
+        let path = fake_cluster.directory.path().to_path_buf();
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/backend/rbd/tests/relay.sh");
         // Links: a file that was just written cannot be executed while another thread starts a program.
         for name in ["rbd", "ceph", "rados"] {
@@ -195,14 +195,14 @@ impl Small {
         nix::unistd::mkfifo(&requests, nix::sys::stat::Mode::S_IRWXU).unwrap();
         // Open for both directions, so that it is never at its end.
         let requests = OpenOptions::new().read(true).write(true).open(requests).unwrap();
-        let state = Arc::downgrade(&small.state);
+        let state = Arc::downgrade(&fake_cluster.state);
         thread::spawn(move || {
             for pid in BufReader::new(requests).lines().map_while(Result::ok) {
                 let Some(state) = state.upgrade() else { return };
                 serve(&state, &path, &pid);
             }
         });
-        small
+        fake_cluster
     }
 
     /// The cluster as `name`, reached through the programs.
@@ -299,7 +299,7 @@ impl Small {
     }
 }
 
-impl Drop for Small {
+impl Drop for FakeCluster {
     fn drop(&mut self) {
         if Arc::strong_count(&self.state) > 1 {
             return;
@@ -410,7 +410,7 @@ impl State {
     fn image(&self, spec: &str) -> Result<&Image, &'static str> {
         let (space, name) = spec.rsplit_once('/').unwrap();
         let image = self.space(space)?.images.get(name);
-        image.filter(|image| !image.headless).ok_or("rbd-info-no-image")
+        image.filter(|image| !image.without_header).ok_or("rbd-info-no-image")
     }
 
     /// An image that is known to be there.
