@@ -21,7 +21,6 @@ mod inspection;
 pub mod memory;
 pub mod nfs;
 mod ownership;
-pub mod path;
 pub mod rbd;
 
 use std::{

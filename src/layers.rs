@@ -31,7 +31,6 @@ const NAMED_BACKENDS: &[&str] = &[
     "crate::backend::cephfs",
     "crate::backend::ceph",
     "crate::backend::memory",
-    "crate::backend::path",
 ];
 
 const RULES: &[Rule] = &[

@@ -15,7 +15,7 @@ use tokio::sync::{Notify, watch};
 use super::{
     Backend, Capabilities, Error, Finding, Host, Inspection, Kind, Known, KnownVolume, Parameter, PvState,
     Removed, Restored, StoreExpectation, StoreStatus, Uncommitted,
-    path::{self, Missing, Pattern},
+    nfs::path_pattern::{self, Missing, Pattern},
 };
 use crate::volume::{
     ClaimKey, Disposal, ExpandRequest, Expanded, InUse, Location, Mode, Origin, Permit, PvMetadata, Removal,
@@ -505,7 +505,7 @@ impl Backend for Memory {
             Some(pattern) => {
                 Pattern::parse(pattern)?.expand(&request.claim, &request.name, Missing::Refuse)?
             }
-            None => path::default_directory(&request.claim, &request.name)?,
+            None => path_pattern::default_directory(&request.claim, &request.name)?,
         };
         Ok(Location { store: store.clone(), segments })
     }
@@ -527,7 +527,7 @@ impl Backend for Memory {
     fn locate(&self, source: &Source) -> Option<Location> {
         let Source::Nfs { server, path } = source else { return None };
         let (store, rest) = path.trim_start_matches('/').split_once('/')?;
-        let segments = path::checked(rest).ok()?;
+        let segments = path_pattern::checked(rest).ok()?;
         ([SERVER, ALIAS].contains(&server.as_str()) && self.state().stores.iter().any(|known| known == store))
             .then(|| Location { store: store.into(), segments })
     }

@@ -14,28 +14,35 @@ mod index;
 mod legacy;
 mod mounted;
 mod moves;
+mod op_error;
 mod parents;
+pub(in crate::backend) mod path_pattern;
 mod places;
 mod prove;
 mod record;
+mod recorded;
 mod register;
 mod remains;
 mod remove;
 mod restore;
+mod roots;
+mod stage;
 mod store;
 #[cfg(test)]
 mod tests;
 mod trash;
+mod trash_state;
 mod upgrade;
 mod usability;
+mod work;
 
 use std::{collections::BTreeMap, sync::Arc};
 
 use async_trait::async_trait;
 pub use class::PARAMETERS;
 use create::Created;
-pub use export::{Export, check};
-use identity::Roots;
+pub use export::{Export, NAME, check};
+use roots::Roots;
 use store::Store;
 
 use crate::{
@@ -48,9 +55,6 @@ use crate::{
         VolumeName, VolumeRequest,
     },
 };
-
-/// The backend's name in volume ids and metrics.
-pub const NAME: &str = "nfs";
 
 /// The backend. Opens nothing until it is told which volumes exist ([`Backend::expect_store`]).
 #[derive(Debug)]

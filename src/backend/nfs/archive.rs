@@ -7,17 +7,16 @@
 use jiff::Timestamp;
 
 use super::{
-    create::{make_parents, remove_parents},
     entry::stamp,
     moves::{self, Here, Live, here},
+    op_error::{OpError, fail},
+    parents::{make_parents, remove_parents},
+    path_pattern,
     places::{self, Occupied},
     record::{self, ARCHIVED, Archive, Marker},
-    store::{OpError, Rule, Work, fail},
+    work::{Rule, Work},
 };
-use crate::{
-    backend::{Kind, path},
-    system::root::Entry,
-};
+use crate::{backend::Kind, system::root::Entry};
 
 /// How many names are tried for one that is free.
 const NAMES: u32 = 1000;
@@ -44,7 +43,7 @@ pub(super) fn choose(work: &Work<'_>, live: &mut Live, at: Timestamp) -> Result<
         let marker = Marker { archive: Some(archive), ..live.marker.clone() };
         work.changes.write(&live.file(), &marker.to_json())?;
         live.marker = marker;
-        if !work.store.enforces(Rule::Places) {
+        if !work.context.enforces(Rule::Places) {
             return Ok(());
         }
         match places::occupy(work, &live.marker, &live.file(), &target, false)? {
@@ -70,13 +69,13 @@ fn next_free(
         1 => format!("-{time}"),
         _ => format!("-{time}-{number}"),
     };
-    let target = |which| path::archive_target(&marker.segments, marker.id.name(), &suffix, which);
-    let last = target(path::Suffixed::Last);
+    let target = |which| path_pattern::archive_target(&marker.segments, marker.id.name(), &suffix, which);
+    let last = target(path_pattern::Suffixed::Last);
     if free(work, &last)? {
         return Ok(Some(last));
     }
     if last.len() > 1 && number > 0 {
-        let first = target(path::Suffixed::First);
+        let first = target(path_pattern::Suffixed::First);
         if free(work, &first)? {
             return Ok(Some(first));
         }

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use super::export::{Export, listed};
+use super::{
+    export::{Export, listed},
+    path_pattern::{self, Missing, Pattern},
+};
 use crate::{
-    backend::{
-        Error, Inspection, Kind, Parameter,
-        path::{self, Missing, Pattern},
-    },
+    backend::{Error, Inspection, Kind, Parameter},
     volume::{Location, Mode, VolumeRequest},
 };
 
@@ -114,7 +114,7 @@ pub(super) fn plan(exports: &[Export], request: &VolumeRequest) -> Result<Plan, 
         &[("refuse", Existing::Refuse), ("adopt", Existing::Adopt), ("share", Existing::Share)],
         Existing::Refuse,
     )?;
-    let default = path::default_directory(&request.claim, &request.name);
+    let default = path_pattern::default_directory(&request.claim, &request.name);
     let (segments, unique) = match parameters.get(PATTERN).filter(|pattern| !pattern.is_empty()) {
         None => (default?, true),
         Some(pattern) => {
@@ -124,11 +124,11 @@ pub(super) fn plan(exports: &[Export], request: &VolumeRequest) -> Result<Plan, 
         }
     };
     let whole = export.path_of(&segments);
-    if whole.len() > path::MAX_PATH_BYTES {
+    if whole.len() > path_pattern::MAX_PATH_BYTES {
         let message = format!(
             "the path on the server has {} bytes; file systems take {}",
             whole.len(),
-            path::MAX_PATH_BYTES
+            path_pattern::MAX_PATH_BYTES
         );
         return Err(Error::new(Kind::Invalid, message));
     }

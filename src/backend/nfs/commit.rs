@@ -3,11 +3,12 @@
 //! Nothing of another cluster is listed or touched. Runs on a thread of the export's pool.
 
 use super::{
-    create::owned,
+    op_error::{OpError, fail},
     parents::remove_parents,
     places::{self, Leaving, Occupied},
+    prove::owned,
     record::{self, INTENTS, Marker, UNSIGNED, VOLUMES},
-    store::{OpError, Rule, Work, fail},
+    work::{Rule, Work},
 };
 use crate::{
     backend::{Kind, Uncommitted, quoted},
@@ -58,7 +59,7 @@ pub(super) fn write_record(work: &Work<'_>, marker: &Marker) -> Result<(), OpErr
         work.changes.write(&note, b"")?;
     }
     work.changes.write(&record::file(VOLUMES, name), &signed.to_json())?;
-    work.store.index.add(name, &signed.segments);
+    work.context.index.add(name, &signed.segments);
     if marker.cluster.is_none() && signed.cluster.is_some() {
         work.changes.remove_file(&note)?;
     }
@@ -84,7 +85,7 @@ pub(super) fn list_uncommitted(work: &Work<'_>) -> Result<Vec<Uncommitted>, OpEr
         match read {
             Ok((marker, since)) if is_ours(work, &ids, &marker) => {
                 let place =
-                    Some(Location { store: work.store.export.name.clone(), segments: marker.segments });
+                    Some(Location { store: work.context.export.name.clone(), segments: marker.segments });
                 found.push(Uncommitted { id: marker.id, claim: marker.claim, since, place });
             }
             Ok((marker, _)) if marker.cluster.is_none() => tell_unsigned(work, &marker),
@@ -92,7 +93,7 @@ pub(super) fn list_uncommitted(work: &Work<'_>) -> Result<Vec<Uncommitted>, OpEr
                 tracing::debug!(volume = %marker.id, cluster = marker.cluster, "begun by another cluster");
             }
             Err(why) => {
-                let (export, file) = (&work.store.export.name, file.join("/"));
+                let (export, file) = (&work.context.export.name, file.join("/"));
                 tracing::warn!(export, file, reason = why, "record of an unfinished volume cannot be read");
             }
         }
@@ -104,12 +105,12 @@ pub(super) fn list_uncommitted(work: &Work<'_>) -> Result<Vec<Uncommitted>, OpEr
 /// Whether an intent is one of this cluster. One that is not signed may be of any.
 fn is_ours(work: &Work<'_>, ids: &ClusterIds, intent: &Marker) -> bool {
     let ours = intent.cluster.as_ref().is_some_and(|cluster| ids.include(cluster));
-    ours || !work.store.enforces(Rule::Cluster)
+    ours || !work.context.enforces(Rule::Cluster)
 }
 
 /// An intent of an earlier version does not say which cluster wrote it. It is told once.
 fn tell_unsigned(work: &Work<'_>, intent: &Marker) {
-    if !work.store.tell_once(intent.id.name()) {
+    if !work.context.tell_once(intent.id.name()) {
         return;
     }
     let root = work.root.path();
@@ -118,7 +119,7 @@ fn tell_unsigned(work: &Work<'_>, intent: &Marker) {
     let shown = |path: &std::path::Path| quoted(&path.display().to_string());
     let command = format!("rmdir {}; rm {}", shown(&directory), shown(&file));
     tracing::warn!(
-        export = work.store.export.name,
+        export = work.context.export.name,
         volume = %intent.id,
         claim = %intent.claim,
         command,
@@ -155,7 +156,7 @@ pub(super) fn rollback(work: &Work<'_>, uncommitted: &Uncommitted) -> Result<(),
 pub(super) fn undo_intent(work: &Work<'_>, intent: &Marker) -> Result<(), OpError> {
     let file = record::file(INTENTS, intent.id.name());
     let holds = match &intent.cluster {
-        _ if !work.store.enforces(Rule::Places) => true,
+        _ if !work.context.enforces(Rule::Places) => true,
         Some(_) => places::holds(work, intent, &intent.segments)?,
         // An earlier version noted no places: what was made is ours only if the place is still free.
         None => match places::occupy(work, intent, &file, &intent.segments, intent.shared)? {
@@ -190,6 +191,6 @@ pub(super) fn give_up(work: &Work<'_>, intent: &Marker) -> Result<(), OpError> {
     let name = intent.id.name();
     places::vacate(work, intent, &intent.segments)?;
     work.changes.remove_file(&record::file(INTENTS, name))?;
-    work.store.index.remove(name, &intent.segments);
+    work.context.index.remove(name, &intent.segments);
     Ok(())
 }

@@ -7,18 +7,21 @@
 
 use std::collections::BTreeMap;
 
-pub(super) use super::parents::{make_parents, remove_parents};
 use super::{
-    NAME,
     class::{Existing, Plan},
     commit::{give_up, undo_intent, write_record},
+    export::NAME,
     moves::{Here, here},
+    op_error::{OpError, fail},
+    parents::make_parents,
+    path_pattern,
     places::{self, Occupant, Occupied, Relation},
+    prove::{owned, unknown_cluster},
     record::{self, BASE, INTENTS, Marker, PLACES, VOLUMES},
-    store::{OpError, Rule, Work, fail},
+    work::{Rule, Work},
 };
 use crate::{
-    backend::{Kind, UNKNOWN_CLUSTER, path, quoted},
+    backend::{Kind, quoted},
     system::root::{Entry, Errno, Made, Seen},
     volume::{ClaimKey, Origin, Source, Volume, VolumeId, VolumeName, VolumeRequest},
 };
@@ -51,8 +54,8 @@ pub(super) fn create(
     let name = &request.name;
     let volume = |origin| {
         let source = Source::Nfs {
-            server: work.store.export.server.clone(),
-            path: work.store.export.path_of(&wanted.segments),
+            server: work.context.export.server.clone(),
+            path: work.context.export.path_of(&wanted.segments),
         };
         let (id, store_identity) = (wanted.id.clone(), identity.clone());
         let record = BTreeMap::new();
@@ -154,7 +157,7 @@ fn made_again(work: &Work<'_>, known: &Marker) -> Result<(), OpError> {
 
 /// What is recorded of the volume that is asked for.
 fn wanted(work: &Work<'_>, request: &VolumeRequest, plan: &Plan) -> Result<Marker, OpError> {
-    let id = VolumeId::new(NAME, &work.store.export.name, request.name.clone())?;
+    let id = VolumeId::new(NAME, &work.context.export.name, request.name.clone())?;
     let claim = ClaimKey {
         namespace: request.claim.namespace.clone(),
         name: request.claim.name.clone(),
@@ -176,15 +179,10 @@ fn write_intent(work: &Work<'_>, intent: &Marker, begun: &mut Option<Marker>) ->
     if !begun.as_ref().is_some_and(same) {
         let name = intent.id.name();
         work.changes.write(&record::file(INTENTS, name), &intent.to_json())?;
-        work.store.index.add(name, &intent.segments);
+        work.context.index.add(name, &intent.segments);
         *begun = Some(intent.clone());
     }
     Ok(())
-}
-
-/// Why nothing can be done without knowing the cluster, and what to do.
-pub(super) fn unknown_cluster(why: &str) -> String {
-    format!("{why}, and {UNKNOWN_CLUSTER}")
 }
 
 /// What lies in the volume's place. It must be in the file system of the export, since a volume is removed by moving it.
@@ -220,24 +218,6 @@ fn look(work: &Work<'_>, segments: &[String]) -> Result<Option<Seen>, OpError> {
         }
     }
     Ok(None)
-}
-
-/// Whether a record of this name is one of ours.
-pub(super) fn owned(work: &Work<'_>, known: &Marker) -> Result<(), OpError> {
-    if !work.store.enforces(Rule::Cluster) {
-        return Ok(());
-    }
-    match (&known.cluster, work.cluster()) {
-        (Some(cluster), Some(ids)) if !ids.include(cluster) => fail(
-            Kind::Conflict,
-            format!("a volume of this name belongs to cluster {cluster}, and this is cluster {ids}"),
-        ),
-        (Some(cluster), None) => fail(
-            Kind::Unavailable,
-            unknown_cluster(&format!("a volume of this name belongs to cluster {cluster}")),
-        ),
-        (Some(_), Some(_)) | (None, _) => Ok(()),
-    }
 }
 
 /// Whether a recorded volume is the one that is asked for.
@@ -285,8 +265,8 @@ fn origin_of_existing(
     if ours && empty {
         return Ok(Origin::Created);
     }
-    let archive = wanted.segments.first().is_some_and(|first| path::is_archive(first))
-        && work.store.enforces(Rule::Places);
+    let archive = wanted.segments.first().is_some_and(|first| path_pattern::is_archive(first))
+        && work.context.enforces(Rule::Places);
     if archive && plan.existing != Existing::Refuse {
         let message = format!("directory {path} has the name of an archive, which is never used again");
         return fail(Kind::Conflict, message);
@@ -324,7 +304,7 @@ fn former(work: &Work<'_>, other: &Occupant, wanted: &Marker, plan: &Plan) -> Op
 
 /// Forgets a volume without a PV whose directory another one takes over.
 fn forget(work: &Work<'_>, former: &VolumeName) -> Result<(), OpError> {
-    let _held = work.store.hold(former)?;
+    let _held = work.context.hold(former)?;
     let Some(record) = work.marker(VOLUMES, former)? else {
         return fail(Kind::Conflict, format!("the record of volume {former} is gone, and its place is not"));
     };
@@ -333,7 +313,7 @@ fn forget(work: &Work<'_>, former: &VolumeName) -> Result<(), OpError> {
     }
     // The record first: what is left in the mirror without one is found again, the other way round two would have the place.
     work.changes.remove_file(&record::file(VOLUMES, former))?;
-    work.store.index.remove(former, &record.segments);
+    work.context.index.remove(former, &record.segments);
     places::vacate(work, &record, &record.segments)
 }
 

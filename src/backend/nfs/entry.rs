@@ -8,13 +8,14 @@ use std::fmt;
 use jiff::Timestamp;
 use rand::random;
 
-use crate::{backend::path, volume::VolumeName};
+use super::path_pattern;
+use crate::volume::VolumeName;
 
 /// How the names begin of what is in the trash at the top of an export, where `.berth/trash` cannot be made.
-pub(super) const AT_TOP: &str = path::RESERVED_PREFIXES[0];
+pub(super) const AT_TOP: &str = path_pattern::RESERVED_PREFIXES[0];
 
 /// How they begin once they are being purged.
-pub(super) const AT_TOP_PURGING: &str = path::RESERVED_PREFIXES[1];
+pub(super) const AT_TOP_PURGING: &str = path_pattern::RESERVED_PREFIXES[1];
 
 /// The longest part of a volume's name in an everyday name: the rest is for the time and the random number.
 const VOLUME: usize = 200;
@@ -56,11 +57,11 @@ pub(super) fn recorded(volume: &VolumeName, at: Timestamp) -> String {
 
 /// How the everyday names of a volume begin.
 pub(super) fn prefix(volume: &VolumeName) -> String {
-    format!("{}@", path::shortened(volume.as_str(), VOLUME))
+    format!("{}@", path_pattern::shortened(volume.as_str(), VOLUME))
 }
 
 fn legacy(volume: &VolumeName, at: Timestamp, longest: usize) -> String {
-    format!("{}@{}", path::shortened(volume.as_str(), longest), stamp(at))
+    format!("{}@{}", path_pattern::shortened(volume.as_str(), longest), stamp(at))
 }
 
 impl Whole {
@@ -70,7 +71,7 @@ impl Whole {
             |text: &str| text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'));
         let (uid, cluster) = (self.uid.as_deref().unwrap_or(""), self.cluster.as_deref().unwrap_or(""));
         let name = self.to_string();
-        (plain(uid) && plain(cluster) && name.len() + AT_TOP_PURGING.len() <= path::MAX_SEGMENT_BYTES)
+        (plain(uid) && plain(cluster) && name.len() + AT_TOP_PURGING.len() <= path_pattern::MAX_SEGMENT_BYTES)
             .then_some(name)
     }
 }

@@ -6,10 +6,14 @@ use std::{
     time::Duration,
 };
 
+use super::path_pattern;
 use crate::{
-    backend::{Error, Kind, path},
+    backend::{Error, Kind},
     volume::{Location, Source, VolumeId, VolumeName},
 };
+
+/// The backend's name in volume ids and metrics.
+pub const NAME: &str = "nfs";
 
 /// An NFS export as configured: what PVs call it, and where it is mounted in this process's file system.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,7 +60,7 @@ impl Export {
         // The longest of the paths decides: a former path may lie below another one.
         let bases = std::iter::once(&self.path).chain(&self.former_paths);
         let rest = bases.filter_map(|base| beneath(base, path)).min_by_key(Vec::len)?;
-        let segments = path::checked(&rest.join("/")).ok()?;
+        let segments = path_pattern::checked(&rest.join("/")).ok()?;
         // `checked` drops what is empty, and nothing else: no other path may come out than went in.
         (segments == rest).then(|| Location { store: self.name.clone(), segments })
     }
@@ -75,7 +79,7 @@ impl Export {
         let name = &self.name;
         let wrong = |why: String| Err(Error::new(Kind::Invalid, format!("export {name:?}: {why}")));
         let longest = VolumeName::for_claim(&"0".repeat(36))?;
-        if let Err(error) = VolumeId::new(super::NAME, name, longest) {
+        if let Err(error) = VolumeId::new(NAME, name, longest) {
             return wrong(format!(
                 "the name must be lower case letters, digits and '-', and short enough for a volume id: {error}"
             ));
@@ -88,7 +92,7 @@ impl Export {
         }
         for path in std::iter::once(&self.path).chain(&self.former_paths) {
             let bad = |s: &str| s == "." || s == ".." || s.contains(char::is_control);
-            if !path.starts_with('/') || split(path).any(bad) || path.len() > path::MAX_PATH_BYTES {
+            if !path.starts_with('/') || split(path).any(bad) || path.len() > path_pattern::MAX_PATH_BYTES {
                 return wrong(format!(
                     "the path {path:?} must be absolute, without '.', '..' or control characters"
                 ));

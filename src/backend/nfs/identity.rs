@@ -1,24 +1,22 @@
-//! Whether a root is the export that it was: [`Store::verify`], [`Work::ensure_layout`], and [`Roots`], which knows all exports of
-//! this process.
+//! Whether a root is the export that it was: [`Context::verify`], [`Work::ensure_layout`].
 //!
 //! An export has an identity from the first time that something is made on it. What was learned of it once, from the disk,
 //! from a volume or by making it, holds for the life of the process: a root with another identity, or without one, is
 //! refused until it is right.
 
-use std::{
-    collections::BTreeMap,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError, Weak,
-        atomic::{AtomicBool, Ordering},
-    },
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
 };
 
+use parking_lot::Mutex;
 use rand::random;
 
 use super::{
     export::Export,
+    op_error::{OpError, fail},
     record::{self, BASE, Identity, STAGING},
-    store::{OpError, Opened, Rule, Store, Work, fail},
+    work::{Context, Opened, Rule, Work},
 };
 use crate::{
     backend::{Error, Kind, StoreExpectation, quoted},
@@ -31,85 +29,16 @@ pub(super) const STAGED_IDENTITY: &str = "identity@";
 /// How many places of existing volumes are looked for, where no identity tells whether a root is the right one.
 const LOOKS: usize = 16;
 
-/// What each export of this process leads to. Two that lead to the same directory would each give away what the other has.
-#[derive(Debug, Default)]
-pub(super) struct Roots(Mutex<BTreeMap<String, Known>>);
-
-#[derive(Debug)]
-struct Known {
-    store: Weak<Store>,
-    top: (u64, u64),
-    identity: Option<String>,
-}
-
-impl Roots {
-    fn known(&self) -> MutexGuard<'_, BTreeMap<String, Known>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Notes to what the export leads; an error says with which other one it is mixed up, and lets that one be examined
-    /// again.
-    fn note(&self, store: &Arc<Store>, top: Seen, identity: Option<&str>) -> Result<(), String> {
-        if !store.enforces(Rule::Identity) {
-            return Ok(());
-        }
-        let own = Known {
-            store: Arc::downgrade(store),
-            top: (top.device, top.inode),
-            identity: identity.map(String::from),
-        };
-        let mut known = self.known();
-        let mut found = None;
-        for (_, other) in known.iter().filter(|(name, _)| **name != store.export.name) {
-            let Some(other_store) = other.store.upgrade() else { continue };
-            let why = if other.top == own.top {
-                "lead to the same directory"
-            } else if other.identity.is_some() && other.identity == own.identity {
-                "have the same identity"
-            } else {
-                continue;
-            };
-            let shown = |export: &Export| {
-                format!("{:?} ({}:{} at {})", export.name, export.server, export.path, export.root.display())
-            };
-            let (a, b) = (shown(&store.export), shown(&other_store.export));
-            let message = format!(
-                "the exports {a} and {b} {why}, so that each would give away what the other made; configure the directory \
-                 once, with the other server name as an alias and the other path as a former path"
-            );
-            found = Some((other_store, message));
-            break;
-        }
-        known.insert(store.export.name.clone(), own);
-        drop(known);
-        match found {
-            None => Ok(()),
-            Some((other, message)) => {
-                other.doubt_current();
-                Err(message)
-            }
-        }
-    }
-
-    fn forget(&self, name: &str) {
-        self.known().remove(name);
-    }
-}
-
-impl Store {
+impl Context {
     /// Finds out whether the directory at the root's path is the export that it was. `pinned` is what is known of its
     /// identity in this process.
-    pub(super) fn verify(
-        self: &Arc<Self>,
-        past: &StoreExpectation,
-        pinned: Option<&str>,
-    ) -> Result<Opened, String> {
+    pub(super) fn verify(&self, past: &StoreExpectation, pinned: Option<&str>) -> Result<Opened, String> {
         #[cfg(test)]
         self.interruption.opening();
         let opened = self.look(past, pinned);
         let noted = opened.as_ref().map_err(Clone::clone).and_then(|opened| {
             let top = opened.root.top().map_err(told)?;
-            self.roots.note(self, top, opened.identity().as_deref())
+            self.note_root(top, opened.identity().as_deref())
         });
         match noted {
             Ok(()) => opened,
@@ -120,6 +49,14 @@ impl Store {
                 Err(why)
             }
         }
+    }
+
+    /// Notes to what the export leads; an error says with which other one it is mixed up.
+    fn note_root(&self, top: Seen, identity: Option<&str>) -> Result<(), String> {
+        if !self.enforces(Rule::Identity) {
+            return Ok(());
+        }
+        self.roots.note(&self.export, top, identity, Arc::downgrade(&self.doubt))
     }
 
     fn look(&self, past: &StoreExpectation, pinned: Option<&str>) -> Result<Opened, String> {
@@ -226,14 +163,14 @@ fn told(failure: Failure) -> String {
 impl Opened {
     /// The identity, where it has one.
     pub(super) fn identity(&self) -> Option<String> {
-        self.identity.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.identity.lock().clone()
     }
 }
 
 impl Work<'_> {
     /// The export's identity, and our own directories on it: both are made when they are first needed.
     pub(super) fn ensure_layout(&self) -> Result<String, OpError> {
-        let mut identity = self.opened.identity.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut identity = self.opened.identity.lock();
         if !self.opened.furnished.load(Ordering::SeqCst) {
             self.changes.make_directory(&[BASE], 0o700)?;
             for folder in record::FOLDERS {
@@ -248,12 +185,12 @@ impl Work<'_> {
             Some(found) => found,
             None => self.make_identity()?,
         };
-        let known = self.store.pin(&found.id);
-        if known != found.id && self.store.enforces(Rule::Identity) {
-            let message = self.store.has_another_identity(&found.id, &known);
+        let known = self.context.pin(&found.id);
+        if known != found.id && self.context.enforces(Rule::Identity) {
+            let message = self.context.has_another_identity(&found.id, &known);
             return fail(Kind::Unavailable, message);
         }
-        if let Err(why) = self.store.roots.note(self.store, self.root.top()?, Some(&found.id)) {
+        if let Err(why) = self.context.note_root(self.root.top()?, Some(&found.id)) {
             return fail(Kind::Unavailable, why);
         }
         self.opened.mirrored.store(found.mirrored, Ordering::SeqCst);
@@ -267,7 +204,7 @@ impl Work<'_> {
             Ok(identity) => Ok(Some(identity)),
             Err(why) => fail(
                 Kind::Refused,
-                format!("{} cannot be read: {why}; restore it", self.store.identity_file()),
+                format!("{} cannot be read: {why}; restore it", self.context.identity_file()),
             ),
         }
     }
@@ -287,7 +224,7 @@ impl Work<'_> {
         if made {
             return Ok(new);
         }
-        let file = self.store.identity_file();
+        let file = self.context.identity_file();
         self.found_identity()?
             .map_or_else(|| fail(Kind::Unavailable, format!("{file} comes and goes; it is tried again")), Ok)
     }

@@ -4,21 +4,12 @@
 //! `upgrade`): from then on it is empty, and nothing relies on it. Read from the records when it is first needed, and kept up
 //! to date from then on.
 
-use std::{
-    collections::BTreeMap,
-    ops::Bound,
-    sync::{Mutex, MutexGuard, PoisonError, atomic::AtomicUsize, atomic::Ordering},
-    thread,
-};
+use std::{collections::BTreeMap, ops::Bound};
 
-use super::{
-    record,
-    store::{OpError, Work, fail},
-};
+use parking_lot::Mutex;
+
+use super::op_error::{OpError, fail};
 use crate::{backend::Kind, volume::VolumeName};
-
-/// Records that are read at a time: the time goes into waiting for the server.
-const READERS: usize = 16;
 
 /// The places of all recorded volumes of an export.
 #[derive(Debug, Default)]
@@ -41,6 +32,9 @@ enum Change {
 
 type Places = BTreeMap<Vec<String>, Vec<VolumeName>>;
 
+/// Volumes, each with its place.
+pub(super) type Found = Vec<(VolumeName, Vec<String>)>;
+
 impl Index {
     /// Notes a volume whose record was written.
     pub(super) fn add(&self, name: &VolumeName, segments: &[String]) {
@@ -54,11 +48,11 @@ impl Index {
 
     /// Forgets everything: somebody else may have worked on the export meanwhile.
     pub(super) fn reset(&self) {
-        *self.state() = State::Unread;
+        *self.0.lock() = State::Unread;
     }
 
     fn note(&self, name: &VolumeName, segments: &[String], change: Change) {
-        match &mut *self.state() {
+        match &mut *self.0.lock() {
             State::Unread => {}
             State::Reading(changes) => changes.push((name.clone(), segments.to_vec(), change)),
             State::Read(places) => apply(places, name, segments, change),
@@ -68,46 +62,38 @@ impl Index {
     /// The volumes other than `except` that, as far as the mirror may not tell of them yet, lie at, above or below `segments`, each with its place.
     pub(super) fn overlapping(
         &self,
-        work: &Work<'_>,
         segments: &[String],
         except: &VolumeName,
-    ) -> Result<Vec<(VolumeName, Vec<String>)>, OpError> {
-        // The mirror tells of all of them, and of those of other clusters as they are now.
-        if work.opened.mirrored.load(Ordering::SeqCst) {
-            return Ok(Vec::new());
-        }
+        read: impl FnOnce() -> Result<Found, OpError>,
+    ) -> Result<Found, OpError> {
         {
-            let mut state = self.state();
+            let mut state = self.0.lock();
             match &mut *state {
                 State::Read(places) => return Ok(overlapping(places, segments, except)),
                 State::Reading(_) => {
-                    let message = format!("the records of export {} are being read", work.store.export.name);
-                    return fail(Kind::Busy, message);
+                    return fail(Kind::Busy, "the records of the export are being read");
                 }
                 State::Unread => *state = State::Reading(Vec::new()),
             }
         }
-        let read = read_all(work);
-        let mut state = self.state();
+        let read = read();
+        let mut state = self.0.lock();
         let changes = match std::mem::take(&mut *state) {
             State::Reading(changes) => changes,
             State::Unread | State::Read(_) => {
-                let message =
-                    format!("the records of export {} changed while they were read", work.store.export.name);
-                return fail(Kind::Busy, message);
+                return fail(Kind::Busy, "the records of the export changed while they were read");
             }
         };
-        let mut places = read?;
+        let mut places = Places::new();
+        for (name, segments) in read? {
+            apply(&mut places, &name, &segments, Change::Add);
+        }
         for (name, segments, change) in changes {
             apply(&mut places, &name, &segments, change);
         }
         let found = overlapping(&places, segments, except);
         *state = State::Read(places);
         Ok(found)
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -123,7 +109,7 @@ fn apply(places: &mut Places, name: &VolumeName, segments: &[String], change: Ch
     }
 }
 
-fn overlapping(places: &Places, segments: &[String], except: &VolumeName) -> Vec<(VolumeName, Vec<String>)> {
+fn overlapping(places: &Places, segments: &[String], except: &VolumeName) -> Found {
     let above = (1..segments.len()).filter_map(|length| {
         let prefix = segments.get(..length)?;
         places.get_key_value(prefix)
@@ -136,47 +122,6 @@ fn overlapping(places: &Places, segments: &[String], except: &VolumeName) -> Vec
         .filter(|(name, _)| *name != except)
         .map(|(name, place)| (name.clone(), place.clone()))
         .collect()
-}
-
-fn read_all(work: &Work<'_>) -> Result<Places, OpError> {
-    let mut records = Vec::new();
-    for folder in [record::INTENTS, record::VOLUMES] {
-        let names = work.root.names(&[record::BASE, folder])?;
-        records.extend(names.iter().filter_map(|name| record::volume_of(name)).map(|name| (folder, name)));
-    }
-    let next = AtomicUsize::new(0);
-    let read_some = || -> Result<Vec<(VolumeName, Vec<String>)>, OpError> {
-        let mut found = Vec::new();
-        while let Some((folder, name)) = records.get(next.fetch_add(1, Ordering::Relaxed)) {
-            let marker = match work.record(folder, name)? {
-                // Committed meanwhile, or gone.
-                None => work.record(record::VOLUMES, name)?,
-                found => found,
-            };
-            if let Some(marker) = marker {
-                found.push((name.clone(), marker.segments));
-            }
-        }
-        Ok(found)
-    };
-    let parts = thread::scope(|scope| {
-        let readers = READERS.min(records.len() / 64);
-        let others: Vec<_> =
-            (0..readers).filter_map(|_| thread::Builder::new().spawn_scoped(scope, read_some).ok()).collect();
-        let mut parts = vec![read_some()];
-        for other in others {
-            parts
-                .push(other.join().unwrap_or_else(|_| fail(Kind::Internal, "reading the records broke off")));
-        }
-        parts
-    });
-    let mut places = Places::new();
-    for part in parts {
-        for (name, segments) in part? {
-            apply(&mut places, &name, &segments, Change::Add);
-        }
-    }
-    Ok(places)
 }
 
 #[cfg(test)]

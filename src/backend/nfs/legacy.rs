@@ -6,16 +6,19 @@
 use jiff::Timestamp;
 
 use super::{
-    NAME, mounted,
-    moves::{self, Here, Live, here, if_room},
+    export::NAME,
+    mounted,
+    moves::{self, Here, Live, here},
+    op_error::{OpError, fail, if_room, is_elsewhere},
+    path_pattern::Pattern,
     places::{self, Occupant, Relation},
     prove,
     record::{self, Marker, VOLUMES},
-    remove::{self, Removing},
-    store::{OpError, Rule, Work, fail},
+    recorded::{self, Removing},
+    work::{Rule, Work},
 };
 use crate::{
-    backend::{Kind, Removed, path::Pattern},
+    backend::{Kind, Removed},
     volume::{Disposal, Origin, Removal, VolumeId, VolumeName},
 };
 
@@ -23,7 +26,7 @@ use crate::{
 pub(super) fn remove(work: &Work<'_>, removal: &Removal, segments: &[String]) -> Result<Removed, OpError> {
     let inode = match here(work, segments) {
         // The rest is found out where it lies.
-        Err(trouble) if mounted::is_elsewhere(&trouble) => None,
+        Err(trouble) if is_elsewhere(&trouble) => None,
         Err(trouble) => return Err(trouble),
         Ok(Here::Directory(inode)) => Some(inode),
         Ok(Here::Nothing) => return Ok(Removed::Absent),
@@ -63,7 +66,7 @@ pub(super) fn remove(work: &Work<'_>, removal: &Removal, segments: &[String]) ->
         let message = "the export is full, and the volume lies in a file system below it; free some space in the export";
         return fail(Kind::Exhausted, message);
     }
-    work.store.index.add(&removal.name, segments);
+    work.context.index.add(&removal.name, segments);
     let marker = live.marker.clone();
     let removed = Removing { work, removal, live }.run();
     if let Err(OpError::Said(error)) = &removed
@@ -77,7 +80,7 @@ pub(super) fn remove(work: &Work<'_>, removal: &Removal, segments: &[String]) ->
 
 /// The id under which a volume is recorded whose name others chose: it may be too long for one.
 pub(super) fn id(work: &Work<'_>, name: &VolumeName) -> Result<VolumeId, OpError> {
-    let export = &work.store.export.name;
+    let export = &work.context.export.name;
     VolumeId::new(NAME, export, name.clone()).or_else(|_| {
         let length = name.as_str().len();
         let most = VolumeId::MAX_BYTES.saturating_sub(format!("1/{NAME}/{export}/").len());
@@ -92,7 +95,7 @@ pub(super) fn id(work: &Work<'_>, name: &VolumeName) -> Result<VolumeId, OpError
 }
 
 fn overlapping(work: &Work<'_>, marker: &Marker) -> Result<Option<Occupant>, OpError> {
-    if !work.store.enforces(Rule::Places) {
+    if !work.context.enforces(Rule::Places) {
         return Ok(None);
     }
     places::overlapping(work, marker, &marker.segments)
@@ -114,10 +117,10 @@ fn on_full_export(
         let why = occupant.explained(&marker.segments);
         return fail(Kind::Refused, format!("{why}; nothing was touched"));
     }
-    let now = work.store.host.now().and_then(|now| Timestamp::try_from(now).ok());
-    let keep = removal.pv_metadata.retention.unwrap_or_else(|| work.store.host.trash_retention());
-    remove::move_as_whole(work, marker, inode, now.unwrap_or_else(Timestamp::now), keep)?;
-    work.store.trash.added();
+    let now = work.context.host.now().and_then(|now| Timestamp::try_from(now).ok());
+    let keep = removal.pv_metadata.retention.unwrap_or_else(|| work.context.host.trash_retention());
+    recorded::move_as_whole(work, marker, inode, now.unwrap_or_else(Timestamp::now), keep)?;
+    work.context.trash.added();
     Ok(Removed::Trashed)
 }
 

@@ -6,22 +6,15 @@
 //! of the export finds what lies elsewhere.
 
 use super::{
-    entry,
-    moves::{self, Here, Stage, here},
+    moves::{self, Here, here},
+    op_error::{OpError, fail},
     record::{BASE, Marker, TRASH, Trashed},
-    restore,
-    store::{OpError, Rule, Work, fail},
+    work::Work,
 };
 use crate::{
-    backend::{Kind, Removed, quoted},
-    system::root::Errno,
+    backend::{Kind, Removed},
     volume::VolumeName,
 };
-
-/// Whether a look ended at the top of another file system.
-pub(super) fn is_elsewhere(trouble: &OpError) -> bool {
-    matches!(trouble, OpError::Step(failure) if failure.errno() == Some(Errno::EXDEV))
-}
 
 /// Does `work` within the file system that is mounted at `below`; in the export's own where that is empty.
 pub(super) fn within<T>(
@@ -33,60 +26,11 @@ pub(super) fn within<T>(
         return then(work);
     }
     let root = work.root.enter_mount(below)?;
-    then(&Work { store: work.store, opened: work.opened, root: &root, changes: work.changes.within(&root) })
-}
-
-/// Where the volume of a record is that lies behind a mount.
-pub(super) fn stage(work: &Work<'_>, marker: &Marker) -> Result<Stage, OpError> {
-    let Some(length) = work.root.mount_on_the_way(&marker.segments)? else {
-        return fail(Kind::Unavailable, "a file system below the export comes and goes");
-    };
-    let (below, inside) = marker.segments.split_at(length);
-    let path = marker.segments.join("/");
-    if inside.is_empty() {
-        return fail(
-            Kind::Refused,
-            format!("{path} is the top of a file system of its own. {}", by_hand(marker.id.name())),
-        );
-    }
-    let found = within(work, below, |inner| here(inner, inside)).or_else(|trouble| {
-        if is_elsewhere(&trouble) {
-            let name = marker.id.name();
-            return fail(
-                Kind::Refused,
-                format!("{path} lies in a file system within another one. {}", by_hand(name)),
-            );
-        }
-        Err(trouble)
-    })?;
-    let recorded = marker.trash.as_ref().filter(|trash| trash.below == below).map(|trash| trash.inode);
-    if found == Here::Nothing
-        && let Some(entry) = stray(work, below, marker.id.name())?
-    {
-        let (from, to) = (below.join("/"), work.root.path().join(&path));
-        let from = work.root.path().join(from).join(BASE).join(TRASH).join(&entry);
-        let shown = |path: std::path::PathBuf| quoted(&path.display().to_string());
-        let message = format!(
-            "the directory {path} lies in the trash of its file system, where a call that came late moved it; nothing was touched. \
-             Move it back: mv {} {}",
-            shown(from),
-            shown(to)
-        );
-        return fail(Kind::Conflict, message);
-    }
-    Ok(match (found, recorded.filter(|_| work.store.enforces(Rule::Inode))) {
-        (Here::Nothing, _) => Stage::Missing,
-        (Here::Other, _) => Stage::NotADirectory,
-        (Here::Directory(found), Some(recorded)) if found != recorded => Stage::Another { found, recorded },
-        (Here::Directory(inode), _) => Stage::Mounted { inode, below: below.to_vec() },
-    })
-}
-
-/// What lies in the trash of the file system at `below` under the name of the volume.
-fn stray(work: &Work<'_>, below: &[String], volume: &VolumeName) -> Result<Option<String>, OpError> {
-    let prefix = entry::prefix(volume);
-    within(work, below, |inner| {
-        Ok(inner.root.names(&[BASE, TRASH])?.into_iter().find(|name| name.starts_with(&prefix)))
+    then(&Work {
+        context: work.context,
+        opened: work.opened,
+        root: &root,
+        changes: work.changes.within(&root),
     })
 }
 
@@ -161,6 +105,6 @@ pub(super) fn back(work: &Work<'_>, marker: &Marker) -> Result<bool, OpError> {
         if here(inner, &moves::in_trash(entry))? != Here::Directory(*inode) {
             return Ok(false);
         }
-        restore::move_home(inner, inside, &moves::in_trash(entry), *inode).map(|()| true)
+        moves::move_home(inner, inside, &moves::in_trash(entry), *inode).map(|()| true)
     })
 }

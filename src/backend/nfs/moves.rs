@@ -6,13 +6,14 @@
 
 use super::{
     entry::{self, Name},
-    mounted,
+    op_error::{OpError, fail, if_room},
+    parents::make_parents,
     record::{self, ARCHIVED, BASE, INTENTS, Marker, TRASH, Trashed, VOLUMES},
-    store::{OpError, Rule, Work, fail},
+    work::{Rule, Work},
 };
 use crate::{
     backend::Kind,
-    system::root::{Entry, Errno, Failure},
+    system::root::{Entry, Errno},
     volume::VolumeName,
 };
 
@@ -38,25 +39,6 @@ impl Live {
     pub(super) fn file(&self) -> [String; 3] {
         record::file(self.folder, self.marker.id.name())
     }
-}
-
-/// Where a volume is, by its record and by what lies where.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Stage {
-    /// At its place.
-    InPlace(u64),
-    /// In the trash, as this entry.
-    InTrash { entry: String, inode: u64 },
-    /// In the archive.
-    Archived(u64),
-    /// Nowhere that the record names.
-    Missing,
-    /// At its place is a directory that is not the one that was recorded.
-    Another { found: u64, recorded: u64 },
-    /// At its place, in another file system that is mounted there.
-    Mounted { inode: u64, below: Vec<String> },
-    /// At its place is a file, a link, or anything else.
-    NotADirectory,
 }
 
 /// Looks at a path, asking the server.
@@ -103,45 +85,6 @@ pub(super) fn trashed(work: &Work<'_>, entry: &str) -> Result<Option<Marker>, Op
     })
 }
 
-/// Finds out where the volume of a record is.
-pub(super) fn stage(work: &Work<'_>, marker: &Marker) -> Result<Stage, OpError> {
-    let by_inode = work.store.enforces(Rule::Inode);
-    let base = work.base()?;
-    let recorded = marker.inode_in(base).or(marker.trashed_in(base)).filter(|_| by_inode);
-    let is_it = |inode: u64| recorded.is_none_or(|recorded| recorded == inode);
-    if let Some(trash) = &marker.trash
-        && let Here::Directory(inode) = here(work, &in_trash(&trash.entry))?
-        && (!by_inode || marker.trashed_in(base).is_none_or(|trashed| trashed == inode))
-    {
-        return Ok(Stage::InTrash { entry: trash.entry.clone(), inode });
-    }
-    let at_place = match here(work, &marker.segments) {
-        Err(trouble) if mounted::is_elsewhere(&trouble) => return mounted::stage(work, marker),
-        other => other?,
-    };
-    if let Some(archive) = &marker.archive
-        && let Here::Directory(inode) = here(work, &archive.segments)?
-        && is_it(inode)
-        // Without an inode the name alone would say so, and something may have been made there.
-        && (recorded.is_some() || at_place == Here::Nothing)
-    {
-        return Ok(Stage::Archived(inode));
-    }
-    Ok(match (at_place, recorded) {
-        (Here::Directory(found), Some(recorded)) if found != recorded => Stage::Another { found, recorded },
-        (Here::Directory(inode), _) => Stage::InPlace(inode),
-        (Here::Nothing, _) => match marker.trashed_in(base).filter(|_| by_inode) {
-            // It got another name there, which its record does not say yet.
-            Some(inode) => match entry_of(work, marker.id.name(), inode)? {
-                Some(entry) => Stage::InTrash { entry, inode },
-                None => Stage::Missing,
-            },
-            None => Stage::Missing,
-        },
-        (Here::Other, _) => Stage::NotADirectory,
-    })
-}
-
 /// The entry of the trash with this inode, unless it was removed for another volume.
 pub(super) fn entry_of(work: &Work<'_>, volume: &VolumeName, inode: u64) -> Result<Option<String>, OpError> {
     for entry in work.root.names(&[BASE, TRASH])? {
@@ -181,11 +124,11 @@ pub(super) fn entry_at_top(
 /// rename(2) replaces an empty directory.
 pub(super) fn afresh(work: &Work<'_>, live: &mut Live, entry: &str, inode: u64) -> Result<String, OpError> {
     let Some(trash) = live.marker.trash.clone() else { return Ok(entry.to_owned()) };
-    if !work.store.enforces(Rule::Inode) {
+    if !work.context.enforces(Rule::Inode) {
         return Ok(entry.to_owned());
     }
     let fresh = entry::recorded(live.marker.id.name(), trash.at);
-    work.store.trash.moving(&fresh);
+    work.context.trash.moving(&fresh);
     // A full export may not take it.
     if if_room(moved(work, &in_trash(entry), &in_trash(&fresh), inode))?.is_none() {
         return Ok(entry.to_owned());
@@ -207,7 +150,7 @@ pub(super) fn moved<A: AsRef<str>, B: AsRef<str>>(
     inode: u64,
 ) -> Result<(), OpError> {
     let result = work.changes.rename(from, to);
-    if !work.store.enforces(Rule::Inode) {
+    if !work.context.enforces(Rule::Inode) {
         return Ok(result?);
     }
     let arrived = match result {
@@ -218,7 +161,7 @@ pub(super) fn moved<A: AsRef<str>, B: AsRef<str>>(
         return Ok(());
     }
     // Whatever happens from here on, the purge looks.
-    work.store.trash.look();
+    work.context.trash.look();
     let shown = |path: String| work.root.path().join(path).display().to_string();
     let (from_path, to_path) = (shown(joined(from)), shown(joined(to)));
     let Here::Directory(another) = arrived else {
@@ -228,7 +171,7 @@ pub(super) fn moved<A: AsRef<str>, B: AsRef<str>>(
         );
     };
     tracing::warn!(
-        export = work.store.export.name,
+        export = work.context.export.name,
         from = from_path,
         to = to_path,
         expected = inode,
@@ -246,34 +189,12 @@ pub(super) fn moved<A: AsRef<str>, B: AsRef<str>>(
     )
 }
 
-/// Whether a step failed since the export is full.
-pub(super) fn is_full(failure: &Failure) -> bool {
-    matches!(failure.errno(), Some(Errno::ENOSPC | Errno::EDQUOT))
-}
-
-/// What a step did, or `None` where the export is full.
-pub(super) fn if_room<T>(result: Result<T, impl Into<OpError>>) -> Result<Option<T>, OpError> {
-    match result.map_err(Into::into) {
-        Ok(value) => Ok(Some(value)),
-        Err(OpError::Step(failure)) if is_full(&failure) => Ok(None),
-        Err(trouble) => Err(trouble),
-    }
-}
-
-/// Whether a failure is one of the storage, and not the end of the right to change it.
-pub(super) fn is_permitted(trouble: &OpError) -> bool {
-    match trouble {
-        OpError::Said(_) => true,
-        OpError::Step(failure) => failure.errno().is_some(),
-    }
-}
-
 /// Forgets a volume whose record was moved away. No file is removed where a record of the volume may lie again: such a call may
 /// come late, when the volume was put back.
 pub(super) fn forget_moved(work: &Work<'_>, marker: &Marker) -> Result<(), OpError> {
     let name = marker.id.name();
     work.changes.remove_file(&record::file(INTENTS, name))?;
-    work.store.index.remove(name, &marker.segments);
+    work.context.index.remove(name, &marker.segments);
     Ok(())
 }
 
@@ -282,13 +203,34 @@ pub(super) fn forget(work: &Work<'_>, marker: &Marker) -> Result<(), OpError> {
     let name = marker.id.name();
     work.changes.remove_file(&record::file(INTENTS, name))?;
     work.changes.remove_file(&record::file(VOLUMES, name))?;
-    work.store.index.remove(name, &marker.segments);
+    work.context.index.remove(name, &marker.segments);
     Ok(())
 }
 
 /// The record of the newest archive of the volume.
 pub(super) fn archived(work: &Work<'_>, name: &VolumeName) -> Result<Option<Marker>, OpError> {
     work.marker(ARCHIVED, name)
+}
+
+/// Moves a directory to the place of its volume, where nothing may be.
+pub(super) fn move_home(
+    work: &Work<'_>,
+    segments: &[String],
+    from: &[String],
+    inode: u64,
+) -> Result<(), OpError> {
+    let path = segments.join("/");
+    if here(work, segments)? != Here::Nothing {
+        let waits = from.join("/");
+        return fail(
+            Kind::Conflict,
+            format!("the volume cannot be moved back to {path}, where something is; it waits as {waits}"),
+        );
+    }
+    if !make_parents(work, segments)? {
+        return fail(Kind::Unavailable, format!("the directories above {path} come and go"));
+    }
+    moved(work, from, segments, inode)
 }
 
 fn joined<S: AsRef<str>>(path: &[S]) -> String {

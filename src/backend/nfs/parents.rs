@@ -2,8 +2,9 @@
 //! in them.
 
 use super::{
+    op_error::{OpError, fail},
     record,
-    store::{OpError, Work, fail},
+    work::Work,
 };
 use crate::{
     backend::Kind,

@@ -1,8 +1,12 @@
-//! Whether a record proves that a directory is the volume of a PV of this cluster: [`owner`]. Pure.
+//! Whether a record proves that a directory is the volume of a PV of this cluster: [`owner`].
 //!
 //! The claim in the record proves nothing: an administrator may bind the PV to another one.
 
-use super::record::Marker;
+use super::{
+    op_error::{OpError, fail},
+    record::Marker,
+    work::{Rule, Work},
+};
 use crate::{
     backend::{Error, Kind, UNKNOWN_CLUSTER, take_over},
     volume::{ClusterIds, PvMetadata, Removal, UNRECORDED, VolumeName},
@@ -48,6 +52,29 @@ pub(super) fn owner(file: &str, marker: &Marker, asker: Asker<'_>) -> Result<(),
             "the record {file} says that volume {name} is of cluster {theirs}, and {UNKNOWN_CLUSTER}; nothing was touched. If \
              the volume was handed to this cluster: {command}"
         )),
+    }
+}
+
+/// Why nothing can be done without knowing the cluster, and what to do.
+pub(super) fn unknown_cluster(why: &str) -> String {
+    format!("{why}, and {UNKNOWN_CLUSTER}")
+}
+
+/// Whether a record of this name is one of ours.
+pub(super) fn owned(work: &Work<'_>, known: &Marker) -> Result<(), OpError> {
+    if !work.context.enforces(Rule::Cluster) {
+        return Ok(());
+    }
+    match (&known.cluster, work.cluster()) {
+        (Some(cluster), Some(ids)) if !ids.include(cluster) => fail(
+            Kind::Conflict,
+            format!("a volume of this name belongs to cluster {cluster}, and this is cluster {ids}"),
+        ),
+        (Some(cluster), None) => fail(
+            Kind::Unavailable,
+            unknown_cluster(&format!("a volume of this name belongs to cluster {cluster}")),
+        ),
+        (Some(_), Some(_)) | (None, _) => Ok(()),
     }
 }
 

@@ -22,12 +22,10 @@ use jiff::Timestamp;
 use rand::random;
 use serde::{Deserialize, Serialize};
 
-use crate::{
-    backend::path,
-    volume::{ClaimKey, ClusterIds, Origin, VolumeId, VolumeName},
-};
+use super::path_pattern;
+use crate::volume::{ClaimKey, ClusterIds, Origin, VolumeId, VolumeName};
 
-pub(super) const BASE: &str = path::RESERVED;
+pub(super) const BASE: &str = path_pattern::RESERVED;
 pub(super) const INTENTS: &str = "intents";
 pub(super) const VOLUMES: &str = "volumes";
 pub(super) const ARCHIVED: &str = "archived";
@@ -234,7 +232,7 @@ impl Marker {
                 file.version
             ));
         }
-        let segments = |directory: Vec<String>| match path::checked(&directory.join("/")) {
+        let segments = |directory: Vec<String>| match path_pattern::checked(&directory.join("/")) {
             Ok(segments) if segments == directory => Ok(segments),
             Ok(_) => Err(format!("the directory {directory:?} is not a list of plain names")),
             Err(error) => Err(error.to_string()),
@@ -275,7 +273,7 @@ impl Marker {
 
 /// The name of an entry of the trash: one segment.
 fn plain(entry: String) -> Result<String, String> {
-    let bad = entry.is_empty() || entry.len() > path::MAX_SEGMENT_BYTES || entry.starts_with('.');
+    let bad = entry.is_empty() || entry.len() > path_pattern::MAX_SEGMENT_BYTES || entry.starts_with('.');
     if bad || entry.contains(['/', '\0']) {
         return Err(format!("{entry:?} is no name of an entry of the trash"));
     }

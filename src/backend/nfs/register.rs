@@ -13,12 +13,13 @@ use rand::random;
 
 use super::{
     commit::write_record,
-    create::unknown_cluster,
     legacy,
+    op_error::{OpError, fail},
     places::{self, Occupant, Occupied, Relation},
-    prove::{self, Asker},
+    prove::{self, Asker, unknown_cluster},
     record::{self, BASE, DISPUTED, INTENTS, Marker, STAGING, UNSIGNED, VOLUMES},
-    store::{OpError, Store, Work, fail},
+    store::Store,
+    work::Work,
 };
 use crate::{
     backend::{Error, Kind, KnownVolume},

@@ -4,9 +4,10 @@
 use super::{
     entry::{self, Name, Whole},
     moves,
+    op_error::OpError,
     prove::{self, Asker},
     record::{BASE, Marker, TRASH},
-    store::{OpError, Rule, Work},
+    work::{Rule, Work},
 };
 use crate::volume::Removal;
 
@@ -15,7 +16,7 @@ pub(super) fn is_of(work: &Work<'_>, marker: &Marker, removal: &Removal) -> bool
     let cluster = work.cluster();
     let asker = Asker { name: &removal.name, pv_metadata: &removal.pv_metadata, cluster: cluster.as_ref() };
     *marker.id.name() == removal.name
-        && (!work.store.enforces(Rule::Cluster) || prove::owner("", marker, asker).is_ok())
+        && (!work.context.enforces(Rule::Cluster) || prove::owner("", marker, asker).is_ok())
 }
 
 /// What there is of a volume in the trash.
@@ -57,7 +58,7 @@ pub(super) fn entries(work: &Work<'_>, removal: &Removal) -> Result<Vec<Found>, 
             Name::Whole(_) | Name::Legacy { .. } | Name::Recorded(_) | Name::Unknown => {}
         }
     }
-    for name in work.store.trash.at_top() {
+    for name in work.context.trash.at_top() {
         if let Name::Whole(whole) = Name::read(name.strip_prefix(entry::AT_TOP).unwrap_or_default())
             && named_for(work, &whole, removal)
         {

@@ -7,13 +7,15 @@ use jiff::Timestamp;
 
 use super::{
     archive,
-    create::make_parents,
+    export::NAME,
     mounted,
-    moves::{self, Here, Live, Stage, here, if_room},
+    moves::{self, Here, Live, here},
+    op_error::{OpError, fail, if_room},
     places::{self, Occupied},
     record::{self, ARCHIVED, Marker, Trashed, VOLUMES},
     remains::{self, Found},
-    store::{OpError, Rule, Work, fail},
+    stage::{Stage, stage},
+    work::{Rule, Work},
 };
 use crate::{
     backend::{Kind, Restored},
@@ -70,13 +72,13 @@ pub(super) fn cancel(work: &Work<'_>, live: &Live, uid: Option<&str>) -> Result<
     if marker.trash.is_none() && marker.archive.is_none() {
         if marker.shared {
             places::stay(work, marker, &marker.segments)?;
-        } else if work.store.enforces(Rule::Places) {
+        } else if work.context.enforces(Rule::Places) {
             // The removal of an older provisioner's volume may have been broken off before its place was noted.
             if_room(places::occupy(work, marker, &live.file(), &marker.segments, false))?;
         }
         return Ok(Restored::InPlace);
     }
-    let restored = match moves::stage(work, marker)? {
+    let restored = match stage(work, marker)? {
         Stage::InTrash { entry, inode } => {
             back(work, live, &moves::in_trash(&entry), inode)?;
             Restored::MovedBack
@@ -124,7 +126,7 @@ pub(super) fn from_trash(
     let base = work.base()?;
     let recorded = marker.trashed_in(base).or(marker.inode_in(base));
     let right =
-        |inode: u64| !work.store.enforces(Rule::Inode) || recorded.is_none_or(|recorded| recorded == inode);
+        |inode: u64| !work.context.enforces(Rule::Inode) || recorded.is_none_or(|recorded| recorded == inode);
     let target = record::file(VOLUMES, &name);
     if marker.trash.as_ref().is_some_and(|trash| !trash.below.is_empty()) {
         note_place(work, &marker, &moves::trash_record(entry))?;
@@ -145,7 +147,7 @@ pub(super) fn from_trash(
         }
         Here::Nothing | Here::Directory(_) | Here::Other => {
             tracing::error!(
-                export = work.store.export.name,
+                export = work.context.export.name,
                 volume = %name,
                 entry,
                 "the volume cannot be restored: its data is being purged, or was"
@@ -188,7 +190,7 @@ fn is_free(work: &Work<'_>, marker: &Marker, from: &[String]) -> Result<(), OpEr
             format!("the volume cannot be moved back to {path}, where something is; it waits as {waits}"),
         );
     }
-    if work.store.enforces(Rule::Places)
+    if work.context.enforces(Rule::Places)
         && !marker.shared
         && let Some(occupant) = places::overlapping(work, marker, &marker.segments)?
     {
@@ -205,21 +207,12 @@ fn named(
     path: &[String],
     inode: u64,
 ) -> Result<Restored, OpError> {
+    let id = VolumeId::new(NAME, &work.context.export.name, removal.name.clone())?;
     let marker = Marker {
-        id: VolumeId::new(super::NAME, &work.store.export.name, removal.name.clone())?,
-        segments: segments.to_vec(),
-        claim: removal.claim.clone(),
-        origin: removal.origin,
-        since: Timestamp::now(),
-        capacity: 0,
-        shared: false,
         cluster: work.cluster().map(|ids| ids.current().to_owned()),
         uid: Some(removal.pv_metadata.uid.clone()).filter(|uid| !uid.is_empty()),
         inode: Some(inode),
-        base: None,
-        unarchived: false,
-        archive: None,
-        trash: None,
+        ..Marker::new(id, segments.to_vec(), removal.claim.clone(), removal.origin)
     };
     if here(work, path)? != Here::Directory(inode) {
         return Ok(Restored::InPlace);
@@ -231,8 +224,8 @@ fn named(
         return no_room();
     }
     bring(work, &marker, &file, path, inode)?;
-    work.store.index.add(&removal.name, segments);
-    work.store.trash.taken(path);
+    work.context.index.add(&removal.name, segments);
+    work.context.trash.taken(path);
     Ok(Restored::MovedBack)
 }
 
@@ -255,12 +248,12 @@ pub(super) fn bring(
     inode: u64,
 ) -> Result<(), OpError> {
     note_place(work, marker, record)?;
-    move_home(work, &marker.segments, from, inode)
+    moves::move_home(work, &marker.segments, from, inode)
 }
 
 /// Makes the place of a volume its own again.
 fn note_place(work: &Work<'_>, marker: &Marker, record: &[String]) -> Result<(), OpError> {
-    if !work.store.enforces(Rule::Places) {
+    if !work.context.enforces(Rule::Places) {
         return Ok(());
     }
     let noted = places::occupy(work, marker, record, &marker.segments, marker.shared);
@@ -282,26 +275,6 @@ fn occupied<T>(occupant: &places::Occupant) -> Result<T, OpError> {
     )
 }
 
-pub(super) fn move_home(
-    work: &Work<'_>,
-    segments: &[String],
-    from: &[String],
-    inode: u64,
-) -> Result<(), OpError> {
-    let path = segments.join("/");
-    if here(work, segments)? != Here::Nothing {
-        let waits = from.join("/");
-        return fail(
-            Kind::Conflict,
-            format!("the volume cannot be moved back to {path}, where something is; it waits as {waits}"),
-        );
-    }
-    if !make_parents(work, segments)? {
-        return fail(Kind::Unavailable, format!("the directories above {path} come and go"));
-    }
-    moves::moved(work, from, segments, inode)
-}
-
 /// Makes the record say that the volume is in use, and gives up the place of an archive.
 fn in_use_again(work: &Work<'_>, live: &Live, uid: Option<&str>) -> Result<(), OpError> {
     let marker = Marker {
@@ -317,7 +290,7 @@ fn in_use_again(work: &Work<'_>, live: &Live, uid: Option<&str>) -> Result<(), O
     } else {
         live
     };
-    work.store.index.add(name, &marker.segments);
+    work.context.index.add(name, &marker.segments);
     if_room(archive::give_up(work, &live.marker))?;
     // On a full export the record goes on saying that it was to be removed; its directory is at its place all the same.
     if if_room(work.changes.write(&live.file(), &marker.to_json()))?.is_none() {

@@ -5,32 +5,31 @@
 //! `create` and `remove`, what makes a root the right one in `identity`.
 
 use std::{
-    collections::BTreeSet,
-    fmt::{self, Write as _},
-    io,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak, atomic::AtomicBool},
+    fmt,
+    ops::Deref,
+    sync::{Arc, Weak},
     thread,
     time::{Duration, Instant},
 };
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::watch;
 
 use super::{
     export::Export,
-    identity::Roots,
-    index::Index,
-    record::{self, Marker},
-    trash::Trash,
-    usability::{self, Usability},
+    op_error::{OpError, explained},
+    roots::Roots,
+    usability::Usability,
+    work::{Context, Opened, Work},
 };
 use crate::{
     backend::{Error, Host, Kind, StoreExpectation, StoreStatus},
     system::{
-        guard::{Guards, Held},
-        pool::{Lost, Pool},
-        root::{Changes, Errno, Failure, Gate, NotAFile, Root, Step},
+        guard::Held,
+        pool::Lost,
+        root::{Errno, Step},
     },
-    volume::{ClusterIds, Expired, Permit, VolumeName},
+    volume::{Permit, VolumeName},
 };
 
 /// How long a refused root is left before it is examined again.
@@ -38,30 +37,19 @@ const AGAIN: Duration = Duration::from_secs(3);
 
 /// One export.
 pub(super) struct Store {
-    pub(super) export: Export,
-    pub(super) host: Arc<dyn Host>,
-    pub(super) roots: Arc<Roots>,
-    pub(super) trash: Trash,
-    pub(super) index: Index,
-    pool: Pool,
-    volumes: Guards<VolumeName>,
+    context: Arc<Context>,
     health: Mutex<Health>,
-    /// Whether this process has read all records once.
-    pub(super) read_through: AtomicBool,
-    /// What was told already.
-    told: Mutex<BTreeSet<VolumeName>>,
     pub(super) usability: Arc<Usability>,
     /// Changes whenever `health` does.
     changed: watch::Sender<()>,
-    /// Lets tests switch rules off.
-    #[cfg(test)]
-    pub(super) rules: super::tests::Rules,
-    /// Lets tests break off an operation before any of its steps.
-    #[cfg(test)]
-    pub(super) interruption: super::tests::Interruption,
-    /// Lets tests have a server that knows no hard links.
-    #[cfg(test)]
-    pub(super) without_links: AtomicBool,
+}
+
+impl Deref for Store {
+    type Target = Arc<Context>;
+
+    fn deref(&self) -> &Arc<Context> {
+        &self.context
+    }
 }
 
 impl fmt::Debug for Store {
@@ -78,8 +66,6 @@ impl Drop for Store {
 
 struct Health {
     past: Option<StoreExpectation>,
-    /// The export's identity, once it is known; it stays so.
-    pinned: Option<String>,
     state: State,
     /// Since when the root is being examined, while it is.
     examining: Option<Instant>,
@@ -98,99 +84,26 @@ enum State {
     Refused(String),
 }
 
-/// A root that was found to be the right one.
-pub(super) struct Opened {
-    pub(super) root: Root,
-    /// Its identity; `None` until something is first made on it.
-    pub(super) identity: Mutex<Option<String>>,
-    /// Whether our own directories are there.
-    pub(super) furnished: AtomicBool,
-    /// Whether the places of all volumes are noted. It begins so where there is no volume yet.
-    pub(super) mirrored: AtomicBool,
-}
-
-/// What an operation works with, on a thread of the pool.
-pub(super) struct Work<'a> {
-    pub(super) store: &'a Arc<Store>,
-    pub(super) opened: &'a Opened,
-    pub(super) root: &'a Root,
-    pub(super) changes: Changes<'a>,
-}
-
-/// A rule that keeps data from being lost. Tests switch one off to show what it is for; the product cannot.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Rule {
-    /// What another cluster recorded is not touched.
-    Cluster,
-    /// What lies at, above or below a volume is asked of the storage, and archives are places that nothing gets.
-    Places,
-    /// What was learned of an export once holds for the life of the process, and no two are the same.
-    Identity,
-    /// What is moved and purged is the directory that was proved to be the volume's.
-    Inode,
-    /// Nothing is purged before the API server says that its PV is gone.
-    PvState,
-}
-
-/// Why an operation stopped.
-pub(super) enum OpError {
-    /// A step failed; what kind of failure it is follows from the errno.
-    Step(Failure),
-    /// The operation itself says so.
-    Said(Error),
-}
-
-impl From<Failure> for OpError {
-    fn from(failure: Failure) -> Self {
-        Self::Step(failure)
-    }
-}
-
-impl From<Error> for OpError {
-    fn from(error: Error) -> Self {
-        Self::Said(error)
-    }
-}
-
-impl From<crate::volume::Invalid> for OpError {
-    fn from(invalid: crate::volume::Invalid) -> Self {
-        Self::Said(invalid.into())
-    }
-}
-
-/// An error that the operation itself reports.
-pub(super) fn fail<T>(kind: Kind, message: impl Into<String>) -> Result<T, OpError> {
-    Err(OpError::Said(Error::new(kind, message)))
-}
-
 impl Store {
     pub(super) fn new(export: Export, host: Arc<dyn Host>, roots: Arc<Roots>) -> Arc<Self> {
-        let pool = Pool::new(format!("nfs-{}", export.name), export.threads, export.deadline);
-        Arc::new(Self {
-            export,
-            host,
-            roots,
-            trash: Trash::default(),
-            index: Index::default(),
-            pool,
-            volumes: Guards::default(),
-            health: Mutex::new(Health {
-                past: None,
-                pinned: None,
-                state: State::Uninitialised,
-                examining: None,
-                epoch: 0,
-            }),
-            read_through: AtomicBool::new(false),
-            told: Mutex::default(),
-            usability: Arc::default(),
-            changed: watch::Sender::new(()),
-            #[cfg(test)]
-            rules: super::tests::Rules::default(),
-            #[cfg(test)]
-            interruption: super::tests::Interruption::default(),
-            #[cfg(test)]
-            without_links: AtomicBool::new(false),
+        Arc::new_cyclic(|store: &Weak<Self>| {
+            let doubted = store.clone();
+            let doubt = Arc::new(move || {
+                if let Some(store) = doubted.upgrade() {
+                    store.doubt_current();
+                }
+            });
+            Self {
+                context: Arc::new(Context::new(export, host, roots, doubt)),
+                health: Mutex::new(Health {
+                    past: None,
+                    state: State::Uninitialised,
+                    examining: None,
+                    epoch: 0,
+                }),
+                usability: Arc::default(),
+                changed: watch::Sender::new(()),
+            }
         })
     }
 
@@ -198,33 +111,11 @@ impl Store {
     /// say by then counts; an identity that was known before is not forgotten.
     pub(super) fn expect_store(self: &Arc<Self>, past: StoreExpectation) {
         let mut health = self.health();
-        if health.pinned.is_none() {
-            health.pinned.clone_from(&past.identity);
+        if let Some(identity) = &past.identity {
+            self.pin(identity);
         }
         health.past = Some(past);
         self.examine_again(health);
-    }
-
-    /// Learns the identity of the export, unless another one is known; tells the one that is.
-    pub(super) fn pin(&self, identity: &str) -> String {
-        self.health().pinned.get_or_insert_with(|| identity.to_owned()).clone()
-    }
-
-    /// Lets nobody else work on the volume.
-    pub(super) fn hold(&self, name: &VolumeName) -> Result<Held<VolumeName>, Error> {
-        self.volumes.take(name).ok_or_else(|| {
-            let mut message = format!("volume {name} on export {} is being worked on", self.export.name);
-            if let Some((what, age)) = self.pool.running().oldest {
-                let _ = write!(message, "; the longest operation there is {what}, since {}s", age.as_secs());
-            }
-            Error::new(Kind::Busy, message)
-        })
-    }
-
-    /// Whether any volume is being worked on.
-    #[cfg(test)]
-    pub(super) fn is_held(&self) -> bool {
-        !self.volumes.is_empty()
     }
 
     /// Runs `work` on the root, on a thread of the export's pool, at most until the deadline. `held` is held until the
@@ -248,50 +139,12 @@ impl Store {
         });
         match worked.await {
             Ok(Ok(value)) => Ok(value),
-            Ok(Err(trouble)) => Err(self.explain(&what, trouble)),
+            Ok(Err(error)) => Err(explained(&self.on(&what), error)),
             Err(lost) => {
                 let (Lost::Late { .. } | Lost::Crowded { .. } | Lost::Broken { .. }) = &lost;
                 Err(Error::caused_by(Kind::Unavailable, self.on(&what), lost))
             }
         }
-    }
-
-    /// Whether a rule holds: always, but in tests that switch it off.
-    #[cfg(test)]
-    pub(super) fn enforces(&self, rule: Rule) -> bool {
-        self.rules.enforced(rule)
-    }
-
-    /// Whether a rule holds: always, but in tests that switch it off.
-    #[cfg(not(test))]
-    #[expect(clippy::unused_self, reason = "tests switch rules off for one store")]
-    pub(super) const fn enforces(&self, _: Rule) -> bool {
-        true
-    }
-
-    pub(super) fn work<T>(
-        self: &Arc<Self>,
-        opened: &Opened,
-        gate: Gate<'_>,
-        work: impl FnOnce(&Work<'_>) -> Result<T, OpError>,
-    ) -> Result<T, OpError> {
-        let root = &opened.root;
-        if !root.is_current()? {
-            return Err(
-                Failure { step: "look at", path: root.path().into(), cause: Errno::ESTALE.into() }.into()
-            );
-        }
-        work(&Work { store: self, opened, root, changes: root.changing(gate) })
-    }
-
-    /// Asked directly before every change.
-    #[cfg_attr(not(test), expect(clippy::unused_self, reason = "tests interrupt a store's steps here"))]
-    #[cfg_attr(not(test), expect(unused_variables, reason = "likewise"))]
-    pub(super) fn gate(&self, permit: &Permit, step: &Step<'_>) -> io::Result<()> {
-        permit.check().map_err(io::Error::other)?;
-        #[cfg(test)]
-        self.interruption.step(step)?;
-        Ok(())
     }
 
     /// Examines the root anew where a failure says that it may not be what it was.
@@ -313,11 +166,6 @@ impl Store {
         if matches!(&health.state, State::Open(current) if Arc::ptr_eq(current, opened)) {
             self.examine_again(health);
         }
-    }
-
-    /// Whether this is the first time that something is told of the volume.
-    pub(super) fn tell_once(&self, name: &VolumeName) -> bool {
-        self.told.lock().unwrap_or_else(PoisonError::into_inner).insert(name.clone())
     }
 
     /// Lets nobody use the root that is open now, if one is.
@@ -362,7 +210,8 @@ impl Store {
         )
     }
 
-    fn on(&self, what: &str) -> String {
+    /// What an error of the operation `what` begins with.
+    pub(super) fn on(&self, what: &str) -> String {
         format!("{what} on export {}", self.export.name)
     }
 
@@ -401,7 +250,7 @@ impl Store {
     }
 
     fn health(&self) -> MutexGuard<'_, Health> {
-        self.health.lock().unwrap_or_else(PoisonError::into_inner)
+        self.health.lock()
     }
 
     /// Lets the state be found out anew: by a thread for it, or by the one that is at it already.
@@ -419,7 +268,7 @@ impl Store {
             let thread = thread::Builder::new().name(format!("open-{}", self.export.name));
             if let Err(error) = thread.spawn(move || {
                 if let Some(opened) = examine_until_right(&store) {
-                    usability::follow(&store, &opened);
+                    follow(&store, &opened);
                 }
             }) {
                 let mut health = self.health();
@@ -427,58 +276,6 @@ impl Store {
                 health.state = State::Refused(format!("there is no thread to open it: {error}"));
             }
         }
-    }
-
-    /// Puts what is known of a failure into words that help.
-    pub(super) fn explain(&self, what: &str, trouble: OpError) -> Error {
-        let failure = match trouble {
-            OpError::Said(error) => return error,
-            OpError::Step(failure) => failure,
-        };
-        let inner = failure.cause.get_ref();
-        if inner.is_some_and(<dyn std::error::Error + Send + Sync>::is::<Expired>) {
-            return Expired.into();
-        }
-        if inner.is_some_and(<dyn std::error::Error + Send + Sync>::is::<NotAFile>) {
-            let hint = "something else than a file is where berth keeps its records; move it away";
-            return Error::caused_by(Kind::Refused, format!("{}: {hint}", self.on(what)), failure);
-        }
-        let (kind, hint) = match failure.errno() {
-            Some(Errno::EACCES | Errno::EPERM) => (
-                Kind::Unavailable,
-                "the server does not allow it; export with no_root_squash, or let the directory belong to the user that \
-                 the server maps berth to",
-            ),
-            Some(Errno::ENOSPC | Errno::EDQUOT | Errno::EMLINK) => {
-                (Kind::Exhausted, "no space, no quota or no inodes are left")
-            }
-            Some(Errno::EROFS) => {
-                (Kind::Unavailable, "the export is read-only; mount and export it read-write")
-            }
-            Some(Errno::ENAMETOOLONG) => (Kind::Invalid, "a name is longer than the file system takes"),
-            Some(Errno::ESTALE | Errno::ENODEV | Errno::ENOTCONN) => {
-                (Kind::Unavailable, "the mount is stale; it is being opened again")
-            }
-            Some(Errno::ENOENT) => {
-                (Kind::Unavailable, "something disappeared meanwhile; it is being looked at again")
-            }
-            Some(Errno::ELOOP) => {
-                (Kind::Refused, "a part of the path is a symbolic link, which is not followed")
-            }
-            Some(Errno::ENOTDIR) => (Kind::Refused, "a part of the path is not a directory"),
-            Some(Errno::EXDEV) => (
-                Kind::Refused,
-                "a part of the path is in another file system that is mounted there, such as a ZFS dataset or a btrfs \
-                 subvolume; configure that as an export of its own",
-            ),
-            Some(Errno::EFBIG) => (Kind::Refused, "a file is bigger than any record; move it away"),
-            Some(Errno::EBUSY) => (Kind::InUse, "it is in use or a mount point"),
-            Some(
-                Errno::EIO | Errno::ETIMEDOUT | Errno::EMFILE | Errno::ENFILE | Errno::EAGAIN | Errno::ENOMEM,
-            ) => (Kind::Unavailable, "the outcome is unknown"),
-            Some(_) | None => (Kind::Internal, "unexpected failure"),
-        };
-        Error::caused_by(kind, format!("{}: {hint}", self.on(what)), failure)
     }
 }
 
@@ -490,7 +287,7 @@ fn examine_until_right(store: &Weak<Store>) -> Option<Weak<Opened>> {
             let (past, pinned, epoch) = {
                 let mut health = store.health();
                 health.examining = Some(Instant::now());
-                (health.past.clone(), health.pinned.clone(), health.epoch)
+                (health.past.clone(), store.pinned.lock().clone(), health.epoch)
             };
             let past = past?;
             let outcome = store.verify(&past, pinned.as_deref());
@@ -501,8 +298,8 @@ fn examine_until_right(store: &Weak<Store>) -> Option<Weak<Opened>> {
             match outcome {
                 Ok(opened) => {
                     let opened = Arc::new(opened);
-                    if health.pinned.is_none() {
-                        health.pinned = opened.identity();
+                    if let Some(identity) = opened.identity() {
+                        store.pin(&identity);
                     }
                     health.state = State::Open(Arc::clone(&opened));
                     health.examining = None;
@@ -533,50 +330,37 @@ fn examine_until_right(store: &Weak<Store>) -> Option<Weak<Opened>> {
     }
 }
 
-impl Work<'_> {
-    /// The cluster that this process works for, where it is known.
-    pub(super) fn cluster(&self) -> Option<ClusterIds> {
-        self.store.host.cluster()
-    }
-
-    /// The inode of our own directory: after the export was copied it is another one.
-    pub(super) fn base(&self) -> Result<u64, OpError> {
-        Ok(self.root.see(&[record::BASE])?.map_or(0, |seen| seen.inode))
-    }
-
-    /// The record of a volume in `folder`. One that cannot be read is an error: nobody knows what it protects. An inode that
-    /// was noted before the export was copied is left out.
-    pub(super) fn marker(&self, folder: &str, name: &VolumeName) -> Result<Option<Marker>, OpError> {
-        let Some(mut marker) = self.record(folder, name)? else { return Ok(None) };
-        if marker.id.store() != self.store.export.name {
-            let path = self.root.path().join(record::file(folder, name).join("/"));
-            let message = format!("the record {} is of another volume, {}", path.display(), marker.id);
-            return fail(Kind::Refused, message);
-        }
-        if marker.inode.is_some() && marker.base.is_some() {
-            marker.inode = marker.inode_in(self.base()?);
-        }
-        Ok(Some(marker))
-    }
-
-    /// The same, also of a cluster that calls the export by another name.
-    pub(super) fn record(&self, folder: &str, name: &VolumeName) -> Result<Option<Marker>, OpError> {
-        let file = record::file(folder, name);
-        let Some(content) = self.root.read_fresh(&file)? else { return Ok(None) };
-        let path = || self.root.path().join(file.join("/"));
-        match Marker::from_json(&content.bytes) {
-            Ok(marker) if marker.id.name() == name => Ok(Some(marker)),
-            Ok(marker) => fail(
-                Kind::Refused,
-                format!("the record {} is of another volume, {}", path().display(), marker.id),
-            ),
-            Err(why) => {
-                let advice = "repair it, or remove it if the volume is gone";
-                fail(
-                    Kind::Refused,
-                    format!("the record {} cannot be read: {why}; {advice}", path().display()),
-                )
+/// Looks at `opened` as long as `store` uses it. Returns when it does no longer.
+fn follow(store: &Weak<Store>, opened: &Weak<Opened>) {
+    let Some(usability) = store.upgrade().map(|store| Arc::clone(&store.usability)) else { return };
+    loop {
+        {
+            let (Some(store), Some(opened)) = (store.upgrade(), opened.upgrade()) else { return };
+            if !store.uses(&opened) {
+                return;
             }
+            usability.begin_look();
+            let found = match usability.look(&store, &opened) {
+                Ok(found) => found,
+                Err(failure) => {
+                    if failure.errno() == Some(Errno::ESTALE) {
+                        store.invalidate(&opened);
+                    }
+                    Some(explained(&store.on("ask for its state"), failure.into()).chain())
+                }
+            };
+            let earlier = usability.end_look(found.clone());
+            let export = &store.export.name;
+            match found {
+                Some(reason) if earlier.as_ref() != Some(&reason) => {
+                    tracing::warn!(export, reason, "export cannot be written");
+                }
+                None if earlier.is_some() => tracing::info!(export, "export can be written again"),
+                Some(_) | None => {}
+            }
+        }
+        if !usability.wait() {
+            return;
         }
     }
 }

@@ -15,10 +15,12 @@ use std::{
 
 use super::{
     identity::set_mirrored,
+    op_error::OpError,
     places::{self, Occupied},
     record::{self, ARCHIVED, BASE, DISPUTED, INTENTS, Marker, UNSIGNED, VOLUMES},
     register::dispute,
-    store::{OpError, Store, Work},
+    store::Store,
+    work::Work,
 };
 use crate::{
     backend::Error,
@@ -139,7 +141,7 @@ fn read(work: &Work<'_>, names: &[(&'static str, VolumeName)], unsigned: bool) -
             // It was committed or removed.
             Ok(None) => {}
             Err(why) => {
-                let (export, file) = (&work.store.export.name, record::file(folder, name).join("/"));
+                let (export, file) = (&work.context.export.name, record::file(folder, name).join("/"));
                 tracing::warn!(
                     export,
                     file,
@@ -171,7 +173,7 @@ fn place<'a>(marker: &'a Marker, folder: &str) -> &'a [String] {
 fn settle(work: &Work<'_>) -> Result<(), OpError> {
     for file in work.root.names(&[BASE, DISPUTED])? {
         let Some(name) = record::volume_of(&file) else { continue };
-        let Ok(_held) = work.store.hold(&name) else { continue };
+        let Ok(_held) = work.context.hold(&name) else { continue };
         let Ok(Some(marker)) = marker(work, VOLUMES, &name) else { continue };
         let record = record::file(VOLUMES, &name);
         let place = &marker.segments;
@@ -187,7 +189,7 @@ fn settle(work: &Work<'_>) -> Result<(), OpError> {
 
 /// Notes one place; `false` where the volume is being worked on.
 fn note(work: &Work<'_>, one: &Entered) -> Result<bool, OpError> {
-    let Ok(_held) = work.store.hold(&one.name) else { return Ok(false) };
+    let Ok(_held) = work.context.hold(&one.name) else { return Ok(false) };
     let Ok(Some(marker)) = marker(work, one.folder, &one.name) else { return Ok(true) };
     if place(&marker, one.folder) != one.segments {
         return Ok(false);
@@ -206,7 +208,7 @@ fn note(work: &Work<'_>, one: &Entered) -> Result<bool, OpError> {
         Occupied::Free | Occupied::Joined(_) => {}
         Occupied::Taken(other) => {
             tracing::warn!(
-                export = work.store.export.name,
+                export = work.context.export.name,
                 volume = %marker.id,
                 why = other.explained(&one.segments),
                 "two volumes overlap; neither is deleted or archived while the other one is there"

@@ -6,14 +6,14 @@
 //!
 //! It stops no operation: on a full export volumes are still removed.
 
-use std::{
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak},
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
 
 use super::{
+    op_error::{OpError, explained},
     record::BASE,
-    store::{OpError, Opened, Store},
+    work::{Context, Opened},
 };
 use crate::{
     system::root::{Condition, Errno, Failure, Step},
@@ -53,13 +53,9 @@ struct Known {
 }
 
 impl Usability {
-    fn known(&self) -> MutexGuard<'_, Known> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Why the export cannot be written, if so. A look that has not returned for so long says that the server does not answer.
     pub(super) fn verdict(&self, silent: Duration) -> Result<(), String> {
-        let known = self.known();
+        let known = self.known.lock();
         match (&known.unusable, known.looking.map(|since| since.elapsed())) {
             (_, Some(age)) if age >= silent => {
                 Err(format!("it has not said for {}s whether it can be written", age.as_secs()))
@@ -73,95 +69,57 @@ impl Usability {
     pub(super) fn note<T>(&self, result: &Result<T, OpError>, permit: &Permit) {
         let Err(OpError::Step(failure)) = result else { return };
         if cannot_write(failure) {
-            self.known().suspicion = Some(permit.clone());
+            self.known.lock().suspicion = Some(permit.clone());
             self.news.notify_all();
         }
     }
 
     /// Nobody asks any more.
     pub(super) fn end(&self) {
-        self.known().over = true;
+        self.known.lock().over = true;
         self.news.notify_all();
     }
 
     /// Lets what failed be tried by writing.
     #[cfg(test)]
     pub(super) fn try_by_writing(&self) {
-        self.known().trials = true;
+        self.known.lock().trials = true;
     }
 
     /// Whether something failed and was not tried yet.
     #[cfg(test)]
     pub(super) fn suspects(&self) -> bool {
-        self.known().suspicion.is_some()
+        self.known.lock().suspicion.is_some()
     }
 
-    /// Waits for the time of the next look, or until there is a new suspicion; `false` when nobody needs it any more.
-    fn wait(&self) -> bool {
-        let known = self.known();
-        let pause = if known.unusable.is_some() { AGAIN } else { EVERY };
-        let had = known.suspicion.is_some();
-        let waiting = |known: &mut Known| !known.over && (had || known.suspicion.is_none());
-        let (known, _) =
-            self.news.wait_timeout_while(known, pause, waiting).unwrap_or_else(PoisonError::into_inner);
-        !known.over
+    /// Notes that the export is being looked at.
+    pub(super) fn begin_look(&self) {
+        self.known.lock().looking = Some(Instant::now());
     }
-}
 
-/// Looks at `opened` as long as `store` uses it. Returns when it does no longer.
-pub(super) fn follow(store: &Weak<Store>, opened: &Weak<Opened>) {
-    let Some(usability) = store.upgrade().map(|store| Arc::clone(&store.usability)) else { return };
-    loop {
-        {
-            let (Some(store), Some(opened)) = (store.upgrade(), opened.upgrade()) else { return };
-            if !store.uses(&opened) {
-                return;
-            }
-            usability.known().looking = Some(Instant::now());
-            let found = store.find_out(&opened);
-            let mut known = usability.known();
-            known.looking = None;
-            let before = std::mem::replace(&mut known.unusable, found.clone());
-            drop(known);
-            let export = &store.export.name;
-            match found {
-                Some(reason) if before.as_ref() != Some(&reason) => {
-                    tracing::warn!(export, reason, "export cannot be written");
-                }
-                None if before.is_some() => tracing::info!(export, "export can be written again"),
-                Some(_) | None => {}
-            }
-        }
-        if !usability.wait() {
-            return;
-        }
+    /// Notes what the look found, and returns what the one before it had found.
+    pub(super) fn end_look(&self, unusable: Option<String>) -> Option<String> {
+        let mut known = self.known.lock();
+        known.looking = None;
+        std::mem::replace(&mut known.unusable, unusable)
     }
-}
 
-impl Store {
     /// Why the export cannot be written, if so.
-    fn find_out(self: &Arc<Self>, opened: &Arc<Opened>) -> Option<String> {
-        match opened.root.condition(&[BASE]) {
-            Ok(condition) => says(&condition).or_else(|| self.try_suspicion(opened)),
-            Err(failure) => {
-                if failure.errno() == Some(Errno::ESTALE) {
-                    self.invalidate(opened);
-                }
-                Some(self.explain("ask for its state", OpError::Step(failure)).chain())
-            }
-        }
+    pub(super) fn look(&self, context: &Context, opened: &Opened) -> Result<Option<String>, Failure> {
+        let condition = opened.root.condition(&[BASE])?;
+        Ok(says(&condition).or_else(|| self.try_suspicion(context, opened)))
     }
 
     /// Writes a file, if an operation could not: what is wrong with one directory is not wrong with the export.
-    fn try_suspicion(&self, opened: &Opened) -> Option<String> {
-        let known = self.usability.known();
+    fn try_suspicion(&self, context: &Context, opened: &Opened) -> Option<String> {
+        let known = self.known.lock();
         #[cfg(test)]
         if !known.trials {
             return None;
         }
         let permit = known.suspicion.clone()?;
         drop(known);
-        let gate = |step: &Step<'_>| self.gate(&permit, step);
+        let gate = |step: &Step<'_>| context.gate(&permit, step);
         let changes = opened.root.changing(&gate);
         let file = [BASE, TRIAL];
         let tried = changes
@@ -170,14 +128,25 @@ impl Store {
             .and_then(|()| changes.remove_file(&file));
         match tried {
             Err(failure) if cannot_write(&failure) => {
-                Some(self.explain("try to write", OpError::Step(failure)).chain())
+                let what = format!("try to write on export {}", context.export.name);
+                Some(explained(&what, failure.into()).chain())
             }
             // What else fails says nothing; without a permit another process finds out.
             Ok(_) | Err(_) => {
-                self.usability.known().suspicion = None;
+                self.known.lock().suspicion = None;
                 None
             }
         }
+    }
+
+    /// Waits for the time of the next look, or until there is a new suspicion; `false` when nobody needs it any more.
+    pub(super) fn wait(&self) -> bool {
+        let mut known = self.known.lock();
+        let pause = if known.unusable.is_some() { AGAIN } else { EVERY };
+        let had = known.suspicion.is_some();
+        let waiting = |known: &mut Known| !known.over && (had || known.suspicion.is_none());
+        self.news.wait_while_for(&mut known, waiting, pause);
+        !known.over
     }
 }
 
@@ -244,7 +213,7 @@ mod tests {
     #[test]
     fn a_look_that_does_not_return_says_that_the_server_does_not_answer() {
         let usability = Usability::default();
-        usability.known().looking = Some(Instant::now());
+        usability.known.lock().looking = Some(Instant::now());
         assert_eq!(usability.verdict(Duration::from_hours(1)), Ok(()));
         assert!(usability.verdict(Duration::ZERO).unwrap_err().contains("has not said"));
     }

@@ -1,7 +1,7 @@
 //! Two clusters make volumes on one export.
 
 use super::*;
-use crate::{backend::nfs::store::Rule, volume::ClusterIds};
+use crate::{backend::nfs::work::Rule, volume::ClusterIds};
 
 fn existing(name: &str, pattern: &str, policy: &str) -> VolumeRequest {
     request(name, &[("pathPattern", pattern), ("existingDirectory", policy)])

@@ -5,7 +5,7 @@ use std::os::unix::fs::symlink;
 use nix::{sys::stat::Mode, unistd::mkfifo};
 
 use super::*;
-use crate::backend::nfs::store::Rule;
+use crate::backend::nfs::work::Rule;
 
 async fn readiness(nfs: &Nfs, store: usize) -> Result<(), String> {
     let since = Instant::now();

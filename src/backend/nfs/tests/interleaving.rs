@@ -17,7 +17,7 @@ use self::{
     turns::Orders,
     world::{Actor, Do, World, play},
 };
-use crate::{backend::nfs::store::Rule, volume::Disposal};
+use crate::{backend::nfs::work::Rule, volume::Disposal};
 
 const DELETE: Disposal = Disposal::Delete;
 const ARCHIVE: Disposal = Disposal::Archive;

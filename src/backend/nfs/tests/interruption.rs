@@ -14,7 +14,7 @@ use std::{
 
 use super::{Kind, Permit, Site, patterned};
 use crate::{
-    backend::nfs::store::Rule,
+    backend::nfs::work::Rule,
     system::root::{Errno, Step},
 };
 

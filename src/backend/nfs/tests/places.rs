@@ -11,9 +11,10 @@ use rand::{Rng, SeedableRng, rngs::StdRng};
 use super::*;
 use crate::{
     backend::nfs::{
+        op_error::OpError,
         places::{self, Leaving, Occupant, Occupied, Relation},
         record::{self, INTENTS, Marker, VOLUMES},
-        store::{OpError, Work},
+        work::Work,
     },
     volume::ClaimKey,
 };

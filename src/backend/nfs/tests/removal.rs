@@ -223,7 +223,7 @@ async fn what_the_server_forbids_is_explained_with_path_errno_and_export_option(
 #[test]
 fn failures_are_explained_by_their_errno() {
     use crate::system::root::{Errno, Failure};
-    let site = Site::new();
+    let _site = Site::new();
     let rows = [
         (Errno::EACCES, Kind::Unavailable, "no_root_squash"),
         (Errno::EPERM, Kind::Unavailable, "no_root_squash"),
@@ -239,7 +239,7 @@ fn failures_are_explained_by_their_errno() {
     ];
     for (errno, kind, hint) in rows {
         let failure = Failure { step: "make directory", path: "/export/a/b".into(), cause: errno.into() };
-        let error = site.nfs.stores[0].explain("create volume pvc-1", failure.into());
+        let error = op_error::explained("create volume pvc-1 on export default", failure.into());
         assert_eq!(error.kind(), kind, "{errno}");
         let text = error.chain();
         for part in [hint, "create volume pvc-1 on export default", "make directory /export/a/b", "os error"]

@@ -5,7 +5,7 @@
 use std::time::SystemTime;
 
 use super::*;
-use crate::{backend::nfs::store::Rule, volume::ClusterIds};
+use crate::{backend::nfs::work::Rule, volume::ClusterIds};
 
 /// A volume `x` at `data` with content, and its removal.
 async fn made(site: &Site) -> Removal {

@@ -6,13 +6,15 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
     super::{
-        create::remove_parents,
         mounted,
-        moves::{self, Here, Live, Stage, here, if_room},
+        moves::{self, Here, Live, here},
+        op_error::{OpError, fail, if_room},
+        parents::remove_parents,
         places,
         record::{self, BASE, Marker, PURGING, Trashed, VOLUMES},
-        remove, restore,
-        store::{OpError, Rule, Work, fail},
+        recorded, restore,
+        stage::{Stage, stage},
+        work::{Rule, Work},
     },
     plan::{Found, Next},
     scan::{Folder, Key},
@@ -45,7 +47,7 @@ pub(super) fn act(work: &Work<'_>, key: &Key, found: &Found, next: &Next) -> Res
         Found::Stray { .. } | Found::OfOthers | Found::Odd(_) => None,
     };
     let held = match name {
-        Some(name) => match work.store.hold(name) {
+        Some(name) => match work.context.hold(name) {
             Ok(held) => Some(held),
             Err(_) => return Ok(Done::Busy),
         },
@@ -89,7 +91,7 @@ fn marked(work: &Work<'_>, key: &Key, inode: u64) -> Result<Key, OpError> {
     if if_room(moves::moved(work, &key.path(), &marked.path(), inode))?.is_none() {
         return Ok(key.clone());
     }
-    work.store.trash.renamed(&key.path(), &marked.path());
+    work.context.trash.renamed(&key.path(), &marked.path());
     Ok(marked)
 }
 
@@ -107,7 +109,7 @@ fn put_back(work: &Work<'_>, key: &Key, found: &Found, uid: &str) -> Result<Done
             if moves::live(work, marker.id.name())?.is_some() {
                 return Ok(Done::Superseded);
             }
-            let (Stage::InPlace(_) | Stage::Mounted { .. }) = moves::stage(work, marker)? else {
+            let (Stage::InPlace(_) | Stage::Mounted { .. }) = stage(work, marker)? else {
                 let name = marker.id.name();
                 return fail(
                     Kind::NotFound,
@@ -129,7 +131,7 @@ fn put_back(work: &Work<'_>, key: &Key, found: &Found, uid: &str) -> Result<Done
             let marker =
                 Marker { trash: None, archive: None, uid: Some(uid.to_owned()), ..live.marker.clone() };
             restore::bring(work, &marker, &live.file(), &key.path(), *inode)?;
-            work.store.trash.taken(&key.path());
+            work.context.trash.taken(&key.path());
             if_room(work.changes.write(&live.file(), &marker.to_json()))?;
             told(work, &whole.volume, &key.name);
         }
@@ -153,7 +155,7 @@ fn live_name(found: &Found) -> String {
 }
 
 fn told(work: &Work<'_>, volume: &impl std::fmt::Display, entry: &str) {
-    let export = &work.store.export.name;
+    let export = &work.context.export.name;
     tracing::info!(export, %volume, entry, "volume restored from the trash: its PersistentVolume is to be kept");
 }
 
@@ -164,28 +166,28 @@ fn finish(work: &Work<'_>, key: &Key, found: &Found) -> Result<Done, OpError> {
     if now.marker.trash.is_none() {
         // The version before did not note it.
         let at = jiff::Timestamp::now();
-        let keep = work.store.host.trash_retention().as_secs();
+        let keep = work.context.host.trash_retention().as_secs();
         let trash =
             Trashed { entry: key.name.clone(), inode: *inode, at, until: None, keep, below: Vec::new() };
         now.marker =
             Marker { trash: Some(trash), inode: Some(*inode), base: Some(work.base()?), ..now.marker };
         work.changes.write(&now.file(), &now.marker.to_json())?;
     }
-    if !matches!(moves::stage(work, &now.marker)?, Stage::InTrash { entry, .. } if entry == key.name) {
+    if !matches!(stage(work, &now.marker)?, Stage::InTrash { entry, .. } if entry == key.name) {
         return Ok(Done::Changed);
     }
     let entry = moves::afresh(work, &mut now, &key.name, *inode)?;
-    remove::finish(work, &mut now, &entry, *inode)?;
+    recorded::finish(work, &mut now, &entry, *inode)?;
     Ok(Done::Changed)
 }
 
 /// Moves what a call that came late moved here back to the volume that it is of.
 fn give_back(work: &Work<'_>, key: &Key, found: &Found, owner: &[String]) -> Result<Done, OpError> {
     let Some(inode) = found.inode() else { return Ok(Done::Changed) };
-    restore::move_home(work, owner, &key.path(), inode)?;
-    work.store.trash.taken(&key.path());
+    moves::move_home(work, owner, &key.path(), inode)?;
+    work.context.trash.taken(&key.path());
     tracing::warn!(
-        export = work.store.export.name,
+        export = work.context.export.name,
         entry = key.name,
         directory = owner.join("/"),
         "a call that came late had moved the directory of another volume to the trash; it was moved back"
@@ -200,7 +202,7 @@ fn put_record_back(work: &Work<'_>, key: &Key, found: &Found) -> Result<Done, Op
     if moves::live(work, name)?.is_none() && here(work, belongs)? == Here::Nothing {
         work.changes.rename(&moves::trash_record(&key.name), belongs)?;
         if *belongs == record::file(VOLUMES, name) {
-            work.store.index.add(name, &marker.segments);
+            work.context.index.add(name, &marker.segments);
         }
     }
     Ok(Done::Changed)
@@ -221,7 +223,7 @@ pub(super) fn purge(
     for (key, found) in ready {
         let mut path = key.path();
         let Some(name) = path.pop() else { continue };
-        let inode = found.inode().filter(|_| work.store.enforces(Rule::Inode));
+        let inode = found.inode().filter(|_| work.context.enforces(Rule::Inode));
         folders.entry((&key.below, path)).or_default().push((key, Tree { name, inode }));
     }
     for ((below, folder), entries) in folders {
@@ -236,7 +238,17 @@ pub(super) fn purge(
             };
             let gone = mounted::within(work, below, |inner| here(inner, &key.path()))? == Here::Nothing;
             if gone && let Some(found) = ready.get(key) {
-                work.store.trash.gone(key, found);
+                let removed = match &**found {
+                    Found::Removed { marker, .. } => Some((marker.id.name(), marker.segments.as_slice())),
+                    Found::Named { .. }
+                    | Found::Begun { .. }
+                    | Found::Legacy { .. }
+                    | Found::Stray { .. }
+                    | Found::Leftover { .. }
+                    | Found::OfOthers
+                    | Found::Odd(_) => None,
+                };
+                work.context.trash.gone(&key.path(), &key.name, removed);
                 if let Found::Named { live: Some(live), .. } = &**found {
                     forget_live(work, live)?;
                 }
@@ -251,8 +263,8 @@ pub(super) fn purge(
 
 /// Removes what is still noted of a volume that was removed while the export was full.
 fn forget_live(work: &Work<'_>, live: &Live) -> Result<(), OpError> {
-    let Ok(_held) = work.store.hold(live.marker.id.name()) else { return Ok(()) };
-    if moves::stage(work, &live.marker)? == Stage::Missing {
+    let Ok(_held) = work.context.hold(live.marker.id.name()) else { return Ok(()) };
+    if stage(work, &live.marker)? == Stage::Missing {
         if_room(places::vacate(work, &live.marker, &live.marker.segments))?;
         remove_parents(work, &live.marker.segments)?;
         moves::forget(work, &live.marker)?;

@@ -16,12 +16,12 @@ use tokio::sync::oneshot;
 
 use super::{
     super::{
-        moves::is_permitted,
+        op_error::{OpError, explained, is_permitted},
         places,
         record::{self, ARCHIVED, BASE, INTENTS, TRASH, VOLUMES},
-        store::{OpError, Opened, Rule, Store, Work},
+        store::Store,
+        work::{Opened, Rule, Work},
     },
-    LONGEST_PAUSE,
     act::{self, Done},
     plan::{self, Found, Next, Progress},
     scan::{self, Key, Look},
@@ -37,6 +37,10 @@ const THREADS: usize = 8;
 
 /// How long one entry is purged in a row before the others get their turn.
 const SLICE: Duration = Duration::from_secs(10);
+
+/// The first and the longest pause before something that was stuck is tried again.
+pub(super) const FIRST_PAUSE: Duration = Duration::from_secs(1);
+pub(super) const LONGEST_PAUSE: Duration = Duration::from_mins(5);
 
 /// An entry whose purge takes longer than this is shown.
 const LONG: Duration = Duration::from_mins(5);
@@ -60,14 +64,14 @@ const QUESTIONS: usize = 8;
 const LEGACY_KEPT: Duration = Duration::from_hours(24);
 
 /// With what a round works.
-pub(super) struct Hands<'a> {
+pub(super) struct Purger<'a> {
     pub(super) store: &'a Arc<Store>,
     pub(super) opened: &'a Arc<Opened>,
     pub(super) permit: &'a Permit,
     pub(super) ended: &'a Arc<AtomicBool>,
 }
 
-impl Hands<'_> {
+impl Purger<'_> {
     /// Does `work` on a thread that may hang; `None` where there is none, or it broke off.
     async fn on_thread<T: Send + 'static>(
         &self,
@@ -188,7 +192,7 @@ pub(super) struct Rounds {
 
 impl Rounds {
     /// One round; `None` where its thread broke off.
-    pub(super) async fn run(&mut self, hands: &Hands<'_>) -> Option<Result<(), OpError>> {
+    pub(super) async fn run(&mut self, purger: &Purger<'_>) -> Option<Result<(), OpError>> {
         self.at_once = false;
         let look = match self.looked {
             None => Look::Whole,
@@ -196,20 +200,20 @@ impl Rounds {
             Some(_) => Look::New,
         };
         let began = Instant::now();
-        let looked = self.look(hands, look).await?;
+        let looked = self.look(purger, look).await?;
         self.took = began.elapsed();
         if let Err(trouble) = looked {
             return Some(Err(trouble));
         }
-        self.ask(hands.store, look).await;
-        let todo = self.decide(hands.store);
-        self.show(hands.store);
+        self.ask(purger.store, look).await;
+        let todo = self.decide(purger.store);
+        self.show(purger.store);
         if todo.is_empty() {
             return Some(Ok(()));
         }
-        let done = hands.on_thread(move |work| do_all(work, todo)).await?;
-        let outcome = done.map(|done| self.settle(hands.store, done));
-        self.show(hands.store);
+        let done = purger.on_thread(move |work| do_all(work, todo)).await?;
+        let outcome = done.map(|done| self.settle(purger.store, done));
+        self.show(purger.store);
         Some(outcome)
     }
 
@@ -230,7 +234,7 @@ impl Rounds {
         pauses.chain(due).fold(look, Instant::min)
     }
 
-    async fn look(&mut self, hands: &Hands<'_>, look: Look) -> Option<Result<(), OpError>> {
+    async fn look(&mut self, purger: &Purger<'_>, look: Look) -> Option<Result<(), OpError>> {
         let searched = |item: &Item| matches!(*item.found, Found::Stray { .. } | Found::OfOthers);
         let known: BTreeMap<Key, Arc<Found>> = self
             .items
@@ -238,7 +242,7 @@ impl Rounds {
             .filter(|(_, item)| !item.stale && (!searched(item) || item.is_paused()))
             .map(|(key, item)| (key.clone(), Arc::clone(&item.found)))
             .collect();
-        let found = hands
+        let found = purger
             .on_thread(move |work| {
                 if look == Look::Whole {
                     clear_temporary(work)?;
@@ -253,7 +257,7 @@ impl Rounds {
             if look != Look::New {
                 self.looked = Some(Instant::now());
             }
-            self.take(found, hands.store.host.now());
+            self.take(found, purger.store.host.now());
         }))
     }
 
@@ -375,8 +379,8 @@ impl Rounds {
                 Outcome::Done(Done::Busy) => item.wait(LOOK),
                 // The purge says what became of it.
                 Outcome::Done(Done::Ready(_)) => {}
-                Outcome::Failed(trouble) => {
-                    let why = store.explain("purge", trouble).chain();
+                Outcome::Failed(error) => {
+                    let why = explained(&store.on("purge"), error).chain();
                     item.tell(&store.export.name, key.shown(), why);
                     item.wait(LONGEST_PAUSE);
                 }
@@ -472,7 +476,7 @@ fn do_all(work: &Work<'_>, todo: Vec<(Key, Arc<Found>, Next)>) -> Result<Vec<(Ke
     if ready.is_empty() {
         return Ok(done);
     }
-    let crew = Purge { threads: THREADS, slice: SLICE, purged: work.store.trash.counter() };
+    let crew = Purge { threads: THREADS, slice: SLICE, purged: work.context.trash.counter() };
     for (at, left) in act::purge(work, &ready, &crew)? {
         let gone = left.is_none();
         let left = left.unwrap_or_default();
@@ -488,7 +492,7 @@ fn clear_temporary(work: &Work<'_>) -> Result<(), OpError> {
         for file in work.root.names(&[BASE, folder])? {
             // Whoever works on the volume now may be writing it.
             let volume = record::volume_of_temporary(&file);
-            if let Some(_held) = volume.and_then(|name| work.store.hold(&name).ok()) {
+            if let Some(_held) = volume.and_then(|name| work.context.hold(&name).ok()) {
                 work.changes.remove_file(&[BASE, folder, &file])?;
             }
         }

@@ -13,9 +13,10 @@ use super::{
         entry::{self, Name},
         mounted,
         moves::{self, Here, here},
+        op_error::{OpError, is_elsewhere},
         places::{self, Relation},
         record::{self, BASE, INTENTS, Marker, PURGING, TRASH, VOLUMES},
-        store::{OpError, Rule, Work},
+        work::{Rule, Work},
     },
     plan::Found,
 };
@@ -116,11 +117,11 @@ pub(super) fn scan(
     if look == Look::Whole {
         for name in work.root.names_at_top()? {
             if name.starts_with(entry::AT_TOP) || name.starts_with(entry::AT_TOP_PURGING) {
-                work.store.trash.put_at_top(&name);
+                work.context.trash.put_at_top(&name);
             }
         }
     }
-    for top in work.store.trash.at_top() {
+    for top in work.context.trash.at_top() {
         if let Some(name) = top.strip_prefix(entry::AT_TOP) {
             keys.insert(Key::of(Folder::Top, name));
         } else if let Some(name) = top.strip_prefix(entry::AT_TOP_PURGING) {
@@ -144,7 +145,7 @@ pub(super) fn scan(
         };
         match now {
             Some(now) => drop(found.insert(key, now)),
-            None => work.store.trash.taken(&key.path()),
+            None => work.context.trash.taken(&key.path()),
         }
     }
     Ok(found)
@@ -203,7 +204,7 @@ pub(super) fn identify(work: &Work<'_>, key: &Key) -> Result<Option<Found>, OpEr
             return Ok(Some(Found::Odd("it is not a directory; berth put no such thing here".into())));
         }
     };
-    let by_inode = work.store.enforces(Rule::Inode);
+    let by_inode = work.context.enforces(Rule::Inode);
     let base = work.base()?;
     let name = Name::read(&key.name);
     if let Some(marker) = record {
@@ -254,7 +255,7 @@ fn is_on_its_way(marker: &Marker, entry: &str, inode: u64, base: u64, by_inode: 
 
 /// `found`, if it is this cluster's.
 fn ours(work: &Work<'_>, key: &Key, cluster: Option<&str>, found: Found) -> Found {
-    if !work.store.enforces(Rule::Cluster) || work.store.trash.is_mine(&key.name) {
+    if !work.context.enforces(Rule::Cluster) || work.context.trash.is_mine(&key.name) {
         return found;
     }
     match (cluster, work.cluster()) {
@@ -270,7 +271,7 @@ fn ours(work: &Work<'_>, key: &Key, cluster: Option<&str>, found: Found) -> Foun
 
 fn is_ours(work: &Work<'_>, marker: &Marker) -> bool {
     let ours = || work.cluster().zip(marker.cluster.as_ref()).is_some_and(|(ids, id)| ids.include(id));
-    !work.store.enforces(Rule::Cluster) || ours()
+    !work.context.enforces(Rule::Cluster) || ours()
 }
 
 /// What a record without a directory tells.
@@ -299,7 +300,7 @@ fn belongs(work: &Work<'_>, marker: &Marker, entry: &str) -> Result<Option<[Stri
         return Ok(Some(moves::trash_record(other)));
     }
     let at_place = match here(work, &marker.segments) {
-        Err(trouble) if mounted::is_elsewhere(&trouble) => Here::Nothing,
+        Err(trouble) if is_elsewhere(&trouble) => Here::Nothing,
         other => other?,
     };
     let in_use = is_it(at_place, marker.inode_in(base));
@@ -309,7 +310,7 @@ fn belongs(work: &Work<'_>, marker: &Marker, entry: &str) -> Result<Option<[Stri
 /// Finds the volume that a directory is of which is not what was removed under its name.
 fn stray(work: &Work<'_>, inode: u64, place: Option<&Vec<String>>, key: &Key) -> Result<Found, OpError> {
     let name = Name::read(&key.name);
-    if !work.store.enforces(Rule::Inode)
+    if !work.context.enforces(Rule::Inode)
         && let Some(volume) = name.volume()
     {
         // As it was before the rule: whatever is in the trash is purged.
@@ -363,7 +364,7 @@ fn stray(work: &Work<'_>, inode: u64, place: Option<&Vec<String>>, key: &Key) ->
 fn hints(work: &Work<'_>, place: Option<&Vec<String>>, name: &Name) -> Result<Vec<Vec<String>>, OpError> {
     let mut hints: Vec<Vec<String>> = place.cloned().into_iter().collect();
     let Some(volume) = name.volume() else { return Ok(hints) };
-    hints.extend(work.store.trash.place_of(volume));
+    hints.extend(work.context.trash.place_of(volume));
     let prefix = entry::prefix(volume);
     for other in work.root.names(&[BASE, TRASH])? {
         if let Some(entry) = other.strip_suffix(".json")

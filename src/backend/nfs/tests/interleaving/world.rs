@@ -14,7 +14,7 @@ use super::{
     super::*,
     turns::{Orders, Turns},
 };
-use crate::backend::nfs::{store::Rule, trash::rounds_for_tests};
+use crate::backend::nfs::{trash::rounds_for_tests, work::Rule};
 
 /// Who does what on one export.
 #[derive(Debug)]

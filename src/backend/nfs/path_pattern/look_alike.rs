@@ -98,7 +98,7 @@ fn cut_prefix<'a>(text: &'a str, prefix: &str) -> Option<&'a str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backend::path::{Part, Pattern};
+    use crate::backend::nfs::path_pattern::{Part, Pattern};
 
     #[test]
     fn what_looks_like_a_token_is_found_with_the_token_that_was_meant() {

@@ -5,41 +5,41 @@
 
 mod look_alike;
 
-use super::{Finding, Inspection};
+use crate::backend::{Finding, Inspection};
 use crate::volume::{Claim, ClaimKey, Invalid, VolumeName};
 
 /// The longest segment that file systems take, in bytes.
-pub const MAX_SEGMENT_BYTES: usize = 255;
+pub(crate) const MAX_SEGMENT_BYTES: usize = 255;
 
 /// The longest path that system calls take, in bytes (`PATH_MAX` without the final NUL).
-pub const MAX_PATH_BYTES: usize = 4095;
+pub(crate) const MAX_PATH_BYTES: usize = 4095;
 
 /// The directory at the store's root in which berth keeps its own records; never part of a volume's place.
-pub const RESERVED: &str = ".berth";
+pub(crate) const RESERVED: &str = ".berth";
 
 /// How the names begin that the trash has at the store's root where a full store has no room for it in [`RESERVED`].
-pub const RESERVED_PREFIXES: [&str; 2] = [".berth-trash-", ".berth-purging-"];
+pub(crate) const RESERVED_PREFIXES: [&str; 2] = [".berth-trash-", ".berth-purging-"];
 
 /// Below it a record can lie at the same path as a volume below the store's root.
 const PLACES: &str = ".berth/places/";
 
 /// The longest path of a new volume below the store's root, in bytes: it is also looked for below `.berth/places/`.
-pub const MAX_PLACE_BYTES: usize = MAX_PATH_BYTES - PLACES.len();
+pub(crate) const MAX_PLACE_BYTES: usize = MAX_PATH_BYTES - PLACES.len();
 
 /// How deep a new volume can lie below the store's root. Each directory on the way costs system calls.
-pub const MAX_SEGMENTS: usize = 32;
+pub(crate) const MAX_SEGMENTS: usize = 32;
 
 /// How the names of archives begin, in any case: no pattern gives such a name to a volume.
-pub const ARCHIVED: &str = "archived-";
+pub(crate) const ARCHIVED: &str = "archived-";
 
 /// Whether the first segment of a path begins as those of archives do.
-pub fn is_archive(first: &str) -> bool {
+pub(crate) fn is_archive(first: &str) -> bool {
     first.get(..ARCHIVED.len()).is_some_and(|start| start.eq_ignore_ascii_case(ARCHIVED))
 }
 
 /// What happens where a claim lacks a label or annotation that the pattern names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Missing {
+pub(crate) enum Missing {
     /// The claim is refused.
     Refuse,
     /// The token becomes the empty text, as the older provisioners did it.
@@ -48,7 +48,7 @@ pub enum Missing {
 
 /// A parsed `pathPattern`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Pattern {
+pub(crate) struct Pattern {
     text: String,
     parts: Vec<Part>,
 }
@@ -68,7 +68,7 @@ const TOKENS: &str = "there are ${.PVC.name}, ${.PVC.namespace}, ${.PVC.labels.K
 
 impl Pattern {
     /// Reads a pattern: a token begins with `${.PVC.` or `${.PV.` and ends at the first `}`, the rest is literal text.
-    pub fn parse(text: &str) -> Result<Self, Invalid> {
+    pub(crate) fn parse(text: &str) -> Result<Self, Invalid> {
         let wrong = |why: String| Err(Invalid::new("path pattern", shown(text), why));
         if text.is_empty() {
             return wrong("is empty".into());
@@ -126,7 +126,7 @@ impl Pattern {
     }
 
     /// What the pattern says before it is expanded for any claim.
-    pub fn inspect(&self) -> Inspection {
+    pub(crate) fn inspect(&self) -> Inspection {
         /// So many look-alikes are told.
         const TOLD: usize = 5;
         let mut inspection = Inspection::default();
@@ -152,7 +152,7 @@ impl Pattern {
 
     /// Whether the path of a volume ends as the pattern may have given it for this claim: what it takes from labels and
     /// annotations can have been anything.
-    pub fn could_give(&self, claim: &ClaimKey, volume: &VolumeName, segments: &[String]) -> bool {
+    pub(crate) fn could_give(&self, claim: &ClaimKey, volume: &VolumeName, segments: &[String]) -> bool {
         let mut fixed = vec![String::new()];
         for part in &self.parts {
             let text = match part {
@@ -194,7 +194,7 @@ impl Pattern {
     ///
     /// Values are inserted once and never read as a pattern again. Where all the tokens lack their values and nothing
     /// else is there, it is the [`default_directory`].
-    pub fn expand(
+    pub(crate) fn expand(
         &self,
         claim: &Claim,
         volume: &VolumeName,
@@ -284,7 +284,7 @@ impl Beginning {
 }
 
 /// The directory of a volume whose class has no pattern: `<namespace>-<claim>-<volume>`.
-pub fn default_directory(claim: &Claim, volume: &VolumeName) -> Result<Vec<String>, Invalid> {
+pub(crate) fn default_directory(claim: &Claim, volume: &VolumeName) -> Result<Vec<String>, Invalid> {
     bounded(&format!("{}-{}-{}", claim.namespace, claim.name, volume))
 }
 
@@ -308,7 +308,7 @@ fn bounded(path: &str) -> Result<Vec<String>, Invalid> {
 /// Splits a path below a store's root into segments, none of which can lead elsewhere.
 ///
 /// Leading, trailing and repeated slashes do not count.
-pub fn checked(path: &str) -> Result<Vec<String>, Invalid> {
+pub(crate) fn checked(path: &str) -> Result<Vec<String>, Invalid> {
     let wrong = |why: String| Err(Invalid::new("path", shown(path), why));
     if let Some(bad) = path.chars().find(|c| c.is_control() || *c == '\\') {
         return wrong(format!("contains the character {bad:?}, which is not allowed in a directory name"));
@@ -347,7 +347,7 @@ pub fn checked(path: &str) -> Result<Vec<String>, Invalid> {
 
 /// Which segment of an archive's place carries the suffix that makes it unique.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Suffixed {
+pub(crate) enum Suffixed {
     /// The first one, where a directory of that name is not ours to put something into.
     First,
     /// The last one, where it is only taken.
@@ -358,7 +358,7 @@ pub enum Suffixed {
 ///
 /// A name that becomes too long for file systems is cut at its end, before the suffix; where the whole path becomes
 /// too long, the archive is `archived-<volume>`.
-pub fn archive_target(
+pub(crate) fn archive_target(
     segments: &[String],
     volume: &VolumeName,
     suffix: &str,
@@ -384,7 +384,7 @@ pub fn archive_target(
 }
 
 /// As much from the beginning of `text` as fits into `bytes`.
-pub fn shortened(text: &str, bytes: usize) -> &str {
+pub(crate) fn shortened(text: &str, bytes: usize) -> &str {
     let fits = text.char_indices().map(|(at, c)| at + c.len_utf8()).take_while(|end| *end <= bytes).last();
     text.get(..fits.unwrap_or(0)).unwrap_or_default()
 }

@@ -1,0 +1,171 @@
+//! The files of the mirror: where each lies, and how one is written, read and removed.
+//!
+//! What they mean for a place is in `looks` and `take`.
+
+use rand::random;
+
+use super::super::{
+    op_error::{OpError, fail},
+    path_pattern,
+    record::{self, BASE, Marker, PLACES, STAGING, VOLUMES},
+    work::Work,
+};
+use crate::{
+    backend::Kind,
+    system::root::{Entry, Errno, Failure, Placed, Unmade},
+    volume::VolumeName,
+};
+
+/// How often a step is begun again when others come and go.
+pub(super) const ATTEMPTS: usize = 16;
+
+/// How many names are looked at, at most, to find the volume that lies below a place: what is more is only leftovers.
+pub(super) const LOOKS: usize = 4096;
+
+pub(super) fn link(work: &Work<'_>, from: &[String], to: &[String]) -> Result<Placed, OpError> {
+    #[cfg(test)]
+    if work.context.without_links.load(std::sync::atomic::Ordering::SeqCst) {
+        return Ok(Placed::Unsupported);
+    }
+    Ok(work.changes.link(from, to)?)
+}
+
+/// Removes the directories of the mirror on the way to `segments`, as far as they are empty, from the given depth up.
+pub(super) fn remove_folders(work: &Work<'_>, segments: &[String], depth: usize) -> Result<(), OpError> {
+    for length in (1..=depth).rev() {
+        let folder = mirror(segments.get(..length).unwrap_or_default());
+        if !remove_empty(work, &folder)? {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Removes a file of the mirror that tells of this volume. It gets a name of its own first: an unlink that comes late, when the volume is
+/// there again, must not remove its file. A rename that comes late is undone by `put_back_moved`.
+pub(super) fn move_away(work: &Work<'_>, file: &[String], volume: &VolumeName) -> Result<(), OpError> {
+    let aside = staged(volume, LEAVING);
+    if renamed(work, file, &aside)? {
+        work.changes.remove_file(&aside)?;
+    }
+    Ok(())
+}
+
+/// Moves a file; `false` where it is gone.
+pub(super) fn renamed(work: &Work<'_>, from: &[String], to: &[String]) -> Result<bool, OpError> {
+    match work.changes.rename(from, to) {
+        Ok(()) => Ok(true),
+        Err(failure) if is_gone(&failure) => Ok(false),
+        Err(failure) => Err(failure.into()),
+    }
+}
+
+/// What a file is called that is moved away from the mirror, and a directory that is on its way to it.
+pub(super) const LEAVING: &str = ".leaving";
+pub(super) const COMING: &str = ".coming";
+
+/// A name for the volume that nobody else uses.
+pub(super) fn staged(volume: &VolumeName, kind: &str) -> [String; 3] {
+    let name = path_pattern::shortened(volume.as_str(), 200);
+    [BASE.into(), STAGING.into(), format!("{name}.{:016x}{kind}", random::<u64>())]
+}
+
+pub(super) fn staged_for(name: &str) -> Option<VolumeName> {
+    let rest = name.strip_suffix(LEAVING).or(name.strip_suffix(COMING))?;
+    rest.rsplit_once('.')?.0.parse().ok()
+}
+
+/// Whose a file of the mirror is. One that is not signed may have been signed later: the record tells.
+pub(super) fn read(work: &Work<'_>, bytes: &[u8]) -> Result<Option<Box<Marker>>, OpError> {
+    let Ok(noted) = Marker::from_json(bytes) else { return Ok(None) };
+    if noted.cluster.is_some() {
+        return Ok(Some(Box::new(noted)));
+    }
+    let Some(content) = work.root.read_fresh(&record::file(VOLUMES, noted.id.name()))? else {
+        return Ok(Some(Box::new(noted)));
+    };
+    let signed = Marker::from_json(&content.bytes).ok();
+    let signed = signed.filter(|signed| signed.id == noted.id && signed.segments == noted.segments);
+    Ok(Some(Box::new(signed.unwrap_or(noted))))
+}
+
+pub(super) fn is_same(work: &Work<'_>, a: &Marker, b: &Marker) -> bool {
+    a.is_same_volume(b, work.cluster().as_ref())
+}
+
+/// Makes the directories of the mirror above `segments`.
+pub(super) fn make_folders(work: &Work<'_>, segments: &[String]) -> Result<(), OpError> {
+    for length in 1..segments.len() {
+        let folder = mirror(segments.get(..length).unwrap_or_default());
+        match work.changes.make_directory(&folder, 0o700) {
+            Ok(_) => {}
+            // What is in the way is found out by the next attempt.
+            Err(failure) if is_gone(&failure) => return Ok(()),
+            Err(failure) => return Err(failure.into()),
+        }
+    }
+    Ok(())
+}
+
+/// Removes the directory `segments` of the mirror and all below it that is empty.
+pub(super) fn clear_empty(work: &Work<'_>, segments: &[String]) -> Result<(), OpError> {
+    let mut open = vec![mirror(segments)];
+    let mut found = Vec::new();
+    while let Some(folder) = open.pop() {
+        if found.len() >= LOOKS {
+            break;
+        }
+        for name in names(work, &folder)? {
+            let mut path = folder.clone();
+            path.push(name);
+            if matches!(work.root.see_fresh(&path), Ok(Some(seen)) if seen.entry == Entry::Directory) {
+                open.push(path);
+            }
+        }
+        found.push(folder);
+    }
+    for folder in found.iter().rev() {
+        remove_empty(work, folder)?;
+    }
+    Ok(())
+}
+
+/// Removes a directory if it is empty; `false` where it stays.
+pub(super) fn remove_empty(work: &Work<'_>, folder: &[String]) -> Result<bool, OpError> {
+    match work.changes.remove_directory(folder) {
+        Ok(Unmade::Removed | Unmade::Missing) => Ok(true),
+        Ok(Unmade::Occupied) => Ok(false),
+        Err(failure) if is_gone(&failure) => Ok(false),
+        Err(failure) => Err(failure.into()),
+    }
+}
+
+/// The names in a directory of ours; none where it is gone.
+pub(super) fn names<S: AsRef<str>>(work: &Work<'_>, folder: &[S]) -> Result<Vec<String>, OpError> {
+    match work.root.names(folder) {
+        Ok(names) => Ok(names),
+        Err(failure) if is_gone(&failure) => Ok(Vec::new()),
+        Err(failure) => Err(failure.into()),
+    }
+}
+
+/// Whether something on the way is gone, or is a file by now.
+pub(super) fn is_gone(failure: &Failure) -> bool {
+    matches!(failure.errno(), Some(Errno::ENOENT | Errno::ENOTDIR | Errno::ESTALE))
+}
+
+/// Where the place at `segments` is noted.
+pub(super) fn mirror(segments: &[String]) -> Vec<String> {
+    let mut path = vec![BASE.to_string(), PLACES.to_string()];
+    path.extend_from_slice(segments);
+    path
+}
+
+/// What others come and go with is tried again.
+pub(super) fn come_and_go<T>(segments: &[String]) -> Result<T, OpError> {
+    let path = segments.join("/");
+    fail(
+        Kind::Unavailable,
+        format!("what is noted of directory {path} and its parents comes and goes; it is tried again"),
+    )
+}
