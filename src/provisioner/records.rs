@@ -94,6 +94,8 @@ pub(super) struct VolumeRecord {
     removing: Option<Begun>,
     /// An older provisioner made it.
     legacy: bool,
+    /// We made it just now. What we did not make may be marked on the storage as removed.
+    made: bool,
     /// The Secret that the backend keeps for it, where it does.
     kept_secret: Option<Box<SecretName>>,
     /// A hash of the object's UID: another object of the same name is another volume.
@@ -675,6 +677,7 @@ impl Records {
             && !legacy
             && same.is_none()
             && !self.reservations.contains_key(claim_uid);
+        let made = same.map_or_else(|| self.reservations.contains_key(claim_uid), |known| known.made);
         let (leaving, removing) = same
             .map_or((false, came_back.then_some(Begun { asked: Disposal::Delete, moved: false })), |known| {
                 (known.leaving, known.removing)
@@ -692,6 +695,7 @@ impl Records {
             leaving,
             removing,
             legacy,
+            made,
             kept_secret: kept_secret.map(Box::new),
             object: uid,
             said,
@@ -740,10 +744,11 @@ impl Records {
         }
         let bound = now.state.in_use();
         let taken_over = before.is_some_and(|before| before.said != now.said);
-        // An older provisioner may have made it just now. What was released may have lost its record with its claim.
+        // An older provisioner may have made it just now. What was released may have lost its record with its claim, and what was made
+        // again from a backup may be marked as an archive.
         let came = match before {
             Some(before) => {
-                before.state.phase != Phase::Bound && (now.legacy || before.state.phase == Phase::Released)
+                before.state.phase != Phase::Bound && (!now.made || before.state.phase == Phase::Released)
             }
             None => now.legacy,
         };

@@ -115,13 +115,23 @@ pub(super) struct Archived {
     pub(super) since: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) expires: Option<String>,
+    /// The UID of its PV; archives of earlier versions do not say it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) object: Option<String>,
 }
 
 impl Archived {
     pub(super) fn new(now: SystemTime, expiry: Option<Duration>) -> Self {
         // A moment that cannot be written never comes.
         let expires = expiry.and_then(|expiry| now.checked_add(expiry)).map(timestamp);
-        Self { since: timestamp(now), expires: expires.filter(|text| !text.is_empty()) }
+        Self { since: timestamp(now), expires: expires.filter(|text| !text.is_empty()), object: None }
+    }
+
+    /// Whether it was written for the removal of this PV. A PV that was made again has another UID, and one that was in use past
+    /// the expiry was never removed.
+    pub(super) fn is_for(&self, object: &str, now: SystemTime) -> bool {
+        self.object.as_deref().is_none_or(|archived| archived == object)
+            && self.expires().is_none_or(|expires| expires > now)
     }
 
     /// When it shall be deleted; `None` for never.
@@ -195,7 +205,11 @@ impl Marks {
             Some(text) => serde_json::from_str(text).map_or(Owner::Unreadable, Owner::Claim),
         };
         let archived = metadata.get(ARCHIVED).map(|text| {
-            serde_json::from_str(text).unwrap_or(Archived { since: "an unknown time".into(), expires: None })
+            serde_json::from_str(text).unwrap_or(Archived {
+                since: "an unknown time".into(),
+                expires: None,
+                object: None,
+            })
         });
         let unreadable =
             || Deleted { since: String::new(), until: String::new(), object: String::new(), purging: false };

@@ -52,7 +52,10 @@ pub(super) async fn register(
     }
     if marks.archived.is_some() && proved(&at, &marks, volume, &cluster)?.is_some() {
         work.subvolumes.remove_metadata(&at, mark::ARCHIVED, permit).await?;
-        work.store.memory().archives.remove(&at);
+        let mut memory = work.store.memory();
+        memory.archives.remove(&at);
+        memory.archived.remove(&volume.name);
+        drop(memory);
         tracing::warn!(volume = %volume.name, "the volume was archived and is in use: it is no archive any more");
     }
     Ok(())

@@ -67,19 +67,23 @@ pub(super) async fn remove(
         Disposal::Archive => {
             undelete(work, &at, &marks, permit).await?;
             // The mark first: in a full file system it cannot be written, and nobody is shut out of a volume that stays.
-            let archived = if let Some(archived) = marks.archived {
-                archived
-            } else {
-                if record.expiry.is_some() && work.host.now().is_none() {
-                    return Err(without_a_clock(&at));
+            let object = &removal.pv_metadata.uid;
+            let archived = match marks.archived {
+                Some(archived) if archived.is_for(object, now(work)) => archived,
+                Some(_) | None => {
+                    if record.expiry.is_some() && work.host.now().is_none() {
+                        return Err(without_a_clock(&at));
+                    }
+                    let archived =
+                        Archived { object: Some(object.clone()), ..Archived::new(now(work), record.expiry) };
+                    work.subvolumes.set_metadata(&at, mark::ARCHIVED, &archived.written(), permit).await?;
+                    archived
                 }
-                let archived = Archived::new(now(work), record.expiry);
-                work.subvolumes.set_metadata(&at, mark::ARCHIVED, &archived.written(), permit).await?;
-                archived
             };
             for user in authorized(work, &at, record).await? {
                 users::revoke(work, &at, &user, permit).await?;
             }
+            work.store.memory().archives.remove(&at);
             if let Some(expires) = archived.expires() {
                 work.store.memory().archives.insert(at.clone(), expires);
             }

@@ -62,6 +62,8 @@ pub(super) struct Memory {
     pub(super) deleted: BTreeMap<At, Option<SystemTime>>,
     /// What is signed by nobody, as far as it was met.
     pub(super) unsigned: BTreeSet<VolumeName>,
+    /// The volumes of the archives that were found: one that a PV uses is to be no archive any more.
+    pub(super) archived: BTreeSet<VolumeName>,
     /// What could not be done, and why.
     pub(super) stuck: BTreeMap<String, String>,
     /// Archived and deleted volumes that were purged.
@@ -131,6 +133,7 @@ impl Store {
             *look = Some(SystemTime::UNIX_EPOCH);
         }
         memory.unsigned.clear();
+        memory.archived.clear();
         memory.archives_found = false;
     }
 

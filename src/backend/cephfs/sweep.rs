@@ -247,15 +247,18 @@ async fn remove_uncommitted(
     Ok(())
 }
 
-/// Which of `volumes` are signed by nobody: they were made before it was known which cluster this is, or by an older provisioner.
+/// Which of `volumes` are signed by nobody, since they were made before it was known which cluster this is, or by an older provisioner;
+/// and which are marked as archives.
 pub(super) async fn unregistered(work: &Work, volumes: &[KnownVolume]) -> Result<Vec<VolumeName>, Error> {
     if work.host.cluster().is_none() {
         return Ok(Vec::new());
     }
     find_marked(work).await?;
     let memory = work.store.memory();
-    let unsigned = volumes.iter().filter(|known| known.legacy || memory.unsigned.contains(&known.name));
-    Ok(unsigned.map(|known| known.name.clone()).collect())
+    let unregistered = volumes.iter().filter(|known| {
+        known.legacy || memory.unsigned.contains(&known.name) || memory.archived.contains(&known.name)
+    });
+    Ok(unregistered.map(|known| known.name.clone()).collect())
 }
 
 /// Purges the deleted and archived volumes whose time has come.
@@ -299,12 +302,13 @@ pub(super) async fn collect_garbage(work: &Work, now: SystemTime, permit: &Permi
     Ok(())
 }
 
-/// Finds, once in a term of leadership, the archived volumes that expire, those that were deleted, and those that nobody signed.
+/// Finds, once in a term of leadership, the archived volumes, those that were deleted, and those that nobody signed.
 async fn find_marked(work: &Work) -> Result<(), Error> {
     if work.store.memory().archives_found {
         return Ok(());
     }
-    let (mut archives, mut deleted, mut unsigned) = (BTreeMap::new(), BTreeMap::new(), BTreeSet::new());
+    let (mut archives, mut deleted) = (BTreeMap::new(), BTreeMap::new());
+    let (mut archived, mut unsigned) = (BTreeSet::new(), BTreeSet::new());
     let cluster = work.host.cluster();
     for at in candidates(work).await? {
         let Some(marks) = look(work, &at).await? else { continue };
@@ -317,8 +321,9 @@ async fn find_marked(work: &Work) -> Result<(), Error> {
         if !mark.is_of(cluster.as_ref()) {
             continue;
         }
-        if let Some(expires) = marks.archived.and_then(|archived| archived.expires()) {
-            archives.insert(at.clone(), expires);
+        if let Some(found) = &marks.archived {
+            archived.extend(VolumeName::for_claim(&mark.uid).ok());
+            archives.extend(found.expires().map(|expires| (at.clone(), expires)));
         }
         if marks.deleted.is_some() {
             // What was rescued while nobody led is found out at once.
@@ -331,6 +336,7 @@ async fn find_marked(work: &Work) -> Result<(), Error> {
         memory.deleted.entry(at).or_insert(when);
     }
     memory.unsigned = unsigned;
+    memory.archived = archived;
     memory.archives_found = true;
     Ok(())
 }

@@ -5,6 +5,7 @@ mod changed_world;
 mod crash;
 pub(crate) mod fake;
 mod real;
+mod rescued;
 mod secrets;
 
 use super::conformance;

@@ -199,7 +199,8 @@ async fn a_volume_is_work_when_it_may_be_removed_and_when_its_finalizer_is_wrong
     assert_eq!(queued(&queue).await, [Key::Volume("pvc-a".into())], "released");
     records
         .see_volume(&volume("pvc-b", json!({"metadata": {"finalizers": []}, "status": {"phase": "Bound"}})));
-    assert_eq!(queued(&queue).await, [Key::AddFinalizer("pvc-b".into())], "without our finalizer");
+    let work = [Key::AddFinalizer("pvc-b".into()), Key::Register("pvc-b".into())];
+    assert_eq!(queued(&queue).await, work, "without our finalizer, and not made just now");
     records.guard(false);
     assert_eq!(queued(&queue).await, [Key::Volume("pvc-a".into())], "the right to set it is gone");
     records.guard(true);
@@ -358,7 +359,10 @@ async fn volumes_of_older_provisioners_and_volumes_that_are_taken_over_are_recor
     };
     let queue = listen(&mut records);
     let take_over = |owner: &str| json!({"metadata": {"annotations": {"berth.storage/take-over": owner}}, "status": {"phase": "Bound"}});
-    come(&mut records, &queue, &patched("new", &Value::Null, json!({"status": {"phase": "Pending"}}))).await;
+    let place = Location { store: "default".into(), segments: vec!["new".into()] };
+    let claim = fixtures::claim(json!({"metadata": {"uid": "new"}}));
+    records.reserve(&claim, LocationKey::new("memory", &place));
+    records.see_volume(&patched("new", &Value::Null, json!({"status": {"phase": "Pending"}})));
     records.see_volume(&patched("new", &Value::Null, bound()));
     assert_eq!(queued(&queue).await, [], "we recorded it when we made it");
     records.see_volume(&patched("old", &old, json!({"status": {"phase": "Available"}})));
@@ -390,6 +394,18 @@ async fn volumes_of_older_provisioners_and_volumes_that_are_taken_over_are_recor
         .map(|known| (known.name.as_str(), known.legacy))
         .collect();
     assert_eq!(known, [("new", false), ("old", true)]);
+}
+
+/// Nothing looked at its archive, which expired while the volume was in use.
+#[tokio::test]
+async fn a_volume_that_was_made_again_while_berth_was_stopped_is_recorded_when_it_is_bound() {
+    let mut records = records();
+    records.see_volume(&volume("again", json!({"status": {"phase": "Available"}})));
+    let queue = listen(&mut records);
+    records.see_volume(&volume("again", bound()));
+    assert_eq!(queued(&queue).await, [Key::Register("again".into())]);
+    records.see_volume(&volume("again", bound()));
+    assert_eq!(queued(&queue).await, [], "once");
 }
 
 #[test]
