@@ -16,7 +16,7 @@ use serde_json::Value;
 
 use crate::{
     backend::{
-        Backend, Error, Host, Parameter, PvState,
+        Backend, ClusterInfo, Error, Kubernetes, Parameter, PvState, SecretStore,
         ceph::{Cluster, Clusters},
         cephfs, nfs, rbd,
     },
@@ -188,28 +188,31 @@ fn example_classes() -> Vec<(String, Value)> {
 struct Nobody;
 
 #[async_trait::async_trait]
-impl Host for Nobody {
-    async fn secrets(&self, _: &SecretName, _: bool) -> Result<Secrets, Error> {
+impl SecretStore for Nobody {
+    async fn get(&self, _: &SecretName, _: bool) -> Result<Secrets, Error> {
         panic!("nothing is asked for a place")
     }
 
-    async fn keep(&self, _: &SecretName, _: &Secrets, _: &VolumeName) -> Result<(), Error> {
+    async fn put(&self, _: &SecretName, _: &Secrets, _: &VolumeName) -> Result<(), Error> {
         panic!("nothing is kept for a place")
     }
 
-    async fn is_kept(&self, _: &SecretName, _: &VolumeName) -> Result<bool, Error> {
+    async fn exists(&self, _: &SecretName, _: &VolumeName) -> Result<bool, Error> {
         panic!("nothing is kept for a place")
     }
 
-    async fn forget(&self, _: &SecretName, _: &VolumeName) -> Result<(), Error> {
+    async fn delete(&self, _: &SecretName, _: &VolumeName) -> Result<(), Error> {
         panic!("nothing is forgotten for a place")
     }
+}
 
+#[async_trait::async_trait]
+impl ClusterInfo for Nobody {
     async fn pv_state(&self, _: &VolumeName) -> Result<PvState, Error> {
         Ok(PvState::Absent)
     }
 
-    fn installation(&self) -> Option<String> {
+    fn cluster_id(&self) -> Option<String> {
         None
     }
 }
@@ -232,11 +235,11 @@ fn example_backends() -> BTreeMap<config::Storage, Arc<dyn Backend>> {
         admins,
         secret_namespace: ceph.secret_namespace,
     };
-    let host: Arc<dyn Host> = Arc::new(Nobody);
+    let host: Arc<dyn Kubernetes> = Arc::new(Nobody);
     BTreeMap::from([
         (
             config::Storage::Nfs,
-            Arc::new(nfs::Nfs::new(exports, Arc::clone(&host)).unwrap()) as Arc<dyn Backend>,
+            Arc::new(nfs::Nfs::new(exports, Arc::new(Nobody)).unwrap()) as Arc<dyn Backend>,
         ),
         (
             config::Storage::Rbd,
@@ -272,6 +275,7 @@ fn every_example_of_a_class_is_accepted_and_none_has_a_parameter_without_effect(
             access: vec![Access::ReadWriteOnce],
             mode: Mode::Filesystem,
             parameters,
+            placement: None,
         };
         backend.place(&request).unwrap_or_else(|error| panic!("{file}: {}", error.chain()));
         seen.insert(name);

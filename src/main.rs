@@ -15,7 +15,7 @@ use std::{
 use anyhow::Context as _;
 use berth::{
     backend::{
-        Backend, Backends, Host,
+        Backends, Kubernetes, StorageSystem, Stores,
         ceph::{Cluster, Clusters},
         cephfs::{self, Cephfs},
         nfs::{self, Nfs},
@@ -151,14 +151,14 @@ async fn prepare(
     let cluster = cluster(&settings).await?;
     let (facts, told) = (ClusterFacts::default(), host_settings(&settings));
     let host = KubernetesHost::start(&cluster, settings.api_timeout, told, facts.clone(), &metrics).await?;
-    let host: Arc<dyn Host> = Arc::new(host);
+    let host: Arc<dyn Kubernetes> = Arc::new(host);
     let nfs = if settings.exports.is_empty() {
         None
     } else {
-        let nfs = Nfs::new(settings.exports.clone(), Arc::clone(&host)).context("prepare the exports")?;
+        let nfs = Nfs::new(settings.exports.clone(), host.clone()).context("prepare the exports")?;
         Some(metered(Arc::new(nfs), &metrics))
     };
-    metrics.watch_stores(nfs.iter().cloned().collect());
+    metrics.watch_stores(nfs.iter().map(|nfs| (nfs::NAME, nfs.clone() as Arc<dyn Stores>)).collect());
     let on_ceph = match &settings.ceph {
         Some(ceph) => Some(on_ceph(ceph, host, &metrics).context("prepare the use of Ceph")?),
         None => None,
@@ -177,18 +177,18 @@ async fn prepare(
     Ok(Prepared { settings, backends, metrics, server, served })
 }
 
-fn metered(backend: Arc<dyn Backend>, metrics: &Metrics) -> Arc<dyn Backend> {
+fn metered(backend: Arc<dyn StorageSystem>, metrics: &Metrics) -> Arc<dyn StorageSystem> {
     Arc::new(Metered::new(backend, metrics.clone()))
 }
 
 /// The backends that store on Ceph.
 struct OnCeph {
-    rbd: Arc<dyn Backend>,
-    cephfs: Arc<dyn Backend>,
+    rbd: Arc<dyn StorageSystem>,
+    cephfs: Arc<dyn StorageSystem>,
 }
 
 /// Makes the backends that store on Ceph. They share the clusters, and ask nothing of them yet.
-fn on_ceph(ceph: &Ceph, host: Arc<dyn Host>, metrics: &Metrics) -> anyhow::Result<OnCeph> {
+fn on_ceph(ceph: &Ceph, host: Arc<dyn Kubernetes>, metrics: &Metrics) -> anyhow::Result<OnCeph> {
     let made =
         ceph.clusters.iter().map(|one| Cluster::new(&one.name, one.monitors.clone(), one.tools.clone()));
     let clusters = Clusters::new(made.collect::<Result<_, _>>()?, ceph.tools.clone());
@@ -206,7 +206,11 @@ fn on_ceph(ceph: &Ceph, host: Arc<dyn Host>, metrics: &Metrics) -> anyhow::Resul
 }
 
 /// Every served name with the backend that it stands for.
-fn backends(settings: &Controller, nfs: Option<&Arc<dyn Backend>>, on_ceph: Option<&OnCeph>) -> Backends {
+fn backends(
+    settings: &Controller,
+    nfs: Option<&Arc<dyn StorageSystem>>,
+    on_ceph: Option<&OnCeph>,
+) -> Backends {
     let served = settings.provisioners.iter().filter_map(|provisioner| {
         let backend = match provisioner.storage {
             Storage::Nfs => nfs,

@@ -2,7 +2,7 @@
 //!
 //! [`Metrics`] is the one handle: cheap to clone, passed in, no globals. Whoever does something records it there; the
 //! server ([`serve`]) and the collectors read it. Nothing here waits for storage or for the API server: the state of the
-//! stores comes from [`Backend::stores`], which answers from memory.
+//! stores comes from [`Stores::stores`], which answers from memory.
 //!
 //! It decides nothing for the provisioner and knows no Kubernetes object.
 
@@ -43,7 +43,7 @@ pub use requests::{ApiRequests, CountApiRequests};
 pub use server::serve;
 pub use state::{EventCounts, Leadership, QueueDepth};
 
-use crate::backend::Backend;
+use crate::backend::Stores;
 use outage::Outage;
 use state::State;
 
@@ -321,8 +321,8 @@ impl Metrics {
     }
 
     /// Lets the metrics and `/readyz` tell of the stores of these backends.
-    pub fn watch_stores(&self, backends: Vec<Arc<dyn Backend>>) {
-        self.0.state.set_backends(backends);
+    pub fn watch_stores(&self, stores: Vec<(&'static str, Arc<dyn Stores>)>) {
+        self.0.state.set_stores(stores);
     }
 }
 

@@ -83,9 +83,9 @@ pub struct Settings {
     pub lease: Option<lease::Settings>,
     /// What leadership and the permits that come of it are measured by.
     pub clock: Clock,
-    /// What is learned of the cluster, for the [`Host`](crate::backend::Host) of the backends.
+    /// What is learned of the cluster, for the [`ClusterInfo`](crate::backend::ClusterInfo) of the backends.
     pub facts: ClusterFacts,
-    /// What the backends need of the API server besides, through their [`Host`](crate::backend::Host).
+    /// What the backends need of the API server besides, through their [`Kubernetes`](crate::backend::Kubernetes).
     pub host_rights: &'static [Right],
     /// How many PVs, of all stores together, are on their way to the API server at a time. Of each store half as many again are
     /// worked on, so that the next volumes are made meanwhile.
@@ -172,7 +172,9 @@ async fn serve(
     election: Option<(lease::Settings, Client)>,
 ) {
     let stop = &settings.stop;
-    metrics.watch_stores(backends.distinct().into_iter().cloned().collect());
+    metrics.watch_stores(
+        backends.distinct().into_iter().map(|ports| (ports.name(), Arc::clone(&ports.stores))).collect(),
+    );
     let mut wanted = [rights::VOLUMES, settings.host_rights].concat();
     if election.is_some() {
         wanted.extend_from_slice(rights::ELECTION);
@@ -342,8 +344,8 @@ impl Shared {
     ) -> Arc<Self> {
         let foreground = Arc::<AtomicUsize>::default();
         let events: BTreeMap<_, _> = backends
-            .iter()
-            .map(|(name, _)| {
+            .provisioners()
+            .map(|name| {
                 let reporter = Reporter::new(name, &settings.hostname);
                 let foreground = Arc::clone(&foreground);
                 let busy = move || foreground.load(Ordering::Relaxed);
@@ -442,8 +444,8 @@ impl Shared {
     }
 
     fn introduce(&self, class: &Class) {
-        let Some(backend) = self.backends.get(&class.provisioner) else { return };
-        backend.register_class(&class.parameters_of(backend.capabilities()));
+        let Some(ports) = self.backends.ports(&class.provisioner) else { return };
+        ports.stores.register_class(&class.parameters_of(ports.backend.capabilities()));
     }
 
     /// Tells the backends which classes and volumes there are, where some have gone: a store that none of them names is forgotten.
@@ -452,24 +454,24 @@ impl Shared {
             return;
         }
         let classes = self.records().classes();
-        for backend in self.backends.distinct() {
+        for ports in self.backends.distinct() {
             let of_backend = classes.iter().filter(|class| {
                 let by = self.backends.get(&class.provisioner);
-                by.is_some_and(|by| Arc::ptr_eq(by, backend))
+                by.is_some_and(|by| Arc::ptr_eq(by, &ports.backend))
             });
             let parameters: Vec<_> =
-                of_backend.map(|class| class.parameters_of(backend.capabilities())).collect();
-            let used = self.records().stores_in_use(backend.capabilities().name);
-            backend.retain_stores(&parameters, &used);
+                of_backend.map(|class| class.parameters_of(ports.backend.capabilities())).collect();
+            let used = self.records().stores_in_use(ports.name());
+            ports.stores.retain_stores(&parameters, &used);
         }
     }
 
     /// Tells the backends what the volumes say of their stores.
     fn tell_past(&self) {
-        for backend in self.backends.distinct() {
-            let past = self.records().past(&**backend);
+        for ports in self.backends.distinct() {
+            let past = self.records().past(ports.name(), &*ports.stores);
             for past in past {
-                backend.expect_store(past);
+                ports.stores.expect_store(past);
             }
         }
     }

@@ -10,6 +10,7 @@ mod clock;
 mod cluster;
 mod duration;
 mod permit;
+mod placement;
 mod secrets;
 
 use std::{collections::BTreeMap, fmt, str::FromStr, time::Duration};
@@ -19,6 +20,7 @@ pub use clock::{Clock, Moment};
 pub use cluster::ClusterIds;
 pub use duration::{duration_text, parse_duration};
 pub use permit::{Expired, Permit};
+pub use placement::Placement;
 pub use secrets::{SecretName, Secrets};
 
 /// Why a text is not a value of the type asked for. The message names the text and what is allowed.
@@ -240,6 +242,8 @@ pub struct VolumeRequest {
     /// The class's parameters that the backend declared as its own
     /// ([`Capabilities::parameters`](crate::backend::Capabilities)), and no others.
     pub parameters: BTreeMap<String, String>,
+    /// Where the backend has said that it would lie, once it was asked.
+    pub placement: Option<Placement>,
 }
 
 /// Where the bytes are, in the words that whoever mounts them needs.

@@ -38,8 +38,8 @@ use store::{Store, Told, Work};
 
 use crate::{
     backend::{
-        Backend, Capabilities, Error, Host, Inspection, Kind, Known, KnownVolume, Removed, Restored,
-        StoreExpectation, StoreStatus, Uncommitted,
+        Backend, Capabilities, Error, Inspection, Janitor, Kind, Known, KnownVolume, Kubernetes, Removed,
+        Restored, StoreExpectation, StoreStatus, Stores, Uncommitted,
         ceph::{
             Admin, Cluster, Clusters, Monitors,
             class::{Form, Parameters, is_described},
@@ -48,7 +48,7 @@ use crate::{
     system::guard::{Guards, Held},
     volume::{
         CephfsSource, CsiSource, Disposal, ExpandRequest, Expanded, InUse, Invalid, Location, Permit,
-        PvMetadata, Removal, SecretName, Source, Volume, VolumeId, VolumeName, VolumeRequest,
+        Placement, PvMetadata, Removal, SecretName, Source, Volume, VolumeId, VolumeName, VolumeRequest,
     },
 };
 
@@ -74,7 +74,7 @@ pub struct Settings {
 pub struct Cephfs {
     capabilities: Capabilities,
     clusters: Clusters,
-    host: Arc<dyn Host>,
+    host: Arc<dyn Kubernetes>,
     settings: Settings,
     stores: Mutex<BTreeMap<String, Arc<Store>>>,
     /// What the existing volumes say, by store.
@@ -93,7 +93,7 @@ impl fmt::Debug for Cephfs {
 
 impl Cephfs {
     /// A backend over these clusters, and those that classes describe. Asks nothing of them yet.
-    pub fn new(clusters: Clusters, host: Arc<dyn Host>, settings: Settings) -> Result<Self, Error> {
+    pub fn new(clusters: Clusters, host: Arc<dyn Kubernetes>, settings: Settings) -> Result<Self, Error> {
         let configured = clusters.configured();
         for name in settings.admins.keys() {
             if !configured.iter().any(|cluster| cluster.name() == name) {
@@ -331,16 +331,9 @@ impl Backend for Cephfs {
         &self.capabilities
     }
 
-    fn place(&self, request: &VolumeRequest) -> Result<Location, Error> {
-        class::plan(&self.clusters, &self.settings, request).map(|plan| plan.place)
-    }
-
-    fn shares(&self, _: &VolumeRequest) -> bool {
-        false
-    }
-
-    fn inspect(&self, parameters: &BTreeMap<String, String>) -> Inspection {
-        Parameters(parameters).inspect(&self.settings.driver)
+    fn place(&self, request: &VolumeRequest) -> Result<Placement, Error> {
+        let plan = class::plan(&self.clusters, &self.settings, request)?;
+        Ok(Placement::new(plan.place.clone(), false, plan))
     }
 
     fn locate(&self, source: &Source) -> Option<Location> {
@@ -351,16 +344,8 @@ impl Backend for Cephfs {
         }
     }
 
-    fn is_provisional(&self, store: &str) -> bool {
-        !self.clusters.is_configured(store)
-    }
-
-    fn kept_secret(&self, record: &BTreeMap<String, String>) -> Option<SecretName> {
-        Record::read(record).ok()?.own.map(|(_, secret)| secret)
-    }
-
     async fn create(&self, request: &VolumeRequest, permit: &Permit) -> Result<Volume, Error> {
-        let plan = class::plan(&self.clusters, &self.settings, request)?;
+        let plan = request.plan(|| class::plan(&self.clusters, &self.settings, request))?;
         let _held = self.hold(&request.name)?;
         permit.check()?;
         let work = self.work(&plan.cluster, plan.admin.clone()).await?;
@@ -400,6 +385,40 @@ impl Backend for Cephfs {
         legacy::restore(&work, &legacy, permit).await
     }
 
+    async fn expand(&self, request: &ExpandRequest, permit: &Permit) -> Result<Expanded, Error> {
+        if self.locate(&request.source).is_none() {
+            let message = format!("{} of volume {} lies in no known cluster", request.source, request.name);
+            return Err(Error::new(Kind::NotFound, message));
+        }
+        let _held = self.hold(&request.name)?;
+        permit.check()?;
+        let quota = class::quota(request.capacity.bytes())?;
+        if let Some(id) = &request.id {
+            let (work, record) =
+                self.work_of(id, &request.name, &request.source, &request.pv_metadata).await?;
+            return remove::expand(&work, request, &record, quota, permit).await;
+        }
+        let (work, legacy) = self.legacy_work(&request.source, &request.claim, &request.pv_metadata).await?;
+        work.invalidate(legacy::expand(&work, &legacy, quota, permit).await)
+    }
+
+    async fn rollback(&self, uncommitted: &Uncommitted, permit: &Permit) -> Result<(), Error> {
+        let _held = self.hold(uncommitted.id.name())?;
+        permit.check()?;
+        let Some(work) = self.work_on(uncommitted.id.store()).await? else {
+            let message = format!("volume {} was not found by this process", uncommitted.id);
+            return Err(Error::new(Kind::Refused, message));
+        };
+        sweep::rollback(&work, uncommitted, permit).await
+    }
+}
+
+#[async_trait]
+impl Janitor for Cephfs {
+    fn kept_secret(&self, record: &BTreeMap<String, String>) -> Option<SecretName> {
+        Record::read(record).ok()?.own.map(|(_, secret)| secret)
+    }
+
     async fn unregistered(&self, store: &str, volumes: &[KnownVolume]) -> Result<Vec<VolumeName>, Error> {
         match self.work_on(store).await? {
             Some(work) => sweep::unregistered(&work, volumes).await,
@@ -418,39 +437,12 @@ impl Backend for Cephfs {
         legacy::register(&work, &legacy, volume, permit).await
     }
 
-    async fn expand(&self, request: &ExpandRequest, permit: &Permit) -> Result<Expanded, Error> {
-        if self.locate(&request.source).is_none() {
-            let message = format!("{} of volume {} lies in no known cluster", request.source, request.name);
-            return Err(Error::new(Kind::NotFound, message));
-        }
-        let _held = self.hold(&request.name)?;
-        permit.check()?;
-        let quota = class::quota(request.capacity.bytes())?;
-        if let Some(id) = &request.id {
-            let (work, record) =
-                self.work_of(id, &request.name, &request.source, &request.pv_metadata).await?;
-            return remove::expand(&work, request, &record, quota, permit).await;
-        }
-        let (work, legacy) = self.legacy_work(&request.source, &request.claim, &request.pv_metadata).await?;
-        work.invalidate(legacy::expand(&work, &legacy, quota, permit).await)
-    }
-
     async fn list_uncommitted(&self, store: &str, known: Known<'_>) -> Result<Vec<Uncommitted>, Error> {
         let Some(work) = self.work_on(store).await? else {
             tracing::debug!(store, "what was begun is not looked for: no class has told yet with which user");
             return Ok(Vec::new());
         };
         work.invalidate(sweep::list_uncommitted(&work, known).await)
-    }
-
-    async fn rollback(&self, uncommitted: &Uncommitted, permit: &Permit) -> Result<(), Error> {
-        let _held = self.hold(uncommitted.id.name())?;
-        permit.check()?;
-        let Some(work) = self.work_on(uncommitted.id.store()).await? else {
-            let message = format!("volume {} was not found by this process", uncommitted.id);
-            return Err(Error::new(Kind::Refused, message));
-        };
-        sweep::rollback(&work, uncommitted, permit).await
     }
 
     async fn collect_garbage(&self, permit: &Permit) {
@@ -481,6 +473,16 @@ impl Backend for Cephfs {
             }
             self.rest(now).await;
         }
+    }
+}
+
+impl Stores for Cephfs {
+    fn inspect(&self, parameters: &BTreeMap<String, String>) -> Inspection {
+        Parameters(parameters).inspect(&self.settings.driver)
+    }
+
+    fn is_provisional(&self, store: &str) -> bool {
+        !self.clusters.is_configured(store)
     }
 
     fn expect_store(&self, past: StoreExpectation) {

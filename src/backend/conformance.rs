@@ -16,7 +16,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use super::{Backend, Error, Kind, Removed, StoreExpectation, Uncommitted};
+use super::{Error, Kind, Removed, StorageSystem, StoreExpectation, Uncommitted};
 use crate::volume::{
     Access, Capacity, Claim, ClaimKey, Disposal, ExpandRequest, Location, Mode, Origin, Permit, PvMetadata,
     Removal, Source, Volume, VolumeId, VolumeName, VolumeRequest,
@@ -70,7 +70,7 @@ pub struct Bench {
     /// In what the backend differs from others.
     pub ways: Ways,
     /// Gives a backend on the storage, as a new process would see it.
-    pub open: Box<dyn Fn() -> Arc<dyn Backend> + Send + Sync>,
+    pub open: Box<dyn Fn() -> Arc<dyn StorageSystem> + Send + Sync>,
     /// The storage itself.
     pub storage: Box<dyn Storage>,
 }
@@ -96,7 +96,7 @@ impl Trial {
     }
 
     /// A new process, which knows of no volumes.
-    fn start(&self) -> Arc<dyn Backend> {
+    fn start(&self) -> Arc<dyn StorageSystem> {
         let backend = (self.open)();
         backend.expect_store(StoreExpectation {
             store: self.store.clone(),
@@ -114,18 +114,18 @@ impl Trial {
         request
     }
 
-    async fn commit(&self, backend: &Arc<dyn Backend>, volume: &Volume) {
+    async fn commit(&self, backend: &Arc<dyn StorageSystem>, volume: &Volume) {
         backend.commit(&volume.id, &object_uid(volume.id.name()), &permit()).await.unwrap();
         self.committed.lock().unwrap().insert(volume.id.name().clone());
     }
 
-    async fn made(&self, backend: &Arc<dyn Backend>, request: &VolumeRequest) -> Volume {
+    async fn made(&self, backend: &Arc<dyn StorageSystem>, request: &VolumeRequest) -> Volume {
         let volume = backend.create(request, &permit()).await.unwrap();
         self.commit(backend, &volume).await;
         volume
     }
 
-    async fn list_uncommitted(&self, backend: &Arc<dyn Backend>) -> Vec<Uncommitted> {
+    async fn list_uncommitted(&self, backend: &Arc<dyn StorageSystem>) -> Vec<Uncommitted> {
         let committed = self.committed.lock().unwrap().clone();
         let known = move |name: &VolumeName| !self.ways.commits && committed.contains(name);
         let mut found = backend.list_uncommitted(&self.store, &known).await.unwrap();
@@ -188,6 +188,7 @@ pub fn request(name: &str) -> VolumeRequest {
         access: vec![Access::ReadWriteOnce],
         mode: Mode::Filesystem,
         parameters: BTreeMap::new(),
+        placement: None,
     }
 }
 
@@ -280,7 +281,7 @@ async fn creating_again_gives_the_same_volume(bench: Trial) {
 async fn a_volume_lies_where_place_and_locate_say(bench: Trial) {
     let backend = bench.start();
     let request = bench.request("a");
-    let place = backend.place(&request).unwrap();
+    let place = backend.place(&request).unwrap().location;
     assert!(!bench.storage.exists(&place), "place() touches nothing");
     let volume = bench.made(&backend, &request).await;
     assert_eq!(backend.locate(&volume.source), Some(place.clone()));
@@ -320,7 +321,7 @@ async fn committing_what_is_not_there_is_not_found(bench: Trial) {
 async fn a_deleted_volume_goes_to_the_trash_and_is_purged(bench: Trial) {
     let backend = bench.start();
     let request = bench.request("a");
-    let place = backend.place(&request).unwrap();
+    let place = backend.place(&request).unwrap().location;
     let volume = bench.made(&backend, &request).await;
     bench.storage.fill(&place);
     let removal = removal(&request, &volume, Disposal::Delete);
@@ -337,7 +338,7 @@ async fn a_deleted_volume_goes_to_the_trash_and_is_purged(bench: Trial) {
 }
 
 /// Collects garbage until the trash is empty.
-async fn purged(backend: &Arc<dyn Backend>) {
+async fn purged(backend: &Arc<dyn StorageSystem>) {
     let permit = permit();
     let collecting = backend.collect_garbage(&permit);
     let emptied = async {
@@ -357,7 +358,7 @@ async fn purged(backend: &Arc<dyn Backend>) {
 async fn an_archived_volume_is_moved_aside(bench: Trial) {
     let backend = bench.start();
     let request = bench.request("a");
-    let place = backend.place(&request).unwrap();
+    let place = backend.place(&request).unwrap().location;
     let volume = bench.made(&backend, &request).await;
     bench.storage.fill(&place);
     let removal = removal(&request, &volume, Disposal::Archive);
@@ -381,7 +382,7 @@ async fn an_archived_volume_is_moved_aside(bench: Trial) {
 async fn a_kept_volume_stays(bench: Trial) {
     let backend = bench.start();
     let request = bench.request("a");
-    let place = backend.place(&request).unwrap();
+    let place = backend.place(&request).unwrap().location;
     let volume = bench.made(&backend, &request).await;
     let removal = removal(&request, &volume, Disposal::Retain);
     assert_eq!(backend.remove(&removal, &permit()).await.unwrap(), Removed::Kept);
@@ -453,7 +454,7 @@ async fn what_the_record_does_not_prove_is_not_removed(bench: Trial) {
     for removal in wrong {
         assert_eq!(kind(backend.remove(&removal, &permit()).await), Kind::Refused, "{removal:?}");
         for request in [&request, &other] {
-            assert!(bench.storage.exists(&backend.place(request).unwrap()));
+            assert!(bench.storage.exists(&backend.place(request).unwrap().location));
         }
     }
     assert_eq!(backend.remove(&right, &permit()).await.unwrap(), Removed::Trashed);
@@ -475,7 +476,7 @@ async fn what_is_not_in_a_store_is_not_removed(bench: Trial) {
 async fn an_unused_volume_is_discarded(bench: Trial) {
     let backend = bench.start();
     let request = bench.request("a");
-    let place = backend.place(&request).unwrap();
+    let place = backend.place(&request).unwrap().location;
     backend.create(&request, &permit()).await.unwrap();
     let uncommitted = bench.list_uncommitted(&backend).await.remove(0);
     backend.rollback(&uncommitted, &permit()).await.unwrap();
@@ -494,7 +495,7 @@ async fn a_volume_that_is_in_use_is_not_discarded(bench: Trial) {
         assert_eq!(kind(backend.rollback(&uncommitted, &permit()).await), Kind::Refused);
     }
     backend.create(&filled, &permit()).await.unwrap();
-    bench.storage.fill(&backend.place(&filled).unwrap());
+    bench.storage.fill(&backend.place(&filled).unwrap().location);
     let uncommitted = bench.list_uncommitted(&backend).await.remove(0);
     assert_eq!(kind(backend.rollback(&uncommitted, &permit()).await), Kind::Refused);
     let other =
@@ -506,15 +507,15 @@ async fn a_volume_that_is_in_use_is_not_discarded(bench: Trial) {
     let mut elsewhere =
         bench.list_uncommitted(&backend).await.into_iter().find(|one| one.id.name() == &unused.name).unwrap();
     let mut place = elsewhere.place.clone().unwrap();
-    assert_eq!(place, backend.place(&unused).unwrap());
+    assert_eq!(place, backend.place(&unused).unwrap().location);
     place.segments[0].push_str("-other");
     elsewhere.place = Some(place);
     let _ = backend.rollback(&elsewhere, &permit()).await;
-    assert!(bench.storage.exists(&backend.place(&unused).unwrap()));
+    assert!(bench.storage.exists(&backend.place(&unused).unwrap().location));
     elsewhere.place = None;
     backend.rollback(&elsewhere, &permit()).await.unwrap();
     for request in [&committed, &filled] {
-        assert!(bench.storage.exists(&backend.place(request).unwrap()));
+        assert!(bench.storage.exists(&backend.place(request).unwrap().location));
     }
     assert_eq!(bench.list_uncommitted(&backend).await, [uncommitted], "it is still known");
 }
@@ -522,7 +523,7 @@ async fn a_volume_that_is_in_use_is_not_discarded(bench: Trial) {
 async fn a_foreign_directory_is_not_taken(bench: Trial) {
     let backend = bench.start();
     let request = bench.request("a");
-    let place = backend.place(&request).unwrap();
+    let place = backend.place(&request).unwrap().location;
     bench.storage.plant(&place);
     assert_eq!(kind(backend.create(&request, &permit()).await), Kind::Conflict);
     assert!(bench.storage.exists(&place));
@@ -537,7 +538,7 @@ async fn nothing_changes_after_the_permit_has_ended(bench: Trial) {
     let ended = Permit::unlimited();
     ended.revoke();
     let request = bench.request("a");
-    let place = backend.place(&request).unwrap();
+    let place = backend.place(&request).unwrap().location;
     assert_eq!(kind(backend.create(&request, &ended).await), Kind::Unavailable);
     assert!(!bench.storage.exists(&place));
     let volume = backend.create(&request, &permit()).await.unwrap();
@@ -599,7 +600,7 @@ async fn a_new_process_finds_what_an_older_one_made(bench: Trial) {
         let backend = bench.start();
         let volume = bench.made(&backend, &request).await;
         backend.create(&begun, &permit()).await.unwrap();
-        (volume, backend.place(&request).unwrap())
+        (volume, backend.place(&request).unwrap().location)
     };
     let backend = (bench.open)();
     let identity = Some(volume.store_identity.clone());

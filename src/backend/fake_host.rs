@@ -16,8 +16,8 @@ use std::{
 
 use async_trait::async_trait;
 
-use super::{Error, Host, Kind, PvState};
-use crate::volume::{ClusterIds, SecretName, Secrets, VolumeName};
+use super::{ClusterInfo, Error, Kind, PvState};
+use crate::volume::{ClusterIds, VolumeName};
 
 /// What the tests say of the cluster.
 #[derive(Debug)]
@@ -80,28 +80,12 @@ impl FakeHost {
 }
 
 #[async_trait]
-impl Host for FakeHost {
-    async fn secrets(&self, name: &SecretName, _: bool) -> Result<Secrets, Error> {
-        Err(Error::new(Kind::NotFound, format!("Secret {name} does not exist")))
+impl ClusterInfo for FakeHost {
+    fn cluster_id(&self) -> Option<String> {
+        self.cluster_ids().map(|ids| ids.current().to_owned())
     }
 
-    async fn keep(&self, name: &SecretName, _: &Secrets, _: &VolumeName) -> Result<(), Error> {
-        Err(Error::new(Kind::Internal, format!("this host keeps no Secret {name}")))
-    }
-
-    async fn is_kept(&self, name: &SecretName, _: &VolumeName) -> Result<bool, Error> {
-        Err(Error::new(Kind::Internal, format!("this host keeps no Secret {name}")))
-    }
-
-    async fn forget(&self, name: &SecretName, _: &VolumeName) -> Result<(), Error> {
-        Err(Error::new(Kind::Internal, format!("this host keeps no Secret {name}")))
-    }
-
-    fn installation(&self) -> Option<String> {
-        self.cluster().map(|ids| ids.current().to_owned())
-    }
-
-    fn cluster(&self) -> Option<ClusterIds> {
+    fn cluster_ids(&self) -> Option<ClusterIds> {
         self.state().cluster.clone()
     }
 

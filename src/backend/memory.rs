@@ -13,13 +13,13 @@ use async_trait::async_trait;
 use tokio::sync::{Notify, watch};
 
 use super::{
-    Backend, Capabilities, Error, Finding, Host, Inspection, Kind, Known, KnownVolume, Parameter, PvState,
-    Removed, Restored, StoreExpectation, StoreStatus, Uncommitted,
+    Backend, Capabilities, ClusterInfo, Error, Finding, Inspection, Janitor, Kind, Known, KnownVolume,
+    Parameter, PvState, Removed, Restored, StoreExpectation, StoreStatus, Stores, Uncommitted,
     nfs::path_pattern::{self, Missing, Pattern},
 };
 use crate::volume::{
-    ClaimKey, Disposal, ExpandRequest, Expanded, InUse, Location, Mode, Origin, Permit, PvMetadata, Removal,
-    SecretName, Source, Volume, VolumeId, VolumeName, VolumeRequest,
+    ClaimKey, Disposal, ExpandRequest, Expanded, InUse, Location, Mode, Origin, Permit, Placement,
+    PvMetadata, Removal, SecretName, Source, Volume, VolumeId, VolumeName, VolumeRequest,
 };
 
 /// The operations of a backend, for counting them and for letting them fail.
@@ -158,7 +158,7 @@ pub struct Memory {
     state: Arc<Mutex<State>>,
     hung: Arc<watch::Sender<BTreeSet<Operation>>>,
     wake: Arc<Notify>,
-    host: Option<Arc<dyn Host>>,
+    host: Option<Arc<dyn ClusterInfo>>,
 }
 
 impl Default for Memory {
@@ -200,7 +200,7 @@ impl Memory {
     /// The same, which purges only what `host` says that no PV names any more, and puts back what is to stay. Without it
     /// everything is purged at once.
     #[must_use]
-    pub fn with_host(mut self, host: Arc<dyn Host>) -> Self {
+    pub fn with_host(mut self, host: Arc<dyn ClusterInfo>) -> Self {
         self.host = Some(host);
         self
     }
@@ -372,7 +372,7 @@ impl Memory {
     }
 
     /// Looks at every volume in the trash once: no PV names it any more and its time is over, or it is to stay.
-    async fn empty_trash_for(&self, host: &dyn Host) {
+    async fn empty_trash_for(&self, host: &dyn ClusterInfo) {
         let entries = self.state().trash.clone();
         for entry in entries {
             let now = host.now();
@@ -492,7 +492,7 @@ impl Backend for Memory {
         &self.capabilities
     }
 
-    fn place(&self, request: &VolumeRequest) -> Result<Location, Error> {
+    fn place(&self, request: &VolumeRequest) -> Result<Placement, Error> {
         if request.mode == Mode::Block && !self.capabilities.block {
             return Err(Error::new(Kind::Unsupported, "raw devices are not supported"));
         }
@@ -507,21 +507,8 @@ impl Backend for Memory {
             }
             None => path_pattern::default_directory(&request.claim, &request.name)?,
         };
-        Ok(Location { store: store.clone(), segments })
-    }
-
-    fn shares(&self, request: &VolumeRequest) -> bool {
-        request.parameters.get("existingDirectory").is_some_and(|value| value == "share")
-    }
-
-    fn inspect(&self, parameters: &BTreeMap<String, String>) -> Inspection {
-        let pattern = parameters.get("pathPattern").and_then(|text| Pattern::parse(text).ok());
-        let mut inspection = pattern.map(|pattern| pattern.inspect()).unwrap_or_default();
-        if let Some(minor) = parameters.get("mountableBefore").and_then(|minor| minor.parse().ok()) {
-            let why = "gives volumes that no node mounts".to_owned();
-            inspection.findings.push(Finding::NotMountable { from_minor: minor, why });
-        }
-        inspection
+        let share = request.parameters.get("existingDirectory").is_some_and(|value| value == "share");
+        Ok(Placement::new(Location { store: store.clone(), segments }, share, ()))
     }
 
     fn locate(&self, source: &Source) -> Option<Location> {
@@ -532,12 +519,8 @@ impl Backend for Memory {
             .then(|| Location { store: store.into(), segments })
     }
 
-    fn is_provisional(&self, store: &str) -> bool {
-        store.starts_with("mon-")
-    }
-
     async fn create(&self, request: &VolumeRequest, permit: &Permit) -> Result<Volume, Error> {
-        let (place, shares) = (self.place(request)?, self.shares(request));
+        let Placement { location: place, may_share, .. } = self.place(request)?;
         let _held = self.hold(&request.name)?;
         let lost = self.enter(Operation::Create).await?;
         if let Some(secret) = self.state().lacking.clone() {
@@ -556,7 +539,7 @@ impl Backend for Memory {
                 let source = source(state.server(), &place);
                 Volume { source, ..held.volume.clone() }
             } else {
-                if state.directories.contains_key(&place) && !shares {
+                if state.directories.contains_key(&place) && !may_share {
                     let message = format!("directory {place} exists already and is not of this claim");
                     return Err(Error::new(Kind::Conflict, message));
                 }
@@ -596,6 +579,38 @@ impl Backend for Memory {
             }
         }
         answer(Operation::Commit, lost, ())
+    }
+
+    async fn rollback(&self, uncommitted: &Uncommitted, permit: &Permit) -> Result<(), Error> {
+        let name = uncommitted.id.name();
+        let _held = self.hold(name)?;
+        let lost = self.enter(Operation::Rollback).await?;
+        permit.check()?;
+        {
+            let mut state = self.state();
+            state.usable(uncommitted.id.store())?;
+            if let Some(held) = state.volumes.get(name).cloned() {
+                if held.committed || held.claim.uid != uncommitted.claim.uid {
+                    let message = format!("volume {name} is in use: it was committed");
+                    return Err(Error::new(Kind::Refused, message));
+                }
+                if uncommitted.place.as_ref().is_some_and(|place| *place != held.place) {
+                    let message = format!("volume {name} lies at {}", held.place);
+                    return Err(Error::new(Kind::Refused, message));
+                }
+                if held.volume.origin == Origin::Created {
+                    if state.directories.get(&held.place) == Some(&true) {
+                        let message = format!("directory {} is not empty", held.place);
+                        return Err(Error::new(Kind::Refused, message));
+                    }
+                    if state.directories.contains_key(&held.place) {
+                        state.trash(name, &held.place, &PvMetadata::default());
+                    }
+                }
+                state.volumes.remove(name);
+            }
+        }
+        answer(Operation::Rollback, lost, ())
     }
 
     async fn remove(&self, removal: &Removal, permit: &Permit) -> Result<Removed, Error> {
@@ -699,6 +714,20 @@ impl Backend for Memory {
         answer(Operation::Restore, lost, restored)
     }
 
+    async fn expand(&self, growth: &ExpandRequest, permit: &Permit) -> Result<Expanded, Error> {
+        let lost = self.enter(Operation::Expand).await?;
+        permit.check()?;
+        let place = self.locate(&growth.source).ok_or_else(|| {
+            Error::new(Kind::NotFound, format!("{} lies in none of the stores", growth.source))
+        })?;
+        self.state().usable(&place.store)?;
+        let on_node = self.state().on_node && growth.mode == Mode::Filesystem;
+        answer(Operation::Expand, lost, Expanded { capacity: growth.capacity, on_node })
+    }
+}
+
+#[async_trait]
+impl Janitor for Memory {
     fn kept_secret(&self, record: &BTreeMap<String, String>) -> Option<SecretName> {
         let get = |key: &str| record.get(key).cloned();
         Some(SecretName { namespace: get("secretNamespace")?, name: get("secretName")? })
@@ -745,17 +774,6 @@ impl Backend for Memory {
         answer(Operation::Register, lost, ())
     }
 
-    async fn expand(&self, growth: &ExpandRequest, permit: &Permit) -> Result<Expanded, Error> {
-        let lost = self.enter(Operation::Expand).await?;
-        permit.check()?;
-        let place = self.locate(&growth.source).ok_or_else(|| {
-            Error::new(Kind::NotFound, format!("{} lies in none of the stores", growth.source))
-        })?;
-        self.state().usable(&place.store)?;
-        let on_node = self.state().on_node && growth.mode == Mode::Filesystem;
-        answer(Operation::Expand, lost, Expanded { capacity: growth.capacity, on_node })
-    }
-
     async fn list_uncommitted(&self, store: &str, _: Known<'_>) -> Result<Vec<Uncommitted>, Error> {
         let lost = self.enter(Operation::ListUncommitted).await?;
         let mut found: Vec<_> = {
@@ -780,38 +798,6 @@ impl Backend for Memory {
         answer(Operation::ListUncommitted, lost, found)
     }
 
-    async fn rollback(&self, uncommitted: &Uncommitted, permit: &Permit) -> Result<(), Error> {
-        let name = uncommitted.id.name();
-        let _held = self.hold(name)?;
-        let lost = self.enter(Operation::Rollback).await?;
-        permit.check()?;
-        {
-            let mut state = self.state();
-            state.usable(uncommitted.id.store())?;
-            if let Some(held) = state.volumes.get(name).cloned() {
-                if held.committed || held.claim.uid != uncommitted.claim.uid {
-                    let message = format!("volume {name} is in use: it was committed");
-                    return Err(Error::new(Kind::Refused, message));
-                }
-                if uncommitted.place.as_ref().is_some_and(|place| *place != held.place) {
-                    let message = format!("volume {name} lies at {}", held.place);
-                    return Err(Error::new(Kind::Refused, message));
-                }
-                if held.volume.origin == Origin::Created {
-                    if state.directories.get(&held.place) == Some(&true) {
-                        let message = format!("directory {} is not empty", held.place);
-                        return Err(Error::new(Kind::Refused, message));
-                    }
-                    if state.directories.contains_key(&held.place) {
-                        state.trash(name, &held.place, &PvMetadata::default());
-                    }
-                }
-                state.volumes.remove(name);
-            }
-        }
-        answer(Operation::Rollback, lost, ())
-    }
-
     async fn collect_garbage(&self, permit: &Permit) {
         loop {
             if permit.check().is_ok() && !self.state().trash_left_alone {
@@ -827,6 +813,22 @@ impl Backend for Memory {
             let pause = if self.host.is_some() { Duration::from_millis(10) } else { Duration::MAX };
             let _ = tokio::time::timeout(pause, self.wake.notified()).await;
         }
+    }
+}
+
+impl Stores for Memory {
+    fn inspect(&self, parameters: &BTreeMap<String, String>) -> Inspection {
+        let pattern = parameters.get("pathPattern").and_then(|text| Pattern::parse(text).ok());
+        let mut inspection = pattern.map(|pattern| pattern.inspect()).unwrap_or_default();
+        if let Some(minor) = parameters.get("mountableBefore").and_then(|minor| minor.parse().ok()) {
+            let why = "gives volumes that no node mounts".to_owned();
+            inspection.findings.push(Finding::NotMountable { from_minor: minor, why });
+        }
+        inspection
+    }
+
+    fn is_provisional(&self, store: &str) -> bool {
+        store.starts_with("mon-")
     }
 
     fn register_class(&self, parameters: &BTreeMap<String, String>) {
@@ -881,7 +883,7 @@ mod tests {
         }
 
         fn volume_of(&self, request: &VolumeRequest, other: &Volume) -> Volume {
-            let source = super::source(SERVER, &self.0.place(request).unwrap());
+            let source = super::source(SERVER, &self.0.place(request).unwrap().location);
             Volume { id: conformance::id_of(request, other), source, ..other.clone() }
         }
 

@@ -47,12 +47,12 @@ use store::Store;
 
 use crate::{
     backend::{
-        Backend, Capabilities, Error, Host, Inspection, Kind, Known, KnownVolume, PvState, Removed, Restored,
-        StoreExpectation, StoreStatus, Uncommitted,
+        Backend, Capabilities, ClusterInfo, Error, Inspection, Janitor, Kind, Known, KnownVolume, PvState,
+        Removed, Restored, StoreExpectation, StoreStatus, Stores, Uncommitted,
     },
     volume::{
-        Disposal, ExpandRequest, Expanded, InUse, Location, Permit, Removal, Source, Volume, VolumeId,
-        VolumeName, VolumeRequest,
+        Disposal, ExpandRequest, Expanded, InUse, Location, Permit, Placement, Removal, Source, Volume,
+        VolumeId, VolumeName, VolumeRequest,
     },
 };
 
@@ -67,7 +67,7 @@ pub struct Nfs {
 impl Nfs {
     /// A backend over these exports; the first is used where a class names none. Checks what can be checked without
     /// touching them: names, servers, paths, and that no two overlap.
-    pub fn new(exports: Vec<Export>, host: Arc<dyn Host>) -> Result<Self, Error> {
+    pub fn new(exports: Vec<Export>, host: Arc<dyn ClusterInfo>) -> Result<Self, Error> {
         export::check(&exports)?;
         let roots = Arc::<Roots>::default();
         let store = move |export| Store::new(export, Arc::clone(&host), Arc::clone(&roots));
@@ -107,16 +107,9 @@ impl Backend for Nfs {
         &self.capabilities
     }
 
-    fn place(&self, request: &VolumeRequest) -> Result<Location, Error> {
-        class::plan(&self.exports, request).map(|plan| plan.place)
-    }
-
-    fn shares(&self, request: &VolumeRequest) -> bool {
-        class::plan(&self.exports, request).is_ok_and(|plan| plan.existing == class::Existing::Share)
-    }
-
-    fn inspect(&self, parameters: &BTreeMap<String, String>) -> Inspection {
-        class::inspect(parameters)
+    fn place(&self, request: &VolumeRequest) -> Result<Placement, Error> {
+        let plan = class::plan(&self.exports, request)?;
+        Ok(Placement::new(plan.place.clone(), plan.existing == class::Existing::Share, plan))
     }
 
     fn locate(&self, source: &Source) -> Option<Location> {
@@ -124,13 +117,13 @@ impl Backend for Nfs {
     }
 
     async fn create(&self, request: &VolumeRequest, permit: &Permit) -> Result<Volume, Error> {
-        let plan = class::plan(&self.exports, request)?;
+        let plan = request.plan(|| class::plan(&self.exports, request))?;
         let store = self.store(&plan.place.store)?;
         let path = plan.place.segments.join("/");
         let mut gone = None;
         loop {
             let held = store.hold(&request.name)?;
-            let (request, plan, without) = (request.clone(), plan.clone(), gone.clone());
+            let (request, plan, without) = (request.clone(), Arc::clone(&plan), gone.clone());
             let what = format!("create volume {} in directory {path}", request.name);
             let created = store
                 .run(what, Some(held), permit, move |work| {
@@ -159,6 +152,14 @@ impl Backend for Nfs {
         let (what, name) = (format!("commit volume {}", id.name()), id.name().clone());
         let uid = uid.to_owned();
         store.run(what, Some(held), permit, move |work| commit::commit(work, &name, &uid)).await
+    }
+
+    async fn rollback(&self, uncommitted: &Uncommitted, permit: &Permit) -> Result<(), Error> {
+        let store = self.store_of(&uncommitted.id)?;
+        let held = store.hold(uncommitted.id.name())?;
+        let uncommitted = uncommitted.clone();
+        let what = format!("discard unfinished volume {}", uncommitted.id.name());
+        store.run(what, Some(held), permit, move |work| commit::rollback(work, &uncommitted)).await
     }
 
     async fn remove(&self, removal: &Removal, permit: &Permit) -> Result<Removed, Error> {
@@ -204,6 +205,19 @@ impl Backend for Nfs {
             .await
     }
 
+    async fn expand(&self, growth: &ExpandRequest, _: &Permit) -> Result<Expanded, Error> {
+        // A directory holds what the server has room for: there is nothing to enlarge.
+        if self.locate(&growth.source).is_some() {
+            return Ok(Expanded { capacity: growth.capacity, on_node: false });
+        }
+        let there = export::listed(&self.exports);
+        let message = format!("{} lies strictly below none of the exports {there}", growth.source);
+        Err(Error::new(Kind::NotFound, message))
+    }
+}
+
+#[async_trait]
+impl Janitor for Nfs {
     async fn unregistered(&self, store: &str, volumes: &[KnownVolume]) -> Result<Vec<VolumeName>, Error> {
         register::unregistered(self.store(store)?, volumes).await
     }
@@ -231,16 +245,6 @@ impl Backend for Nfs {
             .await
     }
 
-    async fn expand(&self, growth: &ExpandRequest, _: &Permit) -> Result<Expanded, Error> {
-        // A directory holds what the server has room for: there is nothing to enlarge.
-        if self.locate(&growth.source).is_some() {
-            return Ok(Expanded { capacity: growth.capacity, on_node: false });
-        }
-        let there = export::listed(&self.exports);
-        let message = format!("{} lies strictly below none of the exports {there}", growth.source);
-        Err(Error::new(Kind::NotFound, message))
-    }
-
     async fn list_uncommitted(&self, store: &str, _: Known<'_>) -> Result<Vec<Uncommitted>, Error> {
         let store = self.store(store)?;
         store
@@ -248,18 +252,16 @@ impl Backend for Nfs {
             .await
     }
 
-    async fn rollback(&self, uncommitted: &Uncommitted, permit: &Permit) -> Result<(), Error> {
-        let store = self.store_of(&uncommitted.id)?;
-        let held = store.hold(uncommitted.id.name())?;
-        let uncommitted = uncommitted.clone();
-        let what = format!("discard unfinished volume {}", uncommitted.id.name());
-        store.run(what, Some(held), permit, move |work| commit::rollback(work, &uncommitted)).await
-    }
-
     async fn collect_garbage(&self, permit: &Permit) {
         let per_store =
             |store| futures::future::join(upgrade::run(store, permit), trash::collect_garbage(store, permit));
         futures::future::join_all(self.stores.iter().map(per_store)).await;
+    }
+}
+
+impl Stores for Nfs {
+    fn inspect(&self, parameters: &BTreeMap<String, String>) -> Inspection {
+        class::inspect(parameters)
     }
 
     fn expect_store(&self, past: StoreExpectation) {

@@ -46,13 +46,13 @@ use tokio::sync::Notify;
 
 use crate::{
     backend::{
-        Backend, Capabilities, Error, Host, Inspection, Kind, Known, KnownVolume, Removed, Restored,
-        StoreExpectation, StoreStatus, Uncommitted,
+        Backend, Capabilities, Error, Inspection, Janitor, Kind, Known, KnownVolume, Kubernetes, Removed,
+        Restored, StoreExpectation, StoreStatus, Stores, Uncommitted,
         ceph::{Admin, Cluster, Clusters, class::Parameters},
     },
     volume::{
-        Disposal, ExpandRequest, Expanded, InUse, Location, Permit, Removal, Source, Volume, VolumeId,
-        VolumeName, VolumeRequest,
+        Disposal, ExpandRequest, Expanded, InUse, Location, Permit, Placement, Removal, Source, Volume,
+        VolumeId, VolumeName, VolumeRequest,
     },
 };
 
@@ -77,7 +77,7 @@ const ABOVE_ONE_CALL_IF_FULL: Duration = Duration::from_mins(12);
 pub struct Rbd {
     capabilities: Capabilities,
     clusters: Clusters,
-    host: Arc<dyn Host>,
+    host: Arc<dyn Kubernetes>,
     settings: Settings,
     timing: Timing,
     /// The configured ones first, then those that were met.
@@ -96,13 +96,13 @@ impl fmt::Debug for Rbd {
 
 impl Rbd {
     /// A backend over these clusters. Asks nothing of them yet.
-    pub fn new(clusters: Clusters, host: Arc<dyn Host>, settings: Settings) -> Result<Self, Error> {
+    pub fn new(clusters: Clusters, host: Arc<dyn Kubernetes>, settings: Settings) -> Result<Self, Error> {
         Self::with_timing(clusters, host, settings, Timing::USUAL)
     }
 
     fn with_timing(
         clusters: Clusters,
-        host: Arc<dyn Host>,
+        host: Arc<dyn Kubernetes>,
         settings: Settings,
         timing: Timing,
     ) -> Result<Self, Error> {
@@ -233,16 +233,9 @@ impl Backend for Rbd {
         &self.capabilities
     }
 
-    fn place(&self, request: &VolumeRequest) -> Result<Location, Error> {
-        class::plan(&self.clusters, &self.settings, request).map(|plan| plan.place())
-    }
-
-    fn shares(&self, _: &VolumeRequest) -> bool {
-        false
-    }
-
-    fn inspect(&self, parameters: &BTreeMap<String, String>) -> Inspection {
-        Parameters(parameters).inspect(&self.settings.driver)
+    fn place(&self, request: &VolumeRequest) -> Result<Placement, Error> {
+        let plan = class::plan(&self.clusters, &self.settings, request)?;
+        Ok(Placement::new(plan.place(), false, plan))
     }
 
     fn locate(&self, source: &Source) -> Option<Location> {
@@ -250,12 +243,8 @@ impl Backend for Rbd {
         Some(pool_namespace.place(cluster.name(), &image))
     }
 
-    fn is_provisional(&self, store: &str) -> bool {
-        !self.clusters.is_configured(store)
-    }
-
     async fn create(&self, request: &VolumeRequest, permit: &Permit) -> Result<Volume, Error> {
-        let plan = class::plan(&self.clusters, &self.settings, request)?;
+        let plan = request.plan(|| class::plan(&self.clusters, &self.settings, request))?;
         let (plan, driver) = (&plan, self.settings.driver.as_str());
         let store = self.store(&plan.target.cluster);
         let what = format!("create volume {}", request.name);
@@ -308,38 +297,6 @@ impl Backend for Rbd {
         .await
     }
 
-    async fn unregistered(&self, store: &str, volumes: &[KnownVolume]) -> Result<Vec<VolumeName>, Error> {
-        let store = self.store_named(store)?;
-        let Some(cluster) = self.host.cluster() else { return Ok(Vec::new()) };
-        let mut found = Vec::new();
-        for (pool_namespace, admin) in store.pool_namespaces() {
-            let looks = async {
-                let work = Work::new(&store, &self.host, &pool_namespace, &admin, false).await?;
-                work.identity().await?;
-                register::look(&work, volumes, &cluster).await
-            };
-            match looks.await {
-                Ok(more) => found.push(more),
-                Err(error) if error.is_elsewhere() => {
-                    tracing::debug!(%pool_namespace, error = Error::from(error).chain(), "no volume of ours lies here");
-                }
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Ok(register::unregistered(volumes, &found, &cluster))
-    }
-
-    async fn register(&self, volume: &InUse, permit: &Permit) -> Result<(), Error> {
-        let target = self.target(&volume.name, volume.id.as_ref(), &volume.source, &volume.pv_metadata)?;
-        let store = self.store(&target.cluster);
-        let volume = &InUse { id: target.id.clone(), ..volume.clone() };
-        let (what, image) = (format!("register volume {}", volume.name), target.image.as_str());
-        self.run(&what, &store, (&target.pool_namespace, image), &target.admin, |work| async move {
-            register::register(&work, volume, image, permit).await
-        })
-        .await
-    }
-
     async fn expand(&self, request: &ExpandRequest, permit: &Permit) -> Result<Expanded, Error> {
         if self.found(&request.source).is_none() {
             let message =
@@ -355,40 +312,6 @@ impl Backend for Rbd {
             create::expand(&work, request, image, permit).await
         })
         .await
-    }
-
-    async fn list_uncommitted(&self, store: &str, known: Known<'_>) -> Result<Vec<Uncommitted>, Error> {
-        let store = self.store_named(store)?;
-        let Some(cluster) = self.host.cluster() else {
-            tracing::debug!(
-                "not looking for unfinished volumes: it is not known which images belong to this cluster"
-            );
-            return Ok(Vec::new());
-        };
-        let (mut found, mut looked, mut failed) = (Vec::new(), false, None);
-        for (pool_namespace, admin) in store.pool_namespaces() {
-            let looks = async {
-                let work = Work::new(&store, &self.host, &pool_namespace, &admin, false).await?;
-                work.identity().await?;
-                sweep::list_uncommitted(&work, &cluster, known).await
-            };
-            match looks.await.map_err(Error::from) {
-                Ok(more) => {
-                    looked = true;
-                    found.extend(more);
-                }
-                // What is wrong with one class keeps no other pool from being swept.
-                Err(error) => {
-                    tracing::warn!(%pool_namespace, error = error.chain(), "cannot list the unfinished volumes of this pool; the next sweep tries again");
-                    failed.get_or_insert(error);
-                }
-            }
-        }
-        if let (false, Some(error)) = (looked, failed) {
-            return Err(error);
-        }
-        found.sort_by(|a, b| (a.since, &a.id).cmp(&(b.since, &b.id)));
-        Ok(found)
     }
 
     async fn rollback(&self, uncommitted: &Uncommitted, permit: &Permit) -> Result<(), Error> {
@@ -426,6 +349,75 @@ impl Backend for Rbd {
             Some(_) | None => Ok(()),
         }
     }
+}
+
+#[async_trait]
+impl Janitor for Rbd {
+    async fn unregistered(&self, store: &str, volumes: &[KnownVolume]) -> Result<Vec<VolumeName>, Error> {
+        let store = self.store_named(store)?;
+        let Some(cluster) = self.host.cluster_ids() else { return Ok(Vec::new()) };
+        let mut found = Vec::new();
+        for (pool_namespace, admin) in store.pool_namespaces() {
+            let looks = async {
+                let work = Work::new(&store, &self.host, &pool_namespace, &admin, false).await?;
+                work.identity().await?;
+                register::look(&work, volumes, &cluster).await
+            };
+            match looks.await {
+                Ok(more) => found.push(more),
+                Err(error) if error.is_elsewhere() => {
+                    tracing::debug!(%pool_namespace, error = Error::from(error).chain(), "no volume of ours lies here");
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(register::unregistered(volumes, &found, &cluster))
+    }
+
+    async fn register(&self, volume: &InUse, permit: &Permit) -> Result<(), Error> {
+        let target = self.target(&volume.name, volume.id.as_ref(), &volume.source, &volume.pv_metadata)?;
+        let store = self.store(&target.cluster);
+        let volume = &InUse { id: target.id.clone(), ..volume.clone() };
+        let (what, image) = (format!("register volume {}", volume.name), target.image.as_str());
+        self.run(&what, &store, (&target.pool_namespace, image), &target.admin, |work| async move {
+            register::register(&work, volume, image, permit).await
+        })
+        .await
+    }
+
+    async fn list_uncommitted(&self, store: &str, known: Known<'_>) -> Result<Vec<Uncommitted>, Error> {
+        let store = self.store_named(store)?;
+        let Some(cluster) = self.host.cluster_ids() else {
+            tracing::debug!(
+                "not looking for unfinished volumes: it is not known which images belong to this cluster"
+            );
+            return Ok(Vec::new());
+        };
+        let (mut found, mut looked, mut failed) = (Vec::new(), false, None);
+        for (pool_namespace, admin) in store.pool_namespaces() {
+            let looks = async {
+                let work = Work::new(&store, &self.host, &pool_namespace, &admin, false).await?;
+                work.identity().await?;
+                sweep::list_uncommitted(&work, &cluster, known).await
+            };
+            match looks.await.map_err(Error::from) {
+                Ok(more) => {
+                    looked = true;
+                    found.extend(more);
+                }
+                // What is wrong with one class keeps no other pool from being swept.
+                Err(error) => {
+                    tracing::warn!(%pool_namespace, error = error.chain(), "cannot list the unfinished volumes of this pool; the next sweep tries again");
+                    failed.get_or_insert(error);
+                }
+            }
+        }
+        if let (false, Some(error)) = (looked, failed) {
+            return Err(error);
+        }
+        found.sort_by(|a, b| (a.since, &a.id).cmp(&(b.since, &b.id)));
+        Ok(found)
+    }
 
     async fn collect_garbage(&self, permit: &Permit) {
         let mut collecting = FuturesUnordered::new();
@@ -453,6 +445,16 @@ impl Backend for Rbd {
                 () = tokio::time::sleep(Duration::from_secs(1)), if collecting.is_empty() => {}
             }
         }
+    }
+}
+
+impl Stores for Rbd {
+    fn inspect(&self, parameters: &BTreeMap<String, String>) -> Inspection {
+        Parameters(parameters).inspect(&self.settings.driver)
+    }
+
+    fn is_provisional(&self, store: &str) -> bool {
+        !self.clusters.is_configured(store)
     }
 
     fn expect_store(&self, past: StoreExpectation) {

@@ -1,4 +1,4 @@
-//! A backend whose operations are timed: [`Metered`], a wrapper that is itself a [`Backend`].
+//! A storage system whose operations are timed: [`Metered`], a wrapper that is itself one.
 //!
 //! It changes nothing of what it passes on.
 
@@ -13,24 +13,24 @@ use async_trait::async_trait;
 use super::Metrics;
 use crate::{
     backend::{
-        Backend, Capabilities, Error, Inspection, Known, KnownVolume, Removed, Restored, StoreExpectation,
-        StoreStatus, Uncommitted,
+        Backend, Capabilities, Error, Inspection, Janitor, Known, KnownVolume, Removed, Restored,
+        StorageSystem, StoreExpectation, StoreStatus, Stores, Uncommitted,
     },
     volume::{
-        ExpandRequest, Expanded, InUse, Location, Permit, Removal, SecretName, Source, Volume, VolumeId,
-        VolumeName, VolumeRequest,
+        ExpandRequest, Expanded, InUse, Location, Permit, Placement, Removal, SecretName, Source, Volume,
+        VolumeId, VolumeName, VolumeRequest,
     },
 };
 
 /// `inner`, with the time of every operation recorded by store, operation and outcome.
 pub struct Metered {
-    inner: Arc<dyn Backend>,
+    inner: Arc<dyn StorageSystem>,
     metrics: Metrics,
 }
 
 impl Metered {
     /// Wraps `inner`.
-    pub fn new(inner: Arc<dyn Backend>, metrics: Metrics) -> Self {
+    pub fn new(inner: Arc<dyn StorageSystem>, metrics: Metrics) -> Self {
         Self { inner, metrics }
     }
 
@@ -58,41 +58,31 @@ impl Backend for Metered {
         self.inner.capabilities()
     }
 
-    fn place(&self, request: &VolumeRequest) -> Result<Location, Error> {
+    fn place(&self, request: &VolumeRequest) -> Result<Placement, Error> {
         self.inner.place(request)
-    }
-
-    fn shares(&self, request: &VolumeRequest) -> bool {
-        self.inner.shares(request)
-    }
-
-    fn inspect(&self, parameters: &BTreeMap<String, String>) -> Inspection {
-        self.inner.inspect(parameters)
     }
 
     fn locate(&self, source: &Source) -> Option<Location> {
         self.inner.locate(source)
     }
 
-    fn is_provisional(&self, store: &str) -> bool {
-        self.inner.is_provisional(store)
-    }
-
-    fn kept_secret(&self, record: &BTreeMap<String, String>) -> Option<SecretName> {
-        self.inner.kept_secret(record)
-    }
-
     async fn create(&self, request: &VolumeRequest, permit: &Permit) -> Result<Volume, Error> {
         let began = Instant::now();
-        let store = self.inner.place(request).map(|place| place.store).unwrap_or_default();
+        let store = request.placement.as_ref().map_or("", |placement| &placement.location.store);
         let result = self.inner.create(request, permit).await;
-        self.record(&store, "create", began, result)
+        self.record(store, "create", began, result)
     }
 
     async fn commit(&self, id: &VolumeId, uid: &str, permit: &Permit) -> Result<(), Error> {
         let began = Instant::now();
         let result = self.inner.commit(id, uid, permit).await;
         self.record(id.store(), "confirm", began, result)
+    }
+
+    async fn rollback(&self, uncommitted: &Uncommitted, permit: &Permit) -> Result<(), Error> {
+        let began = Instant::now();
+        let result = self.inner.rollback(uncommitted, permit).await;
+        self.record(uncommitted.id.store(), "discard", began, result)
     }
 
     async fn remove(&self, removal: &Removal, permit: &Permit) -> Result<Removed, Error> {
@@ -107,6 +97,19 @@ impl Backend for Metered {
         self.record(&self.store_of(&removal.source), "restore", began, result)
     }
 
+    async fn expand(&self, growth: &ExpandRequest, permit: &Permit) -> Result<Expanded, Error> {
+        let began = Instant::now();
+        let result = self.inner.expand(growth, permit).await;
+        self.record(&self.store_of(&growth.source), "expand", began, result)
+    }
+}
+
+#[async_trait]
+impl Janitor for Metered {
+    fn kept_secret(&self, record: &BTreeMap<String, String>) -> Option<SecretName> {
+        self.inner.kept_secret(record)
+    }
+
     async fn unregistered(&self, store: &str, volumes: &[KnownVolume]) -> Result<Vec<VolumeName>, Error> {
         let began = Instant::now();
         let result = self.inner.unregistered(store, volumes).await;
@@ -119,26 +122,24 @@ impl Backend for Metered {
         self.record(&self.store_of(&volume.source), "register", began, result)
     }
 
-    async fn expand(&self, growth: &ExpandRequest, permit: &Permit) -> Result<Expanded, Error> {
-        let began = Instant::now();
-        let result = self.inner.expand(growth, permit).await;
-        self.record(&self.store_of(&growth.source), "expand", began, result)
-    }
-
     async fn list_uncommitted(&self, store: &str, known: Known<'_>) -> Result<Vec<Uncommitted>, Error> {
         let began = Instant::now();
         let result = self.inner.list_uncommitted(store, known).await;
         self.record(store, "unfinished", began, result)
     }
 
-    async fn rollback(&self, uncommitted: &Uncommitted, permit: &Permit) -> Result<(), Error> {
-        let began = Instant::now();
-        let result = self.inner.rollback(uncommitted, permit).await;
-        self.record(uncommitted.id.store(), "discard", began, result)
-    }
-
     async fn collect_garbage(&self, permit: &Permit) {
         self.inner.collect_garbage(permit).await;
+    }
+}
+
+impl Stores for Metered {
+    fn inspect(&self, parameters: &BTreeMap<String, String>) -> Inspection {
+        self.inner.inspect(parameters)
+    }
+
+    fn is_provisional(&self, store: &str) -> bool {
+        self.inner.is_provisional(store)
     }
 
     fn expect_store(&self, past: StoreExpectation) {

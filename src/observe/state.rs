@@ -15,7 +15,7 @@ use prometheus_client::{
     metrics::MetricType,
 };
 
-use crate::backend::{Backend, StoreStatus};
+use crate::backend::{StoreStatus, Stores};
 
 /// Whether this process does the work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,7 +66,7 @@ pub(super) struct Facts {
     events: Option<Ask<EventCounts>>,
     skew: Option<Ask<Option<i64>>>,
     pub(super) rights_missing: Vec<String>,
-    backends: Vec<Arc<dyn Backend>>,
+    stores: Vec<(&'static str, Arc<dyn Stores>)>,
 }
 
 /// [`Facts`] that are shared.
@@ -110,20 +110,17 @@ impl State {
         self.facts().rights_missing = missing;
     }
 
-    pub(super) fn set_backends(&self, backends: Vec<Arc<dyn Backend>>) {
-        self.facts().backends = backends;
+    pub(super) fn set_stores(&self, stores: Vec<(&'static str, Arc<dyn Stores>)>) {
+        self.facts().stores = stores;
     }
 
     /// The stores of all backends, each with its backend's name.
     pub(super) fn stores(&self) -> Vec<(&'static str, StoreStatus)> {
         // Copied first: a backend is not asked while the lock is held.
-        let backends = self.facts().backends.clone();
+        let backends = self.facts().stores.clone();
         backends
             .iter()
-            .flat_map(|backend| {
-                let name = backend.capabilities().name;
-                backend.stores().into_iter().map(move |store| (name, store))
-            })
+            .flat_map(|(name, stores)| stores.stores().into_iter().map(|store| (*name, store)))
             .collect()
     }
 }

@@ -13,19 +13,19 @@ use tokio_util::sync::CancellationToken;
 use super::*;
 use crate::{
     backend::{
-        Capabilities, Error, Kind, Known, KnownVolume, Removed, Restored, StoreExpectation, StoreStatus,
-        Uncommitted,
+        Backend, Capabilities, Error, Janitor, Kind, Known, KnownVolume, Removed, Restored, StoreExpectation,
+        StoreStatus, Uncommitted,
     },
     volume::{
-        Disposal, ExpandRequest, Expanded, InUse, Location, Permit, Removal, Source, Volume, VolumeId,
-        VolumeName, VolumeRequest,
+        Disposal, ExpandRequest, Expanded, InUse, Location, Permit, Placement, Removal, Source, Volume,
+        VolumeId, VolumeName, VolumeRequest,
     },
 };
 
 /// A backend whose stores are what the test says, and which refuses everything.
-struct Stores(Capabilities, Vec<StoreStatus>);
+struct Fake(Capabilities, Vec<StoreStatus>);
 
-impl Stores {
+impl Fake {
     fn new(stores: Vec<StoreStatus>) -> Arc<Self> {
         let capabilities = Capabilities {
             name: "nfs",
@@ -45,18 +45,15 @@ fn refused<T>() -> Result<T, Error> {
 }
 
 #[async_trait]
-impl Backend for Stores {
+impl Backend for Fake {
     fn capabilities(&self) -> &Capabilities {
         &self.0
     }
-    fn place(&self, _: &VolumeRequest) -> Result<Location, Error> {
+    fn place(&self, _: &VolumeRequest) -> Result<Placement, Error> {
         refused()
     }
     fn locate(&self, _: &Source) -> Option<Location> {
         Some(Location { store: "a".into(), segments: vec!["d".into()] })
-    }
-    fn shares(&self, _: &VolumeRequest) -> bool {
-        false
     }
     async fn create(&self, _: &VolumeRequest, _: &Permit) -> Result<Volume, Error> {
         refused()
@@ -64,28 +61,35 @@ impl Backend for Stores {
     async fn commit(&self, _: &VolumeId, _: &str, _: &Permit) -> Result<(), Error> {
         Ok(())
     }
+    async fn rollback(&self, _: &Uncommitted, _: &Permit) -> Result<(), Error> {
+        refused()
+    }
     async fn remove(&self, _: &Removal, _: &Permit) -> Result<Removed, Error> {
         refused()
     }
     async fn restore(&self, _: &Removal, _: &Permit) -> Result<Restored, Error> {
         refused()
     }
+    async fn expand(&self, _: &ExpandRequest, _: &Permit) -> Result<Expanded, Error> {
+        refused()
+    }
+}
+
+#[async_trait]
+impl Janitor for Fake {
     async fn unregistered(&self, _: &str, _: &[KnownVolume]) -> Result<Vec<VolumeName>, Error> {
         refused()
     }
     async fn register(&self, _: &InUse, _: &Permit) -> Result<(), Error> {
         refused()
     }
-    async fn expand(&self, _: &ExpandRequest, _: &Permit) -> Result<Expanded, Error> {
-        refused()
-    }
     async fn list_uncommitted(&self, _: &str, _: Known<'_>) -> Result<Vec<Uncommitted>, Error> {
         refused()
     }
-    async fn rollback(&self, _: &Uncommitted, _: &Permit) -> Result<(), Error> {
-        refused()
-    }
     async fn collect_garbage(&self, _: &Permit) {}
+}
+
+impl Stores for Fake {
     fn expect_store(&self, _: StoreExpectation) {}
     fn stores(&self) -> Vec<StoreStatus> {
         self.1.clone()
@@ -130,27 +134,30 @@ pub(crate) async fn full() -> Metrics {
     });
     metrics.watch_events(|| EventCounts { pending: 1, created: 2, repeated: 3, suppressed: 4, dropped: 5 });
     metrics.rights_missing(vec!["patch persistentvolumes".into()]);
-    let backend = Stores::new(vec![store("a", Ok(())), store("b", Err("/exports/b is not mounted"))]);
+    let backend = Fake::new(vec![store("a", Ok(())), store("b", Err("/exports/b is not mounted"))]);
     let metered = Metered::new(backend.clone(), metrics.clone());
     let id = VolumeId::new("nfs", "a", "pvc-1".parse().unwrap()).unwrap();
     metered.commit(&id, "uid", &Permit::unlimited()).await.unwrap();
-    metrics.watch_stores(vec![backend]);
+    metrics.watch_stores(vec![("nfs", backend)]);
     metrics
 }
 
 /// A process with a store and a class to which nothing has happened.
 pub(crate) fn unused() -> Metrics {
     let metrics = Metrics::new();
-    metrics.watch_stores(vec![Stores::new(vec![StoreStatus {
-        name: "a".into(),
-        ready: Ok(()),
-        running: 0,
-        oldest: None,
-        trash: 0,
-        stuck: Vec::new(),
-        problems: Vec::new(),
-        purged: 0,
-    }])]);
+    metrics.watch_stores(vec![(
+        "nfs",
+        Fake::new(vec![StoreStatus {
+            name: "a".into(),
+            ready: Ok(()),
+            running: 0,
+            oldest: None,
+            trash: 0,
+            stuck: Vec::new(),
+            problems: Vec::new(),
+            purged: 0,
+        }]),
+    )]);
     metrics.class_exists("managed-nfs-storage");
     metrics
 }
@@ -272,7 +279,7 @@ async fn probes_and_metrics_are_served_and_end_with_the_process() {
     assert!(body.contains("[!]store nfs/b: /exports/b is not mounted\n"), "{body}");
     assert!(body.contains("[+]store nfs/a\n"), "{body}");
 
-    metrics.watch_stores(vec![Stores::new(vec![store("b", Err("/exports/b is not mounted"))])]);
+    metrics.watch_stores(vec![("nfs", Fake::new(vec![store("b", Err("/exports/b is not mounted"))]))]);
     let (status, _, body) = fetch(address, "/readyz", "").await;
     assert_eq!(status, "HTTP/1.1 503 Service Unavailable");
     assert!(body.contains("[-]store nfs/b: /exports/b is not mounted\n"), "{body}");

@@ -263,15 +263,7 @@ async fn expand(
             if error.kind() == Kind::Refused {
                 shared.metrics.refused("expand");
             }
-            return match error.kind() {
-                Kind::Invalid | Kind::Unsupported | Kind::Exhausted | Kind::Refused => Outcome::Slow,
-                Kind::Conflict
-                | Kind::NotFound
-                | Kind::InUse
-                | Kind::Busy
-                | Kind::Unavailable
-                | Kind::Internal => Outcome::Retry,
-            };
+            return error.kind().into();
         }
     };
     let size_text = if size <= order.has {

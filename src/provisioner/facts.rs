@@ -1,6 +1,6 @@
 //! What a process learns of its cluster in passing and never forgets: [`ClusterFacts`].
 //!
-//! The parts of the process that learn something and the [`Host`](crate::backend::Host) that tells the storage of it are made
+//! The parts of the process that learn something and the [`ClusterInfo`](crate::backend::ClusterInfo) that tells the storage of it are made
 //! at different times; each gets a copy.
 
 use std::sync::{

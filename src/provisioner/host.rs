@@ -1,4 +1,4 @@
-//! What storage may ask of Kubernetes: [`KubernetesHost`], the [`Host`] of the backends that need keys.
+//! What storage may ask of Kubernetes: [`KubernetesHost`], [`SecretStore`] and [`ClusterInfo`] of the backends.
 //!
 //! Secrets are read through the API, one request for each however many ask, and remembered for some seconds. What a backend
 //! keeps here carries its volume's name; nothing else is ever changed or deleted, save the Secrets that cephfs-provisioner
@@ -29,7 +29,7 @@ use super::{
     rights::Right,
 };
 use crate::{
-    backend::{Error, Host, Kind, PvState},
+    backend::{ClusterInfo, Error, Kind, PvState, SecretStore},
     observe::Metrics,
     volume::{ClusterIds, SecretName, Secrets, VolumeName},
 };
@@ -168,7 +168,7 @@ impl KubernetesHost {
     }
 
     /// Deletes the Secret if it still is the one that was read.
-    async fn delete(&self, name: &SecretName, secret: &SecretObject) -> Result<(), Error> {
+    async fn delete_live(&self, name: &SecretName, secret: &SecretObject) -> Result<(), Error> {
         let uid = secret.metadata.uid.as_deref().unwrap_or_default();
         let deleted = self.cluster.delete_secret(&name.namespace, &name.name, uid).await;
         deleted.map_err(|failure| error(explain(Right::DeleteSecrets, name, &failure)))
@@ -188,8 +188,8 @@ impl fmt::Debug for KubernetesHost {
 }
 
 #[async_trait]
-impl Host for KubernetesHost {
-    async fn secrets(&self, name: &SecretName, fresh: bool) -> Result<Secrets, Error> {
+impl SecretStore for KubernetesHost {
+    async fn get(&self, name: &SecretName, fresh: bool) -> Result<Secrets, Error> {
         let asked = Instant::now();
         let slot = self.slot(name);
         let mut slot = slot.lock().await;
@@ -207,7 +207,7 @@ impl Host for KubernetesHost {
         read.map_err(|failed| unread(name, failed))
     }
 
-    async fn keep(&self, name: &SecretName, secrets: &Secrets, owner: &VolumeName) -> Result<(), Error> {
+    async fn put(&self, name: &SecretName, secrets: &Secrets, owner: &VolumeName) -> Result<(), Error> {
         self.forget_reading(name);
         let wanted = secret_for(name, secrets, owner);
         // Twice: what another value had was taken away.
@@ -229,12 +229,12 @@ impl Host for KubernetesHost {
             if live.secrets() == *secrets {
                 return Ok(());
             }
-            self.delete(name, &live).await?;
+            self.delete_live(name, &live).await?;
         }
         Err(Error::new(Kind::Unavailable, format!("Secret {name} changes while it is being written")))
     }
 
-    async fn is_kept(&self, name: &SecretName, owner: &VolumeName) -> Result<bool, Error> {
+    async fn exists(&self, name: &SecretName, owner: &VolumeName) -> Result<bool, Error> {
         let found = self.cluster.secret_metadata(name).await;
         let found = found.map_err(|failure| error(explain(Right::GetSecrets, name, &failure)))?;
         match Keeping::of(found.as_ref(), owner) {
@@ -250,7 +250,7 @@ impl Host for KubernetesHost {
         }
     }
 
-    async fn forget(&self, name: &SecretName, owner: &VolumeName) -> Result<(), Error> {
+    async fn delete(&self, name: &SecretName, owner: &VolumeName) -> Result<(), Error> {
         self.forget_reading(name);
         let Some(live) = self.live(name).await? else { return Ok(()) };
         if !kept_for(&live.metadata, owner) {
@@ -267,16 +267,19 @@ impl Host for KubernetesHost {
                 ));
             }
         }
-        self.delete(name, &live).await
+        self.delete_live(name, &live).await
     }
+}
 
-    fn installation(&self) -> Option<String> {
+#[async_trait]
+impl ClusterInfo for KubernetesHost {
+    fn cluster_id(&self) -> Option<String> {
         self.settings.cluster_id.as_ref().or_else(|| self.facts.id()).cloned()
     }
 
-    fn cluster(&self) -> Option<ClusterIds> {
+    fn cluster_ids(&self) -> Option<ClusterIds> {
         let others = self.settings.former_cluster_ids.iter().chain(self.facts.ids()).cloned();
-        Some(ClusterIds::only(Host::installation(self)?).also(others))
+        Some(ClusterIds::only(self.cluster_id()?).also(others))
     }
 
     fn now(&self) -> Option<SystemTime> {

@@ -20,7 +20,7 @@ use super::{
     records::{Claim, LocationKey, Records, Relation},
 };
 use crate::{
-    backend::{Backend, Backends, Error, Finding, Kind},
+    backend::{Backend, Backends, Error, Finding, Kind, Retry},
     volume::{Access, Capacity, Disposal, Invalid, Mode, VolumeName, VolumeRequest},
 };
 
@@ -64,6 +64,7 @@ pub(super) enum Again {
 }
 
 /// A volume to be made.
+#[derive(Clone)]
 pub(super) struct Order {
     pub(super) claim: Arc<Claim>,
     pub(super) class: Arc<Class>,
@@ -90,8 +91,26 @@ impl std::fmt::Debug for Order {
     }
 }
 
-/// Decides about a claim that names one of our provisioners.
-pub(super) fn plan(claim: &Arc<Claim>, records: &Records, backends: &Backends) -> Plan {
+impl Order {
+    /// The backend and the store that the volume will lie in.
+    pub(super) fn store(&self) -> (&'static str, Box<str>) {
+        (self.backend.capabilities().name, self.spot.store().into())
+    }
+
+    /// Whether the class lets the volume lie at exactly the location of another one.
+    pub(super) fn may_share(&self) -> bool {
+        self.request.placement.as_ref().is_some_and(|placement| placement.may_share)
+    }
+}
+
+/// Decides about a claim that names one of our provisioners. `parsed` is what was decided last, so that a claim and a class
+/// that are still the same are not parsed again.
+pub(super) fn plan(
+    claim: &Arc<Claim>,
+    records: &Records,
+    backends: &Backends,
+    parsed: Option<&Order>,
+) -> Plan {
     let name = match VolumeName::for_claim(&claim.uid) {
         Ok(name) => name,
         Err(error) => return error.into(),
@@ -120,14 +139,16 @@ pub(super) fn plan(claim: &Arc<Claim>, records: &Records, backends: &Backends) -
     if let Some(source) = &claim.source {
         return from_source(source);
     }
-    match order(claim, class, backend, name) {
+    let parsed =
+        parsed.filter(|parsed| Arc::ptr_eq(&parsed.claim, claim) && Arc::ptr_eq(&parsed.class, class));
+    match parsed.cloned().map_or_else(|| order(claim, class, backend, name), Ok) {
         Err(error) => error.into(),
         Ok(order) => {
             let order = Order { findings: records.findings(&claim.class), ..order };
             let occupant =
                 |share| records.occupant(&order.spot, order.request.name.as_str(), &claim.uid, share);
             let other = occupant(false)
-                .and_then(|other| if backend.shares(&order.request) { occupant(true) } else { Some(other) });
+                .and_then(|other| if order.may_share() { occupant(true) } else { Some(other) });
             match other {
                 None => Plan::Provision(Box::new(order)),
                 Some(other) => {
@@ -150,17 +171,11 @@ pub(super) fn plan(claim: &Arc<Claim>, records: &Records, backends: &Backends) -
     }
 }
 
-/// The backend and the store that a claim's volume would lie in.
-pub(super) fn store_of(
-    claim: &Arc<Claim>,
-    records: &Records,
-    backends: &Backends,
-) -> Option<(&'static str, Box<str>)> {
+/// What a claim and its class say together, before it is decided whether the volume may be made.
+pub(super) fn parse(claim: &Arc<Claim>, records: &Records, backends: &Backends) -> Option<Order> {
     let class = records.class(&claim.class)?;
     let backend = backends.get(&class.provisioner)?;
-    let name = VolumeName::for_claim(&claim.uid).ok()?;
-    let order = order(claim, class, backend, name).ok()?;
-    Some((backend.capabilities().name, order.spot.store().into()))
+    order(claim, class, backend, VolumeName::for_claim(&claim.uid).ok()?).ok()
 }
 
 fn no_class(name: &str) -> Plan {
@@ -254,13 +269,23 @@ fn order(
     };
     let capacity = request.parse::<Capacity>()?;
     let Terms { disposal, retention, parameters, unknown } = class.terms(capabilities)?;
-    let request = VolumeRequest { name, claim: claim.to_volume_claim(), capacity, access, mode, parameters };
-    let place = backend.place(&request)?;
+    let mut request = VolumeRequest {
+        name,
+        claim: claim.to_volume_claim(),
+        capacity,
+        access,
+        mode,
+        parameters,
+        placement: None,
+    };
+    let placement = backend.place(&request)?;
+    let spot = LocationKey::new(capabilities.name, &placement.location);
+    request.placement = Some(placement);
     Ok(Order {
         claim: Arc::clone(claim),
         class: Arc::clone(class),
         backend: Arc::clone(backend),
-        spot: LocationKey::new(capabilities.name, &place),
+        spot,
         request,
         disposal,
         retention,
@@ -271,15 +296,9 @@ fn order(
 
 impl From<Error> for Plan {
     fn from(error: Error) -> Self {
-        let again = match error.kind() {
-            Kind::Invalid | Kind::Unsupported | Kind::Refused => Again::OnChange,
-            Kind::Conflict
-            | Kind::NotFound
-            | Kind::Exhausted
-            | Kind::InUse
-            | Kind::Busy
-            | Kind::Unavailable
-            | Kind::Internal => Again::Later,
+        let again = match error.kind().retry() {
+            Retry::OnChange => Again::OnChange,
+            Retry::Backoff => Again::Later,
         };
         Self::Reject(Rejection { why: error.chain(), again })
     }

@@ -16,6 +16,8 @@ use std::{
 use rand::Rng;
 use tokio::{sync::Notify, time::Instant};
 
+use crate::backend::{Kind, Retry};
+
 /// What can be a key: small, cheap to clone.
 pub trait Key: Clone + Hash + Eq + Ord + Send + fmt::Debug + 'static {}
 
@@ -71,6 +73,17 @@ pub enum Outcome {
     /// Cannot succeed before something else changes: once more at the slow pace, which [`Queue::push`] ends like any wait;
     /// the normal pace begins anew after it.
     Slow,
+}
+
+impl From<Kind> for Outcome {
+    /// What follows from the failure of a backend. What is in the way may go without the object changing, so that even a
+    /// refusal is tried again, slowly.
+    fn from(kind: Kind) -> Self {
+        match kind.retry() {
+            Retry::OnChange => Self::Slow,
+            Retry::Backoff => Self::Retry,
+        }
+    }
 }
 
 /// How many keys the queue knows, by what becomes of them; for metrics.

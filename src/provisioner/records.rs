@@ -34,7 +34,7 @@ use super::{
     register::InUseByStore,
 };
 use crate::{
-    backend::{Backends, Finding, KnownVolume},
+    backend::{Backends, Finding, KnownVolume, Ports},
     volume::{Disposal, SecretName},
 };
 
@@ -482,8 +482,7 @@ impl Records {
     /// The volumes that are bound, by backend and store.
     pub(super) fn in_use(&self) -> InUseByStore {
         let mut found = InUseByStore::new();
-        let backends: Vec<&'static str> =
-            self.backends.distinct().iter().map(|backend| backend.capabilities().name).collect();
+        let backends: Vec<&'static str> = self.backends.distinct().into_iter().map(Ports::name).collect();
         for (name, record) in &self.volumes {
             let used = record.state.in_use();
             let Some(spot) = record.spot.as_ref().filter(|_| used) else { continue };
@@ -648,7 +647,7 @@ impl Records {
             self.backends
                 .distinct()
                 .into_iter()
-                .find_map(|backend| Some((backend.capabilities().name, backend.locate(&source)?)))
+                .find_map(|ports| Some((ports.name(), ports.backend.locate(&source)?)))
         });
         if !state.ours && located.is_none() {
             return self.forget_volume(name);
@@ -658,9 +657,9 @@ impl Records {
         {
             self.remember(backend, &place.store, object);
         }
-        let by = reclaim::provisioner(object, &self.backends).and_then(|name| self.backends.get(name));
+        let by = reclaim::provisioner(object, &self.backends).and_then(|name| self.backends.ports(name));
         let kept_secret =
-            by.and_then(|backend| backend.kept_secret(&persistent_volume::legible_record(object)));
+            by.and_then(|ports| ports.janitor.kept_secret(&persistent_volume::legible_record(object)));
         let spot = located.map(|(backend, place)| LocationKey::new(backend, &place));
         let claim_uid = object.spec.claim_ref.as_ref().map_or("", |claim| claim.uid.as_str());
         let round = self.round(Watched::Volumes);

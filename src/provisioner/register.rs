@@ -21,7 +21,7 @@ use super::{
     records::Key,
 };
 use crate::{
-    backend::{Backend, Backends, Kind, KnownVolume},
+    backend::{Backends, Janitor, Kind, KnownVolume},
     volume::{Capacity, ClaimKey, InUse, Invalid, Origin, Permit, VolumeName},
 };
 
@@ -42,8 +42,8 @@ pub(super) async fn run(shared: Arc<Shared>) {
         let volumes = shared.records().in_use();
         let backends = shared.backends.distinct();
         join_all(volumes.into_iter().filter_map(|((backend, store), volumes)| {
-            let backend = backends.iter().find(|known| known.capabilities().name == backend)?;
-            Some(look(&shared, backend, store, volumes))
+            let ports = backends.iter().find(|known| known.name() == backend)?;
+            Some(look(&shared, &ports.janitor, store, volumes))
         }))
         .await;
         if learned.changed().await.is_err() {
@@ -53,10 +53,10 @@ pub(super) async fn run(shared: Arc<Shared>) {
 }
 
 /// Queues those volumes of one store that it does not know.
-async fn look(shared: &Shared, backend: &Arc<dyn Backend>, store: String, volumes: Vec<KnownVolume>) {
+async fn look(shared: &Shared, janitor: &Arc<dyn Janitor>, store: String, volumes: Vec<KnownVolume>) {
     let mut wait = FIRST_WAIT;
     loop {
-        match backend.unregistered(&store, &volumes).await {
+        match janitor.unregistered(&store, &volumes).await {
             Ok(unregistered) => {
                 if !unregistered.is_empty() {
                     tracing::info!(
@@ -70,7 +70,7 @@ async fn look(shared: &Shared, backend: &Arc<dyn Backend>, store: String, volume
                 }
                 return;
             }
-            Err(error) if is_final(error.kind()) => {
+            Err(error) if error.kind().touched_nothing() => {
                 tracing::warn!(
                     store,
                     error = error.chain(),
@@ -91,16 +91,6 @@ async fn look(shared: &Shared, backend: &Arc<dyn Backend>, store: String, volume
     }
 }
 
-/// Whether asking again changes nothing by itself.
-fn is_final(kind: Kind) -> bool {
-    match kind {
-        Kind::Invalid | Kind::Unsupported | Kind::Refused | Kind::NotFound => true,
-        Kind::Conflict | Kind::Exhausted | Kind::InUse | Kind::Busy | Kind::Unavailable | Kind::Internal => {
-            false
-        }
-    }
-}
-
 /// Records the volume `name` on the storage, if it is in use.
 pub(super) async fn reconcile(shared: &Shared, name: &str, permit: &Permit) -> Outcome {
     let live = match shared.cluster.volume(name).await {
@@ -111,8 +101,8 @@ pub(super) async fn reconcile(shared: &Shared, name: &str, permit: &Permit) -> O
             return failure.outcome();
         }
     };
-    let backend = reclaim::provisioner(&live, &shared.backends).and_then(|by| shared.backends.get(by));
-    let Some(backend) = backend else { return Outcome::Done };
+    let ports = reclaim::provisioner(&live, &shared.backends).and_then(|by| shared.backends.ports(by));
+    let Some(ports) = ports else { return Outcome::Done };
     let class = {
         let class = class_name(&live.metadata, live.spec.storage_class_name.as_deref());
         shared.records().class(class).cloned()
@@ -125,13 +115,13 @@ pub(super) async fn reconcile(shared: &Shared, name: &str, permit: &Permit) -> O
             return Outcome::Done;
         }
     };
-    match backend.register(&volume, permit).await {
+    match ports.janitor.register(&volume, permit).await {
         Ok(()) => {
             tracing::info!(volume = name, "recorded the owner of the volume on the storage");
             Outcome::Done
         }
         Err(error) if error.kind() == Kind::Busy => Outcome::Retry,
-        Err(error) if is_final(error.kind()) => {
+        Err(error) if error.kind().touched_nothing() => {
             if error.kind() == Kind::Refused {
                 shared.metrics.refused("register");
             }
@@ -160,15 +150,7 @@ pub(super) async fn reconcile(shared: &Shared, name: &str, permit: &Permit) -> O
                     tell(shared, &live, &error.chain());
                     Outcome::Slow
                 }
-                Kind::Exhausted => Outcome::Slow,
-                Kind::Invalid
-                | Kind::Unsupported
-                | Kind::NotFound
-                | Kind::InUse
-                | Kind::Refused
-                | Kind::Busy
-                | Kind::Unavailable
-                | Kind::Internal => Outcome::Retry,
+                kind => kind.into(),
             }
         }
     }

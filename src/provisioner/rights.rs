@@ -159,7 +159,7 @@ pub const VOLUMES: &[Right] = &[
     Right::PatchEvents,
 ];
 
-/// What backends need besides that ask their [`Host`](crate::backend::Host). The Secrets that they read are named by
+/// What backends need besides that ask their [`Kubernetes`](crate::backend::Kubernetes). The Secrets that they read are named by
 /// classes, each in its own namespace: a right to those that is missing shows where it is used.
 ///
 /// `nameless`: the administrator has not named the cluster, so that its own UID does. `ceph`: users of images are told by

@@ -19,7 +19,7 @@ use super::{
     records::Records,
 };
 use crate::{
-    backend::{Backend, Kind, Uncommitted},
+    backend::{Kind, Ports, Uncommitted},
     volume::{Location, Permit, Source, VolumeName},
 };
 
@@ -60,19 +60,13 @@ async fn sweep(shared: &Shared, permit: &Permit, grace: Duration) {
         .backends
         .distinct()
         .into_iter()
-        .flat_map(|backend| backend.stores().into_iter().map(move |store| (backend, store.name)));
-    join_all(stores.map(|(backend, store)| sweep_store(shared, backend, store, permit, grace))).await;
+        .flat_map(|ports| ports.stores.stores().into_iter().map(move |store| (ports, store.name)));
+    join_all(stores.map(|(ports, store)| sweep_store(shared, ports, store, permit, grace))).await;
 }
 
-async fn sweep_store(
-    shared: &Shared,
-    backend: &Arc<dyn Backend>,
-    store: String,
-    permit: &Permit,
-    grace: Duration,
-) {
+async fn sweep_store(shared: &Shared, ports: &Ports, store: String, permit: &Permit, grace: Duration) {
     let known = |name: &VolumeName| shared.records().volume(name.as_str()).is_some();
-    let uncommitted = match backend.list_uncommitted(&store, &known).await {
+    let uncommitted = match ports.janitor.list_uncommitted(&store, &known).await {
         Ok(uncommitted) => uncommitted,
         Err(error) => {
             tracing::warn!(
@@ -83,28 +77,28 @@ async fn sweep_store(
             return;
         }
     };
-    let suspects = suspicious(shared, backend, uncommitted, permit).await;
+    let suspects = suspicious(shared, ports, uncommitted, permit).await;
     if suspects.is_empty() {
         return;
     }
     tracing::info!(store, suspects = suspects.len(), "looking again at volumes without a PV and a claim");
     tokio::time::sleep(grace).await;
-    for volume in suspicious(shared, backend, suspects, permit).await {
-        rollback(shared, backend, &volume, permit).await;
+    for volume in suspicious(shared, ports, suspects, permit).await {
+        rollback(shared, ports, &volume, permit).await;
     }
 }
 
 /// Those of `volumes` that nobody seems to know. What is used is committed.
 async fn suspicious(
     shared: &Shared,
-    backend: &Arc<dyn Backend>,
+    ports: &Ports,
     volumes: Vec<Uncommitted>,
     permit: &Permit,
 ) -> Vec<Uncommitted> {
     let mut suspects = Vec::new();
     let mut nameless = Vec::new();
     for volume in volumes {
-        if !is_suspect(shared, backend, &volume, permit).await {
+        if !is_suspect(shared, ports, &volume, permit).await {
             continue;
         }
         if nameless_claim(&volume) { nameless.push(volume) } else { suspects.push(volume) }
@@ -134,21 +128,16 @@ fn nameless_claim(volume: &Uncommitted) -> bool {
 
 /// Looks at one volume, live unless the records know enough of it, and commits it where it is used. Returns whether nobody seems
 /// to know it.
-async fn is_suspect(
-    shared: &Shared,
-    backend: &Arc<dyn Backend>,
-    volume: &Uncommitted,
-    permit: &Permit,
-) -> bool {
+async fn is_suspect(shared: &Shared, ports: &Ports, volume: &Uncommitted, permit: &Permit) -> bool {
     let worked_on = shared.attempt(&volume.claim.uid).is_some();
     let verdict = judge(volume, &shared.records(), worked_on);
     let answer = match verdict {
         Verdict::Leave => return false,
-        Verdict::Stored | Verdict::Suspect => ask(shared, backend, volume).await,
+        Verdict::Stored | Verdict::Suspect => ask(shared, ports, volume).await,
     };
     match answer {
         Ok(Answer::Used(uid)) => {
-            commit(shared, backend, volume, &uid, permit).await;
+            commit(shared, ports, volume, &uid, permit).await;
             false
         }
         Ok(Answer::Leave) => false,
@@ -160,14 +149,8 @@ async fn is_suspect(
     }
 }
 
-async fn commit(
-    shared: &Shared,
-    backend: &Arc<dyn Backend>,
-    volume: &Uncommitted,
-    uid: &str,
-    permit: &Permit,
-) {
-    match backend.commit(&volume.id, uid, permit).await {
+async fn commit(shared: &Shared, ports: &Ports, volume: &Uncommitted, uid: &str, permit: &Permit) {
+    match ports.backend.commit(&volume.id, uid, permit).await {
         Ok(()) => shared.metrics.committed(volume.id.store()),
         Err(error) => {
             tracing::warn!(
@@ -205,11 +188,11 @@ fn uses(stored: &VolumeObject, volume: &Uncommitted, locate: impl Fn(&Source) ->
 /// Asks for the volume and the claim. A claim without a name is asked for later, together with the others.
 async fn ask(
     shared: &Shared,
-    backend: &Arc<dyn Backend>,
+    ports: &Ports,
     volume: &Uncommitted,
 ) -> Result<Answer, super::cluster::Failure> {
     if let Some(stored) = shared.cluster.volume(volume.id.name().as_str()).await? {
-        let used = uses(&stored, volume, |source| backend.locate(source));
+        let used = uses(&stored, volume, |source| ports.backend.locate(source));
         return Ok(match stored.metadata.uid {
             Some(uid) if used => Answer::Used(uid),
             Some(_) | None => Answer::Leave,
@@ -228,8 +211,8 @@ async fn ask(
     Ok(if lives { Answer::Leave } else { Answer::Suspect })
 }
 
-async fn rollback(shared: &Shared, backend: &Arc<dyn Backend>, volume: &Uncommitted, permit: &Permit) {
-    match backend.rollback(volume, permit).await {
+async fn rollback(shared: &Shared, ports: &Ports, volume: &Uncommitted, permit: &Permit) {
+    match ports.backend.rollback(volume, permit).await {
         Ok(()) => {
             tracing::info!(volume = %volume.id, claim = %volume.claim, "removed a half-made volume");
             shared.metrics.swept(volume.id.store());
@@ -256,7 +239,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        backend::{Backends, memory::Memory},
+        backend::{Backend as _, Backends, memory::Memory},
         provisioner::fixtures::{self, NAME},
         volume::{ClaimKey, VolumeId, VolumeName},
     };

@@ -12,13 +12,14 @@ use std::{
 use tokio::{sync::mpsc, task::JoinSet};
 
 use super::{
-    Settings, Shared, expand, kept_secrets, lease, provision,
+    Settings, Shared, expand, kept_secrets, lease,
+    provision::{self, Order},
     queue::{Queue, Work},
     reclaim,
     records::Key,
     register, secret_waits, sweep,
 };
-use crate::observe::QueueDepth;
+use crate::{backend::Ports, observe::QueueDepth};
 
 /// Finalizers are set on volumes that exist already at this pace, so that a first start in an old cluster is no storm.
 const FINALIZER_PAUSE: Duration = Duration::from_millis(20);
@@ -49,7 +50,13 @@ enum LaneId {
 #[derive(Default)]
 struct Lane {
     running: usize,
-    waiting: VecDeque<Work<Key>>,
+    waiting: VecDeque<Routed>,
+}
+
+/// A piece of work, with what was parsed of a claim and its class to find its lane.
+struct Routed {
+    work: Work<Key>,
+    order: Option<Arc<Order>>,
 }
 
 /// A place in a lane, free again when dropped.
@@ -90,9 +97,9 @@ impl Term {
         shared.tell_past();
         let queue = Queue::new(settings.pace);
         let mut background = JoinSet::new();
-        for backend in shared.backends.distinct() {
-            let (backend, permit) = (Arc::clone(backend), lease.permit.clone());
-            background.spawn(async move { backend.collect_garbage(&permit).await });
+        for ports in shared.backends.distinct() {
+            let (janitor, permit) = (Arc::clone(&ports.janitor), lease.permit.clone());
+            background.spawn(async move { janitor.collect_garbage(&permit).await });
         }
         background.spawn(sweep::run(
             Arc::clone(shared),
@@ -133,7 +140,8 @@ impl Term {
     fn admit(&mut self, work: Work<Key>) {
         self.shared.foreground.fetch_add(1, Ordering::Relaxed);
         self.began.insert(work.key().clone(), Instant::now());
-        let lane = route(&self.shared, work.key());
+        let (lane, order) = route(&self.shared, work.key());
+        let work = Routed { work, order };
         let limit = self.limit(&lane);
         let state = self.lanes.entry(lane.clone()).or_default();
         if state.running < limit {
@@ -162,11 +170,9 @@ impl Term {
     fn limit(&self, lane: &LaneId) -> usize {
         match lane {
             LaneId::Store(name, _) => {
-                let named =
-                    |backend: &&Arc<dyn crate::backend::Backend>| backend.capabilities().name == *name;
-                let useful = self.shared.backends.distinct().into_iter().find(named);
-                let useful = useful.map_or(self.workers, |backend| {
-                    self.workers.min(backend.capabilities().concurrency.max(1))
+                let useful = self.shared.backends.distinct().into_iter().find(|ports| ports.name() == *name);
+                let useful = useful.map_or(self.workers, |ports| {
+                    self.workers.min(ports.backend.capabilities().concurrency.max(1))
                 });
                 // While so many PVs are on their way to the API server, the storage makes the next volumes.
                 useful + useful / 2
@@ -178,7 +184,7 @@ impl Term {
         }
     }
 
-    fn start(&mut self, work: Work<Key>, lane: LaneId) {
+    fn start(&mut self, Routed { work, order }: Routed, lane: LaneId) {
         let slot = Slot { lane, freed: self.freed.0.clone(), shared: Arc::clone(&self.shared) };
         let permit = self.lease.permit.clone();
         let shared = Arc::clone(&self.shared);
@@ -186,7 +192,9 @@ impl Term {
         self.tasks.spawn(async move {
             let (_slot, _ended) = (slot, ended);
             let outcome = match work.key() {
-                Key::Claim(uid) => provision::reconcile(&shared, uid, work.attempt(), &permit).await,
+                Key::Claim(uid) => {
+                    provision::reconcile(&shared, uid, work.attempt(), order.as_deref(), &permit).await
+                }
                 Key::Commit(uid) => provision::commit(&shared, uid, &permit).await,
                 Key::Volume(name) => reclaim::reconcile(&shared, name, work.attempt(), &permit).await,
                 Key::Expand(uid) => expand::reconcile(&shared, uid, &permit).await,
@@ -276,21 +284,24 @@ fn report(ended: Result<(), tokio::task::JoinError>) {
     }
 }
 
-/// Which lane the work on `key` belongs to.
-fn route(shared: &Shared, key: &Key) -> LaneId {
-    match key {
+/// Which lane the work on `key` belongs to, and what was parsed to find it.
+fn route(shared: &Shared, key: &Key) -> (LaneId, Option<Arc<Order>>) {
+    let lane = match key {
         Key::Claim(uid) => {
-            let attempt = shared.attempt(uid).map(|attempt| {
-                (attempt.order.backend.capabilities().name, attempt.order.spot.store().into())
-            });
-            let store = attempt.or_else(|| {
+            let order = shared.attempt(uid).map(|attempt| attempt.order).or_else(|| {
                 let records = shared.records();
-                records.claim(uid).and_then(|claim| provision::store_of(claim, &records, &shared.backends))
+                let claim = records.claim(uid)?;
+                provision::parse(claim, &records, &shared.backends).map(Arc::new)
             });
-            store.map_or(LaneId::Rest, |(backend, store)| LaneId::Store(backend, store))
+            let lane = order.as_ref().map_or(LaneId::Rest, |order| {
+                let (backend, store) = order.store();
+                LaneId::Store(backend, store)
+            });
+            return (lane, order);
         }
         Key::Commit(uid) => shared.attempt(uid).map_or(LaneId::Rest, |attempt| {
-            LaneId::Commit(attempt.order.backend.capabilities().name, attempt.order.spot.store().into())
+            let (backend, store) = attempt.order.store();
+            LaneId::Commit(backend, store)
         }),
         Key::Volume(name) => volume_lane(shared, name),
         Key::Expand(uid) => {
@@ -302,19 +313,15 @@ fn route(shared: &Shared, key: &Key) -> LaneId {
             other => other,
         },
         Key::AddFinalizer(_) => LaneId::Finalizers,
-    }
+    };
+    (lane, None)
 }
 
 fn volume_lane(shared: &Shared, name: &str) -> LaneId {
     let records = shared.records();
     let spot = records.volume(name).and_then(|volume| volume.spot.as_ref());
     let backend = spot.and_then(|spot| {
-        shared
-            .backends
-            .distinct()
-            .into_iter()
-            .map(|backend| backend.capabilities().name)
-            .find(|name| *name == spot.backend())
+        shared.backends.distinct().into_iter().map(Ports::name).find(|name| *name == spot.backend())
     });
     match (backend, spot) {
         (Some(backend), Some(spot)) => LaneId::Store(backend, spot.store().into()),

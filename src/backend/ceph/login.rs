@@ -9,7 +9,7 @@ use super::{
     credentials::{Credentials, Key},
 };
 use crate::{
-    backend::{Error, Host, Kind},
+    backend::{Error, Kind, Kubernetes},
     volume::Secrets,
 };
 
@@ -17,9 +17,14 @@ use crate::{
 const NAMES: [&str; 3] = ["key", "adminKey", "userKey"];
 
 /// A handle on `cluster` for `admin`. `fresh`: the key is read anew, since the one that was known was not accepted.
-pub async fn open(cluster: &Cluster, host: &dyn Host, admin: &Admin, fresh: bool) -> Result<Ceph, Error> {
+pub async fn open(
+    cluster: &Cluster,
+    host: &dyn Kubernetes,
+    admin: &Admin,
+    fresh: bool,
+) -> Result<Ceph, Error> {
     let opening = async {
-        let secrets = host.secrets(&admin.secret, fresh).await.map_err(|error| {
+        let secrets = host.get(&admin.secret, fresh).await.map_err(|error| {
             let message = format!("cannot read the key of Ceph user {:?}: {}", admin.user, error.chain());
             Error::new(error.kind(), message)
         })?;

@@ -13,12 +13,12 @@ use super::{
     login,
     users::LONGEST_PAUSE,
 };
-use crate::backend::Host;
+use crate::backend::Kubernetes;
 
 impl Cluster {
     /// Looks after a user that a class or the configuration names, as long as the cluster is held: it is asked until it is known
     /// whether the user can be used, and again while that is not so, or while the cluster does not answer.
-    pub fn watch(&self, host: &Arc<dyn Host>, admin: &Admin) {
+    pub fn watch(&self, host: &Arc<dyn Kubernetes>, admin: &Admin) {
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
         if let Some(met) = self.users().watch(admin) {
             runtime.spawn(watch(Arc::downgrade(&self.shared), met, Arc::clone(host)));
@@ -26,7 +26,7 @@ impl Cluster {
     }
 
     /// Asks as those users of whom it is not known that they can be used; how long to wait for the next look.
-    async fn look(&self, host: &Arc<dyn Host>) -> Duration {
+    async fn look(&self, host: &Arc<dyn Kubernetes>) -> Duration {
         let lost = self.is_unreachable() || self.identity().is_none();
         // One that is left alone for a while is not asked by all of them one after the other.
         if !lost || self.silence().left().is_zero() {
@@ -44,7 +44,7 @@ impl Cluster {
     }
 }
 
-async fn watch(cluster: Weak<Shared>, met: Arc<Notify>, host: Arc<dyn Host>) {
+async fn watch(cluster: Weak<Shared>, met: Arc<Notify>, host: Arc<dyn Kubernetes>) {
     loop {
         let Some(shared) = cluster.upgrade() else { return };
         let pause = Cluster { shared }.look(&host).await;

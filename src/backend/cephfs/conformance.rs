@@ -31,7 +31,8 @@ use async_trait::async_trait;
 use super::{Cephfs, Settings};
 use crate::{
     backend::{
-        Backend, Error, Host, Kind, PvState, Removed, StoreExpectation, Uncommitted,
+        ClusterInfo, Error, Kind, PvState, Removed, SecretStore, StorageSystem, StoreExpectation,
+        Uncommitted,
         ceph::{Admin, Cluster, Clusters, Tools},
         conformance::{key, object_uid, request},
     },
@@ -90,7 +91,7 @@ impl Keys {
     }
 
     /// What the Secret of this name holds.
-    pub fn get(&self, name: &SecretName) -> Option<Secrets> {
+    pub fn stored(&self, name: &SecretName) -> Option<Secrets> {
         self.map().get(name).map(|(secrets, _)| secrets.clone())
     }
 
@@ -130,13 +131,13 @@ pub fn admin_secret() -> SecretName {
 }
 
 #[async_trait]
-impl Host for Keys {
-    async fn secrets(&self, name: &SecretName, _: bool) -> Result<Secrets, Error> {
+impl SecretStore for Keys {
+    async fn get(&self, name: &SecretName, _: bool) -> Result<Secrets, Error> {
         let found = self.map().get(name).map(|(secrets, _)| secrets.clone());
         found.ok_or_else(|| Error::new(Kind::NotFound, format!("Secret {name} does not exist")))
     }
 
-    async fn keep(&self, name: &SecretName, secrets: &Secrets, owner: &VolumeName) -> Result<(), Error> {
+    async fn put(&self, name: &SecretName, secrets: &Secrets, owner: &VolumeName) -> Result<(), Error> {
         let mut map = self.map();
         match map.get(name) {
             Some((_, kept_for)) if kept_for.as_ref() != Some(owner) => {
@@ -149,7 +150,7 @@ impl Host for Keys {
         }
     }
 
-    async fn is_kept(&self, name: &SecretName, owner: &VolumeName) -> Result<bool, Error> {
+    async fn exists(&self, name: &SecretName, owner: &VolumeName) -> Result<bool, Error> {
         match self.map().get(name) {
             None => Ok(false),
             Some((_, kept_for)) if kept_for.as_ref() == Some(owner) => Ok(true),
@@ -157,7 +158,7 @@ impl Host for Keys {
         }
     }
 
-    async fn forget(&self, name: &SecretName, owner: &VolumeName) -> Result<(), Error> {
+    async fn delete(&self, name: &SecretName, owner: &VolumeName) -> Result<(), Error> {
         let mut map = self.map();
         match map.get(name) {
             // The Secrets of cephfs-provisioner are recognised by their names, as those of its volumes.
@@ -169,7 +170,10 @@ impl Host for Keys {
             None => Ok(()),
         }
     }
+}
 
+#[async_trait]
+impl ClusterInfo for Keys {
     async fn pv_state(&self, name: &VolumeName) -> Result<PvState, Error> {
         let objects = self.objects.lock().unwrap_or_else(PoisonError::into_inner);
         Ok(objects.get(name).cloned().unwrap_or(PvState::Absent))
@@ -180,7 +184,7 @@ impl Host for Keys {
         (!self.timeless.load(Ordering::Relaxed)).then(|| SystemTime::now() + later)
     }
 
-    fn installation(&self) -> Option<String> {
+    fn cluster_id(&self) -> Option<String> {
         self.cluster_id.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
@@ -209,12 +213,12 @@ pub fn backend(tools: Tools, keys: Arc<Keys>, configured: Option<Cluster>) -> Ar
 }
 
 impl Bench {
-    fn start(&self) -> Arc<dyn Backend> {
+    fn start(&self) -> Arc<dyn StorageSystem> {
         self.open(Arc::clone(&self.keys))
     }
 
     /// A backend over other Secrets.
-    fn open(&self, keys: Arc<Keys>) -> Arc<dyn Backend> {
+    fn open(&self, keys: Arc<Keys>) -> Arc<dyn StorageSystem> {
         backend(self.tools.clone(), keys, None)
     }
 
@@ -318,12 +322,12 @@ fn kind<T: std::fmt::Debug>(result: Result<T, Error>) -> Kind {
     result.unwrap_err().kind()
 }
 
-async fn made(backend: &Arc<dyn Backend>, request: &VolumeRequest) -> Volume {
+async fn made(backend: &Arc<dyn StorageSystem>, request: &VolumeRequest) -> Volume {
     backend.create(request, &permit()).await.unwrap_or_else(|error| unreachable!("{}", error.chain()))
 }
 
 /// Removes it, and lets what was deleted be purged.
-async fn removed(backend: &Arc<dyn Backend>, removal: &Removal) -> Removed {
+async fn removed(backend: &Arc<dyn StorageSystem>, removal: &Removal) -> Removed {
     let removed =
         backend.remove(removal, &permit()).await.unwrap_or_else(|error| unreachable!("{}", error.chain()));
     purged(&**backend).await;
@@ -331,7 +335,7 @@ async fn removed(backend: &Arc<dyn Backend>, removal: &Removal) -> Removed {
 }
 
 /// Lets a term of leadership begin, and last until the trash is empty.
-pub async fn purged(backend: &(impl Backend + ?Sized)) {
+pub async fn purged(backend: &(impl StorageSystem + ?Sized)) {
     let permit = permit();
     let emptied = async {
         let since = Instant::now();

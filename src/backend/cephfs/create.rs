@@ -59,7 +59,7 @@ pub(super) async fn create(
         uid: request.claim.uid.clone(),
     };
     let id = VolumeId::new(NAME, plan.cluster.name(), request.name.clone())?;
-    if work.host.cluster().is_none() {
+    if work.host.cluster_ids().is_none() {
         let message = format!("nothing can be marked as ours: {UNKNOWN_CLUSTER}");
         return Err(Error::new(Kind::Unavailable, message));
     }
@@ -154,7 +154,7 @@ async fn look(work: &Work, at: &At, claim: &ClaimKey) -> Result<Look, Error> {
         }
         Found::Subvolume(metadata) => metadata,
     };
-    Ok(judge(at, &Marks::read(&metadata), claim, work.host.cluster().as_ref()))
+    Ok(judge(at, &Marks::read(&metadata), claim, work.host.cluster_ids().as_ref()))
 }
 
 fn judge(at: &At, marks: &Marks, claim: &ClaimKey, cluster: Option<&ClusterIds>) -> Look {
@@ -273,7 +273,7 @@ impl Owned<'_> {
             Node::Own { user, secret } => Some((user.as_str(), secret)),
             Node::Shared { .. } | Node::Configured => None,
         };
-        Mark::new(self.claim, self.work.host.installation(), own, SystemTime::now())
+        Mark::new(self.claim, self.work.host.cluster_id(), own, SystemTime::now())
     }
 
     /// Takes back the user and the Secret of an earlier attempt where the class, made anew since, asks for others: only what

@@ -127,7 +127,7 @@ pub(super) async fn remove(
     if disposal == Disposal::Retain {
         return Ok(Removed::Kept);
     }
-    if work.host.cluster().is_none() {
+    if work.host.cluster_ids().is_none() {
         let message = format!("{} cannot be removed: {UNKNOWN_CLUSTER}", legacy.path);
         return Err(Error::new(Kind::Refused, message));
     }
@@ -239,7 +239,7 @@ async fn look(
     let marks = Marks::read(&metadata);
     let path = work.subvolumes.path(at).await.map_err(blocked)?;
     let expected = format!("/{}/{}/{}", names::ROOT, at.group, at.name);
-    let cluster = work.host.cluster();
+    let cluster = work.host.cluster_ids();
     let ours = match &marks.owner {
         Owner::Unmarked => true,
         Owner::Claim(mark) => mark.is_of(cluster.as_ref()) && removed.is_none_or(|name| mark.names(name)),
@@ -287,7 +287,7 @@ pub(super) async fn register(
     volume: &InUse,
     permit: &Permit,
 ) -> Result<(), Error> {
-    let Some(cluster) = work.host.cluster() else { return Ok(()) };
+    let Some(cluster) = work.host.cluster_ids() else { return Ok(()) };
     work.identity().await?;
     let fs = work.filesystem(legacy.fs.as_deref(), None).await?;
     let at = legacy.at(&fs);

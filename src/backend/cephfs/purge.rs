@@ -91,7 +91,7 @@ async fn settle(
     let Found::Subvolume(metadata) = work.subvolumes.metadata(at).await? else { return Ok(None) };
     let marks = Marks::read(&metadata);
     let (Owner::Claim(mark), Some(deleted)) = (&marks.owner, &marks.deleted) else { return Ok(None) };
-    if !mark.is_of(work.host.cluster().as_ref()) {
+    if !mark.is_of(work.host.cluster_ids().as_ref()) {
         return Ok(None);
     }
     let name = VolumeName::for_claim(&mark.uid)?;

@@ -30,7 +30,7 @@ pub(super) async fn register(
 ) -> Result<(), Error> {
     let at = at(record);
     work.prove_identity(volume.pv_metadata.store_identity.as_deref()).await?;
-    let Some(cluster) = work.host.cluster() else { return Ok(()) };
+    let Some(cluster) = work.host.cluster_ids() else { return Ok(()) };
     let Found::Subvolume(metadata) = work.subvolumes.metadata(&at).await? else { return Ok(()) };
     let mut marks = Marks::read(&metadata);
     if let Some(signed) = to_sign(&at, &marks, volume, &cluster)? {
@@ -43,7 +43,7 @@ pub(super) async fn register(
         return Ok(());
     }
     if let Some((user, secret)) = &record.own
-        && (marks.archived.is_some() || !work.host.is_kept(secret, &volume.name).await?)
+        && (marks.archived.is_some() || !work.host.exists(secret, &volume.name).await?)
     {
         let own = OwnUser { user, secret, form };
         let Some(mark) = owner_of(&at, &marks, volume, own, &cluster)? else { return Ok(()) };

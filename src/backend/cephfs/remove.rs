@@ -35,7 +35,7 @@ pub(super) async fn remove(
         Found::Subvolume(metadata) => {
             let claimant =
                 Claimant { name: &removal.name, claim: &removal.claim, pv_metadata: &removal.pv_metadata };
-            match prove(&at, &Marks::read(&metadata), claimant, work.host.cluster().as_ref())? {
+            match prove(&at, &Marks::read(&metadata), claimant, work.host.cluster_ids().as_ref())? {
                 Proof::Ours(marks) => marks,
                 Proof::TakenOver(marks, mark) => {
                     take_over(work, &at, &mark, permit).await?;
@@ -124,7 +124,7 @@ pub(super) async fn expand(
         Found::Subvolume(metadata) => {
             let claimant =
                 Claimant { name: &request.name, claim: &request.claim, pv_metadata: &request.pv_metadata };
-            match prove(&at, &Marks::read(&metadata), claimant, work.host.cluster().as_ref())? {
+            match prove(&at, &Marks::read(&metadata), claimant, work.host.cluster_ids().as_ref())? {
                 Proof::Ours(_) => {}
                 Proof::TakenOver(_, mark) => take_over(work, &at, &mark, permit).await?,
                 Proof::Passed => {
@@ -189,7 +189,7 @@ pub(super) async fn restore(
         return Ok(Restored::InPlace);
     }
     let claimant = Claimant { name: &removal.name, claim: &removal.claim, pv_metadata: &removal.pv_metadata };
-    let marks = match prove(&at, &marks, claimant, work.host.cluster().as_ref())? {
+    let marks = match prove(&at, &marks, claimant, work.host.cluster_ids().as_ref())? {
         Proof::Ours(marks) | Proof::TakenOver(marks, _) => marks,
         Proof::Passed => return Ok(Restored::InPlace),
     };
@@ -243,7 +243,7 @@ pub(super) async fn expire(work: &Work, at: &At, now: SystemTime, permit: &Permi
     let (Owner::Claim(mark), Some(archived)) = (&marks.owner, &marks.archived) else {
         return Ok(Fate::Stays);
     };
-    let cluster = work.host.cluster();
+    let cluster = work.host.cluster_ids();
     match archived.expires() {
         Some(_) if !mark.is_of(cluster.as_ref()) => return Ok(Fate::Stays),
         Some(expires) if expires > now => return Ok(Fate::Waits(expires)),

@@ -16,7 +16,7 @@ use super::{
     subvolumes::{At, Subvolumes},
 };
 use crate::{
-    backend::{Error, Host, Kind, StoreStatus, ceph::Cluster},
+    backend::{Error, Kind, Kubernetes, StoreStatus, ceph::Cluster},
     volume::{SecretName, VolumeName},
 };
 
@@ -157,12 +157,16 @@ impl Store {
 /// A cluster, and the means to work on it.
 pub(super) struct Work {
     pub(super) store: Arc<Store>,
-    pub(super) host: Arc<dyn Host>,
+    pub(super) host: Arc<dyn Kubernetes>,
     pub(super) subvolumes: Subvolumes,
 }
 
 impl Work {
-    pub(super) async fn new(store: Arc<Store>, host: Arc<dyn Host>, admin: Admin) -> Result<Self, Error> {
+    pub(super) async fn new(
+        store: Arc<Store>,
+        host: Arc<dyn Kubernetes>,
+        admin: Admin,
+    ) -> Result<Self, Error> {
         let subvolumes = Subvolumes::open(Arc::clone(&host), store.cluster.clone(), admin.clone()).await?;
         store.memory().admin = Some(admin);
         Ok(Self { store, host, subvolumes })
@@ -278,7 +282,7 @@ impl Work {
 
     /// Forgets a Secret that we kept. One that is somebody else's by now is left to them.
     pub(super) async fn forget(&self, secret: &SecretName, owner: &VolumeName) -> Result<(), Error> {
-        match self.host.forget(secret, owner).await {
+        match self.host.delete(secret, owner).await {
             Err(error) if error.kind() == Kind::Refused => {
                 tracing::warn!(%secret, volume = %owner, error = error.chain(), "a Secret was left where it is");
                 let why = "it was not made by this provisioner; remove it by hand if nobody uses it";

@@ -14,7 +14,7 @@ use serde::Deserialize;
 use super::Admin;
 use crate::{
     backend::{
-        Error, Host, Kind,
+        Error, Kind, Kubernetes,
         ceph::{Call, Ceph, Cluster, Failed, Key, Reason, Reply, Tool, open},
         quoted,
     },
@@ -23,7 +23,7 @@ use crate::{
 
 /// A cluster as the admin of a class sees it.
 pub(super) struct Subvolumes {
-    host: Arc<dyn Host>,
+    host: Arc<dyn Kubernetes>,
     cluster: Cluster,
     admin: Admin,
     ceph: Mutex<Ceph>,
@@ -149,7 +149,11 @@ struct Named {
 
 impl Subvolumes {
     /// Reads the admin's key. Asks nothing of the cluster yet.
-    pub(super) async fn open(host: Arc<dyn Host>, cluster: Cluster, admin: Admin) -> Result<Self, Error> {
+    pub(super) async fn open(
+        host: Arc<dyn Kubernetes>,
+        cluster: Cluster,
+        admin: Admin,
+    ) -> Result<Self, Error> {
         let ceph = Mutex::new(open(&cluster, &*host, &admin, false).await?);
         Ok(Self { host, cluster, admin, ceph })
     }

@@ -29,7 +29,7 @@ const UNMARKED: Duration = Duration::from_hours(24);
 
 /// The subvolumes that were made by this cluster, or are named by a UID and unmarked, and whose volumes are not known.
 pub(super) async fn list_uncommitted(work: &Work, known: Known<'_>) -> Result<Vec<Uncommitted>, Error> {
-    let Some(cluster) = work.host.cluster() else {
+    let Some(cluster) = work.host.cluster_ids() else {
         tracing::info!(
             "what was begun is not looked for, since it is not known which cluster this provisioner serves"
         );
@@ -207,7 +207,7 @@ async fn remove_uncommitted(
         Found::OnlySnapshots => return refuse("has snapshots that were retained".into()),
     };
     let marks = Marks::read(&metadata);
-    let cluster = work.host.cluster();
+    let cluster = work.host.cluster_ids();
     let mark = match &marks.owner {
         Owner::Claim(mark) if mark.uid == uncommitted.claim.uid && mark.is_of(cluster.as_ref()) => Some(mark),
         Owner::Claim(mark) => return refuse(format!("belongs to {}", mark.shown())),
@@ -250,7 +250,7 @@ async fn remove_uncommitted(
 /// Which of `volumes` are signed by nobody, since they were made before it was known which cluster this is, or by an older provisioner;
 /// and which are marked as archives.
 pub(super) async fn unregistered(work: &Work, volumes: &[KnownVolume]) -> Result<Vec<VolumeName>, Error> {
-    if work.host.cluster().is_none() {
+    if work.host.cluster_ids().is_none() {
         return Ok(Vec::new());
     }
     find_marked(work).await?;
@@ -267,7 +267,7 @@ pub(super) async fn unregistered(work: &Work, volumes: &[KnownVolume]) -> Result
 /// due is looked at again.
 pub(super) async fn collect_garbage(work: &Work, now: SystemTime, permit: &Permit) -> Result<(), Error> {
     // Without knowing who we are, nothing can be proven to be ours.
-    if work.host.cluster().is_none() || !has_garbage(&work.store, now) {
+    if work.host.cluster_ids().is_none() || !has_garbage(&work.store, now) {
         return Ok(());
     }
     work.identity().await?;
@@ -309,7 +309,7 @@ async fn find_marked(work: &Work) -> Result<(), Error> {
     }
     let (mut archives, mut deleted) = (BTreeMap::new(), BTreeMap::new());
     let (mut archived, mut unsigned) = (BTreeSet::new(), BTreeSet::new());
-    let cluster = work.host.cluster();
+    let cluster = work.host.cluster_ids();
     for at in candidates(work).await? {
         let Some(marks) = look(work, &at).await? else { continue };
         let Owner::Claim(mark) = &marks.owner else { continue };

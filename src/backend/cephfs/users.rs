@@ -36,7 +36,7 @@ impl OwnUser<'_> {
     ) -> Result<(), Error> {
         let key = work.subvolumes.authorize(at, self.user, uid, permit).await?;
         permit.check()?;
-        work.host.keep(self.secret, &secrets(self.form, self.user, key.reveal()), volume).await
+        work.host.put(self.secret, &secrets(self.form, self.user, key.reveal()), volume).await
     }
 
     /// The same for a user that was let in before.

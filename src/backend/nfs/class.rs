@@ -250,6 +250,7 @@ mod tests {
             access: vec![Access::ReadWriteMany],
             mode: Mode::Filesystem,
             parameters: parameters.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect(),
+            placement: None,
         }
     }
 

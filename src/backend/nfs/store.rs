@@ -23,7 +23,7 @@ use super::{
     work::{Context, Opened, Work},
 };
 use crate::{
-    backend::{Error, Host, Kind, StoreExpectation, StoreStatus},
+    backend::{ClusterInfo, Error, Kind, StoreExpectation, StoreStatus},
     system::{
         guard::Held,
         pool::Lost,
@@ -85,7 +85,7 @@ enum State {
 }
 
 impl Store {
-    pub(super) fn new(export: Export, host: Arc<dyn Host>, roots: Arc<Roots>) -> Arc<Self> {
+    pub(super) fn new(export: Export, host: Arc<dyn ClusterInfo>, roots: Arc<Roots>) -> Arc<Self> {
         Arc::new_cyclic(|store: &Weak<Self>| {
             let doubted = store.clone();
             let doubt = Arc::new(move || {

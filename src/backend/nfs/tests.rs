@@ -33,6 +33,7 @@ pub(super) use interruption::{Interruption, Rules};
 use super::*;
 use crate::{
     backend::{
+        StorageSystem,
         conformance::{self, Bench, Storage, Ways, object_uid},
         fake_host::FakeHost,
     },
@@ -70,7 +71,7 @@ impl Site {
         let mut export = Export { root: directory.path().into(), ..export("default", "server", "/export") };
         change(&mut export);
         let host = host();
-        let nfs = Nfs::new(vec![export], Arc::clone(&host) as Arc<dyn Host>).unwrap();
+        let nfs = Nfs::new(vec![export], Arc::clone(&host) as Arc<dyn ClusterInfo>).unwrap();
         nfs.expect_store(nothing());
         Self { directory, host, nfs }
     }
@@ -82,7 +83,7 @@ impl Site {
 
     /// A new process of the same cluster, which knows of no volumes.
     fn next_leader(&self) -> Nfs {
-        let nfs = Nfs::new(self.nfs.exports.clone(), Arc::clone(&self.host) as Arc<dyn Host>).unwrap();
+        let nfs = Nfs::new(self.nfs.exports.clone(), Arc::clone(&self.host) as Arc<dyn ClusterInfo>).unwrap();
         nfs.expect_store(nothing());
         nfs
     }
@@ -304,7 +305,7 @@ async fn the_nfs_backend_shows_every_behaviour() {
     conformance::run(|| {
         let directory = temporary();
         let root = directory.path().to_path_buf();
-        let open = move || -> Arc<dyn Backend> {
+        let open = move || -> Arc<dyn StorageSystem> {
             Arc::new(
                 Nfs::new(
                     vec![Export { root: directory.path().into(), ..export("default", "server", "/export") }],

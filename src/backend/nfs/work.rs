@@ -20,7 +20,7 @@ use super::{
     trash_state::TrashState,
 };
 use crate::{
-    backend::{Error, Host, Kind},
+    backend::{ClusterInfo, Error, Kind},
     system::{
         guard::{Guards, Held},
         pool::Pool,
@@ -32,7 +32,7 @@ use crate::{
 /// What all operations on one export share.
 pub(super) struct Context {
     pub(super) export: Export,
-    pub(super) host: Arc<dyn Host>,
+    pub(super) host: Arc<dyn ClusterInfo>,
     pub(super) roots: Arc<Roots>,
     pub(super) trash: TrashState,
     pub(super) index: Index,
@@ -99,7 +99,12 @@ pub(super) enum Rule {
 
 impl Context {
     /// The context of an export; `doubt` has its root examined again.
-    pub(super) fn new(export: Export, host: Arc<dyn Host>, roots: Arc<Roots>, doubt: Arc<Doubt>) -> Self {
+    pub(super) fn new(
+        export: Export,
+        host: Arc<dyn ClusterInfo>,
+        roots: Arc<Roots>,
+        doubt: Arc<Doubt>,
+    ) -> Self {
         let pool = Pool::new(format!("nfs-{}", export.name), export.threads, export.deadline);
         Self {
             export,
@@ -192,7 +197,7 @@ impl Context {
 impl Work<'_> {
     /// The cluster that this process works for, where it is known.
     pub(super) fn cluster(&self) -> Option<ClusterIds> {
-        self.context.host.cluster()
+        self.context.host.cluster_ids()
     }
 
     /// The inode of our own directory: after the export was copied it is another one.

@@ -29,7 +29,7 @@ use async_trait::async_trait;
 use super::{Admin, Rbd, Settings, names};
 use crate::{
     backend::{
-        Backend, Error, Host, Kind, PvState,
+        ClusterInfo, Error, Kind, PvState, SecretStore, StorageSystem,
         ceph::{Cluster, Clusters, Tools},
         conformance::{Bench, Storage, Ways, id_of},
     },
@@ -97,7 +97,7 @@ pub async fn run(real: &Real) {
 }
 
 /// A backend on the cluster, as a new process of this installation would have it.
-pub fn backend(real: &Real, cluster_id: &str) -> impl Backend + use<> {
+pub fn backend(real: &Real, cluster_id: &str) -> impl StorageSystem + use<> {
     let cluster = Cluster::new("real", real.monitors.parse().unwrap(), Tools::default()).unwrap();
     let secret = SecretName { namespace: "default".into(), name: "ceph-admin".into() };
     let admins = BTreeMap::from([("real".to_owned(), Admin { user: "admin".into(), secret })]);
@@ -114,28 +114,31 @@ struct Keyholder {
 }
 
 #[async_trait]
-impl Host for Keyholder {
-    async fn secrets(&self, _: &SecretName, _: bool) -> Result<Secrets, Error> {
+impl SecretStore for Keyholder {
+    async fn get(&self, _: &SecretName, _: bool) -> Result<Secrets, Error> {
         Ok([("key".to_owned(), self.key.as_bytes().to_vec())].into_iter().collect())
     }
 
-    async fn keep(&self, name: &SecretName, _: &Secrets, _: &VolumeName) -> Result<(), Error> {
+    async fn put(&self, name: &SecretName, _: &Secrets, _: &VolumeName) -> Result<(), Error> {
         Err(Error::new(Kind::Internal, format!("nothing asks to keep {name}")))
     }
 
-    async fn is_kept(&self, name: &SecretName, _: &VolumeName) -> Result<bool, Error> {
+    async fn exists(&self, name: &SecretName, _: &VolumeName) -> Result<bool, Error> {
         Err(Error::new(Kind::Internal, format!("nothing asks whether {name} is kept")))
     }
 
-    async fn forget(&self, name: &SecretName, _: &VolumeName) -> Result<(), Error> {
+    async fn delete(&self, name: &SecretName, _: &VolumeName) -> Result<(), Error> {
         Err(Error::new(Kind::Internal, format!("nothing asks to forget {name}")))
     }
+}
 
+#[async_trait]
+impl ClusterInfo for Keyholder {
     async fn pv_state(&self, _: &VolumeName) -> Result<PvState, Error> {
         Ok(PvState::Absent)
     }
 
-    fn installation(&self) -> Option<String> {
+    fn cluster_id(&self) -> Option<String> {
         Some(self.cluster_id.clone())
     }
 }

@@ -40,7 +40,7 @@ pub(super) async fn create(
     permit: &Permit,
 ) -> Result<Volume, OpError> {
     let spec = work.pool_namespace.spec(&plan.image);
-    let Some(cluster) = work.host.cluster() else {
+    let Some(cluster) = work.host.cluster_ids() else {
         return fail(
             Kind::Unavailable,
             format!("image {spec} cannot be marked as this cluster's: {UNKNOWN_CLUSTER}"),

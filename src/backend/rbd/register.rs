@@ -118,7 +118,7 @@ pub(super) async fn register(
         // It is another cluster's, and stays so.
         Err(error) => error.is_a_refusal(),
     };
-    let cluster = work.host.cluster();
+    let cluster = work.host.cluster_ids();
     if volume.id.is_some()
         && looked_at
         && work.store.seen(&work.pool_namespace, &volume.name)
@@ -136,7 +136,7 @@ async fn mark(work: &Work, volume: &InUse, image: &str, permit: &Permit) -> Resu
     let InUse { name, id, claim, pv_metadata, .. } = volume;
     let identity = work.identity().await?;
     same_cluster(work, pv_metadata.store_identity.as_deref(), &identity)?;
-    let Some(cluster) = work.host.cluster() else {
+    let Some(cluster) = work.host.cluster_ids() else {
         return fail(
             Kind::Unavailable,
             format!("image {spec} cannot be marked as this cluster's: {UNKNOWN_CLUSTER}"),

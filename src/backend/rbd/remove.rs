@@ -139,7 +139,7 @@ impl Removing<'_> {
 
     /// The mark that the image gets before it is moved.
     fn mark(&self, spec: &str) -> Result<Mark, OpError> {
-        match self.work.host.cluster() {
+        match self.work.host.cluster_ids() {
             Some(cluster) => Ok(asker(self.removal).mark(&cluster)),
             None => fail(
                 Kind::Refused,

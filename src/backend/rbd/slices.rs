@@ -24,7 +24,7 @@ use super::{
     trash::{LONGEST_PAUSE, SMALL},
 };
 use crate::{
-    backend::{Error, Host, Kind, PvState, ceph::Reason},
+    backend::{Error, Kind, Kubernetes, PvState, ceph::Reason},
     volume::Permit,
 };
 
@@ -159,7 +159,7 @@ pub(super) async fn find(work: &Work) -> Result<(), OpError> {
 }
 
 /// Purges large images, a slice of each in turn, until the permit ends.
-pub(super) async fn collect_garbage(store: Arc<Store>, host: Arc<dyn Host>, permit: Permit) {
+pub(super) async fn collect_garbage(store: Arc<Store>, host: Arc<dyn Kubernetes>, permit: Permit) {
     let large = &store.trash.large;
     while permit.check().is_ok() {
         let mut more = false;
@@ -207,7 +207,7 @@ fn pause(store: &Store, pool_namespace: &PoolNamespace, id: &str, progress: &Pro
 /// Does the next step of one image.
 async fn turn(
     store: &Arc<Store>,
-    host: &Arc<dyn Host>,
+    host: &Arc<dyn Kubernetes>,
     pool_namespace: &PoolNamespace,
     id: &str,
     progress: &Progress,
@@ -272,7 +272,7 @@ async fn still_to_be_purged(work: &Work, id: &str, name: &str, header: &Header) 
         state: State::Removing,
         by_rm: false,
     };
-    match decide::owner(&entry, Some(header), work.host.cluster().as_ref()) {
+    match decide::owner(&entry, Some(header), work.host.cluster_ids().as_ref()) {
         Owner::Ours(volume) => match work.host.pv_state(&volume).await? {
             PvState::Absent => Ok(true),
             PvState::Present { .. } => {
@@ -300,7 +300,7 @@ async fn from_trash(work: &Work, id: &str, name: &str, permit: &Permit) -> Resul
         return Ok(Turn::Later);
     }
     let Some(header) = work.header(id).await? else { return Ok(Turn::Over) };
-    let Owner::Ours(volume) = decide::owner(&entry, Some(&header), work.host.cluster().as_ref()) else {
+    let Owner::Ours(volume) = decide::owner(&entry, Some(&header), work.host.cluster_ids().as_ref()) else {
         return Ok(Turn::Over);
     };
     let pv = work.host.pv_state(&volume).await?;

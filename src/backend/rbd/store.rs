@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     backend::{
-        Error, Host, Kind, PvState, StoreExpectation, StoreStatus, UNKNOWN_CLUSTER,
+        Error, Kind, Kubernetes, PvState, StoreExpectation, StoreStatus, UNKNOWN_CLUSTER,
         ceph::{Ceph, Cluster, Failed, Reason, open},
     },
     system::guard::{Guards, Held},
@@ -163,7 +163,7 @@ pub(super) fn fail<T>(kind: Kind, message: impl Into<String>) -> Result<T, OpErr
 #[derive(Clone)]
 pub(super) struct Work {
     pub(super) store: Arc<Store>,
-    pub(super) host: Arc<dyn Host>,
+    pub(super) host: Arc<dyn Kubernetes>,
     pub(super) ceph: Ceph,
     pub(super) pool_namespace: PoolNamespace,
 }
@@ -172,7 +172,7 @@ impl Work {
     /// With the key that the host has for `admin`.
     pub(super) async fn new(
         store: &Arc<Store>,
-        host: &Arc<dyn Host>,
+        host: &Arc<dyn Kubernetes>,
         pool_namespace: &PoolNamespace,
         admin: &Admin,
         fresh: bool,
@@ -204,7 +204,7 @@ impl Work {
         asker: Asker<'_>,
     ) -> Result<Verdict, OpError> {
         let mark = header.metadata.mark(spec)?;
-        let verdict = judge(spec, mark.as_ref(), asker, self.host.cluster().as_ref())?;
+        let verdict = judge(spec, mark.as_ref(), asker, self.host.cluster_ids().as_ref())?;
         if let Verdict::Sign { instead_of: Some(other) } = &verdict
             && self.host.pv_state(other).await? != PvState::Absent
         {
@@ -334,10 +334,10 @@ impl Store {
     }
 
     /// The state as readiness and metrics show it.
-    pub(super) fn status(&self, host: &dyn Host) -> StoreStatus {
+    pub(super) fn status(&self, host: &dyn Kubernetes) -> StoreStatus {
         let health = self.cluster.health();
         let swapped = || self.swapped().map_or(Ok(()), Err);
-        let known = || host.cluster().map(drop).ok_or_else(|| UNKNOWN_CLUSTER.to_owned());
+        let known = || host.cluster_ids().map(drop).ok_or_else(|| UNKNOWN_CLUSTER.to_owned());
         StoreStatus {
             name: self.cluster.name().to_owned(),
             problems: if health.ready.is_ok() { health.problems } else { Vec::new() },

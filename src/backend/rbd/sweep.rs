@@ -147,7 +147,7 @@ pub(super) async fn rollback(
         let image = quoted(&spec);
         refuse(format!("{why}. Look at it, then remove it (rbd rm {image}) or make a PersistentVolume of it"))
     };
-    let Some(cluster) = work.host.cluster() else {
+    let Some(cluster) = work.host.cluster_ids() else {
         return refuse(format!("cannot be proved to be this cluster's: {UNKNOWN_CLUSTER}"));
     };
     if look.header.metadata.is_kept() {

@@ -26,7 +26,7 @@ use fake_cluster::{FakeCluster, Image};
 use super::*;
 use crate::{
     backend::{
-        PvState,
+        ClusterInfo, Kubernetes, PvState, SecretStore,
         ceph::fake::KEY,
         conformance::{self, Bench, Storage, Ways},
     },
@@ -82,8 +82,8 @@ impl Vault {
 }
 
 #[async_trait]
-impl Host for Vault {
-    async fn secrets(&self, name: &SecretName, fresh: bool) -> Result<Secrets, Error> {
+impl SecretStore for Vault {
+    async fn get(&self, name: &SecretName, fresh: bool) -> Result<Secrets, Error> {
         if name.name != "ceph-admin" {
             return Err(Error::new(Kind::NotFound, format!("Secret {name} does not exist")));
         }
@@ -92,18 +92,21 @@ impl Host for Vault {
         Ok(key.map(|key| ("key".to_owned(), key.as_bytes().to_vec())).into_iter().collect())
     }
 
-    async fn keep(&self, name: &SecretName, _: &Secrets, _: &VolumeName) -> Result<(), Error> {
+    async fn put(&self, name: &SecretName, _: &Secrets, _: &VolumeName) -> Result<(), Error> {
         Err(Error::new(Kind::Internal, format!("nothing asks to keep {name}")))
     }
 
-    async fn is_kept(&self, name: &SecretName, _: &VolumeName) -> Result<bool, Error> {
+    async fn exists(&self, name: &SecretName, _: &VolumeName) -> Result<bool, Error> {
         Err(Error::new(Kind::Internal, format!("nothing asks whether {name} is kept")))
     }
 
-    async fn forget(&self, name: &SecretName, _: &VolumeName) -> Result<(), Error> {
+    async fn delete(&self, name: &SecretName, _: &VolumeName) -> Result<(), Error> {
         Err(Error::new(Kind::Internal, format!("nothing asks to forget {name}")))
     }
+}
 
+#[async_trait]
+impl ClusterInfo for Vault {
     async fn pv_state(&self, name: &VolumeName) -> Result<PvState, Error> {
         if !*self.reachable.lock().unwrap() {
             return Err(Error::new(Kind::Unavailable, "the API server does not answer"));
@@ -117,13 +120,13 @@ impl Host for Vault {
         })
     }
 
-    fn installation(&self) -> Option<String> {
+    fn cluster_id(&self) -> Option<String> {
         self.cluster_id.lock().unwrap().clone()
     }
 
-    fn cluster(&self) -> Option<ClusterIds> {
+    fn cluster_ids(&self) -> Option<ClusterIds> {
         let former = self.former.lock().unwrap().clone();
-        Some(ClusterIds::only(self.installation()?).also(former))
+        Some(ClusterIds::only(self.cluster_id()?).also(former))
     }
 
     fn now(&self) -> Option<SystemTime> {
@@ -241,7 +244,7 @@ fn backend_at(fake_cluster: &FakeCluster, vault: &Arc<Vault>, timing: Timing) ->
     let clusters = Clusters::new(vec![fake_cluster.cluster("main", MONITORS)], fake_cluster.tools());
     let admins = BTreeMap::from([("main".to_owned(), admin())]);
     let settings = Settings { driver: "rbd.berth.storage".into(), admins };
-    let host: Arc<dyn Host> = Arc::<Vault>::clone(vault);
+    let host: Arc<dyn Kubernetes> = Arc::<Vault>::clone(vault);
     Rbd::with_timing(clusters, host, settings, timing).unwrap()
 }
 

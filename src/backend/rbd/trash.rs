@@ -25,7 +25,7 @@ use super::{
     store::{OpError, Store, Work},
 };
 use crate::{
-    backend::{Error, Host, PvState},
+    backend::{Error, Kubernetes, PvState},
     volume::Permit,
 };
 
@@ -79,7 +79,7 @@ enum Settled {
 /// Looks after the trash of `store` until the permit ends. `admin`: who may look at the whole cluster.
 pub(super) async fn collect_garbage(
     store: Arc<Store>,
-    host: Arc<dyn Host>,
+    host: Arc<dyn Kubernetes>,
     admin: Option<Admin>,
     permit: Permit,
 ) {
@@ -97,7 +97,7 @@ pub(super) async fn collect_garbage(
 
 struct Collector {
     store: Arc<Store>,
-    host: Arc<dyn Host>,
+    host: Arc<dyn Kubernetes>,
     known: BTreeMap<PoolNamespace, Known>,
     /// Where large images were looked for that an earlier process left.
     searched: BTreeSet<PoolNamespace>,
@@ -429,7 +429,7 @@ async fn settle(work: &Work, entry: &Entry, is_due: bool, permit: &Permit) -> Re
         }
     }
     let header = work.header(&entry.id).await?;
-    let volume = match decide::owner(entry, header.as_ref(), work.host.cluster().as_ref()) {
+    let volume = match decide::owner(entry, header.as_ref(), work.host.cluster_ids().as_ref()) {
         Owner::Ours(volume) => volume,
         Owner::Remnant if is_due => return purge(work, entry, permit).await,
         Owner::Another => return Ok(Settled::Left),

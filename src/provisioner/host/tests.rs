@@ -62,19 +62,19 @@ async fn a_secret_is_read_once_for_all_who_ask_and_again_after_some_seconds_or_w
     put(&stub, &json!({}));
     let host = host(&stub).await;
     let name = name();
-    let crowd = futures::future::join_all((0..20).map(|_| host.secrets(&name, false))).await;
+    let crowd = futures::future::join_all((0..20).map(|_| host.get(&name, false))).await;
     assert!(crowd.into_iter().all(|read| read.unwrap() == secrets("hunter2")));
     assert_eq!(reads(&stub), 1, "one request serves everybody");
 
     put(&stub, &json!({"data": {"key": "bmV3"}}));
     advance(Duration::from_secs(5)).await;
-    assert_eq!(host.secrets(&name, false).await.unwrap(), secrets("hunter2"));
+    assert_eq!(host.get(&name, false).await.unwrap(), secrets("hunter2"));
     assert_eq!(reads(&stub), 1, "some seconds old is good enough");
-    assert_eq!(host.secrets(&name, true).await.unwrap(), secrets("new"));
+    assert_eq!(host.get(&name, true).await.unwrap(), secrets("new"));
     assert_eq!(reads(&stub), 2, "what storage did not accept is read anew");
-    assert_eq!(host.secrets(&name, false).await.unwrap(), secrets("new"));
+    assert_eq!(host.get(&name, false).await.unwrap(), secrets("new"));
     advance(Duration::from_secs(11)).await;
-    host.secrets(&name, false).await.unwrap();
+    host.get(&name, false).await.unwrap();
     assert_eq!(reads(&stub), 3, "what is too old is read anew");
 }
 
@@ -83,7 +83,7 @@ async fn a_failure_is_told_to_those_who_waited_and_tried_again_by_whoever_comes_
     let stub = server(NOTHING_FORBIDDEN);
     let host = host(&stub).await;
     let name = name();
-    let crowd = futures::future::join_all((0..20).map(|_| host.secrets(&name, true))).await;
+    let crowd = futures::future::join_all((0..20).map(|_| host.get(&name, true))).await;
     for read in crowd {
         let error = read.unwrap_err();
         assert_eq!(error.kind(), Kind::NotFound);
@@ -96,7 +96,7 @@ async fn a_failure_is_told_to_those_who_waited_and_tried_again_by_whoever_comes_
     assert!(reads(&stub) <= 2, "{}", reads(&stub));
     put(&stub, &json!({}));
     advance(Duration::from_millis(1)).await;
-    assert_eq!(host.secrets(&name, false).await.unwrap(), secrets("hunter2"), "an absence is not remembered");
+    assert_eq!(host.get(&name, false).await.unwrap(), secrets("hunter2"), "an absence is not remembered");
 }
 
 #[tokio::test(start_paused = true)]
@@ -106,7 +106,7 @@ async fn secrets_that_nobody_asks_for_any_more_are_not_kept_in_memory() {
     for number in 0..5 {
         let name = SecretName { namespace: "storage".into(), name: format!("s{number}") };
         stub.put("secrets", "storage", &name.name, Some(stored(&json!({}))));
-        host.secrets(&name, false).await.unwrap();
+        host.get(&name, false).await.unwrap();
         advance(Duration::from_secs(6)).await;
     }
     assert_eq!(host.remembered.lock().unwrap().len(), 2);
@@ -117,7 +117,7 @@ async fn secrets_that_nobody_asks_for_any_more_are_not_kept_in_memory() {
 async fn an_error_says_what_is_missing_and_nothing_says_what_is_in_a_secret() {
     let name = name();
     let forbidden = server("secrets");
-    let error = host(&forbidden).await.secrets(&name, false).await.unwrap_err();
+    let error = host(&forbidden).await.get(&name, false).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Internal);
     assert_eq!(
         error.to_string(),
@@ -127,14 +127,14 @@ async fn an_error_says_what_is_missing_and_nothing_says_what_is_in_a_secret() {
 
     let down = server(NOTHING_FORBIDDEN);
     down.fail(|_| Fault::Status(status(503, "no leader")));
-    let error = host(&down).await.secrets(&name, false).await.unwrap_err();
+    let error = host(&down).await.get(&name, false).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Unavailable);
     assert!(error.to_string().contains("no leader"), "{error}");
 
     let strange = server(NOTHING_FORBIDDEN);
     put(&strange, &json!({"data": {"key": "hunter2!"}}));
     let host = host(&strange).await;
-    let error = host.secrets(&name, false).await.unwrap_err();
+    let error = host.get(&name, false).await.unwrap_err();
     let shown = format!("{error} {error:?} {host:?}");
     assert!(shown.contains("is not a Secret") && !shown.contains("hunter2"), "{shown}");
 }
@@ -145,31 +145,31 @@ async fn what_is_kept_carries_its_volume_and_replaces_only_what_was_kept_for_it(
     let stub = server(NOTHING_FORBIDDEN);
     let host = host(&stub).await;
     let (name, owner) = (name(), "pvc-1".parse::<VolumeName>().unwrap());
-    host.keep(&name, &secrets("hunter2"), &owner).await.unwrap();
+    host.put(&name, &secrets("hunter2"), &owner).await.unwrap();
     let kept = stub.object("secrets", "storage", "ceph-admin").unwrap();
     let (uid, data) = (kept["metadata"]["uid"].clone(), kept["data"].clone());
     assert_eq!((data, kept["type"].clone()), (json!({"key": "aHVudGVyMg=="}), json!("Opaque")));
     assert_eq!(kept["metadata"]["labels"], json!({"app.kubernetes.io/managed-by": "berth"}));
     assert_eq!(kept["metadata"]["annotations"], json!({"berth.storage/volume": "pvc-1"}));
 
-    host.keep(&name, &secrets("hunter2"), &owner).await.unwrap();
+    host.put(&name, &secrets("hunter2"), &owner).await.unwrap();
     let again = stub.object("secrets", "storage", "ceph-admin").unwrap();
     assert_eq!(again["metadata"]["uid"], uid, "what is right is left alone");
 
-    assert_eq!(host.secrets(&name, false).await.unwrap(), secrets("hunter2"));
-    host.keep(&name, &secrets("new"), &owner).await.unwrap();
-    assert_eq!(host.secrets(&name, false).await.unwrap(), secrets("new"), "nothing older is remembered");
+    assert_eq!(host.get(&name, false).await.unwrap(), secrets("hunter2"));
+    host.put(&name, &secrets("new"), &owner).await.unwrap();
+    assert_eq!(host.get(&name, false).await.unwrap(), secrets("new"), "nothing older is remembered");
 
     let other = "pvc-2".parse().unwrap();
-    let error = host.keep(&name, &secrets("x"), &other).await.unwrap_err();
+    let error = host.put(&name, &secrets("x"), &other).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Conflict);
     assert!(error.to_string().contains("was not made for volume pvc-2"), "{error}");
-    assert_eq!(host.forget(&name, &other).await.unwrap_err().kind(), Kind::Refused);
-    assert_eq!(host.secrets(&name, true).await.unwrap(), secrets("new"));
+    assert_eq!(host.delete(&name, &other).await.unwrap_err().kind(), Kind::Refused);
+    assert_eq!(host.get(&name, true).await.unwrap(), secrets("new"));
 
-    host.forget(&name, &owner).await.unwrap();
+    host.delete(&name, &owner).await.unwrap();
     assert!(stub.object("secrets", "storage", "ceph-admin").is_none());
-    host.forget(&name, &owner).await.unwrap();
+    host.delete(&name, &owner).await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]
@@ -195,7 +195,7 @@ async fn whether_a_secret_is_kept_is_told_by_its_marks_as_of_now_and_without_its
             found.map(|found| serde_json::from_value(found["metadata"].clone()).unwrap_or_default());
         assert_eq!(Keeping::of(metadata.as_ref(), &owner), expected, "{row}");
         stub.put("secrets", "storage", "ceph-admin", found.map(stored));
-        let kept = host.is_kept(&name(), &owner).await;
+        let kept = host.exists(&name(), &owner).await;
         match expected {
             Keeping::Kept => assert!(kept.unwrap(), "{row}"),
             Keeping::Gone => assert!(!kept.unwrap(), "{row}"),
@@ -207,7 +207,7 @@ async fn whether_a_secret_is_kept_is_told_by_its_marks_as_of_now_and_without_its
         }
     }
     let forbidden = server("secrets");
-    let error = self::host(&forbidden).await.is_kept(&name(), &owner).await.unwrap_err();
+    let error = self::host(&forbidden).await.exists(&name(), &owner).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Internal);
     assert!(error.to_string().contains("not allowed to get secrets in namespace"), "{error}");
 }
@@ -227,13 +227,9 @@ async fn a_foreign_secret_is_never_changed_or_deleted() {
         let stub = server(NOTHING_FORBIDDEN);
         put(&stub, &patch);
         let host = host(&stub).await;
-        assert_eq!(
-            host.keep(&name, &secrets("x"), &owner).await.unwrap_err().kind(),
-            Kind::Conflict,
-            "{row}"
-        );
-        assert_eq!(host.forget(&name, &owner).await.unwrap_err().kind(), Kind::Refused, "{row}");
-        assert_eq!(host.secrets(&name, true).await.unwrap(), secrets("hunter2"), "{row}");
+        assert_eq!(host.put(&name, &secrets("x"), &owner).await.unwrap_err().kind(), Kind::Conflict, "{row}");
+        assert_eq!(host.delete(&name, &owner).await.unwrap_err().kind(), Kind::Refused, "{row}");
+        assert_eq!(host.get(&name, true).await.unwrap(), secrets("hunter2"), "{row}");
     }
 }
 
@@ -280,7 +276,7 @@ async fn the_secret_that_cephfs_provisioner_made_for_a_volume_goes_with_it() {
         let stub = server(NOTHING_FORBIDDEN);
         stub.put("persistentvolumes", "", "pvc-1", Some(volume));
         stub.put("secrets", "storage", &name.name, Some(stored(&secret)));
-        let forgotten = host(&stub).await.forget(&name, &"pvc-1".parse().unwrap()).await;
+        let forgotten = host(&stub).await.delete(&name, &"pvc-1".parse().unwrap()).await;
         assert_eq!(forgotten.is_ok(), goes, "{row}: {forgotten:?}");
         assert_eq!(stub.object("secrets", "storage", &name.name).is_none(), goes, "{row}");
     }
@@ -290,17 +286,17 @@ async fn the_secret_that_cephfs_provisioner_made_for_a_volume_goes_with_it() {
 async fn the_installation_is_the_uid_of_kube_system_once_it_can_be_known() {
     let stub = server(NOTHING_FORBIDDEN);
     let uid = stub.object("namespaces", "", "kube-system").unwrap()["metadata"]["uid"].clone();
-    assert_eq!(json!(host(&stub).await.installation()), uid);
+    assert_eq!(json!(host(&stub).await.cluster_id()), uid);
     let asked = stub.calls().len();
     advance(Duration::from_hours(1)).await;
     assert_eq!(stub.calls().len(), asked, "it is asked once");
 
     let stub = server("namespaces");
     let waiting = host(&stub).await;
-    assert_eq!(waiting.installation(), None, "without the right it is unknown, and the start goes on");
+    assert_eq!(waiting.cluster_id(), None, "without the right it is unknown, and the start goes on");
     stub.fail(|_| Fault::None);
     tokio::time::sleep(ASK_AGAIN_WITHOUT_RIGHT + Duration::from_secs(1)).await;
-    assert!(waiting.installation().is_some(), "a right that was granted later counts");
+    assert!(waiting.cluster_id().is_some(), "a right that was granted later counts");
 
     let stub = server(NOTHING_FORBIDDEN);
     let failures = std::sync::atomic::AtomicUsize::new(2);
@@ -313,21 +309,18 @@ async fn the_installation_is_the_uid_of_kube_system_once_it_can_be_known() {
         );
         if left.is_ok() { Fault::Refuse(500) } else { Fault::None }
     });
-    assert!(
-        host(&stub).await.installation().is_some(),
-        "a server that fails at first is asked again at once"
-    );
+    assert!(host(&stub).await.cluster_id().is_some(), "a server that fails at first is asked again at once");
 
     let stub = server(NOTHING_FORBIDDEN);
     stub.fail(|_| Fault::Hang);
-    assert_eq!(host(&stub).await.installation(), None, "a server that hangs does not hold up the start");
+    assert_eq!(host(&stub).await.cluster_id(), None, "a server that hangs does not hold up the start");
 }
 
 /// Two clusters that share storage were one where neither could read its own identity.
 #[tokio::test(start_paused = true)]
 async fn the_cluster_is_named_by_the_administrator_else_by_kube_system_else_by_the_lock_and_forgets_no_name()
 {
-    let ids = |host: &KubernetesHost| host.cluster().map(|ids| ids.current().to_owned());
+    let ids = |host: &KubernetesHost| host.cluster_ids().map(|ids| ids.current().to_owned());
     // Where kube-system is only late, nothing takes its place.
     let late = server(NOTHING_FORBIDDEN);
     late.fail(|_| Fault::Hang);
@@ -341,19 +334,19 @@ async fn the_cluster_is_named_by_the_administrator_else_by_kube_system_else_by_t
     assert_eq!(ids(&host), None, "nothing may be read");
     facts.lock("lock-1".into());
     facts.lock("lock-2".into());
-    let by_lock = host.cluster().unwrap();
+    let by_lock = host.cluster_ids().unwrap();
     assert_eq!(by_lock.current(), "lock-1", "the first one that was read stays");
     assert!(!by_lock.include("lock-2"));
     stub.fail(|_| Fault::None);
     tokio::time::sleep(ASK_AGAIN_WITHOUT_RIGHT + Duration::from_secs(1)).await;
     let uid = stub.object("namespaces", "", "kube-system").unwrap()["metadata"]["uid"].clone();
-    let by_namespace = host.cluster().unwrap();
+    let by_namespace = host.cluster_ids().unwrap();
     assert_eq!(json!(by_namespace.current()), uid, "the right was granted");
     assert!(by_namespace.include("lock-1"), "what was signed before is still its own");
 
     let named =
         Settings { cluster_id: Some("green".into()), former_cluster_ids: vec!["blue".into()], ..settings() };
-    let named = host_with(&stub, named, &facts).await.cluster().unwrap();
+    let named = host_with(&stub, named, &facts).await.cluster_ids().unwrap();
     assert_eq!(named.current(), "green");
     for id in ["green", "blue", "lock-1", uid.as_str().unwrap()] {
         assert!(named.include(id), "{id}");

@@ -60,14 +60,15 @@ enum Step {
     AskForClass(Arc<Claim>, String),
 }
 
-/// Works on the claim with this UID; `tries` counts from 1.
+/// Works on the claim with this UID; `tries` counts from 1. `parsed` is what the claim and its class said a moment ago.
 pub(in crate::provisioner) async fn reconcile(
     shared: &Shared,
     uid: &Arc<str>,
     tries: u32,
+    parsed: Option<&Order>,
     permit: &Permit,
 ) -> Outcome {
-    let step = match next_step(shared, uid, tries) {
+    let step = match next_step(shared, uid, tries, parsed) {
         Ok(step) => step,
         Err(outcome) => return outcome,
     };
@@ -90,7 +91,7 @@ pub(in crate::provisioner) async fn reconcile(
     }
 }
 
-fn next_step(shared: &Shared, uid: &Arc<str>, tries: u32) -> Result<Step, Outcome> {
+fn next_step(shared: &Shared, uid: &Arc<str>, tries: u32, parsed: Option<&Order>) -> Result<Step, Outcome> {
     let attempt = shared.attempt(uid);
     if let Some(Attempt { progress: Progress::Stored(..), .. }) = &attempt {
         return Ok(Step::Nothing);
@@ -104,7 +105,7 @@ fn next_step(shared: &Shared, uid: &Arc<str>, tries: u32) -> Result<Step, Outcom
             (None, None) => Step::Nothing,
         });
     };
-    let planned = plan(&claim, &records, &shared.backends);
+    let planned = plan(&claim, &records, &shared.backends, parsed);
     // While it is unknown whether there is a volume, a plan that says no does not end the attempt.
     match planned {
         Plan::Ignore => {
@@ -206,7 +207,7 @@ pub(in crate::provisioner) async fn commit(shared: &Shared, uid: &str, permit: &
         }
         Err(error) => {
             tracing::warn!(volume = %volume.id, error = error.chain(), "cannot commit the volume on the storage");
-            outcome_of(error.kind())
+            error.kind().into()
         }
     }
 }
@@ -244,7 +245,7 @@ fn not_made(shared: &Shared, order: &Order, error: &Error) -> Outcome {
     // Somebody is at it already: that is no failure, and nothing that anybody has to know.
     if error.kind() == Kind::Busy {
         tracing::debug!(claim = %claim, error = error.chain(), "another operation on the volume is running");
-        return outcome_of(Kind::Busy);
+        return Kind::Busy.into();
     }
     fail(shared, claim, &error.kind().to_string(), &error.chain());
     shared.await_secret(error, Key::Claim(Arc::clone(&claim.uid)));
@@ -255,7 +256,7 @@ fn not_made(shared: &Shared, order: &Order, error: &Error) -> Outcome {
         // Nothing was made and nothing will be. What an earlier try made is still remembered.
         shared.end_attempt_if(&claim.uid, |progress| matches!(progress, Progress::Begun));
     }
-    outcome_of(error.kind())
+    error.kind().into()
 }
 
 /// Stores the PV, once; then tells the backend.
@@ -269,7 +270,7 @@ async fn store(shared: &Shared, order: &Arc<Order>, volume: &Arc<Volume>, permit
             if error.kind() == Kind::Exhausted && !shared.posted(&claim.uid) {
                 roll_back(shared, order, volume, permit).await;
             }
-            return outcome_of(error.kind());
+            return error.kind().into();
         }
     };
     let turn = shared.storing.acquire().await;
@@ -354,7 +355,7 @@ fn describe(
         let mut records = shared.records();
         let spot = LocationKey::new(order.backend.capabilities().name, &place);
         if spot != order.spot {
-            let share = order.backend.shares(&order.request);
+            let share = order.may_share();
             let name = order.request.name.as_str();
             if let Some(other) = records.occupant(&spot, name, &order.claim.uid, share) {
                 let message =
@@ -419,7 +420,7 @@ async fn settle(shared: &Shared, attempt: Attempt, permit: &Permit) -> Outcome {
             }
             // Without claim and class only the sweep is left to take back what may have been made, once something names the store again.
             Err(error) if error.kind().may_still_happen() && has_class(shared, order) => {
-                return outcome_of(error.kind());
+                return error.kind().into();
             }
             Err(error) if error.kind().may_still_happen() => {
                 tracing::info!(
@@ -501,7 +502,7 @@ async fn roll_back(shared: &Shared, order: &Order, volume: &Volume, permit: &Per
             shared.end_attempt(&claim.uid);
             Outcome::Done
         }
-        Err(error) if error.kind() == Kind::Busy => outcome_of(Kind::Busy),
+        Err(error) if error.kind() == Kind::Busy => Kind::Busy.into(),
         Err(error) => {
             tracing::warn!(claim = %claim, error = error.chain(), "cannot remove an unused volume");
             let note =
@@ -517,7 +518,7 @@ async fn roll_back(shared: &Shared, order: &Order, volume: &Volume, permit: &Per
                 shared.end_attempt(&claim.uid);
                 return Outcome::Done;
             }
-            outcome_of(error.kind())
+            error.kind().into()
         }
     }
 }
@@ -528,21 +529,6 @@ fn fail(shared: &Shared, claim: &Claim, kind: &str, why: &str) {
     tracing::warn!(claim = %claim, kind, why, "cannot provision a volume");
     shared.tell_claim(claim, Type::Warning, "ProvisioningFailed", why.to_owned());
     shared.metrics.provision_failed(&claim.class_field, claim.source_kind());
-}
-
-/// When to try again after the backend failed. What is in the way may go without the claim changing, so that even a
-/// refusal is tried again, slowly.
-pub(super) fn outcome_of(kind: Kind) -> Outcome {
-    match kind {
-        Kind::Invalid | Kind::Unsupported | Kind::Refused => Outcome::Slow,
-        Kind::Conflict
-        | Kind::NotFound
-        | Kind::Exhausted
-        | Kind::InUse
-        | Kind::Busy
-        | Kind::Unavailable
-        | Kind::Internal => Outcome::Retry,
-    }
 }
 
 impl Shared {

@@ -71,7 +71,7 @@ mod tests {
         let backends = Backends::default().with(NAME, Arc::new(Memory::new()));
         let mut records = Records::new(backends.clone(), true);
         records.see_class(fixtures::class(json!({"parameters": parameters})));
-        let Plan::Provision(order) = plan(&fixtures::claim(json!({})), &records, &backends) else {
+        let Plan::Provision(order) = plan(&fixtures::claim(json!({})), &records, &backends, None) else {
             panic!("{parameters} is not provisioned")
         };
         let found = remarks(&order, minor);

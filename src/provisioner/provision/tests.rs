@@ -6,9 +6,9 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use super::{attempt::outcome_of, *};
+use super::*;
 use crate::{
-    backend::memory::Memory,
+    backend::{StorageSystem, memory::Memory},
     provisioner::{
         fixtures::{self, NAME},
         queue::Outcome,
@@ -18,7 +18,7 @@ use crate::{
 };
 
 fn backends() -> Backends {
-    let memory: Arc<dyn Backend> = Arc::new(Memory::new());
+    let memory: Arc<dyn StorageSystem> = Arc::new(Memory::new());
     Backends::default().with(NAME, Arc::clone(&memory)).with("second.example/name", memory)
 }
 
@@ -42,7 +42,7 @@ fn decide(claim: &Value, records: &mut Records) -> (String, String) {
     let Some(claim) = records.claim(object.metadata.uid.as_deref().unwrap()).cloned() else {
         return ("not kept".into(), String::new());
     };
-    match plan(&claim, records, &backends()) {
+    match plan(&claim, records, &backends(), None) {
         Plan::Ignore => ("ignore".into(), String::new()),
         Plan::Foreign(why) => ("foreign".into(), why),
         Plan::Reread => ("reread".into(), String::new()),
@@ -449,7 +449,10 @@ fn what_a_class_needs_of_a_claim_is_kept_and_the_claim_is_read_again_when_that_c
     assert_eq!(decide(&claim, &mut records).0, "reject, unless there is a class");
     records.see_class(class("${.PVC.labels.tier}/${.PVC.name}", "1"));
     let kept = records.claim("0b6f-11").cloned().unwrap();
-    assert!(matches!(plan(&kept, &records, &backends()), Plan::Reread), "nothing was kept without a class");
+    assert!(
+        matches!(plan(&kept, &records, &backends(), None), Plan::Reread),
+        "nothing was kept without a class"
+    );
     assert_eq!(decide(&claim, &mut records), ("provision".into(), "gold/data".into()));
     let kept = records.claim("0b6f-11").cloned().unwrap().to_volume_claim();
     assert_eq!(kept.labels, BTreeMap::from([("tier".into(), "gold".into())]), "and only what is needed");
@@ -457,11 +460,11 @@ fn what_a_class_needs_of_a_claim_is_kept_and_the_claim_is_read_again_when_that_c
 
     records.see_class(class("${.PVC.annotations.team}/${.PVC.labels.tier}", "2"));
     let kept = records.claim("0b6f-11").cloned().unwrap();
-    assert!(matches!(plan(&kept, &records, &backends()), Plan::Reread), "the new edition needs more");
+    assert!(matches!(plan(&kept, &records, &backends(), None), Plan::Reread), "the new edition needs more");
     assert_eq!(decide(&claim, &mut records).1, "a/gold");
     records.see_class(class("${.PVC.name}", "3"));
     let kept = records.claim("0b6f-11").cloned().unwrap();
-    assert!(matches!(plan(&kept, &records, &backends()), Plan::Provision(_)), "less is enough");
+    assert!(matches!(plan(&kept, &records, &backends(), None), Plan::Provision(_)), "less is enough");
 }
 
 #[test]
@@ -571,7 +574,7 @@ fn a_place_that_another_volume_has_is_refused() {
 #[test]
 fn a_claim_whose_volume_is_stored_needs_nothing_more() {
     let records = records(Some(usual()), vec![json!({"status": {"phase": "Bound"}})]);
-    assert!(matches!(plan(&fixtures::claim(usual()), &records, &backends()), Plan::Ignore));
+    assert!(matches!(plan(&fixtures::claim(usual()), &records, &backends(), None), Plan::Ignore));
 }
 
 #[test]
@@ -598,7 +601,7 @@ fn the_backend_is_asked_for_what_the_claim_says_with_its_own_parameters_only() {
     });
     records.see_claim(&fixtures::claim_object(claim));
     let claim = Arc::clone(records.claim("0b6f-11").unwrap());
-    let Plan::Provision(order) = plan(&claim, &records, &backends()) else { panic!("not provisioned") };
+    let Plan::Provision(order) = plan(&claim, &records, &backends(), None) else { panic!("not provisioned") };
     let mut expected = VolumeRequest {
         name: "pvc-0b6f-11".parse().unwrap(),
         claim: claim.to_volume_claim(),
@@ -606,12 +609,35 @@ fn the_backend_is_asked_for_what_the_claim_says_with_its_own_parameters_only() {
         access: vec![Access::ReadWriteOnce, Access::ReadOnlyMany],
         mode: Mode::Filesystem,
         parameters: BTreeMap::from([("pathPattern".into(), "${.PVC.labels.tier}".into())]),
+        placement: order.request.placement.clone(),
     };
     assert_eq!(order.request, expected);
     assert_eq!(std::mem::take(&mut expected.claim.labels), BTreeMap::from([("tier".into(), "gold".into())]));
     assert_eq!(order.disposal, Disposal::Retain);
     assert_eq!(order.spot.path(), "gold");
     assert_eq!(order.unknown.as_deref(), Some("has the unknown parameter \"odd\""));
+}
+
+#[test]
+fn a_claim_and_a_class_that_are_the_same_are_not_parsed_again() {
+    let mut records = records(Some(json!({})), Vec::new());
+    let claim = fixtures::claim(json!({}));
+    let Plan::Provision(mut parsed) = plan(&claim, &records, &backends(), None) else {
+        panic!("not provisioned")
+    };
+    parsed.request.capacity = Capacity::from_bytes(1);
+    let again = |claim: &Arc<Claim>, records: &Records| {
+        let Plan::Provision(order) = plan(claim, records, &backends(), Some(&parsed)) else {
+            panic!("refused")
+        };
+        order.request.capacity == parsed.request.capacity
+    };
+    assert!(again(&claim, &records), "what was parsed is used");
+    assert!(!again(&Arc::new(Claim::clone(&claim)), &records), "the claim is another edition");
+    let mut class = Class::clone(records.class(&claim.class).unwrap());
+    class.version = "2".into();
+    records.see_class(class);
+    assert!(!again(&claim, &records), "the class is another edition");
 }
 
 /// Proves: case 13, case 14, case 39
@@ -628,9 +654,9 @@ fn failures_are_retried_at_a_pace_that_fits_them() {
         Kind::Internal,
     ];
     for kind in slow {
-        assert_eq!(outcome_of(kind), Outcome::Slow, "{kind}");
+        assert_eq!(Outcome::from(kind), Outcome::Slow, "{kind}");
     }
     for kind in usual {
-        assert_eq!(outcome_of(kind), Outcome::Retry, "{kind}");
+        assert_eq!(Outcome::from(kind), Outcome::Retry, "{kind}");
     }
 }

@@ -3,7 +3,7 @@
 //! All work on one volume is done under one key of the queue, so that it is never removed and given back at the same time. What
 //! another process may still do is the business of the permit and of the storage.
 
-use std::{sync::Arc, time::Instant};
+use std::time::Instant;
 
 use super::{
     Action, Class, Order, Plan, given_up, in_the_way, in_the_way_on,
@@ -14,7 +14,7 @@ use super::{
     yielding,
 };
 use crate::{
-    backend::{Backend, Error, Kind, Removed, Restored},
+    backend::{Error, Kind, Ports, Removed, Restored},
     provisioner::{
         Shared,
         cluster::{Cause, Failure},
@@ -106,12 +106,12 @@ async fn remove(
     tries: u32,
     permit: &Permit,
 ) -> Result<(Box<Order>, Removed), Outcome> {
-    let Some(backend) = shared.backends.get(&order.provisioner) else { return Err(Outcome::Done) };
+    let Some(ports) = shared.backends.ports(&order.provisioner) else { return Err(Outcome::Done) };
     let asked = order.removal.disposal;
-    let order = cleared(shared, live, backend, order, tries).await?;
+    let order = cleared(shared, live, ports, order, tries).await?;
     let name = order.removal.name.as_str();
     let begun_before = shared.records().begin_removal(name, asked);
-    match backend.remove(&order.removal, permit).await {
+    match ports.backend.remove(&order.removal, permit).await {
         Ok(removed) => {
             tracing::info!(volume = name, disposal = %order.removal.disposal, outcome = ?removed, "removed the volume");
             let mut records = shared.records();
@@ -125,20 +125,10 @@ async fn remove(
         }
         Err(error) => {
             shared.records().leaving(name, false);
-            if !begun_before && nothing_begun(error.kind()) {
+            if !begun_before && error.kind().touched_nothing() {
                 shared.records().end_removal(name);
             }
             Err(not_removed(shared, live, &error))
-        }
-    }
-}
-
-/// Whether an error says that nothing was touched, now or later.
-fn nothing_begun(kind: Kind) -> bool {
-    match kind {
-        Kind::Invalid | Kind::Unsupported | Kind::Refused | Kind::NotFound => true,
-        Kind::Conflict | Kind::Exhausted | Kind::InUse | Kind::Busy | Kind::Unavailable | Kind::Internal => {
-            false
         }
     }
 }
@@ -234,7 +224,7 @@ async fn restore(
                 error = error.chain(),
                 "another operation on the volume is running"
             );
-            return Err(outcome_of(Kind::Busy));
+            return Err(Kind::Busy.into());
         }
         Err(error) => {
             tracing::warn!(
@@ -245,8 +235,8 @@ async fn restore(
             );
             let note = format!("cannot cancel the removal of the volume yet: {}", error.chain());
             shared.tell_volume(live, Type::Warning, "VolumeRestoreFailed", note);
-            if !nothing_begun(error.kind()) {
-                return Err(outcome_of(error.kind()));
+            if !error.kind().touched_nothing() {
+                return Err(error.kind().into());
             }
         }
     }
@@ -258,13 +248,13 @@ async fn restore(
 async fn cleared(
     shared: &Shared,
     live: &VolumeObject,
-    backend: &Arc<dyn Backend>,
+    ports: &Ports,
     order: Box<Order>,
     tries: u32,
 ) -> Result<Box<Order>, Outcome> {
     let name = order.removal.name.as_str();
-    let Some(place) = backend.locate(&order.removal.source) else { return Ok(order) };
-    let spot = LocationKey::new(backend.capabilities().name, &place);
+    let Some(place) = ports.backend.locate(&order.removal.source) else { return Ok(order) };
+    let spot = LocationKey::new(ports.name(), &place);
     match sharing::take(shared, name, &order.removal, &spot).await? {
         Turn::Last => {}
         // The last one at a place decides about it.
@@ -296,7 +286,7 @@ async fn cleared(
             },
             // What an older provisioner made is known by its path alone.
             None if order.removal.id.is_none() => records
-                .double(&spot, name, |store| backend.is_provisional(store))
+                .double(&spot, name, |store| ports.stores.is_provisional(store))
                 .map(|(other, store)| (in_the_way_on(&spot, &other, &store), other)),
             None => None,
         };
@@ -325,11 +315,11 @@ fn not_removed(shared: &Shared, live: &VolumeObject, error: &Error) -> Outcome {
                 error = error.chain(),
                 "another operation on the volume is running"
             );
-            return outcome_of(Kind::Busy);
+            return Kind::Busy.into();
         }
         Kind::Refused => {
             refuse(shared, live, &error.chain());
-            return outcome_of(Kind::Refused);
+            return Kind::Refused.into();
         }
         Kind::Invalid
         | Kind::Unsupported
@@ -344,7 +334,7 @@ fn not_removed(shared: &Shared, live: &VolumeObject, error: &Error) -> Outcome {
     shared.tell_volume(live, Type::Warning, "VolumeFailedDelete", error.chain());
     shared.await_secret(error, Key::Volume(name.into()));
     shared.metrics.delete_failed(live.spec.storage_class_name.as_deref().unwrap_or_default());
-    outcome_of(error.kind())
+    error.kind().into()
 }
 
 /// The class that the volume names, where it matters: for what becomes of the bytes and, with volumes of older
@@ -430,18 +420,4 @@ fn patched(shared: &Shared, name: &str, answer: Result<(), Failure>) -> Result<O
     }
     tracing::warn!(volume = name, error = %failure, "cannot change the finalizer of the PersistentVolume");
     Err(failure.outcome())
-}
-
-/// When to try again after the backend failed.
-fn outcome_of(kind: Kind) -> Outcome {
-    match kind {
-        Kind::Invalid | Kind::Unsupported | Kind::Refused => Outcome::Slow,
-        Kind::Conflict
-        | Kind::NotFound
-        | Kind::Exhausted
-        | Kind::InUse
-        | Kind::Busy
-        | Kind::Unavailable
-        | Kind::Internal => Outcome::Retry,
-    }
 }

@@ -45,8 +45,9 @@ impl Classes {
             known.round = round;
             return false;
         }
-        let backend = backends.get(&class.provisioner);
-        let inspection = backend.map(|backend| backend.inspect(&class.parameters_of(backend.capabilities())));
+        let ports = backends.ports(&class.provisioner);
+        let inspection =
+            ports.map(|ports| ports.stores.inspect(&class.parameters_of(ports.backend.capabilities())));
         let Inspection { labels, annotations, findings } = inspection.unwrap_or_default();
         let known = Known {
             keys: Arc::new(ClaimKeys { labels, annotations }),

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use super::Records;
 use crate::{
-    backend::{Backend, StoreExpectation},
+    backend::{StoreExpectation, Stores},
     provisioner::{
         names,
         objects::{VolumeObject, annotation},
@@ -49,13 +49,12 @@ impl Records {
         }
     }
 
-    /// What the volumes tell of each store of `backend`; stores without volumes have an empty past. Among them are stores that
+    /// What the volumes tell of each store of the backend of this name; stores without volumes have an empty past. Among them are stores that
     /// only volumes name.
-    pub(in crate::provisioner) fn past(&self, backend: &dyn Backend) -> Vec<StoreExpectation> {
-        let name = backend.capabilities().name;
+    pub(in crate::provisioner) fn past(&self, name: &str, stores: &dyn Stores) -> Vec<StoreExpectation> {
         let empty = BTreeMap::new();
         let memories = self.memories.get(name).unwrap_or(&empty);
-        let mut stores: Vec<String> = backend.stores().into_iter().map(|store| store.name).collect();
+        let mut stores: Vec<String> = stores.stores().into_iter().map(|store| store.name).collect();
         let named = |store: &&String| !stores.iter().any(|known| known == *store);
         let unnamed: Vec<String> = memories.keys().filter(named).cloned().collect();
         stores.extend(unnamed);

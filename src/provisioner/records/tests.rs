@@ -582,11 +582,11 @@ fn the_newest_volume_tells_the_identity_of_its_store() {
     for index in 0..20 {
         records.see_volume(&made(&format!("d{index}"), "2026-10-01T00:00:00Z", json!("oldest")));
     }
-    let past = records.past(&Memory::with_stores(&["default", "empty"]));
+    let past = records.past("memory", &Memory::with_stores(&["default", "empty"]));
     let [default, empty] = past.as_slice() else { panic!("{past:?}") };
     assert_eq!((default.identity.as_deref(), default.places.len()), (Some("second"), REMEMBERED));
     assert_eq!((empty.identity.as_deref(), empty.places.len()), (None, 0));
-    let unknown = records.past(&Memory::with_stores(&["elsewhere"]));
+    let unknown = records.past("memory", &Memory::with_stores(&["elsewhere"]));
     let stores: Vec<_> = unknown.iter().map(|past| (past.store.as_str(), past.identity.as_deref())).collect();
     assert_eq!(
         stores,
@@ -599,7 +599,7 @@ fn the_newest_volume_tells_the_identity_of_its_store() {
     for name in ["a", "b", "c"] {
         records.forget_volume(name);
     }
-    let [default] = &records.past(&Memory::new())[..] else { panic!("one store") };
+    let [default] = &records.past("memory", &Memory::new())[..] else { panic!("one store") };
     assert_eq!(
         (default.identity.as_deref(), default.places.len()),
         (Some("second"), 0),

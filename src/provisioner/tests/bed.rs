@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    backend::{Backend, Backends, memory::Memory},
+    backend::{Backends, StorageSystem, memory::Memory},
     observe::Metrics,
     provisioner::{ClusterFacts, KubernetesHost, Settings, fixtures, host, queue::Backoff, run},
     system::clock::since_boot,
@@ -202,7 +202,7 @@ impl Bed {
     }
 
     /// The loop over another backend.
-    pub(super) fn start_on(name: &str, settings: Settings, backend: Arc<dyn Backend>) -> Running {
+    pub(super) fn start_on(name: &str, settings: Settings, backend: Arc<dyn StorageSystem>) -> Running {
         let metrics = Metrics::new();
         let backends = Backends::default().with(name, backend);
         let stop = settings.stop.clone();

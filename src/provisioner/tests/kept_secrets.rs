@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::bed::{Bed, NAME, Running, USER, full_rules};
 use crate::{
     backend::{
-        Backend,
+        StorageSystem,
         ceph::Clusters,
         cephfs::{
             Cephfs, Settings,
@@ -60,7 +60,7 @@ impl Site {
         let cephfs =
             Settings { driver: "cephfs.berth.storage".into(), admins: [].into(), secret_namespace: None };
         let clusters = Clusters::new(Vec::new(), self.mgr.tools());
-        let backend: Arc<dyn Backend> =
+        let backend: Arc<dyn StorageSystem> =
             Arc::new(Cephfs::new(clusters, Arc::new(host.await.unwrap()), cephfs).unwrap());
         Bed::start_on(NAME, settings, backend)
     }

@@ -342,6 +342,7 @@ fn request(uid: &str, name: &str) -> VolumeRequest {
         access: vec![Access::ReadWriteMany],
         mode: Mode::Filesystem,
         parameters: BTreeMap::default(),
+        placement: None,
     }
 }
 
@@ -502,7 +503,7 @@ async fn what_is_not_empty_is_never_swept() {
     let bed = Bed::with(Options::default(), Memory::new(), full_rules());
     let made = request("gone", "gone");
     bed.memory.create(&made, &Permit::unlimited()).await.unwrap();
-    bed.memory.fill(&bed.memory.place(&made).unwrap());
+    bed.memory.fill(&bed.memory.place(&made).unwrap().location);
     let running = bed.start().await;
     bed.until("the sweep tried", || bed.memory.calls(Operation::Rollback) > 0).await;
     bed.settle().await;

@@ -11,13 +11,13 @@ use serde_json::Value;
 use super::bed::{Bed, NAME};
 use crate::{
     backend::{
-        Backend, Capabilities, Error, Known, KnownVolume, Removed, Restored, StoreExpectation, StoreStatus,
-        Uncommitted,
+        Backend, Capabilities, Error, Janitor, Known, KnownVolume, Removed, Restored, StoreExpectation,
+        StoreStatus, Stores, Uncommitted,
         memory::{Memory, Operation},
     },
     volume::{
-        Capacity, ExpandRequest, Expanded, InUse, Location, Permit, Removal, Source, Volume, VolumeId,
-        VolumeName, VolumeRequest,
+        Capacity, ExpandRequest, Expanded, InUse, Location, Permit, Placement, Removal, Source, Volume,
+        VolumeId, VolumeName, VolumeRequest,
     },
 };
 
@@ -33,12 +33,8 @@ impl Backend for Stingy {
         self.memory.capabilities()
     }
 
-    fn place(&self, request: &VolumeRequest) -> Result<Location, Error> {
+    fn place(&self, request: &VolumeRequest) -> Result<Placement, Error> {
         self.memory.place(request)
-    }
-
-    fn shares(&self, request: &VolumeRequest) -> bool {
-        self.memory.shares(request)
     }
 
     fn locate(&self, source: &Source) -> Option<Location> {
@@ -57,6 +53,10 @@ impl Backend for Stingy {
         self.memory.commit(id, uid, permit).await
     }
 
+    async fn rollback(&self, uncommitted: &Uncommitted, permit: &Permit) -> Result<(), Error> {
+        self.memory.rollback(uncommitted, permit).await
+    }
+
     async fn remove(&self, removal: &Removal, permit: &Permit) -> Result<Removed, Error> {
         self.memory.remove(removal, permit).await
     }
@@ -65,6 +65,13 @@ impl Backend for Stingy {
         self.memory.restore(removal, permit).await
     }
 
+    async fn expand(&self, growth: &ExpandRequest, permit: &Permit) -> Result<Expanded, Error> {
+        self.memory.expand(growth, permit).await
+    }
+}
+
+#[async_trait]
+impl Janitor for Stingy {
     async fn unregistered(&self, store: &str, volumes: &[KnownVolume]) -> Result<Vec<VolumeName>, Error> {
         self.memory.unregistered(store, volumes).await
     }
@@ -73,22 +80,16 @@ impl Backend for Stingy {
         self.memory.register(volume, permit).await
     }
 
-    async fn expand(&self, growth: &ExpandRequest, permit: &Permit) -> Result<Expanded, Error> {
-        self.memory.expand(growth, permit).await
-    }
-
     async fn list_uncommitted(&self, store: &str, known: Known<'_>) -> Result<Vec<Uncommitted>, Error> {
         self.memory.list_uncommitted(store, known).await
-    }
-
-    async fn rollback(&self, uncommitted: &Uncommitted, permit: &Permit) -> Result<(), Error> {
-        self.memory.rollback(uncommitted, permit).await
     }
 
     async fn collect_garbage(&self, permit: &Permit) {
         self.memory.collect_garbage(permit).await;
     }
+}
 
+impl Stores for Stingy {
     fn expect_store(&self, past: StoreExpectation) {
         self.memory.expect_store(past);
     }

@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use super::World;
 use crate::{
     backend::{
-        Backend,
+        StorageSystem,
         ceph::Cluster,
         cephfs::names,
         conformance::{self, Storage, Ways, id_of},
@@ -30,7 +30,7 @@ fn adapted(bench: super::Bench) -> conformance::Bench {
     let group = format!("{claims}every");
     let parameters = [("clusterID", STORE), ("group", &group)];
     let known = monitors.clone();
-    let open = move || -> Arc<dyn Backend> {
+    let open = move || -> Arc<dyn StorageSystem> {
         let cluster = Cluster::new(STORE, known.parse().unwrap(), tools.clone()).unwrap();
         super::backend(tools.clone(), Arc::clone(&keys), Some(cluster))
     };

@@ -96,7 +96,7 @@ pub(super) async fn old_volumes_are_removed_with_user_and_secret(bench: &Bench) 
                 assert_eq!(bench.world.exists(path), disposal != Disposal::Delete, "{path} {disposal}");
                 assert_eq!(bench.user_exists(user), disposal == Disposal::Retain, "{user} {disposal}");
                 assert_eq!(
-                    bench.keys.secrets(&secret, true).await.is_ok(),
+                    bench.keys.get(&secret, true).await.is_ok(),
                     disposal == Disposal::Retain,
                     "{secret} {disposal}"
                 );

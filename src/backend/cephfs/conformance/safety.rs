@@ -117,7 +117,7 @@ pub(super) async fn snapshots_keep_a_volume_and_are_named(bench: &Bench) {
 
 pub(super) async fn an_unused_volume_is_taken_back_and_a_used_one_stays(bench: &Bench) {
     let backend = bench.start();
-    let store = backend.place(&bench.request("x", &[])).unwrap().store;
+    let store = backend.place(&bench.request("x", &[])).unwrap().location.store;
     for more in [&[][..], &[("deterministicNames", "true")]] {
         let unused = bench.request("unused", more);
         let used = bench.in_group(&unused.parameters["group"], "used", more);
@@ -164,7 +164,7 @@ pub(super) async fn another_installations_volume_is_left_alone(bench: &Bench) {
     let theirs = bench.start();
     let request = bench.request("a", &[("deterministicNames", "true")]);
     let volume = made(&theirs, &request).await;
-    let admin = bench.keys.secrets(&admin_secret(), false).await.unwrap();
+    let admin = bench.keys.get(&admin_secret(), false).await.unwrap();
     let admin = std::str::from_utf8(admin.get("key").unwrap()).unwrap().to_owned();
     let keys = Keys::new("another-installation", &admin);
     let ours = bench.open(Arc::clone(&keys));
@@ -173,7 +173,7 @@ pub(super) async fn another_installations_volume_is_left_alone(bench: &Bench) {
     ours.expect_store(StoreExpectation {
         store: volume.id.store().into(),
         identity: None,
-        places: vec![ours.place(&request).unwrap()],
+        places: vec![ours.place(&request).unwrap().location],
     });
     let found = ours.list_uncommitted(volume.id.store(), &nobody).await.unwrap();
     assert!(!found.iter().any(|uncommitted| uncommitted.id == volume.id));
@@ -211,7 +211,7 @@ pub(super) async fn what_somebody_else_put_there_is_not_taken(bench: &Bench) {
     assert_eq!(error.kind(), Kind::Conflict, "{error}");
     assert!(error.to_string().contains("nobody marked it"), "{error}");
     let nobody = |_: &VolumeName| false;
-    let store = backend.place(&plain).unwrap().store;
+    let store = backend.place(&plain).unwrap().location.store;
     for uncommitted in backend.list_uncommitted(&store, &nobody).await.unwrap() {
         if uncommitted.claim.uid == plain.claim.uid {
             assert_eq!(kind(backend.rollback(&uncommitted, &permit()).await), Kind::Refused);

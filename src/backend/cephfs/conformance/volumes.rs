@@ -10,14 +10,14 @@ pub(super) async fn creating_again_gives_the_same_volume_and_key(bench: &Bench) 
     assert!(bench.world.exists(&Bench::data(&first)));
     let user = format!("berth-{}", request.claim.uid);
     let name = SecretName { namespace: "team".into(), name: format!("ceph-{user}-secret") };
-    let secrets = bench.keys.secrets(&name, false).await.unwrap();
+    let secrets = bench.keys.get(&name, false).await.unwrap();
     assert_eq!(secrets.get("userID"), Some(user.as_bytes()));
     assert_eq!(secrets.get("key"), secrets.get("userKey"));
     assert!(bench.user_exists(&user));
     for backend in [backend, bench.start()] {
         assert_eq!(made(&backend, &request).await, first);
     }
-    assert_eq!(bench.keys.secrets(&name, false).await.unwrap(), secrets);
+    assert_eq!(bench.keys.get(&name, false).await.unwrap(), secrets);
     let Source::Csi(csi) = &first.source else { unreachable!("{:?}", first.source) };
     assert_eq!(csi.handle, first.id.to_string());
     assert_eq!(csi.stage_secret, Some(name));
@@ -41,10 +41,10 @@ pub(super) async fn an_in_tree_volume_names_monitors_path_user_and_secret(bench:
     assert_eq!(source.user, format!("berth-{}", request.claim.uid));
     let secret = source.secret.as_ref().unwrap();
     assert_eq!(secret.namespace, "keys");
-    let secrets = bench.keys.secrets(secret, true).await.unwrap();
+    let secrets = bench.keys.get(secret, true).await.unwrap();
     // The in-tree plugin takes any of the values for the key.
     assert_eq!(secrets.only().map(|(name, _)| name), Some("key"));
-    assert_eq!(backend.locate(&volume.source), Some(backend.place(&request).unwrap()));
+    assert_eq!(backend.locate(&volume.source), Some(backend.place(&request).unwrap().location));
     assert_eq!(removed(&backend, &removal(&request, &volume, Disposal::Delete)).await, Removed::Trashed);
 }
 
@@ -114,7 +114,7 @@ pub(super) async fn an_archived_volume_keeps_its_data_and_loses_its_users(bench:
     bench.world.ceph(&guest).unwrap();
     let removal = removal(&request, &volume, Disposal::Archive);
     let archived = removed(&backend, &removal).await;
-    assert_eq!(archived, Removed::Archived(backend.place(&request).unwrap().segments.join("/")));
+    assert_eq!(archived, Removed::Archived(backend.place(&request).unwrap().location.segments.join("/")));
     assert!(bench.world.exists(&data));
     assert!(!bench.user_exists(&record["user"]) && !bench.user_exists(&user), "nobody can reach it any more");
     assert!(!bench.keys.kept().iter().any(|kept| kept.name == record["secretName"]));
@@ -169,7 +169,7 @@ pub(super) async fn the_next_claim_of_a_deterministic_name_never_sees_old_data(b
     };
     let volume = made(&backend, &first).await;
     assert_eq!(volume.record["subvolume"], "team.data");
-    let place = backend.place(&first).unwrap();
+    let place = backend.place(&first).unwrap().location;
     assert!(bench.world.exists(&format!("/{}", place.segments.join("/"))));
     assert_eq!(backend.locate(&volume.source), Some(place));
     bench.world.fill(&Bench::data(&volume));
@@ -274,7 +274,7 @@ pub(super) async fn a_shared_user_is_left_alone(bench: &Bench) {
     for disposal in [Disposal::Archive, Disposal::Delete] {
         removed(&backend, &removal(&request, &volume, disposal)).await;
         assert!(bench.user_exists(&user));
-        assert!(bench.keys.secrets(&secret, true).await.is_ok());
+        assert!(bench.keys.get(&secret, true).await.is_ok());
     }
     assert!(!bench.world.exists(&Bench::data(&volume)));
 }

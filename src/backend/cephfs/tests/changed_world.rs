@@ -13,7 +13,8 @@ use super::{
 };
 use crate::{
     backend::{
-        Backend, Kind, KnownVolume, PvState, Removed, Restored, StoreExpectation, Uncommitted,
+        Backend, Janitor, Kind, KnownVolume, PvState, Removed, Restored, StoreExpectation, Stores,
+        Uncommitted,
         cephfs::{Cephfs, remove, subvolumes::At, sweep},
         conformance::{key, pv_metadata, request},
     },
@@ -74,7 +75,7 @@ async fn a_subvolume_of_version_3_is_used_like_any_other_and_its_path_is_taken_a
     assert!(source.path.contains("/roots/") && source.path.ends_with("/mnt"), "{}", source.path);
     assert_eq!(backend.create(&new, &permit).await.unwrap().source, made.source, "found again");
     for (request, volume) in [(&new, &made), (&old, &made_before)] {
-        assert_eq!(backend.locate(&volume.source), Some(backend.place(request).unwrap()));
+        assert_eq!(backend.locate(&volume.source), Some(backend.place(request).unwrap().location));
         let expansion = ExpandRequest {
             name: request.name.clone(),
             id: Some(volume.id.clone()),
@@ -533,7 +534,7 @@ async fn a_subvolume_that_nobody_marked_is_told_of() {
     mgr.break_off(2, "before");
     backend.create(&request, &permit).await.unwrap_err();
     assert!(mgr.mend() && mgr.exists("/volumes/berth/team.data"));
-    let store = backend.place(&request).unwrap().store;
+    let store = backend.place(&request).unwrap().location.store;
     let nobody = |_: &VolumeName| false;
     for _ in 0..2 {
         assert_eq!(

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     backend::{
-        Backend, Error, Kind,
+        Backend, Error, Janitor, Kind, Stores,
         cephfs::{Cephfs, mark::Archived, sweep},
         conformance::{key, request},
     },
@@ -128,7 +128,7 @@ fn expire<'a>(fixture: &'a Fixture, permit: &'a Permit) -> Done<'a> {
     Box::pin(async move {
         let backend = fixture.start();
         backend.register_class(&request_for(PLAIN).parameters);
-        let work = backend.work_on(&backend.place(&request_for(PLAIN))?.store).await?.unwrap();
+        let work = backend.work_on(&backend.place(&request_for(PLAIN))?.location.store).await?.unwrap();
         sweep::collect_garbage(&work, SystemTime::now() + Duration::from_hours(24 * 31), permit).await
     })
 }
@@ -238,7 +238,7 @@ const STEPS: &[Step] = &[
             Box::pin(async move {
                 let backend = fixture.start();
                 backend.register_class(&request_for(&[]).parameters);
-                let store = backend.place(&request_for(&[]))?.store;
+                let store = backend.place(&request_for(&[]))?.location.store;
                 let nobody = |_: &VolumeName| false;
                 for uncommitted in backend.list_uncommitted(&store, &nobody).await? {
                     backend.rollback(&uncommitted, permit).await?;
@@ -313,7 +313,7 @@ async fn a_volume_that_was_begun_and_given_up_leaves_nothing() {
         fixture.mgr.mend();
         let backend = fixture.start();
         backend.register_class(&request_for(&[]).parameters);
-        let store = backend.place(&request_for(&[])).unwrap().store;
+        let store = backend.place(&request_for(&[])).unwrap().location.store;
         let nobody = |_: &VolumeName| false;
         // What is not marked yet is left alone for a day.
         fixture.keys.later(Duration::from_hours(25));

@@ -11,7 +11,7 @@ use super::{
     fake::{KEY, Mgr},
 };
 use crate::{
-    backend::{Backend, KnownVolume, PvState, Removed, cephfs::Cephfs, cephfs::sweep},
+    backend::{Backend, Janitor, KnownVolume, PvState, Removed, Stores, cephfs::Cephfs, cephfs::sweep},
     volume::{Disposal, InUse, Permit, Removal, SecretName, Volume, VolumeName, VolumeRequest},
 };
 

@@ -9,7 +9,7 @@ use super::{
     fake::{KEY, Mgr},
 };
 use crate::{
-    backend::{Backend, Kind, cephfs::Cephfs},
+    backend::{Backend, Janitor, Kind, cephfs::Cephfs},
     volume::{Disposal, InUse, Permit, Removal, SecretName, Volume, VolumeRequest},
 };
 
@@ -52,13 +52,13 @@ impl Site {
 async fn the_deleted_secret_of_a_volumes_own_user_is_made_again_with_the_same_values() {
     for more in [&[][..], &[("pvSource", "in-tree")], &[("deterministicNames", "true")]] {
         let site = Site::new(more).await;
-        let before = (site.mgr.state(), site.keys.get(&site.secret).unwrap());
+        let before = (site.mgr.state(), site.keys.stored(&site.secret).unwrap());
         site.backend.register(&site.in_use, &Permit::unlimited()).await.unwrap();
         let calls = site.mgr.take_log();
         assert!(!calls.iter().any(|call| call.contains("authorize")), "it is there: {calls:?}");
         site.keys.delete(&site.secret);
         site.backend.register(&site.in_use, &Permit::unlimited()).await.unwrap();
-        assert_eq!((site.mgr.state(), site.keys.get(&site.secret).unwrap()), before, "{more:?}");
+        assert_eq!((site.mgr.state(), site.keys.stored(&site.secret).unwrap()), before, "{more:?}");
         assert_eq!(site.keys.kept(), from_ref(&site.secret), "{more:?}");
         // It goes with its volume, as the first one would have.
         let removal = removal(&site.request, &site.volume, Disposal::Archive);
@@ -72,10 +72,10 @@ async fn a_secret_that_a_tenant_put_in_the_place_of_a_deleted_one_is_left_alone_
     let site = Site::new(&[]).await;
     site.keys.delete(&site.secret);
     site.keys.put(&site.secret, &[("key", "of the tenant")]);
-    let theirs = site.keys.get(&site.secret);
+    let theirs = site.keys.stored(&site.secret);
     let error = site.backend.register(&site.in_use, &Permit::unlimited()).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Conflict, "{error}");
-    assert_eq!(site.keys.get(&site.secret), theirs);
+    assert_eq!(site.keys.stored(&site.secret), theirs);
     site.untouched("a tenant's Secret");
     site.keys.delete(&site.secret);
     site.backend.register(&site.in_use, &Permit::unlimited()).await.unwrap();

@@ -111,8 +111,8 @@ async fn a_shared_directory_goes_with_its_last_user() {
     let two = site.make(&second).await;
     assert_eq!(one.source, two.source);
     assert_eq!((one.origin, two.origin), (Origin::Created, Origin::Created));
-    assert!(site.nfs.shares(&first));
-    assert!(!site.nfs.shares(&existing("a", "data", "adopt")));
+    assert!(site.nfs.place(&first).unwrap().may_share);
+    assert!(!site.nfs.place(&existing("a", "data", "adopt")).unwrap().may_share);
     let removal = conformance::removal(&first, &one, Disposal::Delete);
     assert_eq!(site.remove(&removal).await.unwrap(), Removed::Kept);
     assert!(site.has("data/file"));

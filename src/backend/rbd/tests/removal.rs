@@ -200,7 +200,7 @@ async fn the_source_of_a_volume_is_as_its_class_says() {
         fs_type: None,
     };
     assert_eq!(*source, expected);
-    assert_eq!(site.rbd.locate(&volume.source), Some(site.rbd.place(&in_tree_request).unwrap()));
+    assert_eq!(site.rbd.locate(&volume.source), Some(site.rbd.place(&in_tree_request).unwrap().location));
     site.remove(&removal(&in_tree_request, &volume, Disposal::Delete)).await.unwrap();
 }
 
@@ -217,7 +217,7 @@ async fn a_cluster_that_only_a_class_describes_serves_as_well() {
     assert_eq!(volume.record["adminSecretName"], "ceph-admin");
     let Source::Csi(source) = &volume.source else { panic!("{:?}", volume.source) };
     assert_eq!(source.attributes["monitors"], "10.5.0.1");
-    assert_eq!(site.rbd.locate(&volume.source), Some(site.rbd.place(&a).unwrap()));
+    assert_eq!(site.rbd.locate(&volume.source), Some(site.rbd.place(&a).unwrap().location));
     // A new process learns from the class what it must look after, and from the PV what it needs to remove.
     site.create(&described("b")).await.unwrap();
     site.restart();

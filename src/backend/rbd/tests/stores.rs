@@ -28,7 +28,7 @@ async fn a_cluster_that_no_class_and_no_volume_names_any_more_is_forgotten_and_c
     let site = Site::new();
     site.fake_cluster.state().unreachable = true;
     let class = described("a", &[]).parameters;
-    let store = site.rbd.place(&described("a", &[])).unwrap().store;
+    let store = site.rbd.place(&described("a", &[])).unwrap().location.store;
     site.rbd.register_class(&class);
     assert_eq!(names(&site), ["main", store.as_str()]);
     let used = BTreeSet::from([store.clone()]);

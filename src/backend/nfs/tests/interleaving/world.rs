@@ -150,7 +150,7 @@ impl Stage {
             ..export("other", "other-server", "/export")
         };
         let exports = if two_names { vec![first, second] } else { vec![first] };
-        let nfs = Nfs::new(exports, Arc::clone(&self.hosts[cluster]) as Arc<dyn Host>).unwrap();
+        let nfs = Nfs::new(exports, Arc::clone(&self.hosts[cluster]) as Arc<dyn ClusterInfo>).unwrap();
         for store in &nfs.stores {
             for rule in &self.off {
                 store.rules.switch_off(*rule);
