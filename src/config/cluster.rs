@@ -5,9 +5,10 @@
 use std::time::Duration;
 
 use super::{
-    convert::{Names, Sources, names},
     file::ClusterInFile,
-    old::Old,
+    legacy_flags::LegacyFlags,
+    settings,
+    sources::Sources,
     value::{ConfigError, Setting},
 };
 use crate::{
@@ -39,42 +40,29 @@ pub struct ConfiguredCluster {
     pub admin: Option<Admin>,
 }
 
-/// The settings of every cluster, from flags and file: one of each for every field of [`Tools`].
-pub(super) struct Common {
-    pub(super) rbd: (Option<String>, Option<String>),
-    pub(super) ceph: (Option<String>, Option<String>),
-    pub(super) rados: (Option<String>, Option<String>),
-    pub(super) connect: (Option<String>, Option<String>),
-    pub(super) operation: (Option<String>, Option<String>),
-    pub(super) deadline: (Option<String>, Option<String>),
-    pub(super) concurrency: (Option<String>, Option<String>),
-    pub(super) sessions: (Option<String>, Option<String>),
-}
-
 /// More programs at a time than this only wait for each other.
 const MOST_PROGRAMS: usize = 256;
 /// The shortest limit of a program.
 const LEAST: Duration = Duration::from_secs(1);
 
 /// The programs and limits that hold where a cluster does not say otherwise.
-pub(super) fn tools(sources: &Sources<'_>, common: Common, old: &Old) -> Result<Tools, ConfigError> {
-    let pick = |names: &Names, (flag, file)| sources.pick(names, flag, file);
-    let deadline = pick(&names::CEPH_COMMAND_TIMEOUT, common.deadline)?;
+pub(super) fn tools(sources: &Sources<'_>, legacy: &LegacyFlags) -> Result<Tools, ConfigError> {
+    let deadline = sources.pick(&settings::CEPH_COMMAND_TIMEOUT)?;
     let mut limit = deadline.duration(LEAST)?;
-    if let (true, Some(seconds)) = (deadline.is_default(), old.command_timeout) {
+    if let (true, Some(seconds)) = (deadline.is_default(), legacy.command_timeout) {
         // Five seconds were its default, which ended the removal of big images half way.
         limit = limit.max(Duration::from_secs(seconds));
     }
-    let operation = pick(&names::CEPH_OPERATION_TIMEOUT, common.operation)?;
-    let connect = pick(&names::CEPH_CONNECT_TIMEOUT, common.connect)?;
-    let concurrency = pick(&names::CEPH_CONCURRENCY, common.concurrency)?.count(MOST_PROGRAMS)?;
-    let sessions = sessions(&pick(&names::CEPH_SESSIONS, common.sessions)?)?;
+    let operation = sources.pick(&settings::CEPH_OPERATION_TIMEOUT)?;
+    let connect = sources.pick(&settings::CEPH_CONNECT_TIMEOUT)?;
+    let concurrency = sources.pick(&settings::CEPH_CONCURRENCY)?.count(MOST_PROGRAMS)?;
+    let sessions = sessions(&sources.pick(&settings::CEPH_SESSIONS)?)?;
     Ok(Tools {
-        rbd: program(&pick(&names::RBD_PROGRAM, common.rbd)?)?,
-        ceph: program(&pick(&names::CEPH_PROGRAM, common.ceph)?)?,
-        rados: program(&pick(&names::RADOS_PROGRAM, common.rados)?)?,
-        connect: within(&connect, limit, names::CEPH_COMMAND_TIMEOUT.flag)?,
-        operation: within(&operation, limit, names::CEPH_COMMAND_TIMEOUT.flag)?,
+        rbd: program(&sources.pick(&settings::RBD_PROGRAM)?)?,
+        ceph: program(&sources.pick(&settings::CEPH_PROGRAM)?)?,
+        rados: program(&sources.pick(&settings::RADOS_PROGRAM)?)?,
+        connect: within(&connect, limit, settings::CEPH_COMMAND_TIMEOUT.flag)?,
+        operation: within(&operation, limit, settings::CEPH_COMMAND_TIMEOUT.flag)?,
         deadline: limit,
         concurrency,
         sessions,
@@ -112,13 +100,12 @@ fn program(given: &Setting) -> Result<String, ConfigError> {
 /// The clusters of the file; `namespace` is where their Secrets are unless they say otherwise. Names what is missing.
 pub(super) fn clusters(
     sources: &Sources<'_>,
-    file: Vec<ClusterInFile>,
     tools: &Tools,
     namespace: &str,
     missing: &mut Vec<String>,
 ) -> Result<Vec<ConfiguredCluster>, ConfigError> {
     let mut clusters: Vec<ConfiguredCluster> = Vec::new();
-    for (index, entry) in file.into_iter().enumerate() {
+    for (index, entry) in sources.file.clusters.iter().cloned().enumerate() {
         let Some(cluster) = cluster(sources, index, entry, tools, namespace, missing)? else { continue };
         let at =
             |key: &str, text: &str| Setting::new(text, sources.in_file(format!("clusters[{index}].{key}")));

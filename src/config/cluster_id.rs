@@ -3,29 +3,21 @@
 //! What they override, the UID of `kube-system`, is asked of the API server elsewhere.
 
 use super::{
-    convert::{Sources, names},
-    file::Texts,
-    value::{ConfigError, Origin, Setting},
+    settings,
+    sources::Sources,
+    value::{ConfigError, Setting},
 };
 
 /// Reads the cluster's id, `None` where the UID of `kube-system` is to be used, and the ids that it had before.
-pub(super) fn ids(
-    sources: &Sources<'_>,
-    (flag, file): (Option<String>, Option<String>),
-    (former_flag, former_file): (Option<String>, Option<Texts>),
-) -> Result<(Option<String>, Vec<String>), ConfigError> {
-    let own = sources.find(&names::CLUSTER_ID, flag, file)?.map(|given| id(&given)).transpose()?;
-    let written = match sources.given(&names::FORMER_CLUSTER_IDS, former_flag)? {
-        Some(given) => split(&given),
-        None => former_file.map(|texts| listed(sources, texts)).unwrap_or_default(),
-    };
+pub(super) fn ids(sources: &Sources<'_>) -> Result<(Option<String>, Vec<String>), ConfigError> {
+    let own = sources.find(&settings::CLUSTER_ID)?.map(|given| id(&given)).transpose()?;
     let mut former: Vec<String> = Vec::new();
-    for given in written {
+    for given in sources.listed(&settings::FORMER_CLUSTER_IDS)?.iter().flat_map(split) {
         let id = id(&given)?;
         if own.as_ref() == Some(&id) {
             return Err(given.wrong(format_args!(
                 "is the id of {}: name only ids that this cluster no longer has",
-                names::CLUSTER_ID.flag
+                settings::CLUSTER_ID.flag
             )));
         }
         if former.contains(&id) {
@@ -39,13 +31,6 @@ pub(super) fn ids(
 /// The parts between the commas.
 fn split(given: &Setting) -> Vec<Setting> {
     given.text.split(',').map(|part| Setting::new(part.trim(), given.origin.clone())).collect()
-}
-
-fn listed(sources: &Sources<'_>, Texts(texts): Texts) -> Vec<Setting> {
-    let key = names::FORMER_CLUSTER_IDS.key;
-    let origin = |index| -> Origin { sources.in_file(format!("{key}[{index}]")) };
-    let given = texts.into_iter().enumerate().map(|(index, text)| Setting::new(text, origin(index)));
-    given.flat_map(|given| split(&given)).collect()
 }
 
 /// An id that fits into a mark on every kind of storage: a DNS label, as the UID of `kube-system` is one.

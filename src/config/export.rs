@@ -7,18 +7,16 @@
 use std::{path::PathBuf, time::Duration};
 
 use super::{
-    convert::{File, Names, Sources, names},
     file::ExportInFile,
     server,
+    settings::{self, MOST_WORKERS, MOUNT_POINT, Name},
+    sources::Sources,
     value::{ConfigError, Origin, Setting},
 };
 use crate::backend::nfs::Export;
 
 /// The export that the flags and the environment describe.
 pub(super) const DEFAULT: &str = "default";
-
-/// Where the images of old and new mount the export.
-pub(super) const MOUNT_POINT: &str = "/persistentvolumes";
 
 /// What holds for every export that does not say otherwise.
 pub(super) struct Common {
@@ -41,19 +39,16 @@ struct Described {
 pub(super) fn exports(
     sources: &Sources<'_>,
     needed: bool,
-    flags: (Option<String>, Option<String>, Option<String>),
-    file: Vec<ExportInFile>,
     common: &Common,
     missing: &mut Vec<String>,
 ) -> Result<Vec<Export>, ConfigError> {
     let mut described = Vec::new();
-    for (index, entry) in file.into_iter().enumerate() {
+    for (index, entry) in sources.file.exports.iter().cloned().enumerate() {
         described.push(in_file(sources, index, entry)?);
     }
-    let (server, path, root) = flags;
-    let server = sources.given(&names::NFS_SERVER, server)?;
-    let path = sources.given(&names::NFS_PATH, path)?;
-    let root = sources.given(&names::EXPORT_ROOT, root)?;
+    let server = sources.given(&settings::NFS_SERVER)?;
+    let path = sources.given(&settings::NFS_PATH)?;
+    let root = sources.given(&settings::EXPORT_ROOT)?;
     let wanted = server.is_some() || path.is_some() || needed && described.is_empty();
     if let Some(entry) = described.iter_mut().find(|entry| entry.name == DEFAULT) {
         entry.server = server.or(entry.server.take());
@@ -73,7 +68,7 @@ pub(super) fn exports(
         return Err(root.wrong(format_args!(
             "says where the export {DEFAULT:?} is mounted, but there is no such export: write the root of each export \
              into the file, or name the server and the path by {} and {}",
-            names::NFS_SERVER.flag, names::NFS_PATH.flag
+            settings::NFS_SERVER.flag, settings::NFS_PATH.flag
         )));
     }
     let mut exports = Vec::new();
@@ -131,18 +126,20 @@ fn ready(
         Some(index) => sources.in_file(format!("exports[{index}].{key}")),
         None => Origin::Default(""),
     };
-    let mut absent = |names: &Names, what: &str| {
+    let mut absent = |name_of: &Name, what: &str| {
         missing.push(match place {
             Some(index) if name != DEFAULT => format!("exports[{index}].{what} in the file"),
-            Some(index) => format!("exports[{index}].{what} in the file, {} or {}", names.flag, names.env),
-            None => format!("{} or {}", names.flag, names.env),
+            Some(index) => {
+                format!("exports[{index}].{what} in the file, {} or {}", name_of.flag, name_of.env)
+            }
+            None => format!("{} or {}", name_of.flag, name_of.env),
         });
     };
     if server.is_none() {
-        absent(&names::NFS_SERVER, "server");
+        absent(&settings::NFS_SERVER, "server");
     }
     if path.is_none() {
-        absent(&names::NFS_PATH, "path");
+        absent(&settings::NFS_PATH, "path");
     }
     let (Some(server), Some(path)) = (server, path) else { return Ok(None) };
     let (server, path) = (host(&server)?, exported(&path)?);
@@ -167,7 +164,7 @@ fn ready(
         None => common.deadline,
     };
     let threads = match threads {
-        Some(text) => Setting::new(text, key("threads")).count(File::MOST_WORKERS)?,
+        Some(text) => Setting::new(text, key("threads")).count(MOST_WORKERS)?,
         None => common.threads,
     };
     Ok(Some(Export { name, server, aliases, path, former_paths, root, require_mount, deadline, threads }))

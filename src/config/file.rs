@@ -2,56 +2,86 @@
 //!
 //! Each key is the flag of the same name without its dashes; `exports`, `clusters` and the names of provisioners are lists.
 
-use std::fmt;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    sync::LazyLock,
+};
 
 use serde::{
     Deserialize, Deserializer,
-    de::{SeqAccess, Visitor},
+    de::{Error as _, MapAccess, SeqAccess, Visitor},
 };
 
-use super::value::ConfigError;
+use super::{
+    settings::{self, Kind},
+    value::ConfigError,
+};
 
 /// The whole file.
-#[allow(clippy::struct_field_names)] // `listenFile` is the key's name.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct File {
-    pub(super) provisioner_names: Option<Vec<String>>,
-    pub(super) rbd_provisioner_names: Option<Vec<String>>,
-    pub(super) cephfs_provisioner_names: Option<Vec<String>>,
-    pub(super) exports: Option<Vec<ExportInFile>>,
-    pub(super) clusters: Option<Vec<ClusterInFile>>,
-    pub(super) cluster_id: Option<String>,
-    pub(super) former_cluster_ids: Option<Texts>,
-    pub(super) trash_retention: Option<String>,
-    pub(super) secret_namespace: Option<String>,
-    pub(super) rbd_program: Option<String>,
-    pub(super) ceph_program: Option<String>,
-    pub(super) rados_program: Option<String>,
-    pub(super) ceph_connect_timeout: Option<String>,
-    pub(super) ceph_operation_timeout: Option<String>,
-    pub(super) ceph_command_timeout: Option<String>,
-    pub(super) ceph_concurrency: Option<String>,
-    pub(super) ceph_sessions: Option<String>,
-    pub(super) kubeconfig: Option<String>,
-    pub(super) leader_election: Option<String>,
-    pub(super) lease_namespace: Option<String>,
-    pub(super) lease_name: Option<String>,
-    pub(super) lease_duration: Option<String>,
-    pub(super) lease_renew_deadline: Option<String>,
-    pub(super) lease_retry_period: Option<String>,
-    pub(super) listen: Option<String>,
-    pub(super) listen_file: Option<String>,
-    pub(super) log_format: Option<String>,
-    pub(super) log_level: Option<String>,
-    pub(super) workers: Option<String>,
-    pub(super) operation_timeout: Option<String>,
-    pub(super) api_timeout: Option<String>,
-    pub(super) retry_min: Option<String>,
-    pub(super) retry_max: Option<String>,
-    pub(super) sweep_interval: Option<String>,
-    pub(super) sweep_grace: Option<String>,
-    pub(super) shutdown_grace: Option<String>,
+    pub(super) exports: Vec<ExportInFile>,
+    pub(super) clusters: Vec<ClusterInFile>,
+    /// The settings that are one text, by key.
+    pub(super) texts: BTreeMap<&'static str, String>,
+    /// Those that are lists.
+    pub(super) lists: BTreeMap<&'static str, Vec<String>>,
+}
+
+const EXPORTS: &str = "exports";
+const CLUSTERS: &str = "clusters";
+
+/// Every key of the file.
+static KEYS: LazyLock<Vec<&str>> = LazyLock::new(|| {
+    let of_settings =
+        settings::ALL.iter().map(|name| name.key).filter(|key| !key.is_empty() && !key.contains('['));
+    [EXPORTS, CLUSTERS].into_iter().chain(of_settings).collect()
+});
+
+impl<'de> Deserialize<'de> for File {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Keys;
+
+        impl<'de> Visitor<'de> for Keys {
+            type Value = File;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("settings by key")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<File, A::Error> {
+                let mut file = File::default();
+                let mut seen = BTreeSet::new();
+                while let Some(written) = map.next_key::<String>()? {
+                    let Some(key) = KEYS.iter().copied().find(|key| *key == written) else {
+                        return Err(A::Error::unknown_field(&written, &KEYS));
+                    };
+                    if !seen.insert(key) {
+                        return Err(A::Error::duplicate_field(key));
+                    }
+                    match settings::ALL.iter().find(|name| name.key == key).map(|name| name.kind) {
+                        None if key == EXPORTS => {
+                            file.exports = map.next_value::<Option<_>>()?.unwrap_or_default();
+                        }
+                        None => file.clusters = map.next_value::<Option<_>>()?.unwrap_or_default(),
+                        Some(Kind::One | Kind::Switch) => {
+                            file.texts.extend(map.next_value::<Option<_>>()?.map(|text| (key, text)));
+                        }
+                        Some(Kind::Repeated) => {
+                            file.lists.extend(map.next_value::<Option<_>>()?.map(|list| (key, list)));
+                        }
+                        Some(Kind::List) => {
+                            file.lists.extend(map.next_value::<Option<_>>()?.map(|Texts(list)| (key, list)));
+                        }
+                    }
+                }
+                Ok(file)
+            }
+        }
+
+        deserializer.deserialize_map(Keys)
+    }
 }
 
 /// One of `exports`.
@@ -139,15 +169,16 @@ mod tests {
         let quoted = "workers: '8'\nleaderElection: \"true\"\nleaseDuration: '15s'\nexports:\n- {name: 'a', threads: '4'}\n";
         let read = |text| read("berth.yaml", text).unwrap();
         assert_eq!(read(plain), read(quoted));
-        assert_eq!(read(plain).workers.as_deref(), Some("8"));
-        assert_eq!(read(plain).leader_election.as_deref(), Some("true"));
+        let texts = read(plain).texts;
+        assert_eq!(texts.get("workers").map(String::as_str), Some("8"));
+        assert_eq!(texts.get("leaderElection").map(String::as_str), Some("true"));
     }
 
     #[test]
     fn monitors_are_a_list_or_one_text() {
         let monitors = |text: &str| {
-            let file = read("berth.yaml", &format!("clusters:\n- monitors: {text}\n"))?;
-            Ok::<_, ConfigError>(file.clusters.unwrap_or_default().remove(0).monitors.unwrap_or_default().0)
+            let mut file = read("berth.yaml", &format!("clusters:\n- monitors: {text}\n"))?;
+            Ok::<_, ConfigError>(file.clusters.remove(0).monitors.unwrap_or_default().0)
         };
         assert_eq!(monitors("[a, 'b:6789']").unwrap(), ["a", "b:6789"]);
         assert_eq!(monitors("a,b:6789").unwrap(), ["a,b:6789"]);

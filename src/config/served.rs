@@ -3,10 +3,7 @@
 //! The names of the older provisioners and our own say it themselves; any other name is one of NFS, unless it was given as
 //! one of RBD or `CephFS`, or the program was started under the name of such a provisioner.
 
-use super::{
-    convert::{Names, Sources, names},
-    value::{ConfigError, Origin, Setting},
-};
+use super::{settings, sources::Sources, value::ConfigError};
 
 /// What storage a provisioner name stands for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -58,37 +55,15 @@ pub(crate) fn storage_of(name: &str) -> Storage {
     known(name).unwrap_or(Storage::Nfs)
 }
 
-/// The names from one setting: the flags, else the variable, else the list in the file.
-pub(super) struct Asked {
-    pub(super) flags: Vec<String>,
-    pub(super) file: Option<Vec<String>>,
-}
-
-impl Asked {
-    fn given(self, sources: &Sources<'_>, names: &Names) -> Result<Vec<Setting>, ConfigError> {
-        if !self.flags.is_empty() {
-            let given = self.flags.into_iter().map(|text| Setting::new(text, Origin::Flag(names.flag)));
-            return Ok(given.collect());
-        }
-        if let Some(given) = sources.given(names, None)? {
-            return Ok(vec![given]);
-        }
-        let origin = |index| sources.in_file(format!("{}[{index}]", names.key));
-        let listed = self.file.unwrap_or_default().into_iter().enumerate();
-        Ok(listed.map(|(index, text)| Setting::new(text, origin(index))).collect())
-    }
-}
-
 /// The names that are served, those of `any` first. `entry`: what the name stands for under which the program was started.
 pub(super) fn served(
     sources: &Sources<'_>,
-    (any, rbd, cephfs): (Asked, Asked, Asked),
     entry: Option<Storage>,
     missing: &mut Vec<String>,
 ) -> Result<Vec<Provisioner>, ConfigError> {
-    let any = any.given(sources, &names::PROVISIONER_NAME)?;
-    let rbd = rbd.given(sources, &names::RBD_PROVISIONER_NAME)?;
-    let cephfs = cephfs.given(sources, &names::CEPHFS_PROVISIONER_NAME)?;
+    let any = sources.listed(&settings::PROVISIONER_NAME)?;
+    let rbd = sources.listed(&settings::RBD_PROVISIONER_NAME)?;
+    let cephfs = sources.listed(&settings::CEPHFS_PROVISIONER_NAME)?;
     let any = any.into_iter().map(|given| {
         let storage = known(&given.text).or(entry).unwrap_or(Storage::Nfs);
         (given, storage)
@@ -122,8 +97,8 @@ pub(super) fn served(
         if let Some((name, storage)) = old {
             served.push(Provisioner { name: name.to_owned(), storage });
         } else {
-            let names = &names::PROVISIONER_NAME;
-            missing.push(format!("{}, {} or {} in the file of --config", names.flag, names.env, names.key));
+            let name = &settings::PROVISIONER_NAME;
+            missing.push(format!("{}, {} or {} in the file of --config", name.flag, name.env, name.key));
         }
     }
     Ok(served)

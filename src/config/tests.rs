@@ -2,10 +2,10 @@
 
 mod ceph;
 
-use std::{collections::BTreeMap, ffi::OsString, io};
+use std::{collections::BTreeMap, ffi::OsString, io, path::Path, time::Duration};
 
 use super::*;
-use crate::volume::SecretName;
+use crate::{backend::nfs::Export, observe, volume::SecretName};
 
 /// What a row of a table starts the process with: a command line, `NAME=value` pairs, and the text of `/etc/berth.yaml`.
 type Start<'a> = (&'a str, &'a [&'a str], &'a str);
@@ -27,8 +27,8 @@ fn start((line, env, file): Start<'_>) -> Result<Controller, String> {
         }
         _ => Err(io::Error::from(io::ErrorKind::NotFound)),
     };
-    let surroundings = Environment { env: &|name| env.get(name).cloned(), read: &read };
-    match parse(&args, surroundings) {
+    let environment = Environment { env: &|name| env.get(name).cloned(), read: &read };
+    match parse(&args, environment) {
         Ok(Invocation::Controller(controller)) => Ok(*controller),
         Ok(Invocation::Print(text)) => panic!("printed {text}"),
         Err(wrong) => Err(wrong.to_string()),
@@ -551,16 +551,9 @@ fn an_unknown_flag_or_command_is_refused() {
 
 /// Flag, variable, key, default and effect of every setting, in the order of --help.
 pub(crate) fn settings() -> Vec<[String; 5]> {
-    let berth = flags::definition();
-    let controller = berth.find_subcommand("controller").unwrap();
-    let row = |names: &convert::Names| {
-        let long = names.flag.trim_start_matches('-');
-        let arg = controller.get_arguments().find(|arg| arg.get_long() == Some(long)).unwrap();
-        let help = arg.get_help().unwrap().to_string();
-        let effect = help.split(" [").next().unwrap().to_owned();
-        [names.flag.into(), names.env.into(), names.key.into(), names.default.into(), effect]
-    };
-    convert::names::ALL.iter().map(row).collect()
+    let row =
+        |name: &settings::Name| [name.flag, name.env, name.key, name.default, name.effect].map(str::to_owned);
+    settings::ALL.iter().map(row).collect()
 }
 
 #[test]
@@ -574,7 +567,7 @@ fn help_stays_as_it_was_reviewed() {
 
 #[test]
 fn help_and_version_are_printed() {
-    let surroundings =
+    let environment =
         Environment { env: &|_| None, read: &|_| Err(io::Error::from(io::ErrorKind::NotFound)) };
     for line in [
         "berth --help",
@@ -584,41 +577,23 @@ fn help_and_version_are_printed() {
         "berth --version",
     ] {
         let args: Vec<String> = line.split(' ').map(String::from).collect();
-        let printed = parse(&args, surroundings);
+        let printed = parse(&args, environment);
         assert!(matches!(printed, Ok(Invocation::Print(_))), "{line}: {printed:?}");
     }
 }
 
-/// Each flag's help names the variable and the default that the code uses.
+/// A key of the file follows from the flag's name, so that nobody has to look it up.
 #[test]
-fn help_names_the_variables_and_defaults_that_hold() {
-    let berth = flags::definition();
-    let controller = berth.find_subcommand("controller").unwrap();
-    for names in convert::names::ALL {
-        let long = names.flag.trim_start_matches('-');
-        let arg = controller.get_arguments().find(|arg| arg.get_long() == Some(long));
-        let help = arg.unwrap_or_else(|| panic!("no flag {}", names.flag)).get_help().unwrap().to_string();
-        let said = |what: &str| {
-            let (_, rest) = help.split_once(&format!("[{what}: "))?;
-            rest.split_once(']').map(|(said, _)| said)
-        };
-        assert_eq!(said("env").unwrap_or_default(), names.env, "{}", names.flag);
-        assert_eq!(said("default").unwrap_or_default(), names.default, "{}", names.flag);
-        let camel = long.split('-').enumerate().map(|(at, word)| match at {
-            0 => word.to_owned(),
-            _ => word[..1].to_uppercase() + &word[1..],
-        });
-        let camel: String = camel.collect();
-        assert!(
-            names.key == camel
-                || names.key.starts_with("exports[].")
-                || names.key == camel + "s"
-                || names.key.is_empty(),
-            "{} has the key {}",
-            names.flag,
-            names.key
-        );
+fn each_key_of_the_file_is_its_flag_in_camel_case() {
+    for name in settings::ALL {
+        let words = name.flag.trim_start_matches('-').split('-').enumerate();
+        let camel: String = words
+            .map(|(at, word)| if at == 0 { word.to_owned() } else { word[..1].to_uppercase() + &word[1..] })
+            .collect();
+        let as_it_should = name.key == camel
+            || name.key.starts_with("exports[].")
+            || name.kind == settings::Kind::Repeated && name.key == camel + "s"
+            || name.key.is_empty();
+        assert!(as_it_should, "{} has the key {}", name.flag, name.key);
     }
-    let flags = controller.get_arguments().filter(|arg| arg.get_long().is_some()).count();
-    assert_eq!(flags, convert::names::ALL.len());
 }

@@ -105,6 +105,73 @@ pub(super) fn without_tests(tokens: &[String]) -> Vec<String> {
     kept
 }
 
+/// The names of the modules that a file declares for tests alone: `#[cfg(test)] mod tests;`.
+pub(super) fn test_modules(tokens: &[String]) -> Vec<String> {
+    let words: Vec<&str> = tokens.iter().map(String::as_str).collect();
+    let mut found = Vec::new();
+    for start in 0..words.len() {
+        if !matches!(
+            words[start..],
+            ["#", "[", "cfg", "(", "test", ..] | ["#", "[", "cfg", "(", "any", "(", "test", ..]
+        ) {
+            continue;
+        }
+        // Other attributes and the visibility may follow, but no other item.
+        let other = |word: &str| {
+            matches!(
+                word,
+                "mod"
+                    | "use"
+                    | "fn"
+                    | "const"
+                    | "static"
+                    | "struct"
+                    | "enum"
+                    | "trait"
+                    | "impl"
+                    | "type"
+                    | "let"
+                    | ";"
+                    | "{"
+            )
+        };
+        let item = words[start..].iter().position(|word| other(word));
+        if let Some(["mod", name, ";", ..]) = item.and_then(|item| words.get(start + item..)) {
+            found.push((*name).to_owned());
+        }
+    }
+    found
+}
+
+/// The tokens without `pub use …;` and `pub(…) use …;`.
+pub(super) fn without_re_exports(tokens: &[String]) -> Vec<String> {
+    let mut kept: Vec<String> = Vec::new();
+    let mut i = 0;
+    while i < tokens.len() {
+        if tokens[i] == "pub" {
+            let restriction = tokens[i + 1..].first().is_some_and(|next| next == "(");
+            let word = if restriction {
+                tokens[i..]
+                    .iter()
+                    .position(|token| token == ")")
+                    .map_or(tokens.len(), |length| i + length + 1)
+            } else {
+                i + 1
+            };
+            if tokens.get(word).is_some_and(|token| token == "use") {
+                i = tokens[word..]
+                    .iter()
+                    .position(|token| token == ";")
+                    .map_or(tokens.len(), |length| word + length + 1);
+                continue;
+            }
+        }
+        kept.push(tokens[i].clone());
+        i += 1;
+    }
+    kept
+}
+
 /// Every path that is written out, `use` trees flattened, `super`, `self` and the package's own name resolved.
 pub(super) fn paths(tokens: &[String], module: &[String]) -> Vec<String> {
     let mut found = Vec::new();
@@ -116,8 +183,10 @@ pub(super) fn paths(tokens: &[String], module: &[String]) -> Vec<String> {
         } else if is_name(&tokens[i]) && tokens.get(i + 1).is_some_and(|next| next == "::") {
             i = branch(tokens, i, "", &mut found);
         } else if is_use {
-            // `use kube;`
-            if let Some(name) = tokens.get(i + 1) {
+            // `use kube;`, where nothing follows that says it again.
+            if let Some(name) =
+                tokens.get(i + 1).filter(|_| tokens.get(i + 2).is_none_or(|next| next != "::"))
+            {
                 found.push(name.clone());
             }
             i += 1;
@@ -126,6 +195,51 @@ pub(super) fn paths(tokens: &[String], module: &[String]) -> Vec<String> {
         }
     }
     found.iter().map(|path| resolved(path, module)).collect()
+}
+
+/// The names that `use` brings into a module, with the paths that they stand for. A glob brings none.
+pub(super) fn imports(tokens: &[String], module: &[String]) -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    for (i, token) in tokens.iter().enumerate() {
+        if token != "use" {
+            continue;
+        }
+        let end =
+            tokens.iter().skip(i).position(|token| token == ";").map_or(tokens.len(), |length| i + length);
+        import(&tokens[i + 1..end], "", &mut found);
+    }
+    found.into_iter().map(|(name, path)| (name, resolved(&path, module))).collect()
+}
+
+/// Reads the branches of a `use` tree that continue `prefix`.
+fn import(tokens: &[String], prefix: &str, found: &mut Vec<(String, String)>) {
+    let mut depth = 0;
+    let branches = tokens.split(|token| {
+        depth += match token.as_str() {
+            "{" => 1,
+            "}" => -1,
+            _ => 0,
+        };
+        depth == 0 && token == ","
+    });
+    for branch in branches {
+        if let Some(brace) = branch.iter().position(|token| token == "{") {
+            let inner = branch.get(brace + 1..branch.len().saturating_sub(1)).unwrap_or_default();
+            import(inner, &format!("{prefix}{}", branch[..brace].concat()), found);
+            continue;
+        }
+        let (path, alias) = match branch {
+            [path @ .., word, alias] if word == "as" => (path, Some(alias)),
+            path => (path, None),
+        };
+        // `self` at the end of a branch stands for the module itself.
+        let whole = format!("{prefix}{}", path.concat());
+        let whole = whole.strip_suffix("::self").unwrap_or(&whole);
+        let name = alias.map_or_else(|| whole.rsplit("::").next().unwrap_or(whole), String::as_str);
+        if is_name(name) {
+            found.push((name.to_owned(), whole.to_owned()));
+        }
+    }
 }
 
 fn is_name(token: &str) -> bool {

@@ -5,8 +5,8 @@
 //! where no command is named.
 
 use super::{
-    convert::names,
     served::Storage,
+    settings,
     value::{ConfigError, Origin, Setting},
 };
 
@@ -53,7 +53,7 @@ const SAME_AS_OURS: [(&str, &str); 5] = [
 
 /// The arguments, taken apart.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Old {
+pub(super) struct LegacyFlags {
     /// What is left, beginning with the program's name and a command.
     pub(super) rest: Vec<String>,
     /// The number of `-v`.
@@ -75,9 +75,9 @@ pub(super) struct Old {
 }
 
 /// Takes the old flags out of `args`, of which the first is the program's name.
-pub(super) fn extract(args: &[String]) -> Result<Old, ConfigError> {
+pub(super) fn extract(args: &[String]) -> Result<LegacyFlags, ConfigError> {
     let program = args.first().map_or("berth", String::as_str);
-    let mut old = Old {
+    let mut old = LegacyFlags {
         rest: vec!["berth".to_owned()],
         verbosity: None,
         ignored: Vec::new(),
@@ -159,7 +159,7 @@ fn is_unknown(arg: &str, name: &str) -> bool {
 /// The refusal of such a flag, by its whole name, with the one that does the same.
 fn unknown(name: &str) -> ConfigError {
     let long = format!("--{name}");
-    let ours = names::ALL.iter().find(|setting| setting.flag == long).map(|setting| setting.flag);
+    let ours = settings::ALL.iter().find(|setting| setting.flag == long).map(|setting| setting.flag);
     let same = SAME_AS_OURS.into_iter().find(|(old, _)| *old == name).map(|(_, ours)| ours);
     ConfigError(match ours.or(same) {
         Some(instead) => format!("unknown flag -{name}: write {instead}"),
@@ -167,7 +167,7 @@ fn unknown(name: &str) -> ConfigError {
     })
 }
 
-impl Old {
+impl LegacyFlags {
     /// Takes a flag of the Ceph provisioners.
     fn set(&mut self, name: &'static str, value: String) -> Result<(), ConfigError> {
         let given = Setting::new(value, Origin::Flag(name));
