@@ -5,23 +5,32 @@
 //!
 //! Nothing here knows of Kubernetes objects, of gRPC, or of a storage system.
 
+mod access;
 mod capacity;
 mod clock;
 mod cluster;
-mod duration;
+pub mod dns;
+mod go;
+mod location;
+mod name;
 mod permit;
 mod placement;
 mod secrets;
+mod source;
 
 use std::{collections::BTreeMap, fmt, str::FromStr, time::Duration};
 
+pub use access::{Access, Mode};
 pub use capacity::Capacity;
 pub use clock::{Clock, Moment};
 pub use cluster::ClusterIds;
-pub use duration::{duration_text, parse_duration};
+pub use go::{duration_text, parse_bool, parse_duration};
+pub use location::{Location, RelativePath};
+pub use name::{StoreName, VolumeId, VolumeName};
 pub use permit::{Expired, Permit};
 pub use placement::Placement;
 pub use secrets::{SecretName, Secrets};
+pub use source::{CephfsSource, CsiSource, RbdSource, Source};
 
 /// Why a text is not a value of the type asked for. The message names the text and what is allowed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -42,122 +51,6 @@ impl Invalid {
     }
 }
 
-/// The name of a volume: `pvc-<claim UID>`, and the name of its `PersistentVolume`.
-///
-/// It follows from the claim alone, so a retry, a restart and a second replica all arrive at the same volume.
-/// Volumes of other makers may have other names; any DNS-1123 subdomain is accepted when read.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct VolumeName(Box<str>);
-
-impl VolumeName {
-    /// The name for the claim with this UID.
-    pub fn for_claim(uid: &str) -> Result<Self, Invalid> {
-        format!("pvc-{uid}").parse()
-    }
-
-    /// The name as text; safe as one path segment and as a Kubernetes object name.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl FromStr for VolumeName {
-    type Err = Invalid;
-
-    fn from_str(text: &str) -> Result<Self, Invalid> {
-        let wrong = |why| Err(Invalid::new("volume name", text.chars().take(80).collect::<String>(), why));
-        if text.is_empty() || text.len() > 253 {
-            return wrong("must have 1 to 253 characters");
-        }
-        if !text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'.') {
-            return wrong("must consist of lower case letters, digits, '-' and '.'");
-        }
-        let ends = |b: Option<u8>| b.is_some_and(|b| b.is_ascii_alphanumeric());
-        if !ends(text.bytes().next()) || !ends(text.bytes().last()) {
-            return wrong("must begin and end with a letter or digit");
-        }
-        Ok(Self(text.into()))
-    }
-}
-
-impl fmt::Display for VolumeName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-/// Names a volume for ever: `1/<backend>/<store>/<volume name>`, the CSI volume handle and an annotation of the PV.
-///
-/// `store` is the configured name of an export or cluster, never an address: a server may move. At most 128 bytes,
-/// the limit of the CSI specification ("General Info", size limits).
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct VolumeId {
-    backend: Box<str>,
-    store: Box<str>,
-    name: VolumeName,
-}
-
-impl VolumeId {
-    /// The longest text of an id, in bytes.
-    pub const MAX_BYTES: usize = 128;
-
-    /// The id of volume `name` on `store` of `backend`.
-    pub fn new(backend: &str, store: &str, name: VolumeName) -> Result<Self, Invalid> {
-        let id = Self { backend: backend.into(), store: store.into(), name };
-        let text = id.to_string();
-        if text.len() > Self::MAX_BYTES {
-            return Err(Invalid::new("volume id", text, format!("has more than {} bytes", Self::MAX_BYTES)));
-        }
-        for part in [backend, store] {
-            let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
-            if part.is_empty() || !part.bytes().all(plain) {
-                return Err(Invalid::new(
-                    "volume id",
-                    text,
-                    format!("has the part {part:?}, which must be lower case letters, digits and '-'"),
-                ));
-            }
-        }
-        Ok(id)
-    }
-
-    /// The backend that made the volume: `nfs`, `rbd`, `cephfs`.
-    pub fn backend(&self) -> &str {
-        &self.backend
-    }
-
-    /// The configured name of the export or cluster.
-    pub fn store(&self) -> &str {
-        &self.store
-    }
-
-    /// The volume's own name.
-    pub fn name(&self) -> &VolumeName {
-        &self.name
-    }
-}
-
-impl fmt::Display for VolumeId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "1/{}/{}/{}", self.backend, self.store, self.name)
-    }
-}
-
-impl FromStr for VolumeId {
-    type Err = Invalid;
-
-    fn from_str(text: &str) -> Result<Self, Invalid> {
-        let shown = || text.chars().take(Self::MAX_BYTES).collect::<String>();
-        let mut parts = text.split('/');
-        match (parts.next(), parts.next(), parts.next(), parts.next(), parts.next()) {
-            (Some("1"), Some(backend), Some(store), Some(name), None) => {
-                Self::new(backend, store, name.parse()?)
-            }
-            _ => Err(Invalid::new("volume id", shown(), "must be 1/<backend>/<store>/<volume name>")),
-        }
-    }
-}
-
 /// The claim a volume is made for, as far as names on the storage depend on it.
 ///
 /// Its author controls every field but the UID: hostile input for whoever builds a path or a command from it.
@@ -173,57 +66,6 @@ pub struct Claim {
     pub labels: BTreeMap<String, String>,
     /// The claim's annotations.
     pub annotations: BTreeMap<String, String>,
-}
-
-/// How pods may use a volume at the same time (Kubernetes "Access Modes").
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Access {
-    /// `ReadWriteOnce`: by the pods of one node.
-    ReadWriteOnce,
-    /// `ReadOnlyMany`: read by pods of many nodes.
-    ReadOnlyMany,
-    /// `ReadWriteMany`: by pods of many nodes.
-    ReadWriteMany,
-    /// `ReadWriteOncePod`: by one pod.
-    ReadWriteOncePod,
-}
-
-impl FromStr for Access {
-    type Err = Invalid;
-
-    fn from_str(text: &str) -> Result<Self, Invalid> {
-        match text {
-            "ReadWriteOnce" => Ok(Self::ReadWriteOnce),
-            "ReadOnlyMany" => Ok(Self::ReadOnlyMany),
-            "ReadWriteMany" => Ok(Self::ReadWriteMany),
-            "ReadWriteOncePod" => Ok(Self::ReadWriteOncePod),
-            _ => Err(Invalid::new(
-                "access mode",
-                text,
-                "must be ReadWriteOnce, ReadOnlyMany, ReadWriteMany or ReadWriteOncePod",
-            )),
-        }
-    }
-}
-
-impl fmt::Display for Access {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::ReadWriteOnce => "ReadWriteOnce",
-            Self::ReadOnlyMany => "ReadOnlyMany",
-            Self::ReadWriteMany => "ReadWriteMany",
-            Self::ReadWriteOncePod => "ReadWriteOncePod",
-        })
-    }
-}
-
-/// What a pod sees of a volume (Kubernetes `volumeMode`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mode {
-    /// A mounted directory.
-    Filesystem,
-    /// A raw device.
-    Block,
 }
 
 /// What is asked of a backend for one claim.
@@ -244,105 +86,6 @@ pub struct VolumeRequest {
     pub parameters: BTreeMap<String, String>,
     /// Where the backend has said that it would lie, once it was asked.
     pub placement: Option<Placement>,
-}
-
-/// Where the bytes are, in the words that whoever mounts them needs.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Source {
-    /// A directory on an NFS server (the in-tree `nfs` volume).
-    Nfs {
-        /// Host name or address, as the PV spells it.
-        server: String,
-        /// Absolute path on the server.
-        path: String,
-    },
-    /// A volume that the node plugin of a CSI driver mounts.
-    Csi(CsiSource),
-    /// An RBD image, for the node plugin that Kubernetes had before 1.31 (the in-tree `rbd` volume).
-    Rbd(RbdSource),
-    /// A directory of a CephFS, for the node plugin that Kubernetes had before 1.31 (the in-tree `cephfs` volume).
-    Cephfs(CephfsSource),
-}
-
-/// The fields of a PV's `csi` source that a backend decides.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct CsiSource {
-    /// The name of the driver.
-    pub driver: String,
-    /// The volume handle: the volume's id, for what we made.
-    pub handle: String,
-    /// What the node plugin must know to find the volume. No secrets.
-    pub attributes: BTreeMap<String, String>,
-    /// The file system to make where there is none; `None` for raw devices, and where the driver decides.
-    pub fs_type: Option<String>,
-    /// The secrets with which a node connects to the volume (`nodeStageSecretRef`).
-    pub stage_secret: Option<SecretName>,
-}
-
-/// The fields of a PV's in-tree `rbd` source.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct RbdSource {
-    /// Host names or addresses, as the PV spells them.
-    pub monitors: Vec<String>,
-    /// The pool.
-    pub pool: String,
-    /// The image; it may begin with a RADOS namespace and a slash.
-    pub image: String,
-    /// The user that nodes map the image as, without `client.`.
-    pub user: String,
-    /// The secret with that user's key; the namespace is empty where the PV names none.
-    pub secret: Option<SecretName>,
-    /// The file system to make where there is none.
-    pub fs_type: Option<String>,
-}
-
-/// The fields of a PV's in-tree `cephfs` source.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct CephfsSource {
-    /// Host names or addresses, as the PV spells them.
-    pub monitors: Vec<String>,
-    /// Absolute path in the file system.
-    pub path: String,
-    /// The user that nodes mount it as, without `client.`.
-    pub user: String,
-    /// The secret with that user's key; the namespace is empty where the PV names none.
-    pub secret: Option<SecretName>,
-}
-
-impl fmt::Display for Source {
-    /// As an administrator would name it.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Nfs { server, path } => write!(f, "{server}:{path}"),
-            Self::Csi(csi) => write!(f, "volume {:?} of driver {}", csi.handle, csi.driver),
-            Self::Rbd(rbd) => write!(f, "image {}/{} at {}", rbd.pool, rbd.image, rbd.monitors.join(",")),
-            Self::Cephfs(cephfs) => write!(f, "{} at {}", cephfs.path, cephfs.monitors.join(",")),
-        }
-    }
-}
-
-/// Where a volume lies within a store: what two volumes must not share.
-///
-/// Places are ordered by store, then segment by segment, so that what lies beneath a place follows it directly.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Location {
-    /// The configured name of the export or cluster.
-    pub store: String,
-    /// The segments of the path below the store's root; never empty, none is empty, `.` or `..`.
-    pub segments: Vec<String>,
-}
-
-impl Location {
-    /// Whether this place is `other`, above it or below it.
-    pub fn overlaps(&self, other: &Self) -> bool {
-        self.store == other.store && self.segments.iter().zip(&other.segments).all(|(a, b)| a == b)
-    }
-}
-
-impl fmt::Display for Location {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.store, self.segments.join("/"))
-    }
 }
 
 /// Whether the bytes were there before the volume.
@@ -534,54 +277,5 @@ pub struct ClaimKey {
 impl fmt::Display for ClaimKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.namespace, self.name)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_volume_is_named_by_the_uid_of_its_claim() {
-        let name = VolumeName::for_claim("6c0f3c9e-8a0b-4a43-9f4a-0b1d0a3c2f11").unwrap();
-        assert_eq!(name.as_str(), "pvc-6c0f3c9e-8a0b-4a43-9f4a-0b1d0a3c2f11");
-    }
-
-    #[test]
-    fn names_that_could_leave_their_directory_are_refused() {
-        for bad in ["", ".", "..", "a/b", "../a", "a\0b", "A", "-a", "a-", "a b", "a\n"] {
-            assert!(bad.parse::<VolumeName>().is_err(), "{bad:?}");
-        }
-        assert!("a".repeat(254).parse::<VolumeName>().is_err());
-    }
-
-    #[test]
-    fn an_id_reads_back_as_what_was_written() {
-        let id = VolumeId::new("nfs", "default", VolumeName::for_claim("u-1").unwrap()).unwrap();
-        assert_eq!(id.to_string(), "1/nfs/default/pvc-u-1");
-        assert_eq!(id.to_string().parse::<VolumeId>().unwrap(), id);
-    }
-
-    #[test]
-    fn ids_of_other_versions_shapes_and_lengths_are_refused() {
-        for bad in ["", "2/nfs/a/pvc-1", "1/nfs/a", "1/nfs/a/pvc-1/x", "1//a/pvc-1", "1/nfs/../pvc-1"] {
-            assert!(bad.parse::<VolumeId>().is_err(), "{bad:?}");
-        }
-        let long = format!("1/nfs/{}/pvc-1", "s".repeat(128));
-        assert!(long.parse::<VolumeId>().unwrap_err().to_string().contains("128 bytes"));
-    }
-
-    #[test]
-    fn places_overlap_at_above_and_below_but_not_beside() {
-        let place = |path: &str| Location {
-            store: "default".into(),
-            segments: path.split('/').map(String::from).collect(),
-        };
-        assert!(place("a/b").overlaps(&place("a/b")));
-        assert!(place("a/b").overlaps(&place("a")));
-        assert!(place("a").overlaps(&place("a/b")));
-        assert!(!place("a/b").overlaps(&place("a/bc")));
-        let elsewhere = Location { store: "other".into(), ..place("a/b") };
-        assert!(!place("a/b").overlaps(&elsewhere));
     }
 }

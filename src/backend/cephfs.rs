@@ -212,7 +212,7 @@ impl Cephfs {
         }
         let record = Record::read(&pv_metadata.record)?;
         let place = self.locate(source);
-        if place.is_none_or(|place| place.segments != names::segments(&record.group, &record.subvolume)) {
+        if place.is_none_or(|place| place.path != names::path(&record.group, &record.subvolume)) {
             return refuse(format!(
                 "PersistentVolume {name} says in its source that its volume is {source}, but in its record that it is subvolume {} of \
                  group {}; nothing was touched",
@@ -295,7 +295,7 @@ impl Cephfs {
             (None, Some(monitors)) => self.name_of(monitors)?,
             (None, None) => return None,
         };
-        Some(Location { store, segments: names::segments(&group, subvolume) })
+        Some(Location { store, path: names::path(&group, subvolume) })
     }
 
     fn locate_directory(&self, source: &CephfsSource) -> Option<Location> {
@@ -313,7 +313,10 @@ impl Cephfs {
                 segments.truncate(3);
             }
         }
-        Some(Location { store: self.name_of(&source.monitors.join(","))?, segments })
+        Some(Location {
+            store: self.name_of(&source.monitors.join(","))?,
+            path: segments.into_iter().collect(),
+        })
     }
 }
 
@@ -487,8 +490,8 @@ impl Stores for Cephfs {
 
     fn expect_store(&self, past: StoreExpectation) {
         // The second segment of a place is the group. What an older provisioner made lies deeper.
-        let groups = past.places.iter().filter(|place| place.segments.len() == 3);
-        let groups = groups.filter_map(|place| place.segments.get(1).cloned()).collect();
+        let groups = past.places.iter().filter(|place| place.path.len() == 3);
+        let groups = groups.filter_map(|place| place.path.get(1).cloned()).collect();
         let told = Told { identity: past.identity, groups };
         self.past.lock().unwrap_or_else(PoisonError::into_inner).insert(past.store.clone(), told.clone());
         let store = self.stores.lock().unwrap_or_else(PoisonError::into_inner).get(&past.store).cloned();

@@ -506,10 +506,9 @@ async fn a_volume_that_is_in_use_is_not_discarded(bench: Trial) {
     backend.create(&unused, &permit()).await.unwrap();
     let mut elsewhere =
         bench.list_uncommitted(&backend).await.into_iter().find(|one| one.id.name() == &unused.name).unwrap();
-    let mut place = elsewhere.place.clone().unwrap();
+    let place = elsewhere.place.clone().unwrap();
     assert_eq!(place, backend.place(&unused).unwrap().location);
-    place.segments[0].push_str("-other");
-    elsewhere.place = Some(place);
+    elsewhere.place = Some(Location::new(place.store, &format!("other-{}", place.path)).unwrap());
     let _ = backend.rollback(&elsewhere, &permit()).await;
     assert!(bench.storage.exists(&backend.place(&unused).unwrap().location));
     elsewhere.place = None;

@@ -483,7 +483,7 @@ impl State {
 }
 
 fn source(server: &str, place: &Location) -> Source {
-    Source::Nfs { server: server.into(), path: format!("/{}/{}", place.store, place.segments.join("/")) }
+    Source::Nfs { server: server.into(), path: format!("/{}/{}", place.store, place.path) }
 }
 
 #[async_trait]
@@ -501,22 +501,22 @@ impl Backend for Memory {
         let store = asked.filter(|asked| state.stores.contains(asked)).ok_or_else(|| {
             Error::new(Kind::Invalid, format!("parameter export: there are the stores {:?}", state.stores))
         })?;
-        let segments = match request.parameters.get("pathPattern").filter(|p| !p.is_empty()) {
+        let path = match request.parameters.get("pathPattern").filter(|p| !p.is_empty()) {
             Some(pattern) => {
                 Pattern::parse(pattern)?.expand(&request.claim, &request.name, Missing::Refuse)?
             }
             None => path_pattern::default_directory(&request.claim, &request.name)?,
         };
         let share = request.parameters.get("existingDirectory").is_some_and(|value| value == "share");
-        Ok(Placement::new(Location { store: store.clone(), segments }, share, ()))
+        Ok(Placement::new(Location { store: store.clone(), path }, share, ()))
     }
 
     fn locate(&self, source: &Source) -> Option<Location> {
         let Source::Nfs { server, path } = source else { return None };
         let (store, rest) = path.trim_start_matches('/').split_once('/')?;
-        let segments = path_pattern::checked(rest).ok()?;
+        let path = path_pattern::checked(rest).ok()?;
         ([SERVER, ALIAS].contains(&server.as_str()) && self.state().stores.iter().any(|known| known == store))
-            .then(|| Location { store: store.into(), segments })
+            .then(|| Location { store: store.into(), path })
     }
 
     async fn create(&self, request: &VolumeRequest, permit: &Permit) -> Result<Volume, Error> {
@@ -661,7 +661,7 @@ impl Backend for Memory {
                     Removed::Trashed
                 }
                 Disposal::Archive if there => {
-                    let base = format!("archived-{}", place.segments.join("/"));
+                    let base = format!("archived-{}", place.path);
                     let mut target = base.clone();
                     let mut counter = 1;
                     while state.archived.values().any(|(taken, _)| *taken == target) {
@@ -888,14 +888,12 @@ mod tests {
         }
 
         fn older(&self, source: &Source, name: &str) -> Source {
-            let mut beside = self.0.locate(source).unwrap();
-            let last = beside.segments.len() - 1;
-            beside.segments[last].push_str(name);
-            super::source(SERVER, &beside)
+            let beside = self.0.locate(source).unwrap();
+            super::source(SERVER, &Location::new(beside.store, &format!("{}{name}", beside.path)).unwrap())
         }
 
         fn is_archived(&self, place: &Location, told: &str) -> bool {
-            told.starts_with(&format!("archived-{}", place.segments.join("/")))
+            told.starts_with(&format!("archived-{}", place.path))
         }
 
         fn elsewhere(&self, _: &Source) -> Vec<Source> {

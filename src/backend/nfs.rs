@@ -119,7 +119,7 @@ impl Backend for Nfs {
     async fn create(&self, request: &VolumeRequest, permit: &Permit) -> Result<Volume, Error> {
         let plan = request.plan(|| class::plan(&self.exports, request))?;
         let store = self.store(&plan.place.store)?;
-        let path = plan.place.segments.join("/");
+        let path = plan.place.path.clone();
         let mut gone = None;
         loop {
             let held = store.hold(&request.name)?;
@@ -188,9 +188,9 @@ impl Backend for Nfs {
         }
         let held = store.hold(&removal.name)?;
         let removal = removal.clone();
-        let path = place.segments.join("/");
-        let what = format!("remove volume {} ({}) in directory {path}", removal.name, removal.disposal);
-        store.run(what, Some(held), permit, move |work| remove::remove(work, &removal, &place.segments)).await
+        let what =
+            format!("remove volume {} ({}) in directory {}", removal.name, removal.disposal, place.path);
+        store.run(what, Some(held), permit, move |work| remove::remove(work, &removal, &place.path)).await
     }
 
     async fn restore(&self, removal: &Removal, permit: &Permit) -> Result<Restored, Error> {
@@ -199,10 +199,8 @@ impl Backend for Nfs {
         let store = self.store(&place.store)?;
         let held = store.hold(&removal.name)?;
         let removal = removal.clone();
-        let what = format!("restore volume {} to directory {}", removal.name, place.segments.join("/"));
-        store
-            .run(what, Some(held), permit, move |work| restore::restore(work, &removal, &place.segments))
-            .await
+        let what = format!("restore volume {} to directory {}", removal.name, place.path);
+        store.run(what, Some(held), permit, move |work| restore::restore(work, &removal, &place.path)).await
     }
 
     async fn expand(&self, growth: &ExpandRequest, _: &Permit) -> Result<Expanded, Error> {
@@ -239,10 +237,8 @@ impl Janitor for Nfs {
         let store = self.store(&place.store)?;
         let held = store.hold(&volume.name)?;
         let volume = volume.clone();
-        let what = format!("record volume {} in directory {}", volume.name, place.segments.join("/"));
-        store
-            .run(what, Some(held), permit, move |work| register::register(work, &volume, &place.segments))
-            .await
+        let what = format!("record volume {} in directory {}", volume.name, place.path);
+        store.run(what, Some(held), permit, move |work| register::register(work, &volume, &place.path)).await
     }
 
     async fn list_uncommitted(&self, store: &str, _: Known<'_>) -> Result<Vec<Uncommitted>, Error> {

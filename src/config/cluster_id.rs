@@ -7,6 +7,7 @@ use super::{
     sources::Sources,
     value::{ConfigError, Setting},
 };
+use crate::volume::dns;
 
 /// Reads the cluster's id, `None` where the UID of `kube-system` is to be used, and the ids that it had before.
 pub(super) fn ids(sources: &Sources<'_>) -> Result<(Option<String>, Vec<String>), ConfigError> {
@@ -35,13 +36,7 @@ fn split(given: &Setting) -> Vec<Setting> {
 
 /// An id that fits into a mark on every kind of storage: a DNS label, as the UID of `kube-system` is one.
 fn id(given: &Setting) -> Result<String, ConfigError> {
-    let alphanumeric = |b: &u8| b.is_ascii_lowercase() || b.is_ascii_digit();
-    let bytes = given.text.as_bytes();
-    let valid = (1..=63).contains(&bytes.len())
-        && bytes.iter().all(|b| alphanumeric(b) || *b == b'-')
-        && bytes.first().is_some_and(alphanumeric)
-        && bytes.last().is_some_and(alphanumeric);
-    if valid {
+    if dns::is_label(&given.text) {
         return Ok(given.text.clone());
     }
     Err(given.wrong(

@@ -13,7 +13,7 @@ use super::{
     sources::Sources,
     value::{ConfigError, Origin, Setting},
 };
-use crate::backend::nfs::Export;
+use crate::{backend::nfs::Export, volume::StoreName};
 
 /// The export that the flags and the environment describe.
 pub(super) const DEFAULT: &str = "default";
@@ -86,10 +86,7 @@ fn in_file(sources: &Sources<'_>, index: usize, mut entry: ExportInFile) -> Resu
     let name = match given("name", entry.name.take()) {
         None => DEFAULT.to_owned(),
         Some(name) => {
-            let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
-            if name.text.is_empty() || name.text.len() > 63 || !name.text.bytes().all(plain) {
-                return Err(name.wrong("must be 1 to 63 lower case letters, digits and '-'"));
-            }
+            name.text.parse::<StoreName>().map_err(|error| name.invalid(&error))?;
             name.text
         }
     };

@@ -2,7 +2,7 @@
 
 use std::{fmt, time::Duration};
 
-use crate::volume::parse_duration;
+use crate::volume::{dns, parse_bool, parse_duration};
 
 /// Why the configuration is refused: what was set where, its value, and what is allowed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -58,11 +58,8 @@ impl Setting {
 
     /// A truth value in the syntax of Go's `ParseBool`, which the old images used.
     pub(super) fn bool(&self) -> Result<bool, ConfigError> {
-        match self.text.as_str() {
-            "1" | "t" | "T" | "true" | "True" | "TRUE" => Ok(true),
-            "0" | "f" | "F" | "false" | "False" | "FALSE" => Ok(false),
-            _ => Err(self.wrong("must be one of 1 t T true True TRUE 0 f F false False FALSE")),
-        }
+        parse_bool(&self.text)
+            .ok_or_else(|| self.wrong("must be one of 1 t T true True TRUE 0 f F false False FALSE"))
     }
 
     /// A duration in Go syntax of at least `least`.
@@ -91,7 +88,7 @@ impl Setting {
 
     /// The name of a Kubernetes object: a DNS-1123 subdomain.
     pub(super) fn object_name(&self) -> Result<String, ConfigError> {
-        if subdomain(&self.text) {
+        if dns::is_subdomain(&self.text) {
             return Ok(self.text.clone());
         }
         Err(self.wrong("must be 1 to 253 lower case letters, digits, '-' and '.', beginning and ending with a letter or digit"))
@@ -115,7 +112,7 @@ impl Setting {
         };
         let lower = self.text.to_lowercase();
         let valid = match lower.split_once('/') {
-            Some((prefix, name)) => subdomain(prefix) && plain(name),
+            Some((prefix, name)) => dns::is_subdomain(prefix) && plain(name),
             None => plain(&lower),
         };
         if valid {
@@ -126,23 +123,20 @@ impl Setting {
     }
 }
 
-/// The longest name of an object.
-const LONGEST_NAME: usize = 253;
-
 /// The name of the lock of this provisioner: the one that the old provisioners locked, with `-` for `/`, in lower case.
 ///
 /// Not every provisioner's name makes the name of an object. Where it does not, what is not allowed becomes `-`, and a number
 /// made from the whole name keeps two provisioners apart that would meet at one lock.
 pub(super) fn lock_name(provisioner: &str) -> String {
     let wanted = provisioner.to_lowercase().replace('/', "-");
-    if subdomain(&wanted) {
+    if dns::is_subdomain(&wanted) {
         return wanted;
     }
     let kept = |b: u8| if b.is_ascii_lowercase() || b.is_ascii_digit() { char::from(b) } else { '-' };
     // Without dots no two of them can meet, nor a dot and a dash.
     let plain: String = wanted.bytes().map(kept).collect();
     let number = format!("{:016x}", fnv(provisioner.as_bytes()));
-    let room = LONGEST_NAME - number.len() - 1;
+    let room = dns::MAX_SUBDOMAIN - number.len() - 1;
     let cut: String = plain.trim_matches('-').chars().take(room).collect();
     format!("{}-{number}", cut.trim_end_matches('-')).trim_start_matches('-').to_owned()
 }
@@ -152,16 +146,6 @@ fn fnv(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
     })
-}
-
-fn subdomain(text: &str) -> bool {
-    let alphanumeric = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
-    text.len() <= LONGEST_NAME
-        && text.split('.').all(|label| {
-            label.bytes().all(|b| alphanumeric(b) || b == b'-')
-                && label.bytes().next().is_some_and(alphanumeric)
-                && label.bytes().last().is_some_and(alphanumeric)
-        })
 }
 
 #[cfg(test)]
@@ -227,7 +211,7 @@ mod tests {
         for provisioner in odd {
             assert!(given(provisioner).provisioner().is_ok(), "{provisioner}");
             let lock = lock_name(provisioner);
-            assert!(subdomain(&lock), "{provisioner}: {lock}");
+            assert!(dns::is_subdomain(&lock), "{provisioner}: {lock}");
             assert!(locks.insert(lock), "{provisioner} shares its lock");
         }
     }
@@ -238,7 +222,7 @@ mod tests {
             name in "([A-Za-z0-9]([-a-zA-Z0-9]{0,61}[A-Za-z0-9])?(\\.[a-z0-9]{1,63}){0,3}/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
         ) {
             proptest::prop_assume!(given(&name).provisioner().is_ok());
-            proptest::prop_assert!(subdomain(&lock_name(&name)), "{}", lock_name(&name));
+            proptest::prop_assert!(dns::is_subdomain(&lock_name(&name)), "{}", lock_name(&name));
         }
     }
 

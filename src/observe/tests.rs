@@ -53,7 +53,7 @@ impl Backend for Fake {
         refused()
     }
     fn locate(&self, _: &Source) -> Option<Location> {
-        Some(Location { store: "a".into(), segments: vec!["d".into()] })
+        Some(Location::new("a", "d").unwrap())
     }
     async fn create(&self, _: &VolumeRequest, _: &Permit) -> Result<Volume, Error> {
         refused()

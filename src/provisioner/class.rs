@@ -11,7 +11,7 @@ use k8s_openapi::api::storage::v1::StorageClass;
 
 use crate::{
     backend::{Capabilities, Parameter},
-    volume::{Disposal, Invalid, parse_duration},
+    volume::{Disposal, Invalid, parse_bool, parse_duration},
 };
 
 /// The class parameters that hold for every backend.
@@ -98,13 +98,13 @@ impl Class {
         let get = |key: &str| written.get(key).map(String::as_str);
         let strict = match get(STRICT) {
             None => false,
-            Some(text) => boolean(text).ok_or_else(|| not_boolean(STRICT, text))?,
+            Some(text) => parse_bool(text).ok_or_else(|| not_boolean(STRICT, text))?,
         };
         let disposal = match get(ON_DELETE) {
             // The old provisioner took an empty value for an absent one, and charts render it.
             None | Some("") => match get(ARCHIVE_ON_DELETE) {
                 None => Disposal::Archive,
-                Some(text) => match boolean(text) {
+                Some(text) => match parse_bool(text) {
                     Some(true) => Disposal::Archive,
                     Some(false) => Disposal::Delete,
                     None => return Err(not_boolean(ARCHIVE_ON_DELETE, text)),
@@ -196,7 +196,7 @@ pub(super) fn disposal_as_before(
         Some("delete") => (Disposal::Delete, None),
         Some("retain") => (Disposal::Retain, None),
         Some("archive") => (Disposal::Archive, None),
-        None | Some(_) => match parameters.get(ARCHIVE_ON_DELETE).map(|text| (text, boolean(text))) {
+        None | Some(_) => match parameters.get(ARCHIVE_ON_DELETE).map(|text| (text, parse_bool(text))) {
             None => (before, None),
             Some((_, Some(true))) => (Disposal::Archive, None),
             Some((_, Some(false))) => (Disposal::Delete, None),
@@ -221,15 +221,6 @@ pub(super) fn retention_as_before(parameters: &BTreeMap<String, String>) -> Opti
 pub(super) fn not_retention(what: &'static str, text: &str) -> Invalid {
     let shown: String = text.chars().take(64).collect();
     Invalid::new(what, shown, "must be a time such as 10m or 24h, in hours (h), minutes (m) and seconds (s)")
-}
-
-/// A truth value in Go's words.
-fn boolean(text: &str) -> Option<bool> {
-    match text {
-        "1" | "t" | "T" | "true" | "True" | "TRUE" => Some(true),
-        "0" | "f" | "F" | "false" | "False" | "FALSE" => Some(false),
-        _ => None,
-    }
 }
 
 fn not_boolean(parameter: &str, text: &str) -> Invalid {
@@ -281,30 +272,10 @@ fn nearest(key: &str, theirs: &[Parameter]) -> Option<&'static str> {
     PARAMETERS
         .iter()
         .chain(theirs)
-        .map(|parameter| (distance(&wanted, &parameter.name.to_ascii_lowercase()), parameter.name))
+        .map(|parameter| (strsim::levenshtein(&wanted, &parameter.name.to_ascii_lowercase()), parameter.name))
         .filter(|(distance, name)| *distance <= (name.len() / 3).max(1))
         .min()
         .map(|(_, name)| name)
-}
-
-/// How many letters must be added, dropped or changed to turn one word into the other.
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.chars().enumerate() {
-        let mut left = i + 1;
-        let mut diagonal = i;
-        for (y, above) in b.iter().zip(row.iter_mut().skip(1)) {
-            let here = (diagonal + usize::from(x != *y)).min(left + 1).min(*above + 1);
-            diagonal = *above;
-            *above = here;
-            left = here;
-        }
-        if let Some(first) = row.first_mut() {
-            *first = i + 1;
-        }
-    }
-    row.last().copied().unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -57,7 +57,7 @@ pub(super) fn build(
         (names::VOLUME_ID, volume.id.to_string()),
         (names::ON_DELETE, disposal.to_string()),
         (names::ORIGIN, volume.origin.to_string()),
-        (names::PATH, place.segments.join("/")),
+        (names::PATH, place.path.to_string()),
         (names::STORE_ID, volume.store_identity.clone()),
     ]
     .into_iter()
@@ -336,7 +336,7 @@ mod tests {
     }
 
     fn place() -> Location {
-        Location { store: "default".into(), segments: vec!["default-data-pvc-0b6f-11".into()] }
+        Location::new("default", "default-data-pvc-0b6f-11").unwrap()
     }
 
     /// Proves: case 10, case 32, row 5.1, row 5.2, row 5.3, row 5.4, row 5.5, row 5.6, row 5.7, row 5.8, row 5.9, row 5.10, row 5.11, row 5.12
@@ -465,8 +465,7 @@ mod tests {
             let claim =
                 fixtures::claim(json!({"spec": {"volumeMode": mode, "accessModes": ["ReadWriteOnce"]}}));
             let class = fixtures::class(json!({"mountOptions": ["noatime"]}));
-            let place =
-                Location { store: "main".into(), segments: vec!["kube".into(), "berth-0b6f-11".into()] };
+            let place = Location::new("main", "kube/berth-0b6f-11").unwrap();
             let built = build(&volume, &place, &claim, &class, recording(Disposal::Archive)).unwrap();
             insta::assert_json_snapshot!(name, built);
             let object: VolumeObject = serde_json::from_value(serde_json::to_value(built).unwrap()).unwrap();

@@ -274,8 +274,7 @@ mod tests {
     fn a_volume_is_used_by_the_object_that_names_it_whichever_claim_is_bound_to_it() {
         let memory = Memory::new();
         let id = VolumeId::new("memory", "default", VolumeName::for_claim("0b6f-11").unwrap()).unwrap();
-        let place =
-            Location { store: "default".into(), segments: vec!["default-data-pvc-0b6f-11".to_owned()] };
+        let place = Location::new("default", "default-data-pvc-0b6f-11").unwrap();
         let uncommitted = Uncommitted {
             id,
             claim: ClaimKey { namespace: "default".into(), name: "data".into(), uid: "0b6f-11".into() },

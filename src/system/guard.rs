@@ -2,12 +2,9 @@
 //!
 //! Nobody waits here: who comes second is told so at once, and decides himself when to come again.
 
-use std::{
-    collections::HashSet,
-    fmt,
-    hash::Hash,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::{collections::HashSet, fmt, hash::Hash, sync::Arc};
+
+use parking_lot::Mutex;
 
 /// The keys that are held now. Copies share them.
 #[derive(Debug)]
@@ -30,14 +27,14 @@ impl<K> Default for Guards<K> {
 impl<K: Eq + Hash + Clone> Guards<K> {
     /// Takes `key`, unless somebody holds it.
     pub fn take(&self, key: &K) -> Option<Held<K>> {
-        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut held = self.held.lock();
         held.insert(key.clone()).then(|| Held { held: Arc::clone(&self.held), key: key.clone() })
     }
 
     /// Whether nothing is held.
     #[cfg(test)]
     pub fn is_empty(&self) -> bool {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+        self.held.lock().is_empty()
     }
 }
 
@@ -49,7 +46,7 @@ pub struct Held<K: Eq + Hash> {
 
 impl<K: Eq + Hash> Drop for Held<K> {
     fn drop(&mut self) {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.key);
+        self.held.lock().remove(&self.key);
     }
 }
 

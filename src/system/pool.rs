@@ -7,11 +7,12 @@
 use std::{
     collections::{BTreeMap, VecDeque},
     panic::{self, AssertUnwindSafe},
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     thread,
     time::{Duration, Instant},
 };
 
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use tokio::sync::oneshot;
 
 /// How long a thread without work stays.
@@ -98,7 +99,7 @@ struct Unstarted(Mutex<Option<Work>>);
 impl Unstarted {
     /// The work; `None` where the other side has it already.
     fn take(&self) -> Option<Work> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+        self.0.lock().take()
     }
 }
 
@@ -191,7 +192,7 @@ impl Pool {
 
 impl Shared {
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     /// What a thread does until there has been nothing to do for a while.
@@ -200,9 +201,7 @@ impl Shared {
         loop {
             let Some(job) = state.queue.pop_front() else {
                 state.idle += 1;
-                let (back, timeout) =
-                    self.work.wait_timeout(state, IDLE).unwrap_or_else(PoisonError::into_inner);
-                state = back;
+                let timeout = self.work.wait_for(&mut state, IDLE);
                 state.idle -= 1;
                 if timeout.timed_out() && state.queue.is_empty() {
                     state.threads -= 1;

@@ -16,7 +16,7 @@ use crate::{
             class::{Form, Parameters, without_client, wrong},
         },
     },
-    volume::{Location, Mode, SecretName, VolumeRequest},
+    volume::{Location, Mode, SecretName, VolumeRequest, parse_bool},
 };
 
 /// Every class parameter that the backend reads.
@@ -203,10 +203,8 @@ pub(super) fn plan(clusters: &Clusters, settings: &Settings, request: &VolumeReq
         Names::unique(group, &request.name)?
     };
     let form = parameters.form()?;
-    let place = Location {
-        store: cluster.name().to_owned(),
-        segments: names::segments(&names.group, &names.subvolume),
-    };
+    let place =
+        Location { store: cluster.name().to_owned(), path: names::path(&names.group, &names.subvolume) };
     Ok(Plan {
         node: node(settings, parameters, request, &admin, form)?,
         cluster,
@@ -252,12 +250,8 @@ pub(super) fn class_target(
 
 /// A truth value in Go's words. The older provisioner silently took what it could not read for false.
 fn truth(parameters: Parameters<'_>, name: &str) -> Result<Option<bool>, Error> {
-    match parameters.get(name) {
-        None => Ok(None),
-        Some("1" | "t" | "T" | "true" | "True" | "TRUE") => Ok(Some(true)),
-        Some("0" | "f" | "F" | "false" | "False" | "FALSE") => Ok(Some(false)),
-        Some(other) => Err(wrong(name, other, "must be true or false")),
-    }
+    let Some(text) = parameters.get(name) else { return Ok(None) };
+    parse_bool(text).map(Some).ok_or_else(|| wrong(name, text, "must be true or false"))
 }
 
 /// A user or a group that owns files.

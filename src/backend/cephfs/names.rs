@@ -12,7 +12,7 @@
 
 use crate::{
     backend::{Error, Kind},
-    volume::{Claim, VolumeName},
+    volume::{Claim, RelativePath, VolumeName},
 };
 
 /// Where the volumes module keeps everything.
@@ -145,9 +145,9 @@ fn good(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-')
 }
 
-/// The segments of the path of a subvolume, below the root of the file system.
-pub(super) fn segments(group: &str, subvolume: &str) -> Vec<String> {
-    vec![ROOT.to_owned(), group.to_owned(), subvolume.to_owned()]
+/// The path of a subvolume, below the root of the file system.
+pub(super) fn path(group: &str, subvolume: &str) -> RelativePath {
+    [ROOT, group, subvolume].map(str::to_owned).into_iter().collect()
 }
 
 /// The segments of an absolute path; `None` where it is not one, or is not what it seems.

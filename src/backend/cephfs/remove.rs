@@ -88,7 +88,7 @@ pub(super) async fn remove(
                 work.store.memory().archives.insert(at.clone(), expires);
             }
             forget(work, removal, record, permit).await?;
-            Ok(Removed::Archived(names::segments(&at.group, &at.name).join("/")))
+            Ok(Removed::Archived(names::path(&at.group, &at.name).to_string()))
         }
         Disposal::Delete => {
             let deleted = match marks.deleted {

@@ -84,8 +84,8 @@ pub(super) async fn list_uncommitted(work: &Work, known: Known<'_>) -> Result<Ve
             continue;
         }
         let Ok(id) = VolumeId::new(NAME, work.store.cluster.name(), volume.clone()) else { continue };
-        let place = names::segments(&at.group, &at.name);
-        let place = Some(Location { store: work.store.cluster.name().to_owned(), segments: place });
+        let place = names::path(&at.group, &at.name);
+        let place = Some(Location { store: work.store.cluster.name().to_owned(), path: place });
         work.store.memory().uncommitted.insert(volume, at);
         found.push(Uncommitted { id, claim, since, place });
     }
@@ -158,7 +158,7 @@ pub(super) async fn rollback(work: &Work, uncommitted: &Uncommitted, permit: &Pe
         return Err(Error::new(Kind::Refused, message));
     };
     if let Some(place) = &uncommitted.place
-        && place.segments != names::segments(&at.group, &at.name)
+        && place.path != names::path(&at.group, &at.name)
     {
         let message = format!(
             "volume {volume} was begun at {place}, and found as {}; the next sweep looks again",

@@ -16,7 +16,7 @@ use super::{
     record::{self, ARCHIVED, Archive, Marker},
     work::{Rule, Work},
 };
-use crate::{backend::Kind, system::root::Entry};
+use crate::{backend::Kind, system::root::Entry, volume::RelativePath};
 
 /// How many names are tried for one that is free.
 const NAMES: u32 = 1000;
@@ -29,9 +29,9 @@ pub(super) fn choose(work: &Work<'_>, live: &mut Live, at: Timestamp) -> Result<
     // One that was brought back gets another name than before.
     for number in u32::from(live.marker.unarchived)..NAMES {
         let target = match known.take() {
-            Some(archive) if free(work, &archive.segments)? => archive.segments,
+            Some(archive) if free(work, &archive.path)? => archive.path,
             Some(archive) => {
-                places::vacate(work, &live.marker, &archive.segments)?;
+                places::vacate(work, &live.marker, &archive.path)?;
                 continue;
             }
             None => match next_free(work, &live.marker, number, &time)? {
@@ -39,7 +39,7 @@ pub(super) fn choose(work: &Work<'_>, live: &mut Live, at: Timestamp) -> Result<
                 None => continue,
             },
         };
-        let archive = Archive { segments: target.clone(), at };
+        let archive = Archive { path: target.clone(), at };
         let marker = Marker { archive: Some(archive), ..live.marker.clone() };
         work.changes.write(&live.file(), &marker.to_json())?;
         live.marker = marker;
@@ -51,10 +51,7 @@ pub(super) fn choose(work: &Work<'_>, live: &mut Live, at: Timestamp) -> Result<
             Occupied::Taken(_) => live.marker.archive = None,
         }
     }
-    fail(
-        Kind::Conflict,
-        format!("there is no free name for the archive of {}", live.marker.segments.join("/")),
-    )
+    fail(Kind::Conflict, format!("there is no free name for the archive of {}", live.marker.path))
 }
 
 /// The free one of the names with this number.
@@ -63,13 +60,13 @@ fn next_free(
     marker: &Marker,
     number: u32,
     time: &str,
-) -> Result<Option<Vec<String>>, OpError> {
+) -> Result<Option<RelativePath>, OpError> {
     let suffix = match number {
         0 => String::new(),
         1 => format!("-{time}"),
         _ => format!("-{time}-{number}"),
     };
-    let target = |which| path_pattern::archive_target(&marker.segments, marker.id.name(), &suffix, which);
+    let target = |which| path_pattern::archive_target(&marker.path, marker.id.name(), &suffix, which);
     let last = target(path_pattern::Suffixed::Last);
     if free(work, &last)? {
         return Ok(Some(last));
@@ -83,17 +80,16 @@ fn next_free(
     Ok(None)
 }
 
-/// Whether nothing is at `segments`, and what is above was made by us as a parent: never within somebody's data.
-fn free(work: &Work<'_>, segments: &[String]) -> Result<bool, OpError> {
-    for length in 1..segments.len() {
-        let Some(parent) = segments.get(..length) else { continue };
-        match here(work, parent)? {
+/// Whether nothing is at `path`, and what is above was made by us as a parent: never within somebody's data.
+fn free(work: &Work<'_>, path: &RelativePath) -> Result<bool, OpError> {
+    for parent in path.parents() {
+        match here(work, &parent)? {
             Here::Nothing => return Ok(true),
-            Here::Directory(_) if work.root.entry(&record::parent_note(parent))? == Entry::Directory => {}
+            Here::Directory(_) if work.root.entry(&record::parent_note(&parent))? == Entry::Directory => {}
             Here::Directory(_) | Here::Other => return Ok(false),
         }
     }
-    Ok(here(work, segments)? == Here::Nothing)
+    Ok(here(work, path)? == Here::Nothing)
 }
 
 /// Moves what is in the trash, on its way to the archive, to where the record says, and makes the record that of the archive.
@@ -101,11 +97,11 @@ pub(super) fn settle(work: &Work<'_>, live: &Live, entry: &str, inode: u64) -> R
     let Some(archive) = &live.marker.archive else {
         return fail(Kind::Internal, format!("nothing says where {entry} is to be archived"));
     };
-    if !make_parents(work, &archive.segments)? {
+    if !make_parents(work, &archive.path)? {
         return fail(Kind::Unavailable, "a directory of the archive disappeared while it was made");
     }
-    if here(work, &archive.segments)? != Here::Nothing {
-        let path = archive.segments.join("/");
+    if here(work, &archive.path)? != Here::Nothing {
+        let path = &archive.path;
         return fail(
             Kind::Conflict,
             format!(
@@ -113,7 +109,7 @@ pub(super) fn settle(work: &Work<'_>, live: &Live, entry: &str, inode: u64) -> R
             ),
         );
     }
-    moves::moved(work, &moves::in_trash(entry), &archive.segments, inode)?;
+    moves::moved(work, &moves::in_trash(entry), &archive.path, inode)?;
     finish(work, live)
 }
 
@@ -122,14 +118,14 @@ pub(super) fn finish(work: &Work<'_>, live: &Live) -> Result<String, OpError> {
     let name = live.marker.id.name();
     work.changes.rename(&live.file(), &record::file(ARCHIVED, name))?;
     moves::forget_moved(work, &live.marker)?;
-    Ok(live.marker.archive.as_ref().map(|archive| archive.segments.join("/")).unwrap_or_default())
+    Ok(live.marker.archive.as_ref().map(|archive| archive.path.to_string()).unwrap_or_default())
 }
 
 /// Gives up the place of an archive that is not there, or no longer.
 pub(super) fn give_up(work: &Work<'_>, marker: &Marker) -> Result<(), OpError> {
     if let Some(archive) = &marker.archive {
-        places::vacate(work, marker, &archive.segments)?;
-        remove_parents(work, &archive.segments)?;
+        places::vacate(work, marker, &archive.path)?;
+        remove_parents(work, &archive.path)?;
     }
     Ok(())
 }

@@ -115,15 +115,15 @@ pub(super) fn plan(exports: &[Export], request: &VolumeRequest) -> Result<Plan, 
         Existing::Refuse,
     )?;
     let default = path_pattern::default_directory(&request.claim, &request.name);
-    let (segments, unique) = match parameters.get(PATTERN).filter(|pattern| !pattern.is_empty()) {
+    let (path, unique) = match parameters.get(PATTERN).filter(|pattern| !pattern.is_empty()) {
         None => (default?, true),
         Some(pattern) => {
-            let segments = Pattern::parse(pattern)?.expand(&request.claim, &request.name, missing)?;
-            let unique = default.is_ok_and(|default| default == segments);
-            (segments, unique)
+            let path = Pattern::parse(pattern)?.expand(&request.claim, &request.name, missing)?;
+            let unique = default.is_ok_and(|default| default == path);
+            (path, unique)
         }
     };
-    let whole = export.path_of(&segments);
+    let whole = export.path_of(&path);
     if whole.len() > path_pattern::MAX_PATH_BYTES {
         let message = format!(
             "the path on the server has {} bytes; file systems take {}",
@@ -133,7 +133,7 @@ pub(super) fn plan(exports: &[Export], request: &VolumeRequest) -> Result<Plan, 
         return Err(Error::new(Kind::Invalid, message));
     }
     Ok(Plan {
-        place: Location { store: export.name.clone(), segments },
+        place: Location { store: export.name.clone(), path },
         unique,
         existing,
         mode: mode(parameters)?,
@@ -267,7 +267,7 @@ mod tests {
     fn parameters_choose_export_directory_and_rights() {
         let plain = plan(&exports(), &request(&[])).unwrap();
         let expected = Plan {
-            place: Location { store: "default".into(), segments: vec!["ns-data-pvc-u-1".into()] },
+            place: Location::new("default", "ns-data-pvc-u-1").unwrap(),
             unique: true,
             existing: Existing::Refuse,
             mode: 0o777,
@@ -275,10 +275,7 @@ mod tests {
             gid: None,
         };
         assert_eq!(plain, expected);
-        let pattern = |path: &str| Location {
-            store: "default".into(),
-            segments: path.split('/').map(String::from).collect(),
-        };
+        let pattern = |path: &str| Location::new("default", path).unwrap();
         let fast = || Location { store: "fast".into(), ..expected.place.clone() };
         let rows: &[Row] = &[
             ("an empty pattern is none", &[("pathPattern", "")], expected.clone()),

@@ -41,7 +41,7 @@ pub(super) fn commit(work: &Work<'_>, name: &VolumeName, uid: &str) -> Result<()
 /// Writes the record of a volume that is in use: signed with this cluster, and with the inode of its directory.
 pub(super) fn write_record(work: &Work<'_>, marker: &Marker) -> Result<(), OpError> {
     let name = marker.id.name();
-    let seen = match work.root.see(&marker.segments) {
+    let seen = match work.root.see(&marker.path) {
         Ok(seen) => seen.filter(|seen| seen.entry == Entry::Directory),
         // It is in a file system below the export.
         Err(failure) if failure.errno() == Some(Errno::EXDEV) => None,
@@ -59,7 +59,7 @@ pub(super) fn write_record(work: &Work<'_>, marker: &Marker) -> Result<(), OpErr
         work.changes.write(&note, b"")?;
     }
     work.changes.write(&record::file(VOLUMES, name), &signed.to_json())?;
-    work.context.index.add(name, &signed.segments);
+    work.context.index.add(name, &signed.path);
     if marker.cluster.is_none() && signed.cluster.is_some() {
         work.changes.remove_file(&note)?;
     }
@@ -84,8 +84,7 @@ pub(super) fn list_uncommitted(work: &Work<'_>) -> Result<Vec<Uncommitted>, OpEr
         };
         match read {
             Ok((marker, since)) if is_ours(work, &ids, &marker) => {
-                let place =
-                    Some(Location { store: work.context.export.name.clone(), segments: marker.segments });
+                let place = Some(Location { store: work.context.export.name.clone(), path: marker.path });
                 found.push(Uncommitted { id: marker.id, claim: marker.claim, since, place });
             }
             Ok((marker, _)) if marker.cluster.is_none() => tell_unsigned(work, &marker),
@@ -93,7 +92,7 @@ pub(super) fn list_uncommitted(work: &Work<'_>) -> Result<Vec<Uncommitted>, OpEr
                 tracing::debug!(volume = %marker.id, cluster = marker.cluster, "begun by another cluster");
             }
             Err(why) => {
-                let (export, file) = (&work.context.export.name, file.join("/"));
+                let (export, file) = (&work.context.export.name, file.to_string());
                 tracing::warn!(export, file, reason = why, "record of an unfinished volume cannot be read");
             }
         }
@@ -115,7 +114,7 @@ fn tell_unsigned(work: &Work<'_>, intent: &Marker) {
     }
     let root = work.root.path();
     let (file, directory) =
-        (root.join(record::file(INTENTS, intent.id.name()).join("/")), root.join(intent.segments.join("/")));
+        (root.join(record::file(INTENTS, intent.id.name()).to_string()), root.join(intent.path.to_string()));
     let shown = |path: &std::path::Path| quoted(&path.display().to_string());
     let command = format!("rmdir {}; rm {}", shown(&directory), shown(&file));
     tracing::warn!(
@@ -144,9 +143,9 @@ pub(super) fn rollback(work: &Work<'_>, uncommitted: &Uncommitted) -> Result<(),
         return fail(Kind::Refused, message);
     }
     if let Some(place) = &uncommitted.place
-        && place.segments != intent.segments
+        && place.path != intent.path
     {
-        let begun = intent.segments.join("/");
+        let begun = &intent.path;
         return fail(Kind::Refused, format!("volume {name} was begun at {begun}, and not at {place}"));
     }
     undo_intent(work, &intent)
@@ -157,31 +156,31 @@ pub(super) fn undo_intent(work: &Work<'_>, intent: &Marker) -> Result<(), OpErro
     let file = record::file(INTENTS, intent.id.name());
     let holds = match &intent.cluster {
         _ if !work.context.enforces(Rule::Places) => true,
-        Some(_) => places::holds(work, intent, &intent.segments)?,
+        Some(_) => places::holds(work, intent, &intent.path)?,
         // An earlier version noted no places: what was made is ours only if the place is still free.
-        None => match places::occupy(work, intent, &file, &intent.segments, intent.shared)? {
+        None => match places::occupy(work, intent, &file, &intent.path, intent.shared)? {
             Occupied::Free | Occupied::Joined(_) => true,
             Occupied::Taken(_) => false,
         },
     };
     let alone = holds
         && (!intent.shared
-            || match places::leave_shared(work, intent, &intent.segments)? {
+            || match places::leave_shared(work, intent, &intent.path)? {
                 Leaving::Last => true,
                 Leaving::Others(_) | Leaving::NotThere => false,
             });
     // The removal itself decides whether it is empty: whatever comes first, content or removal, nothing is lost.
     if alone && intent.origin == Origin::Created {
-        if work.changes.remove_directory(&intent.segments)? == Unmade::Occupied {
-            places::stay(work, intent, &intent.segments)?;
+        if work.changes.remove_directory(&intent.path)? == Unmade::Occupied {
+            places::stay(work, intent, &intent.path)?;
             let message = format!(
                 "directory {} of unfinished volume {} is not empty; look at it, then remove it or its content",
-                intent.segments.join("/"),
+                intent.path,
                 intent.id.name()
             );
             return fail(Kind::Refused, message);
         }
-        remove_parents(work, &intent.segments)?;
+        remove_parents(work, &intent.path)?;
     }
     give_up(work, intent)
 }
@@ -189,8 +188,8 @@ pub(super) fn undo_intent(work: &Work<'_>, intent: &Marker) -> Result<(), OpErro
 /// Gives up the place of an intent at which nothing was made, and then the intent.
 pub(super) fn give_up(work: &Work<'_>, intent: &Marker) -> Result<(), OpError> {
     let name = intent.id.name();
-    places::vacate(work, intent, &intent.segments)?;
+    places::vacate(work, intent, &intent.path)?;
     work.changes.remove_file(&record::file(INTENTS, name))?;
-    work.context.index.remove(name, &intent.segments);
+    work.context.index.remove(name, &intent.path);
     Ok(())
 }

@@ -23,7 +23,7 @@ use super::{
 use crate::{
     backend::{Kind, quoted},
     system::root::{Entry, Errno, Made, Seen},
-    volume::{ClaimKey, Origin, Source, Volume, VolumeId, VolumeName, VolumeRequest},
+    volume::{ClaimKey, Origin, RelativePath, Source, Volume, VolumeId, VolumeName, VolumeRequest},
 };
 
 /// How often the work is begun again when directories come and go around it.
@@ -55,7 +55,7 @@ pub(super) fn create(
     let volume = |origin| {
         let source = Source::Nfs {
             server: work.context.export.server.clone(),
-            path: work.context.export.path_of(&wanted.segments),
+            path: work.context.export.path_of(&wanted.path),
         };
         let (id, store_identity) = (wanted.id.clone(), identity.clone());
         let record = BTreeMap::new();
@@ -64,7 +64,7 @@ pub(super) fn create(
     let known = work.marker(VOLUMES, name)?;
     if let Some(known) = &known {
         same_volume(work, known, &wanted)?;
-        if look(work, &wanted.segments)?.is_some_and(|seen| seen.entry == Entry::Directory) {
+        if look(work, &wanted.path)?.is_some_and(|seen| seen.entry == Entry::Directory) {
             // An attempt to make the directory once more may have been broken off.
             made_again(work, known)?;
             return Ok(volume(known.origin));
@@ -73,76 +73,137 @@ pub(super) fn create(
     let mut begun = work.marker(INTENTS, name)?;
     if let Some(earlier) = &begun {
         owned(work, earlier)?;
-        if earlier.claim != wanted.claim || earlier.segments != wanted.segments {
+        if earlier.claim != wanted.claim || earlier.path != wanted.path {
             undo_intent(work, earlier)?;
             begun = None;
         }
     }
+    let mut creation = Creation { work, wanted: &wanted, plan, gone, known, begun };
     for _ in 0..ATTEMPTS {
-        let there = look(work, &wanted.segments)?;
+        match creation.attempt()? {
+            Attempt::Made(origin) => return Ok(volume(origin)),
+            Attempt::Formerly(former) => return Ok(Created::Formerly(former)),
+            Attempt::Again => {}
+        }
+    }
+    let path = &wanted.path;
+    fail(
+        Kind::Unavailable,
+        format!("directory {path} or its parents come and go while the volume is created"),
+    )
+}
+
+/// The creation of a volume that has no directory yet.
+struct Creation<'a> {
+    work: &'a Work<'a>,
+    wanted: &'a Marker,
+    plan: &'a Plan,
+    gone: Option<&'a VolumeName>,
+    /// The record of the volume, where it is in use and has lost its directory.
+    known: Option<Marker>,
+    /// The intent as it was written last.
+    begun: Option<Marker>,
+}
+
+/// What one attempt came to.
+enum Attempt {
+    /// The directory is the volume's.
+    Made(Origin),
+    /// Something changed under it.
+    Again,
+    /// As [`Created::Formerly`].
+    Formerly(VolumeName),
+}
+
+impl Creation<'_> {
+    fn attempt(&mut self) -> Result<Attempt, OpError> {
+        let (work, wanted, plan) = (self.work, self.wanted, self.plan);
+        let path = &wanted.path;
+        let there = look(work, path)?;
         let mut origin = match there.map(|seen| seen.entry) {
             None | Some(Entry::Missing) => Origin::Created,
             Some(Entry::Other) => {
-                let path = wanted.segments.join("/");
                 return fail(Kind::Conflict, format!("{path} exists on the export and is not a directory"));
             }
-            Some(Entry::Directory) => origin_of_existing(work, &wanted, begun.as_ref(), plan)?,
+            Some(Entry::Directory) => origin_of_existing(work, wanted, self.begun.as_ref(), plan)?,
         };
-        write_intent(work, &Marker { origin, ..wanted.clone() }, &mut begun)?;
-        let intent = record::file(INTENTS, name);
-        let marker = begun.as_ref().unwrap_or(&wanted);
-        let alone = match places::occupy(work, marker, &intent, &wanted.segments, wanted.shared)? {
+        self.write_intent(origin)?;
+        let intent = record::file(INTENTS, wanted.id.name());
+        let marker = self.begun.as_ref().unwrap_or(wanted);
+        let alone = match places::occupy(work, marker, &intent, path, wanted.shared)? {
             Occupied::Free => true,
             Occupied::Joined(other) => {
                 if there.is_some() {
                     origin = other.who.map_or(Origin::Adopted, |who| who.origin);
-                    write_intent(work, &Marker { origin, ..wanted.clone() }, &mut begun)?;
+                    self.write_intent(origin)?;
                 }
                 false
             }
-            Occupied::Taken(other) => {
-                match known {
-                    // Whatever is in the way now, its place stays its own.
-                    Some(_) => drop(work.changes.remove_file(&intent)?),
-                    None => give_up(work, marker)?,
-                }
-                begun = None;
-                if let Some(former) = former(work, &other, &wanted, plan) {
-                    if gone != Some(&former) {
-                        return Ok(Created::Formerly(former));
-                    }
-                    forget(work, &former)?;
-                    continue;
-                }
-                return fail(Kind::Conflict, in_the_way(work, &other, &wanted.segments));
-            }
+            Occupied::Taken(other) => return self.taken(&other),
         };
-        if there.is_some() && here(work, &wanted.segments)? == Here::Nothing {
-            // The last of those who shared it removed it before the place was ours.
-            continue;
-        }
-        if there.is_none() {
-            if !make_parents(work, &wanted.segments)? {
-                continue;
+        if there.is_some() {
+            if here(work, path)? == Here::Nothing {
+                // The last of those who shared it removed it before the place was ours.
+                return Ok(Attempt::Again);
             }
-            match work.changes.make_directory(&wanted.segments, 0o777) {
-                Ok(Made::New) => {}
-                Ok(Made::Existed) => continue,
-                // A parent was removed, with the last other volume in it.
-                Err(failure) if failure.errno() == Some(Errno::ENOENT) => continue,
-                Err(failure) => return Err(failure.into()),
-            }
+        } else if !make_directory(work, path)? {
+            return Ok(Attempt::Again);
         }
         if origin == Origin::Created && (alone || there.is_none()) {
-            work.changes.set_rights(&wanted.segments, plan.mode, plan.uid, plan.gid)?;
+            work.changes.set_rights(path, plan.mode, plan.uid, plan.gid)?;
         }
-        if let Some(known) = &known {
+        if let Some(known) = &self.known {
             made_again(work, known)?;
         }
-        return Ok(volume(origin));
+        Ok(Attempt::Made(origin))
     }
-    let path = wanted.segments.join("/");
-    fail(Kind::Unavailable, format!("directory {path} or its parents come and go while the volume is made"))
+
+    /// Gives up the intent, since the place is taken; where it is that of a volume whose PV is gone, that one is forgotten.
+    fn taken(&mut self, other: &Occupant) -> Result<Attempt, OpError> {
+        let (work, wanted) = (self.work, self.wanted);
+        match self.known {
+            // Whatever is in the way now, its place stays its own.
+            Some(_) => drop(work.changes.remove_file(&record::file(INTENTS, wanted.id.name()))?),
+            None => give_up(work, self.begun.as_ref().unwrap_or(wanted))?,
+        }
+        self.begun = None;
+        match former(work, other, wanted, self.plan) {
+            Some(former) if self.gone == Some(&former) => {
+                forget(work, &former)?;
+                Ok(Attempt::Again)
+            }
+            Some(former) => Ok(Attempt::Formerly(former)),
+            None => fail(Kind::Conflict, in_the_way(work, other, &wanted.path)),
+        }
+    }
+
+    /// Writes the intent, unless it says the same already.
+    fn write_intent(&mut self, origin: Origin) -> Result<(), OpError> {
+        let intent = Marker { origin, ..self.wanted.clone() };
+        let same = |begun: &Marker| {
+            (begun.origin, begun.shared, &begun.cluster) == (intent.origin, intent.shared, &intent.cluster)
+        };
+        if !self.begun.as_ref().is_some_and(same) {
+            let name = intent.id.name();
+            self.work.changes.write(&record::file(INTENTS, name), &intent.to_json())?;
+            self.work.context.index.add(name, &intent.path);
+            self.begun = Some(intent);
+        }
+        Ok(())
+    }
+}
+
+/// Makes the directory and what is missing above it; `false` where something interfered.
+fn make_directory(work: &Work<'_>, path: &RelativePath) -> Result<bool, OpError> {
+    if !make_parents(work, path)? {
+        return Ok(false);
+    }
+    match work.changes.make_directory(path, 0o777) {
+        Ok(made) => Ok(made == Made::New),
+        // A parent was removed, with the last other volume in it.
+        Err(failure) if failure.errno() == Some(Errno::ENOENT) => Ok(false),
+        Err(failure) => Err(failure.into()),
+    }
 }
 
 /// Records the directory of a volume that had lost it, where one was made again.
@@ -167,28 +228,14 @@ fn wanted(work: &Work<'_>, request: &VolumeRequest, plan: &Plan) -> Result<Marke
         capacity: request.capacity.bytes(),
         shared: plan.existing == Existing::Share,
         cluster: work.cluster().map(|ids| ids.current().to_owned()),
-        ..Marker::new(id, plan.place.segments.clone(), claim, Origin::Created)
+        ..Marker::new(id, plan.place.path.clone(), claim, Origin::Created)
     })
 }
 
-/// Writes the intent, unless it says the same already.
-fn write_intent(work: &Work<'_>, intent: &Marker, begun: &mut Option<Marker>) -> Result<(), OpError> {
-    let same = |begun: &Marker| {
-        (begun.origin, begun.shared, &begun.cluster) == (intent.origin, intent.shared, &intent.cluster)
-    };
-    if !begun.as_ref().is_some_and(same) {
-        let name = intent.id.name();
-        work.changes.write(&record::file(INTENTS, name), &intent.to_json())?;
-        work.context.index.add(name, &intent.segments);
-        *begun = Some(intent.clone());
-    }
-    Ok(())
-}
-
 /// What lies in the volume's place. It must be in the file system of the export, since a volume is removed by moving it.
-fn look(work: &Work<'_>, segments: &[String]) -> Result<Option<Seen>, OpError> {
+fn look(work: &Work<'_>, path: &RelativePath) -> Result<Option<Seen>, OpError> {
     let elsewhere = |prefix: &[String]| {
-        let (path, root) = (segments.join("/"), work.root.path().join(prefix.join("/")));
+        let root = work.root.path().join(prefix.join("/"));
         fail(
             Kind::Refused,
             format!(
@@ -201,15 +248,15 @@ fn look(work: &Work<'_>, segments: &[String]) -> Result<Option<Seen>, OpError> {
     };
     let device = work.root.top()?.device;
     // The volume itself, if it is there, says enough.
-    for length in (1..=segments.len()).rev() {
-        let prefix = segments.get(..length).unwrap_or_default();
+    for length in (1..=path.len()).rev() {
+        let prefix = path.get(..length).unwrap_or_default();
         match work.root.see(prefix) {
             Ok(None) => {}
-            Ok(Some(seen)) if seen.device == device => return Ok((length == segments.len()).then_some(seen)),
+            Ok(Some(seen)) if seen.device == device => return Ok((length == path.len()).then_some(seen)),
             Ok(Some(_)) => return elsewhere(prefix),
             Err(failure) if failure.errno() == Some(Errno::EXDEV) => {
                 let first = (1..=length).find_map(|length| {
-                    let prefix = segments.get(..length)?;
+                    let prefix = path.get(..length)?;
                     work.root.see(prefix).is_err().then_some(prefix)
                 });
                 return elsewhere(first.unwrap_or(prefix));
@@ -234,11 +281,10 @@ fn same_volume(work: &Work<'_>, known: &Marker, wanted: &Marker) -> Result<(), O
         );
         return fail(Kind::Conflict, message);
     }
-    if known.segments != wanted.segments {
+    if known.path != wanted.path {
         let message = format!(
             "the volume exists already at {}, and its class or its claim now ask for {}",
-            known.segments.join("/"),
-            wanted.segments.join("/")
+            known.path, wanted.path
         );
         return fail(Kind::Conflict, message);
     }
@@ -252,11 +298,11 @@ fn origin_of_existing(
     begun: Option<&Marker>,
     plan: &Plan,
 ) -> Result<Origin, OpError> {
-    let path = wanted.segments.join("/");
+    let path = &wanted.path;
     // Nobody but this claim's earlier attempts, or those of an older provisioner, can have made a directory of this
     // name, or the intent says that there was none when it was written.
     let ours = plan.unique || begun.is_some_and(|begun| begun.origin == Origin::Created);
-    let empty = match work.root.is_empty(&wanted.segments) {
+    let empty = match work.root.is_empty(&wanted.path) {
         Ok(empty) => empty,
         // One that we cannot read is certainly not one that we made.
         Err(failure) if failure.errno() == Some(Errno::EACCES) => false,
@@ -265,7 +311,7 @@ fn origin_of_existing(
     if ours && empty {
         return Ok(Origin::Created);
     }
-    let archive = wanted.segments.first().is_some_and(|first| path_pattern::is_archive(first))
+    let archive = wanted.path.first().is_some_and(|first| path_pattern::is_archive(first))
         && work.context.enforces(Rule::Places);
     if archive && plan.existing != Existing::Refuse {
         let message = format!("directory {path} has the name of an archive, which is never used again");
@@ -275,12 +321,12 @@ fn origin_of_existing(
         // Where another volume shares it, that one knows whether it was made.
         Existing::Adopt | Existing::Share => Ok(Origin::Adopted),
         Existing::Refuse => {
-            let other = places::occupant(work, &wanted.segments)?;
+            let other = places::occupant(work, &wanted.path)?;
             let other = other.filter(|other| {
                 !other.who.as_ref().is_some_and(|who| who.is_same_volume(wanted, work.cluster().as_ref()))
             });
             let message = match other {
-                Some(other) => in_the_way(work, &other, &wanted.segments),
+                Some(other) => in_the_way(work, &other, &wanted.path),
                 None => format!(
                     "directory {path} exists already{}; remove it, or let the class allow its use with existingDirectory: \
                      adopt",
@@ -298,7 +344,7 @@ fn former(work: &Work<'_>, other: &Occupant, wanted: &Marker, plan: &Plan) -> Op
     let who = other.who.as_ref().filter(|_| other.relation == Relation::Same)?;
     let ours = work.cluster().is_some_and(|ids| who.cluster.as_ref().is_some_and(|c| ids.include(c)));
     let again = (&who.claim.namespace, &who.claim.name) == (&wanted.claim.namespace, &wanted.claim.name);
-    let adopts = plan.existing == Existing::Adopt && who.segments == wanted.segments;
+    let adopts = plan.existing == Existing::Adopt && who.path == wanted.path;
     (ours && again && adopts && who.id.name() != wanted.id.name()).then(|| who.id.name().clone())
 }
 
@@ -313,13 +359,13 @@ fn forget(work: &Work<'_>, former: &VolumeName) -> Result<(), OpError> {
     }
     // The record first: what is left in the mirror without one is found again, the other way round two would have the place.
     work.changes.remove_file(&record::file(VOLUMES, former))?;
-    work.context.index.remove(former, &record.segments);
-    places::vacate(work, &record, &record.segments)
+    work.context.index.remove(former, &record.path);
+    places::vacate(work, &record, &record.path)
 }
 
 /// Who is in the way, and what to do.
-fn in_the_way(work: &Work<'_>, other: &Occupant, segments: &[String]) -> String {
-    let mut text = other.explained(segments);
+fn in_the_way(work: &Work<'_>, other: &Occupant, path: &RelativePath) -> String {
+    let mut text = other.explained(path);
     match other.relation {
         Relation::Same => text.push_str(
             "; use another directory, or existingDirectory: share in the classes of both to use it together",
@@ -330,10 +376,10 @@ fn in_the_way(work: &Work<'_>, other: &Occupant, segments: &[String]) -> String 
     }
     let root = work.root.path();
     let shown = |path: &std::path::Path| quoted(&path.display().to_string());
-    let note = shown(&root.join(BASE).join(PLACES).join(other.path.join("/")));
+    let note = shown(&root.join(BASE).join(PLACES).join(other.path.to_string()));
     let remove = match &other.who {
         Some(who) => {
-            let record = shown(&root.join(record::file(VOLUMES, who.id.name()).join("/")));
+            let record = shown(&root.join(record::file(VOLUMES, who.id.name()).to_string()));
             format!(". If that volume is gone for good: rm {record} {note}")
         }
         None => format!(". If nothing uses it: rm {note}"),

@@ -9,13 +9,18 @@ use jiff::Timestamp;
 use rand::random;
 
 use super::path_pattern;
-use crate::volume::VolumeName;
+use crate::volume::{RelativePath, VolumeName};
 
 /// How the names begin of what is in the trash at the top of an export, where `.berth/trash` cannot be made.
 pub(super) const AT_TOP: &str = path_pattern::RESERVED_PREFIXES[0];
 
 /// How they begin once they are being purged.
 pub(super) const AT_TOP_PURGING: &str = path_pattern::RESERVED_PREFIXES[1];
+
+/// The path of an entry at the top of an export.
+pub(super) fn at_top(prefix: &str, name: &str) -> RelativePath {
+    [format!("{prefix}{name}")].into_iter().collect()
+}
 
 /// The longest part of a volume's name in an everyday name: the rest is for the time and the random number.
 const VOLUME: usize = 200;

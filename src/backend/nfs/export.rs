@@ -9,7 +9,7 @@ use std::{
 use super::path_pattern;
 use crate::{
     backend::{Error, Kind},
-    volume::{Location, Source, VolumeId, VolumeName},
+    volume::{Location, RelativePath, Source, VolumeId, VolumeName},
 };
 
 /// The backend's name in volume ids and metrics.
@@ -40,15 +40,8 @@ pub struct Export {
 
 impl Export {
     /// The path of the volume on the server, as its PV says it.
-    pub(super) fn path_of(&self, segments: &[String]) -> String {
-        let mut path = String::from("/");
-        for segment in split(&self.path).chain(segments.iter().map(String::as_str)) {
-            if path.len() > 1 {
-                path.push('/');
-            }
-            path.push_str(segment);
-        }
-        path
+    pub(super) fn path_of(&self, path: &RelativePath) -> String {
+        split(&self.path).chain(path.iter().map(String::as_str)).flat_map(|name| ["/", name]).collect()
     }
 
     /// Where `source` lies in this export, and strictly below its root.
@@ -60,9 +53,9 @@ impl Export {
         // The longest of the paths decides: a former path may lie below another one.
         let bases = std::iter::once(&self.path).chain(&self.former_paths);
         let rest = bases.filter_map(|base| beneath(base, path)).min_by_key(Vec::len)?;
-        let segments = path_pattern::checked(&rest.join("/")).ok()?;
+        let path = path_pattern::checked(&rest.join("/")).ok()?;
         // `checked` drops what is empty, and nothing else: no other path may come out than went in.
-        (segments == rest).then(|| Location { store: self.name.clone(), segments })
+        (*path == *rest).then(|| Location { store: self.name.clone(), path })
     }
 
     /// Whether this is the server, by its name, its address or an alias.
@@ -164,7 +157,7 @@ fn split(path: &str) -> impl Iterator<Item = &str> {
     path.split('/').filter(|segment| !segment.is_empty())
 }
 
-/// The segments of `path` below `base`; `None` where it does not lie there.
+/// The path of `path` below `base`; `None` where it does not lie there.
 fn beneath(base: &str, path: &str) -> Option<Vec<String>> {
     if !path.starts_with('/') {
         return None;
@@ -213,11 +206,11 @@ mod tests {
         ];
         for (base, path) in rows {
             let export = export("default", "server", base);
-            let segments = vec!["ns-c-pvc-1".to_string()];
-            assert_eq!(&export.path_of(&segments), path, "{base}");
+            let below: RelativePath = "ns-c-pvc-1".parse().unwrap();
+            assert_eq!(&export.path_of(&below), path, "{base}");
             for spelt in [path.to_string(), format!("{path}/"), path.replace('/', "//")] {
                 let found = export.locate(&source("server", &spelt)).unwrap();
-                assert_eq!(found.segments, segments, "{base} {spelt}");
+                assert_eq!(found.path, below, "{base} {spelt}");
             }
         }
     }
@@ -247,7 +240,7 @@ mod tests {
             ("our own records", "10.0.0.1", "/export/.berth/trash/x", None),
         ];
         for (why, server, path, expected) in rows {
-            let found = export.locate(&source(server, path)).map(|p| p.segments.join("/"));
+            let found = export.locate(&source(server, path)).map(|p| p.path.to_string());
             assert_eq!(found.as_deref(), *expected, "{why}");
         }
     }

@@ -102,7 +102,7 @@ impl Context {
         let mut missing = None;
         let places = past.places.iter().filter(|place| place.store == self.export.name);
         for place in places.take(LOOKS) {
-            if root.entry(&place.segments).is_ok_and(|entry| entry == Entry::Directory) {
+            if root.entry(&place.path).is_ok_and(|entry| entry == Entry::Directory) {
                 return Ok(());
             }
             missing.get_or_insert(place);
@@ -112,7 +112,7 @@ impl Context {
             "the directory at {} is not what it was: {} and other directories of volumes are missing. Mount the export \
              that holds the existing volumes",
             self.export.root.display(),
-            place.segments.join("/")
+            place.path
         ))
     }
 
@@ -212,8 +212,7 @@ impl Work<'_> {
     /// Gives the export an identity, unless another cluster was faster.
     fn make_identity(&self) -> Result<Identity, OpError> {
         let (new, file) = (Identity::new(), record::export_file());
-        let aside =
-            [BASE.to_string(), STAGING.to_string(), format!("{STAGED_IDENTITY}{:016x}", random::<u64>())];
+        let aside = record::ours([STAGING, &format!("{STAGED_IDENTITY}{:016x}", random::<u64>())]);
         self.changes.write(&aside, &new.to_json())?;
         let made = match self.changes.link(&aside, &file)? {
             Placed::New => true,

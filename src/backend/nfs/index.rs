@@ -9,7 +9,10 @@ use std::{collections::BTreeMap, ops::Bound};
 use parking_lot::Mutex;
 
 use super::op_error::{OpError, fail};
-use crate::{backend::Kind, volume::VolumeName};
+use crate::{
+    backend::Kind,
+    volume::{RelativePath, VolumeName},
+};
 
 /// The places of all recorded volumes of an export.
 #[derive(Debug, Default)]
@@ -20,7 +23,7 @@ enum State {
     #[default]
     Unread,
     /// Somebody reads; what changed since then.
-    Reading(Vec<(VolumeName, Vec<String>, Change)>),
+    Reading(Vec<(VolumeName, RelativePath, Change)>),
     Read(Places),
 }
 
@@ -30,20 +33,20 @@ enum Change {
     Remove,
 }
 
-type Places = BTreeMap<Vec<String>, Vec<VolumeName>>;
+type Places = BTreeMap<RelativePath, Vec<VolumeName>>;
 
 /// Volumes, each with its place.
-pub(super) type Found = Vec<(VolumeName, Vec<String>)>;
+pub(super) type Found = Vec<(VolumeName, RelativePath)>;
 
 impl Index {
     /// Notes a volume whose record was written.
-    pub(super) fn add(&self, name: &VolumeName, segments: &[String]) {
-        self.note(name, segments, Change::Add);
+    pub(super) fn add(&self, name: &VolumeName, path: &RelativePath) {
+        self.note(name, path, Change::Add);
     }
 
     /// Forgets a volume whose record is gone.
-    pub(super) fn remove(&self, name: &VolumeName, segments: &[String]) {
-        self.note(name, segments, Change::Remove);
+    pub(super) fn remove(&self, name: &VolumeName, path: &RelativePath) {
+        self.note(name, path, Change::Remove);
     }
 
     /// Forgets everything: somebody else may have worked on the export meanwhile.
@@ -51,25 +54,25 @@ impl Index {
         *self.0.lock() = State::Unread;
     }
 
-    fn note(&self, name: &VolumeName, segments: &[String], change: Change) {
+    fn note(&self, name: &VolumeName, path: &RelativePath, change: Change) {
         match &mut *self.0.lock() {
             State::Unread => {}
-            State::Reading(changes) => changes.push((name.clone(), segments.to_vec(), change)),
-            State::Read(places) => apply(places, name, segments, change),
+            State::Reading(changes) => changes.push((name.clone(), path.clone(), change)),
+            State::Read(places) => apply(places, name, path, change),
         }
     }
 
-    /// The volumes other than `except` that, as far as the mirror may not tell of them yet, lie at, above or below `segments`, each with its place.
+    /// The volumes other than `except` that, as far as the mirror may not tell of them yet, lie at, above or below `path`, each with its place.
     pub(super) fn overlapping(
         &self,
-        segments: &[String],
+        path: &RelativePath,
         except: &VolumeName,
         read: impl FnOnce() -> Result<Found, OpError>,
     ) -> Result<Found, OpError> {
         {
             let mut state = self.0.lock();
             match &mut *state {
-                State::Read(places) => return Ok(overlapping(places, segments, except)),
+                State::Read(places) => return Ok(overlapping(places, path, except)),
                 State::Reading(_) => {
                     return fail(Kind::Busy, "the records of the export are being read");
                 }
@@ -85,38 +88,36 @@ impl Index {
             }
         };
         let mut places = Places::new();
-        for (name, segments) in read? {
-            apply(&mut places, &name, &segments, Change::Add);
+        for (name, path) in read? {
+            apply(&mut places, &name, &path, Change::Add);
         }
-        for (name, segments, change) in changes {
-            apply(&mut places, &name, &segments, change);
+        for (name, path, change) in changes {
+            apply(&mut places, &name, &path, change);
         }
-        let found = overlapping(&places, segments, except);
+        let found = overlapping(&places, path, except);
         *state = State::Read(places);
         Ok(found)
     }
 }
 
-fn apply(places: &mut Places, name: &VolumeName, segments: &[String], change: Change) {
-    let names = places.entry(segments.to_vec()).or_default();
+fn apply(places: &mut Places, name: &VolumeName, path: &RelativePath, change: Change) {
+    let names = places.entry(path.clone()).or_default();
     names.retain(|known| known != name);
     match change {
         Change::Add => names.push(name.clone()),
         Change::Remove => {}
     }
     if names.is_empty() {
-        places.remove(segments);
+        places.remove(path);
     }
 }
 
-fn overlapping(places: &Places, segments: &[String], except: &VolumeName) -> Found {
-    let above = (1..segments.len()).filter_map(|length| {
-        let prefix = segments.get(..length)?;
-        places.get_key_value(prefix)
-    });
-    let from = (Bound::Included(segments.to_vec()), Bound::Unbounded);
-    let below = places.range(from).take_while(|(place, _)| place.starts_with(segments));
+fn overlapping(places: &Places, path: &RelativePath, except: &VolumeName) -> Found {
+    let above: Vec<_> = path.parents().filter_map(|parent| places.get_key_value(&parent)).collect();
+    let from = (Bound::Included(path.clone()), Bound::Unbounded);
+    let below = places.range(from).take_while(|(place, _)| place.starts_with(path));
     above
+        .into_iter()
         .chain(below)
         .flat_map(|(place, names)| names.iter().map(move |name| (name, place)))
         .filter(|(name, _)| *name != except)
@@ -128,8 +129,8 @@ fn overlapping(places: &Places, segments: &[String], except: &VolumeName) -> Fou
 mod tests {
     use super::*;
 
-    fn segments(path: &str) -> Vec<String> {
-        path.split('/').map(String::from).collect()
+    fn at(path: &str) -> RelativePath {
+        path.parse().unwrap()
     }
 
     #[test]
@@ -138,10 +139,10 @@ mod tests {
         for (name, place) in
             [("a", "x"), ("b", "x/y"), ("c", "x/y/z"), ("d", "x!"), ("e", "xy"), ("f", "x/y")]
         {
-            apply(&mut places, &name.parse().unwrap(), &segments(place), Change::Add);
+            apply(&mut places, &name.parse().unwrap(), &at(place), Change::Add);
         }
         let found = |place: &str, except: &str| {
-            let found = overlapping(&places, &segments(place), &except.parse().unwrap());
+            let found = overlapping(&places, &at(place), &except.parse().unwrap());
             let mut names: Vec<_> = found.iter().map(|(name, _)| name.to_string()).collect();
             names.sort();
             names.concat()
@@ -151,7 +152,7 @@ mod tests {
         assert_eq!(found("x/y/z/deeper", "none"), "abcf");
         assert_eq!(found("x/other", "none"), "a");
         assert_eq!(found("y", "none"), "");
-        apply(&mut places, &"a".parse().unwrap(), &segments("x"), Change::Remove);
-        assert!(!places.contains_key(&segments("x")));
+        apply(&mut places, &"a".parse().unwrap(), &at("x"), Change::Remove);
+        assert!(!places.contains_key(&at("x")));
     }
 }

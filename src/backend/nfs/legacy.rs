@@ -19,19 +19,18 @@ use super::{
 };
 use crate::{
     backend::{Kind, Removed},
-    volume::{Disposal, Origin, Removal, VolumeId, VolumeName},
+    volume::{Disposal, Origin, RelativePath, Removal, VolumeId, VolumeName},
 };
 
-/// Removes what lies at `segments`, if it may be taken as the volume.
-pub(super) fn remove(work: &Work<'_>, removal: &Removal, segments: &[String]) -> Result<Removed, OpError> {
-    let inode = match here(work, segments) {
+/// Removes what lies at `path`, if it may be taken as the volume.
+pub(super) fn remove(work: &Work<'_>, removal: &Removal, path: &RelativePath) -> Result<Removed, OpError> {
+    let inode = match here(work, path) {
         // The rest is found out where it lies.
-        Err(trouble) if is_elsewhere(&trouble) => None,
-        Err(trouble) => return Err(trouble),
+        Err(error) if is_elsewhere(&error) => None,
+        Err(error) => return Err(error),
         Ok(Here::Directory(inode)) => Some(inode),
         Ok(Here::Nothing) => return Ok(Removed::Absent),
         Ok(Here::Other) => {
-            let path = segments.join("/");
             let message = format!("{path} is not a directory, but a file or a link; nothing was touched");
             return fail(Kind::Refused, message);
         }
@@ -42,7 +41,7 @@ pub(super) fn remove(work: &Work<'_>, removal: &Removal, segments: &[String]) ->
         cluster: cluster.as_ref().map(|ids| ids.current().to_owned()),
         uid: Some(removal.pv_metadata.uid.clone()).filter(|uid| !uid.is_empty()),
         inode,
-        ..Marker::new(id, segments.to_vec(), removal.claim.clone(), removal.origin)
+        ..Marker::new(id, path.clone(), removal.claim.clone(), removal.origin)
     };
     if let Some(occupant) = overlapping(work, &marker)? {
         let shared = occupant.who.as_ref().is_some_and(|who| who.shared);
@@ -50,12 +49,12 @@ pub(super) fn remove(work: &Work<'_>, removal: &Removal, segments: &[String]) ->
             // An earlier call has left the directory to the others, and removed the record.
             return Ok(Removed::Kept);
         }
-        let why = occupant.explained(segments);
+        let why = occupant.explained(path);
         return fail(Kind::Refused, format!("{why}; nothing was touched"));
     }
     let file = record::file(VOLUMES, &removal.name);
-    let patterned = is_patterned(removal, segments);
-    prove::unrecorded(&file.join("/"), removal, segments, patterned, cluster.as_ref())?;
+    let patterned = is_patterned(removal, path);
+    prove::unrecorded(&file.to_string(), removal, path, patterned, cluster.as_ref())?;
     let live = Live { folder: VOLUMES, marker };
     let written = if_room(work.ensure_layout())?.is_some()
         && if_room(work.changes.write(&file, &live.marker.to_json()))?.is_some();
@@ -66,10 +65,10 @@ pub(super) fn remove(work: &Work<'_>, removal: &Removal, segments: &[String]) ->
         let message = "the export is full, and the volume lies in a file system below it; free some space in the export";
         return fail(Kind::Exhausted, message);
     }
-    work.context.index.add(&removal.name, segments);
+    work.context.index.add(&removal.name, path);
     let marker = live.marker.clone();
     let removed = Removing { work, removal, live }.run();
-    if let Err(OpError::Said(error)) = &removed
+    if let Err(OpError::Reported(error)) = &removed
         && error.kind() == Kind::Refused
     {
         // A refusal leaves nothing behind.
@@ -98,7 +97,7 @@ fn overlapping(work: &Work<'_>, marker: &Marker) -> Result<Option<Occupant>, OpE
     if !work.context.enforces(Rule::Places) {
         return Ok(None);
     }
-    places::overlapping(work, marker, &marker.segments)
+    places::overlapping(work, marker, &marker.path)
 }
 
 /// Removes a volume where not even a record can be written.
@@ -114,7 +113,7 @@ fn on_full_export(
         return fail(Kind::Exhausted, message.replace("NAME", removal.name.as_str()));
     }
     if let Some(occupant) = overlapping(work, marker)? {
-        let why = occupant.explained(&marker.segments);
+        let why = occupant.explained(&marker.path);
         return fail(Kind::Refused, format!("{why}; nothing was touched"));
     }
     let now = work.context.host.now().and_then(|now| Timestamp::try_from(now).ok());
@@ -126,8 +125,8 @@ fn on_full_export(
 
 /// Whether the pattern of the volume's class gives such a path. What it took from labels and annotations is not known any
 /// more, and may be anything.
-fn is_patterned(removal: &Removal, segments: &[String]) -> bool {
+fn is_patterned(removal: &Removal, path: &RelativePath) -> bool {
     let text = removal.pv_metadata.parameters.get("pathPattern").filter(|text| !text.is_empty());
     text.and_then(|text| Pattern::parse(text).ok())
-        .is_some_and(|pattern| pattern.could_give(&removal.claim, &removal.name, segments))
+        .is_some_and(|pattern| pattern.could_give(&removal.claim, &removal.name, path))
 }

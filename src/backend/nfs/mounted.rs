@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     backend::{Kind, Removed},
-    volume::VolumeName,
+    volume::{RelativePath, VolumeName},
 };
 
 /// Does `work` within the file system that is mounted at `below`; in the export's own where that is empty.
@@ -83,7 +83,7 @@ pub(super) fn finish(work: &Work<'_>, marker: &Marker) -> Result<Removed, OpErro
     if below.is_empty() {
         return Ok(Removed::Trashed);
     }
-    let inside = marker.segments.get(below.len()..).unwrap_or_default();
+    let inside = &RelativePath::from(marker.path.get(below.len()..).unwrap_or_default());
     within(work, below, |inner| {
         if here(inner, inside)? == Here::Directory(*inode) {
             inner.changes.make_directory(&[BASE], 0o700)?;
@@ -97,7 +97,7 @@ pub(super) fn finish(work: &Work<'_>, marker: &Marker) -> Result<Removed, OpErro
 /// Moves the directory back that an entry is of, unless it is at its place; `false` where it is not there.
 pub(super) fn back(work: &Work<'_>, marker: &Marker) -> Result<bool, OpError> {
     let Some(Trashed { entry, inode, below, .. }) = &marker.trash else { return Ok(false) };
-    let inside = marker.segments.get(below.len()..).unwrap_or_default();
+    let inside = &RelativePath::from(marker.path.get(below.len()..).unwrap_or_default());
     within(work, below, |inner| {
         if here(inner, inside)? == Here::Directory(*inode) {
             return Ok(true);

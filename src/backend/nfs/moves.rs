@@ -14,7 +14,7 @@ use super::{
 use crate::{
     backend::Kind,
     system::root::{Entry, Errno},
-    volume::VolumeName,
+    volume::{RelativePath, VolumeName},
 };
 
 /// What lies at a path.
@@ -36,7 +36,7 @@ pub(super) struct Live {
 
 impl Live {
     /// Where the record lies.
-    pub(super) fn file(&self) -> [String; 3] {
+    pub(super) fn file(&self) -> RelativePath {
         record::file(self.folder, self.marker.id.name())
     }
 }
@@ -66,12 +66,12 @@ pub(super) fn live(work: &Work<'_>, name: &VolumeName) -> Result<Option<Live>, O
 }
 
 /// Where an entry lies in the trash.
-pub(super) fn in_trash(entry: &str) -> [String; 3] {
-    [BASE.into(), TRASH.into(), entry.into()]
+pub(super) fn in_trash(entry: &str) -> RelativePath {
+    record::ours([TRASH, entry])
 }
 
 /// Where the record of an entry lies.
-pub(super) fn trash_record(entry: &str) -> [String; 3] {
+pub(super) fn trash_record(entry: &str) -> RelativePath {
     in_trash(&format!("{entry}.json"))
 }
 
@@ -80,7 +80,7 @@ pub(super) fn trashed(work: &Work<'_>, entry: &str) -> Result<Option<Marker>, Op
     let file = trash_record(entry);
     let Some(content) = work.root.read_fresh(&file)? else { return Ok(None) };
     Marker::from_json(&content.bytes).map(Some).or_else(|why| {
-        let path = work.root.path().join(file.join("/"));
+        let path = work.root.path().join(file.to_string());
         fail(Kind::Refused, format!("the record {} cannot be read: {why}; repair it", path.display()))
     })
 }
@@ -105,7 +105,7 @@ pub(super) fn entry_at_top(
     work: &Work<'_>,
     volume: &VolumeName,
     inode: u64,
-) -> Result<Option<String>, OpError> {
+) -> Result<Option<RelativePath>, OpError> {
     for top in work.root.names_at_top()? {
         let Some(name) = top.strip_prefix(entry::AT_TOP) else { continue };
         if let Name::Whole(whole) = Name::read(name)
@@ -113,7 +113,7 @@ pub(super) fn entry_at_top(
             && whole.inode == inode
             && here(work, &[&top])? == Here::Directory(inode)
         {
-            return Ok(Some(top));
+            return Ok(Some(entry::at_top("", &top)));
         }
     }
     Ok(None)
@@ -143,10 +143,10 @@ pub(super) fn afresh(work: &Work<'_>, live: &mut Live, entry: &str, inode: u64) 
 
 /// Moves the directory with this inode from one place to another, where nothing may be. What turns out to be another one is
 /// moved back at once, if its place is free, and else by the purge, which finds it.
-pub(super) fn moved<A: AsRef<str>, B: AsRef<str>>(
+pub(super) fn moved(
     work: &Work<'_>,
-    from: &[A],
-    to: &[B],
+    from: &RelativePath,
+    to: &RelativePath,
     inode: u64,
 ) -> Result<(), OpError> {
     let result = work.changes.rename(from, to);
@@ -162,8 +162,8 @@ pub(super) fn moved<A: AsRef<str>, B: AsRef<str>>(
     }
     // Whatever happens from here on, the purge looks.
     work.context.trash.look();
-    let shown = |path: String| work.root.path().join(path).display().to_string();
-    let (from_path, to_path) = (shown(joined(from)), shown(joined(to)));
+    let shown = |path: &RelativePath| work.root.path().join(path.to_string()).display().to_string();
+    let (from_path, to_path) = (shown(from), shown(to));
     let Here::Directory(another) = arrived else {
         return fail(
             Kind::Unavailable,
@@ -194,7 +194,7 @@ pub(super) fn moved<A: AsRef<str>, B: AsRef<str>>(
 pub(super) fn forget_moved(work: &Work<'_>, marker: &Marker) -> Result<(), OpError> {
     let name = marker.id.name();
     work.changes.remove_file(&record::file(INTENTS, name))?;
-    work.context.index.remove(name, &marker.segments);
+    work.context.index.remove(name, &marker.path);
     Ok(())
 }
 
@@ -203,7 +203,7 @@ pub(super) fn forget(work: &Work<'_>, marker: &Marker) -> Result<(), OpError> {
     let name = marker.id.name();
     work.changes.remove_file(&record::file(INTENTS, name))?;
     work.changes.remove_file(&record::file(VOLUMES, name))?;
-    work.context.index.remove(name, &marker.segments);
+    work.context.index.remove(name, &marker.path);
     Ok(())
 }
 
@@ -215,24 +215,19 @@ pub(super) fn archived(work: &Work<'_>, name: &VolumeName) -> Result<Option<Mark
 /// Moves a directory to the place of its volume, where nothing may be.
 pub(super) fn move_home(
     work: &Work<'_>,
-    segments: &[String],
-    from: &[String],
+    path: &RelativePath,
+    from: &RelativePath,
     inode: u64,
 ) -> Result<(), OpError> {
-    let path = segments.join("/");
-    if here(work, segments)? != Here::Nothing {
-        let waits = from.join("/");
+    if here(work, path)? != Here::Nothing {
+        let waits = from;
         return fail(
             Kind::Conflict,
             format!("the volume cannot be moved back to {path}, where something is; it waits as {waits}"),
         );
     }
-    if !make_parents(work, segments)? {
+    if !make_parents(work, path)? {
         return fail(Kind::Unavailable, format!("the directories above {path} come and go"));
     }
-    moved(work, from, segments, inode)
-}
-
-fn joined<S: AsRef<str>>(path: &[S]) -> String {
-    path.iter().map(AsRef::as_ref).collect::<Vec<_>>().join("/")
+    moved(work, from, path, inode)
 }

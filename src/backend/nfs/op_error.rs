@@ -11,7 +11,7 @@ pub(super) enum OpError {
     /// A step failed; what kind of failure it is follows from the errno.
     Step(Failure),
     /// The operation itself says so.
-    Said(Error),
+    Reported(Error),
 }
 
 impl From<Failure> for OpError {
@@ -22,19 +22,19 @@ impl From<Failure> for OpError {
 
 impl From<Error> for OpError {
     fn from(error: Error) -> Self {
-        Self::Said(error)
+        Self::Reported(error)
     }
 }
 
 impl From<Invalid> for OpError {
     fn from(invalid: Invalid) -> Self {
-        Self::Said(invalid.into())
+        Self::Reported(invalid.into())
     }
 }
 
 /// An error that the operation itself reports.
 pub(super) fn fail<T>(kind: Kind, message: impl Into<String>) -> Result<T, OpError> {
-    Err(OpError::Said(Error::new(kind, message)))
+    Err(OpError::Reported(Error::new(kind, message)))
 }
 
 /// Whether a step failed since the export is full.
@@ -54,7 +54,7 @@ pub(super) fn if_room<T>(result: Result<T, impl Into<OpError>>) -> Result<Option
 /// Whether a failure is one of the storage, and not the end of the right to change it.
 pub(super) fn is_permitted(error: &OpError) -> bool {
     match error {
-        OpError::Said(_) => true,
+        OpError::Reported(_) => true,
         OpError::Step(failure) => failure.errno().is_some(),
     }
 }
@@ -67,7 +67,7 @@ pub(super) fn is_elsewhere(error: &OpError) -> bool {
 /// The error of the operation `what`, in words that help.
 pub(super) fn explained(what: &str, error: OpError) -> Error {
     let failure = match error {
-        OpError::Said(error) => return error,
+        OpError::Reported(error) => return error,
         OpError::Step(failure) => failure,
     };
     let inner = failure.cause.get_ref();

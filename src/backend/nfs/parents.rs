@@ -9,32 +9,33 @@ use super::{
 use crate::{
     backend::Kind,
     system::root::{Entry, Errno, Made, Unmade},
+    volume::RelativePath,
 };
 
+/// The folders at the beginning of the path of a note, which are always there: ours, and the one of the notes.
+const OUR_FOLDERS: usize = 2;
+
 /// Makes what is missing above a directory, each noted before it is made; `false` where something else interfered.
-pub(super) fn make_parents(work: &Work<'_>, segments: &[String]) -> Result<bool, OpError> {
-    let above = segments.split_last().map_or(&[][..], |(_, above)| above);
-    if above.is_empty() || work.root.entry(above)? == Entry::Directory {
-        return Ok(true);
+pub(super) fn make_parents(work: &Work<'_>, path: &RelativePath) -> Result<bool, OpError> {
+    match path.parents().last() {
+        Some(parent) if work.root.entry(&parent)? != Entry::Directory => {}
+        Some(_) | None => return Ok(true),
     }
-    for length in 1..=above.len() {
-        let Some(parent) = above.get(..length) else { continue };
-        match work.root.entry(parent)? {
+    for parent in path.parents() {
+        match work.root.entry(&parent)? {
             Entry::Directory => continue,
             Entry::Missing => {}
             Entry::Other => {
-                let path = parent.join("/");
-                return fail(Kind::Conflict, format!("{path} exists on the export and is not a directory"));
+                return fail(Kind::Conflict, format!("{parent} exists on the export and is not a directory"));
             }
         }
-        let note = record::parent_note(parent);
-        for depth in 3..=note.len() {
-            let Some(step) = note.get(..depth) else { continue };
-            if !make_beneath(work, step, 0o700)? {
+        let note = record::parent_note(&parent);
+        for step in note.parents().skip(OUR_FOLDERS).chain([note.clone()]) {
+            if !make_beneath(work, &step, 0o700)? {
                 return Ok(false);
             }
         }
-        if !make_beneath(work, parent, 0o777)? {
+        if !make_beneath(work, &parent, 0o777)? {
             return Ok(false);
         }
     }
@@ -42,30 +43,28 @@ pub(super) fn make_parents(work: &Work<'_>, segments: &[String]) -> Result<bool,
 }
 
 /// Makes a directory unless it is there; `false` where the one above it is gone, removed with the last volume in it.
-fn make_beneath(work: &Work<'_>, segments: &[String], mode: u32) -> Result<bool, OpError> {
-    match work.changes.make_directory(segments, mode) {
+fn make_beneath(work: &Work<'_>, path: &RelativePath, mode: u32) -> Result<bool, OpError> {
+    match work.changes.make_directory(path, mode) {
         Ok(Made::New | Made::Existed) => Ok(true),
         Err(failure) if failure.errno() == Some(Errno::ENOENT) => Ok(false),
         Err(failure) => Err(failure.into()),
     }
 }
 
-/// Removes the directories above `segments` that we made, as far as they are empty, and the notes of them.
-pub(super) fn remove_parents(work: &Work<'_>, segments: &[String]) -> Result<(), OpError> {
-    for length in (1..segments.len()).rev() {
-        let Some(parent) = segments.get(..length) else { continue };
-        let note = record::parent_note(parent);
+/// Removes the directories above `path` that we made, as far as they are empty, and the notes of them.
+pub(super) fn remove_parents(work: &Work<'_>, path: &RelativePath) -> Result<(), OpError> {
+    for parent in path.parents().rev() {
+        let note = record::parent_note(&parent);
         if work.root.entry(&note)? == Entry::Directory {
-            if work.changes.remove_directory(parent)? == Unmade::Occupied {
+            if work.changes.remove_directory(&parent)? == Unmade::Occupied {
                 return Ok(());
             }
             work.changes.remove_directory(&note)?;
-        } else if work.root.entry(parent)? != Entry::Missing {
+        } else if work.root.entry(&parent)? != Entry::Missing {
             return Ok(());
         }
         // What is left of the notes is only the way to others.
-        for depth in (3..note.len()).rev() {
-            let folder = note.get(..depth).unwrap_or_default();
+        for folder in note.parents().skip(OUR_FOLDERS).collect::<Vec<_>>().iter().rev() {
             if work.changes.remove_directory(folder)? == Unmade::Occupied {
                 break;
             }

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     backend::{Error, Kind, UNKNOWN_CLUSTER, take_over},
-    volume::{ClusterIds, PvMetadata, Removal, UNRECORDED, VolumeName},
+    volume::{ClusterIds, PvMetadata, RelativePath, Removal, UNRECORDED, VolumeName},
 };
 
 /// Who asks for a volume: what its PV says of itself, and which cluster this is.
@@ -83,7 +83,7 @@ pub(super) fn agree(
     file: &str,
     marker: &Marker,
     removal: &Removal,
-    segments: &[String],
+    path: &RelativePath,
 ) -> Result<(), Error> {
     let differs = |what: &str, record: &str, pv: &str| {
         let message = format!(
@@ -93,8 +93,8 @@ pub(super) fn agree(
         );
         Err(Error::new(Kind::Refused, message))
     };
-    if marker.segments != segments {
-        return differs("directory", &marker.segments.join("/"), &segments.join("/"));
+    if marker.path != *path {
+        return differs("directory", &marker.path.to_string(), &path.to_string());
     }
     if let Some(id) = &removal.id
         && marker.id != *id
@@ -109,7 +109,7 @@ pub(super) fn agree(
 pub(super) fn unrecorded(
     file: &str,
     removal: &Removal,
-    segments: &[String],
+    path: &RelativePath,
     patterned: bool,
     cluster: Option<&ClusterIds>,
 ) -> Result<(), Error> {
@@ -117,7 +117,6 @@ pub(super) fn unrecorded(
     if removal.pv_metadata.take_over.as_deref() == Some(UNRECORDED) {
         return Ok(());
     }
-    let path = segments.join("/");
     let refuse = |why: String| {
         let command = take_over(name, UNRECORDED);
         let message = format!(
@@ -132,7 +131,7 @@ pub(super) fn unrecorded(
     }
     let claim = &removal.claim;
     let default = format!("{}-{}-{name}", claim.namespace, claim.name);
-    let by_default = segments.last().is_some_and(|last| *last == default);
+    let by_default = path.last().is_some_and(|last| *last == default);
     if cluster.is_none() && !(by_default && !claim.uid.is_empty() && name.as_str().ends_with(&claim.uid)) {
         return refuse(format!(
             "volume {name} has no record, and its directory {path} is not named after the UID of its claim, and {UNKNOWN_CLUSTER}"
@@ -160,7 +159,7 @@ mod tests {
     fn marker(cluster: Option<&str>, uid: Option<&str>) -> Marker {
         Marker {
             id: "1/nfs/default/pvc-u-1".parse().unwrap(),
-            segments: vec!["data".into()],
+            path: "data".parse().unwrap(),
             claim: ClaimKey { namespace: "ns".into(), name: "data".into(), uid: "u-1".into() },
             origin: Origin::Created,
             since: "2026-03-01T10:00:00Z".parse().unwrap(),
@@ -281,9 +280,9 @@ mod tests {
             ("the same, taken over", removal("o", Some("unrecorded")), "data", false, true, Ok(())),
         ];
         for (why, removal, path, patterned, known, expected) in rows {
-            let segments: Vec<String> = path.split('/').map(String::from).collect();
+            let path = path.parse().unwrap();
             let cluster = known.then_some(&ours);
-            match (unrecorded("file", removal, &segments, *patterned, cluster), expected) {
+            match (unrecorded("file", removal, &path, *patterned, cluster), expected) {
                 (Ok(()), Ok(())) => {}
                 (Err(error), Err(part)) => {
                     let text = error.to_string();

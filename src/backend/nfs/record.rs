@@ -18,12 +18,14 @@
 //!
 //! Reading and writing text only; no file is touched here.
 
+use std::ops::Not;
+
 use jiff::Timestamp;
 use rand::random;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 
 use super::path_pattern;
-use crate::volume::{ClaimKey, ClusterIds, Origin, VolumeId, VolumeName};
+use crate::volume::{ClaimKey, ClusterIds, Origin, RelativePath, VolumeId, VolumeName};
 
 pub(super) const BASE: &str = path_pattern::RESERVED;
 pub(super) const INTENTS: &str = "intents";
@@ -46,8 +48,13 @@ const VERSION: u32 = 2;
 const EXPORT_VERSION: u32 = 1;
 
 /// Where the record of a volume lies.
-pub(super) fn file(folder: &str, name: &VolumeName) -> [String; 3] {
-    [BASE.into(), folder.into(), format!("{name}.json")]
+pub(super) fn file(folder: &str, name: &VolumeName) -> RelativePath {
+    ours([folder, &format!("{name}.json")])
+}
+
+/// What lies in our own directory, or in a directory there.
+pub(super) fn ours<const N: usize>(names: [&str; N]) -> RelativePath {
+    [BASE].into_iter().chain(names).map(String::from).collect()
 }
 
 /// The volume whose record has this file name.
@@ -72,49 +79,60 @@ pub(super) fn export_file() -> [&'static str; 2] {
     [BASE, "export.json"]
 }
 
-/// Where it is noted that we made the directory at `segments`.
-pub(super) fn parent_note(segments: &[String]) -> Vec<String> {
-    let mut note = vec![BASE.to_string(), PARENTS.to_string()];
-    note.extend_from_slice(segments);
-    // No segment of a volume's path has this name.
-    note.push(BASE.to_string());
-    note
+/// Where it is noted that we made the directory at `path`.
+pub(super) fn parent_note(directory: &RelativePath) -> RelativePath {
+    // No name on a volume's path is this one.
+    ours([PARENTS]).below(directory).child(BASE)
 }
 
-/// What we know of a volume.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// What we know of a volume, as it is written down.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Marker {
+    #[serde(with = "text")]
     pub(super) id: VolumeId,
-    pub(super) segments: Vec<String>,
+    #[serde(rename = "directory", with = "directory")]
+    pub(super) path: RelativePath,
+    #[serde(with = "ClaimFile")]
     pub(super) claim: ClaimKey,
+    #[serde(with = "text")]
     pub(super) origin: Origin,
     pub(super) since: Timestamp,
     /// What was asked for, in bytes.
+    #[serde(default)]
     pub(super) capacity: u64,
     /// Whether the class lets volumes share the directory.
+    #[serde(default, skip_serializing_if = "Not::not")]
     pub(super) shared: bool,
+    /// Whether it was brought back from an archive once. The next one gets another name: a call that was to bring it back,
+    /// and hangs, finds nothing then.
+    #[serde(default, skip_serializing_if = "Not::not")]
+    pub(super) unarchived: bool,
+    /// Where it is being archived to, once that is decided.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) archive: Option<Archive>,
     /// The identity of the cluster that made it; `None` in records of version 1, and where it was unknown.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "not_empty")]
     pub(super) cluster: Option<String>,
     /// The UID of its PV; `None` until that is stored.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "not_empty")]
     pub(super) uid: Option<String>,
     /// The inode of its directory; `None` until that was made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) inode: Option<u64>,
     /// The inode that `.berth` had when `inode` was noted. After an export was copied it is another one, and the inodes of
     /// the copied directories are not those of the records.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) base: Option<u64>,
-    /// Whether it was brought back from an archive once. The next one gets another name: a call that was to bring it back,
-    /// and hangs, finds nothing then.
-    pub(super) unarchived: bool,
-    /// Where it is being archived to, once that is decided.
-    pub(super) archive: Option<Archive>,
     /// As what it is being moved to the trash, once that is decided.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) trash: Option<Trashed>,
 }
 
 /// What was or is about to be moved to the trash.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Trashed {
     /// Its name in the trash.
+    #[serde(deserialize_with = "one_name")]
     pub(super) entry: String,
     /// The inode of the directory that was proved to be the volume's. An entry with another one is not what was meant.
     pub(super) inode: u64,
@@ -122,26 +140,47 @@ pub(super) struct Trashed {
     pub(super) at: Timestamp,
     /// It is not purged earlier. `None` where the API server's clock was not known: then it is kept for `keep` from when it
     /// is met first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) until: Option<Timestamp>,
     /// How long it is kept, in seconds.
+    #[serde(default)]
     pub(super) keep: u64,
     /// Where the file system is mounted in whose own trash it lies; empty for the export's.
+    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "no_way_out")]
     pub(super) below: Vec<String>,
 }
 
 /// Where a volume was archived to.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Archive {
-    pub(super) segments: Vec<String>,
+    #[serde(rename = "directory", with = "directory")]
+    pub(super) path: RelativePath,
     pub(super) at: Timestamp,
+}
+
+/// The claim of a record.
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "ClaimKey")]
+struct ClaimFile {
+    namespace: String,
+    name: String,
+    uid: String,
+}
+
+/// A record with its version.
+#[derive(Serialize, Deserialize)]
+struct Versioned<T> {
+    version: u32,
+    #[serde(flatten)]
+    record: T,
 }
 
 impl Marker {
     /// Of a volume of which nothing more is known yet, from now on.
-    pub(super) fn new(id: VolumeId, segments: Vec<String>, claim: ClaimKey, origin: Origin) -> Self {
+    pub(super) fn new(id: VolumeId, path: RelativePath, claim: ClaimKey, origin: Origin) -> Self {
         Self {
             id,
-            segments,
+            path,
             claim,
             origin,
             since: Timestamp::now(),
@@ -183,159 +222,90 @@ impl Marker {
         }
     }
 
-    /// Whether it says that the volume, or its archive, lies at `segments`.
-    pub(super) fn lies_at(&self, segments: &[String]) -> bool {
-        self.segments == segments || self.archive.as_ref().is_some_and(|archive| archive.segments == segments)
+    /// Whether it says that the volume, or its archive, lies at `path`.
+    pub(super) fn lies_at(&self, path: &RelativePath) -> bool {
+        self.path == *path || self.archive.as_ref().is_some_and(|archive| archive.path == *path)
     }
 
     pub(super) fn to_json(&self) -> Vec<u8> {
-        let file = MarkerFile {
-            version: VERSION,
-            id: self.id.to_string(),
-            directory: self.segments.clone(),
-            claim: ClaimFile {
-                namespace: self.claim.namespace.clone(),
-                name: self.claim.name.clone(),
-                uid: self.claim.uid.clone(),
-            },
-            origin: self.origin.to_string(),
-            since: self.since.to_string(),
-            capacity: self.capacity,
-            shared: self.shared,
-            unarchived: self.unarchived,
-            archive: self
-                .archive
-                .as_ref()
-                .map(|a| ArchiveFile { directory: a.segments.clone(), at: a.at.to_string() }),
-            cluster: self.cluster.clone(),
-            uid: self.uid.clone(),
-            inode: self.inode,
-            base: self.base,
-            trash: self.trash.as_ref().map(|trash| TrashFile {
-                entry: trash.entry.clone(),
-                inode: trash.inode,
-                at: trash.at.to_string(),
-                until: trash.until.map(|until| until.to_string()),
-                keep: trash.keep,
-                below: trash.below.clone(),
-            }),
-        };
-        json(&file)
+        json(&Versioned { version: VERSION, record: self })
     }
 
     /// Reads a marker; the error says what is wrong with the text.
     pub(super) fn from_json(bytes: &[u8]) -> Result<Self, String> {
-        let file: MarkerFile = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
-        if !(1..=VERSION).contains(&file.version) {
+        let read: Versioned<Self> = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+        if !(1..=VERSION).contains(&read.version) {
             return Err(format!(
                 "it has version {}, this program reads the versions 1 to {VERSION}",
-                file.version
+                read.version
             ));
         }
-        let segments = |directory: Vec<String>| match path_pattern::checked(&directory.join("/")) {
-            Ok(segments) if segments == directory => Ok(segments),
-            Ok(_) => Err(format!("the directory {directory:?} is not a list of plain names")),
-            Err(error) => Err(error.to_string()),
-        };
-        Ok(Self {
-            id: file.id.parse().map_err(|error| format!("{error}"))?,
-            segments: segments(file.directory)?,
-            claim: ClaimKey { namespace: file.claim.namespace, name: file.claim.name, uid: file.claim.uid },
-            origin: file.origin.parse().map_err(|error| format!("{error}"))?,
-            since: moment(&file.since)?,
-            capacity: file.capacity,
-            shared: file.shared,
-            unarchived: file.unarchived,
-            archive: match file.archive {
-                None => None,
-                Some(archive) => {
-                    Some(Archive { segments: segments(archive.directory)?, at: moment(&archive.at)? })
-                }
-            },
-            cluster: file.cluster.filter(|id| !id.is_empty()),
-            uid: file.uid.filter(|uid| !uid.is_empty()),
-            inode: file.inode,
-            base: file.base,
-            trash: match file.trash {
-                None => None,
-                Some(trash) => Some(Trashed {
-                    entry: plain(trash.entry)?,
-                    inode: trash.inode,
-                    at: moment(&trash.at)?,
-                    until: trash.until.as_deref().map(moment).transpose()?,
-                    keep: trash.keep,
-                    below: if trash.below.is_empty() { Vec::new() } else { segments(trash.below)? },
-                }),
-            },
-        })
+        Ok(read.record)
     }
 }
 
+/// Values that are written as their text.
+mod text {
+    use std::{fmt::Display, str::FromStr};
+
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub(super) fn serialize<S: Serializer>(value: &impl Display, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(value)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>, T>(from: D) -> Result<T, D::Error>
+    where
+        T: FromStr<Err: Display>,
+    {
+        String::deserialize(from)?.parse().map_err(D::Error::custom)
+    }
+}
+
+/// Paths that are written as a list of names, none of which leads elsewhere.
+mod directory {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
+
+    use crate::volume::RelativePath;
+
+    pub(super) fn serialize<S: Serializer>(path: &RelativePath, to: S) -> Result<S::Ok, S::Error> {
+        (**path).serialize(to)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<RelativePath, D::Error> {
+        super::plain_names(&Vec::<String>::deserialize(from)?).map_err(D::Error::custom)
+    }
+}
+
+fn not_empty<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, D::Error> {
+    Ok(Option::<String>::deserialize(from)?.filter(|text| !text.is_empty()))
+}
+
 /// The name of an entry of the trash: one segment.
-fn plain(entry: String) -> Result<String, String> {
+fn one_name<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
+    let entry = String::deserialize(from)?;
     let bad = entry.is_empty() || entry.len() > path_pattern::MAX_SEGMENT_BYTES || entry.starts_with('.');
     if bad || entry.contains(['/', '\0']) {
-        return Err(format!("{entry:?} is no name of an entry of the trash"));
+        return Err(D::Error::custom(format!("{entry:?} is no name of an entry of the trash")));
     }
     Ok(entry)
 }
 
-fn moment(text: &str) -> Result<Timestamp, String> {
-    text.parse().map_err(|error| format!("the time {text:?}: {error}"))
+/// A path below the export that may be the export itself.
+fn no_way_out<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<String>, D::Error> {
+    let names = Vec::<String>::deserialize(from)?;
+    if !names.is_empty() {
+        plain_names(&names).map_err(D::Error::custom)?;
+    }
+    Ok(names)
 }
 
-#[derive(Serialize, Deserialize)]
-struct MarkerFile {
-    version: u32,
-    id: String,
-    directory: Vec<String>,
-    claim: ClaimFile,
-    origin: String,
-    since: String,
-    #[serde(default)]
-    capacity: u64,
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    shared: bool,
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    unarchived: bool,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    archive: Option<ArchiveFile>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    cluster: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    uid: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    inode: Option<u64>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    base: Option<u64>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    trash: Option<TrashFile>,
-}
-
-#[derive(Serialize, Deserialize)]
-struct TrashFile {
-    entry: String,
-    inode: u64,
-    at: String,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    until: Option<String>,
-    #[serde(default)]
-    keep: u64,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    below: Vec<String>,
-}
-
-#[derive(Serialize, Deserialize)]
-struct ClaimFile {
-    namespace: String,
-    name: String,
-    uid: String,
-}
-
-#[derive(Serialize, Deserialize)]
-struct ArchiveFile {
-    directory: Vec<String>,
-    at: String,
+fn plain_names(names: &[String]) -> Result<RelativePath, String> {
+    match path_pattern::checked(&names.join("/")) {
+        Ok(path) if *path == *names => Ok(path),
+        Ok(_) => Err(format!("the directory {names:?} is not a list of plain names")),
+        Err(error) => Err(error.to_string()),
+    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -393,158 +363,4 @@ fn json<T: Serialize>(value: &T) -> Vec<u8> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn marker() -> Marker {
-        Marker {
-            id: "1/nfs/default/pvc-u-1".parse().unwrap(),
-            segments: vec!["ns".into(), "data".into()],
-            claim: ClaimKey { namespace: "ns".into(), name: "data".into(), uid: "u-1".into() },
-            origin: Origin::Created,
-            since: "2026-03-01T10:00:00Z".parse().unwrap(),
-            capacity: 1024,
-            shared: true,
-            unarchived: true,
-            archive: Some(Archive {
-                segments: vec!["archived-ns".into(), "data".into()],
-                at: "2026-03-02T10:00:00Z".parse().unwrap(),
-            }),
-            cluster: Some("cluster-1".into()),
-            uid: Some("object-1".into()),
-            inode: Some(7),
-            base: Some(3),
-            trash: Some(Trashed {
-                entry: "pvc-u-1@20260302T100000Z".into(),
-                inode: 7,
-                at: "2026-03-02T10:00:00Z".parse().unwrap(),
-                until: Some("2026-03-02T10:10:00Z".parse().unwrap()),
-                keep: 600,
-                below: vec!["ns".into()],
-            }),
-        }
-    }
-
-    /// As the version before wrote it: without cluster, object, inode and trash.
-    fn of_version_1() -> Marker {
-        Marker {
-            shared: false,
-            unarchived: false,
-            archive: None,
-            cluster: None,
-            uid: None,
-            inode: None,
-            base: None,
-            trash: None,
-            ..marker()
-        }
-    }
-
-    #[test]
-    fn a_marker_reads_back_as_what_was_written() {
-        for marker in [marker(), Marker { shared: false, archive: None, origin: Origin::Adopted, ..marker() }]
-        {
-            assert_eq!(Marker::from_json(&marker.to_json()), Ok(marker));
-        }
-    }
-
-    #[test]
-    fn the_text_of_a_marker_is_fixed() {
-        let text = String::from_utf8(of_version_1().to_json()).unwrap();
-        assert_eq!(
-            text,
-            "{\"version\":2,\"id\":\"1/nfs/default/pvc-u-1\",\"directory\":[\"ns\",\"data\"],\"claim\":{\"namespace\":\
-             \"ns\",\"name\":\"data\",\"uid\":\"u-1\"},\"origin\":\"created\",\"since\":\"2026-03-01T10:00:00Z\",\
-             \"capacity\":1024}\n"
-        );
-    }
-
-    #[test]
-    fn a_record_of_version_1_is_read() {
-        let text = String::from_utf8(of_version_1().to_json()).unwrap();
-        let text = text.replace("\"version\":2", "\"version\":1");
-        assert_eq!(Marker::from_json(text.as_bytes()), Ok(of_version_1()));
-    }
-
-    #[test]
-    fn truncated_foreign_and_dangerous_markers_are_refused() {
-        let whole = marker().to_json();
-        for length in 0..whole.len() - 2 {
-            assert!(Marker::from_json(&whole[..length]).is_err(), "{length} bytes");
-        }
-        let text = String::from_utf8(whole).unwrap();
-        for (from, to) in [
-            ("\"version\":2", "\"version\":3"),
-            ("pvc-u-1@2026", "../pvc-u-1@2026"),
-            ("pvc-u-1@2026", ".pvc-u-1@2026"),
-            ("[\"ns\",\"data\"]", "[]"),
-            ("[\"ns\",\"data\"]", "[\"..\",\"data\"]"),
-            ("[\"ns\",\"data\"]", "[\"ns/data\"]"),
-            ("[\"ns\",\"data\"]", "[\".berth\",\"trash\"]"),
-            ("[\"archived-ns\",\"data\"]", "[\"..\"]"),
-            ("1/nfs/default", "9/nfs/default"),
-            ("\"created\"", "\"found\""),
-        ] {
-            assert!(text.contains(from), "{from}");
-            assert!(Marker::from_json(text.replace(from, to).as_bytes()).is_err(), "{from} -> {to}");
-        }
-    }
-
-    #[test]
-    fn identities_differ_and_read_back() {
-        let new = Identity::new();
-        assert_eq!(Identity::from_json(&new.to_json()), Ok(new.clone()));
-        assert_ne!(Identity::new().id, new.id);
-        let old = Identity { id: "abc".into(), mirrored: false };
-        assert_eq!(Identity::from_json(b"{\"version\":1,\"id\":\"abc\"}"), Ok(old.clone()));
-        assert_eq!(old.to_json(), b"{\"version\":1,\"id\":\"abc\"}\n");
-        for bad in ["", "{}", "{\"version\":1,\"id\":\"\"}", "{\"version\":2,\"id\":\"a\"}"] {
-            assert!(Identity::from_json(bad.as_bytes()).is_err(), "{bad}");
-        }
-    }
-
-    #[test]
-    fn the_volume_of_a_file_whose_writing_was_broken_off_is_told_by_its_name() {
-        let told = |name: &str| volume_of_temporary(name).map(|name| name.to_string());
-        assert_eq!(told(".pvc-1.json.tmp").as_deref(), Some("pvc-1"));
-        assert_eq!(told(".pvc-1.json.0123456789abcdef.tmp").as_deref(), Some("pvc-1"));
-        assert_eq!(told(".a.b.json.0123456789abcdef.tmp").as_deref(), Some("a.b"));
-        for other in ["pvc-1.json", ".pvc-1.json", "pvc-1.json.tmp", ".export.tmp", ".tmp", "..tmp"] {
-            assert_eq!(told(other), None, "{other}");
-        }
-    }
-
-    #[test]
-    fn an_inode_counts_only_in_the_tree_in_which_it_was_noted() {
-        let noted = Marker { inode: Some(7), base: Some(3), ..marker() };
-        assert_eq!((noted.inode_in(3), noted.inode_in(4)), (Some(7), None));
-        assert_eq!(Marker { base: None, ..noted }.inode_in(4), Some(7));
-    }
-
-    #[test]
-    fn records_are_of_one_volume_by_object_by_cluster_or_where_one_is_unsigned_by_claim() {
-        let ids = ClusterIds::only("now").also(["before".to_owned()]);
-        let record = |cluster: &str, uid: &str, claim: &str| Marker {
-            cluster: Some(cluster.to_owned()).filter(|c| !c.is_empty()),
-            uid: Some(uid.to_owned()).filter(|uid| !uid.is_empty()),
-            claim: ClaimKey { uid: claim.into(), ..marker().claim },
-            ..marker()
-        };
-        let rows = [
-            ("one cluster", record("now", "", "a"), record("now", "", "b"), true),
-            ("one cluster of two names", record("now", "", "a"), record("before", "", "b"), true),
-            ("two clusters", record("now", "", "a"), record("other", "", "a"), false),
-            ("two clusters that are not ours", record("x", "", "a"), record("y", "", "a"), false),
-            ("one object", record("now", "o", "a"), record("other", "o", "b"), true),
-            ("unsigned, of the same claim", record("", "", "a"), record("now", "", "a"), true),
-            ("unsigned, of another claim", record("", "", "a"), record("now", "", "b"), false),
-            ("both unsigned, of another claim", record("", "", "a"), record("", "", "b"), false),
-        ];
-        for (why, a, b, same) in rows {
-            assert_eq!(a.is_same_volume(&b, Some(&ids)), same, "{why}");
-            assert_eq!(b.is_same_volume(&a, Some(&ids)), same, "{why}");
-            let elsewhere = Marker { id: "1/nfs/default/pvc-u-2".parse().unwrap(), ..b };
-            assert!(!a.is_same_volume(&elsewhere, Some(&ids)), "{why}: another name");
-        }
-    }
-}
+mod tests;

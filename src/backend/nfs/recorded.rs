@@ -57,7 +57,7 @@ impl Removing<'_> {
             Stage::Missing => return self.missing(disposal),
             Stage::Mounted { inode, below } => return self.on_mount(disposal, inode, &below),
             Stage::NotADirectory => {
-                let path = self.live.marker.segments.join("/");
+                let path = &self.live.marker.path;
                 let message = format!("{path} is not a directory, but a file or a link; nothing was touched");
                 return fail(Kind::Refused, message);
             }
@@ -86,7 +86,7 @@ impl Removing<'_> {
         if self.removal.pv_metadata.take_over.as_deref() == Some(owner) {
             return Ok(found);
         }
-        let (path, file) = (marker.segments.join("/"), self.live.file().join("/"));
+        let (path, file) = (&marker.path, self.live.file());
         let command = take_over(&self.removal.name, owner);
         fail(
             Kind::Refused,
@@ -104,16 +104,16 @@ impl Removing<'_> {
             return Ok(true);
         }
         let refused = |occupant: &places::Occupant| {
-            let why = occupant.explained(&marker.segments);
+            let why = occupant.explained(&marker.path);
             fail(Kind::Refused, format!("{why}; nothing was touched"))
         };
-        let noted = places::occupy(work, marker, &self.live.file(), &marker.segments, marker.shared);
+        let noted = places::occupy(work, marker, &self.live.file(), &marker.path, marker.shared);
         match if_room(noted)? {
             Some(Occupied::Taken(occupant)) => return refused(&occupant),
             Some(Occupied::Free | Occupied::Joined(_)) => {}
             // A full export takes no note. What is noted can be read.
             None => {
-                if let Some(occupant) = places::overlapping(work, marker, &marker.segments)? {
+                if let Some(occupant) = places::overlapping(work, marker, &marker.path)? {
                     return refused(&occupant);
                 }
             }
@@ -124,7 +124,7 @@ impl Removing<'_> {
     /// Whether nobody shares the directory any more, and nobody can come.
     fn leaves_last(&self) -> Result<bool, OpError> {
         let (work, marker) = (self.work, &self.live.marker);
-        Ok(match if_room(places::leave_shared(work, marker, &marker.segments))? {
+        Ok(match if_room(places::leave_shared(work, marker, &marker.path))? {
             Some(Leaving::Last | Leaving::NotThere) => true,
             Some(Leaving::Others(_)) => false,
             None => {
@@ -184,8 +184,8 @@ impl Removing<'_> {
         let written = if_room(work.changes.write(&self.live.file(), &marker.to_json()))?;
         if written.is_some() {
             self.live.marker = marker;
-            let segments = &self.live.marker.segments;
-            if if_room(moves::moved(work, segments, &moves::in_trash(&entry), inode))?.is_some() {
+            let path = &self.live.marker.path;
+            if if_room(moves::moved(work, path, &moves::in_trash(&entry), inode))?.is_some() {
                 return Ok(entry);
             }
         }
@@ -218,8 +218,9 @@ impl Removing<'_> {
     /// the place of the next volume. So it leaves the archive, and goes to one of another name.
     fn leave_archive(mut self, disposal: Disposal, inode: u64) -> Result<Removed, OpError> {
         let work = self.work;
-        let target =
-            self.live.marker.archive.as_ref().map(|archive| archive.segments.clone()).unwrap_or_default();
+        let Some(target) = self.live.marker.archive.as_ref().map(|archive| archive.path.clone()) else {
+            return fail(Kind::Internal, format!("nothing says where {} is archived", self.removal.name));
+        };
         let trash = self.trashed(inode);
         let entry = trash.entry.clone();
         let marker = Marker { trash: Some(trash), ..self.signed(inode)? };
@@ -246,7 +247,7 @@ impl Removing<'_> {
             Marker { trash: Some(trash), inode: None, base: None, archive: None, ..self.signed(inode)? };
         work.changes.write(&self.live.file(), &marker.to_json())?;
         self.live.marker = marker;
-        places::vacate(work, &self.live.marker, &self.live.marker.segments)?;
+        places::vacate(work, &self.live.marker, &self.live.marker.path)?;
         work.changes.rename(&self.live.file(), &moves::trash_record(&entry))?;
         moves::forget_moved(work, &self.live.marker)?;
         let removed = mounted::finish(work, &self.live.marker)?;
@@ -290,8 +291,8 @@ impl Removing<'_> {
             self.live.marker = marker;
             if let Some(top) = top {
                 work.context.trash.moving(&entry);
-                moves::moved(work, &[&top], &moves::in_trash(&entry), inode)?;
-                work.context.trash.taken(&[top]);
+                moves::moved(work, &top, &moves::in_trash(&entry), inode)?;
+                work.context.trash.taken(&top);
             }
             return self.resume(disposal, &entry, inode);
         }
@@ -303,7 +304,7 @@ impl Removing<'_> {
     /// Leaves the bytes where they are. What was moved already goes back first.
     fn keep(self) -> Result<Removed, OpError> {
         restore::cancel(self.work, &self.live, None)?;
-        if_room(places::vacate(self.work, &self.live.marker, &self.live.marker.segments))?;
+        if_room(places::vacate(self.work, &self.live.marker, &self.live.marker.path))?;
         self.forget(Removed::Kept)
     }
 
@@ -317,7 +318,7 @@ impl Removing<'_> {
 pub(super) fn finish(work: &Work<'_>, live: &mut Live, entry: &str, inode: u64) -> Result<Removed, OpError> {
     leave_place(work, &live.marker)?;
     if let Some(archive) = live.marker.archive.clone() {
-        if here(work, &archive.segments)? != Here::Nothing {
+        if here(work, &archive.path)? != Here::Nothing {
             archive::choose(work, live, archive.at)?;
         }
         return Ok(Removed::Archived(archive::settle(work, live, entry, inode)?));
@@ -330,8 +331,8 @@ pub(super) fn finish(work: &Work<'_>, live: &mut Live, entry: &str, inode: u64) 
 /// Gives up the place in the mirror and the parents that we made. A full export keeps the note; without a record it counts as
 /// left over.
 fn leave_place(work: &Work<'_>, marker: &Marker) -> Result<(), OpError> {
-    if_room(places::vacate(work, marker, &marker.segments))?;
-    remove_parents(work, &marker.segments)
+    if_room(places::vacate(work, marker, &marker.path))?;
+    remove_parents(work, &marker.path)
 }
 
 /// Moves the record of a removed volume beside its entry. A full export may not take it: then the name tells.
@@ -341,7 +342,7 @@ pub(super) fn put_record(work: &Work<'_>, live: &Live, entry: &str) -> Result<()
         Ok(None) => return Ok(()),
         // A volume of an older provisioner on a full export has none.
         Err(OpError::Step(failure)) if failure.errno() == Some(Errno::ENOENT) => {}
-        Err(trouble) => return Err(trouble),
+        Err(error) => return Err(error),
     }
     moves::forget_moved(work, &live.marker)
 }
@@ -367,13 +368,13 @@ pub(super) fn move_as_whole(
         return fail(Kind::Exhausted, message);
     };
     work.context.trash.moving(&name);
-    match moves::moved(work, &marker.segments, &moves::in_trash(&name), inode) {
+    match moves::moved(work, &marker.path, &moves::in_trash(&name), inode) {
         Ok(()) => return Ok(name),
         Err(OpError::Step(failure)) if is_full(&failure) || failure.errno() == Some(Errno::ENOENT) => {}
-        Err(trouble) => return Err(trouble),
+        Err(error) => return Err(error),
     }
-    let top = format!("{}{name}", entry::AT_TOP);
-    work.context.trash.put_at_top(&top);
-    moves::moved(work, &marker.segments, &[&top], inode)?;
+    let top = entry::at_top(entry::AT_TOP, &name);
+    work.context.trash.put_at_top(&top.to_string());
+    moves::moved(work, &marker.path, &top, inode)?;
     Ok(name)
 }

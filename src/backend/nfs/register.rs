@@ -24,7 +24,7 @@ use super::{
 use crate::{
     backend::{Error, Kind, KnownVolume},
     system::root::{Entry, Errno},
-    volume::{InUse, Permit, VolumeName},
+    volume::{InUse, Permit, RelativePath, VolumeName},
 };
 
 /// So many records are read in one piece.
@@ -72,15 +72,14 @@ fn list(work: &Work<'_>, volumes: &[KnownVolume]) -> Result<(Vec<VolumeName>, Ve
     Ok(volumes.iter().map(|volume| volume.name.clone()).partition(unknown))
 }
 
-/// Records the volume, which lies at `segments`.
-pub(super) fn register(work: &Work<'_>, volume: &InUse, segments: &[String]) -> Result<(), OpError> {
+/// Records the volume, which lies at `path`.
+pub(super) fn register(work: &Work<'_>, volume: &InUse, path: &RelativePath) -> Result<(), OpError> {
     let Some(ids) = work.cluster() else {
         return fail(Kind::Unavailable, unknown_cluster("a volume cannot be recorded as one of it"));
     };
-    match work.root.entry(segments) {
+    match work.root.entry(path) {
         Ok(Entry::Directory) => {}
         Ok(Entry::Missing | Entry::Other) => {
-            let path = segments.join("/");
             return fail(Kind::NotFound, format!("there is no directory {path} on the export"));
         }
         // It is in a file system below the export, where nothing more can be told of it.
@@ -93,7 +92,7 @@ pub(super) fn register(work: &Work<'_>, volume: &InUse, segments: &[String]) -> 
         found => found,
     };
     if let Some(known) = &known {
-        prove(work, known, volume, segments)?;
+        prove(work, known, volume, path)?;
         if known.trash.is_some() {
             return fail(Kind::Busy, format!("volume {} is being removed", volume.name));
         }
@@ -104,7 +103,7 @@ pub(super) fn register(work: &Work<'_>, volume: &InUse, segments: &[String]) -> 
     } else {
         let id = legacy::id(work, &volume.name)?;
         let capacity = volume.capacity.bytes();
-        Marker { capacity, ..Marker::new(id, segments.to_vec(), volume.claim.clone(), volume.origin) }
+        Marker { capacity, ..Marker::new(id, path.clone(), volume.claim.clone(), volume.origin) }
     };
     let marker = Marker {
         claim: volume.claim.clone(),
@@ -116,7 +115,7 @@ pub(super) fn register(work: &Work<'_>, volume: &InUse, segments: &[String]) -> 
         && !former.is_same_volume(&marker, Some(&ids))
     {
         // It was taken over: its place is noted as that of its former owner.
-        places::vacate(work, &former, segments)?;
+        places::vacate(work, &former, path)?;
     }
     let other = take_place(work, &marker)?;
     write_record(work, &marker)?;
@@ -129,7 +128,7 @@ pub(super) fn register(work: &Work<'_>, volume: &InUse, segments: &[String]) -> 
             format!(
                 "{}. The volume is recorded and can be used; neither of both can be deleted or archived while the other one \
                  is there. Set persistentVolumeReclaimPolicy Retain on the PersistentVolume that is to go first",
-                other.explained(segments)
+                other.explained(path)
             ),
         ),
     }
@@ -137,10 +136,10 @@ pub(super) fn register(work: &Work<'_>, volume: &InUse, segments: &[String]) -> 
 
 /// Whether the record is of this volume: of an object with this UID, of this cluster, of the same claim where it does not say
 /// of which cluster it is, or taken over by an administrator.
-fn prove(work: &Work<'_>, known: &Marker, volume: &InUse, segments: &[String]) -> Result<(), OpError> {
+fn prove(work: &Work<'_>, known: &Marker, volume: &InUse, path: &RelativePath) -> Result<(), OpError> {
     let name = &volume.name;
-    if known.segments != segments {
-        let (record, pv) = (known.segments.join("/"), segments.join("/"));
+    if known.path != *path {
+        let (record, pv) = (&known.path, path);
         return fail(
             Kind::Refused,
             format!(
@@ -152,7 +151,7 @@ fn prove(work: &Work<'_>, known: &Marker, volume: &InUse, segments: &[String]) -
     if known.cluster.is_none() && known.claim.uid == volume.claim.uid {
         return Ok(());
     }
-    let file = record::file(VOLUMES, name).join("/");
+    let file = record::file(VOLUMES, name).to_string();
     let cluster = work.cluster();
     let asker = Asker { name, pv_metadata: &volume.pv_metadata, cluster: cluster.as_ref() };
     Ok(prove::owner(&file, known, asker)?)
@@ -160,13 +159,12 @@ fn prove(work: &Work<'_>, known: &Marker, volume: &InUse, segments: &[String]) -
 
 /// Notes the place of the volume; tells who has it, or something above or below it.
 fn take_place(work: &Work<'_>, marker: &Marker) -> Result<Option<Occupant>, OpError> {
-    let (name, segments) = (marker.id.name(), &marker.segments);
-    if !places::holds(work, marker, segments)? {
+    let (name, path) = (marker.id.name(), &marker.path);
+    if !places::holds(work, marker, path)? {
         // A record without a place would prove a volume in which another one lies: it is written afterwards.
-        let aside =
-            [BASE.to_string(), STAGING.to_string(), format!("{name}.{:016x}.coming", random::<u64>())];
+        let aside = record::ours([STAGING, &format!("{name}.{:016x}.coming", random::<u64>())]);
         work.changes.write(&aside, &marker.to_json())?;
-        let occupied = places::occupy_recorded(work, marker, &aside, segments, marker.shared);
+        let occupied = places::occupy_recorded(work, marker, &aside, path, marker.shared);
         work.changes.remove_file(&aside)?;
         match occupied? {
             Occupied::Free => {}
@@ -177,7 +175,7 @@ fn take_place(work: &Work<'_>, marker: &Marker) -> Result<Option<Occupant>, OpEr
             }
         }
     }
-    let other = places::overlapping(work, marker, segments)?;
+    let other = places::overlapping(work, marker, path)?;
     Ok(other.filter(|other| !(marker.shared && other.relation == Relation::Same)))
 }
 

@@ -6,10 +6,10 @@ use super::{
     moves,
     op_error::OpError,
     prove::{self, Asker},
-    record::{BASE, Marker, TRASH},
+    record::{self, Marker, TRASH},
     work::{Rule, Work},
 };
-use crate::volume::Removal;
+use crate::volume::{RelativePath, Removal};
 
 /// Whether what lies in the trash or in the archive is the volume of this PV.
 pub(super) fn is_of(work: &Work<'_>, marker: &Marker, removal: &Removal) -> bool {
@@ -24,7 +24,7 @@ pub(super) enum Found {
     /// With a record, which proves that it is the volume's.
     Recorded { entry: String, marker: Box<Marker> },
     /// With a name that proves it.
-    Named { path: Vec<String>, whole: Whole },
+    Named { path: RelativePath, whole: Whole },
     /// Of the version before, by its name.
     Legacy,
 }
@@ -32,7 +32,7 @@ pub(super) enum Found {
 /// What there is of the volume in the trash, the newest first.
 pub(super) fn entries(work: &Work<'_>, removal: &Removal) -> Result<Vec<Found>, OpError> {
     let prefix = entry::prefix(&removal.name);
-    let folder = [BASE.to_owned(), TRASH.to_owned()];
+    let folder = record::ours([TRASH]);
     let mut names = work.root.names(&folder)?;
     names.retain(|name| name.starts_with(&prefix));
     names.sort_unstable_by(|a, b| b.cmp(a));
@@ -50,7 +50,7 @@ pub(super) fn entries(work: &Work<'_>, removal: &Removal) -> Result<Vec<Found>, 
         let recorded = names.contains(&format!("{name}.json"));
         match Name::read(name) {
             Name::Whole(whole) if !recorded && named_for(work, &whole, removal) => {
-                found.push(Found::Named { path: moves::in_trash(name).to_vec(), whole });
+                found.push(Found::Named { path: moves::in_trash(name), whole });
             }
             Name::Legacy { volume, .. } if !recorded && volume.as_ref() == Some(&removal.name) => {
                 found.push(Found::Legacy);
@@ -62,7 +62,7 @@ pub(super) fn entries(work: &Work<'_>, removal: &Removal) -> Result<Vec<Found>, 
         if let Name::Whole(whole) = Name::read(name.strip_prefix(entry::AT_TOP).unwrap_or_default())
             && named_for(work, &whole, removal)
         {
-            found.push(Found::Named { path: vec![name], whole });
+            found.push(Found::Named { path: entry::at_top("", &name), whole });
         }
     }
     // Of several the one of this very object comes first.

@@ -16,29 +16,29 @@ use super::{
 };
 use crate::{
     backend::Removed,
-    volume::{Disposal, Removal},
+    volume::{Disposal, RelativePath, Removal},
 };
 
-/// Removes the volume at `segments`, which is where its PV says that it lies.
-pub(super) fn remove(work: &Work<'_>, removal: &Removal, segments: &[String]) -> Result<Removed, OpError> {
+/// Removes the volume at `path`, which is where its PV says that it lies.
+pub(super) fn remove(work: &Work<'_>, removal: &Removal, path: &RelativePath) -> Result<Removed, OpError> {
     if let Some(live) = moves::live(work, &removal.name)? {
-        prove(work, &live, removal, segments)?;
+        prove(work, &live, removal, path)?;
         return Removing { work, removal, live }.run();
     }
     if removal.disposal == Disposal::Retain {
         // Nothing is touched, so nothing need be proved.
         return Ok(Removed::Kept);
     }
-    match earlier(work, removal, segments)? {
+    match earlier(work, removal, path)? {
         Some(removed) => Ok(removed),
-        None => legacy::remove(work, removal, segments),
+        None => legacy::remove(work, removal, path),
     }
 }
 
 /// Whether the record is of this PV's volume.
-fn prove(work: &Work<'_>, live: &Live, removal: &Removal, segments: &[String]) -> Result<(), OpError> {
-    let file = live.file().join("/");
-    prove::agree(&file, &live.marker, removal, segments)?;
+fn prove(work: &Work<'_>, live: &Live, removal: &Removal, path: &RelativePath) -> Result<(), OpError> {
+    let file = live.file().to_string();
+    prove::agree(&file, &live.marker, removal, path)?;
     if work.context.enforces(Rule::Cluster) {
         let cluster = work.cluster();
         let asker =
@@ -49,7 +49,7 @@ fn prove(work: &Work<'_>, live: &Live, removal: &Removal, segments: &[String]) -
 }
 
 /// What an earlier call has made of a volume that has no record among the volumes any more.
-fn earlier(work: &Work<'_>, removal: &Removal, segments: &[String]) -> Result<Option<Removed>, OpError> {
+fn earlier(work: &Work<'_>, removal: &Removal, path: &RelativePath) -> Result<Option<Removed>, OpError> {
     let mut legacy = false;
     for entry in remains::entries(work, removal)? {
         match entry {
@@ -71,7 +71,7 @@ fn earlier(work: &Work<'_>, removal: &Removal, segments: &[String]) -> Result<Op
         && remains::is_of(work, &archived, removal)
         && let Some(archive) = &archived.archive
     {
-        return Ok(Some(Removed::Archived(archive.segments.join("/"))));
+        return Ok(Some(Removed::Archived(archive.path.to_string())));
     }
-    Ok((legacy && here(work, segments)? == Here::Nothing).then_some(Removed::Trashed))
+    Ok((legacy && here(work, path)? == Here::Nothing).then_some(Removed::Trashed))
 }

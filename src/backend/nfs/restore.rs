@@ -19,12 +19,12 @@ use super::{
 };
 use crate::{
     backend::{Kind, Restored},
-    volume::{Removal, VolumeId},
+    volume::{RelativePath, Removal, VolumeId},
 };
 
 /// Puts the volume back that its PV, which is to be kept, describes. What is not provably this volume's is left alone, and
 /// nothing was begun on it.
-pub(super) fn restore(work: &Work<'_>, removal: &Removal, segments: &[String]) -> Result<Restored, OpError> {
+pub(super) fn restore(work: &Work<'_>, removal: &Removal, path: &RelativePath) -> Result<Restored, OpError> {
     let uid = Some(removal.pv_metadata.uid.as_str()).filter(|uid| !uid.is_empty());
     if let Some(live) = moves::live(work, &removal.name)? {
         if !remains::is_of(work, &live.marker, removal) {
@@ -35,27 +35,29 @@ pub(super) fn restore(work: &Work<'_>, removal: &Removal, segments: &[String]) -
     for found in remains::entries(work, removal)? {
         match found {
             Found::Recorded { entry, marker } => {
-                same_place(&marker, segments, &moves::trash_record(&entry).join("/"))?;
+                same_place(&marker, path, &moves::trash_record(&entry).to_string())?;
                 return from_trash(work, &entry, *marker, uid);
             }
-            Found::Named { path, whole } => return named(work, removal, segments, &path, whole.inode),
+            Found::Named { path: entry, whole } => {
+                return named(work, removal, path, &entry, whole.inode);
+            }
             Found::Legacy => {}
         }
     }
     if let Some(marker) = moves::archived(work, &removal.name)?
         && remains::is_of(work, &marker, removal)
     {
-        same_place(&marker, segments, &record::file(ARCHIVED, &removal.name).join("/"))?;
+        same_place(&marker, path, &record::file(ARCHIVED, &removal.name).to_string())?;
         return cancel(work, &Live { folder: ARCHIVED, marker }, uid);
     }
     Ok(Restored::InPlace)
 }
 
-fn same_place(marker: &Marker, segments: &[String], file: &str) -> Result<(), OpError> {
-    if marker.segments == segments {
+fn same_place(marker: &Marker, path: &RelativePath, file: &str) -> Result<(), OpError> {
+    if marker.path == *path {
         return Ok(());
     }
-    let (was, is) = (marker.segments.join("/"), segments.join("/"));
+    let (was, is) = (&marker.path, path);
     fail(
         Kind::Refused,
         format!(
@@ -71,10 +73,10 @@ pub(super) fn cancel(work: &Work<'_>, live: &Live, uid: Option<&str>) -> Result<
     let marker = &live.marker;
     if marker.trash.is_none() && marker.archive.is_none() {
         if marker.shared {
-            places::stay(work, marker, &marker.segments)?;
+            places::stay(work, marker, &marker.path)?;
         } else if work.context.enforces(Rule::Places) {
             // The removal of an older provisioner's volume may have been broken off before its place was noted.
-            if_room(places::occupy(work, marker, &live.file(), &marker.segments, false))?;
+            if_room(places::occupy(work, marker, &live.file(), &marker.path, false))?;
         }
         return Ok(Restored::InPlace);
     }
@@ -99,7 +101,9 @@ pub(super) fn cancel(work: &Work<'_>, live: &Live, uid: Option<&str>) -> Result<
 /// Brings a volume back that lies in its archive. As from the trash its record goes among the volumes first, and says that
 /// the name of the archive is not to be used again.
 fn from_archive(work: &Work<'_>, live: &Live, inode: u64, uid: Option<&str>) -> Result<Restored, OpError> {
-    let target = live.marker.archive.as_ref().map(|archive| archive.segments.clone()).unwrap_or_default();
+    let Some(target) = live.marker.archive.as_ref().map(|archive| archive.path.clone()) else {
+        return Ok(Restored::InPlace);
+    };
     is_free(work, &live.marker, &target)?;
     let live = if live.folder == ARCHIVED {
         work.changes.rename(&live.file(), &record::file(VOLUMES, live.marker.id.name()))?;
@@ -140,7 +144,7 @@ pub(super) fn from_trash(
     let inode = match here(work, &moves::in_trash(entry))? {
         Here::Directory(inode) if right(inode) => inode,
         // It was brought back, and broken off before its record was.
-        Here::Nothing if matches!(here(work, &marker.segments)?, Here::Directory(inode) if right(inode)) => {
+        Here::Nothing if matches!(here(work, &marker.path)?, Here::Directory(inode) if right(inode)) => {
             if_room(work.changes.rename(&moves::trash_record(entry), &target))?;
             in_use_again(work, &Live { folder: VOLUMES, marker }, uid)?;
             return Ok(Restored::MovedBack);
@@ -181,10 +185,10 @@ fn no_room<T>() -> Result<T, OpError> {
 }
 
 /// Whether nothing lies where the volume was.
-fn is_free(work: &Work<'_>, marker: &Marker, from: &[String]) -> Result<(), OpError> {
-    let path = marker.segments.join("/");
-    if here(work, &marker.segments)? != Here::Nothing {
-        let waits = from.join("/");
+fn is_free(work: &Work<'_>, marker: &Marker, from: &RelativePath) -> Result<(), OpError> {
+    let path = &marker.path;
+    if here(work, &marker.path)? != Here::Nothing {
+        let waits = from;
         return fail(
             Kind::Conflict,
             format!("the volume cannot be moved back to {path}, where something is; it waits as {waits}"),
@@ -192,7 +196,7 @@ fn is_free(work: &Work<'_>, marker: &Marker, from: &[String]) -> Result<(), OpEr
     }
     if work.context.enforces(Rule::Places)
         && !marker.shared
-        && let Some(occupant) = places::overlapping(work, marker, &marker.segments)?
+        && let Some(occupant) = places::overlapping(work, marker, &marker.path)?
     {
         return occupied(&occupant);
     }
@@ -203,8 +207,8 @@ fn is_free(work: &Work<'_>, marker: &Marker, from: &[String]) -> Result<(), OpEr
 fn named(
     work: &Work<'_>,
     removal: &Removal,
-    segments: &[String],
-    path: &[String],
+    path: &RelativePath,
+    entry: &RelativePath,
     inode: u64,
 ) -> Result<Restored, OpError> {
     let id = VolumeId::new(NAME, &work.context.export.name, removal.name.clone())?;
@@ -212,9 +216,9 @@ fn named(
         cluster: work.cluster().map(|ids| ids.current().to_owned()),
         uid: Some(removal.pv_metadata.uid.clone()).filter(|uid| !uid.is_empty()),
         inode: Some(inode),
-        ..Marker::new(id, segments.to_vec(), removal.claim.clone(), removal.origin)
+        ..Marker::new(id, path.clone(), removal.claim.clone(), removal.origin)
     };
-    if here(work, path)? != Here::Directory(inode) {
+    if here(work, entry)? != Here::Directory(inode) {
         return Ok(Restored::InPlace);
     }
     let file = record::file(VOLUMES, &removal.name);
@@ -223,9 +227,9 @@ fn named(
     if !written {
         return no_room();
     }
-    bring(work, &marker, &file, path, inode)?;
-    work.context.index.add(&removal.name, segments);
-    work.context.trash.taken(path);
+    bring(work, &marker, &file, entry, inode)?;
+    work.context.index.add(&removal.name, path);
+    work.context.trash.taken(entry);
     Ok(Restored::MovedBack)
 }
 
@@ -235,7 +239,7 @@ pub(super) fn back_from_trash(work: &Work<'_>, live: &Live, entry: &str, inode: 
     in_use_again(work, live, None)
 }
 
-fn back(work: &Work<'_>, live: &Live, from: &[String], inode: u64) -> Result<(), OpError> {
+fn back(work: &Work<'_>, live: &Live, from: &RelativePath, inode: u64) -> Result<(), OpError> {
     bring(work, &live.marker, &live.file(), from, inode)
 }
 
@@ -243,30 +247,30 @@ fn back(work: &Work<'_>, live: &Live, from: &[String], inode: u64) -> Result<(),
 pub(super) fn bring(
     work: &Work<'_>,
     marker: &Marker,
-    record: &[String],
-    from: &[String],
+    record: &RelativePath,
+    from: &RelativePath,
     inode: u64,
 ) -> Result<(), OpError> {
     note_place(work, marker, record)?;
-    moves::move_home(work, &marker.segments, from, inode)
+    moves::move_home(work, &marker.path, from, inode)
 }
 
 /// Makes the place of a volume its own again.
-fn note_place(work: &Work<'_>, marker: &Marker, record: &[String]) -> Result<(), OpError> {
+fn note_place(work: &Work<'_>, marker: &Marker, record: &RelativePath) -> Result<(), OpError> {
     if !work.context.enforces(Rule::Places) {
         return Ok(());
     }
-    let noted = places::occupy(work, marker, record, &marker.segments, marker.shared);
+    let noted = places::occupy(work, marker, record, &marker.path, marker.shared);
     match if_room(noted)? {
         Some(Occupied::Taken(occupant)) => occupied(&occupant),
         Some(Occupied::Free | Occupied::Joined(_)) => Ok(()),
-        None if places::holds(work, marker, &marker.segments)? => Ok(()),
+        None if places::holds(work, marker, &marker.path)? => Ok(()),
         None => no_room(),
     }
 }
 
 fn occupied<T>(occupant: &places::Occupant) -> Result<T, OpError> {
-    let (path, whose) = (occupant.path.join("/"), occupant.whose());
+    let (path, whose) = (&occupant.path, occupant.whose());
     fail(
         Kind::Conflict,
         format!(
@@ -290,14 +294,14 @@ fn in_use_again(work: &Work<'_>, live: &Live, uid: Option<&str>) -> Result<(), O
     } else {
         live
     };
-    work.context.index.add(name, &marker.segments);
+    work.context.index.add(name, &marker.path);
     if_room(archive::give_up(work, &live.marker))?;
     // On a full export the record goes on saying that it was to be removed; its directory is at its place all the same.
     if if_room(work.changes.write(&live.file(), &marker.to_json()))?.is_none() {
         return Ok(());
     }
     if marker.shared {
-        places::stay(work, &marker, &marker.segments)?;
+        places::stay(work, &marker, &marker.path)?;
     }
     Ok(())
 }

@@ -43,12 +43,12 @@ pub(super) fn stage(work: &Work<'_>, marker: &Marker) -> Result<Stage, OpError> 
     {
         return Ok(Stage::InTrash { entry: trash.entry.clone(), inode });
     }
-    let at_place = match here(work, &marker.segments) {
-        Err(trouble) if is_elsewhere(&trouble) => return stage_on_mount(work, marker),
+    let at_place = match here(work, &marker.path) {
+        Err(error) if is_elsewhere(&error) => return stage_on_mount(work, marker),
         other => other?,
     };
     if let Some(archive) = &marker.archive
-        && let Here::Directory(inode) = here(work, &archive.segments)?
+        && let Here::Directory(inode) = here(work, &archive.path)?
         && is_it(inode)
         // Without an inode the name alone would say so, and something may have been made there.
         && (recorded.is_some() || at_place == Here::Nothing)
@@ -72,32 +72,32 @@ pub(super) fn stage(work: &Work<'_>, marker: &Marker) -> Result<Stage, OpError> 
 
 /// Where the volume of a record is that lies behind a mount.
 fn stage_on_mount(work: &Work<'_>, marker: &Marker) -> Result<Stage, OpError> {
-    let Some(length) = work.root.mount_on_the_way(&marker.segments)? else {
+    let Some(length) = work.root.mount_on_the_way(&marker.path)? else {
         return fail(Kind::Unavailable, "a file system below the export comes and goes");
     };
-    let (below, inside) = marker.segments.split_at(length);
-    let path = marker.segments.join("/");
+    let (below, inside) = marker.path.split_at(length);
+    let path = &marker.path;
     if inside.is_empty() {
         return fail(
             Kind::Refused,
             format!("{path} is the top of a file system of its own. {}", mounted::by_hand(marker.id.name())),
         );
     }
-    let found = mounted::within(work, below, |inner| here(inner, inside)).or_else(|trouble| {
-        if is_elsewhere(&trouble) {
+    let found = mounted::within(work, below, |inner| here(inner, inside)).or_else(|error| {
+        if is_elsewhere(&error) {
             let name = marker.id.name();
             return fail(
                 Kind::Refused,
                 format!("{path} lies in a file system within another one. {}", mounted::by_hand(name)),
             );
         }
-        Err(trouble)
+        Err(error)
     })?;
     let recorded = marker.trash.as_ref().filter(|trash| trash.below == below).map(|trash| trash.inode);
     if found == Here::Nothing
         && let Some(entry) = stray(work, below, marker.id.name())?
     {
-        let (from, to) = (below.join("/"), work.root.path().join(&path));
+        let (from, to) = (below.join("/"), work.root.path().join(path.to_string()));
         let from = work.root.path().join(from).join(BASE).join(TRASH).join(&entry);
         let shown = |path: std::path::PathBuf| quoted(&path.display().to_string());
         let message = format!(

@@ -255,7 +255,7 @@ struct Directory(PathBuf);
 
 impl Directory {
     fn path(&self, place: &Location) -> PathBuf {
-        self.0.join(place.segments.join("/"))
+        self.0.join(place.path.to_string())
     }
 }
 
@@ -285,7 +285,7 @@ impl Storage for Directory {
     }
 
     fn is_archived(&self, place: &Location, told: &str) -> bool {
-        told.starts_with(&format!("archived-{}", place.segments.join("/"))) && self.0.join(told).is_dir()
+        told.starts_with(&format!("archived-{}", place.path)) && self.0.join(told).is_dir()
     }
 
     fn elsewhere(&self, source: &Source) -> Vec<Source> {

@@ -6,6 +6,7 @@
 //! the loop sleeps until something is due or was removed.
 
 mod act;
+mod item;
 mod plan;
 mod rounds;
 mod scan;
@@ -18,7 +19,10 @@ use std::{
     time::Instant,
 };
 
-use self::rounds::{FIRST_PAUSE, LONGEST_PAUSE, Purger, Rounds};
+use self::{
+    item::{FIRST_PAUSE, LONGEST_PAUSE},
+    rounds::{Purger, Rounds},
+};
 use super::{op_error::explained, store::Store};
 use crate::volume::Permit;
 

@@ -10,7 +10,7 @@ use std::{
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use crate::volume::VolumeName;
+use crate::volume::{RelativePath, VolumeName};
 
 /// So many purged volumes are remembered with their places, for calls that come late.
 const REMEMBERED: usize = 4096;
@@ -33,7 +33,7 @@ struct State {
     /// Entries at the top of the export.
     at_top: BTreeSet<String>,
     /// Where the volumes were that were purged last.
-    purged: VecDeque<(VolumeName, Vec<String>)>,
+    purged: VecDeque<(VolumeName, RelativePath)>,
 }
 
 impl TrashState {
@@ -69,26 +69,31 @@ impl TrashState {
     }
 
     /// Notes that an entry is gone.
-    pub(super) fn taken(&self, path: &[String]) {
-        if let [name] = path {
+    pub(super) fn taken(&self, path: &RelativePath) {
+        if let [name] = &**path {
             self.state.lock().at_top.remove(name);
         }
     }
 
-    pub(super) fn renamed(&self, from: &[String], to: &[String]) {
+    pub(super) fn renamed(&self, from: &RelativePath, to: &RelativePath) {
         self.taken(from);
-        if let [name] = to {
+        if let [name] = &**to {
             self.put_at_top(name);
         }
     }
 
     /// Notes that the entry at `path` was purged; `removed`: as which volume, and where that was.
-    pub(super) fn gone(&self, path: &[String], entry: &str, removed: Option<(&VolumeName, &[String])>) {
+    pub(super) fn gone(
+        &self,
+        path: &RelativePath,
+        entry: &str,
+        removed: Option<(&VolumeName, &RelativePath)>,
+    ) {
         self.taken(path);
         let mut state = self.state.lock();
         state.mine.remove(entry);
-        if let Some((name, segments)) = removed {
-            state.purged.push_back((name.clone(), segments.to_vec()));
+        if let Some((name, path)) = removed {
+            state.purged.push_back((name.clone(), path.clone()));
             if state.purged.len() > REMEMBERED {
                 state.purged.pop_front();
             }
@@ -96,7 +101,7 @@ impl TrashState {
     }
 
     /// Where the volume of this name was that was purged.
-    pub(super) fn place_of(&self, volume: &VolumeName) -> Option<Vec<String>> {
+    pub(super) fn place_of(&self, volume: &VolumeName) -> Option<RelativePath> {
         let state = self.state.lock();
         state.purged.iter().rev().find(|(name, _)| name == volume).map(|(_, place)| place.clone())
     }

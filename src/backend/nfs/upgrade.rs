@@ -25,7 +25,7 @@ use super::{
 use crate::{
     backend::Error,
     system::root::Entry,
-    volume::{Permit, VolumeName},
+    volume::{Permit, RelativePath, VolumeName},
 };
 
 /// Records that are looked at in one piece.
@@ -40,7 +40,7 @@ const LONGEST_PAUSE: Duration = Duration::from_mins(10);
 struct Entered {
     folder: &'static str,
     name: VolumeName,
-    segments: Vec<String>,
+    path: RelativePath,
 }
 
 /// Does it, until it is done or the permit ends.
@@ -135,13 +135,13 @@ fn read(work: &Work<'_>, names: &[(&'static str, VolumeName)], unsigned: bool) -
         match marker(work, folder, name) {
             Ok(Some(marker)) if unsigned && marker.cluster.is_some() => {}
             Ok(Some(marker)) => {
-                let segments = place(&marker, folder).to_vec();
-                found.push(Entered { folder, name: name.clone(), segments });
+                let path = place(&marker, folder).clone();
+                found.push(Entered { folder, name: name.clone(), path });
             }
             // It was committed or removed.
             Ok(None) => {}
             Err(why) => {
-                let (export, file) = (&work.context.export.name, record::file(folder, name).join("/"));
+                let (export, file) = (&work.context.export.name, record::file(folder, name).to_string());
                 tracing::warn!(
                     export,
                     file,
@@ -162,10 +162,10 @@ fn marker(work: &Work<'_>, folder: &str, name: &VolumeName) -> Result<Option<Mar
 }
 
 /// Where the volume of a record lies, or its archive.
-fn place<'a>(marker: &'a Marker, folder: &str) -> &'a [String] {
+fn place<'a>(marker: &'a Marker, folder: &str) -> &'a RelativePath {
     match &marker.archive {
-        Some(archive) if folder == ARCHIVED => &archive.segments,
-        Some(_) | None => &marker.segments,
+        Some(archive) if folder == ARCHIVED => &archive.path,
+        Some(_) | None => &marker.path,
     }
 }
 
@@ -176,7 +176,7 @@ fn settle(work: &Work<'_>) -> Result<(), OpError> {
         let Ok(_held) = work.context.hold(&name) else { continue };
         let Ok(Some(marker)) = marker(work, VOLUMES, &name) else { continue };
         let record = record::file(VOLUMES, &name);
-        let place = &marker.segments;
+        let place = &marker.path;
         if let Occupied::Free | Occupied::Joined(_) =
             places::occupy_recorded(work, &marker, &record, place, marker.shared)?
             && places::overlapping(work, &marker, place)?.is_none()
@@ -191,7 +191,7 @@ fn settle(work: &Work<'_>) -> Result<(), OpError> {
 fn note(work: &Work<'_>, one: &Entered) -> Result<bool, OpError> {
     let Ok(_held) = work.context.hold(&one.name) else { return Ok(false) };
     let Ok(Some(marker)) = marker(work, one.folder, &one.name) else { return Ok(true) };
-    if place(&marker, one.folder) != one.segments {
+    if *place(&marker, one.folder) != one.path {
         return Ok(false);
     }
     if marker.cluster.is_none() && one.folder == VOLUMES {
@@ -200,17 +200,17 @@ fn note(work: &Work<'_>, one: &Entered) -> Result<bool, OpError> {
             work.changes.write(&note, b"")?;
         }
     }
-    if places::holds(work, &marker, &one.segments)? {
+    if places::holds(work, &marker, &one.path)? {
         return Ok(true);
     }
     let file = record::file(one.folder, &one.name);
-    match places::occupy_recorded(work, &marker, &file, &one.segments, marker.shared)? {
+    match places::occupy_recorded(work, &marker, &file, &one.path, marker.shared)? {
         Occupied::Free | Occupied::Joined(_) => {}
         Occupied::Taken(other) => {
             tracing::warn!(
                 export = work.context.export.name,
                 volume = %marker.id,
-                why = other.explained(&one.segments),
+                why = other.explained(&one.path),
                 "two volumes overlap; neither is deleted or archived while the other one is there"
             );
             if one.folder == VOLUMES {

@@ -210,7 +210,7 @@ impl Work<'_> {
     pub(super) fn marker(&self, folder: &str, name: &VolumeName) -> Result<Option<Marker>, OpError> {
         let Some(mut marker) = self.record(folder, name)? else { return Ok(None) };
         if marker.id.store() != self.context.export.name {
-            let path = self.root.path().join(record::file(folder, name).join("/"));
+            let path = self.root.path().join(record::file(folder, name).to_string());
             let message = format!("the record {} is of another volume, {}", path.display(), marker.id);
             return fail(Kind::Refused, message);
         }
@@ -224,7 +224,7 @@ impl Work<'_> {
     pub(super) fn record(&self, folder: &str, name: &VolumeName) -> Result<Option<Marker>, OpError> {
         let file = record::file(folder, name);
         let Some(content) = self.root.read_fresh(&file)? else { return Ok(None) };
-        let path = || self.root.path().join(file.join("/"));
+        let path = || self.root.path().join(file.to_string());
         match Marker::from_json(&content.bytes) {
             Ok(marker) if marker.id.name() == name => Ok(Some(marker)),
             Ok(marker) => fail(

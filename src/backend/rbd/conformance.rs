@@ -190,7 +190,7 @@ impl Behind {
     }
 
     fn spec(place: &Location) -> String {
-        place.segments.join("/")
+        place.path.to_string()
     }
 
     fn space(&self) -> String {
@@ -238,7 +238,7 @@ impl Storage for Behind {
     }
 
     fn is_archived(&self, place: &Location, told: &str) -> bool {
-        let (image, pool_namespace) = place.segments.split_last().unwrap();
+        let (image, pool_namespace) = place.path.split_last().unwrap();
         let list = self.rbd(&["trash", "ls", "--long", "--format", "json", &pool_namespace.join("/")]);
         let entries: serde_json::Value = serde_json::from_str(&list).unwrap();
         entries.as_array().unwrap().iter().any(|entry| {

@@ -34,12 +34,12 @@ impl PoolNamespace {
     /// The place of an image.
     pub(super) fn place(&self, store: &str, image: &str) -> Location {
         let segments = std::iter::once(&self.pool).chain(&self.namespace).cloned().chain([image.to_owned()]);
-        Location { store: store.to_owned(), segments: segments.collect() }
+        Location { store: store.to_owned(), path: segments.collect() }
     }
 
     /// The spot of a place.
     pub(super) fn of(place: &Location) -> Option<Self> {
-        match place.segments.as_slice() {
+        match &*place.path {
             [pool, _] => Some(Self { pool: pool.clone(), namespace: None }),
             [pool, namespace, _] => Some(Self { pool: pool.clone(), namespace: Some(namespace.clone()) }),
             _ => None,
@@ -248,6 +248,6 @@ mod tests {
         }
         let pool_namespace = PoolNamespace { pool: "rbd".into(), namespace: Some("tenant".into()) };
         assert_eq!(pool_namespace.spec("berth-1"), "rbd/tenant/berth-1");
-        assert_eq!(PoolNamespace::of(&Location { store: "main".into(), segments: vec!["rbd".into()] }), None);
+        assert_eq!(PoolNamespace::of(&Location::new("main", "rbd").unwrap()), None);
     }
 }

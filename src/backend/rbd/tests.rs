@@ -300,7 +300,7 @@ struct Behind(FakeCluster);
 
 impl Behind {
     fn pool_namespace(place: &Location) -> (String, String) {
-        let (image, pool_namespace) = place.segments.split_last().unwrap();
+        let (image, pool_namespace) = place.path.split_last().unwrap();
         (pool_namespace.join("/"), image.clone())
     }
 }

@@ -581,7 +581,7 @@ fn a_claim_whose_volume_is_stored_needs_nothing_more() {
 fn a_place_that_is_being_made_is_refused_until_it_is_free() {
     let mut records = records(Some(json!({"parameters": {"pathPattern": "same"}})), Vec::new());
     let other = fixtures::claim(json!({"metadata": {"uid": "first", "name": "first"}}));
-    let place = Location { store: "default".into(), segments: vec!["same".into()] };
+    let place = Location::new("default", "same").unwrap();
     records.reserve(&other, LocationKey::new("memory", &place));
     let (found, text) = decide(&usual(), &mut records);
     assert_eq!(found, "reject, after first");

@@ -33,7 +33,7 @@ impl LocationKey {
     /// The text for `place` of the backend with this name.
     pub(crate) fn new(backend: &str, place: &Location) -> Self {
         let mut text = String::with_capacity(96);
-        let parts = [backend, &place.store].into_iter().chain(place.segments.iter().map(String::as_str));
+        let parts = [backend, &place.store].into_iter().chain(place.path.iter().map(String::as_str));
         for part in parts {
             text.push_str(part);
             text.push(SEPARATOR);
@@ -66,7 +66,7 @@ impl LocationKey {
     /// The place that it is the text of.
     pub(crate) fn place(&self) -> Location {
         let mut parts = self.0.trim_end_matches(SEPARATOR).split(SEPARATOR).skip(1).map(str::to_owned);
-        Location { store: parts.next().unwrap_or_default(), segments: parts.collect() }
+        Location { store: parts.next().unwrap_or_default(), path: parts.collect() }
     }
 
     /// The path below the root of the store, for people.
@@ -178,7 +178,7 @@ mod tests {
     use super::*;
 
     fn place(store: &str, path: &str) -> Location {
-        Location { store: store.into(), segments: path.split('/').map(String::from).collect() }
+        Location { store: store.into(), path: path.split('/').map(String::from).collect() }
     }
 
     fn spot(path: &str) -> LocationKey {

@@ -247,8 +247,7 @@ fn who_shares_a_place_uses_it_or_is_released_or_leaves_it() {
     }
     records.see_volume(&volume("below", json!({"spec": {"nfs": {"path": "/default/shared/x"}}})));
     records.leaving("c", true);
-    let spot =
-        LocationKey::new("memory", &Location { store: "default".into(), segments: vec!["shared".into()] });
+    let spot = LocationKey::new("memory", &Location::new("default", "shared").unwrap());
     records.reserve(&fixtures::claim(json!({})), spot.clone());
     let found = |records: &Records| -> Vec<(String, Sharing)> {
         records
@@ -332,7 +331,7 @@ async fn a_volume_of_ours_that_comes_back_is_looked_for_in_the_trash_and_one_tha
     let queue = listen(&mut records);
     records.see_volume(&again("listed", "2"));
     assert_eq!(queued(&queue).await, [], "it was there before we worked");
-    let place = Location { store: "default".into(), segments: vec!["made".into()] };
+    let place = Location::new("default", "made").unwrap();
     records.reserve(&fixtures::claim(json!({})), LocationKey::new("memory", &place));
     records.see_volume(&again("made", "1"));
     records.see_volume(&again("made", "2"));
@@ -534,7 +533,7 @@ fn a_claim_that_grows_is_kept_until_it_has_grown() {
 fn a_place_that_is_kept_for_no_claim_any_more_is_news_of_which_stores_are_used() {
     let mut records = records();
     let claim = fixtures::claim(json!({}));
-    let place = Location { store: "default".into(), segments: vec!["a".into()] };
+    let place = Location::new("default", "a").unwrap();
     records.reserve(&claim, LocationKey::new("memory", &place));
     records.take_stores_changed();
     assert!(records.stores_in_use("memory").contains("default"));
@@ -546,9 +545,7 @@ fn a_place_that_is_kept_for_no_claim_any_more_is_news_of_which_stores_are_used()
 fn a_volume_takes_the_place_that_was_kept_for_its_claim() {
     let mut records = records();
     let claim = fixtures::claim(json!({}));
-    let place = |path: &str| {
-        LocationKey::new("memory", &Location { store: "default".into(), segments: vec![path.into()] })
-    };
+    let place = |path: &str| LocationKey::new("memory", &Location::new("default", path).unwrap());
     records.reserve(&claim, place("default-data-pvc-0b6f-11"));
     let who = |records: &Records, path| records.occupant(&place(path), "", "", false).map(|other| other.who);
     assert_eq!(who(&records, "default-data-pvc-0b6f-11").as_deref(), Some("claim default/data"));

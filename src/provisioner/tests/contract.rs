@@ -80,7 +80,7 @@ async fn a_claim_that_was_seen_before_its_class_needed_a_label_is_read_once_more
     change_class(&bed, json!({"parameters": {"pathPattern": "${.PVC.labels.team}/${.PVC.labels.tier}"}}));
     bed.provisioned(1).await;
     running.stop().await;
-    assert_eq!(bed.memory.volumes()[0].place.segments, ["red", "gold"]);
+    assert_eq!(bed.memory.volumes()[0].place.path.to_string(), "red/gold");
     assert!(bed.requests("get", "persistentvolumeclaims") > 0);
 }
 
@@ -147,7 +147,7 @@ async fn what_a_class_probably_did_not_mean_is_told_once_for_each_edition_of_it(
         !told("LiteralPattern").is_empty() && !told("NotMountable").is_empty()
     })
     .await;
-    let places: Vec<_> = bed.memory.volumes().iter().map(|held| held.place.segments.join("/")).collect();
+    let places: Vec<_> = bed.memory.volumes().iter().map(|held| held.place.path.to_string()).collect();
     assert!(places.contains(&"{{ .PVC.name }}-a".to_owned()), "it is taken as it is: {places:?}");
     assert_eq!((told("LiteralPattern").len(), told("NotMountable").len()), (1, 1));
     assert!(told("LiteralPattern")[0].contains("write \"${.PVC.name}\""), "{:?}", told("LiteralPattern"));

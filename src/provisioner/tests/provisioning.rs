@@ -178,7 +178,7 @@ async fn a_volume_of_that_name_for_another_claim_is_an_error() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_volume_that_can_never_be_stored_is_taken_back_when_its_claim_goes() {
     let bed = Bed::without_controllers();
-    let before = Location { store: "default".into(), segments: vec!["precious".into()] };
+    let before = Location::new("default", "precious").unwrap();
     bed.memory.plant(before.clone(), true);
     bed.server.faults().inject(creates("persistentvolumes"), Fault::Code(422, None), Times::Always);
     let running = bed.start().await;

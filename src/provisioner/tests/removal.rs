@@ -232,7 +232,7 @@ pub(super) fn old_volume_on(bed: &Bed, name: &str, store: &str, path: &str) {
 }
 
 pub(super) fn place(path: &str) -> Location {
-    Location { store: "default".into(), segments: path.split('/').map(String::from).collect() }
+    Location::new("default", path).unwrap()
 }
 
 /// Proves: statement 12, row 6.10

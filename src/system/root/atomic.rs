@@ -10,12 +10,16 @@ use std::{
 };
 
 use nix::{
+    errno::Errno,
     fcntl::{AtFlags, OFlag, openat2, renameat},
     sys::stat::{Mode, fstat},
     unistd::{fsync, linkat},
 };
 
-use super::{Changes, Content, Errno, Failure, Made, Root, Seen, confined, content, retried};
+use super::{
+    changes::{Changes, Made},
+    directory::{Content, FOR_READING, Failure, Root, Seen, confined, content, joined, retried},
+};
 
 /// What became of a name that was to be made at a place where nothing may be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,7 +64,7 @@ impl Root {
     /// The content of the file there, likewise.
     pub fn read_fresh<S: AsRef<str>>(&self, segments: &[S]) -> Result<Option<Content>, Failure> {
         let step = "read";
-        let fd = match self.open_fresh(step, segments, super::FOR_READING) {
+        let fd = match self.open_fresh(step, segments, FOR_READING) {
             Ok(Some(fd)) => fd,
             Ok(None) => return Ok(None),
             Err(failure) => {
@@ -81,7 +85,7 @@ impl Root {
         let Some((last, above)) = segments.split_last() else {
             return Err(self.failed(step, segments, Errno::EINVAL));
         };
-        let path = if above.is_empty() { ".".into() } else { super::joined(above) };
+        let path = if above.is_empty() { ".".into() } else { joined(above) };
         let directory = confined(OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC);
         let opened = retried(|| openat2(&*self.fd, path.as_str(), directory))
             .and_then(|directory| retried(|| openat2(&directory, last.as_ref(), confined(flags))));

@@ -3,12 +3,13 @@
 //! It does not find out what only a write shows: a quota, or a server that fails.
 
 use nix::{
+    errno::Errno,
     fcntl::AtFlags,
     sys::statvfs::{FsFlags, fstatvfs},
     unistd::{AccessFlags, faccessat},
 };
 
-use super::{Errno, Failure, Root};
+use super::directory::{Failure, Root};
 
 /// The state of a file system.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -13,7 +13,7 @@ use std::{
     os::fd::AsFd,
     path::PathBuf,
     sync::{
-        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread,
@@ -28,8 +28,12 @@ use nix::{
     unistd::{UnlinkatFlags, unlinkat},
 };
 use node::{Budget, Node, widen_at};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
-use super::{Failure, Gate, Root, Step, confined, is_directory, is_dots, retried};
+use super::{
+    changes::{Gate, Step},
+    directory::{Failure, Root, confined, is_directory, is_dots, retried},
+};
 
 /// Files that one thread removes in a row.
 const BATCH: usize = 128;
@@ -145,10 +149,10 @@ impl Purge<'_> {
             }
             crew.work();
         });
-        match crew.stop.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        match crew.stop.into_inner() {
             Some(cause) => Err(Failure { step, path: root.shown(segments), cause }),
             None => Ok(Left {
-                stuck: crew.stuck.into_inner().unwrap_or_else(PoisonError::into_inner),
+                stuck: crew.stuck.into_inner(),
                 unfinished: budgets
                     .iter()
                     .filter(|budget| budget.was_over())
@@ -191,7 +195,7 @@ struct Crew<'a> {
 
 impl Crew<'_> {
     fn tasks(&self) -> MutexGuard<'_, Tasks> {
-        self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
+        self.tasks.lock()
     }
 
     fn push(&self, task: Task) {
@@ -213,7 +217,7 @@ impl Crew<'_> {
                 return;
             }
             let Some(task) = tasks.stack.pop() else {
-                tasks = self.change.wait(tasks).unwrap_or_else(PoisonError::into_inner);
+                self.change.wait(&mut tasks);
                 continue;
             };
             drop(tasks);
@@ -249,7 +253,7 @@ impl Crew<'_> {
         match (self.gate)(&Step::new(what, &path)) {
             Ok(()) => true,
             Err(error) => {
-                self.stop.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+                self.stop.lock().get_or_insert(error);
                 self.stopped.store(true, Ordering::SeqCst);
                 self.change.notify_all();
                 false
@@ -266,7 +270,7 @@ impl Crew<'_> {
         node.stuck.store(true, Ordering::SeqCst);
         let mut names = node.names();
         names.push(name.to_string_lossy().into_owned());
-        let mut stuck = self.stuck.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut stuck = self.stuck.lock();
         if stuck.len() < STUCK {
             let entry = names.first().cloned().unwrap_or_default();
             stuck.push(Stuck { entry, path: names.join("/"), why: why.into() });

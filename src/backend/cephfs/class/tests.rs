@@ -130,7 +130,7 @@ fn classes_say_which_cluster_user_group_and_source() {
     assert_eq!((old.admin.user.as_str(), old.own_admin), ("admin", true));
     assert_eq!(old.names.group, "kubernetes");
     assert!(matches!(old.node, Node::Own { .. }), "as every volume of the old provisioner had");
-    assert_eq!(old.place.segments, ["volumes", "kubernetes", "berth-uid-1"]);
+    assert_eq!(old.place.path.to_string(), "volumes/kubernetes/berth-uid-1");
     let elsewhere = Settings { secret_namespace: Some("cephfs".into()), ..settings() };
     let Node::Own { secret, .. } = plan(&clusters(), &elsewhere, &request(OLD)).unwrap().node else {
         unreachable!()

@@ -64,12 +64,12 @@ impl Drop for Behind {
 
 impl Behind {
     fn path(place: &Location) -> String {
-        format!("/{}", place.segments.join("/"))
+        format!("/{}", place.path)
     }
 
     /// What `ceph fs subvolume <verb>` says of what lies at that place; `None` where it fails.
     fn ask(&self, verb: &[&str], place: &Location) -> Option<String> {
-        let [_, group @ .., name] = place.segments.as_slice() else { unreachable!("{place}") };
+        let [_, group @ .., name] = &*place.path else { unreachable!("{place}") };
         let at = ["cephfs", name, "--group_name", &group.join("/")];
         self.world.ceph(&[&["fs", "subvolume"][..], verb, &at].concat())
     }
@@ -153,6 +153,6 @@ impl Storage for Behind {
     /// It stays where it was, with a mark; without its users.
     fn is_archived(&self, place: &Location, told: &str) -> bool {
         let content = || self.data(place).is_some_and(|data| self.world.exists(&format!("{data}/file")));
-        told == place.segments.join("/") && self.is_marked_archived(place) && content()
+        told == place.path.to_string() && self.is_marked_archived(place) && content()
     }
 }

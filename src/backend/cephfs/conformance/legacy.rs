@@ -101,7 +101,7 @@ pub(super) async fn old_volumes_are_removed_with_user_and_secret(bench: &Bench) 
                     "{secret} {disposal}"
                 );
                 assert_eq!(
-                    backend.locate(&volume.source).unwrap().segments.join("/"),
+                    backend.locate(&volume.source).unwrap().path.to_string(),
                     path.trim_start_matches('/')
                 );
             }

@@ -114,7 +114,7 @@ pub(super) async fn an_archived_volume_keeps_its_data_and_loses_its_users(bench:
     bench.world.ceph(&guest).unwrap();
     let removal = removal(&request, &volume, Disposal::Archive);
     let archived = removed(&backend, &removal).await;
-    assert_eq!(archived, Removed::Archived(backend.place(&request).unwrap().location.segments.join("/")));
+    assert_eq!(archived, Removed::Archived(backend.place(&request).unwrap().location.path.to_string()));
     assert!(bench.world.exists(&data));
     assert!(!bench.user_exists(&record["user"]) && !bench.user_exists(&user), "nobody can reach it any more");
     assert!(!bench.keys.kept().iter().any(|kept| kept.name == record["secretName"]));
@@ -170,7 +170,7 @@ pub(super) async fn the_next_claim_of_a_deterministic_name_never_sees_old_data(b
     let volume = made(&backend, &first).await;
     assert_eq!(volume.record["subvolume"], "team.data");
     let place = backend.place(&first).unwrap().location;
-    assert!(bench.world.exists(&format!("/{}", place.segments.join("/"))));
+    assert!(bench.world.exists(&format!("/{}", place.path)));
     assert_eq!(backend.locate(&volume.source), Some(place));
     bench.world.fill(&Bench::data(&volume));
     let second = next(&format!("{group}-second"));

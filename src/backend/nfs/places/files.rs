@@ -7,13 +7,13 @@ use rand::random;
 use super::super::{
     op_error::{OpError, fail},
     path_pattern,
-    record::{self, BASE, Marker, PLACES, STAGING, VOLUMES},
+    record::{self, Marker, PLACES, STAGING, VOLUMES},
     work::Work,
 };
 use crate::{
     backend::Kind,
     system::root::{Entry, Errno, Failure, Placed, Unmade},
-    volume::VolumeName,
+    volume::{RelativePath, VolumeName},
 };
 
 /// How often a step is begun again when others come and go.
@@ -22,7 +22,7 @@ pub(super) const ATTEMPTS: usize = 16;
 /// How many names are looked at, at most, to find the volume that lies below a place: what is more is only leftovers.
 pub(super) const LOOKS: usize = 4096;
 
-pub(super) fn link(work: &Work<'_>, from: &[String], to: &[String]) -> Result<Placed, OpError> {
+pub(super) fn link(work: &Work<'_>, from: &RelativePath, to: &RelativePath) -> Result<Placed, OpError> {
     #[cfg(test)]
     if work.context.without_links.load(std::sync::atomic::Ordering::SeqCst) {
         return Ok(Placed::Unsupported);
@@ -30,11 +30,11 @@ pub(super) fn link(work: &Work<'_>, from: &[String], to: &[String]) -> Result<Pl
     Ok(work.changes.link(from, to)?)
 }
 
-/// Removes the directories of the mirror on the way to `segments`, as far as they are empty, from the given depth up.
-pub(super) fn remove_folders(work: &Work<'_>, segments: &[String], depth: usize) -> Result<(), OpError> {
-    for length in (1..=depth).rev() {
-        let folder = mirror(segments.get(..length).unwrap_or_default());
-        if !remove_empty(work, &folder)? {
+/// Removes the directories of the mirror on the way to `path`, as far as they are empty, and before them the one at `path`
+/// `itself`.
+pub(super) fn remove_folders(work: &Work<'_>, path: &RelativePath, itself: bool) -> Result<(), OpError> {
+    for folder in path.parents().chain(itself.then(|| path.clone())).rev() {
+        if !remove_empty(work, &mirror(&folder))? {
             break;
         }
     }
@@ -43,7 +43,7 @@ pub(super) fn remove_folders(work: &Work<'_>, segments: &[String], depth: usize)
 
 /// Removes a file of the mirror that tells of this volume. It gets a name of its own first: an unlink that comes late, when the volume is
 /// there again, must not remove its file. A rename that comes late is undone by `put_back_moved`.
-pub(super) fn move_away(work: &Work<'_>, file: &[String], volume: &VolumeName) -> Result<(), OpError> {
+pub(super) fn move_away(work: &Work<'_>, file: &RelativePath, volume: &VolumeName) -> Result<(), OpError> {
     let aside = staged(volume, LEAVING);
     if renamed(work, file, &aside)? {
         work.changes.remove_file(&aside)?;
@@ -52,7 +52,7 @@ pub(super) fn move_away(work: &Work<'_>, file: &[String], volume: &VolumeName) -
 }
 
 /// Moves a file; `false` where it is gone.
-pub(super) fn renamed(work: &Work<'_>, from: &[String], to: &[String]) -> Result<bool, OpError> {
+pub(super) fn renamed(work: &Work<'_>, from: &RelativePath, to: &RelativePath) -> Result<bool, OpError> {
     match work.changes.rename(from, to) {
         Ok(()) => Ok(true),
         Err(failure) if is_gone(&failure) => Ok(false),
@@ -65,9 +65,9 @@ pub(super) const LEAVING: &str = ".leaving";
 pub(super) const COMING: &str = ".coming";
 
 /// A name for the volume that nobody else uses.
-pub(super) fn staged(volume: &VolumeName, kind: &str) -> [String; 3] {
+pub(super) fn staged(volume: &VolumeName, kind: &str) -> RelativePath {
     let name = path_pattern::shortened(volume.as_str(), 200);
-    [BASE.into(), STAGING.into(), format!("{name}.{:016x}{kind}", random::<u64>())]
+    record::ours([STAGING, &format!("{name}.{:016x}{kind}", random::<u64>())])
 }
 
 pub(super) fn staged_for(name: &str) -> Option<VolumeName> {
@@ -85,7 +85,7 @@ pub(super) fn read(work: &Work<'_>, bytes: &[u8]) -> Result<Option<Box<Marker>>,
         return Ok(Some(Box::new(noted)));
     };
     let signed = Marker::from_json(&content.bytes).ok();
-    let signed = signed.filter(|signed| signed.id == noted.id && signed.segments == noted.segments);
+    let signed = signed.filter(|signed| signed.id == noted.id && signed.path == noted.path);
     Ok(Some(Box::new(signed.unwrap_or(noted))))
 }
 
@@ -93,11 +93,10 @@ pub(super) fn is_same(work: &Work<'_>, a: &Marker, b: &Marker) -> bool {
     a.is_same_volume(b, work.cluster().as_ref())
 }
 
-/// Makes the directories of the mirror above `segments`.
-pub(super) fn make_folders(work: &Work<'_>, segments: &[String]) -> Result<(), OpError> {
-    for length in 1..segments.len() {
-        let folder = mirror(segments.get(..length).unwrap_or_default());
-        match work.changes.make_directory(&folder, 0o700) {
+/// Makes the directories of the mirror above `path`.
+pub(super) fn make_folders(work: &Work<'_>, path: &RelativePath) -> Result<(), OpError> {
+    for folder in path.parents() {
+        match work.changes.make_directory(&mirror(&folder), 0o700) {
             Ok(_) => {}
             // What is in the way is found out by the next attempt.
             Err(failure) if is_gone(&failure) => return Ok(()),
@@ -107,17 +106,16 @@ pub(super) fn make_folders(work: &Work<'_>, segments: &[String]) -> Result<(), O
     Ok(())
 }
 
-/// Removes the directory `segments` of the mirror and all below it that is empty.
-pub(super) fn clear_empty(work: &Work<'_>, segments: &[String]) -> Result<(), OpError> {
-    let mut open = vec![mirror(segments)];
+/// Removes the directory `path` of the mirror and all below it that is empty.
+pub(super) fn clear_empty(work: &Work<'_>, path: &RelativePath) -> Result<(), OpError> {
+    let mut open = vec![mirror(path)];
     let mut found = Vec::new();
     while let Some(folder) = open.pop() {
         if found.len() >= LOOKS {
             break;
         }
         for name in names(work, &folder)? {
-            let mut path = folder.clone();
-            path.push(name);
+            let path = folder.child(name);
             if matches!(work.root.see_fresh(&path), Ok(Some(seen)) if seen.entry == Entry::Directory) {
                 open.push(path);
             }
@@ -131,7 +129,7 @@ pub(super) fn clear_empty(work: &Work<'_>, segments: &[String]) -> Result<(), Op
 }
 
 /// Removes a directory if it is empty; `false` where it stays.
-pub(super) fn remove_empty(work: &Work<'_>, folder: &[String]) -> Result<bool, OpError> {
+pub(super) fn remove_empty(work: &Work<'_>, folder: &RelativePath) -> Result<bool, OpError> {
     match work.changes.remove_directory(folder) {
         Ok(Unmade::Removed | Unmade::Missing) => Ok(true),
         Ok(Unmade::Occupied) => Ok(false),
@@ -141,7 +139,7 @@ pub(super) fn remove_empty(work: &Work<'_>, folder: &[String]) -> Result<bool, O
 }
 
 /// The names in a directory of ours; none where it is gone.
-pub(super) fn names<S: AsRef<str>>(work: &Work<'_>, folder: &[S]) -> Result<Vec<String>, OpError> {
+pub(super) fn names(work: &Work<'_>, folder: &RelativePath) -> Result<Vec<String>, OpError> {
     match work.root.names(folder) {
         Ok(names) => Ok(names),
         Err(failure) if is_gone(&failure) => Ok(Vec::new()),
@@ -154,16 +152,13 @@ pub(super) fn is_gone(failure: &Failure) -> bool {
     matches!(failure.errno(), Some(Errno::ENOENT | Errno::ENOTDIR | Errno::ESTALE))
 }
 
-/// Where the place at `segments` is noted.
-pub(super) fn mirror(segments: &[String]) -> Vec<String> {
-    let mut path = vec![BASE.to_string(), PLACES.to_string()];
-    path.extend_from_slice(segments);
-    path
+/// Where the place at `path` is noted.
+pub(super) fn mirror(path: &RelativePath) -> RelativePath {
+    record::ours([PLACES]).below(path)
 }
 
 /// What others come and go with is tried again.
-pub(super) fn come_and_go<T>(segments: &[String]) -> Result<T, OpError> {
-    let path = segments.join("/");
+pub(super) fn come_and_go<T>(path: &RelativePath) -> Result<T, OpError> {
     fail(
         Kind::Unavailable,
         format!("what is noted of directory {path} and its parents comes and goes; it is tried again"),

@@ -7,7 +7,7 @@ use super::{
     shared::{at, clear, closed, closing_name, member_file, members, own_file, reopen, within},
     take::{left_over, vacate},
 };
-use crate::system::root::Placed;
+use crate::{system::root::Placed, volume::RelativePath};
 
 /// What became of a volume that was to leave its place.
 #[derive(Debug, Clone)]
@@ -22,39 +22,39 @@ pub(in crate::backend::nfs) enum Leaving {
     NotThere,
 }
 
-/// Lets the volume of `marker` leave its place at `segments`; done before its data is moved. See [`Leaving`].
+/// Lets the volume of `marker` leave its place at `path`; done before its data is moved. See [`Leaving`].
 pub(in crate::backend::nfs) fn leave_shared(
     work: &Work<'_>,
     marker: &Marker,
-    segments: &[String],
+    path: &RelativePath,
 ) -> Result<Leaving, OpError> {
     let name = marker.id.name();
     let others = |who: Option<Box<Marker>>| {
-        Leaving::Others(Occupant { relation: Relation::Same, path: segments.to_vec(), who })
+        Leaving::Others(Occupant { relation: Relation::Same, path: path.clone(), who })
     };
     // Those of an earlier version have no file there yet.
-    if let Some(other) = unmirrored(work, marker, segments)?
+    if let Some(other) = unmirrored(work, marker, path)?
         && other.relation == Relation::Same
     {
-        vacate(work, marker, segments)?;
+        vacate(work, marker, path)?;
         return Ok(Leaving::Others(other));
     }
     for _ in 0..ATTEMPTS {
-        let shared = match node(work, segments)? {
+        let shared = match node(work, path)? {
             Node::Volume(Some(who)) if is_same(work, &who, marker) => return Ok(Leaving::Last),
             Node::Volume(who) => return Ok(others(who)),
             Node::Nothing | Node::Folder => return Ok(Leaving::NotThere),
             Node::Shared(shared) => shared,
         };
         let Some((folder, closing)) = &shared.folder else {
-            clear(work, segments)?;
+            clear(work, path)?;
             continue;
         };
         if let Some(closing) = closing
             && !shared.has_name(closing)
         {
             // It has left, and was broken off before it gave the name back; or its call came late.
-            reopen(work, segments, folder)?;
+            reopen(work, path, folder)?;
             continue;
         }
         if !shared.has(work, marker) {
@@ -63,13 +63,13 @@ pub(in crate::backend::nfs) fn leave_shared(
         if let Some(closing) = closing
             && closing != name
         {
-            return closed(work, segments, folder, closing);
+            return closed(work, path, folder, closing);
         }
         let mine = closing_name(name);
-        if work.changes.place_directory(&within(segments, folder), &within(segments, &mine))? != Placed::New {
+        if work.changes.place_directory(&within(path, folder), &within(path, &mine))? != Placed::New {
             continue;
         }
-        let Some(members) = members(work, segments, &mine)? else { continue };
+        let Some(members) = members(work, path, &mine)? else { continue };
         // It is not alone where it is not even itself there.
         if !members.iter().any(|(member, _)| member == name) {
             continue;
@@ -77,35 +77,35 @@ pub(in crate::backend::nfs) fn leave_shared(
         let mut other = None;
         for (member, who) in members.into_iter().filter(|(member, _)| member != name) {
             let held = match &who {
-                Some(who) => left_over(work, who, segments)?,
+                Some(who) => left_over(work, who, path)?,
                 None => None,
             };
             if held.is_some() {
-                move_away(work, &member_file(segments, &mine, &member), &member)?;
+                move_away(work, &member_file(path, &mine, &member), &member)?;
             } else {
                 other.get_or_insert(who);
             }
         }
         let Some(other) = other else { return Ok(Leaving::Last) };
-        move_away(work, &own_file(segments, &mine, marker), name)?;
-        reopen(work, segments, &mine)?;
+        move_away(work, &own_file(path, &mine, marker), name)?;
+        reopen(work, path, &mine)?;
         return Ok(others(other));
     }
-    come_and_go(segments)
+    come_and_go(path)
 }
 
 /// Gives up leaving: the volume keeps its place, and others may come again.
 pub(in crate::backend::nfs) fn stay(
     work: &Work<'_>,
     marker: &Marker,
-    segments: &[String],
+    path: &RelativePath,
 ) -> Result<(), OpError> {
-    if let Some(shared) = at(work, segments)?
+    if let Some(shared) = at(work, path)?
         && let Some((folder, Some(closing))) = &shared.folder
         && closing == marker.id.name()
         && shared.has(work, marker)
     {
-        reopen(work, segments, folder)?;
+        reopen(work, path, folder)?;
     }
     Ok(())
 }

@@ -10,7 +10,7 @@ use super::{
     super::{
         index::Found,
         op_error::{OpError, fail},
-        record::{self, BASE, DISPUTED, INTENTS, Marker, VOLUMES},
+        record::{self, DISPUTED, INTENTS, Marker, VOLUMES},
         work::Work,
     },
     files::{LOOKS, is_gone, is_same, mirror, names, read},
@@ -19,6 +19,7 @@ use super::{
 use crate::{
     backend::Kind,
     system::root::{Entry, Errno},
+    volume::RelativePath,
 };
 
 /// Records that are read at a time.
@@ -40,7 +41,7 @@ pub(in crate::backend::nfs) enum Relation {
 pub(in crate::backend::nfs) struct Occupant {
     pub(in crate::backend::nfs) relation: Relation,
     /// Where it lies.
-    pub(in crate::backend::nfs) path: Vec<String>,
+    pub(in crate::backend::nfs) path: RelativePath,
     /// What its record says; `None` where that cannot be read.
     pub(in crate::backend::nfs) who: Option<Box<Marker>>,
 }
@@ -61,7 +62,7 @@ impl Occupant {
             return "a volume whose record cannot be read".into();
         };
         let mut text = String::new();
-        if who.archive.as_ref().is_some_and(|archive| archive.segments == self.path) {
+        if who.archive.as_ref().is_some_and(|archive| archive.path == self.path) {
             text.push_str("the archive of ");
         }
         let _ = write!(text, "volume {} of claim {}", who.id.name(), who.claim);
@@ -74,9 +75,9 @@ impl Occupant {
         text
     }
 
-    /// Why the directory at `segments` cannot be had, as a sentence without its end.
-    pub(in crate::backend::nfs) fn explained(&self, segments: &[String]) -> String {
-        let (asked, path, whose) = (segments.join("/"), self.path.join("/"), self.whose());
+    /// Why the directory at `asked` cannot be had, as a sentence without its end.
+    pub(in crate::backend::nfs) fn explained(&self, asked: &RelativePath) -> String {
+        let (path, whose) = (&self.path, self.whose());
         match self.relation {
             Relation::Same => format!("directory {asked} belongs to {whose}"),
             Relation::Above => format!("directory {asked} lies within {path}, which belongs to {whose}"),
@@ -87,110 +88,107 @@ impl Occupant {
     }
 }
 
-/// Whatever lies at, above or below `segments` by the mirror, also if it is ours.
+/// Whatever lies at, above or below `path` by the mirror, also if it is ours.
 pub(in crate::backend::nfs) fn occupant(
     work: &Work<'_>,
-    segments: &[String],
+    path: &RelativePath,
 ) -> Result<Option<Occupant>, OpError> {
-    if let Some(occupant) = above_strictly(work, segments)? {
+    if let Some(occupant) = above_strictly(work, path)? {
         return Ok(Some(occupant));
     }
-    let same = |who| Some(Occupant { relation: Relation::Same, path: segments.to_vec(), who });
-    match node(work, segments)? {
+    let same = |who| Some(Occupant { relation: Relation::Same, path: path.clone(), who });
+    match node(work, path)? {
         Node::Nothing => Ok(None),
         Node::Volume(who) => Ok(same(who)),
         Node::Shared(shared) => Ok(shared.first().and_then(same)),
-        Node::Folder => below(work, segments),
+        Node::Folder => below(work, path),
     }
 }
 
-/// Whether the place at `segments` is noted as that of `marker`, alone or together with others.
+/// Whether the place at `path` is noted as that of `marker`, alone or together with others.
 pub(in crate::backend::nfs) fn holds(
     work: &Work<'_>,
     marker: &Marker,
-    segments: &[String],
+    path: &RelativePath,
 ) -> Result<bool, OpError> {
-    Ok(match node(work, segments)? {
+    Ok(match node(work, path)? {
         Node::Nothing | Node::Folder => false,
         Node::Volume(who) => who.is_some_and(|who| is_same(work, &who, marker)),
         Node::Shared(shared) => shared.has(work, marker),
     })
 }
 
-/// What lies at, above or below `segments` and is not the volume of `marker`: by the mirror, by the volumes that never got
+/// What lies at, above or below `path` and is not the volume of `marker`: by the mirror, by the volumes that never got
 /// their place, and, while the places of an older export are still being noted, by the records. Who is asked before a
 /// volume is moved: it must be `None` then, unless the place is shared.
 pub(in crate::backend::nfs) fn overlapping(
     work: &Work<'_>,
     marker: &Marker,
-    segments: &[String],
+    path: &RelativePath,
 ) -> Result<Option<Occupant>, OpError> {
-    if let Some(occupant) = above_strictly(work, segments)? {
+    if let Some(occupant) = above_strictly(work, path)? {
         return Ok(Some(occupant));
     }
-    let same = |who| Some(Occupant { relation: Relation::Same, path: segments.to_vec(), who });
-    let found = match node(work, segments)? {
+    let same = |who| Some(Occupant { relation: Relation::Same, path: path.clone(), who });
+    let found = match node(work, path)? {
         Node::Nothing => None,
         Node::Volume(Some(who)) if is_same(work, &who, marker) => None,
         Node::Volume(who) => same(who),
         Node::Shared(shared) => shared.other(work, marker).and_then(same),
-        Node::Folder => below(work, segments)?,
+        Node::Folder => below(work, path)?,
     };
     let found = match found {
-        None => disputed(work, marker, segments)?,
+        None => disputed(work, marker, path)?,
         found => found,
     };
     match found {
-        None => unmirrored(work, marker, segments),
+        None => unmirrored(work, marker, path),
         found => Ok(found),
     }
 }
 
-/// A shared place above `segments`. Who has linked something below looks for it. One that nobody is in is removed, so that
+/// A shared place above `path`. Who has linked something below looks for it. One that nobody is in is removed, so that
 /// nobody joins it any more; who founds it again needs an empty directory.
-pub(super) fn above(work: &Work<'_>, segments: &[String]) -> Result<Option<Occupant>, OpError> {
-    for length in 1..segments.len() {
-        let Some(prefix) = segments.get(..length) else { continue };
-        let mut shared = shared::at(work, prefix)?;
+pub(super) fn above(work: &Work<'_>, path: &RelativePath) -> Result<Option<Occupant>, OpError> {
+    for parent in path.parents() {
+        let mut shared = shared::at(work, &parent)?;
         if shared.as_ref().is_some_and(|shared| shared.first().is_none()) {
-            shared::clear(work, prefix)?;
-            shared = shared::at(work, prefix)?;
+            shared::clear(work, &parent)?;
+            shared = shared::at(work, &parent)?;
         }
         if let Some(shared) = shared {
             // One whose volumes are unknown is about to have one.
             let who = shared.first().flatten();
-            return Ok(Some(Occupant { relation: Relation::Above, path: prefix.to_vec(), who }));
+            return Ok(Some(Occupant { relation: Relation::Above, path: parent, who }));
         }
     }
     Ok(None)
 }
 
-/// Anything above `segments`.
-pub(super) fn above_strictly(work: &Work<'_>, segments: &[String]) -> Result<Option<Occupant>, OpError> {
-    for length in 1..segments.len() {
-        let Some(prefix) = segments.get(..length) else { continue };
-        let who = match node(work, prefix)? {
+/// Anything above `path`.
+pub(super) fn above_strictly(work: &Work<'_>, path: &RelativePath) -> Result<Option<Occupant>, OpError> {
+    for parent in path.parents() {
+        let who = match node(work, &parent)? {
             Node::Nothing => return Ok(None),
             Node::Folder => continue,
             Node::Volume(who) => Some(who),
             Node::Shared(shared) => shared.first(),
         };
         if let Some(who) = who {
-            return Ok(Some(Occupant { relation: Relation::Above, path: prefix.to_vec(), who }));
+            return Ok(Some(Occupant { relation: Relation::Above, path: parent, who }));
         }
     }
     Ok(None)
 }
 
-/// One of the volumes below `segments`.
-pub(super) fn below(work: &Work<'_>, segments: &[String]) -> Result<Option<Occupant>, OpError> {
-    let mut open = vec![segments.to_vec()];
+/// One of the volumes below `path`.
+pub(super) fn below(work: &Work<'_>, path: &RelativePath) -> Result<Option<Occupant>, OpError> {
+    let mut open = vec![path.clone()];
     let mut looks = 0;
     while let Some(folder) = open.pop() {
         for name in names(work, &mirror(&folder))? {
             looks += 1;
-            let mut path = folder.clone();
-            path.push(name);
+            let path = folder.child(name);
             let who = match node(work, &path)? {
                 Node::Nothing => continue,
                 Node::Volume(who) => who,
@@ -214,9 +212,9 @@ pub(super) fn below(work: &Work<'_>, segments: &[String]) -> Result<Option<Occup
 pub(super) fn disputed(
     work: &Work<'_>,
     marker: &Marker,
-    segments: &[String],
+    path: &RelativePath,
 ) -> Result<Option<Occupant>, OpError> {
-    for file in names(work, &[BASE, DISPUTED])? {
+    for file in names(work, &record::ours([DISPUTED]))? {
         let Some(name) = record::volume_of(&file) else { continue };
         let who = match work.root.read_fresh(&record::file(DISPUTED, &name))? {
             None => continue,
@@ -224,10 +222,10 @@ pub(super) fn disputed(
         };
         // What cannot be read protects nothing: the volume's record does, and that is in the way of its own removal.
         let Ok(who) = who else { continue };
-        if let Some(relation) = relation(&who.segments, segments)
+        if let Some(relation) = relation(&who.path, path)
             && !is_same(work, &who, marker)
         {
-            return Ok(Some(Occupant { relation, path: who.segments.clone(), who: Some(Box::new(who)) }));
+            return Ok(Some(Occupant { relation, path: who.path.clone(), who: Some(Box::new(who)) }));
         }
     }
     Ok(None)
@@ -237,42 +235,39 @@ pub(super) fn disputed(
 pub(super) fn unmirrored(
     work: &Work<'_>,
     marker: &Marker,
-    segments: &[String],
+    path: &RelativePath,
 ) -> Result<Option<Occupant>, OpError> {
     if work.opened.mirrored.load(Ordering::SeqCst) {
         return Ok(None);
     }
-    let overlapping = match work.context.index.overlapping(segments, marker.id.name(), || read_all(work)) {
+    let overlapping = match work.context.index.overlapping(path, marker.id.name(), || read_all(work)) {
         Ok(found) => found,
         // What a record that cannot be read protects is a directory: where there is none, it protects nothing.
-        Err(OpError::Said(error)) if error.kind() == Kind::Refused => {
-            return match work.root.entry(segments)? {
+        Err(OpError::Reported(error)) if error.kind() == Kind::Refused => {
+            return match work.root.entry(path)? {
                 Entry::Missing => Ok(None),
                 Entry::Directory | Entry::Other => Err(error.into()),
             };
         }
-        Err(trouble) => return Err(trouble),
+        Err(error) => return Err(error),
     };
-    for (name, path) in overlapping {
+    for (name, other) in overlapping {
         let who = match work.record(VOLUMES, &name)? {
             None => work.record(INTENTS, &name)?,
             found => found,
         };
         // It is gone by now, or lies elsewhere.
-        let Some(who) = who.filter(|who| who.segments == path) else { continue };
-        if let Some(relation) = relation(&path, segments) {
-            return Ok(Some(Occupant { relation, path, who: Some(Box::new(who)) }));
+        let Some(who) = who.filter(|who| who.path == other) else { continue };
+        if let Some(relation) = relation(&other, path) {
+            return Ok(Some(Occupant { relation, path: other, who: Some(Box::new(who)) }));
         }
     }
     Ok(None)
 }
 
-/// How `path` lies to `segments`; `None` where they do not overlap.
-fn relation(path: &[String], segments: &[String]) -> Option<Relation> {
-    if !path.iter().zip(segments).all(|(a, b)| a == b) {
-        return None;
-    }
-    Some(match path.len().cmp(&segments.len()) {
+/// How `other` lies to `path`; `None` where they do not overlap.
+fn relation(other: &RelativePath, path: &RelativePath) -> Option<Relation> {
+    other.overlaps(path).then(|| match other.len().cmp(&path.len()) {
         std::cmp::Ordering::Less => Relation::Above,
         std::cmp::Ordering::Equal => Relation::Same,
         std::cmp::Ordering::Greater => Relation::Below,
@@ -280,8 +275,8 @@ fn relation(path: &[String], segments: &[String]) -> Option<Relation> {
 }
 
 /// Looks at one place of the mirror; asks the server.
-pub(super) fn node(work: &Work<'_>, segments: &[String]) -> Result<Node, OpError> {
-    let leaf = mirror(segments);
+pub(super) fn node(work: &Work<'_>, path: &RelativePath) -> Result<Node, OpError> {
+    let leaf = mirror(path);
     let seen = match work.root.see_fresh(&leaf) {
         Ok(seen) => seen,
         Err(failure) if is_gone(&failure) => None,
@@ -301,7 +296,7 @@ pub(super) fn node(work: &Work<'_>, segments: &[String]) -> Result<Node, OpError
             }
             Err(failure) => return Err(failure.into()),
         }),
-        Some(Entry::Directory) => Ok(shared::at(work, segments)?.map_or(Node::Folder, Node::Shared)),
+        Some(Entry::Directory) => Ok(shared::at(work, path)?.map_or(Node::Folder, Node::Shared)),
     }
 }
 
@@ -322,7 +317,7 @@ fn read_all(work: &Work<'_>) -> Result<Found, OpError> {
                 found => found,
             };
             if let Some(marker) = marker {
-                found.push((name.clone(), marker.segments));
+                found.push((name.clone(), marker.path));
             }
         }
         Ok(found)

@@ -16,7 +16,7 @@ use super::{
 use crate::{
     backend::{Kind, quoted},
     system::root::Entry,
-    volume::VolumeName,
+    volume::{RelativePath, VolumeName},
 };
 
 /// How often a shared place is looked at before it counts as one that nobody is in.
@@ -59,9 +59,9 @@ impl Shared {
     }
 }
 
-/// Who shares the place at `segments`; `None` where it is not shared.
-pub(super) fn at(work: &Work<'_>, segments: &[String]) -> Result<Option<Shared>, OpError> {
-    let base = base(segments);
+/// Who shares the place at `path`; `None` where it is not shared.
+pub(super) fn at(work: &Work<'_>, path: &RelativePath) -> Result<Option<Shared>, OpError> {
+    let base = base(path);
     // The directory may get another name between two looks, and a listing can miss it then.
     for _ in 0..LISTINGS {
         match work.root.see_fresh(&base) {
@@ -78,7 +78,7 @@ pub(super) fn at(work: &Work<'_>, segments: &[String]) -> Result<Option<Shared>,
             Some((name, Some(closing)))
         });
         let Some(folder) = folder else { continue };
-        if let Some(members) = members(work, segments, &folder.0)? {
+        if let Some(members) = members(work, path, &folder.0)? {
             return Ok(Some(Shared { folder: Some(folder), members }));
         }
     }
@@ -88,19 +88,17 @@ pub(super) fn at(work: &Work<'_>, segments: &[String]) -> Result<Option<Shared>,
 /// Whose files are in the directory; `None` where it is gone.
 pub(super) fn members(
     work: &Work<'_>,
-    segments: &[String],
+    path: &RelativePath,
     folder: &str,
 ) -> Result<Option<Vec<Member>>, OpError> {
-    let path = within(segments, folder);
-    if work.root.see_fresh(&path).is_ok_and(|seen| seen.is_none()) {
+    let directory = within(path, folder);
+    if work.root.see_fresh(&directory).is_ok_and(|seen| seen.is_none()) {
         return Ok(None);
     }
     let mut members = Vec::new();
-    for file in names(work, &path)? {
+    for file in names(work, &directory)? {
         let Some(name) = record::volume_of(&file) else { continue };
-        let mut path = path.clone();
-        path.push(file);
-        let who = match work.root.read_fresh(&path) {
+        let who = match work.root.read_fresh(&directory.child(file)) {
             Ok(Some(content)) => read(work, &content.bytes)?,
             // It left, or the directory got another name, perhaps for a moment.
             Ok(None) => return Ok(None),
@@ -114,29 +112,27 @@ pub(super) fn members(
     }
     members.sort_by(|a, b| a.0.cmp(&b.0));
     // Whatever was missed has been missed by looking at a name that is no more.
-    Ok(work.root.see_fresh(&path).is_ok_and(|seen| seen.is_some()).then_some(members))
+    Ok(work.root.see_fresh(&directory).is_ok_and(|seen| seen.is_some()).then_some(members))
 }
 
 /// Removes what makes the place a shared one, if nobody is in it.
-pub(super) fn clear(work: &Work<'_>, segments: &[String]) -> Result<(), OpError> {
-    for folder in names(work, &base(segments))? {
-        remove_empty(work, &within(segments, &folder))?;
+pub(super) fn clear(work: &Work<'_>, path: &RelativePath) -> Result<(), OpError> {
+    for folder in names(work, &base(path))? {
+        remove_empty(work, &within(path, &folder))?;
     }
-    remove_empty(work, &base(segments))?;
+    remove_empty(work, &base(path))?;
     Ok(())
 }
 
 /// Removes a directory that was to become a place.
-pub(super) fn clear_stage(work: &Work<'_>, stage: &[String]) -> Result<(), OpError> {
-    let mut path = stage.to_vec();
-    path.extend([BASE.to_string(), OPEN.to_string()]);
-    for file in names(work, &path)? {
-        let mut file_path = path.clone();
-        file_path.push(file);
-        work.changes.remove_file(&file_path)?;
+pub(super) fn clear_stage(work: &Work<'_>, stage: &RelativePath) -> Result<(), OpError> {
+    let base = stage.child(BASE);
+    let open = base.child(OPEN);
+    for file in names(work, &open)? {
+        work.changes.remove_file(&open.child(file))?;
     }
-    for length in (stage.len()..=path.len()).rev() {
-        remove_empty(work, path.get(..length).unwrap_or_default())?;
+    for directory in [&open, &base, stage] {
+        remove_empty(work, directory)?;
     }
     Ok(())
 }
@@ -145,22 +141,21 @@ pub(super) fn clear_stage(work: &Work<'_>, stage: &[String]) -> Result<(), OpErr
 pub(super) fn take_away(
     work: &Work<'_>,
     marker: &Marker,
-    segments: &[String],
+    path: &RelativePath,
     shared: &Shared,
 ) -> Result<(), OpError> {
     let Some((folder, closing)) = &shared.folder else {
-        clear_empty(work, segments)?;
+        clear_empty(work, path)?;
         return Ok(());
     };
     if shared.has(work, marker) {
-        move_away(work, &own_file(segments, folder, marker), marker.id.name())?;
+        move_away(work, &own_file(path, folder, marker), marker.id.name())?;
     }
-    let path = within(segments, folder);
-    if remove_empty(work, &path)? {
-        remove_empty(work, &base(segments))?;
+    if remove_empty(work, &within(path, folder))? {
+        remove_empty(work, &base(path))?;
     } else if closing.as_ref() == Some(marker.id.name()) {
         // Somebody came too late to be seen, and waits.
-        reopen(work, segments, folder)?;
+        reopen(work, path, folder)?;
     }
     Ok(())
 }
@@ -170,49 +165,41 @@ pub(super) fn closing_name(name: &VolumeName) -> String {
     format!("{CLOSING}{name}.{:016x}", random::<u64>())
 }
 
-pub(super) fn reopen(work: &Work<'_>, segments: &[String], folder: &str) -> Result<(), OpError> {
-    work.changes.place_directory(&within(segments, folder), &within(segments, OPEN))?;
+pub(super) fn reopen(work: &Work<'_>, path: &RelativePath, folder: &str) -> Result<(), OpError> {
+    work.changes.place_directory(&within(path, folder), &within(path, OPEN))?;
     Ok(())
 }
 
 pub(super) fn closed<T>(
     work: &Work<'_>,
-    segments: &[String],
+    path: &RelativePath,
     folder: &str,
     closing: &VolumeName,
 ) -> Result<T, OpError> {
     let root = work.root.path();
-    let (from, to) =
-        (root.join(within(segments, folder).join("/")), root.join(within(segments, OPEN).join("/")));
+    let (from, to) = (root.join(within(path, folder).to_string()), root.join(within(path, OPEN).to_string()));
     fail(
         Kind::Busy,
         format!(
-            "volume {closing} is leaving the shared directory {}; if its cluster is gone for good: mv {} {}",
-            segments.join("/"),
+            "volume {closing} is leaving the shared directory {path}; if its cluster is gone for good: mv {} {}",
             quoted(&from.display().to_string()),
             quoted(&to.display().to_string())
         ),
     )
 }
 
-pub(super) fn base(segments: &[String]) -> Vec<String> {
-    let mut path = mirror(segments);
-    path.push(BASE.to_string());
-    path
+fn base(path: &RelativePath) -> RelativePath {
+    mirror(path).child(BASE)
 }
 
-pub(super) fn within(segments: &[String], folder: &str) -> Vec<String> {
-    let mut path = base(segments);
-    path.push(folder.to_string());
-    path
+pub(super) fn within(path: &RelativePath, folder: &str) -> RelativePath {
+    base(path).child(folder)
 }
 
-pub(super) fn own_file(segments: &[String], folder: &str, marker: &Marker) -> Vec<String> {
-    member_file(segments, folder, marker.id.name())
+pub(super) fn own_file(path: &RelativePath, folder: &str, marker: &Marker) -> RelativePath {
+    member_file(path, folder, marker.id.name())
 }
 
-pub(super) fn member_file(segments: &[String], folder: &str, name: &VolumeName) -> Vec<String> {
-    let mut path = within(segments, folder);
-    path.push(format!("{name}.json"));
-    path
+pub(super) fn member_file(path: &RelativePath, folder: &str, name: &VolumeName) -> RelativePath {
+    within(path, folder).child(format!("{name}.json"))
 }

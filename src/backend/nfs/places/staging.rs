@@ -19,7 +19,7 @@ pub(in crate::backend::nfs) fn put_back_moved(work: &Work<'_>) -> Result<(), OpE
         let Some(volume) = staged_for(&name).filter(|_| name.ends_with(LEAVING)) else { continue };
         // Whoever works on the volume now may need it.
         let Ok(held) = work.context.hold(&volume) else { continue };
-        let aside = [BASE.to_string(), STAGING.to_string(), name];
+        let aside = record::ours([STAGING, &name]);
         let Some(content) = work.root.read_fresh(&aside)? else { continue };
         match Marker::from_json(&content.bytes) {
             Ok(found) => put_back(work, &aside, &found)?,
@@ -36,7 +36,7 @@ pub(in crate::backend::nfs) fn put_back_moved(work: &Work<'_>) -> Result<(), OpE
 pub(in crate::backend::nfs) fn clear_staging(work: &Work<'_>) -> Result<(), OpError> {
     put_back_moved(work)?;
     for name in work.root.names(&[BASE, STAGING])? {
-        let entry = [BASE.to_string(), STAGING.to_string(), name.clone()];
+        let entry = record::ours([STAGING, &name]);
         let broken_off = record::temporary_of(&name);
         let file = broken_off.unwrap_or(&name);
         if file.starts_with(STAGED_IDENTITY) {

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     system::{guard::Held, root::Placed},
-    volume::VolumeName,
+    volume::{RelativePath, VolumeName},
 };
 
 /// Whether a place was free.
@@ -29,26 +29,26 @@ pub(in crate::backend::nfs) enum Occupied {
     Taken(Occupant),
 }
 
-/// Makes the place at `segments` ours, if nothing of any cluster lies at, above or below it. `link_of` is the file that
+/// Makes the place at `path` ours, if nothing of any cluster lies at, above or below it. `link_of` is the file that
 /// tells whose it is, with the content of `marker`. With `share` others may lie at the same place if they share it, too.
 ///
 /// Done again it tells the same. What it did when it says [`Occupied::Taken`] is undone.
 pub(in crate::backend::nfs) fn occupy(
     work: &Work<'_>,
     marker: &Marker,
-    link_of: &[String],
-    segments: &[String],
+    link_of: &RelativePath,
+    path: &RelativePath,
     share: bool,
 ) -> Result<Occupied, OpError> {
     if !work.context.enforces(Rule::Places) {
         return Ok(Occupied::Free);
     }
-    let (occupied, new) = claim(work, marker, link_of, segments, share)?;
+    let (occupied, new) = claim(work, marker, link_of, path, share)?;
     if matches!(occupied, Occupied::Taken(_)) {
         return Ok(occupied);
     }
-    let other = match disputed(work, marker, segments)? {
-        None => unmirrored(work, marker, segments)?,
+    let other = match disputed(work, marker, path)? {
+        None => unmirrored(work, marker, path)?,
         found => found,
     };
     let Some(other) = other else { return Ok(occupied) };
@@ -56,7 +56,7 @@ pub(in crate::backend::nfs) fn occupy(
         return Ok(Occupied::Joined(other));
     }
     if new {
-        vacate(work, marker, segments)?;
+        vacate(work, marker, path)?;
     }
     Ok(Occupied::Taken(other))
 }
@@ -65,44 +65,41 @@ pub(in crate::backend::nfs) fn occupy(
 pub(in crate::backend::nfs) fn occupy_recorded(
     work: &Work<'_>,
     marker: &Marker,
-    link_of: &[String],
-    segments: &[String],
+    link_of: &RelativePath,
+    path: &RelativePath,
     share: bool,
 ) -> Result<Occupied, OpError> {
-    Ok(claim(work, marker, link_of, segments, share)?.0)
+    Ok(claim(work, marker, link_of, path, share)?.0)
 }
 
 /// Asks for the place, and tells also whether it was not ours before.
 fn claim(
     work: &Work<'_>,
     marker: &Marker,
-    link_of: &[String],
-    segments: &[String],
+    link_of: &RelativePath,
+    path: &RelativePath,
     share: bool,
 ) -> Result<(Occupied, bool), OpError> {
     work.ensure_layout()?;
     for _ in 0..ATTEMPTS {
-        let step = if share {
-            join(work, marker, link_of, segments)?
-        } else {
-            take(work, marker, link_of, segments)?
-        };
+        let step =
+            if share { join(work, marker, link_of, path)? } else { take(work, marker, link_of, path)? };
         let (occupied, new) = match step {
             Step::Again => continue,
             Step::Taken(occupant) => {
                 // Perhaps we made them, and nothing came into them.
-                remove_folders(work, segments, segments.len().saturating_sub(1))?;
+                remove_folders(work, path, false)?;
                 return Ok((Occupied::Taken(occupant), false));
             }
             Step::Ours { with, new } => (with.map_or(Occupied::Free, Occupied::Joined), new),
         };
-        let Some(other) = above(work, segments)? else { return Ok((occupied, new)) };
+        let Some(other) = above(work, path)? else { return Ok((occupied, new)) };
         if new {
-            vacate(work, marker, segments)?;
+            vacate(work, marker, path)?;
         }
         return Ok((Occupied::Taken(other), false));
     }
-    come_and_go(segments)
+    come_and_go(path)
 }
 
 /// How far an attempt came.
@@ -124,30 +121,35 @@ impl Step {
     }
 }
 
-fn take(work: &Work<'_>, marker: &Marker, link_of: &[String], segments: &[String]) -> Result<Step, OpError> {
-    match link(work, link_of, &mirror(segments))? {
+fn take(
+    work: &Work<'_>,
+    marker: &Marker,
+    link_of: &RelativePath,
+    path: &RelativePath,
+) -> Result<Step, OpError> {
+    match link(work, link_of, &mirror(path))? {
         Placed::New => Ok(Step::alone(true)),
-        Placed::Taken | Placed::NotADirectory => in_the_way(work, marker, segments),
+        Placed::Taken | Placed::NotADirectory => in_the_way(work, marker, path),
         Placed::Gone => {
-            make_folders(work, segments)?;
+            make_folders(work, path)?;
             Ok(Step::Again)
         }
         // The same that shares do holds here: the place is a directory that was moved to it, with one volume in it.
-        Placed::Unsupported => match found(work, marker, link_of, segments)? {
+        Placed::Unsupported => match found(work, marker, link_of, path)? {
             Placed::New => Ok(Step::alone(true)),
             Placed::Gone | Placed::Unsupported => Ok(Step::Again),
-            Placed::Taken | Placed::NotADirectory => in_the_way(work, marker, segments),
+            Placed::Taken | Placed::NotADirectory => in_the_way(work, marker, path),
         },
     }
 }
 
 /// What keeps us from a place that is to be ours alone: perhaps nothing any more, or we ourselves.
-fn in_the_way(work: &Work<'_>, marker: &Marker, segments: &[String]) -> Result<Step, OpError> {
-    if let Some(occupant) = above_strictly(work, segments)? {
+fn in_the_way(work: &Work<'_>, marker: &Marker, path: &RelativePath) -> Result<Step, OpError> {
+    if let Some(occupant) = above_strictly(work, path)? {
         return Ok(Step::Taken(occupant));
     }
-    let same = |who| Occupant { relation: Relation::Same, path: segments.to_vec(), who };
-    match node(work, segments)? {
+    let same = |who| Occupant { relation: Relation::Same, path: path.clone(), who };
+    match node(work, path)? {
         Node::Nothing => Ok(Step::Again),
         Node::Volume(Some(who)) if is_same(work, &who, marker) => Ok(Step::alone(false)),
         Node::Volume(who) => taken_unless_left_over(work, same(who)),
@@ -158,14 +160,14 @@ fn in_the_way(work: &Work<'_>, marker: &Marker, segments: &[String]) -> Result<S
             if let Some(who) = shared.first() {
                 return taken_unless_left_over(work, same(who));
             }
-            clear_empty(work, segments)?;
+            clear_empty(work, path)?;
             Ok(Step::Again)
         }
         Node::Folder => {
-            if let Some(occupant) = below(work, segments)? {
+            if let Some(occupant) = below(work, path)? {
                 return taken_unless_left_over(work, occupant);
             }
-            clear_empty(work, segments)?;
+            clear_empty(work, path)?;
             Ok(Step::Again)
         }
     }
@@ -188,11 +190,11 @@ fn taken_unless_left_over(work: &Work<'_>, occupant: Occupant) -> Result<Step, O
 pub(super) fn left_over(
     work: &Work<'_>,
     who: &Marker,
-    path: &[String],
+    path: &RelativePath,
 ) -> Result<Option<Held<VolumeName>>, OpError> {
     let ours = work.cluster().zip(who.cluster.as_ref()).is_some_and(|(ids, cluster)| ids.include(cluster));
     // Of archives only the last one of a name has a record.
-    let archive = who.archive.as_ref().is_some_and(|archive| archive.segments == path);
+    let archive = who.archive.as_ref().is_some_and(|archive| archive.path == *path);
     if !ours || archive {
         return Ok(None);
     }
@@ -209,11 +211,11 @@ pub(super) fn left_over(
     Ok(Some(held))
 }
 
-/// Gives up the place at `segments` of the volume of `marker`, if it has it, and what only led there.
+/// Gives up the place at `path` of the volume of `marker`, if it has it, and what only led there.
 pub(in crate::backend::nfs) fn vacate(
     work: &Work<'_>,
     marker: &Marker,
-    segments: &[String],
+    path: &RelativePath,
 ) -> Result<(), OpError> {
     let note = record::file(DISPUTED, marker.id.name());
     if let Some(content) = work.root.read(&note)?
@@ -221,26 +223,26 @@ pub(in crate::backend::nfs) fn vacate(
     {
         work.changes.remove_file(&note)?;
     }
-    let depth = match node(work, segments)? {
-        Node::Nothing => segments.len().saturating_sub(1),
-        Node::Folder => segments.len(),
+    let itself = match node(work, path)? {
+        Node::Nothing => false,
+        Node::Folder => true,
         Node::Volume(Some(who)) if is_same(work, &who, marker) => {
-            take_away(work, marker, segments)?;
-            segments.len().saturating_sub(1)
+            take_away(work, marker, path)?;
+            false
         }
         Node::Volume(_) => return Ok(()),
         Node::Shared(shared) => {
-            shared::take_away(work, marker, segments, &shared)?;
-            segments.len()
+            shared::take_away(work, marker, path, &shared)?;
+            true
         }
     };
-    remove_folders(work, segments, depth)
+    remove_folders(work, path, itself)
 }
 
 /// Removes the file of a place.
-fn take_away(work: &Work<'_>, marker: &Marker, segments: &[String]) -> Result<(), OpError> {
+fn take_away(work: &Work<'_>, marker: &Marker, path: &RelativePath) -> Result<(), OpError> {
     work.ensure_layout()?;
-    let leaf = mirror(segments);
+    let leaf = mirror(path);
     let aside = staged(marker.id.name(), LEAVING);
     if !renamed(work, &leaf, &aside)? {
         return Ok(());
@@ -256,13 +258,13 @@ fn take_away(work: &Work<'_>, marker: &Marker, segments: &[String]) -> Result<()
 }
 
 /// Gives a volume back its place, if it is in use and that is not another one's by now.
-pub(super) fn put_back(work: &Work<'_>, aside: &[String], found: &Marker) -> Result<(), OpError> {
-    let place = found.archive.as_ref().map_or(&found.segments, |archive| &archive.segments);
+pub(super) fn put_back(work: &Work<'_>, aside: &RelativePath, found: &Marker) -> Result<(), OpError> {
+    let place = found.archive.as_ref().map_or(&found.path, |archive| &archive.path);
     if is_recorded(work, found, place)? {
         tracing::warn!(
             export = work.context.export.name,
             volume = %found.id,
-            directory = place.join("/"),
+            directory = %place,
             "the note of a volume's place was moved by a call that came late; it is put back"
         );
         claim(work, found, aside, place, found.shared)?;
@@ -276,12 +278,12 @@ pub(super) fn put_back(work: &Work<'_>, aside: &[String], found: &Marker) -> Res
 }
 
 /// Whether a record says that the volume, or its archive, lies there, and is not being removed.
-fn is_recorded(work: &Work<'_>, found: &Marker, place: &[String]) -> Result<bool, OpError> {
+fn is_recorded(work: &Work<'_>, found: &Marker, place: &RelativePath) -> Result<bool, OpError> {
     for folder in [VOLUMES, INTENTS, ARCHIVED] {
         let Some(content) = work.root.read_fresh(&record::file(folder, found.id.name()))? else { continue };
         let Ok(marker) = Marker::from_json(&content.bytes) else { return Ok(true) };
-        let archived = marker.archive.as_ref().is_some_and(|archive| archive.segments == place);
-        let in_use = folder != ARCHIVED && marker.trash.is_none() && marker.segments == place;
+        let archived = marker.archive.as_ref().is_some_and(|archive| archive.path == *place);
+        let in_use = folder != ARCHIVED && marker.trash.is_none() && marker.path == *place;
         if archived || in_use {
             return Ok(true);
         }
@@ -290,88 +292,98 @@ fn is_recorded(work: &Work<'_>, found: &Marker, place: &[String]) -> Result<bool
 }
 
 /// Makes the volume one of those who share the place, or the first of them.
-fn join(work: &Work<'_>, marker: &Marker, link_of: &[String], segments: &[String]) -> Result<Step, OpError> {
-    let own = own_file(segments, OPEN, marker);
+fn join(
+    work: &Work<'_>,
+    marker: &Marker,
+    link_of: &RelativePath,
+    path: &RelativePath,
+) -> Result<Step, OpError> {
+    let own = own_file(path, OPEN, marker);
     match link(work, link_of, &own)? {
-        Placed::New => return joined(work, marker, segments, true),
+        Placed::New => return joined(work, marker, path, true),
         Placed::Taken => {
             let who = match work.root.read_fresh(&own)? {
                 None => return Ok(Step::Again),
                 Some(content) => read(work, &content.bytes)?,
             };
             if who.as_ref().is_some_and(|who| is_same(work, who, marker)) {
-                return joined(work, marker, segments, false);
+                return joined(work, marker, path, false);
             }
-            return Ok(Step::Taken(Occupant { relation: Relation::Same, path: segments.to_vec(), who }));
+            return Ok(Step::Taken(Occupant { relation: Relation::Same, path: path.clone(), who }));
         }
         Placed::Gone | Placed::NotADirectory | Placed::Unsupported => {}
     }
-    match node(work, segments)? {
-        Node::Volume(_) => in_the_way(work, marker, segments),
-        Node::Nothing => begin(work, marker, link_of, segments),
-        Node::Folder => match below(work, segments)? {
+    match node(work, path)? {
+        Node::Volume(_) => in_the_way(work, marker, path),
+        Node::Nothing => begin(work, marker, link_of, path),
+        Node::Folder => match below(work, path)? {
             Some(occupant) => taken_unless_left_over(work, occupant),
-            None => begin(work, marker, link_of, segments),
+            None => begin(work, marker, link_of, path),
         },
         Node::Shared(shared) => match &shared.folder {
-            Some((_, None)) if shared.has_name(marker.id.name()) => joined(work, marker, segments, false),
+            Some((_, None)) if shared.has_name(marker.id.name()) => joined(work, marker, path, false),
             // There are no links; it is known by now that nobody has the name.
             Some((_, None)) => {
                 let aside = staged(marker.id.name(), COMING);
                 work.changes.write(&aside, &marker.to_json())?;
                 match work.changes.rename(&aside, &own) {
-                    Ok(()) => joined(work, marker, segments, true),
+                    Ok(()) => joined(work, marker, path, true),
                     Err(failure) if is_gone(&failure) => Ok(Step::Again),
                     Err(failure) => Err(failure.into()),
                 }
             }
             Some((folder, Some(closing))) => {
                 if closing != marker.id.name() && shared.has_name(closing) {
-                    return closed(work, segments, folder, closing);
+                    return closed(work, path, folder, closing);
                 }
-                reopen(work, segments, folder)?;
+                reopen(work, path, folder)?;
                 Ok(Step::Again)
             }
             None => {
-                clear_empty(work, segments)?;
+                clear_empty(work, path)?;
                 Ok(Step::Again)
             }
         },
     }
 }
 
-fn begin(work: &Work<'_>, marker: &Marker, link_of: &[String], segments: &[String]) -> Result<Step, OpError> {
-    match found(work, marker, link_of, segments)? {
-        Placed::New => joined(work, marker, segments, true),
+fn begin(
+    work: &Work<'_>,
+    marker: &Marker,
+    link_of: &RelativePath,
+    path: &RelativePath,
+) -> Result<Step, OpError> {
+    match found(work, marker, link_of, path)? {
+        Placed::New => joined(work, marker, path, true),
         Placed::Gone | Placed::Unsupported => Ok(Step::Again),
         Placed::Taken => {
             // Somebody joined or came below, or what is there is only left over.
-            clear_empty(work, segments)?;
+            clear_empty(work, path)?;
             Ok(Step::Again)
         }
-        Placed::NotADirectory => in_the_way(work, marker, segments),
+        Placed::NotADirectory => in_the_way(work, marker, path),
     }
 }
 
 /// Looks once more whether the volume is really there, and with whom.
-fn joined(work: &Work<'_>, marker: &Marker, segments: &[String], new: bool) -> Result<Step, OpError> {
+fn joined(work: &Work<'_>, marker: &Marker, path: &RelativePath, new: bool) -> Result<Step, OpError> {
     let name = marker.id.name();
-    let Some(shared) = at(work, segments)? else { return Ok(Step::Again) };
+    let Some(shared) = at(work, path)? else { return Ok(Step::Again) };
     match &shared.folder {
         Some((_, None)) if shared.has_name(name) => {}
         // It came while the place was being closed: who closes has perhaps not seen it.
         Some((folder, Some(_))) if new => {
-            move_away(work, &own_file(segments, folder, marker), name)?;
+            move_away(work, &own_file(path, folder, marker), name)?;
             return Ok(Step::Again);
         }
         Some(_) | None => return Ok(Step::Again),
     }
     let mut with = None;
     for (_, who) in shared.members.iter().filter(|(member, _)| member != name) {
-        let other = Occupant { relation: Relation::Same, path: segments.to_vec(), who: who.clone() };
+        let other = Occupant { relation: Relation::Same, path: path.clone(), who: who.clone() };
         if !marker.shared || !who.as_ref().is_some_and(|who| who.shared) {
             if new {
-                move_away(work, &own_file(segments, OPEN, marker), name)?;
+                move_away(work, &own_file(path, OPEN, marker), name)?;
             }
             return taken_unless_left_over(work, other);
         }
@@ -384,30 +396,28 @@ fn joined(work: &Work<'_>, marker: &Marker, segments: &[String], new: bool) -> R
 fn found(
     work: &Work<'_>,
     marker: &Marker,
-    link_of: &[String],
-    segments: &[String],
+    link_of: &RelativePath,
+    path: &RelativePath,
 ) -> Result<Placed, OpError> {
-    make_folders(work, segments)?;
+    make_folders(work, path)?;
     let stage = staged(marker.id.name(), COMING);
-    let mut path = stage.to_vec();
-    work.changes.make_directory(&path, 0o700)?;
-    for folder in [BASE, OPEN] {
-        path.push(folder.to_string());
-        work.changes.make_directory(&path, 0o700)?;
+    let (base, open) = (stage.child(BASE), stage.child(BASE).child(OPEN));
+    for directory in [&stage, &base, &open] {
+        work.changes.make_directory(directory, 0o700)?;
     }
-    path.push(format!("{}.json", marker.id.name()));
-    match link(work, link_of, &path)? {
+    let own = open.child(format!("{}.json", marker.id.name()));
+    match link(work, link_of, &own)? {
         Placed::New => {}
-        Placed::Unsupported => work.changes.write(&path, &marker.to_json())?,
+        Placed::Unsupported => work.changes.write(&own, &marker.to_json())?,
         other @ (Placed::Taken | Placed::Gone | Placed::NotADirectory) => {
             clear_stage(work, &stage)?;
             return Ok(other);
         }
     }
-    let placed = work.changes.place_directory(&stage, &mirror(segments))?;
+    let placed = work.changes.place_directory(&stage, &mirror(path))?;
     if placed != Placed::New {
         clear_stage(work, &stage)?;
-    } else if !at(work, segments)?.is_some_and(|shared| shared.has_name(marker.id.name())) {
+    } else if !at(work, path)?.is_some_and(|shared| shared.has_name(marker.id.name())) {
         // Another cluster that begins to lead has cleared it away before it was moved.
         return Ok(Placed::Gone);
     }

@@ -37,7 +37,7 @@ fn asked(pattern: &str) -> VolumeRequest {
 }
 
 fn directory(site: &Site, request: &VolumeRequest) -> String {
-    site.nfs.place(request).unwrap().location.segments.join("/")
+    site.nfs.place(request).unwrap().location.path.to_string()
 }
 
 /// Runs `attempt` once for each number of steps that it may do, on a fresh export that `prepare` made ready, then lets it

@@ -4,10 +4,7 @@ use super::*;
 use crate::system::root::Errno;
 
 fn past(identity: Option<&str>, places: &[&str]) -> StoreExpectation {
-    let place = |path: &&str| Location {
-        store: "default".into(),
-        segments: path.split('/').map(String::from).collect(),
-    };
+    let place = |path: &&str| Location::new("default", path).unwrap();
     StoreExpectation {
         store: "default".into(),
         identity: identity.map(String::from),

@@ -16,17 +16,13 @@ use crate::{
         record::{self, INTENTS, Marker, VOLUMES},
         work::Work,
     },
-    volume::ClaimKey,
+    volume::{ClaimKey, RelativePath},
 };
-
-fn segments(path: &str) -> Vec<String> {
-    path.split('/').map(String::from).collect()
-}
 
 fn marker(cluster: &str, name: &str, path: &str, shared: bool) -> Marker {
     Marker {
         id: format!("1/nfs/default/{name}").parse().unwrap(),
-        segments: segments(path),
+        path: path.parse().unwrap(),
         claim: ClaimKey { namespace: "team".into(), name: name.into(), uid: format!("uid-{name}") },
         origin: Origin::Created,
         since: "2026-03-01T10:00:00Z".parse().unwrap(),
@@ -57,7 +53,7 @@ async fn occupy(nfs: &Nfs, marker: &Marker) -> Result<Occupied, Error> {
         work.ensure_layout()?;
         let intent = record::file(INTENTS, marker.id.name());
         work.changes.write(&intent, &marker.to_json())?;
-        let occupied = places::occupy(work, &marker, &intent, &marker.segments, marker.shared)?;
+        let occupied = places::occupy(work, &marker, &intent, &marker.path, marker.shared)?;
         if matches!(occupied, Occupied::Taken(_)) {
             work.changes.remove_file(&intent)?;
         }
@@ -69,7 +65,7 @@ async fn occupy(nfs: &Nfs, marker: &Marker) -> Result<Occupied, Error> {
 async fn vacate(nfs: &Nfs, marker: &Marker) {
     let marker = marker.clone();
     on(nfs, move |work| {
-        places::vacate(work, &marker, &marker.segments)?;
+        places::vacate(work, &marker, &marker.path)?;
         work.changes.remove_file(&record::file(INTENTS, marker.id.name()))?;
         Ok(())
     })
@@ -79,7 +75,7 @@ async fn vacate(nfs: &Nfs, marker: &Marker) {
 
 async fn leave(nfs: &Nfs, marker: &Marker) -> Result<Leaving, Error> {
     let marker = marker.clone();
-    on(nfs, move |work| places::leave_shared(work, &marker, &marker.segments)).await
+    on(nfs, move |work| places::leave_shared(work, &marker, &marker.path)).await
 }
 
 fn told(occupied: &Occupied) -> String {
@@ -138,13 +134,12 @@ async fn a_place_that_another_cluster_has_at_above_or_below_is_not_free_and_the_
                     let occupied = occupy(&site.nfs, &ours).await.unwrap();
                     assert_eq!(told(&occupied), expected, "{why}");
                     if let Occupied::Taken(other) = &occupied {
-                        assert!(other.explained(&segments(path)).starts_with(message), "{why}");
-                        let place = ours.segments.clone();
+                        assert!(other.explained(&path.parse().unwrap()).starts_with(message), "{why}");
+                        let place = ours.path.clone();
                         let seen = on(&site.nfs, move |work| places::occupant(work, &place)).await.unwrap();
                         assert_eq!(seen.map(|other| other.relation), Some(other.relation), "{why}");
                         let asked = ours.clone();
-                        let seen =
-                            on(&site.nfs, move |work| places::overlapping(work, &asked, &asked.segments));
+                        let seen = on(&site.nfs, move |work| places::overlapping(work, &asked, &asked.path));
                         assert_eq!(seen.await.unwrap().map(|o| o.relation), Some(other.relation), "{why}");
                     }
                     let again = occupy(&site.nfs, &ours).await.unwrap();
@@ -174,13 +169,13 @@ async fn a_volume_takes_one_link_and_its_place_is_given_up_by_none_but_itself() 
     for other in others {
         let what = format!("{other:?}");
         let held = on(&site.nfs, move |work| {
-            places::vacate(work, &other, &other.segments)?;
-            places::holds(work, &other, &other.segments)
+            places::vacate(work, &other, &other.path)?;
+            places::holds(work, &other, &other.path)
         });
         assert!(!held.await.unwrap(), "{what}");
     }
     let kept = ours.clone();
-    assert!(on(&site.nfs, move |work| places::holds(work, &kept, &kept.segments)).await.unwrap());
+    assert!(on(&site.nfs, move |work| places::holds(work, &kept, &kept.path)).await.unwrap());
     vacate(&site.nfs, &ours).await;
     assert_eq!(noted(&site), [""; 0]);
 }
@@ -214,7 +209,7 @@ async fn those_who_share_a_place_come_and_go_and_only_the_last_may_take_the_data
         assert!(error.chain().contains(&command), "{}", error.chain());
         // It stays after all.
         let stays = b.clone();
-        on(&theirs, move |work| places::stay(work, &stays, &stays.segments)).await.unwrap();
+        on(&theirs, move |work| places::stay(work, &stays, &stays.path)).await.unwrap();
         assert_eq!(told(&occupy(&site.nfs, &a).await.unwrap()), "joined b");
         assert!(matches!(leave(&site.nfs, &a).await.unwrap(), Leaving::Others(_)));
         assert!(matches!(leave(&theirs, &b).await.unwrap(), Leaving::Last));
@@ -225,7 +220,7 @@ async fn those_who_share_a_place_come_and_go_and_only_the_last_may_take_the_data
 }
 
 /// Place, whether it is shared, and whose it is.
-type Held = BTreeSet<(Vec<String>, bool, usize)>;
+type Held = BTreeSet<(RelativePath, bool, usize)>;
 
 /// Two clusters whose patterns overlap asked at once, in every order that the machine gives.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -268,14 +263,14 @@ async fn of_many_who_ask_at_once_never_two_lie_within_one_another() {
                     {
                         let mut held = held.lock().unwrap();
                         for (other, other_shared, whose) in held.iter() {
-                            let overlap = other.iter().zip(&ours.segments).all(|(a, b)| a == b);
-                            let together = *other == ours.segments && shared && *other_shared;
+                            let overlap = other.overlaps(&ours.path);
+                            let together = *other == ours.path && shared && *other_shared;
                             assert!(!overlap || together, "{ours:?} beside {other:?} of {whose}");
                         }
-                        held.insert((ours.segments.clone(), shared, number));
+                        held.insert((ours.path.clone(), shared, number));
                     }
                     tokio::task::yield_now().await;
-                    assert!(held.lock().unwrap().remove(&(ours.segments.clone(), shared, number)));
+                    assert!(held.lock().unwrap().remove(&(ours.path.clone(), shared, number)));
                     loop {
                         if !shared {
                             break;
@@ -283,7 +278,7 @@ async fn of_many_who_ask_at_once_never_two_lie_within_one_another() {
                         match leave(&nfs, &ours).await {
                             Ok(Leaving::Last) => {
                                 let held = held.lock().unwrap();
-                                let with = held.iter().find(|(other, ..)| *other == ours.segments);
+                                let with = held.iter().find(|(other, ..)| *other == ours.path);
                                 assert!(with.is_none(), "{ours:?} took the data of {with:?}");
                                 break;
                             }
@@ -331,12 +326,12 @@ async fn a_place_that_was_being_taken_or_given_up_when_the_process_died_is_taken
                     let ours = ours.clone();
                     on(&site.nfs, move |work| {
                         if giving_up {
-                            return places::vacate(work, &ours, &ours.segments);
+                            return places::vacate(work, &ours, &ours.path);
                         }
                         let intent = record::file(INTENTS, ours.id.name());
                         work.ensure_layout()?;
                         work.changes.write(&intent, &ours.to_json())?;
-                        places::occupy(work, &ours, &intent, &ours.segments, ours.shared).map(drop)
+                        places::occupy(work, &ours, &intent, &ours.path, ours.shared).map(drop)
                     })
                     .await
                 };
@@ -409,7 +404,7 @@ async fn a_late_call_of_who_leaves_a_shared_place_does_not_take_the_volume_that_
     let late = site.nfs.stores[0].interruption.hold(move |step| step.path().ends_with(name));
     let (permit, leaves) = (Permit::unlimited(), ours.clone());
     let leaving = site.nfs.stores[0]
-        .run("test".into(), None, &permit, move |work| places::vacate(work, &leaves, &leaves.segments));
+        .run("test".into(), None, &permit, move |work| places::vacate(work, &leaves, &leaves.path));
     let meanwhile = async {
         late.reached().await;
         permit.revoke();
@@ -466,7 +461,10 @@ async fn a_note_that_cannot_be_read_is_in_the_way_and_so_is_a_link() {
         let occupied = occupy(&site.nfs, &marker("cluster-1", "v", path, false)).await;
         match occupied {
             Ok(Occupied::Taken(other)) => {
-                assert!(other.explained(&segments(path)).contains("whose record cannot be read"), "{path}");
+                assert!(
+                    other.explained(&path.parse().unwrap()).contains("whose record cannot be read"),
+                    "{path}"
+                );
             }
             Ok(other) => panic!("{path}: {other:?}"),
             Err(error) => assert_eq!(error.kind(), Kind::Refused, "{path}: {}", error.chain()),
@@ -480,8 +478,9 @@ async fn what_is_not_signed_is_known_by_the_record_that_was_signed_later() {
     let unsigned = Marker { cluster: None, ..marker("", "v", "data", false) };
     occupy(&site.nfs, &unsigned).await.unwrap();
     let (nfs, signed) = (site.of_cluster("cluster-2"), marker("cluster-1", "v", "data", false));
-    let seen =
-        async || on(&nfs, |work| places::occupant(work, &segments("data/inner"))).await.unwrap().unwrap();
+    let seen = async || {
+        on(&nfs, |work| places::occupant(work, &"data/inner".parse().unwrap())).await.unwrap().unwrap()
+    };
     assert!(seen().await.whose().ends_with("of an unknown cluster"));
     let record = signed.clone();
     on(&site.nfs, move |work| {
@@ -514,8 +513,7 @@ async fn places_that_are_not_noted_yet_are_found_by_their_records() {
     {
         assert_eq!(told(&occupy(&site.nfs, &wanted(path)).await.unwrap()), expected, "{path}");
         let asked = wanted(path);
-        let seen =
-            on(&site.nfs, move |work| places::overlapping(work, &asked, &asked.segments)).await.unwrap();
+        let seen = on(&site.nfs, move |work| places::overlapping(work, &asked, &asked.path)).await.unwrap();
         assert_eq!(seen.is_some(), expected != "free", "{path}");
         vacate(&site.nfs, &wanted(path)).await;
     }

@@ -205,11 +205,10 @@ async fn old_volumes_that_lie_within_one_another_are_recorded_and_keep_each_othe
     assert!(error.chain().contains("lies within c, which belongs to volume pvc-top"), "{}", error.chain());
     // Each says of the other one that it is there.
     for (name, path, other) in [("outer", "a", "inner"), ("top", "c", "deep"), ("one", "same", "two")] {
-        let (known, segments) = (recorded(&site, name), path.to_string());
+        let (known, path) = (recorded(&site, name), path.parse().unwrap());
         let permit = Permit::unlimited();
-        let found = site.nfs.stores[0].run("test".into(), None, &permit, move |work| {
-            places::overlapping(work, &known, &segments.split('/').map(String::from).collect::<Vec<_>>())
-        });
+        let found = site.nfs.stores[0]
+            .run("test".into(), None, &permit, move |work| places::overlapping(work, &known, &path));
         let found = found.await.unwrap().unwrap();
         assert_eq!(found.who.unwrap().id.name().as_str(), format!("pvc-{other}"), "{name}");
     }
@@ -217,7 +216,7 @@ async fn old_volumes_that_lie_within_one_another_are_recorded_and_keep_each_othe
     let gone = recorded(&site, "outer");
     site.nfs.stores[0]
         .run("test".into(), None, &Permit::unlimited(), move |work| {
-            places::vacate(work, &gone, &gone.segments)?;
+            places::vacate(work, &gone, &gone.path)?;
             work.changes.remove_file(&record::file(record::VOLUMES, gone.id.name()))?;
             Ok(())
         })

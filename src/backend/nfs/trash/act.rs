@@ -22,6 +22,7 @@ use super::{
 use crate::{
     backend::Kind,
     system::root::{Left, Purge, Tree},
+    volume::RelativePath,
 };
 
 /// What became of one entry.
@@ -85,7 +86,7 @@ fn marked(work: &Work<'_>, key: &Key, inode: u64) -> Result<Key, OpError> {
         return Ok(key.clone());
     }
     if here(work, &marked.path())? != Here::Nothing {
-        let path = marked.path().join("/");
+        let path = marked.path();
         return fail(Kind::Conflict, format!("{path} exists already, and is not what is to be purged"));
     }
     if if_room(moves::moved(work, &key.path(), &marked.path(), inode))?.is_none() {
@@ -182,14 +183,14 @@ fn finish(work: &Work<'_>, key: &Key, found: &Found) -> Result<Done, OpError> {
 }
 
 /// Moves what a call that came late moved here back to the volume that it is of.
-fn give_back(work: &Work<'_>, key: &Key, found: &Found, owner: &[String]) -> Result<Done, OpError> {
+fn give_back(work: &Work<'_>, key: &Key, found: &Found, owner: &RelativePath) -> Result<Done, OpError> {
     let Some(inode) = found.inode() else { return Ok(Done::Changed) };
     moves::move_home(work, owner, &key.path(), inode)?;
     work.context.trash.taken(&key.path());
     tracing::warn!(
         export = work.context.export.name,
         entry = key.name,
-        directory = owner.join("/"),
+        directory = %owner,
         "a call that came late had moved the directory of another volume to the trash; it was moved back"
     );
     Ok(Done::Changed)
@@ -202,7 +203,7 @@ fn put_record_back(work: &Work<'_>, key: &Key, found: &Found) -> Result<Done, Op
     if moves::live(work, name)?.is_none() && here(work, belongs)? == Here::Nothing {
         work.changes.rename(&moves::trash_record(&key.name), belongs)?;
         if *belongs == record::file(VOLUMES, name) {
-            work.context.index.add(name, &marker.segments);
+            work.context.index.add(name, &marker.path);
         }
     }
     Ok(Done::Changed)
@@ -221,7 +222,7 @@ pub(super) fn purge(
     let mut left = BTreeMap::new();
     let mut folders: BTreeMap<InFileSystem<'_>, Vec<(&Key, Tree)>> = BTreeMap::new();
     for (key, found) in ready {
-        let mut path = key.path();
+        let mut path = key.path().to_vec();
         let Some(name) = path.pop() else { continue };
         let inode = found.inode().filter(|_| work.context.enforces(Rule::Inode));
         folders.entry((&key.below, path)).or_default().push((key, Tree { name, inode }));
@@ -239,7 +240,7 @@ pub(super) fn purge(
             let gone = mounted::within(work, below, |inner| here(inner, &key.path()))? == Here::Nothing;
             if gone && let Some(found) = ready.get(key) {
                 let removed = match &**found {
-                    Found::Removed { marker, .. } => Some((marker.id.name(), marker.segments.as_slice())),
+                    Found::Removed { marker, .. } => Some((marker.id.name(), &marker.path)),
                     Found::Named { .. }
                     | Found::Begun { .. }
                     | Found::Legacy { .. }
@@ -265,8 +266,8 @@ pub(super) fn purge(
 fn forget_live(work: &Work<'_>, live: &Live) -> Result<(), OpError> {
     let Ok(_held) = work.context.hold(live.marker.id.name()) else { return Ok(()) };
     if stage(work, &live.marker)? == Stage::Missing {
-        if_room(places::vacate(work, &live.marker, &live.marker.segments))?;
-        remove_parents(work, &live.marker.segments)?;
+        if_room(places::vacate(work, &live.marker, &live.marker.path))?;
+        remove_parents(work, &live.marker.path)?;
         moves::forget(work, &live.marker)?;
     }
     Ok(())

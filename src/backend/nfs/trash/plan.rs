@@ -6,7 +6,10 @@
 use jiff::Timestamp;
 
 use super::super::{entry::Whole, moves::Live, record::Marker};
-use crate::{backend::PvState, volume::VolumeName};
+use crate::{
+    backend::PvState,
+    volume::{RelativePath, VolumeName},
+};
 
 /// What an entry was found to be.
 #[derive(Debug, Clone)]
@@ -20,9 +23,9 @@ pub(super) enum Found {
     /// Removed by the version before, which kept no record.
     Legacy { volume: VolumeName, at: Timestamp, inode: u64 },
     /// A call that came late moved it here. `owner`: where the volume lies that it is of.
-    Stray { inode: u64, owner: Option<Vec<String>>, why: String },
+    Stray { inode: u64, owner: Option<RelativePath>, why: String },
     /// A record without a directory. `belongs`: where it is to be, where a call that came late moved it here.
-    Leftover { marker: Box<Marker>, belongs: Option<[String; 3]> },
+    Leftover { marker: Box<Marker>, belongs: Option<RelativePath> },
     /// Of another cluster, or of nobody knows which.
     OfOthers,
     /// What nobody can make sense of.
@@ -81,7 +84,7 @@ pub(super) enum Next {
     /// Finish its removal.
     Finish,
     /// Move it back to the volume that it is of.
-    GiveBack(Vec<String>),
+    GiveBack(RelativePath),
     /// Remove its record.
     Drop,
     /// Put its record back where it belongs.
@@ -152,7 +155,7 @@ mod tests {
     fn marker() -> Box<Marker> {
         Box::new(Marker {
             id: "1/nfs/default/pvc-1".parse().unwrap(),
-            segments: vec!["data".into()],
+            path: "data".parse().unwrap(),
             claim: ClaimKey { namespace: "ns".into(), name: "data".into(), uid: "1".into() },
             origin: Origin::Created,
             since: "2026-03-01T10:00:00Z".parse().unwrap(),
@@ -189,10 +192,10 @@ mod tests {
         };
         let leftover = |moved: bool| Found::Leftover {
             marker: marker(),
-            belongs: moved.then(|| ["a", "b", "c"].map(String::from)),
+            belongs: moved.then(|| "a/b/c".parse().unwrap()),
         };
         let stray = |owner| Found::Stray { inode: 7, owner, why: "late".into() };
-        let home = vec!["home".to_owned()];
+        let home = "home".parse::<RelativePath>().unwrap();
         let absent = Some(PvState::Absent);
         let present = |uid: &str, removing| Some(PvState::Present { uid: uid.into(), removing });
         let early = Progress { purging: false, due: false, superseded: false };

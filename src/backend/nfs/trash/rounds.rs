@@ -23,8 +23,9 @@ use super::{
         work::{Opened, Rule, Work},
     },
     act::{self, Done},
+    item::{Item, LONGEST_PAUSE, keep_purging},
     plan::{self, Found, Next, Progress},
-    scan::{self, Key, Look},
+    scan::{self, Depth, Key},
 };
 use crate::{
     backend::PvState,
@@ -38,16 +39,6 @@ const THREADS: usize = 8;
 /// How long one entry is purged in a row before the others get their turn.
 const SLICE: Duration = Duration::from_secs(10);
 
-/// The first and the longest pause before something that was stuck is tried again.
-pub(super) const FIRST_PAUSE: Duration = Duration::from_secs(1);
-pub(super) const LONGEST_PAUSE: Duration = Duration::from_mins(5);
-
-/// An entry whose purge takes longer than this is shown.
-const LONG: Duration = Duration::from_mins(5);
-
-/// The first pause before an entry is looked at again: a volume is moved to the trash a moment before its PV is deleted.
-const FIRST_WAIT: Duration = Duration::from_millis(100);
-
 /// So often the trash is looked at for what calls that come late moved there, and for PVs that came back.
 const LOOK: Duration = Duration::from_mins(1);
 
@@ -59,9 +50,6 @@ const ASKED: usize = 256;
 
 /// So many questions are asked at a time.
 const QUESTIONS: usize = 8;
-
-/// What the version before removed is kept for at least so long: nothing says which cluster may want it back.
-const LEGACY_KEPT: Duration = Duration::from_hours(24);
 
 /// With what a round works.
 pub(super) struct Purger<'a> {
@@ -96,88 +84,6 @@ impl Purger<'_> {
     }
 }
 
-/// What is remembered of an entry.
-#[derive(Debug)]
-struct Item {
-    found: Arc<Found>,
-    /// When it was first seen, by the API server's clock.
-    seen: Option<SystemTime>,
-    /// When the API server was asked for its PV.
-    asked: Option<Instant>,
-    /// What it said in this round.
-    pv: Option<PvState>,
-    superseded: bool,
-    /// Since when it is being purged.
-    purging: Option<Instant>,
-    /// Until when it is not touched, and how long that pause is.
-    pause: Option<(Instant, Duration)>,
-    /// Something was done: it is to be looked at again.
-    stale: bool,
-    /// What is shown of it.
-    why: Vec<(String, String)>,
-}
-
-impl Item {
-    fn new(found: Arc<Found>, now: Option<SystemTime>) -> Self {
-        Self {
-            found,
-            seen: now,
-            asked: None,
-            pv: None,
-            superseded: false,
-            purging: None,
-            pause: None,
-            stale: false,
-            why: Vec::new(),
-        }
-    }
-
-    fn is_paused(&self) -> bool {
-        self.pause.is_some_and(|(until, _)| until > Instant::now())
-    }
-
-    fn wait(&mut self, longest: Duration) {
-        let length = self.pause.map_or(FIRST_WAIT, |(_, length)| (length * 2).min(longest));
-        self.pause = Some((Instant::now() + length, length));
-    }
-
-    /// From when on it may be purged; `None` while that is not known.
-    fn due(&self, retention: Duration) -> Option<SystemTime> {
-        match &*self.found {
-            Found::Removed { marker, .. } | Found::Leftover { marker, .. } => match &marker.trash {
-                Some(trash) => match trash.until {
-                    Some(until) => Some(until.into()),
-                    None => self.seen?.checked_add(Duration::from_secs(trash.keep)),
-                },
-                None => self.seen?.checked_add(retention),
-            },
-            // Its name may tell any time: a clock was wrong, or a person gave it.
-            Found::Named { whole, .. } => {
-                let since = self.seen?.max(SystemTime::from(whole.at));
-                since.checked_add(Duration::from_secs(whole.keep))
-            }
-            Found::Legacy { at, .. } => {
-                let at = SystemTime::from(*at);
-                let since = self.seen.map_or(at, |seen| seen.min(at));
-                since.checked_add(retention.max(LEGACY_KEPT))
-            }
-            Found::Begun { .. } | Found::Stray { .. } | Found::OfOthers | Found::Odd(_) => None,
-        }
-    }
-
-    fn is_due(&self, retention: Duration, now: Option<SystemTime>) -> bool {
-        self.due(retention).zip(now).is_some_and(|(due, now)| due <= now)
-    }
-
-    /// Shows why it stays where it is; the log says it once.
-    fn tell(&mut self, export: &str, path: String, why: String) {
-        if !self.why.iter().any(|(_, known)| *known == why) {
-            tracing::warn!(export, path, reason = why, "an entry of the trash is held");
-        }
-        self.why = vec![(path, why)];
-    }
-}
-
 /// What the rounds of a term remember.
 #[derive(Debug, Default)]
 pub(super) struct Rounds {
@@ -194,18 +100,18 @@ impl Rounds {
     /// One round; `None` where its thread broke off.
     pub(super) async fn run(&mut self, purger: &Purger<'_>) -> Option<Result<(), OpError>> {
         self.at_once = false;
-        let look = match self.looked {
-            None => Look::Whole,
-            Some(at) if at.elapsed() >= LOOK => Look::Again,
-            Some(_) => Look::New,
+        let depth = match self.looked {
+            None => Depth::Everything,
+            Some(at) if at.elapsed() >= LOOK => Depth::Changed,
+            Some(_) => Depth::New,
         };
         let began = Instant::now();
-        let looked = self.look(purger, look).await?;
+        let looked = self.look(purger, depth).await?;
         self.took = began.elapsed();
-        if let Err(trouble) = looked {
-            return Some(Err(trouble));
+        if let Err(error) = looked {
+            return Some(Err(error));
         }
-        self.ask(purger.store, look).await;
+        self.ask(purger.store, depth).await;
         let todo = self.decide(purger.store);
         self.show(purger.store);
         if todo.is_empty() {
@@ -234,7 +140,7 @@ impl Rounds {
         pauses.chain(due).fold(look, Instant::min)
     }
 
-    async fn look(&mut self, purger: &Purger<'_>, look: Look) -> Option<Result<(), OpError>> {
+    async fn look(&mut self, purger: &Purger<'_>, depth: Depth) -> Option<Result<(), OpError>> {
         let searched = |item: &Item| matches!(*item.found, Found::Stray { .. } | Found::OfOthers);
         let known: BTreeMap<Key, Arc<Found>> = self
             .items
@@ -244,17 +150,17 @@ impl Rounds {
             .collect();
         let found = purger
             .on_thread(move |work| {
-                if look == Look::Whole {
+                if depth == Depth::Everything {
                     clear_temporary(work)?;
                     places::clear_staging(work)?;
-                } else if look == Look::Again {
+                } else if depth == Depth::Changed {
                     places::put_back_moved(work)?;
                 }
-                scan::scan(work, &known, look)
+                scan::scan(work, &known, depth)
             })
             .await?;
         Some(found.map(|found| {
-            if look != Look::New {
+            if depth != Depth::New {
                 self.looked = Some(Instant::now());
             }
             self.take(found, purger.store.host.now());
@@ -278,7 +184,7 @@ impl Rounds {
     }
 
     /// Asks the API server for the PVs of what is due, of what was begun, and of some of the others.
-    async fn ask(&mut self, store: &Store, look: Look) {
+    async fn ask(&mut self, store: &Store, depth: Depth) {
         let (now, retention) = (store.host.now(), store.host.trash_retention());
         let mut asked = Vec::new();
         let mut others = Vec::new();
@@ -288,9 +194,9 @@ impl Rounds {
                 continue;
             }
             let begun = matches!(*item.found, Found::Begun { .. });
-            if begun || item.is_due(retention, now) || look == Look::Whole {
+            if begun || item.is_due(retention, now) || depth == Depth::Everything {
                 asked.push((key.clone(), volume.clone()));
-            } else if look == Look::Again {
+            } else if depth == Depth::Changed {
                 others.push((item.asked, key.clone(), volume.clone()));
             }
         }
@@ -389,7 +295,7 @@ impl Rounds {
                         self.items.remove(&key);
                         continue;
                     }
-                    self.at_once |= keep_purging(store, item, &at, left);
+                    self.at_once |= keep_purging(&store.export.name, item, &at, left);
                     if at != key
                         && let Some(item) = self.items.remove(&key)
                     {
@@ -408,46 +314,6 @@ impl Rounds {
             self.items.values().flat_map(|item| item.why.clone()).collect(),
         );
     }
-}
-
-/// What remains of an entry after its slice of time; whether the next slice follows at once.
-fn keep_purging(store: &Store, item: &mut Item, at: &Key, left: Left) -> bool {
-    let since = *item.purging.get_or_insert_with(Instant::now);
-    let shown = at.shown();
-    let folder = shown.rsplit_once('/').map_or("", |(folder, _)| folder);
-    let export = &store.export.name;
-    let mut why: Vec<(String, String)> =
-        left.stuck.into_iter().map(|stuck| (joined(folder, &stuck.path), stuck.why)).collect();
-    let mut at_once = false;
-    for unfinished in left.unfinished {
-        let path = joined(folder, &unfinished.entry);
-        if unfinished.refilled {
-            let still = "something still writes there; stop the pods or nodes that have it mounted";
-            why.push((path, still.into()));
-        } else {
-            at_once = why.is_empty();
-            if since.elapsed() >= LONG {
-                let minutes = since.elapsed().as_secs() / 60;
-                why.push((path, format!("its purge takes {minutes} minutes already, and goes on")));
-            }
-        }
-    }
-    for (path, reason) in &why {
-        if !item.why.iter().any(|(known, _)| known == path) {
-            tracing::warn!(export, path, reason, "cannot be purged");
-        }
-    }
-    item.why = why;
-    if at_once {
-        item.pause = None;
-    } else {
-        item.wait(LONGEST_PAUSE);
-    }
-    at_once
-}
-
-fn joined(folder: &str, below: &str) -> String {
-    if folder.is_empty() { below.to_owned() } else { format!("{folder}/{below}") }
 }
 
 /// What became of an entry.
@@ -469,8 +335,8 @@ fn do_all(work: &Work<'_>, todo: Vec<(Key, Arc<Found>, Next)>) -> Result<Vec<(Ke
                 was.insert(at, key);
             }
             Ok(other) => done.push((key, Outcome::Done(other))),
-            Err(trouble) if !is_permitted(&trouble) => return Err(trouble),
-            Err(trouble) => done.push((key, Outcome::Failed(trouble))),
+            Err(error) if !is_permitted(&error) => return Err(error),
+            Err(error) => done.push((key, Outcome::Failed(error))),
         }
     }
     if ready.is_empty() {

@@ -20,7 +20,7 @@ use super::{
     },
     plan::Found,
 };
-use crate::volume::VolumeName;
+use crate::volume::{RelativePath, VolumeName};
 
 /// Where an entry lies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -51,16 +51,16 @@ impl Key {
 
     /// Where its directory lies, as it is shown.
     pub(super) fn shown(&self) -> String {
-        self.below.iter().chain(&self.path()).map(String::as_str).collect::<Vec<_>>().join("/")
+        self.below.iter().chain(&*self.path()).cloned().collect::<RelativePath>().to_string()
     }
 
     /// Where its directory lies in its file system.
-    pub(super) fn path(&self) -> Vec<String> {
+    pub(super) fn path(&self) -> RelativePath {
         match self.folder {
-            Folder::Trash => moves::in_trash(&self.name).to_vec(),
-            Folder::Purging => vec![BASE.into(), PURGING.into(), self.name.clone()],
-            Folder::Top => vec![format!("{}{}", entry::AT_TOP, self.name)],
-            Folder::TopPurging => vec![format!("{}{}", entry::AT_TOP_PURGING, self.name)],
+            Folder::Trash => moves::in_trash(&self.name),
+            Folder::Purging => record::ours([PURGING, &self.name]),
+            Folder::Top => entry::at_top(entry::AT_TOP, &self.name),
+            Folder::TopPurging => entry::at_top(entry::AT_TOP_PURGING, &self.name),
         }
     }
 
@@ -81,13 +81,13 @@ impl Key {
     }
 }
 
-/// How closely to look.
+/// How much is looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Look {
+pub(super) enum Depth {
     /// At everything, also for what lies at the top of the export: a term begins.
-    Whole,
+    Everything,
     /// At everything that may have changed.
-    Again,
+    Changed,
     /// At what is new.
     New,
 }
@@ -96,7 +96,7 @@ pub(super) enum Look {
 pub(super) fn scan(
     work: &Work<'_>,
     known: &BTreeMap<Key, Arc<Found>>,
-    look: Look,
+    depth: Depth,
 ) -> Result<BTreeMap<Key, Arc<Found>>, OpError> {
     let mut found = BTreeMap::new();
     let names = work.root.names(&[BASE, TRASH])?;
@@ -114,7 +114,7 @@ pub(super) fn scan(
         }
     }
     keys.extend(purging.into_iter().map(|name| Key::of(Folder::Purging, name)));
-    if look == Look::Whole {
+    if depth == Depth::Everything {
         for name in work.root.names_at_top()? {
             if name.starts_with(entry::AT_TOP) || name.starts_with(entry::AT_TOP_PURGING) {
                 work.context.trash.put_at_top(&name);
@@ -131,7 +131,7 @@ pub(super) fn scan(
     for key in keys {
         let unchanged = match known.get(&key) {
             None => None,
-            Some(before) => still(work, &key, before, look)?.then(|| Arc::clone(before)),
+            Some(before) => still(work, &key, before, depth)?.then(|| Arc::clone(before)),
         };
         let now = match unchanged {
             Some(before) => Some(before),
@@ -152,16 +152,19 @@ pub(super) fn scan(
 }
 
 /// Whether what was found out before need not be found out again.
-fn still(work: &Work<'_>, key: &Key, before: &Found, look: Look) -> Result<bool, OpError> {
-    Ok(match (look, before) {
+fn still(work: &Work<'_>, key: &Key, before: &Found, depth: Depth) -> Result<bool, OpError> {
+    Ok(match (depth, before) {
         // The volume that something is of was looked for among all records; that is done again more and more seldom.
-        (Look::New, _) | (Look::Again, Found::Stray { .. } | Found::OfOthers) => true,
+        (Depth::New, _) | (Depth::Changed, Found::Stray { .. } | Found::OfOthers) => true,
         // Another directory may have come in place of an empty one.
-        (Look::Again, Found::Removed { inode, .. } | Found::Legacy { inode, .. }) => {
+        (Depth::Changed, Found::Removed { inode, .. } | Found::Legacy { inode, .. }) => {
             here(work, &key.path())? == Here::Directory(*inode)
         }
-        (Look::Again, Found::Begun { .. } | Found::Named { .. } | Found::Leftover { .. } | Found::Odd(_))
-        | (Look::Whole, _) => false,
+        (
+            Depth::Changed,
+            Found::Begun { .. } | Found::Named { .. } | Found::Leftover { .. } | Found::Odd(_),
+        )
+        | (Depth::Everything, _) => false,
     })
 }
 
@@ -184,7 +187,7 @@ fn elsewhere(work: &Work<'_>, key: &Key) -> Result<Option<(Key, Found)>, OpError
                 let why = format!("the file system at {} cannot be looked at: {failure}", below.join("/"));
                 return Ok(Some((key, Found::Odd(why))));
             }
-            Err(trouble) => return Err(trouble),
+            Err(error) => return Err(error),
         }
     }
     Ok(leftover(work, Some(marker), &key.name)?.map(|found| (key.clone(), found)))
@@ -194,8 +197,8 @@ fn elsewhere(work: &Work<'_>, key: &Key) -> Result<Option<(Key, Found)>, OpError
 pub(super) fn identify(work: &Work<'_>, key: &Key) -> Result<Option<Found>, OpError> {
     let record = match moves::trashed(work, &key.name) {
         Ok(record) => record,
-        Err(OpError::Said(error)) => return Ok(Some(Found::Odd(error.to_string()))),
-        Err(trouble) => return Err(trouble),
+        Err(OpError::Reported(error)) => return Ok(Some(Found::Odd(error.to_string()))),
+        Err(error) => return Err(error),
     };
     let inode = match here(work, &key.path())? {
         Here::Directory(inode) => inode,
@@ -215,7 +218,7 @@ pub(super) fn identify(work: &Work<'_>, key: &Key) -> Result<Option<Found>, OpEr
             }
         };
         if by_inode && recorded.is_some_and(|recorded| recorded != inode) {
-            return stray(work, inode, Some(&marker.segments), key).map(Some);
+            return stray(work, inode, Some(&marker.path), key).map(Some);
         }
         let cluster = marker.cluster.clone();
         return Ok(Some(ours(
@@ -286,7 +289,7 @@ fn leftover(work: &Work<'_>, record: Option<Marker>, entry: &str) -> Result<Opti
 
 /// Where a record belongs that a call that came late moved here, when it was already the one of a volume that is in use, or
 /// of a later removal.
-fn belongs(work: &Work<'_>, marker: &Marker, entry: &str) -> Result<Option<[String; 3]>, OpError> {
+fn belongs(work: &Work<'_>, marker: &Marker, entry: &str) -> Result<Option<RelativePath>, OpError> {
     let base = work.base()?;
     let other = marker.trash.as_ref().map(|trash| trash.entry.as_str());
     if other == Some(entry) || moves::live(work, marker.id.name())?.is_some() {
@@ -299,8 +302,8 @@ fn belongs(work: &Work<'_>, marker: &Marker, entry: &str) -> Result<Option<[Stri
     {
         return Ok(Some(moves::trash_record(other)));
     }
-    let at_place = match here(work, &marker.segments) {
-        Err(trouble) if is_elsewhere(&trouble) => Here::Nothing,
+    let at_place = match here(work, &marker.path) {
+        Err(error) if is_elsewhere(&error) => Here::Nothing,
         other => other?,
     };
     let in_use = is_it(at_place, marker.inode_in(base));
@@ -308,7 +311,7 @@ fn belongs(work: &Work<'_>, marker: &Marker, entry: &str) -> Result<Option<[Stri
 }
 
 /// Finds the volume that a directory is of which is not what was removed under its name.
-fn stray(work: &Work<'_>, inode: u64, place: Option<&Vec<String>>, key: &Key) -> Result<Found, OpError> {
+fn stray(work: &Work<'_>, inode: u64, place: Option<&RelativePath>, key: &Key) -> Result<Found, OpError> {
     let name = Name::read(&key.name);
     if !work.context.enforces(Rule::Inode)
         && let Some(volume) = name.volume()
@@ -324,10 +327,10 @@ fn stray(work: &Work<'_>, inode: u64, place: Option<&Vec<String>>, key: &Key) ->
             && occupant.relation == Relation::Same
             && let Some(who) = &occupant.who
             && let Some(live) = moves::live(work, who.id.name())?
-            && live.marker.segments == *place
+            && live.marker.path == *place
             && misses(work, &live.marker, inode)?.is_some()
         {
-            return Ok(Found::Stray { inode, owner: Some(live.marker.segments), why: String::new() });
+            return Ok(Found::Stray { inode, owner: Some(live.marker.path), why: String::new() });
         }
     }
     let mut doubts = Vec::new();
@@ -339,8 +342,8 @@ fn stray(work: &Work<'_>, inode: u64, place: Option<&Vec<String>>, key: &Key) ->
             Some(false) if name.volume() == Some(&volume) && is_ours(work, &live.marker) => {
                 return Ok(Found::Begun { live: Box::new(live), inode });
             }
-            Some(sure) if sure || hints.contains(&live.marker.segments) => {
-                return Ok(Found::Stray { inode, owner: Some(live.marker.segments), why: String::new() });
+            Some(sure) if sure || hints.contains(&live.marker.path) => {
+                return Ok(Found::Stray { inode, owner: Some(live.marker.path), why: String::new() });
             }
             Some(_) => doubts.push(volume),
         }
@@ -361,8 +364,8 @@ fn stray(work: &Work<'_>, inode: u64, place: Option<&Vec<String>>, key: &Key) ->
 }
 
 /// Where a directory may have been that a call that came late moved here: where the volume was that it was meant for.
-fn hints(work: &Work<'_>, place: Option<&Vec<String>>, name: &Name) -> Result<Vec<Vec<String>>, OpError> {
-    let mut hints: Vec<Vec<String>> = place.cloned().into_iter().collect();
+fn hints(work: &Work<'_>, place: Option<&RelativePath>, name: &Name) -> Result<Vec<RelativePath>, OpError> {
+    let mut hints: Vec<RelativePath> = place.cloned().into_iter().collect();
     let Some(volume) = name.volume() else { return Ok(hints) };
     hints.extend(work.context.trash.place_of(volume));
     let prefix = entry::prefix(volume);
@@ -371,11 +374,11 @@ fn hints(work: &Work<'_>, place: Option<&Vec<String>>, name: &Name) -> Result<Ve
             && entry.starts_with(&prefix)
             && let Ok(Some(marker)) = moves::trashed(work, entry)
         {
-            hints.push(marker.segments);
+            hints.push(marker.path);
         }
     }
     if let Ok(Some(archived)) = moves::archived(work, volume) {
-        hints.push(archived.segments);
+        hints.push(archived.path);
     }
     Ok(hints)
 }
@@ -387,11 +390,11 @@ fn misses(work: &Work<'_>, marker: &Marker, inode: u64) -> Result<Option<bool>, 
     if recorded.is_some_and(|recorded| recorded != inode) {
         return Ok(None);
     }
-    let missing = match here(work, &marker.segments) {
+    let missing = match here(work, &marker.path) {
         Ok(at_place) => at_place == Here::Nothing,
         // It lies where we do not look: behind a mount, a link.
         Err(OpError::Step(_)) => false,
-        Err(trouble) => return Err(trouble),
+        Err(error) => return Err(error),
     };
     Ok(missing.then_some(recorded.is_some()))
 }

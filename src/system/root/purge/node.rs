@@ -16,7 +16,7 @@ use nix::{
     sys::stat::{FchmodatFlags, Mode, fchmod, fchmodat, fstat},
 };
 
-use super::super::{confined, retried};
+use super::super::directory::{confined, retried};
 
 /// So often a directory may be filled again after it was emptied until something is said to write there still.
 const REFILLS: usize = 16;

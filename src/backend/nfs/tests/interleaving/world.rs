@@ -2,6 +2,8 @@
 //!
 //! The scripts do with the backend and the API server what the provisioner does with them; they do not try the provisioner.
 
+mod judge;
+
 use std::{
     collections::BTreeMap,
     io,
@@ -9,6 +11,8 @@ use std::{
     sync::{Mutex, MutexGuard},
     thread,
 };
+
+use judge::judge;
 
 use super::{
     super::*,
@@ -86,7 +90,7 @@ enum State {
 }
 
 #[derive(Debug, Default)]
-struct Book {
+struct Ledger {
     claims: BTreeMap<&'static str, Entry>,
     wrong: Option<String>,
 }
@@ -96,7 +100,7 @@ struct Stage {
     parent: TempDir,
     hosts: [Arc<FakeHost>; 2],
     turns: Turns,
-    book: Mutex<Book>,
+    ledger: Mutex<Ledger>,
     off: Vec<Rule>,
     two_names: bool,
 }
@@ -126,12 +130,12 @@ impl Stage {
         self.parent.path().join("export")
     }
 
-    fn book(&self) -> MutexGuard<'_, Book> {
-        self.book.lock().unwrap()
+    fn ledger(&self) -> MutexGuard<'_, Ledger> {
+        self.ledger.lock().unwrap()
     }
 
     fn wrong(&self, what: String) {
-        self.book().wrong.get_or_insert(what);
+        self.ledger().wrong.get_or_insert(what);
     }
 
     /// Where a pod finds the volume.
@@ -225,7 +229,7 @@ impl Process {
                 }
                 Do::ClaimAtDefault(name, namespace, like) => {
                     let gone = |entry: &Entry| matches!(entry.state, State::Gone(_));
-                    if name != like && !self.stage.book().claims.get(like).is_some_and(gone) {
+                    if name != like && !self.stage.ledger().claims.get(like).is_some_and(gone) {
                         continue;
                     }
                     let mut asked = request(like, &[]);
@@ -266,11 +270,11 @@ impl Process {
         if self.stage.off.contains(&Rule::Identity) {
             return;
         }
-        let book = self.stage.book();
+        let ledger = self.stage.ledger();
         let bound = |entry: &&Entry| entry.cluster == self.cluster && entry.volume.is_some();
-        let identity = book.claims.values().rfind(bound).and_then(|entry| entry.volume.as_ref());
+        let identity = ledger.claims.values().rfind(bound).and_then(|entry| entry.volume.as_ref());
         let identity = identity.map(|volume| volume.store_identity.clone());
-        drop(book);
+        drop(ledger);
         if identity.is_some() {
             self.nfs.expect_store(StoreExpectation { identity, ..nothing() });
         }
@@ -280,12 +284,12 @@ impl Process {
         request.parameters.insert("existingDirectory".into(), existing.into());
         let (cluster, shares) = (self.cluster, existing == "share");
         let entry = Entry { cluster, request, volume: None, state: State::Asked, shares };
-        self.stage.book().claims.insert(name, entry);
+        self.stage.ledger().claims.insert(name, entry);
     }
 
     /// Serves a claim: volume, PV, pod, record.
     async fn serve(&self, name: &'static str) -> Result<(), Stopped> {
-        let request = self.stage.book().claims[name].request.clone();
+        let request = self.stage.ledger().claims[name].request.clone();
         let mut created = self.nfs.create(&request, &self.permit).await;
         for _ in 0..TRIES {
             // As where the export is looked at again.
@@ -296,7 +300,7 @@ impl Process {
             created = self.nfs.create(&request, &self.permit).await;
         }
         let Some(volume) = self.failed(created)? else {
-            self.stage.book().claims.get_mut(name).unwrap().state = State::Refused;
+            self.stage.ledger().claims.get_mut(name).unwrap().state = State::Refused;
             return Ok(());
         };
         self.turn(&format!("store the PV of {name}"))?;
@@ -307,8 +311,8 @@ impl Process {
         }
         let id = volume.id.clone();
         {
-            let mut book = self.stage.book();
-            let entry = book.claims.get_mut(name).unwrap();
+            let mut ledger = self.stage.ledger();
+            let entry = ledger.claims.get_mut(name).unwrap();
             entry.volume = Some(volume);
             entry.state = State::Bound;
         }
@@ -319,8 +323,8 @@ impl Process {
     async fn release(&self, name: &'static str, disposal: Disposal) -> Result<(), Stopped> {
         self.turn(&format!("release {name}"))?;
         {
-            let mut book = self.stage.book();
-            let entry = book.claims.get_mut(name).unwrap();
+            let mut ledger = self.stage.ledger();
+            let entry = ledger.claims.get_mut(name).unwrap();
             if entry.state != State::Bound {
                 return Ok(());
             }
@@ -331,8 +335,8 @@ impl Process {
     }
 
     fn removal(&self, name: &str, disposal: Disposal) -> Option<Removal> {
-        let book = self.stage.book();
-        let entry = book.claims.get(name)?;
+        let ledger = self.stage.ledger();
+        let entry = ledger.claims.get(name)?;
         entry.volume.as_ref().map(|volume| conformance::removal(&entry.request, volume, disposal))
     }
 
@@ -346,7 +350,7 @@ impl Process {
         match self.host().pv_state(&removal.name).await.unwrap() {
             PvState::Present { removing: true, .. } => {
                 self.host().delete_volume(&removal.name);
-                self.stage.book().claims.get_mut(name).unwrap().state = State::Gone(disposal);
+                self.stage.ledger().claims.get_mut(name).unwrap().state = State::Gone(disposal);
                 Ok(())
             }
             PvState::Present { .. } => {
@@ -359,8 +363,8 @@ impl Process {
 
     fn rescue(&self, name: &'static str) -> Result<(), Stopped> {
         self.turn(&format!("keep the PV of {name}"))?;
-        let mut book = self.stage.book();
-        if let Some(entry) = book.claims.get_mut(name)
+        let mut ledger = self.stage.ledger();
+        if let Some(entry) = ledger.claims.get_mut(name)
             && matches!(entry.state, State::Released(_))
         {
             entry.state = State::Bound;
@@ -394,7 +398,7 @@ impl Process {
                 };
                 let done = if let PvState::Present { uid, .. } = pv {
                     self.nfs.commit(&uncommitted.id, &uid, &self.permit).await
-                } else if self.stage.book().claims.values().any(asked) {
+                } else if self.stage.ledger().claims.values().any(asked) {
                     Ok(())
                 } else {
                     self.nfs.rollback(&uncommitted, &self.permit).await
@@ -415,8 +419,8 @@ impl Process {
         self.turn("begin to lead")?;
         self.lead();
         let known: Vec<(&'static str, State)> = {
-            let book = self.stage.book();
-            let ours = book.claims.iter().filter(|(_, entry)| entry.cluster == self.cluster);
+            let ledger = self.stage.ledger();
+            let ours = ledger.claims.iter().filter(|(_, entry)| entry.cluster == self.cluster);
             ours.map(|(name, entry)| (*name, entry.state)).collect()
         };
         for (name, state) in known {
@@ -442,7 +446,7 @@ pub(super) fn play(world: &World, off: &[Rule], orders: &mut Orders) -> Option<S
         parent,
         hosts: CLUSTERS.map(|cluster| Arc::new(FakeHost::new(cluster))),
         turns: Turns::new(world.actors.len()),
-        book: Mutex::default(),
+        ledger: Mutex::default(),
         off: off.to_vec(),
         two_names: uses(|action| matches!(action, Do::ClaimOnOther(..))),
     });
@@ -543,77 +547,4 @@ fn take_turns(world: &World, stage: &Stage, permits: &[Permit], orders: &mut Ord
             stage.turns.kill(actor);
         }
     }
-}
-
-/// Lets each cluster go on undisturbed, and says what is lost or left over then.
-async fn judge(stage: &Arc<Stage>) -> Option<String> {
-    let processes: Vec<Process> =
-        (0..CLUSTERS.len()).map(|cluster| Process::new(stage, None, cluster)).collect();
-    for process in &processes {
-        process.go_on().await.unwrap();
-    }
-    let found = stage.book().wrong.clone();
-    if let Some(wrong) = found.or_else(|| lost(stage)) {
-        return Some(wrong);
-    }
-    let bound: Vec<(usize, &'static str)> = {
-        let book = stage.book();
-        let bound = book.claims.iter().filter(|(_, entry)| entry.state == State::Bound);
-        bound.map(|(name, entry)| (entry.cluster, *name)).collect()
-    };
-    for (cluster, name) in bound {
-        processes[cluster].release(name, Disposal::Delete).await.unwrap();
-    }
-    for process in &processes {
-        process.go_on().await.unwrap();
-    }
-    left_over(stage)
-}
-
-/// What a bound claim misses, or sees and must not.
-fn lost(stage: &Stage) -> Option<String> {
-    let book = stage.book();
-    let mut places: BTreeMap<PathBuf, &str> = BTreeMap::new();
-    for (name, entry) in book.claims.iter().filter(|(_, entry)| entry.state == State::Bound) {
-        let volume = entry.volume.as_ref().unwrap();
-        let directory = stage.directory(volume);
-        if fs::read_to_string(directory.join(name)).ok().as_deref() != Some(name) {
-            return Some(format!("the data of {name}, which is bound, is not in its directory"));
-        }
-        for (other, of) in &book.claims {
-            let both = of.shares && entry.shares;
-            if other != name && directory.join(other).exists() && !both {
-                return Some(format!("{name} sees the data of {other}, which is {:?}", of.state));
-            }
-        }
-        if let Some(other) = places.insert(directory, name)
-            && !(entry.shares && book.claims[other].shares)
-        {
-            return Some(format!("{name} and {other} are in one directory"));
-        }
-    }
-    for (name, _) in book.claims.iter().filter(|(_, e)| e.state == State::Gone(Disposal::Archive)) {
-        let archived = |path: &String| path.starts_with("archived-") && path.ends_with(&format!("/{name}"));
-        if !tree(&stage.root()).iter().any(archived) {
-            return Some(format!("the data of {name}, which is archived, is gone"));
-        }
-    }
-    None
-}
-
-/// What is on the export that nothing accounts for, when all volumes are gone.
-fn left_over(stage: &Stage) -> Option<String> {
-    let book = stage.book();
-    for (name, entry) in &book.claims {
-        if matches!(entry.state, State::Bound | State::Released(_)) {
-            return Some(format!("{name} cannot be removed: {entry:?}"));
-        }
-    }
-    let kept = ["export.json", "archived", "places/archived-", "parents/archived-"];
-    let accounted = |path: &str| match path.strip_prefix(".berth/") {
-        None => path == ".berth" || path.starts_with("archived-"),
-        Some(below) => !below.contains('/') || kept.iter().any(|kept| below.starts_with(kept)),
-    };
-    let left: Vec<String> = tree(&stage.root()).into_iter().filter(|path| !accounted(path)).collect();
-    (!left.is_empty()).then(|| format!("nobody accounts for {left:?}"))
 }

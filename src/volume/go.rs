@@ -1,4 +1,5 @@
-//! Times as administrators write them, in the syntax of Go: [`parse_duration`], [`duration_text`].
+//! Truth values and times in the syntax of Go, as Kubernetes and the older provisioners read them: [`parse_bool`],
+//! [`parse_duration`], [`duration_text`].
 
 use std::{fmt::Write as _, time::Duration};
 
@@ -10,6 +11,15 @@ const UNITS: [(&str, u64); 6] = [
     ("us", 1_000),
     ("ns", 1),
 ];
+
+/// A truth value as Go's `strconv.ParseBool` reads it.
+pub fn parse_bool(text: &str) -> Option<bool> {
+    match text {
+        "1" | "t" | "T" | "true" | "True" | "TRUE" => Some(true),
+        "0" | "f" | "F" | "false" | "False" | "FALSE" => Some(false),
+        _ => None,
+    }
+}
 
 /// A duration as Go's `time.ParseDuration` reads it, without the negative ones: `1h30m`, `500ms`.
 pub fn parse_duration(text: &str) -> Option<Duration> {
