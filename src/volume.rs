@@ -158,6 +158,13 @@ pub struct PvMetadata {
     pub retention: Option<Duration>,
 }
 
+impl PvMetadata {
+    /// The UID of the PV object, where it is known.
+    pub fn known_uid(&self) -> Option<&str> {
+        Some(self.uid.as_str()).filter(|uid| !uid.is_empty())
+    }
+}
+
 /// What an administrator writes as the owner of data that nothing on the storage tells the owner of.
 pub const UNRECORDED: &str = "unrecorded";
 

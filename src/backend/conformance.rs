@@ -152,7 +152,7 @@ pub async fn run(bench: impl Fn() -> Bench) {
     behaviours!(
         creating_again_gives_the_same_volume,
         a_volume_lies_where_place_and_locate_say,
-        a_volume_is_unfinished_until_it_is_committed,
+        a_volume_is_uncommitted_until_it_is_committed,
         committing_what_is_not_there_is_not_found,
         a_deleted_volume_goes_to_the_trash_and_is_purged,
         an_archived_volume_is_moved_aside,
@@ -290,7 +290,7 @@ async fn a_volume_lies_where_place_and_locate_say(bench: Trial) {
     assert_eq!(volume.id.backend(), backend.capabilities().name);
 }
 
-async fn a_volume_is_unfinished_until_it_is_committed(bench: Trial) {
+async fn a_volume_is_uncommitted_until_it_is_committed(bench: Trial) {
     let backend = bench.start();
     assert_eq!(bench.list_uncommitted(&backend).await, []);
     let (older, newer) = (bench.request("older"), bench.request("newer"));

@@ -260,7 +260,7 @@ impl Memory {
         self.state().on_node = true;
     }
 
-    /// From now on, what is unfinished tells the UID of its claim alone.
+    /// From now on, what is uncommitted tells the UID of its claim alone.
     pub fn forget_names(&self) {
         self.state().nameless = true;
     }

@@ -56,7 +56,7 @@ use crate::{
     },
 };
 
-/// The backend. Opens nothing until it is told which volumes exist ([`Backend::expect_store`]).
+/// The backend. Opens nothing until it is told which volumes exist ([`Stores::expect_store`]).
 #[derive(Debug)]
 pub struct Nfs {
     capabilities: Capabilities,
@@ -158,7 +158,7 @@ impl Backend for Nfs {
         let store = self.store_of(&uncommitted.id)?;
         let held = store.hold(uncommitted.id.name())?;
         let uncommitted = uncommitted.clone();
-        let what = format!("discard unfinished volume {}", uncommitted.id.name());
+        let what = format!("roll back uncommitted volume {}", uncommitted.id.name());
         store.run(what, Some(held), permit, move |work| commit::rollback(work, &uncommitted)).await
     }
 
@@ -244,7 +244,7 @@ impl Janitor for Nfs {
     async fn list_uncommitted(&self, store: &str, _: Known<'_>) -> Result<Vec<Uncommitted>, Error> {
         let store = self.store(store)?;
         store
-            .run("list unfinished volumes".into(), None, &Permit::unlimited(), commit::list_uncommitted)
+            .run("list uncommitted volumes".into(), None, &Permit::unlimited(), commit::list_uncommitted)
             .await
     }
 

@@ -1,4 +1,4 @@
-//! What becomes of an intent: the volume is in use and gets its record, or it was never used and is taken back.
+//! What happens to an intent: the volume is in use and gets its record, or it was never used and is rolled back.
 //!
 //! Nothing of another cluster is listed or touched. Runs on a thread of the export's pool.
 
@@ -47,7 +47,7 @@ pub(super) fn write_record(work: &Work<'_>, marker: &Marker) -> Result<(), OpErr
         Err(failure) if failure.errno() == Some(Errno::EXDEV) => None,
         Err(failure) => return Err(failure.into()),
     };
-    let cluster = work.cluster().map(|ids| ids.current().to_owned());
+    let cluster = work.signature();
     let signed = Marker {
         cluster: cluster.or(marker.cluster.clone()),
         inode: seen.map(|seen| seen.inode),
@@ -93,7 +93,7 @@ pub(super) fn list_uncommitted(work: &Work<'_>) -> Result<Vec<Uncommitted>, OpEr
             }
             Err(why) => {
                 let (export, file) = (&work.context.export.name, file.to_string());
-                tracing::warn!(export, file, reason = why, "record of an unfinished volume cannot be read");
+                tracing::warn!(export, file, reason = why, "record of an uncommitted volume cannot be read");
             }
         }
     }
@@ -174,7 +174,7 @@ pub(super) fn undo_intent(work: &Work<'_>, intent: &Marker) -> Result<(), OpErro
         if work.changes.remove_directory(&intent.path)? == Unmade::Occupied {
             places::stay(work, intent, &intent.path)?;
             let message = format!(
-                "directory {} of unfinished volume {} is not empty; look at it, then remove it or its content",
+                "directory {} of uncommitted volume {} is not empty; look at it, then remove it or its content",
                 intent.path,
                 intent.id.name()
             );

@@ -227,7 +227,7 @@ fn wanted(work: &Work<'_>, request: &VolumeRequest, plan: &Plan) -> Result<Marke
     Ok(Marker {
         capacity: request.capacity.bytes(),
         shared: plan.existing == Existing::Share,
-        cluster: work.cluster().map(|ids| ids.current().to_owned()),
+        cluster: work.signature(),
         ..Marker::new(id, plan.place.path.clone(), claim, Origin::Created)
     })
 }

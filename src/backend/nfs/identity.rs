@@ -32,10 +32,10 @@ const LOOKS: usize = 16;
 impl Context {
     /// Finds out whether the directory at the root's path is the export that it was. `pinned` is what is known of its
     /// identity in this process.
-    pub(super) fn verify(&self, past: &StoreExpectation, pinned: Option<&str>) -> Result<Opened, String> {
+    pub(super) fn verify(&self, expected: &StoreExpectation, pinned: Option<&str>) -> Result<Opened, String> {
         #[cfg(test)]
         self.interruption.opening();
-        let opened = self.look(past, pinned);
+        let opened = self.look(expected, pinned);
         let noted = opened.as_ref().map_err(Clone::clone).and_then(|opened| {
             let top = opened.root.top().map_err(told)?;
             self.note_root(top, opened.identity().as_deref())
@@ -59,7 +59,7 @@ impl Context {
         self.roots.note(&self.export, top, identity, Arc::downgrade(&self.doubt))
     }
 
-    fn look(&self, past: &StoreExpectation, pinned: Option<&str>) -> Result<Opened, String> {
+    fn look(&self, expected: &StoreExpectation, pinned: Option<&str>) -> Result<Opened, String> {
         let Export { root: path, server, path: exported, require_mount, .. } = &self.export;
         let root = Root::open(path).map_err(|failure| match failure.errno() {
             Some(Errno::ENOENT) => {
@@ -78,7 +78,7 @@ impl Context {
             None => None,
         };
         let pinned = pinned.filter(|_| self.enforces(Rule::Identity));
-        let known = [pinned, past.identity.as_deref()];
+        let known = [pinned, expected.identity.as_deref()];
         for known in known.into_iter().flatten() {
             match &identity {
                 Some(found) if found.id == known => {}
@@ -87,7 +87,7 @@ impl Context {
             }
         }
         if identity.is_none() {
-            self.look_for_volumes(&root, past)?;
+            self.look_for_volumes(&root, expected)?;
         }
         Ok(Opened {
             root,
@@ -98,9 +98,9 @@ impl Context {
     }
 
     /// Where nothing else tells whether it is the right root: some of the volumes must be there.
-    fn look_for_volumes(&self, root: &Root, past: &StoreExpectation) -> Result<(), String> {
+    fn look_for_volumes(&self, root: &Root, expected: &StoreExpectation) -> Result<(), String> {
         let mut missing = None;
-        let places = past.places.iter().filter(|place| place.store == self.export.name);
+        let places = expected.places.iter().filter(|place| place.store == self.export.name);
         for place in places.take(LOOKS) {
             if root.entry(&place.path).is_ok_and(|entry| entry == Entry::Directory) {
                 return Ok(());

@@ -39,7 +39,7 @@ pub(super) fn remove(work: &Work<'_>, removal: &Removal, path: &RelativePath) ->
     let id = id(work, &removal.name)?;
     let marker = Marker {
         cluster: cluster.as_ref().map(|ids| ids.current().to_owned()),
-        uid: Some(removal.pv_metadata.uid.clone()).filter(|uid| !uid.is_empty()),
+        uid: removal.pv_metadata.known_uid().map(String::from),
         inode,
         ..Marker::new(id, path.clone(), removal.claim.clone(), removal.origin)
     };

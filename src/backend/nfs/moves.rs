@@ -212,6 +212,17 @@ pub(super) fn archived(work: &Work<'_>, name: &VolumeName) -> Result<Option<Mark
     work.marker(ARCHIVED, name)
 }
 
+/// Makes sure that nothing lies where a volume is to be moved back to from `from`.
+pub(super) fn nothing_at(work: &Work<'_>, path: &RelativePath, from: &RelativePath) -> Result<(), OpError> {
+    if here(work, path)? == Here::Nothing {
+        return Ok(());
+    }
+    fail(
+        Kind::Conflict,
+        format!("the volume cannot be moved back to {path}, where something is; it waits as {from}"),
+    )
+}
+
 /// Moves a directory to the place of its volume, where nothing may be.
 pub(super) fn move_home(
     work: &Work<'_>,
@@ -219,13 +230,7 @@ pub(super) fn move_home(
     from: &RelativePath,
     inode: u64,
 ) -> Result<(), OpError> {
-    if here(work, path)? != Here::Nothing {
-        let waits = from;
-        return fail(
-            Kind::Conflict,
-            format!("the volume cannot be moved back to {path}, where something is; it waits as {waits}"),
-        );
-    }
+    nothing_at(work, path, from)?;
     if !make_parents(work, path)? {
         return fail(Kind::Unavailable, format!("the directories above {path} come and go"));
     }

@@ -138,12 +138,10 @@ impl Removing<'_> {
     fn signed(&self, inode: u64) -> Result<Marker, OpError> {
         let (work, removal) = (self.work, self.removal);
         let marker = &self.live.marker;
-        let uid = Some(removal.pv_metadata.uid.clone()).filter(|uid| !uid.is_empty());
+        let uid = removal.pv_metadata.known_uid().map(String::from);
         Ok(Marker {
             claim: removal.claim.clone(),
-            cluster: work
-                .cluster()
-                .map_or_else(|| marker.cluster.clone(), |ids| Some(ids.current().to_owned())),
+            cluster: work.signature().or_else(|| marker.cluster.clone()),
             uid: uid.or_else(|| marker.uid.clone()),
             inode: Some(inode),
             base: Some(work.base()?),

@@ -108,7 +108,7 @@ pub(super) fn register(work: &Work<'_>, volume: &InUse, path: &RelativePath) -> 
     let marker = Marker {
         claim: volume.claim.clone(),
         cluster: Some(ids.current().to_owned()),
-        uid: Some(volume.pv_metadata.uid.clone()).filter(|uid| !uid.is_empty()),
+        uid: volume.pv_metadata.known_uid().map(String::from),
         ..known
     };
     if let Some(former) = former

@@ -25,7 +25,7 @@ use crate::{
 /// Puts the volume back that its PV, which is to be kept, describes. What is not provably this volume's is left alone, and
 /// nothing was begun on it.
 pub(super) fn restore(work: &Work<'_>, removal: &Removal, path: &RelativePath) -> Result<Restored, OpError> {
-    let uid = Some(removal.pv_metadata.uid.as_str()).filter(|uid| !uid.is_empty());
+    let uid = removal.pv_metadata.known_uid();
     if let Some(live) = moves::live(work, &removal.name)? {
         if !remains::is_of(work, &live.marker, removal) {
             return Ok(Restored::InPlace);
@@ -186,14 +186,7 @@ fn no_room<T>() -> Result<T, OpError> {
 
 /// Whether nothing lies where the volume was.
 fn is_free(work: &Work<'_>, marker: &Marker, from: &RelativePath) -> Result<(), OpError> {
-    let path = &marker.path;
-    if here(work, &marker.path)? != Here::Nothing {
-        let waits = from;
-        return fail(
-            Kind::Conflict,
-            format!("the volume cannot be moved back to {path}, where something is; it waits as {waits}"),
-        );
-    }
+    moves::nothing_at(work, &marker.path, from)?;
     if work.context.enforces(Rule::Places)
         && !marker.shared
         && let Some(occupant) = places::overlapping(work, marker, &marker.path)?
@@ -213,8 +206,8 @@ fn named(
 ) -> Result<Restored, OpError> {
     let id = VolumeId::new(NAME, &work.context.export.name, removal.name.clone())?;
     let marker = Marker {
-        cluster: work.cluster().map(|ids| ids.current().to_owned()),
-        uid: Some(removal.pv_metadata.uid.clone()).filter(|uid| !uid.is_empty()),
+        cluster: work.signature(),
+        uid: removal.pv_metadata.known_uid().map(String::from),
         inode: Some(inode),
         ..Marker::new(id, path.clone(), removal.claim.clone(), removal.origin)
     };

@@ -65,7 +65,7 @@ impl Drop for Store {
 }
 
 struct Health {
-    past: Option<StoreExpectation>,
+    expected: Option<StoreExpectation>,
     state: State,
     /// Since when the root is being examined, while it is.
     examining: Option<Instant>,
@@ -96,7 +96,7 @@ impl Store {
             Self {
                 context: Arc::new(Context::new(export, host, roots, doubt)),
                 health: Mutex::new(Health {
-                    past: None,
+                    expected: None,
                     state: State::Uninitialised,
                     examining: None,
                     epoch: 0,
@@ -109,12 +109,12 @@ impl Store {
 
     /// Takes what the existing volumes say, and examines the root by it. Told again, at the beginning of a term, what they
     /// say by then counts; an identity that was known before is not forgotten.
-    pub(super) fn expect_store(self: &Arc<Self>, past: StoreExpectation) {
+    pub(super) fn expect_store(self: &Arc<Self>, expected: StoreExpectation) {
         let mut health = self.health();
-        if let Some(identity) = &past.identity {
+        if let Some(identity) = &expected.identity {
             self.pin(identity);
         }
-        health.past = Some(past);
+        health.expected = Some(expected);
         self.examine_again(health);
     }
 
@@ -284,13 +284,13 @@ fn examine_until_right(store: &Weak<Store>) -> Option<Weak<Opened>> {
     loop {
         {
             let store = store.upgrade()?;
-            let (past, pinned, epoch) = {
+            let (expected, pinned, epoch) = {
                 let mut health = store.health();
                 health.examining = Some(Instant::now());
-                (health.past.clone(), store.pinned.lock().clone(), health.epoch)
+                (health.expected.clone(), store.pinned.lock().clone(), health.epoch)
             };
-            let past = past?;
-            let outcome = store.verify(&past, pinned.as_deref());
+            let expected = expected?;
+            let outcome = store.verify(&expected, pinned.as_deref());
             let mut health = store.health();
             if health.epoch != epoch {
                 continue;

@@ -200,6 +200,11 @@ impl Work<'_> {
         self.context.host.cluster_ids()
     }
 
+    /// The identity of the cluster that records are signed with, where it is known.
+    pub(super) fn signature(&self) -> Option<String> {
+        self.cluster().map(|ids| ids.current().to_owned())
+    }
+
     /// The inode of our own directory: after the export was copied it is another one.
     pub(super) fn base(&self) -> Result<u64, OpError> {
         Ok(self.root.see(&[record::BASE])?.map_or(0, |seen| seen.inode))

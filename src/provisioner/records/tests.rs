@@ -358,7 +358,7 @@ async fn volumes_of_older_provisioners_and_volumes_that_are_taken_over_are_recor
     };
     let queue = listen(&mut records);
     let take_over = |owner: &str| json!({"metadata": {"annotations": {"berth.storage/take-over": owner}}, "status": {"phase": "Bound"}});
-    let place = Location { store: "default".into(), segments: vec!["new".into()] };
+    let place = Location::new("default", "new").unwrap();
     let claim = fixtures::claim(json!({"metadata": {"uid": "new"}}));
     records.reserve(&claim, LocationKey::new("memory", &place));
     records.see_volume(&patched("new", &Value::Null, json!({"status": {"phase": "Pending"}})));

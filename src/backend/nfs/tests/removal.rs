@@ -187,7 +187,7 @@ async fn a_volume_whose_directory_is_gone_leaves_no_record() {
 }
 
 #[tokio::test]
-async fn an_unfinished_volume_whose_place_somebody_else_uses_now_leaves_only_its_intent_behind() {
+async fn an_uncommitted_volume_whose_place_somebody_else_uses_now_leaves_only_its_intent_behind() {
     let site = Site::new();
     site.create(&request("a", &[("pathPattern", "data"), ("existingDirectory", "share")])).await.unwrap();
     site.make(&request("b", &[("pathPattern", "data"), ("existingDirectory", "share")])).await;
