@@ -3,14 +3,11 @@
 //! Entry points: [`Server`] (what all requests share) and [`serve`] (one listener's life). A request passes, in this
 //! order: authentication, faults, authorization, its handler, audit. Deliberately not here: what the handlers do.
 
-mod discovery;
 mod events;
-mod protobuf;
 mod read;
-mod render;
+pub(crate) mod render;
 mod request;
 mod review;
-mod table;
 mod watch;
 mod write;
 
@@ -33,6 +30,7 @@ use self::request::RequestInfo;
 use crate::{
     audit::{Audit, AuditEntry, AuditKey},
     faults::{Attributes, Fault, Faults},
+    kubectl::{discovery, protobuf},
     rbac::{Authorizer, User, Users},
     registry::Registry,
     status::Status,

@@ -58,6 +58,7 @@ mod audit;
 mod controllers;
 mod faults;
 mod http;
+mod kubectl;
 mod object;
 mod objects;
 mod patch;

@@ -1,10 +1,8 @@
 //! Patches: what a patch makes of an object.
 //!
-//! Entry points: [`Patch::parse`], [`Patch::apply_to`]; server-side apply is [`ownership::apply`]. All pure.
+//! Entry points: [`Patch::parse`], [`Patch::apply_to`]; server-side apply is [`ownership::apply`](crate::kubectl::ownership::apply). All pure.
 //! Deliberately not here: whether the result is valid, and writing it (see `registry`).
 
-pub(crate) mod fieldset;
-pub(crate) mod ownership;
 pub(crate) mod schema;
 pub(crate) mod strategic;
 

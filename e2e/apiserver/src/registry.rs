@@ -10,8 +10,8 @@ use std::sync::Arc;
 use serde_json::{Map, Value, json};
 
 use crate::{
+    kubectl::ownership::{self, Writer},
     object::{self, Object, key_of, text},
-    patch::ownership::{self, Writer},
     resource::{Kind, Resource},
     rules::{defaults, update, update::Part, validation},
     status::{FieldError, Status},

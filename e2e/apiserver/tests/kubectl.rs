@@ -171,3 +171,20 @@ fn kubectl_watches() {
     watching.kill().unwrap();
     watching.wait().unwrap();
 }
+
+/// What README.md says that kubectl gets and does not get.
+#[test]
+fn what_kubectl_does_not_get_is_as_the_readme_says() {
+    let server = server();
+    let Some(kubectl) = Kubectl::find(&server, "what_kubectl_does_not_get_is_as_the_readme_says") else {
+        return;
+    };
+    kubectl.refuse(&["explain", "pvc"], &["not found in OpenAPI schema"]);
+    kubectl.refuse(&["get", "rs"], &["the server doesn't have a resource type \"rs\""]);
+    kubectl.expect(&["get", "all"], &["No resources found"]);
+    let item = |name: &str| format!("- {{apiVersion: v1, kind: ConfigMap, metadata: {{name: {name}}}}}\n");
+    let list = format!("apiVersion: v1\nkind: List\nitems:\n{}{}", item("a"), item("b"));
+    std::fs::write(kubectl.home.path().join("list.yaml"), list).unwrap();
+    kubectl.expect(&["apply", "-f", "list.yaml"], &["configmap/a created", "configmap/b created"]);
+    kubectl.expect(&["get", "configmaps", "-o", "yaml"], &["kind: List"]);
+}

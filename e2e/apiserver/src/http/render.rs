@@ -5,8 +5,9 @@
 
 use serde_json::{Value, json};
 
-use super::{events, table};
+use super::events;
 use crate::{
+    kubectl::table,
     object::{self, Object},
     resource::Resource,
 };

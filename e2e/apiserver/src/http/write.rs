@@ -8,11 +8,9 @@ use serde_json::{Value, json};
 
 use super::{Body, Call, Server, events, json, read};
 use crate::{
+    kubectl::ownership::{self, Writer},
     object::{self, Object, text},
-    patch::{
-        Patch,
-        ownership::{self, Writer},
-    },
+    patch::Patch,
     registry::{DeleteOptions, Deleted, WriteOptions, set_condition},
     resource::{Kind, Resource},
     rules::{self, FieldValidation, update::Part},

@@ -6,12 +6,10 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{
-    fieldset::{self, FieldSet, Path},
-    schema::{List, list_keys},
-};
+use super::fieldset::{self, FieldSet, Path};
 use crate::{
     object::{self, text},
+    patch::schema::{List, list_keys},
     resource::Resource,
     rules::update::Part,
     status::Status,

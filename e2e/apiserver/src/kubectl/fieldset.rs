@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 
-use super::schema::{List, list_keys};
+use crate::patch::schema::{List, list_keys};
 
 /// The way to a field, element by element.
 pub(crate) type Path = Vec<String>;

@@ -4,8 +4,8 @@
 
 use serde_json::{Value, json};
 
-use super::render::Include;
 use crate::{
+    http::render::Include,
     object::{self, text},
     resource::{Kind, Resource},
 };

@@ -7,8 +7,8 @@
 use http::{HeaderValue, Response, header};
 use serde_json::{Map, Value, json};
 
-use super::{Body, Call, Server, json, json_bytes};
 use crate::{
+    http::{Body, Call, Server, json, json_bytes},
     resource::{RESOURCES, Resource},
     status::Status,
 };
