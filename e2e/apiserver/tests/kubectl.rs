@@ -185,6 +185,10 @@ fn what_kubectl_does_not_get_is_as_the_readme_says() {
     let item = |name: &str| format!("- {{apiVersion: v1, kind: ConfigMap, metadata: {{name: {name}}}}}\n");
     let list = format!("apiVersion: v1\nkind: List\nitems:\n{}{}", item("a"), item("b"));
     std::fs::write(kubectl.home.path().join("list.yaml"), list).unwrap();
-    kubectl.expect(&["apply", "-f", "list.yaml"], &["configmap/a created", "configmap/b created"]);
+    kubectl.refuse(&["apply", "-f", "list.yaml"], &["could not find the requested resource"]);
+    kubectl.expect(
+        &["apply", "--validate=false", "-f", "list.yaml"],
+        &["configmap/a created", "configmap/b created"],
+    );
     kubectl.expect(&["get", "configmaps", "-o", "yaml"], &["kind: List"]);
 }
