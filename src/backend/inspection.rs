@@ -1,4 +1,4 @@
-//! What a class says before any claim uses it: [`Inspection`], which [`Backend::inspect`](super::Backend::inspect) gives.
+//! What a class says before any claim uses it: [`Inspection`], which [`Stores::inspect`](super::Stores::inspect) gives.
 //!
 //! Pure values. What becomes of a finding, the caller decides.
 
