@@ -73,7 +73,7 @@ const ABOVE_ONE_CALL: Duration = Duration::from_secs(5);
 /// The same for a removal, which in a full pool makes several calls that wait for room.
 const ABOVE_ONE_CALL_IF_FULL: Duration = Duration::from_mins(12);
 
-/// The backend. Copies nothing of a cluster but what [`Stores::stores`](crate::backend::Stores::stores) tells.
+/// The backend. Copies nothing of a cluster but what [`Stores::stores`] tells.
 pub struct Rbd {
     capabilities: Capabilities,
     clusters: Clusters,
