@@ -196,7 +196,7 @@ impl Ceph {
         match failed.reason {
             Reason::Unreachable => {
                 let heard = self.hear().await;
-                // The programs wait for every protocol that may be spoken there; whoever knows which one it is, is told more.
+                // The programs try both protocols of a monitor. The error says more if the address names its protocol.
                 if self.cluster.set_spoken(reach::spoken(&heard)) {
                     outcome = self.attempt(tool, call).await;
                 }

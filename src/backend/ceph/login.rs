@@ -16,7 +16,7 @@ use crate::{
 /// The names under which Secrets hold a key, the first that is there counts.
 const NAMES: [&str; 3] = ["key", "adminKey", "userKey"];
 
-/// A handle on `cluster` for `admin`. `fresh`: the key is read anew, since the one that was known was not accepted.
+/// A handle on `cluster` for `admin`. `fresh`: reads the key again, because Ceph refused the cached one.
 pub async fn open(
     cluster: &Cluster,
     host: &dyn Kubernetes,

@@ -30,7 +30,7 @@ pub enum Reason {
     NoObject,
     /// Something that was named is not there; which, the text does not say in a way that we know.
     NoSuchThing,
-    /// Somebody has the image open.
+    /// A client has the image open.
     Watched,
     /// It has snapshots, or is only kept for its snapshots.
     Snapshots,
@@ -168,7 +168,7 @@ impl Reason {
             Self::NoUser => "there is no such Ceph user",
             Self::NoObject => "there is no such object",
             Self::NoSuchThing => "something that it names does not exist",
-            Self::Watched => "somebody has the image open",
+            Self::Watched => "the image is in use by a client",
             Self::Snapshots => "it has snapshots",
             Self::NotEmpty => "it is not empty",
             Self::NotExpired => "it is kept in the trash until its expiry",
@@ -212,7 +212,7 @@ impl Reason {
             }
             Self::Snapshots => "remove its snapshots, and the clones of them, first",
             Self::HalfMoved => {
-                "finish the move with rbd trash mv POOL/NAME, if the image is still there under its name and nobody wants it"
+                "finish the move with rbd trash mv POOL/NAME, if the image still exists under its name and is not needed"
             }
             Self::Grouped => "take it out of the group with rbd group image rm --image-id",
             Self::NotPermitted if tool == Tool::Ceph => {

@@ -48,7 +48,7 @@ async fn watch(cluster: Weak<Shared>, met: Arc<Notify>, host: Arc<dyn Kubernetes
     loop {
         let Some(shared) = cluster.upgrade() else { return };
         let pause = Cluster { shared }.look(&host).await;
-        // The cluster is not held meanwhile: one that nobody holds is gone.
+        // The wait holds no reference to the cluster: one that is no longer used is dropped.
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
             () = met.notified() => {}

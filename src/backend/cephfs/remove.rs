@@ -66,7 +66,7 @@ pub(super) async fn remove(
         }
         Disposal::Archive => {
             undelete(work, &at, &marks, permit).await?;
-            // The mark first: in a full file system it cannot be written, and nobody is shut out of a volume that stays.
+            // The mark comes first: a full file system refuses it, and a volume that stays keeps its users.
             let object = &removal.pv_metadata.uid;
             let archived = match marks.archived {
                 Some(archived) if archived.is_for(object, now(work)) => archived,

@@ -277,10 +277,20 @@ impl Subvolumes {
         permit: &Permit,
     ) -> Result<(), Error> {
         let what = format!("write metadata {key} of {}", at.shown());
+        let reply = self.write_metadata(&what, at, (key, value), permit).await?;
+        self.written(at, (key, Some(value)), (&what, &reply)).await
+    }
+
+    async fn write_metadata(
+        &self,
+        what: &str,
+        at: &At,
+        (key, value): (&str, &str),
+        permit: &Permit,
+    ) -> Result<Reply, Failed> {
         let args =
             ["fs", "subvolume", "metadata", "set", &at.fs, &at.name, key, value, "--group_name", &at.group];
-        let reply = self.call(Call::changes(what.clone(), args, permit)).await?;
-        self.written(at, (key, Some(value)), (&what, &reply)).await
+        self.call(Call::changes(what, args, permit)).await
     }
 
     /// Makes sure that there is room for metadata, by writing `value` where it is already. A remark of Ceph's counts as a refusal.
@@ -292,9 +302,7 @@ impl Subvolumes {
         permit: &Permit,
     ) -> Result<(), Error> {
         let what = format!("write metadata {key} of {} once more", at.shown());
-        let args =
-            ["fs", "subvolume", "metadata", "set", &at.fs, &at.name, key, value, "--group_name", &at.group];
-        let reply = self.call(Call::changes(what.clone(), args, permit)).await?;
+        let reply = self.write_metadata(&what, at, (key, value), permit).await?;
         if reply.remark().is_empty() { Ok(()) } else { Err(no_room(&what, &reply)) }
     }
 

@@ -1,5 +1,7 @@
 //! Claims that ask for more than they have.
 
+use std::time::Duration;
+
 use berth_apiserver::{Fault, Match, Options, Times};
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use serde_json::json;
@@ -152,6 +154,23 @@ async fn growth_that_was_refused_is_asked_for_again_slowly() {
     origin("created");
     bed.until("the claim has grown again", || has(&bed) == "3Gi").await;
     running.stop().await;
+}
+
+/// It waited for as long as what is wrong until a person corrects it, though space may be freed at any time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn growth_that_found_no_space_does_not_wait_for_the_slowest_retry() {
+    let bed = Bed::new();
+    let mut settings = bed.settings().await;
+    settings.pace.slow = Duration::from_hours(1);
+    let running = bed.start_with(settings);
+    bed.claim("data", json!({}));
+    bed.bound("data").await;
+    bed.provisioned(1).await;
+    bed.memory.fail_next(Operation::Expand, 2, Moment::Before, Failure::Exhausted);
+    grow(&bed, "2Gi");
+    bed.until("the claim has grown", || has(&bed) == "2Gi").await;
+    running.stop().await;
+    assert_eq!(bed.memory.calls(Operation::Expand), 3);
 }
 
 /// Proves: case 55, row 8.4
