@@ -26,7 +26,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
     sync::{Arc, Mutex, PoisonError},
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use async_trait::async_trait;
@@ -149,7 +149,7 @@ impl Cephfs {
     }
 
     async fn work(&self, cluster: &Cluster, admin: Admin) -> Result<Work, Error> {
-        Work::new(self.store(cluster), Arc::clone(&self.host), admin).await
+        Work::new(self.store(cluster), Arc::clone(&self.host), admin, self.guards.clone()).await
     }
 
     /// To work on a store for which nobody names a user now; `None` where nobody did yet.
@@ -184,9 +184,7 @@ impl Cephfs {
     }
 
     fn hold(&self, name: &VolumeName) -> Result<Held<VolumeName>, Error> {
-        self.guards.take(name).ok_or_else(|| {
-            Error::new(Kind::Busy, format!("volume {name} is being worked on; it is tried again soon"))
-        })
+        store::hold(&self.guards, name)
     }
 
     /// The cluster of these monitors as a store's name, without making it known. Clusters that classes describe do not count:
@@ -458,13 +456,19 @@ impl Janitor for Cephfs {
                 tokio::time::sleep(purge::SOON).await;
                 continue;
             };
-            for store in self.known().into_iter().filter(|store| sweep::has_garbage(store, now)) {
+            let due = |store: &Arc<Store>| {
+                let retry = store.memory().retry;
+                sweep::has_garbage(store, now) && retry.is_none_or(|retry| retry <= Instant::now())
+            };
+            for store in self.known().into_iter().filter(due) {
                 let name = store.cluster.name();
                 let done = match self.work_on(name).await {
                     Ok(Some(work)) => sweep::collect_garbage(&work, now, permit).await,
                     Ok(None) => Ok(()),
                     Err(error) => Err(error),
                 };
+                // A list of everything is not made every few seconds.
+                store.memory().retry = done.is_err().then(|| Instant::now() + purge::AGAIN);
                 let Err(error) = done else { continue };
                 let error = error.chain();
                 if store.memory().groups.is_empty() {

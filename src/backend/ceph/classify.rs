@@ -132,6 +132,7 @@ fn ceph(code: i32, stderr: &Stderr) -> Reason {
         EINVAL if stderr.any(&["invalid pool layout"]) => Reason::NoDataPool,
         EINVAL if stderr.any(&["No space left on device"]) => Reason::Full,
         ENOTEMPTY if stderr.any(&["has snapshots"]) => Reason::Snapshots,
+        EAGAIN if stderr.any(&["is not ready for operation"]) => Reason::Cloning,
         EINVAL if stderr.any(&["would be lesser than"]) => Reason::Shrink,
         EOPNOTSUPP if stderr.any(&["is not enabled/loaded", "ceph-mgr restart"]) => Reason::NotReady,
         _ => by_number(code),

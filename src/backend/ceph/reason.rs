@@ -42,6 +42,8 @@ pub enum Reason {
     HalfMoved,
     /// It is in a group of images.
     Grouped,
+    /// It is a clone that is still being filled, or one whose filling failed or was cancelled.
+    Cloning,
     /// Something in the trash has no header any more. All that has one was listed nevertheless.
     HeaderlessTrash,
     /// The user may not do this.
@@ -99,6 +101,7 @@ impl Reason {
             | Self::NotEmpty
             | Self::NotExpired
             | Self::HalfMoved
+            | Self::Cloning
             | Self::Grouped => Kind::InUse,
             Self::NotPermitted
             | Self::WrongKey
@@ -142,6 +145,7 @@ impl Reason {
             | Self::NotEmpty
             | Self::NotExpired
             | Self::HalfMoved
+            | Self::Cloning
             | Self::Grouped
             | Self::HeaderlessTrash
             | Self::NotPermitted
@@ -173,6 +177,7 @@ impl Reason {
             Self::NotEmpty => "it is not empty",
             Self::NotExpired => "it is kept in the trash until its expiry",
             Self::HalfMoved => "its move to the trash was broken off",
+            Self::Cloning => "it is a clone that is not complete",
             Self::Grouped => "it is in a group of images",
             Self::HeaderlessTrash => "something in the trash has no header",
             Self::NotPermitted => "the Ceph user is not permitted to do this",
@@ -211,6 +216,9 @@ impl Reason {
                 "wait until it is unmapped everywhere; a client that crashed is forgotten after 30 s"
             }
             Self::Snapshots => "remove its snapshots, and the clones of them, first",
+            Self::Cloning => {
+                "look at it with ceph fs clone status; one that failed or was cancelled goes with ceph fs subvolume rm --force"
+            }
             Self::HalfMoved => {
                 "finish the move with rbd trash mv POOL/NAME, if the image still exists under its name and is not needed"
             }

@@ -65,6 +65,7 @@ pub struct Keys {
     secrets: Mutex<BTreeMap<SecretName, (Secrets, Option<VolumeName>)>>,
     cluster_id: Mutex<Option<String>>,
     objects: Mutex<BTreeMap<VolumeName, PvState>>,
+    coming: Mutex<Option<(VolumeName, PvState)>>,
     later: Mutex<Duration>,
     timeless: AtomicBool,
 }
@@ -108,6 +109,11 @@ impl Keys {
     /// What there is as the PV of this name; none, if nothing is said.
     pub fn set_pv(&self, name: &VolumeName, state: PvState) {
         self.objects.lock().unwrap_or_else(PoisonError::into_inner).insert(name.clone(), state);
+    }
+
+    /// The PV of this name comes right after it was asked for once more.
+    pub fn set_pv_soon(&self, name: &VolumeName, state: PvState) {
+        *self.coming.lock().unwrap_or_else(PoisonError::into_inner) = Some((name.clone(), state));
     }
 
     /// By the API server it is so much later than here.
@@ -175,8 +181,10 @@ impl SecretStore for Keys {
 #[async_trait]
 impl ClusterInfo for Keys {
     async fn pv_state(&self, name: &VolumeName) -> Result<PvState, Error> {
-        let objects = self.objects.lock().unwrap_or_else(PoisonError::into_inner);
-        Ok(objects.get(name).cloned().unwrap_or(PvState::Absent))
+        let mut objects = self.objects.lock().unwrap_or_else(PoisonError::into_inner);
+        let state = objects.get(name).cloned().unwrap_or(PvState::Absent);
+        objects.extend(self.coming.lock().unwrap_or_else(PoisonError::into_inner).take());
+        Ok(state)
     }
 
     fn now(&self) -> Option<SystemTime> {

@@ -14,7 +14,11 @@ use super::{
     users::remove_confined,
 };
 use crate::{
-    backend::{Error, Kind, PvState, Removed, Restored, UNKNOWN_CLUSTER, ceph::class::Parameters, quoted},
+    backend::{
+        Error, Kind, PvState, Removed, Restored, UNKNOWN_CLUSTER,
+        ceph::{Reason, class::Parameters},
+        quoted,
+    },
     volume::{
         Capacity, CephfsSource, ClaimKey, Disposal, Expanded, InUse, Permit, PvMetadata, SecretName,
         VolumeName,
@@ -139,12 +143,13 @@ pub(super) async fn remove(
         Some(marks) => match disposal {
             Disposal::Retain => Removed::Kept,
             Disposal::Archive => {
-                revoke(work, legacy, &at, permit).await?;
+                // The mark first: where it cannot be written, nobody is shut out of a volume that stays.
                 if marks.archived.is_none() {
                     // What carries no mark of ours is never deleted by itself.
                     let archived = Archived::new(now(work), None).written();
                     work.subvolumes.set_metadata(&at, mark::ARCHIVED, &archived, permit).await?;
                 }
+                revoke(work, legacy, &at, permit).await?;
                 Removed::Archived(legacy.path.trim_start_matches('/').to_owned())
             }
             Disposal::Delete => {
@@ -155,6 +160,7 @@ pub(super) async fn remove(
                         format!("PersistentVolume {name} is to be kept; {} was not touched", legacy.path);
                     return Err(Error::new(Kind::Refused, message));
                 }
+                work.subvolumes.unsnapshotted(&at).await?;
                 revoke(work, legacy, &at, permit).await?;
                 work.subvolumes.remove(&at, permit).await?;
                 Removed::Trashed
@@ -162,7 +168,7 @@ pub(super) async fn remove(
         },
     };
     if removed == Removed::Absent {
-        revoke_user(work, legacy, permit).await?;
+        revoke_user(work, legacy, &fs, permit).await?;
     }
     if let Some(secret) = &legacy.secret {
         permit.check()?;
@@ -268,15 +274,23 @@ pub(super) async fn restore(work: &Work, legacy: &LegacyVolume, permit: &Permit)
     let fs = work.filesystem(legacy.fs.as_deref(), None).await?;
     let at = legacy.at(&fs);
     let Some(marks) = look(work, legacy, &at, None).await? else { return Ok(Restored::InPlace) };
+    // A deletion that was refused at its last step has no mark.
+    let user_is_gone = match work.subvolumes.mds_caps(&legacy.user).await {
+        Ok(caps) => caps.is_none(),
+        Err(failed) if failed.reason == Reason::NotPermitted => marks.archived.is_some(),
+        Err(failed) => return Err(failed.into()),
+    };
+    if user_is_gone {
+        let why = format!(
+            "it was removed when {} was to go, and the PersistentVolume is to be kept after all; make the user and its Secret again",
+            legacy.path
+        );
+        work.store.memory().stick(format!("Ceph user client.{}", legacy.user), why);
+    }
     if marks.archived.is_none() {
         return Ok(Restored::InPlace);
     }
     work.subvolumes.remove_metadata(&at, mark::ARCHIVED, permit).await?;
-    let why = format!(
-        "it was removed when {} was archived, and the PersistentVolume is to be kept after all; make the user and its Secret again",
-        legacy.path
-    );
-    work.store.memory().stick(format!("Ceph user client.{}", legacy.user), why);
     Ok(Restored::MovedBack)
 }
 
@@ -303,14 +317,14 @@ pub(super) async fn register(
 }
 
 async fn revoke(work: &Work, legacy: &LegacyVolume, at: &At, permit: &Permit) -> Result<(), Error> {
-    revoke_user(work, legacy, permit).await?;
+    revoke_user(work, legacy, &at.fs, permit).await?;
     work.subvolumes.evict(at, &legacy.user, permit).await
 }
 
 /// Removes the user, if it may do nothing but use this volume.
-async fn revoke_user(work: &Work, legacy: &LegacyVolume, permit: &Permit) -> Result<(), Error> {
-    let above = format!("{}/", legacy.path);
-    remove_confined(work, &legacy.user, &above, &format!("the old volume {}", legacy.path), permit).await?;
+async fn revoke_user(work: &Work, legacy: &LegacyVolume, fs: &str, permit: &Permit) -> Result<(), Error> {
+    let (above, what) = (format!("{}/", legacy.path), format!("the old volume {}", legacy.path));
+    remove_confined(work, &legacy.user, (fs, &above), &what, permit).await?;
     Ok(())
 }
 

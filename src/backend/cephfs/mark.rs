@@ -81,6 +81,16 @@ impl Mark {
         self.secret.as_ref().map(|s| SecretName { namespace: s.namespace.clone(), name: s.name.clone() })
     }
 
+    /// The same with the user and the Secret that the PV records, where nothing was written of them.
+    pub(super) fn with_own(self, own: Option<&(String, SecretName)>) -> Self {
+        if self.user.is_some() || self.secret.is_some() {
+            return self;
+        }
+        let own = own.map(|(user, secret)| (user.as_str(), secret));
+        let of_record = Self::new(&self.claim(), None, own, SystemTime::UNIX_EPOCH);
+        Self { user: of_record.user, secret: of_record.secret, ..self }
+    }
+
     pub(super) fn since(&self) -> SystemTime {
         moment(&self.since).unwrap_or(SystemTime::UNIX_EPOCH)
     }
@@ -153,6 +163,9 @@ pub(super) struct Deleted {
     pub(super) until: String,
     /// The UID of its PV.
     pub(super) object: String,
+    /// How many seconds it stays, where the time was not known when it was deleted: they count from the first look at which it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) retention: Option<u64>,
     /// The purge has begun: there is no way back.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(super) purging: bool,
@@ -161,7 +174,24 @@ pub(super) struct Deleted {
 impl Deleted {
     pub(super) fn new(now: SystemTime, retention: Duration, object: &str) -> Self {
         let until = now.checked_add(retention).map(timestamp).unwrap_or_default();
-        Self { since: timestamp(now), until, object: object.to_owned(), purging: false }
+        Self { since: timestamp(now), until, object: object.to_owned(), retention: None, purging: false }
+    }
+
+    /// Deleted at a time that is not known.
+    pub(super) fn undated(now: SystemTime, retention: Duration, object: &str) -> Self {
+        let retention = Some(retention.as_secs());
+        Self { until: String::new(), retention, ..Self::new(now, Duration::ZERO, object) }
+    }
+
+    /// The same with the time until which it stays, where that is still to be found.
+    pub(super) fn dated(&self, now: SystemTime) -> Option<Self> {
+        let seconds = self.retention.filter(|_| self.until.is_empty())?;
+        let dated = Self::new(now, Duration::from_secs(seconds), &self.object);
+        Some(Self { purging: self.purging, ..dated })
+    }
+
+    pub(super) fn since(&self) -> Option<SystemTime> {
+        moment(&self.since)
     }
 
     /// When it may be purged; `None` for never.
@@ -211,8 +241,7 @@ impl Marks {
                 object: None,
             })
         });
-        let unreadable =
-            || Deleted { since: String::new(), until: String::new(), object: String::new(), purging: false };
+        let unreadable = || Deleted::new(SystemTime::UNIX_EPOCH, Duration::MAX, "");
         let deleted =
             metadata.get(DELETED).map(|text| serde_json::from_str(text).unwrap_or_else(|_| unreadable()));
         let wanted = metadata.keys().filter_map(|key| key.strip_prefix(WANTED)).map(str::to_owned).collect();

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     backend::{Error, Kind, UNKNOWN_CLUSTER, take_over},
-    volume::{ClaimKey, ClusterIds, PvMetadata, UNRECORDED, VolumeName},
+    volume::{ClaimKey, ClusterIds, PvMetadata, SecretName, UNRECORDED, VolumeName},
 };
 
 /// What a PV says of a volume.
@@ -91,6 +91,51 @@ pub(super) fn prove(
         None => "does not say to which cluster it belongs".to_owned(),
     };
     refuse_unless_taken_over(whose, owner)
+}
+
+/// What proves that a user and its Secret are a volume's own.
+#[derive(Debug)]
+pub(super) struct Own {
+    pub(super) mark: Mark,
+    /// Why the Secret is not written: it may be in the namespace of the claim that the volume was made for. Once another namespace's
+    /// claim has the volume, that namespace may be anybody's, and gets no key.
+    pub(super) left: Option<String>,
+}
+
+/// Whether `user` with its Secret is the volume's own by its mark; `None` where the volume is gone.
+pub(super) fn own_user(
+    at: &At,
+    marks: &Marks,
+    claimant: Claimant<'_>,
+    (user, secret): (&str, &SecretName),
+    cluster: &ClusterIds,
+) -> Result<Option<Own>, Error> {
+    let mark = match prove(at, marks, claimant, Some(cluster))? {
+        Proof::Ours(marks) => match marks.owner {
+            Owner::Claim(mark) => mark,
+            Owner::Unmarked | Owner::Unreadable => return Ok(None),
+        },
+        Proof::TakenOver(_, mark) => *mark,
+        Proof::Passed => return Ok(None),
+    };
+    if mark.user.as_deref() != Some(user) || mark.secret().as_ref() != Some(secret) {
+        let message = format!(
+            "Secret {secret}, with which nodes mount the volume, is not made: the mark of {} does not say that it and user {user} are the \
+             volume's own; nothing was touched. Make it with the key that ceph auth get-key client.{user} prints",
+            at.shown()
+        );
+        return Err(Error::new(Kind::Refused, message));
+    }
+    let now = &claimant.claim.namespace;
+    let left = (secret.namespace == mark.namespace && *now != mark.namespace).then(|| {
+        format!(
+            "Secret {secret}, with which nodes mount the volume, is not made: it was in the namespace of the claim that the volume was made \
+             for, and the claim of namespace {now} has the volume now. If namespace {} may have the key, make the Secret with the key that \
+             ceph auth get-key client.{user} prints",
+            secret.namespace
+        )
+    });
+    Ok(Some(Own { mark, left }))
 }
 
 /// How an administrator takes a volume over.

@@ -6,18 +6,21 @@
 use std::time::{Duration, SystemTime};
 
 use super::{
-    mark::{self, Deleted, Marks, Owner},
-    store::Work,
-    subvolumes::{At, Found},
+    mark::{self, Archived, Deleted},
+    remove,
+    store::{Marked, Work},
+    subvolumes::At,
     users,
 };
 use crate::{
     backend::{Error, Kind, PvState},
-    volume::{Permit, VolumeName},
+    volume::Permit,
 };
 
 /// How soon a volume is looked at again whose PV is about to go.
 pub(super) const SOON: Duration = Duration::from_secs(2);
+/// How soon something is tried again of which it is not known what became.
+pub(super) const AGAIN: Duration = Duration::from_secs(30);
 
 /// What becomes of a deleted volume.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,22 +31,29 @@ pub(super) enum Next {
     Wait(SystemTime),
     /// It stays: its PV is to be kept.
     Keep,
+    /// Its PV is to be kept, but its purge had begun.
+    Hold,
     /// It is never purged, since nobody can tell when it may be.
     Stays,
 }
 
 /// Decides about a deleted volume, by what the API server says of its PV and by its clock.
 pub(super) fn decide(deleted: &Deleted, pv: &PvState, now: SystemTime) -> Next {
-    if deleted.purging {
-        return Next::Purge;
-    }
     match pv {
+        PvState::Absent if deleted.purging => Next::Purge,
         PvState::Absent => match deleted.until() {
             Some(until) if until <= now => Next::Purge,
             Some(until) => Next::Wait(until),
             None => Next::Stays,
         },
-        PvState::Present { uid, removing: true } if *uid == deleted.object => Next::Wait(now + SOON),
+        PvState::Present { uid, removing: true } if deleted.purging || *uid == deleted.object => {
+            // It may be held up for days; before its time nothing is to be done anyway.
+            let since = deleted.since().and_then(|since| now.duration_since(since).ok()).unwrap_or_default();
+            let next = now + (since / 8).clamp(SOON, super::TENDING);
+            Next::Wait(deleted.until().map_or(next, |until| until.max(next)))
+        }
+        // The call that removes it may be on its way.
+        PvState::Present { .. } if deleted.purging => Next::Hold,
         // It was rescued; or it is another object of this name, restored from a backup.
         PvState::Present { .. } => Next::Keep,
     }
@@ -56,29 +66,38 @@ pub(super) async fn purge_due(work: &Work, now: SystemTime, permit: &Permit) -> 
         let due = memory.deleted.iter().filter(|(_, at)| at.is_some_and(|at| at <= now));
         due.map(|(at, _)| at.clone()).collect()
     };
+    let mut lost = None;
     for at in due {
         permit.check()?;
         let key = format!("deleted {}", at.shown());
-        match settle(work, &at, now, permit).await {
+        let settled = settle(work, &at, now, permit).await;
+        let mut memory = work.store.memory();
+        match settled {
             Ok(Some(next)) => {
-                let mut memory = work.store.memory();
                 memory.stuck.remove(&key);
                 memory.deleted.insert(at, next);
             }
             Ok(None) => {
-                let mut memory = work.store.memory();
                 memory.stuck.remove(&key);
                 memory.deleted.remove(&at);
             }
-            Err(error) if error.kind() == Kind::Unavailable => return Err(error),
+            Err(error) if error.kind() == Kind::Busy => {
+                memory.deleted.insert(at, Some(now + SOON));
+            }
+            // It does not keep the others waiting, unless nothing is answered.
+            Err(error) if error.kind() == Kind::Unavailable => {
+                memory.deleted.insert(at, Some(now + AGAIN));
+                if lost.replace(error).is_some() {
+                    break;
+                }
+            }
             Err(error) => {
-                let mut memory = work.store.memory();
                 memory.stick(key, error.chain());
                 memory.deleted.insert(at, Some(now + super::TENDING));
             }
         }
     }
-    Ok(())
+    lost.map_or(Ok(()), Err)
 }
 
 /// Looks at one deleted volume; when to look again (`None` in it: never), or `None` where nothing is left to be done.
@@ -88,48 +107,102 @@ async fn settle(
     now: SystemTime,
     permit: &Permit,
 ) -> Result<Option<Option<SystemTime>>, Error> {
-    let Found::Subvolume(metadata) = work.subvolumes.metadata(at).await? else { return Ok(None) };
-    let marks = Marks::read(&metadata);
-    let (Owner::Claim(mark), Some(deleted)) = (&marks.owner, &marks.deleted) else { return Ok(None) };
-    if !mark.is_of(work.host.cluster_ids().as_ref()) {
+    let Some(marked) = work.hold(at).await? else { return Ok(None) };
+    let Some(deleted) = &marked.marks.deleted else { return Ok(None) };
+    // Written late, or left by an earlier removal of a volume that was kept since.
+    if marked.marks.kept && !deleted.purging {
+        keep(work, at, &marked, permit).await?;
         return Ok(None);
     }
-    let name = VolumeName::for_claim(&mark.uid)?;
-    let pv = work.host.pv_state(&name).await?;
+    if let Some(dated) = deleted.dated(now) {
+        work.subvolumes.set_metadata(at, mark::DELETED, &dated.written(), permit).await?;
+        return Ok(Some(dated.until()));
+    }
+    let pv = work.host.pv_state(&marked.name).await?;
     match decide(deleted, &pv, now) {
         Next::Stays => Ok(Some(None)),
         Next::Wait(then) => Ok(Some(Some(then))),
         Next::Keep => {
-            work.subvolumes.remove_metadata(at, mark::DELETED, permit).await?;
-            tracing::warn!(
-                subvolume = at.shown(),
-                volume = %name,
-                "the PersistentVolume is to be kept, so its data is no longer to be deleted"
-            );
+            keep(work, at, &marked, permit).await?;
             Ok(None)
         }
+        Next::Hold => {
+            let message = format!(
+                "{} is used by PersistentVolume {} again, and its purge had begun: it stays for as long as that is there, and may go at any \
+                 moment; save its data",
+                at.shown(),
+                marked.name
+            );
+            Err(Error::new(Kind::Refused, message))
+        }
         Next::Purge => {
-            if !deleted.purging {
-                let begun = Deleted { purging: true, ..deleted.clone() };
-                match work.subvolumes.set_metadata(at, mark::DELETED, &begun.written(), permit).await {
-                    // In a full file system nothing can be noted, and the purge makes room.
-                    Err(error) if error.kind() == Kind::Exhausted => {}
-                    outcome => outcome?,
-                }
-            }
-            // Ceph's `rm` leaves the users behind that were let in.
-            users::discard(work, at, mark, marks.archived.is_some(), permit).await?;
-            if mark.user.is_none() {
-                for user in work.subvolumes.authorized(at).await? {
-                    users::revoke(work, at, &user, permit).await?;
-                }
-            }
-            if work.subvolumes.remove(at, permit).await? {
-                work.store.memory().purged += 1;
-            }
+            purge(work, at, &marked, deleted, permit).await?;
             Ok(None)
         }
     }
+}
+
+/// Takes the mark of a deletion off.
+async fn keep(work: &Work, at: &At, marked: &Marked, permit: &Permit) -> Result<(), Error> {
+    work.subvolumes.remove_metadata(at, mark::DELETED, permit).await?;
+    tracing::warn!(
+        subvolume = at.shown(),
+        volume = %marked.name,
+        "the PersistentVolume is to be kept, so its data is no longer to be deleted"
+    );
+    Ok(())
+}
+
+/// Gives the data to Ceph's trash, unless its PV is there again.
+async fn purge(
+    work: &Work,
+    at: &At,
+    marked: &Marked,
+    deleted: &Deleted,
+    permit: &Permit,
+) -> Result<(), Error> {
+    let Marked { marks, mark, name, .. } = marked;
+    // What cannot go is not begun: for weeks it could be restored, and would be gone as soon as its snapshots are.
+    work.subvolumes.unsnapshotted(at).await?;
+    // Ceph's `rm` leaves the users behind that were let in.
+    users::discard(work, at, mark, marks.archived.is_some(), permit).await?;
+    if mark.user.is_none() {
+        for user in work.subvolumes.authorized(at).await? {
+            users::revoke(work, at, &user, permit).await?;
+        }
+    }
+    let absent = async || Ok::<_, Error>(matches!(work.host.pv_state(name).await?, PvState::Absent));
+    if deleted.purging {
+        if !absent().await? {
+            return Err(Error::new(Kind::Busy, format!("PersistentVolume {name} is there again")));
+        }
+    } else {
+        let begun = Deleted { purging: true, ..deleted.clone() };
+        match work.subvolumes.set_metadata(at, mark::DELETED, &begun.written(), permit).await {
+            // In a full file system nothing can be noted, and the purge makes room.
+            Err(error) if error.kind() == Kind::Exhausted => {}
+            outcome => outcome?,
+        }
+        if !absent().await? {
+            // As an archive it gets its user back when it is restored or registered.
+            let archived = Archived::new(remove::now(work), None);
+            work.subvolumes.set_metadata(at, mark::ARCHIVED, &archived.written(), permit).await?;
+            return keep(work, at, marked, permit).await;
+        }
+    }
+    match work.subvolumes.remove(at, permit).await {
+        Ok(true) => work.store.memory().purged += 1,
+        Ok(false) => {}
+        Err(error) => {
+            // Ceph said that it did nothing.
+            if error.kind() == Kind::InUse {
+                let waits = Deleted { purging: false, ..deleted.clone() };
+                work.subvolumes.set_metadata(at, mark::DELETED, &waits.written(), permit).await?;
+            }
+            return Err(error);
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -142,15 +215,21 @@ mod tests {
         let deleted = Deleted::new(at(1000), Duration::from_mins(1), "object-1");
         let present = |uid: &str, removing| PvState::Present { uid: uid.to_owned(), removing };
         let begun = Deleted { purging: true, ..deleted.clone() };
+        let now = Deleted::new(at(1000), Duration::ZERO, "object-1");
         let unreadable = Deleted { until: "soon".into(), ..deleted.clone() };
         let table = [
             ("gone and over", &deleted, PvState::Absent, 1060, Next::Purge),
             ("gone, not over", &deleted, PvState::Absent, 1059, Next::Wait(at(1060))),
-            ("about to go", &deleted, present("object-1", true), 2000, Next::Wait(at(2000) + SOON)),
+            ("about to go", &deleted, present("object-1", true), 1010, Next::Wait(at(1060))),
+            ("about to go, over", &deleted, present("object-1", true), 1080, Next::Wait(at(1090))),
+            ("held up for a day", &deleted, present("object-1", true), 87_400, Next::Wait(at(88_000))),
+            ("as fresh as can be", &now, present("object-1", true), 1000, Next::Wait(at(1002))),
             ("rescued", &deleted, present("object-1", false), 2000, Next::Keep),
             ("restored from a backup, bound", &deleted, present("object-2", false), 2000, Next::Keep),
             ("restored from a backup, released", &deleted, present("object-2", true), 2000, Next::Keep),
             ("begun is finished", &begun, PvState::Absent, 1000, Next::Purge),
+            ("begun, and its object is there again", &begun, present("object-2", false), 2000, Next::Hold),
+            ("begun, and it is to go again", &begun, present("object-2", true), 1080, Next::Wait(at(1090))),
             ("a time that cannot be read never comes", &unreadable, PvState::Absent, 9000, Next::Stays),
         ];
         for (row, deleted, pv, now, expected) in table {

@@ -8,7 +8,7 @@
 
 use super::{
     mark::{self, Mark, Marks, Owner},
-    proof::{Claimant, Proof, prove},
+    proof::{Claimant, Own, Proof, own_user, prove},
     record::Record,
     remove::at,
     store::Work,
@@ -34,31 +34,90 @@ pub(super) async fn register(
     let Found::Subvolume(metadata) = work.subvolumes.metadata(&at).await? else { return Ok(()) };
     let mut marks = Marks::read(&metadata);
     if let Some(signed) = to_sign(&at, &marks, volume, &cluster)? {
+        let signed =
+            if marks.owner == Owner::Unmarked { signed.with_own(record.own.as_ref()) } else { signed };
         work.subvolumes.set_metadata(&at, mark::OWNER, &signed.written(), permit).await?;
         work.store.memory().unsigned.remove(&volume.name);
         marks.owner = Owner::Claim(signed);
     }
-    // The purge asks for the PV of what is deleted, and lets it stay.
-    if marks.deleted.is_some() || marks.archived.is_some() && !still_used(work, volume).await? {
+    let is_purged = marks.deleted.as_ref().is_some_and(|deleted| deleted.purging);
+    let begun = marks.archived.is_some() || marks.deleted.is_some();
+    if is_purged || begun && !still_used(work, volume).await? {
         return Ok(());
     }
-    if let Some((user, secret)) = &record.own
-        && (marks.archived.is_some() || !work.host.exists(secret, &volume.name).await?)
-    {
+    let mut told = None;
+    if let Some((user, secret)) = &record.own {
         let own = OwnUser { user, secret, form };
-        let Some(mark) = owner_of(&at, &marks, volume, own, &cluster)? else { return Ok(()) };
-        own.let_in_again(work, &at, &mark, &volume.name, permit).await?;
-        tracing::info!(volume = %volume.name, %secret, "created the missing Secret of the volume's own user again");
+        match let_in(work, &at, &marks, volume, own, permit).await? {
+            LetIn::Gone => return Ok(()),
+            LetIn::Yes => {}
+            LetIn::WithoutSecret(why) => told = Some(why),
+        }
     }
-    if marks.archived.is_some() && proved(&at, &marks, volume, &cluster)?.is_some() {
-        work.subvolumes.remove_metadata(&at, mark::ARCHIVED, permit).await?;
+    if begun && !matches!(prove(&at, &marks, claimant(volume), Some(&cluster))?, Proof::Passed) {
+        for (key, there) in
+            [(mark::ARCHIVED, marks.archived.is_some()), (mark::DELETED, marks.deleted.is_some())]
+        {
+            if there {
+                work.subvolumes.remove_metadata(&at, key, permit).await?;
+            }
+        }
         let mut memory = work.store.memory();
         memory.archives.remove(&at);
-        memory.archived.remove(&volume.name);
+        memory.deleted.remove(&at);
+        memory.removed.remove(&volume.name);
         drop(memory);
-        tracing::warn!(volume = %volume.name, "the volume was archived and is in use: it is no archive any more");
+        tracing::warn!(volume = %volume.name, "the volume was archived or deleted and is in use: it is so no more");
     }
-    Ok(())
+    told.map_or(Ok(()), |why| Err(Error::new(Kind::Refused, why)))
+}
+
+/// Whether nodes can mount a volume as its own user.
+enum LetIn {
+    /// The volume is not there any more.
+    Gone,
+    Yes,
+    /// Once somebody makes the Secret, for this reason.
+    WithoutSecret(String),
+}
+
+/// Lets the volume's own user in and makes its Secret, unless that is so.
+async fn let_in(
+    work: &Work,
+    at: &At,
+    marks: &Marks,
+    volume: &InUse,
+    own: OwnUser<'_>,
+    permit: &Permit,
+) -> Result<LetIn, Error> {
+    let OwnUser { user, secret, .. } = own;
+    let Some(cluster) = work.host.cluster_ids() else { return Ok(LetIn::Gone) };
+    let archived = marks.archived.is_some();
+    let kept = work.host.exists(secret, &volume.name).await;
+    // What berth may not make, others made.
+    let there = !archived && !matches!(&kept, Ok(false)) && kept.as_ref().err().is_none_or(is_a_conflict);
+    match own_user(at, marks, claimant(volume), (user, secret), &cluster) {
+        Ok(None) => Ok(LetIn::Gone),
+        Ok(Some(Own { mark, left: None })) => {
+            let kept = if archived { false } else { kept? };
+            if !kept || !work.subvolumes.authorized(at).await?.iter().any(|authorized| authorized == user) {
+                own.let_in_again(work, at, &mark, &volume.name, permit).await?;
+                tracing::info!(volume = %volume.name, %secret, "made the missing user or Secret of the volume again");
+            }
+            Ok(LetIn::Yes)
+        }
+        Ok(Some(Own { left: Some(_), .. })) | Err(_) if there => Ok(LetIn::Yes),
+        Ok(Some(Own { mark, left: Some(why) })) if archived => {
+            own.let_in_without_secret(work, at, &mark, permit).await?;
+            Ok(LetIn::WithoutSecret(why))
+        }
+        Ok(Some(Own { left: Some(why), .. })) => Err(Error::new(Kind::Refused, why)),
+        Err(error) => Err(error),
+    }
+}
+
+fn is_a_conflict(error: &Error) -> bool {
+    error.kind() == Kind::Conflict
 }
 
 /// Whether the PV is there and is not to be removed, as of now: while the volume is held, what archives it cannot come between.
@@ -83,52 +142,6 @@ fn to_sign(at: &At, marks: &Marks, volume: &InUse, cluster: &ClusterIds) -> Resu
             }
         }
     }
-}
-
-/// The mark that proves that the subvolume is this very volume's; `None` where the volume is gone.
-fn proved(at: &At, marks: &Marks, volume: &InUse, cluster: &ClusterIds) -> Result<Option<Mark>, Error> {
-    match prove(at, marks, claimant(volume), Some(cluster))? {
-        Proof::Ours(marks) => match marks.owner {
-            Owner::Claim(mark) => Ok(Some(mark)),
-            Owner::Unmarked | Owner::Unreadable => Ok(None),
-        },
-        Proof::TakenOver(_, mark) => Ok(Some(*mark)),
-        Proof::Passed => Ok(None),
-    }
-}
-
-/// The mark that proves that `own` is this very volume's, too.
-///
-/// Its Secret may be in the namespace of the claim that it was made for. Once another namespace's claim has the volume, that
-/// namespace may be anybody's, and gets no key.
-fn owner_of(
-    at: &At,
-    marks: &Marks,
-    volume: &InUse,
-    own: OwnUser<'_>,
-    cluster: &ClusterIds,
-) -> Result<Option<Mark>, Error> {
-    let Some(mark) = proved(at, marks, volume, cluster)? else { return Ok(None) };
-    let OwnUser { user, secret, .. } = own;
-    let left = secret.namespace == mark.namespace && volume.claim.namespace != mark.namespace;
-    if left {
-        let message = format!(
-            "Secret {secret}, with which nodes mount the volume, does not exist. It was in the namespace of the claim that the volume was \
-             made for, and the claim of namespace {} has the volume now; nothing was changed. If namespace {} may have the key, make the \
-             Secret with the key that ceph auth get-key client.{user} prints",
-            volume.claim.namespace, secret.namespace
-        );
-        return Err(Error::new(Kind::Refused, message));
-    }
-    if mark.user.as_deref() == Some(user) && mark.secret().as_ref() == Some(secret) {
-        return Ok(Some(mark));
-    }
-    let message = format!(
-        "Secret {secret}, with which nodes mount the volume, does not exist, and the mark of {} does not say that it and user {user} \
-         are the volume's own; nothing was touched. Make it with the key that ceph auth get-key client.{user} prints",
-        at.shown()
-    );
-    Err(Error::new(Kind::Refused, message))
 }
 
 fn claimant(volume: &InUse) -> Claimant<'_> {

@@ -9,10 +9,9 @@ use std::time::{Duration, SystemTime};
 use super::{
     mark::{self, Archived, Deleted, Mark, Marks, Owner},
     names,
-    proof::{Claimant, Proof, prove},
-    purge::SOON,
+    proof::{Claimant, Own, Proof, own_user, prove},
     record::Record,
-    store::Work,
+    store::{Marked, Work},
     subvolumes::{At, Found},
     users::{self, OwnUser},
 };
@@ -33,13 +32,11 @@ pub(super) async fn remove(
     work.prove_identity(removal.pv_metadata.store_identity.as_deref()).await?;
     let marks = match work.subvolumes.metadata(&at).await? {
         Found::Subvolume(metadata) => {
-            let claimant =
-                Claimant { name: &removal.name, claim: &removal.claim, pv_metadata: &removal.pv_metadata };
-            match prove(&at, &Marks::read(&metadata), claimant, work.host.cluster_ids().as_ref())? {
+            match prove(&at, &Marks::read(&metadata), claimant(removal), work.host.cluster_ids().as_ref())? {
                 Proof::Ours(marks) => marks,
                 Proof::TakenOver(marks, mark) => {
-                    take_over(work, &at, &mark, permit).await?;
-                    Box::new(Marks { owner: Owner::Claim(*mark), ..*marks })
+                    let mark = take_over(work, &at, *mark, record, permit).await?;
+                    Box::new(Marks { owner: Owner::Claim(mark), ..*marks })
                 }
                 Proof::Passed => {
                     tracing::warn!(volume = %removal.name, subvolume = at.shown(), "the name has passed to another claim");
@@ -58,10 +55,7 @@ pub(super) async fn remove(
     match disposal {
         Disposal::Retain => {
             // Else a sweep would take it for a volume that nobody ever used.
-            if !marks.kept {
-                let now = mark::timestamp(SystemTime::now());
-                work.subvolumes.set_metadata(&at, mark::KEPT, &now, permit).await?;
-            }
+            keep(work, &at, marks.kept, permit).await?;
             Ok(Removed::Kept)
         }
         Disposal::Archive => {
@@ -80,8 +74,11 @@ pub(super) async fn remove(
                     archived
                 }
             };
+            unkeep(work, &at, marks.kept, permit).await?;
             for user in authorized(work, &at, record).await? {
-                users::revoke(work, &at, &user, permit).await?;
+                if !users::revoke(work, &at, &user, permit).await? {
+                    return Err(not_shut_out(&at, &user));
+                }
             }
             work.store.memory().archives.remove(&at);
             if let Some(expires) = archived.expires() {
@@ -96,13 +93,19 @@ pub(super) async fn remove(
                 Some(_) | None => {
                     let retention =
                         removal.pv_metadata.retention.unwrap_or_else(|| work.host.trash_retention());
-                    let deleted = Deleted::new(now(work), retention, &removal.pv_metadata.uid);
+                    let object = &removal.pv_metadata.uid;
+                    let deleted = match work.host.now() {
+                        Some(now) => Deleted::new(now, retention, object),
+                        None => Deleted::undated(SystemTime::now(), retention, object),
+                    };
                     work.subvolumes.unsnapshotted(&at).await?;
                     work.subvolumes.set_metadata(&at, mark::DELETED, &deleted.written(), permit).await?;
                     deleted
                 }
             };
-            work.store.memory().deleted.insert(at.clone(), deleted.until());
+            unkeep(work, &at, marks.kept, permit).await?;
+            let look = if deleted.retention.is_some() { Some(now(work)) } else { deleted.until() };
+            work.store.memory().deleted.insert(at.clone(), look);
             work.store.wake.notify_one();
             Ok(Removed::Trashed)
         }
@@ -126,7 +129,9 @@ pub(super) async fn expand(
                 Claimant { name: &request.name, claim: &request.claim, pv_metadata: &request.pv_metadata };
             match prove(&at, &Marks::read(&metadata), claimant, work.host.cluster_ids().as_ref())? {
                 Proof::Ours(_) => {}
-                Proof::TakenOver(_, mark) => take_over(work, &at, &mark, permit).await?,
+                Proof::TakenOver(_, mark) => {
+                    take_over(work, &at, *mark, record, permit).await?;
+                }
                 Proof::Passed => {
                     let message = format!("{} is that of another claim by now", at.shown());
                     return Err(Error::new(Kind::NotFound, message));
@@ -149,10 +154,32 @@ pub(super) async fn expand(
     Ok(Expanded { capacity: Capacity::from_bytes(now), on_node: false })
 }
 
+/// Notes that the volume is to be kept: a mark of a removal that comes late does nothing any more.
+async fn keep(work: &Work, at: &At, kept: bool, permit: &Permit) -> Result<(), Error> {
+    if kept {
+        return Ok(());
+    }
+    let now = mark::timestamp(SystemTime::now());
+    work.subvolumes.set_metadata(at, mark::KEPT, &now, permit).await
+}
+
+/// It is to go, after it was to be kept.
+async fn unkeep(work: &Work, at: &At, kept: bool, permit: &Permit) -> Result<(), Error> {
+    if kept { work.subvolumes.remove_metadata(at, mark::KEPT, permit).await } else { Ok(()) }
+}
+
 /// Signs what an administrator took over.
-pub(super) async fn take_over(work: &Work, at: &At, mark: &Mark, permit: &Permit) -> Result<(), Error> {
+async fn take_over(
+    work: &Work,
+    at: &At,
+    mark: Mark,
+    record: &Record,
+    permit: &Permit,
+) -> Result<Mark, Error> {
+    let mark = mark.with_own(record.own.as_ref());
     tracing::info!(subvolume = at.shown(), owner = mark.shown(), "took over the volume");
-    work.subvolumes.set_metadata(at, mark::OWNER, &mark.written(), permit).await
+    work.subvolumes.set_metadata(at, mark::OWNER, &mark.written(), permit).await?;
+    Ok(mark)
 }
 
 /// Gives up a deletion that was not finished.
@@ -185,24 +212,66 @@ pub(super) async fn restore(
         return Ok(Restored::InPlace);
     };
     let marks = Marks::read(&metadata);
-    if marks.deleted.is_none() && marks.archived.is_none() {
+    let begun = marks.deleted.is_some() || marks.archived.is_some();
+    let cluster = work.host.cluster_ids();
+    let marks = match prove(&at, &marks, claimant(removal), cluster.as_ref()) {
+        Ok(Proof::Ours(marks) | Proof::TakenOver(marks, _)) => marks,
+        Ok(Proof::Passed) => return Ok(Restored::InPlace),
+        // Nothing was done to what is not ours.
+        Err(_) if !begun => return Ok(Restored::InPlace),
+        Err(error) => return Err(error),
+    };
+    if let Some(Deleted { purging: true, .. }) = &marks.deleted {
+        undelete(work, &at, &marks, permit).await?;
+    }
+    // Before anything else: the mark of the removal may still be on its way, and what follows may be refused for ever.
+    match keep(work, &at, marks.kept, permit).await {
+        Err(error) if error.kind() == Kind::Exhausted && !begun => {}
+        outcome => outcome?,
+    }
+    if !begun {
         return Ok(Restored::InPlace);
     }
-    let claimant = Claimant { name: &removal.name, claim: &removal.claim, pv_metadata: &removal.pv_metadata };
-    let marks = match prove(&at, &marks, claimant, work.host.cluster_ids().as_ref())? {
-        Proof::Ours(marks) | Proof::TakenOver(marks, _) => marks,
-        Proof::Passed => return Ok(Restored::InPlace),
-    };
-    let undeleted = undelete(work, &at, &marks, permit).await?;
-    if marks.archived.is_none() {
-        return Ok(if undeleted { Restored::MovedBack } else { Restored::InPlace });
+    undelete(work, &at, &marks, permit).await?;
+    if let (Some((user, secret)), Some(cluster)) = (&record.own, &cluster)
+        && (marks.archived.is_some() || shut_out(work, &at, record, &removal.name).await?)
+    {
+        let own = OwnUser { user, secret, form };
+        match own_user(&at, &marks, claimant(removal), (user, secret), cluster)? {
+            None => {}
+            Some(Own { left: Some(why), .. }) => return Err(Error::new(Kind::Refused, why)),
+            Some(Own { mark, left: None }) => {
+                own.let_in_again(work, &at, &mark, &removal.name, permit).await?;
+            }
+        }
     }
-    if let (Some((user, secret)), Owner::Claim(mark)) = (&record.own, &marks.owner) {
-        OwnUser { user, secret, form }.let_in_again(work, &at, mark, &removal.name, permit).await?;
+    if marks.archived.is_some() {
+        work.subvolumes.remove_metadata(&at, mark::ARCHIVED, permit).await?;
+        work.store.memory().archives.remove(&at);
     }
-    work.subvolumes.remove_metadata(&at, mark::ARCHIVED, permit).await?;
-    work.store.memory().archives.remove(&at);
     Ok(Restored::MovedBack)
+}
+
+/// Whether nodes cannot mount the volume as its own user, since a removal shut that out.
+pub(super) async fn shut_out(
+    work: &Work,
+    at: &At,
+    record: &Record,
+    name: &VolumeName,
+) -> Result<bool, Error> {
+    let Some((user, secret)) = &record.own else { return Ok(false) };
+    if !work.subvolumes.authorized(at).await?.contains(user) {
+        return Ok(true);
+    }
+    match work.host.exists(secret, name).await {
+        // Another one has its name.
+        Err(error) if error.kind() == Kind::Conflict => Ok(false),
+        kept => Ok(!kept?),
+    }
+}
+
+fn claimant(removal: &Removal) -> Claimant<'_> {
+    Claimant { name: &removal.name, claim: &removal.claim, pv_metadata: &removal.pv_metadata }
 }
 
 /// The time by which things expire; while the API server's is not known, ours, which then says only when it was written.
@@ -235,39 +304,26 @@ pub(super) enum Fate {
 
 /// Deletes an archived volume of ours for good, if its time has come and no PV uses it.
 ///
-/// A volume whose PV was rescued while nobody led is still marked. Without a user of its own it loses the mark here; the other ones
-/// get their Secret back first ([`register`](super::register)).
+/// One that a PV uses loses its mark when it is restored or registered.
 pub(super) async fn expire(work: &Work, at: &At, now: SystemTime, permit: &Permit) -> Result<Fate, Error> {
-    let Found::Subvolume(metadata) = work.subvolumes.metadata(at).await? else { return Ok(Fate::Stays) };
-    let marks = Marks::read(&metadata);
-    let (Owner::Claim(mark), Some(archived)) = (&marks.owner, &marks.archived) else {
-        return Ok(Fate::Stays);
-    };
-    let cluster = work.host.cluster_ids();
+    let Some(marked) = work.hold(at).await? else { return Ok(Fate::Stays) };
+    let Marked { marks, mark, name, .. } = &marked;
+    let Some(archived) = &marks.archived else { return Ok(Fate::Stays) };
     match archived.expires() {
-        Some(_) if !mark.is_of(cluster.as_ref()) => return Ok(Fate::Stays),
+        Some(_) if marks.kept => return Ok(Fate::Stays),
         Some(expires) if expires > now => return Ok(Fate::Waits(expires)),
         Some(_) => {}
         None => return Ok(Fate::Stays),
     }
-    let name = VolumeName::for_claim(&mark.uid)?;
-    match work.host.pv_state(&name).await? {
-        PvState::Absent => {}
-        PvState::Present { removing: true, .. } => return Ok(Fate::Waits(now + SOON)),
-        PvState::Present { removing: false, .. } => {
-            tracing::warn!(
-                subvolume = at.shown(),
-                volume = %name,
-                "the archive has expired and is not deleted: its PersistentVolume exists and is not to be removed"
-            );
-            if mark.user.is_some() {
-                return Ok(Fate::Waits(now + USED));
-            }
-            work.subvolumes.remove_metadata(at, mark::ARCHIVED, permit).await?;
-            return Ok(Fate::Stays);
-        }
+    if let Some(fate) = wanted(work, at, name, now).await? {
+        return Ok(fate);
     }
+    work.subvolumes.unsnapshotted(at).await?;
     users::discard(work, at, mark, true, permit).await?;
+    // That took a while. What gets a PV now is let in again with that.
+    if let Some(fate) = wanted(work, at, name, now).await? {
+        return Ok(fate);
+    }
     work.subvolumes.remove(at, permit).await?;
     tracing::info!(
         subvolume = at.shown(),
@@ -276,6 +332,22 @@ pub(super) async fn expire(work: &Work, at: &At, now: SystemTime, permit: &Permi
         "an archived volume has expired"
     );
     Ok(Fate::Expired)
+}
+
+/// When an archive is looked at again that a PV uses; `None` where there is no PV.
+async fn wanted(work: &Work, at: &At, name: &VolumeName, now: SystemTime) -> Result<Option<Fate>, Error> {
+    match work.host.pv_state(name).await? {
+        PvState::Absent => Ok(None),
+        PvState::Present { removing: true, .. } => Ok(Some(Fate::Waits(now + super::TENDING))),
+        PvState::Present { removing: false, .. } => {
+            tracing::warn!(
+                subvolume = at.shown(),
+                volume = %name,
+                "the archive has expired and is not deleted: its PersistentVolume exists and is not to be removed"
+            );
+            Ok(Some(Fate::Waits(now + USED)))
+        }
+    }
 }
 
 pub(super) fn at(record: &Record) -> At {
@@ -307,10 +379,19 @@ async fn absent(
     permit: &Permit,
 ) -> Result<Removed, Error> {
     if let Some((user, _)) = &record.own {
-        users::remove_confined(work, user, &at.directory(), &at.shown(), permit).await?;
+        users::remove_confined(work, user, (&at.fs, &at.directory()), &at.shown(), permit).await?;
     }
     forget(work, removal, record, permit).await?;
     Ok(Removed::Absent)
+}
+
+fn not_shut_out(at: &At, user: &str) -> Error {
+    let message = format!(
+        "Ceph forgot user client.{user} while the file system was full, and its key still opens {}, which is not archived before it is shut \
+         out. Let the user of the class remove it: give it the mon caps of docs/security.md for that",
+        at.shown()
+    );
+    Error::new(Kind::Exhausted, message)
 }
 
 fn only_snapshots(at: &At) -> Error {

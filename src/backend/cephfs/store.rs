@@ -6,17 +6,20 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
     hash::{BuildHasher, RandomState},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::SystemTime,
+    time::{Duration, Instant, SystemTime},
 };
 
 use tokio::sync::Notify;
 
 use super::{
     Admin,
-    subvolumes::{At, Subvolumes},
+    mark::{Mark, Marks, Owner},
+    names,
+    subvolumes::{At, Found, Subvolumes},
 };
 use crate::{
     backend::{Error, Kind, Kubernetes, StoreStatus, ceph::Cluster},
+    system::guard::{Guards, Held},
     volume::{SecretName, VolumeName},
 };
 
@@ -57,13 +60,16 @@ pub(super) struct Memory {
     /// Archived volumes that expire, and when: those that were archived in this term of leadership, and the others once they
     /// were looked for.
     pub(super) archives: BTreeMap<At, SystemTime>,
-    pub(super) archives_found: bool,
+    /// When all that are marked were looked for.
+    pub(super) marks_found: Option<Instant>,
+    /// When what could not be done is tried again.
+    pub(super) retry: Option<Instant>,
     /// Deleted volumes that wait for their purge, and when they are looked at next; `None` for never.
     pub(super) deleted: BTreeMap<At, Option<SystemTime>>,
     /// What is signed by nobody, as far as it was met.
     pub(super) unsigned: BTreeSet<VolumeName>,
-    /// The volumes of the archives that were found: one that a PV uses is to be no archive any more.
-    pub(super) archived: BTreeSet<VolumeName>,
+    /// The archived and deleted volumes that were found: one that a PV uses is to be so no more.
+    pub(super) removed: BTreeSet<VolumeName>,
     /// What could not be done, and why.
     pub(super) stuck: BTreeMap<String, String>,
     /// Archived and deleted volumes that were purged.
@@ -73,7 +79,15 @@ pub(super) struct Memory {
     present: BTreeMap<(String, String), Present>,
 }
 
+/// How often all are looked for that are marked.
+const LOOK: Duration = Duration::from_hours(1);
+
 impl Memory {
+    /// Whether all that are marked were looked for not long ago.
+    pub(super) fn marks_are_known(&self) -> bool {
+        self.marks_found.is_some_and(|found| found.elapsed() < LOOK)
+    }
+
     /// Notes what could not be done. There is an end to it: it is a list for people, and the log has all of it.
     pub(super) fn stick(&mut self, what: String, why: String) {
         const MOST: usize = 1000;
@@ -133,8 +147,8 @@ impl Store {
             *look = Some(SystemTime::UNIX_EPOCH);
         }
         memory.unsigned.clear();
-        memory.archived.clear();
-        memory.archives_found = false;
+        memory.removed.clear();
+        memory.marks_found = None;
     }
 
     pub(super) fn status(&self) -> StoreStatus {
@@ -154,11 +168,27 @@ impl Store {
     }
 }
 
+/// Holds a volume, unless something is being done to it.
+pub(super) fn hold(guards: &Guards<VolumeName>, name: &VolumeName) -> Result<Held<VolumeName>, Error> {
+    guards.take(name).ok_or_else(|| {
+        Error::new(Kind::Busy, format!("volume {name} is being worked on; it is tried again soon"))
+    })
+}
+
+/// What is written on a subvolume, which stays so for as long as this is held.
+pub(super) struct Marked {
+    pub(super) marks: Marks,
+    pub(super) mark: Mark,
+    pub(super) name: VolumeName,
+    _held: Held<VolumeName>,
+}
+
 /// A cluster, and the means to work on it.
 pub(super) struct Work {
     pub(super) store: Arc<Store>,
     pub(super) host: Arc<dyn Kubernetes>,
     pub(super) subvolumes: Subvolumes,
+    guards: Guards<VolumeName>,
 }
 
 impl Work {
@@ -166,10 +196,34 @@ impl Work {
         store: Arc<Store>,
         host: Arc<dyn Kubernetes>,
         admin: Admin,
+        guards: Guards<VolumeName>,
     ) -> Result<Self, Error> {
         let subvolumes = Subvolumes::open(Arc::clone(&host), store.cluster.clone(), admin.clone()).await?;
         store.memory().admin = Some(admin);
-        Ok(Self { store, host, subvolumes })
+        Ok(Self { store, host, subvolumes, guards })
+    }
+
+    /// What is written on a subvolume that is marked as this cluster's, while its volume is held: nothing else can be done to it.
+    /// `None` where there is none.
+    pub(super) async fn hold(&self, at: &At) -> Result<Option<Marked>, Error> {
+        let mut name = names::volume_of(&at.name);
+        loop {
+            let held = name.as_ref().map(|name| hold(&self.guards, name)).transpose()?;
+            let Found::Subvolume(metadata) = self.subvolumes.metadata(at).await? else { return Ok(None) };
+            let marks = Marks::read(&metadata);
+            let Owner::Claim(mark) = marks.owner.clone() else { return Ok(None) };
+            if !mark.is_of(self.host.cluster_ids().as_ref()) {
+                return Ok(None);
+            }
+            // Not every name tells of which volume it is.
+            let owner = VolumeName::for_claim(&mark.uid)?;
+            match held {
+                Some(held) if name.as_ref() == Some(&owner) => {
+                    return Ok(Some(Marked { marks, mark, name: owner, _held: held }));
+                }
+                Some(_) | None => name = Some(owner),
+            }
+        }
     }
 
     /// Forgets which file system is the only one where something that was asked for is not there.

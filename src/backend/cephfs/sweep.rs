@@ -6,14 +6,14 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use super::{
     NAME,
     mark::{self, Marks, Owner},
     names,
-    purge::purge_due,
+    purge::{AGAIN, SOON, purge_due},
     remove::{self, Fate, expire},
     store::{Store, Work},
     subvolumes::{At, Found},
@@ -40,13 +40,14 @@ pub(super) async fn list_uncommitted(work: &Work, known: Known<'_>) -> Result<Ve
     let candidates = candidates(work).await?;
     // What is still so is found so again.
     work.store.memory().stuck.retain(|what, _| !what.starts_with(At::KIND));
+    let mut silent = 0;
     for at in candidates {
         let by_name = names::volume_of(&at.name);
         let cached = || work.store.memory().owners.get(&at).cloned();
         if by_name.clone().or_else(cached).is_some_and(|volume| known(&volume)) {
             continue;
         }
-        let Some(marks) = look(work, &at).await? else { continue };
+        let Some(marks) = look(work, &at, &mut silent).await? else { continue };
         let (volume, claim, since) = match &marks.owner {
             Owner::Claim(mark) => {
                 let Ok(volume) = VolumeName::for_claim(&mark.uid) else { continue };
@@ -93,14 +94,18 @@ pub(super) async fn list_uncommitted(work: &Work, known: Known<'_>) -> Result<Ve
     Ok(found)
 }
 
+/// How many subvolumes Ceph may not answer about before it counts as not answering at all.
+const SILENT: usize = 3;
+
 /// What is written on a subvolume; `None` where it is gone, or where Ceph does not tell: one that is broken does not keep the
-/// others from being looked at.
-async fn look(work: &Work, at: &At) -> Result<Option<Marks>, Error> {
+/// others from being looked at. `silent` counts those that nothing was answered about.
+async fn look(work: &Work, at: &At, silent: &mut usize) -> Result<Option<Marks>, Error> {
     match work.subvolumes.metadata(at).await {
         Ok(Found::Subvolume(metadata)) => Ok(Some(Marks::read(&metadata))),
         Ok(Found::OnlySnapshots | Found::NoSubvolume | Found::NoGroup) => Ok(None),
-        Err(error) if error.kind() == Kind::Unavailable => Err(error),
+        Err(error) if error.kind() == Kind::Unavailable && *silent == SILENT => Err(error),
         Err(error) => {
+            *silent += usize::from(error.kind() == Kind::Unavailable);
             tracing::warn!(subvolume = at.shown(), error = error.chain(), "a subvolume cannot be looked at");
             work.store.memory().stick(at.shown(), error.chain());
             Ok(None)
@@ -248,7 +253,7 @@ async fn remove_uncommitted(
 }
 
 /// Which of `volumes` are signed by nobody, since they were made before it was known which cluster this is, or by an older provisioner;
-/// and which are marked as archives.
+/// and which are marked as archived or deleted.
 pub(super) async fn unregistered(work: &Work, volumes: &[KnownVolume]) -> Result<Vec<VolumeName>, Error> {
     if work.host.cluster_ids().is_none() {
         return Ok(Vec::new());
@@ -256,15 +261,15 @@ pub(super) async fn unregistered(work: &Work, volumes: &[KnownVolume]) -> Result
     find_marked(work).await?;
     let memory = work.store.memory();
     let unregistered = volumes.iter().filter(|known| {
-        known.legacy || memory.unsigned.contains(&known.name) || memory.archived.contains(&known.name)
+        known.legacy || memory.unsigned.contains(&known.name) || memory.removed.contains(&known.name)
     });
     Ok(unregistered.map(|known| known.name.clone()).collect())
 }
 
 /// Purges the deleted and archived volumes whose time has come.
 ///
-/// All that may be ours are looked at once in a term of leadership, those that were archived since are known, and only what is
-/// due is looked at again.
+/// All that may be ours are looked at when a term of leadership begins and every hour, those that were archived since are known, and only
+/// what is due is looked at again.
 pub(super) async fn collect_garbage(work: &Work, now: SystemTime, permit: &Permit) -> Result<(), Error> {
     // Without knowing who we are, nothing can be proven to be ours.
     if work.host.cluster_ids().is_none() || !has_garbage(&work.store, now) {
@@ -272,46 +277,58 @@ pub(super) async fn collect_garbage(work: &Work, now: SystemTime, permit: &Permi
     }
     work.identity().await?;
     find_marked(work).await?;
-    purge_due(work, now, permit).await?;
+    let purged = purge_due(work, now, permit).await;
     let due: Vec<At> = {
         let memory = work.store.memory();
         memory.archives.iter().filter(|(_, expires)| **expires <= now).map(|(at, _)| at.clone()).collect()
     };
+    let mut lost = purged.err();
     for at in due {
         permit.check()?;
         let key = format!("archived {}", at.shown());
-        let fate = match expire(work, &at, now, permit).await {
-            Ok(fate) => fate,
-            Err(error) if error.kind() == Kind::Unavailable => return Err(error),
+        let fate = expire(work, &at, now, permit).await;
+        let mut memory = work.store.memory();
+        let again = match fate {
+            Ok(Fate::Expired) => {
+                memory.purged += 1;
+                None
+            }
+            Ok(Fate::Waits(expires)) => Some(expires),
+            Ok(Fate::Stays) => None,
+            Err(error) if error.kind() == Kind::Busy => Some(now + SOON),
+            // It does not keep the others waiting, unless nothing is answered.
+            Err(error) if error.kind() == Kind::Unavailable => {
+                memory.archives.insert(at, now + AGAIN);
+                if lost.replace(error).is_some() {
+                    break;
+                }
+                continue;
+            }
             Err(error) => {
-                work.store.memory().stick(key, error.chain());
+                memory.stick(key, error.chain());
+                memory.archives.insert(at, now + super::TENDING);
                 continue;
             }
         };
-        let mut memory = work.store.memory();
         memory.stuck.remove(&key);
         memory.archives.remove(&at);
-        match fate {
-            Fate::Expired => memory.purged += 1,
-            Fate::Waits(expires) => {
-                memory.archives.insert(at, expires);
-            }
-            Fate::Stays => {}
-        }
+        memory.archives.extend(again.map(|again| (at, again)));
     }
-    Ok(())
+    lost.map_or(Ok(()), Err)
 }
 
-/// Finds, once in a term of leadership, the archived volumes, those that were deleted, and those that nobody signed.
+/// Finds, when a term of leadership begins and every hour, the archived volumes, those that were deleted, and those that nobody
+/// signed: a mark may be written late, by a call of an earlier leader.
 async fn find_marked(work: &Work) -> Result<(), Error> {
-    if work.store.memory().archives_found {
+    if work.store.memory().marks_are_known() {
         return Ok(());
     }
     let (mut archives, mut deleted) = (BTreeMap::new(), BTreeMap::new());
-    let (mut archived, mut unsigned) = (BTreeSet::new(), BTreeSet::new());
+    let (mut removed, mut unsigned) = (BTreeSet::new(), BTreeSet::new());
     let cluster = work.host.cluster_ids();
+    let mut silent = 0;
     for at in candidates(work).await? {
-        let Some(marks) = look(work, &at).await? else { continue };
+        let Some(marks) = look(work, &at, &mut silent).await? else { continue };
         let Owner::Claim(mark) = &marks.owner else { continue };
         if mark.cluster_id.is_none()
             && let Ok(volume) = VolumeName::for_claim(&mark.uid)
@@ -321,8 +338,10 @@ async fn find_marked(work: &Work) -> Result<(), Error> {
         if !mark.is_of(cluster.as_ref()) {
             continue;
         }
+        if marks.archived.is_some() || marks.deleted.is_some() {
+            removed.extend(VolumeName::for_claim(&mark.uid).ok());
+        }
         if let Some(found) = &marks.archived {
-            archived.extend(VolumeName::for_claim(&mark.uid).ok());
             archives.extend(found.expires().map(|expires| (at.clone(), expires)));
         }
         if marks.deleted.is_some() {
@@ -336,15 +355,15 @@ async fn find_marked(work: &Work) -> Result<(), Error> {
         memory.deleted.entry(at).or_insert(when);
     }
     memory.unsigned = unsigned;
-    memory.archived = archived;
-    memory.archives_found = true;
+    memory.removed = removed;
+    memory.marks_found = Some(Instant::now());
     Ok(())
 }
 
 /// Whether there is anything to collect.
 pub(super) fn has_garbage(store: &Store, now: SystemTime) -> bool {
     let memory = store.memory();
-    !memory.archives_found
+    !memory.marks_are_known()
         || memory.archives.values().any(|expires| *expires <= now)
         || memory.deleted.values().flatten().any(|at| *at <= now)
 }

@@ -35,6 +35,7 @@ impl OwnUser<'_> {
         permit: &Permit,
     ) -> Result<(), Error> {
         let key = work.subvolumes.authorize(at, self.user, uid, permit).await?;
+        not_left(work, self.user);
         permit.check()?;
         work.host.put(self.secret, &secrets(self.form, self.user, key.reveal()), volume).await
     }
@@ -55,6 +56,30 @@ impl OwnUser<'_> {
         work.subvolumes.prove_room(at, mark::OWNER, &mark.written(), permit).await?;
         self.let_in(work, at, &mark.uid, volume, permit).await
     }
+
+    /// The same, and its key is kept nowhere.
+    pub(super) async fn let_in_without_secret(
+        self,
+        work: &Work,
+        at: &At,
+        mark: &Mark,
+        permit: &Permit,
+    ) -> Result<(), Error> {
+        work.subvolumes.prove_room(at, mark::OWNER, &mark.written(), permit).await?;
+        work.subvolumes.authorize(at, self.user, &mark.uid, permit).await?;
+        not_left(work, self.user);
+        Ok(())
+    }
+}
+
+/// How the problems of a store name a user.
+fn shown(user: &str) -> String {
+    format!("Ceph user client.{user}")
+}
+
+/// That the user may be left is no problem any more.
+fn not_left(work: &Work, user: &str) {
+    work.store.memory().stuck.remove(&shown(user));
 }
 
 /// The Secret of a volume's own user.
@@ -72,25 +97,28 @@ pub(super) fn values<'a>(form: Form, user: &'a str, key: &'a str) -> Vec<(&'stat
     }
 }
 
-/// Takes away what `user` may do in the subvolume, and ends its mounts there.
+/// Takes away what `user` may do in the subvolume, and ends its mounts there. Returns false where it may still reach it.
 ///
-/// That Ceph knows no such user does not mean that there is none: it says so too of a user that it began to shut out while the
-/// file system was full.
-pub(super) async fn revoke(work: &Work, at: &At, user: &str, permit: &Permit) -> Result<(), Error> {
+/// Ceph says that it knows no such user also of one that it began to shut out while the file system was full. Its list of those that
+/// were let in still has that one.
+pub(super) async fn revoke(work: &Work, at: &At, user: &str, permit: &Permit) -> Result<bool, Error> {
+    let mut shut_out = true;
     match work.subvolumes.deauthorize(at, user, permit).await {
-        Ok(true) => {}
+        Ok(true) => not_left(work, user),
         Ok(false) => {
-            remove_confined(work, user, &at.directory(), &at.shown(), permit).await?;
+            if work.subvolumes.authorized(at).await?.iter().any(|authorized| authorized == user) {
+                shut_out =
+                    remove_confined(work, user, (&at.fs, &at.directory()), &at.shown(), permit).await?;
+            }
         }
         Err(error) if error.kind() == Kind::Exhausted => {
-            if !remove_confined(work, user, &at.directory(), &at.shown(), permit).await? {
-                return Err(error);
-            }
+            shut_out = remove_confined(work, user, (&at.fs, &at.directory()), &at.shown(), permit).await?;
         }
         Err(error) => return Err(error),
     }
     // Only after it cannot come back.
-    work.subvolumes.evict(at, user, permit).await
+    work.subvolumes.evict(at, user, permit).await?;
+    Ok(shut_out)
 }
 
 /// Removes the user and the Secret that a mark names. Those of an archive were removed when it was archived, save what an
@@ -107,7 +135,9 @@ pub(super) async fn discard(
             work.subvolumes.deauthorize(at, user, permit).await?;
             work.subvolumes.evict(at, user, permit).await?;
         }
-        Some(user) => revoke(work, at, user, permit).await?,
+        Some(user) => {
+            revoke(work, at, user, permit).await?;
+        }
         None => {}
     }
     if let (Some(secret), Ok(owner)) = (mark.secret(), VolumeName::for_claim(&mark.uid)) {
@@ -117,48 +147,62 @@ pub(super) async fn discard(
     Ok(())
 }
 
-/// Removes a user that may do nothing but use what lies below `above`, which is gone or archived. Returns whether there is none any
-/// more; one that may be left is shown among the problems of the store. `what` names the volume.
+/// Removes a user that may do nothing but use what lies below a directory of a file system, which is gone or archived. Returns whether
+/// there is none any more; one that may be left is shown among the problems of the store. `what` names the volume.
 pub(super) async fn remove_confined(
     work: &Work,
     user: &str,
-    above: &str,
+    (fs, above): (&str, &str),
     what: &str,
     permit: &Permit,
 ) -> Result<bool, Error> {
-    let left = |why: &str| {
+    let left = |why: &str, remedy: &str| {
         tracing::warn!(user, volume = what, why, "the Ceph user of a volume may be left");
-        let why = format!(
-            "it was made for {what}, which is gone or archived, and may be left: {why}; remove it with ceph auth rm"
-        );
-        work.store.memory().stick(format!("Ceph user client.{user}"), why);
+        let why =
+            format!("it was made for {what}, which is gone or archived, and may be left: {why}; {remedy}");
+        work.store.memory().stick(shown(user), why);
         Ok(false)
     };
+    let remove = "remove it with ceph auth rm";
     match work.subvolumes.mds_caps(user).await {
-        Ok(None) => Ok(true),
-        Ok(Some(caps)) if only_below(&caps, above) => match work.subvolumes.remove_user(user, permit).await {
-            Ok(()) => Ok(true),
-            Err(failed) if failed.reason == Reason::NotPermitted => {
-                left("the admin of the class may not remove users")
+        Ok(None) => {
+            not_left(work, user);
+            Ok(true)
+        }
+        Ok(Some(caps)) if only_below(&caps, fs, above) => {
+            match work.subvolumes.remove_user(user, permit).await {
+                Ok(()) => {
+                    not_left(work, user);
+                    Ok(true)
+                }
+                Err(failed) if failed.reason == Reason::NotPermitted => {
+                    left("the admin of the class may not remove users", remove)
+                }
+                Err(failed) => Err(failed.into()),
             }
-            Err(failed) => Err(failed.into()),
-        },
-        Ok(Some(_)) => left("it may do other things too"),
+        }
+        Ok(Some(_)) => {
+            left("it may do other things too", "take only its caps for that away with ceph auth caps")
+        }
         Err(failed) if failed.reason == Reason::NotPermitted => {
-            left("the admin of the class may not see users")
+            left("the admin of the class may not see users", remove)
         }
         Err(failed) => Err(failed.into()),
     }
 }
 
-/// Whether rights to metadata servers reach nothing but what lies below `above`, if anything at all.
+/// Whether rights to metadata servers reach nothing but what lies below `above` in the file system, if anything at all.
 ///
 /// `allow r` alone lets see the names of everything; the older provisioner gave it to each of its users.
-pub(super) fn only_below(caps: &str, above: &str) -> bool {
+pub(super) fn only_below(caps: &str, fs: &str, above: &str) -> bool {
+    let here = format!("fsname={fs} ");
     caps.split(',').map(str::trim).all(|grant| {
         grant == "allow r"
-            || ["allow rw path=", "allow r path="].iter().any(|allowed| {
-                let path = grant.strip_prefix(allowed).map(|path| path.trim_matches('"'));
+            || ["allow rw ", "allow r "].iter().any(|allowed| {
+                let rest = grant.strip_prefix(allowed);
+                let rest = rest.map(|rest| rest.strip_prefix(here.as_str()).unwrap_or(rest));
+                let path = rest.and_then(|rest| rest.strip_prefix("path="));
+                let path = path.map(|path| path.trim_matches('"'));
                 path.is_some_and(|path| path == above.trim_end_matches('/') || path.starts_with(above))
             })
     })

@@ -233,7 +233,8 @@ async fn restore(
                 error = error.chain(),
                 "cannot cancel the removal of the volume"
             );
-            let note = format!("cannot cancel the removal of the volume yet: {}", error.chain());
+            let yet = if error.kind().touched_nothing() { "" } else { " yet" };
+            let note = format!("cannot cancel the removal of the volume{yet}: {}", error.chain());
             shared.tell_volume(live, Type::Warning, "VolumeRestoreFailed", note);
             if !error.kind().touched_nothing() {
                 return Err(error.kind().into());

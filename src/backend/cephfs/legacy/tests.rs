@@ -106,8 +106,9 @@ fn a_user_is_removed_only_if_it_reaches_nothing_else() {
         "allow r,allow rw path=/volumes/kubernetes/team/data",
         "allow r, allow rw path=\"/volumes/kubernetes/team/data\"",
         "allow rw path=/volumes/kubernetes/team/data/uuid",
+        "allow r,allow rw fsname=cephfs path=/volumes/kubernetes/team/data",
     ] {
-        assert!(ours.is_empty() || only_below(ours, above), "{ours}");
+        assert!(ours.is_empty() || only_below(ours, "cephfs", above), "{ours}");
     }
     for theirs in [
         "allow *",
@@ -115,8 +116,9 @@ fn a_user_is_removed_only_if_it_reaches_nothing_else() {
         "allow rw path=/volumes/kubernetes/team",
         "allow rw path=/volumes/kubernetes/team/database",
         "allow rw path=/volumes/kubernetes/team/data,allow rw path=/other",
-        "allow r,allow rw fsname=cephfs path=/volumes/kubernetes/team/data",
+        "allow r,allow rw fsname=other path=/volumes/kubernetes/team/data",
+        "allow rw fsname=cephfs",
     ] {
-        assert!(!only_below(theirs, above), "{theirs}");
+        assert!(!only_below(theirs, "cephfs", above), "{theirs}");
     }
 }

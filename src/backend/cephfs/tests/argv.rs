@@ -182,6 +182,7 @@ async fn growing_keeping_archiving_and_deleting() {
     assert_eq!(
         calls[2..],
         [
+            "fs subvolume metadata rm cephfs team.1 berth.kept --group_name kubernetes",
             "fs subvolume authorized_list cephfs team.1 --group_name kubernetes",
             "fs subvolume deauthorize cephfs team.1 berth-uid-1 --group_name kubernetes",
             "fs subvolume evict cephfs team.1 berth-uid-1 --group_name kubernetes",
@@ -209,9 +210,10 @@ async fn growing_keeping_archiving_and_deleting() {
     assert!(
         calls.ends_with(&[
             "fs subvolume metadata ls cephfs team.1 --group_name kubernetes".to_owned(),
-            BEGUN.to_owned(),
+            "fs subvolume snapshot ls cephfs team.1 --group_name kubernetes".to_owned(),
             "fs subvolume deauthorize cephfs team.1 berth-uid-1 --group_name kubernetes".to_owned(),
             "fs subvolume evict cephfs team.1 berth-uid-1 --group_name kubernetes".to_owned(),
+            BEGUN.to_owned(),
             "fs subvolume rm cephfs team.1 --group_name kubernetes".to_owned(),
         ]),
         "{calls:?}"
@@ -250,6 +252,7 @@ async fn an_old_volume() {
             "fs ls",
             "fs subvolume metadata ls cephfs data --group_name kubernetes/team",
             "fs subvolume getpath cephfs data --group_name kubernetes/team",
+            "fs subvolume snapshot ls cephfs data --group_name kubernetes/team",
             "auth get client.k8s.team.data",
             "auth rm client.k8s.team.data",
             "fs subvolume evict cephfs data k8s.team.data --group_name kubernetes/team",

@@ -133,7 +133,7 @@ fn expire<'a>(fixture: &'a Fixture, permit: &'a Permit) -> Done<'a> {
     })
 }
 
-fn old() -> Removal {
+pub(super) fn old() -> Removal {
     let user = "k8s.team.data";
     Removal {
         name: "pvc-old".parse().unwrap(),

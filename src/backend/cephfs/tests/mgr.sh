@@ -183,6 +183,8 @@ open() {
     echo "$now" >"$sub/created"
     : >"$sub/marked"
   fi
+  if [[ -e $sub/cloning ]]; then end 11 "Error EAGAIN: subvolume '$name' is not ready for operation $verb"; fi
+  if [[ -e $sub/silent ]]; then end 110 'Error ETIMEDOUT: timed out'; fi
   if [[ -e $sub/broken ]]; then end 5 'Error EIO: error in getxattr'; fi
   if [[ -e $sub/retained ]]; then missing "subvolume '$name' is removed and has only snapshots retained"; fi
   path=$(<"$sub/path")
