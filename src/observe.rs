@@ -20,10 +20,11 @@ mod state;
 
 use std::{
     collections::HashSet,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
+use parking_lot::{Mutex, MutexGuard};
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{
@@ -196,7 +197,7 @@ impl Metrics {
     }
 
     fn classes(&self) -> MutexGuard<'_, HashSet<String>> {
-        self.0.classes.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.classes.lock()
     }
 
     /// The label for a class: its name if it exists, else nothing.
@@ -251,7 +252,7 @@ impl Metrics {
     }
 
     fn operations(&self) -> MutexGuard<'_, HashSet<BackendOperation>> {
-        self.0.operations.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.operations.lock()
     }
 
     /// Ends the series of stores of this backend that are not `known` any more: there is no end to names of stores that come and

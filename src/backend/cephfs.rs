@@ -7,6 +7,8 @@ mod class;
 #[cfg(any(test, feature = "test"))]
 pub mod conformance;
 mod create;
+mod expire;
+mod info;
 mod legacy;
 mod mark;
 mod names;
@@ -15,18 +17,21 @@ mod purge;
 mod record;
 mod register;
 mod remove;
+mod settings;
 mod store;
 mod subvolumes;
 mod sweep;
 #[cfg(test)]
 pub(crate) mod tests;
 mod users;
+mod volume_context;
+mod work;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
-    sync::{Arc, Mutex, PoisonError},
-    time::{Duration, Instant, SystemTime},
+    sync::Arc,
+    time::{Instant, SystemTime},
 };
 
 use async_trait::async_trait;
@@ -34,77 +39,49 @@ pub use class::PARAMETERS;
 use futures::{StreamExt as _, stream::FuturesUnordered};
 use legacy::LegacyVolume;
 use record::Record;
-use store::{Store, Told, Work};
+pub use settings::{NAME, Settings};
+use store::Store;
+use volume_context::VolumeContext;
+use work::Work;
 
 use crate::{
     backend::{
         Backend, Capabilities, Error, Inspection, Janitor, Kind, Known, KnownVolume, Kubernetes, Removed,
         Restored, StoreExpectation, StoreStatus, Stores, Uncommitted,
         ceph::{
-            Admin, Cluster, Clusters, Monitors,
-            class::{Form, Parameters, is_described},
+            Admin, Cluster, Clusters, KnownStores, Monitors,
+            class::{Form, Parameters},
+            owner::Claimant,
         },
     },
     system::guard::{Guards, Held},
     volume::{
         CephfsSource, CsiSource, Disposal, ExpandRequest, Expanded, InUse, Invalid, Location, Permit,
-        Placement, PvMetadata, Removal, SecretName, Source, Volume, VolumeId, VolumeName, VolumeRequest,
+        Placement, Removal, SecretName, Source, Volume, VolumeId, VolumeName, VolumeRequest,
     },
 };
-
-/// The backend's name in volume ids and metrics.
-pub const NAME: &str = "cephfs";
-
-/// How often archives are looked at.
-const TENDING: Duration = Duration::from_mins(10);
-
-/// How the administrator set the backend up.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Settings {
-    /// The name of the CSI driver that the PVs name: `cephfs.berth.storage`.
-    pub driver: String,
-    /// With which user subvolumes of a configured cluster are made, where the class does not say: by the cluster's name.
-    pub admins: BTreeMap<String, Admin>,
-    /// Where the Secrets of the volumes' own users are kept where the class does not say
-    /// (`PROVISIONER_SECRET_NAMESPACE`, `-secret-namespace`); `None` for the claim's namespace.
-    pub secret_namespace: Option<String>,
-}
 
 /// The backend.
 pub struct Cephfs {
     capabilities: Capabilities,
-    clusters: Clusters,
-    host: Arc<dyn Kubernetes>,
     settings: Settings,
-    stores: Mutex<BTreeMap<String, Arc<Store>>>,
-    /// What the existing volumes say, by store.
-    past: Mutex<BTreeMap<String, Told>>,
+    stores: KnownStores<Store>,
     guards: Guards<VolumeName>,
 }
 
 impl fmt::Debug for Cephfs {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Cephfs")
-            .field("clusters", &self.clusters)
-            .field("settings", &self.settings)
-            .finish_non_exhaustive()
+        f.debug_struct("Cephfs").field("settings", &self.settings).finish_non_exhaustive()
     }
 }
 
 impl Cephfs {
     /// A backend over these clusters, and those that classes describe. Asks nothing of them yet.
     pub fn new(clusters: Clusters, host: Arc<dyn Kubernetes>, settings: Settings) -> Result<Self, Error> {
-        let configured = clusters.configured();
-        for name in settings.admins.keys() {
-            if !configured.iter().any(|cluster| cluster.name() == name) {
-                let message =
-                    format!("a user is configured for cluster {name:?}, which is not configured itself");
-                return Err(Error::new(Kind::Invalid, message));
-            }
-        }
         if settings.driver.is_empty() {
             return Err(Error::new(Kind::Invalid, "the name of the CSI driver is empty"));
         }
+        let configured = clusters.configured();
         let tools = configured.first().map_or_else(Default::default, |cluster| cluster.tools().clone());
         let capabilities = Capabilities {
             name: NAME,
@@ -115,51 +92,22 @@ impl Cephfs {
             legacy_default: Disposal::Delete,
             concurrency: tools.concurrency.max(1) * configured.len().max(1),
         };
-        Ok(Self {
-            capabilities,
-            clusters,
-            host,
-            settings,
-            stores: Mutex::default(),
-            past: Mutex::default(),
-            guards: Guards::default(),
-        })
-    }
-
-    /// What is known of the cluster.
-    fn store(&self, cluster: &Cluster) -> Arc<Store> {
-        let mut stores = self.stores.lock().unwrap_or_else(PoisonError::into_inner);
-        let store = stores.entry(cluster.name().to_owned()).or_insert_with(|| {
-            let store = Store::new(cluster.clone());
-            if let Some(told) = self.past.lock().unwrap_or_else(PoisonError::into_inner).get(cluster.name()) {
-                store.expect_store(told);
-            }
-            Arc::new(store)
-        });
-        Arc::clone(store)
-    }
-
-    /// The stores of the configured clusters, as configured, then those that were met, by name.
-    fn known(&self) -> Vec<Arc<Store>> {
-        let mut known: Vec<_> =
-            self.clusters.configured().iter().map(|cluster| self.store(cluster)).collect();
-        let met = self.stores.lock().unwrap_or_else(PoisonError::into_inner);
-        known.extend(met.values().filter(|store| is_described(&store.cluster)).cloned());
-        known
+        let stores = KnownStores::new(clusters, host, settings.admins.clone(), Store::new)?;
+        Ok(Self { capabilities, settings, stores, guards: Guards::default() })
     }
 
     async fn work(&self, cluster: &Cluster, admin: Admin) -> Result<Work, Error> {
-        Work::new(self.store(cluster), Arc::clone(&self.host), admin, self.guards.clone()).await
+        Work::new(self.stores.of(cluster), &self.stores.host, admin, self.guards.clone()).await
     }
 
-    /// To work on a store for which nobody names a user now; `None` where nobody did yet.
+    /// To work on a store as the configured user, or the one that was met last; `None` where there is none yet.
     async fn work_on(&self, store: &str) -> Result<Option<Work>, Error> {
-        let Some(cluster) = self.clusters.named(store) else {
+        let Some(cluster) = self.stores.clusters.named(store) else {
             let message = format!("there is no cluster {store:?}");
             return Err(Error::new(Kind::Refused, message));
         };
         // Whom a class names may be allowed less than whom the administrator configured.
-        let met = || self.store(&cluster).memory().admin.clone();
+        let met = || self.stores.of(&cluster).memory().admin.clone();
         match self.settings.admins.get(store).cloned().or_else(met) {
             Some(admin) => self.work(&cluster, admin).await.map(Some),
             None => Ok(None),
@@ -168,14 +116,14 @@ impl Cephfs {
 
     /// Waits until something is to be purged: what is due next by the clock that says `now`, or what is deleted now.
     async fn rest(&self, now: SystemTime) {
-        let stores = self.known();
+        let stores = self.stores.all();
         let due = |store: &Arc<Store>| store.memory().deleted.values().flatten().min().copied();
         let next = stores.iter().filter_map(due).min();
-        let wait = next.map_or(TENDING, |next| next.duration_since(now).unwrap_or_default());
+        let wait = next.map_or(purge::LATER, |next| next.duration_since(now).unwrap_or_default());
         // There may be none yet.
         let mut woken: FuturesUnordered<_> = stores.iter().map(|store| store.wake.notified()).collect();
         tokio::select! {
-            () = tokio::time::sleep(wait.clamp(purge::SOON, TENDING)) => {}
+            () = tokio::time::sleep(wait.clamp(purge::SOON, purge::LATER)) => {}
             // The PV goes right after it was deleted here.
             Some(()) = woken.next() => {
                 tokio::time::sleep(purge::SOON).await;
@@ -184,26 +132,21 @@ impl Cephfs {
     }
 
     fn hold(&self, name: &VolumeName) -> Result<Held<VolumeName>, Error> {
-        store::hold(&self.guards, name)
+        work::hold(&self.guards, name)
     }
 
     /// The cluster of these monitors as a store's name, without making it known. Clusters that classes describe do not count:
     /// which of them are known changes, and where a volume lies must not.
     fn name_of(&self, monitors: &str) -> Option<String> {
         let monitors: Monitors = monitors.parse().ok()?;
-        let mut configured = self.clusters.configured().into_iter();
+        let mut configured = self.stores.clusters.configured().into_iter();
         let known = configured.find(|cluster| cluster.monitors().share_one(&monitors));
         Some(known.map_or_else(|| monitors.store_name(), |cluster| cluster.name().to_owned()))
     }
 
     /// To work on a volume of ours: its record, and the cluster that it names.
-    async fn work_of(
-        &self,
-        id: &VolumeId,
-        name: &VolumeName,
-        source: &Source,
-        pv_metadata: &PvMetadata,
-    ) -> Result<(Work, Record), Error> {
+    async fn work_of(&self, id: &VolumeId, claimant: Claimant<'_>) -> Result<(Work, Record), Error> {
+        let Claimant { name, source, pv_metadata, .. } = claimant;
         let refuse = |message: String| Err(Error::new(Kind::Refused, message));
         if id.backend() != NAME || id.name() != name {
             return refuse(format!("PersistentVolume {name} carries the id of another volume, {id}"));
@@ -217,9 +160,9 @@ impl Cephfs {
                 record.subvolume, record.group
             ));
         }
-        let cluster = match (self.clusters.named(id.store()), &record.monitors) {
+        let cluster = match (self.stores.clusters.named(id.store()), &record.monitors) {
             (Some(cluster), _) => cluster,
-            (None, Some(monitors)) => self.clusters.reached_by(&monitors.parse()?)?,
+            (None, Some(monitors)) => self.stores.clusters.reached_by(&monitors.parse()?)?,
             (None, None) => {
                 return refuse(format!(
                     "cluster {:?}, on which volume {name} lies, is not configured; nothing was touched. Configure it again under that name",
@@ -240,12 +183,8 @@ impl Cephfs {
     }
 
     /// To work on a volume that cephfs-provisioner made: on the cluster that the PV names, as the user of its class.
-    async fn legacy_work(
-        &self,
-        source: &Source,
-        claim: &crate::volume::ClaimKey,
-        pv_metadata: &PvMetadata,
-    ) -> Result<(Work, LegacyVolume), Error> {
+    async fn legacy_work(&self, claimant: Claimant<'_>) -> Result<(Work, LegacyVolume), Error> {
+        let Claimant { source, claim, pv_metadata, .. } = claimant;
         let Source::Cephfs(source) = source else {
             let message =
                 format!("{source} carries no id of ours and is no CephFS directory; nothing was touched");
@@ -257,12 +196,14 @@ impl Cephfs {
                 format!("{} is on a cluster that cannot be found; nothing was touched", legacy.path);
             Error::caused_by(Kind::Refused, message, wrong)
         })?;
-        let cluster = self.clusters.reached_by(&monitors)?;
+        let cluster = self.stores.clusters.reached_by(&monitors)?;
         let parameters = Parameters(&pv_metadata.parameters);
-        // A class may have been made anew, for another cluster.
+        // A class may have been replaced by one for another cluster.
         if let Some(text) = parameters.get("monitors") {
             let theirs: Monitors = text.parse()?;
-            if !theirs.share_one(&monitors) && self.clusters.reached_by(&theirs)?.name() != cluster.name() {
+            if !theirs.share_one(&monitors)
+                && self.stores.clusters.reached_by(&theirs)?.name() != cluster.name()
+            {
                 let message = format!(
                     "{} was made on the cluster at {monitors}, but its class names the one at {theirs}; nothing was touched. If they are \
                      the same cluster, configure it with the monitors of both",
@@ -273,8 +214,8 @@ impl Cephfs {
         }
         let admin = parameters.admin(&self.settings.admins, &cluster).map_err(|error| {
             let message = format!(
-                "who may remove {} is not known: its class is gone or names no adminSecretName, and no user is configured for the cluster \
-                 at {monitors}; make the class again, or configure the cluster",
+                "no user is known that may remove {}: its class is gone or names no adminSecretName, and no user is configured for the cluster \
+                 at {monitors}; create the class again, or configure the cluster",
                 legacy.path
             );
             Error::caused_by(Kind::Refused, message, error)
@@ -283,17 +224,17 @@ impl Cephfs {
     }
 
     fn locate_csi(&self, csi: &CsiSource) -> Option<Location> {
-        let get = |key: &str| csi.attributes.get(key).filter(|value| !value.is_empty());
         if csi.driver != self.settings.driver {
             return None;
         }
-        let (group, subvolume) = (names::group(get("group")?).ok()?, names::subvolume(get("subvolume")?)?);
-        let store = match (get("clusterID"), get("monitors")) {
-            (Some(name), _) => name.clone(),
-            (None, Some(monitors)) => self.name_of(monitors)?,
+        let VolumeContext { cluster_id, monitors, group, subvolume, .. } =
+            VolumeContext::read(&csi.attributes)?;
+        let store = match (cluster_id, monitors) {
+            (Some(name), _) => name,
+            (None, Some(monitors)) => self.name_of(&monitors)?,
             (None, None) => return None,
         };
-        Some(Location { store, path: names::path(&group, subvolume) })
+        Some(Location { store, path: names::path(&group, &subvolume) })
     }
 
     fn locate_directory(&self, source: &CephfsSource) -> Option<Location> {
@@ -333,7 +274,7 @@ impl Backend for Cephfs {
     }
 
     fn place(&self, request: &VolumeRequest) -> Result<Placement, Error> {
-        let plan = class::plan(&self.clusters, &self.settings, request)?;
+        let plan = class::plan(&self.stores.clusters, &self.settings, request)?;
         Ok(Placement::new(plan.place.clone(), false, plan))
     }
 
@@ -346,7 +287,7 @@ impl Backend for Cephfs {
     }
 
     async fn create(&self, request: &VolumeRequest, permit: &Permit) -> Result<Volume, Error> {
-        let plan = request.plan(|| class::plan(&self.clusters, &self.settings, request))?;
+        let plan = request.plan(|| class::plan(&self.stores.clusters, &self.settings, request))?;
         let _held = self.hold(&request.name)?;
         permit.check()?;
         let work = self.work(&plan.cluster, plan.admin.clone()).await?;
@@ -356,8 +297,8 @@ impl Backend for Cephfs {
     async fn commit(&self, id: &VolumeId, _: &str, permit: &Permit) -> Result<(), Error> {
         // Whether a volume is used is told by its PV alone: nothing is noted on the storage.
         permit.check()?;
-        if let Some(cluster) = self.clusters.named(id.store()) {
-            self.store(&cluster).memory().uncommitted.remove(id.name());
+        if let Some(cluster) = self.stores.clusters.named(id.store()) {
+            self.stores.of(&cluster).memory().uncommitted.remove(id.name());
         }
         Ok(())
     }
@@ -366,11 +307,10 @@ impl Backend for Cephfs {
         let _held = self.hold(&removal.name)?;
         permit.check()?;
         if let Some(id) = &removal.id {
-            let (work, record) =
-                self.work_of(id, &removal.name, &removal.source, &removal.pv_metadata).await?;
+            let (work, record) = self.work_of(id, removal.into()).await?;
             return remove::remove(&work, removal, &record, permit).await;
         }
-        let (work, legacy) = self.legacy_work(&removal.source, &removal.claim, &removal.pv_metadata).await?;
+        let (work, legacy) = self.legacy_work(removal.into()).await?;
         work.invalidate(legacy::remove(&work, &legacy, &removal.name, removal.disposal, permit).await)
     }
 
@@ -378,11 +318,10 @@ impl Backend for Cephfs {
         let _held = self.hold(&removal.name)?;
         permit.check()?;
         if let Some(id) = &removal.id {
-            let (work, record) =
-                self.work_of(id, &removal.name, &removal.source, &removal.pv_metadata).await?;
+            let (work, record) = self.work_of(id, removal.into()).await?;
             return remove::restore(&work, removal, &record, form(&removal.source), permit).await;
         }
-        let (work, legacy) = self.legacy_work(&removal.source, &removal.claim, &removal.pv_metadata).await?;
+        let (work, legacy) = self.legacy_work(removal.into()).await?;
         legacy::restore(&work, &legacy, permit).await
     }
 
@@ -395,11 +334,10 @@ impl Backend for Cephfs {
         permit.check()?;
         let quota = class::quota(request.capacity.bytes())?;
         if let Some(id) = &request.id {
-            let (work, record) =
-                self.work_of(id, &request.name, &request.source, &request.pv_metadata).await?;
+            let (work, record) = self.work_of(id, request.into()).await?;
             return remove::expand(&work, request, &record, quota, permit).await;
         }
-        let (work, legacy) = self.legacy_work(&request.source, &request.claim, &request.pv_metadata).await?;
+        let (work, legacy) = self.legacy_work(request.into()).await?;
         work.invalidate(legacy::expand(&work, &legacy, quota, permit).await)
     }
 
@@ -431,28 +369,28 @@ impl Janitor for Cephfs {
         let _held = self.hold(&volume.name)?;
         permit.check()?;
         if let Some(id) = &volume.id {
-            let (work, record) = self.work_of(id, &volume.name, &volume.source, &volume.pv_metadata).await?;
+            let (work, record) = self.work_of(id, volume.into()).await?;
             return register::register(&work, volume, &record, form(&volume.source), permit).await;
         }
-        let (work, legacy) = self.legacy_work(&volume.source, &volume.claim, &volume.pv_metadata).await?;
+        let (work, legacy) = self.legacy_work(volume.into()).await?;
         legacy::register(&work, &legacy, volume, permit).await
     }
 
     async fn list_uncommitted(&self, store: &str, known: Known<'_>) -> Result<Vec<Uncommitted>, Error> {
         let Some(work) = self.work_on(store).await? else {
-            tracing::debug!(store, "what was begun is not looked for: no class has told yet with which user");
+            tracing::debug!(store, "not looking for unfinished volumes: no class has named a user yet");
             return Ok(Vec::new());
         };
         work.invalidate(sweep::list_uncommitted(&work, known).await)
     }
 
     async fn collect_garbage(&self, permit: &Permit) {
-        for store in self.known() {
+        for store in self.stores.all() {
             store.begin_term();
         }
         while permit.check().is_ok() {
             // Without the API server's time nothing expires.
-            let Some(now) = self.host.now() else {
+            let Some(now) = self.stores.host.now() else {
                 tokio::time::sleep(purge::SOON).await;
                 continue;
             };
@@ -460,7 +398,7 @@ impl Janitor for Cephfs {
                 let retry = store.memory().retry;
                 sweep::has_garbage(store, now) && retry.is_none_or(|retry| retry <= Instant::now())
             };
-            for store in self.known().into_iter().filter(due) {
+            for store in self.stores.all().into_iter().filter(due) {
                 let name = store.cluster.name();
                 let done = match self.work_on(name).await {
                     Ok(Some(work)) => sweep::collect_garbage(&work, now, permit).await,
@@ -473,7 +411,7 @@ impl Janitor for Cephfs {
                 let error = error.chain();
                 if store.memory().groups.is_empty() {
                     // It may have no file system, or its user no rights to one.
-                    tracing::debug!(store = name, error, "whether there are archives was not found out");
+                    tracing::debug!(store = name, error, "cannot look for archives");
                 } else {
                     tracing::warn!(store = name, error, "expired archives could not be deleted; tried again");
                 }
@@ -489,64 +427,34 @@ impl Stores for Cephfs {
     }
 
     fn is_provisional(&self, store: &str) -> bool {
-        !self.clusters.is_configured(store)
+        !self.stores.clusters.is_configured(store)
     }
 
     fn expect_store(&self, past: StoreExpectation) {
-        // The second segment of a place is the group. What an older provisioner made lies deeper.
-        let groups = past.places.iter().filter(|place| place.path.len() == 3);
-        let groups = groups.filter_map(|place| place.path.get(1).cloned()).collect();
-        let told = Told { identity: past.identity, groups };
-        self.past.lock().unwrap_or_else(PoisonError::into_inner).insert(past.store.clone(), told.clone());
-        let store = self.stores.lock().unwrap_or_else(PoisonError::into_inner).get(&past.store).cloned();
-        if let Some(store) = store {
-            store.expect_store(&told);
-        }
-    }
-
-    fn retain_stores(&self, classes: &[BTreeMap<String, String>], used: &BTreeSet<String>) {
-        let met: Vec<_> = classes
-            .iter()
-            .filter_map(|parameters| class::class_target(&self.clusters, &self.settings, parameters).ok())
-            .map(|met| (met.cluster, met.admin))
-            .collect();
-        let named = |name: &str| used.contains(name) || met.iter().any(|(cluster, _)| cluster.name() == name);
-        self.past.lock().unwrap_or_else(PoisonError::into_inner).retain(|name, _| named(name));
-        let mut stores = self.stores.lock().unwrap_or_else(PoisonError::into_inner);
-        stores.retain(|name, store| {
-            let by_class = |admin: &Admin| met.iter().any(|(of, by)| of.name() == name && by == admin);
-            store
-                .cluster
-                .retain_users(|admin| self.settings.admins.get(name) == Some(admin) || by_class(admin));
-            for (_, admin) in met.iter().filter(|(of, _)| of.name() == name) {
-                store.cluster.watch(&self.host, admin);
-            }
-            let purging = !store.memory().deleted.is_empty() && store.cluster.health().ready.is_ok();
-            let kept = !is_described(&store.cluster) || named(name) || purging;
-            if !kept {
-                tracing::info!(
-                    cluster = name,
-                    "no class and no volume names the cluster any more: it is forgotten"
-                );
-                // Whoever waits for it lets it go.
-                store.wake.notify_one();
-            }
-            kept
-        });
+        self.stores.expect(past);
     }
 
     fn register_class(&self, parameters: &BTreeMap<String, String>) {
         // A class that is wrong says so when a claim uses it.
-        let Ok(met) = class::class_target(&self.clusters, &self.settings, parameters) else { return };
-        let store = self.store(&met.cluster);
-        store.cluster.watch(&self.host, &met.admin);
+        let Ok(target) = class::class_target(&self.stores.clusters, &self.settings, parameters) else {
+            return;
+        };
+        let store = self.stores.of(&target.cluster);
+        store.cluster.watch(&self.stores.host, &target.admin);
         let mut memory = store.memory();
-        memory.admin.get_or_insert(met.admin);
-        memory.groups.insert(met.group);
-        memory.filesystems.extend(met.fs);
+        memory.admin.get_or_insert(target.admin);
+        memory.groups.insert(target.group);
+        memory.filesystems.extend(target.fs);
+    }
+
+    fn retain_stores(&self, classes: &[BTreeMap<String, String>], used: &BTreeSet<String>) {
+        let read = |parameters| class::class_target(&self.stores.clusters, &self.settings, parameters).ok();
+        let classes: Vec<_> =
+            classes.iter().filter_map(read).map(|target| (target.cluster, target.admin)).collect();
+        self.stores.retain(&classes, used);
     }
 
     fn stores(&self) -> Vec<StoreStatus> {
-        self.known().iter().map(|store| store.status()).collect()
+        self.stores.all().iter().map(|store| store.status()).collect()
     }
 }

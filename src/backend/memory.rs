@@ -5,11 +5,12 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
 use async_trait::async_trait;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{Notify, watch};
 
 use super::{
@@ -355,7 +356,7 @@ impl Memory {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     /// Counts the call, waits while the operation hangs, and takes the fault that it shall show.
@@ -410,7 +411,7 @@ struct Busy {
 
 impl Drop for Busy {
     fn drop(&mut self) {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).busy.remove(&self.name);
+        self.state.lock().busy.remove(&self.name);
     }
 }
 

@@ -11,8 +11,10 @@ pub mod conformance;
 mod create;
 mod decide;
 mod entry;
+mod error;
 mod header;
 mod image;
+mod large;
 mod names;
 mod owner;
 mod pool;
@@ -20,6 +22,7 @@ mod proof;
 mod register;
 mod remove;
 mod restore;
+mod settings;
 mod slices;
 mod snapshots;
 mod store;
@@ -29,44 +32,38 @@ mod target;
 #[cfg(test)]
 mod tests;
 mod trash;
+mod volume_context;
+mod work;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     time::Duration,
 };
 
 use async_trait::async_trait;
 pub use class::PARAMETERS;
+use error::OpError;
 use futures::{StreamExt as _, stream::FuturesUnordered};
 use names::PoolNamespace;
-use store::{OpError, Store, Timing, Work};
+pub use settings::{NAME, Settings};
+use store::{Store, Timing};
+use target::ImageTarget;
 use tokio::sync::Notify;
+use work::Work;
 
 use crate::{
     backend::{
         Backend, Capabilities, Error, Inspection, Janitor, Kind, Known, KnownVolume, Kubernetes, Removed,
         Restored, StoreExpectation, StoreStatus, Stores, Uncommitted,
-        ceph::{Admin, Cluster, Clusters, class::Parameters},
+        ceph::{Admin, Cluster, Clusters, KnownStores, class::Parameters, owner::Claimant},
     },
     volume::{
         Disposal, ExpandRequest, Expanded, InUse, Location, Permit, Placement, Removal, Source, Volume,
         VolumeId, VolumeName, VolumeRequest,
     },
 };
-
-/// The backend's name in volume ids and metrics.
-pub const NAME: &str = "rbd";
-
-/// How the administrator set the backend up.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Settings {
-    /// The name of the CSI driver that the PVs name: `rbd.berth.storage`.
-    pub driver: String,
-    /// With which user images of a configured cluster are made, where the class does not say: by the cluster's name.
-    pub admins: BTreeMap<String, Admin>,
-}
 
 /// How long an operation may take above what one call may.
 const ABOVE_ONE_CALL: Duration = Duration::from_secs(5);
@@ -76,14 +73,8 @@ const ABOVE_ONE_CALL_IF_FULL: Duration = Duration::from_mins(12);
 /// The backend. Copies nothing of a cluster but what [`Stores::stores`] tells.
 pub struct Rbd {
     capabilities: Capabilities,
-    clusters: Clusters,
-    host: Arc<dyn Kubernetes>,
     settings: Settings,
-    timing: Timing,
-    /// The configured ones first, then those that were met.
-    stores: Mutex<Vec<Arc<Store>>>,
-    /// What the existing volumes say of clusters that nobody described yet, by their names.
-    past: Mutex<BTreeMap<String, StoreExpectation>>,
+    stores: KnownStores<Store>,
     /// Tells that a store was met.
     met: Notify,
 }
@@ -106,14 +97,6 @@ impl Rbd {
         settings: Settings,
         timing: Timing,
     ) -> Result<Self, Error> {
-        let stores: Vec<_> =
-            clusters.configured().into_iter().map(|cluster| Store::new(cluster, timing)).collect();
-        if let Some(name) =
-            settings.admins.keys().find(|name| !stores.iter().any(|store| store.cluster.name() == **name))
-        {
-            let message = format!("cluster {name:?} has an admin for RBD, but is not configured");
-            return Err(Error::new(Kind::Invalid, message));
-        }
         let plain = |b: u8| b.is_ascii_alphanumeric() || b == b'.' || b == b'-';
         if settings.driver.is_empty() || settings.driver.len() > 63 || !settings.driver.bytes().all(plain) {
             let driver = &settings.driver;
@@ -121,7 +104,8 @@ impl Rbd {
                 format!("the CSI driver's name {driver:?} must be 1 to 63 letters, digits, '.' and '-'");
             return Err(Error::new(Kind::Invalid, message));
         }
-        let concurrency: usize = stores.iter().map(|store| store.cluster.tools().concurrency).sum();
+        let concurrency: usize =
+            clusters.configured().iter().map(|cluster| cluster.tools().concurrency).sum();
         let capabilities = Capabilities {
             name: NAME,
             block: true,
@@ -131,99 +115,86 @@ impl Rbd {
             legacy_default: Disposal::Delete,
             concurrency: concurrency.max(8),
         };
-        let stores = Mutex::new(stores);
-        let (past, met) = (Mutex::default(), Notify::new());
-        Ok(Self { capabilities, clusters, host, settings, timing, stores, past, met })
-    }
-
-    fn known(&self) -> MutexGuard<'_, Vec<Arc<Store>>> {
-        self.stores.lock().unwrap_or_else(PoisonError::into_inner)
+        let open = move |cluster| Store::new(cluster, timing);
+        let stores = KnownStores::new(clusters, host, settings.admins.clone(), open)?;
+        Ok(Self { capabilities, settings, stores, met: Notify::new() })
     }
 
     /// The store of a cluster, which is known from now on.
     fn store(&self, cluster: &Cluster) -> Arc<Store> {
-        let mut stores = self.known();
-        if let Some(store) = stores.iter().find(|store| store.cluster.name() == cluster.name()) {
-            return Arc::clone(store);
+        let is_new = self.stores.named(cluster.name()).is_none();
+        let store = self.stores.of(cluster);
+        if is_new {
+            self.met.notify_one();
         }
-        let store = Store::new(cluster.clone(), self.timing);
-        let past = self.past.lock().unwrap_or_else(PoisonError::into_inner).remove(cluster.name());
-        if let Some(past) = past {
-            store.expect_store(past, self.settings.admins.get(cluster.name()));
-        }
-        stores.push(Arc::clone(&store));
-        drop(stores);
-        self.met.notify_one();
         store
     }
 
     fn store_named(&self, name: &str) -> Result<Arc<Store>, Error> {
-        let stores = self.known();
-        stores.iter().find(|store| store.cluster.name() == name).map(Arc::clone).ok_or_else(|| {
+        self.stores.named(name).ok_or_else(|| {
             let message =
                 format!("cluster {name:?} is neither configured nor described by a class that is served");
             Error::new(Kind::Refused, message)
         })
     }
 
-    /// Runs `operation` with the key that there is, and once more with the newest one where that was not accepted; at most
-    /// until the cluster's deadline. `image`: nothing else works on it in that time.
-    async fn run<T, F, R>(
-        &self,
-        what: &str,
-        store: &Arc<Store>,
-        at: (&PoolNamespace, &str),
-        admin: &Admin,
-        operation: F,
-    ) -> Result<T, Error>
-    where
-        F: Fn(Work) -> R + Send + Sync,
-        R: Future<Output = Result<T, OpError>> + Send,
-    {
-        self.run_within(ABOVE_ONE_CALL, what, store, at, admin, operation).await
+    /// The image that a source names, if it lies in one of our clusters.
+    fn find(&self, source: &Source) -> Option<target::Found> {
+        target::find(&self.stores.clusters, &self.settings.driver, source)
     }
 
-    /// The same with another limit.
-    async fn run_within<T, F, R>(
+    /// The image of an existing volume.
+    fn target<'a>(&self, claimant: impl Into<Claimant<'a>>) -> Result<ImageTarget, Error> {
+        target::target(&self.stores.clusters, &self.settings, claimant.into())
+    }
+
+    /// Runs `operation` on an image, on which nothing else works in that time: at most until the cluster's deadline and `limit`
+    /// are over.
+    async fn run<T, F, R>(
         &self,
-        above_one_call: Duration,
-        what: &str,
-        store: &Arc<Store>,
-        (pool_namespace, image): (&PoolNamespace, &str),
-        admin: &Admin,
+        what: String,
+        target: &ImageTarget,
+        limit: Duration,
         operation: F,
     ) -> Result<T, Error>
     where
-        F: Fn(Work) -> R + Send + Sync,
+        F: FnOnce(Work) -> R + Send,
         R: Future<Output = Result<T, OpError>> + Send,
     {
+        let ImageTarget { cluster, pool_namespace, image, admin, .. } = target;
+        let store = self.store(cluster);
         let _held = store.hold(&pool_namespace.spec(image))?;
         store.suppose(pool_namespace.clone(), admin);
         let working = async {
-            let mut work = Work::new(store, &self.host, pool_namespace, admin, false).await?;
-            let outcome = match operation(work.clone()).await {
-                Err(error) if error.is_about_the_key() => {
-                    work = Work::new(store, &self.host, pool_namespace, admin, true).await?;
-                    operation(work.clone()).await
-                }
-                outcome => outcome,
-            };
-            match outcome {
+            let work = Work::new(&store, &self.stores.host, pool_namespace, admin).await?;
+            match operation(work.clone()).await {
                 Ok(value) => Ok(value),
                 Err(error) => Err(Error::from(work.though_full(error).await)),
             }
         };
         // A call that hangs ends earlier, and says more.
-        let deadline = store.cluster.tools().deadline.saturating_add(above_one_call);
+        let deadline = cluster.tools().deadline.saturating_add(limit);
         let outcome = tokio::time::timeout(deadline, working).await.unwrap_or_else(|_| {
-            let name = store.cluster.name();
-            let message = format!("{what} on cluster {name}: did not end within {}s", deadline.as_secs());
+            let message =
+                format!("{what} on cluster {}: did not end within {}s", cluster.name(), deadline.as_secs());
             Err(Error::new(Kind::Unavailable, message))
         });
         if outcome.is_ok() {
             store.learn(pool_namespace, admin);
         }
         outcome
+    }
+
+    /// To look at the images in one pool, on the cluster that it was.
+    async fn work_in(
+        &self,
+        store: &Arc<Store>,
+        pool_namespace: &PoolNamespace,
+        admin: &Admin,
+    ) -> Result<Work, OpError> {
+        let work = Work::new(store, &self.stores.host, pool_namespace, admin).await?;
+        work.identity().await?;
+        Ok(work)
     }
 }
 
@@ -234,22 +205,20 @@ impl Backend for Rbd {
     }
 
     fn place(&self, request: &VolumeRequest) -> Result<Placement, Error> {
-        let plan = class::plan(&self.clusters, &self.settings, request)?;
-        Ok(Placement::new(plan.place(), false, plan))
+        let plan = class::plan(&self.stores.clusters, &self.settings, request)?;
+        Ok(Placement::new(plan.location(), false, plan))
     }
 
     fn locate(&self, source: &Source) -> Option<Location> {
-        let (cluster, pool_namespace, image, _) = self.found(source)?;
-        Some(pool_namespace.place(cluster.name(), &image))
+        let found = self.find(source)?;
+        Some(found.pool_namespace.location(found.cluster.name(), &found.image))
     }
 
     async fn create(&self, request: &VolumeRequest, permit: &Permit) -> Result<Volume, Error> {
-        let plan = request.plan(|| class::plan(&self.clusters, &self.settings, request))?;
-        let (plan, driver) = (&plan, self.settings.driver.as_str());
-        let store = self.store(&plan.target.cluster);
+        let plan = &request.plan(|| class::plan(&self.stores.clusters, &self.settings, request))?;
+        let driver = self.settings.driver.as_str();
         let what = format!("create volume {}", request.name);
-        let at = (&plan.target.pool_namespace, plan.image.as_str());
-        self.run(&what, &store, at, &plan.target.admin, |work| async move {
+        self.run(what, &plan.image_target(), ABOVE_ONE_CALL, |work| async move {
             create::create(&work, driver, request, plan, permit).await
         })
         .await
@@ -262,54 +231,47 @@ impl Backend for Rbd {
     }
 
     async fn remove(&self, removal: &Removal, permit: &Permit) -> Result<Removed, Error> {
-        let target =
-            self.target(&removal.name, removal.id.as_ref(), &removal.source, &removal.pv_metadata)?;
-        let named =
-            if target.id.is_some() { &removal.pv_metadata.record } else { &removal.pv_metadata.parameters };
+        let target = &self.target(removal)?;
+        let metadata = &removal.pv_metadata;
+        let named = if target.id.is_some() { &metadata.record } else { &metadata.parameters };
         let expiry = match removal.disposal {
             Disposal::Archive => Parameters(named).expiry()?,
             // What is archived although it was to be deleted, is kept.
             Disposal::Delete | Disposal::Retain => None,
         };
-        let store = self.store(&target.cluster);
         let removal = &Removal { id: target.id.clone(), ..removal.clone() };
-        let (what, image) = (format!("remove volume {}", removal.name), target.image.as_str());
-        let (limit, at) = (ABOVE_ONE_CALL_IF_FULL, (&target.pool_namespace, image));
-        self.run_within(limit, &what, &store, at, &target.admin, |work| async move {
-            remove::remove(&work, removal, image, expiry, permit).await
+        let what = format!("remove volume {}", removal.name);
+        self.run(what, target, ABOVE_ONE_CALL_IF_FULL, |work| async move {
+            remove::remove(&work, removal, &target.image, expiry, permit).await
         })
         .await
     }
 
     async fn restore(&self, removal: &Removal, permit: &Permit) -> Result<Restored, Error> {
         // What lies in no cluster of ours was never moved by us.
-        if self.found(&removal.source).is_none() {
+        if self.find(&removal.source).is_none() {
             return Ok(Restored::InPlace);
         }
-        let target =
-            self.target(&removal.name, removal.id.as_ref(), &removal.source, &removal.pv_metadata)?;
-        let store = self.store(&target.cluster);
+        let target = &self.target(removal)?;
         let removal = &Removal { id: target.id.clone(), ..removal.clone() };
-        let (what, image) = (format!("restore volume {}", removal.name), target.image.as_str());
-        self.run(&what, &store, (&target.pool_namespace, image), &target.admin, |work| async move {
-            restore::restore(&work, removal, image, permit).await
+        let what = format!("restore volume {}", removal.name);
+        self.run(what, target, ABOVE_ONE_CALL, |work| async move {
+            restore::restore(&work, removal, &target.image, permit).await
         })
         .await
     }
 
     async fn expand(&self, request: &ExpandRequest, permit: &Permit) -> Result<Expanded, Error> {
-        if self.found(&request.source).is_none() {
+        if self.find(&request.source).is_none() {
             let message =
                 format!("{} of volume {} is no image in a known cluster", request.source, request.name);
             return Err(Error::new(Kind::NotFound, message));
         }
-        let target =
-            self.target(&request.name, request.id.as_ref(), &request.source, &request.pv_metadata)?;
-        let store = self.store(&target.cluster);
+        let target = &self.target(request)?;
         let request = &ExpandRequest { id: target.id.clone(), ..request.clone() };
-        let (what, image) = (format!("enlarge volume {}", request.name), target.image.as_str());
-        self.run(&what, &store, (&target.pool_namespace, image), &target.admin, |work| async move {
-            create::expand(&work, request, image, permit).await
+        let what = format!("expand volume {}", request.name);
+        self.run(what, target, ABOVE_ONE_CALL, |work| async move {
+            create::expand(&work, request, &target.image, permit).await
         })
         .await
     }
@@ -328,8 +290,7 @@ impl Backend for Rbd {
         for (pool_namespace, admin) in pool_namespaces {
             let discards = async {
                 let _held = store.hold(&pool_namespace.spec(&image))?;
-                let work = Work::new(&store, &self.host, &pool_namespace, &admin, false).await?;
-                work.identity().await?;
+                let work = self.work_in(&store, &pool_namespace, &admin).await?;
                 sweep::rollback(&work, uncommitted, &image, permit).await
             };
             match discards.await {
@@ -355,12 +316,11 @@ impl Backend for Rbd {
 impl Janitor for Rbd {
     async fn unregistered(&self, store: &str, volumes: &[KnownVolume]) -> Result<Vec<VolumeName>, Error> {
         let store = self.store_named(store)?;
-        let Some(cluster) = self.host.cluster_ids() else { return Ok(Vec::new()) };
+        let Some(cluster) = self.stores.host.cluster_ids() else { return Ok(Vec::new()) };
         let mut found = Vec::new();
         for (pool_namespace, admin) in store.pool_namespaces() {
             let looks = async {
-                let work = Work::new(&store, &self.host, &pool_namespace, &admin, false).await?;
-                work.identity().await?;
+                let work = self.work_in(&store, &pool_namespace, &admin).await?;
                 register::look(&work, volumes, &cluster).await
             };
             match looks.await {
@@ -375,19 +335,18 @@ impl Janitor for Rbd {
     }
 
     async fn register(&self, volume: &InUse, permit: &Permit) -> Result<(), Error> {
-        let target = self.target(&volume.name, volume.id.as_ref(), &volume.source, &volume.pv_metadata)?;
-        let store = self.store(&target.cluster);
+        let target = &self.target(volume)?;
         let volume = &InUse { id: target.id.clone(), ..volume.clone() };
-        let (what, image) = (format!("register volume {}", volume.name), target.image.as_str());
-        self.run(&what, &store, (&target.pool_namespace, image), &target.admin, |work| async move {
-            register::register(&work, volume, image, permit).await
+        let what = format!("register volume {}", volume.name);
+        self.run(what, target, ABOVE_ONE_CALL, |work| async move {
+            register::register(&work, volume, &target.image, permit).await
         })
         .await
     }
 
     async fn list_uncommitted(&self, store: &str, known: Known<'_>) -> Result<Vec<Uncommitted>, Error> {
         let store = self.store_named(store)?;
-        let Some(cluster) = self.host.cluster_ids() else {
+        let Some(cluster) = self.stores.host.cluster_ids() else {
             tracing::debug!(
                 "not looking for unfinished volumes: it is not known which images belong to this cluster"
             );
@@ -396,8 +355,7 @@ impl Janitor for Rbd {
         let (mut found, mut looked, mut failed) = (Vec::new(), false, None);
         for (pool_namespace, admin) in store.pool_namespaces() {
             let looks = async {
-                let work = Work::new(&store, &self.host, &pool_namespace, &admin, false).await?;
-                work.identity().await?;
+                let work = self.work_in(&store, &pool_namespace, &admin).await?;
                 sweep::list_uncommitted(&work, &cluster, known).await
             };
             match looks.await.map_err(Error::from) {
@@ -423,15 +381,14 @@ impl Janitor for Rbd {
         let mut collecting = FuturesUnordered::new();
         let mut collected = Vec::new();
         while permit.check().is_ok() {
-            let stores = self.known().clone();
-            for store in stores {
+            for store in self.stores.all() {
                 if !collected.iter().any(|known| Arc::ptr_eq(known, &store)) {
                     let admin = self.settings.admins.get(store.cluster.name()).cloned();
                     collected.push(Arc::clone(&store));
                     let gone = store.gone.clone();
                     let purging = Box::pin(trash::collect_garbage(
                         store,
-                        Arc::clone(&self.host),
+                        Arc::clone(&self.stores.host),
                         admin,
                         permit.clone(),
                     ));
@@ -454,65 +411,32 @@ impl Stores for Rbd {
     }
 
     fn is_provisional(&self, store: &str) -> bool {
-        !self.clusters.is_configured(store)
+        !self.stores.clusters.is_configured(store)
     }
 
     fn expect_store(&self, past: StoreExpectation) {
-        match self.store_named(&past.store) {
-            Ok(store) => {
-                let admin = self.settings.admins.get(store.cluster.name());
-                store.expect_store(past, admin);
-                if let Some(admin) = admin {
-                    store.cluster.watch(&self.host, admin);
-                }
-            }
-            Err(_unknown) => {
-                tracing::info!(cluster = past.store, "volumes exist on a cluster that is not known yet");
-                let mut unknown = self.past.lock().unwrap_or_else(PoisonError::into_inner);
-                unknown.insert(past.store.clone(), past);
-            }
+        let Some(store) = self.stores.expect(past) else { return };
+        if let Some(admin) = self.settings.admins.get(store.cluster.name()) {
+            store.cluster.watch(&self.stores.host, admin);
         }
     }
 
     fn register_class(&self, parameters: &BTreeMap<String, String>) {
-        if let Ok(target) = class::ground(&self.clusters, &self.settings, parameters) {
+        if let Ok(target) = class::target(&self.stores.clusters, &self.settings, parameters) {
             let store = self.store(&target.cluster);
             store.suppose(target.pool_namespace, &target.admin);
-            store.cluster.watch(&self.host, &target.admin);
+            store.cluster.watch(&self.stores.host, &target.admin);
         }
     }
 
     fn retain_stores(&self, classes: &[BTreeMap<String, String>], used: &BTreeSet<String>) {
-        let met: Vec<_> = classes
-            .iter()
-            .filter_map(|parameters| class::ground(&self.clusters, &self.settings, parameters).ok())
-            .map(|target| (target.cluster, target.admin))
-            .collect();
-        let named = |name: &str| used.contains(name) || met.iter().any(|(cluster, _)| cluster.name() == name);
-        self.past.lock().unwrap_or_else(PoisonError::into_inner).retain(|name, _| named(name));
-        self.known().retain(|store| {
-            let name = store.cluster.name();
-            let by_class = |admin: &Admin| met.iter().any(|(of, by)| of.name() == name && by == admin);
-            store
-                .cluster
-                .retain_users(|admin| self.settings.admins.get(name) == Some(admin) || by_class(admin));
-            for (_, admin) in met.iter().filter(|(of, _)| of.name() == name) {
-                store.cluster.watch(&self.host, admin);
-            }
-            let purging = store.trash.waiting() > 0 && store.cluster.health().ready.is_ok();
-            let kept = self.clusters.is_configured(name) || named(name) || purging;
-            if !kept {
-                tracing::info!(
-                    cluster = name,
-                    "no class and no volume names the cluster any more: it is forgotten"
-                );
-                store.gone.cancel();
-            }
-            kept
-        });
+        let read = |parameters| class::target(&self.stores.clusters, &self.settings, parameters).ok();
+        let classes: Vec<_> =
+            classes.iter().filter_map(read).map(|target| (target.cluster, target.admin)).collect();
+        self.stores.retain(&classes, used);
     }
 
     fn stores(&self) -> Vec<StoreStatus> {
-        self.known().iter().map(|store| store.status(&*self.host)).collect()
+        self.stores.all().iter().map(|store| store.status(&*self.stores.host)).collect()
     }
 }

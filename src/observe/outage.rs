@@ -6,10 +6,10 @@
 
 use std::{
     error::Error,
-    sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
+use parking_lot::Mutex;
 /// The first pause between two lines; it doubles.
 const FIRST_PAUSE: Duration = Duration::from_secs(5);
 /// The longest.
@@ -65,8 +65,8 @@ impl State {
 }
 
 impl Outage {
-    fn state(&self) -> std::sync::MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> parking_lot::MutexGuard<'_, State> {
+        self.0.lock()
     }
 
     /// A request to `server` got no answer.

@@ -171,7 +171,7 @@ impl Failed {
         Self { found, ..self }
     }
 
-    /// What kind of failure it is for whoever called the backend.
+    /// What kind of failure it is for the caller of the backend.
     pub fn kind(&self) -> Kind {
         self.reason.kind()
     }

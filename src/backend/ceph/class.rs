@@ -180,7 +180,7 @@ impl<'a> Parameters<'a> {
 /// The minor version of Kubernetes 1 whose nodes have no plugin for in-tree volumes of Ceph any more.
 const WITHOUT_IN_TREE: u32 = 31;
 
-/// Who makes volumes where nobody says who.
+/// The user that makes volumes where the class names none.
 const ADMIN: &str = "admin";
 
 /// A user's name as the tools take it.
@@ -188,7 +188,7 @@ pub fn without_client(user: &str) -> &str {
     user.strip_prefix("client.").unwrap_or(user)
 }
 
-/// Whether nobody configured the cluster: a class describes it by its monitors.
+/// Whether the cluster is not configured: a class describes it by its monitors.
 pub fn is_described(cluster: &Cluster) -> bool {
     cluster.name().starts_with(DESCRIBED)
 }

@@ -78,21 +78,6 @@ impl Ceph {
         self.credentials.user()
     }
 
-    /// Calls `rbd`. `--format json` is the caller's to add, where the command knows it.
-    pub async fn rbd(&self, call: Call) -> Result<Reply, Failed> {
-        self.start(Tool::Rbd, call).await
-    }
-
-    /// Calls `ceph`, or asks one that is still running. The answer is in JSON wherever the command has such.
-    pub async fn ceph(&self, call: Call) -> Result<Reply, Failed> {
-        self.start(Tool::Ceph, call).await
-    }
-
-    /// Calls `rados`.
-    pub async fn rados(&self, call: Call) -> Result<Reply, Failed> {
-        self.start(Tool::Rados, call).await
-    }
-
     /// The identity that the cluster gave itself when it was made. Asked once, and again after the cluster could not be
     /// reached.
     pub async fn fsid(&self) -> Result<String, Failed> {
@@ -109,7 +94,7 @@ impl Ceph {
             fsid: String,
         }
         let what = format!("ask cluster {} who it is", self.cluster.name());
-        let reply = self.ceph(Call::reads(what.clone(), ["fsid"])).await?;
+        let reply = self.call(Tool::Ceph, Call::reads(what.clone(), ["fsid"])).await?;
         let answer: Option<Answer> = reply.json().ok().flatten();
         let Some(Answer { fsid }) = answer.filter(|answer| is_fsid(&answer.fsid)) else {
             let stderr =
@@ -126,7 +111,8 @@ impl Ceph {
         Ok(fsid)
     }
 
-    async fn start(&self, tool: Tool, call: Call) -> Result<Reply, Failed> {
+    /// Calls a program; of `ceph` maybe one that is still running, which answers in JSON wherever the command has such.
+    pub async fn call(&self, tool: Tool, call: Call) -> Result<Reply, Failed> {
         let _begun = self.cluster.begun(&call.what);
         let begun = tokio::time::Instant::now();
         let outcome = tokio::select! {

@@ -3,10 +3,11 @@
 use std::{
     collections::BTreeMap,
     net::SocketAddr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{Arc, Weak},
     time::{Duration, Instant},
 };
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Semaphore;
 
 use super::{
@@ -89,7 +90,7 @@ pub(super) struct Shared {
     pub(super) sessions: SessionPool,
     identity: Mutex<Identity>,
     users: Mutex<Users>,
-    /// Why nothing could be learnt of the cluster the last time that somebody tried.
+    /// Why the last attempt to reach the cluster failed.
     unreachable: Mutex<Option<String>>,
     silence: Mutex<Silence>,
     /// The protocols that monitors speak whose addresses do not say one, as they said themselves.
@@ -172,37 +173,37 @@ impl Cluster {
 
     /// How it is, from memory.
     pub fn health(&self) -> Health {
-        let unreachable = self.shared.unreachable.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let unreachable = self.shared.unreachable.lock().clone();
         let (unusable, problems, watched) = {
             let users = self.users();
             (users.none_serves(), users.problems(), users.is_watched())
         };
         let silent = || (watched && self.identity().is_none()).then(|| "it has not answered yet".to_owned());
         let ready = unreachable.or(unusable).or_else(silent).map_or(Ok(()), Err);
-        let running = self.shared.running.lock().unwrap_or_else(PoisonError::into_inner);
+        let running = self.shared.running.lock();
         // Numbers are given in the order of time.
         let oldest = running.calls.values().next().map(|(what, since)| (what.clone(), since.elapsed()));
         Health { ready, problems, running: running.calls.len(), oldest }
     }
 
-    /// Why nothing could be learnt of it the last time that somebody tried.
+    /// Whether the last attempt to reach it failed.
     pub(super) fn is_unreachable(&self) -> bool {
-        self.shared.unreachable.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+        self.shared.unreachable.lock().is_some()
     }
 
     /// Whether and how long it is left alone, since it did not answer.
     pub(super) fn silence(&self) -> MutexGuard<'_, Silence> {
-        self.shared.silence.lock().unwrap_or_else(PoisonError::into_inner)
+        self.shared.silence.lock()
     }
 
     /// The protocols that are spoken at addresses that do not say one.
     pub(super) fn spoken(&self) -> BTreeMap<SocketAddr, Protocol> {
-        self.shared.spoken.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.shared.spoken.lock().clone()
     }
 
     /// Takes notice of the protocols that are spoken; whether there is news.
     pub(super) fn set_spoken(&self, spoken: BTreeMap<SocketAddr, Protocol>) -> bool {
-        let mut known = self.shared.spoken.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.shared.spoken.lock();
         let news = !spoken.is_empty() && *known != spoken;
         *known = spoken;
         news
@@ -223,11 +224,11 @@ impl Cluster {
     }
 
     fn identities(&self) -> MutexGuard<'_, Identity> {
-        self.shared.identity.lock().unwrap_or_else(PoisonError::into_inner)
+        self.shared.identity.lock()
     }
 
     pub(super) fn users(&self) -> MutexGuard<'_, Users> {
-        self.shared.users.lock().unwrap_or_else(PoisonError::into_inner)
+        self.shared.users.lock()
     }
 
     /// Passes on what came of reading the key of `admin`, and notes where it was in vain.
@@ -270,7 +271,7 @@ impl Cluster {
             (Shown::Nothing, _) => return,
             (Shown::Well | Shown::AuthRejected | Shown::Lost, _) => None,
         };
-        *self.shared.unreachable.lock().unwrap_or_else(PoisonError::into_inner) = unreachable;
+        *self.shared.unreachable.lock() = unreachable;
         if matches!(shown, Shown::Lost | Shown::AuthRejected) {
             // What answers next may be another cluster.
             self.identities().now = None;
@@ -279,7 +280,7 @@ impl Cluster {
 
     /// Counts a call as running until the value is dropped.
     pub(super) fn begun(&self, what: &str) -> Begun {
-        let mut running = self.shared.running.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut running = self.shared.running.lock();
         running.next += 1;
         let number = running.next;
         running.calls.insert(number, (what.to_owned(), Instant::now()));
@@ -296,12 +297,12 @@ pub(super) struct Begun {
 impl Drop for Begun {
     fn drop(&mut self) {
         let running = &self.cluster.shared.running;
-        running.lock().unwrap_or_else(PoisonError::into_inner).calls.remove(&self.number);
+        running.lock().calls.remove(&self.number);
     }
 }
 
 /// All clusters of the process: the configured ones, and those that a class or an old PV describes by its monitors. Of these there
-/// are as many as anybody holds: who needs one holds it, and what nobody needs any more is gone.
+/// are as many as are held: what needs one holds it, and one that is not held is dropped.
 #[derive(Debug, Clone)]
 pub struct Clusters {
     configured: Arc<[Cluster]>,
@@ -315,17 +316,17 @@ impl Clusters {
         Self { configured: configured.into(), described: Arc::default(), tools }
     }
 
-    /// The cluster of this name, configured or held by somebody.
+    /// The cluster of this name, configured or held.
     pub fn named(&self, name: &str) -> Option<Cluster> {
         let configured = self.configured.iter().find(|cluster| cluster.name() == name).cloned();
         configured.or_else(|| Some(Cluster { shared: self.described().get(name)?.upgrade()? }))
     }
 
     fn described(&self) -> MutexGuard<'_, BTreeMap<String, Weak<Shared>>> {
-        self.described.lock().unwrap_or_else(PoisonError::into_inner)
+        self.described.lock()
     }
 
-    /// Whether somebody gave a cluster this name; that of one that was only met follows from its monitors.
+    /// Whether a configured cluster has this name; that of others follows from their monitors.
     pub fn is_configured(&self, name: &str) -> bool {
         self.configured.iter().any(|cluster| cluster.name() == name)
     }
@@ -351,7 +352,7 @@ impl Clusters {
         self.configured.to_vec()
     }
 
-    /// All of them: configured ones first, as configured, then those that somebody holds, by name.
+    /// All of them: configured ones first, as configured, then those that are held, by name.
     pub fn all(&self) -> Vec<Cluster> {
         let described = self.described();
         let held = described.values().filter_map(|shared| Some(Cluster { shared: shared.upgrade()? }));

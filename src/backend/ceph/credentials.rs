@@ -16,7 +16,7 @@ pub struct Credentials {
 }
 
 impl Credentials {
-    /// `user` is the part behind `client.`, which is taken off where somebody wrote it.
+    /// `user` is the part behind `client.`, which is removed if present.
     pub fn new(user: &str, key: Key) -> Result<Self, Invalid> {
         let name = user.strip_prefix("client.").unwrap_or(user);
         let plain = |b: u8| b.is_ascii_graphic() && !matches!(b, b'"' | b'\'' | b'\\' | b'$' | b',' | b'=');

@@ -1,23 +1,97 @@
-//! Becomes a user of a cluster with the key that its Secret holds: [`open`].
+//! Becomes a user of a cluster with the key that its Secret holds: [`open`], and [`Login`], which reads a key again that was not
+//! accepted, since a rotated key must not need a restart.
 //!
 //! Keys come from the host at each time, and are kept in no handle for longer than the work for which it was opened.
 
+use std::sync::Arc;
+
 use super::{
     admin::Admin,
+    call::{Call, Failed, Reply},
     client::Ceph,
     cluster::Cluster,
     credentials::{Credentials, Key},
+    reason::Reason,
+    tool::Tool,
 };
 use crate::{
     backend::{Error, Kind, Kubernetes},
     volume::Secrets,
 };
+use parking_lot::Mutex;
 
 /// The names under which Secrets hold a key, the first that is there counts.
 const NAMES: [&str; 3] = ["key", "adminKey", "userKey"];
 
+/// A user of a cluster at work.
+pub struct Login {
+    host: Arc<dyn Kubernetes>,
+    cluster: Cluster,
+    admin: Admin,
+    ceph: Mutex<Ceph>,
+}
+
+impl Login {
+    /// Reads the key of `admin`. Asks nothing of the cluster yet.
+    pub async fn open(host: &Arc<dyn Kubernetes>, cluster: &Cluster, admin: &Admin) -> Result<Self, Error> {
+        let ceph = Mutex::new(open(cluster, &**host, admin, false).await?);
+        Ok(Self { host: Arc::clone(host), cluster: cluster.clone(), admin: admin.clone(), ceph })
+    }
+
+    /// Calls `rbd`. `--format json` is the caller's to add, where the command knows it.
+    pub async fn rbd(&self, call: Call) -> Result<Reply, Failed> {
+        self.call(Tool::Rbd, call).await
+    }
+
+    /// Calls `ceph`. The answer is in JSON wherever the command has such.
+    pub async fn ceph(&self, call: Call) -> Result<Reply, Failed> {
+        self.call(Tool::Ceph, call).await
+    }
+
+    /// Calls `rados`.
+    pub async fn rados(&self, call: Call) -> Result<Reply, Failed> {
+        self.call(Tool::Rados, call).await
+    }
+
+    /// Calls a program, and once more where the key was not accepted and is another one by now.
+    async fn call(&self, tool: Tool, call: Call) -> Result<Reply, Failed> {
+        let ceph = self.current();
+        match ceph.call(tool, call.clone()).await {
+            Err(failed) => match self.outdated(&failed, &ceph).await {
+                Ok(true) => self.current().call(tool, call).await,
+                Ok(false) | Err(_) => Err(failed),
+            },
+            reply => reply,
+        }
+    }
+
+    /// The identity that the cluster gave itself.
+    pub async fn fsid(&self) -> Result<String, Error> {
+        let ceph = self.current();
+        match ceph.fsid().await {
+            Err(failed) if self.outdated(&failed, &ceph).await? => Ok(self.current().fsid().await?),
+            answer => Ok(answer?),
+        }
+    }
+
+    fn current(&self) -> Ceph {
+        self.ceph.lock().clone()
+    }
+
+    /// Whether the key was changed since it was read. A call that was not let in has changed nothing.
+    async fn outdated(&self, failed: &Failed, used: &Ceph) -> Result<bool, Error> {
+        if !matches!(failed.reason, Reason::WrongKey | Reason::BadKey) {
+            return Ok(false);
+        }
+        let fresh = open(&self.cluster, &*self.host, &self.admin, true).await?;
+        let differs = fresh.credentials() != used.credentials();
+        *self.ceph.lock() = fresh;
+        Ok(differs)
+    }
+}
+
 /// A handle on `cluster` for `admin`. `fresh`: reads the key again, because Ceph refused the cached one.
-pub async fn open(
+pub(super) async fn open(
     cluster: &Cluster,
     host: &dyn Kubernetes,
     admin: &Admin,

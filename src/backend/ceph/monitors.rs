@@ -1,4 +1,4 @@
-//! The addresses of a cluster's monitors, as somebody wrote them: [`Monitors`].
+//! The addresses of a cluster's monitors, as they are written: [`Monitors`].
 //!
 //! Host names stay host names: they are resolved when a program is started, by [`Monitors::resolved`], and nothing is kept.
 
@@ -11,7 +11,7 @@ use std::{
 
 use crate::volume::Invalid;
 
-/// The monitors of a cluster: addresses or host names, resolved anew whenever a program is started.
+/// The monitors of a cluster: addresses or host names, resolved again whenever a program is started.
 ///
 /// Separated by commas: `host`, `host:port`, `[IPv6]:port`, `v1:host:port`, `v2:host:port`, `[v2:host:port,v1:host:port]`; an
 /// IPv6 address stands in brackets where a port follows. What `ceph mon dump` adds behind a slash is left out.
@@ -82,7 +82,7 @@ impl Monitors {
         !self.endpoints().is_disjoint(&other.endpoints())
     }
 
-    /// The name of a store that nobody configured: `mon-` and ten hexadecimal digits that follow from the monitors, in
+    /// The name of a store that is not configured: `mon-` and ten hexadecimal digits that follow from the monitors, in
     /// whatever order they are written.
     pub fn store_name(&self) -> String {
         // FNV-1a, folded: it must be the same for ever, not hard to invert.

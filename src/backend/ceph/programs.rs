@@ -6,11 +6,12 @@
 use std::{
     fmt,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        Arc, Weak,
         atomic::{AtomicUsize, Ordering},
     },
 };
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     time::Instant,
@@ -61,14 +62,14 @@ impl Programs {
 
     /// Makes sure that there are at least so many places: a cluster is configured to use them alone.
     pub fn at_least(&self, wanted: usize) {
-        let mut size = self.0.size.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut size = self.0.size.lock();
         self.0.slots.add_permits(wanted.saturating_sub(*size));
         *size = wanted.max(*size);
     }
 
     /// How many places there are.
     pub fn size(&self) -> usize {
-        *self.0.size.lock().unwrap_or_else(PoisonError::into_inner)
+        *self.0.size.lock()
     }
 
     /// Waits for a place. May be dropped.
@@ -90,7 +91,7 @@ impl Programs {
         all.push(idle);
     }
 
-    /// Whether a program that has done its work may wait for more: nobody else needs its place.
+    /// Whether a program that has done its work may wait for more: no other program needs its slot.
     pub(super) fn may_wait(&self) -> bool {
         self.0.waiting.load(Ordering::SeqCst) == 0
     }
@@ -103,7 +104,7 @@ impl Programs {
     }
 
     fn idle(&self) -> MutexGuard<'_, Vec<Weak<dyn IdlePrograms>>> {
-        self.0.idle.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.idle.lock()
     }
 
     fn waiting(&self) -> Vec<(Instant, Arc<dyn IdlePrograms>)> {
@@ -133,7 +134,7 @@ impl fmt::Debug for Programs {
     }
 }
 
-/// Whose places they are is no part of what somebody configured.
+/// Which slots they are is no part of the configuration.
 impl PartialEq for Programs {
     fn eq(&self, _: &Self) -> bool {
         true
@@ -170,11 +171,11 @@ mod tests {
 
     impl IdlePrograms for Idle {
         fn since(&self) -> Vec<Instant> {
-            self.0.lock().unwrap().iter().map(|(since, _)| *since).collect()
+            self.0.lock().iter().map(|(since, _)| *since).collect()
         }
 
         fn end_longest(&self) {
-            self.0.lock().unwrap().remove(0);
+            self.0.lock().remove(0);
         }
     }
 
@@ -186,8 +187,8 @@ mod tests {
         programs.register(&second);
         let now = Instant::now();
         let slots = (programs.slot().await, programs.slot().await);
-        first.0.lock().unwrap().push((now + Duration::from_secs(1), slots.0));
-        second.0.lock().unwrap().push((now, slots.1));
+        first.0.lock().push((now + Duration::from_secs(1), slots.0));
+        second.0.lock().push((now, slots.1));
         let mut busy = Vec::new();
         for _ in 2..programs.size() {
             busy.push(programs.slot().await);
@@ -212,7 +213,7 @@ mod tests {
         for list in &lists {
             programs.register(list);
             let slot = programs.slot().await;
-            list.0.lock().unwrap().push((Instant::now(), slot));
+            list.0.lock().push((Instant::now(), slot));
             programs.limit_idle();
         }
         let left: usize = lists.iter().map(|list| list.since().len()).sum();

@@ -1,8 +1,8 @@
 //! Whether monitors listen, and in which protocol: [`greet`] asks one address, [`diagnosis`] says what was found.
 //!
 //! The programs say of everything that keeps them from a monitor that they timed out, also of a key that was refused where an
-//! address does not say which protocol is spoken there: they wait for the other one. A monitor names its protocol to whoever
-//! connects, before it wants to know who that is. No program is started for that, and no key is needed.
+//! address does not say which protocol is spoken there: they wait for the other one. A monitor names its protocol to every
+//! client, before it asks who that is. No program is started for that, and no key is needed.
 
 use std::{collections::BTreeMap, io, net::SocketAddr, time::Duration};
 
@@ -19,7 +19,7 @@ pub(super) enum Greeting {
     NotMonitor,
     /// Nothing, and the machine says so.
     Refused(String),
-    /// Nobody answered in time.
+    /// No answer in time.
     Silent,
 }
 

@@ -6,10 +6,11 @@
 //! and the command is given to one of its own.
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{Arc, Weak},
     time::Duration,
 };
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::{sync::Semaphore, time::Instant};
 
 use super::{
@@ -42,7 +43,7 @@ struct IdleSessions(Mutex<Vec<Idle>>);
 
 impl IdleSessions {
     fn lock(&self) -> MutexGuard<'_, Vec<Idle>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 
@@ -99,7 +100,7 @@ impl SessionPool {
 
     /// Whether commands can be asked now.
     pub(super) fn usable(&self) -> bool {
-        let resting = *self.resting.lock().unwrap_or_else(PoisonError::into_inner);
+        let resting = *self.resting.lock();
         resting.is_none_or(|until| until <= Instant::now())
     }
 
@@ -186,15 +187,15 @@ impl SessionPool {
     pub(super) fn make_room(&self) {
         let mut idle = self.idle.lock();
         expire(&mut idle);
-        // Whoever has a turn holds one that is not waiting, or is about to start one.
+        // A caller with a turn holds one that is not waiting, or is about to start one.
         let room = self.turns.available_permits();
         let surplus = idle.len().saturating_sub(room);
         idle.drain(..surplus);
     }
 
     fn rest(&self, why: &str) {
-        tracing::warn!(why, "ceph is called anew for each command for a while");
-        *self.resting.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now() + REST);
+        tracing::warn!(why, "not keeping ceph programs for reuse for a while: each command starts a new one");
+        *self.resting.lock() = Some(Instant::now() + REST);
     }
 }
 

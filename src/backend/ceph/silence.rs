@@ -50,7 +50,7 @@ impl Silence {
         if now < pause.until {
             return Gate::Closed(pause.until - now, pause.why.clone());
         }
-        // Whoever comes next waits for what comes of this trial.
+        // The next caller waits for the outcome of this trial.
         pause.until = now + pause.length;
         Gate::Trial
     }

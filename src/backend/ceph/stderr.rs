@@ -3,7 +3,7 @@
 //! Ceph's libraries write time-stamped log lines to the same place, also into the middle of a sentence of the tool, and each ends
 //! with an empty line. Here the sentences are put together again, and the log lines are kept aside.
 
-/// The sentences of a tool, and what its libraries logged meanwhile.
+/// The sentences of a tool, and what its libraries logged.
 #[derive(Debug)]
 pub(super) struct Stderr {
     text: String,

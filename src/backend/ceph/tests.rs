@@ -41,7 +41,7 @@ async fn a_failure_names_operation_object_reason_and_remedy() {
     let fake = Fake::with(one_each());
     fake.expect(Tool::Rbd, &["create", "nopool/one"], Answer::recorded("rbd-create-no-pool"));
     let call = Call::reads("create image one in pool nopool", ["create", "nopool/one"]);
-    let failed = fake.ceph().rbd(call).await.unwrap_err();
+    let failed = fake.ceph().call(Tool::Rbd, call).await.unwrap_err();
     assert_eq!((failed.reason, failed.kind(), failed.code), (Reason::NoPool, Kind::NotFound, Some(2)));
     assert_eq!(
         failed.to_string(),
@@ -60,12 +60,12 @@ async fn an_answer_is_standard_output_alone() {
     fake.expect(Tool::Rbd, &["import", "-", "*"], Answer::ok("not json"));
     let ceph = fake.ceph();
     let names: Option<Vec<String>> =
-        ceph.rbd(Call::reads("list", ["ls", "rbd"])).await.unwrap().json().unwrap();
+        ceph.call(Tool::Rbd, Call::reads("list", ["ls", "rbd"])).await.unwrap().json().unwrap();
     assert_eq!(names.unwrap(), ["one"]);
-    let reply = ceph.rbd(Call::reads("list", ["image-meta", "list", "x"])).await.unwrap();
+    let reply = ceph.call(Tool::Rbd, Call::reads("list", ["image-meta", "list", "x"])).await.unwrap();
     assert_eq!(reply.json::<BTreeMap<String, String>>().unwrap(), None, "nothing is not a mistake");
     let call = Call::changes("import", ["import", "-", "rbd/x"], &Permit::unlimited()).stdin(*b"a\0b");
-    let reply = ceph.rbd(call).await.unwrap();
+    let reply = ceph.call(Tool::Rbd, call).await.unwrap();
     assert_eq!(reply.json::<Vec<String>>().unwrap_err().kind(), Kind::Internal);
     assert_eq!(fake.calls()[2].stdin, b"a\0b");
 }
@@ -76,7 +76,7 @@ async fn a_hung_program_ends_at_the_deadline_and_is_unavailable() {
     let tools = Tools { deadline: Duration::from_millis(900), sessions: 0, ..Tools::default() };
     let fake = Fake::with(tools);
     fake.always(Tool::Rbd, &["*"], Answer::Hangs);
-    let failed = fake.ceph().rbd(Call::reads("list", ["ls"])).await.unwrap_err();
+    let failed = fake.ceph().call(Tool::Rbd, Call::reads("list", ["ls"])).await.unwrap_err();
     assert_eq!((failed.reason, failed.kind()), (Reason::Deadline, Kind::Unavailable));
     assert!(failed.to_string().contains("cluster fake (127.0.0.1:6789)"), "{failed}");
     assert!(fake.cluster().health().ready.unwrap_err().contains("in time"));
@@ -86,7 +86,8 @@ async fn a_hung_program_ends_at_the_deadline_and_is_unavailable() {
 async fn a_missing_program_is_named_with_what_to_install() {
     let tools = Tools { rbd: "no-such-rbd".into(), ..Tools::default() };
     let cluster = Cluster::new("c", "127.0.0.1".parse().unwrap(), tools).unwrap();
-    let failed = cluster.with(Fake::credentials()).rbd(Call::reads("list", ["ls"])).await.unwrap_err();
+    let failed =
+        cluster.with(Fake::credentials()).call(Tool::Rbd, Call::reads("list", ["ls"])).await.unwrap_err();
     assert_eq!((failed.reason, failed.kind()), (Reason::ProgramMissing, Kind::Invalid));
     assert!(
         failed.to_string().contains("no-such-rbd") && failed.to_string().contains("ceph-common"),
@@ -97,7 +98,8 @@ async fn a_missing_program_is_named_with_what_to_install() {
 #[tokio::test]
 async fn a_monitor_whose_name_is_unknown_costs_no_program() {
     let cluster = Cluster::new("c", "no-such-host.invalid".parse().unwrap(), Tools::default()).unwrap();
-    let failed = cluster.with(Fake::credentials()).rbd(Call::reads("list", ["ls"])).await.unwrap_err();
+    let failed =
+        cluster.with(Fake::credentials()).call(Tool::Rbd, Call::reads("list", ["ls"])).await.unwrap_err();
     assert_eq!((failed.reason, failed.kind()), (Reason::Unresolved, Kind::Unavailable));
     assert!(failed.to_string().contains("no-such-host.invalid"), "{failed}");
 }
@@ -120,13 +122,13 @@ async fn a_call_that_changes_something_needs_a_permit_when_it_starts_and_while_i
     let ceph = fake.ceph();
     let permit = Permit::unlimited();
     permit.revoke();
-    let failed = ceph.rbd(Call::changes("create", ["create", "x"], &permit)).await.unwrap_err();
+    let failed = ceph.call(Tool::Rbd, Call::changes("create", ["create", "x"], &permit)).await.unwrap_err();
     assert_eq!((failed.reason, failed.kind()), (Reason::Stopped, Kind::Unavailable));
     assert_eq!(fake.calls(), []);
 
     fake.expect(Tool::Rbd, &["create", "x"], Answer::Waits);
     let permit = Permit::unlimited();
-    let call = ceph.rbd(Call::changes("create", ["create", "x"], &permit));
+    let call = ceph.call(Tool::Rbd, Call::changes("create", ["create", "x"], &permit));
     let (outcome, ()) = tokio::join!(call, async {
         until("the start of the program", || !fake.calls().is_empty()).await;
         permit.revoke();
@@ -142,7 +144,7 @@ async fn no_more_programs_run_than_the_cluster_may_have() {
     let (ceph, other) = (fake.ceph(), fake.ceph());
     let calls = (0..5).map(|i| {
         let ceph = if i % 2 == 0 { &ceph } else { &other };
-        ceph.rbd(Call::reads(format!("list {i}"), ["ls".to_owned(), i.to_string()]))
+        ceph.call(Tool::Rbd, Call::reads(format!("list {i}"), ["ls".to_owned(), i.to_string()]))
     });
     let calls = futures::future::join_all(calls);
     let (outcomes, ()) = tokio::join!(calls, async {
@@ -166,11 +168,11 @@ async fn whoever_waits_for_a_place_too_long_is_told_what_holds_it() {
     let fake = Fake::with(tools);
     fake.always(Tool::Rbd, &["*"], Answer::Waits);
     let ceph = fake.ceph();
-    let holder = ceph.rbd(Call::reads("list the images", ["ls"]));
+    let holder = ceph.call(Tool::Rbd, Call::reads("list the images", ["ls"]));
     let (_, ()) = tokio::join!(holder, async {
         until("the first program", || !fake.calls().is_empty()).await;
         let call = Call::reads("read", ["info"]).within(Duration::from_millis(50));
-        let failed = ceph.rbd(call).await.unwrap_err();
+        let failed = ceph.call(Tool::Rbd, call).await.unwrap_err();
         assert!(failed.to_string().contains("list the images"), "{failed}");
         fake.release();
     });
@@ -194,7 +196,7 @@ async fn one_ceph_serves_many_commands_with_the_replies_of_many() {
         started += usize::from(refused);
         refused = [1, 13].contains(&case.code);
         fake.expect(Tool::Ceph, &["do", &case.name], Answer::recorded(&case.name));
-        let reply = ceph.ceph(Call::reads("do it", ["do", case.name.as_str()])).await;
+        let reply = ceph.call(Tool::Ceph, Call::reads("do it", ["do", case.name.as_str()])).await;
         match MEANINGS.iter().find(|(name, _)| *name == case.name) {
             None => assert_eq!(reply.unwrap().text().unwrap(), case.stdout.trim(), "{}", case.name),
             Some((_, reason)) => {
@@ -216,11 +218,11 @@ async fn words_reach_a_ceph_that_stays_as_they_are() {
     fake.always(Tool::Ceph, &["set", "*", "*"], Answer::ok(""));
     let ceph = fake.ceph();
     for word in [owner, "", "a b", "*", "ü"] {
-        ceph.ceph(Call::reads("set", ["set", "key", word])).await.unwrap();
+        ceph.call(Tool::Ceph, Call::reads("set", ["set", "key", word])).await.unwrap();
         assert_eq!(fake.calls().last().unwrap().args, ["set", "key", word]);
     }
     // What is no line has a program of its own.
-    ceph.ceph(Call::reads("set", ["set", "key", "a\nset x y"])).await.unwrap();
+    ceph.call(Tool::Ceph, Call::reads("set", ["set", "key", "a\nset x y"])).await.unwrap();
     assert_eq!(fake.calls().len(), 6);
     assert_eq!(sessions(&fake).len(), 1);
 }
@@ -232,10 +234,11 @@ async fn a_ceph_that_crashes_is_replaced_and_its_command_given_to_one_of_its_own
     ceph.fsid().await.unwrap();
     fake.expect(Tool::Ceph, &["create"], Answer::Crashes);
     fake.expect(Tool::Ceph, &["create"], Answer::ok("made"));
-    let reply = ceph.ceph(Call::changes("create", ["create"], &Permit::unlimited())).await.unwrap();
+    let reply =
+        ceph.call(Tool::Ceph, Call::changes("create", ["create"], &Permit::unlimited())).await.unwrap();
     assert_eq!(reply.text().unwrap(), "made");
     fake.expect(Tool::Ceph, &["create"], Answer::ok("more"));
-    ceph.ceph(Call::changes("create", ["create"], &Permit::unlimited())).await.unwrap();
+    ceph.call(Tool::Ceph, Call::changes("create", ["create"], &Permit::unlimited())).await.unwrap();
     let pids = sessions(&fake);
     assert_eq!(pids.len(), 2, "the crashed one, and a new one for the next command: {pids:?}");
 }
@@ -249,7 +252,7 @@ async fn a_ceph_that_died_while_it_waited_costs_nobody_a_failure() {
     let status = std::process::Command::new("kill").args(["-KILL", &pid.to_string()]).status().unwrap();
     assert!(status.success());
     fake.expect(Tool::Ceph, &["fs", "ls"], Answer::ok("[]"));
-    ceph.ceph(Call::reads("list", ["fs", "ls"])).await.unwrap();
+    ceph.call(Tool::Ceph, Call::reads("list", ["fs", "ls"])).await.unwrap();
 }
 
 #[tokio::test]
@@ -259,10 +262,10 @@ async fn a_ceph_that_hangs_ends_at_the_deadline_and_the_next_command_has_a_new_o
     ceph.fsid().await.unwrap();
     fake.always(Tool::Ceph, &["create"], Answer::Hangs);
     let call = Call::changes("create", ["create"], &Permit::unlimited()).within(Duration::from_millis(900));
-    let failed = ceph.ceph(call).await.unwrap_err();
+    let failed = ceph.call(Tool::Ceph, call).await.unwrap_err();
     assert_eq!((failed.reason, failed.kind()), (Reason::Deadline, Kind::Unavailable));
     fake.expect(Tool::Ceph, &["fs", "ls"], Answer::ok("[]"));
-    ceph.ceph(Call::reads("list", ["fs", "ls"])).await.unwrap();
+    ceph.call(Tool::Ceph, Call::reads("list", ["fs", "ls"])).await.unwrap();
     assert_eq!(sessions(&fake).len(), 2);
     assert!(!Path::new(&format!("/proc/{}", sessions(&fake)[0])).exists());
 }
@@ -276,7 +279,7 @@ async fn a_ceph_that_lost_the_cluster_or_was_refused_is_not_asked_again() {
     for (code, said, reason) in rows {
         let fake = Fake::new();
         fake.expect(Tool::Ceph, &["fs", "ls"], Answer::fails(code, said));
-        let failed = fake.ceph().ceph(Call::reads("list", ["fs", "ls"])).await.unwrap_err();
+        let failed = fake.ceph().call(Tool::Ceph, Call::reads("list", ["fs", "ls"])).await.unwrap_err();
         assert_eq!(failed.reason, reason, "{said}");
         fake.ceph().fsid().await.unwrap();
         assert_eq!(sessions(&fake).len(), 2, "{said}");
@@ -299,7 +302,7 @@ async fn a_ceph_that_is_not_let_in_says_why_once() {
     let fake = Fake::new();
     let Answer::Text(_, _, refusal) = Answer::recorded("ceph-fsid-wrong-key") else { panic!() };
     fs::write(fake.path().join("refuses"), refusal).unwrap();
-    let failed = fake.ceph().ceph(Call::reads("ask", ["fs", "ls"])).await.unwrap_err();
+    let failed = fake.ceph().call(Tool::Ceph, Call::reads("ask", ["fs", "ls"])).await.unwrap_err();
     assert_eq!((failed.reason, failed.code), (Reason::WrongKey, Some(13)));
     assert_eq!(fake.calls(), []);
     assert_eq!(sessions(&fake).len(), 1);
@@ -311,7 +314,7 @@ async fn a_ceph_that_does_not_stay_is_called_for_each_command() {
     fs::write(fake.path().join("mute"), "").unwrap();
     fake.always(Tool::Ceph, &["fs", "ls"], Answer::ok("[]"));
     for _ in 0..3 {
-        fake.ceph().ceph(Call::reads("ask", ["fs", "ls"])).await.unwrap();
+        fake.ceph().call(Tool::Ceph, Call::reads("ask", ["fs", "ls"])).await.unwrap();
     }
     assert_eq!(sessions(&fake).len(), 1, "it was tried once");
     assert_eq!(fake.calls().len(), 3);
@@ -322,7 +325,8 @@ async fn no_more_cephs_stay_than_the_cluster_may_have() {
     let fake = Fake::new();
     fake.always(Tool::Ceph, &["wait"], Answer::Waits);
     let ceph = fake.ceph();
-    let calls = futures::future::join_all((0..6).map(|_| ceph.ceph(Call::reads("wait", ["wait"]))));
+    let calls =
+        futures::future::join_all((0..6).map(|_| ceph.call(Tool::Ceph, Call::reads("wait", ["wait"]))));
     let (outcomes, ()) = tokio::join!(calls, async {
         until("two programs", || fake.calls().len() == 2).await;
         for _ in 0..20 {
@@ -344,7 +348,7 @@ async fn the_cluster_is_asked_once_who_it_is_and_again_after_it_was_away() {
     }
     assert_eq!(fake.lines(), ["ceph fsid"]);
     fake.expect(Tool::Rbd, &["ls"], Answer::recorded("rbd-info-unreachable"));
-    ceph.rbd(Call::reads("list", ["ls"])).await.unwrap_err();
+    ceph.call(Tool::Rbd, Call::reads("list", ["ls"])).await.unwrap_err();
     assert!(fake.cluster().health().ready.is_err());
     assert_eq!(ceph.fsid().await.unwrap(), FSID);
     assert_eq!(fake.lines(), ["ceph fsid", "rbd ls", "ceph fsid"]);
@@ -381,7 +385,7 @@ async fn a_cluster_that_does_not_answer_costs_one_program_and_is_found_again_whe
     let cluster = Cluster::new("dead", monitors, fake.cluster().tools().clone()).unwrap();
     let ceph = cluster.with(Fake::credentials());
     fake.expect(Tool::Rbd, &["ls"], Answer::recorded("rbd-info-unreachable"));
-    let list = || ceph.rbd(Call::reads("list", ["ls"]));
+    let list = || ceph.call(Tool::Rbd, Call::reads("list", ["ls"]));
     let failed = list().await.unwrap_err();
     let refused = format!("v1:{address}: connection refused");
     assert!(failed.reason == Reason::Unreachable && failed.to_string().contains(&refused), "{failed}");
@@ -417,7 +421,8 @@ async fn a_refused_key_is_not_taken_for_a_monitor_that_does_not_answer_where_no_
     // The programs wait for the other protocol until their time is over.
     fake.expect(Tool::Rbd, &["ls"], Answer::recorded("rbd-info-unreachable"));
     fake.expect(Tool::Rbd, &["ls"], Answer::recorded("rbd-info-wrong-key"));
-    let failed = cluster.with(Fake::credentials()).rbd(Call::reads("list", ["ls"])).await.unwrap_err();
+    let failed =
+        cluster.with(Fake::credentials()).call(Tool::Rbd, Call::reads("list", ["ls"])).await.unwrap_err();
     assert_eq!(failed.reason, Reason::WrongKey, "{failed}");
     let asked = fs::read_to_string(fake.path().join("monitors")).unwrap();
     assert_eq!(asked.lines().collect::<Vec<_>>(), [address.to_string(), format!("v1:{address}")]);
@@ -437,7 +442,7 @@ async fn of_all_clusters_together_no_more_programs_run_than_there_are_places() {
         .collect();
     let calls = (0..programs.size() + 8).map(|i| {
         let ceph = &clusters[i % clusters.len()];
-        ceph.rbd(Call::reads("list", ["ls".to_owned(), i.to_string()]))
+        ceph.call(Tool::Rbd, Call::reads("list", ["ls".to_owned(), i.to_string()]))
     });
     let calls = futures::future::join_all(calls);
     let (outcomes, ()) = tokio::join!(calls, async {
@@ -507,12 +512,12 @@ async fn the_key_is_in_no_argument_environment_log_error_or_debug_text() {
     fake.expect(Tool::Rbd, &["crash"], Answer::Crashes);
     let mut texts = Vec::new();
     for call in [Call::reads("list", ["ls"]), Call::reads("crash", ["crash"])] {
-        let failed = ceph.rbd(call).await.unwrap_err();
+        let failed = ceph.call(Tool::Rbd, call).await.unwrap_err();
         texts.push(format!("{failed} {failed:?} {:?}", crate::backend::Error::from(failed.clone())));
     }
-    let failed = ceph.ceph(Call::reads("list", ["fs", "ls"])).await.unwrap_err();
+    let failed = ceph.call(Tool::Ceph, Call::reads("list", ["fs", "ls"])).await.unwrap_err();
     texts.push(format!("{failed} {failed:?}"));
-    let reply = ceph.ceph(Call::reads("get", ["auth", "get-key", "client.x"])).await.unwrap();
+    let reply = ceph.call(Tool::Ceph, Call::reads("get", ["auth", "get-key", "client.x"])).await.unwrap();
     texts.push(format!("{reply:?} {ceph:?} {:?}", reply.json::<Vec<String>>()));
     texts.push(format!("{:?}", fake.cluster().health()));
     texts.push(String::from_utf8(log.0.lock().unwrap().clone()).unwrap());

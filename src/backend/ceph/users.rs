@@ -19,7 +19,7 @@ pub(super) struct Users {
     watched: bool,
     /// How often it was looked in vain since all was well.
     in_vain: u32,
-    /// Tells that there is somebody to look at.
+    /// Tells that there is a user to look at.
     met: Arc<Notify>,
 }
 
@@ -50,7 +50,7 @@ impl Users {
         news
     }
 
-    /// Forgets what is wrong with those that nobody names any more.
+    /// Forgets what is wrong with those that are no longer named.
     pub(super) fn retain(&mut self, named: impl Fn(&Admin) -> bool) {
         self.known.retain(|admin, user| matches!(user, Some(Ok(()))) || named(admin));
     }

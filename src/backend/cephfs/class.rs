@@ -5,8 +5,8 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use super::{
-    Settings,
     names::{self, Names},
+    settings::Settings,
 };
 use crate::{
     backend::{

@@ -20,13 +20,14 @@ mod volumes;
 use std::{
     collections::BTreeMap,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::{Duration, Instant, SystemTime},
 };
 
 use async_trait::async_trait;
+use parking_lot::Mutex;
 
 use super::{Cephfs, Settings};
 use crate::{
@@ -74,7 +75,7 @@ impl Keys {
     /// A cluster with this identity, and an admin's Secret `admin/ceph-admin` with this key.
     pub fn new(cluster_id: &str, key: &str) -> Arc<Self> {
         let keys = Self::default();
-        *keys.cluster_id.lock().unwrap_or_else(PoisonError::into_inner) = Some(cluster_id.to_owned());
+        *keys.cluster_id.lock() = Some(cluster_id.to_owned());
         keys.put(&admin_secret(), &[("key", key)]);
         Arc::new(keys)
     }
@@ -103,22 +104,22 @@ impl Keys {
 
     /// Forgets, or learns, which cluster this is.
     pub fn identify(&self, cluster_id: Option<&str>) {
-        *self.cluster_id.lock().unwrap_or_else(PoisonError::into_inner) = cluster_id.map(str::to_owned);
+        *self.cluster_id.lock() = cluster_id.map(str::to_owned);
     }
 
     /// What there is as the PV of this name; none, if nothing is said.
     pub fn set_pv(&self, name: &VolumeName, state: PvState) {
-        self.objects.lock().unwrap_or_else(PoisonError::into_inner).insert(name.clone(), state);
+        self.objects.lock().insert(name.clone(), state);
     }
 
     /// The PV of this name comes right after it was asked for once more.
     pub fn set_pv_soon(&self, name: &VolumeName, state: PvState) {
-        *self.coming.lock().unwrap_or_else(PoisonError::into_inner) = Some((name.clone(), state));
+        *self.coming.lock() = Some((name.clone(), state));
     }
 
     /// By the API server it is so much later than here.
     pub fn later(&self, by: Duration) {
-        *self.later.lock().unwrap_or_else(PoisonError::into_inner) = by;
+        *self.later.lock() = by;
     }
 
     /// From now on the time by the API server is unknown, or known again.
@@ -126,8 +127,8 @@ impl Keys {
         self.timeless.store(lost, Ordering::Relaxed);
     }
 
-    fn map(&self) -> std::sync::MutexGuard<'_, BTreeMap<SecretName, (Secrets, Option<VolumeName>)>> {
-        self.secrets.lock().unwrap_or_else(PoisonError::into_inner)
+    fn map(&self) -> parking_lot::MutexGuard<'_, BTreeMap<SecretName, (Secrets, Option<VolumeName>)>> {
+        self.secrets.lock()
     }
 }
 
@@ -181,19 +182,19 @@ impl SecretStore for Keys {
 #[async_trait]
 impl ClusterInfo for Keys {
     async fn pv_state(&self, name: &VolumeName) -> Result<PvState, Error> {
-        let mut objects = self.objects.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut objects = self.objects.lock();
         let state = objects.get(name).cloned().unwrap_or(PvState::Absent);
-        objects.extend(self.coming.lock().unwrap_or_else(PoisonError::into_inner).take());
+        objects.extend(self.coming.lock().take());
         Ok(state)
     }
 
     fn now(&self) -> Option<SystemTime> {
-        let later = *self.later.lock().unwrap_or_else(PoisonError::into_inner);
+        let later = *self.later.lock();
         (!self.timeless.load(Ordering::Relaxed)).then(|| SystemTime::now() + later)
     }
 
     fn cluster_id(&self) -> Option<String> {
-        self.cluster_id.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.cluster_id.lock().clone()
     }
 }
 

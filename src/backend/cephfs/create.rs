@@ -1,19 +1,20 @@
 //! Makes the subvolume for a claim, or finds the one that an earlier attempt made: [`create`].
 //!
 //! Looking comes first: Ceph's `create` succeeds on anything that has the name, and sets its quota and mode back. For names that hold
-//! the claim's UID one look at the group's list serves many. The mark comes before the volume's user, and names it, so that whoever
-//! finds a half-made volume knows all that belongs to it.
+//! the claim's UID one look at the group's list serves many. The mark comes before the volume's user, and names it, so that a
+//! half-made volume shows all that belongs to it.
 
-use std::{collections::BTreeMap, time::SystemTime};
+use std::time::SystemTime;
 
 use super::{
-    NAME,
     class::{Node, Plan},
+    info::{At, Found, Info, New},
     mark::{self, Mark, Marks, Owner},
     record::Record,
-    store::Work,
-    subvolumes::{At, Found, Info, New},
+    settings::NAME,
     users::{self, OwnUser},
+    volume_context::VolumeContext,
+    work::Work,
 };
 use crate::{
     backend::{
@@ -37,7 +38,7 @@ enum Look {
     Free,
     /// This claim's.
     Ours(Mark),
-    /// A subvolume that nobody marked.
+    /// A subvolume without a mark.
     Unmarked,
     /// An archived volume's.
     Archived(String),
@@ -276,7 +277,7 @@ impl Owned<'_> {
         Mark::new(self.claim, self.work.host.cluster_id(), own, SystemTime::now())
     }
 
-    /// Takes back the user and the Secret of an earlier attempt where the class, made anew since, asks for others: only what
+    /// Takes back the user and the Secret of an earlier attempt where the class, which was replaced since, asks for others: only what
     /// the mark or the PV names goes with the volume.
     async fn renew(&self, old: &Mark) -> Result<(), Error> {
         let new = self.marked();
@@ -317,7 +318,7 @@ impl Owned<'_> {
     }
 
     fn taken(&self) -> Error {
-        Error::new(Kind::Busy, format!("somebody else is taking {} at this moment", self.at.shown()))
+        Error::new(Kind::Busy, format!("another provisioner is taking {} at this moment", self.at.shown()))
     }
 
     /// Refuses what is not the trace of an attempt that ended between making and marking.
@@ -340,8 +341,8 @@ impl Owned<'_> {
             Err(failed) => return Err(failed.into()),
         };
         let message = format!(
-            "{} exists, nobody marked it, and it {why}; it is not used for this claim. Look into it, and \
-             ask whoever else uses this Ceph cluster: it may be theirs",
+            "{} exists, has no mark, and {why}; it is not used for this claim. Look into it, and \
+             ask the other users of this Ceph cluster: it may be theirs",
             at.shown()
         );
         Err(Error::new(Kind::Conflict, message))
@@ -359,8 +360,8 @@ impl Owned<'_> {
         }
         if confined && !info.isolated() {
             let message = format!(
-                "{} has no RADOS namespace of its own, so a user for it alone would reach the data of every volume in pool {:?}; nobody \
-                 was let in. Write userSecretName into the class, or move the data to a new volume",
+                "{} has no RADOS namespace of its own, so a user for it alone would reach the data of every volume in pool {:?}; no \
+                 user was given access. Write userSecretName into the class, or move the data to a new volume",
                 at.shown(),
                 info.data_pool
             );
@@ -423,25 +424,21 @@ fn source(plan: &Plan, at: &At, id: &VolumeId, driver: &str, path: &str) -> Sour
             secret: secret.cloned(),
         }),
         Form::Csi => {
-            let mut attributes = BTreeMap::from(
-                [("fsName", &at.fs), ("group", &at.group), ("subvolume", &at.name)]
-                    .map(|(key, value)| (key.to_owned(), value.clone())),
-            );
-            attributes.insert("path".to_owned(), path.to_owned());
-            if let Some(user) = user {
-                attributes.insert("userId".to_owned(), user.to_owned());
-            }
-            match &plan.monitors {
-                Some(monitors) if is_described(&plan.cluster) => {
-                    attributes.insert("monitors".to_owned(), monitors.to_string())
-                }
-                // A cluster that is configured is named, so that its monitors may move.
-                Some(_) | None => attributes.insert("clusterID".to_owned(), plan.cluster.name().to_owned()),
+            let described = is_described(&plan.cluster);
+            let monitors = plan.monitors.as_ref().filter(|_| described).map(ToString::to_string);
+            let context = VolumeContext {
+                cluster_id: monitors.is_none().then(|| plan.cluster.name().to_owned()),
+                monitors,
+                fs: Some(at.fs.clone()),
+                group: at.group.clone(),
+                subvolume: at.name.clone(),
+                path: Some(path.to_owned()),
+                user: user.map(str::to_owned),
             };
             Source::Csi(CsiSource {
                 driver: driver.to_owned(),
                 handle: id.to_string(),
-                attributes,
+                attributes: context.attributes(),
                 fs_type: None,
                 stage_secret: secret.cloned(),
             })

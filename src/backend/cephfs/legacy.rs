@@ -6,12 +6,12 @@
 
 use super::{
     create::ENODATA,
+    info::{At, Found},
     mark::{self, Archived, Mark, Marks, Owner},
     names,
     remove::{no_group, now},
-    store::Work,
-    subvolumes::{At, Found},
     users::remove_confined,
+    work::Work,
 };
 use crate::{
     backend::{
@@ -143,7 +143,7 @@ pub(super) async fn remove(
         Some(marks) => match disposal {
             Disposal::Retain => Removed::Kept,
             Disposal::Archive => {
-                // The mark first: where it cannot be written, nobody is shut out of a volume that stays.
+                // The mark first: where it cannot be written, no user is shut out of a volume that stays.
                 if marks.archived.is_none() {
                     // What carries no mark of ours is never deleted by itself.
                     let archived = Archived::new(now(work), None).written();
@@ -229,7 +229,7 @@ async fn look(
         }
         let above = legacy.path.rsplit_once('/').map_or("", |(above, _)| above);
         let message = format!(
-            "{} cannot be removed, since {above} or a directory above it has been made a subvolume (somebody looked at it with ceph fs \
+            "{} cannot be removed, since {above} or a directory above it has been made a subvolume (ceph fs \
              subvolume info, or in the dashboard); nothing was touched. Mount the file system and undo it: setfattr -n ceph.dir.subvolume \
              -v 0 {}",
             legacy.path,

@@ -220,7 +220,7 @@ pub(super) struct Marks {
 /// Whose it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Owner {
-    /// Nobody says.
+    /// It has no mark.
     Unmarked,
     /// This claim's.
     Claim(Mark),

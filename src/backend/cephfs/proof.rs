@@ -4,22 +4,17 @@
 //! proves nothing: an administrator may bind it to another one.
 
 use super::{
+    info::At,
     mark::{self, Mark, Marks, Owner},
-    subvolumes::At,
 };
 use crate::{
-    backend::{Error, Kind, UNKNOWN_CLUSTER, take_over},
-    volume::{ClaimKey, ClusterIds, PvMetadata, SecretName, UNRECORDED, VolumeName},
+    backend::{
+        Error, Kind, UNKNOWN_CLUSTER,
+        ceph::owner::{Claimant, Verdict, judge},
+        take_over,
+    },
+    volume::{ClaimKey, ClusterIds, SecretName, UNRECORDED, VolumeName},
 };
-
-/// What a PV says of a volume.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Claimant<'a> {
-    pub(super) name: &'a VolumeName,
-    /// The claim that the PV is or was bound to.
-    pub(super) claim: &'a ClaimKey,
-    pub(super) pv_metadata: &'a PvMetadata,
-}
 
 /// What the mark proves.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -79,12 +74,13 @@ pub(super) fn prove(
         }
         return refuse(format!("belongs to {}, and not to PersistentVolume {name}", mark.shown()));
     }
-    if mark.is_of(Some(cluster)) {
-        return Ok(Proof::Ours(Box::new(marks.clone())));
-    }
     let owner = mark.cluster_id.as_deref().unwrap_or(UNRECORDED);
-    if taken_over == Some(owner) {
-        return Ok(Proof::TakenOver(Box::new(marks.clone()), Box::new(signed(mark.clone()))));
+    match judge(owner, true, claimant, cluster) {
+        Verdict::Ours => return Ok(Proof::Ours(Box::new(marks.clone()))),
+        Verdict::TakenOver => {
+            return Ok(Proof::TakenOver(Box::new(marks.clone()), Box::new(signed(mark.clone()))));
+        }
+        Verdict::Unproved => {}
     }
     let whose = match &mark.cluster_id {
         Some(theirs) => format!("belongs to the cluster {theirs}, and this one is {cluster}"),
@@ -149,6 +145,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
+    use crate::volume::{PvMetadata, Source};
 
     fn claim(uid: &str) -> ClaimKey {
         ClaimKey { namespace: "team".into(), name: "data".into(), uid: uid.into() }
@@ -178,7 +175,8 @@ mod tests {
         let marks = mark.map_or_else(|| Marks::read(&BTreeMap::new()), |(by, uid)| marks(by, uid));
         let pv_metadata = PvMetadata { take_over: take_over.map(str::to_owned), ..PvMetadata::default() };
         let name = VolumeName::for_claim("u-1").unwrap();
-        let claimant = Claimant { name: &name, claim, pv_metadata: &pv_metadata };
+        let source = Source::Nfs { server: String::new(), path: String::new() };
+        let claimant = Claimant { name: &name, id: None, source: &source, claim, pv_metadata: &pv_metadata };
         match prove(&at(subvolume), &marks, claimant, cluster) {
             Ok(Proof::Ours(_)) => Ok("ours"),
             Ok(Proof::Passed) => Ok("passed"),

@@ -6,11 +6,10 @@
 use std::time::{Duration, SystemTime};
 
 use super::{
+    info::At,
     mark::{self, Archived, Deleted},
-    remove,
-    store::{Marked, Work},
-    subvolumes::At,
-    users,
+    remove, users,
+    work::{Marked, Work},
 };
 use crate::{
     backend::{Error, Kind, PvState},
@@ -21,6 +20,9 @@ use crate::{
 pub(super) const SOON: Duration = Duration::from_secs(2);
 /// How soon something is tried again of which it is not known what became.
 pub(super) const AGAIN: Duration = Duration::from_secs(30);
+
+/// How often archives and deleted volumes are looked at where nothing is due.
+pub(super) const LATER: Duration = Duration::from_mins(10);
 
 /// What becomes of a deleted volume.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,7 +35,7 @@ pub(super) enum Next {
     Keep,
     /// Its PV is to be kept, but its purge had begun.
     Hold,
-    /// It is never purged, since nobody can tell when it may be.
+    /// It is never purged, since it is not known when it may be.
     Stays,
 }
 
@@ -49,7 +51,7 @@ pub(super) fn decide(deleted: &Deleted, pv: &PvState, now: SystemTime) -> Next {
         PvState::Present { uid, removing: true } if deleted.purging || *uid == deleted.object => {
             // It may be held up for days; before its time nothing is to be done anyway.
             let since = deleted.since().and_then(|since| now.duration_since(since).ok()).unwrap_or_default();
-            let next = now + (since / 8).clamp(SOON, super::TENDING);
+            let next = now + (since / 8).clamp(SOON, LATER);
             Next::Wait(deleted.until().map_or(next, |until| until.max(next)))
         }
         // The call that removes it may be on its way.
@@ -93,7 +95,7 @@ pub(super) async fn purge_due(work: &Work, now: SystemTime, permit: &Permit) -> 
             }
             Err(error) => {
                 memory.stick(key, error.chain());
-                memory.deleted.insert(at, Some(now + super::TENDING));
+                memory.deleted.insert(at, Some(now + LATER));
             }
         }
     }

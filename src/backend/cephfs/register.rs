@@ -7,13 +7,13 @@
 //! that the volume, the user and the Secret belong together: a PV that was edited gives no key to another namespace.
 
 use super::{
+    info::{At, Found},
     mark::{self, Mark, Marks, Owner},
-    proof::{Claimant, Own, Proof, own_user, prove},
+    proof::{Own, Proof, own_user, prove},
     record::Record,
     remove::at,
-    store::Work,
-    subvolumes::{At, Found},
     users::OwnUser,
+    work::Work,
 };
 use crate::{
     backend::{Error, Kind, PvState, ceph::class::Form},
@@ -54,7 +54,7 @@ pub(super) async fn register(
             LetIn::WithoutSecret(why) => told = Some(why),
         }
     }
-    if begun && !matches!(prove(&at, &marks, claimant(volume), Some(&cluster))?, Proof::Passed) {
+    if begun && !matches!(prove(&at, &marks, volume.into(), Some(&cluster))?, Proof::Passed) {
         for (key, there) in
             [(mark::ARCHIVED, marks.archived.is_some()), (mark::DELETED, marks.deleted.is_some())]
         {
@@ -77,7 +77,7 @@ enum LetIn {
     /// The volume is not there any more.
     Gone,
     Yes,
-    /// Once somebody makes the Secret, for this reason.
+    /// Once the Secret is made by hand, for this reason.
     WithoutSecret(String),
 }
 
@@ -96,7 +96,7 @@ async fn let_in(
     let kept = work.host.exists(secret, &volume.name).await;
     // What berth may not make, others made.
     let there = !archived && !matches!(&kept, Ok(false)) && kept.as_ref().err().is_none_or(is_a_conflict);
-    match own_user(at, marks, claimant(volume), (user, secret), &cluster) {
+    match own_user(at, marks, volume.into(), (user, secret), &cluster) {
         Ok(None) => Ok(LetIn::Gone),
         Ok(Some(Own { mark, left: None })) => {
             let kept = if archived { false } else { kept? };
@@ -136,14 +136,10 @@ fn to_sign(at: &At, marks: &Marks, volume: &InUse, cluster: &ClusterIds) -> Resu
             Ok(Some(Mark { cluster_id: Some(cluster.current().to_owned()), ..mark.clone() }))
         }
         Owner::Claim(_) | Owner::Unmarked | Owner::Unreadable => {
-            match prove(at, marks, claimant(volume), Some(cluster))? {
+            match prove(at, marks, volume.into(), Some(cluster))? {
                 Proof::TakenOver(_, mark) => Ok(Some(*mark)),
                 Proof::Ours(_) | Proof::Passed => Ok(None),
             }
         }
     }
-}
-
-fn claimant(volume: &InUse) -> Claimant<'_> {
-    Claimant { name: &volume.name, claim: &volume.claim, pv_metadata: &volume.pv_metadata }
 }

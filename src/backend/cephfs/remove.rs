@@ -1,22 +1,22 @@
-//! Removes, archives, keeps and grows the volumes that we made: [`remove`], [`expand`], [`expire`].
+//! Removes, archives, keeps and grows the volumes that we made: [`remove`], [`expand`].
 //!
 //! The proof is threefold: the cluster is the one that the PV recorded, the PV's source is what its record says, and the
 //! subvolume's mark names the volume and this cluster (`proof`). What is deleted is only marked here, since Ceph's `subvolume rm`
 //! has no way back; `purge` does that once the PV is gone.
 
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use super::{
+    info::{At, Found},
     mark::{self, Archived, Deleted, Mark, Marks, Owner},
     names,
-    proof::{Claimant, Own, Proof, own_user, prove},
+    proof::{Own, Proof, own_user, prove},
     record::Record,
-    store::{Marked, Work},
-    subvolumes::{At, Found},
     users::{self, OwnUser},
+    work::Work,
 };
 use crate::{
-    backend::{Error, Kind, PvState, Removed, Restored, ceph::class::Form},
+    backend::{Error, Kind, Removed, Restored, ceph::class::Form},
     volume::{Capacity, Disposal, ExpandRequest, Expanded, Origin, Permit, Removal, VolumeName},
 };
 
@@ -32,7 +32,7 @@ pub(super) async fn remove(
     work.prove_identity(removal.pv_metadata.store_identity.as_deref()).await?;
     let marks = match work.subvolumes.metadata(&at).await? {
         Found::Subvolume(metadata) => {
-            match prove(&at, &Marks::read(&metadata), claimant(removal), work.host.cluster_ids().as_ref())? {
+            match prove(&at, &Marks::read(&metadata), removal.into(), work.host.cluster_ids().as_ref())? {
                 Proof::Ours(marks) => marks,
                 Proof::TakenOver(marks, mark) => {
                     let mark = take_over(work, &at, *mark, record, permit).await?;
@@ -48,68 +48,82 @@ pub(super) async fn remove(
         Found::OnlySnapshots => return Err(only_snapshots(&at)),
         Found::NoGroup => return Err(no_group(&at)),
     };
-    let disposal = match (removal.disposal, removal.origin) {
-        (Disposal::Delete, Origin::Adopted) => Disposal::Archive,
-        (disposal, Origin::Adopted | Origin::Created) => disposal,
-    };
-    match disposal {
-        Disposal::Retain => {
-            // Else a sweep would take it for a volume that nobody ever used.
+    match (removal.disposal, removal.origin) {
+        (Disposal::Retain, _) => {
+            // Else a sweep would take it for a volume that was never used.
             keep(work, &at, marks.kept, permit).await?;
             Ok(Removed::Kept)
         }
-        Disposal::Archive => {
-            undelete(work, &at, &marks, permit).await?;
-            // The mark comes first: a full file system refuses it, and a volume that stays keeps its users.
-            let object = &removal.pv_metadata.uid;
-            let archived = match marks.archived {
-                Some(archived) if archived.is_for(object, now(work)) => archived,
-                Some(_) | None => {
-                    if record.expiry.is_some() && work.host.now().is_none() {
-                        return Err(without_a_clock(&at));
-                    }
-                    let archived =
-                        Archived { object: Some(object.clone()), ..Archived::new(now(work), record.expiry) };
-                    work.subvolumes.set_metadata(&at, mark::ARCHIVED, &archived.written(), permit).await?;
-                    archived
-                }
-            };
-            unkeep(work, &at, marks.kept, permit).await?;
-            for user in authorized(work, &at, record).await? {
-                if !users::revoke(work, &at, &user, permit).await? {
-                    return Err(not_shut_out(&at, &user));
-                }
-            }
-            work.store.memory().archives.remove(&at);
-            if let Some(expires) = archived.expires() {
-                work.store.memory().archives.insert(at.clone(), expires);
-            }
+        (Disposal::Archive, _) | (Disposal::Delete, Origin::Adopted) => {
+            archive(work, &at, *marks, removal, record, permit).await?;
             forget(work, removal, record, permit).await?;
             Ok(Removed::Archived(names::path(&at.group, &at.name).to_string()))
         }
-        Disposal::Delete => {
-            let deleted = match marks.deleted {
-                Some(deleted) if deleted.purging || deleted.object == removal.pv_metadata.uid => deleted,
-                Some(_) | None => {
-                    let retention =
-                        removal.pv_metadata.retention.unwrap_or_else(|| work.host.trash_retention());
-                    let object = &removal.pv_metadata.uid;
-                    let deleted = match work.host.now() {
-                        Some(now) => Deleted::new(now, retention, object),
-                        None => Deleted::undated(SystemTime::now(), retention, object),
-                    };
-                    work.subvolumes.unsnapshotted(&at).await?;
-                    work.subvolumes.set_metadata(&at, mark::DELETED, &deleted.written(), permit).await?;
-                    deleted
-                }
-            };
-            unkeep(work, &at, marks.kept, permit).await?;
-            let look = if deleted.retention.is_some() { Some(now(work)) } else { deleted.until() };
-            work.store.memory().deleted.insert(at.clone(), look);
-            work.store.wake.notify_one();
+        (Disposal::Delete, Origin::Created) => {
+            delete(work, &at, *marks, removal, permit).await?;
             Ok(Removed::Trashed)
         }
     }
+}
+
+/// Marks the subvolume as archived, and shuts its users out.
+async fn archive(
+    work: &Work,
+    at: &At,
+    marks: Marks,
+    removal: &Removal,
+    record: &Record,
+    permit: &Permit,
+) -> Result<(), Error> {
+    undelete(work, at, &marks, permit).await?;
+    // The mark comes first: a full file system refuses it, and a volume that stays keeps its users.
+    let object = &removal.pv_metadata.uid;
+    let archived = match marks.archived {
+        Some(archived) if archived.is_for(object, now(work)) => archived,
+        Some(_) | None => {
+            if record.expiry.is_some() && work.host.now().is_none() {
+                return Err(without_a_clock(at));
+            }
+            let archived =
+                Archived { object: Some(object.clone()), ..Archived::new(now(work), record.expiry) };
+            work.subvolumes.set_metadata(at, mark::ARCHIVED, &archived.written(), permit).await?;
+            archived
+        }
+    };
+    unkeep(work, at, marks.kept, permit).await?;
+    for user in authorized(work, at, record).await? {
+        if !users::revoke(work, at, &user, permit).await? {
+            return Err(not_shut_out(at, &user));
+        }
+    }
+    work.store.memory().archives.remove(at);
+    if let Some(expires) = archived.expires() {
+        work.store.memory().archives.insert(at.clone(), expires);
+    }
+    Ok(())
+}
+
+/// Marks the subvolume as deleted.
+async fn delete(work: &Work, at: &At, marks: Marks, removal: &Removal, permit: &Permit) -> Result<(), Error> {
+    let deleted = match marks.deleted {
+        Some(deleted) if deleted.purging || deleted.object == removal.pv_metadata.uid => deleted,
+        Some(_) | None => {
+            let retention = removal.pv_metadata.retention.unwrap_or_else(|| work.host.trash_retention());
+            let object = &removal.pv_metadata.uid;
+            let deleted = match work.host.now() {
+                Some(now) => Deleted::new(now, retention, object),
+                None => Deleted::undated(SystemTime::now(), retention, object),
+            };
+            work.subvolumes.unsnapshotted(at).await?;
+            work.subvolumes.set_metadata(at, mark::DELETED, &deleted.written(), permit).await?;
+            deleted
+        }
+    };
+    unkeep(work, at, marks.kept, permit).await?;
+    let look = if deleted.retention.is_some() { Some(now(work)) } else { deleted.until() };
+    work.store.memory().deleted.insert(at.clone(), look);
+    work.store.wake.notify_one();
+    Ok(())
 }
 
 /// Lets the volume grow.
@@ -125,9 +139,7 @@ pub(super) async fn expand(
     work.prove_identity(request.pv_metadata.store_identity.as_deref()).await?;
     match work.subvolumes.metadata(&at).await? {
         Found::Subvolume(metadata) => {
-            let claimant =
-                Claimant { name: &request.name, claim: &request.claim, pv_metadata: &request.pv_metadata };
-            match prove(&at, &Marks::read(&metadata), claimant, work.host.cluster_ids().as_ref())? {
+            match prove(&at, &Marks::read(&metadata), request.into(), work.host.cluster_ids().as_ref())? {
                 Proof::Ours(_) => {}
                 Proof::TakenOver(_, mark) => {
                     take_over(work, &at, *mark, record, permit).await?;
@@ -214,7 +226,7 @@ pub(super) async fn restore(
     let marks = Marks::read(&metadata);
     let begun = marks.deleted.is_some() || marks.archived.is_some();
     let cluster = work.host.cluster_ids();
-    let marks = match prove(&at, &marks, claimant(removal), cluster.as_ref()) {
+    let marks = match prove(&at, &marks, removal.into(), cluster.as_ref()) {
         Ok(Proof::Ours(marks) | Proof::TakenOver(marks, _)) => marks,
         Ok(Proof::Passed) => return Ok(Restored::InPlace),
         // Nothing was done to what is not ours.
@@ -237,7 +249,7 @@ pub(super) async fn restore(
         && (marks.archived.is_some() || shut_out(work, &at, record, &removal.name).await?)
     {
         let own = OwnUser { user, secret, form };
-        match own_user(&at, &marks, claimant(removal), (user, secret), cluster)? {
+        match own_user(&at, &marks, removal.into(), (user, secret), cluster)? {
             None => {}
             Some(Own { left: Some(why), .. }) => return Err(Error::new(Kind::Refused, why)),
             Some(Own { mark, left: None }) => {
@@ -253,12 +265,7 @@ pub(super) async fn restore(
 }
 
 /// Whether nodes cannot mount the volume as its own user, since a removal shut that out.
-pub(super) async fn shut_out(
-    work: &Work,
-    at: &At,
-    record: &Record,
-    name: &VolumeName,
-) -> Result<bool, Error> {
+async fn shut_out(work: &Work, at: &At, record: &Record, name: &VolumeName) -> Result<bool, Error> {
     let Some((user, secret)) = &record.own else { return Ok(false) };
     if !work.subvolumes.authorized(at).await?.contains(user) {
         return Ok(true);
@@ -268,10 +275,6 @@ pub(super) async fn shut_out(
         Err(error) if error.kind() == Kind::Conflict => Ok(false),
         kept => Ok(!kept?),
     }
-}
-
-fn claimant(removal: &Removal) -> Claimant<'_> {
-    Claimant { name: &removal.name, claim: &removal.claim, pv_metadata: &removal.pv_metadata }
 }
 
 /// The time by which things expire; while the API server's is not known, ours, which then says only when it was written.
@@ -286,68 +289,6 @@ fn without_a_clock(at: &At) -> Error {
         at.shown()
     );
     Error::new(Kind::Unavailable, message)
-}
-
-/// How soon an archive is looked at again that a PV uses.
-const USED: Duration = Duration::from_hours(1);
-
-/// What became of an archived volume.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Fate {
-    /// It was deleted for good.
-    Expired,
-    /// It expires then.
-    Waits(SystemTime),
-    /// It is no archive of ours any more, or one that is kept for good.
-    Stays,
-}
-
-/// Deletes an archived volume of ours for good, if its time has come and no PV uses it.
-///
-/// One that a PV uses loses its mark when it is restored or registered.
-pub(super) async fn expire(work: &Work, at: &At, now: SystemTime, permit: &Permit) -> Result<Fate, Error> {
-    let Some(marked) = work.hold(at).await? else { return Ok(Fate::Stays) };
-    let Marked { marks, mark, name, .. } = &marked;
-    let Some(archived) = &marks.archived else { return Ok(Fate::Stays) };
-    match archived.expires() {
-        Some(_) if marks.kept => return Ok(Fate::Stays),
-        Some(expires) if expires > now => return Ok(Fate::Waits(expires)),
-        Some(_) => {}
-        None => return Ok(Fate::Stays),
-    }
-    if let Some(fate) = wanted(work, at, name, now).await? {
-        return Ok(fate);
-    }
-    work.subvolumes.unsnapshotted(at).await?;
-    users::discard(work, at, mark, true, permit).await?;
-    // That took a while. What gets a PV now is let in again with that.
-    if let Some(fate) = wanted(work, at, name, now).await? {
-        return Ok(fate);
-    }
-    work.subvolumes.remove(at, permit).await?;
-    tracing::info!(
-        subvolume = at.shown(),
-        claim = mark.shown(),
-        since = archived.since,
-        "an archived volume has expired"
-    );
-    Ok(Fate::Expired)
-}
-
-/// When an archive is looked at again that a PV uses; `None` where there is no PV.
-async fn wanted(work: &Work, at: &At, name: &VolumeName, now: SystemTime) -> Result<Option<Fate>, Error> {
-    match work.host.pv_state(name).await? {
-        PvState::Absent => Ok(None),
-        PvState::Present { removing: true, .. } => Ok(Some(Fate::Waits(now + super::TENDING))),
-        PvState::Present { removing: false, .. } => {
-            tracing::warn!(
-                subvolume = at.shown(),
-                volume = %name,
-                "the archive has expired and is not deleted: its PersistentVolume exists and is not to be removed"
-            );
-            Ok(Some(Fate::Waits(now + USED)))
-        }
-    }
 }
 
 pub(super) fn at(record: &Record) -> At {
@@ -370,7 +311,7 @@ async fn forget(work: &Work, removal: &Removal, record: &Record, permit: &Permit
     work.forget(secret, &removal.name).await
 }
 
-/// The data is gone; what belonged to it goes too, where somebody removed only the subvolume.
+/// The data is gone; what belonged to it goes too, where only the subvolume was removed.
 async fn absent(
     work: &Work,
     at: &At,

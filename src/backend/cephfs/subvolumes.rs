@@ -1,146 +1,22 @@
 //! The calls of `ceph` about subvolumes, each with its arguments and what its answer means: [`Subvolumes`].
 //!
-//! Whose a subvolume is and what becomes of it is decided elsewhere. A key that Ceph does not accept is read anew, once, since
-//! a rotated key must not need a restart.
+//! Whose a subvolume is and what becomes of it is decided elsewhere.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError},
-    time::{Duration, SystemTime},
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 use serde::Deserialize;
 
-use super::Admin;
+use super::info::{At, Found, Info, New};
 use crate::{
     backend::{
         Error, Kind, Kubernetes,
-        ceph::{Call, Ceph, Cluster, Failed, Key, Reason, Reply, Tool, open},
-        quoted,
+        ceph::{Admin, Call, Cluster, Failed, Key, Login, Reason, Reply, Tool},
     },
     volume::Permit,
 };
 
 /// A cluster as the admin of a class sees it.
-pub(super) struct Subvolumes {
-    host: Arc<dyn Kubernetes>,
-    cluster: Cluster,
-    admin: Admin,
-    ceph: Mutex<Ceph>,
-}
-
-/// A subvolume: file system, group, name.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) struct At {
-    pub(super) fs: String,
-    pub(super) group: String,
-    pub(super) name: String,
-}
-
-impl At {
-    /// How [`shown`](Self::shown) begins.
-    pub(super) const KIND: &str = "subvolume ";
-
-    /// As messages name it.
-    pub(super) fn shown(&self) -> String {
-        format!("subvolume {} of group {} in file system {}", self.name, self.group, self.fs)
-    }
-
-    /// What its path begins with, however the version of Ceph names what lies below.
-    pub(super) fn directory(&self) -> String {
-        format!("/volumes/{}/{}/", self.group, self.name)
-    }
-
-    /// File system, group and name for a command that an administrator pastes.
-    pub(super) fn quoted(&self) -> [String; 3] {
-        [&self.fs, &self.group, &self.name].map(|name| quoted(name))
-    }
-}
-
-/// What asking for the metadata of a subvolume told.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Found {
-    /// It exists, with these.
-    Subvolume(BTreeMap<String, String>),
-    /// It was removed, but its snapshots were retained: there is no data, and the name is taken.
-    OnlySnapshots,
-    /// The group exists, but no such subvolume.
-    NoSubvolume,
-    /// The file system exists, but no such group.
-    NoGroup,
-}
-
-/// What Ceph tells of a subvolume.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-pub(super) struct Info {
-    #[serde(default)]
-    pub(super) path: String,
-    /// Bytes, or the word `infinite`.
-    #[serde(default)]
-    bytes_quota: serde_json::Value,
-    #[serde(default)]
-    pub(super) bytes_used: u64,
-    #[serde(default)]
-    pub(super) created_at: String,
-    #[serde(default)]
-    pub(super) mtime: String,
-    #[serde(default)]
-    pub(super) data_pool: String,
-    #[serde(default)]
-    pool_namespace: Option<String>,
-    #[serde(default)]
-    pub(super) state: String,
-    #[serde(default, rename = "type")]
-    kind: String,
-    #[serde(default)]
-    features: Vec<String>,
-}
-
-impl Info {
-    /// The quota; `None` for none.
-    pub(super) fn quota(&self) -> Option<u64> {
-        self.bytes_quota.as_u64().filter(|quota| *quota > 0)
-    }
-
-    /// Whether its data lies in a RADOS namespace of its own, without which its user would reach the data of the whole pool.
-    pub(super) fn isolated(&self) -> bool {
-        self.pool_namespace.as_ref().is_some_and(|namespace| !namespace.is_empty())
-    }
-
-    /// Whether it is one that the volumes module made, rather than a plain directory that it found under that name: of such a one
-    /// snapshots cannot be retained. Where the data lies below it differs between the versions of the module.
-    pub(super) fn made_by_module(&self) -> bool {
-        let made = self.features.iter().any(|feature| feature == "snapshot-retention");
-        made && self.state == "complete" && ["subvolume", "clone"].contains(&self.kind.as_str())
-    }
-
-    /// Whether it was made at least `age` before `now`; `false` where Ceph's words for that cannot be read.
-    pub(super) fn made_before(&self, now: SystemTime, age: Duration) -> bool {
-        let made = jiff::civil::DateTime::strptime("%Y-%m-%d %H:%M:%S", &self.created_at);
-        let made = made.and_then(|made| made.to_zoned(jiff::tz::TimeZone::UTC));
-        made.is_ok_and(|made| {
-            now.duration_since(SystemTime::from(made.timestamp())).is_ok_and(|since| since >= age)
-        })
-    }
-
-    /// Whether nobody has ever put anything into it, as far as can be known.
-    ///
-    /// The used bytes lag behind: they stay 0 for as long as a client keeps what it wrote to itself. The time of the last
-    /// change of the directory does not: a new name in it is made by the metadata server, which notes it at once.
-    pub(super) fn pristine(&self) -> bool {
-        self.bytes_used == 0 && !self.created_at.is_empty() && self.created_at == self.mtime
-    }
-}
-
-/// What a new subvolume shall be like.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct New<'a> {
-    pub(super) quota: u64,
-    pub(super) mode: &'a str,
-    pub(super) uid: Option<u32>,
-    pub(super) gid: Option<u32>,
-    pub(super) pool: Option<&'a str>,
-}
+pub(super) struct Subvolumes(Login);
 
 #[derive(Deserialize)]
 struct Named {
@@ -150,46 +26,19 @@ struct Named {
 impl Subvolumes {
     /// Reads the admin's key. Asks nothing of the cluster yet.
     pub(super) async fn open(
-        host: Arc<dyn Kubernetes>,
-        cluster: Cluster,
-        admin: Admin,
+        host: &Arc<dyn Kubernetes>,
+        cluster: &Cluster,
+        admin: &Admin,
     ) -> Result<Self, Error> {
-        let ceph = Mutex::new(open(&cluster, &*host, &admin, false).await?);
-        Ok(Self { host, cluster, admin, ceph })
+        Login::open(host, cluster, admin).await.map(Self)
     }
 
     pub(super) async fn fsid(&self) -> Result<String, Error> {
-        let ceph = self.current();
-        match ceph.fsid().await {
-            Err(failed) if self.outdated(&failed, &ceph).await? => Ok(self.current().fsid().await?),
-            answer => Ok(answer?),
-        }
-    }
-
-    fn current(&self) -> Ceph {
-        self.ceph.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.0.fsid().await
     }
 
     async fn call(&self, call: Call) -> Result<Reply, Failed> {
-        let ceph = self.current();
-        match ceph.ceph(call.clone()).await {
-            Err(failed) => match self.outdated(&failed, &ceph).await {
-                Ok(true) => self.current().ceph(call).await,
-                Ok(false) | Err(_) => Err(failed),
-            },
-            reply => reply,
-        }
-    }
-
-    /// Whether the key was changed since it was read. A call that was not let in has changed nothing.
-    async fn outdated(&self, failed: &Failed, used: &Ceph) -> Result<bool, Error> {
-        if !matches!(failed.reason, Reason::WrongKey | Reason::BadKey) {
-            return Ok(false);
-        }
-        let fresh = open(&self.cluster, &*self.host, &self.admin, true).await?;
-        let differs = fresh.credentials() != used.credentials();
-        *self.ceph.lock().unwrap_or_else(PoisonError::into_inner) = fresh;
-        Ok(differs)
+        self.0.ceph(call).await
     }
 
     /// The names of the file systems.
@@ -352,7 +201,7 @@ impl Subvolumes {
         Ok(reply.text()?.to_owned())
     }
 
-    /// Sets the quota. Ceph refuses only what is below the used bytes: whoever calls compares with the quota that there is.
+    /// Sets the quota. Ceph refuses only what is below the used bytes: the caller compares with the current quota.
     pub(super) async fn resize(&self, at: &At, quota: u64, permit: &Permit) -> Result<(), Error> {
         let what = format!("set the quota of {} to {quota} bytes", at.shown());
         let args = [
@@ -371,7 +220,7 @@ impl Subvolumes {
         Ok(())
     }
 
-    /// Refuses a subvolume that has snapshots, which nobody asked to delete.
+    /// Refuses a subvolume that has snapshots, which were not to be deleted.
     pub(super) async fn unsnapshotted(&self, at: &At) -> Result<(), Error> {
         let what = format!("list the snapshots of {}", at.shown());
         let args = ["fs", "subvolume", "snapshot", "ls", &at.fs, &at.name, "--group_name", &at.group];
@@ -520,32 +369,15 @@ mod tests {
         cephfs::conformance::{Keys, admin_secret},
     };
 
-    #[test]
-    fn the_age_of_a_subvolume_is_read_from_the_words_of_ceph_and_unknown_in_others() {
-        let info = |created: &str| {
-            serde_json::from_value::<Info>(serde_json::json!({"created_at": created})).unwrap()
-        };
-        let made: jiff::Timestamp = "2026-11-26T23:11:40Z".parse().unwrap();
-        let (day, made) = (Duration::from_hours(24), SystemTime::from(made));
-        for (created, after, expected) in [
-            ("2026-11-26 23:11:40", day, true),
-            ("2026-11-26 23:11:40", day / 2, false),
-            ("2026-11-26T23:11:40Z", day, false),
-            ("", day, false),
-        ] {
-            assert_eq!(info(created).made_before(made + after, day), expected, "{created} {after:?}");
-        }
-    }
-
     /// As the user `admin` of a Ceph that gives these documented answers.
     async fn told(answers: &[(&[&str], &str)]) -> (Fake, Subvolumes) {
         let fake = Fake::new();
         for (args, name) in answers {
             fake.expect(Tool::Ceph, args, Answer::documented(name));
         }
-        let host = Keys::new("installation-1", crate::backend::ceph::fake::KEY);
+        let host: Arc<dyn Kubernetes> = Keys::new("installation-1", crate::backend::ceph::fake::KEY);
         let admin = Admin { user: "admin".into(), secret: admin_secret() };
-        let subvolumes = Subvolumes::open(host, fake.cluster(), admin).await.unwrap();
+        let subvolumes = Subvolumes::open(&host, &fake.cluster(), &admin).await.unwrap();
         (fake, subvolumes)
     }
 
@@ -579,17 +411,5 @@ mod tests {
         assert_eq!(subvolumes.filesystems().await.unwrap(), ["cephfs", "scratch"]);
         let caps = subvolumes.mds_caps("berth-user").await.unwrap().unwrap();
         assert!(caps.starts_with("allow rw fsname=cephfs path=/volumes/berth/one/"), "{caps}");
-    }
-
-    #[test]
-    fn a_plain_directory_is_not_one_that_the_module_made() {
-        let made = |features: &[&str], state: &str, kind: &str| {
-            let info = serde_json::json!({"features": features, "state": state, "type": kind});
-            serde_json::from_value::<Info>(info).unwrap().made_by_module()
-        };
-        let retains = ["snapshot-clone", "snapshot-autoprotect", "snapshot-retention"];
-        assert!(made(&retains, "complete", "subvolume") && made(&retains, "complete", "clone"));
-        assert!(!made(&retains[..2], "complete", "subvolume"));
-        assert!(!made(&retains, "init", "subvolume") && !made(&retains, "complete", ""));
     }
 }

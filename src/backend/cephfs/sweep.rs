@@ -1,4 +1,4 @@
-//! What nobody asks for: volumes that were begun and never used ([`list_uncommitted`], [`rollback`]), and archives whose time has come
+//! Work that no claim asks for: volumes that were begun and never used ([`list_uncommitted`], [`rollback`]), and archives whose time has come
 //! ([`collect_garbage`]).
 //!
 //! Of names that do not look like ours nothing but the name is read: looking at a plain directory makes the volumes module take it
@@ -10,14 +10,16 @@ use std::{
 };
 
 use super::{
-    NAME,
+    expire::{Fate, expire},
+    info::{At, Found},
     mark::{self, Marks, Owner},
     names,
-    purge::{AGAIN, SOON, purge_due},
-    remove::{self, Fate, expire},
-    store::{Store, Work},
-    subvolumes::{At, Found},
+    purge::{AGAIN, LATER, SOON, purge_due},
+    remove,
+    settings::NAME,
+    store::Store,
     users,
+    work::Work,
 };
 use crate::{
     backend::{Error, Kind, Known, KnownVolume, Uncommitted, ceph::Reason},
@@ -60,7 +62,7 @@ pub(super) async fn list_uncommitted(work: &Work, known: Known<'_>) -> Result<Ve
                 (volume, mark.claim(), mark.since())
             }
             Owner::Unmarked => {
-                // Of a name without a UID nobody can say who made it, unless a claim said that it wants it.
+                // Who made it cannot be told by a name without a UID, unless a claim said that it wants it.
                 let wanted = match marks.wanted.as_slice() {
                     [only] => VolumeName::for_claim(only).ok(),
                     _ => None,
@@ -68,7 +70,7 @@ pub(super) async fn list_uncommitted(work: &Work, known: Known<'_>) -> Result<Ve
                 let Some(volume) = by_name.or(wanted) else {
                     if marks.archived.is_none() && marks.deleted.is_none() && !marks.kept {
                         let why = format!(
-                            "nobody marked it; a claim may have gone while it was made for it. {}",
+                            "it is not marked; its claim may have been deleted while it was made. {}",
                             advice(&at)
                         );
                         work.store.memory().stick(at.shown(), why);
@@ -189,7 +191,7 @@ pub(super) async fn rollback(work: &Work, uncommitted: &Uncommitted, permit: &Pe
 fn advice(at: &At) -> String {
     let [fs, group, name] = at.quoted();
     format!(
-        "Ask whoever else uses this Ceph cluster whether it is theirs. If a PersistentVolume uses it: ceph fs subvolume metadata set {fs} \
+        "Ask the other users of this Ceph cluster whether it is theirs. If a PersistentVolume uses it: ceph fs subvolume metadata set {fs} \
          {name} {} yes --group_name {group}",
         mark::KEPT
     )
@@ -306,7 +308,7 @@ pub(super) async fn collect_garbage(work: &Work, now: SystemTime, permit: &Permi
             }
             Err(error) => {
                 memory.stick(key, error.chain());
-                memory.archives.insert(at, now + super::TENDING);
+                memory.archives.insert(at, now + LATER);
                 continue;
             }
         };
@@ -317,8 +319,8 @@ pub(super) async fn collect_garbage(work: &Work, now: SystemTime, permit: &Permi
     lost.map_or(Ok(()), Err)
 }
 
-/// Finds, when a term of leadership begins and every hour, the archived volumes, those that were deleted, and those that nobody
-/// signed: a mark may be written late, by a call of an earlier leader.
+/// Finds, when a term of leadership begins and every hour, the archived volumes, those that were deleted, and those that are not signed:
+/// a mark may be written late, by a call of an earlier leader.
 async fn find_marked(work: &Work) -> Result<(), Error> {
     if work.store.memory().marks_are_known() {
         return Ok(());
@@ -345,7 +347,7 @@ async fn find_marked(work: &Work) -> Result<(), Error> {
             archives.extend(found.expires().map(|expires| (at.clone(), expires)));
         }
         if marks.deleted.is_some() {
-            // What was rescued while nobody led is found out at once.
+            // What was rescued while no process led is found out at once.
             deleted.insert(at, Some(SystemTime::UNIX_EPOCH));
         }
     }

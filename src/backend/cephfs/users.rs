@@ -4,9 +4,9 @@
 //! business of `old`, save that they are removed by [`remove_confined`] as well.
 
 use super::{
+    info::At,
     mark::{self, Mark},
-    store::Work,
-    subvolumes::At,
+    work::Work,
 };
 use crate::{
     backend::{

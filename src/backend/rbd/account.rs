@@ -3,16 +3,14 @@
 
 use std::{
     collections::{BTreeMap, HashSet},
-    sync::{
-        Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
-    },
+    sync::atomic::{AtomicU64, AtomicUsize, Ordering},
     time::{Duration, SystemTime},
 };
 
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use super::{names::PoolNamespace, slices::Large};
+use super::{large::Large, names::PoolNamespace};
 
 /// What is in the trash of one cluster.
 #[derive(Debug, Default)]
@@ -34,12 +32,12 @@ pub(super) struct Trash {
 impl Trash {
     /// Notes that something was moved to the trash to be purged.
     pub(super) fn added(&self, pool_namespace: &PoolNamespace) {
-        *lock(&self.added).entry(pool_namespace.clone()).or_default() += 1;
+        *self.added.lock().entry(pool_namespace.clone()).or_default() += 1;
     }
 
     /// How many were moved to this trash since it was listed.
     pub(super) fn unlisted(&self, pool_namespace: &PoolNamespace) -> usize {
-        lock(&self.added).get(pool_namespace).copied().unwrap_or_default()
+        self.added.lock().get(pool_namespace).copied().unwrap_or_default()
     }
 
     /// Notes that so many wait in what was listed.
@@ -49,7 +47,7 @@ impl Trash {
 
     /// The same, where the list now has so many in this trash that were counted as added until now.
     pub(super) fn listed_with(&self, waiting: usize, pool_namespace: &PoolNamespace, unlisted: usize) {
-        let mut added = lock(&self.added);
+        let mut added = self.added.lock();
         self.listed(waiting);
         if let Some(count) = added.get_mut(pool_namespace) {
             *count = count.saturating_sub(unlisted);
@@ -58,8 +56,8 @@ impl Trash {
 
     /// Notes that the image with this id was moved to the trash, and will be due then.
     pub(super) fn expects(&self, pool_namespace: &PoolNamespace, id: &str, until: SystemTime) {
-        lock(&self.ours).insert(pool_namespace.spec(id));
-        let mut due = lock(&self.due);
+        self.ours.lock().insert(pool_namespace.spec(id));
+        let mut due = self.due.lock();
         let known = due.entry(pool_namespace.clone()).or_insert(until);
         *known = (*known).min(until);
         drop(due);
@@ -72,7 +70,7 @@ impl Trash {
     }
 
     pub(super) fn waiting(&self) -> usize {
-        let added = lock(&self.added);
+        let added = self.added.lock();
         let unlisted: usize = added.values().sum();
         self.listed.load(Ordering::SeqCst) + unlisted + self.large.waiting()
     }
@@ -89,12 +87,8 @@ impl Trash {
     /// What waits for longer than it should, and why.
     /// `patience`: how long a large image may take without a word.
     pub(super) fn stuck(&self, patience: Duration) -> Vec<(String, String)> {
-        let mut stuck = lock(&self.stuck).clone();
+        let mut stuck = self.stuck.lock().clone();
         stuck.extend(self.large.overdue(patience));
         stuck
     }
-}
-
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

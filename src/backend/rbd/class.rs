@@ -6,9 +6,10 @@
 use std::collections::BTreeMap;
 
 use super::{
-    Settings,
     names::{self, PoolNamespace},
+    settings::Settings,
     stream::Features,
+    target::ImageTarget,
 };
 use crate::{
     backend::{
@@ -167,15 +168,20 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    pub(super) fn place(&self) -> Location {
-        self.target.pool_namespace.place(self.target.cluster.name(), &self.image)
+    pub(super) fn location(&self) -> Location {
+        self.target.pool_namespace.location(self.target.cluster.name(), &self.image)
+    }
+
+    pub(super) fn image_target(&self) -> ImageTarget {
+        let ClassTarget { cluster, admin, pool_namespace, .. } = self.target.clone();
+        ImageTarget { cluster, pool_namespace, image: self.image.clone(), id: None, admin }
     }
 }
 
 /// Reads the parameters of `request`.
 pub(super) fn plan(clusters: &Clusters, settings: &Settings, request: &VolumeRequest) -> Result<Plan, Error> {
     let parameters = Parameters(&request.parameters);
-    let target = read_ground(clusters, settings, parameters)?;
+    let target = read_target(clusters, settings, parameters)?;
     usable(&request.access, request.mode)?;
     format(parameters)?;
     let form = parameters.form()?;
@@ -205,15 +211,15 @@ pub(super) fn plan(clusters: &Clusters, settings: &Settings, request: &VolumeReq
 }
 
 /// Reads the parameters that say where images are made.
-pub(super) fn ground(
+pub(super) fn target(
     clusters: &Clusters,
     settings: &Settings,
     parameters: &BTreeMap<String, String>,
 ) -> Result<ClassTarget, Error> {
-    read_ground(clusters, settings, Parameters(parameters))
+    read_target(clusters, settings, Parameters(parameters))
 }
 
-fn read_ground(
+fn read_target(
     clusters: &Clusters,
     settings: &Settings,
     parameters: Parameters<'_>,

@@ -6,12 +6,14 @@
 //! half done is finished. An image without our mark is taken only if it is exactly what such a program leaves behind.
 
 use super::{
-    NAME,
     class::{self, Plan},
+    error::{OpError, fail},
     image::Look,
     owner::Mark,
-    proof::{Asker, Verdict},
-    store::{OpError, Work, fail},
+    proof::Verdict,
+    settings::NAME,
+    volume_context::VolumeContext,
+    work::Work,
 };
 use crate::{
     backend::{
@@ -28,7 +30,7 @@ use crate::{
     },
 };
 
-/// How often the work is begun again when images come and go meanwhile.
+/// How often the work is begun again when images come and go.
 const ATTEMPTS: usize = 3;
 
 /// Makes the volume, or finds it.
@@ -50,10 +52,7 @@ pub(super) async fn create(
     let Claim { namespace, name, uid, .. } = request.claim.clone();
     let mark = Mark::new(&cluster, ClaimKey { namespace, name, uid });
     for attempt in 0..ATTEMPTS {
-        let made = work
-            .import(&plan.image, plan.size, plan.features, plan.data_pool.as_deref(), &mark, permit)
-            .await;
-        match made {
+        match work.import(plan, &mark, permit).await {
             Ok(()) => return volume(driver, request, plan, plan.size, identity),
             Err(failed) if failed.reason == Reason::Exists => {}
             Err(failed) => return Err(failed.into()),
@@ -63,11 +62,11 @@ pub(super) async fn create(
             let size = adopt(work, plan, (&cluster, &mark), &look, permit).await?;
             return volume(driver, request, plan, size, identity);
         }
-        // It may be gone meanwhile.
+        // It may be gone by now.
         if attempt == 0 {
             continue;
         }
-        // The making of it was broken off before it could be opened. What is left is a name in the list of images, which nobody
+        // The making of it was broken off before it could be opened. What is left is a name in the list of images, which no client
         // can have put content behind; or it was on its way to the trash.
         if !work.store.is_abandoned(&spec) {
             let message =
@@ -214,24 +213,20 @@ fn csi(driver: &str, request: &VolumeRequest, plan: &Plan, id: &VolumeId) -> Csi
     // Of a configured cluster they are looked up when they are needed.
     let monitors = target.monitors.as_ref().filter(|monitors| monitors.store_name() == target.cluster.name());
     let features = plan.features.to_string();
-    let attributes = [
-        ("clusterID", Some(target.cluster.name().to_owned())),
-        ("monitors", monitors.map(ToString::to_string)),
-        ("pool", Some(target.pool_namespace.pool.clone())),
-        ("radosNamespace", target.pool_namespace.namespace.clone()),
-        ("image", Some(plan.image.clone())),
-        ("imageFeatures", (!features.is_empty()).then_some(features)),
-        ("userId", Some(plan.user.clone())),
-    ];
+    let context = VolumeContext {
+        cluster_id: Some(target.cluster.name().to_owned()),
+        monitors: monitors.cloned(),
+        pool_namespace: target.pool_namespace.clone(),
+        image: plan.image.clone(),
+        features: (!features.is_empty()).then_some(features),
+        user: Some(plan.user.clone()),
+    };
     let secret = &plan.user_secret;
     let namespace = if secret.namespace.is_empty() { &request.claim.namespace } else { &secret.namespace };
     CsiSource {
         driver: driver.to_owned(),
         handle: id.to_string(),
-        attributes: attributes
-            .into_iter()
-            .filter_map(|(key, value)| Some((key.to_owned(), value?)))
-            .collect(),
+        attributes: context.attributes(),
         fs_type: plan.fs_type.clone(),
         stage_secret: Some(SecretName { namespace: namespace.clone(), name: secret.name.clone() }),
     }
@@ -259,17 +254,15 @@ pub(super) async fn expand(
     permit: &Permit,
 ) -> Result<Expanded, OpError> {
     let size = class::size(request.capacity)?;
-    let ExpandRequest { name, claim, pv_metadata, .. } = request;
-    let said_of_it = if request.id.is_some() { &pv_metadata.record } else { &pv_metadata.parameters };
-    class::within_bounds(Parameters(said_of_it), request.capacity)?;
+    let ExpandRequest { name, pv_metadata, .. } = request;
+    let parameters = if request.id.is_some() { &pv_metadata.record } else { &pv_metadata.parameters };
+    class::within_bounds(Parameters(parameters), request.capacity)?;
     let spec = work.pool_namespace.spec(image);
-    let identity = work.identity().await?;
-    same_cluster(work, pv_metadata.store_identity.as_deref(), &identity)?;
+    work.prove_identity(request.into()).await?;
     let Some((info, header)) = work.glance(image).await? else {
         return fail(Kind::NotFound, format!("image {spec} of volume {name} does not exist"));
     };
-    let asker = Asker { name, has_id: request.id.is_some(), claim, pv_metadata };
-    match work.prove(&spec, &header, asker).await? {
+    match work.prove(&spec, &header, request.into()).await? {
         // What is taken over is marked when it is registered, or before it is removed.
         Verdict::Ours | Verdict::Sign { .. } => {}
     }
@@ -278,21 +271,6 @@ pub(super) async fn expand(
     }
     let capacity = Capacity::from_bytes(info.size.max(size));
     Ok(Expanded { capacity, on_node: request.mode == Mode::Filesystem })
-}
-
-/// Whether the cluster is the one that the volume was made in, where that was recorded.
-pub(super) fn same_cluster(work: &Work, recorded: Option<&str>, identity: &str) -> Result<(), OpError> {
-    match recorded {
-        Some(recorded) if recorded != identity => {
-            let message = format!(
-                "the volume was made in the cluster with the identity (fsid) {recorded}, and cluster {} is {identity}; nothing \
-                 was touched",
-                work.store.cluster.name()
-            );
-            fail(Kind::Refused, message)
-        }
-        Some(_) | None => Ok(()),
-    }
 }
 
 #[cfg(test)]

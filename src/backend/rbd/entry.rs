@@ -62,7 +62,7 @@ pub(super) enum State {
 /// How an image came into the trash.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Fate {
-    /// Somebody moved it there without saying until when; it is theirs.
+    /// An administrator moved it there without an expiry; it is theirs.
     ByHand,
     /// Deleted by us: it is kept for whole minutes and a quarter of one.
     Deleted,

@@ -12,11 +12,13 @@ use jiff::Timestamp;
 use serde::Deserialize;
 
 use super::{
+    class::Plan,
     entry::{Entry, GRACE},
+    error::{OpError, fail},
     header::{self, Header},
     owner::{KEPT, Mark, OWNER},
-    store::{OpError, Work, fail},
     stream::{self, Features},
+    work::Work,
 };
 use crate::{
     backend::{
@@ -135,22 +137,14 @@ impl Work {
     }
 
     /// Makes an image with its mark by one program. [`Reason::Exists`] where there is one.
-    pub(super) async fn import(
-        &self,
-        image: &str,
-        size: u64,
-        features: Features,
-        data_pool: Option<&str>,
-        mark: &Mark,
-        permit: &Permit,
-    ) -> Result<(), Failed> {
+    pub(super) async fn import(&self, plan: &Plan, mark: &Mark, permit: &Permit) -> Result<(), Failed> {
         let mut args = ["import", "--no-progress", "--export-format", "2"].map(String::from).to_vec();
-        if let Some(pool) = data_pool {
-            args.extend(["--data-pool".to_owned(), pool.to_owned()]);
+        if let Some(pool) = &plan.data_pool {
+            args.extend(["--data-pool".to_owned(), pool.clone()]);
         }
-        args.extend(["-".to_owned(), self.pool_namespace.spec(image)]);
-        let stream = stream::image(size, features, OWNER, &mark.to_json());
-        let call = Call::changes(self.what("make", image), args, permit).stdin(stream);
+        args.extend(["-".to_owned(), self.pool_namespace.spec(&plan.image)]);
+        let stream = stream::image(plan.size, plan.features, OWNER, &mark.to_json());
+        let call = Call::changes(self.what("make", &plan.image), args, permit).stdin(stream);
         self.ceph.rbd(call).await.map(drop)
     }
 

@@ -31,15 +31,15 @@ impl PoolNamespace {
         format!("{self}/{name}")
     }
 
-    /// The place of an image.
-    pub(super) fn place(&self, store: &str, image: &str) -> Location {
+    /// Where an image lies.
+    pub(super) fn location(&self, store: &str, image: &str) -> Location {
         let segments = std::iter::once(&self.pool).chain(&self.namespace).cloned().chain([image.to_owned()]);
         Location { store: store.to_owned(), path: segments.collect() }
     }
 
-    /// The spot of a place.
-    pub(super) fn of(place: &Location) -> Option<Self> {
-        match &*place.path {
+    /// The pool of a location.
+    pub(super) fn of(location: &Location) -> Option<Self> {
+        match &*location.path {
             [pool, _] => Some(Self { pool: pool.clone(), namespace: None }),
             [pool, namespace, _] => Some(Self { pool: pool.clone(), namespace: Some(namespace.clone()) }),
             _ => None,
@@ -191,7 +191,8 @@ mod tests {
     }
 
     #[test]
-    fn a_doomed_image_has_a_name_that_ceph_takes_and_that_is_no_volumes() {
+    fn an_image_on_its_way_to_the_trash_of_the_version_before_has_a_name_that_ceph_takes_and_that_is_no_volumes()
+     {
         assert_eq!(
             legacy_trash_names("kubernetes-dynamic-pvc-1"),
             ["berth.deleted-kubernetes-dynamic-pvc-1", "berth.deleted.1-kubernetes-dynamic-pvc-1"]
@@ -241,10 +242,10 @@ mod tests {
     }
 
     #[test]
-    fn a_spot_is_found_again_in_a_place() {
+    fn a_pool_is_found_again_in_a_location() {
         for namespace in [None, Some("tenant".to_owned())] {
             let pool_namespace = PoolNamespace { pool: "rbd".into(), namespace };
-            assert_eq!(PoolNamespace::of(&pool_namespace.place("main", "berth-1")), Some(pool_namespace));
+            assert_eq!(PoolNamespace::of(&pool_namespace.location("main", "berth-1")), Some(pool_namespace));
         }
         let pool_namespace = PoolNamespace { pool: "rbd".into(), namespace: Some("tenant".into()) };
         assert_eq!(pool_namespace.spec("berth-1"), "rbd/tenant/berth-1");

@@ -9,7 +9,10 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::names;
-use crate::volume::{ClaimKey, ClusterIds, VolumeName};
+use crate::{
+    backend::ceph::owner::Claimant,
+    volume::{ClaimKey, ClusterIds, VolumeName},
+};
 
 /// The metadata key under which an image says whose it is.
 pub(super) const OWNER: &str = "berth.owner";
@@ -47,6 +50,15 @@ impl Mark {
             since: Timestamp::now(),
             volume: String::new(),
             object: String::new(),
+        }
+    }
+
+    /// That of an image that is the volume of this PV from now on.
+    pub(super) fn of(claimant: Claimant<'_>, cluster: &ClusterIds) -> Self {
+        Self {
+            volume: claimant.name.to_string(),
+            object: claimant.pv_metadata.uid.clone(),
+            ..Self::new(cluster, claimant.claim.clone())
         }
     }
 

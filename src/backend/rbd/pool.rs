@@ -7,9 +7,10 @@ use serde::Deserialize;
 
 use super::{
     entry::{self, Entry},
+    error::{OpError, fail},
     image::KEEPS,
     names::{self, PoolNamespace},
-    store::{OpError, Work, fail},
+    work::Work,
 };
 use crate::{
     backend::{
@@ -244,7 +245,8 @@ mod tests {
         let fake = Fake::new();
         let detail = Answer::documented("ceph-osd-pool-ls-detail-v18");
         fake.expect(Tool::Ceph, &["osd", "pool", "ls", "detail"], detail);
-        let reply = fake.ceph().ceph(Call::reads("list", ["osd", "pool", "ls", "detail"])).await.unwrap();
+        let reply =
+            fake.ceph().call(Tool::Ceph, Call::reads("list", ["osd", "pool", "ls", "detail"])).await.unwrap();
         assert_eq!(for_images(reply.must_json().unwrap()), ["rbd"]);
     }
 }

@@ -8,31 +8,13 @@ use super::{
     owner::{Mark, OWNER},
 };
 use crate::{
-    backend::{Error, Kind, UNKNOWN_CLUSTER, take_over},
-    volume::{ClaimKey, ClusterIds, InUse, PvMetadata, UNRECORDED, VolumeName},
+    backend::{
+        Error, Kind, UNKNOWN_CLUSTER,
+        ceph::owner::{self, Claimant},
+        take_over,
+    },
+    volume::{ClusterIds, InUse, UNRECORDED, VolumeName},
 };
-
-/// A PV that says that an image is its volume.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Asker<'a> {
-    pub(super) name: &'a VolumeName,
-    /// It carries an id of ours: berth made the image.
-    pub(super) has_id: bool,
-    /// The claim that it is or was bound to.
-    pub(super) claim: &'a ClaimKey,
-    pub(super) pv_metadata: &'a PvMetadata,
-}
-
-impl Asker<'_> {
-    /// The mark of an image that is the volume of this PV from now on.
-    pub(super) fn mark(self, cluster: &ClusterIds) -> Mark {
-        Mark {
-            volume: self.name.to_string(),
-            object: self.pv_metadata.uid.clone(),
-            ..Mark::new(cluster, self.claim.clone())
-        }
-    }
-}
 
 /// What follows from the mark, or from there being none.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,11 +30,11 @@ pub(super) enum Verdict {
 pub(super) fn judge(
     spec: &str,
     mark: Option<&Mark>,
-    asker: Asker<'_>,
+    claimant: Claimant<'_>,
     cluster: Option<&ClusterIds>,
 ) -> Result<Verdict, Error> {
     let image = names::in_place(spec.rsplit('/').next().unwrap_or(spec));
-    let Asker { name, pv_metadata, .. } = asker;
+    let Claimant { name, pv_metadata, .. } = claimant;
     if let Some(mark) = mark
         && !mark.object.is_empty()
         && mark.object == pv_metadata.uid
@@ -69,14 +51,15 @@ pub(super) fn judge(
         Some(_) | None => UNRECORDED,
     };
     let of = mark.and_then(|mark| mark.volume(image));
-    if mark.is_some_and(|mark| mark.is_of(Some(cluster))) && of.as_ref() == Some(name) {
-        return Ok(Verdict::Ours);
+    match owner::judge(owner, of.as_ref() == Some(name), claimant, cluster) {
+        owner::Verdict::Ours => return Ok(Verdict::Ours),
+        owner::Verdict::TakenOver => {
+            let instead_of = of.filter(|of| of != name && mark.is_some_and(|mark| mark.is_of(Some(cluster))));
+            return Ok(Verdict::Sign { instead_of });
+        }
+        owner::Verdict::Unproved => {}
     }
-    if pv_metadata.take_over.as_deref() == Some(owner) {
-        let instead_of = of.filter(|of| of != name && mark.is_some_and(|mark| mark.is_of(Some(cluster))));
-        return Ok(Verdict::Sign { instead_of });
-    }
-    if mark.is_none() && is_legacy(image, asker) {
+    if mark.is_none() && is_legacy(image, claimant) {
         return Ok(Verdict::Sign { instead_of: None });
     }
     refused(format!(
@@ -116,11 +99,11 @@ pub(super) fn may_be_signed(spec: &str, mark: Option<&Mark>, volume: &InUse) -> 
 
 /// Whether an older provisioner made the image, which marked nothing: it has a name as that gave it, and the PV the annotation
 /// that that wrote.
-fn is_legacy(image: &str, asker: Asker<'_>) -> bool {
-    let annotations = &asker.pv_metadata.annotations;
+fn is_legacy(image: &str, claimant: Claimant<'_>) -> bool {
+    let annotations = &claimant.pv_metadata.annotations;
     let made = annotations.contains_key("rbdProvisionerIdentity")
         || annotations.get("kubernetes.io/createdby").is_some_and(|by| by == "rbd-dynamic-provisioner");
-    !asker.has_id && made && names::is_legacy(image, asker.name)
+    claimant.id.is_none() && made && names::is_legacy(image, claimant.name)
 }
 
 fn refused<T>(message: String) -> Result<T, Error> {
@@ -132,6 +115,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
+    use crate::volume::{ClaimKey, PvMetadata, Source, VolumeId};
 
     const LEGACY: &str = "kubernetes-dynamic-pvc-6c0f3c9e-8a0b-4a43-9f4a-0b1d0a3c2f11";
 
@@ -354,10 +338,18 @@ mod tests {
                 ..PvMetadata::default()
             };
             // It was bound to another claim since: that proves nothing, and refutes nothing.
-            let (name, claim) = (row.name.parse().unwrap(), claim("another-claim"));
-            let asker = Asker { name: &name, has_id: row.has_id, claim: &claim, pv_metadata: &pv_metadata };
+            let (name, claim): (VolumeName, _) = (row.name.parse().unwrap(), claim("another-claim"));
+            let id = VolumeId::new("rbd", "main", name.clone()).unwrap();
+            let source = Source::Nfs { server: String::new(), path: String::new() };
+            let claimant = Claimant {
+                name: &name,
+                id: row.has_id.then_some(&id),
+                source: &source,
+                claim: &claim,
+                pv_metadata: &pv_metadata,
+            };
             let spec = format!("rbd/{}", row.image);
-            let found = judge(&spec, row.mark.as_ref(), asker, row.cluster.as_ref());
+            let found = judge(&spec, row.mark.as_ref(), claimant, row.cluster.as_ref());
             match (row.expected, found) {
                 (Ok(None), Ok(Verdict::Ours)) => {}
                 (Ok(Some(expected)), Ok(Verdict::Sign { instead_of })) => {

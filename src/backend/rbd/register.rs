@@ -8,11 +8,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    create::same_cluster,
+    error::{OpError, fail},
     names,
     owner::Mark,
-    proof::{Asker, Verdict, may_be_signed},
-    store::{OpError, Work, fail},
+    proof::{Verdict, may_be_signed},
+    work::Work,
 };
 use crate::{
     backend::{Kind, KnownVolume, UNKNOWN_CLUSTER, ceph::omap},
@@ -133,9 +133,8 @@ pub(super) async fn register(
 
 async fn mark(work: &Work, volume: &InUse, image: &str, permit: &Permit) -> Result<(), OpError> {
     let spec = work.pool_namespace.spec(image);
-    let InUse { name, id, claim, pv_metadata, .. } = volume;
-    let identity = work.identity().await?;
-    same_cluster(work, pv_metadata.store_identity.as_deref(), &identity)?;
+    let InUse { name, id, .. } = volume;
+    work.prove_identity(volume.into()).await?;
     let Some(cluster) = work.host.cluster_ids() else {
         return fail(
             Kind::Unavailable,
@@ -145,16 +144,15 @@ async fn mark(work: &Work, volume: &InUse, image: &str, permit: &Permit) -> Resu
     let Some((_, header)) = work.glance(image).await? else {
         return fail(Kind::NotFound, format!("image {spec} of volume {name} does not exist"));
     };
-    let asker = Asker { name, has_id: id.is_some(), claim, pv_metadata };
     let before = header.metadata.mark(&spec)?;
-    let write = match work.prove(&spec, &header, asker).await {
+    let write = match work.prove(&spec, &header, volume.into()).await {
         Ok(Verdict::Ours) => false,
         Ok(Verdict::Sign { .. }) => true,
         Err(error) if error.is_a_refusal() && may_be_signed(&spec, before.as_ref(), volume) => true,
         Err(error) => return Err(error),
     };
     if write {
-        let mark = asker.mark(&cluster);
+        let mark = Mark::of(volume.into(), &cluster);
         let since = before.map_or(mark.since, |before| before.since);
         work.set_mark(image, &Mark { since, ..mark }, permit).await?;
         tracing::info!(volume = %name, image = spec, "marked an image as this cluster's");

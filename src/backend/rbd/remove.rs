@@ -9,16 +9,16 @@
 use std::time::Duration;
 
 use super::{
-    create::same_cluster,
     entry::{self, Entry, Fate, State},
+    error::{OpError, fail},
     image::{Keep, Look},
+    large::SMALL,
     names,
     owner::Mark,
     pool::Full,
-    proof::{Asker, Verdict},
+    proof::Verdict,
     snapshots::listed,
-    store::{OpError, Work, fail},
-    trash::SMALL,
+    work::Work,
 };
 use crate::{
     backend::{Kind, PvState, Removed, UNKNOWN_CLUSTER, ceph::Reason, quoted},
@@ -35,12 +35,6 @@ struct Removing<'a> {
     disposal: Disposal,
     keep: Keep,
     permit: &'a Permit,
-}
-
-/// The PV of a removal.
-pub(super) fn asker(removal: &Removal) -> Asker<'_> {
-    let Removal { name, id, claim, pv_metadata, .. } = removal;
-    Asker { name, has_id: id.is_some(), claim, pv_metadata }
 }
 
 /// Removes the volume with this image, which is where its PV says that it lies.
@@ -71,8 +65,7 @@ pub(super) async fn remove(
         (Disposal::Archive, None) => Keep::ForGood,
         (Disposal::Delete | Disposal::Retain, _) => Keep::For(entry::deleted_for(retention(work, removal))),
     };
-    let identity = work.identity().await?;
-    same_cluster(work, removal.pv_metadata.store_identity.as_deref(), &identity)?;
+    work.prove_identity(removal.into()).await?;
     let removing = Removing { work, removal, disposal, keep, permit };
     for _ in 0..ATTEMPTS {
         let done = match work.look(image).await? {
@@ -103,13 +96,14 @@ fn retention(work: &Work, removal: &Removal) -> Duration {
 /// Leaves the image where it is, and notes that on it: else a sweep would take it for one that was never used.
 async fn keep(work: &Work, removal: &Removal, image: &str, permit: &Permit) -> Result<Removed, OpError> {
     let identity = work.identity().await?;
-    let elsewhere = same_cluster(work, removal.pv_metadata.store_identity.as_deref(), &identity).is_err();
+    let recorded = removal.pv_metadata.store_identity.as_ref();
+    let elsewhere = recorded.is_some_and(|recorded| *recorded != identity);
     let glance = if elsewhere { None } else { work.glance(image).await? };
     let spec = work.pool_namespace.spec(image);
     if let Some((_, header)) = glance
         && !header.metadata.is_kept()
         // What is not ours is left as it is.
-        && matches!(work.prove(&spec, &header, asker(removal)).await, Ok(Verdict::Ours))
+        && matches!(work.prove(&spec, &header, removal.into()).await, Ok(Verdict::Ours))
     {
         work.set_kept(image, permit).await?;
     }
@@ -120,7 +114,7 @@ impl Removing<'_> {
     /// What becomes of an image that is there.
     async fn there(&self, image: &str, look: &Look) -> Result<Removed, OpError> {
         let (work, spec) = (self.work, self.work.pool_namespace.spec(image));
-        let verdict = work.prove(&spec, &look.header, asker(self.removal)).await?;
+        let verdict = work.prove(&spec, &look.header, self.removal.into()).await?;
         self.unused(image, look).await?;
         let id = &look.info.id;
         if let Verdict::Sign { .. } = verdict {
@@ -140,7 +134,7 @@ impl Removing<'_> {
     /// The mark that the image gets before it is moved.
     fn mark(&self, spec: &str) -> Result<Mark, OpError> {
         match self.work.host.cluster_ids() {
-            Some(cluster) => Ok(asker(self.removal).mark(&cluster)),
+            Some(cluster) => Ok(Mark::of(self.removal.into(), &cluster)),
             None => fail(
                 Kind::Refused,
                 format!("image {spec} cannot be marked: {UNKNOWN_CLUSTER}; nothing was touched"),
@@ -342,7 +336,7 @@ impl Removing<'_> {
             let spec = work.pool_namespace.spec(&entry.name);
             // Its purge is all but over.
             let Some(header) = work.header(&entry.id).await? else { continue };
-            match work.prove(&spec, &header, asker(self.removal)).await {
+            match work.prove(&spec, &header, self.removal.into()).await {
                 Ok(_) if entry.by_rm => {
                     work.remove_for_good(image, self.permit).await?;
                     return Ok(Some(Removed::Trashed));

@@ -3,12 +3,11 @@
 //! What an administrator moved to the trash by hand stays there, and so does what is not proved to be the PV's.
 
 use super::{
-    create::same_cluster,
     entry::{Entry, Fate, GRACE, State},
+    error::{OpError, fail},
     image::Keep,
     names,
-    remove::asker,
-    store::{OpError, Work, fail},
+    work::Work,
 };
 use crate::{
     backend::{Error, Kind, Restored, ceph::Reason, quoted},
@@ -22,8 +21,7 @@ pub(super) async fn restore(
     image: &str,
     permit: &Permit,
 ) -> Result<Restored, OpError> {
-    let identity = work.identity().await?;
-    same_cluster(work, removal.pv_metadata.store_identity.as_deref(), &identity)?;
+    work.prove_identity(removal.into()).await?;
     let doomed = names::legacy_trash_names(image);
     let is_it = |name: &str| {
         name == image || names::volume_of(image).is_none() && doomed.iter().any(|doomed| doomed == name)
@@ -51,7 +49,7 @@ pub(super) async fn restore(
     for doomed in doomed.iter().filter(|doomed| is_it(doomed)).rev() {
         if let Some((_, header)) = work.glance(doomed).await? {
             let spec = work.pool_namespace.spec(doomed);
-            work.prove(&spec, &header, asker(removal)).await?;
+            work.prove(&spec, &header, removal.into()).await?;
             work.rename(doomed, image, permit).await?;
             return Ok(Restored::MovedBack);
         }
@@ -72,7 +70,7 @@ async fn back(
     let Some(header) = work.header(&entry.id).await? else {
         return fail(Kind::Refused, format!("image {spec} (id {}) is gone but for its name", entry.id));
     };
-    work.prove(&spec, &header, asker(removal)).await?;
+    work.prove(&spec, &header, removal.into()).await?;
     put_back(work, entry, image, permit).await?;
     Ok(Restored::MovedBack)
 }

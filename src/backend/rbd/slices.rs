@@ -6,61 +6,25 @@
 //! which the same proofs hold, and goes back for the last part.
 
 use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
-use tokio::sync::Notify;
-
 use super::{
-    account::lock,
     decide::{self, Decision, Owner, decide},
     entry::{Entry, State},
+    error::{OpError, fail},
     header::Header,
     image::Keep,
+    large::{Pause, Progress, SMALL},
     names::{self, PoolNamespace},
-    store::{OpError, Store, Work, fail},
-    trash::{LONGEST_PAUSE, SMALL},
+    store::{LONGEST_PAUSE, Store},
+    work::Work,
 };
 use crate::{
     backend::{Error, Kind, Kubernetes, PvState, ceph::Reason},
     volume::Permit,
 };
-
-/// How many objects the first slice has.
-const FIRST: u64 = 1 << 13;
-/// How many a slice has at least.
-const LEAST: u64 = 1 << 8;
-/// How many a slice has at most.
-const MOST: u64 = 1 << 22;
-
-/// The large images of one cluster that are being purged, by where they are and their ids.
-#[derive(Debug, Default)]
-pub(super) struct Large {
-    images: Mutex<BTreeMap<(PoolNamespace, String), Progress>>,
-    wake: Notify,
-}
-
-/// How far the purge of one image is.
-#[derive(Debug, Clone)]
-struct Progress {
-    /// What the image is called in the trash.
-    name: String,
-    began: Instant,
-    /// Its size when it was seen first, and now.
-    size: Option<(u64, u64)>,
-    /// How many objects the next slice has.
-    slice: u64,
-    pause: Option<Pause>,
-}
-
-#[derive(Debug, Clone)]
-struct Pause {
-    until: Instant,
-    length: Duration,
-    why: String,
-}
 
 /// How one turn ended.
 enum Turn {
@@ -71,81 +35,6 @@ enum Turn {
     Later,
     /// It is not there any more, or not to be purged.
     Over,
-}
-
-impl Large {
-    /// Adds an image that is to be purged, called so in the trash.
-    pub(super) fn add(&self, pool_namespace: &PoolNamespace, id: &str, name: &str) {
-        let progress = || Progress {
-            name: name.to_owned(),
-            began: Instant::now(),
-            size: None,
-            slice: FIRST,
-            pause: None,
-        };
-        lock(&self.images).entry((pool_namespace.clone(), id.to_owned())).or_insert_with(progress);
-        self.wake.notify_one();
-    }
-
-    pub(super) fn has(&self, pool_namespace: &PoolNamespace, id: &str) -> bool {
-        lock(&self.images).contains_key(&(pool_namespace.clone(), id.to_owned()))
-    }
-
-    pub(super) fn waiting(&self) -> usize {
-        lock(&self.images).len()
-    }
-
-    /// What takes longer than that, and how far it is.
-    pub(super) fn overdue(&self, patience: Duration) -> Vec<(String, String)> {
-        let images = lock(&self.images);
-        let told = images.iter().filter_map(|((pool_namespace, id), progress)| {
-            let spec = pool_namespace.spec(id);
-            if let Some(pause) = &progress.pause {
-                return Some((spec, pause.why.clone()));
-            }
-            let gib = |bytes: u64| bytes >> 30;
-            let far = progress.size.map_or_else(String::new, |(size, left)| {
-                format!(": {} of {} GiB are left", gib(left), gib(size))
-            });
-            (progress.began.elapsed() >= patience)
-                .then(|| (spec, format!("it is large and is purged in slices{far}")))
-        });
-        told.collect()
-    }
-
-    /// Those whose turn it is.
-    fn due(&self) -> Vec<(PoolNamespace, String, Progress)> {
-        let now = Instant::now();
-        let images = lock(&self.images);
-        let due = images
-            .iter()
-            .filter(|(_, progress)| progress.pause.as_ref().is_none_or(|pause| pause.until <= now));
-        due.map(|((pool_namespace, id), progress)| (pool_namespace.clone(), id.clone(), progress.clone()))
-            .collect()
-    }
-
-    fn change(&self, pool_namespace: &PoolNamespace, id: &str, change: impl FnOnce(&mut Progress)) {
-        if let Some(progress) = lock(&self.images).get_mut(&(pool_namespace.clone(), id.to_owned())) {
-            change(progress);
-        }
-    }
-
-    fn remove(&self, pool_namespace: &PoolNamespace, id: &str) {
-        lock(&self.images).remove(&(pool_namespace.clone(), id.to_owned()));
-    }
-}
-
-impl Progress {
-    /// Notes that a slice took so long, where it should take `wanted`.
-    fn took(&mut self, left: u64, time: Duration, wanted: Duration) {
-        let size = self.size.map_or(left, |(size, _)| size);
-        self.size = Some((size, left));
-        if time < wanted / 3 {
-            self.slice = (self.slice * 2).min(MOST);
-        } else if time > wanted {
-            self.slice = (self.slice / 2).max(LEAST);
-        }
-    }
 }
 
 /// Finds the images that an earlier process left under the name that they have while they are purged.
@@ -223,7 +112,7 @@ async fn turn(
         store.hold(&pool_namespace.spec(&progress.name))?,
         (name != progress.name).then(|| store.hold(&pool_namespace.spec(&name))).transpose()?,
     );
-    let work = Work::new(store, host, pool_namespace, &admin, false).await?;
+    let work = Work::new(store, host, pool_namespace, &admin).await?;
     work.identity().await?;
     let Some(look) = work.look(&name).await? else { return from_trash(&work, id, &name, permit).await };
     let spec = pool_namespace.spec(&name);
@@ -329,60 +218,5 @@ async fn from_trash(work: &Work, id: &str, name: &str, permit: &Permit) -> Resul
             Ok(Turn::Over)
         }
         Err(error) => Err(error),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn pool_namespace() -> PoolNamespace {
-        PoolNamespace { pool: "rbd".into(), namespace: None }
-    }
-
-    #[test]
-    fn slices_grow_while_they_are_quick_and_shrink_while_they_are_slow() {
-        let second = Duration::from_secs(1);
-        let mut progress = Progress {
-            name: "berth-u".into(),
-            began: Instant::now(),
-            size: Some((100, 100)),
-            slice: FIRST,
-            pause: None,
-        };
-        for (time, expected) in [(1, FIRST * 2), (10, FIRST * 2), (16, FIRST), (600, FIRST / 2)] {
-            progress.took(50, second * time, second * 15);
-            assert_eq!((progress.slice, progress.size), (expected, Some((100, 50))), "{time} s");
-        }
-        for _ in 0..40 {
-            progress.took(50, second * 600, second * 15);
-        }
-        assert_eq!(progress.slice, LEAST);
-        for _ in 0..40 {
-            progress.took(50, Duration::ZERO, second * 15);
-        }
-        assert_eq!(progress.slice, MOST);
-    }
-
-    /// Two thin images of 900 TiB waited for ever, and nothing was said of them.
-    #[test]
-    fn what_a_large_image_waits_for_is_told() {
-        let large = Large::default();
-        large.add(&pool_namespace(), "10f", "berth-u");
-        assert_eq!(
-            (large.waiting(), large.overdue(Duration::from_hours(1)).len()),
-            (1, 0),
-            "it takes its time"
-        );
-        large.change(&pool_namespace(), "10f", |progress| progress.size = Some((900 << 40, 3 << 30)));
-        let told = large.overdue(Duration::ZERO);
-        assert_eq!(told[0].0, "rbd/10f");
-        assert!(told[0].1.contains("3 of 921600 GiB are left"), "{told:?}");
-        let (until, length) = (Instant::now() + Duration::from_hours(1), Duration::from_hours(1));
-        large.change(&pool_namespace(), "10f", |progress| {
-            progress.pause = Some(Pause { until, length, why: "it is open".into() });
-        });
-        assert_eq!(large.overdue(Duration::from_hours(1))[0].1, "it is open");
-        assert!(large.due().is_empty());
     }
 }

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use serde::Deserialize;
 
-use super::store::{OpError, Work};
+use super::{error::OpError, work::Work};
 use crate::backend::ceph::Call;
 
 /// A snapshot, as `rbd snap ls --all` describes it.

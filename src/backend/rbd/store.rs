@@ -1,31 +1,22 @@
-//! One cluster at work: [`Store`], what is remembered of it, and [`Work`], with which an operation goes about it.
-//!
-//! A store is remembered from the moment that somebody names it: in the configuration, a class, a PV. Whether it answers is
-//! asked in the background until it does; afterwards every call tells. What the operations do is in `create`, `remove`,
-//! `sweep` and `trash`.
+//! One cluster: [`Store`], what is remembered of it. Whether it answers is asked in the background until it does; afterwards every
+//! call tells.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, btree_map::Entry},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    Admin,
-    account::Trash,
-    header::Header,
-    names::PoolNamespace,
-    proof::{Asker, Verdict, judge},
-};
+use super::{account::Trash, names::PoolNamespace};
 use crate::{
     backend::{
-        Error, Kind, Kubernetes, PvState, StoreExpectation, StoreStatus, UNKNOWN_CLUSTER,
-        ceph::{Ceph, Cluster, Failed, Reason, open},
+        Error, Kind, Kubernetes, StoreExpectation, StoreStatus, UNKNOWN_CLUSTER,
+        ceph::{Admin, Cluster, ClusterStore},
     },
     system::guard::{Guards, Held},
-    volume::{Expired, Invalid, VolumeName},
+    volume::VolumeName,
 };
 
 /// How long things are left alone.
@@ -39,7 +30,7 @@ pub(super) struct Timing {
     pub(super) look: Duration,
     /// How long one slice of the purge of a large image should take.
     pub(super) slice: Duration,
-    /// Before an image without a header is cleared away: whoever was making it has finished or given up by then, since
+    /// Before an image without a header is cleared away: its maker has finished or given up by then, since
     /// every step of the `rbd` program is bounded (`--rados-osd-op-timeout`).
     pub(super) making: Duration,
     /// Before something that could not be purged is tried again, the first time.
@@ -58,6 +49,8 @@ impl Timing {
     };
 }
 
+/// The longest pause before something that was stuck is tried again.
+pub(super) const LONGEST_PAUSE: Duration = Duration::from_mins(10);
 /// How long a full pool is remembered.
 const FULL_REMEMBERED: Duration = Duration::from_mins(5);
 /// How long an image without a header is remembered.
@@ -89,138 +82,32 @@ struct Memory {
     full: HashMap<String, Instant>,
 }
 
-/// Why an operation stopped.
-#[derive(Debug)]
-pub(super) enum OpError {
-    /// A call failed.
-    Call(Failed),
-    /// The operation itself says so.
-    Other(Error),
-}
-
-impl OpError {
-    /// Whether another key may help.
-    pub(super) fn is_about_the_key(&self) -> bool {
-        matches!(self, Self::Call(failed) if matches!(failed.reason, Reason::WrongKey | Reason::BadKey))
+impl ClusterStore for Store {
+    fn cluster(&self) -> &Cluster {
+        &self.cluster
     }
 
-    /// Whether it is only a matter of seconds.
-    pub(super) fn is_too_early(&self) -> bool {
-        matches!(self, Self::Call(failed) if failed.reason == Reason::NotExpired)
-    }
-
-    /// Whether a safety check said no.
-    pub(super) fn is_a_refusal(&self) -> bool {
-        matches!(self, Self::Other(error) if error.kind() == Kind::Refused)
-    }
-
-    /// Whether nothing of ours can lie where the call looked.
-    pub(super) fn is_elsewhere(&self) -> bool {
-        matches!(self, Self::Call(failed)
-            if matches!(failed.reason, Reason::NoPool | Reason::NoNamespace | Reason::NotPermitted))
-    }
-}
-
-impl From<Failed> for OpError {
-    fn from(failed: Failed) -> Self {
-        Self::Call(failed)
-    }
-}
-
-impl From<Error> for OpError {
-    fn from(error: Error) -> Self {
-        Self::Other(error)
-    }
-}
-
-impl From<Invalid> for OpError {
-    fn from(invalid: Invalid) -> Self {
-        Self::Other(invalid.into())
-    }
-}
-
-impl From<Expired> for OpError {
-    fn from(expired: Expired) -> Self {
-        Self::Other(expired.into())
-    }
-}
-
-impl From<OpError> for Error {
-    fn from(error: OpError) -> Self {
-        match error {
-            OpError::Call(failed) => failed.into(),
-            OpError::Other(error) => error,
-        }
-    }
-}
-
-/// An error that the operation itself reports.
-pub(super) fn fail<T>(kind: Kind, message: impl Into<String>) -> Result<T, OpError> {
-    Err(OpError::Other(Error::new(kind, message)))
-}
-
-/// What an operation works with: a store, a handle for one user, and the list of images that it is about.
-#[derive(Clone)]
-pub(super) struct Work {
-    pub(super) store: Arc<Store>,
-    pub(super) host: Arc<dyn Kubernetes>,
-    pub(super) ceph: Ceph,
-    pub(super) pool_namespace: PoolNamespace,
-}
-
-impl Work {
-    /// With the key that the host has for `admin`.
-    pub(super) async fn new(
-        store: &Arc<Store>,
-        host: &Arc<dyn Kubernetes>,
-        pool_namespace: &PoolNamespace,
-        admin: &Admin,
-        fresh: bool,
-    ) -> Result<Self, Error> {
-        let ceph = open(&store.cluster, &**host, admin, fresh).await?;
-        Ok(Self {
-            store: Arc::clone(store),
-            host: Arc::clone(host),
-            ceph,
-            pool_namespace: pool_namespace.clone(),
-        })
-    }
-
-    /// The identity of the cluster, which must be what it was.
-    pub(super) async fn identity(&self) -> Result<String, OpError> {
-        let identity = self.ceph.fsid().await?;
-        match self.store.swapped() {
-            Some(why) => fail(Kind::Refused, format!("cluster {}: {why}", self.store.cluster.name())),
-            None => Ok(identity),
+    fn expect(&self, past: &StoreExpectation, admin: Option<&Admin>) {
+        let mut memory = self.memory();
+        memory.past.clone_from(&past.identity);
+        let Some(admin) = admin else { return };
+        for pool_namespace in past.places.iter().filter_map(PoolNamespace::of) {
+            memory.pool_namespaces.entry(pool_namespace).or_insert_with(|| admin.clone());
         }
     }
 
-    /// Whether the image `spec` with this header is the volume of the PV: refused where nothing proves it, or where it belongs
-    /// to another PV that exists.
-    pub(super) async fn prove(
-        &self,
-        spec: &str,
-        header: &Header,
-        asker: Asker<'_>,
-    ) -> Result<Verdict, OpError> {
-        let mark = header.metadata.mark(spec)?;
-        let verdict = judge(spec, mark.as_ref(), asker, self.host.cluster_ids().as_ref())?;
-        if let Verdict::Sign { instead_of: Some(other) } = &verdict
-            && self.host.pv_state(other).await? != PvState::Absent
-        {
-            let message = format!(
-                "image {spec} belongs to PersistentVolume {other}, which exists; nothing was touched. Delete that one first (with \
-                 the reclaim policy Retain), or correct this one"
-            );
-            return fail(Kind::Refused, message);
-        }
-        Ok(verdict)
+    fn has_trash(&self) -> bool {
+        self.trash.waiting() > 0
+    }
+
+    fn end(&self) {
+        self.gone.cancel();
     }
 }
 
 impl Store {
     /// Why the cluster is not the one that the existing volumes lie in.
-    fn swapped(&self) -> Option<String> {
+    pub(super) fn swapped(&self) -> Option<String> {
         match (&self.memory().past, self.cluster.identity()) {
             (Some(past), Some(identity)) if *past != identity => Some(format!(
                 "it is not what it was: its identity (fsid) is {identity}, the volumes' is {past}. Correct the monitors, or \
@@ -229,35 +116,23 @@ impl Store {
             (Some(_) | None, Some(_) | None) => None,
         }
     }
-}
 
-impl Store {
-    pub(super) fn new(cluster: Cluster, timing: Timing) -> Arc<Self> {
+    pub(super) fn new(cluster: Cluster, timing: Timing) -> Self {
         let (images, memory) = (Guards::default(), Mutex::default());
         let gone = CancellationToken::new();
-        Arc::new(Self { cluster, trash: Trash::default(), timing, gone, images, memory })
+        Self { cluster, trash: Trash::default(), timing, gone, images, memory }
     }
 
     fn memory(&self) -> MutexGuard<'_, Memory> {
-        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+        self.memory.lock()
     }
 
-    /// Lets nobody else work on the image.
+    /// Locks the image: nothing else works on it until the value is dropped.
     pub(super) fn hold(&self, spec: &str) -> Result<Held<String>, Error> {
         self.images.take(&spec.to_owned()).ok_or_else(|| {
             let message = format!("image {spec} on cluster {} is being worked on", self.cluster.name());
             Error::new(Kind::Busy, message)
         })
-    }
-
-    /// Takes what the existing volumes say.
-    pub(super) fn expect_store(&self, past: StoreExpectation, admin: Option<&Admin>) {
-        let mut memory = self.memory();
-        memory.past = past.identity;
-        let Some(admin) = admin else { return };
-        for pool_namespace in past.places.iter().filter_map(PoolNamespace::of) {
-            memory.pool_namespaces.entry(pool_namespace).or_insert_with(|| admin.clone());
-        }
     }
 
     /// Remembers that images lie there, and who may look at them. The last one to say so is right.
@@ -289,7 +164,7 @@ impl Store {
             .collect()
     }
 
-    /// Whether an image without a header has been seen for so long that nobody can be making it still. The first sight
+    /// Whether an image without a header has been seen for so long that it cannot still be in the making. The first sight
     /// is noted.
     pub(super) fn is_abandoned(&self, spec: &str) -> bool {
         let now = Instant::now();

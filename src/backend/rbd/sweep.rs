@@ -8,12 +8,14 @@ use std::time::SystemTime;
 use futures::{StreamExt as _, stream};
 
 use super::{
-    NAME, create,
+    create,
     entry::deleted_for,
+    error::{OpError, fail},
     image::Keep,
     names,
     owner::Mark,
-    store::{OpError, Work, fail},
+    settings::NAME,
+    work::Work,
 };
 use crate::{
     backend::{Error, Kind, Known, UNKNOWN_CLUSTER, Uncommitted, quoted},
@@ -58,7 +60,11 @@ pub(super) async fn list_uncommitted(
             // The others are to be swept nevertheless.
             Err(error) => {
                 let (image, error) = (work.pool_namespace.spec(&image), Error::from(error));
-                tracing::warn!(image, error = error.chain(), "cannot look at an image that nobody knows");
+                tracing::warn!(
+                    image,
+                    error = error.chain(),
+                    "cannot look at an image without a PersistentVolume"
+                );
             }
         }
     }
@@ -96,7 +102,7 @@ async fn look(
         }
     };
     let id = VolumeId::new(NAME, work.store.cluster.name(), name)?;
-    let place = Some(work.pool_namespace.place(work.store.cluster.name(), image));
+    let place = Some(work.pool_namespace.location(work.store.cluster.name(), image));
     Ok(match mark {
         Some(mark) if mark.is_of(Some(cluster)) => {
             Some(Uncommitted { id, claim: mark.claim(), since: mark.since.into(), place })
@@ -109,7 +115,7 @@ async fn look(
             );
             None
         }
-        // Somebody may name an image like that by chance.
+        // An administrator may have named an image like that.
         None if !names::is_uid(names::uid_of(image)) => None,
         None => {
             let uid = names::uid_of(image).to_owned();

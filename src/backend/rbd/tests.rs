@@ -181,9 +181,13 @@ impl Site {
 
     /// In which a trash is not looked at but when something in it is due.
     pub(super) fn patient() -> Self {
-        let site = Self::new();
+        Self::new().restarted_patient()
+    }
+
+    /// The same cluster in a new process, which looks at no trash but when something in it is due.
+    pub(super) fn restarted_patient(self) -> Self {
         let timing = Timing { look: Duration::from_hours(24 * 365), ..QUICK };
-        Self { rbd: backend_at(&site.fake_cluster, &site.vault, timing), ..site }
+        Self { rbd: backend_at(&self.fake_cluster, &self.vault, timing), ..self }
     }
 
     /// The same cluster in a new process, which knows of no volumes.

@@ -16,16 +16,17 @@ use std::{
 use futures::{StreamExt as _, stream};
 
 use super::{
-    Admin,
-    account::lock,
     decide::{self, Decision, Owner, decide},
     entry::{Entry, Fate, State},
+    error::OpError,
+    large::SMALL,
     names::{self, PoolNamespace},
     restore, slices,
-    store::{OpError, Store, Work},
+    store::{LONGEST_PAUSE, Store},
+    work::Work,
 };
 use crate::{
-    backend::{Error, Kubernetes, PvState},
+    backend::{Error, Kubernetes, PvState, ceph::Admin},
     volume::Permit,
 };
 
@@ -35,10 +36,6 @@ const SEARCH: Duration = Duration::from_hours(1);
 const ABREAST: usize = 2;
 /// How many entries are looked at for the first time in one round.
 const FIRST_LOOKS: usize = 100;
-/// The longest pause before something that was stuck is tried again.
-pub(super) const LONGEST_PAUSE: Duration = Duration::from_mins(10);
-/// How many objects an image may have that is purged in one go: some minutes' work for a small cluster.
-pub(super) const SMALL: u64 = 1 << 16;
 
 /// When an image is tried again, and how long the pause was.
 struct Pause {
@@ -86,7 +83,7 @@ pub(super) async fn collect_garbage(
     let sliced = slices::collect_garbage(Arc::clone(&store), Arc::clone(&host), permit.clone());
     let listed = async move {
         // What was done before, another process may have undone since.
-        lock(&store.trash.ours).clear();
+        store.trash.ours.lock().clear();
         let (known, searched) = (BTreeMap::new(), BTreeSet::new());
         let (paused, looked_at, others) = (HashMap::new(), HashSet::new(), HashMap::new());
         let mut collector = Collector { store, host, known, searched, paused, looked_at, others };
@@ -142,7 +139,7 @@ impl Collector {
     /// How long nothing is to be done, as far as is known.
     fn idle(&self) -> Duration {
         let now = self.now();
-        let added = lock(&self.store.trash.due).values().min().copied();
+        let added = self.store.trash.due.lock().values().min().copied();
         let next = self.known.values().map(|known| known.next).chain(added);
         let timing = self.store.timing;
         next.min().map_or(timing.later, |next| next.duration_since(now).unwrap_or_default().min(timing.later))
@@ -151,7 +148,7 @@ impl Collector {
     /// Finds the pools and namespaces where images of ours may have been left.
     async fn search(&self, admin: &Admin) -> Result<(), Error> {
         let nowhere = PoolNamespace { pool: String::new(), namespace: None };
-        let work = Work::new(&self.store, &self.host, &nowhere, admin, false).await?;
+        let work = Work::new(&self.store, &self.host, &nowhere, admin).await?;
         for pool in work.pools().await? {
             let pool_namespace = PoolNamespace { pool, namespace: None };
             let work = Work { pool_namespace: pool_namespace.clone(), ..work.clone() };
@@ -177,7 +174,7 @@ impl Collector {
         self.known
             .retain(|known, _| pool_namespaces.iter().any(|(pool_namespace, _)| pool_namespace == known));
         for (pool_namespace, admin) in pool_namespaces {
-            let added = lock(&self.store.trash.due).get(&pool_namespace).is_some_and(|due| *due <= now);
+            let added = self.store.trash.due.lock().get(&pool_namespace).is_some_and(|due| *due <= now);
             if !added && self.known.get(&pool_namespace).is_some_and(|known| known.next > now) {
                 continue;
             }
@@ -185,11 +182,11 @@ impl Collector {
                 break;
             }
             // What comes there from now on is not in the list.
-            lock(&self.store.trash.due).remove(&pool_namespace);
+            self.store.trash.due.lock().remove(&pool_namespace);
             let unlisted = self.store.trash.unlisted(&pool_namespace);
             let search = !self.searched.contains(&pool_namespace);
             let listed = async {
-                let work = Work::new(&self.store, &self.host, &pool_namespace, &admin, false).await?;
+                let work = Work::new(&self.store, &self.host, &pool_namespace, &admin).await?;
                 work.identity().await?;
                 if search {
                     slices::find(&work).await?;
@@ -268,12 +265,12 @@ impl Collector {
         self.paused.retain(|spec, _| is_here(spec));
         self.looked_at.retain(|spec| is_here(spec));
         self.others.retain(|spec, _| is_here(spec));
-        lock(&self.store.trash.ours).retain(|spec| is_here(spec));
+        self.store.trash.ours.lock().retain(|spec| is_here(spec));
     }
 
     /// Those entries that are to be looked at although they are not due, and whether there are more.
     fn first_looks(&self, work: &Work, mut later: Vec<Entry>) -> (Vec<Entry>, bool) {
-        let ours = lock(&self.store.trash.ours);
+        let ours = self.store.trash.ours.lock();
         later.retain(|entry| {
             let spec = work.pool_namespace.spec(&entry.id);
             let paused = self.paused.get(&spec).is_some_and(|pause| pause.until > self.now());
@@ -394,7 +391,7 @@ impl Collector {
         let unlisted = self.known.iter().filter_map(|(pool_namespace, known)| {
             Some((pool_namespace.to_string(), known.unlisted.as_ref()?.0.clone()))
         });
-        *lock(&self.store.trash.stuck) =
+        *self.store.trash.stuck.lock() =
             self.paused.iter().map(|(id, pause)| (id.clone(), pause.why.clone())).chain(unlisted).collect();
     }
 }

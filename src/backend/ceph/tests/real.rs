@@ -4,7 +4,7 @@
 use std::{collections::BTreeMap, fs, path::Path, process::Command as Program, time::Instant};
 
 use crate::{
-    backend::ceph::{Call, Ceph, Cluster, Credentials, Key, Reason, Tools, fake::KEY},
+    backend::ceph::{Call, Ceph, Cluster, Credentials, Key, Reason, Tool, Tools, fake::KEY},
     volume::Permit,
 };
 
@@ -43,7 +43,7 @@ async fn file_system(ceph: &Ceph) -> String {
     struct FileSystem {
         name: String,
     }
-    let reply = ceph.ceph(Call::reads("list", ["fs", "ls"])).await.unwrap();
+    let reply = ceph.call(Tool::Ceph, Call::reads("list", ["fs", "ls"])).await.unwrap();
     reply.json::<Vec<FileSystem>>().unwrap().unwrap().remove(0).name
 }
 
@@ -53,17 +53,18 @@ async fn a_real_cluster_answers() {
     for sessions in [0, 1] {
         let ceph = real.ceph(Tools { sessions, ..Tools::default() });
         assert_eq!(ceph.fsid().await.unwrap().len(), 36);
-        ceph.rbd(Call::reads("list", ["ls", "rbd", "--format", "json"])).await.unwrap();
+        ceph.call(Tool::Rbd, Call::reads("list", ["ls", "rbd", "--format", "json"])).await.unwrap();
         let fs = file_system(&ceph).await;
         let forever = Permit::unlimited();
-        let change = |args: &[&str]| ceph.ceph(Call::changes("change", args.iter().copied(), &forever));
+        let change =
+            |args: &[&str]| ceph.call(Tool::Ceph, Call::changes("change", args.iter().copied(), &forever));
         change(&["fs", "subvolumegroup", "create", &fs, "real"]).await.unwrap();
         change(&["fs", "subvolume", "create", &fs, "one", "4194304", "--group_name", "real"]).await.unwrap();
         let owner = r#"{"name":"it's $HOME \"q\" # a"}"#;
         let meta = ["berth.owner", owner, "--group_name", "real"];
         change(&[&["fs", "subvolume", "metadata", "set", &fs, "one"][..], &meta].concat()).await.unwrap();
         let get = ["fs", "subvolume", "metadata", "get", &fs, "one", "berth.owner", "--group_name", "real"];
-        assert_eq!(ceph.ceph(Call::reads("get", get)).await.unwrap().text().unwrap(), owner);
+        assert_eq!(ceph.call(Tool::Ceph, Call::reads("get", get)).await.unwrap().text().unwrap(), owner);
         let failed =
             change(&["fs", "subvolume", "rm", &fs, "none", "--group_name", "real"]).await.unwrap_err();
         assert_eq!((failed.reason, failed.code), (Reason::NoSubvolume, Some(2)), "{failed}");
@@ -80,12 +81,12 @@ async fn a_real_cluster_refuses_a_wrong_key_and_an_address_without_one_costs_sec
         let wrong = Credentials::new("admin", Key::parse(KEY.as_bytes()).unwrap()).unwrap();
         let ceph = real.ceph(tools.clone()).cluster().with(wrong);
         assert_eq!(ceph.fsid().await.unwrap_err().reason, Reason::WrongKey);
-        let failed = ceph.rbd(Call::reads("list", ["ls", "rbd"])).await.unwrap_err();
+        let failed = ceph.call(Tool::Rbd, Call::reads("list", ["ls", "rbd"])).await.unwrap_err();
         assert_eq!(failed.reason, Reason::WrongKey, "{failed}");
         let nowhere = Cluster::new("nowhere", "v1:127.0.0.1:9".parse().unwrap(), tools).unwrap();
         let ceph = nowhere.with(Credentials::new("admin", real.key.clone()).unwrap());
         assert_eq!(ceph.fsid().await.unwrap_err().reason, Reason::Unreachable);
-        let failed = ceph.rbd(Call::reads("list", ["ls", "rbd"])).await.unwrap_err();
+        let failed = ceph.call(Tool::Rbd, Call::reads("list", ["ls", "rbd"])).await.unwrap_err();
         assert_eq!(failed.reason, Reason::Unreachable, "{failed}");
     }
 }
@@ -101,7 +102,7 @@ async fn what_a_real_cluster_refuses_is_told_apart_whatever_its_monitors_speak_a
         async move {
             let entity = format!("client.real-{name}");
             let args = [&["auth", "get-or-create-key", &entity][..], caps].concat();
-            let reply = admin.ceph(Call::changes("make", args, &forever)).await.unwrap();
+            let reply = admin.call(Tool::Ceph, Call::changes("make", args, &forever)).await.unwrap();
             let key: BTreeMap<String, String> = reply.must_json().unwrap();
             Credentials::new(&format!("real-{name}"), Key::parse(key["key"].as_bytes()).unwrap()).unwrap()
         }
@@ -121,10 +122,12 @@ async fn what_a_real_cluster_refuses_is_told_apart_whatever_its_monitors_speak_a
         let asked = |credentials: &Credentials| {
             let ceph = cluster.with(credentials.clone());
             async move {
-                let rbd = ceph.rbd(Call::reads("list", ["ls", "rbd"])).await.map(drop);
+                let rbd = ceph.call(Tool::Rbd, Call::reads("list", ["ls", "rbd"])).await.map(drop);
                 let trash = ["-p", "rbd", "listomapvals", "rbd_trash"];
-                let rados = ceph.rados(Call::reads("list", trash)).await.map(drop);
-                let groups = ceph.ceph(Call::reads("list", ["fs", "subvolumegroup", "ls", "cephfs"])).await;
+                let rados = ceph.call(Tool::Rados, Call::reads("list", trash)).await.map(drop);
+                let groups = ceph
+                    .call(Tool::Ceph, Call::reads("list", ["fs", "subvolumegroup", "ls", "cephfs"]))
+                    .await;
                 [rbd, rados, groups.map(drop)].map(|outcome| outcome.err().map(|failed| failed.reason))
             }
         };
@@ -150,7 +153,7 @@ async fn real_cost_of_subvolumes() {
     let fs = file_system(&ceph).await;
     let forever = Permit::unlimited();
     let group = ["fs", "subvolumegroup", "create", &fs, "cost"];
-    ceph.ceph(Call::changes("make", group, &forever)).await.unwrap();
+    ceph.call(Tool::Ceph, Call::changes("make", group, &forever)).await.unwrap();
     for (sessions, at_once) in [(0, 1), (0, 8), (1, 8), (2, 8), (3, 8), (4, 8)] {
         let ceph = real.ceph(Tools { sessions, concurrency: at_once, ..Tools::default() });
         let used = processor_time();
@@ -159,7 +162,7 @@ async fn real_cost_of_subvolumes() {
             let name = format!("s{sessions}-{at_once}-{i}");
             let args = ["fs", "subvolume", "create", &fs, &name, "4194304", "--group_name", "cost"]
                 .map(String::from);
-            ceph.ceph(Call::changes("make", args, &forever))
+            ceph.call(Tool::Ceph, Call::changes("make", args, &forever))
         });
         for outcome in futures::future::join_all(calls).await {
             outcome.unwrap();

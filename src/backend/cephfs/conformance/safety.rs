@@ -209,7 +209,7 @@ pub(super) async fn what_somebody_else_put_there_is_not_taken(bench: &Bench) {
     bench.world.fill(data.trim());
     let error = backend.create(&used, &permit()).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Conflict, "{error}");
-    assert!(error.to_string().contains("nobody marked it"), "{error}");
+    assert!(error.to_string().contains("has no mark"), "{error}");
     let nobody = |_: &VolumeName| false;
     let store = backend.place(&plain).unwrap().location.store;
     for uncommitted in backend.list_uncommitted(&store, &nobody).await.unwrap() {

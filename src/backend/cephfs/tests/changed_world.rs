@@ -15,7 +15,7 @@ use crate::{
     backend::{
         Backend, Janitor, Kind, KnownVolume, PvState, Removed, Restored, StoreExpectation, Stores,
         Uncommitted,
-        cephfs::{Cephfs, remove, subvolumes::At, sweep},
+        cephfs::{Cephfs, info::At, remove, sweep},
         conformance::{key, pv_metadata, request},
     },
     volume::{

@@ -14,7 +14,7 @@ fn unmarked(uid: &str) -> Uncommitted {
         since: std::time::SystemTime::UNIX_EPOCH,
         place: Some(
             names::PoolNamespace { pool: "rbd".into(), namespace: None }
-                .place("main", &format!("berth-{uid}")),
+                .location("main", &format!("berth-{uid}")),
         ),
     }
 }

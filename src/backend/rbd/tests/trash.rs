@@ -215,17 +215,13 @@ fn lists(site: &Site) -> usize {
 
 #[tokio::test]
 async fn a_trash_is_not_listed_while_nothing_in_it_is_due() {
-    let mut site = Site::new();
+    let site = Site::new();
     removed(&site, "archived", &[], Disposal::Archive).await;
     for name in ["later", "sooner"] {
         let expiry = [("archiveExpiry", if name == "later" { "30d" } else { "1h" })];
         removed(&site, name, &expiry, Disposal::Archive).await;
     }
-    site.restart();
-    site.rbd.timing.look = Duration::from_hours(24 * 365);
-    for store in &mut *site.rbd.known() {
-        *store = Store::new(store.cluster.clone(), site.rbd.timing);
-    }
+    let site = site.restarted_patient();
     site.rbd.register_class(&parameters(&[]));
     lists(&site);
     // Several times as long as the shortest time between two looks.
