@@ -3,6 +3,7 @@
 
 mod ceph;
 mod contract;
+mod documented;
 mod expansion;
 mod exports;
 mod harness;
@@ -21,6 +22,7 @@ mod rescue;
 mod rights;
 mod turbulence;
 mod uninstall;
+mod upgrade;
 
 use crate::suite::Scenario;
 
@@ -58,6 +60,7 @@ pub fn all() -> Vec<Scenario> {
         replicas::scenarios(),
         rights::scenarios(),
         uninstall::scenarios(),
+        upgrade::scenarios(),
         without_berth(),
     ]
     .into_iter()

@@ -1,15 +1,15 @@
 //! The way out: what `docs/operations.md` says about an uninstall, done to the letter with kubectl.
 
-use std::{path::Path, process::Stdio, sync::Arc};
+use std::sync::Arc;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::core::v1::PersistentVolume;
 use kube::{ResourceExt, api::DeleteParams};
 use serde_json::json;
 
+use super::documented;
 use crate::{
     case::Case,
-    control_plane::User,
     suite::{Scenario, scenario, skip},
 };
 
@@ -19,49 +19,17 @@ pub(super) fn scenarios() -> Vec<Scenario> {
     vec![scenario("the documented uninstall lets our volumes go and touches no others", uninstall)]
 }
 
-/// The shell block of a chapter.
-fn block(file: &str, chapter: &str) -> Result<String> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(file);
-    let text = std::fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
-    let chapter = text.split_once(chapter).with_context(|| format!("{file} has no chapter {chapter}"))?.1;
-    let chapter = chapter.split("\n## ").next().unwrap_or_default();
-    let block = chapter.split_once("```sh\n").and_then(|(_, rest)| rest.split_once("```"));
-    Ok(block.with_context(|| format!("{chapter} of {file} has no command"))?.0.to_owned())
-}
-
 /// Runs the command of the documents as the administrator, with our provisioner's name in it.
 async fn take_finalizers_off(case: &Case) -> Result<()> {
-    let documented = block("docs/operations.md", "## Uninstall")?;
-    let command = documented.replace("nfs.berth.storage", &case.provisioner);
-    ensure!(command != documented, "the command names no provisioner: {documented}");
-    let kubeconfig = case.scratch().join("admin.kubeconfig");
-    let mut access = case.plane.access(User::Admin)?;
-    if access.authority.is_none() {
-        // kubectl sends no token over plain HTTP; the embedded API server takes it from the path.
-        access.url = format!("{}/as/{}", access.url, access.token);
-    }
-    std::fs::write(&kubeconfig, access.kubeconfig())?;
-    let run = tokio::process::Command::new("bash")
-        .args(["-euo", "pipefail", "-c", &command])
-        .env("KUBECONFIG", &kubeconfig)
-        .env("HOME", case.scratch())
-        .stdin(Stdio::null())
-        .output()
-        .await
-        .context("run the documented command")?;
-    if !run.status.success() {
-        bail!("{command}: {}\n{}", run.status, String::from_utf8_lossy(&run.stderr));
-    }
-    Ok(())
-}
-
-fn kubectl_is_there() -> bool {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path).any(|folder| folder.join("kubectl").is_file())
+    let blocks = documented::blocks("docs/operations.md", "## Uninstall")?;
+    let block = blocks.first().context("no command")?;
+    let command = block.replace("nfs.berth.storage", &case.provisioner);
+    ensure!(command != *block, "the command names no provisioner: {block}");
+    documented::run(case, &command).await
 }
 
 async fn uninstall(case: Arc<Case>) -> Result<()> {
-    if !kubectl_is_there() {
+    if !documented::kubectl_is_there() {
         return Err(skip("there is no kubectl in PATH"));
     }
     let class = case.class("nfs").deletes().create().await?;
