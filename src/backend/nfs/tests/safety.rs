@@ -2,7 +2,7 @@
 //!
 //! Where a rule keeps the data, the same is done without the rule, and the data is lost: so the rule is what keeps it.
 
-use std::time::SystemTime;
+use std::{os::unix::fs::MetadataExt as _, time::SystemTime};
 
 use super::*;
 use crate::{backend::nfs::work::Rule, volume::ClusterIds};
@@ -447,6 +447,28 @@ async fn what_no_record_tells_the_owner_of_is_never_purged_and_is_told() {
     );
     assert!(stuck.iter().any(|(path, why)| path.ends_with("plain") && why.contains("not a directory")));
     assert_eq!(site.nfs.stores()[0].trash, 3);
+}
+
+/// The purge of `x` was broken off before it removed the record, `y` got the place and the inode, and a call that hung since
+/// the removal of `x` moves it.
+#[tokio::test]
+async fn a_volume_that_got_place_and_inode_of_a_purged_one_is_moved_back_and_not_purged() {
+    let mut site = Site::new();
+    let removal = made(&site).await;
+    assert_eq!(site.remove(&removal).await.unwrap(), Removed::Trashed);
+    let entry = site.trash()[0].clone();
+    let (record, data) =
+        (site.path(&format!(".berth/trash/{entry}.json")), site.path(&format!(".berth/trash/{entry}")));
+    let of_x = fs::metadata(&data).unwrap().ino();
+    fs::remove_dir_all(&data).unwrap();
+    filled(&site, "y", "data", "of y").await;
+    let of_y = fs::metadata(site.path("data")).unwrap().ino();
+    let text = fs::read_to_string(&record).unwrap();
+    fs::write(&record, text.replace(&of_x.to_string(), &of_y.to_string())).unwrap();
+    fs::rename(site.path("data"), &data).unwrap();
+    site.restart();
+    site.collect_until(|status| site.has("data") || status.purged > 0).await;
+    assert_eq!(content(&site, "data/file").as_deref(), Some("of y"));
 }
 
 #[tokio::test]

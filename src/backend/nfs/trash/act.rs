@@ -17,7 +17,7 @@ use super::{
         work::{Rule, Work},
     },
     plan::{Found, Next},
-    scan::{Folder, Key},
+    scan::{Folder, Key, next_owner},
 };
 use crate::{
     backend::Kind,
@@ -56,7 +56,10 @@ pub(super) fn act(work: &Work<'_>, key: &Key, found: &Found, next: &Next) -> Res
     };
     let done = match next {
         Next::Wait | Next::Tell(_) => Ok(Done::Changed),
-        Next::Purge => mark(work, key, found).map(Done::Ready),
+        Next::Purge => match next_owner(work, found)? {
+            Some(owner) => give_back(work, key, found, &owner),
+            None => mark(work, key, found).map(Done::Ready),
+        },
         Next::Restore(uid) => put_back(work, key, found, uid),
         Next::Finish => finish(work, key, found),
         Next::GiveBack(owner) => give_back(work, key, found, owner),

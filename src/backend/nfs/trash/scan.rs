@@ -12,7 +12,7 @@ use super::{
     super::{
         entry::{self, Name},
         mounted,
-        moves::{self, Here, here},
+        moves::{self, Here, Live, here},
         op_error::{OpError, is_elsewhere},
         places::{self, Relation},
         record::{self, BASE, INTENTS, Marker, PURGING, TRASH, VOLUMES},
@@ -323,13 +323,7 @@ fn stray(work: &Work<'_>, inode: u64, place: Option<&RelativePath>, key: &Key) -
     }
     let hints = hints(work, place, &name)?;
     for place in &hints {
-        if let Some(occupant) = places::occupant(work, place)?
-            && occupant.relation == Relation::Same
-            && let Some(who) = &occupant.who
-            && let Some(live) = moves::live(work, who.id.name())?
-            && live.marker.path == *place
-            && misses(work, &live.marker, inode)?.is_some()
-        {
+        if let Some((live, _)) = owner_at(work, place, inode)? {
             return Ok(Found::Stray { inode, owner: Some(live.marker.path), why: String::new() });
         }
     }
@@ -361,6 +355,28 @@ fn stray(work: &Work<'_>, inode: u64, place: Option<&RelativePath>, key: &Key) -
         why.push_str(", whose directory is missing: if it is, move it there");
     }
     Ok(Found::Stray { inode, owner: None, why })
+}
+
+/// The volume at `place`, if its directory is missing and may be this one; and whether its record names this inode.
+fn owner_at(work: &Work<'_>, place: &RelativePath, inode: u64) -> Result<Option<(Live, bool)>, OpError> {
+    if let Some(occupant) = places::occupant(work, place)?
+        && occupant.relation == Relation::Same
+        && let Some(who) = &occupant.who
+        && let Some(live) = moves::live(work, who.id.name())?
+        && live.marker.path == *place
+        && let Some(sure) = misses(work, &live.marker, inode)?
+    {
+        return Ok(Some((live, sure)));
+    }
+    Ok(None)
+}
+
+/// Where the volume lies whose directory this is by now. After a purge that was broken off before it removed the record, the
+/// file system may give the inode to the next volume at the same place, and a call that comes late may move that one here.
+pub(super) fn next_owner(work: &Work<'_>, found: &Found) -> Result<Option<RelativePath>, OpError> {
+    let Found::Removed { marker, inode } = found else { return Ok(None) };
+    let owner = owner_at(work, &marker.path, *inode)?;
+    Ok(owner.filter(|(live, sure)| *sure && live.marker.trash.is_none()).map(|(live, _)| live.marker.path))
 }
 
 /// Where a directory may have been that a call that came late moved here: where the volume was that it was meant for.
