@@ -24,6 +24,7 @@ use crate::{
     volume::{Access, Claim, Mode, SecretName, Secrets, VolumeName, VolumeRequest},
 };
 
+mod glossary;
 mod links;
 mod phrases;
 
