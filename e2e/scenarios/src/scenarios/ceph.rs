@@ -55,6 +55,9 @@ where
             Ok(()) => bed.agrees().await,
             Err(error) => Err(error),
         };
+        if ended.is_ok() {
+            bed.remove_group().await;
+        }
         if ended.is_err() {
             bed.case.note(bed.tell().await);
         }

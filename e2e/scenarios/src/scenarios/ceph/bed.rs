@@ -399,6 +399,14 @@ impl Bed {
         Ok(())
     }
 
+    /// Removes the subvolume group, where there is one: every berth that starts later looks into each group of the file system.
+    pub(super) async fn remove_group(&self) {
+        let removed = self.cluster.ceph(&["fs", "subvolumegroup", "rm", FILE_SYSTEM, &self.group]).await;
+        if let Err(error) = removed {
+            tracing::debug!(group = self.group, error = format!("{error:#}"), "the group stays");
+        }
+    }
+
     /// What the cluster holds for the scenario, for the report of its failure.
     pub(super) async fn tell(&self) -> String {
         let mut lines = vec![format!("the cluster's pool {} and group {}", self.pool, self.group)];
