@@ -12,15 +12,15 @@
 use serde_json::{Value, json};
 
 use super::{
-    Shared,
     class::Class,
+    context::Shared,
     events::Type,
     names,
     objects::{ClaimObject, VolumeObject, annotation, class_name},
     persistent_volume::{self, Recorded},
     queue::Outcome,
-    reclaim,
     rights::Right,
+    volume_state,
 };
 use crate::{
     backend::{Backends, Kind},
@@ -56,7 +56,7 @@ pub(super) fn plan(
     class: Option<&Class>,
     backends: &Backends,
 ) -> Plan {
-    let Some(provisioner) = reclaim::provisioner(volume, backends) else { return Plan::Ignore };
+    let Some(provisioner) = volume_state::provisioner(volume, backends) else { return Plan::Ignore };
     let Some(backend) = backends.get(provisioner) else { return Plan::Ignore };
     let bound = claim.status.phase.as_deref() == Some("Bound")
         && claim.spec.volume_name == volume.metadata.name

@@ -21,12 +21,13 @@ use tokio::{sync::Notify, time::Instant};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{
+    api,
     cluster::{Cause, Cluster, Failure},
     facts::ClusterFacts,
     names,
     objects::{SecretObject, VolumeObject, annotation},
-    reclaim,
     rights::Right,
+    volume_state,
 };
 use crate::{
     backend::{ClusterInfo, Error, Kind, PvState, SecretStore},
@@ -93,9 +94,9 @@ impl KubernetesHost {
         settings: Settings,
         facts: ClusterFacts,
         metrics: &Metrics,
-    ) -> Result<Self, super::Error> {
-        let client = super::client(config, timeout, metrics, &facts)
-            .map_err(|source| super::Error::Client { url: config.cluster_url.to_string(), source })?;
+    ) -> Result<Self, api::Error> {
+        let client = api::client(config, timeout, metrics, &facts)
+            .map_err(|source| api::Error::Client { url: config.cluster_url.to_string(), source })?;
         Ok(Self::over(client, timeout, settings, facts).await)
     }
 
@@ -294,7 +295,7 @@ impl ClusterInfo for KubernetesHost {
         match self.cluster.volume(name.as_str()).await {
             Ok(None) => Ok(PvState::Absent),
             Ok(Some(volume)) => Ok(PvState::Present {
-                removing: reclaim::is_to_be_removed(&volume),
+                removing: volume_state::is_to_be_removed(&volume),
                 uid: volume.metadata.uid.unwrap_or_default(),
             }),
             Err(failure) => {

@@ -10,7 +10,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::{Shared, host::Keeping, records::Key};
+use super::{context::Shared, host::Keeping, key::Key};
 use crate::volume::VolumeName;
 
 /// How often all are looked at.

@@ -106,7 +106,7 @@ pub fn client(config: &kube::Config, settings: &Settings, metrics: &Metrics) -> 
 
 /// One time of leading, from winning the lock to losing it.
 #[derive(Debug, Clone)]
-pub struct Term {
+pub struct Leadership {
     /// The right to change storage; ends by itself unless the lock is renewed.
     pub permit: Permit,
     /// Cancelled when this term is over, also when the next one has begun already.
@@ -119,7 +119,7 @@ pub enum State {
     /// Somebody else does, or nobody.
     Standby,
     /// It does.
-    Leading(Term),
+    Leading(Leadership),
 }
 
 /// What is known of the lock, for readiness details and logs.
@@ -230,7 +230,7 @@ impl Drop for Elector {
 /// The term that we are in, if any. Dropped, it ends it.
 struct Office {
     states: watch::Sender<State>,
-    term: Option<Term>,
+    term: Option<Leadership>,
 }
 
 impl Office {
@@ -239,7 +239,7 @@ impl Office {
     }
 
     fn enter(&mut self, permit: Permit) {
-        let term = Term { permit, ended: CancellationToken::new() };
+        let term = Leadership { permit, ended: CancellationToken::new() };
         self.term = Some(term.clone());
         self.states.send_replace(State::Leading(term));
     }

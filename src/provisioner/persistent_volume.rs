@@ -17,7 +17,7 @@ use super::{
     class::{Class, not_retention, retention_as_before},
     names,
     objects::{SecretRef, VolumeObject, annotation},
-    records::Claim,
+    records::claim::Claim,
 };
 use crate::{
     backend::{Capabilities, Error, Kind},

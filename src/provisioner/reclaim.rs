@@ -10,12 +10,8 @@
 
 mod object;
 mod sharing;
-mod volume_state;
 mod work;
 
-pub(super) use volume_state::{Action, Phase, VolumeState, action, is_to_be_removed, provisioner, state_of};
-#[cfg(test)]
-use volume_state::{Held, Policy};
 pub(super) use work::{reconcile, reconcile_finalizer};
 
 use super::{
@@ -24,6 +20,7 @@ use super::{
     objects::{VolumeObject, class_name},
     persistent_volume::{self, Recorded},
     records::{LocationKey, Occupant, Relation},
+    volume_state::{Action, action, provisioner, state_of},
 };
 use crate::{
     backend::{Backends, Capabilities},

@@ -4,10 +4,10 @@
 //! the few facts that decide what is to be done with it and where it lies; what concerns nobody here is dropped at once.
 //! Whoever leads hands in a queue, and every change that means work pushes a key into it.
 //!
-//! It decides nothing about volumes (`reclaim::action` does) and never asks the API server.
+//! It decides nothing about volumes (`volume_state::action` does) and never asks the API server.
 
 mod blocked;
-mod claim;
+pub(super) mod claim;
 mod classes;
 mod past;
 mod places;
@@ -26,35 +26,20 @@ pub(super) use places::{LocationIndex, LocationKey, Relation};
 
 use super::{
     class::Class,
+    key::Key,
     names,
     objects::{ClaimObject, VolumeObject, annotation},
     persistent_volume,
     queue::Queue,
-    reclaim::{self, Action, Phase, VolumeState},
-    register::InUseByStore,
+    volume_state::{self, Action, Phase, VolumeState},
 };
 use crate::{
     backend::{Backends, Finding, KnownVolume, Ports},
     volume::{Disposal, SecretName},
 };
 
-/// One object that needs work.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) enum Key {
-    /// The claim with this UID wants a volume, or what was begun for it must be ended.
-    Claim(Arc<str>),
-    /// The PV for the claim with this UID is stored, and the storage does not know it yet.
-    Commit(Arc<str>),
-    /// The volume of this name may have to be removed, or is to stay although its removal was begun, or has our finalizer without
-    /// need.
-    Volume(Arc<str>),
-    /// The claim with this UID asks for more than it has.
-    Expand(Arc<str>),
-    /// The volume of this name lacks our finalizer.
-    AddFinalizer(Arc<str>),
-    /// The storage may not know that the volume of this name is in use.
-    Register(Arc<str>),
-}
+/// The volumes in use, by backend and store.
+pub(super) type InUseByStore = BTreeMap<(&'static str, String), Vec<KnownVolume>>;
 
 /// A kind of watched objects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -201,7 +186,7 @@ impl Records {
     }
 
     /// Namespace and name of the claim of this UID, if it waited for its volume to be bound and the volume is gone.
-    pub(super) fn bereft(&self, uid: &str) -> Option<(String, String)> {
+    pub(super) fn claim_without_volume(&self, uid: &str) -> Option<(String, String)> {
         match &self.claims.get(uid)?.wanted {
             Wanted::Binding(binding) if !self.served(uid) => {
                 Some((binding.0.to_string(), binding.1.to_string()))
@@ -315,7 +300,7 @@ impl Records {
     fn sharing(&self, record: &VolumeRecord) -> Sharing {
         if record.leaving && record.state.goes() {
             Sharing::Leaves
-        } else if reclaim::action(record.state, self.guarding) == Action::Remove {
+        } else if volume_state::action(record.state, self.guarding) == Action::Remove {
             Sharing::Released
         } else {
             Sharing::Uses
@@ -404,7 +389,7 @@ impl Records {
     }
 
     fn duty_of(&self, name: &Arc<str>, state: VolumeState) -> Option<Key> {
-        match reclaim::action(state, self.guarding) {
+        match volume_state::action(state, self.guarding) {
             Action::None => None,
             Action::Remove | Action::RemoveFinalizer => Some(Key::Volume(Arc::clone(name))),
             Action::AddFinalizer => Some(Key::AddFinalizer(Arc::clone(name))),
@@ -642,7 +627,7 @@ impl Records {
     /// A volume is there, or has changed; also called for one that we just stored.
     pub(super) fn see_volume(&mut self, object: &VolumeObject) {
         let Some(name) = object.metadata.name.as_deref() else { return };
-        let state = reclaim::state_of(object, &self.backends);
+        let state = volume_state::state_of(object, &self.backends);
         let located = persistent_volume::source(object).and_then(|source| {
             self.backends
                 .distinct()
@@ -657,7 +642,7 @@ impl Records {
         {
             self.remember(backend, &place.store, object);
         }
-        let by = reclaim::provisioner(object, &self.backends).and_then(|name| self.backends.ports(name));
+        let by = volume_state::provisioner(object, &self.backends).and_then(|name| self.backends.ports(name));
         let kept_secret =
             by.and_then(|ports| ports.janitor.kept_secret(&persistent_volume::legible_record(object)));
         let spot = located.map(|(backend, place)| LocationKey::new(backend, &place));
@@ -681,7 +666,7 @@ impl Records {
             .map_or((false, came_back.then_some(Begun { asked: Disposal::Delete, moved: false })), |known| {
                 (known.leaving, known.removing)
             });
-        let said = match reclaim::action(state, self.guarding) {
+        let said = match volume_state::action(state, self.guarding) {
             Action::Remove => said(object),
             Action::None | Action::AddFinalizer | Action::RemoveFinalizer => {
                 hash(&annotation(&object.metadata, names::TAKE_OVER))

@@ -6,19 +6,19 @@
 //!
 //! What another cluster has recorded is left alone and told.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use futures::future::join_all;
 
 use super::{
-    Shared,
     class::Class,
+    context::Shared,
     events::Type,
+    key::Key,
     objects::{VolumeObject, class_name},
     persistent_volume::{self, Recorded},
     queue::Outcome,
-    reclaim::{self, Phase},
-    records::Key,
+    volume_state::{self, Phase},
 };
 use crate::{
     backend::{Backends, Janitor, Kind, KnownVolume},
@@ -29,9 +29,6 @@ use crate::{
 const FIRST_WAIT: Duration = Duration::from_secs(10);
 /// The longest.
 const LONGEST_WAIT: Duration = Duration::from_mins(10);
-
-/// The volumes in use, by backend and store.
-pub(super) type InUseByStore = BTreeMap<(&'static str, String), Vec<KnownVolume>>;
 
 /// Looks in every store for volumes that are in use and not recorded, now and whenever more is known of what this cluster is
 /// called; until dropped.
@@ -101,7 +98,7 @@ pub(super) async fn reconcile(shared: &Shared, name: &str, permit: &Permit) -> O
             return failure.outcome();
         }
     };
-    let ports = reclaim::provisioner(&live, &shared.backends).and_then(|by| shared.backends.ports(by));
+    let ports = volume_state::provisioner(&live, &shared.backends).and_then(|by| shared.backends.ports(by));
     let Some(ports) = ports else { return Outcome::Done };
     let class = {
         let class = class_name(&live.metadata, live.spec.storage_class_name.as_deref());
@@ -165,10 +162,10 @@ fn tell(shared: &Shared, live: &VolumeObject, why: &str) {
 
 /// The volume as one that is in use; `None` where it is not in use, not ours, or where it says too little to be found.
 fn in_use(live: &VolumeObject, class: Option<&Class>, backends: &Backends) -> Result<Option<InUse>, Invalid> {
-    let Some(backend) = reclaim::provisioner(live, backends).and_then(|by| backends.get(by)) else {
+    let Some(backend) = volume_state::provisioner(live, backends).and_then(|by| backends.get(by)) else {
         return Ok(None);
     };
-    if reclaim::state_of(live, backends).phase != Phase::Bound {
+    if volume_state::state_of(live, backends).phase != Phase::Bound {
         return Ok(None);
     }
     let (Some(claim), Some(source)) = (&live.spec.claim_ref, persistent_volume::source(live)) else {

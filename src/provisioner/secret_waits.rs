@@ -5,16 +5,13 @@
 //! are followed at a time, since a class may name one in the namespace of each claim; what waits for others is tried again at
 //! the usual pace.
 
-use std::{
-    collections::{BTreeSet, HashSet},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+pub(super) mod wanted;
+
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use futures::{StreamExt as _, stream::FuturesUnordered};
-use tokio::sync::Notify;
 
-use super::{Shared, records::Key};
+use super::{context::Shared, key::Key};
 use crate::{backend::Error, volume::SecretName};
 
 /// So many Secrets are followed at a time.
@@ -23,24 +20,6 @@ const FOLLOWED: usize = 64;
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 /// The longest pause between two questions.
 const LONGEST_PAUSE: Duration = Duration::from_secs(15);
-
-/// The Secrets that work began to wait for and that are not followed yet.
-#[derive(Debug, Default)]
-pub(super) struct SecretWaits {
-    wanted: Mutex<BTreeSet<SecretName>>,
-    news: Notify,
-}
-
-impl SecretWaits {
-    fn wanted(&self) -> MutexGuard<'_, BTreeSet<SecretName>> {
-        self.wanted.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn want(&self, name: SecretName) {
-        self.wanted().insert(name);
-        self.news.notify_one();
-    }
-}
 
 impl Shared {
     /// Works on `key` as soon as the Secret is there whose absence made it fail, if that is what `error` says.

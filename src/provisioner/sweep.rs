@@ -13,7 +13,8 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use futures::future::join_all;
 
 use super::{
-    Shared, names,
+    context::Shared,
+    names,
     objects::{VolumeObject, annotation},
     persistent_volume,
     records::Records,

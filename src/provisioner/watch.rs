@@ -19,9 +19,9 @@ use serde::de::DeserializeOwned;
 use tokio::{task::JoinSet, time::Instant};
 
 use super::{
-    Shared,
     class::Class,
     cluster::sentence,
+    context::Shared,
     objects::{ClaimObject, VolumeObject},
     records::Watched,
     rights::Right,

@@ -108,12 +108,12 @@ fn leads(elector: &Elector) -> bool {
 /// Longer than anything takes: in stopped time, what waits for ever would run for ever.
 const LONG: Duration = Duration::from_hours(2);
 
-async fn end(term: &Term) {
+async fn end(term: &Leadership) {
     timeout(LONG, term.ended.cancelled()).await.expect("the term never ends");
 }
 
 /// Waits until `elector` leads; says after how long.
-async fn term(elector: &Elector) -> (Term, Duration) {
+async fn term(elector: &Elector) -> (Leadership, Duration) {
     let begin = Instant::now();
     let mut states = elector.states();
     let leading = states.wait_for(|state| matches!(state, State::Leading(_)));

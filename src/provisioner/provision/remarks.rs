@@ -3,10 +3,10 @@
 //!
 //! No claim is refused here.
 
-use super::Order;
+use super::plan::Order;
 use crate::{
     backend::Finding,
-    provisioner::{Shared, events::Type},
+    provisioner::{context::Shared, events::Type},
 };
 
 /// Something to tell about a class: the reason of the Event, and a sentence.
@@ -62,7 +62,7 @@ mod tests {
         backend::{Backends, memory::Memory},
         provisioner::{
             fixtures::{self, NAME},
-            provision::{Plan, plan},
+            provision::plan::{Plan, plan},
             records::Records,
         },
     };

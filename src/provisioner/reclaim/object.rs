@@ -5,13 +5,13 @@
 
 use serde_json::{Value, json};
 
-use super::VolumeState;
 use crate::{
     provisioner::{
-        Shared,
         cluster::{Cause, Failure},
+        context::Shared,
         names,
         objects::{VolumeObject, annotation},
+        volume_state::VolumeState,
     },
     volume::Permit,
 };
@@ -112,7 +112,7 @@ mod tests {
     use super::*;
     use crate::provisioner::{
         fixtures,
-        reclaim::{Held, Phase, Policy},
+        volume_state::{Held, Phase, Policy},
     };
 
     #[test]

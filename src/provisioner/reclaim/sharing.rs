@@ -12,9 +12,10 @@ use std::{collections::HashMap, sync::Arc};
 use super::{Plan, plan, work::class_if_needed};
 use crate::{
     provisioner::{
-        Shared,
+        context::Shared,
+        key::Key,
         queue::Outcome,
-        records::{Key, LocationKey, Sharer, Sharing},
+        records::{LocationKey, Sharer, Sharing},
     },
     volume::{Disposal, Origin, Removal},
 };

@@ -6,24 +6,25 @@
 use std::time::Instant;
 
 use super::{
-    Action, Class, Order, Plan, given_up, in_the_way, in_the_way_on,
+    Class, Order, Plan, given_up, in_the_way, in_the_way_on,
     object::{self, Deletion},
     plan,
     sharing::{self, Other, Turn},
-    volume_state::{action, state_of},
     yielding,
 };
 use crate::{
     backend::{Error, Kind, Ports, Removed, Restored},
     provisioner::{
-        Shared,
         cluster::{Cause, Failure},
+        context::Shared,
         events::Type,
+        key::Key,
         names,
         objects::{VolumeObject, annotation},
         queue::Outcome,
-        records::{Key, LocationKey},
+        records::LocationKey,
         rights::Right,
+        volume_state::{Action, action, state_of},
     },
     volume::{Disposal, Permit},
 };

@@ -479,10 +479,10 @@ async fn a_claim_whose_volume_was_deleted_before_it_was_bound_is_provisioned_aga
     let queue = listen(&mut records);
     records.see_claim(&claim("a", "2"));
     assert_eq!(queued(&queue).await, [], "nothing is to be done for it");
-    assert_eq!(records.bereft("a"), None);
+    assert_eq!(records.claim_without_volume("a"), None);
     records.forget_volume("pvc-a");
     assert_eq!(queued(&queue).await, [Key::Claim("a".into())]);
-    assert_eq!(records.bereft("a"), Some(("default".into(), "data".into())));
+    assert_eq!(records.claim_without_volume("a"), Some(("default".into(), "data".into())));
     records.see_claim(&claim("a", "2"));
     assert_eq!(queued(&queue).await, [Key::Claim("a".into())], "it was read again");
     assert!(records.claim("a").is_some());

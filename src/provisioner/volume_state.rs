@@ -2,43 +2,41 @@
 //!
 //! It does not say how a volume is removed.
 
-use crate::{
-    backend::Backends,
-    provisioner::{
-        names,
-        objects::{VolumeObject, annotation},
-    },
+use super::{
+    names,
+    objects::{VolumeObject, annotation},
 };
+use crate::backend::Backends;
 
 /// What decides whether there is anything to do about a volume.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::provisioner) struct VolumeState {
+pub(super) struct VolumeState {
     /// One of our provisioners made it, or took it over.
-    pub(in crate::provisioner) ours: bool,
-    pub(in crate::provisioner) phase: Phase,
-    pub(in crate::provisioner) policy: Policy,
+    pub(super) ours: bool,
+    pub(super) phase: Phase,
+    pub(super) policy: Policy,
     /// Somebody asked the API server to delete it.
-    pub(in crate::provisioner) deleting: bool,
-    pub(in crate::provisioner) held: Held,
+    pub(super) deleting: bool,
+    pub(super) held: Held,
     /// It was made by a plugin that was a part of Kubernetes, whose controller looks after finalizers itself.
-    pub(in crate::provisioner) in_tree: bool,
+    pub(super) in_tree: bool,
 }
 
 impl VolumeState {
     /// Whether its data is to go. An administrator who wants to keep it changes this.
-    pub(in crate::provisioner) fn goes(self) -> bool {
+    pub(super) fn goes(self) -> bool {
         self.policy == Policy::Delete && self.phase == Phase::Released
     }
 
     /// Whether a claim uses it, and berth looks after it.
-    pub(in crate::provisioner) fn in_use(self) -> bool {
+    pub(super) fn in_use(self) -> bool {
         self.ours && self.phase == Phase::Bound
     }
 }
 
 /// What keeps it in the API that we take off once it is removed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::provisioner) enum Held {
+pub(super) enum Held {
     No,
     ByUs,
     /// By the finalizer of Kubernetes for an in-tree plugin, which nobody takes off any more.
@@ -47,7 +45,7 @@ pub(in crate::provisioner) enum Held {
 
 /// `status.phase`, as far as it matters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::provisioner) enum Phase {
+pub(super) enum Phase {
     Bound,
     Released,
     Other,
@@ -55,14 +53,14 @@ pub(in crate::provisioner) enum Phase {
 
 /// `spec.persistentVolumeReclaimPolicy`, as far as it matters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::provisioner) enum Policy {
+pub(super) enum Policy {
     Delete,
     Other,
 }
 
 /// What is to be done about a volume.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::provisioner) enum Action {
+pub(super) enum Action {
     None,
     /// It should carry our finalizer.
     AddFinalizer,
@@ -72,7 +70,7 @@ pub(in crate::provisioner) enum Action {
 }
 
 /// How the volume stands.
-pub(in crate::provisioner) fn state_of(volume: &VolumeObject, backends: &Backends) -> VolumeState {
+pub(super) fn state_of(volume: &VolumeObject, backends: &Backends) -> VolumeState {
     let in_tree = provisioner(volume, backends).is_some_and(|name| name.starts_with(names::IN_TREE));
     let has = |finalizer: &str| volume.metadata.finalizers.iter().flatten().any(|name| name == finalizer);
     VolumeState {
@@ -92,7 +90,7 @@ pub(in crate::provisioner) fn state_of(volume: &VolumeObject, backends: &Backend
 }
 
 /// Whether a volume, of whatever provisioner, is released and to be removed.
-pub(in crate::provisioner) fn is_to_be_removed(volume: &VolumeObject) -> bool {
+pub(super) fn is_to_be_removed(volume: &VolumeObject) -> bool {
     let in_tree = [names::PROVISIONED_BY, names::MIGRATED_TO]
         .into_iter()
         .any(|key| annotation(&volume.metadata, key).is_some_and(|name| name.starts_with(names::IN_TREE)));
@@ -117,10 +115,7 @@ fn policy(volume: &VolumeObject) -> Policy {
 }
 
 /// The provisioner name under which a volume is ours, if it is.
-pub(in crate::provisioner) fn provisioner<'a>(
-    volume: &'a VolumeObject,
-    backends: &Backends,
-) -> Option<&'a str> {
+pub(super) fn provisioner<'a>(volume: &'a VolumeObject, backends: &Backends) -> Option<&'a str> {
     let metadata = &volume.metadata;
     // What berth made carries an id; the marks of older provisioners decide about theirs.
     let identity = backends.identity().filter(|_| annotation(metadata, names::VOLUME_ID).is_none());
@@ -139,7 +134,7 @@ pub(in crate::provisioner) fn provisioner<'a>(
 }
 
 /// What is to be done about a volume that stands so. `guarding`: volumes get our finalizer.
-pub(in crate::provisioner) fn action(state: VolumeState, guarding: bool) -> Action {
+pub(super) fn action(state: VolumeState, guarding: bool) -> Action {
     let VolumeState { ours, phase, policy, deleting, held, in_tree } = state;
     let guarded = held == Held::ByUs;
     if !ours {

@@ -1,4 +1,4 @@
-//! One time of leading: [`Term`] takes keys from the queue and has them worked on, until it ends.
+//! The work while this process leads: [`Dispatcher`] takes keys from the queue and has them worked on, until leadership ends.
 //!
 //! Work is sorted into lanes, one for each store, each with its own limit: what hangs in one store leaves the others
 //! alone. Everything a term has begun ends with it: dropped at once when the lock is lost, given some time at shutdown.
@@ -12,12 +12,15 @@ use std::{
 use tokio::{sync::mpsc, task::JoinSet};
 
 use super::{
-    Settings, Shared, expand, kept_secrets, lease,
+    context::Shared,
+    expand, kept_secrets,
+    key::Key,
+    lease,
     provision::{self, Order},
     queue::{Queue, Work},
-    reclaim,
-    records::Key,
-    register, secret_waits, sweep,
+    reclaim, register, secret_waits,
+    settings::Settings,
+    sweep,
 };
 use crate::{backend::Ports, observe::QueueDepth};
 
@@ -74,9 +77,9 @@ impl Drop for Slot {
     }
 }
 
-/// One time of leading.
-pub(super) struct Term {
-    pub(super) lease: lease::Term,
+/// What works while this process leads.
+pub(super) struct Dispatcher {
+    pub(super) leadership: lease::Leadership,
     shared: Arc<Shared>,
     queue: Queue<Key>,
     workers: usize,
@@ -90,20 +93,20 @@ pub(super) struct Term {
     ended: (mpsc::UnboundedSender<Key>, mpsc::UnboundedReceiver<Key>),
 }
 
-impl Term {
+impl Dispatcher {
     /// Begins to work: everything that waits is queued, the stores are swept and their garbage is collected.
-    pub(super) fn begin(shared: &Arc<Shared>, lease: lease::Term, settings: &Settings) -> Self {
+    pub(super) fn begin(shared: &Arc<Shared>, leadership: lease::Leadership, settings: &Settings) -> Self {
         // Others led until now: what they made counts before anything is worked on.
         shared.tell_past();
         let queue = Queue::new(settings.pace);
         let mut background = JoinSet::new();
         for ports in shared.backends.distinct() {
-            let (janitor, permit) = (Arc::clone(&ports.janitor), lease.permit.clone());
+            let (janitor, permit) = (Arc::clone(&ports.janitor), leadership.permit.clone());
             background.spawn(async move { janitor.collect_garbage(&permit).await });
         }
         background.spawn(sweep::run(
             Arc::clone(shared),
-            lease.permit.clone(),
+            leadership.permit.clone(),
             settings.sweep_interval,
             settings.sweep_grace,
         ));
@@ -113,7 +116,7 @@ impl Term {
         background.spawn(register::run(Arc::clone(shared)));
         background.spawn(kept_secrets::run(Arc::clone(shared)));
         Self {
-            lease,
+            leadership,
             shared: Arc::clone(shared),
             queue,
             workers: settings.workers.max(1),
@@ -186,7 +189,7 @@ impl Term {
 
     fn start(&mut self, Routed { work, order }: Routed, lane: LaneId) {
         let slot = Slot { lane, freed: self.freed.0.clone(), shared: Arc::clone(&self.shared) };
-        let permit = self.lease.permit.clone();
+        let permit = self.leadership.permit.clone();
         let shared = Arc::clone(&self.shared);
         let ended = Ended { key: work.key().clone(), sender: self.ended.0.clone() };
         self.tasks.spawn(async move {
@@ -234,12 +237,12 @@ impl Term {
             self.shared.foreground.fetch_sub(dropped, Ordering::Relaxed);
         }
         let running = self.tasks.len();
-        let ended = self.lease.ended.clone();
+        let ended = self.leadership.ended.clone();
         let all = async {
             while let Some(task) = self.tasks.join_next().await {
                 report(task);
             }
-            provision::commit_all(&self.shared, &self.lease.permit).await;
+            provision::commit_all(&self.shared, &self.leadership.permit).await;
         };
         tokio::select! {
             () = all => {}

@@ -6,46 +6,30 @@ use std::{sync::Arc, time::Instant};
 
 use futures::StreamExt as _;
 
-use super::{Again, Order, Plan, Rejection, plan, remarks};
+use super::{
+    plan::{Again, Order, Plan, Rejection, plan},
+    progress::{Attempt, Progress},
+    remarks,
+};
 use crate::{
     backend::{Error, Kind, Uncommitted},
     provisioner::{
-        Shared,
         bounds::{NOTE_BYTES, shortened},
         cluster::{Cause, Failure},
+        context::Shared,
         events::Type,
+        key::Key,
         objects::VolumeObject,
         persistent_volume::{self, Recording},
         queue::Outcome,
-        records::{Claim, Key, LocationKey},
+        records::{Claim, LocationKey},
         rights::Right,
     },
     volume::{Location, Permit, Source, Volume, VolumeName},
 };
 
-/// What was begun for a claim and is not ended.
-#[derive(Debug, Clone)]
-pub(in crate::provisioner) struct Attempt {
-    pub(in crate::provisioner) order: Arc<Order>,
-    began: Instant,
-    progress: Progress,
-}
-
 /// How many volumes are committed at a time at shutdown.
 const COMMITS_AT_ONCE: usize = 8;
-
-/// How far an attempt has come. What is written here holds whenever the work is dropped.
-#[derive(Debug, Clone)]
-enum Progress {
-    /// The backend was asked; whether there is a volume is unknown.
-    Begun,
-    /// There is a volume.
-    Made(Arc<Volume>),
-    /// The API server was asked to store the PV; whether it did is unknown.
-    Posted(Arc<Volume>),
-    /// The PV is stored, as the object with this UID; the backend does not know yet.
-    Stored(Arc<Volume>, Arc<str>),
-}
 
 /// What to do next about a claim.
 enum Step {
@@ -99,7 +83,7 @@ fn next_step(shared: &Shared, uid: &Arc<str>, tries: u32, parsed: Option<&Order>
     let mut records = shared.records();
     records.unblock(&Key::Claim(Arc::clone(uid)));
     let Some(claim) = records.claim(uid).cloned() else {
-        return Ok(match (attempt, records.bereft(uid)) {
+        return Ok(match (attempt, records.claim_without_volume(uid)) {
             (Some(attempt), _) => Step::Settle(attempt),
             (None, Some((namespace, name))) => Step::Reload(namespace, name),
             (None, None) => Step::Nothing,
@@ -529,49 +513,4 @@ fn fail(shared: &Shared, claim: &Claim, kind: &str, why: &str) {
     tracing::warn!(claim = %claim, kind, why, "cannot provision a volume");
     shared.tell_claim(claim, Type::Warning, "ProvisioningFailed", why.to_owned());
     shared.metrics.provision_failed(&claim.class_field, claim.source_kind());
-}
-
-impl Shared {
-    fn posted(&self, uid: &str) -> bool {
-        self.attempt(uid).is_some_and(|attempt| matches!(attempt.progress, Progress::Posted(_)))
-    }
-
-    fn progress(&self, uid: &str, change: impl FnOnce(&mut Progress)) {
-        if let Some(attempt) = self.attempts().get_mut(uid) {
-            change(&mut attempt.progress);
-        }
-    }
-
-    /// Works on what was begun for claims of the class of this name, which is gone.
-    pub(in crate::provisioner) fn wake_attempts_of(&self, class: &str) {
-        let uids: Vec<Arc<str>> = {
-            let attempts = self.attempts();
-            let of_class = attempts.iter().filter(|(_, attempt)| *attempt.order.claim.class == *class);
-            of_class.map(|(uid, _)| Arc::clone(uid)).collect()
-        };
-        let records = self.records();
-        for uid in uids {
-            records.wake(Key::Claim(uid));
-        }
-    }
-
-    /// The attempt is over: nothing is left to find out.
-    fn end_attempt(&self, uid: &str) {
-        self.attempts().remove(uid);
-        self.records().release(uid);
-    }
-
-    fn end_attempt_if(&self, uid: &str, over: impl FnOnce(&Progress) -> bool) {
-        let ended = {
-            let mut attempts = self.attempts();
-            let ended = attempts.get(uid).is_some_and(|attempt| over(&attempt.progress));
-            if ended {
-                attempts.remove(uid);
-            }
-            ended
-        };
-        if ended {
-            self.records().release(uid);
-        }
-    }
 }

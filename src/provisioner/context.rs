@@ -1,0 +1,354 @@
+//! What all flows of the loop share: [`Shared`], with the records, the API server, the Events and the metrics.
+//!
+//! It decides nothing; the flows import it, and it imports none of them.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use kube::Client;
+use tokio::sync::Semaphore;
+
+use super::{
+    class::Class,
+    cluster::Cluster,
+    events::{Event, Events, Regarding, Reporter, Type},
+    facts::ClusterFacts,
+    key::Key,
+    names,
+    objects::{ClaimObject, VolumeObject, annotation},
+    provision::progress::{Attempt, Progress},
+    records::{Claim, Records, Watched},
+    rights::{self, Monitor, Right},
+    secret_waits::wanted::SecretWaits,
+    settings::Settings,
+};
+use crate::{
+    backend::Backends,
+    observe::{EventCounts, Metrics, QueueDepth},
+};
+
+/// How many explained requests for growth are remembered.
+const EXPLAINED: usize = 1000;
+/// What became of the events of all reporters.
+fn counts(events: &[Events]) -> EventCounts {
+    events.iter().map(Events::counts).fold(EventCounts::default(), |sum, one| EventCounts {
+        pending: sum.pending + one.pending,
+        created: sum.created + one.created,
+        repeated: sum.repeated + one.repeated,
+        suppressed: sum.suppressed + one.suppressed,
+        dropped: sum.dropped + one.dropped,
+    })
+}
+
+/// What all parts of the loop share.
+pub(super) struct Shared {
+    pub(super) cluster: Cluster,
+    pub(super) backends: Backends,
+    pub(super) metrics: Metrics,
+    pub(super) rights: Monitor,
+    pub(super) facts: ClusterFacts,
+    /// By provisioner name: the source of an event names it.
+    pub(super) events: BTreeMap<String, Events>,
+    pub(super) synced: tokio::sync::watch::Sender<bool>,
+    /// Whether all classes were listed once: what is kept of a claim depends on its class.
+    pub(super) classes_listed: tokio::sync::watch::Sender<bool>,
+    pub(super) records: Mutex<Records>,
+    /// What was begun for a claim and is not ended, by the claim's UID.
+    pub(super) attempts: Mutex<HashMap<Arc<str>, Attempt>>,
+    pub(super) secret_waits: SecretWaits,
+    /// Editions of classes that were warned about: the last version, by UID.
+    pub(super) warned: Mutex<HashMap<String, String>>,
+    /// Requests for growth that were explained, by UID and size; at most [`EXPLAINED`].
+    pub(super) explained: Mutex<HashSet<(String, String)>>,
+    /// So many PVs may be on their way to the API server at a time, of whatever stores: no storage is waited for meanwhile.
+    pub(super) storing: Semaphore,
+    /// Whether everything was listed once: from then on the backends hear of classes as they come.
+    pub(super) listed: AtomicBool,
+    /// How many objects are being worked on or wait for a free worker.
+    pub(super) foreground: Arc<AtomicUsize>,
+    /// How much there is to do, as of the last tick.
+    pub(super) depth: Arc<Mutex<QueueDepth>>,
+}
+
+impl Shared {
+    pub(super) fn new(
+        settings: &Settings,
+        backends: Backends,
+        metrics: Metrics,
+        client: &Client,
+        rights: Monitor,
+    ) -> Arc<Self> {
+        let foreground = Arc::<AtomicUsize>::default();
+        let events: BTreeMap<_, _> = backends
+            .provisioners()
+            .map(|name| {
+                let reporter = Reporter::new(name, &settings.hostname);
+                let foreground = Arc::clone(&foreground);
+                let busy = move || foreground.load(Ordering::Relaxed);
+                (name.to_owned(), Events::start(client.clone(), reporter, busy))
+            })
+            .collect();
+        let guarding = rights.rights().borrow().allow(Right::PatchVolumes);
+        let shared = Self {
+            cluster: Cluster::new(client.clone(), settings.api_timeout),
+            records: Mutex::new(Records::new(backends.clone(), guarding)),
+            backends,
+            metrics,
+            rights,
+            facts: settings.facts.clone(),
+            events,
+            synced: tokio::sync::watch::Sender::new(false),
+            classes_listed: tokio::sync::watch::Sender::new(false),
+            attempts: Mutex::default(),
+            secret_waits: SecretWaits::default(),
+            warned: Mutex::default(),
+            explained: Mutex::default(),
+            storing: Semaphore::new(settings.workers.max(1)),
+            listed: AtomicBool::new(false),
+            foreground,
+            depth: Arc::default(),
+        };
+        shared.adapt(&shared.rights.rights().borrow());
+        let clock = shared.facts.clock.clone();
+        shared.metrics.watch_clock(move || clock.skew());
+        let depth = Arc::clone(&shared.depth);
+        let depth = move || *depth.lock().unwrap_or_else(PoisonError::into_inner);
+        shared.metrics.watch_queue("objects", depth);
+        let events: Vec<_> = shared.events.values().cloned().collect();
+        shared.metrics.watch_events(move || counts(&events));
+        Arc::new(shared)
+    }
+
+    /// Each lock is held for a moment, never across an await; what it guards is whole whenever it is free.
+    pub(super) fn records(&self) -> MutexGuard<'_, Records> {
+        self.records.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn attempts(&self) -> MutexGuard<'_, HashMap<Arc<str>, Attempt>> {
+        self.attempts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn attempt(&self, uid: &str) -> Option<Attempt> {
+        self.attempts().get(uid).cloned()
+    }
+
+    pub(super) fn set_attempt(&self, uid: &Arc<str>, attempt: Attempt) {
+        self.attempts().insert(Arc::clone(uid), attempt);
+    }
+
+    /// A class is there, or has changed.
+    pub(super) fn see_class(&self, class: &Class) {
+        if self.backends.get(&class.provisioner).is_some() {
+            self.metrics.class_exists(&class.name);
+        } else {
+            self.metrics.foreign_class_exists(&class.name);
+        }
+        self.records().see_class(class.clone());
+        if self.listed.load(Ordering::SeqCst) {
+            self.introduce(class);
+        }
+    }
+
+    /// The class of this name is gone.
+    pub(super) fn forget_class(&self, name: &str) {
+        self.records().forget_class(name);
+        self.wake_attempts_of(name);
+        self.metrics.class_gone(name);
+    }
+
+    /// The complete list of this kind has come.
+    pub(super) fn complete(&self, kind: Watched) {
+        let synced = self.records().complete(kind);
+        match kind {
+            Watched::Classes => {
+                self.metrics.only_classes(self.records().classes().iter().map(|class| class.name.clone()));
+                self.classes_listed.send_replace(true);
+            }
+            Watched::Claims | Watched::Volumes => {}
+        }
+        if synced {
+            self.synced.send_replace(true);
+        }
+    }
+
+    /// Tells the backends all classes: a store that only a class describes may hold what was begun for a claim that is gone.
+    pub(super) fn introduce_classes(&self) {
+        let classes = self.records().classes();
+        for class in classes {
+            self.introduce(&class);
+        }
+    }
+
+    pub(super) fn introduce(&self, class: &Class) {
+        let Some(ports) = self.backends.ports(&class.provisioner) else { return };
+        ports.stores.register_class(&class.parameters_of(ports.backend.capabilities()));
+    }
+
+    /// Tells the backends which classes and volumes there are, where some have gone: a store that none of them names is forgotten.
+    pub(super) fn retain_stores(&self) {
+        if !self.listed.load(Ordering::SeqCst) || !self.records().take_stores_changed() {
+            return;
+        }
+        let classes = self.records().classes();
+        for ports in self.backends.distinct() {
+            let of_backend = classes.iter().filter(|class| {
+                let by = self.backends.get(&class.provisioner);
+                by.is_some_and(|by| Arc::ptr_eq(by, &ports.backend))
+            });
+            let parameters: Vec<_> =
+                of_backend.map(|class| class.parameters_of(ports.backend.capabilities())).collect();
+            let used = self.records().stores_in_use(ports.name());
+            ports.stores.retain_stores(&parameters, &used);
+        }
+    }
+
+    /// Tells the backends what the volumes say of their stores.
+    pub(super) fn tell_past(&self) {
+        for ports in self.backends.distinct() {
+            let past = self.records().past(ports.name(), &*ports.stores);
+            for past in past {
+                ports.stores.expect_store(past);
+            }
+        }
+    }
+
+    /// Whether nobody was warned about this edition of the class yet.
+    pub(super) fn first_use(&self, class: &Class) -> bool {
+        let mut warned = self.warned.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = warned.insert(class.uid.clone(), class.version.clone());
+        before.is_none_or(|version| version != class.version)
+    }
+
+    /// Whether nobody was told yet why this claim cannot have so much.
+    pub(super) fn first_explained(&self, uid: &str, request: &str) -> bool {
+        let mut explained = self.explained.lock().unwrap_or_else(PoisonError::into_inner);
+        // Claims come and go, and their authors write what they like: explaining again is better than remembering for ever.
+        if explained.len() >= EXPLAINED {
+            explained.clear();
+        }
+        explained.insert((uid.to_owned(), request.to_owned()))
+    }
+
+    /// The rights have changed: so does what is done.
+    pub(super) fn adapt(&self, rights: &rights::Rights) {
+        self.metrics.rights_missing(rights.missing().iter().map(Right::to_string).collect());
+        self.explained.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        let mut records = self.records();
+        records.guard(rights.allow(Right::PatchVolumes));
+        records.wake_growing();
+    }
+
+    /// Tells the metrics how things are.
+    pub(super) fn tell(&self, depth: QueueDepth) {
+        self.metrics.heartbeat();
+        self.retain_stores();
+        *self.depth.lock().unwrap_or_else(PoisonError::into_inner) = depth;
+    }
+
+    pub(super) async fn flush(&self, limit: Duration) {
+        futures::future::join_all(self.events.values().map(|events| events.flush(limit))).await;
+    }
+
+    pub(super) fn publish(
+        &self,
+        provisioner: &str,
+        regarding: Regarding,
+        kind: Type,
+        reason: &'static str,
+        note: String,
+    ) {
+        let events = self.events.get(provisioner).or_else(|| self.events.values().next());
+        if let Some(events) = events {
+            events.publish(Event { regarding, kind, reason, note });
+        }
+    }
+
+    /// Tells the claim's author something.
+    pub(super) fn tell_claim(&self, claim: &Claim, kind: Type, reason: &'static str, note: String) {
+        let regarding =
+            Regarding::claim(&claim.namespace, &claim.name, &claim.uid, Some(&claim.resource_version));
+        self.publish(&claim.provisioner, regarding, kind, reason, note);
+    }
+
+    /// Tells the claim's author something about a claim as the API server has it.
+    pub(super) fn tell_object(
+        &self,
+        provisioner: &str,
+        claim: &ClaimObject,
+        kind: Type,
+        reason: &'static str,
+        note: String,
+    ) {
+        let text = |text: &Option<String>| text.clone().unwrap_or_default();
+        let metadata = &claim.metadata;
+        let regarding = Regarding::claim(
+            &text(&metadata.namespace),
+            &text(&metadata.name),
+            &text(&metadata.uid),
+            metadata.resource_version.as_deref(),
+        );
+        self.publish(provisioner, regarding, kind, reason, note);
+    }
+
+    /// Tells the administrator something about a volume.
+    pub(super) fn tell_volume(&self, volume: &VolumeObject, kind: Type, reason: &'static str, note: String) {
+        let text = |text: &Option<String>| text.clone().unwrap_or_default();
+        let metadata = &volume.metadata;
+        let regarding = Regarding::volume(
+            &text(&metadata.name),
+            &text(&metadata.uid),
+            metadata.resource_version.as_deref(),
+        );
+        let provisioner = annotation(metadata, names::PROVISIONED_BY).unwrap_or_default();
+        self.publish(provisioner, regarding, kind, reason, note);
+    }
+
+    pub(super) fn posted(&self, uid: &str) -> bool {
+        self.attempt(uid).is_some_and(|attempt| matches!(attempt.progress, Progress::Posted(_)))
+    }
+
+    pub(super) fn progress(&self, uid: &str, change: impl FnOnce(&mut Progress)) {
+        if let Some(attempt) = self.attempts().get_mut(uid) {
+            change(&mut attempt.progress);
+        }
+    }
+
+    /// Works on what was begun for claims of the class of this name, which is gone.
+    pub(super) fn wake_attempts_of(&self, class: &str) {
+        let uids: Vec<Arc<str>> = {
+            let attempts = self.attempts();
+            let of_class = attempts.iter().filter(|(_, attempt)| *attempt.order.claim.class == *class);
+            of_class.map(|(uid, _)| Arc::clone(uid)).collect()
+        };
+        let records = self.records();
+        for uid in uids {
+            records.wake(Key::Claim(uid));
+        }
+    }
+
+    /// The attempt is over: nothing is left to find out.
+    pub(super) fn end_attempt(&self, uid: &str) {
+        self.attempts().remove(uid);
+        self.records().release(uid);
+    }
+
+    pub(super) fn end_attempt_if(&self, uid: &str, over: impl FnOnce(&Progress) -> bool) {
+        let ended = {
+            let mut attempts = self.attempts();
+            let ended = attempts.get(uid).is_some_and(|attempt| over(&attempt.progress));
+            if ended {
+                attempts.remove(uid);
+            }
+            ended
+        };
+        if ended {
+            self.records().release(uid);
+        }
+    }
+}

@@ -1,0 +1,42 @@
+//! Everything the loop is told: [`Settings`]. Whoever builds it has checked it.
+
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use super::{facts::ClusterFacts, lease, queue, rights::Right};
+use crate::volume::Clock;
+
+/// Everything the loop is told; whoever builds it has checked it.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Where the API server is and who we are to it.
+    pub cluster: kube::Config,
+    /// The name of this machine or pod, for the source of our events.
+    pub hostname: String,
+    /// The namespace this process lives in, where it needs the rights for the leader lock.
+    pub namespace: String,
+    /// The lock to hold while working; `None`: without leader election.
+    pub lease: Option<lease::Settings>,
+    /// What leadership and the permits that come of it are measured by.
+    pub clock: Clock,
+    /// What is learned of the cluster, for the [`ClusterInfo`](crate::backend::ClusterInfo) of the backends.
+    pub facts: ClusterFacts,
+    /// What the backends need of the API server besides, through their [`Kubernetes`](crate::backend::Kubernetes).
+    pub host_rights: &'static [Right],
+    /// How many PVs, of all stores together, are on their way to the API server at a time. Of each store half as many again are
+    /// worked on, so that the next volumes are made meanwhile.
+    pub workers: usize,
+    /// How long to wait for an answer of the API server (watches are not meant).
+    pub api_timeout: Duration,
+    /// How long what failed waits.
+    pub pace: queue::Backoff,
+    /// How often to look for volumes that were begun and never used.
+    pub sweep_interval: Duration,
+    /// How long such a volume must stay without a claim before it is taken back.
+    pub sweep_grace: Duration,
+    /// How long running work may take to end once `stop` is cancelled.
+    pub shutdown_grace: Duration,
+    /// Cancelled when the process shall end: nothing new is begun, what runs may end, the lock is handed over.
+    pub stop: CancellationToken,
+}
