@@ -221,27 +221,17 @@ fn every_module_uses_only_what_it_may() {
     assert!(found.is_empty(), "the layers of docs/architecture.md are broken:\n{}", found.join("\n"));
 }
 
-/// Rooms, by the beginnings of their files' names, whose circles are still to be cut.
-const STILL_CIRCULAR: &[&str] = &["backend/nfs", "provisioner", "volume"];
-
 /// A file that is used by what it uses cannot be understood, tested or moved by itself.
 #[test]
 fn no_files_use_each_other_in_a_circle() {
     let uses = cycles::uses(&product_files());
-    let room = |circle: &BTreeSet<String>| {
-        STILL_CIRCULAR.iter().find(|room| circle.iter().all(|file| file.starts_with(**room)))
-    };
-    let (known, new): (Vec<_>, Vec<_>) =
-        cycles::circles(&uses).into_iter().partition(|circle| room(circle).is_some());
-    let told: Vec<String> = new.iter().map(|circle| cycles::told(circle, &uses)).collect();
+    let found: Vec<String> =
+        cycles::circles(&uses).iter().map(|circle| cycles::told(circle, &uses)).collect();
     assert!(
-        told.is_empty(),
+        found.is_empty(),
         "put what both sides need into a file of its own, which uses neither:\n{}",
-        told.join("\n")
+        found.join("\n")
     );
-    let left: BTreeSet<&str> = known.iter().filter_map(|circle| room(circle).copied()).collect();
-    let cut: Vec<&&str> = STILL_CIRCULAR.iter().filter(|room| !left.contains(**room)).collect();
-    assert!(cut.is_empty(), "{cut:?} have no circle any more: take them off STILL_CIRCULAR");
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! The Kubernetes loop: claims become volumes, released volumes are removed. Entered through [`run`].
 //!
-//! It watches claims, `PersistentVolume`s and classes, keeps of them only what decisions need (`records`), and while it
+//! It watches claims, `PersistentVolume`s and classes, keeps of them only what decisions need (`cache`), and while it
 //! leads works through one queue (`dispatcher`). Every decision is a pure function that returns a plan (`provision`, `reclaim`,
 //! `expand`); what happens then is in the `reconcile` beside it.
 //!
@@ -8,6 +8,7 @@
 
 mod api;
 mod bounds;
+mod cache;
 mod class;
 mod clock;
 mod cluster;
@@ -28,7 +29,6 @@ mod persistent_volume;
 mod provision;
 pub mod queue;
 mod reclaim;
-mod records;
 mod register;
 pub mod rights;
 mod secret_waits;
@@ -109,7 +109,7 @@ async fn serve(
     }
     let elector = match election {
         Some((lease, client)) => {
-            let (_, volumes) = shared.records().sizes();
+            let (_, volumes) = shared.cache().sizes();
             lease::Elector::start(client, lease, settings.clock.clone(), volumes > 0)
         }
         None => lease::Elector::off(),
@@ -135,7 +135,7 @@ async fn synced(shared: &Shared) {
     shared.listed.store(true, Ordering::SeqCst);
     shared.introduce_classes();
     shared.tell_past();
-    let (claims, volumes) = shared.records().sizes();
+    let (claims, volumes) = shared.cache().sizes();
     shared.metrics.synced(true);
     tracing::info!(claims, volumes, "all informers have synced");
 }

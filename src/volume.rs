@@ -11,10 +11,12 @@ mod clock;
 mod cluster;
 pub mod dns;
 mod go;
+mod invalid;
 mod location;
 mod name;
 mod permit;
 mod placement;
+mod request;
 mod secrets;
 mod source;
 
@@ -25,68 +27,14 @@ pub use capacity::Capacity;
 pub use clock::{Clock, Moment};
 pub use cluster::ClusterIds;
 pub use go::{duration_text, parse_bool, parse_duration};
+pub use invalid::Invalid;
 pub use location::{Location, RelativePath};
 pub use name::{StoreName, VolumeId, VolumeName};
 pub use permit::{Expired, Permit};
 pub use placement::Placement;
+pub use request::{Claim, VolumeRequest};
 pub use secrets::{SecretName, Secrets};
 pub use source::{CephfsSource, CsiSource, RbdSource, Source};
-
-/// Why a text is not a value of the type asked for. The message names the text and what is allowed.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{what} {text:?} {why}")]
-pub struct Invalid {
-    /// The noun: "volume name", "capacity".
-    pub what: &'static str,
-    /// The text as given (shortened where it may be long).
-    pub text: String,
-    /// What is wrong, and what to write instead.
-    pub why: String,
-}
-
-impl Invalid {
-    /// An error about `text`, which should have been a `what`.
-    pub fn new(what: &'static str, text: impl Into<String>, why: impl Into<String>) -> Self {
-        Self { what, text: text.into(), why: why.into() }
-    }
-}
-
-/// The claim a volume is made for, as far as names on the storage depend on it.
-///
-/// Its author controls every field but the UID: hostile input for whoever builds a path or a command from it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Claim {
-    /// The claim's namespace.
-    pub namespace: String,
-    /// The claim's name.
-    pub name: String,
-    /// The claim's UID.
-    pub uid: String,
-    /// The claim's labels.
-    pub labels: BTreeMap<String, String>,
-    /// The claim's annotations.
-    pub annotations: BTreeMap<String, String>,
-}
-
-/// What is asked of a backend for one claim.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct VolumeRequest {
-    /// The volume's name, from the claim's UID.
-    pub name: VolumeName,
-    /// Whom it is for.
-    pub claim: Claim,
-    /// How much is asked for, at least.
-    pub capacity: Capacity,
-    /// How it will be used.
-    pub access: Vec<Access>,
-    /// As what it will be used.
-    pub mode: Mode,
-    /// The class's parameters that the backend declared as its own
-    /// ([`Capabilities::parameters`](crate::backend::Capabilities)), and no others.
-    pub parameters: BTreeMap<String, String>,
-    /// Where the backend has said that it would lie, once it was asked.
-    pub placement: Option<Placement>,
-}
 
 /// Whether the bytes were there before the volume.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -172,7 +172,8 @@ mod tests {
 
     #[test]
     fn what_is_no_circle_is_left_alone() {
-        let rows: [(&str, &[(&str, &str)]); 6] = [
+        let rows: [(&str, &[(&str, &str)]); 7] = [
+            ("where an item may be seen", &[("a.rs", "use c::C;"), ("a/c.rs", "pub(in crate::a) struct C;")]),
             ("a declaration", &[("a.rs", "mod c; struct A;"), ("a/c.rs", "use super::A;")]),
             (
                 "a parent that only re-exports what siblings define",

@@ -172,13 +172,17 @@ pub(super) fn without_re_exports(tokens: &[String]) -> Vec<String> {
     kept
 }
 
-/// Every path that is written out, `use` trees flattened, `super`, `self` and the package's own name resolved.
+/// Every path that is written out, `use` trees flattened, `super`, `self` and the package's own name resolved. Where an
+/// item may be seen (`pub(in crate::backend)`) is no use of what is named there.
 pub(super) fn paths(tokens: &[String], module: &[String]) -> Vec<String> {
     let mut found = Vec::new();
     let mut i = 0;
     while i < tokens.len() {
         let is_use = tokens[i] == "use";
-        if is_use && tokens.get(i + 1).is_some_and(|next| next == "{") {
+        if matches!(tokens[i..], [ref word, ref open, ref within, ..] if word == "pub" && open == "(" && within == "in")
+        {
+            i += tokens[i..].iter().position(|token| token == ")").unwrap_or(tokens.len());
+        } else if is_use && tokens.get(i + 1).is_some_and(|next| next == "{") {
             i = tree(tokens, i + 2, "", &mut found);
         } else if is_name(&tokens[i]) && tokens.get(i + 1).is_some_and(|next| next == "::") {
             i = branch(tokens, i, "", &mut found);

@@ -1,4 +1,4 @@
-//! What all flows of the loop share: [`Shared`], with the records, the API server, the Events and the metrics.
+//! What all flows of the loop share: [`Shared`], with the cache, the API server, the Events and the metrics.
 //!
 //! It decides nothing; the flows import it, and it imports none of them.
 
@@ -15,6 +15,7 @@ use kube::Client;
 use tokio::sync::Semaphore;
 
 use super::{
+    cache::{Cache, Claim, Watched},
     class::Class,
     cluster::Cluster,
     events::{Event, Events, Regarding, Reporter, Type},
@@ -23,7 +24,6 @@ use super::{
     names,
     objects::{ClaimObject, VolumeObject, annotation},
     provision::progress::{Attempt, Progress},
-    records::{Claim, Records, Watched},
     rights::{self, Monitor, Right},
     secret_waits::wanted::SecretWaits,
     settings::Settings,
@@ -58,7 +58,7 @@ pub(super) struct Shared {
     pub(super) synced: tokio::sync::watch::Sender<bool>,
     /// Whether all classes were listed once: what is kept of a claim depends on its class.
     pub(super) classes_listed: tokio::sync::watch::Sender<bool>,
-    pub(super) records: Mutex<Records>,
+    pub(super) cache: Mutex<Cache>,
     /// What was begun for a claim and is not ended, by the claim's UID.
     pub(super) attempts: Mutex<HashMap<Arc<str>, Attempt>>,
     pub(super) secret_waits: SecretWaits,
@@ -97,7 +97,7 @@ impl Shared {
         let guarding = rights.rights().borrow().allow(Right::PatchVolumes);
         let shared = Self {
             cluster: Cluster::new(client.clone(), settings.api_timeout),
-            records: Mutex::new(Records::new(backends.clone(), guarding)),
+            cache: Mutex::new(Cache::new(backends.clone(), guarding)),
             backends,
             metrics,
             rights,
@@ -126,8 +126,8 @@ impl Shared {
     }
 
     /// Each lock is held for a moment, never across an await; what it guards is whole whenever it is free.
-    pub(super) fn records(&self) -> MutexGuard<'_, Records> {
-        self.records.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn cache(&self) -> MutexGuard<'_, Cache> {
+        self.cache.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn attempts(&self) -> MutexGuard<'_, HashMap<Arc<str>, Attempt>> {
@@ -149,7 +149,7 @@ impl Shared {
         } else {
             self.metrics.foreign_class_exists(&class.name);
         }
-        self.records().see_class(class.clone());
+        self.cache().see_class(class.clone());
         if self.listed.load(Ordering::SeqCst) {
             self.introduce(class);
         }
@@ -157,17 +157,17 @@ impl Shared {
 
     /// The class of this name is gone.
     pub(super) fn forget_class(&self, name: &str) {
-        self.records().forget_class(name);
+        self.cache().forget_class(name);
         self.wake_attempts_of(name);
         self.metrics.class_gone(name);
     }
 
     /// The complete list of this kind has come.
     pub(super) fn complete(&self, kind: Watched) {
-        let synced = self.records().complete(kind);
+        let synced = self.cache().complete(kind);
         match kind {
             Watched::Classes => {
-                self.metrics.only_classes(self.records().classes().iter().map(|class| class.name.clone()));
+                self.metrics.only_classes(self.cache().classes().iter().map(|class| class.name.clone()));
                 self.classes_listed.send_replace(true);
             }
             Watched::Claims | Watched::Volumes => {}
@@ -179,7 +179,7 @@ impl Shared {
 
     /// Tells the backends all classes: a store that only a class describes may hold what was begun for a claim that is gone.
     pub(super) fn introduce_classes(&self) {
-        let classes = self.records().classes();
+        let classes = self.cache().classes();
         for class in classes {
             self.introduce(&class);
         }
@@ -192,10 +192,10 @@ impl Shared {
 
     /// Tells the backends which classes and volumes there are, where some have gone: a store that none of them names is forgotten.
     pub(super) fn retain_stores(&self) {
-        if !self.listed.load(Ordering::SeqCst) || !self.records().take_stores_changed() {
+        if !self.listed.load(Ordering::SeqCst) || !self.cache().take_stores_changed() {
             return;
         }
-        let classes = self.records().classes();
+        let classes = self.cache().classes();
         for ports in self.backends.distinct() {
             let of_backend = classes.iter().filter(|class| {
                 let by = self.backends.get(&class.provisioner);
@@ -203,7 +203,7 @@ impl Shared {
             });
             let parameters: Vec<_> =
                 of_backend.map(|class| class.parameters_of(ports.backend.capabilities())).collect();
-            let used = self.records().stores_in_use(ports.name());
+            let used = self.cache().occupancy.stores(ports.name());
             ports.stores.retain_stores(&parameters, &used);
         }
     }
@@ -211,7 +211,7 @@ impl Shared {
     /// Tells the backends what the volumes say of their stores.
     pub(super) fn tell_past(&self) {
         for ports in self.backends.distinct() {
-            let past = self.records().past(ports.name(), &*ports.stores);
+            let past = self.cache().expectations(ports.name(), &*ports.stores);
             for past in past {
                 ports.stores.expect_store(past);
             }
@@ -239,9 +239,9 @@ impl Shared {
     pub(super) fn adapt(&self, rights: &rights::Rights) {
         self.metrics.rights_missing(rights.missing().iter().map(Right::to_string).collect());
         self.explained.lock().unwrap_or_else(PoisonError::into_inner).clear();
-        let mut records = self.records();
-        records.guard(rights.allow(Right::PatchVolumes));
-        records.wake_growing();
+        let mut cache = self.cache();
+        cache.guard(rights.allow(Right::PatchVolumes));
+        cache.wake_growing();
     }
 
     /// Tells the metrics how things are.
@@ -326,16 +326,16 @@ impl Shared {
             let of_class = attempts.iter().filter(|(_, attempt)| *attempt.order.claim.class == *class);
             of_class.map(|(uid, _)| Arc::clone(uid)).collect()
         };
-        let records = self.records();
+        let cache = self.cache();
         for uid in uids {
-            records.wake(Key::Claim(uid));
+            cache.wakeups.wake(Key::Claim(uid));
         }
     }
 
     /// The attempt is over: nothing is left to find out.
     pub(super) fn end_attempt(&self, uid: &str) {
         self.attempts().remove(uid);
-        self.records().release(uid);
+        self.cache().release(uid);
     }
 
     pub(super) fn end_attempt_if(&self, uid: &str, over: impl FnOnce(&Progress) -> bool) {
@@ -348,7 +348,7 @@ impl Shared {
             ended
         };
         if ended {
-            self.records().release(uid);
+            self.cache().release(uid);
         }
     }
 }

@@ -111,7 +111,7 @@ impl Dispatcher {
             settings.sweep_grace,
         ));
         background.spawn(secret_waits::run(Arc::clone(shared)));
-        shared.records().work(queue.clone());
+        shared.cache().work(queue.clone());
         // They queue what they find.
         background.spawn(register::run(Arc::clone(shared)));
         background.spawn(kept_secrets::run(Arc::clone(shared)));
@@ -257,7 +257,7 @@ impl Dispatcher {
     /// Drops everything at once. What was begun and not ended is found again by the sweep of the next leader.
     pub(super) async fn end(mut self) {
         self.queue.close();
-        self.shared.records().rest();
+        self.shared.cache().rest();
         self.lanes.clear();
         self.tasks.shutdown().await;
         self.background.shutdown().await;
@@ -292,9 +292,9 @@ fn route(shared: &Shared, key: &Key) -> (LaneId, Option<Arc<Order>>) {
     let lane = match key {
         Key::Claim(uid) => {
             let order = shared.attempt(uid).map(|attempt| attempt.order).or_else(|| {
-                let records = shared.records();
-                let claim = records.claim(uid)?;
-                provision::parse(claim, &records, &shared.backends).map(Arc::new)
+                let cache = shared.cache();
+                let claim = cache.claim(uid)?;
+                provision::parse(claim, &cache, &shared.backends).map(Arc::new)
             });
             let lane = order.as_ref().map_or(LaneId::Rest, |order| {
                 let (backend, store) = order.store();
@@ -308,7 +308,7 @@ fn route(shared: &Shared, key: &Key) -> (LaneId, Option<Arc<Order>>) {
         }),
         Key::Volume(name) => volume_lane(shared, name),
         Key::Expand(uid) => {
-            let volume = shared.records().growing(uid).map(|growing| growing.volume.clone());
+            let volume = shared.cache().growing(uid).map(|growing| growing.volume.clone());
             volume.map_or(LaneId::Rest, |volume| volume_lane(shared, &volume))
         }
         Key::Register(name) => match volume_lane(shared, name) {
@@ -321,13 +321,13 @@ fn route(shared: &Shared, key: &Key) -> (LaneId, Option<Arc<Order>>) {
 }
 
 fn volume_lane(shared: &Shared, name: &str) -> LaneId {
-    let records = shared.records();
-    let spot = records.volume(name).and_then(|volume| volume.spot.as_ref());
-    let backend = spot.and_then(|spot| {
-        shared.backends.distinct().into_iter().map(Ports::name).find(|name| *name == spot.backend())
+    let cache = shared.cache();
+    let location = cache.volume(name).and_then(|volume| volume.location.as_ref());
+    let backend = location.and_then(|location| {
+        shared.backends.distinct().into_iter().map(Ports::name).find(|name| *name == location.backend())
     });
-    match (backend, spot) {
-        (Some(backend), Some(spot)) => LaneId::Store(backend, spot.store().into()),
+    match (backend, location) {
+        (Some(backend), Some(location)) => LaneId::Store(backend, location.store().into()),
         (None, _) | (_, None) => LaneId::Rest,
     }
 }

@@ -5,10 +5,10 @@
 //!
 //! It does not promise delivery: what cannot be posted is dropped and counted.
 
-mod book;
+mod correlator;
+mod event;
 
 use std::{
-    borrow::Cow,
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -33,75 +33,8 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::{debug, warn};
 
 use super::cluster::sentence;
-use book::{Bounds, EventCorrelator, Post, Posted, Verb};
-
-/// The object that an event is about.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Regarding {
-    /// `v1`.
-    pub api_version: Cow<'static, str>,
-    /// `PersistentVolumeClaim`.
-    pub kind: Cow<'static, str>,
-    /// Its namespace; `None` for a cluster-wide object, whose events go to `default`.
-    pub namespace: Option<String>,
-    /// Its name.
-    pub name: String,
-    /// Its UID.
-    pub uid: String,
-    /// Which version of it.
-    pub resource_version: Option<String>,
-}
-
-impl Regarding {
-    /// A claim.
-    pub fn claim(namespace: &str, name: &str, uid: &str, resource_version: Option<&str>) -> Self {
-        Self::core("PersistentVolumeClaim", Some(namespace), name, uid, resource_version)
-    }
-
-    /// A `PersistentVolume`.
-    pub fn volume(name: &str, uid: &str, resource_version: Option<&str>) -> Self {
-        Self::core("PersistentVolume", None, name, uid, resource_version)
-    }
-
-    fn core(
-        kind: &'static str,
-        namespace: Option<&str>,
-        name: &str,
-        uid: &str,
-        resource_version: Option<&str>,
-    ) -> Self {
-        Self {
-            api_version: Cow::Borrowed("v1"),
-            kind: Cow::Borrowed(kind),
-            namespace: namespace.map(str::to_owned),
-            name: name.to_owned(),
-            uid: uid.to_owned(),
-            resource_version: resource_version.map(str::to_owned),
-        }
-    }
-}
-
-/// How much attention an event asks for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Type {
-    /// For information.
-    Normal,
-    /// Somebody should look.
-    Warning,
-}
-
-/// One thing that happened.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Event {
-    /// To which object.
-    pub regarding: Regarding,
-    /// How bad it is.
-    pub kind: Type,
-    /// One word in CamelCase.
-    pub reason: &'static str,
-    /// What happened, as a sentence; what is longer than 1,024 bytes is cut.
-    pub note: String,
-}
+use correlator::{Bounds, EventCorrelator, Post, Posted, Verb};
+pub use event::{Counts, Event, Regarding, Type};
 
 /// Who publishes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -117,21 +50,6 @@ impl Reporter {
     pub fn new(provisioner: &str, hostname: &str) -> Self {
         Self { component: format!("{provisioner}_{hostname}_{}", uuid()), instance: hostname.to_owned() }
     }
-}
-
-/// What became of the events so far; for metrics.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Counts {
-    /// Wait to be posted, or are being posted.
-    pub pending: usize,
-    /// Created on the server.
-    pub created: u64,
-    /// Added to an event that the server has.
-    pub repeated: u64,
-    /// Left out because the object had too many.
-    pub suppressed: u64,
-    /// Lost: too many at once, or the server refused them.
-    pub dropped: u64,
 }
 
 /// A random UUID (version 4).
@@ -173,7 +91,7 @@ struct Shared {
 }
 
 struct State {
-    book: EventCorrelator,
+    correlator: EventCorrelator,
     /// How many wait for everything to be posted.
     flushing: usize,
 }
@@ -192,7 +110,7 @@ impl Events {
         reporter: Reporter,
         foreground: impl Fn() -> usize + Send + Sync + 'static,
     ) -> Self {
-        let state = Mutex::new(State { book: EventCorrelator::new(Bounds::default()), flushing: 0 });
+        let state = Mutex::new(State { correlator: EventCorrelator::new(Bounds::default()), flushing: 0 });
         let shared = Arc::new(Shared { state, wake: Notify::new(), idle: Notify::new() });
         let stop = CancellationToken::new();
         let poster = Poster { client, reporter };
@@ -203,13 +121,13 @@ impl Events {
 
     /// Tells it to whoever looks. Never waits.
     pub fn publish(&self, event: Event) {
-        self.shared.state().book.record(event, Instant::now(), Timestamp::now());
+        self.shared.state().correlator.record(event, Instant::now(), Timestamp::now());
         self.shared.wake.notify_one();
     }
 
     /// What became of them.
     pub fn counts(&self) -> Counts {
-        self.shared.state().book.counts()
+        self.shared.state().correlator.counts()
     }
 
     /// Posts what is still waiting, for at most `limit`.
@@ -255,7 +173,7 @@ impl Drop for Flushing<'_> {
     }
 }
 
-/// Posts what is in the book, for ever.
+/// Posts what the correlator has, for ever.
 async fn work(shared: Arc<Shared>, poster: Poster, foreground: impl Fn() -> usize) {
     let mut requests = FuturesUnordered::new();
     loop {
@@ -263,11 +181,11 @@ async fn work(shared: Arc<Shared>, poster: Poster, foreground: impl Fn() -> usiz
             let mut state = shared.state();
             let limit = if state.flushing > 0 || foreground() == 0 { REQUESTS } else { 1 };
             while requests.len() < limit
-                && let Some(post) = state.book.take(Instant::now())
+                && let Some(post) = state.correlator.take(Instant::now())
             {
                 requests.push(poster.post(post));
             }
-            (limit, state.book.waiting())
+            (limit, state.correlator.waiting())
         };
         if waiting == 0 && requests.is_empty() {
             shared.idle.notify_waiters();
@@ -278,7 +196,7 @@ async fn work(shared: Arc<Shared>, poster: Poster, foreground: impl Fn() -> usiz
                     Ok(()) => (Posted::Done, String::new()),
                     Err(failed) => failed,
                 };
-                let first = shared.state().book.settle(&post, outcome, Instant::now());
+                let first = shared.state().correlator.settle(&post, outcome, Instant::now());
                 report(&post, outcome, &why, first);
             }
             () = shared.wake.notified() => {}

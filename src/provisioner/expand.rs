@@ -176,9 +176,9 @@ const RIGHTS: [Right; 2] = [Right::PatchVolumes, Right::PatchClaimStatus];
 /// Makes the volume of the claim with this UID bigger, if that is still asked for.
 pub(super) async fn reconcile(shared: &Shared, uid: &str, permit: &Permit) -> Outcome {
     let (growing, ours) = {
-        let records = shared.records();
-        let Some(growing) = records.growing(uid).cloned() else { return Outcome::Done };
-        let ours = records.volume(&growing.volume).is_some_and(|volume| volume.state.ours);
+        let cache = shared.cache();
+        let Some(growing) = cache.growing(uid).cloned() else { return Outcome::Done };
+        let ours = cache.volume(&growing.volume).is_some_and(|volume| volume.state.ours);
         (growing, ours)
     };
     if !ours {
@@ -199,7 +199,7 @@ pub(super) async fn reconcile(shared: &Shared, uid: &str, permit: &Permit) -> Ou
         }
     };
     let class_name = class_name(&claim.metadata, claim.spec.storage_class_name.as_deref());
-    let class = shared.records().class(class_name).cloned();
+    let class = shared.cache().class(class_name).cloned();
     match plan(&claim, &volume, class.as_deref(), &shared.backends) {
         Plan::Ignore => Outcome::Done,
         Plan::Reject(why) => {

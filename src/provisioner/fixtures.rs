@@ -8,9 +8,9 @@ use k8s_openapi::api::storage::v1::StorageClass;
 use serde_json::{Value, json};
 
 use super::{
+    cache::Claim,
     class::Class,
     objects::{ClaimObject, VolumeObject},
-    records::Claim,
 };
 
 /// The provisioner's name in all fixtures.

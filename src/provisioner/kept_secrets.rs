@@ -33,12 +33,12 @@ pub(super) async fn run(shared: Arc<Shared>) {
 
 /// Asks for each of them once. Returns whether all were answered.
 async fn look(shared: &Shared) -> bool {
-    let volumes = shared.records().with_kept_secrets();
+    let volumes = shared.cache().with_kept_secrets();
     let mut forbidden = BTreeSet::new();
     let mut all_answered = true;
     for name in volumes {
         // The list may be hours old by now.
-        let Some(secret) = shared.records().kept_secret(&name).cloned() else { continue };
+        let Some(secret) = shared.cache().kept_secret(&name).cloned() else { continue };
         let Ok(owner) = name.parse::<VolumeName>() else { continue };
         if forbidden.contains(&secret.namespace) {
             continue;
@@ -48,10 +48,10 @@ async fn look(shared: &Shared) -> bool {
                 Keeping::Kept => {}
                 Keeping::Gone => {
                     tracing::info!(volume = %name, %secret, "the Secret that nodes mount the volume with is gone");
-                    shared.records().wake(Key::Register(name));
+                    shared.cache().wakeups.wake(Key::Register(name));
                 }
                 // The administrator is told.
-                Keeping::Replaced => shared.records().wake(Key::Register(name)),
+                Keeping::Replaced => shared.cache().wakeups.wake(Key::Register(name)),
             },
             Err(failure) if failure.is_forbidden() => {
                 tracing::warn!(

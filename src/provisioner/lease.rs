@@ -8,88 +8,28 @@
 
 mod candidate;
 mod decision;
+mod leadership;
 mod lock;
+mod settings;
 
 use std::{
     fmt,
     sync::{Arc, Mutex, OnceLock, PoisonError},
-    time::Duration,
 };
 
 use kube::{Client, client::ClientBuilder};
-use rand::Rng;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     observe::{CountApiRequests, Metrics},
-    volume::{Clock, Invalid, Permit},
+    volume::{Clock, Permit},
 };
 use candidate::Candidate;
+use leadership::Announcer;
+pub use leadership::{Leadership, State, Status};
 use lock::Kind;
-
-/// Which lock, who stands for it, and the three times.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Settings {
-    /// The name of the `Lease`, and of the `Endpoints` that the old provisioners lock.
-    pub name: String,
-    /// The namespace of both.
-    pub namespace: String,
-    /// Who we are; different for every process.
-    pub identity: String,
-    /// How long others wait for a leader that does not renew.
-    pub duration: Duration,
-    /// How long the leader goes on working without a renewal.
-    pub renew_deadline: Duration,
-    /// How often the leader renews and the others look.
-    pub retry_period: Duration,
-}
-
-impl Settings {
-    /// The lock of `provisioner` with the usual times (15 s, 10 s, 2 s), for a process on `hostname`.
-    pub fn new(provisioner: &str, namespace: &str, hostname: &str) -> Self {
-        Self {
-            name: provisioner.replace('/', "-"),
-            namespace: namespace.to_owned(),
-            identity: format!("{hostname}_{:032x}", rand::rng().random::<u128>()),
-            duration: Duration::from_secs(15),
-            renew_deadline: Duration::from_secs(10),
-            retry_period: Duration::from_secs(2),
-        }
-    }
-
-    /// Whether the times fit together.
-    pub fn check(&self) -> Result<(), Invalid> {
-        let seconds = |time: Duration| format!("{}s", time.as_secs_f64());
-        let wrong = |what, time, why: String| Err(Invalid::new(what, seconds(time), why));
-        if self.duration.subsec_nanos() != 0 || self.duration > Duration::from_hours(1) {
-            let why = "must be whole seconds and at most one hour, because the Lease object stores seconds"
-                .to_owned();
-            return wrong("lease duration", self.duration, why);
-        }
-        if self.renew_deadline >= self.duration {
-            let why = format!(
-                "must be less than the lease duration, {}: the leader must stop before another replica starts",
-                seconds(self.duration)
-            );
-            return wrong("lease renew deadline", self.renew_deadline, why);
-        }
-        // The wait between two renewals is up to 1.2 times the period, and a renewal must have time for two requests.
-        if self.retry_period.is_zero() || self.retry_period.saturating_mul(2) > self.renew_deadline {
-            let why = format!(
-                "must be more than 0 and at most half of the renew deadline, {}",
-                seconds(self.renew_deadline)
-            );
-            return wrong("lease retry period", self.retry_period, why);
-        }
-        Ok(())
-    }
-
-    /// How long one request may take: a renewal can be tried twice before its deadline.
-    fn request_limit(&self) -> Duration {
-        self.renew_deadline / 2
-    }
-}
+pub use settings::Settings;
 
 /// A client for the lease alone: it gives up in time and repeats nothing by itself.
 pub fn client(config: &kube::Config, settings: &Settings, metrics: &Metrics) -> Result<Client, kube::Error> {
@@ -104,35 +44,6 @@ pub fn client(config: &kube::Config, settings: &Settings, metrics: &Metrics) -> 
     Ok(ClientBuilder::try_from(config)?.with_layer(&CountApiRequests::new(metrics.clone(), &server)).build())
 }
 
-/// One time of leading, from winning the lock to losing it.
-#[derive(Debug, Clone)]
-pub struct Leadership {
-    /// The right to change storage; ends by itself unless the lock is renewed.
-    pub permit: Permit,
-    /// Cancelled when this term is over, also when the next one has begun already.
-    pub ended: CancellationToken,
-}
-
-/// Whether this process leads.
-#[derive(Debug, Clone)]
-pub enum State {
-    /// Somebody else does, or nobody.
-    Standby,
-    /// It does.
-    Leading(Leadership),
-}
-
-/// What is known of the lock, for readiness details and logs.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Status {
-    /// Which object is the lock: `Lease berth/nfs.berth.storage`; `off` without leader election.
-    pub lock: String,
-    /// Who holds it, as far as known.
-    pub holder: Option<String>,
-    /// Why it cannot be had, as a sentence for an administrator.
-    pub trouble: Option<String>,
-}
-
 /// Stands for the lock in a background task until it is released or dropped.
 pub struct Elector {
     states: watch::Receiver<State>,
@@ -144,7 +55,7 @@ pub struct Elector {
 /// What keeps the state of an [`Elector`] alive.
 enum Work {
     /// Without election: the sender itself, until the release.
-    Off(Mutex<Option<Office>>),
+    Off(Mutex<Option<Announcer>>),
     /// The task that holds the sender.
     Task { stop: CancellationToken, task: tokio::task::JoinHandle<()> },
 }
@@ -152,28 +63,28 @@ enum Work {
 impl Elector {
     /// Without leader election: leads for ever.
     pub fn off() -> Self {
-        let mut office = Office::new();
-        office.enter(Permit::unlimited());
+        let mut announcer = Announcer::new();
+        announcer.begin(Permit::unlimited());
         let status = Status { lock: "off".to_owned(), ..Status::default() };
         Self {
-            states: office.states.subscribe(),
+            states: announcer.states.subscribe(),
             status: Arc::new(Mutex::new(status)),
             lock_uid: Arc::default(),
-            work: Work::Off(Mutex::new(Some(office))),
+            work: Work::Off(Mutex::new(Some(announcer))),
         }
     }
 
     /// Begins to stand for the lock; `client` is best made by [`client`]. The permits end by `clock`. `established`: there are
     /// volumes already, so that a lock object that is not there was deleted, and its holder may still be at work.
     pub fn start(client: Client, settings: Settings, clock: Clock, established: bool) -> Self {
-        let office = Office::new();
+        let announcer = Announcer::new();
         let lock = format!("{} {}/{}", Kind::Lease, settings.namespace, settings.name);
         let status = Arc::new(Mutex::new(Status { lock, ..Status::default() }));
         let stop = CancellationToken::new();
-        let following = office.states.subscribe();
+        let following = announcer.states.subscribe();
         let lock_uid = Arc::<OnceLock<String>>::default();
         let known = (Arc::clone(&status), Arc::clone(&lock_uid));
-        let candidate = Candidate::new(client, settings, clock, established, office, known);
+        let candidate = Candidate::new(client, settings, clock, established, announcer, known);
         let task = tokio::spawn(candidate.run(stop.clone()));
         Self { states: following, status, lock_uid, work: Work::Task { stop, task } }
     }
@@ -200,7 +111,7 @@ impl Elector {
     /// within the renew deadline.
     pub async fn release(&self) {
         match &self.work {
-            Work::Off(office) => drop(office.lock().unwrap_or_else(PoisonError::into_inner).take()),
+            Work::Off(announcer) => drop(announcer.lock().unwrap_or_else(PoisonError::into_inner).take()),
             Work::Task { stop, .. } => {
                 stop.cancel();
                 let mut states = self.states.clone();
@@ -224,39 +135,6 @@ impl Drop for Elector {
             Work::Off(_) => {}
             Work::Task { task, .. } => task.abort(),
         }
-    }
-}
-
-/// The term that we are in, if any. Dropped, it ends it.
-struct Office {
-    states: watch::Sender<State>,
-    term: Option<Leadership>,
-}
-
-impl Office {
-    fn new() -> Self {
-        Self { states: watch::Sender::new(State::Standby), term: None }
-    }
-
-    fn enter(&mut self, permit: Permit) {
-        let term = Leadership { permit, ended: CancellationToken::new() };
-        self.term = Some(term.clone());
-        self.states.send_replace(State::Leading(term));
-    }
-
-    fn leave(&mut self) {
-        if let Some(term) = self.term.take() {
-            // In this order: nobody who learns of the end may still find the permit valid.
-            term.permit.revoke();
-            term.ended.cancel();
-            self.states.send_replace(State::Standby);
-        }
-    }
-}
-
-impl Drop for Office {
-    fn drop(&mut self) {
-        self.leave();
     }
 }
 

@@ -14,10 +14,10 @@ use k8s_openapi::{
 };
 
 use super::{
+    cache::claim::Claim,
     class::{Class, not_retention, retention_as_before},
     names,
     objects::{SecretRef, VolumeObject, annotation},
-    records::claim::Claim,
 };
 use crate::{
     backend::{Capabilities, Error, Kind},

@@ -8,6 +8,7 @@
 //!
 //! It does not look at the storage: whether a volume is ours there, the backend proves.
 
+mod class;
 mod object;
 mod sharing;
 mod work;
@@ -15,11 +16,11 @@ mod work;
 pub(super) use work::{reconcile, reconcile_finalizer};
 
 use super::{
-    class::{self, Class},
+    cache::{LocationKey, Occupant, Relation},
+    class::{Class, disposal_as_before},
     names,
-    objects::{VolumeObject, class_name},
+    objects::VolumeObject,
     persistent_volume::{self, Recorded},
-    records::{LocationKey, Occupant, Relation},
     volume_state::{Action, action, provisioner, state_of},
 };
 use crate::{
@@ -95,7 +96,7 @@ fn order(volume: &VolumeObject, class: Option<&Class>, backends: &Backends) -> R
     let (disposal, remark) = match (recorded.disposal, class) {
         (Some(disposal), _) => (disposal, None),
         (None, Some(class)) => {
-            class::disposal_as_before(&class.parameters_as_before(capabilities), capabilities.legacy_default)
+            disposal_as_before(&class.parameters_as_before(capabilities), capabilities.legacy_default)
         }
         (None, None) => (Disposal::Archive, Some(class_gone(volume))),
     };
@@ -140,7 +141,7 @@ fn given_up(volume: &VolumeObject, class: Option<&Class>, backends: &Backends) -
 }
 
 fn class_gone(volume: &VolumeObject) -> String {
-    let name = class_of(volume);
+    let name = class::name_of(volume);
     if name.is_empty() {
         "the data was archived, because neither the PersistentVolume nor a storage class says what to do with it"
             .into()
@@ -150,10 +151,6 @@ fn class_gone(volume: &VolumeObject) -> String {
              {name:?} does not exist"
         )
     }
-}
-
-fn class_of(volume: &VolumeObject) -> &str {
-    class_name(&volume.metadata, volume.spec.storage_class_name.as_deref())
 }
 
 /// The same removal, which leaves the bytes to `who`.
@@ -178,7 +175,7 @@ fn in_the_way(other: &Occupant) -> Option<String> {
 }
 
 /// Why a volume on another store, which may be the same one, is in the way of a removal.
-fn in_the_way_on(spot: &LocationKey, other: &Occupant, store: &str) -> String {
+fn in_the_way_on(location: &LocationKey, other: &Occupant, store: &str) -> String {
     let how = match other.relation {
         Relation::Same => "has the same path on",
         Relation::Above => "has a path above it on",
@@ -188,7 +185,7 @@ fn in_the_way_on(spot: &LocationKey, other: &Occupant, store: &str) -> String {
         "nothing was removed: {} {how} {store}, which may be {} under other addresses. If it is the same Ceph \
          cluster, configure it with the monitors of both; if not, configure both",
         other.who,
-        spot.store()
+        location.store()
     )
 }
 

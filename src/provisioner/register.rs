@@ -36,7 +36,7 @@ pub(super) async fn run(shared: Arc<Shared>) {
     let mut learned = shared.facts.learned();
     loop {
         learned.mark_unchanged();
-        let volumes = shared.records().in_use();
+        let volumes = shared.cache().in_use();
         let backends = shared.backends.distinct();
         join_all(volumes.into_iter().filter_map(|((backend, store), volumes)| {
             let ports = backends.iter().find(|known| known.name() == backend)?;
@@ -63,7 +63,7 @@ async fn look(shared: &Shared, janitor: &Arc<dyn Janitor>, store: String, volume
                     );
                 }
                 for name in unregistered {
-                    shared.records().wake(Key::Register(name.as_str().into()));
+                    shared.cache().wakeups.wake(Key::Register(name.as_str().into()));
                 }
                 return;
             }
@@ -102,7 +102,7 @@ pub(super) async fn reconcile(shared: &Shared, name: &str, permit: &Permit) -> O
     let Some(ports) = ports else { return Outcome::Done };
     let class = {
         let class = class_name(&live.metadata, live.spec.storage_class_name.as_deref());
-        shared.records().class(class).cloned()
+        shared.cache().class(class).cloned()
     };
     let volume = match in_use(&live, class.as_deref(), &shared.backends) {
         Ok(Some(volume)) => volume,
@@ -135,7 +135,7 @@ pub(super) async fn reconcile(shared: &Shared, name: &str, permit: &Permit) -> O
             );
             match error.kind() {
                 // The next look at the kept Secrets, within the hour, comes back to it.
-                Kind::Conflict if shared.records().kept_secret(name).is_some() => {
+                Kind::Conflict if shared.cache().kept_secret(name).is_some() => {
                     tell(shared, &live, &error.chain());
                     Outcome::Done
                 }
@@ -143,7 +143,7 @@ pub(super) async fn reconcile(shared: &Shared, name: &str, permit: &Permit) -> O
                     tell(shared, &live, &error.chain());
                     Outcome::Slow
                 }
-                Kind::Internal if shared.records().kept_secret(name).is_some() => {
+                Kind::Internal if shared.cache().kept_secret(name).is_some() => {
                     tell(shared, &live, &error.chain());
                     Outcome::Slow
                 }

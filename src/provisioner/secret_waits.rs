@@ -25,7 +25,7 @@ impl Shared {
     /// Works on `key` as soon as the Secret is there whose absence made it fail, if that is what `error` says.
     pub(super) fn await_secret(&self, error: &Error, key: Key) {
         let Some(name) = error.missing_secret() else { return };
-        self.records().wake_after(&id(name), key);
+        self.cache().wakeups.wait(&id(name), key);
         self.secret_waits.want(name.clone());
     }
 }
@@ -60,7 +60,7 @@ pub(super) async fn run(shared: Arc<Shared>) {
                 followed.remove(&name);
                 match end {
                     // Work may have begun to wait for it while that was being found out.
-                    End::Unwanted if shared.records().awaits(&id(&name)) => waits.want(name),
+                    End::Unwanted if shared.cache().wakeups.awaits(&id(&name)) => waits.want(name),
                     End::Unwanted | End::Over => {}
                 }
             }
@@ -74,7 +74,7 @@ async fn follow(shared: &Shared, name: SecretName) -> (SecretName, End) {
     let id = id(&name);
     let mut may_watch = true;
     let mut pause = FIRST_PAUSE;
-    while shared.records().awaits(&id) {
+    while shared.cache().wakeups.awaits(&id) {
         let there = if may_watch {
             match shared.cluster.secret_appears(&name).await {
                 Ok(there) => there,
@@ -99,7 +99,7 @@ async fn follow(shared: &Shared, name: SecretName) -> (SecretName, End) {
         };
         if there {
             tracing::info!(secret = %name, "a missing Secret exists now");
-            shared.records().wake_blocked(&id);
+            shared.cache().wakeups.gone(&id);
             return (name, End::Over);
         }
         tokio::time::sleep(pause).await;

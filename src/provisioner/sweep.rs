@@ -13,11 +13,11 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use futures::future::join_all;
 
 use super::{
+    cache::Cache,
     context::Shared,
     names,
     objects::{VolumeObject, annotation},
     persistent_volume,
-    records::Records,
 };
 use crate::{
     backend::{Kind, Ports, Uncommitted},
@@ -35,7 +35,7 @@ enum Answer {
     Suspect,
 }
 
-/// What the records say of an unfinished volume.
+/// What the cache says of an uncommitted volume.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Verdict {
     /// There is a PV of its name.
@@ -66,7 +66,7 @@ async fn sweep(shared: &Shared, permit: &Permit, grace: Duration) {
 }
 
 async fn sweep_store(shared: &Shared, ports: &Ports, store: String, permit: &Permit, grace: Duration) {
-    let known = |name: &VolumeName| shared.records().volume(name.as_str()).is_some();
+    let known = |name: &VolumeName| shared.cache().volume(name.as_str()).is_some();
     let uncommitted = match ports.janitor.list_uncommitted(&store, &known).await {
         Ok(uncommitted) => uncommitted,
         Err(error) => {
@@ -127,11 +127,11 @@ fn nameless_claim(volume: &Uncommitted) -> bool {
     volume.claim.namespace.is_empty() || volume.claim.name.is_empty()
 }
 
-/// Looks at one volume, live unless the records know enough of it, and commits it where it is used. Returns whether nobody seems
+/// Looks at one volume, live unless the cache says enough of it, and commits it where it is used. Returns whether nobody seems
 /// to know it.
 async fn is_suspect(shared: &Shared, ports: &Ports, volume: &Uncommitted, permit: &Permit) -> bool {
     let worked_on = shared.attempt(&volume.claim.uid).is_some();
-    let verdict = judge(volume, &shared.records(), worked_on);
+    let verdict = judge(volume, &shared.cache(), worked_on);
     let answer = match verdict {
         Verdict::Leave => return false,
         Verdict::Stored | Verdict::Suspect => ask(shared, ports, volume).await,
@@ -163,11 +163,11 @@ async fn commit(shared: &Shared, ports: &Ports, volume: &Uncommitted, uid: &str,
     }
 }
 
-fn judge(volume: &Uncommitted, records: &Records, worked_on: bool) -> Verdict {
-    if records.volume(volume.id.name().as_str()).is_some() {
+fn judge(volume: &Uncommitted, cache: &Cache, worked_on: bool) -> Verdict {
+    if cache.volume(volume.id.name().as_str()).is_some() {
         Verdict::Stored
     // Without a UID it cannot be asked whose it is.
-    } else if volume.claim.uid.is_empty() || worked_on || records.claim(&volume.claim.uid).is_some() {
+    } else if volume.claim.uid.is_empty() || worked_on || cache.claim(&volume.claim.uid).is_some() {
         Verdict::Leave
     } else {
         Verdict::Suspect
@@ -200,7 +200,7 @@ async fn ask(
         });
     }
     let known =
-        shared.attempt(&volume.claim.uid).is_some() || shared.records().claim(&volume.claim.uid).is_some();
+        shared.attempt(&volume.claim.uid).is_some() || shared.cache().claim(&volume.claim.uid).is_some();
     if known || volume.claim.uid.is_empty() {
         return Ok(Answer::Leave);
     }
@@ -253,7 +253,7 @@ mod tests {
             since: SystemTime::UNIX_EPOCH,
             place: None,
         };
-        let empty = || Records::new(Backends::default().with(NAME, Arc::new(Memory::new())), true);
+        let empty = || Cache::new(Backends::default().with(NAME, Arc::new(Memory::new())), true);
         assert_eq!(judge(&uncommitted, &empty(), false), Verdict::Suspect, "nobody knows it");
         assert_eq!(judge(&uncommitted, &empty(), true), Verdict::Leave, "it is being worked on");
 
@@ -261,14 +261,14 @@ mod tests {
         let nobody = Uncommitted { claim: nobody, ..uncommitted.clone() };
         assert_eq!(judge(&nobody, &empty(), false), Verdict::Leave, "whose it is cannot be asked");
 
-        let mut records = empty();
-        records.see_claim(&fixtures::claim_object(json!({})));
-        assert_eq!(judge(&uncommitted, &records, false), Verdict::Leave, "its claim waits");
+        let mut cache = empty();
+        cache.see_claim(&fixtures::claim_object(json!({})));
+        assert_eq!(judge(&uncommitted, &cache, false), Verdict::Leave, "its claim waits");
 
-        let mut records = empty();
-        records.see_volume(&fixtures::volume_object(json!({"status": {"phase": "Bound"}})));
-        assert_eq!(judge(&uncommitted, &records, false), Verdict::Stored, "it has a PV");
-        assert_eq!(judge(&nobody, &records, false), Verdict::Stored, "which tells whose it is");
+        let mut cache = empty();
+        cache.see_volume(&fixtures::volume_object(json!({"status": {"phase": "Bound"}})));
+        assert_eq!(judge(&uncommitted, &cache, false), Verdict::Stored, "it has a PV");
+        assert_eq!(judge(&nobody, &cache, false), Verdict::Stored, "which tells whose it is");
     }
 
     #[test]

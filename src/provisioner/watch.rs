@@ -1,4 +1,4 @@
-//! The watches: [`follow`] keeps a kind of objects in [`Records`](super::records::Records), whatever happens to the
+//! The watches: [`follow`] keeps a kind of objects in [`Cache`](super::cache::Cache), whatever happens to the
 //! connection; [`can_stream`] finds out how to begin.
 //!
 //! A list is taken as a stream where the server offers that, else in pages. What a new list does not have any more counts
@@ -19,11 +19,11 @@ use serde::de::DeserializeOwned;
 use tokio::{task::JoinSet, time::Instant};
 
 use super::{
+    cache::Watched,
     class::Class,
     cluster::sentence,
     context::Shared,
     objects::{ClaimObject, VolumeObject},
-    records::Watched,
     rights::Right,
 };
 
@@ -117,7 +117,7 @@ async fn probe(api: &Api<PartialObjectMeta<StorageClass>>) -> kube::Result<bool>
     Ok(false)
 }
 
-/// Keeps all kinds in the records until dropped, also after a defect of ours has ended the watches.
+/// Keeps all kinds in the cache until dropped, also after a defect of ours has ended the watches.
 pub(super) async fn follow_all(shared: Arc<Shared>, client: Client) {
     loop {
         let mut watches = JoinSet::new();
@@ -146,9 +146,9 @@ async fn follow_each(shared: Arc<Shared>, client: Client) {
     let volumes =
         follow(Watched::Volumes, Api::<VolumeObject>::all(client.clone()), &config, &shared, |event| {
             match event {
-                Change::Seen(volume) => shared.records().see_volume(&volume),
+                Change::Seen(volume) => shared.cache().see_volume(&volume),
                 Change::Gone(volume) => {
-                    shared.records().forget_volume(volume.metadata.name.as_deref().unwrap_or_default());
+                    shared.cache().forget_volume(volume.metadata.name.as_deref().unwrap_or_default());
                 }
             }
         });
@@ -157,9 +157,9 @@ async fn follow_each(shared: Arc<Shared>, client: Client) {
         // `shared`: waiting cannot fail.
         let _ = shared.classes_listed.subscribe().wait_for(|listed| *listed).await;
         follow(Watched::Claims, Api::<ClaimObject>::all(client), &config, &shared, |event| match event {
-            Change::Seen(claim) => shared.records().see_claim(&claim),
+            Change::Seen(claim) => shared.cache().see_claim(&claim),
             Change::Gone(claim) => {
-                shared.records().forget_claim(claim.metadata.uid.as_deref().unwrap_or_default());
+                shared.cache().forget_claim(claim.metadata.uid.as_deref().unwrap_or_default());
             }
         })
         .await;
@@ -202,7 +202,7 @@ async fn follow<K>(
             match next {
                 Some(Ok(Event::Init)) => {
                     listing = true;
-                    shared.records().begin(kind);
+                    shared.cache().begin(kind);
                 }
                 Some(Ok(Event::InitApply(object))) => apply(Change::Seen(object)),
                 Some(Ok(Event::InitDone)) => {

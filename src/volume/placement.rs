@@ -4,7 +4,7 @@
 
 use std::{any::Any, fmt, sync::Arc};
 
-use super::{Location, VolumeRequest};
+use super::Location;
 
 /// Where the volume of a request would lie, as the class says.
 #[derive(Clone)]
@@ -18,9 +18,14 @@ pub struct Placement {
 }
 
 impl Placement {
-    /// A placement with all that the backend has parsed of the class, for [`VolumeRequest::plan`].
+    /// A placement with all that the backend has parsed of the class, for [`VolumeRequest::plan`](super::VolumeRequest::plan).
     pub fn new(location: Location, may_share: bool, plan: impl Any + Send + Sync) -> Self {
         Self { location, may_share, plan: Arc::new(plan) }
+    }
+
+    /// What the backend parsed, where that is a `T`.
+    pub(super) fn plan<T: Any + Send + Sync>(&self) -> Option<Arc<T>> {
+        Arc::clone(&self.plan).downcast().ok()
     }
 }
 
@@ -39,14 +44,5 @@ impl fmt::Debug for Placement {
             .field("location", &self.location)
             .field("may_share", &self.may_share)
             .finish_non_exhaustive()
-    }
-}
-
-impl VolumeRequest {
-    /// What the backend parsed of the class when it placed the request; parsed now where it has not been placed.
-    pub fn plan<T: Any + Send + Sync, E>(&self, parse: impl FnOnce() -> Result<T, E>) -> Result<Arc<T>, E> {
-        let placed =
-            self.placement.as_ref().and_then(|placement| Arc::clone(&placement.plan).downcast().ok());
-        placed.map_or_else(|| parse().map(Arc::new), Ok)
     }
 }

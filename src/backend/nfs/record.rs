@@ -266,14 +266,22 @@ mod text {
 mod directory {
     use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 
-    use crate::volume::RelativePath;
+    use crate::{backend::nfs::path_pattern, volume::RelativePath};
 
     pub(super) fn serialize<S: Serializer>(path: &RelativePath, to: S) -> Result<S::Ok, S::Error> {
         (**path).serialize(to)
     }
 
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<RelativePath, D::Error> {
-        super::plain_names(&Vec::<String>::deserialize(from)?).map_err(D::Error::custom)
+        plain_names(&Vec::<String>::deserialize(from)?).map_err(D::Error::custom)
+    }
+
+    pub(super) fn plain_names(names: &[String]) -> Result<RelativePath, String> {
+        match path_pattern::checked(&names.join("/")) {
+            Ok(path) if *path == *names => Ok(path),
+            Ok(_) => Err(format!("the directory {names:?} is not a list of plain names")),
+            Err(error) => Err(error.to_string()),
+        }
     }
 }
 
@@ -295,17 +303,9 @@ fn one_name<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
 fn no_way_out<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<String>, D::Error> {
     let names = Vec::<String>::deserialize(from)?;
     if !names.is_empty() {
-        plain_names(&names).map_err(D::Error::custom)?;
+        directory::plain_names(&names).map_err(D::Error::custom)?;
     }
     Ok(names)
-}
-
-fn plain_names(names: &[String]) -> Result<RelativePath, String> {
-    match path_pattern::checked(&names.join("/")) {
-        Ok(path) if *path == *names => Ok(path),
-        Ok(_) => Err(format!("the directory {names:?} is not a list of plain names")),
-        Err(error) => Err(error.to_string()),
-    }
 }
 
 #[derive(Serialize, Deserialize)]

@@ -22,9 +22,10 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::{
-    Office, Settings, Status,
     decision::{Step, View, decide, written},
+    leadership::{Announcer, Status},
     lock::{Kind, Locks, OpError, Record, Sighting},
+    settings::Settings,
 };
 use crate::volume::{Clock, Moment, Permit};
 
@@ -56,7 +57,7 @@ pub(super) struct Candidate {
     settings: Settings,
     clock: Clock,
     locks: Locks,
-    office: Office,
+    announcer: Announcer,
     status: Arc<Mutex<Status>>,
     lock_uid: Arc<OnceLock<String>>,
     /// Which lock we stand for.
@@ -107,14 +108,14 @@ impl Candidate {
         settings: Settings,
         clock: Clock,
         established: bool,
-        office: Office,
+        announcer: Announcer,
         (status, lock_uid): (Arc<Mutex<Status>>, Arc<OnceLock<String>>),
     ) -> Self {
         let locks = Locks::new(client, &settings.namespace, &settings.name, settings.request_limit());
         let now = clock.now();
         Self {
             locks,
-            office,
+            announcer,
             status,
             lock_uid,
             kind: Kind::Lease,
@@ -135,7 +136,7 @@ impl Candidate {
 
     pub(super) async fn run(mut self, stop: CancellationToken) {
         let _ = stop.run_until_cancelled(self.stand()).await;
-        self.office.leave();
+        self.announcer.end();
         if timeout(self.settings.renew_deadline, self.give_up()).await.is_err() {
             warn!(lock = %self.lock(), "could not release the lock in time; it stays held until it expires");
         }
@@ -177,7 +178,7 @@ impl Candidate {
             let looked = look.is_none_or(|look| self.heed(look));
             self.work(held);
             let mut pause = self.settings.retry_period.mul_f64(self.random.random_range(1.0..1.2));
-            if self.office.term.is_some() && !(held && looked) {
+            if self.announcer.term.is_some() && !(held && looked) {
                 // Our time runs.
                 pause /= 4;
             }
@@ -262,7 +263,7 @@ impl Candidate {
         let now = self.clock.now();
         let until = start + self.settings.renew_deadline;
         let uid = self.own.as_ref().and_then(Sighting::uid).map(str::to_owned);
-        let leading = self.office.term.is_some();
+        let leading = self.announcer.term.is_some();
         let ripe = match &self.hold {
             Some(hold) if hold.uid == uid => hold.ripe,
             // Nobody else can have worked since our last renewal: see the head of this file.
@@ -321,7 +322,7 @@ impl Candidate {
                 }
             }
             Err(trouble) => {
-                if self.office.term.is_none() {
+                if self.announcer.term.is_none() {
                     let why = format!("cannot read the lock of an old provisioner: {trouble}");
                     self.old.blocked = Some(why);
                 }
@@ -368,7 +369,7 @@ impl Candidate {
 
     /// When something ends or begins by itself.
     fn turn(&self) -> Option<Moment> {
-        match (&self.office.term, &self.hold) {
+        match (&self.announcer.term, &self.hold) {
             (Some(_), _) => self.right(),
             (None, Some(hold)) if self.clock.now() < hold.ripe => Some(hold.ripe.min(hold.until)),
             (None, hold) => hold.as_ref().map(|hold| hold.until),
@@ -382,7 +383,7 @@ impl Candidate {
             (self.hold, self.own) = (None, None);
             self.lose("could not renew it before the deadline");
         }
-        if self.office.term.is_some() && self.right().is_none_or(|right| right <= now) {
+        if self.announcer.term.is_some() && self.right().is_none_or(|right| right <= now) {
             self.lose("could not read the lock of an old provisioner before the deadline");
         }
     }
@@ -405,20 +406,20 @@ impl Candidate {
         if held {
             self.tell(Some(self.settings.identity.clone()), None);
         }
-        match &self.office.term {
+        match &self.announcer.term {
             Some(term) => term.permit.extend_to(right),
             None if held && right > now => {
                 info!(lock = %self.lock(), identity = %self.settings.identity, "leading");
-                self.office.enter(Permit::until(self.clock.clone(), right));
+                self.announcer.begin(Permit::until(self.clock.clone(), right));
             }
             None => {}
         }
     }
 
     fn lose(&mut self, why: &str) {
-        if self.office.term.is_some() {
+        if self.announcer.term.is_some() {
             warn!(lock = %self.lock(), why, "stopped leading");
-            self.office.leave();
+            self.announcer.end();
         }
     }
 

@@ -8,8 +8,8 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::{
-    Settings,
     lock::{Record, Sighting},
+    settings::Settings,
 };
 use crate::volume::Moment;
 

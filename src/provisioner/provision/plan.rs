@@ -4,9 +4,9 @@ use std::{sync::Arc, time::Duration};
 
 use crate::provisioner::{
     bounds::{FIELD_BYTES, PATTERN_BYTES, shortened},
+    cache::{Cache, Claim, LocationKey, Relation},
     class::{Class, Terms},
     objects::DataSource,
-    records::{Claim, LocationKey, Records, Relation},
 };
 use crate::{
     backend::{Backend, Backends, Error, Finding, Kind, Retry},
@@ -59,7 +59,7 @@ pub(in crate::provisioner) struct Order {
     pub(in crate::provisioner) class: Arc<Class>,
     pub(in crate::provisioner) backend: Arc<dyn Backend>,
     pub(in crate::provisioner) request: VolumeRequest,
-    pub(in crate::provisioner) spot: LocationKey,
+    pub(in crate::provisioner) location: LocationKey,
     pub(in crate::provisioner) disposal: Disposal,
     /// How long what is deleted stays in the trash, where the class says so.
     pub(in crate::provisioner) retention: Option<Duration>,
@@ -74,7 +74,7 @@ impl std::fmt::Debug for Order {
         f.debug_struct("Order")
             .field("claim", &self.claim)
             .field("request", &self.request)
-            .field("spot", &self.spot)
+            .field("spot", &self.location)
             .field("disposal", &self.disposal)
             .finish_non_exhaustive()
     }
@@ -83,7 +83,7 @@ impl std::fmt::Debug for Order {
 impl Order {
     /// The backend and the store that the volume will lie in.
     pub(in crate::provisioner) fn store(&self) -> (&'static str, Box<str>) {
-        (self.backend.capabilities().name, self.spot.store().into())
+        (self.backend.capabilities().name, self.location.store().into())
     }
 
     /// Whether the class lets the volume lie at exactly the location of another one.
@@ -96,7 +96,7 @@ impl Order {
 /// that are still the same are not parsed again.
 pub(in crate::provisioner) fn plan(
     claim: &Arc<Claim>,
-    records: &Records,
+    cache: &Cache,
     backends: &Backends,
     parsed: Option<&Order>,
 ) -> Plan {
@@ -104,10 +104,10 @@ pub(in crate::provisioner) fn plan(
         Ok(name) => name,
         Err(error) => return error.into(),
     };
-    if records.volume(name.as_str()).is_some_and(|volume| *volume.claim_uid == *claim.uid) {
+    if cache.volume(name.as_str()).is_some_and(|volume| *volume.claim_uid == *claim.uid) {
         return Plan::Ignore;
     }
-    let Some(class) = records.class(&claim.class) else { return no_class(&claim.class) };
+    let Some(class) = cache.class(&claim.class) else { return no_class(&claim.class) };
     if *class.provisioner != *claim.provisioner {
         return Plan::Foreign(format!(
             "the claim names the provisioner {:?}, but its storage class {:?} names {:?}",
@@ -117,7 +117,7 @@ pub(in crate::provisioner) fn plan(
         ));
     }
     let Some(backend) = backends.get(&class.provisioner) else { return Plan::Ignore };
-    if !claim.has(&records.class_keys(&claim.class)) {
+    if !claim.has(&cache.class_keys(&claim.class)) {
         return Plan::Reread;
     }
     if class.waits_for_consumer && !claim.node_selected {
@@ -133,9 +133,10 @@ pub(in crate::provisioner) fn plan(
     match parsed.cloned().map_or_else(|| order(claim, class, backend, name), Ok) {
         Err(error) => error.into(),
         Ok(order) => {
-            let order = Order { findings: records.findings(&claim.class), ..order };
-            let occupant =
-                |share| records.occupant(&order.spot, order.request.name.as_str(), &claim.uid, share);
+            let order = Order { findings: cache.findings(&claim.class), ..order };
+            let occupant = |share| {
+                cache.occupancy.occupant(&order.location, order.request.name.as_str(), &claim.uid, share)
+            };
             let other = occupant(false)
                 .and_then(|other| if order.may_share() { occupant(true) } else { Some(other) });
             match other {
@@ -149,7 +150,7 @@ pub(in crate::provisioner) fn plan(
                     Plan::Reject(Rejection {
                         why: format!(
                             "location {:?} for this claim {how} that of {}; nothing was created",
-                            order.spot.path(),
+                            order.location.path(),
                             other.who
                         ),
                         again: Again::After(other.id),
@@ -161,12 +162,8 @@ pub(in crate::provisioner) fn plan(
 }
 
 /// What a claim and its class say together, before it is decided whether the volume may be made.
-pub(in crate::provisioner) fn parse(
-    claim: &Arc<Claim>,
-    records: &Records,
-    backends: &Backends,
-) -> Option<Order> {
-    let class = records.class(&claim.class)?;
+pub(in crate::provisioner) fn parse(claim: &Arc<Claim>, cache: &Cache, backends: &Backends) -> Option<Order> {
+    let class = cache.class(&claim.class)?;
     let backend = backends.get(&class.provisioner)?;
     order(claim, class, backend, VolumeName::for_claim(&claim.uid).ok()?).ok()
 }
@@ -272,13 +269,13 @@ fn order(
         placement: None,
     };
     let placement = backend.place(&request)?;
-    let spot = LocationKey::new(capabilities.name, &placement.location);
+    let location = LocationKey::new(capabilities.name, &placement.location);
     request.placement = Some(placement);
     Ok(Order {
         claim: Arc::clone(claim),
         class: Arc::clone(class),
         backend: Arc::clone(backend),
-        spot,
+        location,
         request,
         disposal,
         retention,

@@ -15,6 +15,7 @@ use crate::{
     backend::{Error, Kind, Uncommitted},
     provisioner::{
         bounds::{NOTE_BYTES, shortened},
+        cache::{Claim, LocationKey},
         cluster::{Cause, Failure},
         context::Shared,
         events::Type,
@@ -22,7 +23,6 @@ use crate::{
         objects::VolumeObject,
         persistent_volume::{self, Recording},
         queue::Outcome,
-        records::{Claim, LocationKey},
         rights::Right,
     },
     volume::{Location, Permit, Source, Volume, VolumeName},
@@ -66,7 +66,7 @@ pub(in crate::provisioner) async fn reconcile(
         Step::AskForClass(claim, why) => ask_for_class(shared, &claim, &why).await,
         Step::Reload(namespace, name) => match shared.cluster.claim(&namespace, &name).await {
             Ok(Some(live)) if live.metadata.uid.as_deref() == Some(uid) => {
-                shared.records().see_claim(&live);
+                shared.cache().see_claim(&live);
                 Outcome::Done
             }
             Ok(Some(_) | None) => Outcome::Done,
@@ -80,24 +80,24 @@ fn next_step(shared: &Shared, uid: &Arc<str>, tries: u32, parsed: Option<&Order>
     if let Some(Attempt { progress: Progress::Stored(..), .. }) = &attempt {
         return Ok(Step::Nothing);
     }
-    let mut records = shared.records();
-    records.unblock(&Key::Claim(Arc::clone(uid)));
-    let Some(claim) = records.claim(uid).cloned() else {
-        return Ok(match (attempt, records.claim_without_volume(uid)) {
+    let mut cache = shared.cache();
+    cache.wakeups.forget(&Key::Claim(Arc::clone(uid)));
+    let Some(claim) = cache.claim(uid).cloned() else {
+        return Ok(match (attempt, cache.claim_without_volume(uid)) {
             (Some(attempt), _) => Step::Settle(attempt),
             (None, Some((namespace, name))) => Step::Reload(namespace, name),
             (None, None) => Step::Nothing,
         });
     };
-    let planned = plan(&claim, &records, &shared.backends, parsed);
+    let planned = plan(&claim, &cache, &shared.backends, parsed);
     // While it is unknown whether there is a volume, a plan that says no does not end the attempt.
     match planned {
         Plan::Ignore => {
-            drop(records);
+            drop(cache);
             Ok(left_alone(attempt))
         }
         Plan::Foreign(why) => {
-            drop(records);
+            drop(cache);
             // Once for each edition of the claim and of the class: only news about one of them leads here.
             tracing::info!(claim = %claim, why, "ignoring a claim");
             Ok(left_alone(attempt))
@@ -108,7 +108,7 @@ fn next_step(shared: &Shared, uid: &Arc<str>, tries: u32, parsed: Option<&Order>
             Err(Outcome::Done)
         }
         Plan::StepAside(note) => {
-            drop(records);
+            drop(cache);
             shared.tell_claim(&claim, Type::Normal, "Provisioning", note);
             Err(Outcome::Done)
         }
@@ -119,17 +119,17 @@ fn next_step(shared: &Shared, uid: &Arc<str>, tries: u32, parsed: Option<&Order>
                 Again::Later => Outcome::Retry,
                 Again::NoClass => return Ok(Step::AskForClass(claim, why)),
                 Again::After(id) => {
-                    records.wake_after(&id, Key::Claim(Arc::clone(uid)));
+                    cache.wakeups.wait(&id, Key::Claim(Arc::clone(uid)));
                     Outcome::Retry
                 }
             };
-            drop(records);
+            drop(cache);
             fail(shared, &claim, "rejected", &why);
             Err(outcome)
         }
         Plan::Provision(order) => {
-            records.reserve(&claim, order.spot.clone());
-            drop(records);
+            cache.reserve(&claim, order.location.clone());
+            drop(cache);
             let order = Arc::new(*order);
             // The first try tells only how it ended.
             if tries == 2 {
@@ -216,7 +216,7 @@ async fn make(shared: &Shared, order: &Arc<Order>, permit: &Permit) -> Outcome {
     // A PV that may be stored already decides, whatever became of the claim.
     if !shared.posted(&claim.uid) {
         shared.progress(&claim.uid, |progress| *progress = Progress::Made(Arc::clone(&volume)));
-        if shared.records().claim(&claim.uid).is_none() {
+        if shared.cache().claim(&claim.uid).is_none() {
             let Some(attempt) = shared.attempt(&claim.uid) else { return Outcome::Done };
             return settle(shared, attempt, permit).await;
         }
@@ -296,7 +296,7 @@ async fn store(shared: &Shared, order: &Arc<Order>, volume: &Arc<Volume>, permit
     shared.progress(&claim.uid, |progress| {
         *progress = Progress::Stored(Arc::clone(volume), uid_of(&stored));
     });
-    shared.records().see_volume(&stored);
+    shared.cache().see_volume(&stored);
     shared.metrics.provisioned(&claim.class_field, claim.source_kind(), began.elapsed());
     let (at, class) = (whereabouts(order, volume), &order.class.name);
     tracing::info!(claim = %claim, volume = %name, at, class, "provisioned a volume");
@@ -322,7 +322,7 @@ fn whereabouts(order: &Order, volume: &Volume) -> String {
 
 /// Leaves the rest to [`commit`].
 fn commit_later(shared: &Shared, uid: &Arc<str>) -> Outcome {
-    shared.records().wake(Key::Commit(Arc::clone(uid)));
+    shared.cache().wakeups.wake(Key::Commit(Arc::clone(uid)));
     Outcome::Done
 }
 
@@ -336,19 +336,19 @@ fn describe(
         Error::new(Kind::Internal, format!("volume {} was created outside every configured store", volume.id))
     })?;
     let guarding = {
-        let mut records = shared.records();
-        let spot = LocationKey::new(order.backend.capabilities().name, &place);
-        if spot != order.spot {
+        let mut cache = shared.cache();
+        let location = LocationKey::new(order.backend.capabilities().name, &place);
+        if location != order.location {
             let share = order.may_share();
             let name = order.request.name.as_str();
-            if let Some(other) = records.occupant(&spot, name, &order.claim.uid, share) {
+            if let Some(other) = cache.occupancy.occupant(&location, name, &order.claim.uid, share) {
                 let message =
                     format!("volume {} was created at {place}, which {} uses", volume.id, other.who);
                 return Err(Error::new(Kind::Conflict, message));
             }
-            records.reserve(&order.claim, spot);
+            cache.reserve(&order.claim, location);
         }
-        records.guarding()
+        cache.guarding()
     };
     let terms = Recording { disposal: order.disposal, retention: order.retention, guarded: guarding };
     persistent_volume::build(volume, &place, &order.claim, &order.class, terms)
@@ -369,7 +369,7 @@ async fn whose(shared: &Shared, order: &Order, name: &VolumeName) -> Result<Opti
             );
             fail(shared, claim, "conflict", &why);
             let id: Arc<str> = name.as_str().into();
-            shared.records().wake_after(&id, Key::Claim(Arc::clone(&claim.uid)));
+            shared.cache().wakeups.wait(&id, Key::Claim(Arc::clone(&claim.uid)));
             Err(Outcome::Slow)
         }
         Ok(None) => Ok(None),
@@ -451,7 +451,7 @@ async fn settle(shared: &Shared, attempt: Attempt, permit: &Permit) -> Outcome {
 
 /// Whether the class of the attempt is there; one that was made again under its name may name another store.
 fn has_class(shared: &Shared, order: &Order) -> bool {
-    shared.records().class(&order.claim.class).is_some_and(|class| class.uid == order.class.uid)
+    shared.cache().class(&order.claim.class).is_some_and(|class| class.uid == order.class.uid)
 }
 
 /// Whether a stored PV is that of this volume and its claim. Details of its source may differ: the class may have been made anew
@@ -498,7 +498,7 @@ async fn roll_back(shared: &Shared, order: &Order, volume: &Volume, permit: &Per
                 shared.end_attempt(&claim.uid);
                 return Outcome::Done;
             }
-            if shared.records().claim(&claim.uid).is_none() && !has_class(shared, order) {
+            if shared.cache().claim(&claim.uid).is_none() && !has_class(shared, order) {
                 shared.end_attempt(&claim.uid);
                 return Outcome::Done;
             }

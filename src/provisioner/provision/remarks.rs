@@ -61,17 +61,17 @@ mod tests {
     use crate::{
         backend::{Backends, memory::Memory},
         provisioner::{
+            cache::Cache,
             fixtures::{self, NAME},
             provision::plan::{Plan, plan},
-            records::Records,
         },
     };
 
     fn reasons(parameters: &Value, minor: Option<u32>) -> Vec<&'static str> {
         let backends = Backends::default().with(NAME, Arc::new(Memory::new()));
-        let mut records = Records::new(backends.clone(), true);
-        records.see_class(fixtures::class(json!({"parameters": parameters})));
-        let Plan::Provision(order) = plan(&fixtures::claim(json!({})), &records, &backends, None) else {
+        let mut cache = Cache::new(backends.clone(), true);
+        cache.see_class(fixtures::class(json!({"parameters": parameters})));
+        let Plan::Provision(order) = plan(&fixtures::claim(json!({})), &cache, &backends, None) else {
             panic!("{parameters} is not provisioned")
         };
         let found = remarks(&order, minor);

@@ -9,13 +9,13 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use super::{Plan, plan, work::class_if_needed};
+use super::{Plan, class, plan};
 use crate::{
     provisioner::{
+        cache::{LocationKey, Sharer, Sharing},
         context::Shared,
         key::Key,
         queue::Outcome,
-        records::{LocationKey, Sharer, Sharing},
     },
     volume::{Disposal, Origin, Removal},
 };
@@ -91,11 +91,11 @@ pub(super) async fn take(
     shared: &Shared,
     name: &str,
     removal: &Removal,
-    spot: &LocationKey,
+    location: &LocationKey,
 ) -> Result<Turn, Outcome> {
     let disposal = disposal_of(removal);
     let mut asked: HashMap<Arc<str>, Option<Other>> = HashMap::new();
-    let mut others = shared.records().sharers(spot, name);
+    let mut others = shared.cache().sharers(location, name);
     others.sort_by(|a, b| b.id.cmp(&a.id));
     for other in others {
         match other.sharing {
@@ -111,9 +111,9 @@ pub(super) async fn take(
             }
         }
     }
-    let mut records = shared.records();
-    let others: Vec<(Sharer, Other)> = records
-        .sharers(spot, name)
+    let mut cache = shared.cache();
+    let others: Vec<(Sharer, Other)> = cache
+        .sharers(location, name)
         .into_iter()
         .filter_map(|sharer| {
             let other = match sharer.sharing {
@@ -125,9 +125,9 @@ pub(super) async fn take(
         })
         .collect();
     let turn = turn(name, disposal, &others);
-    records.leaving(name, matches!(turn, Turn::Yield(_)));
+    cache.leaving(name, matches!(turn, Turn::Yield(_)));
     if let Turn::Wait(other, _) = &turn {
-        records.wake_after(&other.id, Key::Volume(name.into()));
+        cache.wakeups.wait(&other.id, Key::Volume(name.into()));
     }
     Ok(turn)
 }
@@ -142,8 +142,8 @@ async fn ask(shared: &Shared, name: &str) -> Result<Option<Other>, Outcome> {
             return Err(failure.outcome());
         }
     };
-    let class = class_if_needed(shared, &live).await?;
-    let guarding = shared.records().guarding();
+    let class = class::if_needed(shared, &live).await?;
+    let guarding = shared.cache().guarding();
     Ok(Some(match plan(&live, class.as_ref(), &shared.backends, guarding) {
         Plan::Ignore => Other::Uses,
         Plan::Refuse(_) => Other::Stuck,

@@ -6,7 +6,7 @@
 use std::time::Instant;
 
 use super::{
-    Class, Order, Plan, given_up, in_the_way, in_the_way_on,
+    Order, Plan, class, given_up, in_the_way, in_the_way_on,
     object::{self, Deletion},
     plan,
     sharing::{self, Other, Turn},
@@ -15,14 +15,14 @@ use super::{
 use crate::{
     backend::{Error, Kind, Ports, Removed, Restored},
     provisioner::{
+        cache::LocationKey,
+        class::Class,
         cluster::{Cause, Failure},
         context::Shared,
         events::Type,
         key::Key,
-        names,
-        objects::{VolumeObject, annotation},
+        objects::VolumeObject,
         queue::Outcome,
-        records::LocationKey,
         rights::Right,
         volume_state::{Action, action, state_of},
     },
@@ -70,16 +70,16 @@ async fn round(shared: &Shared, name: &str, tries: u32, permit: &Permit) -> Resu
             return Err(failure.outcome());
         }
     };
-    let guarding = shared.records().guarding();
+    let guarding = shared.cache().guarding();
     let class = match action(state_of(&live, &shared.backends), guarding) {
-        Action::Remove => class_if_needed(shared, &live).await?,
-        Action::None | Action::AddFinalizer | Action::RemoveFinalizer => class_known(shared, &live),
+        Action::Remove => class::if_needed(shared, &live).await?,
+        Action::None | Action::AddFinalizer | Action::RemoveFinalizer => class::if_known(shared, &live),
     };
     match plan(&live, class.as_ref(), &shared.backends, guarding) {
         Plan::Ignore => keep(shared, &live, class.as_ref(), permit).await,
         Plan::Refuse(why) => {
             // What the volume says now cannot be read, but it is not what was begun before.
-            if shared.records().removing(name).is_some() {
+            if shared.cache().removing(name).is_some() {
                 restore(shared, &live, class.as_ref(), permit).await?;
             }
             refuse(shared, &live, &why);
@@ -89,7 +89,7 @@ async fn round(shared: &Shared, name: &str, tries: u32, permit: &Permit) -> Resu
         Plan::Remove(order) => {
             let asked = order.removal.disposal;
             // Something else was asked for before, perhaps of another process where the bytes are to stay: it is undone.
-            let other = shared.records().removing(name).is_some_and(|begun| begun != asked);
+            let other = shared.cache().removing(name).is_some_and(|begun| begun != asked);
             if other || asked == Disposal::Retain {
                 restore(shared, &live, class.as_ref(), permit).await?;
             }
@@ -111,23 +111,23 @@ async fn remove(
     let asked = order.removal.disposal;
     let order = cleared(shared, live, ports, order, tries).await?;
     let name = order.removal.name.as_str();
-    let begun_before = shared.records().begin_removal(name, asked);
+    let begun_before = shared.cache().begin_removal(name, asked);
     match ports.backend.remove(&order.removal, permit).await {
         Ok(removed) => {
             tracing::info!(volume = name, disposal = %order.removal.disposal, outcome = ?removed, "removed the volume");
-            let mut records = shared.records();
-            records.leaving(name, true);
+            let mut cache = shared.cache();
+            cache.leaving(name, true);
             match removed {
-                Removed::Trashed | Removed::Archived(_) => records.moved_away(name),
+                Removed::Trashed | Removed::Archived(_) => cache.moved_away(name),
                 Removed::Kept | Removed::Absent => {}
             }
-            drop(records);
+            drop(cache);
             Ok((order, removed))
         }
         Err(error) => {
-            shared.records().leaving(name, false);
+            shared.cache().leaving(name, false);
             if !begun_before && error.kind().touched_nothing() {
-                shared.records().end_removal(name);
+                shared.cache().end_removal(name);
             }
             Err(not_removed(shared, live, &error))
         }
@@ -144,7 +144,7 @@ async fn finish(
 ) -> Result<Round, Outcome> {
     let name = order.removal.name.as_str();
     let class = live.spec.storage_class_name.as_deref().unwrap_or_default();
-    let guarding = shared.records().guarding();
+    let guarding = shared.cache().guarding();
     let state = state_of(live, &shared.backends);
     match object::delete(shared, live, state, guarding, permit).await {
         Ok(Deletion::Done) => {
@@ -173,8 +173,8 @@ async fn keep(
 ) -> Result<Round, Outcome> {
     let name = live.metadata.name.as_deref().unwrap_or_default();
     let state = state_of(live, &shared.backends);
-    let drop_finalizer = action(state, shared.records().guarding()) == Action::RemoveFinalizer;
-    let rescued = shared.records().removing(name).is_some() && !state.goes();
+    let drop_finalizer = action(state, shared.cache().guarding()) == Action::RemoveFinalizer;
+    let rescued = shared.cache().removing(name).is_some() && !state.goes();
     if !drop_finalizer && !rescued {
         return Ok(Round::Over(Outcome::Done));
     }
@@ -205,10 +205,10 @@ async fn restore(
     let given_up = given_up(live, class, &shared.backends);
     let found = given_up.and_then(|(by, removal)| Some((shared.backends.get(&by)?, removal)));
     let Some((backend, removal)) = found else {
-        shared.records().end_removal(name);
+        shared.cache().end_removal(name);
         return Ok(());
     };
-    let moved_away = shared.records().is_moved_away(name);
+    let moved_away = shared.cache().is_moved_away(name);
     match backend.restore(&removal, permit).await {
         Ok(Restored::InPlace) if !moved_away => {
             tracing::debug!(volume = name, "the volume stays; its data was not moved");
@@ -242,7 +242,7 @@ async fn restore(
             }
         }
     }
-    shared.records().end_removal(name);
+    shared.cache().end_removal(name);
     Ok(())
 }
 
@@ -256,8 +256,8 @@ async fn cleared(
 ) -> Result<Box<Order>, Outcome> {
     let name = order.removal.name.as_str();
     let Some(place) = ports.backend.locate(&order.removal.source) else { return Ok(order) };
-    let spot = LocationKey::new(ports.name(), &place);
-    match sharing::take(shared, name, &order.removal, &spot).await? {
+    let location = LocationKey::new(ports.name(), &place);
+    match sharing::take(shared, name, &order.removal, &location).await? {
         Turn::Last => {}
         // The last one at a place decides about it.
         Turn::Yield(who) => return Ok(yielding(order, &who)),
@@ -278,8 +278,8 @@ async fn cleared(
         }
     }
     let refused = {
-        let mut records = shared.records();
-        let other = records.occupant(&spot, name, "", false);
+        let mut cache = shared.cache();
+        let other = cache.occupancy.occupant(&location, name, "", false);
         let refused = match other {
             Some(other) => match in_the_way(&other) {
                 Some(why) => Some((why, other)),
@@ -287,13 +287,14 @@ async fn cleared(
                 None => return Err(Outcome::Retry),
             },
             // What an older provisioner made is known by its path alone.
-            None if order.removal.id.is_none() => records
-                .double(&spot, name, |store| ports.stores.is_provisional(store))
-                .map(|(other, store)| (in_the_way_on(&spot, &other, &store), other)),
+            None if order.removal.id.is_none() => cache
+                .occupancy
+                .double(&location, name, |store| ports.stores.is_provisional(store))
+                .map(|(other, store)| (in_the_way_on(&location, &other, &store), other)),
             None => None,
         };
         refused.map(|(why, other)| {
-            records.wake_after(&other.id, Key::Volume(name.into()));
+            cache.wakeups.wait(&other.id, Key::Volume(name.into()));
             why
         })
     };
@@ -339,29 +340,6 @@ fn not_removed(shared: &Shared, live: &VolumeObject, error: &Error) -> Outcome {
     error.kind().into()
 }
 
-/// The class that the volume names, where it matters: for what becomes of the bytes and, with volumes of older
-/// provisioners, for how they are reached. That a class is gone is not believed without asking.
-pub(super) async fn class_if_needed(shared: &Shared, live: &VolumeObject) -> Result<Option<Class>, Outcome> {
-    let name = super::class_of(live);
-    let recorded = |key| annotation(&live.metadata, key).is_some();
-    if recorded(names::ON_DELETE) && recorded(names::VOLUME_ID) || name.is_empty() {
-        return Ok(None);
-    }
-    let known = shared.records().class(name).map(|class| Class::clone(class));
-    if known.is_some() {
-        return Ok(known);
-    }
-    shared.cluster.class(name).await.map_err(|failure| {
-        tracing::warn!(class = name, error = %failure, "cannot read the class of a volume to remove");
-        failure.outcome()
-    })
-}
-
-/// The same, as far as it is known without asking.
-fn class_known(shared: &Shared, live: &VolumeObject) -> Option<Class> {
-    shared.records().class(super::class_of(live)).map(|class| Class::clone(class))
-}
-
 /// Tells why nothing was touched.
 fn refuse(shared: &Shared, live: &VolumeObject, why: &str) {
     let name = live.metadata.name.as_deref().unwrap_or_default();
@@ -403,7 +381,7 @@ pub(in crate::provisioner) async fn reconcile_finalizer(
         Ok(None) => return Outcome::Done,
         Err(failure) => return failure.outcome(),
     };
-    let guarding = shared.records().guarding();
+    let guarding = shared.cache().guarding();
     match action(state_of(&live, &shared.backends), guarding) {
         Action::AddFinalizer if permit.check().is_err() => Outcome::Retry,
         Action::AddFinalizer => {

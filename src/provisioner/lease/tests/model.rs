@@ -154,7 +154,7 @@ impl World {
         self.started += 1;
         let states = watch::Sender::new(State::Standby);
         let following = states.subscribe();
-        let office = Office { states, term: None };
+        let announcer = Announcer { states, term: None };
         let client = self.client(&machine);
         let boot = Duration::from_secs(self.random.random_range(0..100_000));
         let (begin, stands_still, clocked) =
@@ -164,7 +164,7 @@ impl World {
             (boot + begin.elapsed()).saturating_sub(lost)
         });
         let settings = settings(&format!("process-{}", self.started));
-        let mut candidate = Candidate::new(client, settings, clock, true, office, Default::default());
+        let mut candidate = Candidate::new(client, settings, clock, true, announcer, Default::default());
         candidate.random = StdRng::from_rng(&mut self.random);
         match self.off {
             Off::Nothing | Off::BootTime => {}

@@ -10,9 +10,9 @@ use super::*;
 use crate::{
     backend::{StorageSystem, memory::Memory},
     provisioner::{
+        cache::Watched,
         fixtures::{self, NAME},
         queue::Outcome,
-        records::Watched,
     },
     volume::Location,
 };
@@ -23,26 +23,26 @@ fn backends() -> Backends {
 }
 
 /// What is known: the usual class unless `class` is `None`, changed as it says, and these volumes.
-fn records(class: Option<Value>, volumes: Vec<Value>) -> Records {
-    let mut records = Records::new(backends(), true);
-    records.begin(Watched::Classes);
+fn cache(class: Option<Value>, volumes: Vec<Value>) -> Cache {
+    let mut cache = Cache::new(backends(), true);
+    cache.begin(Watched::Classes);
     if let Some(patch) = class {
-        records.see_class(fixtures::class(patch));
+        cache.see_class(fixtures::class(patch));
     }
     for volume in volumes {
-        records.see_volume(&fixtures::volume_object(volume));
+        cache.see_volume(&fixtures::volume_object(volume));
     }
-    records
+    cache
 }
 
 /// The plan in short: its kind, and for a rejection also when it is looked at again.
-fn decide(claim: &Value, records: &mut Records) -> (String, String) {
+fn decide(claim: &Value, cache: &mut Cache) -> (String, String) {
     let object = fixtures::claim_object(claim.clone());
-    records.see_claim(&object);
-    let Some(claim) = records.claim(object.metadata.uid.as_deref().unwrap()).cloned() else {
+    cache.see_claim(&object);
+    let Some(claim) = cache.claim(object.metadata.uid.as_deref().unwrap()).cloned() else {
         return ("not kept".into(), String::new());
     };
-    match plan(&claim, records, &backends(), None) {
+    match plan(&claim, cache, &backends(), None) {
         Plan::Ignore => ("ignore".into(), String::new()),
         Plan::Foreign(why) => ("foreign".into(), why),
         Plan::Reread => ("reread".into(), String::new()),
@@ -57,7 +57,7 @@ fn decide(claim: &Value, records: &mut Records) -> (String, String) {
             };
             (format!("reject, {again}"), rejection.why)
         }
-        Plan::Provision(order) => ("provision".into(), order.spot.path()),
+        Plan::Provision(order) => ("provision".into(), order.location.path()),
     }
 }
 
@@ -78,7 +78,7 @@ fn row(name: &'static str, claim: Value, class: Value, plan: &'static str, says:
 
 fn check(rows: Vec<Row>) {
     for Row { name, claim, class, plan, says } in rows {
-        let (found, text) = decide(&claim, &mut records(class, Vec::new()));
+        let (found, text) = decide(&claim, &mut cache(class, Vec::new()));
         assert_eq!(found, plan, "{name}: {text}");
         assert!(text.contains(says), "{name}: {text}");
     }
@@ -445,26 +445,26 @@ fn what_a_class_needs_of_a_claim_is_kept_and_the_claim_is_read_again_when_that_c
             json!({"metadata": {"resourceVersion": version}, "parameters": {"pathPattern": pattern}}),
         )
     };
-    let mut records = records(None, Vec::new());
-    assert_eq!(decide(&claim, &mut records).0, "reject, unless there is a class");
-    records.see_class(class("${.PVC.labels.tier}/${.PVC.name}", "1"));
-    let kept = records.claim("0b6f-11").cloned().unwrap();
+    let mut cache = cache(None, Vec::new());
+    assert_eq!(decide(&claim, &mut cache).0, "reject, unless there is a class");
+    cache.see_class(class("${.PVC.labels.tier}/${.PVC.name}", "1"));
+    let kept = cache.claim("0b6f-11").cloned().unwrap();
     assert!(
-        matches!(plan(&kept, &records, &backends(), None), Plan::Reread),
+        matches!(plan(&kept, &cache, &backends(), None), Plan::Reread),
         "nothing was kept without a class"
     );
-    assert_eq!(decide(&claim, &mut records), ("provision".into(), "gold/data".into()));
-    let kept = records.claim("0b6f-11").cloned().unwrap().to_volume_claim();
+    assert_eq!(decide(&claim, &mut cache), ("provision".into(), "gold/data".into()));
+    let kept = cache.claim("0b6f-11").cloned().unwrap().to_volume_claim();
     assert_eq!(kept.labels, BTreeMap::from([("tier".into(), "gold".into())]), "and only what is needed");
     assert!(kept.annotations.is_empty(), "{:?}", kept.annotations);
 
-    records.see_class(class("${.PVC.annotations.team}/${.PVC.labels.tier}", "2"));
-    let kept = records.claim("0b6f-11").cloned().unwrap();
-    assert!(matches!(plan(&kept, &records, &backends(), None), Plan::Reread), "the new edition needs more");
-    assert_eq!(decide(&claim, &mut records).1, "a/gold");
-    records.see_class(class("${.PVC.name}", "3"));
-    let kept = records.claim("0b6f-11").cloned().unwrap();
-    assert!(matches!(plan(&kept, &records, &backends(), None), Plan::Provision(_)), "less is enough");
+    cache.see_class(class("${.PVC.annotations.team}/${.PVC.labels.tier}", "2"));
+    let kept = cache.claim("0b6f-11").cloned().unwrap();
+    assert!(matches!(plan(&kept, &cache, &backends(), None), Plan::Reread), "the new edition needs more");
+    assert_eq!(decide(&claim, &mut cache).1, "a/gold");
+    cache.see_class(class("${.PVC.name}", "3"));
+    let kept = cache.claim("0b6f-11").cloned().unwrap();
+    assert!(matches!(plan(&kept, &cache, &backends(), None), Plan::Provision(_)), "less is enough");
 }
 
 #[test]
@@ -472,11 +472,11 @@ fn values_for_a_pattern_that_are_longer_than_any_path_are_refused_and_not_kept()
     let claim =
         json!({"metadata": {"annotations": {"a": format!("x{}", "/".repeat(2100)), "b": "y".repeat(2000)}}});
     let class = json!({"parameters": {"pathPattern": "${.PVC.annotations.a}/${.PVC.annotations.b}"}});
-    let mut records = records(Some(class), Vec::new());
-    let (found, text) = decide(&claim, &mut records);
+    let mut cache = cache(Some(class), Vec::new());
+    let (found, text) = decide(&claim, &mut cache);
     assert_eq!(found, "reject, on change");
     assert!(text.contains("are 4101 bytes long; a path has at most 4096"), "{text}");
-    assert!(records.claim("0b6f-11").unwrap().to_volume_claim().annotations.is_empty());
+    assert!(cache.claim("0b6f-11").unwrap().to_volume_claim().annotations.is_empty());
 }
 
 fn at(name: &str, path: &str) -> Value {
@@ -564,7 +564,7 @@ fn a_place_that_another_volume_has_is_refused() {
         ),
     ];
     for (name, class, volumes, expected, says) in table {
-        let (found, text) = decide(&usual(), &mut records(Some(class), volumes));
+        let (found, text) = decide(&usual(), &mut cache(Some(class), volumes));
         assert_eq!(found, expected, "{name}: {text}");
         assert!(text.contains(says), "{name}: {text}");
     }
@@ -573,35 +573,35 @@ fn a_place_that_another_volume_has_is_refused() {
 /// Proves: case 7
 #[test]
 fn a_claim_whose_volume_is_stored_needs_nothing_more() {
-    let records = records(Some(usual()), vec![json!({"status": {"phase": "Bound"}})]);
-    assert!(matches!(plan(&fixtures::claim(usual()), &records, &backends(), None), Plan::Ignore));
+    let cache = cache(Some(usual()), vec![json!({"status": {"phase": "Bound"}})]);
+    assert!(matches!(plan(&fixtures::claim(usual()), &cache, &backends(), None), Plan::Ignore));
 }
 
 #[test]
 fn a_place_that_is_being_made_is_refused_until_it_is_free() {
-    let mut records = records(Some(json!({"parameters": {"pathPattern": "same"}})), Vec::new());
+    let mut cache = cache(Some(json!({"parameters": {"pathPattern": "same"}})), Vec::new());
     let other = fixtures::claim(json!({"metadata": {"uid": "first", "name": "first"}}));
     let place = Location::new("default", "same").unwrap();
-    records.reserve(&other, LocationKey::new("memory", &place));
-    let (found, text) = decide(&usual(), &mut records);
+    cache.reserve(&other, LocationKey::new("memory", &place));
+    let (found, text) = decide(&usual(), &mut cache);
     assert_eq!(found, "reject, after first");
     assert!(text.contains("is that of claim default/first"), "{text}");
-    records.release("first");
-    assert_eq!(decide(&usual(), &mut records).0, "provision");
+    cache.release("first");
+    assert_eq!(decide(&usual(), &mut cache).0, "provision");
 }
 
 #[test]
 fn the_backend_is_asked_for_what_the_claim_says_with_its_own_parameters_only() {
     let class =
         json!({"parameters": {"pathPattern": "${.PVC.labels.tier}", "onDelete": "retain", "odd": "1"}});
-    let mut records = records(Some(class), Vec::new());
+    let mut cache = cache(Some(class), Vec::new());
     let claim = json!({
         "metadata": {"labels": {"tier": "gold"}},
         "spec": {"accessModes": ["ReadWriteOnce", "ReadOnlyMany"]},
     });
-    records.see_claim(&fixtures::claim_object(claim));
-    let claim = Arc::clone(records.claim("0b6f-11").unwrap());
-    let Plan::Provision(order) = plan(&claim, &records, &backends(), None) else { panic!("not provisioned") };
+    cache.see_claim(&fixtures::claim_object(claim));
+    let claim = Arc::clone(cache.claim("0b6f-11").unwrap());
+    let Plan::Provision(order) = plan(&claim, &cache, &backends(), None) else { panic!("not provisioned") };
     let mut expected = VolumeRequest {
         name: "pvc-0b6f-11".parse().unwrap(),
         claim: claim.to_volume_claim(),
@@ -614,30 +614,30 @@ fn the_backend_is_asked_for_what_the_claim_says_with_its_own_parameters_only() {
     assert_eq!(order.request, expected);
     assert_eq!(std::mem::take(&mut expected.claim.labels), BTreeMap::from([("tier".into(), "gold".into())]));
     assert_eq!(order.disposal, Disposal::Retain);
-    assert_eq!(order.spot.path(), "gold");
+    assert_eq!(order.location.path(), "gold");
     assert_eq!(order.unknown.as_deref(), Some("has the unknown parameter \"odd\""));
 }
 
 #[test]
 fn a_claim_and_a_class_that_are_the_same_are_not_parsed_again() {
-    let mut records = records(Some(json!({})), Vec::new());
+    let mut cache = cache(Some(json!({})), Vec::new());
     let claim = fixtures::claim(json!({}));
-    let Plan::Provision(mut parsed) = plan(&claim, &records, &backends(), None) else {
+    let Plan::Provision(mut parsed) = plan(&claim, &cache, &backends(), None) else {
         panic!("not provisioned")
     };
     parsed.request.capacity = Capacity::from_bytes(1);
-    let again = |claim: &Arc<Claim>, records: &Records| {
-        let Plan::Provision(order) = plan(claim, records, &backends(), Some(&parsed)) else {
+    let again = |claim: &Arc<Claim>, cache: &Cache| {
+        let Plan::Provision(order) = plan(claim, cache, &backends(), Some(&parsed)) else {
             panic!("refused")
         };
         order.request.capacity == parsed.request.capacity
     };
-    assert!(again(&claim, &records), "what was parsed is used");
-    assert!(!again(&Arc::new(Claim::clone(&claim)), &records), "the claim is another edition");
-    let mut class = Class::clone(records.class(&claim.class).unwrap());
+    assert!(again(&claim, &cache), "what was parsed is used");
+    assert!(!again(&Arc::new(Claim::clone(&claim)), &cache), "the claim is another edition");
+    let mut class = Class::clone(cache.class(&claim.class).unwrap());
     class.version = "2".into();
-    records.see_class(class);
-    assert!(!again(&claim, &records), "the class is another edition");
+    cache.see_class(class);
+    assert!(!again(&claim, &cache), "the class is another edition");
 }
 
 /// Proves: case 13, case 14, case 39

@@ -97,9 +97,9 @@ impl Occupants {
 pub(crate) struct LocationIndex(BTreeMap<Box<str>, Occupants>);
 
 impl LocationIndex {
-    /// `who` lies at `spot`.
-    pub(crate) fn insert(&mut self, spot: &LocationKey, who: &Arc<str>) {
-        match self.0.entry(spot.0.clone()) {
+    /// `who` lies at `location`.
+    pub(crate) fn insert(&mut self, location: &LocationKey, who: &Arc<str>) {
+        match self.0.entry(location.0.clone()) {
             Entry::Vacant(vacant) => {
                 vacant.insert(Occupants::One(Arc::clone(who)));
             }
@@ -113,9 +113,9 @@ impl LocationIndex {
         }
     }
 
-    /// `who` does not lie at `spot` any more.
-    pub(crate) fn remove(&mut self, spot: &LocationKey, who: &str) {
-        if let Entry::Occupied(mut occupied) = self.0.entry(spot.0.clone()) {
+    /// `who` does not lie at `location` any more.
+    pub(crate) fn remove(&mut self, location: &LocationKey, who: &str) {
+        if let Entry::Occupied(mut occupied) = self.0.entry(location.0.clone()) {
             let mut left: Vec<_> =
                 occupied.get().as_slice().iter().filter(|one| ***one != *who).cloned().collect();
             match (left.pop(), left.is_empty()) {
@@ -151,22 +151,24 @@ impl LocationIndex {
         stores
     }
 
-    /// Everybody who lies at, above or below `spot`.
+    /// Everybody who lies at, above or below `location`.
     pub(crate) fn overlapping<'a>(
         &'a self,
-        spot: &'a LocationKey,
+        location: &'a LocationKey,
     ) -> impl Iterator<Item = (Relation, &'a Arc<str>)> + 'a {
-        let above = spot
+        let above = location
             .above()
             .filter_map(|text| self.0.get(text))
             .flat_map(|occupants| occupants.as_slice().iter().map(|who| (Relation::Above, who)));
-        let from: (Bound<&str>, Bound<&str>) = (Bound::Included(&spot.0), Bound::Unbounded);
-        let below = self.0.range::<str, _>(from).take_while(|(text, _)| text.starts_with(&*spot.0)).flat_map(
-            |(text, occupants)| {
-                let relation = if text.len() == spot.0.len() { Relation::Same } else { Relation::Below };
+        let from: (Bound<&str>, Bound<&str>) = (Bound::Included(&location.0), Bound::Unbounded);
+        let below = self
+            .0
+            .range::<str, _>(from)
+            .take_while(|(text, _)| text.starts_with(&*location.0))
+            .flat_map(|(text, occupants)| {
+                let relation = if text.len() == location.0.len() { Relation::Same } else { Relation::Below };
                 occupants.as_slice().iter().map(move |who| (relation, who))
-            },
-        );
+            });
         above.chain(below)
     }
 }
@@ -181,7 +183,7 @@ mod tests {
         Location { store: store.into(), path: path.split('/').map(String::from).collect() }
     }
 
-    fn spot(path: &str) -> LocationKey {
+    fn location(path: &str) -> LocationKey {
         LocationKey::new("fake", &place("default", path))
     }
 
@@ -192,7 +194,7 @@ mod tests {
         for (path, who) in
             [("a", "1"), ("b/c", "2"), ("b/c", "3"), ("b/cd", "4"), ("b/c/d/e", "5"), ("b-c", "6")]
         {
-            places.insert(&spot(path), &who.into());
+            places.insert(&location(path), &who.into());
         }
         let table: &[(&str, &[(Relation, &str)])] = &[
             ("a", &[(Same, "1")]),
@@ -207,16 +209,16 @@ mod tests {
             ("c", &[]),
         ];
         for (path, expected) in table {
-            let spot = spot(path);
-            let found: Vec<_> = places.overlapping(&spot).map(|(how, who)| (how, &**who)).collect();
+            let location = location(path);
+            let found: Vec<_> = places.overlapping(&location).map(|(how, who)| (how, &**who)).collect();
             assert_eq!(found, *expected, "{path}");
         }
         let elsewhere = LocationKey::new("fake", &place("other", "a"));
         assert_eq!(places.overlapping(&elsewhere).count(), 0);
-        assert_eq!(elsewhere.on("default"), spot("a"));
-        assert_eq!(spot("b/c").on("other"), LocationKey::new("fake", &place("other", "b/c")));
+        assert_eq!(elsewhere.on("default"), location("a"));
+        assert_eq!(location("b/c").on("other"), LocationKey::new("fake", &place("other", "b/c")));
         assert_eq!(LocationKey::new("other", &place("default", "a")).store(), "default");
-        assert_eq!(spot("b/c").path(), "b/c");
+        assert_eq!(location("b/c").path(), "b/c");
     }
 
     #[test]
@@ -241,11 +243,11 @@ mod tests {
     fn the_last_occupant_to_leave_frees_the_place() {
         let mut places = LocationIndex::default();
         for who in ["1", "2", "3", "2"] {
-            places.insert(&spot("a"), &who.into());
+            places.insert(&location("a"), &who.into());
         }
         for (who, left) in [("2", 2), ("9", 2), ("1", 1), ("3", 0), ("3", 0)] {
-            places.remove(&spot("a"), who);
-            assert_eq!(places.overlapping(&spot("a")).count(), left, "after {who} left");
+            places.remove(&location("a"), who);
+            assert_eq!(places.overlapping(&location("a")).count(), left, "after {who} left");
         }
         assert!(places.0.is_empty());
     }
@@ -258,11 +260,11 @@ mod tests {
         ) {
             let mut places = LocationIndex::default();
             for (index, path) in paths.iter().enumerate() {
-                places.insert(&spot(path), &index.to_string().into());
+                places.insert(&location(path), &index.to_string().into());
             }
-            let spot = spot(&asked);
+            let location = location(&asked);
             let mut found: Vec<usize> =
-                places.overlapping(&spot).map(|(_, who)| who.parse().unwrap()).collect();
+                places.overlapping(&location).map(|(_, who)| who.parse().unwrap()).collect();
             found.sort_unstable();
             let expected: Vec<usize> = paths
                 .iter()

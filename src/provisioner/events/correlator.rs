@@ -11,7 +11,7 @@ use std::{
 use jiff::Timestamp;
 use tokio::time::Instant;
 
-use super::{Counts, Event, Regarding, Type};
+use super::event::{Counts, Event, Regarding, Type};
 use crate::provisioner::bounds::NOTE_BYTES;
 
 /// What happens again within this time is the same event.

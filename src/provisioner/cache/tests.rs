@@ -6,23 +6,24 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::{past::REMEMBERED, *};
+use super::{expectations::MOST_LOCATIONS, *};
 use crate::{
     backend::memory::Memory,
     provisioner::{
         fixtures::{self, NAME},
+        names,
         queue::Backoff,
     },
     volume::Location,
 };
 
-fn records() -> Records {
-    Records::new(Backends::default().with(NAME, Arc::new(Memory::new())), true)
+fn cache() -> Cache {
+    Cache::new(Backends::default().with(NAME, Arc::new(Memory::new())), true)
 }
 
-fn listen(records: &mut Records) -> Queue<Key> {
+fn listen(cache: &mut Cache) -> Queue<Key> {
     let queue = Queue::new(Backoff::default());
-    records.work(queue.clone());
+    cache.work(queue.clone());
     queue
 }
 
@@ -38,10 +39,10 @@ async fn queued(queue: &Queue<Key>) -> Vec<Key> {
 }
 
 /// A volume came, and it was looked whether the trash holds its bytes.
-async fn come(records: &mut Records, queue: &Queue<Key>, object: &VolumeObject) {
-    records.see_volume(object);
+async fn come(cache: &mut Cache, queue: &Queue<Key>, object: &VolumeObject) {
+    cache.see_volume(object);
     queued(queue).await;
-    records.end_removal(object.metadata.name.as_deref().unwrap());
+    cache.end_removal(object.metadata.name.as_deref().unwrap());
 }
 
 fn claim(uid: &str, version: &str) -> ClaimObject {
@@ -61,25 +62,25 @@ fn bound() -> Value {
 /// Proves: case 40
 #[tokio::test]
 async fn news_about_a_claim_is_work_and_old_news_is_none() {
-    let mut records = records();
-    records.see_claim(&claim("a", "1"));
-    let queue = listen(&mut records);
+    let mut cache = cache();
+    cache.see_claim(&claim("a", "1"));
+    let queue = listen(&mut cache);
     assert_eq!(queued(&queue).await, [Key::Claim("a".into())], "what was seen before there was a queue");
-    records.see_claim(&claim("a", "1"));
+    cache.see_claim(&claim("a", "1"));
     assert_eq!(queued(&queue).await, [], "the same version again");
-    records.see_claim(&claim("a", "2"));
+    cache.see_claim(&claim("a", "2"));
     assert_eq!(queued(&queue).await, [Key::Claim("a".into())], "a change");
-    records.see_class(fixtures::class(json!({})));
+    cache.see_class(fixtures::class(json!({})));
     assert_eq!(queued(&queue).await, [Key::Claim("a".into())], "its class appears");
-    records.see_class(fixtures::class(json!({})));
+    cache.see_class(fixtures::class(json!({})));
     assert_eq!(queued(&queue).await, [], "the same class again");
-    records.see_class(fixtures::class(json!({"metadata": {"uid": "class-2"}})));
+    cache.see_class(fixtures::class(json!({"metadata": {"uid": "class-2"}})));
     assert_eq!(queued(&queue).await, [Key::Claim("a".into())], "its class was made anew");
-    records.see_class(fixtures::class(json!({"metadata": {"name": "another"}})));
+    cache.see_class(fixtures::class(json!({"metadata": {"name": "another"}})));
     assert_eq!(queued(&queue).await, [], "another class");
-    records.forget_claim("a");
+    cache.forget_claim("a");
     assert_eq!(queued(&queue).await, [Key::Claim("a".into())], "it is gone: what was begun must be ended");
-    records.forget_claim("a");
+    cache.forget_claim("a");
     assert_eq!(queued(&queue).await, [], "it was gone already");
 }
 
@@ -126,116 +127,115 @@ fn what_is_kept_of_a_claim_has_a_bound_whatever_its_author_writes() {
 /// A key per claim that ever wanted the place of a volume stayed for as long as the volume did.
 #[tokio::test]
 async fn a_claim_that_waits_for_a_place_leaves_nothing_behind_when_it_goes_or_is_served() {
-    let mut records = records();
+    let mut cache = cache();
     let occupant: Arc<str> = "pvc-there".into();
-    records.see_volume(&volume(&occupant, bound()));
+    cache.see_volume(&volume(&occupant, bound()));
     for number in 0..100 {
         let uid = format!("uid-{number}");
-        records.see_claim(&claim(&uid, "1"));
-        records.wake_after(&occupant, Key::Claim(uid.as_str().into()));
+        cache.see_claim(&claim(&uid, "1"));
+        cache.wakeups.wait(&occupant, Key::Claim(uid.as_str().into()));
     }
-    assert_eq!(records.blocked.sizes(), (100, 1));
+    assert_eq!(cache.wakeups.sizes(), (100, 1));
     for number in 0..98 {
-        records.forget_claim(&format!("uid-{number}"));
+        cache.forget_claim(&format!("uid-{number}"));
     }
-    assert_eq!(records.blocked.sizes(), (2, 1), "claims that are gone wait for nothing");
+    assert_eq!(cache.wakeups.sizes(), (2, 1), "claims that are gone wait for nothing");
     let served =
         volume("pvc-uid-98", json!({"spec": {"claimRef": {"uid": "uid-98"}}, "status": {"phase": "Bound"}}));
-    records.see_volume(&served);
-    assert_eq!(records.blocked.sizes(), (1, 1), "nor does one that has a volume");
-    records.wake_after(&"pvc-other".into(), Key::Claim("uid-99".into()));
-    assert_eq!(records.blocked.sizes(), (1, 1), "each waits for one thing");
-    let queue = listen(&mut records);
+    cache.see_volume(&served);
+    assert_eq!(cache.wakeups.sizes(), (1, 1), "nor does one that has a volume");
+    cache.wakeups.wait(&"pvc-other".into(), Key::Claim("uid-99".into()));
+    assert_eq!(cache.wakeups.sizes(), (1, 1), "each waits for one thing");
+    let queue = listen(&mut cache);
     queued(&queue).await;
-    records.forget_volume(&occupant);
+    cache.forget_volume(&occupant);
     assert_eq!(queued(&queue).await, [], "and no more for what it waited for before");
-    records.wake_after(&"pvc-uid-98".into(), Key::Volume("pvc-x".into()));
-    records.see_volume(&volume("pvc-x", bound()));
-    records.forget_volume("pvc-x");
-    assert_eq!(records.blocked.sizes(), (1, 1), "a volume that is gone waits for nothing");
+    cache.wakeups.wait(&"pvc-uid-98".into(), Key::Volume("pvc-x".into()));
+    cache.see_volume(&volume("pvc-x", bound()));
+    cache.forget_volume("pvc-x");
+    assert_eq!(cache.wakeups.sizes(), (1, 1), "a volume that is gone waits for nothing");
 }
 
 #[tokio::test]
 async fn what_a_new_list_does_not_have_is_gone() {
-    let mut records = records();
+    let mut cache = cache();
     for kind in [Watched::Claims, Watched::Volumes, Watched::Classes] {
-        records.begin(kind);
+        cache.begin(kind);
     }
     for uid in ["a", "b"] {
-        records.see_claim(&claim(uid, "1"));
-        records.see_volume(&volume(&format!("pvc-{uid}"), bound()));
+        cache.see_claim(&claim(uid, "1"));
+        cache.see_volume(&volume(&format!("pvc-{uid}"), bound()));
     }
-    records.see_class(fixtures::class(json!({})));
-    assert!(!records.complete(Watched::Claims) && !records.complete(Watched::Volumes));
-    assert!(records.complete(Watched::Classes), "all kinds are listed");
-    let queue = listen(&mut records);
+    cache.see_class(fixtures::class(json!({})));
+    assert!(!cache.complete(Watched::Claims) && !cache.complete(Watched::Volumes));
+    assert!(cache.complete(Watched::Classes), "all kinds are listed");
+    let queue = listen(&mut cache);
     queued(&queue).await;
 
     for kind in [Watched::Claims, Watched::Volumes, Watched::Classes] {
-        records.begin(kind);
+        cache.begin(kind);
     }
-    records.see_claim(&claim("b", "1"));
-    records.see_volume(&volume("pvc-b", bound()));
-    records.see_volume(&volume("pvc-new", bound()));
+    cache.see_claim(&claim("b", "1"));
+    cache.see_volume(&volume("pvc-b", bound()));
+    cache.see_volume(&volume("pvc-new", bound()));
     for kind in [Watched::Claims, Watched::Volumes, Watched::Classes] {
-        records.complete(kind);
+        cache.complete(kind);
     }
-    assert!(records.claim("a").is_none() && records.claim("b").is_some());
-    assert!(records.volume("pvc-a").is_none() && records.volume("pvc-b").is_some());
-    assert!(records.volume("pvc-new").is_some());
-    assert!(records.class("nfs").is_none());
+    assert!(cache.claim("a").is_none() && cache.claim("b").is_some());
+    assert!(cache.volume("pvc-a").is_none() && cache.volume("pvc-b").is_some());
+    assert!(cache.volume("pvc-new").is_some());
+    assert!(cache.class("nfs").is_none());
     assert_eq!(queued(&queue).await, [Key::Claim("a".into()), Key::Volume("pvc-new".into())]);
 }
 
 #[tokio::test]
 async fn a_volume_is_work_when_it_may_be_removed_and_when_its_finalizer_is_wrong() {
-    let mut records = records();
-    records.see_volume(&volume("pvc-a", bound()));
+    let mut cache = cache();
+    cache.see_volume(&volume("pvc-a", bound()));
     let unguarded = json!({"metadata": {"finalizers": []}, "status": {"phase": "Available"}});
-    records.see_volume(&volume("pvc-b", unguarded));
-    let queue = listen(&mut records);
+    cache.see_volume(&volume("pvc-b", unguarded));
+    let queue = listen(&mut cache);
     assert_eq!(queued(&queue).await, [], "a bound volume needs nothing");
-    records.see_volume(&volume("pvc-a", json!({})));
+    cache.see_volume(&volume("pvc-a", json!({})));
     assert_eq!(queued(&queue).await, [Key::Volume("pvc-a".into())], "released");
-    records
-        .see_volume(&volume("pvc-b", json!({"metadata": {"finalizers": []}, "status": {"phase": "Bound"}})));
+    cache.see_volume(&volume("pvc-b", json!({"metadata": {"finalizers": []}, "status": {"phase": "Bound"}})));
     let work = [Key::AddFinalizer("pvc-b".into()), Key::Register("pvc-b".into())];
     assert_eq!(queued(&queue).await, work, "without our finalizer, and not made just now");
-    records.guard(false);
+    cache.guard(false);
     assert_eq!(queued(&queue).await, [Key::Volume("pvc-a".into())], "the right to set it is gone");
-    records.guard(true);
+    cache.guard(true);
     assert_eq!(queued(&queue).await, [Key::Volume("pvc-a".into()), Key::AddFinalizer("pvc-b".into())]);
 }
 
 #[tokio::test]
 async fn what_a_removal_is_decided_by_is_news_and_nothing_else_of_the_volume() {
-    let mut records = records();
-    let queue = listen(&mut records);
+    let mut cache = cache();
+    let queue = listen(&mut cache);
     let annotated = |value: &str| json!({"metadata": {"annotations": {"berth.storage/on-delete": value}}});
-    records.see_volume(&volume("pvc-a", annotated("Delete")));
+    cache.see_volume(&volume("pvc-a", annotated("Delete")));
     assert_eq!(queued(&queue).await, [Key::Volume("pvc-a".into())], "released");
     let labelled = json!({"metadata": {
         "labels": {"a": "b"}, "resourceVersion": "10", "annotations": {"berth.storage/on-delete": "Delete"},
     }});
-    records.see_volume(&volume("pvc-a", labelled));
+    cache.see_volume(&volume("pvc-a", labelled));
     assert_eq!(queued(&queue).await, [], "a label");
-    records.see_volume(&volume("pvc-a", annotated("delete")));
+    cache.see_volume(&volume("pvc-a", annotated("delete")));
     assert_eq!(queued(&queue).await, [Key::Volume("pvc-a".into())], "an annotation was corrected");
     let mut other = annotated("delete");
     fixtures::merge(&mut other, &json!({"spec": {"claimRef": {"uid": "corrected"}}}));
-    records.see_volume(&volume("pvc-a", other));
+    cache.see_volume(&volume("pvc-a", other));
     assert_eq!(queued(&queue).await, [Key::Volume("pvc-a".into())], "its claim was corrected");
-    come(&mut records, &queue, &volume("pvc-b", bound())).await;
+    come(&mut cache, &queue, &volume("pvc-b", bound())).await;
     let mut touched = bound();
     fixtures::merge(&mut touched, &annotated("archive"));
-    records.see_volume(&volume("pvc-b", touched));
+    cache.see_volume(&volume("pvc-b", touched));
     assert_eq!(queued(&queue).await, [], "nothing is to be done for a bound volume");
 }
 
 #[test]
 fn who_shares_a_place_uses_it_or_is_released_or_leaves_it() {
     use Sharing::{Leaves, Released, Uses};
-    let mut records = records();
+    let mut cache = cache();
     let shared = json!({"spec": {"nfs": {"path": "/default/shared"}}});
     let at = |name: &str, phase: &str| {
         let mut patch = shared.clone();
@@ -243,83 +243,83 @@ fn who_shares_a_place_uses_it_or_is_released_or_leaves_it() {
         volume(name, patch)
     };
     for (name, phase) in [("a", "Released"), ("b", "Bound"), ("c", "Released"), ("d", "Available")] {
-        records.see_volume(&at(name, phase));
+        cache.see_volume(&at(name, phase));
     }
-    records.see_volume(&volume("below", json!({"spec": {"nfs": {"path": "/default/shared/x"}}})));
-    records.leaving("c", true);
-    let spot = LocationKey::new("memory", &Location::new("default", "shared").unwrap());
-    records.reserve(&fixtures::claim(json!({})), spot.clone());
-    let found = |records: &Records| -> Vec<(String, Sharing)> {
-        records
-            .sharers(&spot, "d")
+    cache.see_volume(&volume("below", json!({"spec": {"nfs": {"path": "/default/shared/x"}}})));
+    cache.leaving("c", true);
+    let location = LocationKey::new("memory", &Location::new("default", "shared").unwrap());
+    cache.reserve(&fixtures::claim(json!({})), location.clone());
+    let found = |cache: &Cache| -> Vec<(String, Sharing)> {
+        cache
+            .sharers(&location, "d")
             .into_iter()
             .map(|sharer| (sharer.id.to_string(), sharer.sharing))
             .collect()
     };
     let expected = [("a", Released), ("b", Uses), ("c", Leaves), ("0b6f-11", Uses)]
         .map(|(id, how)| (id.to_owned(), how));
-    assert_eq!(found(&records), expected);
+    assert_eq!(found(&cache), expected);
     let mut rescued = shared.clone();
     fixtures::merge(&mut rescued, &json!({"spec": {"persistentVolumeReclaimPolicy": "Retain"}}));
-    records.see_volume(&volume("c", rescued));
-    assert_eq!(found(&records)[2], ("c".to_owned(), Uses), "it was rescued meanwhile");
-    records.leaving("a", true);
-    records.rest();
-    assert_eq!(found(&records)[0], ("a".to_owned(), Released), "what was on its way was dropped");
+    cache.see_volume(&volume("c", rescued));
+    assert_eq!(found(&cache)[2], ("c".to_owned(), Uses), "it was rescued meanwhile");
+    cache.leaving("a", true);
+    cache.rest();
+    assert_eq!(found(&cache)[0], ("a".to_owned(), Released), "what was on its way was dropped");
 }
 
 /// A volume that was to be removed, then to be retained, then to be removed again was Released for ever.
 #[tokio::test]
 async fn while_a_volume_is_removed_only_what_others_change_is_news() {
-    let mut records = records();
-    records.see_volume(&volume("a", json!({})));
-    let queue = listen(&mut records);
+    let mut cache = cache();
+    cache.see_volume(&volume("a", json!({})));
+    let queue = listen(&mut cache);
     let work = || vec![Key::Volume("a".into())];
     assert_eq!(queued(&queue).await, work());
-    assert!(!records.begin_removal("a", Disposal::Delete));
-    records.leaving("a", true);
-    assert!(records.begin_removal("a", Disposal::Delete), "it was begun before");
+    assert!(!cache.begin_removal("a", Disposal::Delete));
+    cache.leaving("a", true);
+    assert!(cache.begin_removal("a", Disposal::Delete), "it was begun before");
     let deleting = json!({"metadata": {"deletionTimestamp": "2026-11-01T00:00:00Z"}});
     let patched = |patch: Value| {
         let mut usual = deleting.clone();
         fixtures::merge(&mut usual, &patch);
         volume("a", usual)
     };
-    records.see_volume(&patched(json!({})));
+    cache.see_volume(&patched(json!({})));
     assert_eq!(queued(&queue).await, [], "its last changes are our own");
-    records.see_volume(&patched(json!({"metadata": {"annotations": {"berth.storage/on-delete": "retain"}}})));
+    cache.see_volume(&patched(json!({"metadata": {"annotations": {"berth.storage/on-delete": "retain"}}})));
     assert_eq!(queued(&queue).await, work(), "what shall become of it was changed");
     let retained = json!({"spec": {"persistentVolumeReclaimPolicy": "Retain"}});
     for rescue in [retained.clone(), bound(), json!({"status": {"phase": "Available"}})] {
-        records.see_volume(&patched(rescue));
+        cache.see_volume(&patched(rescue));
         assert!(queued(&queue).await.starts_with(&work()), "it is to stay");
-        assert_eq!(records.removing("a"), Some(Disposal::Delete), "until its data is back");
-        records.see_volume(&patched(json!({})));
+        assert_eq!(cache.removing("a"), Some(Disposal::Delete), "until its data is back");
+        cache.see_volume(&patched(json!({})));
         queued(&queue).await;
     }
-    records.see_volume(&volume("a", retained));
+    cache.see_volume(&volume("a", retained));
     queued(&queue).await;
-    records.end_removal("a");
-    records.see_volume(&volume("a", json!({})));
+    cache.end_removal("a");
+    cache.see_volume(&volume("a", json!({})));
     assert_eq!(queued(&queue).await, work(), "and it is to be removed once more");
 }
 
 #[tokio::test]
 async fn another_object_of_the_same_name_is_another_volume() {
-    let mut records = records();
-    records.see_volume(&volume("a", json!({})));
-    records.begin_removal("a", Disposal::Delete);
-    records.leaving("a", true);
-    let queue = listen(&mut records);
+    let mut cache = cache();
+    cache.see_volume(&volume("a", json!({})));
+    cache.begin_removal("a", Disposal::Delete);
+    cache.leaving("a", true);
+    let queue = listen(&mut cache);
     queued(&queue).await;
-    records.see_volume(&volume("a", json!({"metadata": {"uid": "made-again"}})));
+    cache.see_volume(&volume("a", json!({"metadata": {"uid": "made-again"}})));
     assert_eq!(queued(&queue).await, [Key::Volume("a".into())]);
 }
 
 /// From a backup, while the trash may still hold its data.
 #[tokio::test]
 async fn a_volume_of_ours_that_comes_back_is_looked_for_in_the_trash_and_one_that_we_make_is_not() {
-    let mut records = records();
+    let mut cache = cache();
     let again = |name: &str, version: &str| {
         let patch = json!({
             "metadata": {"resourceVersion": version},
@@ -327,25 +327,25 @@ async fn a_volume_of_ours_that_comes_back_is_looked_for_in_the_trash_and_one_tha
         });
         volume(name, patch)
     };
-    records.see_volume(&again("listed", "1"));
-    let queue = listen(&mut records);
-    records.see_volume(&again("listed", "2"));
+    cache.see_volume(&again("listed", "1"));
+    let queue = listen(&mut cache);
+    cache.see_volume(&again("listed", "2"));
     assert_eq!(queued(&queue).await, [], "it was there before we worked");
     let place = Location::new("default", "made").unwrap();
-    records.reserve(&fixtures::claim(json!({})), LocationKey::new("memory", &place));
-    records.see_volume(&again("made", "1"));
-    records.see_volume(&again("made", "2"));
+    cache.reserve(&fixtures::claim(json!({})), LocationKey::new("memory", &place));
+    cache.see_volume(&again("made", "1"));
+    cache.see_volume(&again("made", "2"));
     assert_eq!(queued(&queue).await, [], "we are making it");
-    records.see_volume(&again("back", "1"));
+    cache.see_volume(&again("back", "1"));
     assert_eq!(queued(&queue).await, [Key::Volume("back".into())]);
-    records.end_removal("back");
-    records.see_volume(&again("back", "2"));
+    cache.end_removal("back");
+    cache.see_volume(&again("back", "2"));
     assert_eq!(queued(&queue).await, [], "once");
 }
 
 #[tokio::test]
 async fn volumes_of_older_provisioners_and_volumes_that_are_taken_over_are_recorded_when_they_are_bound() {
-    let mut records = records();
+    let mut cache = cache();
     let old = json!({"metadata": {"annotations": {"berth.storage/volume-id": null}}});
     let patched = |name: &str, base: &Value, patch: Value| {
         let mut usual = json!({"metadata": {"annotations": {}}});
@@ -356,38 +356,38 @@ async fn volumes_of_older_provisioners_and_volumes_that_are_taken_over_are_recor
         }
         object
     };
-    let queue = listen(&mut records);
+    let queue = listen(&mut cache);
     let take_over = |owner: &str| json!({"metadata": {"annotations": {"berth.storage/take-over": owner}}, "status": {"phase": "Bound"}});
     let place = Location::new("default", "new").unwrap();
     let claim = fixtures::claim(json!({"metadata": {"uid": "new"}}));
-    records.reserve(&claim, LocationKey::new("memory", &place));
-    records.see_volume(&patched("new", &Value::Null, json!({"status": {"phase": "Pending"}})));
-    records.see_volume(&patched("new", &Value::Null, bound()));
+    cache.reserve(&claim, LocationKey::new("memory", &place));
+    cache.see_volume(&patched("new", &Value::Null, json!({"status": {"phase": "Pending"}})));
+    cache.see_volume(&patched("new", &Value::Null, bound()));
     assert_eq!(queued(&queue).await, [], "we recorded it when we made it");
-    records.see_volume(&patched("old", &old, json!({"status": {"phase": "Available"}})));
+    cache.see_volume(&patched("old", &old, json!({"status": {"phase": "Available"}})));
     assert_eq!(queued(&queue).await, []);
-    records.see_volume(&patched("old", &old, bound()));
+    cache.see_volume(&patched("old", &old, bound()));
     assert_eq!(queued(&queue).await, [Key::Register("old".into())]);
-    records.see_volume(&patched("old", &old, bound()));
+    cache.see_volume(&patched("old", &old, bound()));
     assert_eq!(queued(&queue).await, [], "once");
     for name in ["new", "old"] {
         let base = if name == "old" { &old } else { &Value::Null };
-        records.see_volume(&patched(name, base, take_over("blue")));
+        cache.see_volume(&patched(name, base, take_over("blue")));
         assert_eq!(queued(&queue).await, [Key::Register(name.into())]);
     }
     let released = json!({
         "spec": {"persistentVolumeReclaimPolicy": "Retain"}, "metadata": {"finalizers": []},
         "status": {"phase": "Released"},
     });
-    come(&mut records, &queue, &patched("again", &Value::Null, released)).await;
+    come(&mut cache, &queue, &patched("again", &Value::Null, released)).await;
     let again = json!({
         "spec": {"persistentVolumeReclaimPolicy": "Retain", "claimRef": {"uid": "another"}},
         "metadata": {"finalizers": []}, "status": {"phase": "Bound"},
     });
-    records.see_volume(&patched("again", &Value::Null, again));
+    cache.see_volume(&patched("again", &Value::Null, again));
     assert_eq!(queued(&queue).await, [Key::Register("again".into())], "it is used by another claim");
-    records.forget_volume("again");
-    let in_use = records.in_use();
+    cache.forget_volume("again");
+    let in_use = cache.in_use();
     let known: Vec<_> = in_use[&("memory", "default".to_owned())]
         .iter()
         .map(|known| (known.name.as_str(), known.legacy))
@@ -398,12 +398,12 @@ async fn volumes_of_older_provisioners_and_volumes_that_are_taken_over_are_recor
 /// Nothing looked at its archive, which expired while the volume was in use.
 #[tokio::test]
 async fn a_volume_that_was_made_again_while_berth_was_stopped_is_recorded_when_it_is_bound() {
-    let mut records = records();
-    records.see_volume(&volume("again", json!({"status": {"phase": "Available"}})));
-    let queue = listen(&mut records);
-    records.see_volume(&volume("again", bound()));
+    let mut cache = cache();
+    cache.see_volume(&volume("again", json!({"status": {"phase": "Available"}})));
+    let queue = listen(&mut cache);
+    cache.see_volume(&volume("again", bound()));
     assert_eq!(queued(&queue).await, [Key::Register("again".into())]);
-    records.see_volume(&volume("again", bound()));
+    cache.see_volume(&volume("again", bound()));
     assert_eq!(queued(&queue).await, [], "once");
 }
 
@@ -416,7 +416,7 @@ fn a_secret_is_looked_for_only_while_its_volume_is_bound() {
         patch
     };
     let stranger = json!({"metadata": {"annotations": {"pv.kubernetes.io/provisioned-by": "x"}}, "status": {"phase": "Bound"}});
-    let mut records = records();
+    let mut cache = cache();
     for (name, patch) in [
         ("bound", with(record, bound())),
         ("released", with(record, json!({}))),
@@ -425,96 +425,99 @@ fn a_secret_is_looked_for_only_while_its_volume_is_bound() {
         ("unreadable", with("{", bound())),
         ("without-a-record", bound()),
     ] {
-        records.see_volume(&volume(name, patch));
+        cache.see_volume(&volume(name, patch));
     }
-    assert_eq!(records.with_kept_secrets(), ["bound".into()]);
-    assert_eq!(records.kept_secret("bound").map(ToString::to_string).as_deref(), Some("team/key"));
-    records.see_volume(&volume("bound", with(record, json!({}))));
-    assert_eq!((records.with_kept_secrets(), records.kept_secret("bound")), (Vec::new(), None));
+    assert_eq!(cache.with_kept_secrets(), ["bound".into()]);
+    assert_eq!(cache.kept_secret("bound").map(ToString::to_string).as_deref(), Some("team/key"));
+    cache.see_volume(&volume("bound", with(record, json!({}))));
+    assert_eq!((cache.with_kept_secrets(), cache.kept_secret("bound")), (Vec::new(), None));
 }
 
 #[test]
 fn a_volume_at_the_same_path_of_a_store_that_nobody_named_is_found() {
     let memory = Memory::with_stores(&["default", "other", "mon-a", "mon-b"]);
-    let mut records = Records::new(Backends::default().with(NAME, Arc::new(memory)), true);
+    let mut cache = Cache::new(Backends::default().with(NAME, Arc::new(memory)), true);
     for (name, path) in [("a", "/mon-a/x"), ("b", "/mon-b/x/y"), ("c", "/default/z"), ("d", "/other/z")] {
-        records.see_volume(&volume(name, json!({"spec": {"nfs": {"path": path}}})));
+        cache.see_volume(&volume(name, json!({"spec": {"nfs": {"path": path}}})));
     }
     let double = |name: &str| {
-        let spot = records.volume(name).unwrap().spot.clone().unwrap();
-        let double = records.double(&spot, name, |store| store.starts_with("mon-"));
+        let location = cache.volume(name).unwrap().location.clone().unwrap();
+        let double = cache.occupancy.double(&location, name, |store| store.starts_with("mon-"));
         double.map(|(other, store)| (other.relation, other.id.to_string(), store))
     };
     let found = |relation, id: &str, store: &str| Some((relation, id.to_owned(), store.to_owned()));
     assert_eq!(double("a"), found(Relation::Below, "b", "mon-b"));
     assert_eq!(double("b"), found(Relation::Above, "a", "mon-a"));
     assert_eq!(double("c"), None, "two stores with names are two stores");
-    let spot = records.volume("c").unwrap().spot.clone().unwrap();
-    assert!(records.double(&spot, "c", |store| store == "default").is_some(), "whichever of the two it is");
+    let location = cache.volume("c").unwrap().location.clone().unwrap();
+    assert!(
+        cache.occupancy.double(&location, "c", |store| store == "default").is_some(),
+        "whichever of the two it is"
+    );
 }
 
 #[tokio::test]
 async fn whoever_is_in_the_way_wakes_those_who_wait_when_it_goes() {
-    let mut records = records();
-    let queue = listen(&mut records);
-    come(&mut records, &queue, &volume("pvc-a", bound())).await;
-    records.wake_after(&"pvc-a".into(), Key::Claim("waits".into()));
-    records.forget_volume("pvc-other");
+    let mut cache = cache();
+    let queue = listen(&mut cache);
+    come(&mut cache, &queue, &volume("pvc-a", bound())).await;
+    cache.wakeups.wait(&"pvc-a".into(), Key::Claim("waits".into()));
+    cache.forget_volume("pvc-other");
     assert_eq!(queued(&queue).await, []);
-    records.forget_volume("pvc-a");
+    cache.forget_volume("pvc-a");
     assert_eq!(queued(&queue).await, [Key::Claim("waits".into())]);
-    come(&mut records, &queue, &volume("pvc-a", bound())).await;
-    records.forget_volume("pvc-a");
+    come(&mut cache, &queue, &volume("pvc-a", bound())).await;
+    cache.forget_volume("pvc-a");
     assert_eq!(queued(&queue).await, [], "it was woken once");
 }
 
 #[tokio::test]
 async fn a_claim_whose_volume_was_deleted_before_it_was_bound_is_provisioned_again() {
-    let mut records = records();
-    records.see_claim(&claim("a", "1"));
+    let mut cache = cache();
+    cache.see_claim(&claim("a", "1"));
     let stored =
         volume("pvc-a", json!({"spec": {"claimRef": {"uid": "a"}}, "status": {"phase": "Available"}}));
-    records.see_volume(&stored);
-    assert!(records.claim("a").is_none(), "what its volume was made of is not kept");
-    let queue = listen(&mut records);
-    records.see_claim(&claim("a", "2"));
+    cache.see_volume(&stored);
+    assert!(cache.claim("a").is_none(), "what its volume was made of is not kept");
+    let queue = listen(&mut cache);
+    cache.see_claim(&claim("a", "2"));
     assert_eq!(queued(&queue).await, [], "nothing is to be done for it");
-    assert_eq!(records.claim_without_volume("a"), None);
-    records.forget_volume("pvc-a");
+    assert_eq!(cache.claim_without_volume("a"), None);
+    cache.forget_volume("pvc-a");
     assert_eq!(queued(&queue).await, [Key::Claim("a".into())]);
-    assert_eq!(records.claim_without_volume("a"), Some(("default".into(), "data".into())));
-    records.see_claim(&claim("a", "2"));
+    assert_eq!(cache.claim_without_volume("a"), Some(("default".into(), "data".into())));
+    cache.see_claim(&claim("a", "2"));
     assert_eq!(queued(&queue).await, [Key::Claim("a".into())], "it was read again");
-    assert!(records.claim("a").is_some());
+    assert!(cache.claim("a").is_some());
 }
 
 #[test]
 fn what_concerns_nobody_here_is_not_kept() {
-    let mut records = records();
+    let mut cache = cache();
     let foreign = |server: &str| {
         json!({
             "metadata": {"annotations": {"pv.kubernetes.io/provisioned-by": "other"}},
             "spec": {"nfs": {"server": server}},
         })
     };
-    records.see_volume(&volume("elsewhere", foreign("another")));
-    records.see_volume(&volume("here", foreign("memory")));
-    records.see_volume(&volume("no-source", json!({"spec": {"nfs": null}})));
-    records.see_claim(&fixtures::claim_object(
+    cache.see_volume(&volume("elsewhere", foreign("another")));
+    cache.see_volume(&volume("here", foreign("memory")));
+    cache.see_volume(&volume("no-source", json!({"spec": {"nfs": null}})));
+    cache.see_claim(&fixtures::claim_object(
         json!({"spec": {"volumeName": "x"}, "status": {"phase": "Bound"}}),
     ));
-    assert!(records.volume("elsewhere").is_none(), "a foreign volume on a foreign server");
-    assert!(records.volume("here").is_some(), "a foreign volume in one of our stores");
-    assert!(records.volume("no-source").is_some(), "a volume of ours without a place");
-    assert_eq!(records.sizes(), (0, 2), "a bound claim");
-    records.see_volume(&volume("here", foreign("moved")));
-    assert!(records.volume("here").is_none());
-    assert_eq!(records.sizes(), (0, 1));
+    assert!(cache.volume("elsewhere").is_none(), "a foreign volume on a foreign server");
+    assert!(cache.volume("here").is_some(), "a foreign volume in one of our stores");
+    assert!(cache.volume("no-source").is_some(), "a volume of ours without a place");
+    assert_eq!(cache.sizes(), (0, 2), "a bound claim");
+    cache.see_volume(&volume("here", foreign("moved")));
+    assert!(cache.volume("here").is_none());
+    assert_eq!(cache.sizes(), (0, 1));
 }
 
 #[test]
 fn a_claim_that_grows_is_kept_until_it_has_grown() {
-    let mut records = records();
+    let mut cache = cache();
     let grown = |has: &str| {
         fixtures::claim_object(json!({
             "spec": {"volumeName": "v", "resources": {"requests": {"storage": "2Gi"}}},
@@ -523,45 +526,46 @@ fn a_claim_that_grows_is_kept_until_it_has_grown() {
     };
     for (has, grows) in [("1Gi", true), ("2048Mi", false), ("1999Mi", true), ("3Gi", false), ("what", false)]
     {
-        records.see_claim(&grown(has));
-        assert_eq!(records.growing("0b6f-11").is_some(), grows, "{has}");
+        cache.see_claim(&grown(has));
+        assert_eq!(cache.growing("0b6f-11").is_some(), grows, "{has}");
     }
 }
 
 /// A cluster whose class went before the claim that failed there was never forgotten.
 #[test]
 fn a_place_that_is_kept_for_no_claim_any_more_is_news_of_which_stores_are_used() {
-    let mut records = records();
+    let mut cache = cache();
     let claim = fixtures::claim(json!({}));
     let place = Location::new("default", "a").unwrap();
-    records.reserve(&claim, LocationKey::new("memory", &place));
-    records.take_stores_changed();
-    assert!(records.stores_in_use("memory").contains("default"));
-    records.release(&claim.uid);
-    assert!(records.take_stores_changed() && records.stores_in_use("memory").is_empty());
+    cache.reserve(&claim, LocationKey::new("memory", &place));
+    cache.take_stores_changed();
+    assert!(cache.occupancy.stores("memory").contains("default"));
+    cache.release(&claim.uid);
+    assert!(cache.take_stores_changed() && cache.occupancy.stores("memory").is_empty());
 }
 
 #[test]
 fn a_volume_takes_the_place_that_was_kept_for_its_claim() {
-    let mut records = records();
+    let mut cache = cache();
     let claim = fixtures::claim(json!({}));
     let place = |path: &str| LocationKey::new("memory", &Location::new("default", path).unwrap());
-    records.reserve(&claim, place("default-data-pvc-0b6f-11"));
-    let who = |records: &Records, path| records.occupant(&place(path), "", "", false).map(|other| other.who);
-    assert_eq!(who(&records, "default-data-pvc-0b6f-11").as_deref(), Some("claim default/data"));
-    records.see_volume(&fixtures::volume_object(bound()));
-    let occupant = who(&records, "default-data-pvc-0b6f-11");
+    cache.reserve(&claim, place("default-data-pvc-0b6f-11"));
+    let who =
+        |cache: &Cache, path| cache.occupancy.occupant(&place(path), "", "", false).map(|other| other.who);
+    assert_eq!(who(&cache, "default-data-pvc-0b6f-11").as_deref(), Some("claim default/data"));
+    cache.see_volume(&fixtures::volume_object(bound()));
+    let occupant = who(&cache, "default-data-pvc-0b6f-11");
     assert_eq!(occupant.as_deref(), Some("PersistentVolume pvc-0b6f-11"));
-    records.see_volume(&fixtures::volume_object(json!({"spec": {"nfs": {"path": "/default/moved"}}})));
-    assert_eq!(who(&records, "default-data-pvc-0b6f-11"), None, "it moved");
-    assert_eq!(who(&records, "moved").as_deref(), Some("PersistentVolume pvc-0b6f-11"));
-    records.forget_volume("pvc-0b6f-11");
-    assert_eq!(who(&records, "moved"), None);
+    cache.see_volume(&fixtures::volume_object(json!({"spec": {"nfs": {"path": "/default/moved"}}})));
+    assert_eq!(who(&cache, "default-data-pvc-0b6f-11"), None, "it moved");
+    assert_eq!(who(&cache, "moved").as_deref(), Some("PersistentVolume pvc-0b6f-11"));
+    cache.forget_volume("pvc-0b6f-11");
+    assert_eq!(who(&cache, "moved"), None);
 }
 
 #[test]
 fn the_newest_volume_tells_the_identity_of_its_store() {
-    let mut records = records();
+    let mut cache = cache();
     let made = |name: &str, when: &str, identity: Value| {
         volume(
             name,
@@ -573,17 +577,17 @@ fn the_newest_volume_tells_the_identity_of_its_store() {
             }),
         )
     };
-    records.see_volume(&made("a", "2026-11-02T00:00:00Z", json!("second")));
-    records.see_volume(&made("b", "2026-11-01T00:00:00Z", json!("first")));
-    records.see_volume(&made("c", "2026-11-03T00:00:00Z", Value::Null));
+    cache.see_volume(&made("a", "2026-11-02T00:00:00Z", json!("second")));
+    cache.see_volume(&made("b", "2026-11-01T00:00:00Z", json!("first")));
+    cache.see_volume(&made("c", "2026-11-03T00:00:00Z", Value::Null));
     for index in 0..20 {
-        records.see_volume(&made(&format!("d{index}"), "2026-10-01T00:00:00Z", json!("oldest")));
+        cache.see_volume(&made(&format!("d{index}"), "2026-10-01T00:00:00Z", json!("oldest")));
     }
-    let past = records.past("memory", &Memory::with_stores(&["default", "empty"]));
+    let past = cache.expectations("memory", &Memory::with_stores(&["default", "empty"]));
     let [default, empty] = past.as_slice() else { panic!("{past:?}") };
-    assert_eq!((default.identity.as_deref(), default.places.len()), (Some("second"), REMEMBERED));
+    assert_eq!((default.identity.as_deref(), default.places.len()), (Some("second"), MOST_LOCATIONS));
     assert_eq!((empty.identity.as_deref(), empty.places.len()), (None, 0));
-    let unknown = records.past("memory", &Memory::with_stores(&["elsewhere"]));
+    let unknown = cache.expectations("memory", &Memory::with_stores(&["elsewhere"]));
     let stores: Vec<_> = unknown.iter().map(|past| (past.store.as_str(), past.identity.as_deref())).collect();
     assert_eq!(
         stores,
@@ -591,12 +595,12 @@ fn the_newest_volume_tells_the_identity_of_its_store() {
         "a store that only volumes name has a past as well"
     );
     for index in 0..20 {
-        records.forget_volume(&format!("d{index}"));
+        cache.forget_volume(&format!("d{index}"));
     }
     for name in ["a", "b", "c"] {
-        records.forget_volume(name);
+        cache.forget_volume(name);
     }
-    let [default] = &records.past("memory", &Memory::new())[..] else { panic!("one store") };
+    let [default] = &cache.expectations("memory", &Memory::new())[..] else { panic!("one store") };
     assert_eq!(
         (default.identity.as_deref(), default.places.len()),
         (Some("second"), 0),

@@ -1,4 +1,4 @@
-//! The book of told events as tables: what is new, what repeats, what is too much.
+//! The correlator as tables: what is new, what repeats, what is too much.
 
 use super::*;
 
@@ -7,9 +7,9 @@ fn event(object: usize, kind: Type, note: &str) -> Event {
     Event { regarding, kind, reason: "Reason", note: note.to_owned() }
 }
 
-/// A book with its clocks.
+/// A correlator with its clocks.
 struct Desk {
-    book: EventCorrelator,
+    correlator: EventCorrelator,
     now: Instant,
     wall: Timestamp,
 }
@@ -17,7 +17,7 @@ struct Desk {
 impl Desk {
     fn new(bounds: Bounds) -> Self {
         Self {
-            book: EventCorrelator::new(bounds),
+            correlator: EventCorrelator::new(bounds),
             now: Instant::now(),
             wall: Timestamp::from_second(1_000_000).unwrap(),
         }
@@ -29,14 +29,14 @@ impl Desk {
     }
 
     fn record(&mut self, event: Event) {
-        self.book.record(event, self.now, self.wall);
+        self.correlator.record(event, self.now, self.wall);
     }
 
     /// Posts everything that is waiting.
     fn post(&mut self) -> Vec<Post> {
         let mut posts = Vec::new();
-        while let Some(post) = self.book.take(self.now) {
-            self.book.settle(&post, Posted::Done, self.now);
+        while let Some(post) = self.correlator.take(self.now) {
+            self.correlator.settle(&post, Posted::Done, self.now);
             posts.push(post);
         }
         posts
@@ -98,7 +98,7 @@ fn one_object_gets_twenty_five_requests_at_once_and_then_one_every_five_minutes(
         posted += desk.post().len();
     }
     assert_eq!(posted, 25);
-    assert_eq!(desk.book.counts().suppressed, 75);
+    assert_eq!(desk.correlator.counts().suppressed, 75);
     desk.record(event(2, Type::Warning, "no space"));
     assert_eq!(desk.post().len(), 1, "another object has its own");
     desk.wait(Duration::from_secs(299));
@@ -212,7 +212,7 @@ fn when_too_many_wait_the_oldest_of_the_least_urgent_go_first() {
         for (object, kind) in published {
             desk.record(event(*object, *kind, "note"));
         }
-        assert_eq!(desk.book.counts(), Counts { pending: 4, dropped: 1, ..Counts::default() }, "{row}");
+        assert_eq!(desk.correlator.counts(), Counts { pending: 4, dropped: 1, ..Counts::default() }, "{row}");
         let names: Vec<String> = desk.post().iter().map(|post| post.regarding.name.clone()).collect();
         let expected: Vec<String> = posted.iter().map(|object| format!("data-{object}")).collect();
         assert_eq!(names, expected, "{row}");
@@ -231,8 +231,8 @@ fn warnings_are_posted_before_the_rest() {
 fn an_event_that_was_dropped_is_new_when_it_happens_again() {
     let mut desk = desk();
     desk.record(event(1, Type::Warning, "no space"));
-    let post = desk.book.take(desk.now).unwrap();
-    desk.book.settle(&post, Posted::Dropped, desk.now);
+    let post = desk.correlator.take(desk.now).unwrap();
+    desk.correlator.settle(&post, Posted::Dropped, desk.now);
     desk.record(event(1, Type::Warning, "no space"));
     assert_eq!(desk.post()[0].verb, Verb::Create);
 }
@@ -247,15 +247,15 @@ fn a_refusal_holds_for_its_namespace_and_after_three_for_all() {
     let mut firsts = Vec::new();
     for namespace in ["a", "b", "c"] {
         desk.record(elsewhere(namespace, 1));
-        let post = desk.book.take(desk.now).unwrap();
-        firsts.push(desk.book.settle(&post, Posted::Refused, desk.now));
+        let post = desk.correlator.take(desk.now).unwrap();
+        firsts.push(desk.correlator.settle(&post, Posted::Refused, desk.now));
         desk.record(elsewhere(namespace, 2));
-        assert!(desk.book.take(desk.now).is_none(), "{namespace} is tried again");
+        assert!(desk.correlator.take(desk.now).is_none(), "{namespace} is tried again");
     }
     assert_eq!(firsts, [true, false, false], "the log says it once");
     desk.record(elsewhere("d", 1));
-    assert!(desk.book.take(desk.now).is_none());
-    assert_eq!(desk.book.counts().dropped, 7);
+    assert!(desk.correlator.take(desk.now).is_none());
+    assert_eq!(desk.correlator.counts().dropped, 7);
     desk.wait(Duration::from_secs(61));
     desk.record(elsewhere("a", 3));
     assert_eq!(desk.post().len(), 1);
@@ -271,7 +271,7 @@ fn many_claims_leave_bounded_traces() {
             desk.post();
         }
     }
-    let book = &desk.book;
+    let book = &desk.correlator;
     assert!(book.pending.len() <= 500);
     for (what, values, order) in [
         ("known", book.known.values.len(), book.known.order.len()),
