@@ -10,12 +10,13 @@ use std::{
     fmt,
     future::Future,
     pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     task::{Context, Poll},
     time::{Duration, SystemTime},
 };
 
 use http::header;
+use parking_lot::Mutex;
 use tokio::time::Instant;
 use tower::{Layer, Service};
 
@@ -148,7 +149,7 @@ impl ServerClock {
     }
 
     fn reckoning<T>(&self, ask: impl FnOnce(&mut Reckoning) -> T) -> T {
-        ask(&mut self.0.reckoning.lock().unwrap_or_else(PoisonError::into_inner))
+        ask(&mut self.0.reckoning.lock())
     }
 
     /// An answer that has just come says that it was made at `time`.
@@ -263,7 +264,7 @@ mod tests {
     fn clock() -> (ServerClock, Arc<Mutex<SystemTime>>) {
         let local = Arc::new(Mutex::new(start()));
         let told = Arc::clone(&local);
-        (ServerClock::beside(move || *told.lock().unwrap()), local)
+        (ServerClock::beside(move || *told.lock()), local)
     }
 
     fn start() -> SystemTime {
@@ -272,7 +273,7 @@ mod tests {
 
     /// Both clocks go on.
     async fn pass(local: &Mutex<SystemTime>, time: Duration) {
-        *local.lock().unwrap() += time;
+        *local.lock() += time;
         advance(time).await;
     }
 
@@ -318,17 +319,17 @@ mod tests {
         let month = Duration::from_hours(24 * 30);
         for wrong in [month, Duration::from_secs(301)] {
             let (clock, local) = clock();
-            *local.lock().unwrap() += wrong;
+            *local.lock() += wrong;
             clock.see(start());
             assert_eq!(clock.now(), None, "ours is ahead by {wrong:?}");
             assert_eq!(clock.skew(), Some(-i64::try_from(wrong.as_secs()).unwrap()));
-            *local.lock().unwrap() -= wrong;
+            *local.lock() -= wrong;
             assert_eq!(clock.now(), Some(start()), "it was set right");
-            *local.lock().unwrap() -= wrong;
+            *local.lock() -= wrong;
             assert_eq!(clock.now(), None, "ours is behind by {wrong:?}");
         }
         let (clock, local) = clock();
-        *local.lock().unwrap() += Duration::from_secs(299);
+        *local.lock() += Duration::from_secs(299);
         clock.see(start());
         assert_eq!(clock.now(), Some(start()), "some minutes are no error");
     }
@@ -339,7 +340,7 @@ mod tests {
         let month = Duration::from_hours(24 * 30);
         clock.see(start());
         // Both clocks are set a month ahead at once.
-        *local.lock().unwrap() += month;
+        *local.lock() += month;
         clock.see(start() + month);
         assert_eq!(clock.now(), None);
         pass(&local, 5 * MINUTE).await;
@@ -356,7 +357,7 @@ mod tests {
         clock.see(start());
         for _ in 0..3 {
             pass(&local, 6 * MINUTE).await;
-            let right = *local.lock().unwrap();
+            let right = *local.lock();
             clock.see(right + Duration::from_hours(1));
             assert_eq!(clock.now(), None);
             clock.see(right);

@@ -5,13 +5,14 @@
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
 
 use kube::Client;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Semaphore;
 
 use super::{
@@ -118,7 +119,7 @@ impl Shared {
         let clock = shared.facts.clock.clone();
         shared.metrics.watch_clock(move || clock.skew());
         let depth = Arc::clone(&shared.depth);
-        let depth = move || *depth.lock().unwrap_or_else(PoisonError::into_inner);
+        let depth = move || *depth.lock();
         shared.metrics.watch_queue("objects", depth);
         let events: Vec<_> = shared.events.values().cloned().collect();
         shared.metrics.watch_events(move || counts(&events));
@@ -127,11 +128,11 @@ impl Shared {
 
     /// Each lock is held for a moment, never across an await; what it guards is whole whenever it is free.
     pub(super) fn cache(&self) -> MutexGuard<'_, Cache> {
-        self.cache.lock().unwrap_or_else(PoisonError::into_inner)
+        self.cache.lock()
     }
 
     pub(super) fn attempts(&self) -> MutexGuard<'_, HashMap<Arc<str>, Attempt>> {
-        self.attempts.lock().unwrap_or_else(PoisonError::into_inner)
+        self.attempts.lock()
     }
 
     pub(super) fn attempt(&self, uid: &str) -> Option<Attempt> {
@@ -220,14 +221,14 @@ impl Shared {
 
     /// Whether nobody was warned about this edition of the class yet.
     pub(super) fn first_use(&self, class: &Class) -> bool {
-        let mut warned = self.warned.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut warned = self.warned.lock();
         let before = warned.insert(class.uid.clone(), class.version.clone());
         before.is_none_or(|version| version != class.version)
     }
 
     /// Whether nobody was told yet why this claim cannot have so much.
     pub(super) fn first_explained(&self, uid: &str, request: &str) -> bool {
-        let mut explained = self.explained.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut explained = self.explained.lock();
         // Claims come and go, and their authors write what they like: explaining again is better than remembering for ever.
         if explained.len() >= EXPLAINED {
             explained.clear();
@@ -238,7 +239,7 @@ impl Shared {
     /// The rights have changed: so does what is done.
     pub(super) fn adapt(&self, rights: &rights::Rights) {
         self.metrics.rights_missing(rights.missing().iter().map(Right::to_string).collect());
-        self.explained.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.explained.lock().clear();
         let mut cache = self.cache();
         cache.guard(rights.allow(Right::PatchVolumes));
         cache.wake_growing();
@@ -248,7 +249,7 @@ impl Shared {
     pub(super) fn tell(&self, depth: QueueDepth) {
         self.metrics.heartbeat();
         self.retain_stores();
-        *self.depth.lock().unwrap_or_else(PoisonError::into_inner) = depth;
+        *self.depth.lock() = depth;
     }
 
     pub(super) async fn flush(&self, limit: Duration) {

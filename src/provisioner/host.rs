@@ -10,13 +10,14 @@ use std::{
     collections::{BTreeMap, HashMap},
     fmt,
     net::IpAddr,
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
 use async_trait::async_trait;
 use k8s_openapi::{ByteString, api::core::v1::Secret, apimachinery::pkg::apis::meta::v1::ObjectMeta};
 use kube::Client;
+use parking_lot::Mutex;
 use tokio::{sync::Notify, time::Instant};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -121,7 +122,7 @@ impl KubernetesHost {
     }
 
     fn slot(&self, name: &SecretName) -> Arc<tokio::sync::Mutex<Option<Reading>>> {
-        let mut remembered = self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut remembered = self.remembered.lock();
         if let Some(slot) = remembered.get(name) {
             return Arc::clone(slot);
         }
@@ -137,7 +138,7 @@ impl KubernetesHost {
 
     /// What was read before is not what is there any more.
     fn forget_reading(&self, name: &SecretName) {
-        self.remembered.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
+        self.remembered.lock().remove(name);
     }
 
     async fn read(&self, name: &SecretName) -> Result<Secrets, (Kind, String)> {
@@ -307,7 +308,7 @@ impl ClusterInfo for KubernetesHost {
 
     fn node_at(&self, address: IpAddr) -> Option<String> {
         self.nodes.asked.notify_one();
-        let known = self.nodes.by_address.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = self.nodes.by_address.lock();
         // An IPv4 address may come in the clothes of IPv6.
         known.get(&address.to_canonical()).cloned()
     }
@@ -359,7 +360,7 @@ async fn follow_nodes(cluster: Cluster, nodes: Arc<Nodes>) {
         let pause = match cluster.node_addresses().await {
             Ok(addresses) => {
                 let canonical = addresses.into_iter().map(|(address, name)| (address.to_canonical(), name));
-                *nodes.by_address.lock().unwrap_or_else(PoisonError::into_inner) = canonical.collect();
+                *nodes.by_address.lock() = canonical.collect();
                 NODES_REMEMBERED
             }
             Err(failure) => {

@@ -14,10 +14,11 @@ mod settings;
 
 use std::{
     fmt,
-    sync::{Arc, Mutex, OnceLock, PoisonError},
+    sync::{Arc, OnceLock},
 };
 
 use kube::{Client, client::ClientBuilder};
+use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -97,7 +98,7 @@ impl Elector {
 
     /// What is known of the lock.
     pub fn status(&self) -> Status {
-        self.status.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.status.lock().clone()
     }
 
     /// The UID of the object that is the lock: another identity of the cluster, where `kube-system` may not be read. The first
@@ -111,7 +112,7 @@ impl Elector {
     /// within the renew deadline.
     pub async fn release(&self) {
         match &self.work {
-            Work::Off(announcer) => drop(announcer.lock().unwrap_or_else(PoisonError::into_inner).take()),
+            Work::Off(announcer) => drop(announcer.lock().take()),
             Work::Task { stop, .. } => {
                 stop.cancel();
                 let mut states = self.states.clone();

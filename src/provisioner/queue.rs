@@ -9,10 +9,11 @@ use std::{
     collections::{BTreeSet, HashMap, VecDeque},
     fmt,
     hash::Hash,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     time::Duration,
 };
 
+use parking_lot::{Mutex, MutexGuard};
 use rand::Rng;
 use tokio::{sync::Notify, time::Instant};
 
@@ -235,7 +236,7 @@ struct Shared<K: Key> {
 
 impl<K: Key> Shared<K> {
     fn state(&self) -> MutexGuard<'_, State<K>> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     fn wake(&self, whom: Wake) {

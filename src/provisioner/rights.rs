@@ -6,7 +6,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::Duration,
 };
 
@@ -15,6 +15,7 @@ use k8s_openapi::api::authorization::v1::{
     ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec,
 };
 use kube::{Api, Client, api::PostParams};
+use parking_lot::Mutex;
 use tokio::{
     sync::{Notify, watch},
     time::{Instant, sleep_until, timeout_at},
@@ -419,7 +420,7 @@ impl Monitor {
     /// The server refused (403) what needs `right`: asks again soon. Where it does not answer the question, the right
     /// counts as missing until the next time.
     pub fn refused(&self, right: Right) {
-        let new = self.shared.refused.lock().unwrap_or_else(PoisonError::into_inner).insert(right);
+        let new = self.shared.refused.lock().insert(right);
         if new {
             self.shared.wake.notify_one();
         }
@@ -442,7 +443,7 @@ async fn follow(inquiry: Inquiry, shared: Arc<Shared>, sender: watch::Sender<Rig
             () = shared.wake.notified() => sleep_until(asked + AT_MOST_EVERY).await,
         }
         let answers = inquiry.ask().await;
-        let refused = std::mem::take(&mut *shared.refused.lock().unwrap_or_else(PoisonError::into_inner));
+        let refused = std::mem::take(&mut *shared.refused.lock());
         let before = sender.borrow().clone();
         let now = conclude(&answers, &refused, &before);
         tell(&before, &now);

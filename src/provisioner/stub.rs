@@ -3,14 +3,11 @@
 //!
 //! It knows get, create, replace and merge patch with resource versions, delete with a UID, and access reviews. Nothing else.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use http::{Method, Request, Response};
 use kube::{Client, client::Body};
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 
 /// A request as the server understands it.
@@ -75,7 +72,7 @@ impl Stub {
 
     /// From now on, this goes wrong.
     pub(super) fn fail(&self, faults: impl Fn(&Call) -> Fault + Send + Sync + 'static) {
-        self.inner.lock().unwrap().faults = Box::new(faults);
+        self.inner.lock().faults = Box::new(faults);
     }
 
     /// The same server, for a client with which this goes wrong.
@@ -84,21 +81,21 @@ impl Stub {
     }
 
     pub(super) fn calls(&self) -> Vec<Call> {
-        self.inner.lock().unwrap().calls.clone()
+        self.inner.lock().calls.clone()
     }
 
     /// The most requests that were under way at a time since this was last asked.
     pub(super) fn most_under_way(&self) -> usize {
-        std::mem::take(&mut self.inner.lock().unwrap().most_under_way)
+        std::mem::take(&mut self.inner.lock().most_under_way)
     }
 
     pub(super) fn object(&self, resource: &str, namespace: &str, name: &str) -> Option<Value> {
         let key = (resource.to_owned(), namespace.to_owned(), name.to_owned());
-        self.inner.lock().unwrap().objects.get(&key).cloned()
+        self.inner.lock().objects.get(&key).cloned()
     }
 
     pub(super) fn objects(&self, resource: &str) -> Vec<Value> {
-        let inner = self.inner.lock().unwrap();
+        let inner = self.inner.lock();
         inner
             .objects
             .iter()
@@ -109,7 +106,7 @@ impl Stub {
 
     /// Writes an object as somebody else would; `None` deletes it.
     pub(super) fn put(&self, resource: &str, namespace: &str, name: &str, object: Option<Value>) {
-        let mut inner = self.inner.lock().unwrap();
+        let mut inner = self.inner.lock();
         let key = (resource.to_owned(), namespace.to_owned(), name.to_owned());
         match object {
             None => drop(inner.objects.remove(&key)),
@@ -131,7 +128,7 @@ impl Stub {
         let body = body.collect_bytes().await.unwrap();
         let call = parse(&parts.method, parts.uri.path(), &body);
         let fault = {
-            let mut inner = self.inner.lock().unwrap();
+            let mut inner = self.inner.lock();
             inner.calls.push(call.clone());
             inner.under_way += 1;
             inner.most_under_way = inner.most_under_way.max(inner.under_way);
@@ -144,18 +141,18 @@ impl Stub {
         // As on a real connection, something else always gets its turn before the answer is there.
         tokio::task::yield_now().await;
         let (code, answer) = match fault {
-            Fault::None => self.inner.lock().unwrap().answer(call),
+            Fault::None => self.inner.lock().answer(call),
             Fault::Refuse(code) => (code, status(code, "a fault of the test")),
             Fault::Answer(object) => (200, object),
             Fault::Status(status) => (u16::try_from(status["code"].as_u64().unwrap()).unwrap(), status),
             Fault::LoseAnswer => {
-                self.inner.lock().unwrap().answer(call);
+                self.inner.lock().answer(call);
                 return Err(std::io::Error::other("connection reset"));
             }
             Fault::Hang => std::future::pending::<(u16, Value)>().await,
             Fault::Slow(delay) => {
                 tokio::time::sleep(delay).await;
-                self.inner.lock().unwrap().answer(call)
+                self.inner.lock().answer(call)
             }
         };
         Ok(Response::builder().status(code).body(Body::from(serde_json::to_vec(&answer).unwrap())).unwrap())
@@ -167,7 +164,7 @@ struct UnderWay<'a>(&'a Stub);
 
 impl Drop for UnderWay<'_> {
     fn drop(&mut self) {
-        self.0.inner.lock().unwrap().under_way -= 1;
+        self.0.inner.lock().under_way -= 1;
     }
 }
 

@@ -109,7 +109,7 @@ async fn secrets_that_nobody_asks_for_any_more_are_not_kept_in_memory() {
         host.get(&name, false).await.unwrap();
         advance(Duration::from_secs(6)).await;
     }
-    assert_eq!(host.remembered.lock().unwrap().len(), 2);
+    assert_eq!(host.remembered.lock().len(), 2);
 }
 
 /// Proves: case 57, row 8.6

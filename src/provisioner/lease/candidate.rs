@@ -9,13 +9,14 @@
 //!   own lock again in time goes on: whoever else makes it has to wait longer than that leader can go on.
 
 use std::{
-    sync::{Arc, Mutex, OnceLock, PoisonError},
+    sync::{Arc, OnceLock},
     time::Duration,
 };
 
 use futures::future::OptionFuture;
 use jiff::Timestamp;
 use kube::Client;
+use parking_lot::Mutex;
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -489,17 +490,17 @@ impl Candidate {
 
     fn complain(&self, trouble: &OpError) {
         let text = trouble.to_string();
-        let known = self.status.lock().unwrap_or_else(PoisonError::into_inner).trouble.clone();
+        let known = self.status.lock().trouble.clone();
         if known.as_ref() != Some(&text) {
             warn!(lock = %self.lock(), trouble = text, "cannot acquire the lock");
         }
-        let holder = self.status.lock().unwrap_or_else(PoisonError::into_inner).holder.clone();
+        let holder = self.status.lock().holder.clone();
         self.tell(holder, Some(text));
     }
 
     fn tell(&self, holder: Option<String>, trouble: Option<String>) {
         let next = Status { lock: self.lock(), holder, trouble };
-        let mut status = self.status.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut status = self.status.lock();
         if status.holder != next.holder
             && let Some(holder) = &next.holder
             && *holder != self.settings.identity

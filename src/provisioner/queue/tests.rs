@@ -295,13 +295,13 @@ async fn of_many_workers_no_two_have_the_same_key_and_every_key_is_done() {
         workers.spawn(async move {
             while let Some(work) = queue.next().await {
                 let key = *work.key();
-                assert_eq!(held.lock().unwrap().insert(key, work.attempt()), None, "{key} is held twice");
+                assert_eq!(held.lock().insert(key, work.attempt()), None, "{key} is held twice");
                 tokio::task::yield_now().await;
-                held.lock().unwrap().remove(&key);
+                held.lock().remove(&key);
                 if work.attempt() <= key % 3 {
                     work.finish(Outcome::Retry);
                 } else {
-                    *done.lock().unwrap().entry(key).or_default() += 1;
+                    *done.lock().entry(key).or_default() += 1;
                     work.finish(Outcome::Done);
                 }
             }
@@ -320,7 +320,7 @@ async fn of_many_workers_no_two_have_the_same_key_and_every_key_is_done() {
     while let Some(worker) = workers.join_next().await {
         worker.unwrap();
     }
-    assert_eq!(done.lock().unwrap().len(), KEYS as usize);
+    assert_eq!(done.lock().len(), KEYS as usize);
 }
 
 #[tokio::test(start_paused = true)]

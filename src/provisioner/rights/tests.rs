@@ -1,11 +1,8 @@
 //! What missing rights cost, and how they are learned, against a stub of the API server.
 
-use std::{
-    collections::BTreeSet,
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
+use parking_lot::Mutex;
 use serde_json::json;
 use tokio::time::{Instant, advance, sleep, timeout};
 
@@ -258,24 +255,24 @@ async fn a_change_of_the_role_is_seen_soon_after_a_refusal_and_else_within_ten_m
     let denied = Arc::new(Mutex::new(BTreeSet::new()));
     let stub = {
         let denied = Arc::clone(&denied);
-        server(move |right| !denied.lock().unwrap().contains(&right))
+        server(move |right| !denied.lock().contains(&right))
     };
     let monitor = monitor(&stub).await;
     let mut rights = monitor.rights();
-    denied.lock().unwrap().insert(Right::PatchVolumes);
+    denied.lock().insert(Right::PatchVolumes);
     let begin = Instant::now();
     rights.changed().await.unwrap();
     assert_eq!(begin.elapsed().as_secs(), 600);
     assert!(!rights.borrow_and_update().allow(Right::PatchVolumes));
 
-    denied.lock().unwrap().insert(Right::CreateVolumes);
+    denied.lock().insert(Right::CreateVolumes);
     let begin = Instant::now();
     monitor.refused(Right::CreateVolumes);
     rights.changed().await.unwrap();
     assert!(begin.elapsed() <= Duration::from_secs(31), "{:?}", begin.elapsed());
     assert!(degrade(&rights.borrow_and_update()).iter().any(|notice| notice.required));
 
-    denied.lock().unwrap().clear();
+    denied.lock().clear();
     let begin = Instant::now();
     rights.changed().await.unwrap();
     assert!(

@@ -1,10 +1,8 @@
 //! The Secrets that work waits for: [`SecretWaits`].
 
-use std::{
-    collections::BTreeSet,
-    sync::{Mutex, MutexGuard, PoisonError},
-};
+use std::collections::BTreeSet;
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 
 use crate::volume::SecretName;
@@ -18,7 +16,7 @@ pub(in crate::provisioner) struct SecretWaits {
 
 impl SecretWaits {
     pub(super) fn wanted(&self) -> MutexGuard<'_, BTreeSet<SecretName>> {
-        self.wanted.lock().unwrap_or_else(PoisonError::into_inner)
+        self.wanted.lock()
     }
 
     pub(super) fn want(&self, name: SecretName) {

@@ -135,7 +135,7 @@ async fn deleted_endpoints_end_the_term_of_their_holder_which_works_again_when_a
 fn suspending() -> (Clock, Arc<Mutex<Duration>>) {
     let (start, suspended) = (Instant::now(), Arc::new(Mutex::new(Duration::ZERO)));
     let told = Arc::clone(&suspended);
-    (Clock::new(move || seconds(1000) + start.elapsed() + *told.lock().unwrap()), suspended)
+    (Clock::new(move || seconds(1000) + start.elapsed() + *told.lock()), suspended)
 }
 
 #[tokio::test(start_paused = true)]
@@ -147,7 +147,7 @@ async fn a_leader_whose_machine_was_suspended_does_nothing_more_when_it_wakes() 
     sleep(seconds(10)).await;
     assert!(first.permit.check().is_ok());
     // Nothing of ours has run since.
-    *suspended.lock().unwrap() += seconds(60);
+    *suspended.lock() += seconds(60);
     assert!(first.permit.check().is_err(), "the right outlived the suspension");
     let mut lease = stub.object("leases", NAMESPACE, NAME).unwrap();
     lease["spec"]["holderIdentity"] = json!("b");
@@ -164,7 +164,7 @@ async fn a_leader_that_wakes_to_its_own_lock_begins_another_term() {
     let a = Elector::start(stub.client(), settings("a"), clock, false);
     let (first, _) = term(&a).await;
     sleep(seconds(10)).await;
-    *suspended.lock().unwrap() += seconds(60);
+    *suspended.lock() += seconds(60);
     end(&first).await;
     let (second, after) = term(&a).await;
     assert!(second.permit.check().is_ok() && first.permit.check().is_err());

@@ -88,25 +88,25 @@ struct Machine {
 
 impl Machine {
     fn suspend(&self) {
-        self.suspended.lock().unwrap().0 = Some(Instant::now());
+        self.suspended.lock().0 = Some(Instant::now());
     }
 
     fn resume(&self) {
-        let mut suspended = self.suspended.lock().unwrap();
+        let mut suspended = self.suspended.lock();
         if let Some(since) = suspended.0.take() {
             suspended.1 += since.elapsed();
         }
-        if let Some(waker) = self.waker.lock().unwrap().take() {
+        if let Some(waker) = self.waker.lock().take() {
             waker.wake();
         }
     }
 
     fn is_suspended(&self) -> bool {
-        self.suspended.lock().unwrap().0.is_some()
+        self.suspended.lock().0.is_some()
     }
 
     fn time_suspended(&self) -> Duration {
-        let suspended = self.suspended.lock().unwrap();
+        let suspended = self.suspended.lock();
         suspended.1 + suspended.0.map(|since| since.elapsed()).unwrap_or_default()
     }
 
@@ -115,7 +115,7 @@ impl Machine {
         let mut process = pin!(process);
         poll_fn(|context| {
             if self.is_suspended() {
-                *self.waker.lock().unwrap() = Some(context.waker().clone());
+                *self.waker.lock() = Some(context.waker().clone());
                 return Poll::Pending;
             }
             process.as_mut().poll(context)
@@ -186,16 +186,16 @@ impl World {
             let (server, machine, random) = (server.clone(), Arc::clone(&machine), Arc::clone(&random));
             let (sender, receiver) = oneshot::channel();
             tokio::spawn(async move {
-                let network = *machine.network.lock().unwrap();
+                let network = *machine.network.lock();
                 let (there, back, busy, lost) = {
-                    let mut random = random.lock().unwrap();
+                    let mut random = random.lock();
                     let there = network.delay.mul_f64(random.random_range(0.0..1.0));
                     let back = network.delay.mul_f64(random.random_range(0.0..1.0));
                     let mut of_a_hundred = |share| random.random_range(0..100) < share;
                     (there, back, of_a_hundred(network.busy), of_a_hundred(network.lost))
                 };
                 sleep(there).await;
-                let role = *machine.role.lock().unwrap();
+                let role = *machine.role.lock();
                 let answer = if busy {
                     refusal(429)
                 } else if role.allows(request.method(), request.uri().path()) {
@@ -221,11 +221,11 @@ impl World {
             0 | 1 => self.stub.put("leases", NAMESPACE, NAME, None),
             2 if bounds.endpoints_deleted && at > QUIET => self.stub.put("endpoints", NAMESPACE, NAME, None),
             3 if bounds.roles.len() > 1 => {
-                *machine.role.lock().unwrap() = *bounds.roles.choose(&mut self.random).unwrap();
+                *machine.role.lock() = *bounds.roles.choose(&mut self.random).unwrap();
             }
             4..=6 if at > QUIET => {
                 let delays = [5, 500, 3_000, 9_000].map(Duration::from_millis);
-                *machine.network.lock().unwrap() = Network {
+                *machine.network.lock() = Network {
                     delay: *delays.choose(&mut self.random).unwrap(),
                     busy: *[0, 30].choose(&mut self.random).unwrap(),
                     lost: *[0, 30].choose(&mut self.random).unwrap(),
@@ -317,8 +317,8 @@ async fn story(seed: u64, off: Off, of: Option<&'static [Role]>) -> Outcome {
             next = LENGTH + PEACE;
             for replica in &world.replicas {
                 replica.machine.resume();
-                *replica.machine.network.lock().unwrap() = GOOD;
-                *replica.machine.role.lock().unwrap() = Role::Both;
+                *replica.machine.network.lock() = GOOD;
+                *replica.machine.role.lock() = Role::Both;
             }
             for index in 0..world.replicas.len() {
                 if world.replicas[index].stop.is_cancelled() {
