@@ -5,6 +5,7 @@
 //! tokens, not by a compiler: it sees every path that is written out, in `use` trees too, outside of comments, strings
 //! and test code.
 
+mod bounds;
 mod cycles;
 mod dependencies;
 mod picture;
@@ -232,6 +233,14 @@ fn no_files_use_each_other_in_a_circle() {
         "put what both sides need into a file of its own, which uses neither:\n{}",
         found.join("\n")
     );
+}
+
+/// A file or function that does not fit into one head has a seam that has no name yet.
+#[test]
+fn no_file_or_function_is_too_long_to_be_read_at_once() {
+    let found: Vec<String> =
+        product_files().iter().flat_map(|(name, text)| bounds::excesses(name, text)).collect();
+    assert!(found.is_empty(), "cut at a seam that has a name:\n{}", found.join("\n"));
 }
 
 #[test]

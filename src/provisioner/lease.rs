@@ -10,6 +10,7 @@ mod candidate;
 mod decision;
 mod leadership;
 mod lock;
+mod old_lock;
 mod settings;
 
 use std::{
@@ -45,7 +46,7 @@ pub fn client(config: &kube::Config, settings: &Settings, metrics: &Metrics) -> 
     Ok(ClientBuilder::try_from(config)?.with_layer(&CountApiRequests::new(metrics.clone(), &server)).build())
 }
 
-/// Stands for the lock in a background task until it is released or dropped.
+/// Competes for the lock in a background task until it is released or dropped.
 pub struct Elector {
     states: watch::Receiver<State>,
     status: Arc<Mutex<Status>>,
@@ -75,7 +76,7 @@ impl Elector {
         }
     }
 
-    /// Begins to stand for the lock; `client` is best made by [`client`]. The permits end by `clock`. `established`: there are
+    /// Begins to compete for the lock; `client` is best made by [`client`]. The permits end by `clock`. `established`: there are
     /// volumes already, so that a lock object that is not there was deleted, and its holder may still be at work.
     pub fn start(client: Client, settings: Settings, clock: Clock, established: bool) -> Self {
         let announcer = Announcer::new();
@@ -108,7 +109,7 @@ impl Elector {
         self.lock_uid.get().cloned()
     }
 
-    /// Ends the term and hands the lock to whoever stands next. To be called when the workers have stopped; returns
+    /// Ends the term and hands the lock to the next candidate. To be called when the workers have stopped; returns
     /// within the renew deadline.
     pub async fn release(&self) {
         match &self.work {

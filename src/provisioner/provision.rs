@@ -6,10 +6,12 @@
 //!
 //! Names, paths and the parameters of a backend are the backend's business.
 
+mod commit;
 mod plan;
 pub(super) mod progress;
 mod reconcile;
 mod remarks;
 
+pub(super) use commit::{commit, commit_all};
 pub(super) use plan::{Order, parse};
-pub(super) use reconcile::{commit, commit_all, reconcile};
+pub(super) use reconcile::reconcile;

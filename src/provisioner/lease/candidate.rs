@@ -1,4 +1,4 @@
-//! What stands for the lock: [`Candidate`] gets it, keeps it, and says when its holder may work.
+//! What competes for the lock: [`Candidate`] gets it, keeps it, and says when its holder may work.
 //!
 //! Two objects can be the lock, and replicas may differ in which of them they may use. Three rules keep them apart:
 //!
@@ -25,7 +25,8 @@ use tracing::{info, warn};
 use super::{
     decision::{Step, View, decide, written},
     leadership::{Announcer, Status},
-    lock::{Kind, Locks, OpError, Record, Sighting},
+    lock::{Kind, LockRecord, Locks, Observed, OpError},
+    old_lock::{Look, OldLock},
     settings::Settings,
 };
 use crate::volume::{Clock, Moment, Permit};
@@ -47,13 +48,7 @@ struct Hold {
     ripe: Moment,
 }
 
-/// A look at the Endpoints, and when the question was asked.
-struct Look {
-    asked: Moment,
-    answer: Result<Option<Sighting>, OpError>,
-}
-
-/// What stands for the lock.
+/// What competes for the lock.
 pub(super) struct Candidate {
     settings: Settings,
     clock: Clock,
@@ -61,7 +56,7 @@ pub(super) struct Candidate {
     announcer: Announcer,
     status: Arc<Mutex<Status>>,
     lock_uid: Arc<OnceLock<String>>,
-    /// Which lock we stand for.
+    /// Which lock we compete for.
     kind: Kind,
     /// How often in a row the server refused the `Lease`.
     refusals: u32,
@@ -70,7 +65,7 @@ pub(super) struct Candidate {
     /// Until when a lock that is not there may be taken for one that never was: at first, where no volumes exist.
     unused_until: Moment,
     /// The lock as we last wrote it, as long as nobody else seems to have written it since.
-    own: Option<Sighting>,
+    own: Option<Observed>,
     hold: Option<Hold>,
     lease: View,
     endpoints: View,
@@ -78,18 +73,6 @@ pub(super) struct Candidate {
     /// How long whoever may have led before needs to notice that it does no longer.
     pub(super) hold_off: Duration,
     pub(super) random: StdRng,
-}
-
-/// What the lock of the old provisioners, and of replicas that may not use Leases, lets us do while we hold the `Lease`.
-pub(super) struct OldLock {
-    /// Until when nobody who holds it can have begun to work.
-    clear: Moment,
-    /// Why we may not work for its sake.
-    blocked: Option<String>,
-    /// The version that is known to be dead.
-    superseded: Option<String>,
-    /// The role does not let us look; when to look again.
-    pub(super) hidden: Option<Moment>,
 }
 
 /// So many refusals in a row make us use the other lock: a server that has just started may refuse everything once.
@@ -127,7 +110,7 @@ impl Candidate {
             hold: None,
             lease: View::default(),
             endpoints: View::default(),
-            old: OldLock { clear: now, blocked: None, superseded: None, hidden: None },
+            old: OldLock::new(now),
             hold_off: settings.duration,
             random: StdRng::from_rng(&mut rand::rng()),
             settings,
@@ -136,7 +119,7 @@ impl Candidate {
     }
 
     pub(super) async fn run(mut self, stop: CancellationToken) {
-        let _ = stop.run_until_cancelled(self.stand()).await;
+        let _ = stop.run_until_cancelled(self.acquire_and_renew()).await;
         self.announcer.end();
         if timeout(self.settings.renew_deadline, self.give_up()).await.is_err() {
             warn!(lock = %self.lock(), "could not release the lock in time; it stays held until it expires");
@@ -144,7 +127,7 @@ impl Candidate {
     }
 
     /// Gets the lock and keeps it, for ever.
-    async fn stand(&mut self) {
+    async fn acquire_and_renew(&mut self) {
         loop {
             if self.kind == Kind::Endpoints && self.hold.is_none() && self.clock.now() >= self.lease_again {
                 (self.kind, self.own) = (Kind::Lease, None);
@@ -193,12 +176,12 @@ impl Candidate {
     async fn round(&mut self) -> Result<Round, OpError> {
         let mut trouble = OpError::Conflict;
         for _ in 0..3 {
-            let sighting = match &self.own {
+            let observed = match &self.own {
                 Some(own) => Some(own.clone()),
                 None => self.locks.get(self.kind).await?,
             };
-            self.see(sighting.as_ref());
-            let record = sighting.as_ref().and_then(|sighting| sighting.record.clone());
+            self.see(observed.as_ref());
+            let record = observed.as_ref().and_then(|observed| observed.record.clone());
             let now = self.clock.now();
             let step = decide(self.view(), now, &self.settings.identity, self.settings.duration);
             if let Step::Wait(_) = step {
@@ -213,7 +196,7 @@ impl Candidate {
             let next = written(record.as_ref(), step, &self.settings, Timestamp::now());
             let superseded = self.old.superseded.clone();
             let start = self.clock.now();
-            let done = match &sighting {
+            let done = match &observed {
                 Some(old) => self.locks.replace(old, &next, superseded.as_deref()).await,
                 None => self.locks.create(self.kind, &next, superseded.as_deref()).await,
             };
@@ -230,9 +213,9 @@ impl Candidate {
         Err(trouble)
     }
 
-    /// The lock that we stand for is like this now.
-    fn see(&mut self, sighting: Option<&Sighting>) {
-        if let Some(uid) = sighting.and_then(Sighting::uid) {
+    /// The lock that we compete for is like this now.
+    fn see(&mut self, observed: Option<&Observed>) {
+        if let Some(uid) = observed.and_then(Observed::uid) {
             self.lock_uid.get_or_init(|| uid.to_owned());
         }
         let now = self.clock.now();
@@ -241,7 +224,7 @@ impl Candidate {
         if unused {
             view.never_used();
         }
-        view.look(sighting, now);
+        view.look(observed, now);
     }
 
     fn view(&self) -> &View {
@@ -263,7 +246,7 @@ impl Candidate {
         self.refusals = 0;
         let now = self.clock.now();
         let until = start + self.settings.renew_deadline;
-        let uid = self.own.as_ref().and_then(Sighting::uid).map(str::to_owned);
+        let uid = self.own.as_ref().and_then(Observed::uid).map(str::to_owned);
         let leading = self.announcer.term.is_some();
         let ripe = match &self.hold {
             Some(hold) if hold.uid == uid => hold.ripe,
@@ -305,10 +288,10 @@ impl Candidate {
         let clear = look.asked + self.settings.renew_deadline;
         let mut version = None;
         match look.answer {
-            Ok(sighting) => {
+            Ok(observed) => {
                 self.old.hidden = None;
-                version = sighting.as_ref().map(Sighting::version);
-                self.endpoints.look(sighting.as_ref(), now);
+                version = observed.as_ref().map(Observed::version);
+                self.endpoints.look(observed.as_ref(), now);
             }
             Err(OpError::Forbidden(why)) => {
                 if self.endpoints.held_until(&self.settings.identity, self.settings.duration).is_none() {
@@ -318,7 +301,7 @@ impl Candidate {
                             "cannot see whether an old provisioner is the leader; make sure that none is running"
                         );
                     }
-                    (self.old.clear, self.old.blocked) = (clear, None);
+                    self.old.clear_until(clear);
                     return true;
                 }
             }
@@ -330,7 +313,7 @@ impl Candidate {
                 return false;
             }
         }
-        let recorded = self.own.as_ref().and_then(Sighting::superseded);
+        let recorded = self.own.as_ref().and_then(Observed::superseded);
         let superseded =
             version.is_some() && self.old.superseded.as_deref().or(recorded) == version.as_deref();
         match self.endpoints.held_until(&self.settings.identity, self.settings.duration) {
@@ -349,11 +332,11 @@ impl Candidate {
                 // Written with the next renewal.
                 self.old.superseded = version;
                 self.endpoints.bury();
-                (self.old.clear, self.old.blocked) = (clear, None);
+                self.old.clear_until(clear);
             }
             Some(_) | None => {
                 self.endpoints.bury();
-                (self.old.clear, self.old.blocked) = (clear, None);
+                self.old.clear_until(clear);
             }
         }
         true
@@ -447,14 +430,14 @@ impl Candidate {
     /// Lets go of the lock, if it is ours and nobody else may still be working.
     async fn give_up(&mut self) {
         for _ in 0..3 {
-            let sighting = match self.own.take() {
+            let observed = match self.own.take() {
                 Some(own) => Ok(Some(own)),
                 None => self.locks.get(self.kind).await,
             };
-            let Ok(Some(sighting)) = sighting else { return };
-            self.see(Some(&sighting));
+            let Ok(Some(observed)) = observed else { return };
+            self.see(Some(&observed));
             let Some(record) =
-                sighting.record.clone().filter(|record| record.holder == self.settings.identity)
+                observed.record.clone().filter(|record| record.holder == self.settings.identity)
             else {
                 return;
             };
@@ -467,14 +450,14 @@ impl Candidate {
                 return;
             }
             let wall = Timestamp::now();
-            let free = Record {
+            let free = LockRecord {
                 holder: String::new(),
                 seconds: 1,
                 acquired: Some(wall),
                 renewed: Some(wall),
                 ..record
             };
-            match self.locks.replace(&sighting, &free, None).await {
+            match self.locks.replace(&observed, &free, None).await {
                 Ok(_) => {
                     info!(lock = %self.lock(), "released");
                     return;

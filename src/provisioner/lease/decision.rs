@@ -8,7 +8,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::{
-    lock::{Record, Sighting},
+    lock::{LockRecord, Observed},
     settings::Settings,
 };
 use crate::volume::Moment;
@@ -23,9 +23,9 @@ pub(super) struct View {
 
 impl View {
     /// Another look at the lock, whose answer came at `now`; `None`: it is not there.
-    pub(super) fn look(&mut self, sighting: Option<&Sighting>, now: Moment) {
-        self.seen = Seen::again(self.seen.take(), sighting, now);
-        self.identity = std::mem::take(&mut self.identity).again(sighting.and_then(Sighting::uid), now);
+    pub(super) fn look(&mut self, observed: Option<&Observed>, now: Moment) {
+        self.seen = Seen::again(self.seen.take(), observed, now);
+        self.identity = std::mem::take(&mut self.identity).again(observed.and_then(Observed::uid), now);
     }
 
     /// Until when somebody other than `me` has to be taken for the holder, if nothing changes; `None` if nobody holds it. `ours` is
@@ -49,7 +49,7 @@ impl View {
     /// Its holder is known to be gone, until the lock changes.
     pub(super) fn bury(&mut self) {
         if let Some(seen) = &mut self.seen {
-            seen.record = Record::default();
+            seen.record = LockRecord::default();
         }
     }
 
@@ -65,7 +65,7 @@ impl View {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Seen {
     /// What it says; once it is gone, what it said last.
-    pub(super) record: Record,
+    pub(super) record: LockRecord,
     /// `None` while it is gone.
     pub(super) version: Option<String>,
     pub(super) since: Moment,
@@ -74,12 +74,12 @@ pub(super) struct Seen {
 impl Seen {
     /// The next look at a lock: time goes on as long as nobody wrote or deleted it. That it says the same is not enough: the
     /// clock that its times come from may stand still.
-    fn again(before: Option<Self>, sighting: Option<&Sighting>, now: Moment) -> Option<Self> {
-        let version = sighting.map(Sighting::version);
-        match (before, sighting) {
+    fn again(before: Option<Self>, observed: Option<&Observed>, now: Moment) -> Option<Self> {
+        let version = observed.map(Observed::version);
+        match (before, observed) {
             (Some(seen), _) if seen.version == version => Some(seen),
-            (_, Some(sighting)) => {
-                Some(Self { record: sighting.record.clone().unwrap_or_default(), version, since: now })
+            (_, Some(observed)) => {
+                Some(Self { record: observed.record.clone().unwrap_or_default(), version, since: now })
             }
             (Some(seen), None) => Some(Self { version, since: now, ..seen }),
             (None, None) => None,
@@ -149,8 +149,13 @@ pub(super) fn decide(view: &View, now: Moment, me: &str, ours: Duration) -> Step
 }
 
 /// The record to write after `old` at this step.
-pub(super) fn written(old: Option<&Record>, step: Step, settings: &Settings, wall: Timestamp) -> Record {
-    let record = Record {
+pub(super) fn written(
+    old: Option<&LockRecord>,
+    step: Step,
+    settings: &Settings,
+    wall: Timestamp,
+) -> LockRecord {
+    let record = LockRecord {
         holder: settings.identity.clone(),
         seconds: i64::try_from(settings.duration.as_secs()).unwrap_or(i64::MAX),
         acquired: Some(wall),
@@ -159,9 +164,9 @@ pub(super) fn written(old: Option<&Record>, step: Step, settings: &Settings, wal
     };
     match (step, old) {
         (Step::Renew, Some(old)) => {
-            Record { acquired: old.acquired.or(Some(wall)), transitions: old.transitions, ..record }
+            LockRecord { acquired: old.acquired.or(Some(wall)), transitions: old.transitions, ..record }
         }
-        (Step::Take, Some(old)) => Record { transitions: old.transitions.saturating_add(1), ..record },
+        (Step::Take, Some(old)) => LockRecord { transitions: old.transitions.saturating_add(1), ..record },
         (Step::Create | Step::Take | Step::Renew | Step::Wait(_), _) => record,
     }
 }

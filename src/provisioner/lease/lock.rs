@@ -1,6 +1,6 @@
 //! The two objects that can be the lock: a `Lease`, and the annotated `Endpoints` of the old provisioners.
 //!
-//! It reads and writes them as one [`Record`] and names why that failed. It decides nothing.
+//! It reads and writes them as one [`LockRecord`] and names why that failed. It decides nothing.
 
 use std::{fmt, time::Duration};
 
@@ -26,7 +26,7 @@ const SUPERSEDED_ANNOTATION: &str = "berth.storage/superseded-lock";
 
 /// What a lock says.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(super) struct Record {
+pub(super) struct LockRecord {
     /// Who holds it; empty after a release.
     pub(super) holder: String,
     /// How long after a renewal it is held, in whole seconds.
@@ -36,7 +36,7 @@ pub(super) struct Record {
     pub(super) transitions: i32,
 }
 
-impl Record {
+impl LockRecord {
     /// How long after a renewal it is held; `None` where it does not say so sensibly.
     pub(super) fn duration(&self) -> Option<Duration> {
         u64::try_from(self.seconds).ok().filter(|seconds| *seconds > 0).map(Duration::from_secs)
@@ -56,12 +56,12 @@ struct Annotation {
 
 impl Default for Annotation {
     fn default() -> Self {
-        Self::from(&Record::default())
+        Self::from(&LockRecord::default())
     }
 }
 
-impl From<&Record> for Annotation {
-    fn from(record: &Record) -> Self {
+impl From<&LockRecord> for Annotation {
+    fn from(record: &LockRecord) -> Self {
         let text = |time: Option<Timestamp>| {
             time.and_then(|time| Timestamp::from_second(time.as_second()).ok()).map(|time| time.to_string())
         };
@@ -75,7 +75,7 @@ impl From<&Record> for Annotation {
     }
 }
 
-impl From<Annotation> for Record {
+impl From<Annotation> for LockRecord {
     fn from(annotation: Annotation) -> Self {
         let time = |text: Option<String>| text.and_then(|text| text.parse().ok());
         Self {
@@ -112,15 +112,15 @@ enum Object {
 
 /// The lock as the server had it at one moment.
 #[derive(Debug, Clone)]
-pub(super) struct Sighting {
+pub(super) struct Observed {
     /// `None` where the object exists and says nothing of a leader.
-    pub(super) record: Option<Record>,
+    pub(super) record: Option<LockRecord>,
     object: Object,
 }
 
-impl Sighting {
+impl Observed {
     fn of_lease(lease: Lease) -> Self {
-        let record = lease.spec.as_ref().map(|spec| Record {
+        let record = lease.spec.as_ref().map(|spec| LockRecord {
             holder: spec.holder_identity.clone().unwrap_or_default(),
             seconds: spec.lease_duration_seconds.unwrap_or(0).into(),
             acquired: spec.acquire_time.as_ref().map(|time| time.0),
@@ -161,7 +161,7 @@ impl Sighting {
     }
 
     /// The object with another record.
-    fn with(&self, record: &Record, superseded: Option<&str>) -> Result<Object, OpError> {
+    fn with(&self, record: &LockRecord, superseded: Option<&str>) -> Result<Object, OpError> {
         Ok(match &self.object {
             Object::Lease(lease) => {
                 let mut lease = lease.clone();
@@ -185,7 +185,7 @@ impl Sighting {
     }
 }
 
-fn spec(record: &Record) -> LeaseSpec {
+fn spec(record: &LockRecord) -> LeaseSpec {
     LeaseSpec {
         holder_identity: Some(record.holder.clone()),
         lease_duration_seconds: i32::try_from(record.seconds).ok(),
@@ -196,11 +196,11 @@ fn spec(record: &Record) -> LeaseSpec {
     }
 }
 
-pub(super) fn parse_annotation(text: &str) -> Option<Record> {
-    serde_json::from_str::<Annotation>(text).ok().map(Record::from)
+pub(super) fn parse_annotation(text: &str) -> Option<LockRecord> {
+    serde_json::from_str::<Annotation>(text).ok().map(LockRecord::from)
 }
 
-pub(super) fn annotation(record: &Record) -> Result<String, OpError> {
+pub(super) fn annotation(record: &LockRecord) -> Result<String, OpError> {
     serde_json::to_string(&Annotation::from(record)).map_err(|error| OpError::Other(error.to_string()))
 }
 
@@ -264,11 +264,11 @@ impl Locks {
         Self { leases, endpoints: Api::namespaced(client, namespace), name: name.to_owned(), limit }
     }
 
-    pub(super) async fn get(&self, kind: Kind) -> Result<Option<Sighting>, OpError> {
+    pub(super) async fn get(&self, kind: Kind) -> Result<Option<Observed>, OpError> {
         self.limited(async {
             Ok(match kind {
-                Kind::Lease => self.leases.get_opt(&self.name).await?.map(Sighting::of_lease),
-                Kind::Endpoints => self.endpoints.get_opt(&self.name).await?.map(Sighting::of_endpoints),
+                Kind::Lease => self.leases.get_opt(&self.name).await?.map(Observed::of_lease),
+                Kind::Endpoints => self.endpoints.get_opt(&self.name).await?.map(Observed::of_endpoints),
             })
         })
         .await
@@ -277,21 +277,21 @@ impl Locks {
     pub(super) async fn create(
         &self,
         kind: Kind,
-        record: &Record,
+        record: &LockRecord,
         superseded: Option<&str>,
-    ) -> Result<Sighting, OpError> {
+    ) -> Result<Observed, OpError> {
         let metadata = ObjectMeta { name: Some(self.name.clone()), ..ObjectMeta::default() };
         let empty = match kind {
-            Kind::Lease => Sighting::of_lease(Lease { metadata, spec: None }),
-            Kind::Endpoints => Sighting::of_endpoints(Endpoints { metadata, subsets: None }),
+            Kind::Lease => Observed::of_lease(Lease { metadata, spec: None }),
+            Kind::Endpoints => Observed::of_endpoints(Endpoints { metadata, subsets: None }),
         };
         let object = empty.with(record, superseded)?;
         let how = PostParams::default();
         let created = self.limited(async {
             Ok(match &object {
-                Object::Lease(lease) => Sighting::of_lease(self.leases.create(&how, lease).await?),
+                Object::Lease(lease) => Observed::of_lease(self.leases.create(&how, lease).await?),
                 Object::Endpoints(endpoints) => {
-                    Sighting::of_endpoints(self.endpoints.create(&how, endpoints).await?)
+                    Observed::of_endpoints(self.endpoints.create(&how, endpoints).await?)
                 }
             })
         });
@@ -302,22 +302,22 @@ impl Locks {
         }
     }
 
-    /// Writes the record over exactly this sighting.
+    /// Writes the record over exactly what was observed.
     pub(super) async fn replace(
         &self,
-        old: &Sighting,
-        record: &Record,
+        old: &Observed,
+        record: &LockRecord,
         superseded: Option<&str>,
-    ) -> Result<Sighting, OpError> {
+    ) -> Result<Observed, OpError> {
         let object = old.with(record, superseded)?;
         let how = PostParams::default();
         self.limited(async {
             Ok(match &object {
                 Object::Lease(lease) => {
-                    Sighting::of_lease(self.leases.replace(&self.name, &how, lease).await?)
+                    Observed::of_lease(self.leases.replace(&self.name, &how, lease).await?)
                 }
                 Object::Endpoints(endpoints) => {
-                    Sighting::of_endpoints(self.endpoints.replace(&self.name, &how, endpoints).await?)
+                    Observed::of_endpoints(self.endpoints.replace(&self.name, &how, endpoints).await?)
                 }
             })
         })

@@ -6,7 +6,7 @@ use rand::Rng;
 
 use crate::volume::Invalid;
 
-/// Which lock, who stands for it, and the three times.
+/// Which lock, who we are, and the three times.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
     /// The name of the `Lease`, and of the `Endpoints` that the old provisioners lock.

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, advance, sleep, timeout};
 
 use super::{
-    lock::{Locks, Record},
+    lock::{LockRecord, Locks},
     *,
 };
 use crate::{
@@ -37,8 +37,8 @@ fn wall(second: i64) -> Timestamp {
     Timestamp::from_second(second).unwrap()
 }
 
-fn held_by(holder: &str) -> Record {
-    Record {
+fn held_by(holder: &str) -> LockRecord {
+    LockRecord {
         holder: holder.to_owned(),
         seconds: 15,
         acquired: Some(wall(1000)),

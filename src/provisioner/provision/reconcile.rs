@@ -4,8 +4,6 @@
 
 use std::{sync::Arc, time::Instant};
 
-use futures::StreamExt as _;
-
 use super::{
     plan::{Again, Order, Plan, Rejection, plan},
     progress::{Attempt, Progress},
@@ -27,9 +25,6 @@ use crate::{
     },
     volume::{Location, Permit, Source, Volume, VolumeName},
 };
-
-/// How many volumes are committed at a time at shutdown.
-const COMMITS_AT_ONCE: usize = 8;
 
 /// What to do next about a claim.
 enum Step {
@@ -170,42 +165,6 @@ async fn ask_for_class(shared: &Shared, claim: &Claim, why: &str) -> Outcome {
     Outcome::Retry
 }
 
-/// Tells the backend that the PV for the claim with this UID is stored, if it does not know it yet.
-///
-/// It is work of its own, so that the next claim need not wait for it: until it is done, a crash costs the next leader's
-/// sweep the same work, and nothing else.
-pub(in crate::provisioner) async fn commit(shared: &Shared, uid: &str, permit: &Permit) -> Outcome {
-    let Some(Attempt { order, progress: Progress::Stored(volume, object), .. }) = shared.attempt(uid) else {
-        return Outcome::Done;
-    };
-    match order.backend.commit(&volume.id, &object, permit).await {
-        Ok(()) => {
-            shared.end_attempt(uid);
-            Outcome::Done
-        }
-        // The volume was used and removed meanwhile.
-        Err(error) if error.kind() == Kind::NotFound => {
-            tracing::info!(volume = %volume.id, error = error.chain(), "the volume to commit is gone");
-            shared.end_attempt(uid);
-            Outcome::Done
-        }
-        Err(error) => {
-            tracing::warn!(volume = %volume.id, error = error.chain(), "cannot commit the volume on the storage");
-            error.kind().into()
-        }
-    }
-}
-
-/// Tells the backends of every stored PV that they do not know yet, when nothing else is begun any more.
-pub(in crate::provisioner) async fn commit_all(shared: &Shared, permit: &Permit) {
-    let uids: Vec<Arc<str>> = shared.attempts().keys().cloned().collect();
-    futures::stream::iter(uids)
-        .for_each_concurrent(Some(COMMITS_AT_ONCE), |uid| async move {
-            commit(shared, &uid, permit).await;
-        })
-        .await;
-}
-
 /// Makes the volume and stores its PV.
 async fn make(shared: &Shared, order: &Arc<Order>, permit: &Permit) -> Outcome {
     let claim = &order.claim;
@@ -320,7 +279,7 @@ fn whereabouts(order: &Order, volume: &Volume) -> String {
     }
 }
 
-/// Leaves the rest to [`commit`].
+/// Leaves the rest to [`commit`](super::commit::commit).
 fn commit_later(shared: &Shared, uid: &Arc<str>) -> Outcome {
     shared.cache().wakeups.wake(Key::Commit(Arc::clone(uid)));
     Outcome::Done

@@ -6,7 +6,7 @@ use parking_lot::Mutex;
 use serde_json::json;
 use tokio::time::{Instant, advance, sleep, timeout};
 
-use super::*;
+use super::{monitor::conclude, *};
 use crate::provisioner::stub::{Call, Fault, Stub, status};
 
 /// The rights that the old provisioners' roles grant.

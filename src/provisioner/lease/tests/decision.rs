@@ -6,7 +6,7 @@ use super::{
 };
 
 /// A lock that said so since `since`, and is there or not.
-fn view(record: Record, since: u64, there: bool) -> View {
+fn view(record: LockRecord, since: u64, there: bool) -> View {
     let version = there.then(|| "uid/1".to_owned());
     View { seen: Some(Seen { record, version, since: moment(since) }), identity: Identity::Unknown }
 }
@@ -17,7 +17,7 @@ fn whether_to_make_take_renew_or_wait_for_the_lock() {
     let seen = |record, ago| view(record, now - ago, true);
     let gone = |record, ago| view(record, now - ago, false);
     let in_seconds = |s: u64| Step::Wait(moment(now + s));
-    let strange = |seconds| Record { seconds, ..held_by("other") };
+    let strange = |seconds| LockRecord { seconds, ..held_by("other") };
     let table = [
         ("without a lock one is made", View::default(), Step::Create),
         ("a released lock is taken at once", seen(held_by(""), 0), Step::Take),
@@ -102,11 +102,11 @@ async fn a_lock_that_replaced_another_one_lets_nobody_work_before_it_is_as_old_a
                 Some(object) => Fault::Answer(object.clone()),
                 None => Fault::Refuse(404),
             });
-            let sighting = locks.get(Kind::Lease).await.unwrap();
+            let observed = locks.get(Kind::Lease).await.unwrap();
             if unused {
                 view.never_used();
             }
-            view.look(sighting.as_ref(), moment(second));
+            view.look(observed.as_ref(), moment(second));
         }
         assert_eq!(view.settled(seconds(15)), since.map(|since| moment(since + 15)), "{row}");
     }
@@ -123,7 +123,7 @@ fn what_is_written_at_each_step() {
     ];
     for (row, old, step, acquired, transitions) in table {
         let record = written(old, step, &settings("me"), wall(2000));
-        let expected = Record {
+        let expected = LockRecord {
             holder: "me".to_owned(),
             seconds: 15,
             acquired: Some(wall(acquired)),
@@ -139,7 +139,7 @@ fn what_is_written_at_each_step() {
 fn how_long_an_old_provisioner_is_waited_for() {
     let now = 1000;
     let old = |holder: &str, renewed: i64, ago: u64| {
-        view(Record { renewed: Some(wall(renewed)), ..held_by(holder) }, now - ago, true)
+        view(LockRecord { renewed: Some(wall(renewed)), ..held_by(holder) }, now - ago, true)
     };
     let table = [
         ("a lock that was given up is not waited for", old("", 9_999, 0), None),
@@ -160,6 +160,6 @@ fn the_old_annotation_is_read_and_written_as_the_old_client_library_does() {
     let text = r#"{"holderIdentity":"pod_0ec4","leaseDurationSeconds":15,"acquireTime":"1970-01-01T00:16:40Z","renewTime":"1970-01-01T00:16:40Z","leaderTransitions":3}"#;
     assert_eq!(lock::parse_annotation(text), Some(held_by("pod_0ec4")));
     assert_eq!(lock::annotation(&held_by("pod_0ec4")), Ok(text.to_owned()));
-    assert_eq!(lock::parse_annotation("{}"), Some(Record::default()));
+    assert_eq!(lock::parse_annotation("{}"), Some(LockRecord::default()));
     assert_eq!(lock::parse_annotation("not JSON"), None);
 }

@@ -12,7 +12,7 @@ async fn an_old_provisioner_that_renews_its_lock_is_waited_for_whatever_its_cloc
     {
         let stub = Stub::new();
         let renew = |round: i64| {
-            let record = Record { renewed: Some(wall(clock + 2 * round)), ..held_by("old") };
+            let record = LockRecord { renewed: Some(wall(clock + 2 * round)), ..held_by("old") };
             stub.put("endpoints", NAMESPACE, NAME, Some(endpoints(&record)));
         };
         renew(0);
@@ -106,7 +106,7 @@ async fn an_old_provisioner_that_leads_is_respected_also_without_the_right_to_le
     stub.fail(no_leases);
     let elector = stand(&stub, "a");
     for round in 0..60 {
-        let record = Record { renewed: Some(wall(2 * round)), ..held_by("old") };
+        let record = LockRecord { renewed: Some(wall(2 * round)), ..held_by("old") };
         stub.put("endpoints", NAMESPACE, NAME, Some(endpoints(&record)));
         sleep(seconds(2)).await;
         assert!(!leads(&elector));
@@ -176,7 +176,7 @@ async fn without_any_right_to_a_lock_it_stands_by_says_why_and_begins_when_the_r
 }
 
 /// The annotated Endpoints of an old provisioner.
-fn endpoints(record: &Record) -> Value {
+fn endpoints(record: &LockRecord) -> Value {
     let text = lock::annotation(record).unwrap();
     json!({"apiVersion": "v1", "kind": "Endpoints", "metadata": {"annotations": {lock::LEADER_ANNOTATION: text}}})
 }
