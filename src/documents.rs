@@ -262,7 +262,7 @@ fn every_example_of_a_class_is_accepted_and_none_has_a_parameter_without_effect(
         let storage = config::storage_of(&name);
         let backend = &backends[&storage];
         let class = serde_json::from_value(object).unwrap_or_else(|error| panic!("{file}: {error}"));
-        let (parameters, unknown) = provisioner::terms_of(class, backend.capabilities())
+        let (parameters, unknown) = provisioner::options_of(class, backend.capabilities())
             .unwrap_or_else(|error| panic!("{file}: {error}"));
         assert_eq!(unknown, None, "{file}");
         let labels = BTreeMap::from([("team".to_owned(), "blue".to_owned())]);

@@ -23,7 +23,7 @@ use berth::{
     },
     config::{self, Ceph, Controller, Environment, Invocation, Listen, Storage},
     observe::{self, Metered, Metrics},
-    provisioner::{self, ClusterFacts, KubernetesHost, host, lease, queue::Backoff, rights},
+    provisioner::{self, ClusterIdentity, KubernetesHost, host, lease, queue::Backoff, rights},
     system::clock::since_boot,
     volume::Clock,
 };
@@ -149,8 +149,10 @@ async fn prepare(
     let served = CancellationToken::new();
     let server = probes(&settings, &metrics, &served)?;
     let cluster = cluster(&settings).await?;
-    let (facts, told) = (ClusterFacts::default(), host_settings(&settings));
-    let host = KubernetesHost::start(&cluster, settings.api_timeout, told, facts.clone(), &metrics).await?;
+    let (cluster_identity, told) = (ClusterIdentity::default(), host_settings(&settings));
+    let host =
+        KubernetesHost::start(&cluster, settings.api_timeout, told, cluster_identity.clone(), &metrics)
+            .await?;
     let host: Arc<dyn Kubernetes> = Arc::new(host);
     let nfs = if settings.exports.is_empty() {
         None
@@ -173,7 +175,7 @@ async fn prepare(
         clusters = settings.ceph.as_ref().map(clusters).unwrap_or_default(),
         "started"
     );
-    let settings = loop_settings(settings, cluster, facts, stop);
+    let settings = loop_settings(settings, cluster, cluster_identity, stop);
     Ok(Prepared { settings, backends, metrics, server, served })
 }
 
@@ -243,7 +245,7 @@ fn host_settings(settings: &Controller) -> host::Settings {
 fn loop_settings(
     settings: Controller,
     cluster: kube::Config,
-    facts: ClusterFacts,
+    cluster_identity: ClusterIdentity,
     stop: CancellationToken,
 ) -> provisioner::Settings {
     let host_rights = rights::host(settings.cluster_id.is_none(), settings.ceph.is_some());
@@ -263,7 +265,7 @@ fn loop_settings(
         namespace: settings.namespace,
         lease,
         clock: Clock::new(since_boot),
-        facts,
+        cluster_identity,
         host_rights,
         workers: settings.workers,
         api_timeout: settings.api_timeout,

@@ -1,6 +1,6 @@
 //! What the process tells of itself: logs, metrics, and the probes `/livez`, `/readyz`, `/metrics`.
 //!
-//! [`Metrics`] is the one handle: cheap to clone, passed in, no globals. Whoever does something records it there; the
+//! [`Metrics`] is the one handle: cheap to clone, passed in, no globals. Each part of the process records there what it does; the
 //! server ([`serve`]) and the collectors read it. Nothing here waits for storage or for the API server: the state of the
 //! stores comes from [`Stores::stores`], which answers from memory.
 //!
@@ -66,7 +66,7 @@ struct Inner {
     registry: Registry,
     outage: Outage,
     state: Arc<State>,
-    /// The names of classes that exist: no others become labels, since whoever makes a claim may write any.
+    /// The names of classes that exist: no others become labels, since the author of a claim may write any.
     classes: Mutex<HashSet<String>>,
     provisioned: Family<ClassAndSource, Counter>,
     provision_failed: Family<ClassAndSource, Counter>,

@@ -7,22 +7,22 @@
 //! It knows no storage system (a [`Backend`](crate::backend::Backend) does the work) and no CSI.
 
 mod api;
-mod bounds;
 mod cache;
 mod class;
 mod clock;
 mod cluster;
+mod cluster_identity;
 mod context;
 mod dispatcher;
 pub mod events;
 mod expand;
-mod facts;
 #[cfg(test)]
 mod fixtures;
 pub mod host;
 mod kept_secrets;
 mod key;
 pub mod lease;
+mod limits;
 mod names;
 mod objects;
 mod persistent_volume;
@@ -47,8 +47,8 @@ use std::{
 pub use api::Error;
 pub use class::PARAMETERS;
 #[cfg(test)]
-pub(crate) use class::terms_of;
-pub use facts::ClusterFacts;
+pub(crate) use class::options_of;
+pub use cluster_identity::ClusterIdentity;
 pub use host::KubernetesHost;
 use kube::Client;
 pub use settings::Settings;
@@ -74,8 +74,8 @@ const LAST_EVENTS: Duration = Duration::from_secs(5);
 /// and the metrics of it.
 pub async fn run(settings: Settings, backends: Backends, metrics: Metrics) -> Result<(), Error> {
     let failed = |source| Error::Client { url: settings.cluster.cluster_url.to_string(), source };
-    let client =
-        api::client(&settings.cluster, settings.api_timeout, &metrics, &settings.facts).map_err(failed)?;
+    let client = api::client(&settings.cluster, settings.api_timeout, &metrics, &settings.cluster_identity)
+        .map_err(failed)?;
     let lease_client =
         settings.lease.as_ref().map(|lease| lease::client(&settings.cluster, lease, &metrics)).transpose();
     let election = settings.lease.clone().zip(lease_client.map_err(failed)?);
@@ -133,8 +133,8 @@ async fn synced(shared: &Shared) {
     }
     // A store that only classes describe is known by them when its past is told.
     shared.listed.store(true, Ordering::SeqCst);
-    shared.introduce_classes();
-    shared.tell_past();
+    shared.register_classes();
+    shared.expect_stores();
     let (claims, volumes) = shared.cache().sizes();
     shared.metrics.synced(true);
     tracing::info!(claims, volumes, "all informers have synced");
@@ -162,7 +162,7 @@ async fn lead(settings: &Settings, shared: &Arc<Shared>, elector: &lease::Electo
             }
             Ok(()) = states.changed() => {
                 let state = states.borrow_and_update().clone();
-                learn(elector, &settings.facts);
+                learn(elector, &settings.cluster_identity);
                 match state {
                     lease::State::Leading(leadership) if dispatcher.is_none() && !leadership.ended.is_cancelled() => {
                         tracing::info!(lock = elector.status().lock, "leading");
@@ -178,7 +178,7 @@ async fn lead(settings: &Settings, shared: &Arc<Shared>, elector: &lease::Electo
             }
             Ok(()) = rights.changed() => shared.adapt(&rights.borrow_and_update()),
             _ = tick.tick() => {
-                learn(elector, &settings.facts);
+                learn(elector, &settings.cluster_identity);
                 shared.tell(dispatcher.as_ref().map(Dispatcher::load).unwrap_or_default());
             }
             () = work(dispatcher.as_mut()) => {}
@@ -191,9 +191,9 @@ async fn lead(settings: &Settings, shared: &Arc<Shared>, elector: &lease::Electo
 }
 
 /// What the lock tells of the cluster is known before the work begins, and while another process leads.
-fn learn(elector: &lease::Elector, facts: &ClusterFacts) {
+fn learn(elector: &lease::Elector, cluster_identity: &ClusterIdentity) {
     if let Some(uid) = elector.lock_uid() {
-        facts.lock(uid);
+        cluster_identity.lock(uid);
     }
 }
 

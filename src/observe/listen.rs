@@ -46,7 +46,7 @@ pub fn listen(address: Address) -> io::Result<TcpListener> {
     match address {
         Address::At(address) => bind(address),
         Address::Every(port) => match bind_to_both_families(port) {
-            // Whoever has the port, or may not have it, is told so; anything else means that there is no IPv6 here.
+            // That the port is taken, or may not be used, is an error; anything else means that there is no IPv6 here.
             Err(error)
                 if !matches!(error.kind(), io::ErrorKind::AddrInUse | io::ErrorKind::PermissionDenied) =>
             {

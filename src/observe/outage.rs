@@ -1,7 +1,7 @@
 //! What the log is told while the API server does not serve us: [`Outage`]. One line says it for all requests, then one
 //! at growing intervals, and one when it is over.
 //!
-//! It hears of every request from the client's layer. Whoever made a request that failed decides what to do about it, and
+//! It hears of every request from the client's layer. The caller whose request failed decides what to do about it, and
 //! need not tell that the server was not reached.
 
 use std::{

@@ -1,7 +1,7 @@
 //! Counts the requests to the API server: [`CountApiRequests`], a layer around the client's HTTP service. It also hears when
 //! the server is not reached, which the log is told of once for all requests.
 //!
-//! It sees every request, whoever makes it, so the counts hold against the API server's own.
+//! It sees every request of the process, so the counts hold against the API server's own.
 
 use std::{
     future::Future,

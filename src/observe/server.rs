@@ -1,6 +1,6 @@
 //! The HTTP server of `/livez`, `/readyz` and `/metrics`: [`serve`].
 //!
-//! Every answer is made from memory, so a hung export or API server never delays a probe. Whoever reaches the port can
+//! Every answer is made from memory, so a hung export or API server never delays a probe. Every client that reaches the port can
 //! cost no more than [`MOST_CONNECTIONS`]: a newcomer takes the place of the oldest connection, so that clients which
 //! open many and finish none keep no probe from its answer and use up no descriptors.
 
@@ -180,13 +180,13 @@ async fn scrape(State(metrics): State<Metrics>, headers: HeaderMap) -> Response 
 
 impl Metrics {
     fn live(&self, now: Instant) -> Verdict {
-        health::live(self.0.state.facts().heartbeat, now)
+        health::live(self.0.state.reported().heartbeat, now)
     }
 
     fn ready(&self) -> Verdict {
         let (synced, leadership, missing) = {
-            let facts = self.0.state.facts();
-            (facts.synced, facts.leadership, facts.rights_missing.clone())
+            let reported = self.0.state.reported();
+            (reported.synced, reported.leadership, reported.rights_missing.clone())
         };
         health::ready(synced, leadership, &self.0.state.stores(), &missing)
     }

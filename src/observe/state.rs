@@ -57,9 +57,9 @@ pub struct EventCounts {
 
 type Ask<T> = Arc<dyn Fn() -> T + Send + Sync>;
 
-/// What was last said by whoever works.
+/// What was last reported by the parts of the process.
 #[derive(Default)]
-pub(super) struct Facts {
+pub(super) struct Reported {
     pub(super) leadership: Option<Leadership>,
     pub(super) synced: bool,
     pub(super) heartbeat: Option<Instant>,
@@ -70,55 +70,55 @@ pub(super) struct Facts {
     stores: Vec<(&'static str, Arc<dyn Stores>)>,
 }
 
-/// [`Facts`] that are shared.
-pub(super) struct State(Mutex<Facts>);
+/// [`Reported`] that are shared.
+pub(super) struct State(Mutex<Reported>);
 
 impl State {
     pub(super) fn new() -> Self {
-        Self(Mutex::new(Facts::default()))
+        Self(Mutex::new(Reported::default()))
     }
 
-    /// The lock is held only to copy values, so nobody can panic while holding it half-written.
-    pub(super) fn facts(&self) -> MutexGuard<'_, Facts> {
+    /// The lock is held only to copy values, so that no panic leaves it half-written.
+    pub(super) fn reported(&self) -> MutexGuard<'_, Reported> {
         self.0.lock()
     }
 
     pub(super) fn set_leadership(&self, leadership: Leadership) {
-        self.facts().leadership = Some(leadership);
+        self.reported().leadership = Some(leadership);
     }
 
     pub(super) fn set_synced(&self, synced: bool) {
-        self.facts().synced = synced;
+        self.reported().synced = synced;
     }
 
     pub(super) fn beat(&self, now: Instant) {
-        self.facts().heartbeat = Some(now);
+        self.reported().heartbeat = Some(now);
     }
 
     pub(super) fn set_queue(&self, name: &'static str, depth: Ask<QueueDepth>) {
-        self.facts().queues.insert(name, depth);
+        self.reported().queues.insert(name, depth);
     }
 
     pub(super) fn set_skew(&self, skew: Ask<Option<i64>>) {
-        self.facts().skew = Some(skew);
+        self.reported().skew = Some(skew);
     }
 
     pub(super) fn set_events(&self, counts: Ask<EventCounts>) {
-        self.facts().events = Some(counts);
+        self.reported().events = Some(counts);
     }
 
     pub(super) fn set_rights_missing(&self, missing: Vec<String>) {
-        self.facts().rights_missing = missing;
+        self.reported().rights_missing = missing;
     }
 
     pub(super) fn set_stores(&self, stores: Vec<(&'static str, Arc<dyn Stores>)>) {
-        self.facts().stores = stores;
+        self.reported().stores = stores;
     }
 
     /// The stores of all backends, each with its backend's name.
     pub(super) fn stores(&self) -> Vec<(&'static str, StoreStatus)> {
         // Copied first: a backend is not asked while the lock is held.
-        let backends = self.facts().stores.clone();
+        let backends = self.reported().stores.clone();
         backends
             .iter()
             .flat_map(|(name, stores)| stores.stores().into_iter().map(|store| (*name, store)))
@@ -183,12 +183,12 @@ impl State {
     fn encode_loop(&self, encoder: &mut DescriptorEncoder<'_>, now: Instant) -> Result<(), std::fmt::Error> {
         self.encode_clock(encoder)?;
         let (leading, synced, queues, events, missing) = {
-            let facts = self.facts();
-            let leading = facts.leadership == Some(Leadership::Leading);
-            let missing = facts.rights_missing.clone();
-            (leading, facts.synced, facts.queues.clone(), facts.events.clone(), missing)
+            let reported = self.reported();
+            let leading = reported.leadership == Some(Leadership::Leading);
+            let missing = reported.rights_missing.clone();
+            (leading, reported.synced, reported.queues.clone(), reported.events.clone(), missing)
         };
-        // Asked after the lock is given back: whoever answers may take locks of its own.
+        // Asked after the lock is given back: the answer may take locks of its own.
         let queues: Vec<(&str, QueueDepth)> = queues.iter().map(|(name, ask)| (*name, ask())).collect();
         let events = events.map(|ask| ask()).unwrap_or_default();
         let flag = |on: bool| vec![(Vec::new(), if on { 1.0 } else { 0.0 })];
@@ -254,7 +254,7 @@ impl State {
     }
 
     fn encode_clock(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
-        let skew = self.facts().skew.clone();
+        let skew = self.reported().skew.clone();
         Samples {
             name: "berth_api_clock_skew_seconds",
             help: "How far the API server's clock is ahead of the local clock; absent while unknown",

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use kube::{Client, client::ClientBuilder};
 
-use super::{clock::ReadDate, facts::ClusterFacts};
+use super::{clock::ReadDate, cluster_identity::ClusterIdentity};
 use crate::observe::{CountApiRequests, Metrics};
 
 /// How long a connection may be silent while an answer is waited for: longer than any watch lasts.
@@ -27,7 +27,7 @@ pub(super) fn client(
     config: &kube::Config,
     timeout: Duration,
     metrics: &Metrics,
-    facts: &ClusterFacts,
+    cluster_identity: &ClusterIdentity,
 ) -> Result<Client, kube::Error> {
     let mut config = config.clone();
     let server = config.cluster_url.to_string();
@@ -38,6 +38,6 @@ pub(super) fn client(
     config.connect_timeout = Some(config.connect_timeout.unwrap_or(timeout).min(timeout));
     Ok(ClientBuilder::try_from(config)?
         .with_layer(&CountApiRequests::new(metrics.clone(), &server))
-        .with_layer(&ReadDate::new(facts.clock.clone()))
+        .with_layer(&ReadDate::new(cluster_identity.clock.clone()))
         .build())
 }

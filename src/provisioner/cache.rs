@@ -1,8 +1,8 @@
 //! What is kept of the watched objects: [`Cache`], and the claims, volumes and locations in it.
 //!
 //! The watches write it, the plans read it. A claim is kept only while something is to be done for it, a volume only as
-//! the few facts that decide what is to be done with it and where it lies; what concerns nobody here is dropped at once.
-//! Whoever leads hands in a queue, and every change that means work pushes a key into it.
+//! the few fields that decide what is to be done with it and where it lies; what does not concern berth is dropped at once.
+//! The leader hands in a queue, and every change that means work pushes a key into it.
 //!
 //! It decides nothing about volumes (`volume_state::action` does) and never asks the API server.
 
@@ -229,26 +229,26 @@ impl Cache {
         }
     }
 
-    /// The object of this volume is being deleted by us, or will be without its bytes; or, after a failure, it is not.
+    /// The object of this volume is being deleted by us, or will be without its data; or, after a failure, it is not.
     pub(super) fn leaving(&mut self, name: &str, leaving: bool) {
         if let Some(record) = self.volumes.get_mut(name) {
             record.leaving = leaving;
         }
     }
 
-    /// What the backend was asked to do with the bytes of this volume in this term.
+    /// What the backend was asked to do with the data of this volume in this term.
     pub(super) fn removing(&self, name: &str) -> Option<Disposal> {
         self.volumes.get(name)?.removing.map(|begun| begun.asked)
     }
 
-    /// The backend has moved the bytes of this volume away, as it was asked to.
+    /// The backend has moved the data of this volume away, as it was asked to.
     pub(super) fn moved_away(&mut self, name: &str) {
         if let Some(begun) = self.volumes.get_mut(name).and_then(|record| record.removing.as_mut()) {
             begun.moved = true;
         }
     }
 
-    /// Whether the bytes of this volume were moved away in this term, and have not been seen at their place since.
+    /// Whether the data of this volume were moved away in this term, and have not been seen at their place since.
     pub(super) fn is_moved_away(&self, name: &str) -> bool {
         self.volumes.get(name).and_then(|record| record.removing).is_some_and(|begun| begun.moved)
     }

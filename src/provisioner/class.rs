@@ -1,6 +1,6 @@
-//! What a `StorageClass` says: [`Class`], and what it means for a backend, [`Terms`].
+//! What a `StorageClass` says: [`Class`], and what it means for a backend, [`ProvisionOptions`].
 //!
-//! [`Class::terms`] reads the parameters for a new volume and refuses what is wrong; [`disposal_as_before`] reads them as
+//! [`Class::provision_options`] reads the parameters for a new volume and refuses what is wrong; [`disposal_as_before`] reads them as
 //! the old provisioners did, for volumes that those made. [`PARAMETERS`] are the parameters that hold for every backend.
 //!
 //! It does not know what the parameters of a backend mean; the backend reads those itself.
@@ -81,19 +81,19 @@ impl From<StorageClass> for Class {
 
 /// What a class means for a new volume.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Terms {
+pub(super) struct ProvisionOptions {
     pub(super) disposal: Disposal,
     /// How long what is deleted stays in the trash, where the class says so.
     pub(super) retention: Option<Duration>,
     /// The parameters that the backend reads.
     pub(super) parameters: BTreeMap<String, String>,
-    /// What nobody reads, as a sentence for the administrator.
+    /// What is not read, as a sentence for the administrator.
     pub(super) unknown: Option<String>,
 }
 
 impl Class {
     /// Reads the parameters for a new volume on the backend with these capabilities.
-    pub(super) fn terms(&self, backend: &Capabilities) -> Result<Terms, Invalid> {
+    pub(super) fn provision_options(&self, backend: &Capabilities) -> Result<ProvisionOptions, Invalid> {
         let written = self.spelt(backend)?;
         let get = |key: &str| written.get(key).map(String::as_str);
         let strict = match get(STRICT) {
@@ -130,7 +130,7 @@ impl Class {
             return Err(Invalid::new("storage class", &self.name, format!("is strict and {unknown}")));
         }
         let parameters = written.into_iter().filter(|(key, _)| theirs(key)).collect();
-        Ok(Terms { disposal, retention, parameters, unknown })
+        Ok(ProvisionOptions { disposal, retention, parameters, unknown })
     }
 
     /// The parameters under the names that the backend declared. Two spellings of one name are refused: which of them holds
@@ -178,11 +178,11 @@ fn declared(key: &str, backend: &Capabilities) -> String {
 
 /// The provisioner of a class that was written down, and what it means for a backend: for tests of examples.
 #[cfg(test)]
-pub(crate) fn terms_of(
+pub(crate) fn options_of(
     class: StorageClass,
     backend: &Capabilities,
 ) -> Result<(BTreeMap<String, String>, Option<String>), Invalid> {
-    Class::from(class).terms(backend).map(|terms| (terms.parameters, terms.unknown))
+    Class::from(class).provision_options(backend).map(|options| (options.parameters, options.unknown))
 }
 
 /// What the old provisioners did with a volume whose class has these parameters (`legacy_default`: where it says nothing), save
@@ -251,7 +251,7 @@ fn unknown_parameters(keys: &[&str], theirs: &[Parameter]) -> String {
     text
 }
 
-/// What stands here for a parameter of csi-driver-nfs.
+/// What replaces a parameter of csi-driver-nfs here.
 fn ours(key: &str, theirs: &[Parameter]) -> Option<&'static str> {
     let has = |name: &str| theirs.iter().any(|parameter| parameter.name == name);
     match key.to_ascii_lowercase().as_str() {
@@ -346,8 +346,8 @@ mod tests {
             (&[("archiveOnDelete", " false")], None, Archive, true),
         ];
         for (parameters, new, old, told) in table {
-            let terms = class(parameters).terms(&capabilities());
-            assert_eq!(terms.ok().map(|terms| terms.disposal), *new, "new volume: {parameters:?}");
+            let options = class(parameters).provision_options(&capabilities());
+            assert_eq!(options.ok().map(|options| options.disposal), *new, "new volume: {parameters:?}");
             let (disposal, why) = disposal_as_before(&map(parameters), Archive);
             assert_eq!((disposal, why.is_some()), (*old, *told), "old volume: {parameters:?}");
         }
@@ -355,13 +355,13 @@ mod tests {
 
     #[test]
     fn the_class_says_how_long_its_volumes_stay_in_the_trash_and_nonsense_is_refused() {
-        let retention = |text: &str| class(&[("trashRetention", text)]).terms(&capabilities());
+        let retention = |text: &str| class(&[("trashRetention", text)]).provision_options(&capabilities());
         for (text, expected) in
             [("24h", Some(Duration::from_hours(24))), ("0s", Some(Duration::ZERO)), ("", None)]
         {
             assert_eq!(retention(text).unwrap().retention, expected, "{text}");
         }
-        assert_eq!(class(&[]).terms(&capabilities()).unwrap().retention, None);
+        assert_eq!(class(&[]).provision_options(&capabilities()).unwrap().retention, None);
         for bad in ["10", "7d", "-1h", "forever", " 10m"] {
             assert_eq!(
                 retention(bad).unwrap_err().to_string(),
@@ -380,8 +380,9 @@ mod tests {
 
     #[test]
     fn a_refusal_names_the_parameter_the_value_and_what_is_allowed() {
-        let refusal =
-            |parameters: &[(&str, &str)]| class(parameters).terms(&capabilities()).unwrap_err().to_string();
+        let refusal = |parameters: &[(&str, &str)]| {
+            class(parameters).provision_options(&capabilities()).unwrap_err().to_string()
+        };
         assert_eq!(
             refusal(&[("onDelete", "Delete")]),
             "class parameter onDelete \"Delete\" must be delete, archive or retain"
@@ -400,11 +401,15 @@ mod tests {
     fn names_are_written_in_any_case_where_the_older_provisioners_took_them_so() {
         let any = Capabilities { case_insensitive: true, ..capabilities() };
         let odd = class(&[("PATHPATTERN", "x"), ("OnDelete", "delete"), ("odd", "y")]);
-        let terms = odd.terms(&any).unwrap();
-        assert_eq!(terms.parameters, map(&[("pathPattern", "x")]));
-        assert_eq!(terms.disposal, Disposal::Delete);
-        assert_eq!(terms.unknown.as_deref(), Some("has the unknown parameter \"odd\""));
-        assert_eq!(odd.terms(&capabilities()).unwrap().parameters, map(&[]), "elsewhere the case matters");
+        let options = odd.provision_options(&any).unwrap();
+        assert_eq!(options.parameters, map(&[("pathPattern", "x")]));
+        assert_eq!(options.disposal, Disposal::Delete);
+        assert_eq!(options.unknown.as_deref(), Some("has the unknown parameter \"odd\""));
+        assert_eq!(
+            odd.provision_options(&capabilities()).unwrap().parameters,
+            map(&[]),
+            "elsewhere the case matters"
+        );
         assert_eq!(
             odd.parameters_as_before(&any),
             map(&[("odd", "y"), ("onDelete", "delete"), ("pathPattern", "x")])
@@ -416,18 +421,21 @@ mod tests {
         let any = Capabilities { case_insensitive: true, ..capabilities() };
         let twice = class(&[("pathPattern", "x"), ("PathPattern", "y")]);
         assert_eq!(
-            twice.terms(&any).unwrap_err().to_string(),
+            twice.provision_options(&any).unwrap_err().to_string(),
             "storage class \"nfs\" has the parameter \"pathPattern\" twice, as \"PathPattern\" and as \"pathPattern\"; \
              remove one"
         );
         assert_eq!(twice.parameters_as_before(&any)["pathPattern"], "x");
-        assert!(twice.terms(&capabilities()).is_ok(), "elsewhere they are two names");
+        assert!(twice.provision_options(&capabilities()).is_ok(), "elsewhere they are two names");
     }
 
     #[test]
     fn the_backend_gets_its_own_parameters_and_no_others() {
         let class = class(&[("pathPattern", "x"), ("onDelete", "delete"), ("odd", "y")]);
-        assert_eq!(class.terms(&capabilities()).unwrap().parameters, map(&[("pathPattern", "x")]));
+        assert_eq!(
+            class.provision_options(&capabilities()).unwrap().parameters,
+            map(&[("pathPattern", "x")])
+        );
     }
 
     #[test]
@@ -435,7 +443,7 @@ mod tests {
         const NFS: &[Parameter] = &[THEIRS[0], Parameter { name: "mode", ..THEIRS[0] }];
         let nfs = Capabilities { parameters: NFS, ..capabilities() };
         let unknown = |key: &str, backend: &Capabilities| {
-            class(&[(key, "x")]).terms(backend).unwrap().unknown.unwrap_or_default()
+            class(&[(key, "x")]).provision_options(backend).unwrap().unknown.unwrap_or_default()
         };
         assert_eq!(
             unknown("subDir", &nfs),
@@ -473,11 +481,17 @@ mod tests {
         ];
         for (keys, text) in table {
             let parameters: Vec<_> = keys.iter().map(|key| (*key, "v")).collect();
-            assert_eq!(class(&parameters).terms(&capabilities()).unwrap().unknown.as_deref(), Some(*text));
+            assert_eq!(
+                class(&parameters).provision_options(&capabilities()).unwrap().unknown.as_deref(),
+                Some(*text)
+            );
             let strict: Vec<_> = parameters.into_iter().chain([("strictParameters", "true")]).collect();
-            let refusal = class(&strict).terms(&capabilities()).unwrap_err().to_string();
+            let refusal = class(&strict).provision_options(&capabilities()).unwrap_err().to_string();
             assert!(refusal.ends_with(text), "{refusal}");
         }
-        assert_eq!(class(&[("strictParameters", "true")]).terms(&capabilities()).unwrap().unknown, None);
+        assert_eq!(
+            class(&[("strictParameters", "true")]).provision_options(&capabilities()).unwrap().unknown,
+            None
+        );
     }
 }

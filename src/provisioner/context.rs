@@ -19,8 +19,8 @@ use super::{
     cache::{Cache, Claim, Watched},
     class::Class,
     cluster::Cluster,
+    cluster_identity::ClusterIdentity,
     events::{Event, Events, Regarding, Reporter, Type},
-    facts::ClusterFacts,
     key::Key,
     names,
     objects::{ClaimObject, VolumeObject, annotation},
@@ -34,7 +34,7 @@ use crate::{
     observe::{EventCounts, Metrics, QueueDepth},
 };
 
-/// How many explained requests for growth are remembered.
+/// How many explained requests for growth are kept.
 const EXPLAINED: usize = 1000;
 /// What became of the events of all reporters.
 fn counts(events: &[Events]) -> EventCounts {
@@ -53,7 +53,7 @@ pub(super) struct Shared {
     pub(super) backends: Backends,
     pub(super) metrics: Metrics,
     pub(super) rights: Monitor,
-    pub(super) facts: ClusterFacts,
+    pub(super) cluster_identity: ClusterIdentity,
     /// By provisioner name: the source of an event names it.
     pub(super) events: BTreeMap<String, Events>,
     pub(super) synced: tokio::sync::watch::Sender<bool>,
@@ -67,7 +67,7 @@ pub(super) struct Shared {
     pub(super) warned: Mutex<HashMap<String, String>>,
     /// Requests for growth that were explained, by UID and size; at most [`EXPLAINED`].
     pub(super) explained: Mutex<HashSet<(String, String)>>,
-    /// So many PVs may be on their way to the API server at a time, of whatever stores: no storage is waited for meanwhile.
+    /// So many PVs may be on their way to the API server at a time, of whatever stores: no storage is waited for in between.
     pub(super) storing: Semaphore,
     /// Whether everything was listed once: from then on the backends hear of classes as they come.
     pub(super) listed: AtomicBool,
@@ -102,7 +102,7 @@ impl Shared {
             backends,
             metrics,
             rights,
-            facts: settings.facts.clone(),
+            cluster_identity: settings.cluster_identity.clone(),
             events,
             synced: tokio::sync::watch::Sender::new(false),
             classes_listed: tokio::sync::watch::Sender::new(false),
@@ -116,7 +116,7 @@ impl Shared {
             depth: Arc::default(),
         };
         shared.adapt(&shared.rights.rights().borrow());
-        let clock = shared.facts.clock.clone();
+        let clock = shared.cluster_identity.clock.clone();
         shared.metrics.watch_clock(move || clock.skew());
         let depth = Arc::clone(&shared.depth);
         let depth = move || *depth.lock();
@@ -152,7 +152,7 @@ impl Shared {
         }
         self.cache().see_class(class.clone());
         if self.listed.load(Ordering::SeqCst) {
-            self.introduce(class);
+            self.register_class(class);
         }
     }
 
@@ -179,14 +179,14 @@ impl Shared {
     }
 
     /// Tells the backends all classes: a store that only a class describes may hold what was begun for a claim that is gone.
-    pub(super) fn introduce_classes(&self) {
+    pub(super) fn register_classes(&self) {
         let classes = self.cache().classes();
         for class in classes {
-            self.introduce(&class);
+            self.register_class(&class);
         }
     }
 
-    pub(super) fn introduce(&self, class: &Class) {
+    pub(super) fn register_class(&self, class: &Class) {
         let Some(ports) = self.backends.ports(&class.provisioner) else { return };
         ports.stores.register_class(&class.parameters_of(ports.backend.capabilities()));
     }
@@ -210,7 +210,7 @@ impl Shared {
     }
 
     /// Tells the backends what the volumes say of their stores.
-    pub(super) fn tell_past(&self) {
+    pub(super) fn expect_stores(&self) {
         for ports in self.backends.distinct() {
             let past = self.cache().expectations(ports.name(), &*ports.stores);
             for past in past {
@@ -219,17 +219,17 @@ impl Shared {
         }
     }
 
-    /// Whether nobody was warned about this edition of the class yet.
+    /// Whether no warning was given about this edition of the class yet.
     pub(super) fn first_use(&self, class: &Class) -> bool {
         let mut warned = self.warned.lock();
         let before = warned.insert(class.uid.clone(), class.version.clone());
         before.is_none_or(|version| version != class.version)
     }
 
-    /// Whether nobody was told yet why this claim cannot have so much.
+    /// Whether it was not told yet why this claim cannot have so much.
     pub(super) fn first_explained(&self, uid: &str, request: &str) -> bool {
         let mut explained = self.explained.lock();
-        // Claims come and go, and their authors write what they like: explaining again is better than remembering for ever.
+        // Claims come and go, and their authors write what they like: explaining again is better than keeping them for ever.
         if explained.len() >= EXPLAINED {
             explained.clear();
         }

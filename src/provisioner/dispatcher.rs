@@ -72,7 +72,7 @@ struct Slot {
 impl Drop for Slot {
     fn drop(&mut self) {
         self.shared.foreground.fetch_sub(1, Ordering::Relaxed);
-        // Nobody listens any more when the term is over.
+        // Nothing listens any more when leadership has ended.
         let _ = self.freed.send(self.lane.clone());
     }
 }
@@ -97,7 +97,7 @@ impl Dispatcher {
     /// Begins to work: everything that waits is queued, the stores are swept and their garbage is collected.
     pub(super) fn begin(shared: &Arc<Shared>, leadership: lease::Leadership, settings: &Settings) -> Self {
         // Others led until now: what they made counts before anything is worked on.
-        shared.tell_past();
+        shared.expect_stores();
         let queue = Queue::new(settings.pace);
         let mut background = JoinSet::new();
         for ports in shared.backends.distinct() {
@@ -274,7 +274,7 @@ struct Ended {
 
 impl Drop for Ended {
     fn drop(&mut self) {
-        // Nobody listens any more when the term is over.
+        // Nothing listens any more when leadership has ended.
         let _ = self.sender.send(self.key.clone());
     }
 }

@@ -30,7 +30,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::{debug, warn};
 
 use super::cluster::sentence;
-use correlator::{Bounds, EventCorrelator, Post, Posted, Verb};
+use correlator::{EventCorrelator, Limits, Post, Posted, Verb};
 pub use event::{Counts, Event, Regarding, Type};
 
 /// Who publishes.
@@ -107,7 +107,7 @@ impl Events {
         reporter: Reporter,
         foreground: impl Fn() -> usize + Send + Sync + 'static,
     ) -> Self {
-        let state = Mutex::new(State { correlator: EventCorrelator::new(Bounds::default()), flushing: 0 });
+        let state = Mutex::new(State { correlator: EventCorrelator::new(Limits::default()), flushing: 0 });
         let shared = Arc::new(Shared { state, wake: Notify::new(), idle: Notify::new() });
         let stop = CancellationToken::new();
         let poster = Poster { client, reporter };
@@ -116,7 +116,7 @@ impl Events {
         Self { shared, _running: Arc::new(stop.drop_guard()) }
     }
 
-    /// Tells it to whoever looks. Never waits.
+    /// Posts it soon. Never waits.
     pub fn publish(&self, event: Event) {
         self.shared.state().correlator.record(event, Instant::now(), Timestamp::now());
         self.shared.wake.notify_one();

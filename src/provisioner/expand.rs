@@ -1,8 +1,8 @@
 //! A bigger request becomes a bigger volume: [`plan`] decides, [`reconcile`] does it.
 //!
-//! For in-tree NFS volumes nobody else does: kube-controller-manager finds no plugin, says so in an Event and stops. For in-tree
+//! For in-tree NFS volumes no other controller does: kube-controller-manager finds no plugin, says so in an Event and stops. For in-tree
 //! RBD volumes it had one up to Kubernetes 1.30, which needs an `rbd` program beside it: mostly it fails and says so. Where
-//! it does not, both want the same size, and whoever comes second finds it done. CSI volumes are left to berth as well.
+//! it does not, both want the same size, and the second one finds it done. CSI volumes are left to berth as well.
 //!
 //! First the PV gets the new size, then the claim's status; a crash in between leaves a request above the status, and the
 //! next run completes it.
@@ -249,7 +249,7 @@ async fn expand(
             return Outcome::Retry;
         }
         Ok(grown) => grown,
-        // Somebody is at it already: that is no failure, and nothing that anybody has to know.
+        // Another operation is running: that is no failure, and needs no Event.
         Err(error) if error.kind() == Kind::Busy => {
             tracing::debug!(
                 volume = name,

@@ -1,6 +1,6 @@
 //! What storage may ask of Kubernetes: [`KubernetesHost`], [`SecretStore`] and [`ClusterInfo`] of the backends.
 //!
-//! Secrets are read through the API, one request for each however many ask, and remembered for some seconds. What a backend
+//! Secrets are read through the API, one request for each however many ask, and kept for some seconds. What a backend
 //! keeps here carries its volume's name; nothing else is ever changed or deleted, save the Secrets that cephfs-provisioner
 //! made for its volumes and left behind.
 //!
@@ -24,7 +24,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use super::{
     api,
     cluster::{Cause, Cluster, Failure},
-    facts::ClusterFacts,
+    cluster_identity::ClusterIdentity,
     names,
     objects::{SecretObject, VolumeObject, annotation},
     rights::Right,
@@ -47,7 +47,7 @@ const ASK_SOON: Duration = Duration::from_millis(500);
 const ASK_AGAIN: Duration = Duration::from_secs(10);
 const ASK_AGAIN_WITHOUT_RIGHT: Duration = Duration::from_mins(10);
 
-/// The namespace that every cluster has and nobody can delete: its UID is the cluster's identity.
+/// The namespace that every cluster has and that cannot be deleted: its UID is the cluster's identity.
 const KUBE_SYSTEM: &str = "kube-system";
 
 /// What the administrator says of this cluster and of removed data, for the storage that clusters share.
@@ -65,14 +65,14 @@ pub struct Settings {
 pub struct KubernetesHost {
     cluster: Cluster,
     settings: Settings,
-    /// One lock for each Secret: whoever holds it may be reading.
-    remembered: Mutex<HashMap<SecretName, Arc<tokio::sync::Mutex<Option<Reading>>>>>,
-    facts: ClusterFacts,
+    /// One lock for each Secret: its holder may be reading.
+    readings: Mutex<HashMap<SecretName, Arc<tokio::sync::Mutex<Option<Reading>>>>>,
+    cluster_identity: ClusterIdentity,
     nodes: Arc<Nodes>,
     _asking: DropGuard,
 }
 
-/// Which node has which address, as of the last time that somebody asked.
+/// Which node has which address, as of the last time that they were asked for.
 #[derive(Default)]
 struct Nodes {
     by_address: Mutex<HashMap<IpAddr, String>>,
@@ -87,18 +87,18 @@ struct Reading {
 
 impl KubernetesHost {
     /// Over the API server of this configuration, whose every answer may take `timeout`. Waits a moment for the identity of
-    /// the cluster; where it does not come, it is asked for in the background. `facts` gets what is learned, and tells what
+    /// the cluster; where it does not come, it is asked for in the background. `cluster_identity` gets what is learned, and tells what
     /// others learned.
     pub async fn start(
         config: &kube::Config,
         timeout: Duration,
         settings: Settings,
-        facts: ClusterFacts,
+        cluster_identity: ClusterIdentity,
         metrics: &Metrics,
     ) -> Result<Self, api::Error> {
-        let client = api::client(config, timeout, metrics, &facts)
+        let client = api::client(config, timeout, metrics, &cluster_identity)
             .map_err(|source| api::Error::Client { url: config.cluster_url.to_string(), source })?;
-        Ok(Self::over(client, timeout, settings, facts).await)
+        Ok(Self::over(client, timeout, settings, cluster_identity).await)
     }
 
     /// What the administrator says of this cluster and of removed data.
@@ -106,39 +106,51 @@ impl KubernetesHost {
         &self.settings
     }
 
-    async fn over(client: Client, timeout: Duration, settings: Settings, facts: ClusterFacts) -> Self {
+    async fn over(
+        client: Client,
+        timeout: Duration,
+        settings: Settings,
+        cluster_identity: ClusterIdentity,
+    ) -> Self {
         let cluster = Cluster::new(client, timeout);
         let stop = CancellationToken::new();
-        let asking = identify(cluster.clone(), facts.clone(), settings.cluster_id.is_some());
+        let asking = identify(cluster.clone(), cluster_identity.clone(), settings.cluster_id.is_some());
         let nodes = Arc::<Nodes>::default();
         let following = follow_nodes(cluster.clone(), Arc::clone(&nodes));
         let token = stop.clone();
         tokio::spawn(async move { token.run_until_cancelled(following).await });
         let token = stop.clone();
         let mut asking = tokio::spawn(async move { token.run_until_cancelled(asking).await });
-        // Whether it ended or goes on in the background, the answer is in `facts`.
+        // Whether it ended or goes on in the background, the answer is in `cluster_identity`.
         let _ = tokio::time::timeout(FIRST_ANSWER, &mut asking).await;
-        Self { cluster, settings, remembered: Mutex::default(), facts, nodes, _asking: stop.drop_guard() }
+        Self {
+            cluster,
+            settings,
+            readings: Mutex::default(),
+            cluster_identity,
+            nodes,
+            _asking: stop.drop_guard(),
+        }
     }
 
     fn slot(&self, name: &SecretName) -> Arc<tokio::sync::Mutex<Option<Reading>>> {
-        let mut remembered = self.remembered.lock();
-        if let Some(slot) = remembered.get(name) {
+        let mut readings = self.readings.lock();
+        if let Some(slot) = readings.get(name) {
             return Arc::clone(slot);
         }
         // Keys are not kept in memory for longer than they are of use.
-        remembered.retain(|_, slot| {
+        readings.retain(|_, slot| {
             let old = |slot: &Option<Reading>| {
                 slot.as_ref().is_none_or(|reading| reading.began.elapsed() > REMEMBERED)
             };
             Arc::strong_count(slot) > 1 || slot.try_lock().is_ok_and(|slot| !old(&slot))
         });
-        Arc::clone(remembered.entry(name.clone()).or_default())
+        Arc::clone(readings.entry(name.clone()).or_default())
     }
 
     /// What was read before is not what is there any more.
     fn forget_reading(&self, name: &SecretName) {
-        self.remembered.lock().remove(name);
+        self.readings.lock().remove(name);
     }
 
     async fn read(&self, name: &SecretName) -> Result<Secrets, (Kind, String)> {
@@ -185,7 +197,7 @@ enum Stored {
 
 impl fmt::Debug for KubernetesHost {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("KubernetesHost").field("facts", &self.facts).finish_non_exhaustive()
+        f.debug_struct("KubernetesHost").field("facts", &self.cluster_identity).finish_non_exhaustive()
     }
 }
 
@@ -276,16 +288,16 @@ impl SecretStore for KubernetesHost {
 #[async_trait]
 impl ClusterInfo for KubernetesHost {
     fn cluster_id(&self) -> Option<String> {
-        self.settings.cluster_id.as_ref().or_else(|| self.facts.id()).cloned()
+        self.settings.cluster_id.as_ref().or_else(|| self.cluster_identity.id()).cloned()
     }
 
     fn cluster_ids(&self) -> Option<ClusterIds> {
-        let others = self.settings.former_cluster_ids.iter().chain(self.facts.ids()).cloned();
+        let others = self.settings.former_cluster_ids.iter().chain(self.cluster_identity.ids()).cloned();
         Some(ClusterIds::only(self.cluster_id()?).also(others))
     }
 
     fn now(&self) -> Option<SystemTime> {
-        self.facts.clock.now()
+        self.cluster_identity.clock.now()
     }
 
     fn trash_retention(&self) -> Duration {
@@ -316,7 +328,7 @@ impl ClusterInfo for KubernetesHost {
 
 /// Asks for the UID of `kube-system` until it is known. `named`: the administrator has named the cluster, so that little is
 /// lost where it is not.
-async fn identify(cluster: Cluster, facts: ClusterFacts, named: bool) {
+async fn identify(cluster: Cluster, cluster_identity: ClusterIdentity, named: bool) {
     let (mut told, mut refused) = (named, false);
     // What is made before it is known carries no signature: a server that fails once must not cost more than a moment.
     let mut soon = ASK_SOON;
@@ -324,12 +336,12 @@ async fn identify(cluster: Cluster, facts: ClusterFacts, named: bool) {
         let wait = match cluster.namespace_uid(KUBE_SYSTEM).await {
             Ok(Some(uid)) => {
                 tracing::info!(installation = uid, "learned the identity of this cluster");
-                facts.kube_system(uid);
+                cluster_identity.kube_system(uid);
                 return;
             }
             Ok(None) => ASK_AGAIN_WITHOUT_RIGHT,
             Err(failure) if failure.is_forbidden() => {
-                facts.kube_system_is_hidden();
+                cluster_identity.kube_system_is_hidden();
                 if !told {
                     told = true;
                     let rule = Right::GetKubeSystem.grant();
@@ -440,7 +452,7 @@ fn kept_by_cephfs_provisioner(secret: &SecretObject, name: &SecretName, volume: 
         && secret.secrets().only().is_some_and(|(key, _)| key == "key")
 }
 
-/// Why a request about a Secret failed, for whoever reads the Event.
+/// Why a request about a Secret failed, for the reader of the Event.
 fn explain(right: Right, name: &SecretName, failure: &Failure) -> (Kind, String) {
     if failure.is_forbidden() {
         let why = format!(

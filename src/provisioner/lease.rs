@@ -2,9 +2,9 @@
 //!
 //! The rules are those of the Go client library: a `Lease` that the leader renews, that others take over when it was not
 //! renewed for its duration, measured on their own clock since they saw it change. What leads gets a [`Permit`] that
-//! ends by itself before anybody else may lead.
+//! ends by itself before another process may lead.
 //!
-//! It never ends the process and does not stop the workers: whoever follows [`Elector::states`] does.
+//! It never ends the process and does not stop the workers: the follower of [`Elector::states`] does.
 
 mod candidate;
 mod decision;

@@ -35,7 +35,7 @@ pub(super) const TRASH_RETENTION: &str = "berth.storage/trash-retention";
 /// The identity of the store when the volume was made.
 pub(super) const STORE_ID: &str = "berth.storage/store-id";
 
-/// How the in-tree plugins marked the volumes that they made, as against those that somebody made by hand.
+/// How the in-tree plugins marked the volumes that they made, as against those that an administrator made by hand.
 pub(super) const CREATED_BY: &str = "kubernetes.io/createdby";
 /// What the in-tree plugin for RBD wrote there.
 pub(super) const CREATED_BY_RBD: &str = "rbd-dynamic-provisioner";

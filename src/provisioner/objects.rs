@@ -16,7 +16,7 @@ use kube::{Resource, core::ClusterResourceScope, core::NamespaceResourceScope};
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
-use super::bounds::field;
+use super::limits::field;
 use crate::volume::Secrets;
 
 /// A `PersistentVolumeClaim`.
@@ -288,7 +288,7 @@ fn metadata<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ObjectMeta, D:
     })
 }
 
-/// Makes a trimmed type stand for a kind of the core API.
+/// Uses a trimmed type for a kind of the core API.
 macro_rules! core_resource {
     ($object:ty, $scope:ty, $kind:literal, $plural:literal) => {
         impl Resource for $object {

@@ -1,6 +1,6 @@
 //! Which object is worked on next: a keyed work queue, entered through [`Queue`].
 //!
-//! A key stands in it at most once and is handed to one worker at a time. A key that failed waits with growing delays and
+//! A key is in it at most once and is handed to one worker at a time. A key that failed waits with growing delays and
 //! is never given up; news about it ([`Queue::push`]) ends the wait at once. What is done leaves nothing behind.
 //!
 //! It does not know what a key means, does not run the workers, and does not survive the process.
@@ -49,7 +49,7 @@ fn spread(wait: Duration, longest: Duration, chance: f64) -> Duration {
     wait.min(longest.div_f64(1.5)).mul_f64(1.0 + chance / 2.0).min(longest)
 }
 
-/// `now + wait`; a century stands for whatever the clock cannot express.
+/// `now + wait`; a century where the clock cannot express it.
 fn later(now: Instant, wait: Duration) -> Instant {
     now + wait.min(Duration::from_hours(24 * 36_500))
 }
@@ -72,7 +72,7 @@ pub enum Outcome {
     /// The server said when to come back: not earlier, but at the longest wait at most.
     RetryAfter(Duration),
     /// Cannot succeed before something else changes: once more at the slow pace, which [`Queue::push`] ends like any wait;
-    /// the normal pace begins anew after it.
+    /// the normal pace starts again after it.
     Slow,
 }
 
@@ -182,7 +182,7 @@ impl<K: Key> Queue<K> {
     }
 }
 
-/// One key in the hands of one worker. Dropped without [`finish`](Work::finish) (cancelled, panicked), it counts as
+/// One key held by one worker. Dropped without [`finish`](Work::finish) (cancelled, panicked), it counts as
 /// [`Outcome::Retry`].
 #[must_use = "dropping it counts as a failure"]
 pub struct Work<K: Key> {
@@ -239,9 +239,9 @@ impl<K: Key> Shared<K> {
         self.state.lock()
     }
 
-    fn wake(&self, whom: Wake) {
-        match whom {
-            Wake::Nobody => {}
+    fn wake(&self, wake: Wake) {
+        match wake {
+            Wake::Nothing => {}
             Wake::One => self.wake.notify_one(),
             Wake::All => self.wake.notify_waiters(),
         }
@@ -251,7 +251,7 @@ impl<K: Key> Shared<K> {
 /// Which waiting workers have to look again after a change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Wake {
-    Nobody,
+    Nothing,
     /// A key became ready.
     One,
     /// The first of the waiting keys is due earlier than the workers think. All of them, since the one that is woken may
@@ -302,7 +302,7 @@ struct State<K: Key> {
 impl<K: Key> State<K> {
     fn push(&mut self, key: K) -> Wake {
         if self.closed {
-            return Wake::Nobody;
+            return Wake::Nothing;
         }
         let Some(entry) = self.entries.get_mut(&key) else {
             self.entries.insert(key.clone(), Entry { stage: Stage::Ready, attempts: 0, failures: 0 });
@@ -310,7 +310,7 @@ impl<K: Key> State<K> {
             return Wake::One;
         };
         match entry.stage {
-            Stage::Ready => Wake::Nobody,
+            Stage::Ready => Wake::Nothing,
             Stage::Waiting(until) => {
                 entry.stage = Stage::Ready;
                 self.waiting.remove(&(until, key.clone()));
@@ -319,24 +319,24 @@ impl<K: Key> State<K> {
             }
             Stage::InFlight(_) => {
                 entry.stage = Stage::InFlight(Again::AtOnce);
-                Wake::Nobody
+                Wake::Nothing
             }
         }
     }
 
     fn push_at(&mut self, key: K, moment: Instant) -> Wake {
         if self.closed {
-            return Wake::Nobody;
+            return Wake::Nothing;
         }
         let Some(entry) = self.entries.get_mut(&key) else {
             self.entries.insert(key.clone(), Entry { stage: Stage::Ready, attempts: 0, failures: 0 });
             return self.wait(key, moment);
         };
         match entry.stage {
-            Stage::Ready | Stage::InFlight(Again::AtOnce) => Wake::Nobody,
+            Stage::Ready | Stage::InFlight(Again::AtOnce) => Wake::Nothing,
             Stage::Waiting(until) => {
                 if until <= moment {
-                    return Wake::Nobody;
+                    return Wake::Nothing;
                 }
                 self.waiting.remove(&(until, key.clone()));
                 self.wait(key, moment)
@@ -347,19 +347,19 @@ impl<K: Key> State<K> {
                     Again::No | Again::AtOnce => moment,
                 };
                 entry.stage = Stage::InFlight(Again::At(earliest));
-                Wake::Nobody
+                Wake::Nothing
             }
         }
     }
 
-    /// Puts a key that has an entry, and stands nowhere, among the waiting.
+    /// Puts a key that has an entry, and is nowhere yet, among the waiting.
     fn wait(&mut self, key: K, until: Instant) -> Wake {
         let first = self.waiting.first().is_none_or(|(moment, _)| until < *moment);
         if let Some(entry) = self.entries.get_mut(&key) {
             entry.stage = Stage::Waiting(until);
             self.waiting.insert((until, key));
         }
-        if first { Wake::All } else { Wake::Nobody }
+        if first { Wake::All } else { Wake::Nothing }
     }
 
     /// Moves what is due from the waiting to the ready.
@@ -393,11 +393,11 @@ impl<K: Key> State<K> {
 
     fn settle(&mut self, key: K, outcome: Outcome, now: Instant, chance: f64) -> Wake {
         let pace = self.pace;
-        let Some(entry) = self.entries.get_mut(&key) else { return Wake::Nobody };
-        let Stage::InFlight(again) = entry.stage else { return Wake::Nobody };
+        let Some(entry) = self.entries.get_mut(&key) else { return Wake::Nothing };
+        let Stage::InFlight(again) = entry.stage else { return Wake::Nothing };
         if self.closed {
             self.entries.remove(&key);
-            return Wake::Nobody;
+            return Wake::Nothing;
         }
         let wait = match outcome {
             Outcome::Done => {
@@ -430,7 +430,7 @@ impl<K: Key> State<K> {
                 if self.entries.capacity() > SPARE && self.entries.len() < self.entries.capacity() / 8 {
                     self.entries.shrink_to(self.entries.len() * 2);
                 }
-                Wake::Nobody
+                Wake::Nothing
             }
             (Again::No, Some(moment)) | (Again::At(moment), None) => self.wait(key, moment),
             (Again::At(asked), Some(moment)) => self.wait(key, moment.min(asked)),

@@ -4,7 +4,7 @@
 //! theirs. Before anything is touched the PV is read from the API server and the plan made again: an administrator may have
 //! rescued it a moment ago. One who rescues it later, before the API server has deleted its object, gets the data back.
 //! A refusal for what the PV says, or for another volume in the way, waits for a change; what the storage refuses is asked
-//! again slowly, since what it refuses for is mended where nobody here sees it.
+//! again slowly, since what it refuses for is corrected where berth does not see it.
 //!
 //! It does not look at the storage: whether a volume is ours there, the backend proves.
 
@@ -33,7 +33,7 @@ use crate::{
 pub(super) enum Plan {
     /// Nothing.
     Ignore,
-    /// Not before somebody changes something; the text says what.
+    /// Not before an administrator changes something; the text says what.
     Refuse(String),
     Remove(Box<Order>),
 }
@@ -153,7 +153,7 @@ fn class_gone(volume: &VolumeObject) -> String {
     }
 }
 
-/// The same removal, which leaves the bytes to `who`.
+/// The same removal, which leaves the data to `who`.
 fn yielding(mut order: Box<Order>, who: &str) -> Box<Order> {
     order.removal.disposal = Disposal::Retain;
     order.remark = Some(format!("the data was kept, because {who} uses the same location"));

@@ -33,7 +33,7 @@ const LONGEST_WAIT: Duration = Duration::from_mins(10);
 /// Looks in every store for volumes that are in use and not recorded, now and whenever more is known of what this cluster is
 /// called; until dropped.
 pub(super) async fn run(shared: Arc<Shared>) {
-    let mut learned = shared.facts.learned();
+    let mut learned = shared.cluster_identity.learned();
     loop {
         learned.mark_unchanged();
         let volumes = shared.cache().in_use();

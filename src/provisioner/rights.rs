@@ -174,7 +174,7 @@ pub const ELECTION: &[Right] = &[
     Right::UpdateEndpoints,
 ];
 
-/// What we may do, as far as known: everything that nobody denied.
+/// What we may do, as far as known: everything that was not denied.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Rights {
     denied: BTreeSet<Right>,

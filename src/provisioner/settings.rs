@@ -1,13 +1,13 @@
-//! Everything the loop is told: [`Settings`]. Whoever builds it has checked it.
+//! Everything the loop is told: [`Settings`]. It is checked where it is built.
 
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use super::{facts::ClusterFacts, lease, queue, rights::Right};
+use super::{cluster_identity::ClusterIdentity, lease, queue, rights::Right};
 use crate::volume::Clock;
 
-/// Everything the loop is told; whoever builds it has checked it.
+/// Everything the loop is told; it is checked where it is built.
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// Where the API server is and who we are to it.
@@ -21,11 +21,11 @@ pub struct Settings {
     /// What leadership and the permits that come of it are measured by.
     pub clock: Clock,
     /// What is learned of the cluster, for the [`ClusterInfo`](crate::backend::ClusterInfo) of the backends.
-    pub facts: ClusterFacts,
+    pub cluster_identity: ClusterIdentity,
     /// What the backends need of the API server besides, through their [`Kubernetes`](crate::backend::Kubernetes).
     pub host_rights: &'static [Right],
     /// How many PVs, of all stores together, are on their way to the API server at a time. Of each store half as many again are
-    /// worked on, so that the next volumes are made meanwhile.
+    /// worked on, so that the next volumes are made in that time.
     pub workers: usize,
     /// How long to wait for an answer of the API server (watches are not meant).
     pub api_timeout: Duration,

@@ -104,7 +104,7 @@ impl Stub {
             .collect()
     }
 
-    /// Writes an object as somebody else would; `None` deletes it.
+    /// Writes an object as another client would; `None` deletes it.
     pub(super) fn put(&self, resource: &str, namespace: &str, name: &str, object: Option<Value>) {
         let mut inner = self.inner.lock();
         let key = (resource.to_owned(), namespace.to_owned(), name.to_owned());

@@ -1,10 +1,10 @@
 //! Volumes that were begun and never used are taken back, and those that are used are committed: [`run`].
 //!
-//! It makes up for crashes: what the storage remembers as unfinished is compared with the PVs and the living claims. A
+//! It makes up for crashes: what the storage records as uncommitted is compared with the PVs and the living claims. A
 //! claim that lives keeps its volume, whatever its state. Everything else is asked for live, twice, a grace period apart,
 //! before it is taken back.
 //!
-//! Where the storage does not remember the name of a claim but only its UID, all claims are asked for it.
+//! Where the storage does not record the name of a claim but only its UID, all claims are asked for it.
 //!
 //! It never touches what was committed, and what we did not make is not in the list.
 
@@ -42,7 +42,7 @@ enum Verdict {
     Stored,
     /// It is being worked on, or its claim lives.
     Leave,
-    /// Nobody seems to know it.
+    /// Nothing seems to know it.
     Suspect,
 }
 
@@ -56,7 +56,7 @@ pub(super) async fn run(shared: Arc<Shared>, permit: Permit, interval: Duration,
 
 /// Every store by itself: one that hangs does not keep the others from being swept.
 async fn sweep(shared: &Shared, permit: &Permit, grace: Duration) {
-    shared.introduce_classes();
+    shared.register_classes();
     let stores = shared
         .backends
         .distinct()
@@ -89,7 +89,7 @@ async fn sweep_store(shared: &Shared, ports: &Ports, store: String, permit: &Per
     }
 }
 
-/// Those of `volumes` that nobody seems to know. What is used is committed.
+/// Those of `volumes` that nothing seems to know. What is used is committed.
 async fn suspicious(
     shared: &Shared,
     ports: &Ports,
@@ -127,7 +127,7 @@ fn nameless_claim(volume: &Uncommitted) -> bool {
     volume.claim.namespace.is_empty() || volume.claim.name.is_empty()
 }
 
-/// Looks at one volume, live unless the cache says enough of it, and commits it where it is used. Returns whether nobody seems
+/// Looks at one volume, live unless the cache says enough of it, and commits it where it is used. Returns whether nothing seems
 /// to know it.
 async fn is_suspect(shared: &Shared, ports: &Ports, volume: &Uncommitted, permit: &Permit) -> bool {
     let worked_on = shared.attempt(&volume.claim.uid).is_some();

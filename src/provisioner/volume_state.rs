@@ -15,7 +15,7 @@ pub(super) struct VolumeState {
     pub(super) ours: bool,
     pub(super) phase: Phase,
     pub(super) policy: Policy,
-    /// Somebody asked the API server to delete it.
+    /// The API server was asked to delete it.
     pub(super) deleting: bool,
     pub(super) held: Held,
     /// It was made by a plugin that was a part of Kubernetes, whose controller looks after finalizers itself.
@@ -39,7 +39,7 @@ impl VolumeState {
 pub(super) enum Held {
     No,
     ByUs,
-    /// By the finalizer of Kubernetes for an in-tree plugin, which nobody takes off any more.
+    /// By the finalizer of Kubernetes for an in-tree plugin, which nothing removes any more.
     ByInTree,
 }
 
@@ -69,7 +69,7 @@ pub(super) enum Action {
     Remove,
 }
 
-/// How the volume stands.
+/// The state of the volume.
 pub(super) fn state_of(volume: &VolumeObject, backends: &Backends) -> VolumeState {
     let in_tree = provisioner(volume, backends).is_some_and(|name| name.starts_with(names::IN_TREE));
     let has = |finalizer: &str| volume.metadata.finalizers.iter().flatten().any(|name| name == finalizer);
@@ -123,7 +123,7 @@ pub(super) fn provisioner<'a>(volume: &'a VolumeObject, backends: &Backends) -> 
     if identity.is_some() && names::IDENTITIES.into_iter().any(another) {
         return None;
     }
-    // A volume that somebody made by hand may name an in-tree plugin as well.
+    // A volume that an administrator made by hand may name an in-tree plugin as well.
     let dynamic = |name: &&str| {
         !name.starts_with(names::IN_TREE)
             || annotation(metadata, names::CREATED_BY) == Some(names::CREATED_BY_RBD)
@@ -133,7 +133,7 @@ pub(super) fn provisioner<'a>(volume: &'a VolumeObject, backends: &Backends) -> 
     served(names::PROVISIONED_BY).or_else(|| served(names::MIGRATED_TO))
 }
 
-/// What is to be done about a volume that stands so. `guarding`: volumes get our finalizer.
+/// What is to be done about a volume in this state. `guarding`: volumes get our finalizer.
 pub(super) fn action(state: VolumeState, guarding: bool) -> Action {
     let VolumeState { ours, phase, policy, deleting, held, in_tree } = state;
     let guarded = held == Held::ByUs;

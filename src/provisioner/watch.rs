@@ -236,7 +236,7 @@ async fn follow<K>(
 #[derive(Debug, PartialEq, Eq)]
 enum Complaint {
     /// The log knows it: the server was not reached or does not accept us, which is told once for all requests; or it forgot
-    /// where the watch was, which is no trouble.
+    /// where the watch was, which is no failure.
     Known(String),
     /// The right is missing.
     Forbidden(String),

@@ -12,7 +12,7 @@ use std::{
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::super::{
-    bounds::{ACCESS_MODES, PATTERN_BYTES, field},
+    limits::{ACCESS_MODES, PATTERN_BYTES, field},
     names,
     objects::{ClaimObject, DataSource, annotation, class_name},
 };

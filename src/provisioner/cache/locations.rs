@@ -133,7 +133,7 @@ impl LocationIndex {
         }
     }
 
-    /// The stores of this backend on which anybody lies.
+    /// The stores of this backend on which anything lies.
     pub(crate) fn stores(&self, backend: &str) -> Vec<&str> {
         let mut stores = Vec::new();
         let mut from = format!("{backend}{SEPARATOR}");

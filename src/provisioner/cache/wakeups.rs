@@ -1,4 +1,4 @@
-//! What is worked on again, and when: [`Wakeups`], the queue of whoever leads and the keys that wait for others to go.
+//! What is worked on again, and when: [`Wakeups`], the queue of the leader and the keys that wait for others to go.
 //!
 //! Each key waits for one thing at most, and nothing stays behind of a key that is gone.
 

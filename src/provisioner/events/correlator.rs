@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 
 use super::event::{Counts, Event, Regarding, Type};
-use crate::provisioner::bounds::NOTE_BYTES;
+use crate::provisioner::limits::NOTE_BYTES;
 
 /// What happens again within this time is the same event.
 const WINDOW: Duration = Duration::from_mins(10);
@@ -27,16 +27,16 @@ const REFUSED: Duration = Duration::from_mins(1);
 /// Refused in so many namespaces at a time, it is refused everywhere.
 const REFUSED_EVERYWHERE: usize = 3;
 
-/// How much is remembered.
+/// How much is kept.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Bounds {
+pub(super) struct Limits {
     /// Events that wait to be posted.
     pub(super) pending: usize,
     /// Objects and events that repeats are recognised by.
     pub(super) known: usize,
 }
 
-impl Default for Bounds {
+impl Default for Limits {
     fn default() -> Self {
         Self { pending: 10_000, known: 4096 }
     }
@@ -142,7 +142,7 @@ type Notes = Vec<(u64, Instant)>;
 
 /// What happened lately, and what of it has still to be posted.
 pub(super) struct EventCorrelator {
-    bounds: Bounds,
+    limits: Limits,
     hasher: RandomState,
     pending: HashMap<Key, Pending>,
     warnings: VecDeque<Key>,
@@ -158,17 +158,17 @@ pub(super) struct EventCorrelator {
 }
 
 impl EventCorrelator {
-    pub(super) fn new(bounds: Bounds) -> Self {
+    pub(super) fn new(limits: Limits) -> Self {
         Self {
-            bounds,
+            limits,
             hasher: RandomState::new(),
             pending: HashMap::new(),
             warnings: VecDeque::new(),
             normals: VecDeque::new(),
             in_flight: 0,
-            known: Recent::new(bounds.known),
-            notes: Recent::new(bounds.known),
-            buckets: Recent::new(bounds.known),
+            known: Recent::new(limits.known),
+            notes: Recent::new(limits.known),
+            buckets: Recent::new(limits.known),
             refused: HashMap::new(),
             counts: Counts::default(),
             last_name: 0,
@@ -356,7 +356,7 @@ impl EventCorrelator {
 
     /// Makes room for one more of this kind: the oldest of the least urgent goes.
     fn make_room(&mut self, kind: Type) -> bool {
-        if self.pending.len() < self.bounds.pending {
+        if self.pending.len() < self.limits.pending {
             return true;
         }
         let oldest = match kind {

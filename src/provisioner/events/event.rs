@@ -53,7 +53,7 @@ impl Regarding {
 pub enum Type {
     /// For information.
     Normal,
-    /// Somebody should look.
+    /// An administrator should look.
     Warning,
 }
 

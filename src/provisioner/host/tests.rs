@@ -45,11 +45,11 @@ fn settings() -> Settings {
 }
 
 async fn host(stub: &Stub) -> KubernetesHost {
-    host_with(stub, settings(), &ClusterFacts::default()).await
+    host_with(stub, settings(), &ClusterIdentity::default()).await
 }
 
-async fn host_with(stub: &Stub, settings: Settings, facts: &ClusterFacts) -> KubernetesHost {
-    KubernetesHost::over(stub.client(), Duration::from_secs(30), settings, facts.clone()).await
+async fn host_with(stub: &Stub, settings: Settings, cluster_identity: &ClusterIdentity) -> KubernetesHost {
+    KubernetesHost::over(stub.client(), Duration::from_secs(30), settings, cluster_identity.clone()).await
 }
 
 fn reads(stub: &Stub) -> usize {
@@ -109,7 +109,7 @@ async fn secrets_that_nobody_asks_for_any_more_are_not_kept_in_memory() {
         host.get(&name, false).await.unwrap();
         advance(Duration::from_secs(6)).await;
     }
-    assert_eq!(host.remembered.lock().len(), 2);
+    assert_eq!(host.readings.lock().len(), 2);
 }
 
 /// Proves: case 57, row 8.6
@@ -324,16 +324,16 @@ async fn the_cluster_is_named_by_the_administrator_else_by_kube_system_else_by_t
     // Where kube-system is only late, nothing takes its place.
     let late = server(NOTHING_FORBIDDEN);
     late.fail(|_| Fault::Hang);
-    let facts = ClusterFacts::default();
-    facts.lock("lock-1".into());
-    assert_eq!(ids(&host_with(&late, settings(), &facts).await), None);
+    let cluster_identity = ClusterIdentity::default();
+    cluster_identity.lock("lock-1".into());
+    assert_eq!(ids(&host_with(&late, settings(), &cluster_identity).await), None);
 
     let stub = server("namespaces");
-    let facts = ClusterFacts::default();
-    let host = host_with(&stub, settings(), &facts).await;
+    let cluster_identity = ClusterIdentity::default();
+    let host = host_with(&stub, settings(), &cluster_identity).await;
     assert_eq!(ids(&host), None, "nothing may be read");
-    facts.lock("lock-1".into());
-    facts.lock("lock-2".into());
+    cluster_identity.lock("lock-1".into());
+    cluster_identity.lock("lock-2".into());
     let by_lock = host.cluster_ids().unwrap();
     assert_eq!(by_lock.current(), "lock-1", "the first one that was read stays");
     assert!(!by_lock.include("lock-2"));
@@ -346,7 +346,7 @@ async fn the_cluster_is_named_by_the_administrator_else_by_kube_system_else_by_t
 
     let named =
         Settings { cluster_id: Some("green".into()), former_cluster_ids: vec!["blue".into()], ..settings() };
-    let named = host_with(&stub, named, &facts).await.cluster_ids().unwrap();
+    let named = host_with(&stub, named, &cluster_identity).await.cluster_ids().unwrap();
     assert_eq!(named.current(), "green");
     for id in ["green", "blue", "lock-1", uid.as_str().unwrap()] {
         assert!(named.include(id), "{id}");

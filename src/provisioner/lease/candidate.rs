@@ -2,11 +2,11 @@
 //!
 //! Two objects can be the lock, and replicas may differ in which of them they may use. Three rules keep them apart:
 //!
-//! * Who holds the Lease works only while a look at the Endpoints, not older than a renewal may be, found nobody there.
+//! * Who holds the Lease works only while a look at the Endpoints, not older than a renewal may be, found no holder there.
 //! * Who holds the Endpoints (because the role has no Leases) works only after it has held them without a break for as long as a
 //!   lock lasts: until then every holder of the Lease has seen it, or has stopped by itself.
 //! * Who holds a lock that replaced one that was deleted works only after as long, for the same reason. A leader that makes its
-//!   own lock again in time goes on: whoever else makes it has to wait longer than that leader can go on.
+//!   own lock again in time goes on: another process that makes it has to wait longer than that leader can go on.
 
 use std::{
     sync::{Arc, OnceLock},
@@ -35,7 +35,7 @@ use crate::volume::{Clock, Moment, Permit};
 enum Round {
     /// It is ours by a write that began then.
     Held(Moment),
-    /// It is somebody else's.
+    /// It is another process's.
     Theirs(String),
 }
 
@@ -64,13 +64,13 @@ pub(super) struct Candidate {
     lease_again: Moment,
     /// Until when a lock that is not there may be taken for one that never was: at first, where no volumes exist.
     unused_until: Moment,
-    /// The lock as we last wrote it, as long as nobody else seems to have written it since.
+    /// The lock as we last wrote it, as long as no other process seems to have written it since.
     own: Option<Observed>,
     hold: Option<Hold>,
     lease: View,
     endpoints: View,
     pub(super) old: OldLock,
-    /// How long whoever may have led before needs to notice that it does no longer.
+    /// How long a former leader needs to notice that it leads no longer.
     pub(super) hold_off: Duration,
     pub(super) random: StdRng,
 }
@@ -154,8 +154,8 @@ impl Candidate {
                     self.tell(Some(holder), None);
                     false
                 }
-                Err(trouble) => {
-                    self.fail(&trouble);
+                Err(problem) => {
+                    self.fail(&problem);
                     false
                 }
             };
@@ -171,10 +171,10 @@ impl Candidate {
         }
     }
 
-    /// One try to get or keep the lock: a second look where somebody seems to have been quicker, since it may have been an
+    /// One try to get or keep the lock: a second look where another process seems to have been quicker, since it may have been an
     /// earlier request of our own whose answer was lost.
     async fn round(&mut self) -> Result<Round, OpError> {
-        let mut trouble = OpError::Conflict;
+        let mut problem = OpError::Conflict;
         for _ in 0..3 {
             let observed = match &self.own {
                 Some(own) => Some(own.clone()),
@@ -206,11 +206,11 @@ impl Candidate {
                     self.own = Some(own);
                     return Ok(Round::Held(start));
                 }
-                Err(again @ (OpError::Conflict | OpError::Missing)) => (self.own, trouble) = (None, again),
+                Err(again @ (OpError::Conflict | OpError::Missing)) => (self.own, problem) = (None, again),
                 Err(other) => return Err(other),
             }
         }
-        Err(trouble)
+        Err(problem)
     }
 
     /// The lock that we compete for is like this now.
@@ -250,7 +250,7 @@ impl Candidate {
         let leading = self.announcer.term.is_some();
         let ripe = match &self.hold {
             Some(hold) if hold.uid == uid => hold.ripe,
-            // Nobody else can have worked since our last renewal: see the head of this file.
+            // No other process can have worked since our last renewal: see the head of this file.
             Some(hold) if self.kind == Kind::Lease && leading => {
                 info!(lock = %self.lock(), "the lock was deleted and created again in time");
                 hold.ripe
@@ -282,7 +282,7 @@ impl Candidate {
         }
     }
 
-    /// Learns from a look at the Endpoints whether somebody holds them; `false` where that was not to be learned.
+    /// Learns from a look at the Endpoints whether they are held; `false` where that was not to be learned.
     fn heed(&mut self, look: Look) -> bool {
         let now = self.clock.now();
         let clear = look.asked + self.settings.renew_deadline;
@@ -305,9 +305,9 @@ impl Candidate {
                     return true;
                 }
             }
-            Err(trouble) => {
+            Err(problem) => {
                 if self.announcer.term.is_none() {
-                    let why = format!("cannot read the lock of an old provisioner: {trouble}");
+                    let why = format!("cannot read the lock of an old provisioner: {problem}");
                     self.old.blocked = Some(why);
                 }
                 return false;
@@ -408,9 +408,9 @@ impl Candidate {
     }
 
     /// Chooses the other lock where the role does not allow this one.
-    fn fail(&mut self, trouble: &OpError) {
-        self.complain(trouble);
-        let OpError::Forbidden(why) = trouble else { return };
+    fn fail(&mut self, problem: &OpError) {
+        self.complain(problem);
+        let OpError::Forbidden(why) = problem else { return };
         if self.hold.is_some() {
             return;
         }
@@ -427,7 +427,7 @@ impl Candidate {
         (self.refusals, self.own) = (0, None);
     }
 
-    /// Lets go of the lock, if it is ours and nobody else may still be working.
+    /// Lets go of the lock, if it is ours and no other process may still be working.
     async fn give_up(&mut self) {
         for _ in 0..3 {
             let observed = match self.own.take() {
@@ -462,7 +462,7 @@ impl Candidate {
                     info!(lock = %self.lock(), "released");
                     return;
                 }
-                Err(trouble) => warn!(lock = %self.lock(), %trouble, "cannot release the lock"),
+                Err(problem) => warn!(lock = %self.lock(), %problem, "cannot release the lock"),
             }
         }
     }
@@ -471,18 +471,18 @@ impl Candidate {
         format!("{} {}/{}", self.kind, self.settings.namespace, self.settings.name)
     }
 
-    fn complain(&self, trouble: &OpError) {
-        let text = trouble.to_string();
-        let known = self.status.lock().trouble.clone();
+    fn complain(&self, problem: &OpError) {
+        let text = problem.to_string();
+        let known = self.status.lock().problem.clone();
         if known.as_ref() != Some(&text) {
-            warn!(lock = %self.lock(), trouble = text, "cannot acquire the lock");
+            warn!(lock = %self.lock(), problem = text, "cannot acquire the lock");
         }
         let holder = self.status.lock().holder.clone();
         self.tell(holder, Some(text));
     }
 
-    fn tell(&self, holder: Option<String>, trouble: Option<String>) {
-        let next = Status { lock: self.lock(), holder, trouble };
+    fn tell(&self, holder: Option<String>, problem: Option<String>) {
+        let next = Status { lock: self.lock(), holder, problem };
         let mut status = self.status.lock();
         if status.holder != next.holder
             && let Some(holder) = &next.holder

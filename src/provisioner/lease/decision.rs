@@ -28,7 +28,7 @@ impl View {
         self.identity = std::mem::take(&mut self.identity).again(observed.and_then(Observed::uid), now);
     }
 
-    /// Until when somebody other than `me` has to be taken for the holder, if nothing changes; `None` if nobody holds it. `ours` is
+    /// Until when a process other than `me` has to be taken for the holder, if nothing changes; `None` if none holds it. `ours` is
     /// the duration of a lock that does not tell its own.
     pub(super) fn held_until(&self, me: &str, ours: Duration) -> Option<Moment> {
         let seen = self.seen.as_ref()?;
@@ -37,7 +37,7 @@ impl View {
 
     /// From when on the lock, once held, lets its holder work.
     ///
-    /// A lock that was made in place of one that is gone says nothing of whoever held that one: it may have renewed it directly
+    /// A lock that was made in place of one that is gone says nothing of the holder of that one: it may have renewed it directly
     /// before it was deleted. Only who has held the new one for as long as a lock lasts knows that the other has stopped.
     pub(super) fn settled(&self, hold_off: Duration) -> Option<Moment> {
         match &self.identity {
@@ -53,7 +53,7 @@ impl View {
         }
     }
 
-    /// Takes it for granted that nobody can have held the lock before: that it is not there does not mean that it is gone.
+    /// Takes it for granted that no process can have held the lock before: that it is not there does not mean that it is gone.
     pub(super) fn never_used(&mut self) {
         if let Identity::Missing = self.identity {
             self.identity = Identity::Unknown;
@@ -72,7 +72,7 @@ pub(super) struct Seen {
 }
 
 impl Seen {
-    /// The next look at a lock: time goes on as long as nobody wrote or deleted it. That it says the same is not enough: the
+    /// The next look at a lock: time goes on as long as it is neither written nor deleted. That it says the same is not enough: the
     /// clock that its times come from may stand still.
     fn again(before: Option<Self>, observed: Option<&Observed>, now: Moment) -> Option<Self> {
         let version = observed.map(Observed::version);
@@ -95,7 +95,7 @@ impl Seen {
 /// Which object the lock is, and whether it replaced another one.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) enum Identity {
-    /// Nobody looked yet.
+    /// It was not looked at yet.
     #[default]
     Unknown,
     /// It was not there so far.
@@ -129,11 +129,11 @@ const LONGEST_WAIT: Duration = Duration::from_hours(1);
 pub(super) enum Step {
     /// There is none.
     Create,
-    /// Nobody holds it any more.
+    /// It is not held any more.
     Take,
     /// It is ours.
     Renew,
-    /// Somebody else holds it, or held it when it was deleted; until then, if nothing changes.
+    /// Another process holds it, or held it when it was deleted; until then, if nothing changes.
     Wait(Moment),
 }
 

@@ -17,7 +17,7 @@ pub struct Leadership {
 /// Whether this process leads.
 #[derive(Debug, Clone)]
 pub enum State {
-    /// Somebody else does, or nobody.
+    /// Another process does, or none.
     Standby,
     /// It does.
     Leading(Leadership),
@@ -31,7 +31,7 @@ pub struct Status {
     /// Who holds it, as far as known.
     pub holder: Option<String>,
     /// Why it cannot be had, as a sentence for an administrator.
-    pub trouble: Option<String>,
+    pub problem: Option<String>,
 }
 
 /// The term that we are in, if any. Dropped, it ends it.
@@ -53,7 +53,7 @@ impl Announcer {
 
     pub(super) fn end(&mut self) {
         if let Some(term) = self.term.take() {
-            // In this order: nobody who learns of the end may still find the permit valid.
+            // In this order: no one that learns of the end may still find the permit valid.
             term.permit.revoke();
             term.ended.cancel();
             self.states.send_replace(State::Standby);

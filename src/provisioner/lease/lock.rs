@@ -207,7 +207,7 @@ pub(super) fn annotation(record: &LockRecord) -> Result<String, OpError> {
 /// Why a lock could not be read or written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum OpError {
-    /// Somebody wrote it since it was read.
+    /// It was written since it was read.
     Conflict,
     /// It is gone, or the server has no such kind.
     Missing,

@@ -11,7 +11,7 @@ pub(super) struct Look {
 
 /// What the lock of the old provisioners, and of replicas that may not use Leases, lets us do while we hold the `Lease`.
 pub(super) struct OldLock {
-    /// Until when nobody who holds it can have begun to work.
+    /// Until when no holder of it can have begun to work.
     pub(super) clear: Moment,
     /// Why we may not work for its sake.
     pub(super) blocked: Option<String>,
@@ -27,7 +27,7 @@ impl OldLock {
         Self { clear: now, blocked: None, superseded: None, hidden: None }
     }
 
-    /// Nobody who holds it can begin to work before then.
+    /// No holder of it can begin to work before then.
     pub(super) fn clear_until(&mut self, until: Moment) {
         (self.clear, self.blocked) = (until, None);
     }

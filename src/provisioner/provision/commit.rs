@@ -27,7 +27,7 @@ pub(in crate::provisioner) async fn commit(shared: &Shared, uid: &str, permit: &
             shared.end_attempt(uid);
             Outcome::Done
         }
-        // The volume was used and removed meanwhile.
+        // The volume was used and removed in between.
         Err(error) if error.kind() == Kind::NotFound => {
             tracing::info!(volume = %volume.id, error = error.chain(), "the volume to commit is gone");
             shared.end_attempt(uid);

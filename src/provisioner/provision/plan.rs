@@ -3,9 +3,9 @@
 use std::{sync::Arc, time::Duration};
 
 use crate::provisioner::{
-    bounds::{FIELD_BYTES, PATTERN_BYTES, shortened},
     cache::{Cache, Claim, LocationKey, Relation},
-    class::{Class, Terms},
+    class::{Class, ProvisionOptions},
+    limits::{FIELD_BYTES, PATTERN_BYTES, shortened},
     objects::DataSource,
 };
 use crate::{
@@ -24,7 +24,7 @@ pub(in crate::provisioner) enum Plan {
     Reread,
     /// Nothing before something changes; the text is for logs.
     Wait(&'static str),
-    /// Nothing, and somebody else will; the text tells the user.
+    /// Nothing, since another controller will; the text tells the user.
     StepAside(String),
     /// There can be no volume before something changes.
     Reject(Rejection),
@@ -63,7 +63,7 @@ pub(in crate::provisioner) struct Order {
     pub(in crate::provisioner) disposal: Disposal,
     /// How long what is deleted stays in the trash, where the class says so.
     pub(in crate::provisioner) retention: Option<Duration>,
-    /// What the class says that nobody reads.
+    /// What the class says that is not read.
     pub(in crate::provisioner) unknown: Option<String>,
     /// What else an administrator should know about the class.
     pub(in crate::provisioner) findings: Arc<[Finding]>,
@@ -177,7 +177,7 @@ fn no_class(name: &str) -> Plan {
     Plan::Reject(Rejection { why, again })
 }
 
-/// A volume with content is never made empty instead: the claim is refused, or left to whoever knows the source.
+/// A volume with content is never made empty instead: the claim is refused, or left to the controller that knows the source.
 fn from_source(source: &DataSource) -> Plan {
     let group = source.api_group.as_deref().unwrap_or_default();
     let known = matches!(
@@ -258,7 +258,8 @@ fn order(
         return Err(Error::new(Kind::Invalid, "the claim has no spec.resources.requests.storage"));
     };
     let capacity = request.parse::<Capacity>()?;
-    let Terms { disposal, retention, parameters, unknown } = class.terms(capabilities)?;
+    let ProvisionOptions { disposal, retention, parameters, unknown } =
+        class.provision_options(capabilities)?;
     let mut request = VolumeRequest {
         name,
         claim: claim.to_volume_claim(),

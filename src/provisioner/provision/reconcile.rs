@@ -12,12 +12,12 @@ use super::{
 use crate::{
     backend::{Error, Kind, Uncommitted},
     provisioner::{
-        bounds::{NOTE_BYTES, shortened},
         cache::{Claim, LocationKey},
         cluster::{Cause, Failure},
         context::Shared,
         events::Type,
         key::Key,
+        limits::{NOTE_BYTES, shortened},
         objects::VolumeObject,
         persistent_volume::{self, Recording},
         queue::Outcome,
@@ -185,7 +185,7 @@ async fn make(shared: &Shared, order: &Arc<Order>, permit: &Permit) -> Outcome {
 
 fn not_made(shared: &Shared, order: &Order, error: &Error) -> Outcome {
     let claim = &order.claim;
-    // Somebody is at it already: that is no failure, and nothing that anybody has to know.
+    // Another operation is running: that is no failure, and needs no Event.
     if error.kind() == Kind::Busy {
         tracing::debug!(claim = %claim, error = error.chain(), "another operation on the volume is running");
         return Kind::Busy.into();
@@ -196,7 +196,7 @@ fn not_made(shared: &Shared, order: &Order, error: &Error) -> Outcome {
         shared.metrics.refused("provision");
     }
     if !error.kind().may_still_happen() {
-        // Nothing was made and nothing will be. What an earlier try made is still remembered.
+        // Nothing was made and nothing will be. What an earlier try made is still known.
         shared.end_attempt_if(&claim.uid, |progress| matches!(progress, Progress::Begun));
     }
     error.kind().into()
@@ -209,7 +209,7 @@ async fn store(shared: &Shared, order: &Arc<Order>, volume: &Arc<Volume>, permit
         Ok(object) => object,
         Err(error) => {
             fail(shared, claim, &error.kind().to_string(), &error.chain());
-            // What is too small does not grow by itself: the next try begins anew.
+            // What is too small does not grow by itself: the next try starts again.
             if error.kind() == Kind::Exhausted && !shared.posted(&claim.uid) {
                 roll_back(shared, order, volume, permit).await;
             }
@@ -309,8 +309,8 @@ fn describe(
         }
         cache.guarding()
     };
-    let terms = Recording { disposal: order.disposal, retention: order.retention, guarded: guarding };
-    persistent_volume::build(volume, &place, &order.claim, &order.class, terms)
+    let options = Recording { disposal: order.disposal, retention: order.retention, guarded: guarding };
+    persistent_volume::build(volume, &place, &order.claim, &order.class, options)
 }
 
 /// Whose PV has the name that we wanted: ours is a success.
@@ -390,7 +390,7 @@ async fn settle(shared: &Shared, attempt: Attempt, permit: &Permit) -> Outcome {
             return failure.outcome();
         }
     };
-    // A PV for this claim by somebody else, with another directory, is what the claim will be bound to.
+    // A PV for this claim by another provisioner, with another directory, is what the claim will be bound to.
     let served = stored.as_ref().is_some_and(|stored| is_for(stored, claim));
     if let Some(stored) = stored.filter(|stored| uses(stored, order, &volume)) {
         shared.progress(&claim.uid, |progress| {
@@ -413,7 +413,7 @@ fn has_class(shared: &Shared, order: &Order) -> bool {
     shared.cache().class(&order.claim.class).is_some_and(|class| class.uid == order.class.uid)
 }
 
-/// Whether a stored PV is that of this volume and its claim. Details of its source may differ: the class may have been made anew
+/// Whether a stored PV is that of this volume and its claim. Details of its source may differ: the class may have been made again
 /// since it was stored, or a newer release builds it otherwise.
 fn uses(stored: &VolumeObject, order: &Order, volume: &Volume) -> bool {
     let place = |source: &Source| order.backend.locate(source);
@@ -452,7 +452,7 @@ async fn roll_back(shared: &Shared, order: &Order, volume: &Volume, permit: &Per
                 format!("could not remove the volume that was created for this claim: {}", error.chain());
             shared.tell_claim(claim, Type::Warning, "ProvisioningCleanupFailed", note);
             if error.kind() == Kind::Refused {
-                // Somebody put data there. The sweep reports it; a person decides.
+                // It holds data. The sweep reports it; a person decides.
                 shared.metrics.refused("provision");
                 shared.end_attempt(&claim.uid);
                 return Outcome::Done;

@@ -13,7 +13,7 @@ pub(super) fn name_of(volume: &VolumeObject) -> &str {
     class_name(&volume.metadata, volume.spec.storage_class_name.as_deref())
 }
 
-/// The class that the volume names, where it matters: for what becomes of the bytes and, with volumes of older
+/// The class that the volume names, where it matters: for what becomes of the data and, with volumes of older
 /// provisioners, for how they are reached. That a class is gone is not believed without asking.
 pub(super) async fn if_needed(shared: &Shared, live: &VolumeObject) -> Result<Option<Class>, Outcome> {
     let name = name_of(live);

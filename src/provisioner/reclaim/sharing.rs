@@ -1,9 +1,9 @@
-//! Several volumes at one place: which of them decides about the bytes. [`turn`] decides, [`take`] asks and notes it.
+//! Several volumes at one place: which of them decides about the data. [`turn`] decides, [`take`] asks and notes it.
 //!
 //! Directories may be shared, and the older provisioners gave each new claim of a name the path of the last one, so that their
-//! released volumes lie upon one another. While somebody uses the place, or another released volume goes after this one, the
+//! released volumes lie upon one another. While the location is in use, or another released volume goes after this one, the
 //! bytes are kept. The one with the most careful disposal goes last, of several the last by name, and takes them with it:
-//! nobody's data is deleted because somebody else's was to be.
+//! no data is deleted because that of another volume was to be.
 //!
 //! What a volume above or below means is decided in the parent module.
 
@@ -20,10 +20,10 @@ use crate::{
     volume::{Disposal, Origin, Removal},
 };
 
-/// When a volume may decide about the bytes.
+/// When a volume may decide about the data.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Turn {
-    /// Now: nobody else lies there.
+    /// Now: nothing else lies there.
     Last,
     /// Never: they are left to this one.
     Yield(String),
@@ -34,19 +34,19 @@ pub(super) enum Turn {
 /// What another volume at the place is about to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Other {
-    /// It uses the bytes, or somebody may want to.
+    /// It uses the data, or may be used again.
     Uses,
-    /// It leaves the bytes where they are, and goes.
+    /// It leaves the data where they are, and goes.
     Leaves,
-    /// It is released, and would do this with the bytes.
+    /// It is released, and would do this with the data.
     Released(Disposal),
     /// It is released, and stays until a person corrects it: what it would do is unknown.
     Stuck,
-    /// It is released, and nobody asked what it would do.
+    /// It is released, and was not asked what it would do.
     Unknown,
 }
 
-/// What is done with the bytes, from the least careful to the most careful.
+/// What is done with the data, from the least careful to the most careful.
 fn care(disposal: Disposal) -> u8 {
     match disposal {
         Disposal::Delete => 0,
@@ -55,7 +55,7 @@ fn care(disposal: Disposal) -> u8 {
     }
 }
 
-/// What really becomes of the bytes of a volume.
+/// What really becomes of the data of a volume.
 fn disposal_of(removal: &Removal) -> Disposal {
     match (removal.disposal, removal.origin) {
         (Disposal::Delete, Origin::Adopted) => Disposal::Archive,
@@ -203,7 +203,7 @@ mod tests {
         }
     }
 
-    /// Whatever they are called and would do, exactly one of those released takes the bytes, and does the most careful.
+    /// Whatever they are called and would do, exactly one of those released takes the data, and does the most careful.
     #[test]
     fn of_all_orders_exactly_one_volume_takes_the_bytes_and_it_is_the_most_careful() {
         let disposals = [Disposal::Delete, Disposal::Archive, Disposal::Retain];

@@ -88,7 +88,7 @@ async fn round(shared: &Shared, name: &str, tries: u32, permit: &Permit) -> Resu
         }
         Plan::Remove(order) => {
             let asked = order.removal.disposal;
-            // Something else was asked for before, perhaps of another process where the bytes are to stay: it is undone.
+            // Something else was asked for before, perhaps of another process where the data are to stay: it is undone.
             let other = shared.cache().removing(name).is_some_and(|begun| begun != asked);
             if other || asked == Disposal::Retain {
                 restore(shared, &live, class.as_ref(), permit).await?;
@@ -186,7 +186,7 @@ async fn keep(
         return Err(Outcome::Retry);
     }
     match shared.cluster.patch_volume(name, &object::unguarding(live)).await {
-        // Somebody changed it since it was read.
+        // It was changed since it was read.
         Err(failure) if failure.cause == Cause::Conflict => Ok(Round::Again),
         answer => patched(shared, name, answer).map(Round::Over),
     }
@@ -311,7 +311,7 @@ async fn cleared(
 fn not_removed(shared: &Shared, live: &VolumeObject, error: &Error) -> Outcome {
     let name = live.metadata.name.as_deref().unwrap_or_default();
     match error.kind() {
-        // Somebody is at it already: that is no failure, and nothing that anybody has to know.
+        // Another operation is running: that is no failure, and needs no Event.
         Kind::Busy => {
             tracing::debug!(
                 volume = name,
@@ -349,7 +349,7 @@ fn refuse(shared: &Shared, live: &VolumeObject, why: &str) {
     shared.metrics.delete_failed(live.spec.storage_class_name.as_deref().unwrap_or_default());
 }
 
-/// Tells what became of the bytes where that is not what the class or the PV said.
+/// Tells what became of the data where that is not what the class or the PV said.
 fn remark(shared: &Shared, live: &VolumeObject, order: &Order, removed: &Removed) {
     let note = match (removed, order.removal.disposal) {
         (Removed::Archived(to), Disposal::Delete) => Some(format!(

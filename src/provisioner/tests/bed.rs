@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     backend::{Backends, StorageSystem, memory::Memory},
     observe::Metrics,
-    provisioner::{ClusterFacts, KubernetesHost, Settings, fixtures, host, queue::Backoff, run},
+    provisioner::{ClusterIdentity, KubernetesHost, Settings, fixtures, host, queue::Backoff, run},
     system::clock::since_boot,
     volume::Clock,
 };
@@ -166,7 +166,7 @@ impl Bed {
             namespace: "berth".into(),
             lease: None,
             clock: Clock::new(since_boot),
-            facts: ClusterFacts::default(),
+            cluster_identity: ClusterIdentity::default(),
             host_rights: &[],
             workers: 8,
             api_timeout: Duration::from_secs(10),
@@ -183,8 +183,9 @@ impl Bed {
         let settings = self.settings().await;
         let told =
             host::Settings { cluster_id: None, former_cluster_ids: Vec::new(), trash_retention: retention };
-        let (facts, metrics) = (settings.facts, Metrics::new());
-        let host = KubernetesHost::start(&settings.cluster, settings.api_timeout, told, facts, &metrics);
+        let (cluster_identity, metrics) = (settings.cluster_identity, Metrics::new());
+        let host =
+            KubernetesHost::start(&settings.cluster, settings.api_timeout, told, cluster_identity, &metrics);
         self.memory = self.memory.clone().with_host(Arc::new(host.await.unwrap()));
     }
 

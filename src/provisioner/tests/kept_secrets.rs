@@ -55,8 +55,9 @@ impl Site {
             former_cluster_ids: Vec::new(),
             trash_retention: Duration::ZERO,
         };
-        let (facts, metrics) = (settings.facts.clone(), Metrics::new());
-        let host = KubernetesHost::start(&settings.cluster, settings.api_timeout, told, facts, &metrics);
+        let (cluster_identity, metrics) = (settings.cluster_identity.clone(), Metrics::new());
+        let host =
+            KubernetesHost::start(&settings.cluster, settings.api_timeout, told, cluster_identity, &metrics);
         let cephfs =
             Settings { driver: "cephfs.berth.storage".into(), admins: [].into(), secret_namespace: None };
         let clusters = Clusters::new(Vec::new(), self.mgr.tools());

@@ -405,17 +405,17 @@ async fn the_storage_is_asked_again_when_it_is_learned_what_the_cluster_is_calle
     let calls = || bed.memory.calls(Operation::Unregistered);
     let at_first = calls();
     let settings = bed.settings().await;
-    let facts = settings.facts.clone();
+    let cluster_identity = settings.cluster_identity.clone();
     let running = bed.start_with(settings);
     bed.until("it is asked when the term begins", || calls() > at_first).await;
     // The namespace may be read only now, which is news too.
     bed.settle().await;
     let before = calls();
-    facts.lock("lock-1".into());
+    cluster_identity.lock("lock-1".into());
     bed.until("it is asked again", || calls() > before).await;
     bed.settle().await;
     let before = calls();
-    facts.lock("lock-2".into());
+    cluster_identity.lock("lock-2".into());
     bed.settle().await;
     assert_eq!(calls(), before, "the first one stays");
     running.stop().await;

@@ -15,9 +15,9 @@ struct Desk {
 }
 
 impl Desk {
-    fn new(bounds: Bounds) -> Self {
+    fn new(limits: Limits) -> Self {
         Self {
-            correlator: EventCorrelator::new(bounds),
+            correlator: EventCorrelator::new(limits),
             now: Instant::now(),
             wall: Timestamp::from_second(1_000_000).unwrap(),
         }
@@ -44,7 +44,7 @@ impl Desk {
 }
 
 fn desk() -> Desk {
-    Desk::new(Bounds::default())
+    Desk::new(Limits::default())
 }
 
 fn notes(posts: &[Post]) -> Vec<&str> {
@@ -166,7 +166,7 @@ type Overflow = (&'static str, &'static [(usize, Type)], &'static [usize]);
 
 #[test]
 fn when_too_many_wait_the_oldest_of_the_least_urgent_go_first() {
-    let bounds = Bounds { pending: 4, known: 100 };
+    let limits = Limits { pending: 4, known: 100 };
     let table: [Overflow; 4] = [
         (
             "the oldest information makes room for the newest",
@@ -208,7 +208,7 @@ fn when_too_many_wait_the_oldest_of_the_least_urgent_go_first() {
         ),
     ];
     for (row, published, posted) in table {
-        let mut desk = Desk::new(bounds);
+        let mut desk = Desk::new(limits);
         for (object, kind) in published {
             desk.record(event(*object, *kind, "note"));
         }
@@ -263,8 +263,8 @@ fn a_refusal_holds_for_its_namespace_and_after_three_for_all() {
 
 #[test]
 fn many_claims_leave_bounded_traces() {
-    let bounds = Bounds { pending: 500, known: 1000 };
-    let mut desk = Desk::new(bounds);
+    let limits = Limits { pending: 500, known: 1000 };
+    let mut desk = Desk::new(limits);
     for object in 0..10_000 {
         desk.record(event(object, Type::Normal, "made"));
         if object % 100 == 0 {

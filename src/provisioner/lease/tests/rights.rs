@@ -23,7 +23,7 @@ async fn an_old_provisioner_that_renews_its_lock_is_waited_for_whatever_its_cloc
             assert!(!leads(&elector), "clock {row}: leads beside a living leader");
         }
         assert!(
-            elector.status().trouble.unwrap().contains("old holds Endpoints storage/example.com-nfs"),
+            elector.status().problem.unwrap().contains("old holds Endpoints storage/example.com-nfs"),
             "clock {row}"
         );
         let (term, after) = term(&elector).await;
@@ -168,7 +168,7 @@ async fn without_any_right_to_a_lock_it_stands_by_says_why_and_begins_when_the_r
     let elector = stand(&stub, "a");
     sleep(seconds(60)).await;
     assert!(!leads(&elector));
-    assert!(elector.status().trouble.unwrap().contains("refused"));
+    assert!(elector.status().problem.unwrap().contains("refused"));
     stub.fail(|_| Fault::None);
     let (_, after) = term(&elector).await;
     // It may have just tried the Endpoints.
@@ -229,7 +229,7 @@ async fn a_right_to_see_the_endpoints_that_is_given_later_is_used_within_ten_min
     let begin = Instant::now();
     end(&first).await;
     assert!(begin.elapsed() < Duration::from_mins(11), "{:?}", begin.elapsed());
-    assert!(elector.status().trouble.unwrap().contains("old holds Endpoints"));
+    assert!(elector.status().problem.unwrap().contains("old holds Endpoints"));
 }
 
 #[tokio::test(start_paused = true)]

@@ -81,14 +81,14 @@ async fn a_server_that_stops_answering_ends_the_term_at_the_renew_deadline_and_t
         assert!(first.permit.check().is_err(), "{row}: the permit outlived the term");
         // The last renewal was up to 2.4 s before the server failed.
         assert!(lasted > seconds(7) && lasted <= seconds(10), "{row}: {lasted:?}");
-        assert!(elector.status().trouble.is_some(), "{row}");
+        assert!(elector.status().problem.is_some(), "{row}");
         sleep(seconds(120)).await;
         assert!(!leads(&elector), "{row}");
         stub.fail(|_| Fault::None);
         let (second, after) = term(&elector).await;
         assert!(after < seconds(15), "{row}: {after:?}");
         assert!(second.permit.check().is_ok() && first.permit.check().is_err(), "{row}");
-        assert_eq!(elector.status().trouble, None, "{row}");
+        assert_eq!(elector.status().problem, None, "{row}");
     }
 }
 

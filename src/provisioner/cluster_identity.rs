@@ -1,4 +1,4 @@
-//! What a process learns of its cluster in passing and never forgets: [`ClusterFacts`].
+//! What a process learns of its cluster in passing and never forgets: [`ClusterIdentity`].
 //!
 //! The parts of the process that learn something and the [`ClusterInfo`](crate::backend::ClusterInfo) that tells the storage of it are made
 //! at different times; each gets a copy.
@@ -12,11 +12,11 @@ use tokio::sync::watch;
 
 use super::clock::ServerClock;
 
-/// By what this cluster differs from others, as far as it was read, and what its clock says; copies share it.
+/// By what this cluster differs from others, as far as it was read, and its clock; copies share it.
 ///
 /// What was read stays for the life of the process, whatever becomes of the objects.
 #[derive(Debug, Clone, Default)]
-pub struct ClusterFacts {
+pub struct ClusterIdentity {
     /// The API server's clock.
     pub clock: ServerClock,
     ids: Arc<Ids>,
@@ -32,7 +32,7 @@ struct Ids {
     lock: OnceLock<String>,
 }
 
-impl ClusterFacts {
+impl ClusterIdentity {
     /// The UID of `kube-system` was read.
     pub(super) fn kube_system(&self, uid: String) {
         // The first one stays.
