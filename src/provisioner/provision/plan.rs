@@ -203,29 +203,8 @@ fn from_source(source: &DataSource) -> Plan {
     Plan::Reject(Rejection { why, again: Again::OnChange })
 }
 
-fn order(
-    claim: &Arc<Claim>,
-    class: &Arc<Class>,
-    backend: &Arc<dyn Backend>,
-    name: VolumeName,
-) -> Result<Order, Error> {
-    let capabilities = backend.capabilities();
-    let mode = match claim.volume_mode.as_deref() {
-        None | Some("Filesystem") => Mode::Filesystem,
-        Some("Block") if capabilities.block => Mode::Block,
-        Some("Block") => {
-            return Err(Error::new(
-                Kind::Unsupported,
-                format!(
-                    "{} does not support block volume provisioning; set volumeMode: Filesystem",
-                    class.provisioner
-                ),
-            ));
-        }
-        Some(other) => {
-            return Err(Invalid::new("volume mode", other, "must be Filesystem or Block").into());
-        }
-    };
+/// Refuses what no backend provides.
+fn check_supported(claim: &Claim, class: &Class) -> Result<(), Error> {
     if claim.selector {
         return Err(Error::new(
             Kind::Unsupported,
@@ -253,6 +232,33 @@ fn order(
             ),
         ));
     }
+    Ok(())
+}
+
+fn order(
+    claim: &Arc<Claim>,
+    class: &Arc<Class>,
+    backend: &Arc<dyn Backend>,
+    name: VolumeName,
+) -> Result<Order, Error> {
+    let capabilities = backend.capabilities();
+    let mode = match claim.volume_mode.as_deref() {
+        None | Some("Filesystem") => Mode::Filesystem,
+        Some("Block") if capabilities.block => Mode::Block,
+        Some("Block") => {
+            return Err(Error::new(
+                Kind::Unsupported,
+                format!(
+                    "{} does not support block volume provisioning; set volumeMode: Filesystem",
+                    class.provisioner
+                ),
+            ));
+        }
+        Some(other) => {
+            return Err(Invalid::new("volume mode", other, "must be Filesystem or Block").into());
+        }
+    };
+    check_supported(claim, class)?;
     let access = claim.access_modes.iter().map(|mode| mode.parse::<Access>()).collect::<Result<_, _>>()?;
     let Some(request) = &claim.request else {
         return Err(Error::new(Kind::Invalid, "the claim has no spec.resources.requests.storage"));
