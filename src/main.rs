@@ -39,6 +39,9 @@ const MOST_WORKER_THREADS: usize = 4;
 /// How an administrator tells a wrong configuration, which no restart mends, from everything else.
 const WRONGLY_CONFIGURED: u8 = 2;
 
+/// How long to wait at the start for what the API server lets us do.
+const RIGHTS_TIMEOUT: Duration = Duration::from_secs(3);
+
 /// How often to look whether a default port that was taken is free.
 const LOOK_FOR_PORT_EVERY: Duration = Duration::from_secs(10);
 
@@ -269,6 +272,7 @@ fn loop_settings(
         host_rights,
         workers: settings.workers,
         api_timeout: settings.api_timeout,
+        rights_timeout: RIGHTS_TIMEOUT,
         pace,
         sweep_interval: settings.sweep_interval,
         sweep_grace: settings.sweep_grace,

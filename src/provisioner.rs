@@ -61,8 +61,6 @@ use crate::{
     observe::{Leadership, Metrics},
 };
 
-/// How long to wait for what the API server lets us do, before it is taken to let us do everything.
-const RIGHTS_LIMIT: Duration = Duration::from_secs(3);
 /// How often the state is told and the heart beats.
 const TICK: Duration = Duration::from_secs(2);
 /// How long the last events may take at shutdown.
@@ -99,7 +97,7 @@ async fn serve(
     if election.is_some() {
         wanted.extend_from_slice(rights::ELECTION);
     }
-    let monitor = Monitor::start(client.clone(), &settings.namespace, wanted, RIGHTS_LIMIT);
+    let monitor = Monitor::start(client.clone(), &settings.namespace, wanted, settings.rights_timeout);
     let Some(monitor) = stop.run_until_cancelled(monitor).await else { return };
     let shared = Shared::new(settings, backends, metrics, &client, monitor);
     let mut watches = JoinSet::new();

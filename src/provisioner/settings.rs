@@ -29,6 +29,8 @@ pub struct Settings {
     pub workers: usize,
     /// How long to wait for an answer of the API server (watches are not meant).
     pub api_timeout: Duration,
+    /// How long to wait at the start for what the API server lets us do, before it is taken to let us do everything.
+    pub rights_timeout: Duration,
     /// How long what failed waits.
     pub pace: queue::Backoff,
     /// How often to look for volumes that were begun and never used.

@@ -170,6 +170,7 @@ impl Bed {
             host_rights: &[],
             workers: 8,
             api_timeout: Duration::from_secs(10),
+            rights_timeout: LIMIT,
             pace: Backoff { min: millis(20), max: millis(200), slow: millis(400) },
             sweep_interval: Duration::from_hours(1),
             sweep_grace: millis(50),

@@ -1,5 +1,7 @@
 //! Several volumes at one place, as the older provisioners left them, or at one path of what may be one store.
 
+use std::time::Duration;
+
 use berth_apiserver::{Controllers, Options};
 use k8s_openapi::api::core::v1::PersistentVolume;
 use serde_json::json;
@@ -28,7 +30,10 @@ async fn of_two_released_volumes_at_one_place_the_last_takes_the_data_with_it() 
     }
     // Whatever is to be decided, is decided before anything has happened.
     bed.memory.hang(Operation::Remove);
-    let running = bed.start().await;
+    let mut settings = bed.settings().await;
+    // What waits for another volume is looked at again when that one is gone, and not before, however long it takes.
+    settings.pace.slow = Duration::from_hours(1);
+    let running = bed.start_with(settings);
     bed.until("the first ones leave", || bed.memory.calls(Operation::Remove) == 2).await;
     bed.settle().await;
     assert_eq!((bed.volumes(), bed.memory.exists(&place("data"))), (3, true));
