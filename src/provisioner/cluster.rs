@@ -7,12 +7,7 @@
 
 mod failure;
 
-use std::{
-    collections::BTreeSet,
-    fmt::{self, Write as _},
-    net::IpAddr,
-    time::Duration,
-};
+use std::{collections::BTreeSet, fmt, net::IpAddr, time::Duration};
 
 use futures::{StreamExt as _, TryStreamExt as _};
 use http::{Method, Request, StatusCode, header};
@@ -78,7 +73,7 @@ impl Cluster {
 
     /// Creates a volume's object.
     pub(super) async fn create_volume(&self, volume: &PersistentVolume) -> Result<VolumeObject, Failure> {
-        self.call(Method::POST, VOLUMES, Some(("application/json", volume))).await
+        self.call(Method::POST, VOLUMES, Some((JSON, volume))).await
     }
 
     /// The volume as it is now.
@@ -100,7 +95,7 @@ impl Cluster {
         let options = json!({"apiVersion": "v1", "kind": "DeleteOptions", "preconditions": preconditions});
         let path = format!("{VOLUMES}/{}", plain(name)?);
         let deleted: Result<Deleted, Failure> =
-            self.call(Method::DELETE, &path, Some(("application/json", &options))).await;
+            self.call(Method::DELETE, &path, Some((JSON, &options))).await;
         Ok(found(deleted)?.map(|deleted| deleted.metadata.finalizers).unwrap_or_default())
     }
 
@@ -127,17 +122,12 @@ impl Cluster {
     /// claims, page by page: for rare questions.
     pub(super) async fn living_claims(&self, uids: &BTreeSet<&str>) -> Result<BTreeSet<String>, Failure> {
         let mut living = BTreeSet::new();
-        let mut next = String::new();
-        loop {
-            let path = format!("/api/v1/persistentvolumeclaims?limit={PAGE}&continue={}", escaped(&next));
-            let page: Page<Item> = self.call_for(Method::GET, &path, METADATA, None::<(_, &Value)>).await?;
-            let found = page.items.into_iter().flatten().filter_map(|item| item.metadata.uid);
-            living.extend(found.filter(|uid| uids.contains(uid.as_str())));
-            if page.metadata.next.is_empty() {
-                return Ok(living);
-            }
-            next = page.metadata.next;
-        }
+        let claims = "/api/v1/persistentvolumeclaims";
+        self.list(claims, METADATA, |item: Item| {
+            living.extend(item.metadata.uid.filter(|uid| uids.contains(uid.as_str())));
+        })
+        .await?;
+        Ok(living)
     }
 
     /// Changes a claim's status by a strategic merge patch; that it is gone is a success.
@@ -157,14 +147,9 @@ impl Cluster {
         Ok(class.map(Class::from))
     }
 
-    /// The Secret as it is now. Nothing of it is in an error.
+    /// The Secret as it is now.
     pub(super) async fn secret(&self, namespace: &str, name: &str) -> Result<Option<SecretObject>, Failure> {
-        let path = format!("{}/{}", secrets(namespace)?, plain(name)?);
-        let answer = self.ask(&Method::GET, &path, "application/json", None::<(_, &Value)>).await;
-        let Some(answer) = found(answer)? else { return Ok(None) };
-        serde_json::from_slice(&answer).map(Some).map_err(|_| {
-            failed(Cause::Unknown, &Method::GET, &path, &"the API server's answer is not a Secret")
-        })
+        self.read_secret(namespace, name, JSON).await
     }
 
     /// Whether there is a Secret of this name, without reading its values.
@@ -174,18 +159,23 @@ impl Cluster {
 
     /// The metadata of the Secret as it is now, without its values.
     pub(super) async fn secret_metadata(&self, secret: &SecretName) -> Result<Option<ObjectMeta>, Failure> {
-        let path = format!("{}/{}", secrets(&secret.namespace)?, plain(&secret.name)?);
-        let answer = self.ask(&Method::GET, &path, METADATA_OF_ONE, None::<(_, &Value)>).await;
+        let read = self.read_secret(&secret.namespace, &secret.name, METADATA_OF_ONE).await?;
+        Ok(read.map(|object: PartialObjectMeta<Secret>| object.metadata))
+    }
+
+    /// Reads a Secret in this form. Nothing of it is in an error.
+    async fn read_secret<T: DeserializeOwned>(
+        &self,
+        namespace: &str,
+        name: &str,
+        accept: &str,
+    ) -> Result<Option<T>, Failure> {
+        let path = format!("{}/{}", secrets(namespace)?, plain(name)?);
+        let answer = self.ask(&Method::GET, &path, accept, None::<(_, &Value)>).await;
         let Some(answer) = found(answer)? else { return Ok(None) };
-        let object: PartialObjectMeta<Secret> = serde_json::from_slice(&answer).map_err(|_| {
-            failed(
-                Cause::Unknown,
-                &Method::GET,
-                &path,
-                &"the answer cannot be read as the metadata of a Secret",
-            )
-        })?;
-        Ok(Some(object.metadata))
+        serde_json::from_slice(&answer).map(Some).map_err(|_| {
+            failed(Cause::Unknown, &Method::GET, &path, &"the API server's answer is not a Secret")
+        })
     }
 
     /// Watches this one Secret, without reading its values, until it is there; `false` where the server ended the watch before.
@@ -208,35 +198,28 @@ impl Cluster {
     /// Creates a Secret.
     pub(super) async fn create_secret(&self, namespace: &str, secret: &Secret) -> Result<(), Failure> {
         let path = secrets(namespace)?;
-        let body = Some(("application/json", secret));
-        self.ask(&Method::POST, &path, "application/json", body).await.map(drop)
+        let body = Some((JSON, secret));
+        self.ask(&Method::POST, &path, JSON, body).await.map(drop)
     }
 
     /// Deletes the Secret of this name if it has this UID; that it is gone already is a success.
     pub(super) async fn delete_secret(&self, namespace: &str, name: &str, uid: &str) -> Result<(), Failure> {
         let path = format!("{}/{}", secrets(namespace)?, plain(name)?);
         let options = json!({"apiVersion": "v1", "kind": "DeleteOptions", "preconditions": {"uid": uid}});
-        let body = Some(("application/json", &options));
-        found(self.ask(&Method::DELETE, &path, "application/json", body).await).map(drop)
+        let body = Some((JSON, &options));
+        found(self.ask(&Method::DELETE, &path, JSON, body).await).map(drop)
     }
 
     /// The addresses of all nodes, each with the node's name.
     pub(super) async fn node_addresses(&self) -> Result<Vec<(IpAddr, String)>, Failure> {
         let mut addresses = Vec::new();
-        let mut next = String::new();
-        loop {
-            let path = format!("/api/v1/nodes?limit={PAGE}&continue={}", escaped(&next));
-            let page: Page<NodeObject> = self.call(Method::GET, &path, None::<(_, &Value)>).await?;
-            for node in page.items.into_iter().flatten() {
-                let texts = node.status.addresses.iter().flatten().map(|one| one.address.parse());
-                let name = node.metadata.name.unwrap_or_default();
-                addresses.extend(texts.filter_map(Result::ok).map(|address| (address, name.clone())));
-            }
-            if page.metadata.next.is_empty() {
-                return Ok(addresses);
-            }
-            next = page.metadata.next;
-        }
+        self.list("/api/v1/nodes", JSON, |node: NodeObject| {
+            let texts = node.status.addresses.iter().flatten().map(|one| one.address.parse());
+            let name = node.metadata.name.unwrap_or_default();
+            addresses.extend(texts.filter_map(Result::ok).map(|address| (address, name.clone())));
+        })
+        .await?;
+        Ok(addresses)
     }
 
     /// The UID of a namespace.
@@ -250,13 +233,33 @@ impl Cluster {
         self.call(Method::PATCH, path, Some(("application/strategic-merge-patch+json", change))).await
     }
 
+    /// Hands each object of a list to `each`, page by page.
+    async fn list<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        accept: &str,
+        mut each: impl FnMut(T) + Send,
+    ) -> Result<(), Failure> {
+        let mut next = String::new();
+        loop {
+            let token: String = form_urlencoded::byte_serialize(next.as_bytes()).collect();
+            let path = format!("{path}?limit={PAGE}&continue={token}");
+            let page: Page<T> = self.call_for(Method::GET, &path, accept, None::<(_, &Value)>).await?;
+            page.items.into_iter().flatten().for_each(&mut each);
+            next = page.metadata.next;
+            if next.is_empty() {
+                return Ok(());
+            }
+        }
+    }
+
     async fn call<T: DeserializeOwned>(
         &self,
         method: Method,
         path: &str,
         body: Option<(&str, &impl Serialize)>,
     ) -> Result<T, Failure> {
-        self.call_for(method, path, "application/json", body).await
+        self.call_for(method, path, JSON, body).await
     }
 
     /// The same, for an answer in a certain form.
@@ -385,26 +388,13 @@ const PAGE: u32 = 500;
 /// How long one watch of a Secret lasts.
 const SECRET_WATCH_SECONDS: u32 = 290;
 
+/// The form of requests and of whole answers.
+const JSON: &str = "application/json";
 /// The form of an object without what it says.
 const METADATA_OF_ONE: &str = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json";
 
 /// The form of a list without what the objects say.
 const METADATA: &str = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json";
-
-/// A text as the value in a query.
-fn escaped(text: &str) -> String {
-    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b'~');
-    let mut escaped = String::new();
-    for byte in text.bytes() {
-        if plain(byte) {
-            escaped.push(char::from(byte));
-        } else {
-            // Writing to a string cannot fail.
-            let _ = write!(escaped, "%{byte:02X}");
-        }
-    }
-    escaped
-}
 
 /// The answer to a deletion: the object as it was left, or a `Status`, which has no finalizers.
 #[derive(Deserialize)]

@@ -286,27 +286,14 @@ impl Shared {
         reason: &'static str,
         note: String,
     ) {
-        let text = |text: &Option<String>| text.clone().unwrap_or_default();
-        let metadata = &claim.metadata;
-        let regarding = Regarding::claim(
-            &text(&metadata.namespace),
-            &text(&metadata.name),
-            &text(&metadata.uid),
-            metadata.resource_version.as_deref(),
-        );
+        let regarding = Regarding::object("PersistentVolumeClaim", &claim.metadata);
         self.publish(provisioner, regarding, kind, reason, note);
     }
 
     /// Tells the administrator something about a volume.
     pub(super) fn tell_volume(&self, volume: &VolumeObject, kind: Type, reason: &'static str, note: String) {
-        let text = |text: &Option<String>| text.clone().unwrap_or_default();
-        let metadata = &volume.metadata;
-        let regarding = Regarding::volume(
-            &text(&metadata.name),
-            &text(&metadata.uid),
-            metadata.resource_version.as_deref(),
-        );
-        let provisioner = annotation(metadata, names::PROVISIONED_BY).unwrap_or_default();
+        let provisioner = annotation(&volume.metadata, names::PROVISIONED_BY).unwrap_or_default();
+        let regarding = Regarding::object("PersistentVolume", &volume.metadata);
         self.publish(provisioner, regarding, kind, reason, note);
     }
 

@@ -2,6 +2,8 @@
 
 use std::borrow::Cow;
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+
 /// The object that an event is about.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Regarding {
@@ -22,28 +24,25 @@ pub struct Regarding {
 impl Regarding {
     /// A claim.
     pub fn claim(namespace: &str, name: &str, uid: &str, resource_version: Option<&str>) -> Self {
-        Self::core("PersistentVolumeClaim", Some(namespace), name, uid, resource_version)
+        let metadata = ObjectMeta {
+            namespace: Some(namespace.to_owned()),
+            name: Some(name.to_owned()),
+            uid: Some(uid.to_owned()),
+            resource_version: resource_version.map(str::to_owned),
+            ..ObjectMeta::default()
+        };
+        Self::object("PersistentVolumeClaim", &metadata)
     }
 
-    /// A `PersistentVolume`.
-    pub fn volume(name: &str, uid: &str, resource_version: Option<&str>) -> Self {
-        Self::core("PersistentVolume", None, name, uid, resource_version)
-    }
-
-    fn core(
-        kind: &'static str,
-        namespace: Option<&str>,
-        name: &str,
-        uid: &str,
-        resource_version: Option<&str>,
-    ) -> Self {
+    /// An object of this kind of the core API.
+    pub fn object(kind: &'static str, metadata: &ObjectMeta) -> Self {
         Self {
             api_version: Cow::Borrowed("v1"),
             kind: Cow::Borrowed(kind),
-            namespace: namespace.map(str::to_owned),
-            name: name.to_owned(),
-            uid: uid.to_owned(),
-            resource_version: resource_version.map(str::to_owned),
+            namespace: metadata.namespace.clone(),
+            name: metadata.name.clone().unwrap_or_default(),
+            uid: metadata.uid.clone().unwrap_or_default(),
+            resource_version: metadata.resource_version.clone(),
         }
     }
 }

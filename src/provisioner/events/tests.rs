@@ -77,7 +77,9 @@ async fn an_event_is_a_core_event_in_the_namespace_of_its_object() {
 async fn an_event_about_a_volume_goes_to_the_default_namespace() {
     let stub = Stub::new();
     let events = quiet(&stub);
-    let regarding = Regarding::volume("pvc-1", "uid-9", None);
+    let metadata =
+        ObjectMeta { name: Some("pvc-1".into()), uid: Some("uid-9".into()), ..ObjectMeta::default() };
+    let regarding = Regarding::object("PersistentVolume", &metadata);
     events.publish(Event { regarding, ..about_claim(1, "VolumeFailedDelete", "busy") });
     events.flush(LONG).await;
     let event = stub.objects("events").remove(0);
