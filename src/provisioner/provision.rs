@@ -1,4 +1,4 @@
-//! A claim becomes a volume: [`plan`](plan::plan) decides, [`reconcile`] does it.
+//! A claim becomes a volume: [`plan`](plan::plan) decides, [`reconcile`](reconcile::reconcile) does it.
 //!
 //! The steady state is one directory, one PV, one Event, and no reads. What was begun is kept in an [`Attempt`](progress::Attempt)
 //! until its outcome is known: a claim that is deleted in between is still worked on, until its volume has a PV or was

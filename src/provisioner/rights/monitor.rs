@@ -43,7 +43,7 @@ struct Shared {
 }
 
 impl Monitor {
-    /// Asks for `wanted` (see [`VOLUMES`], [`ELECTION`]) within `limit`, says in the log what is missing, and goes on
+    /// Asks for `wanted` (see [`VOLUMES`](super::VOLUMES), [`ELECTION`](super::ELECTION)) within `limit`, says in the log what is missing, and goes on
     /// asking in the background. Where the server does not answer, a right counts as there.
     pub async fn start(client: Client, namespace: &str, wanted: Vec<Right>, limit: Duration) -> Self {
         let inquiry = Inquiry { client, namespace: namespace.to_owned(), wanted, limit };
