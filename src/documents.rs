@@ -24,6 +24,7 @@ use crate::{
     volume::{Access, Claim, Mode, SecretName, Secrets, VolumeName, VolumeRequest},
 };
 
+mod chart;
 mod glossary;
 mod links;
 mod phrases;

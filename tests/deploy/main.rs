@@ -1,6 +1,8 @@
-//! The files of `deploy/` against the API's types, against the rights that the code asks for, and against its configuration.
+//! The files of `deploy/`, and what the chart renders, against the API's types, against the rights that the code asks for, and against its configuration.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)] // It is all test.
+
+mod chart;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -10,14 +12,17 @@ use std::{
 
 use berth::{
     backend::{cephfs, nfs, rbd},
-    config::{self, Environment, Invocation, Storage},
+    config::{self, Controller, Environment, Invocation, Storage},
     provisioner::rights::{self, ELECTION, Right, Rights, SECRETS, VOLUMES},
 };
 use k8s_openapi::api::{
     apps::v1::{Deployment, StatefulSet},
     core::v1::{
-        ConfigMap, Namespace, PersistentVolume, PersistentVolumeClaim, PodSpec, Secret, ServiceAccount,
+        ConfigMap, Namespace, PersistentVolume, PersistentVolumeClaim, PodSpec, Secret, Service,
+        ServiceAccount,
     },
+    networking::v1::NetworkPolicy,
+    policy::v1::PodDisruptionBudget,
     rbac::v1::{ClusterRole, ClusterRoleBinding, PolicyRule, Role, RoleBinding},
     storage::v1::StorageClass,
 };
@@ -119,6 +124,9 @@ fn problems(document: &Value) -> Vec<String> {
         "PersistentVolume" => round::<PersistentVolume>(document),
         "ConfigMap" => round::<ConfigMap>(document),
         "Secret" => round::<Secret>(document),
+        "Service" => round::<Service>(document),
+        "NetworkPolicy" => round::<NetworkPolicy>(document),
+        "PodDisruptionBudget" => round::<PodDisruptionBudget>(document),
         other => Err(format!("the kind {other} is not expected here")),
     };
     match read {
@@ -151,7 +159,7 @@ fn a_field_that_the_api_does_not_know_is_found() {
 #[test]
 fn every_verb_carries_its_reason() {
     let mut verbs = 0;
-    for file in [files("manifests"), files("manifests/ceph")].concat() {
+    for file in [files("manifests"), files("manifests/ceph"), files("rendered")].concat() {
         let text = fs::read_to_string(&file).unwrap();
         let mut below = None;
         for (number, line) in text.lines().enumerate() {
@@ -363,9 +371,20 @@ fn storage(name: &str) -> Storage {
     }
 }
 
+/// Whether a class of this storage has such a parameter.
+fn known(storage: Storage, parameter: &str) -> bool {
+    let common = ["archiveOnDelete", "onDelete", "strictParameters", "trashRetention"];
+    let (theirs, case_insensitive) = match storage {
+        Storage::Nfs => (nfs::PARAMETERS, false),
+        Storage::Rbd => (rbd::PARAMETERS, true),
+        Storage::Cephfs => (cephfs::PARAMETERS, true),
+    };
+    let named = |name: &str| name == parameter || case_insensitive && name.eq_ignore_ascii_case(parameter);
+    theirs.iter().any(|known| named(known.name)) || common.iter().any(|name| named(name))
+}
+
 #[test]
 fn the_parameters_of_all_classes_are_known() {
-    let common = ["archiveOnDelete", "onDelete", "strictParameters"];
     let mut classes: BTreeMap<Storage, usize> = BTreeMap::new();
     for (file, document) in everything() {
         if kind(&document) != "StorageClass" {
@@ -374,16 +393,8 @@ fn the_parameters_of_all_classes_are_known() {
         let class: StorageClass = serde_json::from_value(document).unwrap();
         let storage = storage(&class.provisioner);
         *classes.entry(storage).or_default() += 1;
-        let (theirs, case_insensitive) = match storage {
-            Storage::Nfs => (nfs::PARAMETERS, false),
-            Storage::Rbd => (rbd::PARAMETERS, true),
-            Storage::Cephfs => (cephfs::PARAMETERS, true),
-        };
         for parameter in class.parameters.unwrap_or_default().keys() {
-            let named =
-                |name: &str| name == parameter || case_insensitive && name.eq_ignore_ascii_case(parameter);
-            let known = theirs.iter().any(|known| named(known.name)) || common.iter().any(|name| named(name));
-            assert!(known, "{file}: {parameter}");
+            assert!(known(storage, parameter), "{file}: {parameter}");
         }
     }
     let expected = [(Storage::Nfs, 8), (Storage::Rbd, 3), (Storage::Cephfs, 2)];
