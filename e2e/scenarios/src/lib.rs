@@ -5,7 +5,7 @@
 //! provisioner name, an export directory and helpers of its own, on a [`control_plane`] that it
 //! shares with others. [`suite`] runs them; `e2e/run` is the command. [`storm`] kills berth at
 //! random moments, and is a scenario and a program. [`proxy`] makes the faults of the API server, [`ceph`] is
-//! the Ceph cluster, [`exposure`] looks for secrets where they must not be, [`held`] stands in for a file server that hangs. [`mod@bench`] measures.
+//! the Ceph cluster, [`exposure`] looks for secrets where they must not be, [`held`] stands in for a file server that hangs, [`mod@helm`] runs Helm. [`mod@bench`] measures.
 //!
 //! Nothing here is part of the product.
 
@@ -16,6 +16,7 @@ pub mod ceph;
 pub mod control_plane;
 pub mod exposure;
 pub mod held;
+pub mod helm;
 mod preload;
 pub mod process;
 pub mod proxy;

@@ -2,6 +2,7 @@
 //! that proves it.
 
 mod ceph;
+mod chart;
 mod contract;
 mod documented;
 mod expansion;
@@ -36,6 +37,12 @@ pub fn without_berth() -> Vec<Scenario> {
 #[must_use]
 pub fn on_ceph() -> Vec<Scenario> {
     ceph::all()
+}
+
+/// Those of the suite `chart`, in the order of reading.
+#[must_use]
+pub fn of_the_chart() -> Vec<Scenario> {
+    chart::all()
 }
 
 /// All of those that need no Ceph, in the order of reading.

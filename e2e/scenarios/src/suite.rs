@@ -20,7 +20,7 @@ use crate::{
     case::Case,
     ceph::{Cluster, Packages},
     control_plane::{Binaries, ControlPlane, binaries::Found},
-    scenarios,
+    helm, scenarios,
 };
 
 /// Longer than any scenario needs, so that one that hangs ends the run with a report.
@@ -35,16 +35,19 @@ pub enum Suite {
     ControlPlane,
     /// A real Ceph cluster, with an embedded API server for each scenario.
     Ceph,
+    /// Helm 3 and 4 with the chart, and Kubernetes' own programs.
+    Chart,
 }
 
 impl Suite {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Embedded, Self::ControlPlane, Self::Ceph];
+    pub const ALL: [Self; 4] = [Self::Embedded, Self::ControlPlane, Self::Ceph, Self::Chart];
 
     fn scenarios(self) -> Vec<Scenario> {
         match self {
             Self::Embedded | Self::ControlPlane => scenarios::all(),
             Self::Ceph => scenarios::on_ceph(),
+            Self::Chart => scenarios::of_the_chart(),
         }
     }
 }
@@ -55,6 +58,7 @@ impl fmt::Display for Suite {
             Self::Embedded => "embedded",
             Self::ControlPlane => "controlplane",
             Self::Ceph => "ceph",
+            Self::Chart => "chart",
         })
     }
 }
@@ -251,7 +255,12 @@ pub async fn run(plan: &Plan) -> Result<Tally> {
 async fn start(suite: Suite, plan: &Plan) -> Result<Result<Ground, String>> {
     let plane = match suite {
         Suite::Embedded => ControlPlane::embedded().await?,
-        Suite::ControlPlane => {
+        Suite::ControlPlane | Suite::Chart => {
+            if suite == Suite::Chart
+                && let Err(reason) = helm::prepare(plan.build).await?
+            {
+                return Ok(Err(reason));
+            }
             let binaries = match Binaries::find().await? {
                 Found::Ready(binaries) => binaries,
                 Found::Buildable if plan.build => Binaries::build().await?,
@@ -354,7 +363,8 @@ mod tests {
 
     #[test]
     fn every_scenario_has_a_name_of_its_own() {
-        let all: Vec<_> = [Suite::Embedded, Suite::Ceph].into_iter().flat_map(Suite::scenarios).collect();
+        let all: Vec<_> =
+            [Suite::Embedded, Suite::Ceph, Suite::Chart].into_iter().flat_map(Suite::scenarios).collect();
         let names: BTreeSet<&str> = all.iter().map(|scenario| scenario.name).collect();
         assert_eq!(names.len(), all.len());
     }

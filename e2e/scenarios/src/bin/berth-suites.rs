@@ -34,6 +34,8 @@ enum Suite {
     Controlplane,
     /// A real Ceph cluster from Debian's packages, which are installed where that is possible
     Ceph,
+    /// The chart, by Helm 3 and 4, rendered and on Kubernetes' own programs
+    Chart,
 }
 
 #[tokio::main]
@@ -49,6 +51,7 @@ async fn main() -> Result<ExitCode> {
                 Suite::Embedded => suite::Suite::Embedded,
                 Suite::Controlplane => suite::Suite::ControlPlane,
                 Suite::Ceph => suite::Suite::Ceph,
+                Suite::Chart => suite::Suite::Chart,
             })
             .collect()
     };

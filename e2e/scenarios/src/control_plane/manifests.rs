@@ -75,13 +75,31 @@ impl Manifest {
             self.file.display()
         );
         let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
-        let resource = ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, self.kind()));
+        let kind = GroupVersionKind::gvk(group, version, self.kind());
+        let resource = match self.kind() {
+            // A plural that is its own singular, which cannot be guessed.
+            "SecurityContextConstraints" => {
+                ApiResource::from_gvk_with_plural(&kind, "securitycontextconstraints")
+            }
+            _ => ApiResource::from_gvk(&kind),
+        };
         let namespace = self.text("/metadata/namespace");
         Ok(if namespace.is_empty() {
             Api::all_with(client.clone(), &resource)
         } else {
             Api::namespaced_with(client.clone(), namespace, &resource)
         })
+    }
+
+    /// An object that does not come from a file; `origin` is for messages.
+    #[must_use]
+    pub fn new(origin: &str, object: Value) -> Self {
+        Self { file: origin.into(), object }
+    }
+
+    /// The object as the API server has it, if it does.
+    pub async fn get(&self, client: &Client) -> Result<Option<DynamicObject>> {
+        self.api(client)?.get_opt(self.name()).await.with_context(|| format!("get {self}"))
     }
 
     /// Server-side apply.
@@ -116,6 +134,11 @@ pub fn deployed() -> Result<Vec<Manifest>> {
 /// The documents of `deploy/manifests/ceph/`.
 pub fn deployed_for_ceph() -> Result<Vec<Manifest>> {
     folder(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/manifests/ceph"))
+}
+
+/// The objects that the chart gives, of all files of `deploy/rendered/`.
+pub fn rendered() -> Result<Vec<Manifest>> {
+    folder(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/rendered"))
 }
 
 /// The documents of `deploy/examples/`.
