@@ -50,6 +50,12 @@ impl Manifest {
         &self.object
     }
 
+    /// The name of its file, without the ending.
+    #[must_use]
+    pub fn file_stem(&self) -> &str {
+        self.file.file_stem().and_then(std::ffi::OsStr::to_str).unwrap_or_default()
+    }
+
     /// True for namespaces, accounts, roles and bindings: what decides who may do what.
     #[must_use]
     pub fn is_access_control(&self) -> bool {

@@ -7,13 +7,14 @@ use anyhow::{Context, Result, ensure};
 use k8s_openapi::{
     api::{
         apps::v1::Deployment,
-        core::v1::{ConfigMap, Namespace},
+        core::v1::{ConfigMap, Namespace, Pod},
     },
     apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 use kube::{
     Api,
-    api::{Patch, PatchParams},
+    api::{Patch, PatchParams, PostParams},
 };
 use serde_json::{Value, json};
 
@@ -28,6 +29,10 @@ use crate::{
 pub(super) fn scenarios() -> Vec<Scenario> {
     vec![
         scenario("the API server takes every object of deploy/rendered, and knows each field", dry_run),
+        scenario(
+            "Pod Security admits every pod as baseline, and as restricted those that promise it",
+            admitted,
+        ),
         scenario("install, upgrade, rollback and uninstall with everything on, by Helm 3", |case| {
             life(case, Major::Three)
         }),
@@ -98,6 +103,39 @@ async fn dry_run(case: Arc<Case>) -> Result<()> {
     ensure!(rendered.len() > 60, "deploy/rendered holds {} objects", rendered.len());
     for manifest in rendered {
         manifest.validate(&case.admin).await?;
+    }
+    Ok(())
+}
+
+/// The renderings whose pods the standard `restricted` admits.
+const RESTRICTED: [&str; 3] = ["ceph", "plain-ceph", "restricted"];
+
+/// Proves what `docs/install.md` says of Pod Security.
+async fn admitted(case: Arc<Case>) -> Result<()> {
+    let try_pod = PostParams { dry_run: true, ..PostParams::default() };
+    for level in ["restricted", "baseline"] {
+        let namespace = format!("{}-{level}", case.id());
+        let labels = json!({ "pod-security.kubernetes.io/enforce": level });
+        case.create_global::<Namespace>(&json!({ "metadata": { "name": namespace, "labels": labels } }))
+            .await?;
+        let pods: Api<Pod> = Api::namespaced(case.admin.clone(), &namespace);
+        for manifest in manifests::rendered()?.iter().filter(|manifest| manifest.kind() == "Deployment") {
+            let deployment: Deployment = serde_json::from_value(manifest.object().clone())?;
+            let spec = deployment.spec.template.spec;
+            let pod = Pod {
+                metadata: ObjectMeta { name: Some("pod".into()), ..ObjectMeta::default() },
+                spec,
+                status: None,
+            };
+            let name = manifest.file_stem();
+            let answer = pods.create(&try_pod, &pod).await;
+            if level == "baseline" || RESTRICTED.contains(&name) {
+                answer.with_context(|| format!("{name} as {level}"))?;
+            } else {
+                let error = answer.err().with_context(|| format!("{name} is admitted as {level}"))?;
+                ensure!(error.to_string().contains("violates PodSecurity"), "{name}: {error}");
+            }
+        }
     }
     Ok(())
 }
@@ -173,7 +211,12 @@ async fn life(case: Arc<Case>, major: Major) -> Result<()> {
     let (sum_before, file_before) = (sum().await?, file_there().await?);
 
     // A changed configuration is in the file, and replaces the pods. What is not asked for any more goes.
-    let changed = json!({ "config": { "workers": 7 }, "networkPolicy": { "enabled": false } });
+    let changed = json!({
+        "config": { "workers": 7 },
+        "networkPolicy": { "enabled": false },
+        // The API server refuses what is left of one strategy in the other.
+        "strategyType": "Recreate",
+    });
     let file = helm.values("changed", &merged(values, &changed))?;
     helm.run(&["upgrade", &name, &chart, "--values", &file]).await?;
     ensure!(file_there().await?.contains("workers: 7"), "{}", file_there().await?);

@@ -342,7 +342,7 @@ async fn wrong_values(case: Arc<Case>) -> Result<()> {
         }
         // What is not ours to judge passes: anchors, values of a parent chart, and null for an absent value.
         let values = json!({
-            "x-anchor": { "a": 1 }, "global": { "other": true }, "priorityClassName": null,
+            "x-anchor": { "a": 1 }, "enabled": true, "global": { "other": true }, "priorityClassName": null,
             "nfs": { "server": "s", "mountOptions": null },
             "storageClass": { "onDelete": null, "archiveOnDelete": "false" },
         });
