@@ -178,6 +178,7 @@ fn example_classes() -> Vec<(String, Value)> {
         .collect();
     files.push("deploy/examples/01-class.yaml".into());
     files.push("deploy/manifests/05-storageclass.yaml".into());
+    files.extend(["ceph", "several-exports"].map(|case| format!("deploy/rendered/{case}.yaml")));
     files.sort();
     let classes = files.into_iter().flat_map(|file| {
         let objects = objects(&file).into_iter().filter(|object| object["kind"] == "StorageClass");

@@ -99,6 +99,18 @@ impl Helm {
         Ok(Self { program, home, kubeconfig, namespace: case.namespace.clone() })
     }
 
+    /// Where the program is.
+    #[must_use]
+    pub fn program(&self) -> &Path {
+        &self.program
+    }
+
+    /// The file that says how it reaches the API server.
+    #[must_use]
+    pub fn kubeconfig(&self) -> &Path {
+        &self.kubeconfig
+    }
+
     /// Writes a file of values and gives its path.
     pub fn values(&self, name: &str, values: &Value) -> Result<String> {
         let path = self.home.join(format!("{name}.yaml"));

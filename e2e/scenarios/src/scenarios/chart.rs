@@ -1,5 +1,6 @@
 //! The chart of `deploy/chart`, by Helm 3 and Helm 4: what it renders, and what becomes of releases on a real API server.
 
+mod documents;
 mod releases;
 mod renderings;
 mod upgrades;
@@ -10,7 +11,10 @@ use crate::suite::Scenario;
 
 /// All of them, in the order of reading.
 pub(super) fn all() -> Vec<Scenario> {
-    [renderings::scenarios(), releases::scenarios(), upgrades::scenarios()].into_iter().flatten().collect()
+    [renderings::scenarios(), releases::scenarios(), upgrades::scenarios(), documents::scenarios()]
+        .into_iter()
+        .flatten()
+        .collect()
 }
 
 /// The name that the chart gives to the objects of a release that has `nfs.server`.
