@@ -11,7 +11,7 @@ use serde_json::json;
 use super::{
     BTreeMap, BTreeSet, ConfigMap, Controller, Deployment, DeserializeOwned, Environment, Invocation,
     PodSpec, Right, Rights, Role, SECRETS, Storage, StorageClass, VOLUMES, Value, config, deploy, documents,
-    files, fs, granted, kind, manifest, nfs, only, problems, rights, storage,
+    files, fs, granted, kind, manifest, nfs, only, problems, rights,
 };
 
 /// The kinds of the Prometheus Operator and of OpenShift, which the API's types do not have.
@@ -425,8 +425,9 @@ fn the_chart_has_the_version_of_the_program_without_a_v() {
 #[test]
 fn the_parameters_of_all_rendered_classes_are_known() {
     for rendering in renderings() {
+        let served = rendering.started().provisioners;
         for class in rendering.all::<StorageClass>("StorageClass") {
-            let storage = storage(&class.provisioner);
+            let storage = served.iter().find(|served| served.name == class.provisioner).unwrap().storage;
             for parameter in class.parameters.unwrap_or_default().keys() {
                 assert!(super::known(storage, parameter), "{}: {parameter}", rendering.name);
             }

@@ -54,19 +54,46 @@ heritage: {{ .Release.Service }}
 {{- default (printf "cluster.local/%s" (include "berth.fullname" .)) (.Values.storageClass).provisionerName -}}
 {{- end -}}
 
-{{/* Every provisioner name that is served, as JSON. That of the old chart comes first, because the lock is named after it. */}}
+{{/* The provisioner name of a kind of storage: nfs, rbd or cephfs. */}}
+{{- define "berth.provisioner" -}}
+{{- default (printf "%s.berth.storage" .kind) (get (.root.Values.provisioners | default dict) .kind) -}}
+{{- end -}}
+
+{{/* The names that the configuration file lists as those of a kind of Ceph, because they do not say it themselves, as JSON. */}}
+{{- define "berth.namesOf" -}}
+{{- $names := get (.root.Values.config | default dict) (printf "%sProvisionerNames" .kind) | default list -}}
+{{- $own := include "berth.provisioner" . -}}
+{{- if and .root.Values.clusters (ne $own (printf "%s.berth.storage" .kind)) -}}
+{{- $names = append $names $own -}}
+{{- end -}}
+{{- $names | uniq | toJson -}}
+{{- end -}}
+
+{{/* Every provisioner name that is served and does not say itself that it is one of Ceph's, as JSON. That of the old chart comes first, because the lock is named after it. */}}
 {{- define "berth.provisionerNames" -}}
 {{- $names := list -}}
 {{- if (.Values.nfs).server -}}
 {{- $names = append $names (include "berth.oldProvisionerName" .) -}}
 {{- end -}}
 {{- if .Values.exports -}}
-{{- $names = append $names "nfs.berth.storage" -}}
+{{- $names = append $names (include "berth.provisioner" (dict "root" . "kind" "nfs")) -}}
 {{- end -}}
-{{- if .Values.clusters -}}
-{{- $names = concat $names (list "rbd.berth.storage" "cephfs.berth.storage") -}}
+{{- range $kind := list "rbd" "cephfs" -}}
+{{- $own := include "berth.provisioner" (dict "root" $ "kind" $kind) -}}
+{{- if and $.Values.clusters (eq $own (printf "%s.berth.storage" $kind)) -}}
+{{- $names = append $names $own -}}
+{{- end -}}
 {{- end -}}
 {{- concat $names (.Values.provisionerNames | default list) | uniq | toJson -}}
+{{- end -}}
+
+{{/* Every provisioner name that is served, as JSON. */}}
+{{- define "berth.served" -}}
+{{- $names := include "berth.provisionerNames" . | fromJsonArray -}}
+{{- range $kind := list "rbd" "cephfs" -}}
+{{- $names = concat $names (include "berth.namesOf" (dict "root" $ "kind" $kind) | fromJsonArray) -}}
+{{- end -}}
+{{- $names | toJson -}}
 {{- end -}}
 
 {{/* "true" if RBD or CephFS is served. */}}
@@ -126,7 +153,12 @@ heritage: {{ .Release.Service }}
 {{- $exports = append $exports (merge (dict "root" (include "berth.exportRoot" .) "requireMount" (not $.Values.buildMode)) $entry) -}}
 {{- end -}}
 {{- if $needed -}}
-{{- $_ := set $file "provisionerNames" (include "berth.provisionerNames" . | fromJsonArray) -}}
+{{- with include "berth.provisionerNames" . | fromJsonArray -}}{{- $_ := set $file "provisionerNames" . -}}{{- end -}}
+{{- range $kind := list "rbd" "cephfs" -}}
+{{- with include "berth.namesOf" (dict "root" $ "kind" $kind) | fromJsonArray -}}
+{{- $_ := set $file (printf "%sProvisionerNames" $kind) . -}}
+{{- end -}}
+{{- end -}}
 {{- with $exports -}}{{- $_ := set $file "exports" . -}}{{- end -}}
 {{- with .Values.clusters -}}{{- $_ := set $file "clusters" . -}}{{- end -}}
 {{- if include "berth.ceph" . -}}
@@ -186,7 +218,7 @@ metadata:
   name: pv-{{ .name }}
   labels:
     {{- include "berth.labels" .root | nindent 4 }}
-    nfs-subdir-external-provisioner: {{ .name }}
+    nfs-subdir-external-provisioner: {{ include "berth.rootLabel" . }}
 spec:
   capacity:
     storage: 10Mi
@@ -215,10 +247,15 @@ spec:
   storageClassName: ""
   selector:
     matchLabels:
-      nfs-subdir-external-provisioner: {{ .name }}
+      nfs-subdir-external-provisioner: {{ include "berth.rootLabel" . }}
   resources:
     requests:
       storage: 10Mi
+{{- end -}}
+
+{{/* By which the claim finds its volume: the name, unless that is too long for a label. */}}
+{{- define "berth.rootLabel" -}}
+{{- if gt (len .name) 63 -}}{{- sha256sum .name | trunc 63 -}}{{- else -}}{{- .name -}}{{- end -}}
 {{- end -}}
 
 {{/* A StorageClass from a dict with its fields. */}}
@@ -288,8 +325,7 @@ allowedTopologies:
 {{- end -}}
 {{- $clusters = append $clusters .name -}}
 {{- end -}}
-{{- $served := include "berth.provisionerNames" . | fromJsonArray -}}
-{{- $served = concat $served ((.Values.config).rbdProvisionerNames | default list) ((.Values.config).cephfsProvisionerNames | default list) -}}
+{{- $served := include "berth.served" . | fromJsonArray -}}
 {{- $classes := list -}}
 {{- if and (.Values.nfs).server (dig "create" true (.Values.storageClass | default dict)) -}}
 {{- $classes = append $classes .Values.storageClass.name -}}
