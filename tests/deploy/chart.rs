@@ -14,7 +14,7 @@ use super::{
     files, fs, granted, kind, manifest, nfs, only, problems, rights,
 };
 
-/// The kinds of the Prometheus Operator and of OpenShift, which the API's types do not have.
+/// The kinds of the Prometheus Operator and of `OpenShift`, which the API's types do not have.
 const FOREIGN: &[&str] = &["PodMonitor", "ServiceMonitor", "PrometheusRule", "SecurityContextConstraints"];
 
 /// A file of `deploy/rendered/` with the values that it was made of.
