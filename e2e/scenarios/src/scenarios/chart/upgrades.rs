@@ -1,4 +1,4 @@
-//! A release of the old chart that goes over to berth with its values, while its volumes are in use.
+//! A release of the old chart that is upgraded to berth with its values, while its volumes are in use.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -26,13 +26,15 @@ use crate::{
 
 pub(super) fn scenarios() -> Vec<Scenario> {
     vec![
-        scenario("an old release goes over with its volumes and back again, by Helm 3", |case| {
-            over(case, Major::Three)
-        }),
-        scenario("an old release goes over with its volumes and back again, by Helm 4", |case| {
-            over(case, Major::Four)
-        }),
-        scenario("an old release of Helm 3 goes over by Helm 4 with --reuse-values", reused),
+        scenario(
+            "an old release is upgraded to berth while its volumes are in use, and rolled back, by Helm 3",
+            |case| over(case, Major::Three),
+        ),
+        scenario(
+            "an old release is upgraded to berth while its volumes are in use, and rolled back, by Helm 4",
+            |case| over(case, Major::Four),
+        ),
+        scenario("an old release of Helm 3 is upgraded to berth by Helm 4 with --reuse-values", reused),
         scenario("an old release with mount options keeps the PersistentVolume of its export", mount_options),
         scenario("an uninstall leaves the volumes and their data", uninstalled),
     ]
