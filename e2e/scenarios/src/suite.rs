@@ -372,9 +372,10 @@ mod tests {
     #[test]
     fn the_list_names_each_scenario_for_each_suite() {
         let list = plan(&[]).list();
-        assert_eq!(list.len(), 2 * scenarios::all().len() + scenarios::on_ceph().len());
+        let once = scenarios::on_ceph().len() + scenarios::of_the_chart().len();
+        assert_eq!(list.len(), 2 * scenarios::all().len() + once);
         assert!(list[0].starts_with("embedded: "));
-        assert!(list[list.len() - 1].starts_with("ceph: "));
+        assert!(list[list.len() - 1].starts_with("chart: "));
     }
 
     #[test]
