@@ -1,0 +1,71 @@
+//! What a node must be able to do with a volume: [`Connector`]. The node process has connectors and no other door of a backend:
+//! it cannot create or remove anything.
+
+use std::collections::BTreeMap;
+
+use async_trait::async_trait;
+
+use super::Error;
+use crate::{
+    system::mount::Filesystem,
+    volume::{Mode, Secrets},
+};
+
+/// A volume as a node is told of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeVolume {
+    /// The handle in its PV.
+    pub id: String,
+    /// The attributes in its PV.
+    pub context: BTreeMap<String, String>,
+    /// As a file system or as a device.
+    pub mode: Mode,
+    /// The file system to make and mount, where it is a device; empty for the usual one.
+    pub fs_type: String,
+    /// The mount options of its PV.
+    pub mount_options: Vec<String>,
+    /// Nothing on this node may write to it.
+    pub read_only: bool,
+}
+
+/// How a volume can be used on this node, once it is connected.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Attached {
+    /// A file system, with the ways to mount it: the next one where the kernel does not know the one before.
+    Filesystem(Vec<Filesystem>),
+    /// A block device of this machine.
+    Device(std::path::PathBuf),
+}
+
+/// A connected volume.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Connection {
+    /// How it is used.
+    pub attached: Attached,
+    /// What [`Connector::disconnect`] needs. It is written to the disk of the node: no secrets.
+    pub handle: BTreeMap<String, String>,
+}
+
+/// Connects the volumes of one storage system to this node.
+///
+/// Every method is idempotent and may be dropped at any await; a later call finishes or undoes the work.
+#[async_trait]
+pub trait Connector: Send + Sync + 'static {
+    /// Whether it offers volumes as devices.
+    fn block(&self) -> bool;
+
+    /// Whether a file system must be grown on the node after its volume was.
+    fn expands_on_node(&self) -> bool;
+
+    /// Whether a volume can be connected without secrets, and so again when it is published.
+    fn needs_secrets(&self) -> bool;
+
+    /// Where the volume lies, for messages: the server, the cluster. Pure; refuses attributes that cannot be used.
+    fn server(&self, volume: &NodeVolume) -> Result<String, Error>;
+
+    /// Makes the volume usable on this node, or finds that it is.
+    async fn connect(&self, volume: &NodeVolume, secrets: &Secrets) -> Result<Connection, Error>;
+
+    /// Undoes [`connect`](Connector::connect), after everything was unmounted. What is not connected is a success.
+    async fn disconnect(&self, volume: &str, handle: &BTreeMap<String, String>) -> Result<(), Error>;
+}
