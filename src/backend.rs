@@ -25,7 +25,7 @@ pub mod rbd;
 
 pub use backends::{Backends, Ports};
 pub use cluster::{ClusterInfo, Kubernetes, PvState, SecretStore};
-pub use connector::{Attached, Connection, Connector, NodeVolume};
+pub use connector::{Connection, Connector, NodeVolume};
 pub use error::{Error, Kind, Retry};
 pub use inspection::{Finding, Inspection};
 pub use ownership::{UNKNOWN_CLUSTER, quoted, take_over};

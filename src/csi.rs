@@ -5,6 +5,7 @@
 
 pub mod calls;
 mod identity;
+pub mod node;
 mod request;
 mod status;
 pub mod wire;

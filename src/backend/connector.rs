@@ -28,20 +28,11 @@ pub struct NodeVolume {
     pub read_only: bool,
 }
 
-/// How a volume can be used on this node, once it is connected.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Attached {
-    /// A file system, with the ways to mount it: the next one where the kernel does not know the one before.
-    Filesystem(Vec<Filesystem>),
-    /// A block device of this machine.
-    Device(std::path::PathBuf),
-}
-
 /// A connected volume.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Connection {
-    /// How it is used.
-    pub attached: Attached,
+    /// The ways to mount it: the next one where this machine does not know the one before.
+    pub ways: Vec<Filesystem>,
     /// What [`Connector::disconnect`] needs. It is written to the disk of the node: no secrets.
     pub handle: BTreeMap<String, String>,
 }

@@ -15,7 +15,7 @@ use std::{
 };
 
 pub use filesystem::Filesystem;
-pub use place::{Place, Prepared, Tree};
+pub use place::{FilesystemUsage, Place, Prepared, Tree};
 pub use table::{Mount, Mounted, Table};
 
 /// Why something was not done.

@@ -13,7 +13,7 @@ use std::{
 use async_trait::async_trait;
 
 use crate::{
-    backend::{Attached, Connection, Connector, Error, Kind, NodeVolume},
+    backend::{Connection, Connector, Error, Kind, NodeVolume},
     system::{mount::Filesystem, pool::Pool},
     volume::{Mode, Secrets},
 };
@@ -104,7 +104,7 @@ impl Connector for NfsConnector {
             }
             None => ways(&told, &volume.mount_options, volume.read_only, self.address(&told.server).await?),
         };
-        Ok(Connection { attached: Attached::Filesystem(ways), handle: BTreeMap::new() })
+        Ok(Connection { ways, handle: BTreeMap::new() })
     }
 
     async fn disconnect(&self, _volume: &str, _handle: &BTreeMap<String, String>) -> Result<(), Error> {
@@ -274,7 +274,7 @@ mod tests {
         };
         let connected = connector.connect(&volume, &Secrets::default()).await.unwrap();
         let bind = Filesystem::Bind { root: "/srv".into(), below: "export/a".into() };
-        assert_eq!(connected.attached, Attached::Filesystem(vec![bind]));
+        assert_eq!(connected.ways, [bind]);
         assert_eq!(connector.server(&volume).unwrap(), "nas:/export/a");
         volume.mode = Mode::Block;
         assert_eq!(connector.connect(&volume, &Secrets::default()).await.unwrap_err().kind(), Kind::Unsupported);

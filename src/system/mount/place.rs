@@ -16,8 +16,8 @@ use nix::{
     fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, open, openat, openat2, renameat},
     mount::{MntFlags, MsFlags, mount, umount2},
     sys::{
-        stat::{Mode, fchmodat, FchmodatFlags, mkdirat},
-        statvfs::{Statvfs, statvfs},
+        stat::{FchmodatFlags, Mode, fchmodat, mkdirat},
+        statvfs::statvfs,
     },
     unistd::{UnlinkatFlags, fsync, unlinkat},
 };
@@ -47,6 +47,23 @@ pub struct Prepared {
     fd: OwnedFd,
     /// Whether it was made for this.
     pub made: bool,
+}
+
+/// How full a file system is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FilesystemUsage {
+    /// Bytes of a block.
+    pub block: u64,
+    /// All blocks.
+    pub blocks: u64,
+    /// Free ones, also those that are reserved.
+    pub free: u64,
+    /// Those that anybody may have.
+    pub available: u64,
+    /// All inodes.
+    pub inodes: u64,
+    /// Free ones.
+    pub free_inodes: u64,
 }
 
 const BENEATH: ResolveFlag = ResolveFlag::RESOLVE_BENEATH
@@ -277,8 +294,16 @@ impl Place {
     }
 
     /// How full the file system here is. Asks it, and may hang.
-    pub fn usage(&self) -> Result<Statvfs, MountError> {
-        statvfs(&self.by_parent()).map_err(MountError::io("ask for the usage of", &self.path))
+    pub fn usage(&self) -> Result<FilesystemUsage, MountError> {
+        let told = statvfs(&self.by_parent()).map_err(MountError::io("ask for the usage of", &self.path))?;
+        Ok(FilesystemUsage {
+            block: told.fragment_size(),
+            blocks: told.blocks(),
+            free: told.blocks_free(),
+            available: told.blocks_available(),
+            inodes: told.files(),
+            free_inodes: told.files_free(),
+        })
     }
 
     /// Whether there is anything of this name.
