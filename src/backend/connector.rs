@@ -42,13 +42,7 @@ pub struct Connection {
 /// Every method is idempotent and may be dropped at any await; a later call finishes or undoes the work.
 #[async_trait]
 pub trait Connector: Send + Sync + 'static {
-    /// Whether it offers volumes as devices.
-    fn block(&self) -> bool;
-
-    /// Whether a file system must be grown on the node after its volume was.
-    fn expands_on_node(&self) -> bool;
-
-    /// Whether a volume can be connected without secrets, and so again when it is published.
+    /// Whether a volume is connected with secrets, which come when it is staged and not when it is published.
     fn needs_secrets(&self) -> bool;
 
     /// Where the volume lies, for messages: the server, the cluster. Pure; refuses attributes that cannot be used.

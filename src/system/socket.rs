@@ -9,7 +9,7 @@ use std::{
     os::{
         fd::{AsRawFd, OwnedFd},
         unix::{
-            fs::{FileTypeExt, MetadataExt},
+            fs::{DirBuilderExt, FileTypeExt, MetadataExt},
             net::{UnixListener, UnixStream},
         },
     },
@@ -52,6 +52,14 @@ pub enum BindError {
         #[source]
         cause: io::Error,
     },
+}
+
+/// Makes the directory of a socket, in one that exists.
+pub fn make_directory(path: &Path) -> io::Result<()> {
+    match fs::DirBuilder::new().mode(0o750).create(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
+        done => done,
+    }
 }
 
 impl Bound {

@@ -75,14 +75,6 @@ impl NfsConnector {
 
 #[async_trait]
 impl Connector for NfsConnector {
-    fn block(&self) -> bool {
-        false
-    }
-
-    fn expands_on_node(&self) -> bool {
-        false
-    }
-
     fn needs_secrets(&self) -> bool {
         false
     }

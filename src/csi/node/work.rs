@@ -23,14 +23,16 @@ use crate::{
     },
     system::{
         command::{self, Command},
-        mount::{Filesystem, Mount, Mounted, Place, Prepared, Table, Tree},
-        pool::Pool,
+        mount::{Filesystem, FilesystemUsage, Mount, MountError, Mounted, Place, Prepared, Table, Tree},
+        pool::{Lost, Pool},
     },
     volume::Secrets,
 };
 
 /// Threads for the mounts of one volume. What hangs takes one; enough are left to unmount it.
 const THREADS: usize = 6;
+/// Threads that ask its file system, which may not answer.
+const ASKING_THREADS: usize = 2;
 /// A system call is waited for as long as it takes: until it returns, its volume is locked. The call's own deadline
 /// answers kubelet.
 const AS_LONG_AS_IT_TAKES: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -57,8 +59,26 @@ pub(super) struct Work {
     pub(super) tree: Arc<Tree>,
     pub(super) times: Times,
     stages: Mutex<BTreeMap<String, StageRecord>>,
-    pools: Mutex<BTreeMap<String, Pool>>,
+    pools: Mutex<BTreeMap<String, Pools>>,
     usages: Mutex<BTreeMap<(String, PathBuf), Usage>>,
+}
+
+/// The threads of one volume.
+#[derive(Clone)]
+struct Pools {
+    mounts: Pool,
+    questions: Pool,
+}
+
+/// What the server of a mounted volume says.
+#[derive(Debug, PartialEq, Eq)]
+enum Answer {
+    /// It is there.
+    Alive,
+    /// It is lost for good.
+    Stale,
+    /// Nothing.
+    None,
 }
 
 impl Work {
@@ -75,9 +95,12 @@ impl Work {
         self.stages.lock().insert(record.volume.clone(), record);
     }
 
-    fn pool(&self, volume: &str) -> Pool {
+    fn pools(&self, volume: &str) -> Pools {
         let mut pools = self.pools.lock();
-        let new = || Pool::new("volume", THREADS, AS_LONG_AS_IT_TAKES);
+        let new = || Pools {
+            mounts: Pool::new("volume", THREADS, AS_LONG_AS_IT_TAKES),
+            questions: Pool::new("question", ASKING_THREADS, self.times.stats),
+        };
         pools.entry(volume.to_owned()).or_insert_with(new).clone()
     }
 
@@ -86,7 +109,8 @@ impl Work {
         self.stages.lock().remove(volume);
         self.usages.lock().retain(|(of, _), _| of != volume);
         let mut pools = self.pools.lock();
-        if pools.get(volume).is_some_and(|pool| pool.running().count == 0) {
+        let idle = |one: &Pools| one.mounts.running().count + one.questions.running().count == 0;
+        if pools.get(volume).is_some_and(idle) {
             pools.remove(volume);
         }
     }
@@ -98,7 +122,7 @@ impl Work {
         what: String,
         call: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, Status> {
-        self.pool(volume).run(what.clone(), call).await.map_err(|lost| status::of_lost(&what, &lost))
+        self.pools(volume).mounts.run(what.clone(), call).await.map_err(|lost| status::of_lost(&what, &lost))
     }
 
     /// The place of this path. `None`: its parent does not exist.
@@ -158,10 +182,16 @@ impl Work {
         let known = self.known(&volume.id);
         let planned = plan::stage(known.as_ref(), place.path(), place.point(), arguments, &Self::table()?)?;
         if planned == Staging::Done {
-            if !self.is_stale(&volume.id, place).await {
+            // Where there is no answer it may come back: it is staged.
+            if self.state(&volume.id, place).await != Answer::Stale {
                 return Ok(());
             }
             tracing::warn!(volume = volume.id, server, "the server does not know the mounted directory any more: mounting it again");
+        }
+        if let Some(elsewhere) = known.as_ref().filter(|record| record.staging != place.path())
+            && let Some(before) = self.place(&volume.id, &elsewhere.staging).await?
+        {
+            self.erase(&volume.id, &before).await?;
         }
         // Of the record, what pods have stays true.
         let publications = known.map(|record| record.publications).unwrap_or_default();
@@ -279,13 +309,17 @@ impl Work {
         }
     }
 
-    /// Whether what is mounted here is lost for good. What does not answer in time is not: it may come back.
-    async fn is_stale(&self, volume: &str, place: &Arc<Place>) -> bool {
+    /// Asks the file system that is mounted here.
+    async fn ask(&self, volume: &str, place: &Arc<Place>) -> Result<Result<FilesystemUsage, MountError>, Lost> {
         let at = Arc::clone(place);
-        let asked = self.on_thread(volume, format!("ask {}", place.path().display()), move || at.usage());
-        match tokio::time::timeout(self.times.stats, asked).await {
-            Ok(Ok(Err(error))) => error.is_stale(),
-            Ok(Ok(Ok(_)) | Err(_)) | Err(_) => false,
+        self.pools(volume).questions.run(format!("ask {}", place.path().display()), move || at.usage()).await
+    }
+
+    async fn state(&self, volume: &str, place: &Arc<Place>) -> Answer {
+        match self.ask(volume, place).await {
+            Ok(Err(error)) if error.is_stale() => Answer::Stale,
+            Ok(Ok(_) | Err(_)) => Answer::Alive,
+            Err(_) => Answer::None,
         }
     }
 
@@ -375,8 +409,13 @@ impl Work {
             arguments: &arguments,
         };
         let mut planned = plan::publish(self.known(&request.volume).as_ref(), &wanted, &Self::table()?)?;
-        if planned != Publishing::Stage && self.is_stale(&request.volume, &staging).await {
-            planned = Publishing::Stage;
+        if planned != Publishing::Stage {
+            match self.state(&request.volume, &staging).await {
+                Answer::Alive => {}
+                Answer::Stale => planned = Publishing::Stage,
+                // What looks at the mount now hangs, and would hold the lock of the volume.
+                Answer::None => return Err(self.silent(&request.volume)),
+            }
         }
         if planned == Publishing::Stage {
             self.stage_again(request, &staging, &arguments).await?;
@@ -398,6 +437,11 @@ impl Work {
             Publishing::Bind => self.bind(&request.volume, &staging, &target, request.read_only).await?,
         }
         self.record_publication(request, &arguments, &staging, &target).await
+    }
+
+    fn silent(&self, volume: &str) -> Status {
+        let server = self.known(volume).map(|record| record.server).unwrap_or_default();
+        Status::unavailable(format!("volume {volume}: {server} has not answered for {:?}", self.times.stats))
     }
 
     /// Stages a volume whose stage was lost. Kubelet believes that it is there and will not ask for it.
@@ -539,16 +583,14 @@ impl Work {
         let place = self.place(&request.volume, &request.path).await?.ok_or_else(gone)?;
         let what = format!("ask for the usage of volume {} of {}", request.volume, record.server);
         let key = (request.volume.clone(), request.path.clone());
-        let asked = self.on_thread(&request.volume, what.clone(), move || place.usage());
-        let failed = match tokio::time::timeout(self.times.stats, asked).await {
-            Ok(Ok(Ok(found))) => {
+        let failed = match self.ask(&request.volume, &place).await {
+            Ok(Ok(found)) => {
                 let usage = usage::of(&found);
                 self.usages.lock().insert(key, usage);
                 return Ok(usage);
             }
-            Ok(Ok(Err(error))) => return Err(status::of_mount(&what, &error)),
-            Ok(Err(lost)) => lost,
-            Err(_) => Status::unavailable(format!("{what}: no answer within {:?}", self.times.stats)),
+            Ok(Err(error)) => return Err(status::of_mount(&what, &error)),
+            Err(lost) => Status::unavailable(format!("{what}: {lost}")),
         };
         let last = self.usages.lock().get(&key).copied();
         match last {
