@@ -19,11 +19,11 @@ use crate::{
 };
 
 /// The server's name or address, in the attributes of a volume.
-pub const SERVER: &str = "server";
+const SERVER: &str = "server";
 /// The exported directory.
-pub const SHARE: &str = "share";
+const SHARE: &str = "share";
 /// The volume's directory below it; may be absent.
-pub const SUBDIR: &str = "subDir";
+const SUBDIR: &str = "subDir";
 
 /// Threads that look up names. One that hangs takes one of them.
 const RESOLVERS: usize = 8;
