@@ -1,8 +1,14 @@
 //! The directory of kubelet, which differs between distributions: [`check`]. Pure.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use super::registration;
+/// Below the directory of kubelet: where it looks for plugins.
+const REGISTRY: &str = "plugins_registry";
+
+/// Where kubelet looks for plugins.
+pub(super) fn registry(kubelet: &Path) -> PathBuf {
+    kubelet.join(REGISTRY)
+}
 
 /// Where distributions have it.
 const KNOWN: [(&str, &str); 4] = [
@@ -19,12 +25,12 @@ pub(super) const OTHERS: &str = "It is /var/snap/microk8s/common/var/lib/kubelet
 
 /// What is wrong with this directory, and which one is right where that can be seen.
 pub fn check(given: &Path, is_directory: impl Fn(&Path) -> bool) -> Result<(), String> {
-    let uses = |directory: &Path| is_directory(&registration::registry(directory)) && is_directory(directory);
+    let uses = |directory: &Path| is_directory(&registry(directory)) && is_directory(directory);
     if uses(given) {
         return Ok(());
     }
     let wrong = if is_directory(given) {
-        format!("{} has no {}", given.display(), registration::DIRECTORY)
+        format!("{} has no {}", given.display(), REGISTRY)
     } else {
         format!("{} is not there", given.display())
     };

@@ -8,7 +8,7 @@
 mod http2;
 
 use std::{
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::Arc,
     time::Duration,
 };
@@ -24,13 +24,11 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::wire::pluginregistration::{
-    InfoRequest, PluginInfo, RegistrationStatus, RegistrationStatusResponse,
+use super::{
+    kubelet,
+    wire::pluginregistration::{InfoRequest, PluginInfo, RegistrationStatus, RegistrationStatusResponse},
 };
 use crate::system::socket::Bound;
-
-/// Below the directory of kubelet.
-pub const DIRECTORY: &str = "plugins_registry";
 
 /// The version of CSI that every kubelet takes.
 const VERSION: &str = "1.0.0";
@@ -83,7 +81,7 @@ enum Over {
 impl Registration {
     /// The socket that kubelet finds.
     pub fn socket(&self) -> PathBuf {
-        self.kubelet.join(DIRECTORY).join(format!("{}-reg.sock", self.driver))
+        kubelet::registry(&self.kubelet).join(format!("{}-reg.sock", self.driver))
     }
 
     /// Keeps the driver registered until `stop`.
@@ -158,7 +156,7 @@ impl Registration {
                             socket = %bound.path().display(),
                             "kubelet has not asked for the driver: is {} its directory? {}",
                             self.kubelet.display(),
-                            super::kubelet::OTHERS
+                            kubelet::OTHERS
                         );
                     }
                 }
@@ -237,13 +235,10 @@ async fn answer(mut client: UnixStream, registration: Registration, ear: Arc<Ear
     }
 }
 
-/// For messages.
-pub(super) fn registry(kubelet: &Path) -> PathBuf {
-    kubelet.join(DIRECTORY)
-}
-
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     fn registration() -> Registration {

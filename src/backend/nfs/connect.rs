@@ -94,7 +94,11 @@ impl Connector for NfsConnector {
                 let below = PathBuf::from(told.path.trim_start_matches('/'));
                 vec![Filesystem::Bind { root: root.clone(), below }]
             }
-            None => ways(&told, &volume.mount_options, volume.read_only, self.address(&told.server).await?),
+            None => {
+                let asked = Asked::of(&volume.mount_options, volume.read_only);
+                let address = if asked.by_program { None } else { Some(self.address(&told.server).await?) };
+                ways(&told, &asked, address)
+            }
         };
         Ok(Connection { ways, handle: BTreeMap::new() })
     }
@@ -141,45 +145,68 @@ fn host(server: &str) -> String {
     if colons { format!("[{server}]") } else { server.to_owned() }
 }
 
-/// The ways to mount the volume, best first.
-fn ways(told: &Attributes, options: &[String], read_only: bool, address: IpAddr) -> Vec<Filesystem> {
-    let mut options: Vec<String> =
-        options.iter().flat_map(|some| some.split(',')).filter(|one| !one.is_empty()).map(str::to_owned).collect();
-    if read_only {
-        options.push("ro".to_owned());
+/// What the mount options ask for.
+struct Asked {
+    options: Vec<String>,
+    /// Those of version 4 that may be tried; none for an older version.
+    versions: Vec<String>,
+    /// The version is one that only the program mounts.
+    by_program: bool,
+    /// No version was asked for: an older one will do.
+    any: bool,
+}
+
+impl Asked {
+    fn of(options: &[String], read_only: bool) -> Self {
+        let split = options.iter().flat_map(|some| some.split(',')).filter(|one| !one.is_empty());
+        let mut options: Vec<String> = split.map(str::to_owned).collect();
+        if read_only {
+            options.push("ro".to_owned());
+        }
+        let version = options.iter().rev().find_map(|option| match option.as_str() {
+            "v3" | "v4" => option.strip_prefix('v'),
+            _ => ["vers=", "nfsvers="].iter().find_map(|name| option.strip_prefix(name)),
+        });
+        let minor = options.iter().find_map(|option| option.strip_prefix("minorversion="));
+        let all = || VERSIONS.map(str::to_owned).to_vec();
+        let versions = match (version, minor) {
+            (None, _) => all(),
+            // As for mount.nfs: the highest minor version that both sides know.
+            (Some("4"), None) => all(),
+            (Some("4"), Some(minor)) => vec![format!("4.{minor}")],
+            (Some(version), _) if version.starts_with("4.") => vec![version.to_owned()],
+            (Some(_), _) => Vec::new(),
+        };
+        let (by_program, any) = (versions.is_empty(), version.is_none());
+        Self { options, versions, by_program, any }
     }
+}
+
+/// The ways to mount the volume, best first. The kernel needs the address of the server; the program finds it.
+fn ways(told: &Attributes, asked: &Asked, address: Option<IpAddr>) -> Vec<Filesystem> {
     let source = format!("{}:{}", host(&told.server), told.path);
-    let version = options.iter().rev().find_map(|option| {
-        if option == "v3" || option == "v4" {
-            return Some(option.trim_start_matches('v').to_owned());
-        }
-        ["vers=", "nfsvers="].iter().find_map(|name| option.strip_prefix(name)).map(str::to_owned)
-    });
-    let minor = options.iter().find_map(|option| option.strip_prefix("minorversion=")).map(str::to_owned);
-    let by_program = |options: &[String]| {
-        let mut args = vec![source.clone(), "{}".to_owned()];
-        if !options.is_empty() {
-            args.extend(["-o".to_owned(), options.join(",")]);
-        }
-        Filesystem::Program { program: "mount.nfs".to_owned(), args }
-    };
-    let plain: Vec<String> = options.iter().filter(|option| !is_version(option)).cloned().collect();
-    let by_kernel = |version: &str| {
+    let plain: Vec<String> = asked.options.iter().filter(|option| !is_version(option)).cloned().collect();
+    let by_kernel = |address: IpAddr, version: &str| {
         let mut options = plain.clone();
         options.extend([format!("vers={version}"), format!("addr={address}")]);
-        if !options.iter().any(|option| option.starts_with("proto=")) && address.is_ipv6() {
+        if address.is_ipv6() && !options.iter().any(|option| option.starts_with("proto=")) {
             options.push("proto=tcp6".to_owned());
         }
         Filesystem::Kernel { fs_type: "nfs4".to_owned(), source: source.clone(), options }
     };
-    match version.as_deref() {
-        None => VERSIONS.into_iter().map(by_kernel).chain([by_program(&options)]).collect(),
-        // As for mount.nfs: the highest minor version that both sides know.
-        Some("4") if minor.is_none() => VERSIONS.into_iter().map(by_kernel).collect(),
-        Some("4") => vec![by_kernel(&format!("4.{}", minor.unwrap_or_default()))],
-        Some(version) if version.starts_with("4.") => vec![by_kernel(version)],
-        Some(_) => vec![by_program(&options)],
+    let mut ways: Vec<Filesystem> = address
+        .into_iter()
+        .flat_map(|address| asked.versions.iter().map(move |version| (address, version)))
+        .map(|(address, version)| by_kernel(address, version))
+        .collect();
+    if asked.by_program || asked.any {
+        let mut args = vec![source.clone(), "{}".to_owned()];
+        if !asked.options.is_empty() {
+            args.extend(["-o".to_owned(), asked.options.join(",")]);
+        }
+        ways.push(Filesystem::Program { program: "mount.nfs".to_owned(), args });
     }
+    ways
 }
 
 fn is_version(option: &str) -> bool {
@@ -227,7 +254,8 @@ mod tests {
         let told = |server: &str, options: &str, read_only| {
             let attributes = Attributes { server: server.to_owned(), path: "/a".to_owned() };
             let address = if server == "nas" { "10.0.0.1" } else { "fd00::1" };
-            let ways = ways(&attributes, &[options.to_owned()], read_only, address.parse().unwrap());
+            let asked = Asked::of(&[options.to_owned()], read_only);
+            let ways = ways(&attributes, &asked, (!asked.by_program).then(|| address.parse().unwrap()));
             ways.iter().map(Filesystem::told).collect::<Vec<_>>()
         };
         let kernel = |options: &str| format!("nfs4 nas:/a with options {options}");

@@ -23,7 +23,10 @@ use nix::{
 };
 use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
 
-use super::{Filesystem, MountError, filesystem};
+use super::{
+    error::MountError,
+    filesystem::{self, Filesystem},
+};
 
 /// A directory beneath which everything lies that is mounted on, removed or recorded.
 #[derive(Debug)]
