@@ -51,7 +51,8 @@ pub fn parse(args: &[String], environment: Environment<'_>) -> Result<Invocation
         flags::Read::Print(text) => Ok(Invocation::Print(text)),
         flags::Read::Controller(flags) => controller::controller(flags, &legacy, environment)
             .map(|ready| Invocation::Controller(Box::new(ready))),
-        flags::Read::Node(flags) => node::node(flags, legacy.verbosity, environment)
-            .map(|ready| Invocation::Node(Box::new(ready))),
+        flags::Read::Node(flags) => {
+            node::node(flags, legacy.verbosity, environment).map(|ready| Invocation::Node(Box::new(ready)))
+        }
     }
 }

@@ -271,7 +271,10 @@ pub(super) fn log_format_of(given: &Setting) -> Result<observe::Format, ConfigEr
 }
 
 /// `--log-level` wins over `-v`, which is a flag and wins over the file.
-pub(super) fn log_filter(sources: &Sources<'_>, verbosity: Option<u32>) -> Result<observe::Filter, ConfigError> {
+pub(super) fn log_filter(
+    sources: &Sources<'_>,
+    verbosity: Option<u32>,
+) -> Result<observe::Filter, ConfigError> {
     if let (None, Some(verbosity)) = (sources.flag(&settings::LOG_LEVEL), verbosity) {
         return Ok(observe::Filter::from_verbosity(verbosity));
     }

@@ -93,7 +93,8 @@ fn node_id(given: &Setting) -> Result<String, ConfigError> {
 /// A name that kubelet takes and that can be the name of a directory.
 fn driver(given: &Setting) -> Result<String, ConfigError> {
     let text = &given.text;
-    let ends = text.starts_with(|c: char| c.is_ascii_alphabetic()) && text.ends_with(|c: char| c.is_ascii_alphabetic());
+    let ends = text.starts_with(|c: char| c.is_ascii_alphabetic())
+        && text.ends_with(|c: char| c.is_ascii_alphabetic());
     let inner = text.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '.'));
     if !ends || !inner || text.len() > 63 {
         return Err(given.wrong(

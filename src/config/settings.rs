@@ -228,7 +228,9 @@ const SHARED: [Name; 4] = [CONFIG, LOG_FORMAT, LOG_LEVEL, SHUTDOWN_GRACE];
 
 /// The settings of `berth node`, in the order of `--help`.
 pub(super) fn node() -> impl Iterator<Item = &'static Name> {
-    OF_NODE_ALONE.iter().chain(CONTROLLER.iter().filter(|name| SHARED.iter().any(|shared| shared.flag == name.flag)))
+    OF_NODE_ALONE
+        .iter()
+        .chain(CONTROLLER.iter().filter(|name| SHARED.iter().any(|shared| shared.flag == name.flag)))
 }
 
 /// Every setting: one file may have those of both commands.

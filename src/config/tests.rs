@@ -550,11 +550,18 @@ fn an_unknown_flag_or_command_is_refused() {
     assert!(wrong.contains("'controler'"), "{wrong}");
 }
 
-/// Flag, variable, key, default and effect of every setting, in the order of --help.
+fn row(name: &settings::Name) -> [String; 5] {
+    [name.flag, name.env, name.key, name.default, name.effect].map(str::to_owned)
+}
+
+/// Flag, variable, key, default and effect of every setting of the controller, in the order of --help.
 pub(crate) fn settings() -> Vec<[String; 5]> {
-    let row =
-        |name: &settings::Name| [name.flag, name.env, name.key, name.default, name.effect].map(str::to_owned);
-    settings::every().map(row).collect()
+    settings::CONTROLLER.iter().map(row).collect()
+}
+
+/// The same of the node plugin.
+pub(crate) fn node_settings() -> Vec<[String; 5]> {
+    settings::node().map(row).collect()
 }
 
 #[test]

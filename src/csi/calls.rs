@@ -158,9 +158,14 @@ mod tests {
             hang.await.map_err(|_| Status::internal("lost"))
         });
         tokio::time::timeout(Duration::from_secs(120), given_up).await.unwrap_err();
-        let second = calls.run("NodeUnstageVolume", "v", "unstage v".into(), async { Ok(()) }).await.unwrap_err();
+        let second =
+            calls.run("NodeUnstageVolume", "v", "unstage v".into(), async { Ok(()) }).await.unwrap_err();
         assert_eq!(second.code(), Code::Aborted);
-        assert!(second.message().contains("NodeStageVolume of it has been running for"), "{}", second.message());
+        assert!(
+            second.message().contains("NodeStageVolume of it has been running for"),
+            "{}",
+            second.message()
+        );
         calls.run("NodeStageVolume", "other", "stage other".into(), async { Ok(()) }).await.unwrap();
         release.send(()).unwrap();
         calls.run("NodeUnstageVolume", "v", "unstage v".into(), async { Ok(()) }).await.unwrap();
@@ -172,7 +177,8 @@ mod tests {
         let calls = calls(Duration::from_secs(90), Duration::from_secs(1));
         let (release, hang) = oneshot::channel::<()>();
         let work = async move { hang.await.map_err(|_| Status::internal("lost")) };
-        let late = calls.run("NodeStageVolume", "v", "stage volume v of nas:/a".into(), work).await.unwrap_err();
+        let late =
+            calls.run("NodeStageVolume", "v", "stage volume v of nas:/a".into(), work).await.unwrap_err();
         assert_eq!(late.code(), Code::DeadlineExceeded);
         assert!(late.message().starts_with("stage volume v of nas:/a has not ended"), "{}", late.message());
         assert_eq!(calls.running("v").unwrap().0, "NodeStageVolume");

@@ -172,6 +172,9 @@ impl node_server::Node for Node {
         &self,
         _request: Request<NodeGetInfoRequest>,
     ) -> Result<Response<NodeGetInfoResponse>, Status> {
-        Ok(Response::new(NodeGetInfoResponse { node_id: self.node.clone(), ..NodeGetInfoResponse::default() }))
+        Ok(Response::new(NodeGetInfoResponse {
+            node_id: self.node.clone(),
+            ..NodeGetInfoResponse::default()
+        }))
     }
 }

@@ -68,7 +68,11 @@ pub fn endpoint(kubelet: &Path, driver: &str) -> PathBuf {
 }
 
 /// Serves the drivers until `stop`, then lets running calls end.
-pub async fn run(settings: Settings, drivers: Vec<Driver>, stop: CancellationToken) -> Result<(), PluginError> {
+pub async fn run(
+    settings: Settings,
+    drivers: Vec<Driver>,
+    stop: CancellationToken,
+) -> Result<(), PluginError> {
     let tree = Arc::new(Tree::open(&settings.kubelet).map_err(PluginError::Kubelet)?);
     let mut served = Vec::new();
     for (driver, connector) in drivers {

@@ -7,11 +7,7 @@
 
 mod http2;
 
-use std::{
-    path::PathBuf,
-    sync::Arc,
-    time::Duration,
-};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use http2::{Connection, End, Reply};
 use parking_lot::Mutex;
@@ -94,7 +90,11 @@ impl Registration {
                 Err(error) => {
                     let why = why(&error);
                     if why != told {
-                        tracing::error!(driver = self.driver, error = why, "kubelet cannot be told of the driver: trying again");
+                        tracing::error!(
+                            driver = self.driver,
+                            error = why,
+                            "kubelet cannot be told of the driver: trying again"
+                        );
                         told = why;
                     }
                     wait(LOOK_EVERY, &stop).await;
@@ -118,7 +118,11 @@ impl Registration {
     }
 
     /// Answers on the socket. It is removed when this ends.
-    async fn serve(&self, (listener, bound): (std::os::unix::net::UnixListener, Bound), stop: &CancellationToken) -> Over {
+    async fn serve(
+        &self,
+        (listener, bound): (std::os::unix::net::UnixListener, Bound),
+        stop: &CancellationToken,
+    ) -> Over {
         let listener = match UnixListener::from_std(listener) {
             Ok(listener) => listener,
             Err(error) => return Over::Refused(error.to_string()),
@@ -227,7 +231,11 @@ async fn answer(mut client: UnixStream, registration: Registration, ear: Arc<Ear
         let written = client.write_all(&output).await;
         output.clear();
         if let Err(End::Wrong(why)) = &taken {
-            tracing::warn!(driver = registration.driver, why, "a client of the registration socket is not understood");
+            tracing::warn!(
+                driver = registration.driver,
+                why,
+                "a client of the registration socket is not understood"
+            );
         }
         if taken.is_err() || written.is_err() {
             break;
@@ -271,6 +279,9 @@ mod tests {
         registration.reply(NOTIFY, &yes, &ear);
         assert!(ear.heard.lock().registered);
         assert!(matches!(registration.reply(NOTIFY, &[0xff], &ear), Reply::Status(13, _)));
-        assert!(matches!(registration.reply("/pluginregistration.Registration/Other", &[], &ear), Reply::Status(12, _)));
+        assert!(matches!(
+            registration.reply("/pluginregistration.Registration/Other", &[], &ear),
+            Reply::Status(12, _)
+        ));
     }
 }

@@ -230,15 +230,13 @@ fn capability(given: Option<VolumeCapability>) -> Result<Capability, Status> {
         }
     };
     match given.access_type.ok_or_else(|| missing("volume_capability.access_type"))? {
-        AccessType::Block(_) => Ok(Capability {
-            mode: Mode::Block,
-            fs_type: String::new(),
-            mount_options: Vec::new(),
-            access,
-        }),
+        AccessType::Block(_) => {
+            Ok(Capability { mode: Mode::Block, fs_type: String::new(), mount_options: Vec::new(), access })
+        }
         AccessType::Mount(mount) => {
             if mount.mount_flags.iter().map(String::len).sum::<usize>() > LONGEST_OPTIONS {
-                let told = format!("volume_capability.mount.mount_flags have more than {LONGEST_OPTIONS} bytes");
+                let told =
+                    format!("volume_capability.mount.mount_flags have more than {LONGEST_OPTIONS} bytes");
                 return Err(Status::invalid_argument(told));
             }
             if !mount.volume_mount_group.is_empty() {
@@ -318,7 +316,11 @@ mod tests {
         refused(publish_without(|r| r.volume_id.clear()), Invalid, "volume_id");
         refused(publish_without(|r| r.target_path.clear()), Invalid, "target_path");
         refused(publish_without(|r| r.volume_capability = None), Invalid, "volume_capability");
-        refused(publish_without(|r| r.staging_target_path.clear()), FailedPrecondition, "staging_target_path");
+        refused(
+            publish_without(|r| r.staging_target_path.clear()),
+            FailedPrecondition,
+            "staging_target_path",
+        );
         let unstage = NodeUnstageVolumeRequest::default();
         refused(Unstage::try_from(unstage.clone()), Invalid, "volume_id");
         let unstage = NodeUnstageVolumeRequest { volume_id: "v".into(), ..unstage };

@@ -61,8 +61,13 @@ mod tests {
     #[test]
     fn what_may_still_appear_is_never_final() {
         // What kubelet takes as "perhaps later" (Kubernetes 1.37).
-        let open =
-            [Code::Cancelled, Code::DeadlineExceeded, Code::Unavailable, Code::ResourceExhausted, Code::Aborted];
+        let open = [
+            Code::Cancelled,
+            Code::DeadlineExceeded,
+            Code::Unavailable,
+            Code::ResourceExhausted,
+            Code::Aborted,
+        ];
         let kinds = [
             Kind::Invalid,
             Kind::Unsupported,

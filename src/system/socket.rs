@@ -73,7 +73,8 @@ impl Bound {
             .map_err(|(_, errno)| failed("lock the directory of the socket")(errno.into()))?;
         replace(path)?;
         let fd = private().map_err(failed("make the socket"))?;
-        let address = UnixAddr::new(path).map_err(|errno| failed("use the path of the socket")(errno.into()))?;
+        let address =
+            UnixAddr::new(path).map_err(|errno| failed("use the path of the socket")(errno.into()))?;
         bind(fd.as_raw_fd(), &address).map_err(|errno| failed("bind the socket")(errno.into()))?;
         listen(&fd, Backlog::MAXALLOWABLE).map_err(|errno| failed("listen on the socket")(errno.into()))?;
         let listener = UnixListener::from(fd);

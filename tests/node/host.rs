@@ -15,7 +15,9 @@ pub(crate) const LONG: Duration = Duration::from_secs(60);
 
 /// Why the tests cannot run here.
 pub(crate) fn unusable() -> Option<String> {
-    let tried = Command::new("unshare").args(["--mount", "--propagation", "private", "mount", "-t", "tmpfs", "x", "/mnt"]).output();
+    let tried = Command::new("unshare")
+        .args(["--mount", "--propagation", "private", "mount", "-t", "tmpfs", "x", "/mnt"])
+        .output();
     match tried {
         Ok(tried) if tried.status.success() => None,
         Ok(tried) => Some(format!("unshare --mount: {}", String::from_utf8_lossy(&tried.stderr).trim())),
@@ -56,7 +58,12 @@ impl Host {
         let programs = host.directory.path().join("programs");
         fs::create_dir(&programs).unwrap();
         let program = programs.join("mount.nfs");
-        fs::write(&program, text.replace("@GATE@", host.gate().to_str().unwrap()).replace("@SRV@", host.srv().to_str().unwrap())).unwrap();
+        fs::write(
+            &program,
+            text.replace("@GATE@", host.gate().to_str().unwrap())
+                .replace("@SRV@", host.srv().to_str().unwrap()),
+        )
+        .unwrap();
         fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
         host.run("mount", &["--bind", programs.to_str().unwrap(), "/usr/local/sbin"]);
         host.start_berth();
@@ -66,7 +73,13 @@ impl Host {
     fn without_berth() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let at = directory.path();
-        for below in ["kubelet/plugins_registry", "kubelet/pods", "kubelet/plugins/kubernetes.io/csi", "srv/a", "srv/b"] {
+        for below in [
+            "kubelet/plugins_registry",
+            "kubelet/pods",
+            "kubelet/plugins/kubernetes.io/csi",
+            "srv/a",
+            "srv/b",
+        ] {
             fs::create_dir_all(at.join(below)).unwrap();
         }
         let holder = Command::new("unshare")
@@ -97,7 +110,16 @@ impl Host {
         let berth = self
             .inside()
             .args([env!("CARGO_BIN_EXE_berth"), "node", "--node-id", "worker-1", "--log-level", "trace"])
-            .args(["--unmount-grace", "2s", "--stats-timeout", "1s", "--call-timeout", "20s", "--shutdown-grace", "3s"])
+            .args([
+                "--unmount-grace",
+                "2s",
+                "--stats-timeout",
+                "1s",
+                "--call-timeout",
+                "20s",
+                "--shutdown-grace",
+                "3s",
+            ])
             .arg("--kubelet-dir")
             .arg(self.kubelet())
             .args(&self.args)
@@ -107,7 +129,9 @@ impl Host {
             .unwrap();
         self.berth = Some(berth);
         let registered = self.registration();
-        wait_until("berth registers", || registered.exists() && std::os::unix::net::UnixStream::connect(&registered).is_ok());
+        wait_until("berth registers", || {
+            registered.exists() && std::os::unix::net::UnixStream::connect(&registered).is_ok()
+        });
     }
 
     /// Kill -9.

@@ -72,7 +72,9 @@ pub(crate) async fn stage(host: &Host, pv: &Pv) -> Result<(), Status> {
         volume_context: pv.context.clone(),
         ..NodeStageVolumeRequest::default()
     };
-    call::<_, NodeStageVolumeResponse>(&host.socket(), "/csi.v1.Node/NodeStageVolume", request).await.map(|_| ())
+    call::<_, NodeStageVolumeResponse>(&host.socket(), "/csi.v1.Node/NodeStageVolume", request)
+        .await
+        .map(|_| ())
 }
 
 pub(crate) async fn unstage(host: &Host, pv: &Pv) -> Result<(), Status> {
@@ -99,10 +101,8 @@ pub(crate) async fn publish(host: &Host, pv: &Pv, target: &Path) -> Result<(), S
 }
 
 pub(crate) async fn unpublish(host: &Host, pv: &Pv, target: &Path) -> Result<(), Status> {
-    let request = NodeUnpublishVolumeRequest {
-        volume_id: pv.id.clone(),
-        target_path: target.to_str().unwrap().into(),
-    };
+    let request =
+        NodeUnpublishVolumeRequest { volume_id: pv.id.clone(), target_path: target.to_str().unwrap().into() };
     let path = "/csi.v1.Node/NodeUnpublishVolume";
     call::<_, NodeUnpublishVolumeResponse>(&host.socket(), path, request).await.map(|_| ())
 }
@@ -117,7 +117,9 @@ pub(crate) async fn stats(host: &Host, pv: &Pv, at: &Path) -> Result<Vec<VolumeU
     call::<_, NodeGetVolumeStatsResponse>(&host.socket(), path, request).await.map(|told| told.usage)
 }
 
-pub(crate) async fn info(host: &Host) -> (GetPluginInfoResponse, NodeGetInfoResponse, Vec<i32>, Option<bool>) {
+pub(crate) async fn info(
+    host: &Host,
+) -> (GetPluginInfoResponse, NodeGetInfoResponse, Vec<i32>, Option<bool>) {
     use berth::csi::wire::v1::node_service_capability::Type;
     let socket = host.socket();
     let plugin = call(&socket, "/csi.v1.Identity/GetPluginInfo", GetPluginInfoRequest {}).await.unwrap();

@@ -22,7 +22,8 @@ use kubelet::{Pv, code, info, publish, stage, stats, unpublish, unstage};
 use tonic::Code;
 
 /// Mounts the share beneath the directory of the test, once nothing holds it.
-const SLOW: &str = "#!/bin/sh\nwhile [ -e @GATE@ ]; do sleep 0.05; done\nexec mount --bind \"@SRV@${1#*:}\" \"$2\"\n";
+const SLOW: &str =
+    "#!/bin/sh\nwhile [ -e @GATE@ ]; do sleep 0.05; done\nexec mount --bind \"@SRV@${1#*:}\" \"$2\"\n";
 const HUNG: &str = include_str!("hung.py");
 
 macro_rules! unless_skipped {
@@ -99,7 +100,11 @@ async fn the_publish_matrix_holds_on_real_mounts() {
         publish(&host, &pv, &one).await.unwrap();
         assert_eq!(code(publish(&host, &pv, &one).await), Code::Ok, "{mode:?}: same place");
         let other = Pv { options: vec!["noatime".into()], ..pv.clone() };
-        assert_eq!(code(publish(&host, &other, &one).await), Code::AlreadyExists, "{mode:?}: other arguments");
+        assert_eq!(
+            code(publish(&host, &other, &one).await),
+            Code::AlreadyExists,
+            "{mode:?}: other arguments"
+        );
         assert_eq!(code(stage(&host, &other).await), Code::AlreadyExists, "{mode:?}: other stage");
         assert_eq!(code(publish(&host, &pv, &two).await), second, "{mode:?}: other place");
         unpublish(&host, &pv, &one).await.unwrap();
@@ -245,7 +250,8 @@ async fn a_call_that_kubelet_gave_up_goes_on_and_is_named_to_the_next_one() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_mount_that_fails_leaves_nothing_and_says_why() {
     unless_skipped!("a mount that fails leaves nothing and says why");
-    let host = Host::with_mount_program("#!/bin/sh\necho 'mount.nfs: access denied by server' >&2\nexit 32\n");
+    let host =
+        Host::with_mount_program("#!/bin/sh\necho 'mount.nfs: access denied by server' >&2\nexit 32\n");
     let pv = Pv { options: vec!["vers=3".into()], ..Pv::new("v", "/a") };
     let failed = stage(&host, &pv).await.unwrap_err();
     assert_eq!(failed.code(), Code::Internal);
@@ -262,7 +268,8 @@ async fn a_server_that_is_gone_delays_no_other_volume_and_its_pods_can_go() {
     if let Err(error) = fs::File::open("/dev/fuse") {
         return println!("skipped: a server that is gone: /dev/fuse: {error}");
     }
-    let python = std::process::Command::new("python3").args(["-c", "import sys; print(sys.executable)"]).output();
+    let python =
+        std::process::Command::new("python3").args(["-c", "import sys; print(sys.executable)"]).output();
     let Ok(python) = python else {
         return println!("skipped: a server that is gone: python3 is not installed");
     };

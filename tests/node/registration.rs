@@ -64,7 +64,10 @@ fn kubelet_registers_the_driver_asks_again_after_a_refusal_and_finds_it_in_a_new
     assert_eq!(std::fs::symlink_metadata(host.registration()).unwrap().mode() & 0o7777, 0o600);
     let info = PluginInfo::decode(call(&host, "GetInfo", &[]).as_slice()).unwrap();
     assert_eq!((info.name.as_str(), info.r#type.as_str()), (DRIVER, "CSIPlugin"));
-    assert_eq!((info.endpoint, info.supported_versions), (host.socket().to_str().unwrap().into(), vec!["1.0.0".to_owned()]));
+    assert_eq!(
+        (info.endpoint, info.supported_versions),
+        (host.socket().to_str().unwrap().into(), vec!["1.0.0".to_owned()])
+    );
     let yes = RegistrationStatus { plugin_registered: true, error: String::new() };
     call(&host, "NotifyRegistrationStatus", &yes.encode_to_vec());
     wait_until("the registration is told", || host.log().contains("kubelet registered the driver"));
@@ -82,7 +85,9 @@ fn kubelet_registers_the_driver_asks_again_after_a_refusal_and_finds_it_in_a_new
     let registry = host.kubelet().join("plugins_registry");
     std::fs::rename(&registry, host.kubelet().join("gone")).unwrap();
     std::fs::create_dir(&registry).unwrap();
-    wait_until("the socket is made in the new directory", || UnixStream::connect(host.registration()).is_ok());
+    wait_until("the socket is made in the new directory", || {
+        UnixStream::connect(host.registration()).is_ok()
+    });
     call(&host, "GetInfo", &[]);
     assert_eq!(host.stop_berth(), Some(0));
     assert_eq!(inode(&host), None);

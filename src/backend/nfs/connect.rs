@@ -60,7 +60,8 @@ impl NfsConnector {
             return Ok(address);
         }
         let name = bare.to_owned();
-        let unavailable = |why: String| Error::new(Kind::Unavailable, format!("look up NFS server {server}: {why}"));
+        let unavailable =
+            |why: String| Error::new(Kind::Unavailable, format!("look up NFS server {server}: {why}"));
         let found = self.names.run(format!("look up {server}"), move || {
             (name.as_str(), 0).to_socket_addrs().map(|found| found.map(|one| one.ip()).next())
         });
@@ -86,7 +87,10 @@ impl Connector for NfsConnector {
 
     async fn connect(&self, volume: &NodeVolume, _secrets: &Secrets) -> Result<Connection, Error> {
         if volume.mode == Mode::Block {
-            return Err(Error::new(Kind::Unsupported, "an NFS volume is no block device: use volumeMode Filesystem"));
+            return Err(Error::new(
+                Kind::Unsupported,
+                "an NFS volume is no block device: use volumeMode Filesystem",
+            ));
         }
         let told = attributes(&volume.context)?;
         let ways = match &self.bind_root {
@@ -117,7 +121,9 @@ fn attributes(context: &BTreeMap<String, String>) -> Result<Attributes, Error> {
     let server = of(SERVER)?;
     let bad = |c: char| c.is_whitespace() || c.is_control() || c == '/' || c == ',';
     if server.contains(bad) {
-        return Err(invalid(format!("volume attribute {SERVER} {server:?} must be a host name or an address")));
+        return Err(invalid(format!(
+            "volume attribute {SERVER} {server:?} must be a host name or an address"
+        )));
     }
     let mut path = path_of(SHARE, of(SHARE)?)?;
     if let Some(below) = context.get(SUBDIR).filter(|below| !below.is_empty()) {
@@ -131,8 +137,13 @@ fn attributes(context: &BTreeMap<String, String>) -> Result<Attributes, Error> {
 fn path_of(key: &str, text: &str) -> Result<String, Error> {
     let plain = |part: Component<'_>| matches!(part, Component::RootDir | Component::Normal(_));
     let dots = text.split('/').any(|part| part == "." || part == "..");
-    if !text.starts_with('/') || dots || text.contains(char::is_control) || !Path::new(text).components().all(plain) {
-        let told = format!("volume attribute {key} {text:?} must be a path on the server without '.' and '..'");
+    if !text.starts_with('/')
+        || dots
+        || text.contains(char::is_control)
+        || !Path::new(text).components().all(plain)
+    {
+        let told =
+            format!("volume attribute {key} {text:?} must be a path on the server without '.' and '..'");
         return Err(Error::new(Kind::Invalid, told));
     }
     let parts: Vec<&str> = text.split('/').filter(|part| !part.is_empty()).collect();
@@ -297,13 +308,17 @@ mod tests {
         assert_eq!(connected.ways, [bind]);
         assert_eq!(connector.server(&volume).unwrap(), "nas:/export/a");
         volume.mode = Mode::Block;
-        assert_eq!(connector.connect(&volume, &Secrets::default()).await.unwrap_err().kind(), Kind::Unsupported);
+        assert_eq!(
+            connector.connect(&volume, &Secrets::default()).await.unwrap_err().kind(),
+            Kind::Unsupported
+        );
     }
 
     #[tokio::test]
     async fn addresses_need_no_name_server() {
         let connector = NfsConnector::new(None, Duration::from_secs(1));
-        for (server, address) in [("10.0.0.1", "10.0.0.1"), ("[fd00::1]", "fd00::1"), ("fd00::1", "fd00::1")] {
+        for (server, address) in [("10.0.0.1", "10.0.0.1"), ("[fd00::1]", "fd00::1"), ("fd00::1", "fd00::1")]
+        {
             assert_eq!(connector.address(server).await.unwrap(), address.parse::<IpAddr>().unwrap());
         }
     }

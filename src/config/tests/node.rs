@@ -4,7 +4,8 @@ use super::*;
 
 fn start_node(line: &str, env: &[(&str, &str)], file: &str) -> Result<Node, String> {
     let args: Vec<String> = line.split(' ').map(String::from).collect();
-    let get = |name: &str| env.iter().find(|(known, _)| *known == name).map(|(_, value)| OsString::from(value));
+    let get =
+        |name: &str| env.iter().find(|(known, _)| *known == name).map(|(_, value)| OsString::from(value));
     let read = |path: &Path| match path.to_str() {
         Some("/etc/berth.yaml") => Ok(file.to_owned()),
         _ => Err(io::Error::from(io::ErrorKind::NotFound)),
@@ -21,7 +22,10 @@ fn a_node_needs_no_setting() {
     let node = start_node("berth node", &[], "").unwrap();
     assert_eq!(node.kubelet, Path::new("/var/lib/kubelet"));
     assert_eq!((node.node, node.nfs_driver.as_str(), node.register), (None, "nfs.berth.storage", true));
-    assert_eq!((node.call_timeout, node.unmount_grace, node.stats_timeout), (seconds(90), seconds(30), seconds(2)));
+    assert_eq!(
+        (node.call_timeout, node.unmount_grace, node.stats_timeout),
+        (seconds(90), seconds(30), seconds(2))
+    );
     assert_eq!((node.bind_root, node.shutdown_grace), (None, seconds(20)));
 }
 
@@ -58,5 +62,8 @@ fn a_wrong_setting_of_a_node_is_named_with_what_is_allowed() {
         assert!(wrong.contains(why), "{flags}: {wrong}");
     }
     let wrong = start_node("berth node", &[("NODE_NAME", "a b")], "").unwrap_err();
-    assert!(wrong.contains("environment variable NODE_NAME \"a b\" must be the name of this node"), "{wrong}");
+    assert!(
+        wrong.contains("environment variable NODE_NAME \"a b\" must be the name of this node"),
+        "{wrong}"
+    );
 }

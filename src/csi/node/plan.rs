@@ -32,7 +32,8 @@ pub(super) fn stage(
         };
     };
     if record.staging != staging {
-        let there = record.mounted.is_some() && table.top(&record.point).map(|m| &m.what) == record.mounted.as_ref();
+        let there =
+            record.mounted.is_some() && table.top(&record.point).map(|m| &m.what) == record.mounted.as_ref();
         if there {
             let told = format!("volume {} is staged at {}", record.volume, record.staging.display());
             return Err(Status::already_exists(told));
@@ -40,7 +41,9 @@ pub(super) fn stage(
         return stage(None, staging, point, arguments, table);
     }
     match (top, &record.mounted) {
-        (Some(there), Some(mounted)) if there == mounted && record.arguments == *arguments => Ok(Staging::Done),
+        (Some(there), Some(mounted)) if there == mounted && record.arguments == *arguments => {
+            Ok(Staging::Done)
+        }
         (Some(there), Some(mounted)) if there == mounted => Err(Status::already_exists(format!(
             "volume {} is staged at {} for another access mode, file system or other mount options",
             record.volume,
@@ -107,9 +110,8 @@ pub(super) fn publish(
         return Err(Status::already_exists(told));
     }
     let mut others = record.publications.iter().filter(|other| other.target != wanted.target);
-    let other = others.find(|other| {
-        is_live(other, table) && (wanted.arguments.alone() || other.arguments.alone())
-    });
+    let other =
+        others.find(|other| is_live(other, table) && (wanted.arguments.alone() || other.arguments.alone()));
     if let Some(other) = other {
         return Err(Status::failed_precondition(format!(
             "volume {} may be at one place of a node alone, and is published at {}",
@@ -120,7 +122,11 @@ pub(super) fn publish(
     match there {
         None => Ok(Publishing::Bind),
         Some(there) if there.what == *staged => {
-            if wanted.read_only && !there.read_only() { Ok(Publishing::MakeReadOnly) } else { Ok(Publishing::Done) }
+            if wanted.read_only && !there.read_only() {
+                Ok(Publishing::MakeReadOnly)
+            } else {
+                Ok(Publishing::Done)
+            }
         }
         Some(_) if mine.is_some() => Ok(Publishing::Renew),
         Some(there) => Err(foreign(wanted.target, &there.what)),

@@ -100,8 +100,12 @@ mod tests {
             mount_options: vec!["hard".into(), "password=hunter2".into()],
             access: Access::SingleNodeWriter,
         };
-        let mounted =
-            Mounted { device: "0:44".into(), root: "/".into(), fs_type: "nfs4".into(), source: "nas:/a".into() };
+        let mounted = Mounted {
+            device: "0:44".into(),
+            root: "/".into(),
+            fs_type: "nfs4".into(),
+            source: "nas:/a".into(),
+        };
         let record = StageRecord {
             driver: "nfs.berth.storage".into(),
             volume: "v".into(),

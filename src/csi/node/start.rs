@@ -35,7 +35,9 @@ pub(super) async fn compare(work: &Work) {
             Ok(Some(Left::Keep)) => kept += 1,
             Ok(Some(Left::Forget)) => forgotten += 1,
             Ok(Some(Left::Unstage)) => unstaged += 1,
-            Err(error) => tracing::error!(path = %path.display(), error, "what is left of a staged volume stays"),
+            Err(error) => {
+                tracing::error!(path = %path.display(), error, "what is left of a staged volume stays")
+            }
         }
     }
     tracing::info!(driver = work.driver, kept, forgotten, unstaged, "compared the records with the mounts");

@@ -137,7 +137,8 @@ impl Work {
     }
 
     async fn existing(&self, volume: &str, path: &Path) -> Result<Arc<Place>, Status> {
-        let absent = || Status::failed_precondition(format!("the directory of {} does not exist", path.display()));
+        let absent =
+            || Status::failed_precondition(format!("the directory of {} does not exist", path.display()));
         self.place(volume, path).await?.ok_or_else(absent)
     }
 
@@ -150,7 +151,8 @@ impl Work {
         let text = serde_json::to_vec(record).map_err(|error| Status::internal(error.to_string()))?;
         let place = Arc::clone(staging);
         let what = format!("record volume {}", record.volume);
-        let written = self.on_thread(&record.volume, what.clone(), move || place.write_beside(SUFFIX, &text)).await?;
+        let written =
+            self.on_thread(&record.volume, what.clone(), move || place.write_beside(SUFFIX, &text)).await?;
         written.map_err(|error| status::of_mount(&what, &error))?;
         self.learn(record.clone());
         Ok(())
@@ -186,7 +188,11 @@ impl Work {
             if self.state(&volume.id, place).await != Answer::Stale {
                 return Ok(());
             }
-            tracing::warn!(volume = volume.id, server, "the server does not know the mounted directory any more: mounting it again");
+            tracing::warn!(
+                volume = volume.id,
+                server,
+                "the server does not know the mounted directory any more: mounting it again"
+            );
         }
         if let Some(elsewhere) = known.as_ref().filter(|record| record.staging != place.path())
             && let Some(before) = self.place(&volume.id, &elsewhere.staging).await?
@@ -286,11 +292,18 @@ impl Work {
         }
         match Self::table()?.top(place.point()) {
             Some(mount) => Ok(Ok(mount.what.clone())),
-            None => Err(Status::internal(format!("{what}: it was mounted, and the table of mounts does not show it"))),
+            None => Err(Status::internal(format!(
+                "{what}: it was mounted, and the table of mounts does not show it"
+            ))),
         }
     }
 
-    async fn run_mount_program(&self, program: String, args: Vec<String>, place: &Place) -> Result<(), Refusal> {
+    async fn run_mount_program(
+        &self,
+        program: String,
+        args: Vec<String>,
+        place: &Place,
+    ) -> Result<(), Refusal> {
         let path = place.path().to_string_lossy().into_owned();
         let args = args.into_iter().map(|arg| if arg == "{}" { path.clone() } else { arg }).collect();
         let name = program.clone();
@@ -310,7 +323,11 @@ impl Work {
     }
 
     /// Asks the file system that is mounted here.
-    async fn ask(&self, volume: &str, place: &Arc<Place>) -> Result<Result<FilesystemUsage, MountError>, Lost> {
+    async fn ask(
+        &self,
+        volume: &str,
+        place: &Arc<Place>,
+    ) -> Result<Result<FilesystemUsage, MountError>, Lost> {
         let at = Arc::clone(place);
         self.pools(volume).questions.run(format!("ask {}", place.path().display()), move || at.usage()).await
     }
@@ -378,7 +395,8 @@ impl Work {
             // Its record was lost, or it is unstaged already. Nothing but a driver mounts there.
             return self.clear(&request.volume, &place, |_| true).await;
         };
-        if let Some(used) = record.publications.iter().find(|publication| plan::is_live(publication, &table)) {
+        if let Some(used) = record.publications.iter().find(|publication| plan::is_live(publication, &table))
+        {
             return Err(Status::failed_precondition(format!(
                 "volume {} is still published at {}",
                 record.volume,
@@ -389,7 +407,11 @@ impl Work {
     }
 
     /// Unmounts, disconnects and forgets, in this order: what was not done is done the next time.
-    pub(super) async fn unstage_record(&self, record: &StageRecord, place: &Arc<Place>) -> Result<(), Status> {
+    pub(super) async fn unstage_record(
+        &self,
+        record: &StageRecord,
+        place: &Arc<Place>,
+    ) -> Result<(), Status> {
         let ours = |what: &Mounted| record.mounted.as_ref().is_none_or(|mounted| mounted == what);
         self.clear(&record.volume, place, ours).await?;
         let disconnected = self.connector.disconnect(&record.volume, &record.handle).await;
@@ -423,7 +445,8 @@ impl Work {
         }
         match planned {
             Publishing::Stage => {
-                let told = format!("{} shows another volume than was staged there", request.staging.display());
+                let told =
+                    format!("{} shows another volume than was staged there", request.staging.display());
                 return Err(Status::failed_precondition(told));
             }
             Publishing::Done => {}
@@ -475,7 +498,8 @@ impl Work {
         read_only: bool,
     ) -> Result<(), Status> {
         let table = Self::table()?;
-        let staged = table.top(staging.point()).map(|mount: &Mount| mount.options.clone()).unwrap_or_default();
+        let staged =
+            table.top(staging.point()).map(|mount: &Mount| mount.options.clone()).unwrap_or_default();
         let (from, to) = (Arc::clone(staging), Arc::clone(target));
         let what = format!("bind volume {volume} to {}", target.path().display());
         let bound = self
@@ -569,7 +593,8 @@ impl Work {
 
     /// How full the volume is. Where its server does not answer in time, as full as it was the last time.
     pub(super) async fn usage(&self, request: &At) -> Result<Usage, Status> {
-        let gone = || Status::not_found(format!("volume {} is not at {}", request.volume, request.path.display()));
+        let gone =
+            || Status::not_found(format!("volume {} is not at {}", request.volume, request.path.display()));
         let record = self.known(&request.volume).ok_or_else(gone)?;
         let published = record.publications.iter().find(|one| one.target == request.path);
         let (point, mounted) = match published {
@@ -595,7 +620,11 @@ impl Work {
         let last = self.usages.lock().get(&key).copied();
         match last {
             Some(usage) => {
-                tracing::warn!(volume = request.volume, why = failed.message(), "the usage is that of the last answer");
+                tracing::warn!(
+                    volume = request.volume,
+                    why = failed.message(),
+                    "the usage is that of the last answer"
+                );
                 Ok(usage)
             }
             None => Err(failed),

@@ -115,7 +115,9 @@ impl Connection {
     }
 
     fn next_frame(&mut self) -> Result<Option<Frame>, End> {
-        let Some(&[a, b, c, kind, flags, s0, s1, s2, s3]) = self.input.first_chunk::<9>() else { return Ok(None) };
+        let Some(&[a, b, c, kind, flags, s0, s1, s2, s3]) = self.input.first_chunk::<9>() else {
+            return Ok(None);
+        };
         let length = usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c);
         if length > LARGEST_FRAME {
             return Err(End::Wrong("a frame is too large"));
@@ -204,14 +206,17 @@ impl Connection {
         }
         let mut headers = Vec::new();
         // Also those of a stream that is refused: later ones may refer to them.
-        self.decoder.decode(&mut block, &mut headers).map_err(|_| End::Wrong("the headers cannot be decoded"))?;
+        self.decoder
+            .decode(&mut block, &mut headers)
+            .map_err(|_| End::Wrong("the headers cannot be decoded"))?;
         if stream > self.newest {
             self.newest = stream;
             if self.streams.len() >= MOST_STREAMS {
                 return Err(End::Wrong("too many calls at once"));
             }
             let path = headers.iter().find(|(name, ..)| name == b":path");
-            let path = path.map(|(_, value, _)| String::from_utf8_lossy(value).into_owned()).unwrap_or_default();
+            let path =
+                path.map(|(_, value, _)| String::from_utf8_lossy(value).into_owned()).unwrap_or_default();
             self.streams.insert(stream, Stream { path, body: Vec::new() });
         }
         if ends {
@@ -220,12 +225,7 @@ impl Connection {
         Ok(())
     }
 
-    fn answer(
-        &mut self,
-        stream: u32,
-        output: &mut Vec<u8>,
-        handle: &mut dyn FnMut(&str, &[u8]) -> Reply,
-    ) {
+    fn answer(&mut self, stream: u32, output: &mut Vec<u8>, handle: &mut dyn FnMut(&str, &[u8]) -> Reply) {
         let Some(Stream { path, body }) = self.streams.remove(&stream) else { return };
         let reply = match message(&body) {
             Some(message) => handle(&path, message),
@@ -300,7 +300,10 @@ mod tests {
 
     fn from_hex(text: &str) -> Vec<u8> {
         let digits: Vec<u8> = text.bytes().filter(u8::is_ascii_hexdigit).collect();
-        digits.chunks(2).map(|two| u8::from_str_radix(std::str::from_utf8(two).unwrap(), 16).unwrap()).collect()
+        digits
+            .chunks(2)
+            .map(|two| u8::from_str_radix(std::str::from_utf8(two).unwrap(), 16).unwrap())
+            .collect()
     }
 
     fn frames(mut bytes: &[u8]) -> Vec<(u8, u8, u32, Vec<u8>)> {
@@ -324,7 +327,8 @@ mod tests {
     /// `:method POST`, `:scheme http`, `:path`, `:authority` as grpc-go sends it over a unix socket: a path with `%2F`.
     fn headers(path: &str) -> Vec<u8> {
         let mut block = vec![0x83, 0x86];
-        for (index, text) in [(0x44, path), (0x41, "%2Fvar%2Flib%2Fkubelet%2Fplugins_registry%2Fx-reg.sock")] {
+        for (index, text) in [(0x44, path), (0x41, "%2Fvar%2Flib%2Fkubelet%2Fplugins_registry%2Fx-reg.sock")]
+        {
             block.push(index);
             block.push(u8::try_from(text.len()).unwrap());
             block.extend(text.bytes());
@@ -356,7 +360,8 @@ mod tests {
                 connection.take(part, &mut output, &mut echo).unwrap();
             }
             let answered = frames(&output);
-            let kinds: Vec<_> = answered.iter().map(|(kind, flags, stream, _)| (*kind, *flags, *stream)).collect();
+            let kinds: Vec<_> =
+                answered.iter().map(|(kind, flags, stream, _)| (*kind, *flags, *stream)).collect();
             let expected = [
                 (SETTINGS, 0, 0),
                 (SETTINGS, ACK, 0),
@@ -378,14 +383,19 @@ mod tests {
         // 62 is the newest entry of the dynamic table: the authority; 63 the path.
         output.clear();
         connection.take(&call(3, &[0x83, 0x86, 0xbf, 0xbe], &[]), &mut output, &mut echo).unwrap();
-        assert_eq!(frames(&output).iter().filter(|(kind, _, stream, _)| (*kind, *stream) == (DATA, 3)).count(), 1);
+        assert_eq!(
+            frames(&output).iter().filter(|(kind, _, stream, _)| (*kind, *stream) == (DATA, 3)).count(),
+            1
+        );
     }
 
     #[test]
     fn what_is_unknown_or_broken_gets_a_status() {
         let (mut connection, mut output) = (Connection::new(), Vec::new());
         connection.take(&greeting(), &mut output, &mut echo).unwrap();
-        for (stream, path, body, status) in [(1, "/x/Y", &[][..], "12"), (3, "/a/B", &[1, 0, 0, 0, 0][..], "13")] {
+        for (stream, path, body, status) in
+            [(1, "/x/Y", &[][..], "12"), (3, "/a/B", &[1, 0, 0, 0, 0][..], "13")]
+        {
             output.clear();
             connection.take(&call(stream, &headers(path), body), &mut output, &mut echo).unwrap();
             let (kind, flags, _, block) = frames(&output).pop().unwrap();
@@ -431,7 +441,9 @@ mod tests {
         }
         let mut continued = Vec::new();
         frame(&mut continued, CONTINUATION, END_HEADERS, 1, &[0x83]);
-        for (row, bytes) in [("size", large), ("order", unended), ("streams", crowd), ("continued", continued)] {
+        for (row, bytes) in
+            [("size", large), ("order", unended), ("streams", crowd), ("continued", continued)]
+        {
             let mut connection = Connection::new();
             let ended = connection.take(&[greeting(), bytes].concat(), &mut Vec::new(), &mut echo);
             assert!(matches!(ended, Err(End::Wrong(_))), "{row}: {ended:?}");

@@ -70,8 +70,8 @@ const FLAGS: [(&str, MsFlags, bool); 19] = [
 
 /// What only `mount(8)` and what calls it know.
 const OF_PROGRAMS: [&str; 15] = [
-    "defaults", "auto", "noauto", "user", "nouser", "users", "owner", "noowner", "group", "nogroup", "_netdev", "nofail",
-    "bg", "fg", "silent",
+    "defaults", "auto", "noauto", "user", "nouser", "users", "owner", "noowner", "group", "nogroup",
+    "_netdev", "nofail", "bg", "fg", "silent",
 ];
 
 /// The options as the kernel takes them: the flags of the mount, and the text for its file system.
@@ -82,7 +82,10 @@ pub(super) fn for_kernel(options: &[String]) -> (MsFlags, String) {
         let name = option.split('=').next().unwrap_or(option);
         if let Some((_, flag, set)) = FLAGS.iter().find(|(known, ..)| *known == option) {
             flags.set(*flag, *set);
-        } else if !OF_PROGRAMS.contains(&name) && !name.starts_with("x-") && !matches!(name, "comment" | "retry") {
+        } else if !OF_PROGRAMS.contains(&name)
+            && !name.starts_with("x-")
+            && !matches!(name, "comment" | "retry")
+        {
             text.push(option);
         }
     }
@@ -105,7 +108,11 @@ mod tests {
             ("ro,nosuid", MsFlags::MS_RDONLY | MsFlags::MS_NOSUID, ""),
             ("ro,rw", MsFlags::empty(), ""),
             ("vers=4.2,noatime,hard", MsFlags::MS_NOATIME, "vers=4.2,hard"),
-            ("defaults,_netdev,x-systemd.automount,nofail,retry=3,comment=a,bg,timeo=600", MsFlags::empty(), "timeo=600"),
+            (
+                "defaults,_netdev,x-systemd.automount,nofail,retry=3,comment=a,bg,timeo=600",
+                MsFlags::empty(),
+                "timeo=600",
+            ),
             ("nolock,,proto=tcp6,", MsFlags::empty(), "nolock,proto=tcp6"),
         ];
         for (options, flags, text) in rows {

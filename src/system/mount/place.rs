@@ -120,7 +120,9 @@ impl Tree {
             Ok(parent) => parent,
             Err(Errno::ENOENT) => return Ok(None),
             Err(Errno::ELOOP) => return Err(MountError::refused(path, "is reached through a symbolic link")),
-            Err(Errno::ENOTDIR) => return Err(MountError::refused(path, "lies in something that is no directory")),
+            Err(Errno::ENOTDIR) => {
+                return Err(MountError::refused(path, "lies in something that is no directory"));
+            }
             Err(errno) => return Err(MountError::io("open the parent of", path)(errno)),
         };
         let real = fs::read_link(proc_path(&parent)).map_err(MountError::io("find the path of", path))?;
@@ -182,14 +184,19 @@ impl Place {
         let flags = HANDLE | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW;
         let fd = match openat(&self.parent, self.name.as_os_str(), flags, Mode::empty()) {
             Ok(fd) => fd,
-            Err(Errno::ENOTDIR | Errno::ELOOP) => return Err(MountError::refused(&self.path, "is no directory")),
+            Err(Errno::ENOTDIR | Errno::ELOOP) => {
+                return Err(MountError::refused(&self.path, "is no directory"));
+            }
             Err(errno) => return Err(MountError::io("open", &self.path)(errno)),
         };
         if !made {
             let mut entries =
                 fs::read_dir(proc_path(&fd)).map_err(MountError::io("look into", &self.path))?;
             if entries.next().is_some() {
-                return Err(MountError::refused(&self.path, "is not empty: what is in it would be hidden by a mount"));
+                return Err(MountError::refused(
+                    &self.path,
+                    "is not empty: what is in it would be hidden by a mount",
+                ));
             }
             // Whoever writes before the mount, or after it is lost, gets an error instead of the disk of the machine.
             fchmodat(nix::fcntl::AT_FDCWD, &proc_path(&fd), Mode::empty(), FchmodatFlags::FollowSymlink)
@@ -223,13 +230,20 @@ impl Place {
                 let (flags, text) = filesystem::for_kernel(options);
                 let text = CString::new(text)
                     .map_err(|_| MountError::refused(&self.path, "has a mount option with a zero byte"))?;
-                mount(Some(source.as_str()), &proc_path(&on.fd), Some(fs_type.as_str()), flags, Some(text.as_c_str()))
-                    .map_err(MountError::io("mount on", &self.path))
+                mount(
+                    Some(source.as_str()),
+                    &proc_path(&on.fd),
+                    Some(fs_type.as_str()),
+                    flags,
+                    Some(text.as_c_str()),
+                )
+                .map_err(MountError::io("mount on", &self.path))
             }
             Filesystem::Bind { root, below } => {
                 let root = open(root, HANDLE | OFlag::O_DIRECTORY, Mode::empty())
                     .map_err(MountError::io("open the directory", root))?;
-                let from = directory_beneath(&root, below).map_err(MountError::io("open the directory", below))?;
+                let from =
+                    directory_beneath(&root, below).map_err(MountError::io("open the directory", below))?;
                 self.graft(on, &from)
             }
             Filesystem::Program { .. } => {
@@ -240,7 +254,13 @@ impl Place {
 
     /// Binds what is mounted at `from`, which must be a mount point; only for reading where `read_only`. `options` are those
     /// of the mount there, which a read-only mount keeps.
-    pub fn bind(&self, on: &Prepared, from: &Self, read_only: bool, options: &[String]) -> Result<(), MountError> {
+    pub fn bind(
+        &self,
+        on: &Prepared,
+        from: &Self,
+        read_only: bool,
+        options: &[String],
+    ) -> Result<(), MountError> {
         let flags = HANDLE | OFlag::O_NOFOLLOW;
         let from = openat(&from.parent, from.name.as_os_str(), flags, Mode::empty())
             .map_err(MountError::io("open", &from.path))?;
@@ -253,14 +273,16 @@ impl Place {
 
     /// Makes the mount here read-only and leaves its file system as it is.
     pub fn make_read_only(&self, options: &[String]) -> Result<(), MountError> {
-        let flags = filesystem::flags_of(options) | MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY;
+        let flags =
+            filesystem::flags_of(options) | MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY;
         mount(None::<&str>, &self.by_parent(), None::<&str>, flags, None::<&str>)
             .map_err(MountError::io("make read-only", &self.path))
     }
 
     /// A copy of the mount behind `from` on the prepared place. Both are held open: no path is looked up in between.
     fn graft(&self, on: &Prepared, from: &OwnedFd) -> Result<(), MountError> {
-        let clone = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
+        let clone =
+            OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
         let copy = open_tree(from, "", clone).map_err(MountError::io("copy the mount for", &self.path))?;
         let both = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
         move_mount(&copy, "", &on.fd, "", both).map_err(MountError::io("mount on", &self.path))
@@ -281,10 +303,14 @@ impl Place {
         match unlinkat(&self.parent, self.name.as_os_str(), UnlinkatFlags::RemoveDir) {
             Ok(()) | Err(Errno::ENOENT) => Ok(()),
             Err(Errno::ENOTDIR) => {
-                let there = fs::symlink_metadata(self.by_parent()).map_err(MountError::io("look at", &self.path))?;
+                let there =
+                    fs::symlink_metadata(self.by_parent()).map_err(MountError::io("look at", &self.path))?;
                 let ours = there.is_file() && there.len() == 0 || there.file_type().is_block_device();
                 if !ours {
-                    return Err(MountError::refused(&self.path, "is not what was made here: it is left alone"));
+                    return Err(MountError::refused(
+                        &self.path,
+                        "is not what was made here: it is left alone",
+                    ));
                 }
                 unlinkat(&self.parent, self.name.as_os_str(), UnlinkatFlags::NoRemoveDir)
                     .map_err(MountError::io("remove", &self.path))
@@ -329,7 +355,8 @@ impl Place {
             .map_err(|errno| failed(errno.into()))?;
         let mut file = File::from(fd);
         file.write_all(bytes).and_then(|()| file.sync_all()).map_err(failed)?;
-        renameat(&self.parent, new.as_os_str(), &self.parent, name.as_os_str()).map_err(|e| failed(e.into()))?;
+        renameat(&self.parent, new.as_os_str(), &self.parent, name.as_os_str())
+            .map_err(|e| failed(e.into()))?;
         self.sync_parent().map_err(failed)
     }
 
@@ -342,7 +369,9 @@ impl Place {
             Err(errno) => return Err(MountError::io("read the record beside", &self.path)(errno)),
         };
         let mut bytes = Vec::new();
-        File::from(fd).read_to_end(&mut bytes).map_err(MountError::io("read the record beside", &self.path))?;
+        File::from(fd)
+            .read_to_end(&mut bytes)
+            .map_err(MountError::io("read the record beside", &self.path))?;
         Ok(Some(bytes))
     }
 

@@ -52,7 +52,8 @@ impl Table {
     pub fn parse(text: &[u8]) -> Result<Self, String> {
         let lines = text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
         let mounts = lines.map(|line| {
-            Mount::parse(line).ok_or_else(|| format!("a line of mountinfo: {}", String::from_utf8_lossy(line)))
+            Mount::parse(line)
+                .ok_or_else(|| format!("a line of mountinfo: {}", String::from_utf8_lossy(line)))
         });
         mounts.collect::<Result<_, _>>().map(Self)
     }
@@ -158,7 +159,9 @@ mod tests {
 
     #[test]
     fn a_line_that_is_not_understood_is_an_error() {
-        for bad in [&b"x"[..], b"22 1 254 / / rw - ext4 a b", b"22 1 254:0 / / rw ext4 a b", b"22 1 254:0 / / rw -"] {
+        for bad in
+            [&b"x"[..], b"22 1 254 / / rw - ext4 a b", b"22 1 254:0 / / rw ext4 a b", b"22 1 254:0 / / rw -"]
+        {
             let wrong = Table::parse(bad).unwrap_err();
             assert!(wrong.starts_with("a line of mountinfo"), "{wrong}");
         }

@@ -21,9 +21,9 @@ fn volume(device: &str) -> Mounted {
 
 /// A table with `device` mounted at `point`, read-only where it says so.
 fn table(mounts: &[(&str, &str, &str)]) -> Table {
-    let lines = mounts.iter().map(|(point, device, options)| {
-        format!("1 1 {device} / {point} {options} - nfs4 nas:/a rw\n")
-    });
+    let lines = mounts
+        .iter()
+        .map(|(point, device, options)| format!("1 1 {device} / {point} {options} - nfs4 nas:/a rw\n"));
     Table::parse(lines.collect::<String>().as_bytes()).unwrap()
 }
 
@@ -92,7 +92,15 @@ fn the_publish_matrix_of_the_specification_holds() {
     let rows = [
         ("no stage is known", None, "/t", many, false, vec![S], Ok(Stage)),
         ("the stage is not mounted", Some(record(&[])), "/t", many, false, vec![], Ok(Stage)),
-        ("the stage is hidden", Some(record(&[])), "/t", many, false, vec![S, (STAGING, "0:9", "rw")], Ok(Stage)),
+        (
+            "the stage is hidden",
+            Some(record(&[])),
+            "/t",
+            many,
+            false,
+            vec![S, (STAGING, "0:9", "rw")],
+            Ok(Stage),
+        ),
         ("the first place", Some(record(&[])), "/t", many, false, vec![S], Ok(Bind)),
         ("same place, same arguments", at(many), "/t", many, false, vec![S, T], Ok(Done)),
         ("same place, other access mode", at(many), "/t", both, false, vec![S, T], exists.clone()),
@@ -105,11 +113,35 @@ fn the_publish_matrix_of_the_specification_holds() {
         ("another place beside one writer", at(one), "/u", many, false, vec![S, T], failed.clone()),
         ("another place after the first is gone", at(one), "/u", one, false, vec![S], Ok(Bind)),
         ("same place after its mount is gone", at(many), "/t", both, false, vec![S], Ok(Bind)),
-        ("something else is there", Some(record(&[])), "/t", many, false, vec![S, ("/t", "0:9", "rw")], failed.clone()),
+        (
+            "something else is there",
+            Some(record(&[])),
+            "/t",
+            many,
+            false,
+            vec![S, ("/t", "0:9", "rw")],
+            failed.clone(),
+        ),
         ("something else hides it", at(many), "/t", many, false, vec![S, T, ("/t", "0:9", "rw")], Ok(Renew)),
         ("bound before a crash", Some(record(&[])), "/t", many, false, vec![S, T], Ok(Done)),
-        ("bound before a crash, to be read-only", Some(record(&[])), "/t", many, true, vec![S, T], Ok(MakeReadOnly)),
-        ("read-only before a crash", Some(record(&[])), "/t", many, true, vec![S, ("/t", "0:1", "ro")], Ok(Done)),
+        (
+            "bound before a crash, to be read-only",
+            Some(record(&[])),
+            "/t",
+            many,
+            true,
+            vec![S, T],
+            Ok(MakeReadOnly),
+        ),
+        (
+            "read-only before a crash",
+            Some(record(&[])),
+            "/t",
+            many,
+            true,
+            vec![S, ("/t", "0:1", "ro")],
+            Ok(Done),
+        ),
     ];
     for (row, record, target, access, read_only, mounts, expected) in rows {
         let wanted = Wanted {
