@@ -42,7 +42,7 @@ pub struct Node {
 }
 
 /// Kubelet gives a call up after this time.
-const KUBELETS_PATIENCE: Duration = Duration::from_secs(120);
+const KUBELETS_PATIENCE: Duration = Duration::from_mins(2);
 const MOMENT: Duration = Duration::from_millis(1);
 
 /// Makes the settings of `berth node`.

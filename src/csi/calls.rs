@@ -148,7 +148,7 @@ mod tests {
         Calls { patience, ..Calls::new(deadline) }
     }
 
-    const LONG: Duration = Duration::from_secs(3600);
+    const LONG: Duration = Duration::from_hours(1);
 
     #[tokio::test(start_paused = true)]
     async fn a_call_that_was_given_up_goes_on_and_keeps_its_volume() {
@@ -157,7 +157,7 @@ mod tests {
         let given_up = calls.run("NodeStageVolume", "v", "stage v".into(), async move {
             hang.await.map_err(|_| Status::internal("lost"))
         });
-        tokio::time::timeout(Duration::from_secs(120), given_up).await.unwrap_err();
+        tokio::time::timeout(Duration::from_mins(2), given_up).await.unwrap_err();
         let second =
             calls.run("NodeUnstageVolume", "v", "unstage v".into(), async { Ok(()) }).await.unwrap_err();
         assert_eq!(second.code(), Code::Aborted);

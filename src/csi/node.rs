@@ -1,11 +1,13 @@
 //! The Node service: volumes on this machine, as kubelet asks for them. Each RPC is checked, then done by a task of its own
-//! ([`Calls`]), which decides (`plan`) and does (`work`).
+//! ([`Calls`]), which decides (`plan`) and does (`stage`, `publish`, `work`).
 //!
 //! Volume health, which CSI 1.13 has as alpha, is not served: kubelet asks for it only where a feature gate is on that is off, and
 //! what is wrong with a volume is told by the calls that fail.
 
 mod plan;
+mod publish;
 mod record;
+mod stage;
 mod start;
 mod usage;
 mod work;
@@ -34,15 +36,15 @@ use crate::{backend::Connector, system::mount::Tree};
 #[derive(Clone)]
 pub struct Node {
     work: Arc<work::Work>,
-    node: String,
+    name: String,
     calls: Calls,
 }
 
 impl Node {
-    /// Serves the volumes of `driver` beneath the directory of kubelet, and takes up what an earlier process left there.
+    /// Serves the volumes of `driver` on the node `name`, beneath the directory of kubelet, and takes up what an earlier process left there.
     pub async fn start(
         driver: String,
-        node: String,
+        name: String,
         connector: Arc<dyn Connector>,
         kubelet: Arc<Tree>,
         times: Times,
@@ -50,7 +52,7 @@ impl Node {
         let calls = Calls::new(times.call);
         let work = Arc::new(work::Work::new(driver, connector, kubelet, times));
         start::compare(&work).await;
-        Self { work, node, calls }
+        Self { work, name, calls }
     }
 
     /// The driver's name.
@@ -173,7 +175,7 @@ impl node_server::Node for Node {
         _request: Request<NodeGetInfoRequest>,
     ) -> Result<Response<NodeGetInfoResponse>, Status> {
         Ok(Response::new(NodeGetInfoResponse {
-            node_id: self.node.clone(),
+            node_id: self.name.clone(),
             ..NodeGetInfoResponse::default()
         }))
     }

@@ -26,7 +26,7 @@ use crate::{
 };
 
 /// A client that does not answer a ping for so long is gone.
-const KEEPALIVE: Duration = Duration::from_secs(60);
+const KEEPALIVE: Duration = Duration::from_mins(1);
 /// A pause after a connection could not be accepted: most often, there are no descriptors left.
 const PAUSE: Duration = Duration::from_millis(100);
 

@@ -35,12 +35,12 @@ const NOTIFY: &str = "/pluginregistration.Registration/NotifyRegistrationStatus"
 /// How often to look whether the socket is still there.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Kubelet asks within a second where it watches this directory.
-const ASKED_BY: Duration = Duration::from_secs(60);
+const ASKED_BY: Duration = Duration::from_mins(1);
 /// The first pause after a refusal; it doubles.
 const FIRST_PAUSE: Duration = Duration::from_secs(5);
-const LONGEST_PAUSE: Duration = Duration::from_secs(120);
+const LONGEST_PAUSE: Duration = Duration::from_mins(2);
 /// A client that says nothing for so long is gone.
-const SILENCE: Duration = Duration::from_secs(300);
+const SILENCE: Duration = Duration::from_mins(5);
 
 /// A driver that kubelet is to know.
 #[derive(Debug, Clone)]

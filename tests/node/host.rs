@@ -11,7 +11,7 @@ use std::{
 
 pub(crate) const DRIVER: &str = "nfs.berth.storage";
 /// Longer than anything takes, also on a machine that is busy.
-pub(crate) const LONG: Duration = Duration::from_secs(60);
+pub(crate) const LONG: Duration = Duration::from_mins(1);
 
 /// Why the tests cannot run here.
 pub(crate) fn unusable() -> Option<String> {
@@ -207,11 +207,6 @@ impl Host {
     pub(crate) fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()
     }
-
-    /// The record of a staged volume.
-    pub(crate) fn record(&self, staging: &Path) -> PathBuf {
-        PathBuf::from(format!("{}.berth.json", staging.display()))
-    }
 }
 
 impl Drop for Host {
@@ -220,13 +215,18 @@ impl Drop for Host {
             println!("{}", self.log());
         }
         let _ = fs::remove_file(self.gate());
-        for mut child in self.berth.take().into_iter() {
+        if let Some(mut child) = self.berth.take() {
             let _ = child.kill();
             let _ = child.wait();
         }
         let _ = self.holder.kill();
         let _ = self.holder.wait();
     }
+}
+
+/// The record of a staged volume.
+pub(crate) fn record(staging: &Path) -> PathBuf {
+    PathBuf::from(format!("{}.berth.json", staging.display()))
 }
 
 pub(crate) fn wait_until(what: &str, mut is: impl FnMut() -> bool) {

@@ -17,7 +17,7 @@ use std::{
 };
 
 use berth::csi::wire::v1::volume_capability::access_mode::Mode;
-use host::{Host, LONG, skipped, wait_until};
+use host::{Host, LONG, record, skipped, wait_until};
 use kubelet::{Pv, code, info, publish, stage, stats, unpublish, unstage};
 use tonic::Code;
 
@@ -166,7 +166,7 @@ async fn nothing_outside_and_nothing_behind_a_link_is_touched() {
     symlink("/etc", host.srv().join("link")).unwrap();
     let refused = stage(&host, &Pv::new("w", "/link")).await.unwrap_err();
     assert_eq!(refused.code(), Code::Internal, "{refused}");
-    assert!(!host.record(&host.staging("w")).exists(), "nothing is left of it");
+    assert!(!record(&host.staging("w")).exists(), "nothing is left of it");
 }
 
 /// A pod wrote to the disk of the node, since its volume was staged before the machine started again and was not any more.
@@ -258,7 +258,7 @@ async fn a_mount_that_fails_leaves_nothing_and_says_why() {
     for part in ["volume v of nas:/a", "mount.nfs ended with 32", "access denied by server"] {
         assert!(failed.message().contains(part), "{failed}");
     }
-    assert!(!host.record(&host.staging("v")).exists());
+    assert!(!record(&host.staging("v")).exists());
     assert_eq!(host.mounted(), Vec::<String>::new());
 }
 
@@ -327,7 +327,7 @@ async fn killed_between_any_two_steps_a_volume_is_unstaged_from_what_is_on_disk(
     restart(&mut host);
     unstage(&host, &pv).await.unwrap();
     assert_eq!(host.mounted(), Vec::<String>::new());
-    assert!(!target.exists() && !host.record(&host.staging("v")).exists());
+    assert!(!target.exists() && !record(&host.staging("v")).exists());
 }
 
 /// Kills at moments that nothing chooses, also in the middle of a step.
@@ -381,13 +381,13 @@ async fn a_start_takes_away_what_kubelet_forgot_and_leaves_what_pods_use() {
     }
     host.start_berth();
     assert_eq!(host.mounts(&of_left), Vec::<String>::new());
-    assert!(!host.record(&of_left).exists());
+    assert!(!record(&of_left).exists());
     assert_eq!((host.mounts(&of_used).len(), host.mounts(&target).len()), (1, 1));
     // A machine that was restarted has the records and no mounts.
     host.kill_berth();
     host.run("umount", &[target.to_str().unwrap(), of_used.to_str().unwrap()]);
     host.start_berth();
-    assert!(!host.record(&of_used).exists());
+    assert!(!record(&of_used).exists());
 }
 
 /// The key of a storage system stood in the log at the level `trace`.
@@ -405,8 +405,8 @@ async fn no_secret_is_written_anywhere() {
     let absent = Pv { id: "w".into(), ..Pv { context: Pv::new("w", "/absent").context, ..pv.clone() } };
     let failed = stage(&host, &absent).await.unwrap_err();
     assert!(!format!("{failed:?}").contains(PLANTED));
-    let record = fs::read_to_string(host.record(&host.staging("v"))).unwrap();
-    assert!(!record.contains(PLANTED) && record.contains("\"volume\""), "{record}");
+    let text = fs::read_to_string(record(&host.staging("v"))).unwrap();
+    assert!(!text.contains(PLANTED) && text.contains("\"volume\""), "{text}");
     let log = host.log();
     assert!(log.contains("NodeStageVolume") && !log.contains(PLANTED), "{log}");
 }

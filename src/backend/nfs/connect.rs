@@ -93,16 +93,13 @@ impl Connector for NfsConnector {
             ));
         }
         let told = attributes(&volume.context)?;
-        let ways = match &self.bind_root {
-            Some(root) => {
-                let below = PathBuf::from(told.path.trim_start_matches('/'));
-                vec![Filesystem::Bind { root: root.clone(), below }]
-            }
-            None => {
-                let asked = Asked::of(&volume.mount_options, volume.read_only);
-                let address = if asked.by_program { None } else { Some(self.address(&told.server).await?) };
-                ways(&told, &asked, address)
-            }
+        let ways = if let Some(root) = &self.bind_root {
+            let below = PathBuf::from(told.path.trim_start_matches('/'));
+            vec![Filesystem::Bind { root: root.clone(), below }]
+        } else {
+            let asked = Asked::of(&volume.mount_options, volume.read_only);
+            let address = if asked.by_program { None } else { Some(self.address(&told.server).await?) };
+            ways(&told, &asked, address)
         };
         Ok(Connection { ways, handle: BTreeMap::new() })
     }
@@ -181,9 +178,8 @@ impl Asked {
         let minor = options.iter().find_map(|option| option.strip_prefix("minorversion="));
         let all = || VERSIONS.map(str::to_owned).to_vec();
         let versions = match (version, minor) {
-            (None, _) => all(),
             // As for mount.nfs: the highest minor version that both sides know.
-            (Some("4"), None) => all(),
+            (None, _) | (Some("4"), None) => all(),
             (Some("4"), Some(minor)) => vec![format!("4.{minor}")],
             (Some(version), _) if version.starts_with("4.") => vec![version.to_owned()],
             (Some(_), _) => Vec::new(),

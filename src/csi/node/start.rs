@@ -36,7 +36,7 @@ pub(super) async fn compare(work: &Work) {
             Ok(Some(Left::Forget)) => forgotten += 1,
             Ok(Some(Left::Unstage)) => unstaged += 1,
             Err(error) => {
-                tracing::error!(path = %path.display(), error, "what is left of a staged volume stays")
+                tracing::error!(path = %path.display(), error, "what is left of a staged volume stays");
             }
         }
     }

@@ -1,4 +1,5 @@
-//! The work on the volumes of one driver: [`Work`]. Each method is run by a call that holds the lock of its volume.
+//! What is known of the volumes of one driver, and what the work on them is made of: [`Work`]. `stage.rs` and `publish.rs` are the
+//! rest of it. Whatever changes something is run by a call that holds the lock of its volume.
 
 use std::{
     collections::BTreeMap,
@@ -11,22 +12,16 @@ use parking_lot::Mutex;
 use tonic::Status;
 
 use super::{
-    plan::{self, Publishing, Staging, Wanted},
-    record::{Arguments, Publication, SUFFIX, StageRecord},
+    record::{SUFFIX, StageRecord},
     usage::{self, Usage},
 };
 use crate::{
-    backend::{Connector, NodeVolume},
-    csi::{
-        request::{At, Publish, Stage, Unpublish, Unstage},
-        status,
-    },
+    backend::Connector,
+    csi::{request::At, status},
     system::{
-        command::{self, Command},
-        mount::{Filesystem, FilesystemUsage, Mount, MountError, Mounted, Place, Prepared, Table, Tree},
+        mount::{FilesystemUsage, MountError, Mounted, Place, Table, Tree},
         pool::{Lost, Pool},
     },
-    volume::Secrets,
 };
 
 /// Threads for the mounts of one volume. What hangs takes one; enough are left to unmount it.
@@ -35,11 +30,9 @@ const THREADS: usize = 6;
 const ASKING_THREADS: usize = 2;
 /// A system call is waited for as long as it takes: until it returns, its volume is locked. The call's own deadline
 /// answers kubelet.
-const AS_LONG_AS_IT_TAKES: Duration = Duration::from_secs(7 * 24 * 3600);
+const AS_LONG_AS_IT_TAKES: Duration = Duration::from_hours(7 * 24);
 /// How often to try again to unmount what is in use.
 const BETWEEN_ATTEMPTS: Duration = Duration::from_millis(500);
-/// How much of the output of a mount program is kept.
-const OUTPUT: usize = 4096;
 
 /// How a driver does its work.
 #[derive(Debug, Clone)]
@@ -60,7 +53,7 @@ pub(super) struct Work {
     pub(super) times: Times,
     stages: Mutex<BTreeMap<String, StageRecord>>,
     pools: Mutex<BTreeMap<String, Pools>>,
-    usages: Mutex<BTreeMap<(String, PathBuf), Usage>>,
+    pub(super) usages: Mutex<BTreeMap<(String, PathBuf), Usage>>,
 }
 
 /// The threads of one volume.
@@ -72,7 +65,7 @@ struct Pools {
 
 /// What the server of a mounted volume says.
 #[derive(Debug, PartialEq, Eq)]
-enum Answer {
+pub(super) enum Answer {
     /// It is there.
     Alive,
     /// It is lost for good.
@@ -105,7 +98,7 @@ impl Work {
     }
 
     /// Forgets what is only kept for a volume that is on this node.
-    fn forget(&self, volume: &str) {
+    pub(super) fn forget(&self, volume: &str) {
         self.stages.lock().remove(volume);
         self.usages.lock().retain(|(of, _), _| of != volume);
         let mut pools = self.pools.lock();
@@ -136,7 +129,7 @@ impl Work {
         }
     }
 
-    async fn existing(&self, volume: &str, path: &Path) -> Result<Arc<Place>, Status> {
+    pub(super) async fn existing(&self, volume: &str, path: &Path) -> Result<Arc<Place>, Status> {
         let absent =
             || Status::failed_precondition(format!("the directory of {} does not exist", path.display()));
         self.place(volume, path).await?.ok_or_else(absent)
@@ -147,7 +140,7 @@ impl Work {
         Table::read().map_err(|error| Status::internal(format!("read the table of mounts: {error}")))
     }
 
-    async fn write(&self, record: &StageRecord, staging: &Arc<Place>) -> Result<(), Status> {
+    pub(super) async fn write(&self, record: &StageRecord, staging: &Arc<Place>) -> Result<(), Status> {
         let text = serde_json::to_vec(record).map_err(|error| Status::internal(error.to_string()))?;
         let place = Arc::clone(staging);
         let what = format!("record volume {}", record.volume);
@@ -158,168 +151,13 @@ impl Work {
         Ok(())
     }
 
-    async fn erase(&self, volume: &str, staging: &Arc<Place>) -> Result<(), Status> {
+    pub(super) async fn erase(&self, volume: &str, staging: &Arc<Place>) -> Result<(), Status> {
         let place = Arc::clone(staging);
         let what = format!("remove the record of volume {volume}");
         let removed = self.on_thread(volume, what.clone(), move || place.remove_beside(SUFFIX)).await?;
         removed.map_err(|error| status::of_mount(&what, &error))?;
         self.forget(volume);
         Ok(())
-    }
-
-    pub(super) async fn stage(&self, request: &Stage) -> Result<(), Status> {
-        let volume = request.capability.volume(&request.volume, &request.context);
-        let place = self.existing(&request.volume, &request.staging).await?;
-        self.stage_at(&volume, &place, &Arguments::of(&request.capability), &request.secrets).await
-    }
-
-    async fn stage_at(
-        &self,
-        volume: &NodeVolume,
-        place: &Arc<Place>,
-        arguments: &Arguments,
-        secrets: &Secrets,
-    ) -> Result<(), Status> {
-        let server = self.connector.server(volume).map_err(|error| status::of("stage", &error))?;
-        let known = self.known(&volume.id);
-        let planned = plan::stage(known.as_ref(), place.path(), place.point(), arguments, &Self::table()?)?;
-        if planned == Staging::Done {
-            // Where there is no answer it may come back: it is staged.
-            if self.state(&volume.id, place).await != Answer::Stale {
-                return Ok(());
-            }
-            tracing::warn!(
-                volume = volume.id,
-                server,
-                "the server does not know the mounted directory any more: mounting it again"
-            );
-        }
-        if let Some(elsewhere) = known.as_ref().filter(|record| record.staging != place.path())
-            && let Some(before) = self.place(&volume.id, &elsewhere.staging).await?
-        {
-            self.erase(&volume.id, &before).await?;
-        }
-        // Of the record, what pods have stays true.
-        let publications = known.map(|record| record.publications).unwrap_or_default();
-        let mut record = StageRecord {
-            driver: self.driver.clone(),
-            volume: volume.id.clone(),
-            staging: place.path().to_owned(),
-            point: place.point().to_owned(),
-            server,
-            arguments: arguments.clone(),
-            handle: BTreeMap::new(),
-            mounted: None,
-            publications,
-        };
-        self.write(&record, place).await?;
-        self.clear(&volume.id, place, |_| true).await?;
-        match self.connect_and_mount(volume, secrets, &mut record, place).await {
-            Ok(mounted) => {
-                record.mounted = Some(mounted);
-                self.write(&record, place).await
-            }
-            Err(failed) => {
-                // Nothing of it stays, so that what kubelet does next begins from the start.
-                let undone = self.clear(&volume.id, place, |_| true).await;
-                let disconnected = self.connector.disconnect(&volume.id, &record.handle).await;
-                if undone.is_ok() && disconnected.is_ok() && record.publications.is_empty() {
-                    self.erase(&volume.id, place).await?;
-                }
-                Err(failed)
-            }
-        }
-    }
-
-    async fn connect_and_mount(
-        &self,
-        volume: &NodeVolume,
-        secrets: &Secrets,
-        record: &mut StageRecord,
-        place: &Arc<Place>,
-    ) -> Result<Mounted, Status> {
-        let about = format!("stage volume {} of {}", volume.id, record.server);
-        let connected = self.connector.connect(volume, secrets).await;
-        let connected = connected.map_err(|error| status::of(&about, &error))?;
-        record.handle = connected.handle;
-        self.write(record, place).await?;
-        let mut refusals = Vec::new();
-        for way in connected.ways {
-            let told = way.told();
-            match self.mount(&volume.id, place, way).await? {
-                Ok(mounted) => {
-                    tracing::info!(volume = volume.id, server = record.server, %mounted, "mounted");
-                    return Ok(mounted);
-                }
-                Err(Refusal { unsupported, why }) => {
-                    refusals.push(format!("{told}: {why}"));
-                    if !unsupported {
-                        break;
-                    }
-                }
-            }
-        }
-        Err(Status::internal(format!("{about}: {}", refusals.join("; "))))
-    }
-
-    /// Mounts in one way, and says what the table then shows.
-    async fn mount(
-        &self,
-        volume: &str,
-        place: &Arc<Place>,
-        way: Filesystem,
-    ) -> Result<Result<Mounted, Refusal>, Status> {
-        let what = format!("mount on {}", place.path().display());
-        let at = Arc::clone(place);
-        let prepared = self.on_thread(volume, what.clone(), move || at.prepare_directory()).await?;
-        let prepared = match prepared {
-            Ok(prepared) => prepared,
-            Err(error) => return Err(status::of_mount(&what, &error)),
-        };
-        let done = match way {
-            Filesystem::Program { program, args } => self.run_mount_program(program, args, place).await,
-            way @ (Filesystem::Kernel { .. } | Filesystem::Bind { .. }) => {
-                let at = Arc::clone(place);
-                let mounted = self.on_thread(volume, what.clone(), move || at.mount(&prepared, &way)).await?;
-                mounted.map_err(|error| Refusal {
-                    unsupported: error.is_unsupported(),
-                    why: status::of_mount("mount", &error).message().to_owned(),
-                })
-            }
-        };
-        if let Err(refusal) = done {
-            return Ok(Err(refusal));
-        }
-        match Self::table()?.top(place.point()) {
-            Some(mount) => Ok(Ok(mount.what.clone())),
-            None => Err(Status::internal(format!(
-                "{what}: it was mounted, and the table of mounts does not show it"
-            ))),
-        }
-    }
-
-    async fn run_mount_program(
-        &self,
-        program: String,
-        args: Vec<String>,
-        place: &Place,
-    ) -> Result<(), Refusal> {
-        let path = place.path().to_string_lossy().into_owned();
-        let args = args.into_iter().map(|arg| if arg == "{}" { path.clone() } else { arg }).collect();
-        let name = program.clone();
-        let (env, stdin) = (Vec::new(), None);
-        let command = Command { program, args, env, stdin, deadline: self.times.call, cap: OUTPUT };
-        match command::run(&command).await {
-            Ok(output) if output.code == 0 => Ok(()),
-            Ok(output) => {
-                let told = String::from_utf8_lossy(&output.stderr.bytes).trim().replace('\n', "; ");
-                Err(Refusal { unsupported: false, why: format!("{name} ended with {}: {told}", output.code) })
-            }
-            Err(failure) => {
-                let unsupported = matches!(failure, command::Failure::Missing(_));
-                Err(Refusal { unsupported, why: failure.to_string() })
-            }
-        }
     }
 
     /// Asks the file system that is mounted here.
@@ -332,7 +170,7 @@ impl Work {
         self.pools(volume).questions.run(format!("ask {}", place.path().display()), move || at.usage()).await
     }
 
-    async fn state(&self, volume: &str, place: &Arc<Place>) -> Answer {
+    pub(super) async fn state(&self, volume: &str, place: &Arc<Place>) -> Answer {
         match self.ask(volume, place).await {
             Ok(Err(error)) if error.is_stale() => Answer::Stale,
             Ok(Ok(_) | Err(_)) => Answer::Alive,
@@ -342,7 +180,7 @@ impl Work {
 
     /// Unmounts everything at this place that `may` go, the topmost first; something else there is an error. What is in use
     /// or does not answer is taken out of the tree after the grace.
-    async fn clear(
+    pub(super) async fn clear(
         &self,
         volume: &str,
         place: &Arc<Place>,
@@ -385,212 +223,6 @@ impl Work {
         }
     }
 
-    pub(super) async fn unstage(&self, request: &Unstage) -> Result<(), Status> {
-        let Some(place) = self.place(&request.volume, &request.staging).await? else {
-            return Ok(());
-        };
-        let known = self.known(&request.volume).filter(|record| record.staging == request.staging);
-        let table = Self::table()?;
-        let Some(record) = known else {
-            // Its record was lost, or it is unstaged already. Nothing but a driver mounts there.
-            return self.clear(&request.volume, &place, |_| true).await;
-        };
-        if let Some(used) = record.publications.iter().find(|publication| plan::is_live(publication, &table))
-        {
-            return Err(Status::failed_precondition(format!(
-                "volume {} is still published at {}",
-                record.volume,
-                used.target.display()
-            )));
-        }
-        self.unstage_record(&record, &place).await
-    }
-
-    /// Unmounts, disconnects and forgets, in this order: what was not done is done the next time.
-    pub(super) async fn unstage_record(
-        &self,
-        record: &StageRecord,
-        place: &Arc<Place>,
-    ) -> Result<(), Status> {
-        let ours = |what: &Mounted| record.mounted.as_ref().is_none_or(|mounted| mounted == what);
-        self.clear(&record.volume, place, ours).await?;
-        let disconnected = self.connector.disconnect(&record.volume, &record.handle).await;
-        disconnected.map_err(|error| status::of(&format!("unstage volume {}", record.volume), &error))?;
-        self.erase(&record.volume, place).await
-    }
-
-    pub(super) async fn publish(&self, request: &Publish) -> Result<(), Status> {
-        let staging = self.existing(&request.volume, &request.staging).await?;
-        let target = self.existing(&request.volume, &request.target).await?;
-        let arguments = Arguments::of(&request.capability);
-        let wanted = Wanted {
-            staging: &request.staging,
-            target: &request.target,
-            point: target.point(),
-            read_only: request.read_only,
-            arguments: &arguments,
-        };
-        let mut planned = plan::publish(self.known(&request.volume).as_ref(), &wanted, &Self::table()?)?;
-        if planned != Publishing::Stage {
-            match self.state(&request.volume, &staging).await {
-                Answer::Alive => {}
-                Answer::Stale => planned = Publishing::Stage,
-                // What looks at the mount now hangs, and would hold the lock of the volume.
-                Answer::None => return Err(self.silent(&request.volume)),
-            }
-        }
-        if planned == Publishing::Stage {
-            self.stage_again(request, &staging, &arguments).await?;
-            planned = plan::publish(self.known(&request.volume).as_ref(), &wanted, &Self::table()?)?;
-        }
-        match planned {
-            Publishing::Stage => {
-                let told =
-                    format!("{} shows another volume than was staged there", request.staging.display());
-                return Err(Status::failed_precondition(told));
-            }
-            Publishing::Done => {}
-            Publishing::MakeReadOnly => self.make_read_only(&request.volume, &staging, &target).await?,
-            Publishing::Renew => {
-                let known = self.known(&request.volume);
-                let ours = |what: &Mounted| plan::is_ours(known.as_ref(), &request.target, what);
-                self.clear(&request.volume, &target, ours).await?;
-                self.bind(&request.volume, &staging, &target, request.read_only).await?;
-            }
-            Publishing::Bind => self.bind(&request.volume, &staging, &target, request.read_only).await?,
-        }
-        self.record_publication(request, &arguments, &staging, &target).await
-    }
-
-    fn silent(&self, volume: &str) -> Status {
-        let server = self.known(volume).map(|record| record.server).unwrap_or_default();
-        Status::unavailable(format!("volume {volume}: {server} has not answered for {:?}", self.times.stats))
-    }
-
-    /// Stages a volume whose stage was lost. Kubelet believes that it is there and will not ask for it.
-    async fn stage_again(
-        &self,
-        request: &Publish,
-        staging: &Arc<Place>,
-        arguments: &Arguments,
-    ) -> Result<(), Status> {
-        let secrets = &request.secrets;
-        if self.connector.needs_secrets() && secrets.iter().next().is_none() {
-            return Err(Status::failed_precondition(format!(
-                "volume {} is not staged at {}, and its secrets come only with NodeStageVolume",
-                request.volume,
-                request.staging.display()
-            )));
-        }
-        // As it was staged; kubelet sends the same capability to both calls.
-        let known = self.known(&request.volume).filter(|record| record.staging == request.staging);
-        let arguments = known.map_or_else(|| arguments.clone(), |record| record.arguments);
-        let volume = request.capability.volume(&request.volume, &request.context);
-        tracing::warn!(volume = request.volume, "published without being staged: staging it");
-        self.stage_at(&volume, staging, &arguments, secrets).await
-    }
-
-    async fn bind(
-        &self,
-        volume: &str,
-        staging: &Arc<Place>,
-        target: &Arc<Place>,
-        read_only: bool,
-    ) -> Result<(), Status> {
-        let table = Self::table()?;
-        let staged =
-            table.top(staging.point()).map(|mount: &Mount| mount.options.clone()).unwrap_or_default();
-        let (from, to) = (Arc::clone(staging), Arc::clone(target));
-        let what = format!("bind volume {volume} to {}", target.path().display());
-        let bound = self
-            .on_thread(volume, what.clone(), move || {
-                let prepared: Prepared = to.prepare_directory()?;
-                let bound = to.bind(&prepared, &from, read_only, &staged);
-                if bound.is_err() {
-                    // Only what this call mounted or made can be there.
-                    let _ = to.unmount(true);
-                    if prepared.made {
-                        let _ = to.remove();
-                    }
-                }
-                bound
-            })
-            .await?;
-        bound.map_err(|error| status::of_mount(&what, &error))
-    }
-
-    async fn make_read_only(
-        &self,
-        volume: &str,
-        staging: &Arc<Place>,
-        target: &Arc<Place>,
-    ) -> Result<(), Status> {
-        let table = Self::table()?;
-        let options = table.top(staging.point()).map(|mount| mount.options.clone()).unwrap_or_default();
-        let to = Arc::clone(target);
-        let what = format!("make {} read-only", target.path().display());
-        let made = self.on_thread(volume, what.clone(), move || to.make_read_only(&options)).await?;
-        made.map_err(|error| status::of_mount(&what, &error))
-    }
-
-    /// Checks that the target shows the volume, and records it.
-    async fn record_publication(
-        &self,
-        request: &Publish,
-        arguments: &Arguments,
-        staging: &Arc<Place>,
-        target: &Arc<Place>,
-    ) -> Result<(), Status> {
-        let table = Self::table()?;
-        let there = table.top(target.point());
-        let known = self.known(&request.volume);
-        let (Some(mut record), Some(there)) = (known, there) else {
-            let told = format!("{} shows no mount after it was bound", request.target.display());
-            return Err(Status::internal(told));
-        };
-        if record.mounted.as_ref() != Some(&there.what) || request.read_only && !there.read_only() {
-            return Err(Status::internal(format!("{} shows {}", request.target.display(), there.what)));
-        }
-        let publication = Publication {
-            target: request.target.clone(),
-            point: target.point().to_owned(),
-            read_only: request.read_only,
-            arguments: arguments.clone(),
-            mounted: there.what.clone(),
-        };
-        if record.publications.contains(&publication) {
-            return Ok(());
-        }
-        // What is not mounted any more was of pods that are gone.
-        record.publications.retain(|other| other.target != request.target && plan::is_live(other, &table));
-        record.publications.push(publication);
-        self.write(&record, staging).await
-    }
-
-    pub(super) async fn unpublish(&self, request: &Unpublish) -> Result<(), Status> {
-        let known = self.known(&request.volume);
-        if let Some(target) = self.place(&request.volume, &request.target).await? {
-            let ours = |what: &Mounted| plan::is_ours(known.as_ref(), &request.target, what);
-            self.clear(&request.volume, &target, ours).await?;
-            let what = format!("remove {}", request.target.display());
-            let removed = self.on_thread(&request.volume, what.clone(), move || target.remove()).await?;
-            removed.map_err(|error| status::of_mount(&what, &error))?;
-        }
-        self.usages.lock().remove(&(request.volume.clone(), request.target.clone()));
-        let Some(mut record) = known else {
-            self.forget(&request.volume);
-            return Ok(());
-        };
-        let before = record.publications.len();
-        record.publications.retain(|publication| publication.target != request.target);
-        if record.publications.len() < before
-            && let Some(staging) = self.place(&request.volume, &record.staging).await?
-        {
-            self.write(&record, &staging).await?;
-        }
-        Ok(())
-    }
-
     /// How full the volume is. Where its server does not answer in time, as full as it was the last time.
     pub(super) async fn usage(&self, request: &At) -> Result<Usage, Status> {
         let gone =
@@ -630,11 +262,4 @@ impl Work {
             None => Err(failed),
         }
     }
-}
-
-/// Why one way to mount did not work.
-struct Refusal {
-    /// Another way may.
-    unsupported: bool,
-    why: String,
 }

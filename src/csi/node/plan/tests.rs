@@ -9,6 +9,10 @@ use crate::{
 };
 
 const STAGING: &str = "/k/plugins/a/globalmount";
+/// The stage, as the table shows it.
+const S: (&str, &str, &str) = (STAGING, "0:1", "rw");
+/// A publication of it.
+const T: (&str, &str, &str) = ("/t", "0:1", "rw");
 
 fn arguments(access: Access) -> Arguments {
     let mount_options = Vec::new();
@@ -84,9 +88,7 @@ fn the_publish_matrix_of_the_specification_holds() {
     use Publishing::{Bind, Done, MakeReadOnly, Renew, Stage};
     let (many, one, rwop) =
         (Access::MultiNodeMultiWriter, Access::SingleNodeWriter, Access::SingleNodeSingleWriter);
-    let (exists, failed) = (Err(Code::AlreadyExists), Err(Code::FailedPrecondition));
-    const S: (&str, &str, &str) = (STAGING, "0:1", "rw");
-    const T: (&str, &str, &str) = ("/t", "0:1", "rw");
+    let (exists, failed) = (|| Err(Code::AlreadyExists), || Err(Code::FailedPrecondition));
     let at = |access| Some(record(&[("/t", false, access)]));
     let both = Access::SingleNodeMultiWriter;
     let rows = [
@@ -103,14 +105,14 @@ fn the_publish_matrix_of_the_specification_holds() {
         ),
         ("the first place", Some(record(&[])), "/t", many, false, vec![S], Ok(Bind)),
         ("same place, same arguments", at(many), "/t", many, false, vec![S, T], Ok(Done)),
-        ("same place, other access mode", at(many), "/t", both, false, vec![S, T], exists.clone()),
-        ("same place, only for reading", at(many), "/t", many, true, vec![S, T], exists.clone()),
+        ("same place, other access mode", at(many), "/t", both, false, vec![S, T], exists()),
+        ("same place, only for reading", at(many), "/t", many, true, vec![S, T], exists()),
         ("another place", at(many), "/u", many, false, vec![S, T], Ok(Bind)),
         ("another place of a shared writer", at(both), "/u", both, false, vec![S, T], Ok(Bind)),
         ("same place of one writer", at(one), "/t", one, false, vec![S, T], Ok(Done)),
-        ("another place of one writer", at(one), "/u", one, false, vec![S, T], failed.clone()),
-        ("another place of one pod", at(rwop), "/u", rwop, false, vec![S, T], failed.clone()),
-        ("another place beside one writer", at(one), "/u", many, false, vec![S, T], failed.clone()),
+        ("another place of one writer", at(one), "/u", one, false, vec![S, T], failed()),
+        ("another place of one pod", at(rwop), "/u", rwop, false, vec![S, T], failed()),
+        ("another place beside one writer", at(one), "/u", many, false, vec![S, T], failed()),
         ("another place after the first is gone", at(one), "/u", one, false, vec![S], Ok(Bind)),
         ("same place after its mount is gone", at(many), "/t", both, false, vec![S], Ok(Bind)),
         (
@@ -120,7 +122,7 @@ fn the_publish_matrix_of_the_specification_holds() {
             many,
             false,
             vec![S, ("/t", "0:9", "rw")],
-            failed.clone(),
+            failed(),
         ),
         ("something else hides it", at(many), "/t", many, false, vec![S, T, ("/t", "0:9", "rw")], Ok(Renew)),
         ("bound before a crash", Some(record(&[])), "/t", many, false, vec![S, T], Ok(Done)),
@@ -186,8 +188,6 @@ fn only_what_was_mounted_for_the_volume_is_unmounted() {
 #[test]
 fn at_the_start_only_what_nothing_uses_is_taken_away() {
     let known = record(&[("/t", false, Access::MultiNodeMultiWriter)]);
-    const S: (&str, &str, &str) = (STAGING, "0:1", "rw");
-    const T: (&str, &str, &str) = ("/t", "0:1", "rw");
     let rows = [
         ("a pod uses it", true, vec![S, T], Left::Keep),
         ("a pod uses it, and kubelet forgot it", false, vec![S, T], Left::Keep),
