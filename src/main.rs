@@ -35,6 +35,8 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+use crate::roles::node;
+
 /// The work is waiting for storage and for the API server; more threads would only take memory.
 const MOST_WORKER_THREADS: usize = 4;
 
@@ -62,10 +64,10 @@ fn main() -> ExitCode {
             observe::start_logs(settings.log_format, settings.log_filter.clone());
             observe::log_panics();
             run(async {
-                roles::node::check(&settings).map_err(End::Misconfigured)?;
+                node::check(&settings).map_err(End::Misconfigured)?;
                 let stop = CancellationToken::new();
                 stop_on_signals(&stop).map_err(End::Failed)?;
-                roles::node::serve(*settings, hostname(), stop).await.map_err(End::Failed)?;
+                node::serve(*settings, hostname(), stop).await.map_err(End::Failed)?;
                 tracing::info!("stopped");
                 Ok(())
             })

@@ -113,11 +113,13 @@ fn our_messages_are_those_of_the_specification() {
             compare(&ours, &theirs, false);
             // What the specification marks as a secret is what we call one.
             let text = std::fs::read_to_string(directory.join("csi.proto")).unwrap();
-            let marked: BTreeSet<&str> = text
-                .lines()
-                .map(str::trim)
-                .filter(|line| line.ends_with(';') && line.contains("[(csi_secret)"))
-                .filter_map(|line| line.split('=').next()?.split_whitespace().last())
+            let plain: Vec<&str> =
+                text.lines().map(str::trim).filter(|line| !line.starts_with("//")).collect();
+            let plain = plain.join(" ");
+            let marked: BTreeSet<&str> = plain
+                .split([';', '{', '}'])
+                .filter(|statement| statement.contains("[(csi_secret)"))
+                .filter_map(|statement| statement.split('=').next()?.split_whitespace().last())
                 .collect();
             assert_eq!(marked, BTreeSet::from(["secrets"]));
         }
