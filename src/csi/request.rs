@@ -261,18 +261,18 @@ mod tests {
     use super::*;
     use crate::csi::wire::v1::volume_capability::{AccessMode, BlockVolume, MountVolume};
 
-    fn mount() -> Option<VolumeCapability> {
-        Some(VolumeCapability {
+    fn mount() -> VolumeCapability {
+        VolumeCapability {
             access_type: Some(AccessType::Mount(MountVolume::default())),
             access_mode: Some(AccessMode { mode: WireMode::MultiNodeMultiWriter.into() }),
-        })
+        }
     }
 
     fn stage() -> NodeStageVolumeRequest {
         NodeStageVolumeRequest {
             volume_id: "v".into(),
             staging_target_path: "/s".into(),
-            volume_capability: mount(),
+            volume_capability: Some(mount()),
             ..NodeStageVolumeRequest::default()
         }
     }
@@ -282,7 +282,7 @@ mod tests {
             volume_id: "v".into(),
             staging_target_path: "/s".into(),
             target_path: "/t".into(),
-            volume_capability: mount(),
+            volume_capability: Some(mount()),
             ..NodePublishVolumeRequest::default()
         }
     }
@@ -351,7 +351,7 @@ mod tests {
             (W::SingleNodeMultiWriter, Sharing::Many, false),
         ];
         for (mode, sharing, read_only) in rows {
-            let mut given = mount().unwrap();
+            let mut given = mount();
             given.access_mode = Some(AccessMode { mode: mode.into() });
             let checked = capability(Some(given)).unwrap();
             assert_eq!((checked.sharing(), checked.read_only()), (sharing, read_only), "{mode:?}");

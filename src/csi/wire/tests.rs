@@ -150,15 +150,17 @@ fn the_registration_is_that_of_kubelet() {
 
 /// A request that was logged showed the keys of a storage system to everyone who reads logs.
 #[test]
+#[allow(clippy::field_reassign_with_default)] // A message with nothing but secrets has no other fields to fill.
 fn no_message_shows_a_secret() {
     const PLANTED: &str = "hunter2";
     let secrets = BTreeMap::from([("userKey".to_owned(), PLANTED.to_owned())]);
     macro_rules! shown {
         ($($message:ident)*) => {
-            BTreeMap::from([$((
-                stringify!($message).to_owned(),
-                format!("{0:?} {0:#?}", v1::$message { secrets: secrets.clone(), ..v1::$message::default() }),
-            )),*])
+            BTreeMap::from([$({
+                let mut message = v1::$message::default();
+                message.secrets = secrets.clone();
+                (stringify!($message).to_owned(), format!("{message:?} {message:#?}"))
+            }),*])
         };
     }
     let shown = shown!(
