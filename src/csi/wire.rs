@@ -1,6 +1,6 @@
 //! The messages and services of `proto/`, as `build.rs` generates them, and their `Debug` where a message may hold secrets.
 //!
-//! The generator forgets the mark `csi_secret`. So no message with secrets has a derived `Debug`: [`redacted`] writes one that
+//! The generator forgets the mark `csi_secret`. So no message with secrets has a derived `Debug`: `redacted` writes one that
 //! shows the keys alone.
 
 use std::{collections::BTreeMap, fmt};
