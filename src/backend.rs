@@ -11,6 +11,7 @@ pub mod cephfs;
 mod cluster;
 #[cfg(any(test, feature = "test"))]
 pub mod conformance;
+mod connector;
 mod error;
 #[cfg(any(test, feature = "test"))]
 pub mod fake_host;
@@ -24,6 +25,7 @@ pub mod rbd;
 
 pub use backends::{Backends, Ports};
 pub use cluster::{ClusterInfo, Kubernetes, PvState, SecretStore};
+pub use connector::{Connection, Connector, NodeVolume};
 pub use error::{Error, Kind, Retry};
 pub use inspection::{Finding, Inspection};
 pub use ownership::{UNKNOWN_CLUSTER, quoted, take_over};

@@ -5,7 +5,7 @@
 //! values and never looks at a flag again.
 //!
 //! It reads neither the environment nor files itself: both come in as [`Environment`]. A setting stands in the table of
-//! `settings.rs`, in the field of [`Controller`], and in the line that makes the one of the other.
+//! `settings.rs`, in the field of [`Controller`] or [`Node`], and in the line that makes the one of the other.
 
 mod cluster;
 mod cluster_id;
@@ -14,6 +14,7 @@ mod export;
 mod file;
 mod flags;
 mod legacy_flags;
+mod node;
 mod served;
 mod server;
 mod settings;
@@ -25,6 +26,7 @@ pub(crate) mod tests;
 
 pub use cluster::{Ceph, ConfiguredCluster};
 pub use controller::{Controller, Lease, Listen};
+pub use node::Node;
 #[cfg(test)]
 pub(crate) use served::storage_of;
 pub use served::{Provisioner, Storage};
@@ -36,6 +38,8 @@ pub use value::ConfigError;
 pub enum Invocation {
     /// Run the provisioner.
     Controller(Box<Controller>),
+    /// Run the node plugin.
+    Node(Box<Node>),
     /// Print this text on standard output: help, or the version.
     Print(String),
 }
@@ -47,5 +51,8 @@ pub fn parse(args: &[String], environment: Environment<'_>) -> Result<Invocation
         flags::Read::Print(text) => Ok(Invocation::Print(text)),
         flags::Read::Controller(flags) => controller::controller(flags, &legacy, environment)
             .map(|ready| Invocation::Controller(Box::new(ready))),
+        flags::Read::Node(flags) => {
+            node::node(flags, legacy.verbosity, environment).map(|ready| Invocation::Node(Box::new(ready)))
+        }
     }
 }

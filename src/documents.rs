@@ -78,11 +78,14 @@ fn code(text: &str) -> String {
 
 #[test]
 fn every_flag_stands_in_operations() {
-    let rows = config::tests::settings().into_iter().map(|[flag, env, key, default, effect]| {
-        [code(&flag), code(&env), code(&key), code(&default), effect]
-    });
     let heads = ["flag", "environment", "key in the file", "default", "effect"];
+    let cells = |[flag, env, key, default, effect]: [String; 5]| {
+        [code(&flag), code(&env), code(&key), code(&default), effect]
+    };
+    let rows = config::tests::settings().into_iter().map(cells);
     hold("docs/operations.md", "settings", &table(heads, rows));
+    let rows = config::tests::node_settings().into_iter().map(cells);
+    hold("docs/operations.md", "node settings", &table(heads, rows));
 }
 
 #[tokio::test]

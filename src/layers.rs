@@ -99,7 +99,7 @@ const RULES: &[Rule] = &[
     },
     Rule {
         at: &[],
-        except: &["config", "main.rs"],
+        except: &["config", "main.rs", "roles"],
         never: &["crate::config"],
         why: "nothing looks at a flag again: `main` hands out ready values",
     },
@@ -111,9 +111,22 @@ const RULES: &[Rule] = &[
     },
     Rule {
         at: &[],
-        except: &[],
+        except: &["system/mount"],
         never: &["nix::mount", "rustix::mount"],
-        why: "berth mounts and unmounts nothing: nodes mount volumes, and exports are mounted before it starts",
+        why: "mounts are made and unmade in one room, beneath the directory of kubelet and by the table of mounts",
+    },
+    Rule {
+        at: &["provisioner", "backend/nfs", "backend/rbd", "backend/cephfs", "backend/ceph"],
+        // What nodes are told to mount.
+        except: &["backend/nfs/connect"],
+        never: &["crate::system::mount"],
+        why: "the controller mounts nothing: exports are mounted before it starts, and volumes by nodes",
+    },
+    Rule {
+        at: &["csi"],
+        except: &[],
+        never: &["crate::backend::Backend", "crate::backend::Janitor", "crate::backend::StorageSystem"],
+        why: "the node process cannot name what creates or removes a volume",
     },
     Rule {
         at: &[],

@@ -6,6 +6,7 @@
 
 pub mod backend;
 pub mod config;
+pub mod csi;
 #[cfg(test)]
 mod documents;
 #[cfg(test)]

@@ -2,6 +2,8 @@
 //!
 //! The only file that looks at arguments, environment and signals, and that ends the process. Everything else gets values.
 
+mod roles;
+
 use std::{
     collections::BTreeMap,
     io::{ErrorKind, Write as _},
@@ -33,6 +35,8 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+use crate::roles::node;
+
 /// The work is waiting for storage and for the API server; more threads would only take memory.
 const MOST_WORKER_THREADS: usize = 4;
 
@@ -59,6 +63,18 @@ fn main() -> ExitCode {
             observe::log_panics();
             controller(*settings)
         }
+        Ok(Invocation::Node(settings)) => {
+            observe::start_logs(settings.log_format, settings.log_filter.clone());
+            observe::log_panics();
+            run(async {
+                node::check(&settings).map_err(End::Misconfigured)?;
+                let stop = CancellationToken::new();
+                stop_on_signals(&stop).map_err(End::Failed)?;
+                node::serve(*settings, hostname(), stop).await.map_err(End::Failed)?;
+                tracing::info!("stopped");
+                Ok(())
+            })
+        }
         Err(wrong) => {
             // A closed standard error leaves the exit code to speak.
             let _ = writeln!(std::io::stderr(), "berth: {wrong}");
@@ -78,6 +94,11 @@ fn controller(settings: Controller) -> ExitCode {
         tracing::error!(error = error.chain(), "the exports are misconfigured");
         return ExitCode::from(WRONGLY_CONFIGURED);
     }
+    run(serve(settings))
+}
+
+/// Runs one role to its end.
+fn run(role: impl Future<Output = Result<(), End>>) -> ExitCode {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(cores.min(MOST_WORKER_THREADS))
@@ -91,7 +112,7 @@ fn controller(settings: Controller) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let ended = runtime.block_on(serve(settings));
+    let ended = runtime.block_on(role);
     // What still hangs in a file system call cannot be ended; nobody waits for it.
     runtime.shutdown_background();
     match ended {

@@ -6,6 +6,7 @@
 mod archive;
 mod class;
 mod commit;
+mod connect;
 mod create;
 mod entry;
 mod export;
@@ -40,6 +41,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use async_trait::async_trait;
 pub use class::PARAMETERS;
+pub use connect::NfsConnector;
 use create::Created;
 pub use export::{Export, NAME, check};
 use roots::Roots;

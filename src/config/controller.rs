@@ -266,12 +266,15 @@ fn listen_address(given: &Setting) -> Result<Option<Listen>, ConfigError> {
     }
 }
 
-fn log_format_of(given: &Setting) -> Result<observe::Format, ConfigError> {
+pub(super) fn log_format_of(given: &Setting) -> Result<observe::Format, ConfigError> {
     given.text.parse().map_err(|()| given.wrong("must be text or json"))
 }
 
 /// `--log-level` wins over `-v`, which is a flag and wins over the file.
-fn log_filter(sources: &Sources<'_>, verbosity: Option<u32>) -> Result<observe::Filter, ConfigError> {
+pub(super) fn log_filter(
+    sources: &Sources<'_>,
+    verbosity: Option<u32>,
+) -> Result<observe::Filter, ConfigError> {
     if let (None, Some(verbosity)) = (sources.flag(&settings::LOG_LEVEL), verbosity) {
         return Ok(observe::Filter::from_verbosity(verbosity));
     }

@@ -35,7 +35,7 @@ const CLUSTERS: &str = "clusters";
 /// Every key of the file.
 static KEYS: LazyLock<Vec<&str>> = LazyLock::new(|| {
     let of_settings =
-        settings::ALL.iter().map(|name| name.key).filter(|key| !key.is_empty() && !key.contains('['));
+        settings::every().map(|name| name.key).filter(|key| !key.is_empty() && !key.contains('['));
     [EXPORTS, CLUSTERS].into_iter().chain(of_settings).collect()
 });
 
@@ -60,7 +60,7 @@ impl<'de> Deserialize<'de> for File {
                     if !seen.insert(key) {
                         return Err(A::Error::duplicate_field(key));
                     }
-                    match settings::ALL.iter().find(|name| name.key == key).map(|name| name.kind) {
+                    match settings::every().find(|name| name.key == key).map(|name| name.kind) {
                         None if key == EXPORTS => {
                             file.exports = map.next_value::<Option<_>>()?.unwrap_or_default();
                         }

@@ -15,6 +15,7 @@ pub(super) type Flags = BTreeMap<&'static str, Vec<String>>;
 /// What the command line asks for.
 pub(super) enum Read {
     Controller(Flags),
+    Node(Flags),
     Print(String),
 }
 
@@ -28,7 +29,15 @@ pub(super) fn definition() -> Command {
              environment, and the environment overrides the file. Durations use Go's syntax: 500ms, 30s, 1h30m. The klog \
              and glog flags of old manifests are accepted: -v sets the log level, the others have no effect.",
         )
-        .args(settings::ALL.iter().map(argument));
+        .args(settings::CONTROLLER.iter().map(argument));
+    let node = Command::new(NODE)
+        .about("Mount volumes on this node: the CSI node plugin")
+        .long_about(
+            "Mount volumes on this node: the CSI node plugin\n\n\
+             It serves kubelet on a socket for each driver and registers them. It needs to be root in the mount namespace of the \
+             node. The file of --config may be the one of berth controller.",
+        )
+        .args(settings::node().map(argument));
     Command::new("berth")
         .version(crate::VERSION)
         .about("Dynamic storage provisioner for Kubernetes")
@@ -37,9 +46,11 @@ pub(super) fn definition() -> Command {
         .subcommand_required(true)
         .arg_required_else_help(true)
         .subcommand(controller)
+        .subcommand(node)
 }
 
 const CONTROLLER: &str = "controller";
+const NODE: &str = "node";
 
 fn argument(name: &Name) -> Arg {
     let mut help = name.effect.to_owned();
@@ -67,11 +78,16 @@ fn argument(name: &Name) -> Arg {
 pub(super) fn read(args: Vec<String>) -> Result<Read, ConfigError> {
     match definition().try_get_matches_from(args) {
         Ok(matches) => {
-            let given = |name: &Name| {
-                let values = matches.subcommand_matches(CONTROLLER)?.get_many::<String>(name.flag)?;
+            let given = |command: &str, name: &Name| {
+                let values = matches.subcommand_matches(command)?.get_many::<String>(name.flag)?;
                 Some((name.flag, values.cloned().collect()))
             };
-            Ok(Read::Controller(settings::ALL.iter().filter_map(given).collect()))
+            Ok(match matches.subcommand_name() {
+                Some(NODE) => Read::Node(settings::node().filter_map(|name| given(NODE, name)).collect()),
+                _ => Read::Controller(
+                    settings::CONTROLLER.iter().filter_map(|name| given(CONTROLLER, name)).collect(),
+                ),
+            })
         }
         Err(error) => match error.kind() {
             ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Ok(Read::Print(error.to_string())),

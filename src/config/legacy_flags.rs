@@ -159,7 +159,7 @@ fn is_unknown(arg: &str, name: &str) -> bool {
 /// The refusal of such a flag, by its whole name, with the one that does the same.
 fn unknown(name: &str) -> ConfigError {
     let long = format!("--{name}");
-    let ours = settings::ALL.iter().find(|setting| setting.flag == long).map(|setting| setting.flag);
+    let ours = settings::every().find(|setting| setting.flag == long).map(|setting| setting.flag);
     let same = SAME_AS_OURS.into_iter().find(|(old, _)| *old == name).map(|(_, ours)| ours);
     ConfigError(match ours.or(same) {
         Some(instead) => format!("unknown flag -{name}: write {instead}"),

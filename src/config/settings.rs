@@ -1,8 +1,8 @@
-//! Every setting of `berth controller`, once: its flag, variable and key, its default, and what `--help` and the documents
+//! Every setting, once: its flag, variable and key, its default, and what `--help` and the documents
 //! say of it.
 //!
-//! [`ALL`] is what the command line, the file and the documents are made from. What a value may be is decided where it is
-//! read, in `controller.rs` and the files that it calls.
+//! The command line, the file and the documents are made from [`CONTROLLER`] and [`node`]. What a value may be is decided where
+//! it is read, in `controller.rs`, `node.rs` and the files that they call.
 
 /// Where the images of old and new mount the export.
 pub(super) const MOUNT_POINT: &str = "/persistentvolumes";
@@ -47,7 +47,7 @@ pub(super) struct Name {
 macro_rules! settings {
     (@text) => { "" };
     (@text $text:expr) => { $text };
-    ($($name:ident: $kind:ident $flag:literal = $value:literal in $section:literal
+    ($all:ident; $($name:ident: $kind:ident $flag:literal = $value:literal in $section:literal
        $(, env $env:literal)? $(, key $key:literal)? $(, default $default:expr)?; $effect:literal $(, $more:literal)?;)*) => {
         $(pub(super) const $name: Name = Name {
             flag: $flag,
@@ -62,11 +62,13 @@ macro_rules! settings {
         };)*
 
         /// All of them, in the order of `--help`.
-        pub(super) const ALL: &[Name] = &[$($name),*];
+        pub(super) const $all: &[Name] = &[$($name),*];
     };
 }
 
 settings! {
+    CONTROLLER;
+
     PROVISIONER_NAME: Repeated "--provisioner-name" = "NAME" in "Storage", env "PROVISIONER_NAME", key "provisionerNames";
         "Provisioner name of the StorageClasses to serve; repeat it for more names",
         "ceph.com/rbd, kubernetes.io/rbd and rbd.berth.storage mean RBD, ceph.com/cephfs and cephfs.berth.storage \
@@ -187,4 +189,51 @@ settings! {
 
     SHUTDOWN_GRACE: One "--shutdown-grace" = "DURATION" in "Process", key "shutdownGrace", default "20s";
         "How long to wait at shutdown for running operations";
+}
+
+settings! {
+    OF_NODE_ALONE;
+
+    KUBELET_DIR: One "--kubelet-dir" = "DIR" in "Node", env "BERTH_KUBELET_DIR", key "kubeletDir", default "/var/lib/kubelet";
+        "Directory of kubelet, at the same path for kubelet and for berth",
+        "/var/snap/microk8s/common/var/lib/kubelet on microk8s, /var/lib/k0s/kubelet on k0s, \
+            /var/lib/rancher/k3s/agent/kubelet on k3s before 1.19.";
+
+    NODE_ID: One "--node-id" = "NAME" in "Node", env "NODE_NAME", key "nodeId";
+        "Name of this node in Kubernetes; by default the host name";
+
+    NFS_DRIVER_NAME: One "--nfs-driver-name" = "NAME" in "Node", key "nfsDriverName", default "nfs.berth.storage";
+        "Name of the CSI driver for NFS volumes";
+
+    REGISTER: Switch "--register" = "BOOL" in "Node", key "register", default "true";
+        "Register the drivers with kubelet; false leaves that to a registrar sidecar";
+
+    CALL_TIMEOUT: One "--call-timeout" = "DURATION" in "Node", key "callTimeout", default "90s";
+        "Longest time until a call of kubelet is answered; its work goes on",
+        "Kubelet itself gives a call up after two minutes.";
+
+    UNMOUNT_GRACE: One "--unmount-grace" = "DURATION" in "Node", key "unmountGrace", default "30s";
+        "How long to try to unmount a volume that is in use or whose server is gone before it is detached lazily";
+
+    STATS_TIMEOUT: One "--stats-timeout" = "DURATION" in "Node", key "statsTimeout", default "2s";
+        "How long to wait for the usage of a volume before the last known one is reported";
+
+    TEST_NFS_BIND_ROOT: One "--test-nfs-bind-root" = "DIR" in "Node", key "testNfsBindRoot";
+        "For tests only: bind NFS volumes from this local directory instead of mounting them",
+        "A volume of share /a is the directory a in it, whatever its server.";
+}
+
+/// What `berth node` has in common with `berth controller`.
+const SHARED: [Name; 4] = [CONFIG, LOG_FORMAT, LOG_LEVEL, SHUTDOWN_GRACE];
+
+/// The settings of `berth node`, in the order of `--help`.
+pub(super) fn node() -> impl Iterator<Item = &'static Name> {
+    OF_NODE_ALONE
+        .iter()
+        .chain(CONTROLLER.iter().filter(|name| SHARED.iter().any(|shared| shared.flag == name.flag)))
+}
+
+/// Every setting: one file may have those of both commands.
+pub(super) fn every() -> impl Iterator<Item = &'static Name> {
+    CONTROLLER.iter().chain(OF_NODE_ALONE)
 }

@@ -1,6 +1,7 @@
 //! The configuration as a whole: tables over arguments, environment and file.
 
 mod ceph;
+mod node;
 
 use std::{collections::BTreeMap, ffi::OsString, io, path::Path, time::Duration};
 
@@ -30,7 +31,7 @@ fn start((line, env, file): Start<'_>) -> Result<Controller, String> {
     let environment = Environment { env: &|name| env.get(name).cloned(), read: &read };
     match parse(&args, environment) {
         Ok(Invocation::Controller(controller)) => Ok(*controller),
-        Ok(Invocation::Print(text)) => panic!("printed {text}"),
+        Ok(other) => panic!("started {other:?}"),
         Err(wrong) => Err(wrong.to_string()),
     }
 }
@@ -549,11 +550,18 @@ fn an_unknown_flag_or_command_is_refused() {
     assert!(wrong.contains("'controler'"), "{wrong}");
 }
 
-/// Flag, variable, key, default and effect of every setting, in the order of --help.
+fn row(name: &settings::Name) -> [String; 5] {
+    [name.flag, name.env, name.key, name.default, name.effect].map(str::to_owned)
+}
+
+/// Flag, variable, key, default and effect of every setting of the controller, in the order of --help.
 pub(crate) fn settings() -> Vec<[String; 5]> {
-    let row =
-        |name: &settings::Name| [name.flag, name.env, name.key, name.default, name.effect].map(str::to_owned);
-    settings::ALL.iter().map(row).collect()
+    settings::CONTROLLER.iter().map(row).collect()
+}
+
+/// The same of the node plugin.
+pub(crate) fn node_settings() -> Vec<[String; 5]> {
+    settings::node().map(row).collect()
 }
 
 #[test]
@@ -563,6 +571,9 @@ fn help_stays_as_it_was_reviewed() {
     let controller = berth.find_subcommand_mut("controller").unwrap();
     let controller = std::mem::take(controller).bin_name("berth controller").term_width(100);
     insta::assert_snapshot!("berth-controller-help", controller.clone().render_long_help());
+    let node = berth.find_subcommand_mut("node").unwrap();
+    let node = std::mem::take(node).bin_name("berth node").term_width(100);
+    insta::assert_snapshot!("berth-node-help", node.clone().render_long_help());
 }
 
 #[test]
@@ -585,7 +596,7 @@ fn help_and_version_are_printed() {
 /// A key of the file follows from the flag's name, so that nobody has to look it up.
 #[test]
 fn each_key_of_the_file_is_its_flag_in_camel_case() {
-    for name in settings::ALL {
+    for name in settings::every() {
         let words = name.flag.trim_start_matches('-').split('-').enumerate();
         let camel: String = words
             .map(|(at, word)| if at == 0 { word.to_owned() } else { word[..1].to_uppercase() + &word[1..] })

@@ -33,10 +33,15 @@ fn crates_used(directory: &Path) -> BTreeSet<String> {
     sources(directory, &mut files);
     let mut used = BTreeSet::new();
     for file in files {
-        let found = paths(&tokens(&fs::read_to_string(&file).unwrap()), &[]);
-        used.extend(found.iter().filter_map(|path| path.split("::").next().map(str::to_owned)));
+        used.extend(crates_used_in(&file));
     }
     used
+}
+
+/// The same of one source.
+fn crates_used_in(file: &Path) -> BTreeSet<String> {
+    let found = paths(&tokens(&fs::read_to_string(file).unwrap()), &[]);
+    found.iter().filter_map(|path| path.split("::").next().map(str::to_owned)).collect()
 }
 
 /// What `manifest` names and code that uses `used` does not need.
@@ -59,6 +64,10 @@ fn every_dependency_is_used() {
         let tests = directory.join("tests");
         if tests.is_dir() {
             used.extend(crates_used(&tests));
+        }
+        let build = directory.join("build.rs");
+        if build.is_file() {
+            used.extend(crates_used_in(&build));
         }
         found
             .extend(unused(&manifest, &used).into_iter().map(|name| format!("{package}/Cargo.toml: {name}")));

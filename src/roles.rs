@@ -1,0 +1,3 @@
+//! What the process can be, each made of what `config` says: the parts that `main` puts together.
+
+pub(crate) mod node;
