@@ -75,15 +75,22 @@ pub(super) enum Decision {
     Wait,
     /// It is looked at again soon: its PV is being removed, or the time is not known.
     Again,
-    /// Its PV is to be kept, so it goes back.
+    /// It goes back: its PV is to be kept, or it was kept itself when that went, and a call that came late moved it here.
     Restore,
     Purge,
     /// It can be neither purged nor restored, for this reason.
     Hold(&'static str),
 }
 
-/// What is done with it. `replaced`: the PV has another image of that name in its place.
-pub(super) fn decide(entry: &Entry, pv: &PvState, replaced: bool, now: Option<SystemTime>) -> Decision {
+/// What is done with it. `replaced`: the PV has another image of that name in its place; `kept`: it says that it was left on
+/// purpose.
+pub(super) fn decide(
+    entry: &Entry,
+    pv: &PvState,
+    replaced: bool,
+    kept: bool,
+    now: Option<SystemTime>,
+) -> Decision {
     let begun = is_being_purged(entry) || entry.state == State::Removing;
     match pv {
         PvState::Present { removing: false, .. } if begun && !replaced => Decision::Hold(
@@ -91,6 +98,7 @@ pub(super) fn decide(entry: &Entry, pv: &PvState, replaced: bool, now: Option<Sy
         ),
         PvState::Present { removing: false, .. } if !replaced => Decision::Restore,
         PvState::Present { removing: true, .. } => Decision::Again,
+        PvState::Present { removing: false, .. } | PvState::Absent if kept && !begun => Decision::Restore,
         PvState::Present { removing: false, .. } | PvState::Absent => match now {
             _ if is_being_purged(entry) => Decision::Purge,
             None => Decision::Again,
@@ -236,10 +244,19 @@ mod tests {
             ("the last part of a large one", &last, &gone, false, None, Decision::Purge),
         ];
         for (row, entry, pv, replaced, now, expected) in rows {
-            assert_eq!(decide(entry, pv, replaced, now), expected, "{row}");
+            assert_eq!(decide(entry, pv, replaced, false, now), expected, "{row}");
+        }
+        let kept_rows = [
+            ("kept, and moved late", &whole, &gone, false, Decision::Restore),
+            ("kept, and the PV has another image", &whole, &rescued, true, Decision::Restore),
+            ("kept, and still being removed", &whole, &leaving, false, Decision::Again),
+            ("kept when its purge had begun", &with(State::Removing), &gone, false, Decision::Purge),
+        ];
+        for (row, entry, pv, replaced, expected) in kept_rows {
+            assert_eq!(decide(entry, pv, replaced, true, late), expected, "{row}");
         }
         for entry in [&with(State::Removing), &last] {
-            assert!(matches!(decide(entry, &rescued, false, late), Decision::Hold(_)));
+            assert!(matches!(decide(entry, &rescued, false, false, late), Decision::Hold(_)));
         }
     }
 }

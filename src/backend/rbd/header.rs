@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
-use super::owner::{KEPT, Mark, OWNER};
+use super::owner::{KEPT, Mark, NOT_KEPT, OWNER};
 use crate::backend::{Error, Kind, ceph::omap, quoted};
 
 /// The object with the header of the image with this id.
@@ -88,7 +88,7 @@ impl Metadata {
 
     /// Whether the image was left on purpose when its PV went.
     pub(super) fn is_kept(&self) -> bool {
-        self.0.contains_key(KEPT)
+        self.0.get(KEPT).is_some_and(|noted| noted != NOT_KEPT)
     }
 }
 

@@ -16,7 +16,7 @@ use super::{
     entry::{Entry, GRACE},
     error::{OpError, fail},
     header::{self, Header},
-    owner::{KEPT, Mark, OWNER},
+    owner::{KEPT, Mark, NOT_KEPT, OWNER},
     stream::{self, Features},
     work::Work,
 };
@@ -202,11 +202,15 @@ impl Work {
         Ok(self.ceph.rbd(call).await.map(drop)?)
     }
 
-    /// Notes that the image is left on purpose.
-    pub(super) async fn set_kept(&self, image: &str, permit: &Permit) -> Result<(), OpError> {
-        let now = Timestamp::now().to_string();
-        let args = ["image-meta", "set", &self.pool_namespace.spec(image), KEPT, &now].map(str::to_owned);
-        let call = Call::changes(self.what("note the keeping of", image), args, permit);
+    /// Notes that the image is left on purpose, or that it is to be removed after all.
+    pub(super) async fn set_kept(&self, image: &str, kept: bool, permit: &Permit) -> Result<(), OpError> {
+        let (what, value) = if kept {
+            ("note the keeping of", Timestamp::now().to_string())
+        } else {
+            ("note the end of the keeping of", NOT_KEPT.to_owned())
+        };
+        let args = ["image-meta", "set", &self.pool_namespace.spec(image), KEPT, &value].map(str::to_owned);
+        let call = Call::changes(self.what(what, image), args, permit);
         Ok(self.ceph.rbd(call).await.map(drop)?)
     }
 

@@ -18,6 +18,8 @@ use crate::{
 pub(super) const OWNER: &str = "berth.owner";
 /// The metadata key under which an image says that its PV went and it was left on purpose, and when.
 pub(super) const KEPT: &str = "berth.kept";
+/// What is noted there when the image got a PV again and is removed with it.
+pub(super) const NOT_KEPT: &str = "no longer";
 
 /// Whose an image is: what we wrote on it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

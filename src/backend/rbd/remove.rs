@@ -105,7 +105,7 @@ async fn keep(work: &Work, removal: &Removal, image: &str, permit: &Permit) -> R
         // What is not ours is left as it is.
         && matches!(work.prove(&spec, &header, removal.into()).await, Ok(Verdict::Ours))
     {
-        work.set_kept(image, permit).await?;
+        work.set_kept(image, true, permit).await?;
     }
     Ok(Removed::Kept)
 }
@@ -123,6 +123,10 @@ impl Removing<'_> {
                 Ok(()) => {}
                 Err(error) => return self.unmarked(image, look, error).await,
             }
+        }
+        // An image that says that it is kept leaves the trash again.
+        if look.header.metadata.is_kept() {
+            work.set_kept(image, false, self.permit).await?;
         }
         if self.disposal == Disposal::Archive {
             self.not_begun(image, id).await?;

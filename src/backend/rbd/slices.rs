@@ -193,7 +193,7 @@ async fn from_trash(work: &Work, id: &str, name: &str, permit: &Permit) -> Resul
         return Ok(Turn::Over);
     };
     let pv = work.host.pv_state(&volume).await?;
-    match decide(&entry, &pv, false, work.host.now()) {
+    match decide(&entry, &pv, false, header.metadata.is_kept(), work.host.now()) {
         Decision::Purge if pv == PvState::Absent => {}
         Decision::Wait | Decision::Again if pv == PvState::Absent => return Ok(Turn::Later),
         Decision::Wait | Decision::Again | Decision::Restore | Decision::Purge | Decision::Hold(_) => {

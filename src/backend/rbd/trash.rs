@@ -311,7 +311,7 @@ impl Collector {
                 tracing::warn!(
                     image,
                     id,
-                    "put an image back from the trash, since its PersistentVolume is to be kept"
+                    "put an image back from the trash: it or its PersistentVolume is to be kept"
                 );
                 done(self)
             }
@@ -436,9 +436,10 @@ async fn settle(work: &Work, entry: &Entry, is_due: bool, permit: &Permit) -> Re
     let pv = work.host.pv_state(&volume).await?;
     let wanted = matches!(pv, PvState::Present { removing: false, .. });
     let image = names::in_place(&entry.name);
-    let there = if wanted { work.info(image).await? } else { None };
+    let kept = header.as_ref().is_some_and(|header| header.metadata.is_kept());
+    let there = if wanted || kept { work.info(image).await? } else { None };
     let replaced = there.as_ref().is_some_and(|there| there.id != entry.id);
-    match decide(entry, &pv, replaced, work.host.now()) {
+    match decide(entry, &pv, replaced, kept, work.host.now()) {
         Decision::Wait if is_due => Ok(Settled::Early),
         Decision::Wait => Ok(Settled::Waits),
         Decision::Again => Ok(Settled::Again),

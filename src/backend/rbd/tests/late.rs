@@ -48,6 +48,27 @@ async fn a_late_move_to_the_trash_is_undone() {
     }
 }
 
+/// The image of a PV that went with the policy Retain was moved to the trash by a late call, and was purged.
+#[tokio::test]
+async fn a_late_move_of_an_image_that_was_kept_is_undone_and_a_later_removal_is_not() {
+    let mut site = Site::new();
+    let (request, volume) = made(&site).await;
+    let delete = removal(&request, &volume, Disposal::Delete);
+    begun(&site, "trash mv", site.remove(&delete)).await;
+    site.restart();
+    let retain = Removal { disposal: Disposal::Retain, ..delete.clone() };
+    assert_eq!(site.remove(&retain).await.unwrap(), Removed::Kept);
+    site.fake_cluster.let_go();
+    assert_eq!(site.fake_cluster.images(), [""; 0]);
+    let fake_cluster = site.fake_cluster.clone();
+    site.collect_until(move |_| !fake_cluster.images().is_empty()).await;
+    assert!(site.fake_cluster.state().spaces["rbd"].images["berth-uid-a"].content);
+    // An administrator made a PV of it, with the policy Delete.
+    assert_eq!(site.remove(&delete).await.unwrap(), Removed::Trashed);
+    site.collect_until(|store| store.purged == 1).await;
+    assert_eq!((site.fake_cluster.images(), site.trash()), (Vec::new(), Vec::new()));
+}
+
 #[tokio::test]
 async fn a_late_move_after_the_volume_was_removed_does_nothing() {
     let mut site = Site::new();
