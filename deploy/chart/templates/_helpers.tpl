@@ -227,6 +227,14 @@ spec:
     - {{ .accessModes }}
   persistentVolumeReclaimPolicy: {{ .reclaimPolicy }}
   storageClassName: ""
+  {{- if .reserved }}
+  # No other claim without a class may bind it: it shows the whole export.
+  claimRef:
+    apiVersion: v1
+    kind: PersistentVolumeClaim
+    namespace: {{ .root.Release.Namespace }}
+    name: pvc-{{ .name }}
+  {{- end }}
   mountOptions:
     {{- toYaml .mountOptions | nindent 4 }}
   nfs:
@@ -297,16 +305,21 @@ allowedTopologies:
 {{- end }}
 {{- end -}}
 
+{{/* One, where the value is left blank; nothing is served only where the values say 0. */}}
+{{- define "berth.replicas" -}}
+{{- if kindIs "invalid" .Values.replicaCount -}}1{{- else -}}{{- int .Values.replicaCount -}}{{- end -}}
+{{- end -}}
+
 {{/* What the schema cannot check. Each message says what to write instead. */}}
 {{- define "berth.validate" -}}
 {{- if not (or (include "berth.exports" .) (include "berth.ceph" .)) -}}
 {{- fail "there is no storage to serve: set nfs.server (one export, as in the old chart), exports (several) or clusters (Ceph)" -}}
 {{- end -}}
 {{- if not (dig "enabled" true (.Values.leaderElection | default dict)) -}}
-{{- if gt (int .Values.replicaCount) 1 -}}
+{{- if gt (include "berth.replicas" . | int) 1 -}}
 {{- fail (printf "leaderElection.enabled is false and replicaCount is %d: two processes without a lock would destroy each other's volumes; write replicaCount: 1 or leaderElection.enabled: true" (int .Values.replicaCount)) -}}
 {{- end -}}
-{{- if ne .Values.strategyType "Recreate" -}}
+{{- if ne (.Values.strategyType | default "Recreate") "Recreate" -}}
 {{- fail (printf "leaderElection.enabled is false and strategyType is %s: an upgrade would run two processes without a lock; write strategyType: Recreate or leaderElection.enabled: true" .Values.strategyType) -}}
 {{- end -}}
 {{- end -}}
