@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use k8s_openapi::api::core::v1::PersistentVolume;
 use kube::{ResourceExt, api::DeleteParams};
 use serde_json::json;
@@ -10,6 +10,7 @@ use serde_json::json;
 use super::documented;
 use crate::{
     case::Case,
+    control_plane::Kind,
     suite::{Scenario, scenario, skip},
 };
 
@@ -22,10 +23,19 @@ pub(super) fn scenarios() -> Vec<Scenario> {
 /// Runs the command of the documents as the administrator, with our provisioner's name in it.
 async fn take_finalizers_off(case: &Case) -> Result<()> {
     let blocks = documented::blocks("docs/operations.md", "## Uninstall")?;
-    let block = blocks.first().context("no command")?;
-    let command = block.replace("nfs.berth.storage", &case.provisioner);
-    ensure!(command != *block, "the command names no provisioner: {block}");
-    documented::run(case, &command).await
+    let [finalizers, objects] = blocks.as_slice() else {
+        bail!("the chapter has {} blocks of commands, and this scenario knows two", blocks.len());
+    };
+    let command = finalizers.replace("nfs.berth.storage", &case.provisioner);
+    ensure!(command != *finalizers, "the command names no provisioner: {finalizers}");
+    documented::run(case, &command).await?;
+    if case.plane.kind() == Kind::Embedded {
+        return Ok(());
+    }
+    // Other scenarios need these objects, so they stay.
+    let rehearsed = objects.replace("kubectl delete", "kubectl delete --dry-run=server");
+    ensure!(rehearsed != *objects, "the command deletes nothing: {objects}");
+    documented::run(case, &rehearsed).await
 }
 
 async fn uninstall(case: Arc<Case>) -> Result<()> {

@@ -103,7 +103,7 @@ fn own(command: &str, release: &str, namespace: &str) -> Result<String> {
 async fn install(case: Arc<Case>) -> Result<()> {
     let shell = Shell::new(&case, Major::Three).await?;
     let (mut values, mut commands, mut releases) = (0, 0, 0);
-    for part in parts(&chapter("docs/install.md", "## By Helm", "\n## By plain manifests")?) {
+    for part in parts(&chapter("docs/install.md", "## Helm", "\n## Plain manifests")?) {
         match part {
             Part::Values(text) => {
                 values += 1;
