@@ -390,6 +390,41 @@ async fn a_start_takes_away_what_kubelet_forgot_and_leaves_what_pods_use() {
     assert!(!record(&of_used).exists());
 }
 
+/// The next start took a file that a pod had written into its volume for the record of another one.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_pod_writes_into_its_volume_is_never_taken_for_a_record() {
+    unless_skipped!("what a pod writes into its volume is never taken for a record");
+    let mut host = Host::start();
+    let (pv, victim) = (Pv::new("v", "/a"), Pv::new("victim", "/b"));
+    let target = host.target("pod");
+    stage(&host, &pv).await.unwrap();
+    stage(&host, &victim).await.unwrap();
+    publish(&host, &victim, &target).await.unwrap();
+    let of_victim = fs::read(record(&host.staging("victim"))).unwrap();
+    let mut planted: serde_json::Value = serde_json::from_slice(&of_victim).unwrap();
+    let inside = host.staging("v").join("x").display().to_string();
+    for (key, value) in
+        [("staging", inside.clone().into()), ("point", inside.into()), ("mounted", serde_json::Value::Null)]
+    {
+        planted[key] = value;
+    }
+    planted["publications"] = serde_json::json!([]);
+    for file in ["x.berth.json", "below/x.berth.json"] {
+        let file = host.srv().join("a").join(file);
+        fs::create_dir_all(file.parent().unwrap()).unwrap();
+        fs::write(file, planted.to_string()).unwrap();
+    }
+    host.kill_berth();
+    host.start_berth();
+    assert!(host.srv().join("a/x.berth.json").exists(), "it was taken for a record, and removed");
+    publish(&host, &victim, &target).await.unwrap();
+    unpublish(&host, &victim, &target).await.unwrap();
+    for pv in [&pv, &victim] {
+        unstage(&host, pv).await.unwrap();
+    }
+    assert_eq!(host.mounted(), Vec::<String>::new());
+}
+
 /// The key of a storage system stood in the log at the level `trace`.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_secret_is_written_anywhere() {

@@ -11,8 +11,9 @@ use crate::system::mount::Place;
 
 /// Where kubelet has its staging directories, below its own.
 const STAGINGS: &str = "plugins/kubernetes.io/csi";
-/// `<driver>/<hash>/globalmount` is the deepest of them.
-const DEPTH: usize = 4;
+/// The records lie beside `<driver>/<hash>/globalmount`. One level further the search would look into the volumes themselves: what a
+/// pod writes there is no record, and a server that is gone never answers.
+const DEPTH: usize = 2;
 /// What kubelet keeps beside a staging directory of this name for as long as it knows of it.
 const KUBELETS: (&str, &str) = ("globalmount", "vol_data.json");
 

@@ -130,7 +130,7 @@ impl Tree {
     }
 
     /// The files whose names end in `suffix`, in the directory `below` and `depth` levels beneath it, with the paths that they
-    /// have as a [`Place`] without the suffix. Links are not followed.
+    /// have as a [`Place`] without the suffix. Links are not followed, and a directory beneath that cannot be read is passed over.
     pub fn beside(&self, below: &Path, suffix: &str, depth: usize) -> io::Result<Vec<PathBuf>> {
         let mut found = Vec::new();
         let mut levels = vec![(self.path.join(below), depth)];
@@ -138,7 +138,11 @@ impl Tree {
             let entries = match fs::read_dir(&directory) {
                 Ok(entries) => entries,
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                Err(error) => return Err(error),
+                Err(error) if directory == self.path.join(below) => return Err(error),
+                Err(error) => {
+                    tracing::warn!(directory = %directory.display(), %error, "cannot be searched for records");
+                    continue;
+                }
             };
             for entry in entries {
                 let entry = entry?;
