@@ -209,6 +209,9 @@ fn namespace_of_pod(sources: &Sources<'_>) -> String {
     if told.is_empty() { "default".to_owned() } else { told.to_owned() }
 }
 
+/// The lease candidate respects no lock for longer; a leader that worked for longer would have company.
+const LONGEST_LEASE: Duration = Duration::from_hours(1);
+
 /// Duration, renew deadline and retry period, each shorter than the one before: a leader must have stopped before others
 /// take over, and have tried more than once before it stops.
 fn lease_times(sources: &Sources<'_>) -> Result<[Duration; 3], ConfigError> {
@@ -216,6 +219,10 @@ fn lease_times(sources: &Sources<'_>) -> Result<[Duration; 3], ConfigError> {
     let duration = duration_given.duration(Duration::from_secs(1))?;
     if duration.subsec_nanos() != 0 {
         return Err(duration_given.wrong("must be whole seconds, since the Lease object stores seconds"));
+    }
+    if duration > LONGEST_LEASE {
+        let why = "must be at most 1h: another replica waits no longer for a leader that does not renew";
+        return Err(duration_given.wrong(why));
     }
     let renew_given = sources.pick(&settings::LEASE_RENEW_DEADLINE)?;
     let renew = renew_given.duration(Duration::from_millis(1))?;

@@ -455,6 +455,10 @@ fn a_wrong_value_is_named_with_its_place_and_what_is_allowed() {
             "--lease-duration \"1500ms\" must be whole seconds, since the Lease object stores seconds",
         ),
         (
+            ("berth --lease-duration 2h --lease-renew-deadline 90m", OLD, ""),
+            "--lease-duration \"2h\" must be at most 1h: another replica waits no longer for a leader that does not renew",
+        ),
+        (
             ("berth --lease-renew-deadline 15s", OLD, ""),
             "--lease-renew-deadline \"15s\" must be shorter than --lease-duration, which is 15s",
         ),
