@@ -83,8 +83,8 @@ pub(super) fn plan(
     }
     let Some(source) = persistent_volume::source(volume) else {
         return Plan::Reject(format!(
-            "PersistentVolume {:?} has no source that {provisioner} supports",
-            volume.metadata.name
+            "PersistentVolume {} has no source that {provisioner} supports",
+            volume.metadata.name.as_deref().unwrap_or_default()
         ));
     };
     let read = || -> Result<(VolumeName, Recorded), Invalid> {
