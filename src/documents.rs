@@ -54,7 +54,7 @@ fn hold(document: &str, name: &str, generated: &str) {
     if present == generated {
         return;
     }
-    assert!(updating(), "{document} differs from the code in the part {name}; to write it anew: {UPDATE}");
+    assert!(updating(), "{document} differs from the code in the part {name}; to update it: {UPDATE}");
     fs::write(&path, format!("{before}{begin}{generated}<!-- end -->{after}")).unwrap();
 }
 

@@ -102,7 +102,7 @@ fn the_schema_of_the_chart_says_of_each_value_what_the_values_file_says() {
     }
     let written = serde_json::to_string_pretty(&schema).unwrap() + "\n";
     if written != text {
-        assert!(updating(), "{SCHEMA} differs from {VALUES}; to write it anew: {}", super::UPDATE);
+        assert!(updating(), "{SCHEMA} differs from {VALUES}; to update it: {}", super::UPDATE);
         fs::write(root().join(SCHEMA), written).unwrap();
     }
     assert_eq!(undescribed(&schema), Vec::<String>::new());

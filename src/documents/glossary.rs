@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// A longer glossary would be a dictionary, without which nobody could read the code.
+/// The upper limit keeps the code readable without a dictionary.
 const WORDS: usize = 30;
 
 fn words() -> Vec<(String, String)> {

@@ -268,7 +268,7 @@ mod tests {
         let mut cache = empty();
         cache.see_volume(&fixtures::volume_object(json!({"status": {"phase": "Bound"}})));
         assert_eq!(judge(&uncommitted, &cache, false), Verdict::Stored, "it has a PV");
-        assert_eq!(judge(&nobody, &cache, false), Verdict::Stored, "which tells whose it is");
+        assert_eq!(judge(&nobody, &cache, false), Verdict::Stored, "the PV names the owner");
     }
 
     #[test]

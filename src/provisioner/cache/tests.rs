@@ -262,7 +262,7 @@ fn who_shares_a_place_uses_it_or_is_released_or_leaves_it() {
     let mut rescued = shared.clone();
     fixtures::merge(&mut rescued, &json!({"spec": {"persistentVolumeReclaimPolicy": "Retain"}}));
     cache.see_volume(&volume("c", rescued));
-    assert_eq!(found(&cache)[2], ("c".to_owned(), Uses), "it was rescued meanwhile");
+    assert_eq!(found(&cache)[2], ("c".to_owned(), Uses), "its policy is Retain by now");
     cache.leaving("a", true);
     cache.rest();
     assert_eq!(found(&cache)[0], ("a".to_owned(), Released), "what was on its way was dropped");

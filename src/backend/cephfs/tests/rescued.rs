@@ -166,7 +166,7 @@ async fn what_cannot_be_purged_since_it_has_snapshots_can_be_restored_and_is_not
     site.pv("again", false);
     let restored = site.backend.restore(&site.removal(Disposal::Delete), &Permit::unlimited()).await.unwrap();
     assert_eq!(restored, Restored::MovedBack);
-    assert_eq!(site.keys.kept().len(), 1, "nobody was shut out");
+    assert_eq!(site.keys.kept().len(), 1, "the user keeps its access");
     site.mgr.ceph(&SNAPSHOT.map(|word| if word == "create" { "rm" } else { word })).unwrap();
     site.collect(2 * DAY).await;
     assert!(site.exists());
@@ -349,7 +349,7 @@ async fn only_a_user_that_may_still_reach_its_volume_is_told_of() {
     assert!(!file("users/berth-uid-data").exists());
 }
 
-/// It could not be archived or deleted, and nobody could mount it any more.
+/// The volume could neither be archived nor deleted, and no node could mount it any more.
 #[tokio::test]
 async fn an_old_volume_that_cannot_go_keeps_its_user() {
     for disposal in [Disposal::Archive, Disposal::Delete] {
