@@ -81,23 +81,30 @@ fn character(chars: &mut Peekable<Chars<'_>>) {
     }
 }
 
-/// The literals of every source that is no test, each with its file.
-fn said() -> Vec<(String, String)> {
+/// Every source that is no test, as its path below `src` and its text.
+pub(super) fn code() -> Vec<(String, String)> {
     let directory = root().join("src");
     let mut files = Vec::new();
     sources(&directory, &mut files);
-    let mut said = Vec::new();
+    let mut code = Vec::new();
     for file in files {
         let name = file.strip_prefix(&directory).unwrap().display().to_string();
         let is_test = name.split(['/', '.']).any(|part| {
             matches!(part, "tests" | "conformance" | "layers" | "documents" | "fake_host" | "memory")
         });
         if !is_test {
-            let literals = literals(&fs::read_to_string(&file).unwrap());
-            said.extend(literals.into_iter().map(|literal| (name.clone(), literal)));
+            code.push((name, fs::read_to_string(&file).unwrap()));
         }
     }
-    said
+    code
+}
+
+/// The literals of every source that is no test, each with its file.
+fn said() -> Vec<(String, String)> {
+    let literals_of = |(name, text): (String, String)| {
+        literals(&text).into_iter().map(move |literal| (name.clone(), literal)).collect::<Vec<_>>()
+    };
+    code().into_iter().flat_map(literals_of).collect()
 }
 
 /// The cells of the first column of every table in `text` whose head is `the … says`.
@@ -132,22 +139,20 @@ fn parts(cell: &str) -> Vec<&str> {
 #[test]
 fn the_tables_of_troubleshooting_quote_what_the_code_says() {
     let said = said();
-    let text = fs::read_to_string(root().join("docs/operations.md")).unwrap();
-    let cells = says(&text);
-    assert!(cells.len() > 40, "the tables were not found: {cells:?}");
     let mut missing = Vec::new();
-    for cell in cells {
-        for part in parts(cell) {
-            if !said.iter().any(|(_, literal)| literal.contains(part)) {
-                missing.push(format!("{part:?} of the row {cell:?}"));
+    for (page, least) in [("docs/troubleshooting.md", 40), ("docs/operations.md", 1)] {
+        let text = fs::read_to_string(root().join(page)).unwrap();
+        let cells = says(&text);
+        assert!(cells.len() >= least, "the tables of {page} were not found: {cells:?}");
+        for cell in cells {
+            for part in parts(cell) {
+                if !said.iter().any(|(_, literal)| literal.contains(part)) {
+                    missing.push(format!("{page}: {part:?} of the row {cell:?}"));
+                }
             }
         }
     }
-    assert!(
-        missing.is_empty(),
-        "docs/operations.md quotes what the code does not say:\n{}",
-        missing.join("\n")
-    );
+    assert!(missing.is_empty(), "quoted, and not what the code says:\n{}", missing.join("\n"));
 }
 
 /// Where the `\` at the end of a line is lost, the indentation of the next one is printed.

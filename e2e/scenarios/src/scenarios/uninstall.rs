@@ -1,4 +1,4 @@
-//! The way out: what `docs/operations.md` says about an uninstall, done to the letter with kubectl.
+//! The way out: what `docs/uninstall.md` says, done to the letter with kubectl.
 
 use std::sync::Arc;
 
@@ -22,7 +22,7 @@ pub(super) fn scenarios() -> Vec<Scenario> {
 
 /// Runs the command of the documents as the administrator, with our provisioner's name in it.
 async fn take_finalizers_off(case: &Case) -> Result<()> {
-    let blocks = documented::blocks("docs/operations.md", "## Uninstall")?;
+    let blocks = documented::blocks("docs/uninstall.md", "## Steps")?;
     let [finalizers, objects] = blocks.as_slice() else {
         bail!("the chapter has {} blocks of commands, and this scenario knows two", blocks.len());
     };

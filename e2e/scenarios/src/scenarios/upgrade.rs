@@ -1,4 +1,4 @@
-//! What `docs/operations.md` says about an upgrade and the way back, done to the letter with kubectl against the shipped
+//! What `docs/upgrade.md` says about an upgrade and the way back, done to the letter with kubectl against the shipped
 //! manifests. No kubelet runs here: the scenario reports the pods as ready, and the program runs beside them.
 
 use std::{sync::Arc, time::Duration};
@@ -44,7 +44,7 @@ async fn upgrade(case: Arc<Case>) -> Result<()> {
         case.bound(claim).await?.write("data", "precious")?;
     }
 
-    let blocks = documented::blocks("docs/operations.md", "## Upgrade")?;
+    let blocks = documented::blocks("docs/upgrade.md", "## Plain manifests")?;
     let [rights, image, back] = blocks.as_slice() else {
         anyhow::bail!("the chapter has {} blocks of commands, and this scenario knows three", blocks.len());
     };

@@ -15,7 +15,7 @@ pub(super) fn scenarios() -> Vec<Scenario> {
     vec![
         scenario("the values and the Helm commands of docs/install.md work as they are written", install),
         scenario("the Helm command of the README works as it is written", readme),
-        scenario("the Helm commands of docs/migration.md work as they are written", migration),
+        scenario("the Helm commands of docs/migration-helm.md work as they are written", migration),
     ]
 }
 
@@ -159,7 +159,7 @@ async fn migration(case: Arc<Case>) -> Result<()> {
     });
     let values = shell.helm.values("old", &values)?;
     shell.helm.run(&["install", case.id(), &path("e2e/scenarios/old-chart")?, "--values", &values]).await?;
-    let found = parts(&chapter("docs/migration.md", "## From the Helm chart", "\n## After")?);
+    let found = parts(&chapter("docs/migration-helm.md", "## Move the release", "\n## What stays")?);
     ensure!(found.len() == 3, "{found:?}");
     for part in found {
         let Part::Command(command) = part else { anyhow::bail!("values are not expected here") };
