@@ -24,6 +24,7 @@ mod rights;
 mod turbulence;
 mod uninstall;
 mod upgrade;
+mod walkthrough;
 
 use crate::suite::Scenario;
 
@@ -68,6 +69,7 @@ pub fn all() -> Vec<Scenario> {
         rights::scenarios(),
         uninstall::scenarios(),
         upgrade::scenarios(),
+        walkthrough::scenarios(),
         without_berth(),
     ]
     .into_iter()
