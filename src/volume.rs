@@ -29,7 +29,7 @@ pub use cluster::ClusterIds;
 pub use go::{duration_text, parse_bool, parse_duration};
 pub use invalid::Invalid;
 pub use location::{Location, RelativePath};
-pub use name::{StoreName, VolumeId, VolumeName};
+pub use name::{StoreName, VolumeId, VolumeName, is_uuid};
 pub use permit::{Expired, Permit};
 pub use placement::Placement;
 pub use request::{Claim, VolumeRequest};
@@ -144,6 +144,17 @@ pub enum Disposal {
     Archive,
     /// Left where it is.
     Retain,
+}
+
+impl Disposal {
+    /// What really becomes of the data: what existed before its volume is never deleted.
+    #[must_use]
+    pub fn of(self, origin: Origin) -> Self {
+        match (self, origin) {
+            (Self::Delete, Origin::Adopted) => Self::Archive,
+            (asked, Origin::Created | Origin::Adopted) => asked,
+        }
+    }
 }
 
 impl fmt::Display for Disposal {

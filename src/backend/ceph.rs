@@ -19,6 +19,7 @@ mod login;
 mod monitors;
 pub mod omap;
 pub mod owner;
+pub mod parameters;
 mod programs;
 mod reach;
 mod reason;

@@ -57,7 +57,7 @@ use crate::{
     system::guard::{Guards, Held},
     volume::{
         CephfsSource, CsiSource, Disposal, ExpandRequest, Expanded, InUse, Invalid, Location, Permit,
-        Placement, Removal, SecretName, Source, Volume, VolumeId, VolumeName, VolumeRequest,
+        Placement, Removal, SecretName, Source, Volume, VolumeId, VolumeName, VolumeRequest, is_uuid,
     },
 };
 
@@ -240,11 +240,10 @@ impl Cephfs {
     fn locate_directory(&self, source: &CephfsSource) -> Option<Location> {
         let mut segments = names::segments_of(&source.path)?;
         // The data of a subvolume lies below it, in a directory with a name that only Ceph knows.
-        let uuid = |text: &str| text.len() == 36 && text.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-');
         if let [root, group, subvolume, data @ ..] = segments.as_slice() {
             let of_a_subvolume = match data {
-                [data] => uuid(data),
-                [roots, data, mnt] => roots == "roots" && uuid(data) && mnt == "mnt",
+                [data] => is_uuid(data),
+                [roots, data, mnt] => roots == "roots" && is_uuid(data) && mnt == "mnt",
                 _ => false,
             };
             let ours = names::volume_of(subvolume).is_some() || names::is_deterministic(subvolume);

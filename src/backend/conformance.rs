@@ -194,11 +194,7 @@ pub fn request(name: &str) -> VolumeRequest {
 
 /// The key of the request's claim.
 pub fn key(request: &VolumeRequest) -> ClaimKey {
-    ClaimKey {
-        namespace: request.claim.namespace.clone(),
-        name: request.claim.name.clone(),
-        uid: request.claim.uid.clone(),
-    }
+    request.claim.key()
 }
 
 /// The removal of `volume`, which was made for `request`.

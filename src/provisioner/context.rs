@@ -25,12 +25,13 @@ use super::{
     names,
     objects::{ClaimObject, VolumeObject, annotation},
     provision::progress::{Attempt, Progress},
+    queue::Outcome,
     rights::{self, Monitor, Right},
     secret_waits::wanted::SecretWaits,
     settings::Settings,
 };
 use crate::{
-    backend::Backends,
+    backend::{Backends, Error, Kind},
     observe::{EventCounts, Metrics, QueueDepth},
 };
 
@@ -295,6 +296,20 @@ impl Shared {
         let provisioner = annotation(&volume.metadata, names::PROVISIONED_BY).unwrap_or_default();
         let regarding = Regarding::object("PersistentVolume", &volume.metadata);
         self.publish(provisioner, regarding, kind, reason, note);
+    }
+
+    /// The volume as the API server has it; `None` where it is gone. `which` says what of it, for the log.
+    pub(super) async fn live_volume(&self, name: &str, which: &str) -> Result<Option<VolumeObject>, Outcome> {
+        self.cluster.volume(name).await.map_err(|failure| {
+            tracing::warn!(volume = name, error = %failure, "cannot read a volume {which}");
+            failure.outcome()
+        })
+    }
+
+    /// Another operation on the volume is running: that is no failure, and needs no Event.
+    pub(super) fn busy(name: &str, error: &Error) -> Outcome {
+        tracing::debug!(volume = name, error = error.chain(), "another operation on the volume is running");
+        Kind::Busy.into()
     }
 
     pub(super) fn posted(&self, uid: &str) -> bool {

@@ -25,7 +25,7 @@ use super::{
 };
 use crate::{
     backend::{Backends, Kind},
-    volume::{Capacity, ClaimKey, ExpandRequest, Expanded, Invalid, Mode, Permit, VolumeName},
+    volume::{Capacity, ExpandRequest, Expanded, Invalid, Mode, Permit, VolumeName},
 };
 
 /// What to do about a claim that asks for more.
@@ -84,11 +84,11 @@ pub(super) fn plan(
     let Some(source) = persistent_volume::source(volume) else {
         return Plan::Reject(format!(
             "PersistentVolume {} has no source that {provisioner} supports",
-            volume.metadata.name.as_deref().unwrap_or_default()
+            volume.name()
         ));
     };
     let read = || -> Result<(VolumeName, Recorded), Invalid> {
-        Ok((volume.metadata.name.as_deref().unwrap_or_default().parse()?, Recorded::read(volume)?))
+        Ok((volume.name().parse()?, Recorded::read(volume)?))
     };
     let (name, recorded) = match read() {
         Ok(read) => read,
@@ -97,18 +97,13 @@ pub(super) fn plan(
     if let Some(why) = persistent_volume::contradiction(&source, &recorded) {
         return Plan::Reject(format!("{why}; nothing was changed"));
     }
-    let text = |text: &Option<String>| text.clone().unwrap_or_default();
     Plan::Expand(Box::new(Order {
         provisioner: provisioner.to_owned(),
         growth: ExpandRequest {
             name,
             id: recorded.id.clone(),
             source,
-            claim: ClaimKey {
-                namespace: text(&claim.metadata.namespace),
-                name: text(&claim.metadata.name),
-                uid: text(&claim.metadata.uid),
-            },
+            claim: claim.key(),
             mode: match volume.spec.volume_mode.as_deref() {
                 Some("Block") => Mode::Block,
                 Some(_) | None => Mode::Filesystem,
@@ -129,22 +124,21 @@ fn volume_patch(uid: &str, size: &str) -> Value {
 
 /// The patch that tells the claim its new size, and ends what said that it is growing.
 fn claim_patch(claim: &ClaimObject, size: &str) -> Value {
-    let over: Vec<Value> = claim
-        .status
-        .conditions
-        .iter()
-        .flatten()
-        .filter(|condition| RESIZING.contains(&condition.kind.as_str()))
-        .map(|condition| json!({"type": condition.kind, "$patch": "delete"}))
-        .collect();
-    let mut patch =
-        json!({"metadata": {"uid": claim.metadata.uid}, "status": {"capacity": {"storage": size}}});
+    let mut status = json!({"capacity": {"storage": size}});
+    let over = conditions_over(claim, None);
     if !over.is_empty()
-        && let Some(status) = patch.get_mut("status").and_then(Value::as_object_mut)
+        && let Some(status) = status.as_object_mut()
     {
         status.insert("conditions".to_owned(), Value::Array(over));
     }
-    patch
+    json!({"metadata": {"uid": claim.metadata.uid}, "status": status})
+}
+
+/// What takes the conditions of a claim that grows away, but for `kept`.
+fn conditions_over(claim: &ClaimObject, kept: Option<&str>) -> Vec<Value> {
+    let conditions = claim.status.conditions.iter().flatten().map(|condition| condition.kind.as_str());
+    let over = conditions.filter(|kind| Some(*kind) != kept && RESIZING.contains(kind));
+    over.map(|kind| json!({"type": kind, "$patch": "delete"})).collect()
 }
 
 /// The conditions of a claim that grows.
@@ -160,13 +154,7 @@ fn node_patch(claim: &ClaimObject) -> Value {
         "type": ON_NODE, "status": "True",
         "message": "waiting for a node to expand the file system of the volume",
     });
-    let over = claim
-        .status
-        .conditions
-        .iter()
-        .flatten()
-        .filter(|condition| condition.kind != ON_NODE && RESIZING.contains(&condition.kind.as_str()))
-        .map(|condition| json!({"type": condition.kind, "$patch": "delete"}));
+    let over = conditions_over(claim, Some(ON_NODE));
     let conditions: Vec<Value> = std::iter::once(condition).chain(over).collect();
     json!({"metadata": {"uid": claim.metadata.uid}, "status": {"conditions": conditions}})
 }
@@ -237,8 +225,7 @@ async fn expand(
     permit: &Permit,
 ) -> Outcome {
     let Some(backend) = shared.backends.get(&order.provisioner) else { return Outcome::Done };
-    let text = |text: &Option<String>| text.clone().unwrap_or_default();
-    let name = text(&volume.metadata.name);
+    let name = volume.name();
     let note = format!("expanding volume {name} from {} to {}", order.has_text, order.request_text);
     shared.tell_object(&order.provisioner, claim, Type::Normal, "Resizing", note);
     let wanted = order.growth.capacity;
@@ -249,15 +236,7 @@ async fn expand(
             return Outcome::Retry;
         }
         Ok(grown) => grown,
-        // Another operation is running: that is no failure, and needs no Event.
-        Err(error) if error.kind() == Kind::Busy => {
-            tracing::debug!(
-                volume = name,
-                error = error.chain(),
-                "another operation on the volume is running"
-            );
-            return Outcome::Retry;
-        }
+        Err(error) if error.kind() == Kind::Busy => return Shared::busy(name, &error),
         Err(error) => {
             tracing::warn!(volume = name, kind = %error.kind(), error = error.chain(), "cannot expand the volume");
             fail(shared, claim, error.chain());
@@ -312,14 +291,12 @@ async fn write_size(
     grown: Option<&str>,
     status: &Value,
 ) -> Result<(), (Right, Failure)> {
-    let text = |text: &Option<String>| text.clone().unwrap_or_default();
     if let Some(size) = grown {
-        let patch = volume_patch(&text(&volume.metadata.uid), size);
-        let patched = shared.cluster.patch_volume(&text(&volume.metadata.name), &patch).await;
+        let patch = volume_patch(volume.uid(), size);
+        let patched = shared.cluster.patch_volume(volume.name(), &patch).await;
         patched.map_err(|failure| (Right::PatchVolumes, failure))?;
     }
-    let (namespace, name) = (text(&claim.metadata.namespace), text(&claim.metadata.name));
-    let patched = shared.cluster.patch_claim_status(&namespace, &name, status).await;
+    let patched = shared.cluster.patch_claim_status(claim.namespace(), claim.name(), status).await;
     patched.map_err(|failure| (Right::PatchClaimStatus, failure))
 }
 

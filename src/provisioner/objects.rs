@@ -17,7 +17,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
 use super::limits::field;
-use crate::volume::Secrets;
+use crate::volume::{ClaimKey, Secrets};
 
 /// A `PersistentVolumeClaim`.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -29,6 +29,35 @@ pub(super) struct ClaimObject {
     pub(super) spec: ClaimSpec,
     #[serde(deserialize_with = "or_default")]
     pub(super) status: ClaimStatus,
+}
+
+/// Which object it is, as far as it says so.
+macro_rules! identity {
+    ($($object:ty),*) => {$(
+        impl $object {
+            pub(super) fn name(&self) -> &str {
+                self.metadata.name.as_deref().unwrap_or_default()
+            }
+
+            pub(super) fn uid(&self) -> &str {
+                self.metadata.uid.as_deref().unwrap_or_default()
+            }
+        }
+    )*};
+}
+
+identity!(ClaimObject, VolumeObject);
+
+impl ClaimObject {
+    pub(super) fn namespace(&self) -> &str {
+        self.metadata.namespace.as_deref().unwrap_or_default()
+    }
+
+    /// Which claim it is.
+    pub(super) fn key(&self) -> ClaimKey {
+        let (namespace, name, uid) = (self.namespace(), self.name(), self.uid());
+        ClaimKey { namespace: namespace.into(), name: name.into(), uid: uid.into() }
+    }
 }
 
 /// What the claim asks for.
@@ -145,6 +174,12 @@ pub(super) struct ClaimRef {
     pub(super) name: String,
     #[serde(deserialize_with = "or_default")]
     pub(super) uid: String,
+}
+
+impl ClaimRef {
+    pub(super) fn key(&self) -> ClaimKey {
+        ClaimKey { namespace: self.namespace.clone(), name: self.name.clone(), uid: self.uid.clone() }
+    }
 }
 
 /// The in-tree `nfs` source.

@@ -135,12 +135,6 @@ impl<K: Key> Queue<K> {
         self.shared.wake(wake);
     }
 
-    /// Works on `key` in `delay` at the latest. A key waits for one moment only: the earliest asked for.
-    pub fn push_after(&self, key: K, delay: Duration) {
-        let wake = self.shared.state().push_at(key, later(Instant::now(), delay));
-        self.shared.wake(wake);
-    }
-
     /// The next key to work on; `None` once the queue is closed. May be dropped at any moment.
     pub async fn next(&self) -> Option<Work<K>> {
         loop {
@@ -271,15 +265,10 @@ enum Taken<K> {
 enum Stage {
     Ready,
     Waiting(Instant),
-    InFlight(Again),
-}
-
-/// What was asked for while a key was being worked on.
-#[derive(Debug, Clone, Copy)]
-enum Again {
-    No,
-    At(Instant),
-    AtOnce,
+    /// `again`: there was news about it since it was handed out.
+    InFlight {
+        again: bool,
+    },
 }
 
 struct Entry {
@@ -317,36 +306,8 @@ impl<K: Key> State<K> {
                 self.ready.push_back(key);
                 Wake::One
             }
-            Stage::InFlight(_) => {
-                entry.stage = Stage::InFlight(Again::AtOnce);
-                Wake::Nothing
-            }
-        }
-    }
-
-    fn push_at(&mut self, key: K, moment: Instant) -> Wake {
-        if self.closed {
-            return Wake::Nothing;
-        }
-        let Some(entry) = self.entries.get_mut(&key) else {
-            self.entries.insert(key.clone(), Entry { stage: Stage::Ready, attempts: 0, failures: 0 });
-            return self.wait(key, moment);
-        };
-        match entry.stage {
-            Stage::Ready | Stage::InFlight(Again::AtOnce) => Wake::Nothing,
-            Stage::Waiting(until) => {
-                if until <= moment {
-                    return Wake::Nothing;
-                }
-                self.waiting.remove(&(until, key.clone()));
-                self.wait(key, moment)
-            }
-            Stage::InFlight(again) => {
-                let earliest = match again {
-                    Again::At(other) => other.min(moment),
-                    Again::No | Again::AtOnce => moment,
-                };
-                entry.stage = Stage::InFlight(Again::At(earliest));
+            Stage::InFlight { again: _ } => {
+                entry.stage = Stage::InFlight { again: true };
                 Wake::Nothing
             }
         }
@@ -382,7 +343,7 @@ impl<K: Key> State<K> {
         match next.as_ref().and_then(|key| self.entries.get_mut(key)).zip(next.clone()) {
             None => Taken::Nothing { until: self.waiting.first().map(|(moment, _)| *moment) },
             Some((entry, key)) => {
-                entry.stage = Stage::InFlight(Again::No);
+                entry.stage = Stage::InFlight { again: false };
                 entry.attempts = entry.attempts.saturating_add(1);
                 let attempt = entry.attempts;
                 give_back(&mut self.ready);
@@ -394,7 +355,7 @@ impl<K: Key> State<K> {
     fn settle(&mut self, key: K, outcome: Outcome, now: Instant, chance: f64) -> Wake {
         let pace = self.pace;
         let Some(entry) = self.entries.get_mut(&key) else { return Wake::Nothing };
-        let Stage::InFlight(again) = entry.stage else { return Wake::Nothing };
+        let Stage::InFlight { again } = entry.stage else { return Wake::Nothing };
         if self.closed {
             self.entries.remove(&key);
             return Wake::Nothing;
@@ -418,30 +379,26 @@ impl<K: Key> State<K> {
                 Some(spread(pace.slow, pace.slow, chance))
             }
         };
-        let backoff = wait.map(|wait| later(now, wait));
-        match (again, backoff) {
-            (Again::AtOnce, _) => {
-                entry.stage = Stage::Ready;
-                self.ready.push_back(key);
-                Wake::One
-            }
-            (Again::No, None) => {
-                self.entries.remove(&key);
-                if self.entries.capacity() > SPARE && self.entries.len() < self.entries.capacity() / 8 {
-                    self.entries.shrink_to(self.entries.len() * 2);
-                }
-                Wake::Nothing
-            }
-            (Again::No, Some(moment)) | (Again::At(moment), None) => self.wait(key, moment),
-            (Again::At(asked), Some(moment)) => self.wait(key, moment.min(asked)),
+        if again {
+            entry.stage = Stage::Ready;
+            self.ready.push_back(key);
+            return Wake::One;
         }
+        if let Some(wait) = wait {
+            return self.wait(key, later(now, wait));
+        }
+        self.entries.remove(&key);
+        if self.entries.capacity() > SPARE && self.entries.len() < self.entries.capacity() / 8 {
+            self.entries.shrink_to(self.entries.len() * 2);
+        }
+        Wake::Nothing
     }
 
     fn close(&mut self) {
         self.closed = true;
         self.ready = VecDeque::new();
         self.waiting = BTreeSet::new();
-        self.entries.retain(|_, entry| matches!(entry.stage, Stage::InFlight(_)));
+        self.entries.retain(|_, entry| matches!(entry.stage, Stage::InFlight { .. }));
     }
 }
 

@@ -25,7 +25,7 @@ use super::{
 };
 use crate::{
     backend::{Backends, Capabilities},
-    volume::{ClaimKey, Disposal, Invalid, Origin, Removal, Source, VolumeName},
+    volume::{Disposal, Invalid, Origin, Removal, Source, VolumeName},
 };
 
 /// What to do about a volume.
@@ -70,7 +70,7 @@ fn order(volume: &VolumeObject, class: Option<&Class>, backends: &Backends) -> R
         return Ok(Plan::Ignore);
     };
     let capabilities = backend.capabilities();
-    let name: VolumeName = volume.metadata.name.as_deref().unwrap_or_default().parse()?;
+    let name: VolumeName = volume.name().parse()?;
     let recorded = Recorded::read(volume)?;
     if let Some(id) = &recorded.id
         && *id.name() != name
@@ -116,12 +116,11 @@ fn removal(
     class: Option<&Class>,
     capabilities: &Capabilities,
 ) -> Removal {
-    let claim = volume.spec.claim_ref.clone().unwrap_or_default();
     Removal {
         name,
         id: recorded.id.clone(),
         source,
-        claim: ClaimKey { namespace: claim.namespace, name: claim.name, uid: claim.uid },
+        claim: volume.spec.claim_ref.clone().unwrap_or_default().key(),
         origin: recorded.origin.unwrap_or(Origin::Created),
         disposal,
         pv_metadata: recorded.pv_metadata(volume, class, capabilities),

@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     backend::{Backends, Janitor, Kind, KnownVolume},
-    volume::{Capacity, ClaimKey, InUse, Invalid, Origin, Permit, VolumeName},
+    volume::{Capacity, InUse, Invalid, Origin, Permit, VolumeName},
 };
 
 /// The first wait after a store could not be listed; it doubles.
@@ -90,13 +90,10 @@ async fn look(shared: &Shared, janitor: &Arc<dyn Janitor>, store: String, volume
 
 /// Records the volume `name` on the storage, if it is in use.
 pub(super) async fn reconcile(shared: &Shared, name: &str, permit: &Permit) -> Outcome {
-    let live = match shared.cluster.volume(name).await {
+    let live = match shared.live_volume(name, "whose owner is to be recorded").await {
         Ok(Some(live)) => live,
         Ok(None) => return Outcome::Done,
-        Err(failure) => {
-            tracing::warn!(volume = name, error = %failure, "cannot read a volume whose owner is to be recorded");
-            return failure.outcome();
-        }
+        Err(outcome) => return outcome,
     };
     let ports = volume_state::provisioner(&live, &shared.backends).and_then(|by| shared.backends.ports(by));
     let Some(ports) = ports else { return Outcome::Done };
@@ -155,7 +152,7 @@ pub(super) async fn reconcile(shared: &Shared, name: &str, permit: &Permit) -> O
 
 /// Tells the administrator why the volume cannot be recorded, or its Secret not be made again.
 fn tell(shared: &Shared, live: &VolumeObject, why: &str) {
-    let name = live.metadata.name.as_deref().unwrap_or_default();
+    let name = live.name();
     tracing::warn!(volume = name, why, "cannot record the owner of the volume on the storage");
     shared.tell_volume(live, Type::Warning, "VolumeNotRecorded", why.to_owned());
 }
@@ -174,18 +171,14 @@ fn in_use(live: &VolumeObject, class: Option<&Class>, backends: &Backends) -> Re
     if claim.uid.is_empty() {
         return Ok(None);
     }
-    let name: VolumeName = live.metadata.name.as_deref().unwrap_or_default().parse()?;
+    let name: VolumeName = live.name().parse()?;
     let capacity: Capacity = live.spec.capacity.storage.as_deref().unwrap_or_default().parse()?;
     let recorded = Recorded::read(live)?;
     Ok(Some(InUse {
         name,
         id: recorded.id.clone(),
         source,
-        claim: ClaimKey {
-            namespace: claim.namespace.clone(),
-            name: claim.name.clone(),
-            uid: claim.uid.clone(),
-        },
+        claim: claim.key(),
         origin: recorded.origin.unwrap_or(Origin::Created),
         capacity,
         pv_metadata: recorded.pv_metadata(live, class, backend.capabilities()),

@@ -148,7 +148,7 @@ async fn follow_each(shared: Arc<Shared>, client: Client) {
             match event {
                 Change::Seen(volume) => shared.cache().see_volume(&volume),
                 Change::Gone(volume) => {
-                    shared.cache().forget_volume(volume.metadata.name.as_deref().unwrap_or_default());
+                    shared.cache().forget_volume(volume.name());
                 }
             }
         });
@@ -159,7 +159,7 @@ async fn follow_each(shared: Arc<Shared>, client: Client) {
         follow(Watched::Claims, Api::<ClaimObject>::all(client), &config, &shared, |event| match event {
             Change::Seen(claim) => shared.cache().see_claim(&claim),
             Change::Gone(claim) => {
-                shared.cache().forget_claim(claim.metadata.uid.as_deref().unwrap_or_default());
+                shared.cache().forget_claim(claim.uid());
             }
         })
         .await;

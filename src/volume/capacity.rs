@@ -47,9 +47,7 @@ impl FromStr for Capacity {
     type Err = Invalid;
 
     fn from_str(text: &str) -> Result<Self, Invalid> {
-        parse(text)
-            .map(Self)
-            .map_err(|why| Invalid::new("capacity", text.chars().take(64).collect::<String>(), why))
+        parse(text).map(Self).map_err(|why| Invalid::new("capacity", text, why))
     }
 }
 

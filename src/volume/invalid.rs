@@ -6,7 +6,7 @@
 pub struct Invalid {
     /// The noun: "volume name", "capacity".
     pub what: &'static str,
-    /// The text as given (shortened where it may be long).
+    /// The text as given, shortened where it is long.
     pub text: String,
     /// What is wrong, and what to write instead.
     pub why: String,
@@ -14,7 +14,7 @@ pub struct Invalid {
 
 impl Invalid {
     /// An error about `text`, which should have been a `what`.
-    pub fn new(what: &'static str, text: impl Into<String>, why: impl Into<String>) -> Self {
-        Self { what, text: text.into(), why: why.into() }
+    pub fn new(what: &'static str, text: impl AsRef<str>, why: impl Into<String>) -> Self {
+        Self { what, text: text.as_ref().chars().take(200).collect(), why: why.into() }
     }
 }

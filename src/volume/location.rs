@@ -41,7 +41,7 @@ impl FromStr for RelativePath {
     /// Reads `a/b`. Leading, trailing and repeated slashes do not count.
     fn from_str(text: &str) -> Result<Self, Invalid> {
         let names: Self = text.split('/').filter(|name| !name.is_empty()).map(String::from).collect();
-        let wrong = |why| Err(Invalid::new("path", text.chars().take(200).collect::<String>(), why));
+        let wrong = |why| Err(Invalid::new("path", text, why));
         if names.is_empty() {
             return wrong("names the root of the store");
         }

@@ -17,6 +17,11 @@ impl VolumeName {
         format!("pvc-{uid}").parse()
     }
 
+    /// The UID of the claim that it was made for; the whole name of a volume that is not named by one.
+    pub fn claim_uid(&self) -> &str {
+        self.0.strip_prefix("pvc-").unwrap_or(&self.0)
+    }
+
     /// The name as text; safe as one path segment and as a Kubernetes object name.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -28,9 +33,8 @@ impl FromStr for VolumeName {
 
     fn from_str(text: &str) -> Result<Self, Invalid> {
         if !dns::is_subdomain(text) {
-            let shown: String = text.chars().take(80).collect();
             let why = "must be 1 to 253 lower case letters, digits, '-' and '.', beginning and ending with a letter or digit";
-            return Err(Invalid::new("volume name", shown, why));
+            return Err(Invalid::new("volume name", text, why));
         }
         Ok(Self(text.into()))
     }
@@ -40,6 +44,15 @@ impl fmt::Display for VolumeName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
+}
+
+/// Whether a text has the shape of the UIDs that Kubernetes gives, and of the identities of Ceph's clusters.
+pub fn is_uuid(text: &str) -> bool {
+    text.len() == 36
+        && text.bytes().enumerate().all(|(at, b)| match at {
+            8 | 13 | 18 | 23 => b == b'-',
+            _ => b.is_ascii_hexdigit(),
+        })
 }
 
 /// The configured name of an export or a cluster, a part of volume ids.
@@ -59,8 +72,7 @@ impl FromStr for StoreName {
         if (1..=63).contains(&text.len()) && text.bytes().all(plain) {
             return Ok(Self(text.into()));
         }
-        let shown: String = text.chars().take(80).collect();
-        Err(Invalid::new("store name", shown, format!("must be {}", Self::ALLOWED)))
+        Err(Invalid::new("store name", text, format!("must be {}", Self::ALLOWED)))
     }
 }
 
@@ -140,6 +152,16 @@ impl FromStr for VolumeId {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_uid_is_known_by_its_shape() {
+        assert!(is_uuid("6c0f3c9e-8a0b-4a43-9f4a-0b1d0a3c2f11"));
+        for other in
+            ["", "scratch", "6c0f3c9e-8a0b-4a43-9f4a-0b1d0a3c2f1", "6c0f3c9e08a0b04a4309f4a00b1d0a3c2f11"]
+        {
+            assert!(!is_uuid(other), "{other}");
+        }
+    }
 
     #[test]
     fn a_volume_is_named_by_the_uid_of_its_claim() {

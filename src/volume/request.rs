@@ -2,7 +2,7 @@
 
 use std::{any::Any, collections::BTreeMap, sync::Arc};
 
-use super::{Access, Capacity, Mode, Placement, VolumeName};
+use super::{Access, Capacity, ClaimKey, Mode, Placement, VolumeName};
 
 /// The claim a volume is made for, as far as names on the storage depend on it.
 ///
@@ -19,6 +19,13 @@ pub struct Claim {
     pub labels: BTreeMap<String, String>,
     /// The claim's annotations.
     pub annotations: BTreeMap<String, String>,
+}
+
+impl Claim {
+    /// Which claim it is.
+    pub fn key(&self) -> ClaimKey {
+        ClaimKey { namespace: self.namespace.clone(), name: self.name.clone(), uid: self.uid.clone() }
+    }
 }
 
 /// What is asked of a backend for one claim.

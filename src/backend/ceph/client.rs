@@ -29,7 +29,7 @@ use crate::{
         command::{self, Command, Failure},
         secret::SecretFile,
     },
-    volume::Permit,
+    volume::{Permit, is_uuid},
 };
 
 /// How much of an answer is kept: a list of 100,000 images has 6 MB.
@@ -96,7 +96,7 @@ impl Ceph {
         let what = format!("ask cluster {} who it is", self.cluster.name());
         let reply = self.call(Tool::Ceph, Call::reads(what.clone(), ["fsid"])).await?;
         let answer: Option<Answer> = reply.json().ok().flatten();
-        let Some(Answer { fsid }) = answer.filter(|answer| is_fsid(&answer.fsid)) else {
+        let Some(Answer { fsid }) = answer.filter(|answer| is_uuid(&answer.fsid)) else {
             let stderr =
                 without_keys(&String::from_utf8_lossy(&reply.stdout), self.credentials.key().reveal());
             return Err(self.failed(
@@ -482,8 +482,4 @@ async fn ended(permit: Option<&Permit>) {
         }
         None => std::future::pending().await,
     }
-}
-
-fn is_fsid(text: &str) -> bool {
-    text.len() == 36 && text.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-')
 }

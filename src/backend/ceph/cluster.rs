@@ -131,10 +131,9 @@ impl Cluster {
     pub fn new(name: &str, monitors: Monitors, tools: Tools) -> Result<Self, Invalid> {
         let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
         if name.is_empty() || name.len() > 40 || !name.bytes().all(plain) {
-            let shown: String = name.chars().take(80).collect();
             return Err(Invalid::new(
                 "cluster name",
-                shown,
+                name,
                 "must be 1 to 40 lower case letters, digits and '-'",
             ));
         }

@@ -23,7 +23,7 @@ impl Credentials {
         if name.is_empty() || name.len() > 128 || name.starts_with('-') || !name.bytes().all(plain) {
             return Err(Invalid::new(
                 "Ceph user",
-                user.chars().take(80).collect::<String>(),
+                user,
                 "must be the name behind \"client.\", such as admin: 1 to 128 visible ASCII characters without quotes, \
                  '\\', '$', ',' and '=', not beginning with '-'",
             ));

@@ -238,7 +238,7 @@ impl FromStr for Monitors {
         }
         if monitors.is_empty() {
             let why = "names no monitor: write at least one address or host name, such as 10.0.0.1:6789";
-            return Err(Invalid::new("monitors", text.chars().take(200).collect::<String>(), why));
+            return Err(Invalid::new("monitors", text, why));
         }
         Ok(Self { text: text.trim().to_owned(), monitors })
     }

@@ -14,6 +14,7 @@ use crate::{
         ceph::{
             Admin, Cluster, Clusters, Monitors,
             class::{Form, Parameters, without_client, wrong},
+            parameters,
         },
     },
     volume::{Location, Mode, SecretName, VolumeRequest, parse_bool},
@@ -21,36 +22,16 @@ use crate::{
 
 /// Every class parameter that the backend reads.
 pub const PARAMETERS: &[Parameter] = &[
-    Parameter {
-        name: "clusterID",
-        values: "the name of a configured cluster",
-        default: "the cluster that monitors names",
-        effect: "The cluster on which subvolumes are made. Its monitors may change without any PV being touched.",
-    },
-    Parameter {
-        name: "monitors",
-        values: "addresses or host names, separated by commas",
-        default: "those of clusterID",
-        effect: "The monitors of the cluster, where it is not configured. One of a configured cluster means that cluster.",
-    },
+    parameters::CLUSTER_ID,
+    parameters::MONITORS,
     Parameter {
         name: "adminId",
         values: "a Ceph user, without \"client.\"",
         default: "admin; without adminSecretName as the cluster is configured",
         effect: "The user that makes and removes subvolumes: mon \"allow r\", mgr as deploy/examples/ceph/caps.sh prints it.",
     },
-    Parameter {
-        name: "adminSecretName",
-        values: "the name of a Secret",
-        default: "as the cluster is configured",
-        effect: "The Secret with that user's key, under \"key\", or as its only value.",
-    },
-    Parameter {
-        name: "adminSecretNamespace",
-        values: "a namespace",
-        default: "default; without adminSecretName as the cluster is configured",
-        effect: "Where that Secret is.",
-    },
+    parameters::ADMIN_SECRET_NAME,
+    parameters::ADMIN_SECRET_NAMESPACE,
     Parameter {
         name: "fsName",
         values: "the name of a file system",
@@ -105,19 +86,8 @@ pub const PARAMETERS: &[Parameter] = &[
         default: "the claim's; for users of the volumes' own --secret-namespace, if set",
         effect: "Where that Secret is, or where the Secrets of the volumes' own users are kept.",
     },
-    Parameter {
-        name: "pvSource",
-        values: "csi, in-tree",
-        default: "csi",
-        effect: "What the PV says of the volume: for the node plugin of a CSI driver, or for the one that Kubernetes had \
-                 before 1.31.",
-    },
-    Parameter {
-        name: "archiveExpiry",
-        values: "never, or 1m to 18300d, in s, m, h, d or w",
-        default: "never",
-        effect: "When an archived volume is deleted for good.",
-    },
+    parameters::PV_SOURCE,
+    parameters::ARCHIVE_EXPIRY,
     Parameter {
         name: "mode",
         values: "octal, 0 to 7777",

@@ -54,11 +54,7 @@ pub(super) async fn create(
     plan: &Plan,
     permit: &Permit,
 ) -> Result<Volume, Error> {
-    let claim = ClaimKey {
-        namespace: request.claim.namespace.clone(),
-        name: request.claim.name.clone(),
-        uid: request.claim.uid.clone(),
-    };
+    let claim = request.claim.key();
     let id = VolumeId::new(NAME, plan.cluster.name(), request.name.clone())?;
     if work.host.cluster_ids().is_none() {
         let message = format!("nothing can be marked as ours: {UNKNOWN_CLUSTER}");

@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 use super::{
     info::At,
     purge::LATER,
+    store::NextLook,
     users,
     work::{Marked, Work},
 };
@@ -18,61 +19,61 @@ use crate::{
 /// How soon an archive is looked at again that a PV uses.
 const USED: Duration = Duration::from_hours(1);
 
-/// What became of an archived volume.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Fate {
-    /// It was deleted for good.
-    Expired,
-    /// It expires then.
-    Waits(SystemTime),
-    /// It is no archive of ours any more, or one that is kept for good.
-    Stays,
-}
-
 /// Deletes an archived volume of ours for good, if its time has come and no PV uses it.
 ///
-/// One that a PV uses loses its mark when it is restored or registered.
-pub(super) async fn expire(work: &Work, at: &At, now: SystemTime, permit: &Permit) -> Result<Fate, Error> {
-    let Some(marked) = work.hold(at).await? else { return Ok(Fate::Stays) };
+/// One that a PV uses loses its mark when it is restored or registered. Returns when to look again, or `None` where nothing is left
+/// to be done.
+pub(super) async fn expire(
+    work: &Work,
+    at: &At,
+    now: SystemTime,
+    permit: &Permit,
+) -> Result<NextLook, Error> {
+    let Some(marked) = work.hold(at).await? else { return Ok(None) };
     let Marked { marks, mark, name, .. } = &marked;
-    let Some(archived) = &marks.archived else { return Ok(Fate::Stays) };
+    let Some(archived) = &marks.archived else { return Ok(None) };
     match archived.expires() {
-        Some(_) if marks.kept => return Ok(Fate::Stays),
-        Some(expires) if expires > now => return Ok(Fate::Waits(expires)),
-        Some(_) => {}
-        None => return Ok(Fate::Stays),
+        Some(expires) if !marks.kept && expires > now => return Ok(Some(Some(expires))),
+        Some(_) if !marks.kept => {}
+        Some(_) | None => return Ok(None),
     }
-    if let Some(fate) = wanted(work, at, name, now).await? {
-        return Ok(fate);
+    if let Some(again) = wanted(work, at, name, now).await? {
+        return Ok(Some(Some(again)));
     }
     work.subvolumes.unsnapshotted(at).await?;
     users::discard(work, at, mark, true, permit).await?;
     // That took a while. What gets a PV now is let in again with that.
-    if let Some(fate) = wanted(work, at, name, now).await? {
-        return Ok(fate);
+    if let Some(again) = wanted(work, at, name, now).await? {
+        return Ok(Some(Some(again)));
     }
     work.subvolumes.remove(at, permit).await?;
+    work.store.memory().purged += 1;
     tracing::info!(
         subvolume = at.shown(),
         claim = mark.shown(),
         since = archived.since,
         "an archived volume has expired"
     );
-    Ok(Fate::Expired)
+    Ok(None)
 }
 
 /// When an archive is looked at again that a PV uses; `None` where there is no PV.
-async fn wanted(work: &Work, at: &At, name: &VolumeName, now: SystemTime) -> Result<Option<Fate>, Error> {
+async fn wanted(
+    work: &Work,
+    at: &At,
+    name: &VolumeName,
+    now: SystemTime,
+) -> Result<Option<SystemTime>, Error> {
     match work.host.pv_state(name).await? {
         PvState::Absent => Ok(None),
-        PvState::Present { removing: true, .. } => Ok(Some(Fate::Waits(now + LATER))),
+        PvState::Present { removing: true, .. } => Ok(Some(now + LATER)),
         PvState::Present { removing: false, .. } => {
             tracing::warn!(
                 subvolume = at.shown(),
                 volume = %name,
                 "the archive has expired and is not deleted: its PersistentVolume exists and is not to be removed"
             );
-            Ok(Some(Fate::Waits(now + USED)))
+            Ok(Some(now + USED))
         }
     }
 }

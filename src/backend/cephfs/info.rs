@@ -35,6 +35,16 @@ impl At {
     pub(super) fn quoted(&self) -> [String; 3] {
         [&self.fs, &self.group, &self.name].map(|name| quoted(name))
     }
+
+    /// That it has those snapshots, which keep it from being removed, and how to remove them.
+    pub(super) fn removable_after(&self, snapshots: &str) -> String {
+        let [fs, group, name] = self.quoted();
+        format!(
+            "{} has {snapshots}, so it is not removed; remove them (ceph fs subvolume snapshot ls {fs} {name} --group_name \
+             {group}; ceph fs subvolume snapshot rm …), and it will be",
+            self.shown()
+        )
+    }
 }
 
 /// What asking for the metadata of a subvolume told.

@@ -21,7 +21,7 @@ use crate::{
     },
     volume::{
         Capacity, CephfsSource, ClaimKey, Disposal, Expanded, InUse, Permit, PvMetadata, SecretName,
-        VolumeName,
+        VolumeName, is_uuid,
     },
 };
 
@@ -111,13 +111,12 @@ impl LegacyVolume {
         })
     }
 
-    fn at(&self, fs: &str) -> At {
-        At { fs: fs.to_owned(), group: self.group.clone(), name: self.share.clone() }
+    /// Where it lies, on the cluster that it was.
+    async fn find(&self, work: &Work) -> Result<At, Error> {
+        work.identity().await?;
+        let fs = work.filesystem(self.fs.as_deref(), None).await?;
+        Ok(At { fs, group: self.group.clone(), name: self.share.clone() })
     }
-}
-
-fn is_uuid(text: &str) -> bool {
-    text.len() == 36 && text.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-')
 }
 
 /// Removes the volume, its user and its Secret.
@@ -135,9 +134,7 @@ pub(super) async fn remove(
         let message = format!("{} cannot be removed: {UNKNOWN_CLUSTER}", legacy.path);
         return Err(Error::new(Kind::Refused, message));
     }
-    work.identity().await?;
-    let fs = work.filesystem(legacy.fs.as_deref(), None).await?;
-    let at = legacy.at(&fs);
+    let at = legacy.find(work).await?;
     let removed = match look(work, legacy, &at, Some(name)).await? {
         None => Removed::Absent,
         Some(marks) => match disposal {
@@ -168,7 +165,7 @@ pub(super) async fn remove(
         },
     };
     if removed == Removed::Absent {
-        revoke_user(work, legacy, &fs, permit).await?;
+        revoke_user(work, legacy, &at.fs, permit).await?;
     }
     if let Some(secret) = &legacy.secret {
         permit.check()?;
@@ -184,9 +181,7 @@ pub(super) async fn expand(
     quota: u64,
     permit: &Permit,
 ) -> Result<Expanded, Error> {
-    work.identity().await?;
-    let fs = work.filesystem(legacy.fs.as_deref(), None).await?;
-    let at = legacy.at(&fs);
+    let at = legacy.find(work).await?;
     if look(work, legacy, &at, None).await?.is_none() {
         return Err(Error::new(Kind::NotFound, format!("{} does not exist", legacy.path)));
     }
@@ -270,9 +265,7 @@ async fn look(
 
 /// Gives up that it is archived. Its user was removed with the archiving, and is not ours to make again.
 pub(super) async fn restore(work: &Work, legacy: &LegacyVolume, permit: &Permit) -> Result<Restored, Error> {
-    work.identity().await?;
-    let fs = work.filesystem(legacy.fs.as_deref(), None).await?;
-    let at = legacy.at(&fs);
+    let at = legacy.find(work).await?;
     let Some(marks) = look(work, legacy, &at, None).await? else { return Ok(Restored::InPlace) };
     // A deletion that was refused at its last step has no mark.
     let user_is_gone = match work.subvolumes.mds_caps(&legacy.user).await {
@@ -302,12 +295,10 @@ pub(super) async fn register(
     permit: &Permit,
 ) -> Result<(), Error> {
     let Some(cluster) = work.host.cluster_ids() else { return Ok(()) };
-    work.identity().await?;
-    let fs = work.filesystem(legacy.fs.as_deref(), None).await?;
-    let at = legacy.at(&fs);
+    let at = legacy.find(work).await?;
     match look(work, legacy, &at, Some(&volume.name)).await? {
         Some(marks) if marks.owner == Owner::Unmarked => {
-            let uid = volume.name.as_str().trim_start_matches("pvc-").to_owned();
+            let uid = volume.name.claim_uid().to_owned();
             let claim = ClaimKey { uid, ..volume.claim.clone() };
             let mark = Mark::new(&claim, Some(cluster.current().to_owned()), None, now(work));
             work.subvolumes.set_metadata(&at, mark::OWNER, &mark.written(), permit).await

@@ -55,7 +55,7 @@ pub(super) fn prove(
             return refuse(format!("carries a mark ({}) that cannot be read", mark::OWNER));
         }
         Owner::Unmarked if taken_over == Some(UNRECORDED) => {
-            let uid = name.as_str().trim_start_matches("pvc-").to_owned();
+            let uid = name.claim_uid().to_owned();
             let mark =
                 Mark::new(&ClaimKey { uid, ..claim.clone() }, None, None, std::time::SystemTime::UNIX_EPOCH);
             return Ok(Proof::TakenOver(Box::new(marks.clone()), Box::new(signed(mark))));

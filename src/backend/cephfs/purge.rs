@@ -6,9 +6,12 @@
 use std::time::{Duration, SystemTime};
 
 use super::{
+    expire::expire,
     info::At,
     mark::{self, Archived, Deleted},
-    remove, users,
+    remove,
+    store::{NextLook, Removed},
+    users,
     work::{Marked, Work},
 };
 use crate::{
@@ -61,54 +64,50 @@ pub(super) fn decide(deleted: &Deleted, pv: &PvState, now: SystemTime) -> Next {
     }
 }
 
-/// Purges what is due, and tells what could not be.
+/// Purges the deleted and the archived volumes that are due, and tells what could not be.
 pub(super) async fn purge_due(work: &Work, now: SystemTime, permit: &Permit) -> Result<(), Error> {
-    let due: Vec<At> = {
-        let memory = work.store.memory();
-        let due = memory.deleted.iter().filter(|(_, at)| at.is_some_and(|at| at <= now));
-        due.map(|(at, _)| at.clone()).collect()
-    };
     let mut lost = None;
-    for at in due {
+    let due = work.store.memory().due(now);
+    for (state, at) in due {
         permit.check()?;
-        let key = format!("deleted {}", at.shown());
-        let settled = settle(work, &at, now, permit).await;
+        let key = format!("{} {}", state.word(), at.shown());
+        let settled = match state {
+            Removed::Deleted => settle(work, &at, now, permit).await,
+            Removed::Archived => expire(work, &at, now, permit).await,
+        };
         let mut memory = work.store.memory();
-        match settled {
-            Ok(Some(next)) => {
+        let next = match settled {
+            Ok(next) => {
                 memory.stuck.remove(&key);
-                memory.deleted.insert(at, next);
+                next
             }
-            Ok(None) => {
-                memory.stuck.remove(&key);
-                memory.deleted.remove(&at);
-            }
-            Err(error) if error.kind() == Kind::Busy => {
-                memory.deleted.insert(at, Some(now + SOON));
-            }
-            // It does not keep the others waiting, unless nothing is answered.
-            Err(error) if error.kind() == Kind::Unavailable => {
-                memory.deleted.insert(at, Some(now + AGAIN));
-                if lost.replace(error).is_some() {
-                    break;
+            Err(error) => Some(Some(match error.kind() {
+                Kind::Busy => now + SOON,
+                // It does not keep the others waiting, unless nothing is answered.
+                Kind::Unavailable => {
+                    let again = lost.replace(error).is_some();
+                    memory.waiting(state).insert(at.clone(), Some(now + AGAIN));
+                    if again {
+                        break;
+                    }
+                    continue;
                 }
-            }
-            Err(error) => {
-                memory.stick(key, error.chain());
-                memory.deleted.insert(at, Some(now + LATER));
-            }
+                _ => {
+                    memory.stick(key, error.chain());
+                    now + LATER
+                }
+            })),
+        };
+        match next {
+            Some(next) => drop(memory.waiting(state).insert(at, next)),
+            None => drop(memory.waiting(state).remove(&at)),
         }
     }
     lost.map_or(Ok(()), Err)
 }
 
-/// Looks at one deleted volume; when to look again (`None` in it: never), or `None` where nothing is left to be done.
-async fn settle(
-    work: &Work,
-    at: &At,
-    now: SystemTime,
-    permit: &Permit,
-) -> Result<Option<Option<SystemTime>>, Error> {
+/// Looks at one deleted volume; when to look again.
+async fn settle(work: &Work, at: &At, now: SystemTime, permit: &Permit) -> Result<NextLook, Error> {
     let Some(marked) = work.hold(at).await? else { return Ok(None) };
     let Some(deleted) = &marked.marks.deleted else { return Ok(None) };
     // Written late, or left by an earlier removal of a volume that was kept since.

@@ -16,8 +16,11 @@ use super::{
     work::Work,
 };
 use crate::{
-    backend::{Error, Kind, Removed, Restored, ceph::class::Form},
-    volume::{Capacity, Disposal, ExpandRequest, Expanded, Origin, Permit, Removal, VolumeName},
+    backend::{
+        Error, Kind, Removed, Restored,
+        ceph::{class::Form, owner::Claimant},
+    },
+    volume::{Capacity, Disposal, ExpandRequest, Expanded, Permit, Removal, VolumeName},
 };
 
 /// Removes the volume.
@@ -28,41 +31,64 @@ pub(super) async fn remove(
     permit: &Permit,
 ) -> Result<Removed, Error> {
     let at = at(record);
-    work.store.met(&at.fs, &at.group);
-    work.prove_identity(removal.pv_metadata.store_identity.as_deref()).await?;
-    let marks = match work.subvolumes.metadata(&at).await? {
-        Found::Subvolume(metadata) => {
-            match prove(&at, &Marks::read(&metadata), removal.into(), work.host.cluster_ids().as_ref())? {
-                Proof::Ours(marks) => marks,
-                Proof::TakenOver(marks, mark) => {
-                    let mark = take_over(work, &at, *mark, record, permit).await?;
-                    Box::new(Marks { owner: Owner::Claim(mark), ..*marks })
-                }
-                Proof::Passed => {
-                    tracing::warn!(volume = %removal.name, subvolume = at.shown(), "the name has passed to another claim");
-                    return absent(work, &at, removal, record, permit).await;
-                }
-            }
+    let marks = match own_marks(work, &at, removal.into(), record, permit).await? {
+        OwnMarks::Proved(marks) => marks,
+        OwnMarks::AnotherClaims => {
+            tracing::warn!(volume = %removal.name, subvolume = at.shown(), "the subvolume name now belongs to another claim");
+            return absent(work, &at, removal, record, permit).await;
         }
-        Found::NoSubvolume => return absent(work, &at, removal, record, permit).await,
-        Found::OnlySnapshots => return Err(only_snapshots(&at)),
-        Found::NoGroup => return Err(no_group(&at)),
+        OwnMarks::NoSubvolume => return absent(work, &at, removal, record, permit).await,
+        OwnMarks::NoGroup => return Err(no_group(&at)),
     };
-    match (removal.disposal, removal.origin) {
-        (Disposal::Retain, _) => {
+    match removal.disposal.of(removal.origin) {
+        Disposal::Retain => {
             // Else a sweep would take it for a volume that was never used.
             keep(work, &at, marks.kept, permit).await?;
             Ok(Removed::Kept)
         }
-        (Disposal::Archive, _) | (Disposal::Delete, Origin::Adopted) => {
+        Disposal::Archive => {
             archive(work, &at, *marks, removal, record, permit).await?;
             forget(work, removal, record, permit).await?;
             Ok(Removed::Archived(names::path(&at.group, &at.name).to_string()))
         }
-        (Disposal::Delete, Origin::Created) => {
+        Disposal::Delete => {
             delete(work, &at, *marks, removal, permit).await?;
             Ok(Removed::Trashed)
         }
+    }
+}
+
+/// What is written on the subvolume of a PV.
+enum OwnMarks {
+    /// It is the PV's, and signed if an administrator took it over.
+    Proved(Box<Marks>),
+    AnotherClaims,
+    NoSubvolume,
+    NoGroup,
+}
+
+async fn own_marks(
+    work: &Work,
+    at: &At,
+    claimant: Claimant<'_>,
+    record: &Record,
+    permit: &Permit,
+) -> Result<OwnMarks, Error> {
+    work.store.met(&at.fs, &at.group);
+    work.prove_identity(claimant.pv_metadata.store_identity.as_deref()).await?;
+    let metadata = match work.subvolumes.metadata(at).await? {
+        Found::Subvolume(metadata) => metadata,
+        Found::NoSubvolume => return Ok(OwnMarks::NoSubvolume),
+        Found::NoGroup => return Ok(OwnMarks::NoGroup),
+        Found::OnlySnapshots => return Err(only_snapshots(at)),
+    };
+    match prove(at, &Marks::read(&metadata), claimant, work.host.cluster_ids().as_ref())? {
+        Proof::Ours(marks) => Ok(OwnMarks::Proved(marks)),
+        Proof::TakenOver(marks, mark) => {
+            let mark = take_over(work, at, *mark, record, permit).await?;
+            Ok(OwnMarks::Proved(Box::new(Marks { owner: Owner::Claim(mark), ..*marks })))
+        }
+        Proof::Passed => Ok(OwnMarks::AnotherClaims),
     }
 }
 
@@ -98,7 +124,7 @@ async fn archive(
     }
     work.store.memory().archives.remove(at);
     if let Some(expires) = archived.expires() {
-        work.store.memory().archives.insert(at.clone(), expires);
+        work.store.memory().archives.insert(at.clone(), Some(expires));
     }
     Ok(())
 }
@@ -135,23 +161,13 @@ pub(super) async fn expand(
     permit: &Permit,
 ) -> Result<Expanded, Error> {
     let at = at(record);
-    work.store.met(&at.fs, &at.group);
-    work.prove_identity(request.pv_metadata.store_identity.as_deref()).await?;
-    match work.subvolumes.metadata(&at).await? {
-        Found::Subvolume(metadata) => {
-            match prove(&at, &Marks::read(&metadata), request.into(), work.host.cluster_ids().as_ref())? {
-                Proof::Ours(_) => {}
-                Proof::TakenOver(_, mark) => {
-                    take_over(work, &at, *mark, record, permit).await?;
-                }
-                Proof::Passed => {
-                    let message = format!("{} is that of another claim by now", at.shown());
-                    return Err(Error::new(Kind::NotFound, message));
-                }
-            }
+    match own_marks(work, &at, request.into(), record, permit).await? {
+        OwnMarks::Proved(_) => {}
+        OwnMarks::AnotherClaims => {
+            let message = format!("{} is that of another claim by now", at.shown());
+            return Err(Error::new(Kind::NotFound, message));
         }
-        Found::OnlySnapshots => return Err(only_snapshots(&at)),
-        Found::NoSubvolume | Found::NoGroup => {
+        OwnMarks::NoSubvolume | OwnMarks::NoGroup => {
             return Err(Error::new(Kind::NotFound, format!("{} does not exist", at.shown())));
         }
     }

@@ -48,7 +48,7 @@ pub(super) struct Memory {
     pub(super) owners: BTreeMap<At, VolumeName>,
     /// Archived volumes that expire, and when: those that were archived in this term of leadership, and the others once they
     /// were looked for.
-    pub(super) archives: BTreeMap<At, SystemTime>,
+    pub(super) archives: BTreeMap<At, Option<SystemTime>>,
     /// When all that are marked were looked for.
     pub(super) marks_found: Option<Instant>,
     /// When what could not be done is tried again.
@@ -68,6 +68,25 @@ pub(super) struct Memory {
     pub(super) present: BTreeMap<(String, String), Present>,
 }
 
+/// How a volume was removed that is still there.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Removed {
+    Deleted,
+    Archived,
+}
+
+impl Removed {
+    pub(super) fn word(self) -> &'static str {
+        match self {
+            Self::Deleted => "deleted",
+            Self::Archived => "archived",
+        }
+    }
+}
+
+/// When a removed volume is looked at next (`None` in it: never); `None` where nothing is left to be done.
+pub(super) type NextLook = Option<Option<SystemTime>>;
+
 /// How often all are looked for that are marked.
 const LOOK: Duration = Duration::from_hours(1);
 
@@ -75,6 +94,25 @@ impl Memory {
     /// Whether all that are marked were looked for not long ago.
     pub(super) fn marks_are_known(&self) -> bool {
         self.marks_found.is_some_and(|found| found.elapsed() < LOOK)
+    }
+
+    /// The volumes that were removed so, and when they are looked at next.
+    pub(super) fn waiting(&mut self, removed: Removed) -> &mut BTreeMap<At, Option<SystemTime>> {
+        match removed {
+            Removed::Deleted => &mut self.deleted,
+            Removed::Archived => &mut self.archives,
+        }
+    }
+
+    /// The removed volumes that are to be looked at now.
+    pub(super) fn due(&mut self, now: SystemTime) -> Vec<(Removed, At)> {
+        let mut due = Vec::new();
+        for removed in [Removed::Deleted, Removed::Archived] {
+            let waiting =
+                self.waiting(removed).iter().filter(|(_, next)| next.is_some_and(|next| next <= now));
+            due.extend(waiting.map(|(at, _)| (removed, at.clone())));
+        }
+        due
     }
 
     /// Notes what could not be done. There is an end to it: it is a list for people, and the log has all of it.

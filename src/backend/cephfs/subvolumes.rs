@@ -44,14 +44,13 @@ impl Subvolumes {
     /// The names of the file systems.
     pub(super) async fn filesystems(&self) -> Result<Vec<String>, Error> {
         let reply = self.call(Call::reads("list the file systems", ["fs", "ls"])).await?;
-        Ok(reply.json::<Vec<Named>>()?.unwrap_or_default().into_iter().map(|fs| fs.name).collect())
+        names(&reply)
     }
 
     pub(super) async fn make_group(&self, fs: &str, group: &str, permit: &Permit) -> Result<(), Error> {
         let what = format!("make subvolume group {group} in file system {fs}");
         let args = ["fs", "subvolumegroup", "create", fs, group];
-        self.call(Call::changes(what, args, permit)).await?;
-        Ok(())
+        Ok(self.call(Call::changes(what, args, permit)).await.map(drop)?)
     }
 
     /// The names of the groups; none where the user may not see them, which is no reason not to use those that it knows.
@@ -87,16 +86,12 @@ impl Subvolumes {
 
     /// Makes the subvolume. Where it exists, this sets its quota and mode back: look first.
     pub(super) async fn create(&self, at: &At, new: &New<'_>, permit: &Permit) -> Result<(), Failed> {
-        let mut args = args(at, "create", &["--size".to_owned(), new.quota.to_string()]);
-        args.extend(["--mode".to_owned(), new.mode.to_owned()]);
-        if let Some(uid) = new.uid {
-            args.extend(["--uid".to_owned(), uid.to_string()]);
-        }
-        if let Some(gid) = new.gid {
-            args.extend(["--gid".to_owned(), gid.to_string()]);
-        }
-        if let Some(pool) = new.pool {
-            args.extend(["--pool_layout".to_owned(), pool.to_owned()]);
+        let quota = new.quota.to_string();
+        let mut args = args(at, &["create"], &["--size", &quota, "--mode", new.mode]);
+        let (uid, gid) = (new.uid.map(|uid| uid.to_string()), new.gid.map(|gid| gid.to_string()));
+        let pool = new.pool.map(str::to_owned);
+        for (option, value) in [("--uid", uid), ("--gid", gid), ("--pool_layout", pool)] {
+            args.extend(value.into_iter().flat_map(|value| [option.to_owned(), value]));
         }
         // Else the rights that `authorize` gives would be to the data of every volume in the pool.
         args.push("--namespace-isolated".to_owned());
@@ -105,9 +100,7 @@ impl Subvolumes {
 
     pub(super) async fn metadata(&self, at: &At) -> Result<Found, Error> {
         let what = format!("read the metadata of {}", at.shown());
-        let args = ["fs", "subvolume", "metadata", "ls", &at.fs, &at.name, "--group_name", &at.group]
-            .map(str::to_owned);
-        match self.call(Call::reads(what, args)).await {
+        match self.call(Call::reads(what, args(at, &["metadata", "ls"], &[]))).await {
             Ok(reply) => Ok(Found::Subvolume(reply.json()?.unwrap_or_default())),
             Err(failed) => match failed.reason {
                 Reason::Snapshots => Ok(Found::OnlySnapshots),
@@ -137,9 +130,7 @@ impl Subvolumes {
         (key, value): (&str, &str),
         permit: &Permit,
     ) -> Result<Reply, Failed> {
-        let args =
-            ["fs", "subvolume", "metadata", "set", &at.fs, &at.name, key, value, "--group_name", &at.group];
-        self.call(Call::changes(what, args, permit)).await
+        self.call(Call::changes(what, args(at, &["metadata", "set"], &[key, value]), permit)).await
     }
 
     /// Makes sure that there is room for metadata, by writing `value` where it is already. A remark of Ceph's counts as a refusal.
@@ -157,8 +148,8 @@ impl Subvolumes {
 
     pub(super) async fn remove_metadata(&self, at: &At, key: &str, permit: &Permit) -> Result<(), Error> {
         let what = format!("remove metadata {key} of {}", at.shown());
-        let args = ["fs", "subvolume", "metadata", "rm", &at.fs, &at.name, key, "--group_name", &at.group];
-        match self.call(Call::changes(what.clone(), args, permit)).await {
+        let call = Call::changes(what.clone(), args(at, &["metadata", "rm"], &[key]), permit);
+        match self.call(call).await {
             Ok(reply) => self.written(at, (key, None), (&what, &reply)).await,
             Err(failed) if failed.reason == Reason::NoMetadata => Ok(()),
             Err(failed) => Err(failed.into()),
@@ -186,7 +177,7 @@ impl Subvolumes {
 
     pub(super) async fn info(&self, at: &At) -> Result<Info, Failed> {
         let what = format!("look at {}", at.shown());
-        let reply = self.call(Call::reads(what.clone(), args(at, "info", &[]))).await?;
+        let reply = self.call(Call::reads(what.clone(), args(at, &["info"], &[]))).await?;
         match reply.json::<Info>() {
             Ok(Some(info)) => Ok(info),
             Ok(None) => Err(malformed(what, "nothing was answered".into())),
@@ -197,60 +188,36 @@ impl Subvolumes {
     /// The absolute path of its data.
     pub(super) async fn path(&self, at: &At) -> Result<String, Error> {
         let what = format!("find the path of {}", at.shown());
-        let reply = self.call(Call::reads(what, args(at, "getpath", &[]))).await?;
+        let reply = self.call(Call::reads(what, args(at, &["getpath"], &[]))).await?;
         Ok(reply.text()?.to_owned())
     }
 
     /// Sets the quota. Ceph refuses only what is below the used bytes: the caller compares with the current quota.
     pub(super) async fn resize(&self, at: &At, quota: u64, permit: &Permit) -> Result<(), Error> {
         let what = format!("set the quota of {} to {quota} bytes", at.shown());
-        let args = [
-            "fs",
-            "subvolume",
-            "resize",
-            &at.fs,
-            &at.name,
-            &quota.to_string(),
-            "--group_name",
-            &at.group,
-            "--no_shrink",
-        ]
-        .map(str::to_owned);
-        self.call(Call::changes(what, args, permit)).await?;
-        Ok(())
+        let mut args = args(at, &["resize"], &[&quota.to_string()]);
+        args.push("--no_shrink".to_owned());
+        Ok(self.call(Call::changes(what, args, permit)).await.map(drop)?)
     }
 
     /// Refuses a subvolume that has snapshots, which were not to be deleted.
     pub(super) async fn unsnapshotted(&self, at: &At) -> Result<(), Error> {
         let what = format!("list the snapshots of {}", at.shown());
-        let args = ["fs", "subvolume", "snapshot", "ls", &at.fs, &at.name, "--group_name", &at.group];
-        let reply = self.call(Call::reads(what, args)).await?;
-        let snapshots = reply.json::<Vec<Named>>()?.unwrap_or_default();
+        let reply = self.call(Call::reads(what, args(at, &["snapshot", "ls"], &[]))).await?;
+        let snapshots = names(&reply)?;
         let Some(first) = snapshots.first() else { return Ok(()) };
-        let [fs, group, name] = at.quoted();
-        let message = format!(
-            "{} has {} snapshots ({}, …), so it is not removed; remove them (ceph fs subvolume snapshot ls {fs} {name} --group_name \
-             {group}; ceph fs subvolume snapshot rm …), and it will be",
-            at.shown(),
-            snapshots.len(),
-            first.name
-        );
+        let message = at.removable_after(&format!("{} snapshots ({first}, …)", snapshots.len()));
         Err(Error::new(Kind::InUse, message))
     }
 
     /// Gives the data to Ceph's own trash. Whether there was anything.
     pub(super) async fn remove(&self, at: &At, permit: &Permit) -> Result<bool, Error> {
-        let call = Call::changes(format!("remove {}", at.shown()), args(at, "rm", &[]), permit);
+        let call = Call::changes(format!("remove {}", at.shown()), args(at, &["rm"], &[]), permit);
         match self.call(call).await {
             Ok(_) => Ok(true),
             Err(failed) if failed.reason == Reason::NoSubvolume => Ok(false),
             Err(failed) if failed.reason == Reason::Snapshots => {
-                let [fs, group, name] = at.quoted();
-                let message = format!(
-                    "{} has snapshots, so it is not removed; remove them (ceph fs subvolume snapshot ls {fs} {name} --group_name \
-                     {group}; ceph fs subvolume snapshot rm …), and it will be",
-                    at.shown()
-                );
+                let message = at.removable_after("snapshots");
                 Err(Error::caused_by(Kind::InUse, message, failed))
             }
             Err(failed) => Err(failed.into()),
@@ -267,9 +234,9 @@ impl Subvolumes {
         tenant: &str,
         permit: &Permit,
     ) -> Result<Key, Error> {
-        let more = [user, "--access_level", "rw", "--tenant_id", tenant].map(str::to_owned);
+        let more = [user, "--access_level", "rw", "--tenant_id", tenant];
         let what = format!("let user {user} into {}", at.shown());
-        let reply = self.call(Call::changes(what, args(at, "authorize", &more), permit)).await?;
+        let reply = self.call(Call::changes(what, args(at, &["authorize"], &more), permit)).await?;
         // In JSON a string, else the bare key.
         let text = reply.text()?;
         Ok(Key::parse(text.trim_matches('"').as_bytes())?)
@@ -279,7 +246,7 @@ impl Subvolumes {
     /// module knows no such user.
     pub(super) async fn deauthorize(&self, at: &At, user: &str, permit: &Permit) -> Result<bool, Error> {
         let what = format!("keep user {user} out of {}", at.shown());
-        match self.call(Call::changes(what, args(at, "deauthorize", &[user.to_owned()]), permit)).await {
+        match self.call(Call::changes(what, args(at, &["deauthorize"], &[user]), permit)).await {
             Ok(_) => Ok(true),
             Err(failed) => match failed.reason {
                 Reason::NoUser => Ok(false),
@@ -292,7 +259,7 @@ impl Subvolumes {
     /// The users that were let in.
     pub(super) async fn authorized(&self, at: &At) -> Result<Vec<String>, Error> {
         let what = format!("list the users of {}", at.shown());
-        let reply = self.call(Call::reads(what, args(at, "authorized_list", &[]))).await?;
+        let reply = self.call(Call::reads(what, args(at, &["authorized_list"], &[]))).await?;
         let users: Vec<BTreeMap<String, String>> = reply.json()?.unwrap_or_default();
         Ok(users.into_iter().flat_map(BTreeMap::into_keys).collect())
     }
@@ -300,8 +267,7 @@ impl Subvolumes {
     /// Ends the mounts of `user`, which would go on without rights until they reconnect.
     pub(super) async fn evict(&self, at: &At, user: &str, permit: &Permit) -> Result<(), Error> {
         let what = format!("end the mounts of user {user} of {}", at.shown());
-        self.call(Call::changes(what, args(at, "evict", &[user.to_owned()]), permit)).await?;
-        Ok(())
+        Ok(self.call(Call::changes(what, args(at, &["evict"], &[user]), permit)).await.map(drop)?)
     }
 
     /// What `user` may do to metadata servers, as text; `None` where there is no such user.
@@ -335,12 +301,12 @@ impl Subvolumes {
     }
 }
 
-/// `fs subvolume <verb> <fs> <name> <more…> --group_name <group>`.
-fn args(at: &At, verb: &str, more: &[String]) -> Vec<String> {
-    let mut args = ["fs", "subvolume", verb, &at.fs, &at.name].map(str::to_owned).to_vec();
-    args.extend_from_slice(more);
-    args.extend(["--group_name".to_owned(), at.group.clone()]);
-    args
+/// `fs subvolume <verb…> <fs> <name> <more…> --group_name <group>`.
+fn args(at: &At, verb: &[&str], more: &[&str]) -> Vec<String> {
+    let (command, place) = (["fs", "subvolume"], [at.fs.as_str(), &at.name]);
+    let group = ["--group_name", &at.group];
+    let parts: [&[&str]; 5] = [&command, verb, &place, more, &group];
+    parts.concat().into_iter().map(str::to_owned).collect()
 }
 
 fn names(reply: &Reply) -> Result<Vec<String>, Error> {

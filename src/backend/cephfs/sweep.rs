@@ -10,11 +10,10 @@ use std::{
 };
 
 use super::{
-    expire::{Fate, expire},
     info::{At, Found},
     mark::{self, Marks, Owner},
     names,
-    purge::{AGAIN, LATER, SOON, purge_due},
+    purge::purge_due,
     remove,
     settings::NAME,
     store::Store,
@@ -77,7 +76,7 @@ pub(super) async fn list_uncommitted(work: &Work, known: Known<'_>) -> Result<Ve
                     }
                     continue;
                 };
-                let uid = volume.as_str().trim_start_matches("pvc-").to_owned();
+                let uid = volume.claim_uid().to_owned();
                 let claim = ClaimKey { namespace: String::new(), name: String::new(), uid };
                 (volume, claim, SystemTime::UNIX_EPOCH)
             }
@@ -279,44 +278,7 @@ pub(super) async fn collect_garbage(work: &Work, now: SystemTime, permit: &Permi
     }
     work.identity().await?;
     find_marked(work).await?;
-    let purged = purge_due(work, now, permit).await;
-    let due: Vec<At> = {
-        let memory = work.store.memory();
-        memory.archives.iter().filter(|(_, expires)| **expires <= now).map(|(at, _)| at.clone()).collect()
-    };
-    let mut lost = purged.err();
-    for at in due {
-        permit.check()?;
-        let key = format!("archived {}", at.shown());
-        let fate = expire(work, &at, now, permit).await;
-        let mut memory = work.store.memory();
-        let again = match fate {
-            Ok(Fate::Expired) => {
-                memory.purged += 1;
-                None
-            }
-            Ok(Fate::Waits(expires)) => Some(expires),
-            Ok(Fate::Stays) => None,
-            Err(error) if error.kind() == Kind::Busy => Some(now + SOON),
-            // It does not keep the others waiting, unless nothing is answered.
-            Err(error) if error.kind() == Kind::Unavailable => {
-                memory.archives.insert(at, now + AGAIN);
-                if lost.replace(error).is_some() {
-                    break;
-                }
-                continue;
-            }
-            Err(error) => {
-                memory.stick(key, error.chain());
-                memory.archives.insert(at, now + LATER);
-                continue;
-            }
-        };
-        memory.stuck.remove(&key);
-        memory.archives.remove(&at);
-        memory.archives.extend(again.map(|again| (at, again)));
-    }
-    lost.map_or(Ok(()), Err)
+    purge_due(work, now, permit).await
 }
 
 /// Finds, when a term of leadership begins and every hour, the archived volumes, those that were deleted, and those that are not signed:
@@ -344,7 +306,7 @@ async fn find_marked(work: &Work) -> Result<(), Error> {
             removed.extend(VolumeName::for_claim(&mark.uid).ok());
         }
         if let Some(found) = &marks.archived {
-            archives.extend(found.expires().map(|expires| (at.clone(), expires)));
+            archives.extend(found.expires().map(|expires| (at.clone(), Some(expires))));
         }
         if marks.deleted.is_some() {
             // What was rescued while no process led is found out at once.
@@ -364,8 +326,6 @@ async fn find_marked(work: &Work) -> Result<(), Error> {
 
 /// Whether there is anything to collect.
 pub(super) fn has_garbage(store: &Store, now: SystemTime) -> bool {
-    let memory = store.memory();
-    !memory.marks_are_known()
-        || memory.archives.values().any(|expires| *expires <= now)
-        || memory.deleted.values().flatten().any(|at| *at <= now)
+    let mut memory = store.memory();
+    !memory.marks_are_known() || !memory.due(now).is_empty()
 }

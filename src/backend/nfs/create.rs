@@ -23,7 +23,7 @@ use super::{
 use crate::{
     backend::{Kind, quoted},
     system::root::{Entry, Errno, Made, Seen},
-    volume::{ClaimKey, Origin, RelativePath, Source, Volume, VolumeId, VolumeName, VolumeRequest},
+    volume::{Origin, RelativePath, Source, Volume, VolumeId, VolumeName, VolumeRequest},
 };
 
 /// How often the work is begun again when directories come and go around it.
@@ -219,16 +219,11 @@ fn made_again(work: &Work<'_>, known: &Marker) -> Result<(), OpError> {
 /// What is recorded of the volume that is asked for.
 fn wanted(work: &Work<'_>, request: &VolumeRequest, plan: &Plan) -> Result<Marker, OpError> {
     let id = VolumeId::new(NAME, &work.context.export.name, request.name.clone())?;
-    let claim = ClaimKey {
-        namespace: request.claim.namespace.clone(),
-        name: request.claim.name.clone(),
-        uid: request.claim.uid.clone(),
-    };
     Ok(Marker {
         capacity: request.capacity.bytes(),
         shared: plan.existing == Existing::Share,
         cluster: work.signature(),
-        ..Marker::new(id, plan.place.path.clone(), claim, Origin::Created)
+        ..Marker::new(id, plan.place.path.clone(), request.claim.key(), Origin::Created)
     })
 }
 

@@ -23,7 +23,7 @@ use super::{
 use crate::{
     backend::{Kind, Removed, take_over},
     system::root::Errno,
-    volume::{Disposal, Origin, Removal, UNRECORDED},
+    volume::{Disposal, Removal, UNRECORDED},
 };
 
 /// The removal of a volume that has a record, which was proved to be this volume's.
@@ -35,13 +35,10 @@ pub(super) struct Removing<'a> {
 
 impl Removing<'_> {
     pub(super) fn run(mut self) -> Result<Removed, OpError> {
-        let adopted = self.live.marker.origin == Origin::Adopted || self.removal.origin == Origin::Adopted;
-        let disposal = match self.removal.disposal {
-            Disposal::Retain => return self.keep(),
-            Disposal::Delete if adopted => Disposal::Archive,
-            Disposal::Delete => Disposal::Delete,
-            Disposal::Archive => Disposal::Archive,
-        };
+        let disposal = self.removal.disposal.of(self.live.marker.origin).of(self.removal.origin);
+        if disposal == Disposal::Retain {
+            return self.keep();
+        }
         let by_inode = self.work.context.enforces(Rule::Inode);
         let inode = match stage(self.work, &self.live.marker)? {
             Stage::InPlace(inode) => inode,

@@ -17,6 +17,7 @@ use crate::{
         ceph::{
             Admin, Cluster, Clusters, Monitors,
             class::{Form, Parameters, invalid, of, without_client, wrong},
+            parameters,
         },
     },
     volume::{Access, Capacity, Location, Mode, SecretName, VolumeRequest},
@@ -24,36 +25,16 @@ use crate::{
 
 /// Every class parameter that the backend reads.
 pub const PARAMETERS: &[Parameter] = &[
-    Parameter {
-        name: "clusterID",
-        values: "the name of a configured cluster",
-        default: "the cluster that monitors names",
-        effect: "The cluster on which images are made. Its monitors may change without any PV being touched.",
-    },
-    Parameter {
-        name: "monitors",
-        values: "addresses or host names, separated by commas",
-        default: "those of clusterID",
-        effect: "The monitors of the cluster, where it is not configured. One of a configured cluster means that cluster.",
-    },
+    parameters::CLUSTER_ID,
+    parameters::MONITORS,
     Parameter {
         name: "adminId",
         values: "a Ceph user, without \"client.\"",
         default: "admin; without adminSecretName as the cluster is configured",
         effect: "The user that makes and removes images: mon \"profile rbd\", osd \"profile rbd pool=...\".",
     },
-    Parameter {
-        name: "adminSecretName",
-        values: "the name of a Secret",
-        default: "as the cluster is configured",
-        effect: "The Secret with the key of adminId, as its value \"key\" or its only value.",
-    },
-    Parameter {
-        name: "adminSecretNamespace",
-        values: "a namespace",
-        default: "default; without adminSecretName as the cluster is configured",
-        effect: "Where adminSecretName is.",
-    },
+    parameters::ADMIN_SECRET_NAME,
+    parameters::ADMIN_SECRET_NAMESPACE,
     Parameter {
         name: "pool",
         values: "the name of a pool",
@@ -120,24 +101,14 @@ pub const PARAMETERS: &[Parameter] = &[
         default: "none",
         effect: "Accepted beside userSecretName, which always won over it; refused without.",
     },
-    Parameter {
-        name: "pvSource",
-        values: "csi, in-tree",
-        default: "csi",
-        effect: "How PVs name the image: for a CSI driver, or exactly as rbd-provisioner did, for nodes before Kubernetes 1.31.",
-    },
+    parameters::PV_SOURCE,
     Parameter {
         name: "maxSize",
         values: "an amount of storage, such as 10Ti",
         default: "none, so what Ceph can make, about 976Ti",
         effect: "The largest image that a claim gets, and may grow to. The larger it may be, the longer its purge takes, written or not.",
     },
-    Parameter {
-        name: "archiveExpiry",
-        values: "never, or 1m to 18300d, in s, m, h, d or w",
-        default: "never",
-        effect: "How long an archived image stays in the trash of its pool before it is purged.",
-    },
+    parameters::ARCHIVE_EXPIRY,
 ];
 
 /// On which cluster, as whom, and where in it: what every operation must know.

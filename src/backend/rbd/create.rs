@@ -25,8 +25,8 @@ use crate::{
         quoted,
     },
     volume::{
-        Capacity, Claim, ClaimKey, ClusterIds, CsiSource, ExpandRequest, Expanded, Mode, Origin, Permit,
-        RbdSource, SecretName, Source, Volume, VolumeId, VolumeRequest,
+        Capacity, ClusterIds, CsiSource, ExpandRequest, Expanded, Mode, Origin, Permit, RbdSource,
+        SecretName, Source, Volume, VolumeId, VolumeRequest,
     },
 };
 
@@ -49,8 +49,7 @@ pub(super) async fn create(
         );
     };
     let identity = work.identity().await?;
-    let Claim { namespace, name, uid, .. } = request.claim.clone();
-    let mark = Mark::new(&cluster, ClaimKey { namespace, name, uid });
+    let mark = Mark::new(&cluster, request.claim.key());
     for attempt in 0..ATTEMPTS {
         match work.import(plan, &mark, permit).await {
             Ok(()) => return volume(driver, request, plan, plan.size, identity),

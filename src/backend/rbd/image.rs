@@ -1,7 +1,7 @@
 //! What the programs are asked and told about one image, and what their answers mean: methods of [`Work`].
 //!
-//! Each is one call. What follows from an answer is decided elsewhere; what the answers look like is known only here. What
-//! is asked about a whole pool is in `pool`.
+//! What follows from an answer is decided elsewhere; what the answers look like is known only here. What is asked about a whole
+//! pool is in `pool`.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -9,7 +9,7 @@ use std::{
 };
 
 use jiff::Timestamp;
-use serde::Deserialize;
+use serde::{Deserialize, de::DeserializeOwned};
 
 use super::{
     class::Plan,
@@ -127,11 +127,41 @@ impl Work {
         format!("{verb} image {}", self.pool_namespace.spec(image))
     }
 
-    /// `None` where there is no such image.
-    fn there<T>(result: Result<T, Failed>) -> Result<Option<T>, OpError> {
-        match result {
-            Ok(value) => Ok(Some(value)),
+    /// What `rbd` answers about an image; `None` where there is no such image.
+    async fn read<T: DeserializeOwned>(
+        &self,
+        verb: &str,
+        image: &str,
+        args: &[&str],
+    ) -> Result<Option<T>, OpError> {
+        let spec = self.pool_namespace.spec(image);
+        let args = args.iter().copied().chain([spec.as_str()]);
+        match self.ceph.rbd(Call::reads(self.what(verb, image), args)).await {
+            Ok(reply) => Ok(Some(reply.must_json()?)),
             Err(failed) if failed.reason == Reason::NoImage => Ok(None),
+            Err(failed) => Err(failed.into()),
+        }
+    }
+
+    /// Makes `rbd` change an image, which is the last of its arguments.
+    async fn change(
+        &self,
+        what: String,
+        args: &[&str],
+        image: &str,
+        limit: Option<Duration>,
+        permit: &Permit,
+    ) -> Result<(), Failed> {
+        let spec = self.pool_namespace.spec(image);
+        let call = Call::changes(what, args.iter().copied().chain([spec.as_str()]), permit);
+        self.ceph.rbd(limit.into_iter().fold(call, Call::within)).await.map(drop)
+    }
+
+    /// Whether there was such an image.
+    fn was_there(outcome: Result<(), Failed>) -> Result<bool, OpError> {
+        match outcome {
+            Ok(()) => Ok(true),
+            Err(failed) if failed.reason == Reason::NoImage => Ok(false),
             Err(failed) => Err(failed.into()),
         }
     }
@@ -149,12 +179,7 @@ impl Work {
     }
 
     pub(super) async fn info(&self, image: &str) -> Result<Option<Info>, OpError> {
-        let args = ["info", "--format", "json", &self.pool_namespace.spec(image)].map(str::to_owned);
-        let Some(reply) = Self::there(self.ceph.rbd(Call::reads(self.what("read", image), args)).await)?
-        else {
-            return Ok(None);
-        };
-        Ok(Some(reply.must_json()?))
+        self.read("read", image, &["info", "--format", "json"]).await
     }
 
     /// The header of the image with this id, wherever the image is; `None` where there is none.
@@ -168,10 +193,9 @@ impl Work {
     }
 
     async fn watchers(&self, image: &str) -> Result<Option<Vec<Watcher>>, OpError> {
-        let args = ["status", "--format", "json", &self.pool_namespace.spec(image)].map(str::to_owned);
-        let call = Call::reads(self.what("ask who uses", image), args);
-        let Some(reply) = Self::there(self.ceph.rbd(call).await)? else { return Ok(None) };
-        Ok(Some(reply.must_json::<Status>()?.watchers))
+        let status: Option<Status> =
+            self.read("ask who uses", image, &["status", "--format", "json"]).await?;
+        Ok(status.map(|status| status.watchers))
     }
 
     /// Everything about an image; `None` where it is not there. Nothing is opened for writing, so that a full pool answers too.
@@ -189,58 +213,58 @@ impl Work {
 
     /// Whether anything was ever written to the image, its beginning or its end alike.
     pub(super) async fn has_content(&self, image: &str) -> Result<bool, OpError> {
-        let args = ["diff", "--format", "json", &self.pool_namespace.spec(image)].map(str::to_owned);
+        let args = ["diff", "--format", "json", &self.pool_namespace.spec(image)];
         let call = Call::reads(self.what("look for content in", image), args).within(LONG_READ);
         let found: Option<Vec<serde_json::Value>> = self.ceph.rbd(call).await?.json()?;
         Ok(found.is_none_or(|extents| !extents.is_empty()))
     }
 
+    /// Notes whose the image is.
     pub(super) async fn set_mark(&self, image: &str, mark: &Mark, permit: &Permit) -> Result<(), OpError> {
-        let args = ["image-meta", "set", &self.pool_namespace.spec(image), OWNER, &mark.to_json()]
-            .map(str::to_owned);
-        let call = Call::changes(self.what("note the owner of", image), args, permit);
-        Ok(self.ceph.rbd(call).await.map(drop)?)
+        self.set_metadata("note the owner of", image, (OWNER, &mark.to_json()), permit).await
     }
 
     /// Notes that the image is left on purpose, or that it is to be removed after all.
     pub(super) async fn set_kept(&self, image: &str, kept: bool, permit: &Permit) -> Result<(), OpError> {
-        let (what, value) = if kept {
+        let (verb, value) = if kept {
             ("note the keeping of", Timestamp::now().to_string())
         } else {
             ("note the end of the keeping of", NOT_KEPT.to_owned())
         };
-        let args = ["image-meta", "set", &self.pool_namespace.spec(image), KEPT, &value].map(str::to_owned);
-        let call = Call::changes(self.what(what, image), args, permit);
+        self.set_metadata(verb, image, (KEPT, &value), permit).await
+    }
+
+    async fn set_metadata(
+        &self,
+        verb: &str,
+        image: &str,
+        (key, value): (&str, &str),
+        permit: &Permit,
+    ) -> Result<(), OpError> {
+        let args = ["image-meta", "set", &self.pool_namespace.spec(image), key, value];
+        let call = Call::changes(self.what(verb, image), args, permit);
         Ok(self.ceph.rbd(call).await.map(drop)?)
     }
 
     /// Makes the image bigger; that it has that size already is a success.
     pub(super) async fn resize(&self, image: &str, size: u64, permit: &Permit) -> Result<(), OpError> {
-        let args =
-            ["resize", "--no-progress", "--size", &format!("{size}B"), &self.pool_namespace.spec(image)]
-                .map(str::to_owned);
-        match self.ceph.rbd(Call::changes(self.what("enlarge", image), args, permit)).await {
-            Ok(_) => Ok(()),
-            Err(failed) if failed.reason == Reason::SameSize => Ok(()),
-            Err(failed) => Err(failed.into()),
+        let args = ["resize", "--no-progress", "--size", &format!("{size}B")];
+        match self.change(self.what("enlarge", image), &args, image, None, permit).await {
+            Err(failed) if failed.reason != Reason::SameSize => Err(failed.into()),
+            Ok(()) | Err(_) => Ok(()),
         }
     }
 
     /// Cuts the end of the image off, with what is in it.
     pub(super) async fn shrink(&self, image: &str, size: u64, permit: &Permit) -> Result<(), OpError> {
-        let size = format!("{size}B");
-        let args =
-            ["resize", "--no-progress", "--allow-shrink", "--size", &size, &self.pool_namespace.spec(image)]
-                .map(str::to_owned);
-        let call = Call::changes(self.what("purge a part of", image), args, permit).within(LONG_PURGE);
-        Ok(self.ceph.rbd(call).await.map(drop)?)
+        let args = ["resize", "--no-progress", "--allow-shrink", "--size", &format!("{size}B")];
+        let what = self.what("purge a part of", image);
+        Ok(self.change(what, &args, image, Some(LONG_PURGE), permit).await?)
     }
 
     pub(super) async fn rename(&self, image: &str, to: &str, permit: &Permit) -> Result<(), OpError> {
-        let args =
-            ["rename", &self.pool_namespace.spec(image), &self.pool_namespace.spec(to)].map(str::to_owned);
-        let call = Call::changes(self.what("rename", image), args, permit);
-        Ok(self.ceph.rbd(call).await.map(drop)?)
+        let args = ["rename", &self.pool_namespace.spec(image)];
+        Ok(self.change(self.what("rename", image), &args, to, None, permit).await?)
     }
 
     /// Moves the image to the trash.
@@ -249,10 +273,8 @@ impl Work {
             Keep::For(time) => format!("{} seconds", time.as_secs()),
             Keep::ForGood => "2100-01-01T00:00:00Z".to_owned(),
         };
-        let args =
-            ["trash", "mv", "--expires-at", &until, &self.pool_namespace.spec(image)].map(str::to_owned);
-        let call = Call::changes(self.what("move to the trash", image), args, permit);
-        Ok(self.ceph.rbd(call).await.map(drop)?)
+        let args = ["trash", "mv", "--expires-at", &until];
+        Ok(self.change(self.what("move to the trash", image), &args, image, None, permit).await?)
     }
 
     /// Finishes a move to the trash that was broken off; a success too where none was. Ceph keeps the expiry that it began with.
@@ -271,9 +293,8 @@ impl Work {
     /// Moves the image with this id from the trash back into its pool, under that name. [`Reason::Exists`] where another one is
     /// called so.
     pub(super) async fn untrash(&self, id: &str, image: &str, permit: &Permit) -> Result<(), OpError> {
-        let args = ["trash", "restore", "--image", image, &self.pool_namespace.spec(id)].map(str::to_owned);
         let what = format!("restore image {} (id {id})", self.pool_namespace.spec(image));
-        Ok(self.ceph.rbd(Call::changes(what, args, permit)).await.map(drop)?)
+        Ok(self.change(what, &["trash", "restore", "--image", image], id, None, permit).await?)
     }
 
     /// Removes an image from the trash for good. Never forced: Ceph itself refuses what is to be kept still.
@@ -288,9 +309,9 @@ impl Work {
     }
 
     async fn purge_now(&self, entry: &Entry, permit: &Permit) -> Result<(), OpError> {
-        let args = ["trash", "rm", "--no-progress", &self.pool_namespace.spec(&entry.id)].map(str::to_owned);
         let what = format!("purge image {} (id {})", self.pool_namespace.spec(&entry.name), entry.id);
-        Self::there(self.ceph.rbd(Call::changes(what, args, permit).within(LONG_PURGE)).await).map(drop)
+        let args = ["trash", "rm", "--no-progress"];
+        Self::was_there(self.change(what, &args, &entry.id, Some(LONG_PURGE), permit).await).map(drop)
     }
 
     /// Removes what is left of an image that was begun and cannot be opened: its name alone.
@@ -328,29 +349,16 @@ impl Work {
             }
         };
         let (option, value) = KEEPS;
-        let args = [
-            "rm",
-            "--no-progress",
-            option,
-            value,
-            "--rbd-move-to-trash-on-remove-expire-seconds",
-            &seconds.to_string(),
-            &self.pool_namespace.spec(image),
-        ]
-        .map(str::to_owned);
-        let call = Call::changes(self.what("move to the trash", image), args, permit);
-        Ok(Self::there(self.ceph.rbd(call).await)?.is_some())
+        let expiry = "--rbd-move-to-trash-on-remove-expire-seconds";
+        let args = ["rm", "--no-progress", option, value, expiry, &seconds.to_string()];
+        Self::was_there(self.change(self.what("move to the trash", image), &args, image, None, permit).await)
     }
-}
 
-impl Work {
     /// Removes the image at once and for good, or goes on where that was broken off.
     pub(super) async fn remove_for_good(&self, image: &str, permit: &Permit) -> Result<(), OpError> {
-        let (option, _) = KEEPS;
-        let args =
-            ["rm", "--no-progress", option, "false", &self.pool_namespace.spec(image)].map(str::to_owned);
-        let call = Call::changes(self.what("remove", image), args, permit).within(LONG_READ);
-        Self::there(self.ceph.rbd(call).await).map(drop)
+        let args = ["rm", "--no-progress", KEEPS.0, "false"];
+        let what = self.what("remove", image);
+        Self::was_there(self.change(what, &args, image, Some(LONG_READ), permit).await).map(drop)
     }
 
     /// Marks the image with this id, which is in the trash, where no program does that by name.

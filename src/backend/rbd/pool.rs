@@ -141,14 +141,14 @@ impl Work {
 
     /// The names of all images. Fails where there is no such pool or namespace.
     pub(super) async fn images(&self) -> Result<Vec<String>, OpError> {
-        let args = ["ls", "--format", "json", &self.pool_namespace.to_string()].map(str::to_owned);
+        let args = ["ls", "--format", "json", &self.pool_namespace.to_string()];
         let call = Call::reads(format!("list the images of {}", self.pool_namespace), args);
         Ok(self.ceph.rbd(call).await?.must_json()?)
     }
 
     /// The RADOS namespaces of the pool.
     pub(super) async fn namespaces(&self) -> Result<Vec<String>, OpError> {
-        let args = ["namespace", "ls", "--format", "json", &self.pool_namespace.pool].map(str::to_owned);
+        let args = ["namespace", "ls", "--format", "json", &self.pool_namespace.pool];
         let call = Call::reads(format!("list the namespaces of pool {}", self.pool_namespace.pool), args);
         let found: Vec<Named> = self.ceph.rbd(call).await?.must_json()?;
         Ok(found.into_iter().map(|namespace| namespace.name).collect())
@@ -195,8 +195,7 @@ impl Work {
             value: String,
         }
         let (option, value) = KEEPS;
-        let args = ["config", "pool", "ls", "--format", "json", option, value, &self.pool_namespace.pool]
-            .map(str::to_owned);
+        let args = ["config", "pool", "ls", "--format", "json", option, value, &self.pool_namespace.pool];
         let call = Call::reads(format!("read the configuration of pool {}", self.pool_namespace.pool), args);
         let settings: Vec<Setting> = self.ceph.rbd(call).await?.must_json()?;
         let name = option.trim_start_matches("--").replace('-', "_");

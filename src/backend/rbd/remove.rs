@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     backend::{Kind, PvState, Removed, UNKNOWN_CLUSTER, ceph::Reason, quoted},
-    volume::{Disposal, Origin, Permit, Removal},
+    volume::{Disposal, Permit, Removal},
 };
 
 /// How often the work is begun again where an earlier removal was of another kind.
@@ -45,13 +45,15 @@ pub(super) async fn remove(
     expiry: Option<Duration>,
     permit: &Permit,
 ) -> Result<Removed, OpError> {
-    let disposal = match removal.disposal {
-        // Such images no sweep ever takes.
-        Disposal::Retain if names::volume_of(image).is_none() => return Ok(Removed::Kept),
-        Disposal::Retain => return keep(work, removal, image, permit).await,
-        Disposal::Delete if removal.origin == Origin::Adopted => Disposal::Archive,
-        asked => asked,
-    };
+    let disposal = removal.disposal.of(removal.origin);
+    if disposal == Disposal::Retain {
+        // Images with other names no sweep ever takes.
+        return if names::volume_of(image).is_none() {
+            Ok(Removed::Kept)
+        } else {
+            keep(work, removal, image, permit).await
+        };
+    }
     let keep = match (disposal, expiry) {
         (Disposal::Archive, Some(_)) if work.host.now().is_none() => {
             let message = format!(

@@ -65,16 +65,14 @@ struct Child {
 impl Work {
     /// The image's snapshots.
     pub(super) async fn snapshots(&self, image: &str) -> Result<Snapshots, OpError> {
-        let list =
-            ["snap", "ls", "--all", "--format", "json", &self.pool_namespace.spec(image)].map(str::to_owned);
+        let list = ["snap", "ls", "--all", "--format", "json", &self.pool_namespace.spec(image)];
         let call = Call::reads(self.what("list the snapshots of", image), list);
         Ok(Snapshots::of(self.ceph.rbd(call).await?.must_json()?))
     }
 
     /// The clones made of the image, in words; empty where there are none.
     pub(super) async fn clones(&self, image: &str) -> Result<String, OpError> {
-        let children =
-            ["children", "--all", "--format", "json", &self.pool_namespace.spec(image)].map(str::to_owned);
+        let children = ["children", "--all", "--format", "json", &self.pool_namespace.spec(image)];
         let call = Call::reads(self.what("list the clones of", image), children);
         let children: Vec<Child> = self.ceph.rbd(call).await?.must_json()?;
         let names: Vec<String> = children

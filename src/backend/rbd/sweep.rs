@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     backend::{Error, Kind, Known, UNKNOWN_CLUSTER, Uncommitted, quoted},
-    volume::{ClaimKey, ClusterIds, Permit, VolumeId, VolumeName},
+    volume::{ClaimKey, ClusterIds, Permit, VolumeId, VolumeName, is_uuid},
 };
 
 /// How many images are looked at side by side.
@@ -116,7 +116,7 @@ async fn look(
             None
         }
         // An administrator may have named an image like that.
-        None if !names::is_uid(names::uid_of(image)) => None,
+        None if !is_uuid(names::uid_of(image)) => None,
         None => {
             let uid = names::uid_of(image).to_owned();
             let claim = ClaimKey { namespace: String::new(), name: String::new(), uid };

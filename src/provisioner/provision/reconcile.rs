@@ -267,7 +267,7 @@ async fn store(shared: &Shared, order: &Arc<Order>, volume: &Arc<Volume>, permit
 
 /// Which object it is.
 fn uid_of(stored: &VolumeObject) -> Arc<str> {
-    stored.metadata.uid.as_deref().unwrap_or_default().into()
+    stored.uid().into()
 }
 
 /// The directory or image of a volume, for people: `nfs/default:team-data`, as the probes name stores.

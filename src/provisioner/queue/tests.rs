@@ -177,34 +177,6 @@ async fn news_that_come_while_a_key_is_worked_on_bring_it_back_afterwards() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_key_that_was_asked_for_later_comes_at_the_earliest_moment_asked_for() {
-    let queue = queue();
-    queue.push_after("key", seconds(20));
-    queue.push_after("key", seconds(5));
-    queue.push_after("key", seconds(60));
-    assert_eq!(queue.depth(), depth(0, 1, 0));
-    let (work, after) = later(&queue).await;
-    assert_eq!(after, seconds(5));
-
-    queue.push_after("key", seconds(60));
-    queue.push_after("key", seconds(30));
-    work.finish(Outcome::Done);
-    let (work, after) = later(&queue).await;
-    assert_eq!((after, work.attempt()), (seconds(30), 1));
-
-    queue.push_after("key", Duration::ZERO);
-    work.finish(Outcome::Slow);
-    let (work, after) = later(&queue).await;
-    assert!(after <= Duration::from_millis(1));
-
-    queue.push_after("key", Duration::MAX);
-    work.finish(Outcome::Done);
-    assert_eq!(queue.depth(), depth(0, 1, 0));
-    queue.push("key");
-    assert_eq!(queue.depth(), depth(1, 0, 0));
-}
-
-#[tokio::test(start_paused = true)]
 async fn work_that_is_dropped_counts_as_failed() {
     let queue = queue();
     queue.push("key");
@@ -223,7 +195,7 @@ async fn a_closed_queue_hands_out_nothing_and_lets_the_work_end() {
     for key in ["a", "b", "c"] {
         queue.push(key);
     }
-    queue.push_after("d", seconds(1));
+    queue.push("d");
     let (first, second) = (now(&queue).unwrap(), now(&queue).unwrap());
     let mut waiting = JoinSet::new();
     let empty = Queue::<u8>::new(Backoff::default());
@@ -238,7 +210,6 @@ async fn a_closed_queue_hands_out_nothing_and_lets_the_work_end() {
     assert!(queue.next().await.is_none());
     queue.push("e");
     queue.push("a");
-    queue.push_after("f", seconds(1));
     assert_eq!(queue.depth(), depth(0, 0, 2));
     first.finish(Outcome::Retry);
     drop(second);
@@ -270,13 +241,16 @@ async fn a_worker_that_is_dropped_while_it_waits_takes_no_key_with_it() {
     assert_eq!(timeout(seconds(1), second).await.expect("nobody was woken").unwrap(), Some("key"));
 
     // The same with the moment of a key that waits: the one that was told of the earlier moment is gone.
-    queue.push_after("late", seconds(500));
+    queue.push("late");
+    now(&queue).unwrap().finish(Outcome::Slow);
+    queue.push("early");
+    let early = now(&queue).unwrap();
     let mut first = Box::pin(queue.next());
     assert!(first.as_mut().now_or_never().is_none());
     let another = queue.clone();
     let second = tokio::spawn(async move { done(another.next().await) });
     tokio::task::yield_now().await;
-    queue.push_after("early", seconds(5));
+    early.finish(Outcome::Retry);
     assert!(first.as_mut().now_or_never().is_none());
     drop(first);
     assert_eq!(timeout(seconds(6), second).await.expect("nobody looks in time").unwrap(), Some("early"));
@@ -328,9 +302,10 @@ async fn a_burst_of_keys_leaves_no_memory_behind() {
     let queue = Queue::<u32>::new(Backoff::default());
     for key in 0..20_000 {
         queue.push(key);
-        queue.push_after(key + 20_000, seconds(u64::from(key % 100)));
+        now(&queue).unwrap().finish(Outcome::Retry);
+        queue.push(key + 20_000);
     }
-    assert_eq!(queue.depth(), depth(20_200, 19_800, 0));
+    assert_eq!(queue.depth(), depth(20_000, 20_000, 0));
     advance(seconds(100)).await;
     let mut count = 0;
     while let Some(work) = now(&queue) {
@@ -347,7 +322,6 @@ async fn a_burst_of_keys_leaves_no_memory_behind() {
 #[derive(Debug, Clone)]
 enum Operation {
     Push(u8),
-    PushAfter(u8, u8),
     Take,
     Finish(usize, Outcome),
     Drop(usize),
@@ -363,7 +337,6 @@ fn operation() -> impl Strategy<Value = Operation> {
     ];
     prop_oneof![
         (0_u8..6).prop_map(Operation::Push),
-        (0_u8..6, 0_u8..200).prop_map(|(key, delay)| Operation::PushAfter(key, delay)),
         Just(Operation::Take),
         (0_usize..4, outcome).prop_map(|(index, outcome)| Operation::Finish(index, outcome)),
         (0_usize..4).prop_map(Operation::Drop),
@@ -385,10 +358,6 @@ proptest! {
                 match operation {
                     Operation::Push(key) => {
                         queue.push(key);
-                        owed.insert(key);
-                    }
-                    Operation::PushAfter(key, delay) => {
-                        queue.push_after(key, seconds(delay.into()));
                         owed.insert(key);
                     }
                     Operation::Take => {

@@ -37,14 +37,12 @@ pub(super) async fn delete(
     guarding: bool,
     permit: &Permit,
 ) -> Result<Deletion, Failure> {
-    let text = |text: &Option<String>| text.clone().unwrap_or_default();
-    let (name, uid) = (text(&live.metadata.name), text(&live.metadata.uid));
     if permit.check().is_err() {
         return Ok(Deletion::Stopped);
     }
     let held = if live.metadata.deletion_timestamp.is_none() {
-        let version = text(&live.metadata.resource_version);
-        match shared.cluster.delete_volume(&name, &uid, &version).await {
+        let version = live.metadata.resource_version.as_deref().unwrap_or_default();
+        match shared.cluster.delete_volume(live.name(), live.uid(), version).await {
             // Finalizers may have been put on it after it was read; nothing adds one to what is being deleted.
             Ok(held) => held,
             Err(failure) if failure.cause == Cause::Conflict => return Ok(Deletion::Changed),
@@ -58,7 +56,7 @@ pub(super) async fn delete(
     if permit.check().is_err() {
         return Ok(Deletion::Stopped);
     }
-    match shared.cluster.test_and_patch_volume(&name, &release).await {
+    match shared.cluster.test_and_patch_volume(live.name(), &release).await {
         Ok(()) => Ok(Deletion::Done),
         Err(failure) if matches!(failure.cause, Cause::Conflict | Cause::Invalid) => Ok(Deletion::Changed),
         Err(failure) => Err(failure),
@@ -72,9 +70,8 @@ fn release(live: &VolumeObject, state: VolumeState, held: &[String]) -> Option<V
         finalizer == names::FINALIZER || state.in_tree && finalizer == names::IN_TREE_FINALIZER
     };
     let test = |path: &str, value: &str| json!({"op": "test", "path": path, "value": value});
-    let uid = live.metadata.uid.as_deref().unwrap_or_default();
     let mut patch = vec![
-        test("/metadata/uid", uid),
+        test("/metadata/uid", live.uid()),
         test("/spec/persistentVolumeReclaimPolicy", "Delete"),
         test("/status/phase", live.status.phase.as_deref().unwrap_or_default()),
     ];

@@ -17,7 +17,7 @@ use crate::{
         key::Key,
         queue::Outcome,
     },
-    volume::{Disposal, Origin, Removal},
+    volume::{Disposal, Removal},
 };
 
 /// When a volume may decide about the data.
@@ -55,14 +55,6 @@ fn care(disposal: Disposal) -> u8 {
     }
 }
 
-/// What really becomes of the data of a volume.
-fn disposal_of(removal: &Removal) -> Disposal {
-    match (removal.disposal, removal.origin) {
-        (Disposal::Delete, Origin::Adopted) => Disposal::Archive,
-        (asked, Origin::Created | Origin::Adopted) => asked,
-    }
-}
-
 /// Whether `other` of that name goes after the volume `name`, which would do `disposal`.
 fn goes_later(name: &str, disposal: Disposal, id: &str, other: Other) -> bool {
     match other {
@@ -93,7 +85,7 @@ pub(super) async fn take(
     removal: &Removal,
     location: &LocationKey,
 ) -> Result<Turn, Outcome> {
-    let disposal = disposal_of(removal);
+    let disposal = removal.disposal.of(removal.origin);
     let mut asked: HashMap<Arc<str>, Option<Other>> = HashMap::new();
     let mut others = shared.cache().sharers(location, name);
     others.sort_by(|a, b| b.id.cmp(&a.id));
@@ -134,20 +126,13 @@ pub(super) async fn take(
 
 /// What the released volume `name` would do; `None` where it is gone.
 async fn ask(shared: &Shared, name: &str) -> Result<Option<Other>, Outcome> {
-    let live = match shared.cluster.volume(name).await {
-        Ok(Some(live)) => live,
-        Ok(None) => return Ok(None),
-        Err(failure) => {
-            tracing::warn!(volume = name, error = %failure, "cannot read a volume at the same location");
-            return Err(failure.outcome());
-        }
-    };
+    let Some(live) = shared.live_volume(name, "at the same location").await? else { return Ok(None) };
     let class = class::if_needed(shared, &live).await?;
     let guarding = shared.cache().guarding();
     Ok(Some(match plan(&live, class.as_ref(), &shared.backends, guarding) {
         Plan::Ignore => Other::Uses,
         Plan::Refuse(_) => Other::Stuck,
-        Plan::Remove(order) => Other::Released(disposal_of(&order.removal)),
+        Plan::Remove(order) => Other::Released(order.removal.disposal.of(order.removal.origin)),
     }))
 }
 

@@ -10,7 +10,7 @@ use super::*;
 use crate::{
     backend::memory::Memory,
     provisioner::fixtures::{self, NAME},
-    volume::{PvMetadata, Source, VolumeId},
+    volume::{ClaimKey, PvMetadata, Source, VolumeId},
 };
 
 fn backends() -> Backends {

@@ -62,13 +62,8 @@ pub(in crate::provisioner) async fn reconcile(
 
 async fn round(shared: &Shared, name: &str, tries: u32, permit: &Permit) -> Result<Round, Outcome> {
     let began = Instant::now();
-    let live = match shared.cluster.volume(name).await {
-        Ok(Some(live)) => live,
-        Ok(None) => return Ok(Round::Over(Outcome::Done)),
-        Err(failure) => {
-            tracing::warn!(volume = name, error = %failure, "cannot read the volume to remove");
-            return Err(failure.outcome());
-        }
+    let Some(live) = shared.live_volume(name, "to remove").await? else {
+        return Ok(Round::Over(Outcome::Done));
     };
     let guarding = shared.cache().guarding();
     let class = match action(state_of(&live, &shared.backends), guarding) {
@@ -171,7 +166,7 @@ async fn keep(
     class: Option<&Class>,
     permit: &Permit,
 ) -> Result<Round, Outcome> {
-    let name = live.metadata.name.as_deref().unwrap_or_default();
+    let name = live.name();
     let state = state_of(live, &shared.backends);
     let drop_finalizer = action(state, shared.cache().guarding()) == Action::RemoveFinalizer;
     let rescued = shared.cache().removing(name).is_some() && !state.goes();
@@ -201,7 +196,7 @@ async fn restore(
     class: Option<&Class>,
     permit: &Permit,
 ) -> Result<(), Outcome> {
-    let name = live.metadata.name.as_deref().unwrap_or_default();
+    let name = live.name();
     let given_up = given_up(live, class, &shared.backends);
     let found = given_up.and_then(|(by, removal)| Some((shared.backends.get(&by)?, removal)));
     let Some((backend, removal)) = found else {
@@ -219,14 +214,7 @@ async fn restore(
             let note = "the removal was cancelled; the data was moved back to its original location";
             shared.tell_volume(live, Type::Normal, "VolumeRestored", note.to_owned());
         }
-        Err(error) if error.kind() == Kind::Busy => {
-            tracing::debug!(
-                volume = name,
-                error = error.chain(),
-                "another operation on the volume is running"
-            );
-            return Err(Kind::Busy.into());
-        }
+        Err(error) if error.kind() == Kind::Busy => return Err(Shared::busy(name, &error)),
         Err(error) => {
             tracing::warn!(
                 volume = name,
@@ -309,17 +297,9 @@ async fn cleared(
 
 /// Tells why the volume is still there, and says when to try again.
 fn not_removed(shared: &Shared, live: &VolumeObject, error: &Error) -> Outcome {
-    let name = live.metadata.name.as_deref().unwrap_or_default();
+    let name = live.name();
     match error.kind() {
-        // Another operation is running: that is no failure, and needs no Event.
-        Kind::Busy => {
-            tracing::debug!(
-                volume = name,
-                error = error.chain(),
-                "another operation on the volume is running"
-            );
-            return Kind::Busy.into();
-        }
+        Kind::Busy => return Shared::busy(name, error),
         Kind::Refused => {
             refuse(shared, live, &error.chain());
             return Kind::Refused.into();
@@ -342,7 +322,7 @@ fn not_removed(shared: &Shared, live: &VolumeObject, error: &Error) -> Outcome {
 
 /// Tells why nothing was touched.
 fn refuse(shared: &Shared, live: &VolumeObject, why: &str) {
-    let name = live.metadata.name.as_deref().unwrap_or_default();
+    let name = live.name();
     tracing::warn!(volume = name, why, "refused to remove the volume");
     shared.tell_volume(live, Type::Warning, "VolumeFailedDelete", why.to_owned());
     shared.metrics.refused("delete");
@@ -364,7 +344,7 @@ fn remark(shared: &Shared, live: &VolumeObject, order: &Order, removed: &Removed
         (Removed::Trashed | Removed::Absent | Removed::Kept, _) => order.remark.clone(),
     };
     if let Some(note) = note {
-        let name = live.metadata.name.as_deref().unwrap_or_default();
+        let name = live.name();
         tracing::info!(volume = name, note, "removed the volume in another way than requested");
         shared.tell_volume(live, Type::Normal, "VolumeRemoved", note);
     }
