@@ -25,7 +25,7 @@ use berth::{
     },
     config::{self, Ceph, Controller, Environment, Invocation, Listen, Storage},
     observe::{self, Metered, Metrics},
-    provisioner::{self, ClusterIdentity, KubernetesHost, host, lease, queue::Backoff, rights},
+    provisioner::{self, ClusterIdentity, KubernetesClient, host, lease, queue::Backoff, rights},
     system::clock::since_boot,
     volume::Clock,
 };
@@ -51,9 +51,9 @@ const LOOK_FOR_PORT_EVERY: Duration = Duration::from_secs(10);
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args_os().map(|arg| arg.to_string_lossy().into_owned()).collect();
-    let surroundings =
+    let environment =
         Environment { env: &|name| std::env::var_os(name), read: &|path| std::fs::read_to_string(path) };
-    match config::parse(&args, surroundings) {
+    match config::parse(&args, environment) {
         Ok(Invocation::Print(text)) => match write!(std::io::stdout(), "{text}") {
             Ok(()) => ExitCode::SUCCESS,
             Err(_) => ExitCode::FAILURE,
@@ -175,7 +175,7 @@ async fn prepare(
     let cluster = cluster(&settings).await?;
     let (cluster_identity, told) = (ClusterIdentity::default(), host_settings(&settings));
     let host =
-        KubernetesHost::start(&cluster, settings.api_timeout, told, cluster_identity.clone(), &metrics)
+        KubernetesClient::start(&cluster, settings.api_timeout, told, cluster_identity.clone(), &metrics)
             .await?;
     let host: Arc<dyn Kubernetes> = Arc::new(host);
     let nfs = if settings.exports.is_empty() {
@@ -282,7 +282,7 @@ fn loop_settings(
         retry_period: lock.retry_period,
         ..lease::Settings::new(&primary, &lock.namespace, &hostname)
     });
-    let pace = Backoff { min: settings.retry_min, max: settings.retry_max, slow: settings.retry_max };
+    let backoff = Backoff { min: settings.retry_min, max: settings.retry_max, slow: settings.retry_max };
     provisioner::Settings {
         cluster,
         hostname,
@@ -294,7 +294,7 @@ fn loop_settings(
         workers: settings.workers,
         api_timeout: settings.api_timeout,
         rights_timeout: RIGHTS_TIMEOUT,
-        pace,
+        backoff,
         sweep_interval: settings.sweep_interval,
         sweep_grace: settings.sweep_grace,
         shutdown_grace: settings.shutdown_grace,

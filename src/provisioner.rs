@@ -49,13 +49,13 @@ pub use class::PARAMETERS;
 #[cfg(test)]
 pub(crate) use class::options_of;
 pub use cluster_identity::ClusterIdentity;
-pub use host::KubernetesHost;
+pub use host::KubernetesClient;
 use kube::Client;
 pub use settings::Settings;
 use tokio::{task::JoinSet, time::MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
-use self::{context::Shared, dispatcher::Dispatcher, rights::Monitor};
+use self::{context::Context, dispatcher::Dispatcher, rights::Monitor};
 use crate::{
     backend::Backends,
     observe::{Leadership, Metrics},
@@ -99,50 +99,50 @@ async fn serve(
     }
     let monitor = Monitor::start(client.clone(), &settings.namespace, wanted, settings.rights_timeout);
     let Some(monitor) = stop.run_until_cancelled(monitor).await else { return };
-    let shared = Shared::new(settings, backends, metrics, &client, monitor);
+    let ctx = Context::new(settings, backends, metrics, &client, monitor);
     let mut watches = JoinSet::new();
-    watches.spawn(watch::follow_all(Arc::clone(&shared), client));
-    if stop.run_until_cancelled(synced(&shared)).await.is_none() {
+    watches.spawn(watch::follow_all(Arc::clone(&ctx), client));
+    if stop.run_until_cancelled(synced(&ctx)).await.is_none() {
         return;
     }
     let elector = match election {
         Some((lease, client)) => {
-            let (_, volumes) = shared.cache().sizes();
+            let (_, volumes) = ctx.cache().sizes();
             lease::Elector::start(client, lease, settings.clock.clone(), volumes > 0)
         }
         None => lease::Elector::off(),
     };
-    lead(settings, &shared, &elector).await;
-    tokio::join!(shared.flush(LAST_EVENTS), elector.release());
-    shared.metrics.leadership(Leadership::Standby);
+    lead(settings, &ctx, &elector).await;
+    tokio::join!(ctx.flush(LAST_EVENTS), elector.release());
+    ctx.metrics.leadership(Leadership::Standby);
     watches.shutdown().await;
 }
 
 /// Waits for the first complete lists, and tells the backends what the volumes say of their stores.
-async fn synced(shared: &Shared) {
-    let mut synced = shared.synced.subscribe();
+async fn synced(ctx: &Context) {
+    let mut synced = ctx.synced.subscribe();
     let mut tick = tokio::time::interval(TICK);
     loop {
         tokio::select! {
-            // The sender is in `shared`: waiting cannot fail.
+            // The sender is in `ctx`: waiting cannot fail.
             _ = synced.wait_for(|synced| *synced) => break,
-            _ = tick.tick() => shared.metrics.heartbeat(),
+            _ = tick.tick() => ctx.metrics.heartbeat(),
         }
     }
     // A store that only classes describe is known by them when its past is told.
-    shared.listed.store(true, Ordering::SeqCst);
-    shared.register_classes();
-    shared.expect_stores();
-    let (claims, volumes) = shared.cache().sizes();
-    shared.metrics.synced(true);
+    ctx.listed.store(true, Ordering::SeqCst);
+    ctx.register_classes();
+    ctx.expect_stores();
+    let (claims, volumes) = ctx.cache().sizes();
+    ctx.metrics.synced(true);
     tracing::info!(claims, volumes, "all informers have synced");
 }
 
 /// Works whenever this process leads, until it shall stop; then ends what runs.
-async fn lead(settings: &Settings, shared: &Arc<Shared>, elector: &lease::Elector) {
+async fn lead(settings: &Settings, ctx: &Arc<Context>, elector: &lease::Elector) {
     let mut states = elector.states();
     states.mark_changed();
-    let mut rights = shared.rights.rights();
+    let mut rights = ctx.rights.rights();
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut dispatcher: Option<Dispatcher> = None;
@@ -155,7 +155,7 @@ async fn lead(settings: &Settings, shared: &Arc<Shared>, elector: &lease::Electo
                 if let Some(dispatcher) = dispatcher.take() {
                     dispatcher.end().await;
                 }
-                shared.metrics.leadership(Leadership::Standby);
+                ctx.metrics.leadership(Leadership::Standby);
                 states.mark_changed();
             }
             Ok(()) = states.changed() => {
@@ -164,20 +164,20 @@ async fn lead(settings: &Settings, shared: &Arc<Shared>, elector: &lease::Electo
                 match state {
                     lease::State::Leading(leadership) if dispatcher.is_none() && !leadership.ended.is_cancelled() => {
                         tracing::info!(lock = elector.status().lock, "leading");
-                        shared.metrics.leadership(Leadership::Leading);
-                        dispatcher = Some(Dispatcher::begin(shared, leadership, settings));
+                        ctx.metrics.leadership(Leadership::Leading);
+                        dispatcher = Some(Dispatcher::begin(ctx, leadership, settings));
                     }
                     lease::State::Standby if dispatcher.is_none() => {
-                        shared.metrics.leadership(Leadership::Standby);
+                        ctx.metrics.leadership(Leadership::Standby);
                     }
                     // What a running dispatcher has to do at the end of leadership begins with its token.
                     lease::State::Leading(_) | lease::State::Standby => {}
                 }
             }
-            Ok(()) = rights.changed() => shared.adapt(&rights.borrow_and_update()),
+            Ok(()) = rights.changed() => ctx.adapt(&rights.borrow_and_update()),
             _ = tick.tick() => {
                 learn(elector, &settings.cluster_identity);
-                shared.tell(dispatcher.as_ref().map(Dispatcher::load).unwrap_or_default());
+                ctx.tell(dispatcher.as_ref().map(Dispatcher::load).unwrap_or_default());
             }
             () = work(dispatcher.as_mut()) => {}
         }

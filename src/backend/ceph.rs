@@ -8,6 +8,7 @@
 //! is killed, as a write to a disk would, until its own timeouts end it.
 
 mod admin;
+mod breaker;
 mod call;
 pub mod class;
 mod classify;
@@ -24,7 +25,6 @@ mod programs;
 mod reach;
 mod reason;
 mod session_pool;
-mod silence;
 mod stderr;
 mod stores;
 #[cfg(test)]

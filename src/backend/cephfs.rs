@@ -38,11 +38,11 @@ use async_trait::async_trait;
 pub use class::PARAMETERS;
 use futures::{StreamExt as _, stream::FuturesUnordered};
 use legacy::LegacyVolume;
-use record::Record;
+use record::ControllerContext;
 pub use settings::{NAME, Settings};
 use store::Store;
 use volume_context::VolumeContext;
-use work::Work;
+use work::FsClient;
 
 use crate::{
     backend::{
@@ -51,10 +51,10 @@ use crate::{
         ceph::{
             Admin, Cluster, Clusters, KnownStores, Monitors,
             class::{Form, Parameters},
-            owner::Claimant,
+            owner::PvVolume,
         },
     },
-    system::guard::{Guards, Held},
+    system::keyed_lock::{KeyedLock, KeyedLocks},
     volume::{
         CephfsSource, CsiSource, Disposal, ExpandRequest, Expanded, InUse, Invalid, Location, Permit,
         Placement, Removal, SecretName, Source, Volume, VolumeId, VolumeName, VolumeRequest, is_uuid,
@@ -66,7 +66,7 @@ pub struct Cephfs {
     capabilities: Capabilities,
     settings: Settings,
     stores: KnownStores<Store>,
-    guards: Guards<VolumeName>,
+    locks: KeyedLocks<VolumeName>,
 }
 
 impl fmt::Debug for Cephfs {
@@ -77,7 +77,11 @@ impl fmt::Debug for Cephfs {
 
 impl Cephfs {
     /// A backend over these clusters, and those that classes describe. Asks nothing of them yet.
-    pub fn new(clusters: Clusters, host: Arc<dyn Kubernetes>, settings: Settings) -> Result<Self, Error> {
+    pub fn new(
+        clusters: Clusters,
+        kubernetes: Arc<dyn Kubernetes>,
+        settings: Settings,
+    ) -> Result<Self, Error> {
         if settings.driver.is_empty() {
             return Err(Error::new(Kind::Invalid, "the name of the CSI driver is empty"));
         }
@@ -92,16 +96,16 @@ impl Cephfs {
             legacy_default: Disposal::Delete,
             concurrency: tools.concurrency.max(1) * configured.len().max(1),
         };
-        let stores = KnownStores::new(clusters, host, settings.admins.clone(), Store::new)?;
-        Ok(Self { capabilities, settings, stores, guards: Guards::default() })
+        let stores = KnownStores::new(clusters, kubernetes, settings.admins.clone(), Store::new)?;
+        Ok(Self { capabilities, settings, stores, locks: KeyedLocks::default() })
     }
 
-    async fn work(&self, cluster: &Cluster, admin: Admin) -> Result<Work, Error> {
-        Work::new(self.stores.of(cluster), &self.stores.host, admin, self.guards.clone()).await
+    async fn work(&self, cluster: &Cluster, admin: Admin) -> Result<FsClient, Error> {
+        FsClient::new(self.stores.of(cluster), &self.stores.kubernetes, admin, self.locks.clone()).await
     }
 
     /// To work on a store as the configured user, or the one that was met last; `None` where there is none yet.
-    async fn work_on(&self, store: &str) -> Result<Option<Work>, Error> {
+    async fn work_on(&self, store: &str) -> Result<Option<FsClient>, Error> {
         let Some(cluster) = self.stores.clusters.named(store) else {
             let message = format!("there is no cluster {store:?}");
             return Err(Error::new(Kind::Refused, message));
@@ -131,8 +135,8 @@ impl Cephfs {
         }
     }
 
-    fn hold(&self, name: &VolumeName) -> Result<Held<VolumeName>, Error> {
-        work::hold(&self.guards, name)
+    fn try_lock(&self, name: &VolumeName) -> Result<KeyedLock<VolumeName>, Error> {
+        work::try_lock(&self.locks, name)
     }
 
     /// The cluster of these monitors as a store's name, without making it known. Clusters that classes describe do not count:
@@ -145,13 +149,13 @@ impl Cephfs {
     }
 
     /// To work on a volume of ours: its record, and the cluster that it names.
-    async fn work_of(&self, id: &VolumeId, claimant: Claimant<'_>) -> Result<(Work, Record), Error> {
-        let Claimant { name, source, pv_metadata, .. } = claimant;
+    async fn work_of(&self, id: &VolumeId, pv: PvVolume<'_>) -> Result<(FsClient, ControllerContext), Error> {
+        let PvVolume { name, source, pv_metadata, .. } = pv;
         let refuse = |message: String| Err(Error::new(Kind::Refused, message));
         if id.backend() != NAME || id.name() != name {
             return refuse(format!("PersistentVolume {name} carries the id of another volume, {id}"));
         }
-        let record = Record::read(&pv_metadata.record)?;
+        let record = ControllerContext::read(&pv_metadata.record)?;
         let place = self.locate(source);
         if place.is_none_or(|place| place.path != names::path(&record.group, &record.subvolume)) {
             return refuse(format!(
@@ -183,8 +187,8 @@ impl Cephfs {
     }
 
     /// To work on a volume that cephfs-provisioner made: on the cluster that the PV names, as the user of its class.
-    async fn legacy_work(&self, claimant: Claimant<'_>) -> Result<(Work, LegacyVolume), Error> {
-        let Claimant { source, claim, pv_metadata, .. } = claimant;
+    async fn legacy_work(&self, pv: PvVolume<'_>) -> Result<(FsClient, LegacyVolume), Error> {
+        let PvVolume { source, claim, pv_metadata, .. } = pv;
         let Source::Cephfs(source) = source else {
             let message =
                 format!("{source} carries no id of ours and is no CephFS directory; nothing was touched");
@@ -287,7 +291,7 @@ impl Backend for Cephfs {
 
     async fn create(&self, request: &VolumeRequest, permit: &Permit) -> Result<Volume, Error> {
         let plan = request.plan(|| class::plan(&self.stores.clusters, &self.settings, request))?;
-        let _held = self.hold(&request.name)?;
+        let _held = self.try_lock(&request.name)?;
         permit.check()?;
         let work = self.work(&plan.cluster, plan.admin.clone()).await?;
         work.invalidate(create::create(&work, &self.settings.driver, request, &plan, permit).await)
@@ -303,7 +307,7 @@ impl Backend for Cephfs {
     }
 
     async fn remove(&self, removal: &Removal, permit: &Permit) -> Result<Removed, Error> {
-        let _held = self.hold(&removal.name)?;
+        let _held = self.try_lock(&removal.name)?;
         permit.check()?;
         if let Some(id) = &removal.id {
             let (work, record) = self.work_of(id, removal.into()).await?;
@@ -314,7 +318,7 @@ impl Backend for Cephfs {
     }
 
     async fn restore(&self, removal: &Removal, permit: &Permit) -> Result<Restored, Error> {
-        let _held = self.hold(&removal.name)?;
+        let _held = self.try_lock(&removal.name)?;
         permit.check()?;
         if let Some(id) = &removal.id {
             let (work, record) = self.work_of(id, removal.into()).await?;
@@ -329,7 +333,7 @@ impl Backend for Cephfs {
             let message = format!("{} of volume {} lies in no known cluster", request.source, request.name);
             return Err(Error::new(Kind::NotFound, message));
         }
-        let _held = self.hold(&request.name)?;
+        let _held = self.try_lock(&request.name)?;
         permit.check()?;
         let quota = class::quota(request.capacity.bytes())?;
         if let Some(id) = &request.id {
@@ -341,7 +345,7 @@ impl Backend for Cephfs {
     }
 
     async fn rollback(&self, uncommitted: &Uncommitted, permit: &Permit) -> Result<(), Error> {
-        let _held = self.hold(uncommitted.id.name())?;
+        let _held = self.try_lock(uncommitted.id.name())?;
         permit.check()?;
         let Some(work) = self.work_on(uncommitted.id.store()).await? else {
             let message = format!("volume {} was not found by this process", uncommitted.id);
@@ -354,7 +358,7 @@ impl Backend for Cephfs {
 #[async_trait]
 impl Janitor for Cephfs {
     fn kept_secret(&self, record: &BTreeMap<String, String>) -> Option<SecretName> {
-        Record::read(record).ok()?.own.map(|(_, secret)| secret)
+        ControllerContext::read(record).ok()?.own.map(|(_, secret)| secret)
     }
 
     async fn unregistered(&self, store: &str, volumes: &[KnownVolume]) -> Result<Vec<VolumeName>, Error> {
@@ -365,7 +369,7 @@ impl Janitor for Cephfs {
     }
 
     async fn register(&self, volume: &InUse, permit: &Permit) -> Result<(), Error> {
-        let _held = self.hold(&volume.name)?;
+        let _held = self.try_lock(&volume.name)?;
         permit.check()?;
         if let Some(id) = &volume.id {
             let (work, record) = self.work_of(id, volume.into()).await?;
@@ -389,7 +393,7 @@ impl Janitor for Cephfs {
         }
         while permit.check().is_ok() {
             // Without the API server's time nothing expires.
-            let Some(now) = self.stores.host.now() else {
+            let Some(now) = self.stores.kubernetes.now() else {
                 tokio::time::sleep(purge::SOON).await;
                 continue;
             };
@@ -429,8 +433,8 @@ impl Stores for Cephfs {
         !self.stores.clusters.is_configured(store)
     }
 
-    fn expect_store(&self, past: StoreExpectation) {
-        self.stores.expect(past);
+    fn expect_store(&self, expected: StoreExpectation) {
+        self.stores.expect(expected);
     }
 
     fn register_class(&self, parameters: &BTreeMap<String, String>) {
@@ -439,7 +443,7 @@ impl Stores for Cephfs {
             return;
         };
         let store = self.stores.of(&target.cluster);
-        store.cluster.watch(&self.stores.host, &target.admin);
+        store.cluster.watch(&self.stores.kubernetes, &target.admin);
         let mut memory = store.memory();
         memory.admin.get_or_insert(target.admin);
         memory.groups.insert(target.group);

@@ -1,4 +1,4 @@
-//! A cluster for tests of backends: [`FakeHost`] says which PVs there are, who the cluster is and what time it is.
+//! A cluster for tests of backends: [`FakeKubernetes`] says which PVs there are, who the cluster is and what time it is.
 //!
 //! It keeps no secrets; the tests of the Ceph backends have hosts of their own.
 
@@ -21,7 +21,7 @@ use crate::volume::{ClusterIds, VolumeName};
 
 /// What the tests say of the cluster.
 #[derive(Debug)]
-pub struct FakeHost(Mutex<State>);
+pub struct FakeKubernetes(Mutex<State>);
 
 #[derive(Debug)]
 struct State {
@@ -32,7 +32,7 @@ struct State {
     retention: Duration,
 }
 
-impl FakeHost {
+impl FakeKubernetes {
     /// A cluster with this identity and no PV, whose trash holds nothing back.
     pub fn new(cluster: &str) -> Self {
         Self(Mutex::new(State {
@@ -80,7 +80,7 @@ impl FakeHost {
 }
 
 #[async_trait]
-impl ClusterInfo for FakeHost {
+impl ClusterInfo for FakeKubernetes {
     fn cluster_id(&self) -> Option<String> {
         self.cluster_ids().map(|ids| ids.current().to_owned())
     }

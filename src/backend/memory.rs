@@ -57,7 +57,7 @@ pub enum Moment {
 
 /// A volume as the memory holds it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Held {
+pub struct KeyedLock {
     /// What the caller got.
     pub volume: Volume,
     /// Where it lies.
@@ -106,12 +106,12 @@ pub type Retained = (Vec<BTreeMap<String, String>>, BTreeSet<String>);
 struct State {
     stores: Vec<String>,
     identities: BTreeMap<String, String>,
-    past: BTreeMap<String, StoreExpectation>,
-    volumes: BTreeMap<VolumeName, Held>,
+    expected: BTreeMap<String, StoreExpectation>,
+    volumes: BTreeMap<VolumeName, KeyedLock>,
     /// Directories and whether they hold something.
     directories: BTreeMap<Location, bool>,
     trash: Vec<Trashed>,
-    archived: BTreeMap<VolumeName, (String, Option<Held>)>,
+    archived: BTreeMap<VolumeName, (String, Option<KeyedLock>)>,
     /// Volumes that the storage says to be another cluster's, with its identity.
     foreign: BTreeMap<VolumeName, String>,
     not_ready: BTreeMap<String, String>,
@@ -143,7 +143,7 @@ struct Trashed {
     name: VolumeName,
     place: Location,
     /// Its record, where it had one.
-    held: Option<Held>,
+    held: Option<KeyedLock>,
     /// The PV that it was removed for; empty where that is not known.
     uid: String,
     /// Whether it holds something.
@@ -159,7 +159,7 @@ pub struct Memory {
     state: Arc<Mutex<State>>,
     hung: Arc<watch::Sender<BTreeSet<Operation>>>,
     wake: Arc<Notify>,
-    host: Option<Arc<dyn ClusterInfo>>,
+    kubernetes: Option<Arc<dyn ClusterInfo>>,
 }
 
 impl Default for Memory {
@@ -194,15 +194,15 @@ impl Memory {
             state: Arc::new(Mutex::new(state)),
             hung: Arc::new(watch::Sender::new(BTreeSet::new())),
             wake: Arc::new(Notify::new()),
-            host: None,
+            kubernetes: None,
         }
     }
 
-    /// The same, which purges only what `host` says that no PV names any more, and puts back what is to stay. Without it
+    /// The same, which purges only what `kubernetes` says that no PV names any more, and puts back what is to stay. Without it
     /// everything is purged at once.
     #[must_use]
-    pub fn with_host(mut self, host: Arc<dyn ClusterInfo>) -> Self {
-        self.host = Some(host);
+    pub fn with_host(mut self, kubernetes: Arc<dyn ClusterInfo>) -> Self {
+        self.kubernetes = Some(kubernetes);
         self
     }
 
@@ -309,7 +309,7 @@ impl Memory {
     }
 
     /// The volumes that exist, by name.
-    pub fn volumes(&self) -> Vec<Held> {
+    pub fn volumes(&self) -> Vec<KeyedLock> {
         self.state().volumes.values().cloned().collect()
     }
 
@@ -325,8 +325,8 @@ impl Memory {
     }
 
     /// What the caller told of a store with [`Backend::expect_store`].
-    pub fn past(&self, store: &str) -> Option<StoreExpectation> {
-        self.state().past.get(store).cloned()
+    pub fn expected(&self, store: &str) -> Option<StoreExpectation> {
+        self.state().expected.get(store).cloned()
     }
 
     /// Puts a directory there as if an administrator or an older provisioner had made it; `content`: with a file in it.
@@ -373,15 +373,15 @@ impl Memory {
     }
 
     /// Looks at every volume in the trash once: no PV names it any more and its time is over, or it is to stay.
-    async fn empty_trash_for(&self, host: &dyn ClusterInfo) {
+    async fn empty_trash_for(&self, kubernetes: &dyn ClusterInfo) {
         let entries = self.state().trash.clone();
         for entry in entries {
-            let now = host.now();
-            let Ok(said) = host.pv_state(&entry.name).await else { continue };
-            let Ok(_held) = self.hold(&entry.name) else { continue };
+            let now = kubernetes.now();
+            let Ok(said) = kubernetes.pv_state(&entry.name).await else { continue };
+            let Ok(_held) = self.try_lock(&entry.name) else { continue };
             let mut state = self.state();
             let Some(index) = state.trash.iter().position(|other| other.name == entry.name) else { continue };
-            let until = entry.at + entry.retention.unwrap_or_else(|| host.trash_retention());
+            let until = entry.at + entry.retention.unwrap_or_else(|| kubernetes.trash_retention());
             match said {
                 PvState::Absent if now.is_some_and(|now| now >= until) => {
                     state.trash.remove(index);
@@ -395,7 +395,7 @@ impl Memory {
         }
     }
 
-    fn hold(&self, name: &VolumeName) -> Result<Busy, Error> {
+    fn try_lock(&self, name: &VolumeName) -> Result<Busy, Error> {
         if !self.state().busy.insert(name.clone()) {
             return Err(Error::new(Kind::Busy, format!("volume {name} is being worked on")));
         }
@@ -522,7 +522,7 @@ impl Backend for Memory {
 
     async fn create(&self, request: &VolumeRequest, permit: &Permit) -> Result<Volume, Error> {
         let Placement { location: place, may_share, .. } = self.place(request)?;
-        let _held = self.hold(&request.name)?;
+        let _held = self.try_lock(&request.name)?;
         let lost = self.enter(Operation::Create).await?;
         if let Some(secret) = self.state().lacking.clone() {
             let message = format!("Secret {secret} does not exist");
@@ -559,7 +559,7 @@ impl Backend for Memory {
                 };
                 state.directories.entry(place.clone()).or_insert(false);
                 let since = SystemTime::now();
-                let held = Held { volume: volume.clone(), place, claim, committed: false, since };
+                let held = KeyedLock { volume: volume.clone(), place, claim, committed: false, since };
                 state.volumes.insert(request.name.clone(), held);
                 volume
             }
@@ -568,7 +568,7 @@ impl Backend for Memory {
     }
 
     async fn commit(&self, id: &VolumeId, _: &str, permit: &Permit) -> Result<(), Error> {
-        let _held = self.hold(id.name())?;
+        let _held = self.try_lock(id.name())?;
         let lost = self.enter(Operation::Commit).await?;
         permit.check()?;
         {
@@ -584,7 +584,7 @@ impl Backend for Memory {
 
     async fn rollback(&self, uncommitted: &Uncommitted, permit: &Permit) -> Result<(), Error> {
         let name = uncommitted.id.name();
-        let _held = self.hold(name)?;
+        let _held = self.try_lock(name)?;
         let lost = self.enter(Operation::Rollback).await?;
         permit.check()?;
         {
@@ -615,7 +615,7 @@ impl Backend for Memory {
     }
 
     async fn remove(&self, removal: &Removal, permit: &Permit) -> Result<Removed, Error> {
-        let _held = self.hold(&removal.name)?;
+        let _held = self.try_lock(&removal.name)?;
         let lost = self.enter(Operation::Remove).await?;
         permit.check()?;
         let Some(place) = self.locate(&removal.source) else {
@@ -689,7 +689,7 @@ impl Backend for Memory {
     }
 
     async fn restore(&self, removal: &Removal, permit: &Permit) -> Result<Restored, Error> {
-        let _held = self.hold(&removal.name)?;
+        let _held = self.try_lock(&removal.name)?;
         let lost = self.enter(Operation::Restore).await?;
         permit.check()?;
         let Some(place) = self.locate(&removal.source) else { return Ok(Restored::InPlace) };
@@ -715,15 +715,15 @@ impl Backend for Memory {
         answer(Operation::Restore, lost, restored)
     }
 
-    async fn expand(&self, growth: &ExpandRequest, permit: &Permit) -> Result<Expanded, Error> {
+    async fn expand(&self, request: &ExpandRequest, permit: &Permit) -> Result<Expanded, Error> {
         let lost = self.enter(Operation::Expand).await?;
         permit.check()?;
-        let place = self.locate(&growth.source).ok_or_else(|| {
-            Error::new(Kind::NotFound, format!("{} lies in none of the stores", growth.source))
+        let place = self.locate(&request.source).ok_or_else(|| {
+            Error::new(Kind::NotFound, format!("{} lies in none of the stores", request.source))
         })?;
         self.state().usable(&place.store)?;
-        let on_node = self.state().on_node && growth.mode == Mode::Filesystem;
-        answer(Operation::Expand, lost, Expanded { capacity: growth.capacity, on_node })
+        let on_node = self.state().on_node && request.mode == Mode::Filesystem;
+        answer(Operation::Expand, lost, Expanded { capacity: request.capacity, on_node })
     }
 }
 
@@ -746,7 +746,7 @@ impl Janitor for Memory {
     }
 
     async fn register(&self, volume: &InUse, permit: &Permit) -> Result<(), Error> {
-        let _held = self.hold(&volume.name)?;
+        let _held = self.try_lock(&volume.name)?;
         let lost = self.enter(Operation::Register).await?;
         permit.check()?;
         let place = self.locate(&volume.source).ok_or_else(|| {
@@ -769,7 +769,7 @@ impl Janitor for Memory {
                 record: BTreeMap::new(),
             };
             let since = SystemTime::now();
-            let held = Held { volume: made, place, claim: volume.claim.clone(), committed: true, since };
+            let held = KeyedLock { volume: made, place, claim: volume.claim.clone(), committed: true, since };
             state.volumes.entry(volume.name.clone()).or_insert(held);
         }
         answer(Operation::Register, lost, ())
@@ -802,8 +802,8 @@ impl Janitor for Memory {
     async fn collect_garbage(&self, permit: &Permit) {
         loop {
             if permit.check().is_ok() && !self.state().trash_left_alone {
-                if let Some(host) = &self.host {
-                    self.empty_trash_for(&**host).await;
+                if let Some(kubernetes) = &self.kubernetes {
+                    self.empty_trash_for(&**kubernetes).await;
                 } else {
                     let mut state = self.state();
                     state.purged += u64::try_from(state.trash.len()).unwrap_or(u64::MAX);
@@ -811,7 +811,7 @@ impl Janitor for Memory {
                 }
             }
             // What a host says changes without anybody telling.
-            let pause = if self.host.is_some() { Duration::from_millis(10) } else { Duration::MAX };
+            let pause = if self.kubernetes.is_some() { Duration::from_millis(10) } else { Duration::MAX };
             let _ = tokio::time::timeout(pause, self.wake.notified()).await;
         }
     }
@@ -843,8 +843,8 @@ impl Stores for Memory {
         self.state().retained = Some((classes.to_vec(), used.clone()));
     }
 
-    fn expect_store(&self, past: StoreExpectation) {
-        self.state().past.insert(past.store.clone(), past);
+    fn expect_store(&self, expected: StoreExpectation) {
+        self.state().expected.insert(expected.store.clone(), expected);
     }
 
     fn stores(&self) -> Vec<StoreStatus> {

@@ -69,10 +69,10 @@ pub struct Nfs {
 impl Nfs {
     /// A backend over these exports; the first is used where a class names none. Checks what can be checked without
     /// touching them: names, servers, paths, and that no two overlap.
-    pub fn new(exports: Vec<Export>, host: Arc<dyn ClusterInfo>) -> Result<Self, Error> {
+    pub fn new(exports: Vec<Export>, kubernetes: Arc<dyn ClusterInfo>) -> Result<Self, Error> {
         export::check(&exports)?;
         let roots = Arc::<Roots>::default();
-        let store = move |export| Store::new(export, Arc::clone(&host), Arc::clone(&roots));
+        let store = move |export| Store::new(export, Arc::clone(&kubernetes), Arc::clone(&roots));
         let stores = exports.iter().cloned().map(store).collect();
         let concurrency = exports.iter().map(|export| export.threads).sum();
         let capabilities = Capabilities {
@@ -124,7 +124,7 @@ impl Backend for Nfs {
         let path = plan.place.path.clone();
         let mut gone = None;
         loop {
-            let held = store.hold(&request.name)?;
+            let held = store.try_lock(&request.name)?;
             let (request, plan, without) = (request.clone(), Arc::clone(&plan), gone.clone());
             let what = format!("create volume {} in directory {path}", request.name);
             let created = store
@@ -137,7 +137,7 @@ impl Backend for Nfs {
                 Created::Formerly(former) => former,
             };
             // Only a volume that no PV tells of any more leaves its directory to another one.
-            if gone.is_some() || store.host.pv_state(&former).await? != PvState::Absent {
+            if gone.is_some() || store.kubernetes.pv_state(&former).await? != PvState::Absent {
                 let message = format!(
                     "directory {path} belongs to volume {former}, which was made for an earlier claim of the same name; \
                      delete PersistentVolume {former} if its data is to be this claim's"
@@ -150,7 +150,7 @@ impl Backend for Nfs {
 
     async fn commit(&self, id: &VolumeId, uid: &str, permit: &Permit) -> Result<(), Error> {
         let store = self.store_of(id)?;
-        let held = store.hold(id.name())?;
+        let held = store.try_lock(id.name())?;
         let (what, name) = (format!("commit volume {}", id.name()), id.name().clone());
         let uid = uid.to_owned();
         store.run(what, Some(held), permit, move |work| commit::commit(work, &name, &uid)).await
@@ -158,7 +158,7 @@ impl Backend for Nfs {
 
     async fn rollback(&self, uncommitted: &Uncommitted, permit: &Permit) -> Result<(), Error> {
         let store = self.store_of(&uncommitted.id)?;
-        let held = store.hold(uncommitted.id.name())?;
+        let held = store.try_lock(uncommitted.id.name())?;
         let uncommitted = uncommitted.clone();
         let what = format!("roll back uncommitted volume {}", uncommitted.id.name());
         store.run(what, Some(held), permit, move |work| commit::rollback(work, &uncommitted)).await
@@ -188,7 +188,7 @@ impl Backend for Nfs {
                 return Err(Error::new(Kind::Refused, message));
             }
         }
-        let held = store.hold(&removal.name)?;
+        let held = store.try_lock(&removal.name)?;
         let removal = removal.clone();
         let what =
             format!("remove volume {} ({}) in directory {}", removal.name, removal.disposal, place.path);
@@ -199,19 +199,19 @@ impl Backend for Nfs {
         // What lies in none of the exports was never begun on.
         let Some(place) = self.locate(&removal.source) else { return Ok(Restored::InPlace) };
         let store = self.store(&place.store)?;
-        let held = store.hold(&removal.name)?;
+        let held = store.try_lock(&removal.name)?;
         let removal = removal.clone();
         let what = format!("restore volume {} to directory {}", removal.name, place.path);
         store.run(what, Some(held), permit, move |work| restore::restore(work, &removal, &place.path)).await
     }
 
-    async fn expand(&self, growth: &ExpandRequest, _: &Permit) -> Result<Expanded, Error> {
+    async fn expand(&self, request: &ExpandRequest, _: &Permit) -> Result<Expanded, Error> {
         // A directory holds what the server has room for: there is nothing to enlarge.
-        if self.locate(&growth.source).is_some() {
-            return Ok(Expanded { capacity: growth.capacity, on_node: false });
+        if self.locate(&request.source).is_some() {
+            return Ok(Expanded { capacity: request.capacity, on_node: false });
         }
         let there = export::listed(&self.exports);
-        let message = format!("{} lies strictly below none of the exports {there}", growth.source);
+        let message = format!("{} lies strictly below none of the exports {there}", request.source);
         Err(Error::new(Kind::NotFound, message))
     }
 }
@@ -237,7 +237,7 @@ impl Janitor for Nfs {
             }
         };
         let store = self.store(&place.store)?;
-        let held = store.hold(&volume.name)?;
+        let held = store.try_lock(&volume.name)?;
         let volume = volume.clone();
         let what = format!("record volume {} in directory {}", volume.name, place.path);
         store.run(what, Some(held), permit, move |work| register::register(work, &volume, &place.path)).await
@@ -262,9 +262,9 @@ impl Stores for Nfs {
         class::inspect(parameters)
     }
 
-    fn expect_store(&self, past: StoreExpectation) {
-        match self.store(&past.store) {
-            Ok(store) => store.expect_store(past),
+    fn expect_store(&self, expected: StoreExpectation) {
+        match self.store(&expected.store) {
+            Ok(store) => store.expect_store(expected),
             Err(error) => tracing::warn!(%error, "volumes exist on an export that is not configured"),
         }
     }

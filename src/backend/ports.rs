@@ -57,7 +57,7 @@ pub trait Backend: Send + Sync + 'static {
     async fn restore(&self, removal: &Removal, permit: &Permit) -> Result<Restored, Error>;
 
     /// Makes the volume hold at least so much, never less than before; says what it holds then.
-    async fn expand(&self, growth: &ExpandRequest, permit: &Permit) -> Result<Expanded, Error>;
+    async fn expand(&self, request: &ExpandRequest, permit: &Permit) -> Result<Expanded, Error>;
 }
 
 /// What the leader does about volumes beside the work on a claim or a PV: finds what was begun and what is not recorded, and
@@ -100,7 +100,7 @@ pub trait Stores: Send + Sync + 'static {
     /// Tells what the existing volumes say of a store. Called once for every store, also for one that only volumes name, before
     /// any volume is made or removed there: a store whose root is not what it was (not mounted, another disk) is refused
     /// until it is again. All classes are registered by then ([`register_class`](Stores::register_class)).
-    fn expect_store(&self, past: StoreExpectation);
+    fn expect_store(&self, expected: StoreExpectation);
 
     /// Tells of a class that is served, by its parameters as [`VolumeRequest::parameters`] has them: a store that only
     /// classes describe is known from then on, and what lies in it is looked after although nothing was asked of it yet. A

@@ -51,13 +51,13 @@ pub use settings::{NAME, Settings};
 use store::{Store, Timing};
 use target::ImageTarget;
 use tokio::sync::Notify;
-use work::Work;
+use work::PoolClient;
 
 use crate::{
     backend::{
         Backend, Capabilities, Error, Inspection, Janitor, Kind, Known, KnownVolume, Kubernetes, Removed,
         Restored, StoreExpectation, StoreStatus, Stores, Uncommitted,
-        ceph::{Admin, Cluster, Clusters, KnownStores, class::Parameters, owner::Claimant},
+        ceph::{Admin, Cluster, Clusters, KnownStores, class::Parameters, owner::PvVolume},
     },
     volume::{
         Disposal, ExpandRequest, Expanded, InUse, Location, Permit, Placement, Removal, Source, Volume,
@@ -87,13 +87,17 @@ impl fmt::Debug for Rbd {
 
 impl Rbd {
     /// A backend over these clusters. Asks nothing of them yet.
-    pub fn new(clusters: Clusters, host: Arc<dyn Kubernetes>, settings: Settings) -> Result<Self, Error> {
-        Self::with_timing(clusters, host, settings, Timing::USUAL)
+    pub fn new(
+        clusters: Clusters,
+        kubernetes: Arc<dyn Kubernetes>,
+        settings: Settings,
+    ) -> Result<Self, Error> {
+        Self::with_timing(clusters, kubernetes, settings, Timing::USUAL)
     }
 
     fn with_timing(
         clusters: Clusters,
-        host: Arc<dyn Kubernetes>,
+        kubernetes: Arc<dyn Kubernetes>,
         settings: Settings,
         timing: Timing,
     ) -> Result<Self, Error> {
@@ -116,7 +120,7 @@ impl Rbd {
             concurrency: concurrency.max(8),
         };
         let open = move |cluster| Store::new(cluster, timing);
-        let stores = KnownStores::new(clusters, host, settings.admins.clone(), open)?;
+        let stores = KnownStores::new(clusters, kubernetes, settings.admins.clone(), open)?;
         Ok(Self { capabilities, settings, stores, met: Notify::new() })
     }
 
@@ -144,8 +148,8 @@ impl Rbd {
     }
 
     /// The image of an existing volume.
-    fn target<'a>(&self, claimant: impl Into<Claimant<'a>>) -> Result<ImageTarget, Error> {
-        target::target(&self.stores.clusters, &self.settings, claimant.into())
+    fn target<'a>(&self, pv: impl Into<PvVolume<'a>>) -> Result<ImageTarget, Error> {
+        target::target(&self.stores.clusters, &self.settings, pv.into())
     }
 
     /// Runs `operation` on an image, on which nothing else works in that time: at most until the cluster's deadline and `limit`
@@ -158,15 +162,15 @@ impl Rbd {
         operation: F,
     ) -> Result<T, Error>
     where
-        F: FnOnce(Work) -> R + Send,
+        F: FnOnce(PoolClient) -> R + Send,
         R: Future<Output = Result<T, OpError>> + Send,
     {
         let ImageTarget { cluster, pool_namespace, image, admin, .. } = target;
         let store = self.store(cluster);
-        let _held = store.hold(&pool_namespace.spec(image))?;
+        let _held = store.try_lock(&pool_namespace.spec(image))?;
         store.suppose(pool_namespace.clone(), admin);
         let working = async {
-            let work = Work::new(&store, &self.stores.host, pool_namespace, admin).await?;
+            let work = PoolClient::new(&store, &self.stores.kubernetes, pool_namespace, admin).await?;
             match operation(work.clone()).await {
                 Ok(value) => Ok(value),
                 Err(error) => Err(Error::from(work.though_full(error).await)),
@@ -191,8 +195,8 @@ impl Rbd {
         store: &Arc<Store>,
         pool_namespace: &PoolNamespace,
         admin: &Admin,
-    ) -> Result<Work, OpError> {
-        let work = Work::new(store, &self.stores.host, pool_namespace, admin).await?;
+    ) -> Result<PoolClient, OpError> {
+        let work = PoolClient::new(store, &self.stores.kubernetes, pool_namespace, admin).await?;
         work.identity().await?;
         Ok(work)
     }
@@ -289,7 +293,7 @@ impl Backend for Rbd {
             .filter(|(pool_namespace, _)| only.as_ref().is_none_or(|only| only == pool_namespace));
         for (pool_namespace, admin) in pool_namespaces {
             let discards = async {
-                let _held = store.hold(&pool_namespace.spec(&image))?;
+                let _held = store.try_lock(&pool_namespace.spec(&image))?;
                 let work = self.work_in(&store, &pool_namespace, &admin).await?;
                 sweep::rollback(&work, uncommitted, &image, permit).await
             };
@@ -316,7 +320,7 @@ impl Backend for Rbd {
 impl Janitor for Rbd {
     async fn unregistered(&self, store: &str, volumes: &[KnownVolume]) -> Result<Vec<VolumeName>, Error> {
         let store = self.store_named(store)?;
-        let Some(cluster) = self.stores.host.cluster_ids() else { return Ok(Vec::new()) };
+        let Some(cluster) = self.stores.kubernetes.cluster_ids() else { return Ok(Vec::new()) };
         let mut found = Vec::new();
         for (pool_namespace, admin) in store.pool_namespaces() {
             let looks = async {
@@ -346,7 +350,7 @@ impl Janitor for Rbd {
 
     async fn list_uncommitted(&self, store: &str, known: Known<'_>) -> Result<Vec<Uncommitted>, Error> {
         let store = self.store_named(store)?;
-        let Some(cluster) = self.stores.host.cluster_ids() else {
+        let Some(cluster) = self.stores.kubernetes.cluster_ids() else {
             tracing::debug!(
                 "not looking for unfinished volumes: it is not known which images belong to this cluster"
             );
@@ -388,7 +392,7 @@ impl Janitor for Rbd {
                     let gone = store.gone.clone();
                     let purging = Box::pin(trash::collect_garbage(
                         store,
-                        Arc::clone(&self.stores.host),
+                        Arc::clone(&self.stores.kubernetes),
                         admin,
                         permit.clone(),
                     ));
@@ -414,10 +418,10 @@ impl Stores for Rbd {
         !self.stores.clusters.is_configured(store)
     }
 
-    fn expect_store(&self, past: StoreExpectation) {
-        let Some(store) = self.stores.expect(past) else { return };
+    fn expect_store(&self, expected: StoreExpectation) {
+        let Some(store) = self.stores.expect(expected) else { return };
         if let Some(admin) = self.settings.admins.get(store.cluster.name()) {
-            store.cluster.watch(&self.stores.host, admin);
+            store.cluster.watch(&self.stores.kubernetes, admin);
         }
     }
 
@@ -425,7 +429,7 @@ impl Stores for Rbd {
         if let Ok(target) = class::target(&self.stores.clusters, &self.settings, parameters) {
             let store = self.store(&target.cluster);
             store.suppose(target.pool_namespace, &target.admin);
-            store.cluster.watch(&self.stores.host, &target.admin);
+            store.cluster.watch(&self.stores.kubernetes, &target.admin);
         }
     }
 
@@ -437,6 +441,6 @@ impl Stores for Rbd {
     }
 
     fn stores(&self) -> Vec<StoreStatus> {
-        self.stores.all().iter().map(|store| store.status(&*self.stores.host)).collect()
+        self.stores.all().iter().map(|store| store.status(&*self.stores.kubernetes)).collect()
     }
 }

@@ -9,7 +9,7 @@ use std::{path::PathBuf, time::Duration};
 use super::{
     file::ExportInFile,
     server,
-    settings::{self, MOST_WORKERS, MOUNT_POINT, Name},
+    settings::{self, MOST_WORKERS, MOUNT_POINT, SettingSpec},
     sources::Sources,
     value::{ConfigError, Origin, Setting},
 };
@@ -65,7 +65,7 @@ pub(super) fn exports(
         };
         described.insert(0, entry);
     } else if let Some(root) = root.filter(|_| needed) {
-        return Err(root.wrong(format_args!(
+        return Err(root.invalid_value(format_args!(
             "says where the export {DEFAULT:?} is mounted, but there is no such export: write the root of each export \
              into the file, or name the server and the path by {} and {}",
             settings::NFS_SERVER.flag, settings::NFS_PATH.flag
@@ -123,7 +123,7 @@ fn ready(
         Some(index) => sources.in_file(format!("exports[{index}].{key}")),
         None => Origin::Default(""),
     };
-    let mut absent = |name_of: &Name, what: &str| {
+    let mut absent = |name_of: &SettingSpec, what: &str| {
         missing.push(match place {
             Some(index) if name != DEFAULT => format!("exports[{index}].{what} in the file"),
             Some(index) => {
@@ -169,7 +169,7 @@ fn ready(
 
 /// The name or address of a server. It is copied to PVs as it is.
 fn host(given: &Setting) -> Result<String, ConfigError> {
-    server::check(&given.text).map_err(|why| given.wrong(why))?;
+    server::check(&given.text).map_err(|why| given.invalid_value(why))?;
     Ok(given.text.clone())
 }
 
@@ -177,14 +177,13 @@ fn host(given: &Setting) -> Result<String, ConfigError> {
 fn exported(given: &Setting) -> Result<String, ConfigError> {
     let trimmed = given.text.trim();
     if trimmed != given.text && trimmed.starts_with('/') {
-        return Err(given.wrong(format_args!("has blanks around it: write {trimmed}")));
+        return Err(given.invalid_value(format_args!("has blanks around it: write {trimmed}")));
     }
     let segments: Vec<&str> = given.text.split('/').filter(|segment| !segment.is_empty()).collect();
     let bad = |segment: &&str| matches!(*segment, "." | "..") || segment.contains(char::is_control);
     if !given.text.starts_with('/') || segments.iter().any(bad) {
-        return Err(
-            given.wrong("must be an absolute path on the server, such as /export, without '.' and '..'")
-        );
+        return Err(given
+            .invalid_value("must be an absolute path on the server, such as /export, without '.' and '..'"));
     }
     Ok(format!("/{}", segments.join("/")))
 }
@@ -194,7 +193,9 @@ fn mounted(given: &Setting) -> Result<PathBuf, ConfigError> {
     let path = PathBuf::from(&given.text);
     let dots = path.components().any(|part| matches!(part, std::path::Component::ParentDir));
     if !path.is_absolute() || dots || given.text.contains(char::is_control) {
-        return Err(given.wrong("must be the absolute path where the export is mounted, without '..'"));
+        return Err(
+            given.invalid_value("must be the absolute path where the export is mounted, without '..'")
+        );
     }
     Ok(path)
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use clap::{Arg, ArgAction, Command, error::ErrorKind};
 
 use super::{
-    settings::{self, Kind, Name},
+    settings::{self, Kind, SettingSpec},
     value::ConfigError,
 };
 
@@ -52,7 +52,7 @@ pub(super) fn definition() -> Command {
 const CONTROLLER: &str = "controller";
 const NODE: &str = "node";
 
-fn argument(name: &Name) -> Arg {
+fn argument(name: &SettingSpec) -> Arg {
     let mut help = name.effect.to_owned();
     for (what, text) in [("env", name.env), ("default", name.default)] {
         if !text.is_empty() {
@@ -78,7 +78,7 @@ fn argument(name: &Name) -> Arg {
 pub(super) fn read(args: Vec<String>) -> Result<Read, ConfigError> {
     match definition().try_get_matches_from(args) {
         Ok(matches) => {
-            let given = |command: &str, name: &Name| {
+            let given = |command: &str, name: &SettingSpec| {
                 let values = matches.subcommand_matches(command)?.get_many::<String>(name.flag)?;
                 Some((name.flag, values.cloned().collect()))
             };

@@ -25,7 +25,7 @@ pub(super) enum Kind {
 
 /// Where a setting can be made, what holds where it is not made, and what it does.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Name {
+pub(super) struct SettingSpec {
     pub(super) flag: &'static str,
     /// The environment variable; empty for none.
     pub(super) env: &'static str,
@@ -49,7 +49,7 @@ macro_rules! settings {
     (@text $text:expr) => { $text };
     ($all:ident; $($name:ident: $kind:ident $flag:literal = $value:literal in $section:literal
        $(, env $env:literal)? $(, key $key:literal)? $(, default $default:expr)?; $effect:literal $(, $more:literal)?;)*) => {
-        $(pub(super) const $name: Name = Name {
+        $(pub(super) const $name: SettingSpec = SettingSpec {
             flag: $flag,
             env: settings!(@text $($env)?),
             key: settings!(@text $($key)?),
@@ -62,7 +62,7 @@ macro_rules! settings {
         };)*
 
         /// All of them, in the order of `--help`.
-        pub(super) const $all: &[Name] = &[$($name),*];
+        pub(super) const $all: &[SettingSpec] = &[$($name),*];
     };
 }
 
@@ -224,16 +224,16 @@ settings! {
 }
 
 /// What `berth node` has in common with `berth controller`.
-const SHARED: [Name; 4] = [CONFIG, LOG_FORMAT, LOG_LEVEL, SHUTDOWN_GRACE];
+const SHARED: [SettingSpec; 4] = [CONFIG, LOG_FORMAT, LOG_LEVEL, SHUTDOWN_GRACE];
 
 /// The settings of `berth node`, in the order of `--help`.
-pub(super) fn node() -> impl Iterator<Item = &'static Name> {
+pub(super) fn node() -> impl Iterator<Item = &'static SettingSpec> {
     OF_NODE_ALONE
         .iter()
         .chain(CONTROLLER.iter().filter(|name| SHARED.iter().any(|shared| shared.flag == name.flag)))
 }
 
 /// Every setting: one file may have those of both commands.
-pub(super) fn every() -> impl Iterator<Item = &'static Name> {
+pub(super) fn every() -> impl Iterator<Item = &'static SettingSpec> {
     CONTROLLER.iter().chain(OF_NODE_ALONE)
 }

@@ -5,7 +5,7 @@ use std::{io, path::Path};
 use super::{
     file::{self, File},
     flags::Flags,
-    settings::{self, Name},
+    settings::{self, SettingSpec},
     value::{ConfigError, Origin, Setting},
 };
 
@@ -49,13 +49,13 @@ impl<'a> Sources<'a> {
     }
 
     /// A value from a flag.
-    pub(super) fn flag(&self, name: &Name) -> Option<Setting> {
+    pub(super) fn flag(&self, name: &SettingSpec) -> Option<Setting> {
         let text = self.flags.get(name.flag)?.first()?;
         Some(Setting::new(text, Origin::Flag(name.flag)))
     }
 
     /// A value from a flag, else from the environment. An empty variable counts as not set, as it did in the old images.
-    pub(super) fn given(&self, name: &Name) -> Result<Option<Setting>, ConfigError> {
+    pub(super) fn given(&self, name: &SettingSpec) -> Result<Option<Setting>, ConfigError> {
         let flag = self.flag(name);
         if flag.is_some() || name.env.is_empty() {
             return Ok(flag);
@@ -64,13 +64,17 @@ impl<'a> Sources<'a> {
             None => Ok(None),
             Some(text) => {
                 let given = Setting::new(text.to_string_lossy(), Origin::Env(name.env));
-                if text.to_str().is_none() { Err(given.wrong("must be UTF-8")) } else { Ok(Some(given)) }
+                if text.to_str().is_none() {
+                    Err(given.invalid_value("must be UTF-8"))
+                } else {
+                    Ok(Some(given))
+                }
             }
         }
     }
 
     /// The values of a setting that may have several: all flags, else the variable, else the list of the file.
-    pub(super) fn listed(&self, name: &Name) -> Result<Vec<Setting>, ConfigError> {
+    pub(super) fn listed(&self, name: &SettingSpec) -> Result<Vec<Setting>, ConfigError> {
         if let Some(texts) = self.flags.get(name.flag) {
             return Ok(texts.iter().map(|text| Setting::new(text, Origin::Flag(name.flag))).collect());
         }
@@ -88,14 +92,14 @@ impl<'a> Sources<'a> {
     }
 
     /// A value from the first source that has it; `None` where none has and there is no default.
-    pub(super) fn find(&self, name: &Name) -> Result<Option<Setting>, ConfigError> {
+    pub(super) fn find(&self, name: &SettingSpec) -> Result<Option<Setting>, ConfigError> {
         let file = || Some(Setting::new(self.file.texts.get(name.key)?, self.in_file(name.key)));
         let default = || Setting::new(name.default, Origin::Default(name.flag));
         Ok(self.given(name)?.or_else(file).or_else(|| (!name.default.is_empty()).then(default)))
     }
 
     /// The same for a setting that has a default.
-    pub(super) fn pick(&self, name: &Name) -> Result<Setting, ConfigError> {
+    pub(super) fn pick(&self, name: &SettingSpec) -> Result<Setting, ConfigError> {
         Ok(self.find(name)?.unwrap_or_else(|| Setting::new("", Origin::Default(name.flag))))
     }
 }

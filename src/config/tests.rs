@@ -554,7 +554,7 @@ fn an_unknown_flag_or_command_is_refused() {
     assert!(wrong.contains("'controler'"), "{wrong}");
 }
 
-fn row(name: &settings::Name) -> [String; 5] {
+fn row(name: &settings::SettingSpec) -> [String; 5] {
     [name.flag, name.env, name.key, name.default, name.effect].map(str::to_owned)
 }
 

@@ -4,7 +4,7 @@ use tonic::{Code, Status};
 
 use crate::{
     backend::{Error, Kind},
-    system::{mount::MountError, pool::Lost},
+    system::{mount::MountError, pool::PoolError},
 };
 
 /// The gRPC code of a failure.
@@ -36,11 +36,11 @@ pub(super) fn of_mount(what: &str, error: &MountError) -> Status {
 }
 
 /// Work that gave no result. It may still have its effect.
-pub(super) fn of_lost(what: &str, lost: &Lost) -> Status {
+pub(super) fn of_lost(what: &str, lost: &PoolError) -> Status {
     match lost {
-        Lost::Late { .. } => Status::deadline_exceeded(format!("{what}: {lost}")),
-        Lost::Crowded { .. } => Status::unavailable(format!("{what}: {lost}")),
-        Lost::Broken { .. } => Status::internal(format!("{what}: {lost}")),
+        PoolError::Late { .. } => Status::deadline_exceeded(format!("{what}: {lost}")),
+        PoolError::Saturated { .. } => Status::unavailable(format!("{what}: {lost}")),
+        PoolError::Panicked { .. } => Status::internal(format!("{what}: {lost}")),
     }
 }
 

@@ -97,10 +97,10 @@ impl Backend for Metered {
         self.record(&self.store_of(&removal.source), "restore", began, result)
     }
 
-    async fn expand(&self, growth: &ExpandRequest, permit: &Permit) -> Result<Expanded, Error> {
+    async fn expand(&self, request: &ExpandRequest, permit: &Permit) -> Result<Expanded, Error> {
         let began = Instant::now();
-        let result = self.inner.expand(growth, permit).await;
-        self.record(&self.store_of(&growth.source), "expand", began, result)
+        let result = self.inner.expand(request, permit).await;
+        self.record(&self.store_of(&request.source), "expand", began, result)
     }
 }
 

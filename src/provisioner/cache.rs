@@ -46,7 +46,7 @@ pub(super) type InUseByStore = BTreeMap<(&'static str, String), Vec<KnownVolume>
 
 /// A kind of watched objects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) enum Watched {
+pub(super) enum ResourceKind {
     Claims,
     Volumes,
     Classes,
@@ -69,19 +69,19 @@ pub(super) struct Cache {
     pub(super) occupancy: Occupancy,
     pub(super) wakeups: Wakeups,
     /// Counts the complete lists of each kind: what a new list does not have is gone.
-    rounds: BTreeMap<Watched, u32>,
+    rounds: BTreeMap<ResourceKind, u32>,
     /// The kinds that were listed completely at least once.
-    listed: HashSet<Watched>,
+    listed: HashSet<ResourceKind>,
     expectations: Expectations,
     /// Whether volumes get our finalizer.
-    guarding: bool,
+    uses_finalizers: bool,
     /// Whether a class has come, gone or changed since it was asked which stores are named.
     classes_changed: bool,
 }
 
 impl Cache {
-    /// Empty, for these backends; `guarding`: volumes get our finalizer.
-    pub(super) fn new(backends: Backends, guarding: bool) -> Self {
+    /// Empty, for these backends; `uses_finalizers`: volumes get our finalizer.
+    pub(super) fn new(backends: Backends, uses_finalizers: bool) -> Self {
         Self {
             backends,
             claims: HashMap::new(),
@@ -92,7 +92,7 @@ impl Cache {
             rounds: BTreeMap::new(),
             listed: HashSet::new(),
             expectations: Expectations::default(),
-            guarding,
+            uses_finalizers,
             classes_changed: false,
         }
     }
@@ -123,9 +123,9 @@ impl Cache {
     }
 
     /// The claim of this UID, if it asks for more than it has.
-    pub(super) fn growing(&self, uid: &str) -> Option<&Arc<PendingExpansion>> {
+    pub(super) fn pending_expansion(&self, uid: &str) -> Option<&Arc<PendingExpansion>> {
         match &self.claims.get(uid)?.wanted {
-            Wanted::Expansion(growing) => Some(growing),
+            Wanted::Expansion(pending_expansion) => Some(pending_expansion),
             Wanted::Volume(_) | Wanted::Binding(_) => None,
         }
     }
@@ -162,8 +162,8 @@ impl Cache {
     }
 
     /// Whether volumes get our finalizer.
-    pub(super) fn guarding(&self) -> bool {
-        self.guarding
+    pub(super) fn uses_finalizers(&self) -> bool {
+        self.uses_finalizers
     }
 
     /// How many claims want a volume or growth, and how many volumes are known.
@@ -173,8 +173,9 @@ impl Cache {
 
     /// Everything else at exactly this location.
     pub(super) fn sharers(&self, location: &LocationKey, volume: &str) -> Vec<Sharer> {
-        let sharing =
-            |name: &str| self.volumes.get(name).map_or(Sharing::Uses, |volume| volume.sharing(self.guarding));
+        let sharing = |name: &str| {
+            self.volumes.get(name).map_or(Sharing::Uses, |volume| volume.sharing(self.uses_finalizers))
+        };
         self.occupancy.sharers(location, volume, sharing)
     }
 
@@ -198,21 +199,21 @@ impl Cache {
         self.occupancy.release_all();
         // What was on its way was dropped. What was moved, the storage knows.
         for volume in self.volumes.values_mut() {
-            volume.leaving = false;
+            volume.gives_up_data = false;
             volume.removing = None;
         }
     }
 
     /// Volumes get our finalizer from now on, or do so no more.
-    pub(super) fn guard(&mut self, guarding: bool) {
-        if self.guarding != guarding {
-            self.guarding = guarding;
+    pub(super) fn guard(&mut self, uses_finalizers: bool) {
+        if self.uses_finalizers != uses_finalizers {
+            self.uses_finalizers = uses_finalizers;
             self.wake_all();
         }
     }
 
     /// Works on all claims that ask for more than they have.
-    pub(super) fn wake_growing(&self) {
+    pub(super) fn wake_pending_expansions(&self) {
         for (uid, record) in &self.claims {
             if matches!(record.wanted, Wanted::Expansion(_)) {
                 self.wakeups.wake(Key::Expand(Arc::clone(uid)));
@@ -223,16 +224,17 @@ impl Cache {
     /// Works on everything that needs it.
     fn wake_all(&self) {
         let claims = self.claims.iter().filter_map(|(uid, claim)| claim.wanted.work(uid, self.served(uid)));
-        let volumes = self.volumes.iter().filter_map(|(name, volume)| volume.work(name, self.guarding));
+        let volumes =
+            self.volumes.iter().filter_map(|(name, volume)| volume.work(name, self.uses_finalizers));
         for key in claims.chain(volumes) {
             self.wakeups.wake(key);
         }
     }
 
     /// The object of this volume is being deleted by us, or will be without its data; or, after a failure, it is not.
-    pub(super) fn leaving(&mut self, name: &str, leaving: bool) {
+    pub(super) fn gives_up_data(&mut self, name: &str, gives_up_data: bool) {
         if let Some(record) = self.volumes.get_mut(name) {
-            record.leaving = leaving;
+            record.gives_up_data = gives_up_data;
         }
     }
 
@@ -264,7 +266,7 @@ impl Cache {
     pub(super) fn end_removal(&mut self, name: &str) {
         if let Some(record) = self.volumes.get_mut(name) {
             record.removing = None;
-            record.leaving = false;
+            record.gives_up_data = false;
         }
     }
 
@@ -314,15 +316,15 @@ impl Cache {
     // Watching
 
     /// A complete list of this kind begins.
-    pub(super) fn begin(&mut self, kind: Watched) {
+    pub(super) fn begin(&mut self, kind: ResourceKind) {
         *self.rounds.entry(kind).or_default() += 1;
     }
 
     /// The list is complete: what it did not have is gone. Returns whether all kinds have been listed by now.
-    pub(super) fn complete(&mut self, kind: Watched) -> bool {
+    pub(super) fn complete(&mut self, kind: ResourceKind) -> bool {
         let round = self.round(kind);
         match kind {
-            Watched::Claims => {
+            ResourceKind::Claims => {
                 let gone: Vec<_> = self
                     .claims
                     .iter()
@@ -330,10 +332,10 @@ impl Cache {
                     .map(|(uid, _)| Arc::clone(uid))
                     .collect();
                 for uid in gone {
-                    self.forget_claim(&uid);
+                    self.remove_claim(&uid);
                 }
             }
-            Watched::Volumes => {
+            ResourceKind::Volumes => {
                 let gone: Vec<_> = self
                     .volumes
                     .iter()
@@ -341,10 +343,10 @@ impl Cache {
                     .map(|(name, _)| Arc::clone(name))
                     .collect();
                 for name in gone {
-                    self.forget_volume(&name);
+                    self.remove_volume(&name);
                 }
             }
-            Watched::Classes => {
+            ResourceKind::Classes => {
                 self.classes.keep(round);
                 self.classes_changed = true;
             }
@@ -353,16 +355,16 @@ impl Cache {
         self.listed.len() == 3
     }
 
-    fn round(&self, kind: Watched) -> u32 {
+    fn round(&self, kind: ResourceKind) -> u32 {
         self.rounds.get(&kind).copied().unwrap_or_default()
     }
 
     /// A claim is there, or has changed.
-    pub(super) fn see_claim(&mut self, object: &ClaimObject) {
+    pub(super) fn upsert_claim(&mut self, object: &ClaimObject) {
         let Some(uid) = object.metadata.uid.as_deref() else { return };
-        let round = self.round(Watched::Claims);
+        let round = self.round(ResourceKind::Claims);
         let wanted = Wanted::new(object, uid, &self.backends, &self.classes, self.served(uid));
-        let Some(wanted) = wanted else { return self.forget_claim(uid) };
+        let Some(wanted) = wanted else { return self.remove_claim(uid) };
         if let Some(known) = self.claims.get_mut(uid) {
             known.round = round;
             if wanted.is_same(&known.wanted) {
@@ -371,7 +373,7 @@ impl Cache {
         }
         let uid: Arc<str> = match &wanted {
             Wanted::Volume(claim) => Arc::clone(&claim.uid),
-            Wanted::Expansion(growing) => Arc::clone(&growing.uid),
+            Wanted::Expansion(pending_expansion) => Arc::clone(&pending_expansion.uid),
             Wanted::Binding(_) => uid.into(),
         };
         if let Some(key) = wanted.work(&uid, true) {
@@ -381,7 +383,7 @@ impl Cache {
     }
 
     /// The claim of this UID is gone, or needs nothing any more.
-    pub(super) fn forget_claim(&mut self, uid: &str) {
+    pub(super) fn remove_claim(&mut self, uid: &str) {
         if let Some((uid, record)) = self.claims.remove_entry(uid) {
             self.wakeups.forget(&Key::Claim(Arc::clone(&uid)));
             if self.claims.capacity() / 8 > self.claims.len() {
@@ -395,11 +397,11 @@ impl Cache {
     }
 
     /// A volume is there, or has changed; also called for one that we just stored.
-    pub(super) fn see_volume(&mut self, object: &VolumeObject) {
+    pub(super) fn upsert_volume(&mut self, object: &VolumeObject) {
         let Some(name) = object.metadata.name.as_deref() else { return };
-        let round = self.round(Watched::Volumes);
-        let Some(volume) = CachedVolume::new(object, &self.backends, self.guarding, round) else {
-            return self.forget_volume(name);
+        let round = self.round(ResourceKind::Volumes);
+        let Some(volume) = CachedVolume::new(object, &self.backends, self.uses_finalizers, round) else {
+            return self.remove_volume(name);
         };
         let (name, known): (Arc<str>, _) = match self.volumes.get_key_value(name) {
             Some((name, known)) => (Arc::clone(name), Some(known)),
@@ -429,14 +431,15 @@ impl Cache {
         if let Some(left) = left.filter(|left| Some(*left) != location.as_ref()) {
             self.occupancy.remove(left, &name);
         }
-        let news = self.volumes.get(&name).map(|volume| volume.news(&name, before.as_ref(), self.guarding));
+        let news =
+            self.volumes.get(&name).map(|volume| volume.news(&name, before.as_ref(), self.uses_finalizers));
         for key in news.into_iter().flatten() {
             self.wakeups.wake(key);
         }
     }
 
     /// The volume of this name is gone.
-    pub(super) fn forget_volume(&mut self, name: &str) {
+    pub(super) fn remove_volume(&mut self, name: &str) {
         if let Some((name, record)) = self.volumes.remove_entry(name) {
             if let Some(location) = &record.location {
                 self.occupancy.remove(location, &name);
@@ -451,8 +454,8 @@ impl Cache {
     }
 
     /// A class is there, or has changed.
-    pub(super) fn see_class(&mut self, class: Class) {
-        let round = self.round(Watched::Classes);
+    pub(super) fn upsert_class(&mut self, class: Class) {
+        let round = self.round(ResourceKind::Classes);
         let name = class.name.clone();
         if self.classes.see(class, &self.backends, round) {
             self.classes_changed = true;
@@ -467,7 +470,7 @@ impl Cache {
     }
 
     /// The class of this name is gone.
-    pub(super) fn forget_class(&mut self, name: &str) {
+    pub(super) fn remove_class(&mut self, name: &str) {
         self.classes.forget(name);
         self.classes_changed = true;
     }

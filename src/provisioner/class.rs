@@ -1,6 +1,6 @@
 //! What a `StorageClass` says: [`Class`], and what it means for a backend, [`ProvisionOptions`].
 //!
-//! [`Class::provision_options`] reads the parameters for a new volume and refuses what is wrong; [`disposal_as_before`] reads them as
+//! [`Class::provision_options`] reads the parameters for a new volume and refuses what is wrong; [`legacy_disposal`] reads them as
 //! the old provisioners did, for volumes that those made. [`PARAMETERS`] are the parameters that hold for every backend.
 //!
 //! It does not know what the parameters of a backend mean; the backend reads those itself.
@@ -152,14 +152,14 @@ impl Class {
 
     /// The parameters that the backend reads, whatever else is wrong with the class.
     pub(super) fn parameters_of(&self, backend: &Capabilities) -> BTreeMap<String, String> {
-        let mut parameters = self.parameters_as_before(backend);
+        let mut parameters = self.legacy_parameters(backend);
         parameters.retain(|key, _| backend.parameters.iter().any(|parameter| parameter.name == key));
         parameters
     }
 
     /// The same for a volume that an older provisioner made, which must be removed whatever the class says: of two
     /// spellings the declared one holds.
-    pub(super) fn parameters_as_before(&self, backend: &Capabilities) -> BTreeMap<String, String> {
+    pub(super) fn legacy_parameters(&self, backend: &Capabilities) -> BTreeMap<String, String> {
         let (exact, other): (Vec<_>, Vec<_>) = self
             .parameters
             .iter()
@@ -188,7 +188,7 @@ pub(crate) fn options_of(
 /// What the old provisioners did with a volume whose class has these parameters (`legacy_default`: where it says nothing), save
 /// that a value which made them fail for ever archives instead. The second value says why, where an administrator must
 /// know.
-pub(super) fn disposal_as_before(
+pub(super) fn legacy_disposal(
     parameters: &BTreeMap<String, String>,
     before: Disposal,
 ) -> (Disposal, Option<String>) {
@@ -213,7 +213,7 @@ pub(super) fn disposal_as_before(
 
 /// How long what is deleted of a volume of an older provisioner stays in the trash, where its class says so in words that can be
 /// understood.
-pub(super) fn retention_as_before(parameters: &BTreeMap<String, String>) -> Option<Duration> {
+pub(super) fn legacy_retention(parameters: &BTreeMap<String, String>) -> Option<Duration> {
     parameters.get(TRASH_RETENTION).and_then(|text| parse_duration(text))
 }
 
@@ -348,7 +348,7 @@ mod tests {
         for (parameters, new, old, told) in table {
             let options = class(parameters).provision_options(&capabilities());
             assert_eq!(options.ok().map(|options| options.disposal), *new, "new volume: {parameters:?}");
-            let (disposal, why) = disposal_as_before(&map(parameters), Archive);
+            let (disposal, why) = legacy_disposal(&map(parameters), Archive);
             assert_eq!((disposal, why.is_some()), (*old, *told), "old volume: {parameters:?}");
         }
     }
@@ -371,7 +371,7 @@ mod tests {
                 )
             );
             assert_eq!(
-                retention_as_before(&map(&[("trashRetention", bad)])),
+                legacy_retention(&map(&[("trashRetention", bad)])),
                 None,
                 "an old volume goes nevertheless"
             );
@@ -411,7 +411,7 @@ mod tests {
             "elsewhere the case matters"
         );
         assert_eq!(
-            odd.parameters_as_before(&any),
+            odd.legacy_parameters(&any),
             map(&[("odd", "y"), ("onDelete", "delete"), ("pathPattern", "x")])
         );
     }
@@ -425,7 +425,7 @@ mod tests {
             "storage class \"nfs\" has the parameter \"pathPattern\" twice, as \"PathPattern\" and as \"pathPattern\"; \
              remove one"
         );
-        assert_eq!(twice.parameters_as_before(&any)["pathPattern"], "x");
+        assert_eq!(twice.legacy_parameters(&any)["pathPattern"], "x");
         assert!(twice.provision_options(&capabilities()).is_ok(), "elsewhere they are two names");
     }
 

@@ -25,7 +25,7 @@ const MOST_SKEW: Duration = Duration::from_mins(5);
 /// By how much the server's clock may depart from what it said before.
 const MOST_JUMP: Duration = Duration::from_mins(5);
 /// How long a clock that jumped must go on from where it jumped to before it is believed.
-const HOLDS: Duration = Duration::from_mins(10);
+const JUMP_CONFIRMATION: Duration = Duration::from_mins(10);
 
 /// The API server's clock; copies share what was learned.
 #[derive(Clone)]
@@ -33,7 +33,7 @@ pub struct ServerClock(Arc<Inner>);
 
 struct Inner {
     local: Box<dyn Fn() -> SystemTime + Send + Sync>,
-    reckoning: Mutex<Reckoning>,
+    clock_state: Mutex<ClockState>,
 }
 
 /// What the server's clock showed at a moment of ours.
@@ -58,17 +58,17 @@ impl Reading {
 
 /// What was read so far, and what is made of it.
 #[derive(Debug, Default)]
-struct Reckoning {
+struct ClockState {
     held: Option<Reading>,
     /// Where the clock jumped to, while that is not believed.
     jumped: Option<Reading>,
     /// Why there is no time, as last told.
-    told: Option<Distrust>,
+    told: Option<ClockFault>,
 }
 
 /// Why there is no time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Distrust {
+enum ClockFault {
     Unknown,
     /// The server's clock went by this many seconds further than time did.
     Jumped(i64),
@@ -86,7 +86,7 @@ fn within(seconds: i64, most: Duration) -> bool {
     seconds.unsigned_abs() <= most.as_secs()
 }
 
-impl Reckoning {
+impl ClockState {
     /// The server's clock shows `reading`.
     fn see(&mut self, reading: Reading) {
         let follows = |from: Reading| within(ahead(reading.time, from.later(reading.at)), MOST_JUMP);
@@ -98,7 +98,7 @@ impl Reckoning {
             return;
         }
         match self.jumped.filter(|jumped| follows(*jumped)) {
-            Some(jumped) if reading.at.saturating_duration_since(jumped.at) >= HOLDS => {
+            Some(jumped) if reading.at.saturating_duration_since(jumped.at) >= JUMP_CONFIRMATION => {
                 self.held = Some(reading);
                 self.jumped = None;
             }
@@ -108,15 +108,15 @@ impl Reckoning {
     }
 
     /// The time, unless one of the clocks is wrong. `local`: what ours says.
-    fn time(&self, now: Instant, local: SystemTime) -> Result<SystemTime, Distrust> {
-        let held = self.held.ok_or(Distrust::Unknown)?;
+    fn time(&self, now: Instant, local: SystemTime) -> Result<SystemTime, ClockFault> {
+        let held = self.held.ok_or(ClockFault::Unknown)?;
         let time = held.later(now);
         if let Some(jumped) = self.jumped {
-            return Err(Distrust::Jumped(ahead(jumped.later(now), time)));
+            return Err(ClockFault::Jumped(ahead(jumped.later(now), time)));
         }
         match ahead(time, local) {
             skew if within(skew, MOST_SKEW) => Ok(time),
-            skew => Err(Distrust::Skewed(skew)),
+            skew => Err(ClockFault::Skewed(skew)),
         }
     }
 }
@@ -130,59 +130,59 @@ impl Default for ServerClock {
 impl ServerClock {
     /// A clock of which nothing is known yet, held against `local`, which is this machine's.
     pub fn beside(local: impl Fn() -> SystemTime + Send + Sync + 'static) -> Self {
-        Self(Arc::new(Inner { local: Box::new(local), reckoning: Mutex::default() }))
+        Self(Arc::new(Inner { local: Box::new(local), clock_state: Mutex::default() }))
     }
 
     /// The time; `None` while it is unknown, or while one of the two clocks is wrong.
     pub fn now(&self) -> Option<SystemTime> {
         let local = (self.0.local)();
-        self.reckoning(|reckoning| reckoning.time(Instant::now(), local)).ok()
+        self.clock_state(|clock_state| clock_state.time(Instant::now(), local)).ok()
     }
 
     /// How many seconds the API server's clock is ahead of this machine's; `None` while it is unknown.
     pub fn skew(&self) -> Option<i64> {
         let (now, local) = (Instant::now(), (self.0.local)());
-        self.reckoning(|reckoning| {
-            let reading = reckoning.jumped.or(reckoning.held)?;
+        self.clock_state(|clock_state| {
+            let reading = clock_state.jumped.or(clock_state.held)?;
             Some(ahead(reading.later(now), local))
         })
     }
 
-    fn reckoning<T>(&self, ask: impl FnOnce(&mut Reckoning) -> T) -> T {
-        ask(&mut self.0.reckoning.lock())
+    fn clock_state<T>(&self, ask: impl FnOnce(&mut ClockState) -> T) -> T {
+        ask(&mut self.0.clock_state.lock())
     }
 
     /// An answer that has just come says that it was made at `time`.
     fn see(&self, time: SystemTime) {
         let local = (self.0.local)();
-        let news = self.reckoning(|reckoning| {
+        let news = self.clock_state(|clock_state| {
             let now = Instant::now();
-            reckoning.see(Reading { at: now, time });
-            let distrust = reckoning.time(now, local).err();
+            clock_state.see(Reading { at: now, time });
+            let distrust = clock_state.time(now, local).err();
             // That they differ is told once, not by how much each time.
-            let same = |told: Option<Distrust>| {
+            let same = |told: Option<ClockFault>| {
                 told.map(|told| std::mem::discriminant(&told))
                     == distrust.map(|distrust| std::mem::discriminant(&distrust))
             };
-            let news = !same(reckoning.told);
-            reckoning.told = distrust;
+            let news = !same(clock_state.told);
+            clock_state.told = distrust;
             news.then_some(distrust)
         });
         match news {
-            Some(Some(Distrust::Jumped(seconds))) => tracing::warn!(
+            Some(Some(ClockFault::Jumped(seconds))) => tracing::warn!(
                 seconds,
                 "the clock of the API server jumped: nothing in the trash expires until it has been steady for {} \
                  minutes",
-                HOLDS.as_secs() / 60
+                JUMP_CONFIRMATION.as_secs() / 60
             ),
-            Some(Some(Distrust::Skewed(seconds))) => tracing::warn!(
+            Some(Some(ClockFault::Skewed(seconds))) => tracing::warn!(
                 seconds,
                 "the clocks of the API server and of this machine differ by more than {} minutes: nothing in the \
                  trash expires until they agree; synchronise both",
                 MOST_SKEW.as_secs() / 60
             ),
             Some(None) => tracing::info!("the clock of the API server is trusted again"),
-            Some(Some(Distrust::Unknown)) | None => {}
+            Some(Some(ClockFault::Unknown)) | None => {}
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What all flows of the loop share: [`Shared`], with the cache, the API server, the Events and the metrics.
+//! What all flows of the loop share: [`Context`], with the cache, the API server, the Events and the metrics.
 //!
 //! It decides nothing; the flows import it, and it imports none of them.
 
@@ -16,7 +16,7 @@ use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Semaphore;
 
 use super::{
-    cache::{Cache, Claim, Watched},
+    cache::{Cache, Claim, ResourceKind},
     class::Class,
     cluster::Cluster,
     cluster_identity::ClusterIdentity,
@@ -49,7 +49,7 @@ fn counts(events: &[Events]) -> EventCounts {
 }
 
 /// What all parts of the loop share.
-pub(super) struct Shared {
+pub(super) struct Context {
     pub(super) cluster: Cluster,
     pub(super) backends: Backends,
     pub(super) metrics: Metrics,
@@ -78,7 +78,7 @@ pub(super) struct Shared {
     pub(super) depth: Arc<Mutex<QueueDepth>>,
 }
 
-impl Shared {
+impl Context {
     pub(super) fn new(
         settings: &Settings,
         backends: Backends,
@@ -96,10 +96,10 @@ impl Shared {
                 (name.to_owned(), Events::start(client.clone(), reporter, busy))
             })
             .collect();
-        let guarding = rights.rights().borrow().allow(Right::PatchVolumes);
-        let shared = Self {
+        let uses_finalizers = rights.rights().borrow().allow(Right::PatchVolumes);
+        let ctx = Self {
             cluster: Cluster::new(client.clone(), settings.api_timeout),
-            cache: Mutex::new(Cache::new(backends.clone(), guarding)),
+            cache: Mutex::new(Cache::new(backends.clone(), uses_finalizers)),
             backends,
             metrics,
             rights,
@@ -116,15 +116,15 @@ impl Shared {
             foreground,
             depth: Arc::default(),
         };
-        shared.adapt(&shared.rights.rights().borrow());
-        let clock = shared.cluster_identity.clock.clone();
-        shared.metrics.watch_clock(move || clock.skew());
-        let depth = Arc::clone(&shared.depth);
+        ctx.adapt(&ctx.rights.rights().borrow());
+        let clock = ctx.cluster_identity.clock.clone();
+        ctx.metrics.watch_clock(move || clock.skew());
+        let depth = Arc::clone(&ctx.depth);
         let depth = move || *depth.lock();
-        shared.metrics.watch_queue("objects", depth);
-        let events: Vec<_> = shared.events.values().cloned().collect();
-        shared.metrics.watch_events(move || counts(&events));
-        Arc::new(shared)
+        ctx.metrics.watch_queue("objects", depth);
+        let events: Vec<_> = ctx.events.values().cloned().collect();
+        ctx.metrics.watch_events(move || counts(&events));
+        Arc::new(ctx)
     }
 
     /// Each lock is held for a moment, never across an await; what it guards is whole whenever it is free.
@@ -145,34 +145,34 @@ impl Shared {
     }
 
     /// A class is there, or has changed.
-    pub(super) fn see_class(&self, class: &Class) {
+    pub(super) fn upsert_class(&self, class: &Class) {
         if self.backends.get(&class.provisioner).is_some() {
             self.metrics.class_exists(&class.name);
         } else {
             self.metrics.foreign_class_exists(&class.name);
         }
-        self.cache().see_class(class.clone());
+        self.cache().upsert_class(class.clone());
         if self.listed.load(Ordering::SeqCst) {
             self.register_class(class);
         }
     }
 
     /// The class of this name is gone.
-    pub(super) fn forget_class(&self, name: &str) {
-        self.cache().forget_class(name);
+    pub(super) fn remove_class(&self, name: &str) {
+        self.cache().remove_class(name);
         self.wake_attempts_of(name);
         self.metrics.class_gone(name);
     }
 
     /// The complete list of this kind has come.
-    pub(super) fn complete(&self, kind: Watched) {
+    pub(super) fn complete(&self, kind: ResourceKind) {
         let synced = self.cache().complete(kind);
         match kind {
-            Watched::Classes => {
+            ResourceKind::Classes => {
                 self.metrics.only_classes(self.cache().classes().iter().map(|class| class.name.clone()));
                 self.classes_listed.send_replace(true);
             }
-            Watched::Claims | Watched::Volumes => {}
+            ResourceKind::Claims | ResourceKind::Volumes => {}
         }
         if synced {
             self.synced.send_replace(true);
@@ -243,7 +243,7 @@ impl Shared {
         self.explained.lock().clear();
         let mut cache = self.cache();
         cache.guard(rights.allow(Right::PatchVolumes));
-        cache.wake_growing();
+        cache.wake_pending_expansions();
     }
 
     /// Tells the metrics how things are.
@@ -272,14 +272,14 @@ impl Shared {
     }
 
     /// Tells the claim's author something.
-    pub(super) fn tell_claim(&self, claim: &Claim, kind: Type, reason: &'static str, note: String) {
+    pub(super) fn claim_event(&self, claim: &Claim, kind: Type, reason: &'static str, note: String) {
         let regarding =
             Regarding::claim(&claim.namespace, &claim.name, &claim.uid, Some(&claim.resource_version));
         self.publish(&claim.provisioner, regarding, kind, reason, note);
     }
 
     /// Tells the claim's author something about a claim as the API server has it.
-    pub(super) fn tell_object(
+    pub(super) fn live_claim_event(
         &self,
         provisioner: &str,
         claim: &ClaimObject,
@@ -292,7 +292,7 @@ impl Shared {
     }
 
     /// Tells the administrator something about a volume.
-    pub(super) fn tell_volume(&self, volume: &VolumeObject, kind: Type, reason: &'static str, note: String) {
+    pub(super) fn volume_event(&self, volume: &VolumeObject, kind: Type, reason: &'static str, note: String) {
         let provisioner = annotation(&volume.metadata, names::PROVISIONED_BY).unwrap_or_default();
         let regarding = Regarding::object("PersistentVolume", &volume.metadata);
         self.publish(provisioner, regarding, kind, reason, note);

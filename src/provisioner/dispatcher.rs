@@ -12,7 +12,7 @@ use std::{
 use tokio::{sync::mpsc, task::JoinSet};
 
 use super::{
-    context::Shared,
+    context::Context,
     expand, kept_secrets,
     key::Key,
     lease,
@@ -66,12 +66,12 @@ struct Routed {
 struct Slot {
     lane: LaneId,
     freed: mpsc::UnboundedSender<LaneId>,
-    shared: Arc<Shared>,
+    ctx: Arc<Context>,
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        self.shared.foreground.fetch_sub(1, Ordering::Relaxed);
+        self.ctx.foreground.fetch_sub(1, Ordering::Relaxed);
         // Nothing listens any more when leadership has ended.
         let _ = self.freed.send(self.lane.clone());
     }
@@ -80,7 +80,7 @@ impl Drop for Slot {
 /// What works while this process leads.
 pub(super) struct Dispatcher {
     pub(super) leadership: lease::Leadership,
-    shared: Arc<Shared>,
+    ctx: Arc<Context>,
     queue: Queue<Key>,
     workers: usize,
     lanes: HashMap<LaneId, Lane>,
@@ -95,29 +95,29 @@ pub(super) struct Dispatcher {
 
 impl Dispatcher {
     /// Begins to work: everything that waits is queued, the stores are swept and their garbage is collected.
-    pub(super) fn begin(shared: &Arc<Shared>, leadership: lease::Leadership, settings: &Settings) -> Self {
+    pub(super) fn begin(ctx: &Arc<Context>, leadership: lease::Leadership, settings: &Settings) -> Self {
         // Others led until now: what they made counts before anything is worked on.
-        shared.expect_stores();
-        let queue = Queue::new(settings.pace);
+        ctx.expect_stores();
+        let queue = Queue::new(settings.backoff);
         let mut background = JoinSet::new();
-        for ports in shared.backends.distinct() {
+        for ports in ctx.backends.distinct() {
             let (janitor, permit) = (Arc::clone(&ports.janitor), leadership.permit.clone());
             background.spawn(async move { janitor.collect_garbage(&permit).await });
         }
         background.spawn(sweep::run(
-            Arc::clone(shared),
+            Arc::clone(ctx),
             leadership.permit.clone(),
             settings.sweep_interval,
             settings.sweep_grace,
         ));
-        background.spawn(secret_waits::run(Arc::clone(shared)));
-        shared.cache().work(queue.clone());
+        background.spawn(secret_waits::run(Arc::clone(ctx)));
+        ctx.cache().work(queue.clone());
         // They queue what they find.
-        background.spawn(register::run(Arc::clone(shared)));
-        background.spawn(kept_secrets::run(Arc::clone(shared)));
+        background.spawn(register::run(Arc::clone(ctx)));
+        background.spawn(kept_secrets::run(Arc::clone(ctx)));
         Self {
             leadership,
-            shared: Arc::clone(shared),
+            ctx: Arc::clone(ctx),
             queue,
             workers: settings.workers.max(1),
             lanes: HashMap::new(),
@@ -141,9 +141,9 @@ impl Dispatcher {
     }
 
     fn admit(&mut self, work: Work<Key>) {
-        self.shared.foreground.fetch_add(1, Ordering::Relaxed);
+        self.ctx.foreground.fetch_add(1, Ordering::Relaxed);
         self.began.insert(work.key().clone(), Instant::now());
-        let (lane, order) = route(&self.shared, work.key());
+        let (lane, order) = route(&self.ctx, work.key());
         let work = Routed { work, order };
         let limit = self.limit(&lane);
         let state = self.lanes.entry(lane.clone()).or_default();
@@ -173,7 +173,7 @@ impl Dispatcher {
     fn limit(&self, lane: &LaneId) -> usize {
         match lane {
             LaneId::Store(name, _) => {
-                let useful = self.shared.backends.distinct().into_iter().find(|ports| ports.name() == *name);
+                let useful = self.ctx.backends.distinct().into_iter().find(|ports| ports.name() == *name);
                 let useful = useful.map_or(self.workers, |ports| {
                     self.workers.min(ports.backend.capabilities().concurrency.max(1))
                 });
@@ -188,26 +188,26 @@ impl Dispatcher {
     }
 
     fn start(&mut self, Routed { work, order }: Routed, lane: LaneId) {
-        let slot = Slot { lane, freed: self.freed.0.clone(), shared: Arc::clone(&self.shared) };
+        let slot = Slot { lane, freed: self.freed.0.clone(), ctx: Arc::clone(&self.ctx) };
         let permit = self.leadership.permit.clone();
-        let shared = Arc::clone(&self.shared);
+        let ctx = Arc::clone(&self.ctx);
         let ended = Ended { key: work.key().clone(), sender: self.ended.0.clone() };
         self.tasks.spawn(async move {
             let (_slot, _ended) = (slot, ended);
             let outcome = match work.key() {
                 Key::Claim(uid) => {
-                    provision::reconcile(&shared, uid, work.attempt(), order.as_deref(), &permit).await
+                    provision::reconcile(&ctx, uid, work.attempt(), order.as_deref(), &permit).await
                 }
-                Key::Commit(uid) => provision::commit(&shared, uid, &permit).await,
-                Key::Volume(name) => reclaim::reconcile(&shared, name, work.attempt(), &permit).await,
-                Key::Expand(uid) => expand::reconcile(&shared, uid, &permit).await,
+                Key::Commit(uid) => provision::commit(&ctx, uid, &permit).await,
+                Key::Volume(name) => reclaim::reconcile(&ctx, name, work.attempt(), &permit).await,
+                Key::Expand(uid) => expand::reconcile(&ctx, uid, &permit).await,
                 Key::AddFinalizer(name) => {
-                    let outcome = reclaim::reconcile_finalizer(&shared, name, &permit).await;
+                    let outcome = reclaim::reconcile_finalizer(&ctx, name, &permit).await;
                     tokio::time::sleep(FINALIZER_PAUSE).await;
                     outcome
                 }
                 Key::Register(name) => {
-                    let outcome = register::reconcile(&shared, name, &permit).await;
+                    let outcome = register::reconcile(&ctx, name, &permit).await;
                     tokio::time::sleep(REGISTER_PAUSE).await;
                     outcome
                 }
@@ -234,7 +234,7 @@ impl Dispatcher {
         self.background.abort_all();
         for lane in self.lanes.values_mut() {
             let dropped = std::mem::take(&mut lane.waiting).len();
-            self.shared.foreground.fetch_sub(dropped, Ordering::Relaxed);
+            self.ctx.foreground.fetch_sub(dropped, Ordering::Relaxed);
         }
         let running = self.tasks.len();
         let ended = self.leadership.ended.clone();
@@ -242,7 +242,7 @@ impl Dispatcher {
             while let Some(task) = self.tasks.join_next().await {
                 report(task);
             }
-            provision::commit_all(&self.shared, &self.leadership.permit).await;
+            provision::commit_all(&self.ctx, &self.leadership.permit).await;
         };
         tokio::select! {
             () = all => {}
@@ -257,12 +257,12 @@ impl Dispatcher {
     /// Drops everything at once. What was begun and not ended is found again by the sweep of the next leader.
     pub(super) async fn end(mut self) {
         self.queue.close();
-        self.shared.cache().rest();
+        self.ctx.cache().rest();
         self.lanes.clear();
         self.tasks.shutdown().await;
         self.background.shutdown().await;
-        self.shared.attempts().clear();
-        self.shared.foreground.store(0, Ordering::Relaxed);
+        self.ctx.attempts().clear();
+        self.ctx.foreground.store(0, Ordering::Relaxed);
     }
 }
 
@@ -288,13 +288,13 @@ fn report(ended: Result<(), tokio::task::JoinError>) {
 }
 
 /// Which lane the work on `key` belongs to, and what was parsed to find it.
-fn route(shared: &Shared, key: &Key) -> (LaneId, Option<Arc<Order>>) {
+fn route(ctx: &Context, key: &Key) -> (LaneId, Option<Arc<Order>>) {
     let lane = match key {
         Key::Claim(uid) => {
-            let order = shared.attempt(uid).map(|attempt| attempt.order).or_else(|| {
-                let cache = shared.cache();
+            let order = ctx.attempt(uid).map(|attempt| attempt.order).or_else(|| {
+                let cache = ctx.cache();
                 let claim = cache.claim(uid)?;
-                provision::parse(claim, &cache, &shared.backends).map(Arc::new)
+                provision::parse(claim, &cache, &ctx.backends).map(Arc::new)
             });
             let lane = order.as_ref().map_or(LaneId::Rest, |order| {
                 let (backend, store) = order.store();
@@ -302,16 +302,17 @@ fn route(shared: &Shared, key: &Key) -> (LaneId, Option<Arc<Order>>) {
             });
             return (lane, order);
         }
-        Key::Commit(uid) => shared.attempt(uid).map_or(LaneId::Rest, |attempt| {
+        Key::Commit(uid) => ctx.attempt(uid).map_or(LaneId::Rest, |attempt| {
             let (backend, store) = attempt.order.store();
             LaneId::Commit(backend, store)
         }),
-        Key::Volume(name) => volume_lane(shared, name),
+        Key::Volume(name) => volume_lane(ctx, name),
         Key::Expand(uid) => {
-            let volume = shared.cache().growing(uid).map(|growing| growing.volume.clone());
-            volume.map_or(LaneId::Rest, |volume| volume_lane(shared, &volume))
+            let volume =
+                ctx.cache().pending_expansion(uid).map(|pending_expansion| pending_expansion.volume.clone());
+            volume.map_or(LaneId::Rest, |volume| volume_lane(ctx, &volume))
         }
-        Key::Register(name) => match volume_lane(shared, name) {
+        Key::Register(name) => match volume_lane(ctx, name) {
             LaneId::Store(backend, store) => LaneId::Register(backend, store),
             other => other,
         },
@@ -320,11 +321,11 @@ fn route(shared: &Shared, key: &Key) -> (LaneId, Option<Arc<Order>>) {
     (lane, None)
 }
 
-fn volume_lane(shared: &Shared, name: &str) -> LaneId {
-    let cache = shared.cache();
+fn volume_lane(ctx: &Context, name: &str) -> LaneId {
+    let cache = ctx.cache();
     let location = cache.volume(name).and_then(|volume| volume.location.as_ref());
     let backend = location.and_then(|location| {
-        shared.backends.distinct().into_iter().map(Ports::name).find(|name| *name == location.backend())
+        ctx.backends.distinct().into_iter().map(Ports::name).find(|name| *name == location.backend())
     });
     match (backend, location) {
         (Some(backend), Some(location)) => LaneId::Store(backend, location.store().into()),

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use super::{
     class::Class,
     cluster::Failure,
-    context::Shared,
+    context::Context,
     events::Type,
     names,
     objects::{ClaimObject, VolumeObject, annotation, class_name},
@@ -42,7 +42,7 @@ pub(super) enum Plan {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Order {
     pub(super) provisioner: String,
-    pub(super) growth: ExpandRequest,
+    pub(super) expand_request: ExpandRequest,
     /// What is asked for, as it was written.
     pub(super) request_text: String,
     /// What the PV says, and as it is written there.
@@ -99,7 +99,7 @@ pub(super) fn plan(
     }
     Plan::Expand(Box::new(Order {
         provisioner: provisioner.to_owned(),
-        growth: ExpandRequest {
+        expand_request: ExpandRequest {
             name,
             id: recorded.id.clone(),
             source,
@@ -163,19 +163,19 @@ fn node_patch(claim: &ClaimObject) -> Value {
 const RIGHTS: [Right; 2] = [Right::PatchVolumes, Right::PatchClaimStatus];
 
 /// Makes the volume of the claim with this UID bigger, if that is still asked for.
-pub(super) async fn reconcile(shared: &Shared, uid: &str, permit: &Permit) -> Outcome {
-    let (growing, ours) = {
-        let cache = shared.cache();
-        let Some(growing) = cache.growing(uid).cloned() else { return Outcome::Done };
-        let ours = cache.volume(&growing.volume).is_some_and(|volume| volume.state.ours);
-        (growing, ours)
+pub(super) async fn reconcile(ctx: &Context, uid: &str, permit: &Permit) -> Outcome {
+    let (pending_expansion, ours) = {
+        let cache = ctx.cache();
+        let Some(pending_expansion) = cache.pending_expansion(uid).cloned() else { return Outcome::Done };
+        let ours = cache.volume(&pending_expansion.volume).is_some_and(|volume| volume.state.ours);
+        (pending_expansion, ours)
     };
     if !ours {
         return Outcome::Done;
     }
     let read = async {
-        let claim = shared.cluster.claim(&growing.namespace, &growing.name).await?;
-        let volume = shared.cluster.volume(&growing.volume).await?;
+        let claim = ctx.cluster.claim(&pending_expansion.namespace, &pending_expansion.name).await?;
+        let volume = ctx.cluster.volume(&pending_expansion.volume).await?;
         Ok(claim.zip(volume))
     };
     let (claim, volume) = match read.await {
@@ -183,34 +183,34 @@ pub(super) async fn reconcile(shared: &Shared, uid: &str, permit: &Permit) -> Ou
         Ok(Some(_) | None) => return Outcome::Done,
         Err(failure) => {
             let failure: Failure = failure;
-            tracing::warn!(claim = %growing, error = %failure, "cannot read a claim that requests more storage");
+            tracing::warn!(claim = %pending_expansion, error = %failure, "cannot read a claim that requests more storage");
             return failure.outcome();
         }
     };
     let class_name = class_name(&claim.metadata, claim.spec.storage_class_name.as_deref());
-    let class = shared.cache().class(class_name).cloned();
-    match plan(&claim, &volume, class.as_deref(), &shared.backends) {
+    let class = ctx.cache().class(class_name).cloned();
+    match plan(&claim, &volume, class.as_deref(), &ctx.backends) {
         Plan::Ignore => Outcome::Done,
         Plan::Reject(why) => {
-            fail(shared, &claim, why);
+            fail(ctx, &claim, why);
             // What is wrong with the volume is no news about the claim.
             Outcome::Slow
         }
         Plan::Expand(order) => {
             let missing: Vec<String> = {
-                let rights = shared.rights.rights();
+                let rights = ctx.rights.rights();
                 let rights = rights.borrow();
                 RIGHTS.iter().filter(|right| !rights.allow(**right)).map(ToString::to_string).collect()
             };
             if missing.is_empty() {
-                return expand(shared, &claim, &volume, &order, permit).await;
+                return expand(ctx, &claim, &volume, &order, permit).await;
             }
-            if shared.first_explained(uid, &order.request_text) {
+            if ctx.first_explained(uid, &order.request_text) {
                 let why = format!(
                     "cannot expand the volume: the provisioner's role lacks {}; grant it, or undo the request",
                     missing.join(" and ")
                 );
-                fail(shared, &claim, why);
+                fail(ctx, &claim, why);
             }
             Outcome::Done
         }
@@ -218,30 +218,30 @@ pub(super) async fn reconcile(shared: &Shared, uid: &str, permit: &Permit) -> Ou
 }
 
 async fn expand(
-    shared: &Shared,
+    ctx: &Context,
     claim: &ClaimObject,
     volume: &VolumeObject,
     order: &Order,
     permit: &Permit,
 ) -> Outcome {
-    let Some(backend) = shared.backends.get(&order.provisioner) else { return Outcome::Done };
+    let Some(backend) = ctx.backends.get(&order.provisioner) else { return Outcome::Done };
     let name = volume.name();
     let note = format!("expanding volume {name} from {} to {}", order.has_text, order.request_text);
-    shared.tell_object(&order.provisioner, claim, Type::Normal, "Resizing", note);
-    let wanted = order.growth.capacity;
-    let Expanded { capacity: size, on_node } = match backend.expand(&order.growth, permit).await {
+    ctx.live_claim_event(&order.provisioner, claim, Type::Normal, "Resizing", note);
+    let wanted = order.expand_request.capacity;
+    let Expanded { capacity: size, on_node } = match backend.expand(&order.expand_request, permit).await {
         Ok(Expanded { capacity, .. }) if capacity < wanted => {
             let why = format!("the storage provides {capacity}, which is less than {}", order.request_text);
-            fail(shared, claim, why);
+            fail(ctx, claim, why);
             return Outcome::Retry;
         }
         Ok(grown) => grown,
-        Err(error) if error.kind() == Kind::Busy => return Shared::busy(name, &error),
+        Err(error) if error.kind() == Kind::Busy => return Context::busy(name, &error),
         Err(error) => {
             tracing::warn!(volume = name, kind = %error.kind(), error = error.chain(), "cannot expand the volume");
-            fail(shared, claim, error.chain());
+            fail(ctx, claim, error.chain());
             if error.kind() == Kind::Refused {
-                shared.metrics.refused("expand");
+                ctx.metrics.refused("expand");
             }
             return error.kind().into();
         }
@@ -258,7 +258,7 @@ async fn expand(
     }
     let status = if on_node { node_patch(claim) } else { claim_patch(claim, &size_text) };
     let grown = (size > order.has).then_some(&*size_text);
-    match write_size(shared, claim, volume, grown, &status).await {
+    match write_size(ctx, claim, volume, grown, &status).await {
         Ok(()) => {
             tracing::info!(volume = name, size = size_text, on_node, "expanded the volume");
             let (reason, note) = if on_node {
@@ -269,15 +269,15 @@ async fn expand(
             } else {
                 ("VolumeResizeSuccessful", format!("expanded volume {name} to {size_text}"))
             };
-            shared.tell_object(&order.provisioner, claim, Type::Normal, reason, note);
+            ctx.live_claim_event(&order.provisioner, claim, Type::Normal, reason, note);
             Outcome::Done
         }
         Err((right, failure)) => {
             if failure.is_forbidden() {
-                shared.rights.refused(right);
+                ctx.rights.refused(right);
             }
             tracing::warn!(volume = name, error = %failure, "cannot record the new size of the volume");
-            fail(shared, claim, format!("cannot record the new size of volume {name}: {failure}"));
+            fail(ctx, claim, format!("cannot record the new size of volume {name}: {failure}"));
             failure.outcome()
         }
     }
@@ -285,7 +285,7 @@ async fn expand(
 
 /// Writes the size on the PV, where it has grown, and the status of the claim. A failure says which right that takes.
 async fn write_size(
-    shared: &Shared,
+    ctx: &Context,
     claim: &ClaimObject,
     volume: &VolumeObject,
     grown: Option<&str>,
@@ -293,16 +293,16 @@ async fn write_size(
 ) -> Result<(), (Right, Failure)> {
     if let Some(size) = grown {
         let patch = volume_patch(volume.uid(), size);
-        let patched = shared.cluster.patch_volume(volume.name(), &patch).await;
+        let patched = ctx.cluster.patch_volume(volume.name(), &patch).await;
         patched.map_err(|failure| (Right::PatchVolumes, failure))?;
     }
-    let patched = shared.cluster.patch_claim_status(claim.namespace(), claim.name(), status).await;
+    let patched = ctx.cluster.patch_claim_status(claim.namespace(), claim.name(), status).await;
     patched.map_err(|failure| (Right::PatchClaimStatus, failure))
 }
 
-fn fail(shared: &Shared, claim: &ClaimObject, why: String) {
+fn fail(ctx: &Context, claim: &ClaimObject, why: String) {
     let provisioner = annotation(&claim.metadata, names::PROVISIONER).unwrap_or_default();
-    shared.tell_object(provisioner, claim, Type::Warning, "VolumeResizeFailed", why);
+    ctx.live_claim_event(provisioner, claim, Type::Warning, "VolumeResizeFailed", why);
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! What storage may ask of Kubernetes: [`KubernetesHost`], [`SecretStore`] and [`ClusterInfo`] of the backends.
+//! What storage may ask of Kubernetes: [`KubernetesClient`], [`SecretStore`] and [`ClusterInfo`] of the backends.
 //!
 //! Secrets are read through the API, one request for each however many ask, and kept for some seconds. What a backend
 //! keeps here carries its volume's name; nothing else is ever changed or deleted, save the Secrets that cephfs-provisioner
@@ -62,7 +62,7 @@ pub struct Settings {
 }
 
 /// Kubernetes, as far as storage may ask it.
-pub struct KubernetesHost {
+pub struct KubernetesClient {
     cluster: Cluster,
     settings: Settings,
     /// One lock for each Secret: its holder may be reading.
@@ -85,7 +85,7 @@ struct Reading {
     read: Result<Secrets, (Kind, String)>,
 }
 
-impl KubernetesHost {
+impl KubernetesClient {
     /// Over the API server of this configuration, whose every answer may take `timeout`. Waits a moment for the identity of
     /// the cluster; where it does not come, it is asked for in the background. `cluster_identity` gets what is learned, and tells what
     /// others learned.
@@ -195,14 +195,14 @@ enum Stored {
     Before,
 }
 
-impl fmt::Debug for KubernetesHost {
+impl fmt::Debug for KubernetesClient {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("KubernetesHost").field("facts", &self.cluster_identity).finish_non_exhaustive()
     }
 }
 
 #[async_trait]
-impl SecretStore for KubernetesHost {
+impl SecretStore for KubernetesClient {
     async fn get(&self, name: &SecretName, fresh: bool) -> Result<Secrets, Error> {
         let asked = Instant::now();
         let slot = self.slot(name);
@@ -231,7 +231,7 @@ impl SecretStore for KubernetesHost {
                 Stored::Before => {}
             }
             let Some(live) = self.live(name).await? else { continue };
-            if !kept_for(&live.metadata, owner) {
+            if !is_owned_by(&live.metadata, owner) {
                 return Err(Error::new(
                     Kind::Conflict,
                     format!(
@@ -251,10 +251,10 @@ impl SecretStore for KubernetesHost {
     async fn exists(&self, name: &SecretName, owner: &VolumeName) -> Result<bool, Error> {
         let found = self.cluster.secret_metadata(name).await;
         let found = found.map_err(|failure| error(explain(Right::GetSecrets, name, &failure)))?;
-        match Keeping::of(found.as_ref(), owner) {
-            Keeping::Kept => Ok(true),
-            Keeping::Gone => Ok(false),
-            Keeping::Replaced => Err(Error::new(
+        match SecretState::of(found.as_ref(), owner) {
+            SecretState::Kept => Ok(true),
+            SecretState::Gone => Ok(false),
+            SecretState::Replaced => Err(Error::new(
                 Kind::Conflict,
                 format!(
                     "Secret {name} was not made for volume {owner}, of whose user it should hold the key, and was left alone: nodes \
@@ -267,7 +267,7 @@ impl SecretStore for KubernetesHost {
     async fn delete(&self, name: &SecretName, owner: &VolumeName) -> Result<(), Error> {
         self.forget_reading(name);
         let Some(live) = self.live(name).await? else { return Ok(()) };
-        if !kept_for(&live.metadata, owner) {
+        if !is_owned_by(&live.metadata, owner) {
             let volume = self.cluster.volume(owner.as_str()).await.map_err(|failure| {
                 error((
                     unknown(&failure),
@@ -286,7 +286,7 @@ impl SecretStore for KubernetesHost {
 }
 
 #[async_trait]
-impl ClusterInfo for KubernetesHost {
+impl ClusterInfo for KubernetesClient {
     fn cluster_id(&self) -> Option<String> {
         self.settings.cluster_id.as_ref().or_else(|| self.cluster_identity.id()).cloned()
     }
@@ -405,7 +405,7 @@ fn secret_for(name: &SecretName, secrets: &Secrets, owner: &VolumeName) -> Secre
 const OPAQUE: &str = "Opaque";
 
 /// Whether we keep a Secret with this metadata for this volume.
-fn kept_for(metadata: &ObjectMeta, owner: &VolumeName) -> bool {
+fn is_owned_by(metadata: &ObjectMeta, owner: &VolumeName) -> bool {
     let labels = metadata.labels.as_ref();
     labels.and_then(|labels| labels.get(names::MANAGED_BY)).is_some_and(|by| by == names::BERTH)
         && annotation(metadata, names::OWNER) == Some(owner.as_str())
@@ -413,7 +413,7 @@ fn kept_for(metadata: &ObjectMeta, owner: &VolumeName) -> bool {
 
 /// What became of a Secret that was kept for a volume.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Keeping {
+pub(super) enum SecretState {
     /// It is there.
     Kept,
     /// There is none of its name.
@@ -422,12 +422,12 @@ pub(super) enum Keeping {
     Replaced,
 }
 
-impl Keeping {
+impl SecretState {
     /// By the metadata of what has its name.
     pub(super) fn of(found: Option<&ObjectMeta>, owner: &VolumeName) -> Self {
         match found {
             None => Self::Gone,
-            Some(metadata) if kept_for(metadata, owner) => Self::Kept,
+            Some(metadata) if is_owned_by(metadata, owner) => Self::Kept,
             Some(_) => Self::Replaced,
         }
     }

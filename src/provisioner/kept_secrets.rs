@@ -10,7 +10,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::{context::Shared, host::Keeping, key::Key};
+use super::{context::Context, host::SecretState, key::Key};
 use crate::volume::VolumeName;
 
 /// How often all are looked at.
@@ -21,10 +21,10 @@ const AGAIN: Duration = Duration::from_mins(5);
 const PAUSE: Duration = Duration::from_millis(250);
 
 /// Looks for what is gone, until dropped.
-pub(super) async fn run(shared: Arc<Shared>) {
+pub(super) async fn run(ctx: Arc<Context>) {
     loop {
         let began = Instant::now();
-        let all_answered = look(&shared).await;
+        let all_answered = look(&ctx).await;
         sleep_until(began + if all_answered { EVERY } else { AGAIN }).await;
         // Where there are so many that a round takes longer than that.
         sleep(PAUSE).await;
@@ -32,26 +32,26 @@ pub(super) async fn run(shared: Arc<Shared>) {
 }
 
 /// Asks for each of them once. Returns whether all were answered.
-async fn look(shared: &Shared) -> bool {
-    let volumes = shared.cache().with_kept_secrets();
+async fn look(ctx: &Context) -> bool {
+    let volumes = ctx.cache().with_kept_secrets();
     let mut forbidden = BTreeSet::new();
     let mut all_answered = true;
     for name in volumes {
         // The list may be hours old by now.
-        let Some(secret) = shared.cache().kept_secret(&name).cloned() else { continue };
+        let Some(secret) = ctx.cache().kept_secret(&name).cloned() else { continue };
         let Ok(owner) = name.parse::<VolumeName>() else { continue };
         if forbidden.contains(&secret.namespace) {
             continue;
         }
-        match shared.cluster.secret_metadata(&secret).await {
-            Ok(found) => match Keeping::of(found.as_ref(), &owner) {
-                Keeping::Kept => {}
-                Keeping::Gone => {
+        match ctx.cluster.secret_metadata(&secret).await {
+            Ok(found) => match SecretState::of(found.as_ref(), &owner) {
+                SecretState::Kept => {}
+                SecretState::Gone => {
                     tracing::info!(volume = %name, %secret, "the Secret that nodes mount the volume with is gone");
-                    shared.cache().wakeups.wake(Key::Register(name));
+                    ctx.cache().wakeups.wake(Key::Register(name));
                 }
                 // The administrator is told.
-                Keeping::Replaced => shared.cache().wakeups.wake(Key::Register(name)),
+                SecretState::Replaced => ctx.cache().wakeups.wake(Key::Register(name)),
             },
             Err(failure) if failure.is_forbidden() => {
                 tracing::warn!(

@@ -8,9 +8,9 @@
 
 mod candidate;
 mod decision;
+mod endpoints_lock;
 mod leadership;
 mod lock;
-mod old_lock;
 mod settings;
 
 use std::{

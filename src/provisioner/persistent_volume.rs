@@ -15,7 +15,7 @@ use k8s_openapi::{
 
 use super::{
     cache::claim::Claim,
-    class::{Class, not_retention, retention_as_before},
+    class::{Class, legacy_retention, not_retention},
     names,
     objects::{SecretRef, VolumeObject, annotation},
 };
@@ -35,7 +35,7 @@ pub(super) struct Recording {
     /// How long they stay in the trash, where the class says so.
     pub(super) retention: Option<Duration>,
     /// Whether volumes get our finalizer. One that is to be retained does not need it.
-    pub(super) guarded: bool,
+    pub(super) has_finalizer: bool,
 }
 
 /// The PV for `volume`, made for `claim` under `class`.
@@ -46,8 +46,8 @@ pub(super) fn build(
     class: &Class,
     recording: Recording,
 ) -> Result<PersistentVolume, Error> {
-    let Recording { disposal, retention, guarded } = recording;
-    let guarded = guarded && class.reclaim_policy == "Delete";
+    let Recording { disposal, retention, has_finalizer } = recording;
+    let has_finalizer = has_finalizer && class.reclaim_policy == "Delete";
     let record = (!volume.record.is_empty()).then(|| {
         let fields = volume.record.iter().map(|(key, value)| (key.clone(), value.clone().into()));
         (names::RECORD, serde_json::Value::Object(fields.collect()).to_string())
@@ -89,7 +89,7 @@ pub(super) fn build(
         metadata: ObjectMeta {
             name: Some(volume.id.name().to_string()),
             annotations: Some(annotations),
-            finalizers: guarded.then(|| vec![names::FINALIZER.to_owned()]),
+            finalizers: has_finalizer.then(|| vec![names::FINALIZER.to_owned()]),
             ..ObjectMeta::default()
         },
         spec: Some(with_source(spec, &volume.source)),
@@ -262,13 +262,13 @@ impl Recorded {
     }
 
     /// The same without what cannot be read. For undoing what was begun, never for a removal.
-    pub(super) fn legible(volume: &VolumeObject) -> Self {
+    pub(super) fn lenient(volume: &VolumeObject) -> Self {
         Self {
             id: read(volume, names::VOLUME_ID).unwrap_or_default(),
             disposal: read(volume, names::ON_DELETE).unwrap_or_default(),
             origin: read(volume, names::ORIGIN).unwrap_or_default(),
             store_identity: annotation(&volume.metadata, names::STORE_ID).map(str::to_owned),
-            record: legible_record(volume),
+            record: lenient_record(volume),
             retention: annotation(&volume.metadata, names::TRASH_RETENTION).and_then(parse_duration),
         }
     }
@@ -281,8 +281,8 @@ impl Recorded {
         backend: &Capabilities,
     ) -> PvMetadata {
         let old = self.id.is_none();
-        let parameters = class.filter(|_| old).map(|class| class.parameters_as_before(backend));
-        let retention = self.retention.or_else(|| retention_as_before(parameters.as_ref()?));
+        let parameters = class.filter(|_| old).map(|class| class.legacy_parameters(backend));
+        let retention = self.retention.or_else(|| legacy_retention(parameters.as_ref()?));
         PvMetadata {
             record: self.record,
             store_identity: self.store_identity,
@@ -296,7 +296,7 @@ impl Recorded {
 }
 
 /// What the backend must be told again; nothing where that cannot be read. Never for a removal.
-pub(super) fn legible_record(volume: &VolumeObject) -> BTreeMap<String, String> {
+pub(super) fn lenient_record(volume: &VolumeObject) -> BTreeMap<String, String> {
     let text = annotation(&volume.metadata, names::RECORD);
     text.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default()
 }

@@ -117,9 +117,9 @@ impl<K: Key> fmt::Debug for Queue<K> {
 
 impl<K: Key> Queue<K> {
     /// An empty queue.
-    pub fn new(pace: Backoff) -> Self {
+    pub fn new(backoff: Backoff) -> Self {
         let state = State {
-            pace,
+            backoff,
             entries: HashMap::new(),
             ready: VecDeque::new(),
             waiting: BTreeSet::new(),
@@ -170,7 +170,7 @@ impl<K: Key> Queue<K> {
     /// How much there is to do.
     pub fn depth(&self) -> Depth {
         let mut state = self.shared.state();
-        state.ripen(Instant::now());
+        state.promote_due(Instant::now());
         let (ready, waiting) = (state.ready.len(), state.waiting.len());
         Depth { ready, waiting, in_flight: state.entries.len() - ready - waiting }
     }
@@ -281,7 +281,7 @@ struct Entry {
 
 /// The queue without its workers. `ready` and `waiting` hold exactly the keys whose entries say so.
 struct State<K: Key> {
-    pace: Backoff,
+    backoff: Backoff,
     entries: HashMap<K, Entry>,
     ready: VecDeque<K>,
     waiting: BTreeSet<(Instant, K)>,
@@ -324,7 +324,7 @@ impl<K: Key> State<K> {
     }
 
     /// Moves what is due from the waiting to the ready.
-    fn ripen(&mut self, now: Instant) {
+    fn promote_due(&mut self, now: Instant) {
         while self.waiting.first().is_some_and(|(moment, _)| *moment <= now) {
             let Some((_, key)) = self.waiting.pop_first() else { return };
             if let Some(entry) = self.entries.get_mut(&key) {
@@ -338,7 +338,7 @@ impl<K: Key> State<K> {
         if self.closed {
             return Taken::Closed;
         }
-        self.ripen(now);
+        self.promote_due(now);
         let next = self.ready.pop_front();
         match next.as_ref().and_then(|key| self.entries.get_mut(key)).zip(next.clone()) {
             None => Taken::Nothing { until: self.waiting.first().map(|(moment, _)| *moment) },
@@ -353,7 +353,7 @@ impl<K: Key> State<K> {
     }
 
     fn settle(&mut self, key: K, outcome: Outcome, now: Instant, chance: f64) -> Wake {
-        let pace = self.pace;
+        let backoff = self.backoff;
         let Some(entry) = self.entries.get_mut(&key) else { return Wake::Nothing };
         let Stage::InFlight { again } = entry.stage else { return Wake::Nothing };
         if self.closed {
@@ -366,17 +366,17 @@ impl<K: Key> State<K> {
                 None
             }
             Outcome::Retry => {
-                let wait = pace.after(entry.failures, chance);
+                let wait = backoff.after(entry.failures, chance);
                 entry.failures = entry.failures.saturating_add(1);
                 Some(wait)
             }
             Outcome::RetryAfter(asked) => {
-                let asked = asked.max(pace.min).min(pace.max);
-                Some(asked.mul_f64(1.0 + chance / 10.0).min(pace.max))
+                let asked = asked.max(backoff.min).min(backoff.max);
+                Some(asked.mul_f64(1.0 + chance / 10.0).min(backoff.max))
             }
             Outcome::Slow => {
                 entry.failures = 0;
-                Some(spread(pace.slow, pace.slow, chance))
+                Some(spread(backoff.slow, backoff.slow, chance))
             }
         };
         if again {

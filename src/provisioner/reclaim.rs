@@ -17,7 +17,7 @@ pub(super) use work::{reconcile, reconcile_finalizer};
 
 use super::{
     cache::{LocationKey, Occupant, Relation},
-    class::{Class, disposal_as_before},
+    class::{Class, legacy_disposal},
     names,
     objects::VolumeObject,
     persistent_volume::{self, Recorded},
@@ -53,9 +53,9 @@ pub(super) fn plan(
     volume: &VolumeObject,
     class: Option<&Class>,
     backends: &Backends,
-    guarding: bool,
+    uses_finalizers: bool,
 ) -> Plan {
-    match action(state_of(volume, backends), guarding) {
+    match action(state_of(volume, backends), uses_finalizers) {
         Action::Remove => {
             order(volume, class, backends).unwrap_or_else(|error| Plan::Refuse(error.to_string()))
         }
@@ -96,7 +96,7 @@ fn order(volume: &VolumeObject, class: Option<&Class>, backends: &Backends) -> R
     let (disposal, remark) = match (recorded.disposal, class) {
         (Some(disposal), _) => (disposal, None),
         (None, Some(class)) => {
-            disposal_as_before(&class.parameters_as_before(capabilities), capabilities.legacy_default)
+            legacy_disposal(&class.legacy_parameters(capabilities), capabilities.legacy_default)
         }
         (None, None) => (Disposal::Archive, Some(class_gone(volume))),
     };
@@ -129,12 +129,16 @@ fn removal(
 
 /// The removal to be given up of a volume that is to stay, with the provisioner whose backend does it; `None` where no backend
 /// can have begun one. What is written on the volume and cannot be read is left out: nothing is removed by it.
-fn given_up(volume: &VolumeObject, class: Option<&Class>, backends: &Backends) -> Option<(String, Removal)> {
+fn cancelled_removal(
+    volume: &VolumeObject,
+    class: Option<&Class>,
+    backends: &Backends,
+) -> Option<(String, Removal)> {
     let provisioner = provisioner(volume, backends)?;
     let capabilities = backends.get(provisioner)?.capabilities();
     let name: VolumeName = volume.metadata.name.as_deref()?.parse().ok()?;
     let source = persistent_volume::source(volume)?;
-    let recorded = Recorded::legible(volume);
+    let recorded = Recorded::lenient(volume);
     let disposal = recorded.disposal.unwrap_or(Disposal::Retain);
     Some((provisioner.to_owned(), removal(volume, (name, source), recorded, disposal, class, capabilities)))
 }
@@ -153,7 +157,7 @@ fn class_gone(volume: &VolumeObject) -> String {
 }
 
 /// The same removal, which leaves the data to `who`.
-fn yielding(mut order: Box<Order>, who: &str) -> Box<Order> {
+fn retain_for(mut order: Box<Order>, who: &str) -> Box<Order> {
     order.removal.disposal = Disposal::Retain;
     order.remark = Some(format!("the data was kept, because {who} uses the same location"));
     order

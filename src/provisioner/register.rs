@@ -12,7 +12,7 @@ use futures::future::join_all;
 
 use super::{
     class::Class,
-    context::Shared,
+    context::Context,
     events::Type,
     key::Key,
     objects::{VolumeObject, class_name},
@@ -32,15 +32,15 @@ const LONGEST_WAIT: Duration = Duration::from_mins(10);
 
 /// Looks in every store for volumes that are in use and not recorded, now and whenever more is known of what this cluster is
 /// called; until dropped.
-pub(super) async fn run(shared: Arc<Shared>) {
-    let mut learned = shared.cluster_identity.learned();
+pub(super) async fn run(ctx: Arc<Context>) {
+    let mut learned = ctx.cluster_identity.learned();
     loop {
         learned.mark_unchanged();
-        let volumes = shared.cache().in_use();
-        let backends = shared.backends.distinct();
+        let volumes = ctx.cache().in_use();
+        let backends = ctx.backends.distinct();
         join_all(volumes.into_iter().filter_map(|((backend, store), volumes)| {
             let ports = backends.iter().find(|known| known.name() == backend)?;
-            Some(look(&shared, &ports.janitor, store, volumes))
+            Some(look(&ctx, &ports.janitor, store, volumes))
         }))
         .await;
         if learned.changed().await.is_err() {
@@ -50,7 +50,7 @@ pub(super) async fn run(shared: Arc<Shared>) {
 }
 
 /// Queues those volumes of one store that it does not know.
-async fn look(shared: &Shared, janitor: &Arc<dyn Janitor>, store: String, volumes: Vec<KnownVolume>) {
+async fn look(ctx: &Context, janitor: &Arc<dyn Janitor>, store: String, volumes: Vec<KnownVolume>) {
     let mut wait = FIRST_WAIT;
     loop {
         match janitor.unregistered(&store, &volumes).await {
@@ -63,7 +63,7 @@ async fn look(shared: &Shared, janitor: &Arc<dyn Janitor>, store: String, volume
                     );
                 }
                 for name in unregistered {
-                    shared.cache().wakeups.wake(Key::Register(name.as_str().into()));
+                    ctx.cache().wakeups.wake(Key::Register(name.as_str().into()));
                 }
                 return;
             }
@@ -89,23 +89,23 @@ async fn look(shared: &Shared, janitor: &Arc<dyn Janitor>, store: String, volume
 }
 
 /// Records the volume `name` on the storage, if it is in use.
-pub(super) async fn reconcile(shared: &Shared, name: &str, permit: &Permit) -> Outcome {
-    let live = match shared.live_volume(name, "whose owner is to be recorded").await {
+pub(super) async fn reconcile(ctx: &Context, name: &str, permit: &Permit) -> Outcome {
+    let live = match ctx.live_volume(name, "whose owner is to be recorded").await {
         Ok(Some(live)) => live,
         Ok(None) => return Outcome::Done,
         Err(outcome) => return outcome,
     };
-    let ports = volume_state::provisioner(&live, &shared.backends).and_then(|by| shared.backends.ports(by));
+    let ports = volume_state::provisioner(&live, &ctx.backends).and_then(|by| ctx.backends.ports(by));
     let Some(ports) = ports else { return Outcome::Done };
     let class = {
         let class = class_name(&live.metadata, live.spec.storage_class_name.as_deref());
-        shared.cache().class(class).cloned()
+        ctx.cache().class(class).cloned()
     };
-    let volume = match in_use(&live, class.as_deref(), &shared.backends) {
+    let volume = match in_use(&live, class.as_deref(), &ctx.backends) {
         Ok(Some(volume)) => volume,
         Ok(None) => return Outcome::Done,
         Err(error) => {
-            tell(shared, &live, &error.to_string());
+            tell(ctx, &live, &error.to_string());
             return Outcome::Done;
         }
     };
@@ -117,9 +117,9 @@ pub(super) async fn reconcile(shared: &Shared, name: &str, permit: &Permit) -> O
         Err(error) if error.kind() == Kind::Busy => Outcome::Retry,
         Err(error) if error.kind().touched_nothing() => {
             if error.kind() == Kind::Refused {
-                shared.metrics.refused("register");
+                ctx.metrics.refused("register");
             }
-            tell(shared, &live, &error.chain());
+            tell(ctx, &live, &error.chain());
             // An administrator has to change the volume, which is news.
             Outcome::Done
         }
@@ -132,16 +132,16 @@ pub(super) async fn reconcile(shared: &Shared, name: &str, permit: &Permit) -> O
             );
             match error.kind() {
                 // The next look at the kept Secrets, within the hour, comes back to it.
-                Kind::Conflict if shared.cache().kept_secret(name).is_some() => {
-                    tell(shared, &live, &error.chain());
+                Kind::Conflict if ctx.cache().kept_secret(name).is_some() => {
+                    tell(ctx, &live, &error.chain());
                     Outcome::Done
                 }
                 Kind::Conflict => {
-                    tell(shared, &live, &error.chain());
+                    tell(ctx, &live, &error.chain());
                     Outcome::Slow
                 }
-                Kind::Internal if shared.cache().kept_secret(name).is_some() => {
-                    tell(shared, &live, &error.chain());
+                Kind::Internal if ctx.cache().kept_secret(name).is_some() => {
+                    tell(ctx, &live, &error.chain());
                     Outcome::Slow
                 }
                 kind => kind.into(),
@@ -151,10 +151,10 @@ pub(super) async fn reconcile(shared: &Shared, name: &str, permit: &Permit) -> O
 }
 
 /// Tells the administrator why the volume cannot be recorded, or its Secret not be made again.
-fn tell(shared: &Shared, live: &VolumeObject, why: &str) {
+fn tell(ctx: &Context, live: &VolumeObject, why: &str) {
     let name = live.name();
     tracing::warn!(volume = name, why, "cannot record the owner of the volume on the storage");
-    shared.tell_volume(live, Type::Warning, "VolumeNotRecorded", why.to_owned());
+    ctx.volume_event(live, Type::Warning, "VolumeNotRecorded", why.to_owned());
 }
 
 /// The volume as one that is in use; `None` where it is not in use, not ours, or where it says too little to be found.

@@ -1,4 +1,4 @@
-//! Work that fails for want of a Secret, and comes back as soon as there is one: [`Shared::await_secret`], [`run`].
+//! Work that fails for want of a Secret, and comes back as soon as there is one: [`Context::await_secret`], [`run`].
 //!
 //! Of each Secret that is waited for, one watch is kept where the right to it is there; elsewhere it is asked for, at a pace that
 //! stays short ([decision 21](../../docs/decisions/0021-secrets-that-appear.md)). Values are not read here. Only so many Secrets
@@ -11,7 +11,7 @@ use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use futures::{StreamExt as _, stream::FuturesUnordered};
 
-use super::{context::Shared, key::Key};
+use super::{context::Context, key::Key};
 use crate::{backend::Error, volume::SecretName};
 
 /// So many Secrets are followed at a time.
@@ -21,7 +21,7 @@ const FIRST_PAUSE: Duration = Duration::from_secs(1);
 /// The longest pause between two questions.
 const LONGEST_PAUSE: Duration = Duration::from_secs(15);
 
-impl Shared {
+impl Context {
     /// Works on `key` as soon as the Secret is there whose absence made it fail, if that is what `error` says.
     pub(super) fn await_secret(&self, error: &Error, key: Key) {
         let Some(name) = error.missing_secret() else { return };
@@ -44,15 +44,15 @@ enum End {
 }
 
 /// Follows the Secrets that work waits for, until dropped.
-pub(super) async fn run(shared: Arc<Shared>) {
-    let waits = &shared.secret_waits;
+pub(super) async fn run(ctx: Arc<Context>) {
+    let waits = &ctx.secret_waits;
     let mut followed = HashSet::new();
     let mut following = FuturesUnordered::new();
     loop {
         let wanted = std::mem::take(&mut *waits.wanted());
         for name in wanted {
             if followed.len() < FOLLOWED && followed.insert(name.clone()) {
-                following.push(follow(&shared, name));
+                following.push(follow(&ctx, name));
             }
         }
         tokio::select! {
@@ -60,7 +60,7 @@ pub(super) async fn run(shared: Arc<Shared>) {
                 followed.remove(&name);
                 match end {
                     // Work may have begun to wait for it while that was being found out.
-                    End::Unwanted if shared.cache().wakeups.awaits(&id(&name)) => waits.want(name),
+                    End::Unwanted if ctx.cache().wakeups.awaits(&id(&name)) => waits.want(name),
                     End::Unwanted | End::Over => {}
                 }
             }
@@ -70,13 +70,13 @@ pub(super) async fn run(shared: Arc<Shared>) {
 }
 
 /// Waits until the Secret is there and wakes the work that waits for it.
-async fn follow(shared: &Shared, name: SecretName) -> (SecretName, End) {
+async fn follow(ctx: &Context, name: SecretName) -> (SecretName, End) {
     let id = id(&name);
     let mut may_watch = true;
     let mut pause = FIRST_PAUSE;
-    while shared.cache().wakeups.awaits(&id) {
+    while ctx.cache().wakeups.awaits(&id) {
         let there = if may_watch {
-            match shared.cluster.secret_appears(&name).await {
+            match ctx.cluster.secret_appears(&name).await {
                 Ok(there) => there,
                 Err(kube::Error::Api(status)) if matches!(status.code, 401 | 403) => {
                     may_watch = false;
@@ -88,7 +88,7 @@ async fn follow(shared: &Shared, name: SecretName) -> (SecretName, End) {
                 }
             }
         } else {
-            match shared.cluster.has_secret(&name).await {
+            match ctx.cluster.has_secret(&name).await {
                 Ok(there) => there,
                 Err(failure) if failure.is_forbidden() => return (name, End::Over),
                 Err(failure) => {
@@ -99,7 +99,7 @@ async fn follow(shared: &Shared, name: SecretName) -> (SecretName, End) {
         };
         if there {
             tracing::info!(secret = %name, "a missing Secret exists now");
-            shared.cache().wakeups.gone(&id);
+            ctx.cache().wakeups.gone(&id);
             return (name, End::Over);
         }
         tokio::time::sleep(pause).await;

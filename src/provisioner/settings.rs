@@ -32,7 +32,7 @@ pub struct Settings {
     /// How long to wait at the start for what the API server lets us do, before it is taken to let us do everything.
     pub rights_timeout: Duration,
     /// How long what failed waits.
-    pub pace: queue::Backoff,
+    pub backoff: queue::Backoff,
     /// How often to look for volumes that were begun and never used.
     pub sweep_interval: Duration,
     /// How long such a volume must stay without a claim before it is taken back.

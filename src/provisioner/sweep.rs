@@ -14,7 +14,7 @@ use futures::future::join_all;
 
 use super::{
     cache::Cache,
-    context::Shared,
+    context::Context,
     names,
     objects::{VolumeObject, annotation},
     persistent_volume,
@@ -32,7 +32,7 @@ enum Answer {
     /// Another volume has its name, or its claim lives.
     Leave,
     /// Nothing in the cluster knows it.
-    Suspect,
+    Orphan,
 }
 
 /// What the cache says of an uncommitted volume.
@@ -43,30 +43,30 @@ enum Verdict {
     /// It is being worked on, or its claim lives.
     Leave,
     /// Nothing seems to know it.
-    Suspect,
+    Orphan,
 }
 
 /// Sweeps now and then every `interval`, until dropped.
-pub(super) async fn run(shared: Arc<Shared>, permit: Permit, interval: Duration, grace: Duration) {
+pub(super) async fn run(ctx: Arc<Context>, permit: Permit, interval: Duration, grace: Duration) {
     loop {
-        sweep(&shared, &permit, grace).await;
+        sweep(&ctx, &permit, grace).await;
         tokio::time::sleep(interval).await;
     }
 }
 
 /// Every store by itself: one that hangs does not keep the others from being swept.
-async fn sweep(shared: &Shared, permit: &Permit, grace: Duration) {
-    shared.register_classes();
-    let stores = shared
+async fn sweep(ctx: &Context, permit: &Permit, grace: Duration) {
+    ctx.register_classes();
+    let stores = ctx
         .backends
         .distinct()
         .into_iter()
         .flat_map(|ports| ports.stores.stores().into_iter().map(move |store| (ports, store.name)));
-    join_all(stores.map(|(ports, store)| sweep_store(shared, ports, store, permit, grace))).await;
+    join_all(stores.map(|(ports, store)| sweep_store(ctx, ports, store, permit, grace))).await;
 }
 
-async fn sweep_store(shared: &Shared, ports: &Ports, store: String, permit: &Permit, grace: Duration) {
-    let known = |name: &VolumeName| shared.cache().volume(name.as_str()).is_some();
+async fn sweep_store(ctx: &Context, ports: &Ports, store: String, permit: &Permit, grace: Duration) {
+    let known = |name: &VolumeName| ctx.cache().volume(name.as_str()).is_some();
     let uncommitted = match ports.janitor.list_uncommitted(&store, &known).await {
         Ok(uncommitted) => uncommitted,
         Err(error) => {
@@ -78,39 +78,39 @@ async fn sweep_store(shared: &Shared, ports: &Ports, store: String, permit: &Per
             return;
         }
     };
-    let suspects = suspicious(shared, ports, uncommitted, permit).await;
-    if suspects.is_empty() {
+    let orphans = orphan_candidates(ctx, ports, uncommitted, permit).await;
+    if orphans.is_empty() {
         return;
     }
-    tracing::info!(store, suspects = suspects.len(), "looking again at volumes without a PV and a claim");
+    tracing::info!(store, orphans = orphans.len(), "looking again at volumes without a PV and a claim");
     tokio::time::sleep(grace).await;
-    for volume in suspicious(shared, ports, suspects, permit).await {
-        rollback(shared, ports, &volume, permit).await;
+    for volume in orphan_candidates(ctx, ports, orphans, permit).await {
+        rollback(ctx, ports, &volume, permit).await;
     }
 }
 
 /// Those of `volumes` that nothing seems to know. What is used is committed.
-async fn suspicious(
-    shared: &Shared,
+async fn orphan_candidates(
+    ctx: &Context,
     ports: &Ports,
     volumes: Vec<Uncommitted>,
     permit: &Permit,
 ) -> Vec<Uncommitted> {
-    let mut suspects = Vec::new();
+    let mut orphans = Vec::new();
     let mut nameless = Vec::new();
     for volume in volumes {
-        if !is_suspect(shared, ports, &volume, permit).await {
+        if !is_orphan_candidate(ctx, ports, &volume, permit).await {
             continue;
         }
-        if nameless_claim(&volume) { nameless.push(volume) } else { suspects.push(volume) }
+        if nameless_claim(&volume) { nameless.push(volume) } else { orphans.push(volume) }
     }
     if nameless.is_empty() {
-        return suspects;
+        return orphans;
     }
     let uids: BTreeSet<&str> = nameless.iter().map(|volume| volume.claim.uid.as_str()).collect();
-    match shared.cluster.living_claims(&uids).await {
+    match ctx.cluster.living_claims(&uids).await {
         Ok(living) => {
-            suspects.extend(nameless.into_iter().filter(|volume| !living.contains(&volume.claim.uid)));
+            orphans.extend(nameless.into_iter().filter(|volume| !living.contains(&volume.claim.uid)));
         }
         Err(failure) => {
             tracing::warn!(
@@ -119,7 +119,7 @@ async fn suspicious(
             );
         }
     }
-    suspects
+    orphans
 }
 
 /// Whether only the UID of the claim is known.
@@ -129,20 +129,20 @@ fn nameless_claim(volume: &Uncommitted) -> bool {
 
 /// Looks at one volume, live unless the cache says enough of it, and commits it where it is used. Returns whether nothing seems
 /// to know it.
-async fn is_suspect(shared: &Shared, ports: &Ports, volume: &Uncommitted, permit: &Permit) -> bool {
-    let worked_on = shared.attempt(&volume.claim.uid).is_some();
-    let verdict = judge(volume, &shared.cache(), worked_on);
+async fn is_orphan_candidate(ctx: &Context, ports: &Ports, volume: &Uncommitted, permit: &Permit) -> bool {
+    let worked_on = ctx.attempt(&volume.claim.uid).is_some();
+    let verdict = judge(volume, &ctx.cache(), worked_on);
     let answer = match verdict {
         Verdict::Leave => return false,
-        Verdict::Stored | Verdict::Suspect => ask(shared, ports, volume).await,
+        Verdict::Stored | Verdict::Orphan => ask(ctx, ports, volume).await,
     };
     match answer {
         Ok(Answer::Used(uid)) => {
-            commit(shared, ports, volume, &uid, permit).await;
+            commit(ctx, ports, volume, &uid, permit).await;
             false
         }
         Ok(Answer::Leave) => false,
-        Ok(Answer::Suspect) => true,
+        Ok(Answer::Orphan) => true,
         Err(failure) => {
             tracing::warn!(volume = %volume.id, error = %failure, "cannot find out whether the volume is used");
             false
@@ -150,9 +150,9 @@ async fn is_suspect(shared: &Shared, ports: &Ports, volume: &Uncommitted, permit
     }
 }
 
-async fn commit(shared: &Shared, ports: &Ports, volume: &Uncommitted, uid: &str, permit: &Permit) {
+async fn commit(ctx: &Context, ports: &Ports, volume: &Uncommitted, uid: &str, permit: &Permit) {
     match ports.backend.commit(&volume.id, uid, permit).await {
-        Ok(()) => shared.metrics.committed(volume.id.store()),
+        Ok(()) => ctx.metrics.committed(volume.id.store()),
         Err(error) => {
             tracing::warn!(
                 volume = %volume.id,
@@ -170,7 +170,7 @@ fn judge(volume: &Uncommitted, cache: &Cache, worked_on: bool) -> Verdict {
     } else if volume.claim.uid.is_empty() || worked_on || cache.claim(&volume.claim.uid).is_some() {
         Verdict::Leave
     } else {
-        Verdict::Suspect
+        Verdict::Orphan
     }
 }
 
@@ -187,40 +187,35 @@ fn uses(stored: &VolumeObject, volume: &Uncommitted, locate: impl Fn(&Source) ->
 }
 
 /// Asks for the volume and the claim. A claim without a name is asked for later, together with the others.
-async fn ask(
-    shared: &Shared,
-    ports: &Ports,
-    volume: &Uncommitted,
-) -> Result<Answer, super::cluster::Failure> {
-    if let Some(stored) = shared.cluster.volume(volume.id.name().as_str()).await? {
+async fn ask(ctx: &Context, ports: &Ports, volume: &Uncommitted) -> Result<Answer, super::cluster::Failure> {
+    if let Some(stored) = ctx.cluster.volume(volume.id.name().as_str()).await? {
         let used = uses(&stored, volume, |source| ports.backend.locate(source));
         return Ok(match stored.metadata.uid {
             Some(uid) if used => Answer::Used(uid),
             Some(_) | None => Answer::Leave,
         });
     }
-    let known =
-        shared.attempt(&volume.claim.uid).is_some() || shared.cache().claim(&volume.claim.uid).is_some();
+    let known = ctx.attempt(&volume.claim.uid).is_some() || ctx.cache().claim(&volume.claim.uid).is_some();
     if known || volume.claim.uid.is_empty() {
         return Ok(Answer::Leave);
     }
     if nameless_claim(volume) {
-        return Ok(Answer::Suspect);
+        return Ok(Answer::Orphan);
     }
-    let claim = shared.cluster.claim(&volume.claim.namespace, &volume.claim.name).await?;
+    let claim = ctx.cluster.claim(&volume.claim.namespace, &volume.claim.name).await?;
     let lives = claim.is_some_and(|claim| claim.metadata.uid.as_deref() == Some(&volume.claim.uid));
-    Ok(if lives { Answer::Leave } else { Answer::Suspect })
+    Ok(if lives { Answer::Leave } else { Answer::Orphan })
 }
 
-async fn rollback(shared: &Shared, ports: &Ports, volume: &Uncommitted, permit: &Permit) {
+async fn rollback(ctx: &Context, ports: &Ports, volume: &Uncommitted, permit: &Permit) {
     match ports.backend.rollback(volume, permit).await {
         Ok(()) => {
             tracing::info!(volume = %volume.id, claim = %volume.claim, "removed a half-made volume");
-            shared.metrics.swept(volume.id.store());
+            ctx.metrics.swept(volume.id.store());
         }
         Err(error) => {
             if error.kind() == Kind::Refused {
-                shared.metrics.refused("sweep");
+                ctx.metrics.refused("sweep");
             }
             tracing::warn!(
                 volume = %volume.id,
@@ -254,7 +249,7 @@ mod tests {
             place: None,
         };
         let empty = || Cache::new(Backends::default().with(NAME, Arc::new(Memory::new())), true);
-        assert_eq!(judge(&uncommitted, &empty(), false), Verdict::Suspect, "nobody knows it");
+        assert_eq!(judge(&uncommitted, &empty(), false), Verdict::Orphan, "nobody knows it");
         assert_eq!(judge(&uncommitted, &empty(), true), Verdict::Leave, "it is being worked on");
 
         let nobody = ClaimKey { uid: String::new(), ..uncommitted.claim.clone() };
@@ -262,11 +257,11 @@ mod tests {
         assert_eq!(judge(&nobody, &empty(), false), Verdict::Leave, "whose it is cannot be asked");
 
         let mut cache = empty();
-        cache.see_claim(&fixtures::claim_object(json!({})));
+        cache.upsert_claim(&fixtures::claim_object(json!({})));
         assert_eq!(judge(&uncommitted, &cache, false), Verdict::Leave, "its claim waits");
 
         let mut cache = empty();
-        cache.see_volume(&fixtures::volume_object(json!({"status": {"phase": "Bound"}})));
+        cache.upsert_volume(&fixtures::volume_object(json!({"status": {"phase": "Bound"}})));
         assert_eq!(judge(&uncommitted, &cache, false), Verdict::Stored, "it has a PV");
         assert_eq!(judge(&nobody, &cache, false), Verdict::Stored, "the PV names the owner");
     }

@@ -24,7 +24,7 @@ pub(super) struct VolumeState {
 
 impl VolumeState {
     /// Whether its data is to go. An administrator who wants to keep it changes this.
-    pub(super) fn goes(self) -> bool {
+    pub(super) fn is_released_for_delete(self) -> bool {
         self.policy == Policy::Delete && self.phase == Phase::Released
     }
 
@@ -133,21 +133,23 @@ pub(super) fn provisioner<'a>(volume: &'a VolumeObject, backends: &Backends) -> 
     served(names::PROVISIONED_BY).or_else(|| served(names::MIGRATED_TO))
 }
 
-/// What is to be done about a volume in this state. `guarding`: volumes get our finalizer.
-pub(super) fn action(state: VolumeState, guarding: bool) -> Action {
+/// What is to be done about a volume in this state. `uses_finalizers`: volumes get our finalizer.
+pub(super) fn action(state: VolumeState, uses_finalizers: bool) -> Action {
     let VolumeState { ours, phase, policy, deleting, held, in_tree } = state;
-    let guarded = held == Held::ByUs;
+    let has_finalizer = held == Held::ByUs;
     if !ours {
         return Action::None;
     }
     match policy {
         // Without the right to patch the finalizer can be neither set nor removed.
-        Policy::Other if guarded && guarding => Action::RemoveFinalizer,
+        Policy::Other if has_finalizer && uses_finalizers => Action::RemoveFinalizer,
         Policy::Other => Action::None,
         Policy::Delete => match phase {
-            Phase::Released if deleting && !(guarding && held != Held::No) => Action::None,
+            Phase::Released if deleting && !(uses_finalizers && held != Held::No) => Action::None,
             Phase::Released => Action::Remove,
-            Phase::Bound if guarding && !guarded && !deleting && !in_tree => Action::AddFinalizer,
+            Phase::Bound if uses_finalizers && !has_finalizer && !deleting && !in_tree => {
+                Action::AddFinalizer
+            }
             Phase::Bound | Phase::Other => Action::None,
         },
     }

@@ -19,10 +19,10 @@ use serde::de::DeserializeOwned;
 use tokio::{task::JoinSet, time::Instant};
 
 use super::{
-    cache::Watched,
+    cache::ResourceKind,
     class::Class,
     cluster::sentence,
-    context::Shared,
+    context::Context,
     objects::{ClaimObject, VolumeObject},
     rights::Right,
 };
@@ -118,48 +118,48 @@ async fn probe(api: &Api<PartialObjectMeta<StorageClass>>) -> kube::Result<bool>
 }
 
 /// Keeps all kinds in the cache until dropped, also after a defect of ours has ended the watches.
-pub(super) async fn follow_all(shared: Arc<Shared>, client: Client) {
+pub(super) async fn follow_all(ctx: Arc<Context>, client: Client) {
     loop {
         let mut watches = JoinSet::new();
-        watches.spawn(follow_each(Arc::clone(&shared), client.clone()));
+        watches.spawn(follow_each(Arc::clone(&ctx), client.clone()));
         watches.join_next().await;
         tracing::error!("the watches ended; restarting them");
         Backoff::new().wait().await;
     }
 }
 
-async fn follow_each(shared: Arc<Shared>, client: Client) {
+async fn follow_each(ctx: Arc<Context>, client: Client) {
     let config = if can_stream(&client).await {
         watcher::Config::default().streaming_lists()
     } else {
         watcher::Config::default().page_size(PAGE)
     };
     let classes =
-        follow(Watched::Classes, Api::<StorageClass>::all(client.clone()), &config, &shared, |event| {
+        follow(ResourceKind::Classes, Api::<StorageClass>::all(client.clone()), &config, &ctx, |event| {
             match event {
-                Change::Seen(class) => shared.see_class(&Class::from(class)),
+                Change::Seen(class) => ctx.upsert_class(&Class::from(class)),
                 Change::Gone(class) => {
-                    shared.forget_class(class.metadata.name.as_deref().unwrap_or_default());
+                    ctx.remove_class(class.metadata.name.as_deref().unwrap_or_default());
                 }
             }
         });
     let volumes =
-        follow(Watched::Volumes, Api::<VolumeObject>::all(client.clone()), &config, &shared, |event| {
+        follow(ResourceKind::Volumes, Api::<VolumeObject>::all(client.clone()), &config, &ctx, |event| {
             match event {
-                Change::Seen(volume) => shared.cache().see_volume(&volume),
+                Change::Seen(volume) => ctx.cache().upsert_volume(&volume),
                 Change::Gone(volume) => {
-                    shared.cache().forget_volume(volume.name());
+                    ctx.cache().remove_volume(volume.name());
                 }
             }
         });
     let claims = async {
         // Of claims that come before their classes too little would be kept, and each had to be read once more. The sender is in
-        // `shared`: waiting cannot fail.
-        let _ = shared.classes_listed.subscribe().wait_for(|listed| *listed).await;
-        follow(Watched::Claims, Api::<ClaimObject>::all(client), &config, &shared, |event| match event {
-            Change::Seen(claim) => shared.cache().see_claim(&claim),
+        // `ctx`: waiting cannot fail.
+        let _ = ctx.classes_listed.subscribe().wait_for(|listed| *listed).await;
+        follow(ResourceKind::Claims, Api::<ClaimObject>::all(client), &config, &ctx, |event| match event {
+            Change::Seen(claim) => ctx.cache().upsert_claim(&claim),
             Change::Gone(claim) => {
-                shared.cache().forget_claim(claim.uid());
+                ctx.cache().remove_claim(claim.uid());
             }
         })
         .await;
@@ -174,10 +174,10 @@ enum Change<K> {
 }
 
 async fn follow<K>(
-    kind: Watched,
+    kind: ResourceKind,
     api: Api<K>,
     config: &watcher::Config,
-    shared: &Shared,
+    ctx: &Context,
     mut apply: impl FnMut(Change<K>),
 ) where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static,
@@ -202,13 +202,13 @@ async fn follow<K>(
             match next {
                 Some(Ok(Event::Init)) => {
                     listing = true;
-                    shared.cache().begin(kind);
+                    ctx.cache().begin(kind);
                 }
                 Some(Ok(Event::InitApply(object))) => apply(Change::Seen(object)),
                 Some(Ok(Event::InitDone)) => {
                     listing = false;
                     (backoff, told) = (Backoff::new(), Told::default());
-                    shared.complete(kind);
+                    ctx.complete(kind);
                 }
                 Some(Ok(Event::Apply(object))) => {
                     backoff = Backoff::new();
@@ -219,7 +219,7 @@ async fn follow<K>(
                     apply(Change::Gone(object));
                 }
                 Some(Err(error)) => {
-                    complain(kind, &error, &mut told, shared);
+                    complain(kind, &error, &mut told, ctx);
                     backoff.wait().await;
                     // The watcher would ask for the version that is too old for ever.
                     if too_old(&error) {
@@ -293,13 +293,13 @@ impl Told {
 }
 
 /// Says what is wrong, once. A missing right is asked for, so that the rule to add is told.
-fn complain(kind: Watched, error: &watcher::Error, told: &mut Told, shared: &Shared) {
+fn complain(kind: ResourceKind, error: &watcher::Error, told: &mut Told, ctx: &Context) {
     let resource = resource(kind);
     match Complaint::of_watch(error) {
         Complaint::Known(why) => tracing::debug!(resource, error = why, "watch interrupted"),
         Complaint::Forbidden(why) => {
             let listing = matches!(error, watcher::Error::InitialListFailed(_));
-            shared.rights.refused(if listing { right_to_list(kind) } else { right_to_watch(kind) });
+            ctx.rights.refused(if listing { right_to_list(kind) } else { right_to_watch(kind) });
             told.tell(&why, || {
                 tracing::error!(resource, error = why, "not allowed to list or watch these objects");
             });
@@ -311,27 +311,27 @@ fn complain(kind: Watched, error: &watcher::Error, told: &mut Told, shared: &Sha
 }
 
 /// The kind in the words of RBAC.
-fn resource(kind: Watched) -> &'static str {
+fn resource(kind: ResourceKind) -> &'static str {
     match kind {
-        Watched::Claims => "persistentvolumeclaims",
-        Watched::Volumes => "persistentvolumes",
-        Watched::Classes => "storageclasses",
+        ResourceKind::Claims => "persistentvolumeclaims",
+        ResourceKind::Volumes => "persistentvolumes",
+        ResourceKind::Classes => "storageclasses",
     }
 }
 
-fn right_to_list(kind: Watched) -> Right {
+fn right_to_list(kind: ResourceKind) -> Right {
     match kind {
-        Watched::Claims => Right::ListClaims,
-        Watched::Volumes => Right::ListVolumes,
-        Watched::Classes => Right::ListClasses,
+        ResourceKind::Claims => Right::ListClaims,
+        ResourceKind::Volumes => Right::ListVolumes,
+        ResourceKind::Classes => Right::ListClasses,
     }
 }
 
-fn right_to_watch(kind: Watched) -> Right {
+fn right_to_watch(kind: ResourceKind) -> Right {
     match kind {
-        Watched::Claims => Right::WatchClaims,
-        Watched::Volumes => Right::WatchVolumes,
-        Watched::Classes => Right::WatchClasses,
+        ResourceKind::Claims => Right::WatchClaims,
+        ResourceKind::Volumes => Right::WatchVolumes,
+        ResourceKind::Classes => Right::WatchClasses,
     }
 }
 

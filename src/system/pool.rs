@@ -23,7 +23,7 @@ const STACK_BYTES: usize = 512 * 1024;
 
 /// Why a piece of work gave no result.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Lost {
+pub enum PoolError {
     /// It had begun and did not return in time. It may still have its effect.
     #[error("{what} has not returned after {after:?}")]
     Late {
@@ -34,7 +34,7 @@ pub enum Lost {
     },
     /// It never began, since all threads were taken. It has no effect.
     #[error("{what} did not begin: all {threads} threads are taken, the longest by {oldest}")]
-    Crowded {
+    Saturated {
         /// The work.
         what: String,
         /// How many threads there are.
@@ -44,7 +44,7 @@ pub enum Lost {
     },
     /// It panicked, or there was no thread for it: a defect, or a machine without resources.
     #[error("{what} broke off")]
-    Broken {
+    Panicked {
         /// The work.
         what: String,
     },
@@ -89,14 +89,14 @@ type Work = Box<dyn FnOnce() -> Handover + Send>;
 
 struct Job {
     what: String,
-    work: Arc<Unstarted>,
+    work: Arc<Pending>,
 }
 
 /// Work that has not begun: either a thread takes it to do it, or its caller takes it back. What the work holds (a guard)
 /// goes with it.
-struct Unstarted(Mutex<Option<Work>>);
+struct Pending(Mutex<Option<Work>>);
 
-impl Unstarted {
+impl Pending {
     /// The work; `None` where the other side has it already.
     fn take(&self) -> Option<Work> {
         self.0.lock().take()
@@ -125,22 +125,22 @@ impl Pool {
         &self,
         what: impl Into<String>,
         work: impl FnOnce() -> T + Send + 'static,
-    ) -> Result<T, Lost> {
+    ) -> Result<T, PoolError> {
         let what = what.into();
         let (send, receive) = oneshot::channel();
-        let unstarted = Arc::new(Unstarted(Mutex::new(Some(Box::new(move || {
+        let pending = Arc::new(Pending(Mutex::new(Some(Box::new(move || {
             let result = work();
             Box::new(move || {
                 let _ = send.send(result);
             })
         })))));
-        let unstarted = TakeBackOnDrop(unstarted);
-        self.submit(Job { what: what.clone(), work: Arc::clone(&unstarted.0) })?;
+        let pending = CancelOnDrop(pending);
+        self.submit(Job { what: what.clone(), work: Arc::clone(&pending.0) })?;
         match tokio::time::timeout(self.shared.deadline, receive).await {
             Ok(Ok(value)) => Ok(value),
-            Ok(Err(_)) => Err(Lost::Broken { what }),
-            Err(_) if unstarted.0.take().is_some() => Err(self.crowded(what)),
-            Err(_) => Err(Lost::Late { what, after: self.shared.deadline }),
+            Ok(Err(_)) => Err(PoolError::Panicked { what }),
+            Err(_) if pending.0.take().is_some() => Err(self.crowded(what)),
+            Err(_) => Err(PoolError::Late { what, after: self.shared.deadline }),
         }
     }
 
@@ -151,7 +151,7 @@ impl Pool {
         Running { count: state.running.len(), oldest }
     }
 
-    fn submit(&self, job: Job) -> Result<(), Lost> {
+    fn submit(&self, job: Job) -> Result<(), PoolError> {
         let mut state = self.shared.state();
         let stuck =
             state.running.values().filter(|(_, since)| since.elapsed() >= self.shared.deadline).count();
@@ -177,16 +177,16 @@ impl Pool {
                 let given_up: Vec<_> = state.queue.drain(..).map(|job| job.work.take()).collect();
                 drop(state);
                 drop(given_up);
-                return Err(Lost::Broken { what });
+                return Err(PoolError::Panicked { what });
             }
         }
         Ok(())
     }
 
-    fn crowded(&self, what: String) -> Lost {
+    fn crowded(&self, what: String) -> PoolError {
         let oldest = self.running().oldest;
         let oldest = oldest.map_or_else(|| "nothing".into(), |(what, age)| format!("{what}, since {age:?}"));
-        Lost::Crowded { what, threads: self.shared.threads, oldest }
+        PoolError::Saturated { what, threads: self.shared.threads, oldest }
     }
 }
 
@@ -228,9 +228,9 @@ impl Shared {
 }
 
 /// Takes work back that has not begun when its caller goes.
-struct TakeBackOnDrop(Arc<Unstarted>);
+struct CancelOnDrop(Arc<Pending>);
 
-impl Drop for TakeBackOnDrop {
+impl Drop for CancelOnDrop {
     fn drop(&mut self) {
         drop(self.0.take());
     }
@@ -244,7 +244,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::system::guard::Guards;
+    use crate::system::keyed_lock::KeyedLocks;
 
     const SHORT: Duration = Duration::from_millis(50);
     const LONG: Duration = Duration::from_mins(1);
@@ -277,7 +277,7 @@ mod tests {
         let pool = Pool::new("test", 2, SHORT);
         let (release, hang) = mpsc::channel::<()>();
         let late = pool.run("stat /dead", move || hang.recv()).await.unwrap_err();
-        assert_eq!(late, Lost::Late { what: "stat /dead".into(), after: SHORT });
+        assert_eq!(late, PoolError::Late { what: "stat /dead".into(), after: SHORT });
         assert_eq!(pool.running().oldest.unwrap().0, "stat /dead");
         assert_eq!(pool.run("other", || 1).await, Ok(1), "the other thread goes on");
         release.send(()).unwrap();
@@ -294,7 +294,10 @@ mod tests {
         let begun = Arc::new(AtomicBool::new(false));
         let flag = Arc::clone(&begun);
         let crowded = pool.run("next", move || flag.store(true, Ordering::SeqCst)).await.unwrap_err();
-        assert!(matches!(&crowded, Lost::Crowded { oldest, .. } if oldest.starts_with("hang")), "{crowded}");
+        assert!(
+            matches!(&crowded, PoolError::Saturated { oldest, .. } if oldest.starts_with("hang")),
+            "{crowded}"
+        );
         release.send(()).unwrap();
         while pool.running().count > 0 {
             tokio::task::yield_now().await;
@@ -329,7 +332,7 @@ mod tests {
     #[tokio::test]
     async fn work_that_never_began_releases_its_hold_at_once_though_every_thread_hangs() {
         let pool = Pool::new("test", 1, LONG);
-        let guards = Guards::default();
+        let locks = KeyedLocks::default();
         let (release, hang) = mpsc::channel::<()>();
         let first = tokio::spawn({
             let pool = pool.clone();
@@ -338,10 +341,10 @@ mod tests {
         while pool.running().count == 0 {
             tokio::task::yield_now().await;
         }
-        let held = guards.take(&"volume").unwrap();
+        let held = locks.try_lock(&"volume").unwrap();
         let second = tokio::time::timeout(SHORT, pool.run("second", move || drop(held)));
         second.await.unwrap_err();
-        assert!(guards.take(&"volume").is_some(), "dropped by its caller");
+        assert!(locks.try_lock(&"volume").is_some(), "dropped by its caller");
         release.send(()).unwrap();
         first.await.unwrap().unwrap().unwrap();
 
@@ -360,14 +363,14 @@ mod tests {
         while !began.load(Ordering::SeqCst) {
             tokio::task::yield_now().await;
         }
-        let held = guards.take(&"volume").unwrap();
+        let held = locks.try_lock(&"volume").unwrap();
         let crowded = pool.run("second", move || drop(held)).await.unwrap_err();
-        assert!(matches!(crowded, Lost::Crowded { .. }), "{crowded}");
-        assert!(guards.take(&"volume").is_some(), "given up at the deadline");
+        assert!(matches!(crowded, PoolError::Saturated { .. }), "{crowded}");
+        assert!(locks.try_lock(&"volume").is_some(), "given up at the deadline");
         first.await.unwrap().unwrap_err();
-        let held = guards.take(&"volume").unwrap();
+        let held = locks.try_lock(&"volume").unwrap();
         pool.run("third", move || drop(held)).await.unwrap_err();
-        assert!(guards.take(&"volume").is_some(), "refused, since all threads are stuck");
+        assert!(locks.try_lock(&"volume").is_some(), "refused, since all threads are stuck");
         release.send(()).unwrap();
     }
 
@@ -375,7 +378,7 @@ mod tests {
     async fn work_that_panics_breaks_nothing_else() {
         let pool = Pool::new("test", 1, LONG);
         let broken = pool.run("panic", || panic!("as the test asked")).await;
-        assert_eq!(broken, Err::<(), _>(Lost::Broken { what: "panic".into() }));
+        assert_eq!(broken, Err::<(), _>(PoolError::Panicked { what: "panic".into() }));
         assert_eq!(pool.run("next", || 3).await, Ok(3));
     }
 }

@@ -21,7 +21,7 @@ pub struct Call {
     pub(super) stdin: Option<Vec<u8>>,
     pub(super) deadline: Option<Duration>,
     pub(super) permit: Option<Permit>,
-    pub(super) although: Option<Reason>,
+    pub(super) accept_output_on: Option<Reason>,
 }
 
 impl Call {
@@ -33,7 +33,7 @@ impl Call {
             stdin: None,
             deadline: None,
             permit: None,
-            although: None,
+            accept_output_on: None,
         }
     }
 
@@ -56,8 +56,8 @@ impl Call {
 
     /// A failure after which what the program wrote to its standard output is the answer all the same.
     #[must_use]
-    pub fn although(mut self, reason: Reason) -> Self {
-        self.although = Some(reason);
+    pub fn accept_output_on(mut self, reason: Reason) -> Self {
+        self.accept_output_on = Some(reason);
         self
     }
 
@@ -100,7 +100,7 @@ impl Reply {
     }
 
     /// The text read as JSON, where a command that succeeds always writes some.
-    pub fn must_json<T: serde::de::DeserializeOwned>(&self) -> Result<T, Error> {
+    pub fn require_json<T: serde::de::DeserializeOwned>(&self) -> Result<T, Error> {
         self.json()?.ok_or_else(|| self.malformed("is empty"))
     }
 

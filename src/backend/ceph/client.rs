@@ -12,15 +12,15 @@ use tokio::{
 
 use super::{
     admin::Admin,
+    breaker::BreakerDecision,
     call::{Call, Failed, Reply},
     classify::classify,
     cluster::{Cluster, Tools},
     credentials::Credentials,
     programs::Slot,
-    reach::{self, Heard},
-    reason::{Reason, Shown},
+    reach::{self, Probed},
+    reason::{Reachability, Reason},
     session_pool::{self, Ended, Outcome},
-    silence::Gate,
     stderr::{Stderr, without_keys},
     tool::Tool,
 };
@@ -141,32 +141,32 @@ impl Ceph {
         match outcome {
             Ok(_) => self.cluster.note_user(admin, Ok(())),
             Err(failed) => match failed.reason.shows() {
-                Shown::Well => self.cluster.note_user(admin, Ok(())),
-                Shown::AuthRejected => self.cluster.note_user(admin, Err(failed.to_string())),
-                Shown::Nothing if failed.reason == Reason::BadKey => {
+                Reachability::Reachable => self.cluster.note_user(admin, Ok(())),
+                Reachability::AuthRejected => self.cluster.note_user(admin, Err(failed.to_string())),
+                Reachability::Unknown if failed.reason == Reason::BadKey => {
                     self.cluster.note_user(admin, Err(failed.to_string()));
                 }
-                Shown::Nothing | Shown::Lost => {}
+                Reachability::Unknown | Reachability::Unreachable => {}
             },
         }
     }
 
     /// Makes the call, unless the cluster is left alone; finds out what listens where no monitor answered.
     async fn approach(&self, tool: Tool, call: &Call) -> Result<Reply, Failed> {
-        let gate = self.cluster.silence().gate();
+        let gate = self.cluster.breaker().gate();
         let trial = match gate {
-            Gate::Open => false,
-            Gate::Closed(left, why) => {
+            BreakerDecision::Allow => false,
+            BreakerDecision::Reject(left, why) => {
                 let found = format!("{why}; it is asked again in {} s", left.as_secs().max(1));
                 return Err(self
                     .failed(&call.what, tool, Reason::Unreachable, None, String::new())
                     .with(found));
             }
-            Gate::Trial => {
-                let heard = self.hear().await;
+            BreakerDecision::HalfOpen => {
+                let heard = self.probe_monitors().await;
                 if !heard.is_empty() && !reach::any_monitor(&heard) {
                     let found = reach::diagnosis(&heard);
-                    self.cluster.silence().begin(&found, true, false);
+                    self.cluster.breaker().begin(&found, true, false);
                     return Err(self
                         .failed(&call.what, tool, Reason::Unreachable, None, String::new())
                         .with(found));
@@ -176,35 +176,35 @@ impl Ceph {
         };
         let mut outcome = self.attempt(tool, call).await;
         let Err(failed) = &outcome else {
-            self.cluster.silence().end();
+            self.cluster.breaker().end();
             return outcome;
         };
         match failed.reason {
             Reason::Unreachable => {
-                let heard = self.hear().await;
+                let heard = self.probe_monitors().await;
                 // The programs try both protocols of a monitor. The error says more if the address names its protocol.
-                if self.cluster.set_spoken(reach::spoken(&heard)) {
+                if self.cluster.set_msgr_protocols(reach::msgr_protocols(&heard)) {
                     outcome = self.attempt(tool, call).await;
                 }
                 outcome.map_err(|failed| {
                     if failed.reason != Reason::Unreachable {
-                        self.cluster.silence().end();
+                        self.cluster.breaker().end();
                         return failed;
                     }
                     let found = reach::diagnosis(&heard);
                     let why = if found.is_empty() { &failed.stderr } else { &found };
-                    self.cluster.silence().begin(why, trial, reach::any_monitor(&heard));
+                    self.cluster.breaker().begin(why, trial, reach::any_monitor(&heard));
                     failed.with(found)
                 })
             }
             Reason::Unresolved => {
-                self.cluster.silence().begin(&failed.stderr, trial, false);
+                self.cluster.breaker().begin(&failed.stderr, trial, false);
                 outcome
             }
             // Nothing was asked.
-            Reason::Crowded | Reason::ProgramMissing | Reason::Stopped => outcome,
+            Reason::Saturated | Reason::ProgramMissing | Reason::Stopped => outcome,
             _ => {
-                self.cluster.silence().end();
+                self.cluster.breaker().end();
                 outcome
             }
         }
@@ -298,7 +298,7 @@ impl Ceph {
             format!(", the longest on cluster {} for {} s: {what}", self.cluster.name(), since.as_secs())
         });
         let found = format!("other calls kept all programs that may run at a time busy{oldest}");
-        self.failed(&call.what, tool, Reason::Crowded, None, String::new()).with(found)
+        self.failed(&call.what, tool, Reason::Saturated, None, String::new()).with(found)
     }
 
     fn permitted(&self, tool: Tool, call: &Call) -> Result<(), Failed> {
@@ -372,8 +372,8 @@ impl Ceph {
     /// The monitors for `-m`, their names resolved now.
     async fn monitors(&self, tool: Tool, call: &Call) -> Result<String, Failed> {
         let found = self.lookup().await;
-        let spoken = self.cluster.spoken();
-        self.cluster.monitors().resolved(|name| addresses(&found, name), &spoken).ok_or_else(|| {
+        let msgr_protocols = self.cluster.msgr_protocols();
+        self.cluster.monitors().resolved(|name| addresses(&found, name), &msgr_protocols).ok_or_else(|| {
             let problems: Vec<&str> =
                 found.values().filter_map(|found| found.as_ref().err()).map(String::as_str).collect();
             self.failed(&call.what, tool, Reason::Unresolved, None, problems.join(", "))
@@ -381,10 +381,10 @@ impl Ceph {
     }
 
     /// What listens where monitors should.
-    async fn hear(&self) -> Vec<Heard> {
+    async fn probe_monitors(&self) -> Vec<Probed> {
         let found = self.lookup().await;
         let endpoints = self.cluster.monitors().to_ask(|name| addresses(&found, name));
-        reach::hear(endpoints, self.cluster.tools().connect.min(GREETING)).await
+        reach::probe_monitors(endpoints, self.cluster.tools().connect.min(GREETING)).await
     }
 
     /// The addresses of the monitors' names, or why there are none.
@@ -422,7 +422,7 @@ impl Ceph {
         } else {
             (classify(tool, ended.code, &stderr), Stderr::read(&stderr).summary())
         };
-        if call.although == Some(reason) && ended.stdout.dropped == 0 {
+        if call.accept_output_on == Some(reason) && ended.stdout.dropped == 0 {
             return reply(ended.stdout.bytes);
         }
         // The only failure of which `rados` tells on its standard output.
@@ -448,7 +448,8 @@ impl Ceph {
 
     fn failed(&self, what: &str, tool: Tool, reason: Reason, code: Option<i32>, stderr: String) -> Failed {
         let about_the_cluster =
-            matches!(reason.shows(), Shown::Lost | Shown::AuthRejected) || reason == Reason::BadKey;
+            matches!(reason.shows(), Reachability::Unreachable | Reachability::AuthRejected)
+                || reason == Reason::BadKey;
         let what = if about_the_cluster && !what.contains(self.cluster.name()) {
             format!("{what} on cluster {} ({})", self.cluster.name(), self.cluster.monitors())
         } else {

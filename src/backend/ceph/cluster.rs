@@ -12,12 +12,12 @@ use tokio::sync::Semaphore;
 
 use super::{
     admin::Admin,
+    breaker::CircuitBreaker,
     call::Failed,
     monitors::{Monitors, Protocol},
     programs::Programs,
-    reason::Shown,
+    reason::Reachability,
     session_pool::SessionPool,
-    silence::Silence,
     users::Users,
 };
 use crate::{
@@ -92,9 +92,9 @@ pub(super) struct Shared {
     users: Mutex<Users>,
     /// Why the last attempt to reach the cluster failed.
     unreachable: Mutex<Option<String>>,
-    silence: Mutex<Silence>,
+    breaker: Mutex<CircuitBreaker>,
     /// The protocols that monitors speak whose addresses do not say one, as they said themselves.
-    spoken: Mutex<BTreeMap<SocketAddr, Protocol>>,
+    msgr_protocols: Mutex<BTreeMap<SocketAddr, Protocol>>,
     running: Mutex<Running>,
 }
 
@@ -144,8 +144,8 @@ impl Cluster {
                 slots: Semaphore::new(tools.concurrency.max(1)),
                 few: Semaphore::new(FEW),
                 sessions: SessionPool::new(tools.sessions, &tools.programs),
-                silence: Mutex::new(Silence::new(tools.pause)),
-                spoken: Mutex::default(),
+                breaker: Mutex::new(CircuitBreaker::new(tools.pause)),
+                msgr_protocols: Mutex::default(),
                 tools,
                 identity: Mutex::default(),
                 users: Mutex::default(),
@@ -191,20 +191,20 @@ impl Cluster {
     }
 
     /// Whether and how long it is left alone, since it did not answer.
-    pub(super) fn silence(&self) -> MutexGuard<'_, Silence> {
-        self.shared.silence.lock()
+    pub(super) fn breaker(&self) -> MutexGuard<'_, CircuitBreaker> {
+        self.shared.breaker.lock()
     }
 
     /// The protocols that are spoken at addresses that do not say one.
-    pub(super) fn spoken(&self) -> BTreeMap<SocketAddr, Protocol> {
-        self.shared.spoken.lock().clone()
+    pub(super) fn msgr_protocols(&self) -> BTreeMap<SocketAddr, Protocol> {
+        self.shared.msgr_protocols.lock().clone()
     }
 
     /// Takes notice of the protocols that are spoken; whether there is news.
-    pub(super) fn set_spoken(&self, spoken: BTreeMap<SocketAddr, Protocol>) -> bool {
-        let mut known = self.shared.spoken.lock();
-        let news = !spoken.is_empty() && *known != spoken;
-        *known = spoken;
+    pub(super) fn set_msgr_protocols(&self, msgr_protocols: BTreeMap<SocketAddr, Protocol>) -> bool {
+        let mut known = self.shared.msgr_protocols.lock();
+        let news = !msgr_protocols.is_empty() && *known != msgr_protocols;
+        *known = msgr_protocols;
         news
     }
 
@@ -262,16 +262,16 @@ impl Cluster {
     /// Notes what a call showed of the cluster.
     pub(super) fn learn<T>(&self, outcome: &Result<T, Failed>) {
         let shown = match outcome {
-            Ok(_) => Shown::Well,
+            Ok(_) => Reachability::Reachable,
             Err(failed) => failed.reason.shows(),
         };
         let unreachable = match (shown, outcome) {
-            (Shown::Lost, Err(failed)) => Some(failed.to_string()),
-            (Shown::Nothing, _) => return,
-            (Shown::Well | Shown::AuthRejected | Shown::Lost, _) => None,
+            (Reachability::Unreachable, Err(failed)) => Some(failed.to_string()),
+            (Reachability::Unknown, _) => return,
+            (Reachability::Reachable | Reachability::AuthRejected | Reachability::Unreachable, _) => None,
         };
         *self.shared.unreachable.lock() = unreachable;
-        if matches!(shown, Shown::Lost | Shown::AuthRejected) {
+        if matches!(shown, Reachability::Unreachable | Reachability::AuthRejected) {
             // What answers next may be another cluster.
             self.identities().now = None;
         }

@@ -104,12 +104,12 @@ impl Monitors {
         names.collect()
     }
 
-    /// For `-m`: with every name replaced by its addresses, `None` where nothing is left. `spoken` tells the protocols of addresses
+    /// For `-m`: with every name replaced by its addresses, `None` where nothing is left. `msgr_protocols` tells the protocols of addresses
     /// that do not say one.
     pub(super) fn resolved(
         &self,
         addresses_of: impl Fn(&str) -> Vec<IpAddr>,
-        spoken: &BTreeMap<SocketAddr, Protocol>,
+        msgr_protocols: &BTreeMap<SocketAddr, Protocol>,
     ) -> Option<String> {
         let mut found: Vec<String> = Vec::new();
         for monitor in &self.monitors {
@@ -119,7 +119,9 @@ impl Monitors {
                 let one: Vec<String> = monitor
                     .iter()
                     .zip(&each)
-                    .filter_map(|(address, ips)| Some(address.texts(*ips.get(i).or(ips.first())?, spoken)))
+                    .filter_map(|(address, ips)| {
+                        Some(address.texts(*ips.get(i).or(ips.first())?, msgr_protocols))
+                    })
                     .flatten()
                     .collect();
                 let text = if one.len() > 1 { format!("[{}]", one.join(",")) } else { one.concat() };
@@ -187,10 +189,10 @@ impl Address {
     }
 
     /// As the programs read it: with the protocols that are spoken there, where it does not say one itself.
-    fn texts(&self, ip: IpAddr, spoken: &BTreeMap<SocketAddr, Protocol>) -> Vec<String> {
+    fn texts(&self, ip: IpAddr, msgr_protocols: &BTreeMap<SocketAddr, Protocol>) -> Vec<String> {
         if self.protocol.is_none() {
             let known = self.endpoints(ip).into_iter().filter_map(|endpoint| {
-                let protocol = spoken.get(&endpoint.address)?;
+                let protocol = msgr_protocols.get(&endpoint.address)?;
                 Some(format!("{protocol}:{}", endpoint.address))
             });
             let known: Vec<String> = known.collect();
@@ -420,7 +422,7 @@ mod tests {
     #[test]
     fn an_address_without_a_protocol_is_written_with_the_one_that_is_spoken_there() {
         let names = |_: &str| vec!["10.0.0.9".parse().unwrap()];
-        let spoken = BTreeMap::from([
+        let msgr_protocols = BTreeMap::from([
             ("10.0.0.1:7000".parse().unwrap(), Protocol::V1),
             ("10.0.0.2:3300".parse().unwrap(), Protocol::V2),
             ("10.0.0.9:6789".parse().unwrap(), Protocol::V1),
@@ -436,7 +438,7 @@ mod tests {
             ("v2:10.0.0.1:7000", "v2:10.0.0.1:7000"),
         ];
         for (text, expected) in rows {
-            assert_eq!(read(text).resolved(names, &spoken).as_deref(), Some(expected), "{text}");
+            assert_eq!(read(text).resolved(names, &msgr_protocols).as_deref(), Some(expected), "{text}");
         }
     }
 

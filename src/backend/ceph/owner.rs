@@ -1,4 +1,4 @@
-//! Whose a volume on the storage is: a PV that claims it ([`Claimant`]), held against the mark that it carries ([`judge`]). Pure.
+//! Whose a volume on the storage is: a PV that claims it ([`PvVolume`]), held against the mark that it carries ([`judge`]). Pure.
 //!
 //! What proves are the cluster together with the volume's name. What is not known is never equal to anything.
 
@@ -8,7 +8,7 @@ use crate::volume::{
 
 /// A PV that says that something on the storage is its volume.
 #[derive(Debug, Clone, Copy)]
-pub struct Claimant<'a> {
+pub struct PvVolume<'a> {
     /// The volume's name.
     pub name: &'a VolumeName,
     /// Its id; without one an older provisioner made the volume.
@@ -21,9 +21,9 @@ pub struct Claimant<'a> {
     pub pv_metadata: &'a PvMetadata,
 }
 
-macro_rules! claimant {
+macro_rules! pv {
     ($($request:ty),*) => {$(
-        impl<'a> From<&'a $request> for Claimant<'a> {
+        impl<'a> From<&'a $request> for PvVolume<'a> {
             fn from(request: &'a $request) -> Self {
                 let (name, id, source) = (&request.name, request.id.as_ref(), &request.source);
                 Self { name, id, source, claim: &request.claim, pv_metadata: &request.pv_metadata }
@@ -32,7 +32,7 @@ macro_rules! claimant {
     )*};
 }
 
-claimant!(Removal, InUse, ExpandRequest);
+pv!(Removal, InUse, ExpandRequest);
 
 /// What a mark proves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,10 +47,10 @@ pub enum Verdict {
 
 /// Whether what carries a mark of the cluster `owner` ([`UNRECORDED`] where it says none), which names this volume or does not, is the
 /// volume of the PV.
-pub fn judge(owner: &str, names_volume: bool, claimant: Claimant<'_>, cluster: &ClusterIds) -> Verdict {
+pub fn judge(owner: &str, names_volume: bool, pv: PvVolume<'_>, cluster: &ClusterIds) -> Verdict {
     if names_volume && owner != UNRECORDED && cluster.include(owner) {
         Verdict::Ours
-    } else if claimant.pv_metadata.take_over.as_deref() == Some(owner) {
+    } else if pv.pv_metadata.take_over.as_deref() == Some(owner) {
         Verdict::TakenOver
     } else {
         Verdict::Unproved

@@ -67,7 +67,7 @@ pub enum Reason {
     /// The cluster did not answer in time. The outcome is unknown.
     Deadline,
     /// It was never begun, since other calls held all places.
-    Crowded,
+    Saturated,
     /// The cluster lacks a daemon that must answer, or asks to come again.
     NotReady,
     /// The program crashed or was killed. The outcome is unknown.
@@ -114,7 +114,7 @@ impl Reason {
             Self::Unreachable
             | Self::Unresolved
             | Self::Deadline
-            | Self::Crowded
+            | Self::Saturated
             | Self::NotReady
             | Self::Crashed
             | Self::Stopped => Kind::Unavailable,
@@ -123,11 +123,15 @@ impl Reason {
     }
 
     /// What it shows of the cluster itself.
-    pub(super) fn shows(self) -> Shown {
+    pub(super) fn shows(self) -> Reachability {
         match self {
-            Self::Unreachable | Self::Unresolved | Self::Deadline | Self::ProgramMissing => Shown::Lost,
-            Self::WrongKey => Shown::AuthRejected,
-            Self::BadKey | Self::Crowded | Self::Crashed | Self::Stopped | Self::Other => Shown::Nothing,
+            Self::Unreachable | Self::Unresolved | Self::Deadline | Self::ProgramMissing => {
+                Reachability::Unreachable
+            }
+            Self::WrongKey => Reachability::AuthRejected,
+            Self::BadKey | Self::Saturated | Self::Crashed | Self::Stopped | Self::Other => {
+                Reachability::Unknown
+            }
             Self::Exists
             | Self::NoPool
             | Self::NoDataPool
@@ -153,7 +157,7 @@ impl Reason {
             | Self::SameSize
             | Self::Argument
             | Self::Full
-            | Self::NotReady => Shown::Well,
+            | Self::NotReady => Reachability::Reachable,
         }
     }
 
@@ -190,7 +194,7 @@ impl Reason {
             Self::Unreachable => "no monitor of the cluster answered",
             Self::Unresolved => "the monitors' names could not be resolved",
             Self::Deadline => "the cluster did not answer in time",
-            Self::Crowded => "it was not begun",
+            Self::Saturated => "it was not begun",
             Self::NotReady => "the cluster is not ready for this",
             Self::Crashed => "the program was killed or crashed",
             Self::Stopped => "stopped, since the leader lease was not renewed in time",
@@ -254,7 +258,7 @@ impl Reason {
             | Self::NoUser
             | Self::NoObject
             | Self::NoSuchThing
-            | Self::Crowded
+            | Self::Saturated
             | Self::NotEmpty
             | Self::NotExpired
             | Self::HeaderlessTrash
@@ -269,13 +273,13 @@ impl Reason {
 
 /// What a call shows of the cluster, whatever became of the call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Shown {
+pub(super) enum Reachability {
     /// It answered.
-    Well,
+    Reachable,
     /// It answered, and does not know us: it may be another one than before.
     AuthRejected,
     /// It did not answer.
-    Lost,
+    Unreachable,
     /// Nothing.
-    Nothing,
+    Unknown,
 }

@@ -21,7 +21,7 @@ pub trait ClusterStore: Send + Sync + 'static {
     /// The cluster.
     fn cluster(&self) -> &Cluster;
     /// Takes what the existing volumes say. `admin`: the configured user.
-    fn expect(&self, past: &StoreExpectation, admin: Option<&Admin>);
+    fn expect(&self, expected: &StoreExpectation, admin: Option<&Admin>);
     /// Whether deleted volumes wait there.
     fn has_trash(&self) -> bool;
     /// Ends what runs for it: nothing names it any more.
@@ -33,20 +33,20 @@ pub struct KnownStores<S> {
     /// All clusters of the process.
     pub clusters: Clusters,
     /// What the backend may ask of Kubernetes.
-    pub host: Arc<dyn Kubernetes>,
+    pub kubernetes: Arc<dyn Kubernetes>,
     /// The users of the configured clusters, by the clusters' names.
     pub admins: BTreeMap<String, Admin>,
     open: Box<dyn Fn(Cluster) -> S + Send + Sync>,
     known: Mutex<Vec<Arc<S>>>,
     /// What the existing volumes say, by the name of the cluster.
-    past: Mutex<BTreeMap<String, StoreExpectation>>,
+    expected: Mutex<BTreeMap<String, StoreExpectation>>,
 }
 
 impl<S: ClusterStore> KnownStores<S> {
     /// The stores of the configured clusters. Asks nothing of them yet.
     pub fn new(
         clusters: Clusters,
-        host: Arc<dyn Kubernetes>,
+        kubernetes: Arc<dyn Kubernetes>,
         admins: BTreeMap<String, Admin>,
         open: impl Fn(Cluster) -> S + Send + Sync + 'static,
     ) -> Result<Self, Error> {
@@ -57,15 +57,15 @@ impl<S: ClusterStore> KnownStores<S> {
         }
         let known = clusters.configured().into_iter().map(|cluster| Arc::new(open(cluster))).collect();
         let (open, known) = (Box::new(open), Mutex::new(known));
-        Ok(Self { clusters, host, admins, open, known, past: Mutex::default() })
+        Ok(Self { clusters, kubernetes, admins, open, known, expected: Mutex::default() })
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Arc<S>>> {
         self.known.lock()
     }
 
-    fn past(&self) -> MutexGuard<'_, BTreeMap<String, StoreExpectation>> {
-        self.past.lock()
+    fn expected(&self) -> MutexGuard<'_, BTreeMap<String, StoreExpectation>> {
+        self.expected.lock()
     }
 
     /// All that are known.
@@ -85,8 +85,8 @@ impl<S: ClusterStore> KnownStores<S> {
             return Arc::clone(store);
         }
         let store = Arc::new((self.open)(cluster.clone()));
-        if let Some(past) = self.past().get(cluster.name()) {
-            store.expect(past, self.admins.get(cluster.name()));
+        if let Some(expected) = self.expected().get(cluster.name()) {
+            store.expect(expected, self.admins.get(cluster.name()));
         }
         let comes_later = |other: &Arc<S>| {
             let name = other.cluster().name();
@@ -98,14 +98,14 @@ impl<S: ClusterStore> KnownStores<S> {
     }
 
     /// Notes what the existing volumes say of a store; the store, if it is known.
-    pub fn expect(&self, past: StoreExpectation) -> Option<Arc<S>> {
-        let known = self.named(&past.store);
+    pub fn expect(&self, expected: StoreExpectation) -> Option<Arc<S>> {
+        let known = self.named(&expected.store);
         if let Some(store) = &known {
-            store.expect(&past, self.admins.get(&past.store));
+            store.expect(&expected, self.admins.get(&expected.store));
         } else {
-            tracing::info!(cluster = past.store, "volumes exist on a cluster that is not known yet");
+            tracing::info!(cluster = expected.store, "volumes exist on a cluster that is not known yet");
         }
-        self.past().insert(past.store.clone(), past);
+        self.expected().insert(expected.store.clone(), expected);
         known
     }
 
@@ -114,14 +114,14 @@ impl<S: ClusterStore> KnownStores<S> {
     pub fn retain(&self, classes: &[(Cluster, Admin)], used: &BTreeSet<String>) {
         let named =
             |name: &str| used.contains(name) || classes.iter().any(|(cluster, _)| cluster.name() == name);
-        self.past().retain(|name, _| named(name));
+        self.expected().retain(|name, _| named(name));
         self.lock().retain(|store| {
             let (cluster, name) = (store.cluster(), store.cluster().name());
             let admins = || classes.iter().filter(|(of, _)| of.name() == name).map(|(_, admin)| admin);
             cluster
                 .retain_users(|admin| self.admins.get(name) == Some(admin) || admins().any(|by| by == admin));
             for admin in admins() {
-                cluster.watch(&self.host, admin);
+                cluster.watch(&self.kubernetes, admin);
             }
             let purging = store.has_trash() && cluster.health().ready.is_ok();
             let kept = self.clusters.is_configured(name) || named(name) || purging;

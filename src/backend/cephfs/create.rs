@@ -8,13 +8,13 @@ use std::time::SystemTime;
 
 use super::{
     class::{Node, Plan},
-    info::{At, Found, Info, New},
+    info::{Found, Info, New, SubvolumeRef},
     mark::{self, Mark, Marks, Owner},
-    record::Record,
+    record::ControllerContext,
     settings::NAME,
     users::{self, OwnUser},
     volume_context::VolumeContext,
-    work::Work,
+    work::FsClient,
 };
 use crate::{
     backend::{
@@ -48,7 +48,7 @@ enum Look {
 
 /// Makes the volume.
 pub(super) async fn create(
-    work: &Work,
+    work: &FsClient,
     driver: &str,
     request: &VolumeRequest,
     plan: &Plan,
@@ -56,15 +56,15 @@ pub(super) async fn create(
 ) -> Result<Volume, Error> {
     let claim = request.claim.key();
     let id = VolumeId::new(NAME, plan.cluster.name(), request.name.clone())?;
-    if work.host.cluster_ids().is_none() {
+    if work.kubernetes.cluster_ids().is_none() {
         let message = format!("nothing can be marked as ours: {UNKNOWN_CLUSTER}");
         return Err(Error::new(Kind::Unavailable, message));
     }
     let identity = work.identity().await?;
     let fs = work.filesystem(plan.fs.as_deref(), Some(&plan.names.group)).await?;
     work.store.met(&fs, &plan.names.group);
-    let at = At { fs, group: plan.names.group.clone(), name: plan.names.subvolume.clone() };
-    let fresh = if plan.names.spare.is_none() && work.is_new(&at).await? {
+    let at = SubvolumeRef { fs, group: plan.names.group.clone(), name: plan.names.subvolume.clone() };
+    let fresh = if plan.names.fallback.is_none() && work.is_new(&at).await? {
         Owned { work, at: &at, plan, claim: &claim, permit }.make_fresh().await?
     } else {
         None
@@ -82,7 +82,7 @@ pub(super) async fn create(
     }
     if let Node::Own { user, secret } = &plan.node {
         let own = OwnUser { user, secret, form: plan.form };
-        own.let_in(work, &at, &claim.uid, &request.name, permit).await?;
+        own.authorize_user(work, &at, &claim.uid, &request.name, permit).await?;
     }
     Ok(Volume {
         source: source(plan, &at, &id, driver, &info.path),
@@ -96,12 +96,12 @@ pub(super) async fn create(
 
 /// Looks what is there, and makes of it what the class asks for.
 async fn find(
-    work: &Work,
-    first: At,
+    work: &FsClient,
+    first: SubvolumeRef,
     plan: &Plan,
     claim: &ClaimKey,
     permit: &Permit,
-) -> Result<(At, Info), Error> {
+) -> Result<(SubvolumeRef, Info), Error> {
     let (at, look) = choose(work, first, plan, claim).await?;
     let owner = Owned { work, at: &at, plan, claim, permit };
     match look {
@@ -123,23 +123,28 @@ async fn find(
 /// Which of the names to take, and what is there.
 ///
 /// The spare one first: an attempt may have taken it while the other still held an archive that has expired since.
-async fn choose(work: &Work, first: At, plan: &Plan, claim: &ClaimKey) -> Result<(At, Look), Error> {
-    let spare = plan.names.spare.clone().map(|name| At { name, ..first.clone() });
-    let Some(spare) = spare else {
+async fn choose(
+    work: &FsClient,
+    first: SubvolumeRef,
+    plan: &Plan,
+    claim: &ClaimKey,
+) -> Result<(SubvolumeRef, Look), Error> {
+    let fallback = plan.names.fallback.clone().map(|name| SubvolumeRef { name, ..first.clone() });
+    let Some(fallback) = fallback else {
         let look = look(work, &first, claim).await?;
         return Ok((first, look));
     };
-    let beside = look(work, &spare, claim).await?;
+    let beside = look(work, &fallback, claim).await?;
     if matches!(beside, Look::Ours(_)) {
-        return Ok((spare, beside));
+        return Ok((fallback, beside));
     }
     match look(work, &first, claim).await? {
-        Look::Archived(_) => Ok((spare, beside)),
+        Look::Archived(_) => Ok((fallback, beside)),
         found => Ok((first, found)),
     }
 }
 
-async fn look(work: &Work, at: &At, claim: &ClaimKey) -> Result<Look, Error> {
+async fn look(work: &FsClient, at: &SubvolumeRef, claim: &ClaimKey) -> Result<Look, Error> {
     let metadata = match work.subvolumes.metadata(at).await? {
         Found::NoGroup | Found::NoSubvolume => return Ok(Look::Free),
         Found::OnlySnapshots => {
@@ -151,10 +156,10 @@ async fn look(work: &Work, at: &At, claim: &ClaimKey) -> Result<Look, Error> {
         }
         Found::Subvolume(metadata) => metadata,
     };
-    Ok(judge(at, &Marks::read(&metadata), claim, work.host.cluster_ids().as_ref()))
+    Ok(judge(at, &Marks::read(&metadata), claim, work.kubernetes.cluster_ids().as_ref()))
 }
 
-fn judge(at: &At, marks: &Marks, claim: &ClaimKey, cluster: Option<&ClusterIds>) -> Look {
+fn judge(at: &SubvolumeRef, marks: &Marks, claim: &ClaimKey, cluster: Option<&ClusterIds>) -> Look {
     let shown = at.shown();
     let [fs, group, name] = at.quoted();
     let by_hand = format!("ceph fs subvolume rm {fs} {name} --group_name {group}");
@@ -203,8 +208,8 @@ fn judge(at: &At, marks: &Marks, claim: &ClaimKey, cluster: Option<&ClusterIds>)
 
 /// A subvolume that is becoming a claim's.
 struct Owned<'a> {
-    work: &'a Work,
-    at: &'a At,
+    work: &'a FsClient,
+    at: &'a SubvolumeRef,
     plan: &'a Plan,
     claim: &'a ClaimKey,
     permit: &'a Permit,
@@ -216,8 +221,8 @@ impl Owned<'_> {
         self.make().await?;
         let info = self.work.subvolumes.info(self.at).await?;
         let as_made = info.made_by_module()
-            && info.pristine()
-            && info.isolated()
+            && info.is_unused()
+            && info.has_own_namespace()
             && info.quota() == Some(self.plan.quota);
         if !as_made {
             return Ok(None);
@@ -250,7 +255,7 @@ impl Owned<'_> {
     /// each first says that it wants it, then looks who else does: of two, at least the later one sees the other.
     async fn mark(&self) -> Result<(), Error> {
         let Self { work, at, plan, claim, permit } = self;
-        if plan.names.spare.is_some() {
+        if plan.names.fallback.is_some() {
             let ours = mark::wanted(&claim.uid);
             work.subvolumes.set_metadata(at, &ours, "1", permit).await?;
             let rival = match work.subvolumes.metadata(at).await? {
@@ -270,7 +275,7 @@ impl Owned<'_> {
             Node::Own { user, secret } => Some((user.as_str(), secret)),
             Node::Shared { .. } | Node::Configured => None,
         };
-        Mark::new(self.claim, self.work.host.cluster_id(), own, SystemTime::now())
+        Mark::new(self.claim, self.work.kubernetes.cluster_id(), own, SystemTime::now())
     }
 
     /// Takes back the user and the Secret of an earlier attempt where the class, which was replaced since, asks for others: only what
@@ -288,7 +293,7 @@ impl Owned<'_> {
                 .set_metadata(self.at, mark::OWNER, &mark.written(), self.permit)
                 .await;
         }
-        users::discard(self.work, self.at, old, false, self.permit).await?;
+        users::delete_user_and_secret(self.work, self.at, old, false, self.permit).await?;
         let cluster_id = new.cluster_id.or_else(|| old.cluster_id.clone());
         let mark = Mark { cluster_id, since: old.since.clone(), ..new };
         self.work.subvolumes.set_metadata(self.at, mark::OWNER, &mark.written(), self.permit).await
@@ -324,7 +329,7 @@ impl Owned<'_> {
             Ok(info) if !info.made_by_module() => {
                 "is a plain directory, which Ceph's volumes module did not make".to_owned()
             }
-            Ok(info) if !info.pristine() => format!(
+            Ok(info) if !info.is_unused() => format!(
                 "has been used: {} bytes, changed at {}, made at {}",
                 info.bytes_used, info.mtime, info.created_at
             ),
@@ -349,12 +354,12 @@ impl Owned<'_> {
         let Self { work, at, plan, permit, .. } = self;
         let mut info = work.subvolumes.info(at).await?;
         let confined = matches!(plan.node, Node::Own { .. });
-        if confined && !info.isolated() && info.made_by_module() && info.pristine() {
+        if confined && !info.has_own_namespace() && info.made_by_module() && info.is_unused() {
             // What is empty gets its namespace from Ceph's `create`.
             self.make().await?;
             info = work.subvolumes.info(at).await?;
         }
-        if confined && !info.isolated() {
+        if confined && !info.has_own_namespace() {
             let message = format!(
                 "{} has no RADOS namespace of its own, so a user for it alone would reach the data of every volume in pool {:?}; no \
                  user was given access. Write userSecretName into the class, or move the data to a new volume",
@@ -391,8 +396,8 @@ impl Owned<'_> {
 /// "No data available": an attribute that every subvolume has is missing.
 pub(super) const ENODATA: i32 = 61;
 
-fn record(plan: &Plan, at: &At) -> Record {
-    Record {
+fn record(plan: &Plan, at: &SubvolumeRef) -> ControllerContext {
+    ControllerContext {
         monitors: plan.monitors.as_ref().map(ToString::to_string),
         admin: plan.own_admin.then(|| plan.admin.clone()),
         fs: at.fs.clone(),
@@ -407,7 +412,7 @@ fn record(plan: &Plan, at: &At) -> Record {
 }
 
 /// What the PV says of it.
-fn source(plan: &Plan, at: &At, id: &VolumeId, driver: &str, path: &str) -> Source {
+fn source(plan: &Plan, at: &SubvolumeRef, id: &VolumeId, driver: &str, path: &str) -> Source {
     let (user, secret): (Option<&str>, Option<&SecretName>) = match &plan.node {
         Node::Own { user, secret } | Node::Shared { user, secret } => (Some(user), Some(secret)),
         Node::Configured => (None, None),

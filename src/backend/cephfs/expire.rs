@@ -5,11 +5,11 @@
 use std::time::{Duration, SystemTime};
 
 use super::{
-    info::At,
+    info::SubvolumeRef,
     purge::LATER,
     store::NextLook,
     users,
-    work::{Marked, Work},
+    work::{FsClient, Marked},
 };
 use crate::{
     backend::{Error, PvState},
@@ -24,12 +24,12 @@ const USED: Duration = Duration::from_hours(1);
 /// One that a PV uses loses its mark when it is restored or registered. Returns when to look again, or `None` where nothing is left
 /// to be done.
 pub(super) async fn expire(
-    work: &Work,
-    at: &At,
+    work: &FsClient,
+    at: &SubvolumeRef,
     now: SystemTime,
     permit: &Permit,
 ) -> Result<NextLook, Error> {
-    let Some(marked) = work.hold(at).await? else { return Ok(None) };
+    let Some(marked) = work.try_lock(at).await? else { return Ok(None) };
     let Marked { marks, mark, name, .. } = &marked;
     let Some(archived) = &marks.archived else { return Ok(None) };
     match archived.expires() {
@@ -40,8 +40,8 @@ pub(super) async fn expire(
     if let Some(again) = wanted(work, at, name, now).await? {
         return Ok(Some(Some(again)));
     }
-    work.subvolumes.unsnapshotted(at).await?;
-    users::discard(work, at, mark, true, permit).await?;
+    work.subvolumes.require_no_snapshots(at).await?;
+    users::delete_user_and_secret(work, at, mark, true, permit).await?;
     // That took a while. What gets a PV now is let in again with that.
     if let Some(again) = wanted(work, at, name, now).await? {
         return Ok(Some(Some(again)));
@@ -59,12 +59,12 @@ pub(super) async fn expire(
 
 /// When an archive is looked at again that a PV uses; `None` where there is no PV.
 async fn wanted(
-    work: &Work,
-    at: &At,
+    work: &FsClient,
+    at: &SubvolumeRef,
     name: &VolumeName,
     now: SystemTime,
 ) -> Result<Option<SystemTime>, Error> {
-    match work.host.pv_state(name).await? {
+    match work.kubernetes.pv_state(name).await? {
         PvState::Absent => Ok(None),
         PvState::Present { removing: true, .. } => Ok(Some(now + LATER)),
         PvState::Present { removing: false, .. } => {

@@ -1,4 +1,4 @@
-//! What Ceph tells of a subvolume: where it is ([`At`]), its metadata ([`Found`]), and how it is ([`Info`]). Pure.
+//! What Ceph tells of a subvolume: where it is ([`SubvolumeRef`]), its metadata ([`Found`]), and how it is ([`Info`]). Pure.
 
 use std::{
     collections::BTreeMap,
@@ -11,13 +11,13 @@ use crate::backend::quoted;
 
 /// A subvolume: file system, group, name.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) struct At {
+pub(super) struct SubvolumeRef {
     pub(super) fs: String,
     pub(super) group: String,
     pub(super) name: String,
 }
 
-impl At {
+impl SubvolumeRef {
     /// How [`shown`](Self::shown) begins.
     pub(super) const KIND: &str = "subvolume ";
 
@@ -93,7 +93,7 @@ impl Info {
     }
 
     /// Whether its data lies in a RADOS namespace of its own, without which its user would reach the data of the whole pool.
-    pub(super) fn isolated(&self) -> bool {
+    pub(super) fn has_own_namespace(&self) -> bool {
         self.pool_namespace.as_ref().is_some_and(|namespace| !namespace.is_empty())
     }
 
@@ -117,7 +117,7 @@ impl Info {
     ///
     /// The used bytes lag behind: they stay 0 for as long as a client keeps what it wrote to itself. The time of the last
     /// change of the directory does not: a new name in it is made by the metadata server, which notes it at once.
-    pub(super) fn pristine(&self) -> bool {
+    pub(super) fn is_unused(&self) -> bool {
         self.bytes_used == 0 && !self.created_at.is_empty() && self.created_at == self.mtime
     }
 }

@@ -6,12 +6,12 @@
 
 use super::{
     create::ENODATA,
-    info::{At, Found},
+    info::{Found, SubvolumeRef},
     mark::{self, Archived, Mark, Marks, Owner},
     names,
     remove::{no_group, now},
     users::remove_confined,
-    work::Work,
+    work::FsClient,
 };
 use crate::{
     backend::{
@@ -112,16 +112,16 @@ impl LegacyVolume {
     }
 
     /// Where it lies, on the cluster that it was.
-    async fn find(&self, work: &Work) -> Result<At, Error> {
+    async fn find(&self, work: &FsClient) -> Result<SubvolumeRef, Error> {
         work.identity().await?;
         let fs = work.filesystem(self.fs.as_deref(), None).await?;
-        Ok(At { fs, group: self.group.clone(), name: self.share.clone() })
+        Ok(SubvolumeRef { fs, group: self.group.clone(), name: self.share.clone() })
     }
 }
 
 /// Removes the volume, its user and its Secret.
 pub(super) async fn remove(
-    work: &Work,
+    work: &FsClient,
     legacy: &LegacyVolume,
     name: &VolumeName,
     disposal: Disposal,
@@ -130,7 +130,7 @@ pub(super) async fn remove(
     if disposal == Disposal::Retain {
         return Ok(Removed::Kept);
     }
-    if work.host.cluster_ids().is_none() {
+    if work.kubernetes.cluster_ids().is_none() {
         let message = format!("{} cannot be removed: {UNKNOWN_CLUSTER}", legacy.path);
         return Err(Error::new(Kind::Refused, message));
     }
@@ -152,12 +152,12 @@ pub(super) async fn remove(
             Disposal::Delete => {
                 // Ceph finds such a directory again by its PV alone, so it cannot wait in the trash: the API server is asked once
                 // more, directly before what cannot be undone.
-                if let PvState::Present { removing: false, .. } = work.host.pv_state(name).await? {
+                if let PvState::Present { removing: false, .. } = work.kubernetes.pv_state(name).await? {
                     let message =
                         format!("PersistentVolume {name} is to be kept; {} was not touched", legacy.path);
                     return Err(Error::new(Kind::Refused, message));
                 }
-                work.subvolumes.unsnapshotted(&at).await?;
+                work.subvolumes.require_no_snapshots(&at).await?;
                 revoke(work, legacy, &at, permit).await?;
                 work.subvolumes.remove(&at, permit).await?;
                 Removed::Trashed
@@ -176,7 +176,7 @@ pub(super) async fn remove(
 
 /// Sets the quota, where there is one.
 pub(super) async fn expand(
-    work: &Work,
+    work: &FsClient,
     legacy: &LegacyVolume,
     quota: u64,
     permit: &Permit,
@@ -213,9 +213,9 @@ pub(super) async fn expand(
 ///
 /// A directory that was registered carries a mark: only this cluster's, for the very volume, lets it be removed.
 async fn look(
-    work: &Work,
+    work: &FsClient,
     legacy: &LegacyVolume,
-    at: &At,
+    at: &SubvolumeRef,
     removed: Option<&VolumeName>,
 ) -> Result<Option<Marks>, Error> {
     let blocked = |error: Error| {
@@ -240,7 +240,7 @@ async fn look(
     let marks = Marks::read(&metadata);
     let path = work.subvolumes.path(at).await.map_err(blocked)?;
     let expected = format!("/{}/{}/{}", names::ROOT, at.group, at.name);
-    let cluster = work.host.cluster_ids();
+    let cluster = work.kubernetes.cluster_ids();
     let ours = match &marks.owner {
         Owner::Unmarked => true,
         Owner::Claim(mark) => mark.is_of(cluster.as_ref()) && removed.is_none_or(|name| mark.names(name)),
@@ -264,7 +264,11 @@ async fn look(
 }
 
 /// Gives up that it is archived. Its user was removed with the archiving, and is not ours to make again.
-pub(super) async fn restore(work: &Work, legacy: &LegacyVolume, permit: &Permit) -> Result<Restored, Error> {
+pub(super) async fn restore(
+    work: &FsClient,
+    legacy: &LegacyVolume,
+    permit: &Permit,
+) -> Result<Restored, Error> {
     let at = legacy.find(work).await?;
     let Some(marks) = look(work, legacy, &at, None).await? else { return Ok(Restored::InPlace) };
     // A deletion that was refused at its last step has no mark.
@@ -278,7 +282,7 @@ pub(super) async fn restore(work: &Work, legacy: &LegacyVolume, permit: &Permit)
             "it was removed when {} was to go, and the PersistentVolume is to be kept after all; make the user and its Secret again",
             legacy.path
         );
-        work.store.memory().stick(format!("Ceph user client.{}", legacy.user), why);
+        work.store.memory().set_problem(format!("Ceph user client.{}", legacy.user), why);
     }
     if marks.archived.is_none() {
         return Ok(Restored::InPlace);
@@ -289,12 +293,12 @@ pub(super) async fn restore(work: &Work, legacy: &LegacyVolume, permit: &Permit)
 
 /// Writes whose it is on a directory that a PV of this cluster uses, so that no other cluster takes it for its own.
 pub(super) async fn register(
-    work: &Work,
+    work: &FsClient,
     legacy: &LegacyVolume,
     volume: &InUse,
     permit: &Permit,
 ) -> Result<(), Error> {
-    let Some(cluster) = work.host.cluster_ids() else { return Ok(()) };
+    let Some(cluster) = work.kubernetes.cluster_ids() else { return Ok(()) };
     let at = legacy.find(work).await?;
     match look(work, legacy, &at, Some(&volume.name)).await? {
         Some(marks) if marks.owner == Owner::Unmarked => {
@@ -307,13 +311,18 @@ pub(super) async fn register(
     }
 }
 
-async fn revoke(work: &Work, legacy: &LegacyVolume, at: &At, permit: &Permit) -> Result<(), Error> {
+async fn revoke(
+    work: &FsClient,
+    legacy: &LegacyVolume,
+    at: &SubvolumeRef,
+    permit: &Permit,
+) -> Result<(), Error> {
     revoke_user(work, legacy, &at.fs, permit).await?;
     work.subvolumes.evict(at, &legacy.user, permit).await
 }
 
 /// Removes the user, if it may do nothing but use this volume.
-async fn revoke_user(work: &Work, legacy: &LegacyVolume, fs: &str, permit: &Permit) -> Result<(), Error> {
+async fn revoke_user(work: &FsClient, legacy: &LegacyVolume, fs: &str, permit: &Permit) -> Result<(), Error> {
     let (above, what) = (format!("{}/", legacy.path), format!("the old volume {}", legacy.path));
     remove_confined(work, &legacy.user, (fs, &above), &what, permit).await?;
     Ok(())

@@ -28,13 +28,13 @@ pub(super) struct Names {
     pub(super) group: String,
     pub(super) subvolume: String,
     /// The name to take where the first one holds archived data; only for names that do not hold the UID.
-    pub(super) spare: Option<String>,
+    pub(super) fallback: Option<String>,
 }
 
 impl Names {
     /// A name that follows from the UID.
     pub(super) fn unique(group: String, volume: &VolumeName) -> Result<Self, Error> {
-        Ok(Self { group, subvolume: user(volume)?, spare: None })
+        Ok(Self { group, subvolume: user(volume)?, fallback: None })
     }
 
     /// A name that follows from namespace and name.
@@ -63,11 +63,11 @@ impl Names {
             );
             return Err(Error::new(Kind::Invalid, message));
         }
-        let spare = format!("{subvolume}_{}", uid(volume)?);
-        if spare.len() > LONGEST_SUBVOLUME {
+        let fallback = format!("{subvolume}_{}", uid(volume)?);
+        if fallback.len() > LONGEST_SUBVOLUME {
             return Err(too_long(volume));
         }
-        Ok(Self { group, subvolume, spare: Some(spare) })
+        Ok(Self { group, subvolume, fallback: Some(fallback) })
     }
 }
 
@@ -187,7 +187,7 @@ mod tests {
             .iter()
             .flat_map(|(namespace, claim)| {
                 let names = name(namespace, claim).unwrap();
-                [names.subvolume, names.spare.unwrap()]
+                [names.subvolume, names.fallback.unwrap()]
             })
             .collect();
         assert!(all.iter().all(|name| is_deterministic(name) && subvolume(name).is_some()), "{all:?}");

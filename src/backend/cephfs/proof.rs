@@ -4,13 +4,13 @@
 //! proves nothing: an administrator may bind it to another one.
 
 use super::{
-    info::At,
+    info::SubvolumeRef,
     mark::{self, Mark, Marks, Owner},
 };
 use crate::{
     backend::{
         Error, Kind, UNKNOWN_CLUSTER,
-        ceph::owner::{Claimant, Verdict, judge},
+        ceph::owner::{PvVolume, Verdict, judge},
         take_over,
     },
     volume::{ClaimKey, ClusterIds, SecretName, UNRECORDED, VolumeName},
@@ -24,14 +24,14 @@ pub(super) enum Proof {
     /// An administrator says that it is the volume's from now on: this mark is written before anything else.
     TakenOver(Box<Marks>, Box<Mark>),
     /// The name has passed to another claim, so the volume is gone.
-    Passed,
+    NameReused,
 }
 
 /// Whether the subvolume at `at` with these marks is the volume of that PV. `cluster`: who we are; unknown, nothing is proved.
 pub(super) fn prove(
-    at: &At,
+    at: &SubvolumeRef,
     marks: &Marks,
-    claimant: Claimant<'_>,
+    pv: PvVolume<'_>,
     cluster: Option<&ClusterIds>,
 ) -> Result<Proof, Error> {
     let refuse = |why: String| {
@@ -40,16 +40,15 @@ pub(super) fn prove(
     };
     // The command comes last, so that nothing but it is pasted.
     let refuse_unless_taken_over = |why: String, owner: &str| {
-        let message =
-            format!("{} {why}; nothing was touched. {}", at.shown(), by_take_over(claimant.name, owner));
+        let message = format!("{} {why}; nothing was touched. {}", at.shown(), by_take_over(pv.name, owner));
         Err(Error::new(Kind::Refused, message))
     };
     let Some(cluster) = cluster else {
         return refuse(format!("cannot be proved to be ours: {UNKNOWN_CLUSTER}"));
     };
-    let (name, claim) = (claimant.name, claimant.claim);
+    let (name, claim) = (pv.name, pv.claim);
     let signed = |mark: Mark| Mark { cluster_id: Some(cluster.current().to_owned()), ..mark };
-    let taken_over = claimant.pv_metadata.take_over.as_deref();
+    let taken_over = pv.pv_metadata.take_over.as_deref();
     let mark = match &marks.owner {
         Owner::Unreadable => {
             return refuse(format!("carries a mark ({}) that cannot be read", mark::OWNER));
@@ -70,12 +69,12 @@ pub(super) fn prove(
         let same_name = mark.namespace == claim.namespace && mark.name == claim.name;
         let deterministic = format!("{}.{}", claim.namespace, claim.name);
         if same_name && at.name == deterministic && mark.is_of(Some(cluster)) {
-            return Ok(Proof::Passed);
+            return Ok(Proof::NameReused);
         }
         return refuse(format!("belongs to {}, and not to PersistentVolume {name}", mark.shown()));
     }
     let owner = mark.cluster_id.as_deref().unwrap_or(UNRECORDED);
-    match judge(owner, true, claimant, cluster) {
+    match judge(owner, true, pv, cluster) {
         Verdict::Ours => return Ok(Proof::Ours(Box::new(marks.clone()))),
         Verdict::TakenOver => {
             return Ok(Proof::TakenOver(Box::new(marks.clone()), Box::new(signed(mark.clone()))));
@@ -100,19 +99,19 @@ pub(super) struct Own {
 
 /// Whether `user` with its Secret is the volume's own by its mark; `None` where the volume is gone.
 pub(super) fn own_user(
-    at: &At,
+    at: &SubvolumeRef,
     marks: &Marks,
-    claimant: Claimant<'_>,
+    pv: PvVolume<'_>,
     (user, secret): (&str, &SecretName),
     cluster: &ClusterIds,
 ) -> Result<Option<Own>, Error> {
-    let mark = match prove(at, marks, claimant, Some(cluster))? {
+    let mark = match prove(at, marks, pv, Some(cluster))? {
         Proof::Ours(marks) => match marks.owner {
             Owner::Claim(mark) => mark,
             Owner::Unmarked | Owner::Unreadable => return Ok(None),
         },
         Proof::TakenOver(_, mark) => *mark,
-        Proof::Passed => return Ok(None),
+        Proof::NameReused => return Ok(None),
     };
     if mark.user.as_deref() != Some(user) || mark.secret().as_ref() != Some(secret) {
         let message = format!(
@@ -122,7 +121,7 @@ pub(super) fn own_user(
         );
         return Err(Error::new(Kind::Refused, message));
     }
-    let now = &claimant.claim.namespace;
+    let now = &pv.claim.namespace;
     let left = (secret.namespace == mark.namespace && *now != mark.namespace).then(|| {
         format!(
             "Secret {secret}, with which nodes mount the volume, is not made: it was in the namespace of the claim that the volume was made \
@@ -151,8 +150,8 @@ mod tests {
         ClaimKey { namespace: "team".into(), name: "data".into(), uid: uid.into() }
     }
 
-    fn at(name: &str) -> At {
-        At { fs: "cephfs".into(), group: "berth".into(), name: name.into() }
+    fn at(name: &str) -> SubvolumeRef {
+        SubvolumeRef { fs: "cephfs".into(), group: "berth".into(), name: name.into() }
     }
 
     fn marks(cluster_id: Option<&str>, uid: &str) -> Marks {
@@ -176,10 +175,10 @@ mod tests {
         let pv_metadata = PvMetadata { take_over: take_over.map(str::to_owned), ..PvMetadata::default() };
         let name = VolumeName::for_claim("u-1").unwrap();
         let source = Source::Nfs { server: String::new(), path: String::new() };
-        let claimant = Claimant { name: &name, id: None, source: &source, claim, pv_metadata: &pv_metadata };
-        match prove(&at(subvolume), &marks, claimant, cluster) {
+        let pv = PvVolume { name: &name, id: None, source: &source, claim, pv_metadata: &pv_metadata };
+        match prove(&at(subvolume), &marks, pv, cluster) {
             Ok(Proof::Ours(_)) => Ok("ours"),
-            Ok(Proof::Passed) => Ok("passed"),
+            Ok(Proof::NameReused) => Ok("passed"),
             Ok(Proof::TakenOver(_, mark)) => {
                 assert!(mark.is_of(cluster) && mark.names(&name));
                 Ok("taken over")

@@ -7,12 +7,12 @@ use std::time::{Duration, SystemTime};
 
 use super::{
     expire::expire,
-    info::At,
+    info::SubvolumeRef,
     mark::{self, Archived, Deleted},
     remove,
     store::{NextLook, Removed},
     users,
-    work::{Marked, Work},
+    work::{FsClient, Marked},
 };
 use crate::{
     backend::{Error, Kind, PvState},
@@ -65,7 +65,7 @@ pub(super) fn decide(deleted: &Deleted, pv: &PvState, now: SystemTime) -> Next {
 }
 
 /// Purges the deleted and the archived volumes that are due, and tells what could not be.
-pub(super) async fn purge_due(work: &Work, now: SystemTime, permit: &Permit) -> Result<(), Error> {
+pub(super) async fn purge_due(work: &FsClient, now: SystemTime, permit: &Permit) -> Result<(), Error> {
     let mut lost = None;
     let due = work.store.memory().due(now);
     for (state, at) in due {
@@ -93,7 +93,7 @@ pub(super) async fn purge_due(work: &Work, now: SystemTime, permit: &Permit) -> 
                     continue;
                 }
                 _ => {
-                    memory.stick(key, error.chain());
+                    memory.set_problem(key, error.chain());
                     now + LATER
                 }
             })),
@@ -107,8 +107,13 @@ pub(super) async fn purge_due(work: &Work, now: SystemTime, permit: &Permit) -> 
 }
 
 /// Looks at one deleted volume; when to look again.
-async fn settle(work: &Work, at: &At, now: SystemTime, permit: &Permit) -> Result<NextLook, Error> {
-    let Some(marked) = work.hold(at).await? else { return Ok(None) };
+async fn settle(
+    work: &FsClient,
+    at: &SubvolumeRef,
+    now: SystemTime,
+    permit: &Permit,
+) -> Result<NextLook, Error> {
+    let Some(marked) = work.try_lock(at).await? else { return Ok(None) };
     let Some(deleted) = &marked.marks.deleted else { return Ok(None) };
     // Written late, or left by an earlier removal of a volume that was kept since.
     if marked.marks.kept && !deleted.purging {
@@ -119,7 +124,7 @@ async fn settle(work: &Work, at: &At, now: SystemTime, permit: &Permit) -> Resul
         work.subvolumes.set_metadata(at, mark::DELETED, &dated.written(), permit).await?;
         return Ok(Some(dated.until()));
     }
-    let pv = work.host.pv_state(&marked.name).await?;
+    let pv = work.kubernetes.pv_state(&marked.name).await?;
     match decide(deleted, &pv, now) {
         Next::Stays => Ok(Some(None)),
         Next::Wait(then) => Ok(Some(Some(then))),
@@ -144,7 +149,7 @@ async fn settle(work: &Work, at: &At, now: SystemTime, permit: &Permit) -> Resul
 }
 
 /// Takes the mark of a deletion off.
-async fn keep(work: &Work, at: &At, marked: &Marked, permit: &Permit) -> Result<(), Error> {
+async fn keep(work: &FsClient, at: &SubvolumeRef, marked: &Marked, permit: &Permit) -> Result<(), Error> {
     work.subvolumes.remove_metadata(at, mark::DELETED, permit).await?;
     tracing::warn!(
         subvolume = at.shown(),
@@ -156,23 +161,23 @@ async fn keep(work: &Work, at: &At, marked: &Marked, permit: &Permit) -> Result<
 
 /// Gives the data to Ceph's trash, unless its PV is there again.
 async fn purge(
-    work: &Work,
-    at: &At,
+    work: &FsClient,
+    at: &SubvolumeRef,
     marked: &Marked,
     deleted: &Deleted,
     permit: &Permit,
 ) -> Result<(), Error> {
     let Marked { marks, mark, name, .. } = marked;
     // What cannot go is not begun: for weeks it could be restored, and would be gone as soon as its snapshots are.
-    work.subvolumes.unsnapshotted(at).await?;
+    work.subvolumes.require_no_snapshots(at).await?;
     // Ceph's `rm` leaves the users behind that were let in.
-    users::discard(work, at, mark, marks.archived.is_some(), permit).await?;
+    users::delete_user_and_secret(work, at, mark, marks.archived.is_some(), permit).await?;
     if mark.user.is_none() {
         for user in work.subvolumes.authorized(at).await? {
             users::revoke(work, at, &user, permit).await?;
         }
     }
-    let absent = async || Ok::<_, Error>(matches!(work.host.pv_state(name).await?, PvState::Absent));
+    let absent = async || Ok::<_, Error>(matches!(work.kubernetes.pv_state(name).await?, PvState::Absent));
     if deleted.purging {
         if !absent().await? {
             return Err(Error::new(Kind::Busy, format!("PersistentVolume {name} is there again")));

@@ -1,4 +1,4 @@
-//! What a PV of ours says of its volume: [`Record`], written by [`Record::written`] and read by [`Record::read`]. Pure.
+//! What a PV of ours says of its volume: [`ControllerContext`], written by [`ControllerContext::written`] and read by [`ControllerContext::read`]. Pure.
 //!
 //! It holds no secrets, and nothing that the configuration of the provisioner can say better.
 
@@ -15,7 +15,7 @@ use crate::{
 
 /// What must be known to grow or remove a volume.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Record {
+pub(super) struct ControllerContext {
     /// As the class wrote them, where it named no configured cluster.
     pub(super) monitors: Option<String>,
     /// As the class named it, where it did.
@@ -28,7 +28,7 @@ pub(super) struct Record {
     pub(super) expiry: Option<Duration>,
 }
 
-impl Record {
+impl ControllerContext {
     pub(super) fn written(&self) -> BTreeMap<String, String> {
         let mut map = BTreeMap::new();
         let mut put = |key: &str, value: &str| map.insert(key.to_owned(), value.to_owned());
@@ -106,8 +106,8 @@ mod tests {
         SecretName { namespace: "ns".into(), name: name.into() }
     }
 
-    fn full() -> Record {
-        Record {
+    fn full() -> ControllerContext {
+        ControllerContext {
             monitors: Some("10.0.0.1:6789,mon.example".into()),
             admin: Some(Admin { user: "prov".into(), secret: secret("admin") }),
             fs: "cephfs".into(),
@@ -120,9 +120,9 @@ mod tests {
 
     #[test]
     fn a_record_reads_back_as_what_was_written() {
-        let bare = Record { monitors: None, admin: None, own: None, expiry: None, ..full() };
+        let bare = ControllerContext { monitors: None, admin: None, own: None, expiry: None, ..full() };
         for record in [full(), bare] {
-            assert_eq!(Record::read(&record.written()).unwrap(), record);
+            assert_eq!(ControllerContext::read(&record.written()).unwrap(), record);
         }
     }
 
@@ -143,7 +143,7 @@ mod tests {
             ("an expiry that is none", with("archiveExpiry", "soon"), "archiveExpiry"),
         ];
         for (why, map, said) in rows {
-            let error = Record::read(&map).unwrap_err();
+            let error = ControllerContext::read(&map).unwrap_err();
             assert_eq!(error.kind(), Kind::Refused, "{why}");
             assert!(
                 error.to_string().contains(said) && error.to_string().contains("backup"),

@@ -7,13 +7,13 @@
 //! that the volume, the user and the Secret belong together: a PV that was edited gives no key to another namespace.
 
 use super::{
-    info::{At, Found},
+    info::{Found, SubvolumeRef},
     mark::{self, Mark, Marks, Owner},
     proof::{Own, Proof, own_user, prove},
-    record::Record,
+    record::ControllerContext,
     remove::at,
     users::OwnUser,
-    work::Work,
+    work::FsClient,
 };
 use crate::{
     backend::{Error, Kind, PvState, ceph::class::Form},
@@ -22,15 +22,15 @@ use crate::{
 
 /// Signs its mark, unless it is signed, and makes its Secret, unless it is there.
 pub(super) async fn register(
-    work: &Work,
+    work: &FsClient,
     volume: &InUse,
-    record: &Record,
+    record: &ControllerContext,
     form: Form,
     permit: &Permit,
 ) -> Result<(), Error> {
     let at = at(record);
     work.prove_identity(volume.pv_metadata.store_identity.as_deref()).await?;
-    let Some(cluster) = work.host.cluster_ids() else { return Ok(()) };
+    let Some(cluster) = work.kubernetes.cluster_ids() else { return Ok(()) };
     let Found::Subvolume(metadata) = work.subvolumes.metadata(&at).await? else { return Ok(()) };
     let mut marks = Marks::read(&metadata);
     if let Some(signed) = to_sign(&at, &marks, volume, &cluster)? {
@@ -48,13 +48,13 @@ pub(super) async fn register(
     let mut told = None;
     if let Some((user, secret)) = &record.own {
         let own = OwnUser { user, secret, form };
-        match let_in(work, &at, &marks, volume, own, permit).await? {
-            LetIn::Gone => return Ok(()),
-            LetIn::Yes => {}
-            LetIn::WithoutSecret(why) => told = Some(why),
+        match authorize_user(work, &at, &marks, volume, own, permit).await? {
+            Authorization::Gone => return Ok(()),
+            Authorization::Yes => {}
+            Authorization::WithoutSecret(why) => told = Some(why),
         }
     }
-    if begun && !matches!(prove(&at, &marks, volume.into(), Some(&cluster))?, Proof::Passed) {
+    if begun && !matches!(prove(&at, &marks, volume.into(), Some(&cluster))?, Proof::NameReused) {
         for (key, there) in
             [(mark::ARCHIVED, marks.archived.is_some()), (mark::DELETED, marks.deleted.is_some())]
         {
@@ -73,7 +73,7 @@ pub(super) async fn register(
 }
 
 /// Whether nodes can mount a volume as its own user.
-enum LetIn {
+enum Authorization {
     /// The volume is not there any more.
     Gone,
     Yes,
@@ -82,34 +82,34 @@ enum LetIn {
 }
 
 /// Lets the volume's own user in and makes its Secret, unless that is so.
-async fn let_in(
-    work: &Work,
-    at: &At,
+async fn authorize_user(
+    work: &FsClient,
+    at: &SubvolumeRef,
     marks: &Marks,
     volume: &InUse,
     own: OwnUser<'_>,
     permit: &Permit,
-) -> Result<LetIn, Error> {
+) -> Result<Authorization, Error> {
     let OwnUser { user, secret, .. } = own;
-    let Some(cluster) = work.host.cluster_ids() else { return Ok(LetIn::Gone) };
+    let Some(cluster) = work.kubernetes.cluster_ids() else { return Ok(Authorization::Gone) };
     let archived = marks.archived.is_some();
-    let kept = work.host.exists(secret, &volume.name).await;
+    let kept = work.kubernetes.exists(secret, &volume.name).await;
     // What berth may not make, others made.
     let there = !archived && !matches!(&kept, Ok(false)) && kept.as_ref().err().is_none_or(is_a_conflict);
     match own_user(at, marks, volume.into(), (user, secret), &cluster) {
-        Ok(None) => Ok(LetIn::Gone),
+        Ok(None) => Ok(Authorization::Gone),
         Ok(Some(Own { mark, left: None })) => {
             let kept = if archived { false } else { kept? };
             if !kept || !work.subvolumes.authorized(at).await?.iter().any(|authorized| authorized == user) {
-                own.let_in_again(work, at, &mark, &volume.name, permit).await?;
+                own.reauthorize_user(work, at, &mark, &volume.name, permit).await?;
                 tracing::info!(volume = %volume.name, %secret, "made the missing user or Secret of the volume again");
             }
-            Ok(LetIn::Yes)
+            Ok(Authorization::Yes)
         }
-        Ok(Some(Own { left: Some(_), .. })) | Err(_) if there => Ok(LetIn::Yes),
+        Ok(Some(Own { left: Some(_), .. })) | Err(_) if there => Ok(Authorization::Yes),
         Ok(Some(Own { mark, left: Some(why) })) if archived => {
-            own.let_in_without_secret(work, at, &mark, permit).await?;
-            Ok(LetIn::WithoutSecret(why))
+            own.authorize_without_secret(work, at, &mark, permit).await?;
+            Ok(Authorization::WithoutSecret(why))
         }
         Ok(Some(Own { left: Some(why), .. })) => Err(Error::new(Kind::Refused, why)),
         Err(error) => Err(error),
@@ -121,13 +121,18 @@ fn is_a_conflict(error: &Error) -> bool {
 }
 
 /// Whether the PV is there and is not to be removed, as of now: while the volume is held, what archives it cannot come between.
-async fn still_used(work: &Work, volume: &InUse) -> Result<bool, Error> {
-    let state = work.host.pv_state(&volume.name).await?;
+async fn still_used(work: &FsClient, volume: &InUse) -> Result<bool, Error> {
+    let state = work.kubernetes.pv_state(&volume.name).await?;
     Ok(matches!(state, PvState::Present { removing: false, .. }))
 }
 
 /// The mark with our signature, where it lacks one.
-fn to_sign(at: &At, marks: &Marks, volume: &InUse, cluster: &ClusterIds) -> Result<Option<Mark>, Error> {
+fn to_sign(
+    at: &SubvolumeRef,
+    marks: &Marks,
+    volume: &InUse,
+    cluster: &ClusterIds,
+) -> Result<Option<Mark>, Error> {
     match &marks.owner {
         Owner::Claim(mark) if mark.is_of(Some(cluster)) => Ok(None),
         Owner::Claim(mark)
@@ -138,7 +143,7 @@ fn to_sign(at: &At, marks: &Marks, volume: &InUse, cluster: &ClusterIds) -> Resu
         Owner::Claim(_) | Owner::Unmarked | Owner::Unreadable => {
             match prove(at, marks, volume.into(), Some(cluster))? {
                 Proof::TakenOver(_, mark) => Ok(Some(*mark)),
-                Proof::Ours(_) | Proof::Passed => Ok(None),
+                Proof::Ours(_) | Proof::NameReused => Ok(None),
             }
         }
     }

@@ -7,27 +7,27 @@
 use std::time::SystemTime;
 
 use super::{
-    info::{At, Found},
+    info::{Found, SubvolumeRef},
     mark::{self, Archived, Deleted, Mark, Marks, Owner},
     names,
     proof::{Own, Proof, own_user, prove},
-    record::Record,
+    record::ControllerContext,
     users::{self, OwnUser},
-    work::Work,
+    work::FsClient,
 };
 use crate::{
     backend::{
         Error, Kind, Removed, Restored,
-        ceph::{class::Form, owner::Claimant},
+        ceph::{class::Form, owner::PvVolume},
     },
     volume::{Capacity, Disposal, ExpandRequest, Expanded, Permit, Removal, VolumeName},
 };
 
 /// Removes the volume.
 pub(super) async fn remove(
-    work: &Work,
+    work: &FsClient,
     removal: &Removal,
-    record: &Record,
+    record: &ControllerContext,
     permit: &Permit,
 ) -> Result<Removed, Error> {
     let at = at(record);
@@ -68,37 +68,37 @@ enum OwnMarks {
 }
 
 async fn own_marks(
-    work: &Work,
-    at: &At,
-    claimant: Claimant<'_>,
-    record: &Record,
+    work: &FsClient,
+    at: &SubvolumeRef,
+    pv: PvVolume<'_>,
+    record: &ControllerContext,
     permit: &Permit,
 ) -> Result<OwnMarks, Error> {
     work.store.met(&at.fs, &at.group);
-    work.prove_identity(claimant.pv_metadata.store_identity.as_deref()).await?;
+    work.prove_identity(pv.pv_metadata.store_identity.as_deref()).await?;
     let metadata = match work.subvolumes.metadata(at).await? {
         Found::Subvolume(metadata) => metadata,
         Found::NoSubvolume => return Ok(OwnMarks::NoSubvolume),
         Found::NoGroup => return Ok(OwnMarks::NoGroup),
         Found::OnlySnapshots => return Err(only_snapshots(at)),
     };
-    match prove(at, &Marks::read(&metadata), claimant, work.host.cluster_ids().as_ref())? {
+    match prove(at, &Marks::read(&metadata), pv, work.kubernetes.cluster_ids().as_ref())? {
         Proof::Ours(marks) => Ok(OwnMarks::Proved(marks)),
         Proof::TakenOver(marks, mark) => {
             let mark = take_over(work, at, *mark, record, permit).await?;
             Ok(OwnMarks::Proved(Box::new(Marks { owner: Owner::Claim(mark), ..*marks })))
         }
-        Proof::Passed => Ok(OwnMarks::AnotherClaims),
+        Proof::NameReused => Ok(OwnMarks::AnotherClaims),
     }
 }
 
 /// Marks the subvolume as archived, and shuts its users out.
 async fn archive(
-    work: &Work,
-    at: &At,
+    work: &FsClient,
+    at: &SubvolumeRef,
     marks: Marks,
     removal: &Removal,
-    record: &Record,
+    record: &ControllerContext,
     permit: &Permit,
 ) -> Result<(), Error> {
     undelete(work, at, &marks, permit).await?;
@@ -107,7 +107,7 @@ async fn archive(
     let archived = match marks.archived {
         Some(archived) if archived.is_for(object, now(work)) => archived,
         Some(_) | None => {
-            if record.expiry.is_some() && work.host.now().is_none() {
+            if record.expiry.is_some() && work.kubernetes.now().is_none() {
                 return Err(without_a_clock(at));
             }
             let archived =
@@ -119,7 +119,7 @@ async fn archive(
     unkeep(work, at, marks.kept, permit).await?;
     for user in authorized(work, at, record).await? {
         if !users::revoke(work, at, &user, permit).await? {
-            return Err(not_shut_out(at, &user));
+            return Err(not_deauthorized(at, &user));
         }
     }
     work.store.memory().archives.remove(at);
@@ -130,17 +130,24 @@ async fn archive(
 }
 
 /// Marks the subvolume as deleted.
-async fn delete(work: &Work, at: &At, marks: Marks, removal: &Removal, permit: &Permit) -> Result<(), Error> {
+async fn delete(
+    work: &FsClient,
+    at: &SubvolumeRef,
+    marks: Marks,
+    removal: &Removal,
+    permit: &Permit,
+) -> Result<(), Error> {
     let deleted = match marks.deleted {
         Some(deleted) if deleted.purging || deleted.object == removal.pv_metadata.uid => deleted,
         Some(_) | None => {
-            let retention = removal.pv_metadata.retention.unwrap_or_else(|| work.host.trash_retention());
+            let retention =
+                removal.pv_metadata.retention.unwrap_or_else(|| work.kubernetes.trash_retention());
             let object = &removal.pv_metadata.uid;
-            let deleted = match work.host.now() {
+            let deleted = match work.kubernetes.now() {
                 Some(now) => Deleted::new(now, retention, object),
                 None => Deleted::undated(SystemTime::now(), retention, object),
             };
-            work.subvolumes.unsnapshotted(at).await?;
+            work.subvolumes.require_no_snapshots(at).await?;
             work.subvolumes.set_metadata(at, mark::DELETED, &deleted.written(), permit).await?;
             deleted
         }
@@ -154,9 +161,9 @@ async fn delete(work: &Work, at: &At, marks: Marks, removal: &Removal, permit: &
 
 /// Lets the volume grow.
 pub(super) async fn expand(
-    work: &Work,
+    work: &FsClient,
     request: &ExpandRequest,
-    record: &Record,
+    record: &ControllerContext,
     quota: u64,
     permit: &Permit,
 ) -> Result<Expanded, Error> {
@@ -183,7 +190,7 @@ pub(super) async fn expand(
 }
 
 /// Notes that the volume is to be kept: a mark of a removal that comes late does nothing any more.
-async fn keep(work: &Work, at: &At, kept: bool, permit: &Permit) -> Result<(), Error> {
+async fn keep(work: &FsClient, at: &SubvolumeRef, kept: bool, permit: &Permit) -> Result<(), Error> {
     if kept {
         return Ok(());
     }
@@ -192,16 +199,16 @@ async fn keep(work: &Work, at: &At, kept: bool, permit: &Permit) -> Result<(), E
 }
 
 /// It is to go, after it was to be kept.
-async fn unkeep(work: &Work, at: &At, kept: bool, permit: &Permit) -> Result<(), Error> {
+async fn unkeep(work: &FsClient, at: &SubvolumeRef, kept: bool, permit: &Permit) -> Result<(), Error> {
     if kept { work.subvolumes.remove_metadata(at, mark::KEPT, permit).await } else { Ok(()) }
 }
 
 /// Signs what an administrator took over.
 async fn take_over(
-    work: &Work,
-    at: &At,
+    work: &FsClient,
+    at: &SubvolumeRef,
     mark: Mark,
-    record: &Record,
+    record: &ControllerContext,
     permit: &Permit,
 ) -> Result<Mark, Error> {
     let mark = mark.with_own(record.own.as_ref());
@@ -211,7 +218,7 @@ async fn take_over(
 }
 
 /// Gives up a deletion that was not finished.
-async fn undelete(work: &Work, at: &At, marks: &Marks, permit: &Permit) -> Result<bool, Error> {
+async fn undelete(work: &FsClient, at: &SubvolumeRef, marks: &Marks, permit: &Permit) -> Result<bool, Error> {
     match &marks.deleted {
         None => Ok(false),
         Some(deleted) if deleted.purging => {
@@ -228,9 +235,9 @@ async fn undelete(work: &Work, at: &At, marks: &Marks, permit: &Permit) -> Resul
 
 /// Puts a volume back that was deleted or archived a moment ago, since its PV is to be kept after all.
 pub(super) async fn restore(
-    work: &Work,
+    work: &FsClient,
     removal: &Removal,
-    record: &Record,
+    record: &ControllerContext,
     form: Form,
     permit: &Permit,
 ) -> Result<Restored, Error> {
@@ -241,10 +248,10 @@ pub(super) async fn restore(
     };
     let marks = Marks::read(&metadata);
     let begun = marks.deleted.is_some() || marks.archived.is_some();
-    let cluster = work.host.cluster_ids();
+    let cluster = work.kubernetes.cluster_ids();
     let marks = match prove(&at, &marks, removal.into(), cluster.as_ref()) {
         Ok(Proof::Ours(marks) | Proof::TakenOver(marks, _)) => marks,
-        Ok(Proof::Passed) => return Ok(Restored::InPlace),
+        Ok(Proof::NameReused) => return Ok(Restored::InPlace),
         // Nothing was done to what is not ours.
         Err(_) if !begun => return Ok(Restored::InPlace),
         Err(error) => return Err(error),
@@ -262,14 +269,14 @@ pub(super) async fn restore(
     }
     undelete(work, &at, &marks, permit).await?;
     if let (Some((user, secret)), Some(cluster)) = (&record.own, &cluster)
-        && (marks.archived.is_some() || shut_out(work, &at, record, &removal.name).await?)
+        && (marks.archived.is_some() || is_deauthorized(work, &at, record, &removal.name).await?)
     {
         let own = OwnUser { user, secret, form };
         match own_user(&at, &marks, removal.into(), (user, secret), cluster)? {
             None => {}
             Some(Own { left: Some(why), .. }) => return Err(Error::new(Kind::Refused, why)),
             Some(Own { mark, left: None }) => {
-                own.let_in_again(work, &at, &mark, &removal.name, permit).await?;
+                own.reauthorize_user(work, &at, &mark, &removal.name, permit).await?;
             }
         }
     }
@@ -281,12 +288,17 @@ pub(super) async fn restore(
 }
 
 /// Whether nodes cannot mount the volume as its own user, since a removal shut that out.
-async fn shut_out(work: &Work, at: &At, record: &Record, name: &VolumeName) -> Result<bool, Error> {
+async fn is_deauthorized(
+    work: &FsClient,
+    at: &SubvolumeRef,
+    record: &ControllerContext,
+    name: &VolumeName,
+) -> Result<bool, Error> {
     let Some((user, secret)) = &record.own else { return Ok(false) };
     if !work.subvolumes.authorized(at).await?.contains(user) {
         return Ok(true);
     }
-    match work.host.exists(secret, name).await {
+    match work.kubernetes.exists(secret, name).await {
         // Another one has its name.
         Err(error) if error.kind() == Kind::Conflict => Ok(false),
         kept => Ok(!kept?),
@@ -294,11 +306,11 @@ async fn shut_out(work: &Work, at: &At, record: &Record, name: &VolumeName) -> R
 }
 
 /// The time by which things expire; while the API server's is not known, ours, which then says only when it was written.
-pub(super) fn now(work: &Work) -> SystemTime {
-    work.host.now().unwrap_or_else(SystemTime::now)
+pub(super) fn now(work: &FsClient) -> SystemTime {
+    work.kubernetes.now().unwrap_or_else(SystemTime::now)
 }
 
-fn without_a_clock(at: &At) -> Error {
+fn without_a_clock(at: &SubvolumeRef) -> Error {
     let message = format!(
         "{} cannot be archived for a limited time: the clocks of the API server and of this machine disagree, or the first is not known \
          yet; nothing was changed. Synchronise them",
@@ -307,12 +319,16 @@ fn without_a_clock(at: &At) -> Error {
     Error::new(Kind::Unavailable, message)
 }
 
-pub(super) fn at(record: &Record) -> At {
-    At { fs: record.fs.clone(), group: record.group.clone(), name: record.subvolume.clone() }
+pub(super) fn at(record: &ControllerContext) -> SubvolumeRef {
+    SubvolumeRef { fs: record.fs.clone(), group: record.group.clone(), name: record.subvolume.clone() }
 }
 
 /// The users that may reach the volume through the volumes module.
-async fn authorized(work: &Work, at: &At, record: &Record) -> Result<Vec<String>, Error> {
+async fn authorized(
+    work: &FsClient,
+    at: &SubvolumeRef,
+    record: &ControllerContext,
+) -> Result<Vec<String>, Error> {
     let mut users = work.subvolumes.authorized(at).await?;
     if let Some((own, _)) = &record.own {
         users.retain(|user| user != own);
@@ -321,7 +337,12 @@ async fn authorized(work: &Work, at: &At, record: &Record) -> Result<Vec<String>
     Ok(users)
 }
 
-async fn forget(work: &Work, removal: &Removal, record: &Record, permit: &Permit) -> Result<(), Error> {
+async fn forget(
+    work: &FsClient,
+    removal: &Removal,
+    record: &ControllerContext,
+    permit: &Permit,
+) -> Result<(), Error> {
     let Some((_, secret)) = &record.own else { return Ok(()) };
     permit.check()?;
     work.forget(secret, &removal.name).await
@@ -329,10 +350,10 @@ async fn forget(work: &Work, removal: &Removal, record: &Record, permit: &Permit
 
 /// The data is gone; what belonged to it goes too, where only the subvolume was removed.
 async fn absent(
-    work: &Work,
-    at: &At,
+    work: &FsClient,
+    at: &SubvolumeRef,
     removal: &Removal,
-    record: &Record,
+    record: &ControllerContext,
     permit: &Permit,
 ) -> Result<Removed, Error> {
     if let Some((user, _)) = &record.own {
@@ -342,7 +363,7 @@ async fn absent(
     Ok(Removed::Absent)
 }
 
-fn not_shut_out(at: &At, user: &str) -> Error {
+fn not_deauthorized(at: &SubvolumeRef, user: &str) -> Error {
     let message = format!(
         "Ceph forgot user client.{user} while the file system was full, and its key still opens {}, which is not archived before it is shut \
          out. Let the user of the class remove it: give it the mon caps of docs/security.md for that",
@@ -351,7 +372,7 @@ fn not_shut_out(at: &At, user: &str) -> Error {
     Error::new(Kind::Exhausted, message)
 }
 
-fn only_snapshots(at: &At) -> Error {
+fn only_snapshots(at: &SubvolumeRef) -> Error {
     let [fs, group, name] = at.quoted();
     let message = format!(
         "{} was removed by hand, but its snapshots were retained; remove them (ceph fs subvolume snapshot ls {fs} {name} --group_name \
@@ -361,7 +382,7 @@ fn only_snapshots(at: &At) -> Error {
     Error::new(Kind::InUse, message)
 }
 
-pub(super) fn no_group(at: &At) -> Error {
+pub(super) fn no_group(at: &SubvolumeRef) -> Error {
     let [fs, group, _] = at.quoted();
     let message = format!(
         "there is no subvolume group {} in file system {}, so it cannot be said that {} was removed; nothing was touched. If the group \

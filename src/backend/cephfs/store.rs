@@ -11,7 +11,7 @@ use std::{
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 
-use super::info::At;
+use super::info::SubvolumeRef;
 use crate::{
     backend::{
         StoreExpectation, StoreStatus,
@@ -32,7 +32,7 @@ pub(super) struct Store {
 #[derive(Default)]
 pub(super) struct Memory {
     /// The identity that it had when the newest volume was made.
-    pub(super) past: Option<String>,
+    pub(super) expected: Option<String>,
     /// Why it is not the cluster that the existing volumes lie in.
     pub(super) swapped: Option<String>,
     /// The admin of the last volume that was worked on, for work that no class asks for.
@@ -43,18 +43,18 @@ pub(super) struct Memory {
     pub(super) filesystems: BTreeSet<String>,
     pub(super) groups: BTreeSet<String>,
     /// Where the volumes are that were made or found, and not committed.
-    pub(super) uncommitted: BTreeMap<VolumeName, At>,
+    pub(super) uncommitted: BTreeMap<VolumeName, SubvolumeRef>,
     /// Whose the subvolumes are whose name does not tell.
-    pub(super) owners: BTreeMap<At, VolumeName>,
+    pub(super) owners: BTreeMap<SubvolumeRef, VolumeName>,
     /// Archived volumes that expire, and when: those that were archived in this term of leadership, and the others once they
     /// were looked for.
-    pub(super) archives: BTreeMap<At, Option<SystemTime>>,
+    pub(super) archives: BTreeMap<SubvolumeRef, Option<SystemTime>>,
     /// When all that are marked were looked for.
     pub(super) marks_found: Option<Instant>,
     /// When what could not be done is tried again.
     pub(super) retry: Option<Instant>,
     /// Deleted volumes that wait for their purge, and when they are looked at next; `None` for never.
-    pub(super) deleted: BTreeMap<At, Option<SystemTime>>,
+    pub(super) deleted: BTreeMap<SubvolumeRef, Option<SystemTime>>,
     /// What is not signed, as far as it was met.
     pub(super) unsigned: BTreeSet<VolumeName>,
     /// The archived and deleted volumes that were found: one that a PV uses is to be so no more.
@@ -97,7 +97,7 @@ impl Memory {
     }
 
     /// The volumes that were removed so, and when they are looked at next.
-    pub(super) fn waiting(&mut self, removed: Removed) -> &mut BTreeMap<At, Option<SystemTime>> {
+    pub(super) fn waiting(&mut self, removed: Removed) -> &mut BTreeMap<SubvolumeRef, Option<SystemTime>> {
         match removed {
             Removed::Deleted => &mut self.deleted,
             Removed::Archived => &mut self.archives,
@@ -105,7 +105,7 @@ impl Memory {
     }
 
     /// The removed volumes that are to be looked at now.
-    pub(super) fn due(&mut self, now: SystemTime) -> Vec<(Removed, At)> {
+    pub(super) fn due(&mut self, now: SystemTime) -> Vec<(Removed, SubvolumeRef)> {
         let mut due = Vec::new();
         for removed in [Removed::Deleted, Removed::Archived] {
             let waiting =
@@ -116,7 +116,7 @@ impl Memory {
     }
 
     /// Notes what could not be done. There is an end to it: it is a list for people, and the log has all of it.
-    pub(super) fn stick(&mut self, what: String, why: String) {
+    pub(super) fn set_problem(&mut self, what: String, why: String) {
         const MOST: usize = 1000;
         if self.stuck.len() < MOST || self.stuck.contains_key(&what) {
             self.stuck.insert(what, why);
@@ -143,11 +143,11 @@ impl ClusterStore for Store {
         &self.cluster
     }
 
-    fn expect(&self, past: &StoreExpectation, _: Option<&Admin>) {
+    fn expect(&self, expected: &StoreExpectation, _: Option<&Admin>) {
         let mut memory = self.memory();
-        memory.past.clone_from(&past.identity);
+        memory.expected.clone_from(&expected.identity);
         // The second segment of a location is the group. What an older provisioner made lies deeper.
-        let ours = past.places.iter().filter(|location| location.path.len() == 3);
+        let ours = expected.places.iter().filter(|location| location.path.len() == 3);
         memory.groups.extend(ours.filter_map(|location| location.path.get(1).cloned()));
     }
 

@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use serde::Deserialize;
 
-use super::info::{At, Found, Info, New};
+use super::info::{Found, Info, New, SubvolumeRef};
 use crate::{
     backend::{
         Error, Kind, Kubernetes,
@@ -26,11 +26,11 @@ struct Named {
 impl Subvolumes {
     /// Reads the admin's key. Asks nothing of the cluster yet.
     pub(super) async fn open(
-        host: &Arc<dyn Kubernetes>,
+        kubernetes: &Arc<dyn Kubernetes>,
         cluster: &Cluster,
         admin: &Admin,
     ) -> Result<Self, Error> {
-        Login::open(host, cluster, admin).await.map(Self)
+        Login::open(kubernetes, cluster, admin).await.map(Self)
     }
 
     pub(super) async fn fsid(&self) -> Result<String, Error> {
@@ -81,11 +81,16 @@ impl Subvolumes {
     async fn try_list(&self, fs: &str, group: &str) -> Result<Reply, Failed> {
         let what = format!("list the subvolumes of group {group} in file system {fs}");
         let call = Call::reads(what, ["fs", "subvolume", "ls", fs, "--group_name", group]);
-        self.call(call.although(Reason::NoGroup)).await
+        self.call(call.accept_output_on(Reason::NoGroup)).await
     }
 
     /// Makes the subvolume. Where it exists, this sets its quota and mode back: look first.
-    pub(super) async fn create(&self, at: &At, new: &New<'_>, permit: &Permit) -> Result<(), Failed> {
+    pub(super) async fn create(
+        &self,
+        at: &SubvolumeRef,
+        new: &New<'_>,
+        permit: &Permit,
+    ) -> Result<(), Failed> {
         let quota = new.quota.to_string();
         let mut args = args(at, &["create"], &["--size", &quota, "--mode", new.mode]);
         let (uid, gid) = (new.uid.map(|uid| uid.to_string()), new.gid.map(|gid| gid.to_string()));
@@ -98,7 +103,7 @@ impl Subvolumes {
         self.call(Call::changes(format!("make {}", at.shown()), args, permit)).await.map(|_| ())
     }
 
-    pub(super) async fn metadata(&self, at: &At) -> Result<Found, Error> {
+    pub(super) async fn metadata(&self, at: &SubvolumeRef) -> Result<Found, Error> {
         let what = format!("read the metadata of {}", at.shown());
         match self.call(Call::reads(what, args(at, &["metadata", "ls"], &[]))).await {
             Ok(reply) => Ok(Found::Subvolume(reply.json()?.unwrap_or_default())),
@@ -113,7 +118,7 @@ impl Subvolumes {
 
     pub(super) async fn set_metadata(
         &self,
-        at: &At,
+        at: &SubvolumeRef,
         key: &str,
         value: &str,
         permit: &Permit,
@@ -126,7 +131,7 @@ impl Subvolumes {
     async fn write_metadata(
         &self,
         what: &str,
-        at: &At,
+        at: &SubvolumeRef,
         (key, value): (&str, &str),
         permit: &Permit,
     ) -> Result<Reply, Failed> {
@@ -136,7 +141,7 @@ impl Subvolumes {
     /// Makes sure that there is room for metadata, by writing `value` where it is already. A remark of Ceph's counts as a refusal.
     pub(super) async fn prove_room(
         &self,
-        at: &At,
+        at: &SubvolumeRef,
         key: &str,
         value: &str,
         permit: &Permit,
@@ -146,7 +151,12 @@ impl Subvolumes {
         if reply.remark().is_empty() { Ok(()) } else { Err(no_room(&what, &reply)) }
     }
 
-    pub(super) async fn remove_metadata(&self, at: &At, key: &str, permit: &Permit) -> Result<(), Error> {
+    pub(super) async fn remove_metadata(
+        &self,
+        at: &SubvolumeRef,
+        key: &str,
+        permit: &Permit,
+    ) -> Result<(), Error> {
         let what = format!("remove metadata {key} of {}", at.shown());
         let call = Call::changes(what.clone(), args(at, &["metadata", "rm"], &[key]), permit);
         match self.call(call).await {
@@ -160,7 +170,7 @@ impl Subvolumes {
     /// done, and only remarks why it is not.
     async fn written(
         &self,
-        at: &At,
+        at: &SubvolumeRef,
         (key, value): (&str, Option<&str>),
         (what, reply): (&str, &Reply),
     ) -> Result<(), Error> {
@@ -175,7 +185,7 @@ impl Subvolumes {
         }
     }
 
-    pub(super) async fn info(&self, at: &At) -> Result<Info, Failed> {
+    pub(super) async fn info(&self, at: &SubvolumeRef) -> Result<Info, Failed> {
         let what = format!("look at {}", at.shown());
         let reply = self.call(Call::reads(what.clone(), args(at, &["info"], &[]))).await?;
         match reply.json::<Info>() {
@@ -186,14 +196,14 @@ impl Subvolumes {
     }
 
     /// The absolute path of its data.
-    pub(super) async fn path(&self, at: &At) -> Result<String, Error> {
+    pub(super) async fn path(&self, at: &SubvolumeRef) -> Result<String, Error> {
         let what = format!("find the path of {}", at.shown());
         let reply = self.call(Call::reads(what, args(at, &["getpath"], &[]))).await?;
         Ok(reply.text()?.to_owned())
     }
 
     /// Sets the quota. Ceph refuses only what is below the used bytes: the caller compares with the current quota.
-    pub(super) async fn resize(&self, at: &At, quota: u64, permit: &Permit) -> Result<(), Error> {
+    pub(super) async fn resize(&self, at: &SubvolumeRef, quota: u64, permit: &Permit) -> Result<(), Error> {
         let what = format!("set the quota of {} to {quota} bytes", at.shown());
         let mut args = args(at, &["resize"], &[&quota.to_string()]);
         args.push("--no_shrink".to_owned());
@@ -201,7 +211,7 @@ impl Subvolumes {
     }
 
     /// Refuses a subvolume that has snapshots, which were not to be deleted.
-    pub(super) async fn unsnapshotted(&self, at: &At) -> Result<(), Error> {
+    pub(super) async fn require_no_snapshots(&self, at: &SubvolumeRef) -> Result<(), Error> {
         let what = format!("list the snapshots of {}", at.shown());
         let reply = self.call(Call::reads(what, args(at, &["snapshot", "ls"], &[]))).await?;
         let snapshots = names(&reply)?;
@@ -211,7 +221,7 @@ impl Subvolumes {
     }
 
     /// Gives the data to Ceph's own trash. Whether there was anything.
-    pub(super) async fn remove(&self, at: &At, permit: &Permit) -> Result<bool, Error> {
+    pub(super) async fn remove(&self, at: &SubvolumeRef, permit: &Permit) -> Result<bool, Error> {
         let call = Call::changes(format!("remove {}", at.shown()), args(at, &["rm"], &[]), permit);
         match self.call(call).await {
             Ok(_) => Ok(true),
@@ -229,7 +239,7 @@ impl Subvolumes {
     /// Naming a tenant is what makes Ceph tell the key, which spares the admin a right to read keys.
     pub(super) async fn authorize(
         &self,
-        at: &At,
+        at: &SubvolumeRef,
         user: &str,
         tenant: &str,
         permit: &Permit,
@@ -244,7 +254,12 @@ impl Subvolumes {
 
     /// Takes away what `user` may do there; a user that may do nothing any more is removed. Returns false where Ceph's volumes
     /// module knows no such user.
-    pub(super) async fn deauthorize(&self, at: &At, user: &str, permit: &Permit) -> Result<bool, Error> {
+    pub(super) async fn deauthorize(
+        &self,
+        at: &SubvolumeRef,
+        user: &str,
+        permit: &Permit,
+    ) -> Result<bool, Error> {
         let what = format!("keep user {user} out of {}", at.shown());
         match self.call(Call::changes(what, args(at, &["deauthorize"], &[user]), permit)).await {
             Ok(_) => Ok(true),
@@ -257,7 +272,7 @@ impl Subvolumes {
     }
 
     /// The users that were let in.
-    pub(super) async fn authorized(&self, at: &At) -> Result<Vec<String>, Error> {
+    pub(super) async fn authorized(&self, at: &SubvolumeRef) -> Result<Vec<String>, Error> {
         let what = format!("list the users of {}", at.shown());
         let reply = self.call(Call::reads(what, args(at, &["authorized_list"], &[]))).await?;
         let users: Vec<BTreeMap<String, String>> = reply.json()?.unwrap_or_default();
@@ -265,7 +280,7 @@ impl Subvolumes {
     }
 
     /// Ends the mounts of `user`, which would go on without rights until they reconnect.
-    pub(super) async fn evict(&self, at: &At, user: &str, permit: &Permit) -> Result<(), Error> {
+    pub(super) async fn evict(&self, at: &SubvolumeRef, user: &str, permit: &Permit) -> Result<(), Error> {
         let what = format!("end the mounts of user {user} of {}", at.shown());
         Ok(self.call(Call::changes(what, args(at, &["evict"], &[user]), permit)).await.map(drop)?)
     }
@@ -302,7 +317,7 @@ impl Subvolumes {
 }
 
 /// `fs subvolume <verb…> <fs> <name> <more…> --group_name <group>`.
-fn args(at: &At, verb: &[&str], more: &[&str]) -> Vec<String> {
+fn args(at: &SubvolumeRef, verb: &[&str], more: &[&str]) -> Vec<String> {
     let (command, place) = (["fs", "subvolume"], [at.fs.as_str(), &at.name]);
     let group = ["--group_name", &at.group];
     let parts: [&[&str]; 5] = [&command, verb, &place, more, &group];
@@ -341,9 +356,9 @@ mod tests {
         for (args, name) in answers {
             fake.expect(Tool::Ceph, args, Answer::documented(name));
         }
-        let host: Arc<dyn Kubernetes> = Keys::new("installation-1", crate::backend::ceph::fake::KEY);
+        let kubernetes: Arc<dyn Kubernetes> = Keys::new("installation-1", crate::backend::ceph::fake::KEY);
         let admin = Admin { user: "admin".into(), secret: admin_secret() };
-        let subvolumes = Subvolumes::open(&host, &fake.cluster(), &admin).await.unwrap();
+        let subvolumes = Subvolumes::open(&kubernetes, &fake.cluster(), &admin).await.unwrap();
         (fake, subvolumes)
     }
 
@@ -361,13 +376,13 @@ mod tests {
             (&["auth", "get", "*"], "ceph-auth-get-v20"),
         ])
         .await;
-        let at = At { fs: "cephfs".into(), group: "berth".into(), name: "one".into() };
+        let at = SubvolumeRef { fs: "cephfs".into(), group: "berth".into(), name: "one".into() };
         for (version, quota) in
             [("19", Some(8 << 20)), ("20, a clone", None), ("3 of subvolumes", Some(8 << 20))]
         {
             let info = subvolumes.info(&at).await.unwrap();
             assert_eq!((info.quota(), info.data_pool.as_str()), (quota, "cephfs.data"), "{version}");
-            assert!(info.made_by_module() && info.isolated() && info.pristine(), "{version}");
+            assert!(info.made_by_module() && info.has_own_namespace() && info.is_unused(), "{version}");
         }
         let path = "/volumes/berth/one/roots/01234567-89ab-cdef-0123-456789abcdef/mnt";
         assert_eq!(subvolumes.path(&at).await.unwrap(), path);

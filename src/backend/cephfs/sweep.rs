@@ -10,7 +10,7 @@ use std::{
 };
 
 use super::{
-    info::{At, Found},
+    info::{Found, SubvolumeRef},
     mark::{self, Marks, Owner},
     names,
     purge::purge_due,
@@ -18,7 +18,7 @@ use super::{
     settings::NAME,
     store::Store,
     users,
-    work::Work,
+    work::FsClient,
 };
 use crate::{
     backend::{Error, Kind, Known, KnownVolume, Uncommitted, ceph::Reason},
@@ -29,8 +29,8 @@ use crate::{
 const UNMARKED: Duration = Duration::from_hours(24);
 
 /// The subvolumes that were made by this cluster, or are named by a UID and unmarked, and whose volumes are not known.
-pub(super) async fn list_uncommitted(work: &Work, known: Known<'_>) -> Result<Vec<Uncommitted>, Error> {
-    let Some(cluster) = work.host.cluster_ids() else {
+pub(super) async fn list_uncommitted(work: &FsClient, known: Known<'_>) -> Result<Vec<Uncommitted>, Error> {
+    let Some(cluster) = work.kubernetes.cluster_ids() else {
         tracing::info!(
             "what was begun is not looked for, since it is not known which cluster this provisioner serves"
         );
@@ -40,7 +40,7 @@ pub(super) async fn list_uncommitted(work: &Work, known: Known<'_>) -> Result<Ve
     let mut found = Vec::new();
     let candidates = candidates(work).await?;
     // What is still so is found so again.
-    work.store.memory().stuck.retain(|what, _| !what.starts_with(At::KIND));
+    work.store.memory().stuck.retain(|what, _| !what.starts_with(SubvolumeRef::KIND));
     let mut silent = 0;
     for at in candidates {
         let by_name = names::volume_of(&at.name);
@@ -72,7 +72,7 @@ pub(super) async fn list_uncommitted(work: &Work, known: Known<'_>) -> Result<Ve
                             "it is not marked; its claim may have been deleted while it was made. {}",
                             advice(&at)
                         );
-                        work.store.memory().stick(at.shown(), why);
+                        work.store.memory().set_problem(at.shown(), why);
                     }
                     continue;
                 };
@@ -100,7 +100,7 @@ const SILENT: usize = 3;
 
 /// What is written on a subvolume; `None` where it is gone, or where Ceph does not tell: one that is broken does not keep the
 /// others from being looked at. `silent` counts those that nothing was answered about.
-async fn look(work: &Work, at: &At, silent: &mut usize) -> Result<Option<Marks>, Error> {
+async fn look(work: &FsClient, at: &SubvolumeRef, silent: &mut usize) -> Result<Option<Marks>, Error> {
     match work.subvolumes.metadata(at).await {
         Ok(Found::Subvolume(metadata)) => Ok(Some(Marks::read(&metadata))),
         Ok(Found::OnlySnapshots | Found::NoSubvolume | Found::NoGroup) => Ok(None),
@@ -108,14 +108,14 @@ async fn look(work: &Work, at: &At, silent: &mut usize) -> Result<Option<Marks>,
         Err(error) => {
             *silent += usize::from(error.kind() == Kind::Unavailable);
             tracing::warn!(subvolume = at.shown(), error = error.chain(), "a subvolume cannot be looked at");
-            work.store.memory().stick(at.shown(), error.chain());
+            work.store.memory().set_problem(at.shown(), error.chain());
             Ok(None)
         }
     }
 }
 
 /// Every subvolume that may be ours, by its name.
-async fn candidates(work: &Work) -> Result<Vec<At>, Error> {
+async fn candidates(work: &FsClient) -> Result<Vec<SubvolumeRef>, Error> {
     let (mut filesystems, met) = {
         let memory = work.store.memory();
         (memory.filesystems.clone(), memory.groups.clone())
@@ -147,7 +147,7 @@ async fn candidates(work: &Work) -> Result<Vec<At>, Error> {
                 let may_be_ours = names::subvolume(&name).is_some()
                     && (names::volume_of(&name).is_some() || (ours && names::is_deterministic(&name)));
                 if may_be_ours {
-                    candidates.push(At { fs: fs.clone(), group: group.clone(), name });
+                    candidates.push(SubvolumeRef { fs: fs.clone(), group: group.clone(), name });
                 }
             }
         }
@@ -156,7 +156,11 @@ async fn candidates(work: &Work) -> Result<Vec<At>, Error> {
 }
 
 /// Removes an uncommitted volume.
-pub(super) async fn rollback(work: &Work, uncommitted: &Uncommitted, permit: &Permit) -> Result<(), Error> {
+pub(super) async fn rollback(
+    work: &FsClient,
+    uncommitted: &Uncommitted,
+    permit: &Permit,
+) -> Result<(), Error> {
     let volume = uncommitted.id.name();
     let Some(at) = work.store.memory().uncommitted.get(volume).cloned() else {
         let message =
@@ -179,7 +183,7 @@ pub(super) async fn rollback(work: &Work, uncommitted: &Uncommitted, permit: &Pe
             memory.stuck.remove(&at.shown());
         }
         Err(error) if error.kind() == Kind::Refused => {
-            memory.stick(at.shown(), error.chain());
+            memory.set_problem(at.shown(), error.chain());
         }
         Err(_) => {}
     }
@@ -187,7 +191,7 @@ pub(super) async fn rollback(work: &Work, uncommitted: &Uncommitted, permit: &Pe
 }
 
 /// What to do about a subvolume that has no PV of ours. It may have another one: an archive that was restored has.
-fn advice(at: &At) -> String {
+fn advice(at: &SubvolumeRef) -> String {
     let [fs, group, name] = at.quoted();
     format!(
         "Ask the other users of this Ceph cluster whether it is theirs. If a PersistentVolume uses it: ceph fs subvolume metadata set {fs} \
@@ -197,8 +201,8 @@ fn advice(at: &At) -> String {
 }
 
 async fn remove_uncommitted(
-    work: &Work,
-    at: &At,
+    work: &FsClient,
+    at: &SubvolumeRef,
     uncommitted: &Uncommitted,
     permit: &Permit,
 ) -> Result<(), Error> {
@@ -213,7 +217,7 @@ async fn remove_uncommitted(
         Found::OnlySnapshots => return refuse("has snapshots that were retained".into()),
     };
     let marks = Marks::read(&metadata);
-    let cluster = work.host.cluster_ids();
+    let cluster = work.kubernetes.cluster_ids();
     let mark = match &marks.owner {
         Owner::Claim(mark) if mark.uid == uncommitted.claim.uid && mark.is_of(cluster.as_ref()) => Some(mark),
         Owner::Claim(mark) => return refuse(format!("belongs to {}", mark.shown())),
@@ -236,7 +240,7 @@ async fn remove_uncommitted(
     if !info.made_by_module() {
         return refuse("was not made by Ceph's volumes module".into());
     }
-    if !info.pristine() {
+    if !info.is_unused() {
         return refuse(format!(
             "has been used ({} bytes, changed at {}, made at {}), though no PersistentVolume {volume} exists",
             info.bytes_used, info.mtime, info.created_at
@@ -247,7 +251,7 @@ async fn remove_uncommitted(
         return refuse("carries no mark yet, and is younger than a day".into());
     }
     if let Some(mark) = mark {
-        users::discard(work, at, mark, false, permit).await?;
+        users::delete_user_and_secret(work, at, mark, false, permit).await?;
     }
     work.subvolumes.remove(at, permit).await?;
     Ok(())
@@ -255,8 +259,8 @@ async fn remove_uncommitted(
 
 /// Which of `volumes` are signed by nobody, since they were made before it was known which cluster this is, or by an older provisioner;
 /// and which are marked as archived or deleted.
-pub(super) async fn unregistered(work: &Work, volumes: &[KnownVolume]) -> Result<Vec<VolumeName>, Error> {
-    if work.host.cluster_ids().is_none() {
+pub(super) async fn unregistered(work: &FsClient, volumes: &[KnownVolume]) -> Result<Vec<VolumeName>, Error> {
+    if work.kubernetes.cluster_ids().is_none() {
         return Ok(Vec::new());
     }
     find_marked(work).await?;
@@ -271,9 +275,9 @@ pub(super) async fn unregistered(work: &Work, volumes: &[KnownVolume]) -> Result
 ///
 /// All that may be ours are looked at when a term of leadership begins and every hour, those that were archived since are known, and only
 /// what is due is looked at again.
-pub(super) async fn collect_garbage(work: &Work, now: SystemTime, permit: &Permit) -> Result<(), Error> {
+pub(super) async fn collect_garbage(work: &FsClient, now: SystemTime, permit: &Permit) -> Result<(), Error> {
     // Without knowing who we are, nothing can be proven to be ours.
-    if work.host.cluster_ids().is_none() || !has_garbage(&work.store, now) {
+    if work.kubernetes.cluster_ids().is_none() || !has_garbage(&work.store, now) {
         return Ok(());
     }
     work.identity().await?;
@@ -283,13 +287,13 @@ pub(super) async fn collect_garbage(work: &Work, now: SystemTime, permit: &Permi
 
 /// Finds, when a term of leadership begins and every hour, the archived volumes, those that were deleted, and those that are not signed:
 /// a mark may be written late, by a call of an earlier leader.
-async fn find_marked(work: &Work) -> Result<(), Error> {
+async fn find_marked(work: &FsClient) -> Result<(), Error> {
     if work.store.memory().marks_are_known() {
         return Ok(());
     }
     let (mut archives, mut deleted) = (BTreeMap::new(), BTreeMap::new());
     let (mut removed, mut unsigned) = (BTreeSet::new(), BTreeSet::new());
-    let cluster = work.host.cluster_ids();
+    let cluster = work.kubernetes.cluster_ids();
     let mut silent = 0;
     for at in candidates(work).await? {
         let Some(marks) = look(work, &at, &mut silent).await? else { continue };

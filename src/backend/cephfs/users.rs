@@ -4,9 +4,9 @@
 //! business of `old`, save that they are removed by [`remove_confined`] as well.
 
 use super::{
-    info::At,
+    info::SubvolumeRef,
     mark::{self, Mark},
-    work::Work,
+    work::FsClient,
 };
 use crate::{
     backend::{
@@ -26,10 +26,10 @@ pub(super) struct OwnUser<'a> {
 
 impl OwnUser<'_> {
     /// Lets the user into the subvolume, made for the claim with this UID, and keeps its key for `volume`. Both may be there already.
-    pub(super) async fn let_in(
+    pub(super) async fn authorize_user(
         self,
-        work: &Work,
-        at: &At,
+        work: &FsClient,
+        at: &SubvolumeRef,
         uid: &str,
         volume: &VolumeName,
         permit: &Permit,
@@ -37,7 +37,7 @@ impl OwnUser<'_> {
         let key = work.subvolumes.authorize(at, self.user, uid, permit).await?;
         not_left(work, self.user);
         permit.check()?;
-        work.host.put(self.secret, &secrets(self.form, self.user, key.reveal()), volume).await
+        work.kubernetes.put(self.secret, &secrets(self.form, self.user, key.reveal()), volume).await
     }
 
     /// The same for a user that was let in before.
@@ -45,23 +45,23 @@ impl OwnUser<'_> {
     /// Ceph empties its record of a user before it writes the new one. In a full file system the record stays empty, and neither
     /// `authorize` nor `deauthorize` knows the user from then on. So the owner's mark is written first, with the value that it
     /// has: in a full file system that fails and harms nothing.
-    pub(super) async fn let_in_again(
+    pub(super) async fn reauthorize_user(
         self,
-        work: &Work,
-        at: &At,
+        work: &FsClient,
+        at: &SubvolumeRef,
         mark: &Mark,
         volume: &VolumeName,
         permit: &Permit,
     ) -> Result<(), Error> {
         work.subvolumes.prove_room(at, mark::OWNER, &mark.written(), permit).await?;
-        self.let_in(work, at, &mark.uid, volume, permit).await
+        self.authorize_user(work, at, &mark.uid, volume, permit).await
     }
 
     /// The same, and its key is kept nowhere.
-    pub(super) async fn let_in_without_secret(
+    pub(super) async fn authorize_without_secret(
         self,
-        work: &Work,
-        at: &At,
+        work: &FsClient,
+        at: &SubvolumeRef,
         mark: &Mark,
         permit: &Permit,
     ) -> Result<(), Error> {
@@ -78,7 +78,7 @@ fn shown(user: &str) -> String {
 }
 
 /// That the user may be left is no problem any more.
-fn not_left(work: &Work, user: &str) {
+fn not_left(work: &FsClient, user: &str) {
     work.store.memory().stuck.remove(&shown(user));
 }
 
@@ -101,31 +101,37 @@ pub(super) fn values<'a>(form: Form, user: &'a str, key: &'a str) -> Vec<(&'stat
 ///
 /// Ceph says that it knows no such user also of one that it began to shut out while the file system was full. Its list of those that
 /// were let in still has that one.
-pub(super) async fn revoke(work: &Work, at: &At, user: &str, permit: &Permit) -> Result<bool, Error> {
-    let mut shut_out = true;
+pub(super) async fn revoke(
+    work: &FsClient,
+    at: &SubvolumeRef,
+    user: &str,
+    permit: &Permit,
+) -> Result<bool, Error> {
+    let mut is_deauthorized = true;
     match work.subvolumes.deauthorize(at, user, permit).await {
         Ok(true) => not_left(work, user),
         Ok(false) => {
             if work.subvolumes.authorized(at).await?.iter().any(|authorized| authorized == user) {
-                shut_out =
+                is_deauthorized =
                     remove_confined(work, user, (&at.fs, &at.directory()), &at.shown(), permit).await?;
             }
         }
         Err(error) if error.kind() == Kind::Exhausted => {
-            shut_out = remove_confined(work, user, (&at.fs, &at.directory()), &at.shown(), permit).await?;
+            is_deauthorized =
+                remove_confined(work, user, (&at.fs, &at.directory()), &at.shown(), permit).await?;
         }
         Err(error) => return Err(error),
     }
     // Only after it cannot come back.
     work.subvolumes.evict(at, user, permit).await?;
-    Ok(shut_out)
+    Ok(is_deauthorized)
 }
 
 /// Removes the user and the Secret that a mark names. Those of an archive were removed when it was archived, save what an
 /// administrator let in since.
-pub(super) async fn discard(
-    work: &Work,
-    at: &At,
+pub(super) async fn delete_user_and_secret(
+    work: &FsClient,
+    at: &SubvolumeRef,
     mark: &Mark,
     archived: bool,
     permit: &Permit,
@@ -150,7 +156,7 @@ pub(super) async fn discard(
 /// Removes a user that may do nothing but use what lies below a directory of a file system, which is gone or archived. Returns whether
 /// there is none any more; one that may be left is shown among the problems of the store. `what` names the volume.
 pub(super) async fn remove_confined(
-    work: &Work,
+    work: &FsClient,
     user: &str,
     (fs, above): (&str, &str),
     what: &str,
@@ -160,7 +166,7 @@ pub(super) async fn remove_confined(
         tracing::warn!(user, volume = what, why, "the Ceph user of a volume may be left");
         let why =
             format!("it was made for {what}, which is gone or archived, and may be left: {why}; {remedy}");
-        work.store.memory().stick(shown(user), why);
+        work.store.memory().set_problem(shown(user), why);
         Ok(false)
     };
     let remove = "remove it with ceph auth rm";

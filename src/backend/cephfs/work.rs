@@ -1,9 +1,9 @@
-//! A cluster, and the means to work on it: [`Work`]; and a volume that is held while it is worked on: [`Marked`].
+//! A cluster, and the means to work on it: [`FsClient`]; and a volume that is held while it is worked on: [`Marked`].
 
 use std::sync::Arc;
 
 use super::{
-    info::{At, Found},
+    info::{Found, SubvolumeRef},
     mark::{Mark, Marks, Owner},
     names,
     store::Store,
@@ -11,13 +11,16 @@ use super::{
 };
 use crate::{
     backend::{Error, Kind, Kubernetes, ceph::Admin},
-    system::guard::{Guards, Held},
+    system::keyed_lock::{KeyedLock, KeyedLocks},
     volume::{SecretName, VolumeName},
 };
 
 /// Holds a volume, unless something is being done to it.
-pub(super) fn hold(guards: &Guards<VolumeName>, name: &VolumeName) -> Result<Held<VolumeName>, Error> {
-    guards.take(name).ok_or_else(|| {
+pub(super) fn try_lock(
+    locks: &KeyedLocks<VolumeName>,
+    name: &VolumeName,
+) -> Result<KeyedLock<VolumeName>, Error> {
+    locks.try_lock(name).ok_or_else(|| {
         Error::new(Kind::Busy, format!("volume {name} is being worked on; it is tried again soon"))
     })
 }
@@ -27,39 +30,39 @@ pub(super) struct Marked {
     pub(super) marks: Marks,
     pub(super) mark: Mark,
     pub(super) name: VolumeName,
-    _held: Held<VolumeName>,
+    _held: KeyedLock<VolumeName>,
 }
 
 /// A cluster, and the means to work on it.
-pub(super) struct Work {
+pub(super) struct FsClient {
     pub(super) store: Arc<Store>,
-    pub(super) host: Arc<dyn Kubernetes>,
+    pub(super) kubernetes: Arc<dyn Kubernetes>,
     pub(super) subvolumes: Subvolumes,
-    guards: Guards<VolumeName>,
+    locks: KeyedLocks<VolumeName>,
 }
 
-impl Work {
+impl FsClient {
     pub(super) async fn new(
         store: Arc<Store>,
-        host: &Arc<dyn Kubernetes>,
+        kubernetes: &Arc<dyn Kubernetes>,
         admin: Admin,
-        guards: Guards<VolumeName>,
+        locks: KeyedLocks<VolumeName>,
     ) -> Result<Self, Error> {
-        let subvolumes = Subvolumes::open(host, &store.cluster, &admin).await?;
+        let subvolumes = Subvolumes::open(kubernetes, &store.cluster, &admin).await?;
         store.memory().admin = Some(admin);
-        Ok(Self { store, host: Arc::clone(host), subvolumes, guards })
+        Ok(Self { store, kubernetes: Arc::clone(kubernetes), subvolumes, locks })
     }
 
     /// What is written on a subvolume that is marked as this cluster's, while its volume is held: nothing else can be done to it.
     /// `None` where there is none.
-    pub(super) async fn hold(&self, at: &At) -> Result<Option<Marked>, Error> {
+    pub(super) async fn try_lock(&self, at: &SubvolumeRef) -> Result<Option<Marked>, Error> {
         let mut name = names::volume_of(&at.name);
         loop {
-            let held = name.as_ref().map(|name| hold(&self.guards, name)).transpose()?;
+            let held = name.as_ref().map(|name| try_lock(&self.locks, name)).transpose()?;
             let Found::Subvolume(metadata) = self.subvolumes.metadata(at).await? else { return Ok(None) };
             let marks = Marks::read(&metadata);
             let Owner::Claim(mark) = marks.owner.clone() else { return Ok(None) };
-            if !mark.is_of(self.host.cluster_ids().as_ref()) {
+            if !mark.is_of(self.kubernetes.cluster_ids().as_ref()) {
                 return Ok(None);
             }
             // Not every name tells of which volume it is.
@@ -128,7 +131,7 @@ impl Work {
     /// Whether the subvolume certainly does not exist; from now on it may.
     ///
     /// A list of the group, once in a term, spares asking for each name.
-    pub(super) async fn is_new(&self, at: &At) -> Result<bool, Error> {
+    pub(super) async fn is_new(&self, at: &SubvolumeRef) -> Result<bool, Error> {
         let group = (at.fs.clone(), at.group.clone());
         if let Some(present) = self.store.memory().present.get_mut(&group) {
             return Ok(present.insert(&at.name));
@@ -146,10 +149,10 @@ impl Work {
     pub(super) async fn identity(&self) -> Result<String, Error> {
         let fsid = self.subvolumes.fsid().await?;
         let mut memory = self.store.memory();
-        let past = memory.past.as_ref().filter(|past| **past != fsid);
-        let swapped = past.map(|past| {
+        let expected = memory.expected.as_ref().filter(|expected| **expected != fsid);
+        let swapped = expected.map(|expected| {
             format!(
-                "cluster {} is not what it was: its identity (fsid) is {fsid}, the volumes' is {past}. Correct the monitors, or name the \
+                "cluster {} is not what it was: its identity (fsid) is {fsid}, the volumes' is {expected}. Correct the monitors, or name the \
                  new cluster otherwise",
                 self.store.cluster.name()
             )
@@ -183,11 +186,11 @@ impl Work {
 
     /// Forgets a Secret that we kept. One that is not ours by now is left where it is.
     pub(super) async fn forget(&self, secret: &SecretName, owner: &VolumeName) -> Result<(), Error> {
-        match self.host.delete(secret, owner).await {
+        match self.kubernetes.delete(secret, owner).await {
             Err(error) if error.kind() == Kind::Refused => {
                 tracing::warn!(%secret, volume = %owner, error = error.chain(), "a Secret was left where it is");
                 let why = "it was not made by this provisioner; remove it by hand if it is not used";
-                self.store.memory().stick(format!("Secret {secret}"), why.to_owned());
+                self.store.memory().set_problem(format!("Secret {secret}"), why.to_owned());
                 Ok(())
             }
             result => result,

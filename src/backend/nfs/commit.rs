@@ -8,7 +8,7 @@ use super::{
     places::{self, Leaving, Occupied},
     prove::owned,
     record::{self, INTENTS, Marker, UNSIGNED, VOLUMES},
-    work::{Rule, Work},
+    work::{ExportOp, Rule},
 };
 use crate::{
     backend::{Kind, Uncommitted, quoted},
@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// Records that the volume is in use, as the PV with this UID.
-pub(super) fn commit(work: &Work<'_>, name: &VolumeName, uid: &str) -> Result<(), OpError> {
+pub(super) fn commit(work: &ExportOp<'_>, name: &VolumeName, uid: &str) -> Result<(), OpError> {
     let intent = work.marker(INTENTS, name)?;
     let begun = intent.is_some();
     let known = match intent {
@@ -39,7 +39,7 @@ pub(super) fn commit(work: &Work<'_>, name: &VolumeName, uid: &str) -> Result<()
 }
 
 /// Writes the record of a volume that is in use: signed with this cluster, and with the inode of its directory.
-pub(super) fn write_record(work: &Work<'_>, marker: &Marker) -> Result<(), OpError> {
+pub(super) fn write_record(work: &ExportOp<'_>, marker: &Marker) -> Result<(), OpError> {
     let name = marker.id.name();
     let seen = match work.root.see(&marker.path) {
         Ok(seen) => seen.filter(|seen| seen.entry == Entry::Directory),
@@ -67,7 +67,7 @@ pub(super) fn write_record(work: &Work<'_>, marker: &Marker) -> Result<(), OpErr
 }
 
 /// The volumes that this cluster began and did not commit, oldest first.
-pub(super) fn list_uncommitted(work: &Work<'_>) -> Result<Vec<Uncommitted>, OpError> {
+pub(super) fn list_uncommitted(work: &ExportOp<'_>) -> Result<Vec<Uncommitted>, OpError> {
     let mut found = Vec::new();
     // Whose they are cannot be told.
     let Some(ids) = work.cluster() else { return Ok(found) };
@@ -102,13 +102,13 @@ pub(super) fn list_uncommitted(work: &Work<'_>) -> Result<Vec<Uncommitted>, OpEr
 }
 
 /// Whether an intent is one of this cluster. One that is not signed may be of any.
-fn is_ours(work: &Work<'_>, ids: &ClusterIds, intent: &Marker) -> bool {
+fn is_ours(work: &ExportOp<'_>, ids: &ClusterIds, intent: &Marker) -> bool {
     let ours = intent.cluster.as_ref().is_some_and(|cluster| ids.include(cluster));
     ours || !work.context.enforces(Rule::Cluster)
 }
 
 /// An intent of an earlier version does not say which cluster wrote it. It is told once.
-fn tell_unsigned(work: &Work<'_>, intent: &Marker) {
+fn tell_unsigned(work: &ExportOp<'_>, intent: &Marker) {
     if !work.context.tell_once(intent.id.name()) {
         return;
     }
@@ -128,7 +128,7 @@ fn tell_unsigned(work: &Work<'_>, intent: &Marker) {
 }
 
 /// Removes an uncommitted volume.
-pub(super) fn rollback(work: &Work<'_>, uncommitted: &Uncommitted) -> Result<(), OpError> {
+pub(super) fn rollback(work: &ExportOp<'_>, uncommitted: &Uncommitted) -> Result<(), OpError> {
     let name = uncommitted.id.name();
     if work.marker(VOLUMES, name)?.is_some() {
         return fail(Kind::Refused, format!("volume {name} was committed; it is in use"));
@@ -152,7 +152,7 @@ pub(super) fn rollback(work: &Work<'_>, uncommitted: &Uncommitted) -> Result<(),
 }
 
 /// Removes what an intent made, if nobody has put anything there, gives up its place, and then the intent.
-pub(super) fn undo_intent(work: &Work<'_>, intent: &Marker) -> Result<(), OpError> {
+pub(super) fn undo_intent(work: &ExportOp<'_>, intent: &Marker) -> Result<(), OpError> {
     let file = record::file(INTENTS, intent.id.name());
     let holds = match &intent.cluster {
         _ if !work.context.enforces(Rule::Places) => true,
@@ -186,7 +186,7 @@ pub(super) fn undo_intent(work: &Work<'_>, intent: &Marker) -> Result<(), OpErro
 }
 
 /// Gives up the place of an intent at which nothing was made, and then the intent.
-pub(super) fn give_up(work: &Work<'_>, intent: &Marker) -> Result<(), OpError> {
+pub(super) fn give_up(work: &ExportOp<'_>, intent: &Marker) -> Result<(), OpError> {
     let name = intent.id.name();
     places::vacate(work, intent, &intent.path)?;
     work.changes.remove_file(&record::file(INTENTS, name))?;

@@ -11,14 +11,14 @@ use super::{
     class::{Existing, Plan},
     commit::{give_up, undo_intent, write_record},
     export::NAME,
-    moves::{Here, here},
+    moves::{PathState, here},
     op_error::{OpError, fail},
     parents::make_parents,
     path_pattern,
     places::{self, Occupant, Occupied, Relation},
     prove::{owned, unknown_cluster},
     record::{self, BASE, INTENTS, Marker, PLACES, VOLUMES},
-    work::{Rule, Work},
+    work::{ExportOp, Rule},
 };
 use crate::{
     backend::{Kind, quoted},
@@ -41,7 +41,7 @@ pub(super) enum Created {
 
 /// Makes the volume, or finds it. `gone` has no PV any more.
 pub(super) fn create(
-    work: &Work<'_>,
+    work: &ExportOp<'_>,
     request: &VolumeRequest,
     plan: &Plan,
     gone: Option<&VolumeName>,
@@ -95,7 +95,7 @@ pub(super) fn create(
 
 /// The creation of a volume that has no directory yet.
 struct Creation<'a> {
-    work: &'a Work<'a>,
+    work: &'a ExportOp<'a>,
     wanted: &'a Marker,
     plan: &'a Plan,
     gone: Option<&'a VolumeName>,
@@ -142,7 +142,7 @@ impl Creation<'_> {
             Occupied::Taken(other) => return self.taken(&other),
         };
         if there.is_some() {
-            if here(work, path)? == Here::Nothing {
+            if here(work, path)? == PathState::Nothing {
                 // The last of those who shared it removed it before the place was ours.
                 return Ok(Attempt::Again);
             }
@@ -194,7 +194,7 @@ impl Creation<'_> {
 }
 
 /// Makes the directory and what is missing above it; `false` where something interfered.
-fn make_directory(work: &Work<'_>, path: &RelativePath) -> Result<bool, OpError> {
+fn make_directory(work: &ExportOp<'_>, path: &RelativePath) -> Result<bool, OpError> {
     if !make_parents(work, path)? {
         return Ok(false);
     }
@@ -207,7 +207,7 @@ fn make_directory(work: &Work<'_>, path: &RelativePath) -> Result<bool, OpError>
 }
 
 /// Records the directory of a volume that had lost it, where one was made again.
-fn made_again(work: &Work<'_>, known: &Marker) -> Result<(), OpError> {
+fn made_again(work: &ExportOp<'_>, known: &Marker) -> Result<(), OpError> {
     let intent = record::file(INTENTS, known.id.name());
     if work.root.entry(&intent)? != Entry::Missing {
         write_record(work, known)?;
@@ -217,7 +217,7 @@ fn made_again(work: &Work<'_>, known: &Marker) -> Result<(), OpError> {
 }
 
 /// What is recorded of the volume that is asked for.
-fn wanted(work: &Work<'_>, request: &VolumeRequest, plan: &Plan) -> Result<Marker, OpError> {
+fn wanted(work: &ExportOp<'_>, request: &VolumeRequest, plan: &Plan) -> Result<Marker, OpError> {
     let id = VolumeId::new(NAME, &work.context.export.name, request.name.clone())?;
     Ok(Marker {
         capacity: request.capacity.bytes(),
@@ -228,7 +228,7 @@ fn wanted(work: &Work<'_>, request: &VolumeRequest, plan: &Plan) -> Result<Marke
 }
 
 /// What lies in the volume's place. It must be in the file system of the export, since a volume is removed by moving it.
-fn look(work: &Work<'_>, path: &RelativePath) -> Result<Option<Seen>, OpError> {
+fn look(work: &ExportOp<'_>, path: &RelativePath) -> Result<Option<Seen>, OpError> {
     let elsewhere = |prefix: &[String]| {
         let root = work.root.path().join(prefix.join("/"));
         fail(
@@ -263,7 +263,7 @@ fn look(work: &Work<'_>, path: &RelativePath) -> Result<Option<Seen>, OpError> {
 }
 
 /// Whether a recorded volume is the one that is asked for.
-fn same_volume(work: &Work<'_>, known: &Marker, wanted: &Marker) -> Result<(), OpError> {
+fn same_volume(work: &ExportOp<'_>, known: &Marker, wanted: &Marker) -> Result<(), OpError> {
     owned(work, known)?;
     if known.trash.is_some() {
         return fail(Kind::Busy, format!("volume {} is being removed", known.id.name()));
@@ -288,7 +288,7 @@ fn same_volume(work: &Work<'_>, known: &Marker, wanted: &Marker) -> Result<(), O
 
 /// Whether an existing directory may become the volume's, if its place is free, and as what.
 fn origin_of_existing(
-    work: &Work<'_>,
+    work: &ExportOp<'_>,
     wanted: &Marker,
     begun: Option<&Marker>,
     plan: &Plan,
@@ -335,7 +335,7 @@ fn origin_of_existing(
 
 /// The volume that `other` is, where the claim has the same name as its claim in the same cluster and the class adopts what
 /// is there: the claim was made again, and the volume of the former one was kept.
-fn former(work: &Work<'_>, other: &Occupant, wanted: &Marker, plan: &Plan) -> Option<VolumeName> {
+fn former(work: &ExportOp<'_>, other: &Occupant, wanted: &Marker, plan: &Plan) -> Option<VolumeName> {
     let who = other.who.as_ref().filter(|_| other.relation == Relation::Same)?;
     let ours = work.cluster().is_some_and(|ids| who.cluster.as_ref().is_some_and(|c| ids.include(c)));
     let again = (&who.claim.namespace, &who.claim.name) == (&wanted.claim.namespace, &wanted.claim.name);
@@ -344,8 +344,8 @@ fn former(work: &Work<'_>, other: &Occupant, wanted: &Marker, plan: &Plan) -> Op
 }
 
 /// Forgets a volume without a PV whose directory another one takes over.
-fn forget(work: &Work<'_>, former: &VolumeName) -> Result<(), OpError> {
-    let _held = work.context.hold(former)?;
+fn forget(work: &ExportOp<'_>, former: &VolumeName) -> Result<(), OpError> {
+    let _held = work.context.try_lock(former)?;
     let Some(record) = work.marker(VOLUMES, former)? else {
         return fail(Kind::Conflict, format!("the record of volume {former} is gone, and its place is not"));
     };
@@ -359,7 +359,7 @@ fn forget(work: &Work<'_>, former: &VolumeName) -> Result<(), OpError> {
 }
 
 /// Who is in the way, and what to do.
-fn in_the_way(work: &Work<'_>, other: &Occupant, path: &RelativePath) -> String {
+fn in_the_way(work: &ExportOp<'_>, other: &Occupant, path: &RelativePath) -> String {
     let mut text = other.explained(path);
     match other.relation {
         Relation::Same => text.push_str(

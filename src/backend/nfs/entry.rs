@@ -1,7 +1,7 @@
 //! The names of what lies in the trash: [`Name`]. Pure.
 //!
 //! The everyday name tells the volume and is made up anew for every attempt, so that a call of an earlier attempt that comes
-//! late never meets what a later one moved. Where a full export takes no record, the name itself holds it ([`Whole`]).
+//! late never meets what a later one moved. Where a full export takes no record, the name itself holds it ([`SelfDescribingName`]).
 
 use std::fmt;
 
@@ -31,7 +31,7 @@ pub(super) enum Name {
     /// An everyday one, whose record says everything. `None` where the volume's name was cut.
     Recorded(Option<VolumeName>),
     /// One that holds the record.
-    Whole(Whole),
+    SelfDescribingName(SelfDescribingName),
     /// One of the version before, which kept no records in the trash.
     Legacy {
         /// The volume; `None` where its name was cut.
@@ -45,7 +45,7 @@ pub(super) enum Name {
 
 /// A name that holds the record: `<volume>@<time>@<UID of the PV>@<cluster>@<inode>@<keep for so many seconds>`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Whole {
+pub(super) struct SelfDescribingName {
     pub(super) volume: VolumeName,
     pub(super) at: Timestamp,
     pub(super) uid: Option<String>,
@@ -69,7 +69,7 @@ fn legacy(volume: &VolumeName, at: Timestamp, longest: usize) -> String {
     format!("{}@{}", path_pattern::shortened(volume.as_str(), longest), stamp(at))
 }
 
-impl Whole {
+impl SelfDescribingName {
     /// As a name; `None` where no file system takes it.
     pub(super) fn name(&self) -> Option<String> {
         let plain =
@@ -81,7 +81,7 @@ impl Whole {
     }
 }
 
-impl fmt::Display for Whole {
+impl fmt::Display for SelfDescribingName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { volume, at, uid, cluster, inode, keep } = self;
         let (uid, cluster) = (uid.as_deref().unwrap_or(""), cluster.as_deref().unwrap_or(""));
@@ -100,7 +100,7 @@ impl Name {
         let mut part = || parts.next();
         let (volume, at, uid, cluster, inode, keep) = (part()?, part()?, part()?, part()?, part()?, part()?);
         let some = |text: &str| Some(text.to_owned()).filter(|text| !text.is_empty());
-        let whole = Whole {
+        let whole = SelfDescribingName {
             volume: volume.parse().ok()?,
             at: unstamp(at)?,
             uid: some(uid),
@@ -109,7 +109,7 @@ impl Name {
             keep: keep.parse().ok()?,
         };
         // Nothing else reads as one.
-        (whole.to_string() == text).then_some(Self::Whole(whole))
+        (whole.to_string() == text).then_some(Self::SelfDescribingName(whole))
     }
 
     fn everyday(text: &str) -> Option<Self> {
@@ -131,7 +131,7 @@ impl Name {
     pub(super) fn volume(&self) -> Option<&VolumeName> {
         match self {
             Self::Recorded(volume) | Self::Legacy { volume, .. } => volume.as_ref(),
-            Self::Whole(whole) => Some(&whole.volume),
+            Self::SelfDescribingName(whole) => Some(&whole.volume),
             Self::Unknown => None,
         }
     }
@@ -189,7 +189,7 @@ mod tests {
 
     #[test]
     fn a_name_that_holds_the_record_reads_back_and_nothing_else_reads_as_one() {
-        let whole = Whole {
+        let whole = SelfDescribingName {
             volume: volume("pvc-1"),
             at: at(),
             uid: Some("u-1".into()),
@@ -197,9 +197,9 @@ mod tests {
             inode: 7,
             keep: 600,
         };
-        let unsigned = Whole { uid: None, cluster: None, ..whole.clone() };
+        let unsigned = SelfDescribingName { uid: None, cluster: None, ..whole.clone() };
         for whole in [whole.clone(), unsigned] {
-            assert_eq!(Name::read(&whole.name().unwrap()), Name::Whole(whole));
+            assert_eq!(Name::read(&whole.name().unwrap()), Name::SelfDescribingName(whole));
         }
         assert_eq!(whole.name().unwrap(), "pvc-1@20260302T100000Z@u-1@c-1@7@600");
         for bad in [
@@ -211,7 +211,7 @@ mod tests {
         ] {
             assert_eq!(Name::read(bad), Name::Unknown, "{bad}");
         }
-        assert_eq!(Whole { cluster: Some("a/b".into()), ..whole.clone() }.name(), None);
-        assert_eq!(Whole { volume: volume(&"a".repeat(253)), ..whole }.name(), None);
+        assert_eq!(SelfDescribingName { cluster: Some("a/b".into()), ..whole.clone() }.name(), None);
+        assert_eq!(SelfDescribingName { volume: volume(&"a".repeat(253)), ..whole }.name(), None);
     }
 }

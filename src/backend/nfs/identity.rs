@@ -1,4 +1,4 @@
-//! Whether a root is the export that it was: [`Context::verify`], [`Work::ensure_layout`].
+//! Whether a root is the export that it was: [`Context::verify`], [`ExportOp::ensure_layout`].
 //!
 //! An export has an identity from the first time that something is made on it. What was learned of it once, from the disk,
 //! from a volume or by making it, holds for the life of the process: a root with another identity, or without one, is
@@ -16,7 +16,7 @@ use super::{
     export::Export,
     op_error::{OpError, fail},
     record::{self, BASE, Identity, STAGING},
-    work::{Context, Opened, Rule, Work},
+    work::{Context, ExportOp, Opened, Rule},
 };
 use crate::{
     backend::{Error, Kind, StoreExpectation, quoted},
@@ -56,7 +56,7 @@ impl Context {
         if !self.enforces(Rule::Identity) {
             return Ok(());
         }
-        self.roots.note(&self.export, top, identity, Arc::downgrade(&self.doubt))
+        self.roots.note(&self.export, top, identity, Arc::downgrade(&self.invalidate))
     }
 
     fn look(&self, expected: &StoreExpectation, pinned: Option<&str>) -> Result<Opened, String> {
@@ -93,7 +93,7 @@ impl Context {
             root,
             mirrored: AtomicBool::new(identity.as_ref().is_some_and(|identity| identity.mirrored)),
             identity: Mutex::new(identity.map(|identity| identity.id)),
-            furnished: AtomicBool::new(false),
+            layout_ready: AtomicBool::new(false),
         })
     }
 
@@ -167,16 +167,16 @@ impl Opened {
     }
 }
 
-impl Work<'_> {
+impl ExportOp<'_> {
     /// The export's identity, and our own directories on it: both are made when they are first needed.
     pub(super) fn ensure_layout(&self) -> Result<String, OpError> {
         let mut identity = self.opened.identity.lock();
-        if !self.opened.furnished.load(Ordering::SeqCst) {
+        if !self.opened.layout_ready.load(Ordering::SeqCst) {
             self.changes.make_directory(&[BASE], 0o700)?;
             for folder in record::FOLDERS {
                 self.changes.make_directory(&[BASE, folder], 0o700)?;
             }
-            self.opened.furnished.store(true, Ordering::SeqCst);
+            self.opened.layout_ready.store(true, Ordering::SeqCst);
         }
         if let Some(identity) = &*identity {
             return Ok(identity.clone());
@@ -230,7 +230,7 @@ impl Work<'_> {
 }
 
 /// Writes down that the places of all volumes are noted.
-pub(super) fn set_mirrored(work: &Work<'_>) -> Result<(), OpError> {
+pub(super) fn set_mirrored(work: &ExportOp<'_>) -> Result<(), OpError> {
     if let Some(identity) = work.found_identity()? {
         let identity = Identity { mirrored: true, ..identity };
         work.changes.write(&record::export_file(), &identity.to_json())?;

@@ -8,14 +8,14 @@ use jiff::Timestamp;
 use super::{
     export::NAME,
     mounted,
-    moves::{self, Here, Live, here},
-    op_error::{OpError, fail, if_room, is_elsewhere},
+    moves::{self, ActiveRecord, PathState, here},
+    op_error::{OpError, fail, is_elsewhere, unless_full},
     path_pattern::Pattern,
     places::{self, Occupant, Relation},
     prove,
     record::{self, Marker, VOLUMES},
     recorded::{self, Removing},
-    work::{Rule, Work},
+    work::{ExportOp, Rule},
 };
 use crate::{
     backend::{Kind, Removed},
@@ -23,14 +23,18 @@ use crate::{
 };
 
 /// Removes what lies at `path`, if it may be taken as the volume.
-pub(super) fn remove(work: &Work<'_>, removal: &Removal, path: &RelativePath) -> Result<Removed, OpError> {
+pub(super) fn remove(
+    work: &ExportOp<'_>,
+    removal: &Removal,
+    path: &RelativePath,
+) -> Result<Removed, OpError> {
     let inode = match here(work, path) {
         // The rest is found out where it lies.
         Err(error) if is_elsewhere(&error) => None,
         Err(error) => return Err(error),
-        Ok(Here::Directory(inode)) => Some(inode),
-        Ok(Here::Nothing) => return Ok(Removed::Absent),
-        Ok(Here::Other) => {
+        Ok(PathState::Directory(inode)) => Some(inode),
+        Ok(PathState::Nothing) => return Ok(Removed::Absent),
+        Ok(PathState::Other) => {
             let message = format!("{path} is not a directory, but a file or a link; nothing was touched");
             return fail(Kind::Refused, message);
         }
@@ -55,19 +59,19 @@ pub(super) fn remove(work: &Work<'_>, removal: &Removal, path: &RelativePath) ->
     let file = record::file(VOLUMES, &removal.name);
     let patterned = is_patterned(removal, path);
     prove::unrecorded(&file.to_string(), removal, path, patterned, cluster.as_ref())?;
-    let live = Live { folder: VOLUMES, marker };
-    let written = if_room(work.ensure_layout())?.is_some()
-        && if_room(work.changes.write(&file, &live.marker.to_json()))?.is_some();
+    let active_record = ActiveRecord { folder: VOLUMES, marker };
+    let written = unless_full(work.ensure_layout())?.is_some()
+        && unless_full(work.changes.write(&file, &active_record.marker.to_json()))?.is_some();
     if let (false, Some(inode)) = (written, inode) {
-        return on_full_export(work, removal, &live.marker, inode);
+        return on_full_export(work, removal, &active_record.marker, inode);
     }
     if !written {
         let message = "the export is full, and the volume lies in a file system below it; free some space in the export";
         return fail(Kind::Exhausted, message);
     }
     work.context.index.add(&removal.name, path);
-    let marker = live.marker.clone();
-    let removed = Removing { work, removal, live }.run();
+    let marker = active_record.marker.clone();
+    let removed = Removing { work, removal, active_record }.run();
     if let Err(OpError::Reported(error)) = &removed
         && error.kind() == Kind::Refused
     {
@@ -78,7 +82,7 @@ pub(super) fn remove(work: &Work<'_>, removal: &Removal, path: &RelativePath) ->
 }
 
 /// The id under which a volume is recorded whose name others chose: it may be too long for one.
-pub(super) fn id(work: &Work<'_>, name: &VolumeName) -> Result<VolumeId, OpError> {
+pub(super) fn id(work: &ExportOp<'_>, name: &VolumeName) -> Result<VolumeId, OpError> {
     let export = &work.context.export.name;
     VolumeId::new(NAME, export, name.clone()).or_else(|_| {
         let length = name.as_str().len();
@@ -93,7 +97,7 @@ pub(super) fn id(work: &Work<'_>, name: &VolumeName) -> Result<VolumeId, OpError
     })
 }
 
-fn overlapping(work: &Work<'_>, marker: &Marker) -> Result<Option<Occupant>, OpError> {
+fn overlapping(work: &ExportOp<'_>, marker: &Marker) -> Result<Option<Occupant>, OpError> {
     if !work.context.enforces(Rule::Places) {
         return Ok(None);
     }
@@ -102,7 +106,7 @@ fn overlapping(work: &Work<'_>, marker: &Marker) -> Result<Option<Occupant>, OpE
 
 /// Removes a volume where not even a record can be written.
 fn on_full_export(
-    work: &Work<'_>,
+    work: &ExportOp<'_>,
     removal: &Removal,
     marker: &Marker,
     inode: u64,
@@ -116,8 +120,8 @@ fn on_full_export(
         let why = occupant.explained(&marker.path);
         return fail(Kind::Refused, format!("{why}; nothing was touched"));
     }
-    let now = work.context.host.now().and_then(|now| Timestamp::try_from(now).ok());
-    let keep = removal.pv_metadata.retention.unwrap_or_else(|| work.context.host.trash_retention());
+    let now = work.context.kubernetes.now().and_then(|now| Timestamp::try_from(now).ok());
+    let keep = removal.pv_metadata.retention.unwrap_or_else(|| work.context.kubernetes.trash_retention());
     recorded::move_as_whole(work, marker, inode, now.unwrap_or_else(Timestamp::now), keep)?;
     work.context.trash.added();
     Ok(Removed::Trashed)

@@ -6,10 +6,10 @@
 //! of the export finds what lies elsewhere.
 
 use super::{
-    moves::{self, Here, here},
+    moves::{self, PathState, here},
     op_error::{OpError, fail},
     record::{BASE, Marker, TRASH, Trashed},
-    work::Work,
+    work::ExportOp,
 };
 use crate::{
     backend::{Kind, Removed},
@@ -18,15 +18,15 @@ use crate::{
 
 /// Does `work` within the file system that is mounted at `below`; in the export's own where that is empty.
 pub(super) fn within<T>(
-    work: &Work<'_>,
+    work: &ExportOp<'_>,
     below: &[String],
-    then: impl FnOnce(&Work<'_>) -> Result<T, OpError>,
+    then: impl FnOnce(&ExportOp<'_>) -> Result<T, OpError>,
 ) -> Result<T, OpError> {
     if below.is_empty() {
         return then(work);
     }
     let root = work.root.enter_mount(below)?;
-    then(&Work {
+    then(&ExportOp {
         context: work.context,
         opened: work.opened,
         root: &root,
@@ -44,7 +44,7 @@ pub(super) fn by_hand(name: &VolumeName) -> String {
 
 /// Whether a volume there can be removed at all. Touches nothing.
 pub(super) fn check(
-    work: &Work<'_>,
+    work: &ExportOp<'_>,
     marker: &Marker,
     below: &[String],
     archive: bool,
@@ -66,7 +66,7 @@ pub(super) fn check(
         return fail(Kind::Refused, message);
     }
     within(work, below, |inner| {
-        if here(inner, &[BASE, "export.json"])? == Here::Nothing {
+        if here(inner, &[BASE, "export.json"])? == PathState::Nothing {
             return Ok(());
         }
         let message = format!(
@@ -78,14 +78,14 @@ pub(super) fn check(
 }
 
 /// Moves the directory of a volume whose record lies in the trash already, unless that was done.
-pub(super) fn finish(work: &Work<'_>, marker: &Marker) -> Result<Removed, OpError> {
+pub(super) fn finish(work: &ExportOp<'_>, marker: &Marker) -> Result<Removed, OpError> {
     let Some(Trashed { entry, inode, below, .. }) = &marker.trash else { return Ok(Removed::Trashed) };
     if below.is_empty() {
         return Ok(Removed::Trashed);
     }
     let inside = &RelativePath::from(marker.path.get(below.len()..).unwrap_or_default());
     within(work, below, |inner| {
-        if here(inner, inside)? == Here::Directory(*inode) {
+        if here(inner, inside)? == PathState::Directory(*inode) {
             inner.changes.make_directory(&[BASE], 0o700)?;
             inner.changes.make_directory(&[BASE, TRASH], 0o700)?;
             moves::moved(inner, inside, &moves::in_trash(entry), *inode)?;
@@ -95,14 +95,14 @@ pub(super) fn finish(work: &Work<'_>, marker: &Marker) -> Result<Removed, OpErro
 }
 
 /// Moves the directory back that an entry is of, unless it is at its place; `false` where it is not there.
-pub(super) fn back(work: &Work<'_>, marker: &Marker) -> Result<bool, OpError> {
+pub(super) fn back(work: &ExportOp<'_>, marker: &Marker) -> Result<bool, OpError> {
     let Some(Trashed { entry, inode, below, .. }) = &marker.trash else { return Ok(false) };
     let inside = &RelativePath::from(marker.path.get(below.len()..).unwrap_or_default());
     within(work, below, |inner| {
-        if here(inner, inside)? == Here::Directory(*inode) {
+        if here(inner, inside)? == PathState::Directory(*inode) {
             return Ok(true);
         }
-        if here(inner, &moves::in_trash(entry))? != Here::Directory(*inode) {
+        if here(inner, &moves::in_trash(entry))? != PathState::Directory(*inode) {
             return Ok(false);
         }
         moves::move_home(inner, inside, &moves::in_trash(entry), *inode).map(|()| true)

@@ -6,10 +6,10 @@
 
 use super::{
     entry::{self, Name},
-    op_error::{OpError, fail, if_room},
+    op_error::{OpError, fail, unless_full},
     parents::make_parents,
     record::{self, ARCHIVED, BASE, INTENTS, Marker, TRASH, Trashed, VOLUMES},
-    work::{Rule, Work},
+    work::{ExportOp, Rule},
 };
 use crate::{
     backend::Kind,
@@ -19,7 +19,7 @@ use crate::{
 
 /// What lies at a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Here {
+pub(super) enum PathState {
     Nothing,
     /// The directory with this inode.
     Directory(u64),
@@ -29,12 +29,12 @@ pub(super) enum Here {
 
 /// The record of a volume that was not removed, or not to the end.
 #[derive(Debug, Clone)]
-pub(super) struct Live {
+pub(super) struct ActiveRecord {
     pub(super) folder: &'static str,
     pub(super) marker: Marker,
 }
 
-impl Live {
+impl ActiveRecord {
     /// Where the record lies.
     pub(super) fn file(&self) -> RelativePath {
         record::file(self.folder, self.marker.id.name())
@@ -42,24 +42,24 @@ impl Live {
 }
 
 /// Looks at a path, asking the server.
-pub(super) fn here<S: AsRef<str>>(work: &Work<'_>, path: &[S]) -> Result<Here, OpError> {
+pub(super) fn here<S: AsRef<str>>(work: &ExportOp<'_>, path: &[S]) -> Result<PathState, OpError> {
     match work.root.see_fresh(path) {
-        Ok(None) => Ok(Here::Nothing),
+        Ok(None) => Ok(PathState::Nothing),
         Ok(Some(seen)) => Ok(match seen.entry {
-            Entry::Directory => Here::Directory(seen.inode),
-            Entry::Other => Here::Other,
-            Entry::Missing => Here::Nothing,
+            Entry::Directory => PathState::Directory(seen.inode),
+            Entry::Other => PathState::Other,
+            Entry::Missing => PathState::Nothing,
         }),
-        Err(failure) if failure.errno() == Some(Errno::ESTALE) => Ok(Here::Nothing),
+        Err(failure) if failure.errno() == Some(Errno::ESTALE) => Ok(PathState::Nothing),
         Err(failure) => Err(failure.into()),
     }
 }
 
 /// The record of the volume among those that were not removed.
-pub(super) fn live(work: &Work<'_>, name: &VolumeName) -> Result<Option<Live>, OpError> {
+pub(super) fn active_record(work: &ExportOp<'_>, name: &VolumeName) -> Result<Option<ActiveRecord>, OpError> {
     for folder in [VOLUMES, INTENTS] {
         if let Some(marker) = work.marker(folder, name)? {
-            return Ok(Some(Live { folder, marker }));
+            return Ok(Some(ActiveRecord { folder, marker }));
         }
     }
     Ok(None)
@@ -76,7 +76,7 @@ pub(super) fn trash_record(entry: &str) -> RelativePath {
 }
 
 /// The record of an entry of the trash. One that cannot be read is an error.
-pub(super) fn trashed(work: &Work<'_>, entry: &str) -> Result<Option<Marker>, OpError> {
+pub(super) fn trashed(work: &ExportOp<'_>, entry: &str) -> Result<Option<Marker>, OpError> {
     let file = trash_record(entry);
     let Some(content) = work.root.read_fresh(&file)? else { return Ok(None) };
     Marker::from_json(&content.bytes).map(Some).or_else(|why| {
@@ -86,10 +86,14 @@ pub(super) fn trashed(work: &Work<'_>, entry: &str) -> Result<Option<Marker>, Op
 }
 
 /// The entry of the trash with this inode, unless it was removed for another volume.
-pub(super) fn entry_of(work: &Work<'_>, volume: &VolumeName, inode: u64) -> Result<Option<String>, OpError> {
+pub(super) fn entry_of(
+    work: &ExportOp<'_>,
+    volume: &VolumeName,
+    inode: u64,
+) -> Result<Option<String>, OpError> {
     for entry in work.root.names(&[BASE, TRASH])? {
         let is_entry = !entry.starts_with('.') && entry.strip_suffix(".json").is_none();
-        if !is_entry || here(work, &in_trash(&entry))? != Here::Directory(inode) {
+        if !is_entry || here(work, &in_trash(&entry))? != PathState::Directory(inode) {
             continue;
         }
         // A number of a directory that was purged may be given to another one.
@@ -102,16 +106,16 @@ pub(super) fn entry_of(work: &Work<'_>, volume: &VolumeName, inode: u64) -> Resu
 
 /// The entry at the top of the export with this inode that was removed as this volume, when the export was full.
 pub(super) fn entry_at_top(
-    work: &Work<'_>,
+    work: &ExportOp<'_>,
     volume: &VolumeName,
     inode: u64,
 ) -> Result<Option<RelativePath>, OpError> {
     for top in work.root.names_at_top()? {
         let Some(name) = top.strip_prefix(entry::AT_TOP) else { continue };
-        if let Name::Whole(whole) = Name::read(name)
+        if let Name::SelfDescribingName(whole) = Name::read(name)
             && whole.volume == *volume
             && whole.inode == inode
-            && here(work, &[&top])? == Here::Directory(inode)
+            && here(work, &[&top])? == PathState::Directory(inode)
         {
             return Ok(Some(entry::at_top("", &top)));
         }
@@ -122,21 +126,26 @@ pub(super) fn entry_at_top(
 /// Gives what lies in the trash a name that no earlier call knows, and tells it. A call that was to bring the volume back and
 /// hangs finds nothing then: carried out once the place is given up, it would put the old data under the next volume, since
 /// rename(2) replaces an empty directory.
-pub(super) fn afresh(work: &Work<'_>, live: &mut Live, entry: &str, inode: u64) -> Result<String, OpError> {
-    let Some(trash) = live.marker.trash.clone() else { return Ok(entry.to_owned()) };
+pub(super) fn rename_entry(
+    work: &ExportOp<'_>,
+    active_record: &mut ActiveRecord,
+    entry: &str,
+    inode: u64,
+) -> Result<String, OpError> {
+    let Some(trash) = active_record.marker.trash.clone() else { return Ok(entry.to_owned()) };
     if !work.context.enforces(Rule::Inode) {
         return Ok(entry.to_owned());
     }
-    let fresh = entry::recorded(live.marker.id.name(), trash.at);
+    let fresh = entry::recorded(active_record.marker.id.name(), trash.at);
     work.context.trash.moving(&fresh);
     // A full export may not take it.
-    if if_room(moved(work, &in_trash(entry), &in_trash(&fresh), inode))?.is_none() {
+    if unless_full(moved(work, &in_trash(entry), &in_trash(&fresh), inode))?.is_none() {
         return Ok(entry.to_owned());
     }
     let trash = Trashed { entry: fresh.clone(), inode, ..trash };
-    let marker = Marker { trash: Some(trash), ..live.marker.clone() };
-    if if_room(work.changes.write(&live.file(), &marker.to_json()))?.is_some() {
-        live.marker = marker;
+    let marker = Marker { trash: Some(trash), ..active_record.marker.clone() };
+    if unless_full(work.changes.write(&active_record.file(), &marker.to_json()))?.is_some() {
+        active_record.marker = marker;
     }
     Ok(fresh)
 }
@@ -144,7 +153,7 @@ pub(super) fn afresh(work: &Work<'_>, live: &mut Live, entry: &str, inode: u64) 
 /// Moves the directory with this inode from one place to another, where nothing may be. What turns out to be another one is
 /// moved back at once, if its place is free, and else by the purge, which finds it.
 pub(super) fn moved(
-    work: &Work<'_>,
+    work: &ExportOp<'_>,
     from: &RelativePath,
     to: &RelativePath,
     inode: u64,
@@ -157,14 +166,14 @@ pub(super) fn moved(
         Ok(()) => here(work, to)?,
         Err(failure) => return Err(failure.into()),
     };
-    if arrived == Here::Directory(inode) {
+    if arrived == PathState::Directory(inode) {
         return Ok(());
     }
     // Whatever happens from here on, the purge looks.
     work.context.trash.look();
     let shown = |path: &RelativePath| work.root.path().join(path.to_string()).display().to_string();
     let (from_path, to_path) = (shown(from), shown(to));
-    let Here::Directory(another) = arrived else {
+    let PathState::Directory(another) = arrived else {
         return fail(
             Kind::Unavailable,
             format!("{to_path} disappeared right after the move from {from_path}"),
@@ -178,7 +187,7 @@ pub(super) fn moved(
         found = another,
         "a move that came late took another directory; it is moved back"
     );
-    if here(work, from)? == Here::Nothing {
+    if here(work, from)? == PathState::Nothing {
         work.changes.rename(to, from)?;
     }
     fail(
@@ -191,7 +200,7 @@ pub(super) fn moved(
 
 /// Forgets a volume whose record was moved away. No file is removed where a record of the volume may lie again: such a call may
 /// come late, when the volume was put back.
-pub(super) fn forget_moved(work: &Work<'_>, marker: &Marker) -> Result<(), OpError> {
+pub(super) fn forget_moved(work: &ExportOp<'_>, marker: &Marker) -> Result<(), OpError> {
     let name = marker.id.name();
     work.changes.remove_file(&record::file(INTENTS, name))?;
     work.context.index.remove(name, &marker.path);
@@ -199,7 +208,7 @@ pub(super) fn forget_moved(work: &Work<'_>, marker: &Marker) -> Result<(), OpErr
 }
 
 /// Removes every record of the volume that was not removed; the one of an archive stays.
-pub(super) fn forget(work: &Work<'_>, marker: &Marker) -> Result<(), OpError> {
+pub(super) fn forget(work: &ExportOp<'_>, marker: &Marker) -> Result<(), OpError> {
     let name = marker.id.name();
     work.changes.remove_file(&record::file(INTENTS, name))?;
     work.changes.remove_file(&record::file(VOLUMES, name))?;
@@ -208,13 +217,17 @@ pub(super) fn forget(work: &Work<'_>, marker: &Marker) -> Result<(), OpError> {
 }
 
 /// The record of the newest archive of the volume.
-pub(super) fn archived(work: &Work<'_>, name: &VolumeName) -> Result<Option<Marker>, OpError> {
+pub(super) fn archived(work: &ExportOp<'_>, name: &VolumeName) -> Result<Option<Marker>, OpError> {
     work.marker(ARCHIVED, name)
 }
 
 /// Makes sure that nothing lies where a volume is to be moved back to from `from`.
-pub(super) fn nothing_at(work: &Work<'_>, path: &RelativePath, from: &RelativePath) -> Result<(), OpError> {
-    if here(work, path)? == Here::Nothing {
+pub(super) fn nothing_at(
+    work: &ExportOp<'_>,
+    path: &RelativePath,
+    from: &RelativePath,
+) -> Result<(), OpError> {
+    if here(work, path)? == PathState::Nothing {
         return Ok(());
     }
     fail(
@@ -225,7 +238,7 @@ pub(super) fn nothing_at(work: &Work<'_>, path: &RelativePath, from: &RelativePa
 
 /// Moves a directory to the place of its volume, where nothing may be.
 pub(super) fn move_home(
-    work: &Work<'_>,
+    work: &ExportOp<'_>,
     path: &RelativePath,
     from: &RelativePath,
     inode: u64,

@@ -43,7 +43,7 @@ pub(super) fn is_full(failure: &Failure) -> bool {
 }
 
 /// What a step did, or `None` where the export is full.
-pub(super) fn if_room<T>(result: Result<T, impl Into<OpError>>) -> Result<Option<T>, OpError> {
+pub(super) fn unless_full<T>(result: Result<T, impl Into<OpError>>) -> Result<Option<T>, OpError> {
     match result.map_err(Into::into) {
         Ok(value) => Ok(Some(value)),
         Err(OpError::Step(failure)) if is_full(&failure) => Ok(None),
@@ -52,7 +52,7 @@ pub(super) fn if_room<T>(result: Result<T, impl Into<OpError>>) -> Result<Option
 }
 
 /// Whether a failure is one of the storage, and not the end of the right to change it.
-pub(super) fn is_permitted(error: &OpError) -> bool {
+pub(super) fn is_storage_failure(error: &OpError) -> bool {
     match error {
         OpError::Reported(_) => true,
         OpError::Step(failure) => failure.errno().is_some(),

@@ -4,7 +4,7 @@
 use super::{
     op_error::{OpError, fail},
     record,
-    work::Work,
+    work::ExportOp,
 };
 use crate::{
     backend::Kind,
@@ -16,7 +16,7 @@ use crate::{
 const OUR_FOLDERS: usize = 2;
 
 /// Makes what is missing above a directory, each noted before it is made; `false` where something else interfered.
-pub(super) fn make_parents(work: &Work<'_>, path: &RelativePath) -> Result<bool, OpError> {
+pub(super) fn make_parents(work: &ExportOp<'_>, path: &RelativePath) -> Result<bool, OpError> {
     match path.parents().last() {
         Some(parent) if work.root.entry(&parent)? != Entry::Directory => {}
         Some(_) | None => return Ok(true),
@@ -43,7 +43,7 @@ pub(super) fn make_parents(work: &Work<'_>, path: &RelativePath) -> Result<bool,
 }
 
 /// Makes a directory unless it is there; `false` where the one above it is gone, removed with the last volume in it.
-fn make_beneath(work: &Work<'_>, path: &RelativePath, mode: u32) -> Result<bool, OpError> {
+fn make_beneath(work: &ExportOp<'_>, path: &RelativePath, mode: u32) -> Result<bool, OpError> {
     match work.changes.make_directory(path, mode) {
         Ok(Made::New | Made::Existed) => Ok(true),
         Err(failure) if failure.errno() == Some(Errno::ENOENT) => Ok(false),
@@ -52,7 +52,7 @@ fn make_beneath(work: &Work<'_>, path: &RelativePath, mode: u32) -> Result<bool,
 }
 
 /// Removes the directories above `path` that we made, as far as they are empty, and the notes of them.
-pub(super) fn remove_parents(work: &Work<'_>, path: &RelativePath) -> Result<(), OpError> {
+pub(super) fn remove_parents(work: &ExportOp<'_>, path: &RelativePath) -> Result<(), OpError> {
     for parent in path.parents().rev() {
         let note = record::parent_note(&parent);
         if work.root.entry(&note)? == Entry::Directory {

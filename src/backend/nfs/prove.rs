@@ -5,7 +5,7 @@
 use super::{
     op_error::{OpError, fail},
     record::Marker,
-    work::{Rule, Work},
+    work::{ExportOp, Rule},
 };
 use crate::{
     backend::{Error, Kind, UNKNOWN_CLUSTER, take_over},
@@ -14,15 +14,15 @@ use crate::{
 
 /// Who asks for a volume: what its PV says of itself, and which cluster this is.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Asker<'a> {
+pub(super) struct PvVolume<'a> {
     pub(super) name: &'a VolumeName,
     pub(super) pv_metadata: &'a PvMetadata,
     pub(super) cluster: Option<&'a ClusterIds>,
 }
 
 /// Whether the record in `file` is of the volume of who asks: of the same object, of the same cluster, or taken over.
-pub(super) fn owner(file: &str, marker: &Marker, asker: Asker<'_>) -> Result<(), Error> {
-    let Asker { name, pv_metadata, cluster } = asker;
+pub(super) fn owner(file: &str, marker: &Marker, pv_volume: PvVolume<'_>) -> Result<(), Error> {
+    let PvVolume { name, pv_metadata, cluster } = pv_volume;
     if !pv_metadata.uid.is_empty() && marker.uid.as_deref() == Some(pv_metadata.uid.as_str()) {
         return Ok(());
     }
@@ -61,7 +61,7 @@ pub(super) fn unknown_cluster(why: &str) -> String {
 }
 
 /// Whether a record of this name is one of ours.
-pub(super) fn owned(work: &Work<'_>, known: &Marker) -> Result<(), OpError> {
+pub(super) fn owned(work: &ExportOp<'_>, known: &Marker) -> Result<(), OpError> {
     if !work.context.enforces(Rule::Cluster) {
         return Ok(());
     }
@@ -242,8 +242,8 @@ mod tests {
         for (why, marker, uid, take_over, known, expected) in rows {
             let removal = removal(uid, *take_over);
             let cluster = known.then_some(&ours);
-            let asker = Asker { name: &removal.name, pv_metadata: &removal.pv_metadata, cluster };
-            match (owner(".berth/volumes/x.json", marker, asker), expected) {
+            let pv_volume = PvVolume { name: &removal.name, pv_metadata: &removal.pv_metadata, cluster };
+            match (owner(".berth/volumes/x.json", marker, pv_volume), expected) {
                 (Ok(()), Ok(())) => {}
                 (Err(error), Err(part)) => {
                     assert_eq!(error.kind(), Kind::Refused, "{why}");

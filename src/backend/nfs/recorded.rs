@@ -9,16 +9,16 @@ use jiff::Timestamp;
 
 use super::{
     archive,
-    entry::{self, Whole},
+    entry::{self, SelfDescribingName},
     mounted,
-    moves::{self, Here, Live, here},
-    op_error::{OpError, fail, if_room, is_full},
+    moves::{self, ActiveRecord, PathState, here},
+    op_error::{OpError, fail, is_full, unless_full},
     parents::remove_parents,
     places::{self, Leaving, Occupied},
     record::{Marker, Trashed},
     restore,
     stage::{Stage, stage},
-    work::{Rule, Work},
+    work::{ExportOp, Rule},
 };
 use crate::{
     backend::{Kind, Removed, take_over},
@@ -28,33 +28,33 @@ use crate::{
 
 /// The removal of a volume that has a record, which was proved to be this volume's.
 pub(super) struct Removing<'a> {
-    pub(super) work: &'a Work<'a>,
+    pub(super) work: &'a ExportOp<'a>,
     pub(super) removal: &'a Removal,
-    pub(super) live: Live,
+    pub(super) active_record: ActiveRecord,
 }
 
 impl Removing<'_> {
     pub(super) fn run(mut self) -> Result<Removed, OpError> {
-        let disposal = self.removal.disposal.of(self.live.marker.origin).of(self.removal.origin);
+        let disposal = self.removal.disposal.of(self.active_record.marker.origin).of(self.removal.origin);
         if disposal == Disposal::Retain {
             return self.keep();
         }
         let by_inode = self.work.context.enforces(Rule::Inode);
-        let inode = match stage(self.work, &self.live.marker)? {
+        let inode = match stage(self.work, &self.active_record.marker)? {
             Stage::InPlace(inode) => inode,
             Stage::Another { found, recorded } => self.accepted(found, recorded)?,
             Stage::InTrash { entry, inode } => return self.resume(disposal, &entry, inode),
-            Stage::Archived(inode) if self.live.marker.unarchived && by_inode => {
+            Stage::Archived(inode) if self.active_record.marker.unarchived && by_inode => {
                 return self.leave_archive(disposal, inode);
             }
             Stage::Archived(_) => {
-                leave_place(self.work, &self.live.marker)?;
-                return Ok(Removed::Archived(archive::finish(self.work, &self.live)?));
+                leave_place(self.work, &self.active_record.marker)?;
+                return Ok(Removed::Archived(archive::finish(self.work, &self.active_record)?));
             }
             Stage::Missing => return self.missing(disposal),
             Stage::Mounted { inode, below } => return self.on_mount(disposal, inode, &below),
             Stage::NotADirectory => {
-                let path = &self.live.marker.path;
+                let path = &self.active_record.marker.path;
                 let message = format!("{path} is not a directory, but a file or a link; nothing was touched");
                 return fail(Kind::Refused, message);
             }
@@ -65,25 +65,25 @@ impl Removing<'_> {
         match disposal {
             Disposal::Archive => {
                 self.sign(inode)?;
-                archive::choose(self.work, &mut self.live, Timestamp::now())?;
+                archive::choose(self.work, &mut self.active_record, Timestamp::now())?;
             }
             Disposal::Delete | Disposal::Retain => {
-                archive::give_up(self.work, &self.live.marker)?;
-                self.live.marker.archive = None;
+                archive::give_up(self.work, &self.active_record.marker)?;
+                self.active_record.marker.archive = None;
             }
         }
         let entry = self.move_to_trash(inode)?;
-        finish(self.work, &mut self.live, &entry, inode)
+        finish(self.work, &mut self.active_record, &entry, inode)
     }
 
     /// The directory at the place is another one than was recorded. An administrator may say that it is right.
     fn accepted(&self, found: u64, recorded: u64) -> Result<u64, OpError> {
-        let marker = &self.live.marker;
+        let marker = &self.active_record.marker;
         let owner = marker.cluster.as_deref().unwrap_or(UNRECORDED);
         if self.removal.pv_metadata.take_over.as_deref() == Some(owner) {
             return Ok(found);
         }
-        let (path, file) = (&marker.path, self.live.file());
+        let (path, file) = (&marker.path, self.active_record.file());
         let command = take_over(&self.removal.name, owner);
         fail(
             Kind::Refused,
@@ -96,7 +96,7 @@ impl Removing<'_> {
 
     /// Makes sure that nothing of any cluster lies at, above or below the directory; `false` where others share it.
     fn clear_way(&self) -> Result<bool, OpError> {
-        let (work, marker) = (self.work, &self.live.marker);
+        let (work, marker) = (self.work, &self.active_record.marker);
         if !work.context.enforces(Rule::Places) {
             return Ok(true);
         }
@@ -104,8 +104,8 @@ impl Removing<'_> {
             let why = occupant.explained(&marker.path);
             fail(Kind::Refused, format!("{why}; nothing was touched"))
         };
-        let noted = places::occupy(work, marker, &self.live.file(), &marker.path, marker.shared);
-        match if_room(noted)? {
+        let noted = places::occupy(work, marker, &self.active_record.file(), &marker.path, marker.shared);
+        match unless_full(noted)? {
             Some(Occupied::Taken(occupant)) => return refused(&occupant),
             Some(Occupied::Free | Occupied::Joined(_)) => {}
             // A full export takes no note. What is noted can be read.
@@ -120,8 +120,8 @@ impl Removing<'_> {
 
     /// Whether nobody shares the directory any more, and nobody can come.
     fn leaves_last(&self) -> Result<bool, OpError> {
-        let (work, marker) = (self.work, &self.live.marker);
-        Ok(match if_room(places::leave_shared(work, marker, &marker.path))? {
+        let (work, marker) = (self.work, &self.active_record.marker);
+        Ok(match unless_full(places::leave_shared(work, marker, &marker.path))? {
             Some(Leaving::Last | Leaving::NotThere) => true,
             Some(Leaving::Others(_)) => false,
             None => {
@@ -134,7 +134,7 @@ impl Removing<'_> {
     /// The record as it is from now on: of this object, this cluster, this claim.
     fn signed(&self, inode: u64) -> Result<Marker, OpError> {
         let (work, removal) = (self.work, self.removal);
-        let marker = &self.live.marker;
+        let marker = &self.active_record.marker;
         let uid = removal.pv_metadata.known_uid().map(String::from);
         Ok(Marker {
             claim: removal.claim.clone(),
@@ -148,16 +148,16 @@ impl Removing<'_> {
     }
 
     fn sign(&mut self, inode: u64) -> Result<(), OpError> {
-        self.live.marker = self.signed(inode)?;
+        self.active_record.marker = self.signed(inode)?;
         Ok(())
     }
 
     /// What the record is to say of the removal.
     fn trashed(&self, inode: u64) -> Trashed {
-        let host = &self.work.context.host;
-        let now = host.now().and_then(|now| Timestamp::try_from(now).ok());
+        let kubernetes = &self.work.context.kubernetes;
+        let now = kubernetes.now().and_then(|now| Timestamp::try_from(now).ok());
         let at = now.unwrap_or_else(Timestamp::now);
-        let keep = self.removal.pv_metadata.retention.unwrap_or_else(|| host.trash_retention());
+        let keep = self.removal.pv_metadata.retention.unwrap_or_else(|| kubernetes.trash_retention());
         Trashed {
             entry: entry::recorded(&self.removal.name, at),
             inode,
@@ -176,15 +176,15 @@ impl Removing<'_> {
         let (entry, at, keep) = (trash.entry.clone(), trash.at, Duration::from_secs(trash.keep));
         let marker = Marker { trash: Some(trash), ..self.signed(inode)? };
         work.context.trash.moving(&entry);
-        let written = if_room(work.changes.write(&self.live.file(), &marker.to_json()))?;
+        let written = unless_full(work.changes.write(&self.active_record.file(), &marker.to_json()))?;
         if written.is_some() {
-            self.live.marker = marker;
-            let path = &self.live.marker.path;
-            if if_room(moves::moved(work, path, &moves::in_trash(&entry), inode))?.is_some() {
+            self.active_record.marker = marker;
+            let path = &self.active_record.marker.path;
+            if unless_full(moves::moved(work, path, &moves::in_trash(&entry), inode))?.is_some() {
                 return Ok(entry);
             }
         }
-        if self.live.marker.archive.is_some() {
+        if self.active_record.marker.archive.is_some() {
             let message = "the export is full: there is no room for an archive. Free some space, or have the volume deleted";
             return fail(Kind::Exhausted, message);
         }
@@ -194,34 +194,38 @@ impl Removing<'_> {
 
     /// Goes on with a volume that an earlier call moved to the trash.
     fn resume(mut self, disposal: Disposal, entry: &str, inode: u64) -> Result<Removed, OpError> {
-        let entry = moves::afresh(self.work, &mut self.live, entry, inode)?;
+        let entry = moves::rename_entry(self.work, &mut self.active_record, entry, inode)?;
         // Between the move and now a call that came late may have let others in.
-        if self.live.marker.shared && self.work.context.enforces(Rule::Places) && !self.leaves_last()? {
-            restore::back_from_trash(self.work, &self.live, &entry, inode)?;
+        if self.active_record.marker.shared
+            && self.work.context.enforces(Rule::Places)
+            && !self.leaves_last()?
+        {
+            restore::back_from_trash(self.work, &self.active_record, &entry, inode)?;
             return self.forget(Removed::Kept);
         }
-        if disposal != Disposal::Archive || self.live.marker.unarchived {
+        if disposal != Disposal::Archive || self.active_record.marker.unarchived {
             self.no_archive()?;
         }
-        if disposal == Disposal::Archive && self.live.marker.archive.is_none() {
-            archive::choose(self.work, &mut self.live, Timestamp::now())?;
+        if disposal == Disposal::Archive && self.active_record.marker.archive.is_none() {
+            archive::choose(self.work, &mut self.active_record, Timestamp::now())?;
         }
-        finish(self.work, &mut self.live, &entry, inode)
+        finish(self.work, &mut self.active_record, &entry, inode)
     }
 
     /// Removes a volume once more that was to be brought back from its archive: by a call that may hang, and would put it into
     /// the place of the next volume. So it leaves the archive, and goes to one of another name.
     fn leave_archive(mut self, disposal: Disposal, inode: u64) -> Result<Removed, OpError> {
         let work = self.work;
-        let Some(target) = self.live.marker.archive.as_ref().map(|archive| archive.path.clone()) else {
+        let Some(target) = self.active_record.marker.archive.as_ref().map(|archive| archive.path.clone())
+        else {
             return fail(Kind::Internal, format!("nothing says where {} is archived", self.removal.name));
         };
         let trash = self.trashed(inode);
         let entry = trash.entry.clone();
         let marker = Marker { trash: Some(trash), ..self.signed(inode)? };
         work.context.trash.moving(&entry);
-        work.changes.write(&self.live.file(), &marker.to_json())?;
-        self.live.marker = marker;
+        work.changes.write(&self.active_record.file(), &marker.to_json())?;
+        self.active_record.marker = marker;
         moves::moved(work, &target, &moves::in_trash(&entry), inode)?;
         self.no_archive()?;
         self.resume(disposal, &entry, inode)
@@ -230,7 +234,7 @@ impl Removing<'_> {
     /// Removes a volume in another file system: to the trash there, once the record lies in the export's.
     fn on_mount(mut self, disposal: Disposal, inode: u64, below: &[String]) -> Result<Removed, OpError> {
         let work = self.work;
-        mounted::check(work, &self.live.marker, below, disposal == Disposal::Archive)?;
+        mounted::check(work, &self.active_record.marker, below, disposal == Disposal::Archive)?;
         if !self.clear_way()? {
             return self.forget(Removed::Kept);
         }
@@ -240,25 +244,25 @@ impl Removing<'_> {
         // Inodes are those of that file system, whatever the export's own are.
         let marker =
             Marker { trash: Some(trash), inode: None, base: None, archive: None, ..self.signed(inode)? };
-        work.changes.write(&self.live.file(), &marker.to_json())?;
-        self.live.marker = marker;
-        places::vacate(work, &self.live.marker, &self.live.marker.path)?;
-        work.changes.rename(&self.live.file(), &moves::trash_record(&entry))?;
-        moves::forget_moved(work, &self.live.marker)?;
-        let removed = mounted::finish(work, &self.live.marker)?;
+        work.changes.write(&self.active_record.file(), &marker.to_json())?;
+        self.active_record.marker = marker;
+        places::vacate(work, &self.active_record.marker, &self.active_record.marker.path)?;
+        work.changes.rename(&self.active_record.file(), &moves::trash_record(&entry))?;
+        moves::forget_moved(work, &self.active_record.marker)?;
+        let removed = mounted::finish(work, &self.active_record.marker)?;
         work.context.trash.added();
         Ok(removed)
     }
 
     /// It was to be archived there, and is to be deleted now, or to be archived elsewhere.
     fn no_archive(&mut self) -> Result<(), OpError> {
-        if self.live.marker.archive.is_none() {
+        if self.active_record.marker.archive.is_none() {
             return Ok(());
         }
-        let marker = Marker { archive: None, ..self.live.marker.clone() };
-        if if_room(self.work.changes.write(&self.live.file(), &marker.to_json()))?.is_some() {
-            archive::give_up(self.work, &self.live.marker)?;
-            self.live.marker = marker;
+        let marker = Marker { archive: None, ..self.active_record.marker.clone() };
+        if unless_full(self.work.changes.write(&self.active_record.file(), &marker.to_json()))?.is_some() {
+            archive::give_up(self.work, &self.active_record.marker)?;
+            self.active_record.marker = marker;
         }
         Ok(())
     }
@@ -266,7 +270,7 @@ impl Removing<'_> {
     /// Neither at its place nor where the record says: perhaps a call that came late moved it.
     fn missing(mut self, disposal: Disposal) -> Result<Removed, OpError> {
         let (work, name) = (self.work, &self.removal.name);
-        let inode = self.live.marker.inode_in(work.base()?);
+        let inode = self.active_record.marker.inode_in(work.base()?);
         let entry = match inode {
             Some(inode) => moves::entry_of(work, name, inode)?,
             None => None,
@@ -282,8 +286,8 @@ impl Removing<'_> {
             let entry = entry.unwrap_or_else(|| trash.entry.clone());
             let trash = Trashed { entry: entry.clone(), ..trash };
             let marker = Marker { trash: Some(trash), ..self.signed(inode)? };
-            work.changes.write(&self.live.file(), &marker.to_json())?;
-            self.live.marker = marker;
+            work.changes.write(&self.active_record.file(), &marker.to_json())?;
+            self.active_record.marker = marker;
             if let Some(top) = top {
                 work.context.trash.moving(&entry);
                 moves::moved(work, &top, &moves::in_trash(&entry), inode)?;
@@ -291,66 +295,75 @@ impl Removing<'_> {
             }
             return self.resume(disposal, &entry, inode);
         }
-        archive::give_up(work, &self.live.marker)?;
-        leave_place(work, &self.live.marker)?;
+        archive::give_up(work, &self.active_record.marker)?;
+        leave_place(work, &self.active_record.marker)?;
         self.forget(Removed::Absent)
     }
 
     /// Leaves the bytes where they are. What was moved already goes back first.
     fn keep(self) -> Result<Removed, OpError> {
-        restore::cancel(self.work, &self.live, None)?;
-        if_room(places::vacate(self.work, &self.live.marker, &self.live.marker.path))?;
+        restore::cancel(self.work, &self.active_record, None)?;
+        unless_full(places::vacate(self.work, &self.active_record.marker, &self.active_record.marker.path))?;
         self.forget(Removed::Kept)
     }
 
     fn forget(&self, removed: Removed) -> Result<Removed, OpError> {
-        moves::forget(self.work, &self.live.marker)?;
+        moves::forget(self.work, &self.active_record.marker)?;
         Ok(removed)
     }
 }
 
 /// Does what remains once the directory lies in the trash.
-pub(super) fn finish(work: &Work<'_>, live: &mut Live, entry: &str, inode: u64) -> Result<Removed, OpError> {
-    leave_place(work, &live.marker)?;
-    if let Some(archive) = live.marker.archive.clone() {
-        if here(work, &archive.path)? != Here::Nothing {
-            archive::choose(work, live, archive.at)?;
+pub(super) fn finish(
+    work: &ExportOp<'_>,
+    active_record: &mut ActiveRecord,
+    entry: &str,
+    inode: u64,
+) -> Result<Removed, OpError> {
+    leave_place(work, &active_record.marker)?;
+    if let Some(archive) = active_record.marker.archive.clone() {
+        if here(work, &archive.path)? != PathState::Nothing {
+            archive::choose(work, active_record, archive.at)?;
         }
-        return Ok(Removed::Archived(archive::settle(work, live, entry, inode)?));
+        return Ok(Removed::Archived(archive::settle(work, active_record, entry, inode)?));
     }
-    put_record(work, live, entry)?;
+    put_record(work, active_record, entry)?;
     work.context.trash.added();
     Ok(Removed::Trashed)
 }
 
 /// Gives up the place in the mirror and the parents that we made. A full export keeps the note; without a record it counts as
 /// left over.
-fn leave_place(work: &Work<'_>, marker: &Marker) -> Result<(), OpError> {
-    if_room(places::vacate(work, marker, &marker.path))?;
+fn leave_place(work: &ExportOp<'_>, marker: &Marker) -> Result<(), OpError> {
+    unless_full(places::vacate(work, marker, &marker.path))?;
     remove_parents(work, &marker.path)
 }
 
 /// Moves the record of a removed volume beside its entry. A full export may not take it: then the name tells.
-pub(super) fn put_record(work: &Work<'_>, live: &Live, entry: &str) -> Result<(), OpError> {
-    match if_room(work.changes.rename(&live.file(), &moves::trash_record(entry))) {
+pub(super) fn put_record(
+    work: &ExportOp<'_>,
+    active_record: &ActiveRecord,
+    entry: &str,
+) -> Result<(), OpError> {
+    match unless_full(work.changes.rename(&active_record.file(), &moves::trash_record(entry))) {
         Ok(Some(())) => {}
         Ok(None) => return Ok(()),
         // A volume of an older provisioner on a full export has none.
         Err(OpError::Step(failure)) if failure.errno() == Some(Errno::ENOENT) => {}
         Err(error) => return Err(error),
     }
-    moves::forget_moved(work, &live.marker)
+    moves::forget_moved(work, &active_record.marker)
 }
 
 /// Moves a directory to the trash under a name that holds the record: where nothing can be written.
 pub(super) fn move_as_whole(
-    work: &Work<'_>,
+    work: &ExportOp<'_>,
     marker: &Marker,
     inode: u64,
     at: Timestamp,
     keep: Duration,
 ) -> Result<String, OpError> {
-    let whole = Whole {
+    let whole = SelfDescribingName {
         volume: marker.id.name().clone(),
         at,
         uid: marker.uid.clone(),

@@ -16,10 +16,10 @@ use super::{
     legacy,
     op_error::{OpError, fail},
     places::{self, Occupant, Occupied, Relation},
-    prove::{self, Asker, unknown_cluster},
+    prove::{self, PvVolume, unknown_cluster},
     record::{self, BASE, DISPUTED, INTENTS, Marker, STAGING, UNSIGNED, VOLUMES},
     store::Store,
-    work::Work,
+    work::ExportOp,
 };
 use crate::{
     backend::{Error, Kind, KnownVolume},
@@ -37,7 +37,7 @@ pub(super) async fn unregistered(
     volumes: &[KnownVolume],
 ) -> Result<Vec<VolumeName>, Error> {
     // Nothing could be signed.
-    if store.host.cluster_ids().is_none() {
+    if store.kubernetes.cluster_ids().is_none() {
         return Ok(Vec::new());
     }
     let (permit, volumes) = (Permit::unlimited(), volumes.to_vec());
@@ -49,7 +49,7 @@ pub(super) async fn unregistered(
     for piece in recorded.chunks(PIECE) {
         let piece = piece.to_vec();
         let unsigned =
-            move |work: &Work<'_>| Ok(piece.into_iter().filter(|name| is_unsigned(work, name)).collect());
+            move |work: &ExportOp<'_>| Ok(piece.into_iter().filter(|name| is_unsigned(work, name)).collect());
         let found: Vec<VolumeName> = store.run("read the records".into(), None, &permit, unsigned).await?;
         unknown.extend(found);
     }
@@ -57,12 +57,12 @@ pub(super) async fn unregistered(
 }
 
 /// Whether the record does not say of which cluster the volume is. One that cannot be read cannot be signed.
-fn is_unsigned(work: &Work<'_>, name: &VolumeName) -> bool {
+fn is_unsigned(work: &ExportOp<'_>, name: &VolumeName) -> bool {
     matches!(work.record(VOLUMES, name), Ok(Some(record)) if record.cluster.is_none())
 }
 
 /// Those of `volumes` that are known to be unrecorded or unsigned, and the others.
-fn list(work: &Work<'_>, volumes: &[KnownVolume]) -> Result<(Vec<VolumeName>, Vec<VolumeName>), OpError> {
+fn list(work: &ExportOp<'_>, volumes: &[KnownVolume]) -> Result<(Vec<VolumeName>, Vec<VolumeName>), OpError> {
     let listed = |folder: &str| -> Result<BTreeSet<VolumeName>, OpError> {
         let names = work.root.names(&[BASE, folder])?;
         Ok(names.iter().filter_map(|name| record::volume_of(name)).collect())
@@ -73,7 +73,7 @@ fn list(work: &Work<'_>, volumes: &[KnownVolume]) -> Result<(Vec<VolumeName>, Ve
 }
 
 /// Records the volume, which lies at `path`.
-pub(super) fn register(work: &Work<'_>, volume: &InUse, path: &RelativePath) -> Result<(), OpError> {
+pub(super) fn register(work: &ExportOp<'_>, volume: &InUse, path: &RelativePath) -> Result<(), OpError> {
     let Some(ids) = work.cluster() else {
         return fail(Kind::Unavailable, unknown_cluster("a volume cannot be recorded as one of it"));
     };
@@ -136,7 +136,7 @@ pub(super) fn register(work: &Work<'_>, volume: &InUse, path: &RelativePath) -> 
 
 /// Whether the record is of this volume: of an object with this UID, of this cluster, of the same claim where it does not say
 /// of which cluster it is, or taken over by an administrator.
-fn prove(work: &Work<'_>, known: &Marker, volume: &InUse, path: &RelativePath) -> Result<(), OpError> {
+fn prove(work: &ExportOp<'_>, known: &Marker, volume: &InUse, path: &RelativePath) -> Result<(), OpError> {
     let name = &volume.name;
     if known.path != *path {
         let (record, pv) = (&known.path, path);
@@ -153,12 +153,12 @@ fn prove(work: &Work<'_>, known: &Marker, volume: &InUse, path: &RelativePath) -
     }
     let file = record::file(VOLUMES, name).to_string();
     let cluster = work.cluster();
-    let asker = Asker { name, pv_metadata: &volume.pv_metadata, cluster: cluster.as_ref() };
-    Ok(prove::owner(&file, known, asker)?)
+    let pv_volume = PvVolume { name, pv_metadata: &volume.pv_metadata, cluster: cluster.as_ref() };
+    Ok(prove::owner(&file, known, pv_volume)?)
 }
 
 /// Notes the place of the volume; tells who has it, or something above or below it.
-fn take_place(work: &Work<'_>, marker: &Marker) -> Result<Option<Occupant>, OpError> {
+fn take_place(work: &ExportOp<'_>, marker: &Marker) -> Result<Option<Occupant>, OpError> {
     let (name, path) = (marker.id.name(), &marker.path);
     if !places::holds(work, marker, path)? {
         // A record without a place would prove a volume in which another one lies: it is written afterwards.
@@ -180,7 +180,7 @@ fn take_place(work: &Work<'_>, marker: &Marker) -> Result<Option<Occupant>, OpEr
 }
 
 /// Notes that the volume lies at, above or below the place of another one: neither is moved while both are there.
-pub(super) fn dispute(work: &Work<'_>, marker: &Marker) -> Result<(), OpError> {
+pub(super) fn dispute(work: &ExportOp<'_>, marker: &Marker) -> Result<(), OpError> {
     let note = record::file(DISPUTED, marker.id.name());
     if work.root.entry(&note)? == Entry::Missing {
         work.changes.write(&note, &marker.to_json())?;

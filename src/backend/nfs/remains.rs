@@ -2,21 +2,22 @@
 //! [`is_of`].
 
 use super::{
-    entry::{self, Name, Whole},
+    entry::{self, Name, SelfDescribingName},
     moves,
     op_error::OpError,
-    prove::{self, Asker},
+    prove::{self, PvVolume},
     record::{self, Marker, TRASH},
-    work::{Rule, Work},
+    work::{ExportOp, Rule},
 };
 use crate::volume::{RelativePath, Removal};
 
 /// Whether what lies in the trash or in the archive is the volume of this PV.
-pub(super) fn is_of(work: &Work<'_>, marker: &Marker, removal: &Removal) -> bool {
+pub(super) fn is_of(work: &ExportOp<'_>, marker: &Marker, removal: &Removal) -> bool {
     let cluster = work.cluster();
-    let asker = Asker { name: &removal.name, pv_metadata: &removal.pv_metadata, cluster: cluster.as_ref() };
+    let pv_volume =
+        PvVolume { name: &removal.name, pv_metadata: &removal.pv_metadata, cluster: cluster.as_ref() };
     *marker.id.name() == removal.name
-        && (!work.context.enforces(Rule::Cluster) || prove::owner("", marker, asker).is_ok())
+        && (!work.context.enforces(Rule::Cluster) || prove::owner("", marker, pv_volume).is_ok())
 }
 
 /// What there is of a volume in the trash.
@@ -24,13 +25,13 @@ pub(super) enum Found {
     /// With a record, which proves that it is the volume's.
     Recorded { entry: String, marker: Box<Marker> },
     /// With a name that proves it.
-    Named { path: RelativePath, whole: Whole },
+    Named { path: RelativePath, whole: SelfDescribingName },
     /// Of the version before, by its name.
     Legacy,
 }
 
 /// What there is of the volume in the trash, the newest first.
-pub(super) fn entries(work: &Work<'_>, removal: &Removal) -> Result<Vec<Found>, OpError> {
+pub(super) fn entries(work: &ExportOp<'_>, removal: &Removal) -> Result<Vec<Found>, OpError> {
     let prefix = entry::prefix(&removal.name);
     let folder = record::ours([TRASH]);
     let mut names = work.root.names(&folder)?;
@@ -49,17 +50,18 @@ pub(super) fn entries(work: &Work<'_>, removal: &Removal) -> Result<Vec<Found>, 
         }
         let recorded = names.contains(&format!("{name}.json"));
         match Name::read(name) {
-            Name::Whole(whole) if !recorded && named_for(work, &whole, removal) => {
+            Name::SelfDescribingName(whole) if !recorded && named_for(work, &whole, removal) => {
                 found.push(Found::Named { path: moves::in_trash(name), whole });
             }
             Name::Legacy { volume, .. } if !recorded && volume.as_ref() == Some(&removal.name) => {
                 found.push(Found::Legacy);
             }
-            Name::Whole(_) | Name::Legacy { .. } | Name::Recorded(_) | Name::Unknown => {}
+            Name::SelfDescribingName(_) | Name::Legacy { .. } | Name::Recorded(_) | Name::Unknown => {}
         }
     }
     for name in work.context.trash.at_top() {
-        if let Name::Whole(whole) = Name::read(name.strip_prefix(entry::AT_TOP).unwrap_or_default())
+        if let Name::SelfDescribingName(whole) =
+            Name::read(name.strip_prefix(entry::AT_TOP).unwrap_or_default())
             && named_for(work, &whole, removal)
         {
             found.push(Found::Named { path: entry::at_top("", &name), whole });
@@ -75,7 +77,7 @@ pub(super) fn entries(work: &Work<'_>, removal: &Removal) -> Result<Vec<Found>, 
     Ok(found)
 }
 
-fn named_for(work: &Work<'_>, whole: &Whole, removal: &Removal) -> bool {
+fn named_for(work: &ExportOp<'_>, whole: &SelfDescribingName, removal: &Removal) -> bool {
     let same = whole.uid.as_ref().is_some_and(|uid| *uid == removal.pv_metadata.uid);
     let ours = || work.cluster().zip(whole.cluster.as_ref()).is_some_and(|(ids, id)| ids.include(id));
     whole.volume == removal.name && (same || ours())

@@ -6,13 +6,13 @@
 
 use super::{
     legacy, mounted,
-    moves::{self, Here, Live, here},
-    op_error::{OpError, if_room},
-    prove::{self, Asker},
+    moves::{self, ActiveRecord, PathState, here},
+    op_error::{OpError, unless_full},
+    prove::{self, PvVolume},
     record::Marker,
     recorded::Removing,
     remains::{self, Found},
-    work::{Rule, Work},
+    work::{ExportOp, Rule},
 };
 use crate::{
     backend::Removed,
@@ -20,10 +20,14 @@ use crate::{
 };
 
 /// Removes the volume at `path`, which is where its PV says that it lies.
-pub(super) fn remove(work: &Work<'_>, removal: &Removal, path: &RelativePath) -> Result<Removed, OpError> {
-    if let Some(live) = moves::live(work, &removal.name)? {
-        prove(work, &live, removal, path)?;
-        return Removing { work, removal, live }.run();
+pub(super) fn remove(
+    work: &ExportOp<'_>,
+    removal: &Removal,
+    path: &RelativePath,
+) -> Result<Removed, OpError> {
+    if let Some(active_record) = moves::active_record(work, &removal.name)? {
+        prove(work, &active_record, removal, path)?;
+        return Removing { work, removal, active_record }.run();
     }
     if removal.disposal == Disposal::Retain {
         // Nothing is touched, so nothing need be proved.
@@ -36,20 +40,25 @@ pub(super) fn remove(work: &Work<'_>, removal: &Removal, path: &RelativePath) ->
 }
 
 /// Whether the record is of this PV's volume.
-fn prove(work: &Work<'_>, live: &Live, removal: &Removal, path: &RelativePath) -> Result<(), OpError> {
-    let file = live.file().to_string();
-    prove::agree(&file, &live.marker, removal, path)?;
+fn prove(
+    work: &ExportOp<'_>,
+    active_record: &ActiveRecord,
+    removal: &Removal,
+    path: &RelativePath,
+) -> Result<(), OpError> {
+    let file = active_record.file().to_string();
+    prove::agree(&file, &active_record.marker, removal, path)?;
     if work.context.enforces(Rule::Cluster) {
         let cluster = work.cluster();
-        let asker =
-            Asker { name: &removal.name, pv_metadata: &removal.pv_metadata, cluster: cluster.as_ref() };
-        prove::owner(&file, &live.marker, asker)?;
+        let pv_volume =
+            PvVolume { name: &removal.name, pv_metadata: &removal.pv_metadata, cluster: cluster.as_ref() };
+        prove::owner(&file, &active_record.marker, pv_volume)?;
     }
     Ok(())
 }
 
 /// What an earlier call has made of a volume that has no record among the volumes any more.
-fn earlier(work: &Work<'_>, removal: &Removal, path: &RelativePath) -> Result<Option<Removed>, OpError> {
+fn earlier(work: &ExportOp<'_>, removal: &Removal, path: &RelativePath) -> Result<Option<Removed>, OpError> {
     let mut legacy = false;
     for entry in remains::entries(work, removal)? {
         match entry {
@@ -58,7 +67,7 @@ fn earlier(work: &Work<'_>, removal: &Removal, path: &RelativePath) -> Result<Op
                 if !uid.is_empty() && marker.uid.as_ref() != Some(uid) {
                     // Else the purge takes the PV, which is to be removed, for one whose volume is to be given back.
                     let signed = Marker { uid: Some(uid.clone()), ..*marker };
-                    if_room(work.changes.write(&moves::trash_record(&entry), &signed.to_json()))?;
+                    unless_full(work.changes.write(&moves::trash_record(&entry), &signed.to_json()))?;
                     return mounted::finish(work, &signed).map(Some);
                 }
                 return mounted::finish(work, &marker).map(Some);
@@ -73,5 +82,5 @@ fn earlier(work: &Work<'_>, removal: &Removal, path: &RelativePath) -> Result<Op
     {
         return Ok(Some(Removed::Archived(archive.path.to_string())));
     }
-    Ok((legacy && here(work, path)? == Here::Nothing).then_some(Removed::Trashed))
+    Ok((legacy && here(work, path)? == PathState::Nothing).then_some(Removed::Trashed))
 }

@@ -9,13 +9,13 @@ use super::{
     archive,
     export::NAME,
     mounted,
-    moves::{self, Here, Live, here},
-    op_error::{OpError, fail, if_room},
+    moves::{self, ActiveRecord, PathState, here},
+    op_error::{OpError, fail, unless_full},
     places::{self, Occupied},
     record::{self, ARCHIVED, Marker, Trashed, VOLUMES},
     remains::{self, Found},
     stage::{Stage, stage},
-    work::{Rule, Work},
+    work::{ExportOp, Rule},
 };
 use crate::{
     backend::{Kind, Restored},
@@ -24,13 +24,17 @@ use crate::{
 
 /// Puts the volume back that its PV, which is to be kept, describes. What is not provably this volume's is left alone, and
 /// nothing was begun on it.
-pub(super) fn restore(work: &Work<'_>, removal: &Removal, path: &RelativePath) -> Result<Restored, OpError> {
+pub(super) fn restore(
+    work: &ExportOp<'_>,
+    removal: &Removal,
+    path: &RelativePath,
+) -> Result<Restored, OpError> {
     let uid = removal.pv_metadata.known_uid();
-    if let Some(live) = moves::live(work, &removal.name)? {
-        if !remains::is_of(work, &live.marker, removal) {
+    if let Some(active_record) = moves::active_record(work, &removal.name)? {
+        if !remains::is_of(work, &active_record.marker, removal) {
             return Ok(Restored::InPlace);
         }
-        return cancel(work, &live, uid);
+        return cancel(work, &active_record, uid);
     }
     for found in remains::entries(work, removal)? {
         match found {
@@ -48,7 +52,7 @@ pub(super) fn restore(work: &Work<'_>, removal: &Removal, path: &RelativePath) -
         && remains::is_of(work, &marker, removal)
     {
         same_place(&marker, path, &record::file(ARCHIVED, &removal.name).to_string())?;
-        return cancel(work, &Live { folder: ARCHIVED, marker }, uid);
+        return cancel(work, &ActiveRecord { folder: ARCHIVED, marker }, uid);
     }
     Ok(Restored::InPlace)
 }
@@ -69,59 +73,68 @@ fn same_place(marker: &Marker, path: &RelativePath, file: &str) -> Result<(), Op
 
 /// Gives up the removal that is written into the record, and moves back what was moved. `uid`: the object that the volume is
 /// of from now on.
-pub(super) fn cancel(work: &Work<'_>, live: &Live, uid: Option<&str>) -> Result<Restored, OpError> {
-    let marker = &live.marker;
+pub(super) fn cancel(
+    work: &ExportOp<'_>,
+    active_record: &ActiveRecord,
+    uid: Option<&str>,
+) -> Result<Restored, OpError> {
+    let marker = &active_record.marker;
     if marker.trash.is_none() && marker.archive.is_none() {
         if marker.shared {
             places::stay(work, marker, &marker.path)?;
         } else if work.context.enforces(Rule::Places) {
             // The removal of an older provisioner's volume may have been broken off before its place was noted.
-            if_room(places::occupy(work, marker, &live.file(), &marker.path, false))?;
+            unless_full(places::occupy(work, marker, &active_record.file(), &marker.path, false))?;
         }
         return Ok(Restored::InPlace);
     }
     let restored = match stage(work, marker)? {
         Stage::InTrash { entry, inode } => {
-            back(work, live, &moves::in_trash(&entry), inode)?;
+            back(work, active_record, &moves::in_trash(&entry), inode)?;
             Restored::MovedBack
         }
-        Stage::Archived(inode) => return from_archive(work, live, inode, uid),
+        Stage::Archived(inode) => return from_archive(work, active_record, inode, uid),
         Stage::InPlace(_) => Restored::InPlace,
         Stage::Mounted { .. } => {
-            note_place(work, marker, &live.file())?;
+            note_place(work, marker, &active_record.file())?;
             Restored::InPlace
         }
         // There is nothing to move. What the record says of its removal is left for who finds out what happened.
         Stage::Missing | Stage::Another { .. } | Stage::NotADirectory => return Ok(Restored::InPlace),
     };
-    in_use_again(work, live, uid)?;
+    in_use_again(work, active_record, uid)?;
     Ok(restored)
 }
 
 /// Brings a volume back that lies in its archive. As from the trash its record goes among the volumes first, and says that
 /// the name of the archive is not to be used again.
-fn from_archive(work: &Work<'_>, live: &Live, inode: u64, uid: Option<&str>) -> Result<Restored, OpError> {
-    let Some(target) = live.marker.archive.as_ref().map(|archive| archive.path.clone()) else {
+fn from_archive(
+    work: &ExportOp<'_>,
+    active_record: &ActiveRecord,
+    inode: u64,
+    uid: Option<&str>,
+) -> Result<Restored, OpError> {
+    let Some(target) = active_record.marker.archive.as_ref().map(|archive| archive.path.clone()) else {
         return Ok(Restored::InPlace);
     };
-    is_free(work, &live.marker, &target)?;
-    let live = if live.folder == ARCHIVED {
-        work.changes.rename(&live.file(), &record::file(VOLUMES, live.marker.id.name()))?;
-        Live { folder: VOLUMES, marker: live.marker.clone() }
+    is_free(work, &active_record.marker, &target)?;
+    let active_record = if active_record.folder == ARCHIVED {
+        work.changes.rename(&active_record.file(), &record::file(VOLUMES, active_record.marker.id.name()))?;
+        ActiveRecord { folder: VOLUMES, marker: active_record.marker.clone() }
     } else {
-        live.clone()
+        active_record.clone()
     };
-    let marker = Marker { unarchived: true, trash: None, ..live.marker };
-    work.changes.write(&record::file(live.folder, marker.id.name()), &marker.to_json())?;
-    let live = Live { folder: live.folder, marker };
-    back(work, &live, &target, inode)?;
-    in_use_again(work, &live, uid)?;
+    let marker = Marker { unarchived: true, trash: None, ..active_record.marker };
+    work.changes.write(&record::file(active_record.folder, marker.id.name()), &marker.to_json())?;
+    let active_record = ActiveRecord { folder: active_record.folder, marker };
+    back(work, &active_record, &target, inode)?;
+    in_use_again(work, &active_record, uid)?;
     Ok(Restored::MovedBack)
 }
 
 /// Brings an entry of the trash back that has a record.
 pub(super) fn from_trash(
-    work: &Work<'_>,
+    work: &ExportOp<'_>,
     entry: &str,
     mut marker: Marker,
     uid: Option<&str>,
@@ -138,18 +151,19 @@ pub(super) fn from_trash(
             return Ok(Restored::InPlace);
         }
         work.changes.rename(&moves::trash_record(entry), &target)?;
-        in_use_again(work, &Live { folder: VOLUMES, marker }, uid)?;
+        in_use_again(work, &ActiveRecord { folder: VOLUMES, marker }, uid)?;
         return Ok(Restored::MovedBack);
     }
     let inode = match here(work, &moves::in_trash(entry))? {
-        Here::Directory(inode) if right(inode) => inode,
+        PathState::Directory(inode) if right(inode) => inode,
         // It was brought back, and broken off before its record was.
-        Here::Nothing if matches!(here(work, &marker.path)?, Here::Directory(inode) if right(inode)) => {
-            if_room(work.changes.rename(&moves::trash_record(entry), &target))?;
-            in_use_again(work, &Live { folder: VOLUMES, marker }, uid)?;
+        PathState::Nothing if matches!(here(work, &marker.path)?, PathState::Directory(inode) if right(inode)) =>
+        {
+            unless_full(work.changes.rename(&moves::trash_record(entry), &target))?;
+            in_use_again(work, &ActiveRecord { folder: VOLUMES, marker }, uid)?;
             return Ok(Restored::MovedBack);
         }
-        Here::Nothing | Here::Directory(_) | Here::Other => {
+        PathState::Nothing | PathState::Directory(_) | PathState::Other => {
             tracing::error!(
                 export = work.context.export.name,
                 volume = %name,
@@ -171,10 +185,10 @@ pub(super) fn from_trash(
     }));
     // The record goes first: with it among the volumes a removal was begun, which whoever comes next undoes or finishes, and
     // the place is given to no other volume.
-    if if_room(work.changes.rename(&moves::trash_record(entry), &target))?.is_none() {
+    if unless_full(work.changes.rename(&moves::trash_record(entry), &target))?.is_none() {
         return no_room();
     }
-    cancel(work, &Live { folder: VOLUMES, marker }, uid)
+    cancel(work, &ActiveRecord { folder: VOLUMES, marker }, uid)
 }
 
 /// Nothing is moved back where nothing can be noted: the call could hang, and be carried out when another volume has the place.
@@ -185,7 +199,7 @@ fn no_room<T>() -> Result<T, OpError> {
 }
 
 /// Whether nothing lies where the volume was.
-fn is_free(work: &Work<'_>, marker: &Marker, from: &RelativePath) -> Result<(), OpError> {
+fn is_free(work: &ExportOp<'_>, marker: &Marker, from: &RelativePath) -> Result<(), OpError> {
     moves::nothing_at(work, &marker.path, from)?;
     if work.context.enforces(Rule::Places)
         && !marker.shared
@@ -198,7 +212,7 @@ fn is_free(work: &Work<'_>, marker: &Marker, from: &RelativePath) -> Result<(), 
 
 /// Brings an entry back whose name is all that is recorded of it.
 fn named(
-    work: &Work<'_>,
+    work: &ExportOp<'_>,
     removal: &Removal,
     path: &RelativePath,
     entry: &RelativePath,
@@ -211,12 +225,12 @@ fn named(
         inode: Some(inode),
         ..Marker::new(id, path.clone(), removal.claim.clone(), removal.origin)
     };
-    if here(work, entry)? != Here::Directory(inode) {
+    if here(work, entry)? != PathState::Directory(inode) {
         return Ok(Restored::InPlace);
     }
     let file = record::file(VOLUMES, &removal.name);
-    let written = if_room(work.ensure_layout())?.is_some()
-        && if_room(work.changes.write(&file, &marker.to_json()))?.is_some();
+    let written = unless_full(work.ensure_layout())?.is_some()
+        && unless_full(work.changes.write(&file, &marker.to_json()))?.is_some();
     if !written {
         return no_room();
     }
@@ -227,18 +241,28 @@ fn named(
 }
 
 /// Moves what a removal moved to the trash back to its place.
-pub(super) fn back_from_trash(work: &Work<'_>, live: &Live, entry: &str, inode: u64) -> Result<(), OpError> {
-    back(work, live, &moves::in_trash(entry), inode)?;
-    in_use_again(work, live, None)
+pub(super) fn back_from_trash(
+    work: &ExportOp<'_>,
+    active_record: &ActiveRecord,
+    entry: &str,
+    inode: u64,
+) -> Result<(), OpError> {
+    back(work, active_record, &moves::in_trash(entry), inode)?;
+    in_use_again(work, active_record, None)
 }
 
-fn back(work: &Work<'_>, live: &Live, from: &RelativePath, inode: u64) -> Result<(), OpError> {
-    bring(work, &live.marker, &live.file(), from, inode)
+fn back(
+    work: &ExportOp<'_>,
+    active_record: &ActiveRecord,
+    from: &RelativePath,
+    inode: u64,
+) -> Result<(), OpError> {
+    bring(work, &active_record.marker, &active_record.file(), from, inode)
 }
 
 /// Moves a directory home, once its place is its own again. `record` is the file that says whose it is.
 pub(super) fn bring(
-    work: &Work<'_>,
+    work: &ExportOp<'_>,
     marker: &Marker,
     record: &RelativePath,
     from: &RelativePath,
@@ -249,12 +273,12 @@ pub(super) fn bring(
 }
 
 /// Makes the place of a volume its own again.
-fn note_place(work: &Work<'_>, marker: &Marker, record: &RelativePath) -> Result<(), OpError> {
+fn note_place(work: &ExportOp<'_>, marker: &Marker, record: &RelativePath) -> Result<(), OpError> {
     if !work.context.enforces(Rule::Places) {
         return Ok(());
     }
     let noted = places::occupy(work, marker, record, &marker.path, marker.shared);
-    match if_room(noted)? {
+    match unless_full(noted)? {
         Some(Occupied::Taken(occupant)) => occupied(&occupant),
         Some(Occupied::Free | Occupied::Joined(_)) => Ok(()),
         None if places::holds(work, marker, &marker.path)? => Ok(()),
@@ -273,24 +297,24 @@ fn occupied<T>(occupant: &places::Occupant) -> Result<T, OpError> {
 }
 
 /// Makes the record say that the volume is in use, and gives up the place of an archive.
-fn in_use_again(work: &Work<'_>, live: &Live, uid: Option<&str>) -> Result<(), OpError> {
+fn in_use_again(work: &ExportOp<'_>, active_record: &ActiveRecord, uid: Option<&str>) -> Result<(), OpError> {
     let marker = Marker {
         trash: None,
         archive: None,
-        uid: uid.map(str::to_owned).or_else(|| live.marker.uid.clone()),
-        ..live.marker.clone()
+        uid: uid.map(str::to_owned).or_else(|| active_record.marker.uid.clone()),
+        ..active_record.marker.clone()
     };
     let name = marker.id.name();
-    let live = if live.folder == ARCHIVED {
-        work.changes.rename(&live.file(), &record::file(VOLUMES, name))?;
-        &Live { folder: VOLUMES, marker: live.marker.clone() }
+    let active_record = if active_record.folder == ARCHIVED {
+        work.changes.rename(&active_record.file(), &record::file(VOLUMES, name))?;
+        &ActiveRecord { folder: VOLUMES, marker: active_record.marker.clone() }
     } else {
-        live
+        active_record
     };
     work.context.index.add(name, &marker.path);
-    if_room(archive::give_up(work, &live.marker))?;
+    unless_full(archive::give_up(work, &active_record.marker))?;
     // On a full export the record goes on saying that it was to be removed; its directory is at its place all the same.
-    if if_room(work.changes.write(&live.file(), &marker.to_json()))?.is_none() {
+    if unless_full(work.changes.write(&active_record.file(), &marker.to_json()))?.is_none() {
         return Ok(());
     }
     if marker.shared {

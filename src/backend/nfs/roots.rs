@@ -9,7 +9,7 @@ use super::export::Export;
 use crate::system::root::Seen;
 
 /// Has the root of one export examined again.
-pub(super) type Doubt = dyn Fn() + Send + Sync;
+pub(super) type Invalidate = dyn Fn() + Send + Sync;
 
 /// Every export whose root was opened, by its name.
 #[derive(Default)]
@@ -20,7 +20,7 @@ struct Known {
     shown: String,
     top: (u64, u64),
     identity: Option<String>,
-    doubt: Weak<Doubt>,
+    invalidate: Weak<Invalidate>,
 }
 
 impl Roots {
@@ -30,7 +30,7 @@ impl Roots {
         export: &Export,
         top: Seen,
         identity: Option<&str>,
-        doubt: Weak<Doubt>,
+        invalidate: Weak<Invalidate>,
     ) -> Result<(), String> {
         let own = Known {
             shown: format!(
@@ -42,12 +42,12 @@ impl Roots {
             ),
             top: (top.device, top.inode),
             identity: identity.map(String::from),
-            doubt,
+            invalidate,
         };
         let mut known = self.0.lock();
         let mut found = None;
         for (_, other) in known.iter().filter(|(name, _)| **name != export.name) {
-            let Some(doubt) = other.doubt.upgrade() else { continue };
+            let Some(invalidate) = other.invalidate.upgrade() else { continue };
             let why = if other.top == own.top {
                 "lead to the same directory"
             } else if other.identity.is_some() && other.identity == own.identity {
@@ -60,15 +60,15 @@ impl Roots {
                  once, with the other server name as an alias and the other path as a former path",
                 own.shown, other.shown
             );
-            found = Some((doubt, message));
+            found = Some((invalidate, message));
             break;
         }
         known.insert(export.name.clone(), own);
         drop(known);
         match found {
             None => Ok(()),
-            Some((doubt, message)) => {
-                doubt();
+            Some((invalidate, message)) => {
+                invalidate();
                 Err(message)
             }
         }

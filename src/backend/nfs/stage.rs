@@ -2,10 +2,10 @@
 
 use super::{
     entry, mounted,
-    moves::{self, Here, here},
+    moves::{self, PathState, here},
     op_error::{OpError, fail, is_elsewhere},
     record::{BASE, Marker, TRASH},
-    work::{Rule, Work},
+    work::{ExportOp, Rule},
 };
 use crate::{
     backend::{Kind, quoted},
@@ -32,13 +32,13 @@ pub(super) enum Stage {
 }
 
 /// Finds out where the volume of a record is.
-pub(super) fn stage(work: &Work<'_>, marker: &Marker) -> Result<Stage, OpError> {
+pub(super) fn stage(work: &ExportOp<'_>, marker: &Marker) -> Result<Stage, OpError> {
     let by_inode = work.context.enforces(Rule::Inode);
     let base = work.base()?;
     let recorded = marker.inode_in(base).or(marker.trashed_in(base)).filter(|_| by_inode);
     let is_it = |inode: u64| recorded.is_none_or(|recorded| recorded == inode);
     if let Some(trash) = &marker.trash
-        && let Here::Directory(inode) = here(work, &moves::in_trash(&trash.entry))?
+        && let PathState::Directory(inode) = here(work, &moves::in_trash(&trash.entry))?
         && (!by_inode || marker.trashed_in(base).is_none_or(|trashed| trashed == inode))
     {
         return Ok(Stage::InTrash { entry: trash.entry.clone(), inode });
@@ -48,17 +48,19 @@ pub(super) fn stage(work: &Work<'_>, marker: &Marker) -> Result<Stage, OpError> 
         other => other?,
     };
     if let Some(archive) = &marker.archive
-        && let Here::Directory(inode) = here(work, &archive.path)?
+        && let PathState::Directory(inode) = here(work, &archive.path)?
         && is_it(inode)
         // Without an inode the name alone would say so, and something may have been made there.
-        && (recorded.is_some() || at_place == Here::Nothing)
+        && (recorded.is_some() || at_place == PathState::Nothing)
     {
         return Ok(Stage::Archived(inode));
     }
     Ok(match (at_place, recorded) {
-        (Here::Directory(found), Some(recorded)) if found != recorded => Stage::Another { found, recorded },
-        (Here::Directory(inode), _) => Stage::InPlace(inode),
-        (Here::Nothing, _) => match marker.trashed_in(base).filter(|_| by_inode) {
+        (PathState::Directory(found), Some(recorded)) if found != recorded => {
+            Stage::Another { found, recorded }
+        }
+        (PathState::Directory(inode), _) => Stage::InPlace(inode),
+        (PathState::Nothing, _) => match marker.trashed_in(base).filter(|_| by_inode) {
             // It got another name there, which its record does not say yet.
             Some(inode) => match moves::entry_of(work, marker.id.name(), inode)? {
                 Some(entry) => Stage::InTrash { entry, inode },
@@ -66,12 +68,12 @@ pub(super) fn stage(work: &Work<'_>, marker: &Marker) -> Result<Stage, OpError> 
             },
             None => Stage::Missing,
         },
-        (Here::Other, _) => Stage::NotADirectory,
+        (PathState::Other, _) => Stage::NotADirectory,
     })
 }
 
 /// Where the volume of a record is that lies behind a mount.
-fn stage_on_mount(work: &Work<'_>, marker: &Marker) -> Result<Stage, OpError> {
+fn stage_on_mount(work: &ExportOp<'_>, marker: &Marker) -> Result<Stage, OpError> {
     let Some(length) = work.root.mount_on_the_way(&marker.path)? else {
         return fail(Kind::Unavailable, "a file system below the export comes and goes");
     };
@@ -94,8 +96,8 @@ fn stage_on_mount(work: &Work<'_>, marker: &Marker) -> Result<Stage, OpError> {
         Err(error)
     })?;
     let recorded = marker.trash.as_ref().filter(|trash| trash.below == below).map(|trash| trash.inode);
-    if found == Here::Nothing
-        && let Some(entry) = stray(work, below, marker.id.name())?
+    if found == PathState::Nothing
+        && let Some(entry) = misplaced(work, below, marker.id.name())?
     {
         let (from, to) = (below.join("/"), work.root.path().join(path.to_string()));
         let from = work.root.path().join(from).join(BASE).join(TRASH).join(&entry);
@@ -109,15 +111,17 @@ fn stage_on_mount(work: &Work<'_>, marker: &Marker) -> Result<Stage, OpError> {
         return fail(Kind::Conflict, message);
     }
     Ok(match (found, recorded.filter(|_| work.context.enforces(Rule::Inode))) {
-        (Here::Nothing, _) => Stage::Missing,
-        (Here::Other, _) => Stage::NotADirectory,
-        (Here::Directory(found), Some(recorded)) if found != recorded => Stage::Another { found, recorded },
-        (Here::Directory(inode), _) => Stage::Mounted { inode, below: below.to_vec() },
+        (PathState::Nothing, _) => Stage::Missing,
+        (PathState::Other, _) => Stage::NotADirectory,
+        (PathState::Directory(found), Some(recorded)) if found != recorded => {
+            Stage::Another { found, recorded }
+        }
+        (PathState::Directory(inode), _) => Stage::Mounted { inode, below: below.to_vec() },
     })
 }
 
 /// What lies in the trash of the file system at `below` under the name of the volume.
-fn stray(work: &Work<'_>, below: &[String], volume: &VolumeName) -> Result<Option<String>, OpError> {
+fn misplaced(work: &ExportOp<'_>, below: &[String], volume: &VolumeName) -> Result<Option<String>, OpError> {
     let prefix = entry::prefix(volume);
     mounted::within(work, below, |inner| {
         Ok(inner.root.names(&[BASE, TRASH])?.into_iter().find(|name| name.starts_with(&prefix)))

@@ -20,13 +20,13 @@ use super::{
     op_error::{OpError, explained},
     roots::Roots,
     usability::Usability,
-    work::{Context, Opened, Work},
+    work::{Context, ExportOp, Opened},
 };
 use crate::{
     backend::{ClusterInfo, Error, Kind, StoreExpectation, StoreStatus},
     system::{
-        guard::Held,
-        pool::Lost,
+        keyed_lock::KeyedLock,
+        pool::PoolError,
         root::{Errno, Step},
     },
     volume::{Permit, VolumeName},
@@ -68,7 +68,7 @@ struct Health {
     expected: Option<StoreExpectation>,
     state: State,
     /// Since when the root is being examined, while it is.
-    examining: Option<Instant>,
+    verifying: Option<Instant>,
     /// Counts what makes an examination that is running worthless.
     epoch: u64,
 }
@@ -85,20 +85,20 @@ enum State {
 }
 
 impl Store {
-    pub(super) fn new(export: Export, host: Arc<dyn ClusterInfo>, roots: Arc<Roots>) -> Arc<Self> {
+    pub(super) fn new(export: Export, kubernetes: Arc<dyn ClusterInfo>, roots: Arc<Roots>) -> Arc<Self> {
         Arc::new_cyclic(|store: &Weak<Self>| {
             let doubted = store.clone();
             let doubt = Arc::new(move || {
                 if let Some(store) = doubted.upgrade() {
-                    store.doubt_current();
+                    store.invalidate_current();
                 }
             });
             Self {
-                context: Arc::new(Context::new(export, host, roots, doubt)),
+                context: Arc::new(Context::new(export, kubernetes, roots, doubt)),
                 health: Mutex::new(Health {
                     expected: None,
                     state: State::Uninitialised,
-                    examining: None,
+                    verifying: None,
                     epoch: 0,
                 }),
                 usability: Arc::default(),
@@ -115,7 +115,7 @@ impl Store {
             self.pin(identity);
         }
         health.expected = Some(expected);
-        self.examine_again(health);
+        self.reverify(health);
     }
 
     /// Runs `work` on the root, on a thread of the export's pool, at most until the deadline. `held` is held until the
@@ -123,9 +123,9 @@ impl Store {
     pub(super) async fn run<T: Send + 'static>(
         self: &Arc<Self>,
         what: String,
-        held: Option<Held<VolumeName>>,
+        held: Option<KeyedLock<VolumeName>>,
         permit: &Permit,
-        work: impl FnOnce(&Work<'_>) -> Result<T, OpError> + Send + 'static,
+        work: impl FnOnce(&ExportOp<'_>) -> Result<T, OpError> + Send + 'static,
     ) -> Result<T, Error> {
         let opened = self.opened(&what).await?;
         let (store, permit) = (Arc::clone(self), permit.clone());
@@ -141,7 +141,8 @@ impl Store {
             Ok(Ok(value)) => Ok(value),
             Ok(Err(error)) => Err(explained(&self.on(&what), error)),
             Err(lost) => {
-                let (Lost::Late { .. } | Lost::Crowded { .. } | Lost::Broken { .. }) = &lost;
+                let (PoolError::Late { .. } | PoolError::Saturated { .. } | PoolError::Panicked { .. }) =
+                    &lost;
                 Err(Error::caused_by(Kind::Unavailable, self.on(&what), lost))
             }
         }
@@ -164,15 +165,15 @@ impl Store {
     pub(super) fn invalidate(self: &Arc<Self>, opened: &Arc<Opened>) {
         let health = self.health();
         if matches!(&health.state, State::Open(current) if Arc::ptr_eq(current, opened)) {
-            self.examine_again(health);
+            self.reverify(health);
         }
     }
 
     /// Lets nobody use the root that is open now, if one is.
-    pub(super) fn doubt_current(self: &Arc<Self>) {
+    pub(super) fn invalidate_current(self: &Arc<Self>) {
         let health = self.health();
         if matches!(health.state, State::Open(_)) {
-            self.examine_again(health);
+            self.reverify(health);
         }
     }
 
@@ -220,7 +221,7 @@ impl Store {
         let running = self.pool.running();
         let mut ready = {
             let health = self.health();
-            match (&health.state, health.examining) {
+            match (&health.state, health.verifying) {
                 (State::Open(_), _) => self.usability.verdict(self.export.deadline),
                 (State::Refused(why), _) => Err(why.clone()),
                 (State::Uninitialised, _) => Err("the PersistentVolumes have not been listed yet".into()),
@@ -254,12 +255,12 @@ impl Store {
     }
 
     /// Lets the state be found out anew: by a thread for it, or by the one that is at it already.
-    fn examine_again(self: &Arc<Self>, mut health: MutexGuard<'_, Health>) {
+    fn reverify(self: &Arc<Self>, mut health: MutexGuard<'_, Health>) {
         health.epoch += 1;
         health.state = State::Unknown;
-        let begin = health.examining.is_none();
+        let begin = health.verifying.is_none();
         if begin {
-            health.examining = Some(Instant::now());
+            health.verifying = Some(Instant::now());
         }
         drop(health);
         self.changed.send_replace(());
@@ -267,12 +268,12 @@ impl Store {
             let store = Arc::downgrade(self);
             let thread = thread::Builder::new().name(format!("open-{}", self.export.name));
             if let Err(error) = thread.spawn(move || {
-                if let Some(opened) = examine_until_right(&store) {
+                if let Some(opened) = verify_until_ok(&store) {
                     follow(&store, &opened);
                 }
             }) {
                 let mut health = self.health();
-                health.examining = None;
+                health.verifying = None;
                 health.state = State::Refused(format!("there is no thread to open it: {error}"));
             }
         }
@@ -280,13 +281,13 @@ impl Store {
 }
 
 /// Looks at a root until it is the right one, and returns it; `None` when nobody needs it any more.
-fn examine_until_right(store: &Weak<Store>) -> Option<Weak<Opened>> {
+fn verify_until_ok(store: &Weak<Store>) -> Option<Weak<Opened>> {
     loop {
         {
             let store = store.upgrade()?;
             let (expected, pinned, epoch) = {
                 let mut health = store.health();
-                health.examining = Some(Instant::now());
+                health.verifying = Some(Instant::now());
                 (health.expected.clone(), store.pinned.lock().clone(), health.epoch)
             };
             let expected = expected?;
@@ -302,7 +303,7 @@ fn examine_until_right(store: &Weak<Store>) -> Option<Weak<Opened>> {
                         store.pin(&identity);
                     }
                     health.state = State::Open(Arc::clone(&opened));
-                    health.examining = None;
+                    health.verifying = None;
                     drop(health);
                     tracing::info!(export = store.export.name, "export is ready");
                     store.changed.send_replace(());

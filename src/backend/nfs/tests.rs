@@ -35,7 +35,7 @@ use crate::{
     backend::{
         StorageSystem,
         conformance::{self, Bench, Storage, Ways, object_uid},
-        fake_host::FakeHost,
+        fake_host::FakeKubernetes,
     },
     volume::{Disposal, Origin, PvMetadata, UNRECORDED, VolumeName},
 };
@@ -57,7 +57,7 @@ pub(super) fn export(name: &str, server: &str, path: &str) -> Export {
 /// An export `default` (`server:/export`) in a temporary directory, with a backend that knows of no volumes.
 struct Site {
     directory: TempDir,
-    host: Arc<FakeHost>,
+    kubernetes: Arc<FakeKubernetes>,
     nfs: Nfs,
 }
 
@@ -70,10 +70,10 @@ impl Site {
         let directory = temporary();
         let mut export = Export { root: directory.path().into(), ..export("default", "server", "/export") };
         change(&mut export);
-        let host = host();
-        let nfs = Nfs::new(vec![export], Arc::clone(&host) as Arc<dyn ClusterInfo>).unwrap();
+        let kubernetes = kubernetes();
+        let nfs = Nfs::new(vec![export], Arc::clone(&kubernetes) as Arc<dyn ClusterInfo>).unwrap();
         nfs.expect_store(nothing());
-        Self { directory, host, nfs }
+        Self { directory, kubernetes, nfs }
     }
 
     /// The same export in a new process, which knows of no volumes.
@@ -83,14 +83,15 @@ impl Site {
 
     /// A new process of the same cluster, which knows of no volumes.
     fn next_leader(&self) -> Nfs {
-        let nfs = Nfs::new(self.nfs.exports.clone(), Arc::clone(&self.host) as Arc<dyn ClusterInfo>).unwrap();
+        let nfs =
+            Nfs::new(self.nfs.exports.clone(), Arc::clone(&self.kubernetes) as Arc<dyn ClusterInfo>).unwrap();
         nfs.expect_store(nothing());
         nfs
     }
 
     /// The same export as another cluster uses it, which knows of no volumes.
     fn of_cluster(&self, cluster: &str) -> Nfs {
-        let nfs = Nfs::new(self.nfs.exports.clone(), Arc::new(FakeHost::new(cluster))).unwrap();
+        let nfs = Nfs::new(self.nfs.exports.clone(), Arc::new(FakeKubernetes::new(cluster))).unwrap();
         nfs.expect_store(nothing());
         nfs
     }
@@ -200,8 +201,8 @@ fn temporary() -> TempDir {
 }
 
 /// A cluster of its own, without any PV.
-fn host() -> Arc<FakeHost> {
-    Arc::new(FakeHost::new("cluster-1"))
+fn kubernetes() -> Arc<FakeKubernetes> {
+    Arc::new(FakeKubernetes::new("cluster-1"))
 }
 
 fn nothing() -> StoreExpectation {
@@ -309,7 +310,7 @@ async fn the_nfs_backend_shows_every_behaviour() {
             Arc::new(
                 Nfs::new(
                     vec![Export { root: directory.path().into(), ..export("default", "server", "/export") }],
-                    host(),
+                    kubernetes(),
                 )
                 .unwrap(),
             )

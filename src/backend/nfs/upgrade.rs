@@ -20,7 +20,7 @@ use super::{
     record::{self, ARCHIVED, BASE, DISPUTED, INTENTS, Marker, UNSIGNED, VOLUMES},
     register::dispute,
     store::Store,
-    work::Work,
+    work::ExportOp,
 };
 use crate::{
     backend::Error,
@@ -101,7 +101,7 @@ async fn attempt(store: &Arc<Store>, permit: &Permit) -> Result<bool, Error> {
     }
     for piece in entered.chunks(PIECE) {
         let piece = piece.to_vec();
-        let noted = move |work: &Work<'_>| {
+        let noted = move |work: &ExportOp<'_>| {
             let mut all = true;
             for one in &piece {
                 all &= note(work, one)?;
@@ -118,7 +118,7 @@ async fn attempt(store: &Arc<Store>, permit: &Permit) -> Result<bool, Error> {
     Ok(all)
 }
 
-fn names(work: &Work<'_>) -> Result<Vec<(&'static str, VolumeName)>, OpError> {
+fn names(work: &ExportOp<'_>) -> Result<Vec<(&'static str, VolumeName)>, OpError> {
     work.ensure_layout()?;
     let mut all = Vec::new();
     for folder in [VOLUMES, INTENTS, ARCHIVED] {
@@ -129,7 +129,7 @@ fn names(work: &Work<'_>) -> Result<Vec<(&'static str, VolumeName)>, OpError> {
 }
 
 /// Where the volumes lie, or only those that no cluster has signed; `false` where a record cannot be read.
-fn read(work: &Work<'_>, names: &[(&'static str, VolumeName)], unsigned: bool) -> (Vec<Entered>, bool) {
+fn read(work: &ExportOp<'_>, names: &[(&'static str, VolumeName)], unsigned: bool) -> (Vec<Entered>, bool) {
     let (mut found, mut all) = (Vec::new(), true);
     for (folder, name) in names {
         match marker(work, folder, name) {
@@ -156,7 +156,7 @@ fn read(work: &Work<'_>, names: &[(&'static str, VolumeName)], unsigned: bool) -
 }
 
 /// The record, of whatever cluster.
-fn marker(work: &Work<'_>, folder: &str, name: &VolumeName) -> Result<Option<Marker>, String> {
+fn marker(work: &ExportOp<'_>, folder: &str, name: &VolumeName) -> Result<Option<Marker>, String> {
     let content = work.root.read(&record::file(folder, name)).map_err(|failure| failure.cause.to_string())?;
     content.map(|content| Marker::from_json(&content.bytes)).transpose()
 }
@@ -170,10 +170,10 @@ fn place<'a>(marker: &'a Marker, folder: &str) -> &'a RelativePath {
 }
 
 /// Gives those volumes their places that found another one there, if that one is gone.
-fn settle(work: &Work<'_>) -> Result<(), OpError> {
+fn settle(work: &ExportOp<'_>) -> Result<(), OpError> {
     for file in work.root.names(&[BASE, DISPUTED])? {
         let Some(name) = record::volume_of(&file) else { continue };
-        let Ok(_held) = work.context.hold(&name) else { continue };
+        let Ok(_held) = work.context.try_lock(&name) else { continue };
         let Ok(Some(marker)) = marker(work, VOLUMES, &name) else { continue };
         let record = record::file(VOLUMES, &name);
         let place = &marker.path;
@@ -188,8 +188,8 @@ fn settle(work: &Work<'_>) -> Result<(), OpError> {
 }
 
 /// Notes one place; `false` where the volume is being worked on.
-fn note(work: &Work<'_>, one: &Entered) -> Result<bool, OpError> {
-    let Ok(_held) = work.context.hold(&one.name) else { return Ok(false) };
+fn note(work: &ExportOp<'_>, one: &Entered) -> Result<bool, OpError> {
+    let Ok(_held) = work.context.try_lock(&one.name) else { return Ok(false) };
     let Ok(Some(marker)) = marker(work, one.folder, &one.name) else { return Ok(true) };
     if *place(&marker, one.folder) != one.path {
         return Ok(false);

@@ -1,4 +1,4 @@
-//! What an operation works with: [`Work`] on one export, whose shared state is [`Context`].
+//! What an operation works with: [`ExportOp`] on one export, whose shared state is [`Context`].
 //!
 //! Nothing here opens an export or runs an operation; that is `store`.
 
@@ -16,13 +16,13 @@ use super::{
     index::Index,
     op_error::{OpError, fail},
     record::{self, Marker},
-    roots::{Doubt, Roots},
+    roots::{Invalidate, Roots},
     trash_state::TrashState,
 };
 use crate::{
     backend::{ClusterInfo, Error, Kind},
     system::{
-        guard::{Guards, Held},
+        keyed_lock::{KeyedLock, KeyedLocks},
         pool::Pool,
         root::{Changes, Errno, Failure, Gate, Root, Step},
     },
@@ -32,12 +32,12 @@ use crate::{
 /// What all operations on one export share.
 pub(super) struct Context {
     pub(super) export: Export,
-    pub(super) host: Arc<dyn ClusterInfo>,
+    pub(super) kubernetes: Arc<dyn ClusterInfo>,
     pub(super) roots: Arc<Roots>,
     pub(super) trash: TrashState,
     pub(super) index: Index,
     pub(super) pool: Pool,
-    volumes: Guards<VolumeName>,
+    volumes: KeyedLocks<VolumeName>,
     /// The export's identity, once it is known; it stays so.
     pub(super) pinned: Mutex<Option<String>>,
     /// Whether this process has read all records once.
@@ -45,7 +45,7 @@ pub(super) struct Context {
     /// What was told already.
     told: Mutex<BTreeSet<VolumeName>>,
     /// Has the root examined again.
-    pub(super) doubt: Arc<Doubt>,
+    pub(super) invalidate: Arc<Invalidate>,
     /// Lets tests switch rules off.
     #[cfg(test)]
     pub(super) rules: super::tests::Rules,
@@ -69,13 +69,13 @@ pub(super) struct Opened {
     /// Its identity; `None` until something is first made on it.
     pub(super) identity: Mutex<Option<String>>,
     /// Whether our own directories are there.
-    pub(super) furnished: AtomicBool,
+    pub(super) layout_ready: AtomicBool,
     /// Whether the places of all volumes are noted. It begins so where there is no volume yet.
     pub(super) mirrored: AtomicBool,
 }
 
 /// What an operation works with, on a thread of the pool.
-pub(super) struct Work<'a> {
+pub(super) struct ExportOp<'a> {
     pub(super) context: &'a Arc<Context>,
     pub(super) opened: &'a Opened,
     pub(super) root: &'a Root,
@@ -98,26 +98,26 @@ pub(super) enum Rule {
 }
 
 impl Context {
-    /// The context of an export; `doubt` has its root examined again.
+    /// The context of an export; `invalidate` has its root examined again.
     pub(super) fn new(
         export: Export,
-        host: Arc<dyn ClusterInfo>,
+        kubernetes: Arc<dyn ClusterInfo>,
         roots: Arc<Roots>,
-        doubt: Arc<Doubt>,
+        invalidate: Arc<Invalidate>,
     ) -> Self {
         let pool = Pool::new(format!("nfs-{}", export.name), export.threads, export.deadline);
         Self {
             export,
-            host,
+            kubernetes,
             roots,
             trash: TrashState::default(),
             index: Index::default(),
             pool,
-            volumes: Guards::default(),
+            volumes: KeyedLocks::default(),
             pinned: Mutex::default(),
             read_through: AtomicBool::new(false),
             told: Mutex::default(),
-            doubt,
+            invalidate,
             #[cfg(test)]
             rules: super::tests::Rules::default(),
             #[cfg(test)]
@@ -133,8 +133,8 @@ impl Context {
     }
 
     /// Lets nobody else work on the volume.
-    pub(super) fn hold(&self, name: &VolumeName) -> Result<Held<VolumeName>, Error> {
-        self.volumes.take(name).ok_or_else(|| {
+    pub(super) fn try_lock(&self, name: &VolumeName) -> Result<KeyedLock<VolumeName>, Error> {
+        self.volumes.try_lock(name).ok_or_else(|| {
             let mut message = format!("volume {name} on export {} is being worked on", self.export.name);
             if let Some((what, age)) = self.pool.running().oldest {
                 let _ = write!(message, "; the longest operation there is {what}, since {}s", age.as_secs());
@@ -182,7 +182,7 @@ impl Context {
         self: &Arc<Self>,
         opened: &Opened,
         gate: Gate<'_>,
-        work: impl FnOnce(&Work<'_>) -> Result<T, OpError>,
+        work: impl FnOnce(&ExportOp<'_>) -> Result<T, OpError>,
     ) -> Result<T, OpError> {
         let root = &opened.root;
         if !root.is_current()? {
@@ -190,14 +190,14 @@ impl Context {
                 Failure { step: "look at", path: root.path().into(), cause: Errno::ESTALE.into() }.into()
             );
         }
-        work(&Work { context: self, opened, root, changes: root.changing(gate) })
+        work(&ExportOp { context: self, opened, root, changes: root.changing(gate) })
     }
 }
 
-impl Work<'_> {
+impl ExportOp<'_> {
     /// The cluster that this process works for, where it is known.
     pub(super) fn cluster(&self) -> Option<ClusterIds> {
-        self.context.host.cluster_ids()
+        self.context.kubernetes.cluster_ids()
     }
 
     /// The identity of the cluster that records are signed with, where it is known.

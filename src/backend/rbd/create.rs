@@ -8,12 +8,12 @@
 use super::{
     class::{self, Plan},
     error::{OpError, fail},
-    image::Look,
+    image::ImageState,
     owner::Mark,
     proof::Verdict,
     settings::NAME,
     volume_context::VolumeContext,
-    work::Work,
+    work::PoolClient,
 };
 use crate::{
     backend::{
@@ -35,14 +35,14 @@ const ATTEMPTS: usize = 3;
 
 /// Makes the volume, or finds it.
 pub(super) async fn create(
-    work: &Work,
+    work: &PoolClient,
     driver: &str,
     request: &VolumeRequest,
     plan: &Plan,
     permit: &Permit,
 ) -> Result<Volume, OpError> {
     let spec = work.pool_namespace.spec(&plan.image);
-    let Some(cluster) = work.host.cluster_ids() else {
+    let Some(cluster) = work.kubernetes.cluster_ids() else {
         return fail(
             Kind::Unavailable,
             format!("image {spec} cannot be marked as this cluster's: {UNKNOWN_CLUSTER}"),
@@ -80,16 +80,16 @@ pub(super) async fn create(
 
 /// Finishes an image that exists, if it is ours; its size.
 async fn adopt(
-    work: &Work,
+    work: &PoolClient,
     plan: &Plan,
     (cluster, mark): (&ClusterIds, &Mark),
-    look: &Look,
+    look: &ImageState,
     permit: &Permit,
 ) -> Result<u64, OpError> {
     let spec = work.pool_namespace.spec(&plan.image);
     let marked = look.header.metadata.mark(&spec)?;
     if let Some(there) = &marked
-        && (there.claim() != mark.claim() || there.is_signed() && !there.is_of(Some(cluster)))
+        && (there.claim() != mark.claim() || there.has_cluster_id() && !there.is_of(Some(cluster)))
     {
         return fail(Kind::Conflict, format!("image {spec} exists already and belongs to {there}"));
     }
@@ -102,11 +102,11 @@ async fn adopt(
         );
         return fail(Kind::Conflict, message);
     }
-    let signed = marked.is_some_and(|mark| mark.is_signed());
+    let signed = marked.is_some_and(|mark| mark.has_cluster_id());
     // A program that still makes it removes it again when a step of that fails. One that a node uses has a PV, and is asked for no
     // more.
     if let Some(watcher) = look.watchers.first() {
-        let watcher = watcher.describe(|address| work.host.node_at(address));
+        let watcher = watcher.describe(|address| work.kubernetes.node_at(address));
         let message = format!(
             "image {spec} is being made by another process, or the making of it was broken off; it is open by {watcher}, \
              which Ceph forgets after 30 s"
@@ -152,8 +152,8 @@ async fn adopt(
 }
 
 /// Why an image without our mark cannot be what an import of ours left behind, as far as its description tells.
-pub(super) fn not_a_trace(look: &Look) -> Option<&'static str> {
-    let Look { info, header, watchers: _ } = look;
+pub(super) fn not_a_trace(look: &ImageState) -> Option<&'static str> {
+    let ImageState { info, header, watchers: _ } = look;
     if !header.metadata.is_empty() {
         Some("it has metadata of others")
     } else if info.snapshot_count > 0 {
@@ -247,7 +247,7 @@ fn in_tree(plan: &Plan) -> RbdSource {
 
 /// Makes the image of a volume bigger, never smaller.
 pub(super) async fn expand(
-    work: &Work,
+    work: &PoolClient,
     request: &ExpandRequest,
     image: &str,
     permit: &Permit,
@@ -258,12 +258,12 @@ pub(super) async fn expand(
     class::within_bounds(Parameters(parameters), request.capacity)?;
     let spec = work.pool_namespace.spec(image);
     work.prove_identity(request.into()).await?;
-    let Some((info, header)) = work.glance(image).await? else {
+    let Some((info, header)) = work.info_and_header(image).await? else {
         return fail(Kind::NotFound, format!("image {spec} of volume {name} does not exist"));
     };
     match work.prove(&spec, &header, request.into()).await? {
         // What is taken over is marked when it is registered, or before it is removed.
-        Verdict::Ours | Verdict::Sign { .. } => {}
+        Verdict::Ours | Verdict::Relabel { .. } => {}
     }
     if info.size < size {
         work.resize(image, size, permit).await?;
@@ -289,7 +289,7 @@ mod tests {
             }
             let info: Info = serde_json::from_value(info).unwrap();
             let header = Header { metadata: serde_json::from_value(metadata).unwrap(), ..Header::default() };
-            Look { info, header, watchers: Vec::new() }
+            ImageState { info, header, watchers: Vec::new() }
         };
         let rows = [
             ("one object", look(json!({}), json!({})), None),

@@ -6,7 +6,7 @@
 use std::time::SystemTime;
 
 use super::{
-    entry::{Entry, Fate, State},
+    entry::{State, TrashEntry, TrashOrigin},
     header::Header,
     names,
 };
@@ -16,16 +16,16 @@ use crate::{
 };
 
 /// Whether an entry may be ours at all, as far as its name and its time tell.
-pub(super) fn may_be_ours(entry: &Entry) -> bool {
+pub(super) fn may_be_ours(entry: &TrashEntry) -> bool {
     // What `rbd rm` left is continued by the next removal of it.
     !entry.by_rm
         && names::may_be_ours(&entry.name)
         // What has no time was moved there by hand; a large image on the last step of its purge has none either.
-        && (entry.fate() != Fate::ByHand || is_being_purged(entry))
+        && (entry.origin() != TrashOrigin::ByHand || is_being_purged(entry))
 }
 
 /// Whether it is a large image of which parts were purged.
-pub(super) fn is_being_purged(entry: &Entry) -> bool {
+pub(super) fn is_being_purged(entry: &TrashEntry) -> bool {
     names::purged_id(&entry.name) == Some(entry.id.as_str())
 }
 
@@ -43,7 +43,7 @@ pub(super) enum Owner {
 }
 
 /// Whose it is, by its header; there may be none.
-pub(super) fn owner(entry: &Entry, header: Option<&Header>, cluster: Option<&ClusterIds>) -> Owner {
+pub(super) fn owner(entry: &TrashEntry, header: Option<&Header>, cluster: Option<&ClusterIds>) -> Owner {
     let named_by_us = names::is_ours_in_trash(&entry.name);
     let Some(header) = header else {
         return if named_by_us { Owner::Remnant } else { Owner::Another };
@@ -56,7 +56,7 @@ pub(super) fn owner(entry: &Entry, header: Option<&Header>, cluster: Option<&Clu
         return if named_by_us { Owner::Unproved("it has no owner".to_owned()) } else { Owner::Another };
     };
     let Some(cluster) = cluster else { return Owner::Unproved(UNKNOWN_CLUSTER.to_owned()) };
-    if !mark.is_signed() {
+    if !mark.has_cluster_id() {
         return Owner::Unproved(format!("its owner, {mark}, does not say of which cluster it is"));
     }
     if !mark.is_of(Some(cluster)) {
@@ -85,7 +85,7 @@ pub(super) enum Decision {
 /// What is done with it. `replaced`: the PV has another image of that name in its place; `kept`: it says that it was left on
 /// purpose.
 pub(super) fn decide(
-    entry: &Entry,
+    entry: &TrashEntry,
     pv: &PvState,
     replaced: bool,
     kept: bool,
@@ -126,8 +126,8 @@ mod tests {
         SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_000_000)
     }
 
-    fn entry(name: &str, kept: Duration) -> Entry {
-        Entry {
+    fn entry(name: &str, kept: Duration) -> TrashEntry {
+        TrashEntry {
             id: "10f".into(),
             name: name.into(),
             since: since(),
@@ -163,7 +163,7 @@ mod tests {
             ("another program's", entry("csi-vol-1", deleted), false),
             ("the last part of a large one", entry("berth.purging-10f", Duration::ZERO), true),
             ("called like one", entry("berth.purging-another", Duration::ZERO), false),
-            ("left by rbd rm", Entry { by_rm: true, ..entry("berth-u", deleted) }, false),
+            ("left by rbd rm", TrashEntry { by_rm: true, ..entry("berth-u", deleted) }, false),
         ];
         for (row, entry, expected) in rows {
             assert_eq!(may_be_ours(&entry), expected, "{row}");
@@ -225,7 +225,7 @@ mod tests {
         let pv = |removing| PvState::Present { uid: "object".into(), removing };
         let (gone, leaving, rescued) = (PvState::Absent, pv(true), pv(false));
         let whole = entry("berth-u", deleted_for(Duration::from_mins(10)));
-        let with = |state| Entry { state, ..whole.clone() };
+        let with = |state| TrashEntry { state, ..whole.clone() };
         let last = entry("berth.purging-10f", Duration::ZERO);
         let (early, late) = (Some(since()), Some(since() + Duration::from_hours(1)));
         let rows = [

@@ -1,4 +1,4 @@
-//! What lies in the trash of a pool: [`Entry`], and how it came there ([`Fate`]). Pure.
+//! What lies in the trash of a pool: [`TrashEntry`], and how it came there ([`TrashOrigin`]). Pure.
 //!
 //! It is read as RADOS holds it (the object `rbd_trash`): `rbd trash ls --long` tells the same only after it has opened every
 //! image, which takes minutes where there are thousands.
@@ -34,7 +34,7 @@ fn whole_minutes(time: Duration) -> Duration {
 
 /// An image in the trash.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Entry {
+pub(super) struct TrashEntry {
     pub(super) id: String,
     pub(super) name: String,
     /// When it came here.
@@ -61,7 +61,7 @@ pub(super) enum State {
 
 /// How an image came into the trash.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Fate {
+pub(super) enum TrashOrigin {
     /// An administrator moved it there without an expiry; it is theirs.
     ByHand,
     /// Deleted by us: it is kept for whole minutes and a quarter of one.
@@ -70,19 +70,19 @@ pub(super) enum Fate {
     Archived,
 }
 
-impl Entry {
+impl TrashEntry {
     /// How it came here.
-    pub(super) fn fate(&self) -> Fate {
+    pub(super) fn origin(&self) -> TrashOrigin {
         let kept = self.until.duration_since(self.since).unwrap_or_default();
         // The program that moves an image begins to count some moments before or after it has said until when.
         let beyond_minutes = kept.as_secs() % MINUTE.as_secs();
         let after_grace = beyond_minutes.checked_sub(GRACE.as_secs());
         if kept < GRACE {
-            Fate::ByHand
+            TrashOrigin::ByHand
         } else if kept < FOR_GOOD && after_grace.is_some_and(|seconds| seconds < 30) {
-            Fate::Deleted
+            TrashOrigin::Deleted
         } else {
-            Fate::Archived
+            TrashOrigin::Archived
         }
     }
 
@@ -127,9 +127,9 @@ const BY_USER: u8 = 0;
 const BY_RM: u8 = 3;
 
 /// Everything in the trash, from what `rados listomapvals` prints; `None` where that is not understood.
-pub(super) fn read(text: &str) -> Option<Vec<Entry>> {
+pub(super) fn read(text: &str) -> Option<Vec<TrashEntry>> {
     let all = omap::read(text)?;
-    Some(all.iter().filter_map(|(key, value)| Entry::read(key, value)).collect())
+    Some(all.iter().filter_map(|(key, value)| TrashEntry::read(key, value)).collect())
 }
 
 /// What is left to be read, as Ceph encodes it.
@@ -181,39 +181,39 @@ mod tests {
     use super::*;
     use crate::backend::ceph::fake::Answer;
 
-    fn entry(kept: Duration) -> Entry {
+    fn entry(kept: Duration) -> TrashEntry {
         let since = SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_000_000);
         let (id, name) = ("1".into(), "berth-1".into());
-        Entry { id, name, since, until: since + kept, state: State::Whole, by_rm: false }
+        TrashEntry { id, name, since, until: since + kept, state: State::Whole, by_rm: false }
     }
 
     #[test]
     fn what_is_in_the_trash_tells_how_it_came_there() {
         let rows = [
-            ("moved by hand", Duration::ZERO, Fate::ByHand),
-            ("moved by hand on a slow day", Duration::from_secs(2), Fate::ByHand),
-            ("deleted at once", deleted_for(Duration::ZERO), Fate::Deleted),
-            ("deleted for ten minutes", deleted_for(Duration::from_mins(10)), Fate::Deleted),
+            ("moved by hand", Duration::ZERO, TrashOrigin::ByHand),
+            ("moved by hand on a slow day", Duration::from_secs(2), TrashOrigin::ByHand),
+            ("deleted at once", deleted_for(Duration::ZERO), TrashOrigin::Deleted),
+            ("deleted for ten minutes", deleted_for(Duration::from_mins(10)), TrashOrigin::Deleted),
             (
                 "deleted on a slow day",
                 deleted_for(Duration::from_hours(1)) + Duration::from_secs(9),
-                Fate::Deleted,
+                TrashOrigin::Deleted,
             ),
-            ("deleted for an odd time", deleted_for(Duration::from_millis(61_001)), Fate::Deleted),
-            ("deleted for years", deleted_for(Duration::from_hours(24 * 366 * 40)), Fate::Deleted),
-            ("archived", archived_for(Duration::from_hours(720)), Fate::Archived),
+            ("deleted for an odd time", deleted_for(Duration::from_millis(61_001)), TrashOrigin::Deleted),
+            ("deleted for years", deleted_for(Duration::from_hours(24 * 366 * 40)), TrashOrigin::Deleted),
+            ("archived", archived_for(Duration::from_hours(720)), TrashOrigin::Archived),
             (
                 "archived on a slow day",
                 archived_for(Duration::from_hours(720)) + Duration::from_secs(9),
-                Fate::Archived,
+                TrashOrigin::Archived,
             ),
-            ("archived for as short as can be", archived_for(Duration::ZERO), Fate::Archived),
-            ("archived for an odd time", archived_for(Duration::from_secs(75)), Fate::Archived),
-            ("archived for good", Duration::from_secs(2_308_000_000), Fate::Archived),
+            ("archived for as short as can be", archived_for(Duration::ZERO), TrashOrigin::Archived),
+            ("archived for an odd time", archived_for(Duration::from_secs(75)), TrashOrigin::Archived),
+            ("archived for good", Duration::from_secs(2_308_000_000), TrashOrigin::Archived),
         ];
         for (row, kept, expected) in rows {
             let entry = entry(kept);
-            assert_eq!(entry.fate(), expected, "{row}");
+            assert_eq!(entry.origin(), expected, "{row}");
             assert!(entry.is_over(entry.until) && entry.is_over(entry.until + kept), "{row}");
             assert!(kept.is_zero() || !entry.is_over(entry.since), "{row}");
         }
@@ -223,32 +223,32 @@ mod tests {
     fn an_entry_reads_back_and_bears_what_newer_versions_add() {
         let entry = entry(GRACE);
         for state in [State::Whole, State::Moving, State::Removing, State::Restoring] {
-            let entry = Entry { state, ..entry.clone() };
+            let entry = TrashEntry { state, ..entry.clone() };
             let bytes = written(&entry.name, BY_USER, entry.since, entry.until, state);
-            assert_eq!(Entry::read("id_1", &bytes), Some(entry));
+            assert_eq!(TrashEntry::read("id_1", &bytes), Some(entry));
         }
         let bytes = written(&entry.name, BY_USER, entry.since, entry.until, State::Whole);
-        assert_eq!(Entry::read("id_1", &bytes), Some(entry.clone()));
+        assert_eq!(TrashEntry::read("id_1", &bytes), Some(entry.clone()));
         let mut newer = bytes.clone();
         newer[0] = 3;
         newer[2] += 2;
         newer.extend([7, 7]);
-        assert_eq!(Entry::read("id_1", &newer), Some(entry.clone()));
+        assert_eq!(TrashEntry::read("id_1", &newer), Some(entry.clone()));
         let mut incompatible = bytes.clone();
         incompatible[1] = 3;
-        assert_eq!(Entry::read("id_1", &incompatible), None, "that cannot be read any more");
+        assert_eq!(TrashEntry::read("id_1", &incompatible), None, "that cannot be read any more");
         assert_eq!(
-            Entry::read("id_1", &written("berth-1", 1, entry.since, entry.until, State::Whole)),
+            TrashEntry::read("id_1", &written("berth-1", 1, entry.since, entry.until, State::Whole)),
             None,
             "mirroring"
         );
         let removing =
-            Entry::read("id_1", &written("berth-1", BY_RM, entry.since, entry.until, State::Whole));
+            TrashEntry::read("id_1", &written("berth-1", BY_RM, entry.since, entry.until, State::Whole));
         assert!(removing.is_some_and(|entry| entry.by_rm));
-        assert_eq!(Entry::read("other", &bytes), None);
+        assert_eq!(TrashEntry::read("other", &bytes), None);
         for end in 0..bytes.len() {
             // The last byte says whether the move is over.
-            let cut = Entry::read("id_1", &bytes[..end]);
+            let cut = TrashEntry::read("id_1", &bytes[..end]);
             assert_eq!(cut, None, "{end}");
         }
     }
@@ -257,13 +257,14 @@ mod tests {
     fn the_trash_of_a_real_pool_is_read() {
         let Answer::Text(0, text, _) = Answer::recorded("rados-trash") else { panic!() };
         let read = read(&text).unwrap();
-        let told: Vec<(&str, Fate)> = read.iter().map(|entry| (entry.name.as_str(), entry.fate())).collect();
+        let told: Vec<(&str, TrashOrigin)> =
+            read.iter().map(|entry| (entry.name.as_str(), entry.origin())).collect();
         assert_eq!(
             told,
             [
-                ("berth-deleted", Fate::Deleted),
-                ("berth-archived", Fate::Archived),
-                ("berth-hand", Fate::ByHand)
+                ("berth-deleted", TrashOrigin::Deleted),
+                ("berth-archived", TrashOrigin::Archived),
+                ("berth-hand", TrashOrigin::ByHand)
             ]
         );
     }

@@ -1,4 +1,4 @@
-//! What the programs are asked and told about one image, and what their answers mean: methods of [`Work`].
+//! What the programs are asked and told about one image, and what their answers mean: methods of [`PoolClient`].
 //!
 //! What follows from an answer is decided elsewhere; what the answers look like is known only here. What is asked about a whole
 //! pool is in `pool`.
@@ -13,12 +13,12 @@ use serde::{Deserialize, de::DeserializeOwned};
 
 use super::{
     class::Plan,
-    entry::{Entry, GRACE},
+    entry::{GRACE, TrashEntry},
     error::{OpError, fail},
     header::{self, Header},
     owner::{KEPT, Mark, NOT_KEPT, OWNER},
     stream::{self, Features},
-    work::Work,
+    work::PoolClient,
 };
 use crate::{
     backend::{
@@ -102,7 +102,7 @@ impl Watcher {
 
 /// What is known of an image that exists.
 #[derive(Debug, Clone)]
-pub(super) struct Look {
+pub(super) struct ImageState {
     pub(super) info: Info,
     pub(super) header: Header,
     pub(super) watchers: Vec<Watcher>,
@@ -115,14 +115,14 @@ struct Status {
 
 /// Until when an image is moved to the trash.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Keep {
+pub(super) enum TrashExpiry {
     /// For so long from now.
-    For(Duration),
+    After(Duration),
     /// Ceph counts seconds in 32 bits, which end in 2106: until 2100.
-    ForGood,
+    Never,
 }
 
-impl Work {
+impl PoolClient {
     pub(super) fn what(&self, verb: &str, image: &str) -> String {
         format!("{verb} image {}", self.pool_namespace.spec(image))
     }
@@ -137,7 +137,7 @@ impl Work {
         let spec = self.pool_namespace.spec(image);
         let args = args.iter().copied().chain([spec.as_str()]);
         match self.ceph.rbd(Call::reads(self.what(verb, image), args)).await {
-            Ok(reply) => Ok(Some(reply.must_json()?)),
+            Ok(reply) => Ok(Some(reply.require_json()?)),
             Err(failed) if failed.reason == Reason::NoImage => Ok(None),
             Err(failed) => Err(failed.into()),
         }
@@ -199,14 +199,14 @@ impl Work {
     }
 
     /// Everything about an image; `None` where it is not there. Nothing is opened for writing, so that a full pool answers too.
-    pub(super) async fn look(&self, image: &str) -> Result<Option<Look>, OpError> {
+    pub(super) async fn look(&self, image: &str) -> Result<Option<ImageState>, OpError> {
         let Some(info) = self.info(image).await? else { return Ok(None) };
         let (header, watchers) = futures::join!(self.header(&info.id), self.watchers(image));
-        Ok(header?.zip(watchers?).map(|(header, watchers)| Look { info, header, watchers }))
+        Ok(header?.zip(watchers?).map(|(header, watchers)| ImageState { info, header, watchers }))
     }
 
     /// Everything about an image but who uses it.
-    pub(super) async fn glance(&self, image: &str) -> Result<Option<(Info, Header)>, OpError> {
+    pub(super) async fn info_and_header(&self, image: &str) -> Result<Option<(Info, Header)>, OpError> {
         let Some(info) = self.info(image).await? else { return Ok(None) };
         Ok(self.header(&info.id).await?.map(|header| (info, header)))
     }
@@ -268,10 +268,15 @@ impl Work {
     }
 
     /// Moves the image to the trash.
-    pub(super) async fn trash(&self, image: &str, keep: Keep, permit: &Permit) -> Result<(), OpError> {
+    pub(super) async fn trash_move(
+        &self,
+        image: &str,
+        keep: TrashExpiry,
+        permit: &Permit,
+    ) -> Result<(), OpError> {
         let until = match keep {
-            Keep::For(time) => format!("{} seconds", time.as_secs()),
-            Keep::ForGood => "2100-01-01T00:00:00Z".to_owned(),
+            TrashExpiry::After(time) => format!("{} seconds", time.as_secs()),
+            TrashExpiry::Never => "2100-01-01T00:00:00Z".to_owned(),
         };
         let args = ["trash", "mv", "--expires-at", &until];
         Ok(self.change(self.what("move to the trash", image), &args, image, None, permit).await?)
@@ -284,7 +289,7 @@ impl Work {
         if self.info(image).await?.is_some() {
             return Ok(());
         }
-        match self.trash(image, Keep::For(GRACE), permit).await {
+        match self.trash_move(image, TrashExpiry::After(GRACE), permit).await {
             Err(OpError::Call(failed)) if failed.reason == Reason::NoImage => Ok(()),
             outcome => outcome,
         }
@@ -292,13 +297,13 @@ impl Work {
 
     /// Moves the image with this id from the trash back into its pool, under that name. [`Reason::Exists`] where another one is
     /// called so.
-    pub(super) async fn untrash(&self, id: &str, image: &str, permit: &Permit) -> Result<(), OpError> {
+    pub(super) async fn trash_restore(&self, id: &str, image: &str, permit: &Permit) -> Result<(), OpError> {
         let what = format!("restore image {} (id {id})", self.pool_namespace.spec(image));
         Ok(self.change(what, &["trash", "restore", "--image", image], id, None, permit).await?)
     }
 
     /// Removes an image from the trash for good. Never forced: Ceph itself refuses what is to be kept still.
-    pub(super) async fn purge(&self, entry: &Entry, permit: &Permit) -> Result<(), OpError> {
+    pub(super) async fn purge(&self, entry: &TrashEntry, permit: &Permit) -> Result<(), OpError> {
         match self.purge_now(entry, permit).await {
             Err(OpError::Call(failed)) if failed.reason == Reason::HalfMoved => {
                 self.finish_move(&entry.name, permit).await?;
@@ -308,7 +313,7 @@ impl Work {
         }
     }
 
-    async fn purge_now(&self, entry: &Entry, permit: &Permit) -> Result<(), OpError> {
+    async fn purge_now(&self, entry: &TrashEntry, permit: &Permit) -> Result<(), OpError> {
         let what = format!("purge image {} (id {})", self.pool_namespace.spec(&entry.name), entry.id);
         let args = ["trash", "rm", "--no-progress"];
         Self::was_there(self.change(what, &args, &entry.id, Some(LONG_PURGE), permit).await).map(drop)
@@ -325,9 +330,9 @@ impl Work {
             let spec = self.pool_namespace.spec(image);
             return fail(Kind::Busy, format!("image {spec} was on its way to the trash and is there now"));
         }
-        self.remove_into_trash(image, Keep::For(GRACE), permit).await?;
+        self.remove_into_trash(image, TrashExpiry::After(GRACE), permit).await?;
         self.store.trash.added(&self.pool_namespace);
-        if let Some(now) = self.host.now() {
+        if let Some(now) = self.kubernetes.now() {
             self.store.trash.expects(&self.pool_namespace, "", now + GRACE);
         }
         Ok(())
@@ -338,17 +343,17 @@ impl Work {
     pub(super) async fn remove_into_trash(
         &self,
         image: &str,
-        keep: Keep,
+        keep: TrashExpiry,
         permit: &Permit,
     ) -> Result<bool, OpError> {
         let seconds = match keep {
-            Keep::For(time) => time.as_secs(),
-            Keep::ForGood => {
+            TrashExpiry::After(time) => time.as_secs(),
+            TrashExpiry::Never => {
                 let end: Timestamp = Timestamp::from_second(FOR_GOOD).unwrap_or(Timestamp::MAX);
                 end.duration_since(Timestamp::now()).unsigned_abs().as_secs()
             }
         };
-        let (option, value) = KEEPS;
+        let (option, value) = MOVE_TO_TRASH_ON_REMOVE;
         let expiry = "--rbd-move-to-trash-on-remove-expire-seconds";
         let args = ["rm", "--no-progress", option, value, expiry, &seconds.to_string()];
         Self::was_there(self.change(self.what("move to the trash", image), &args, image, None, permit).await)
@@ -356,7 +361,7 @@ impl Work {
 
     /// Removes the image at once and for good, or goes on where that was broken off.
     pub(super) async fn remove_for_good(&self, image: &str, permit: &Permit) -> Result<(), OpError> {
-        let args = ["rm", "--no-progress", KEEPS.0, "false"];
+        let args = ["rm", "--no-progress", MOVE_TO_TRASH_ON_REMOVE.0, "false"];
         let what = self.what("remove", image);
         Self::was_there(self.change(what, &args, image, Some(LONG_READ), permit).await).map(drop)
     }
@@ -377,7 +382,7 @@ impl Work {
 /// The beginning of 2100.
 const FOR_GOOD: i64 = 4_102_444_800;
 /// What tells `rbd rm` to keep what it removes.
-pub(super) const KEEPS: (&str, &str) = ("--rbd-move-to-trash-on-remove", "true");
+pub(super) const MOVE_TO_TRASH_ON_REMOVE: (&str, &str) = ("--rbd-move-to-trash-on-remove", "true");
 
 #[cfg(test)]
 mod tests {

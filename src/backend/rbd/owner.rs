@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::names;
 use crate::{
-    backend::ceph::owner::Claimant,
+    backend::ceph::owner::PvVolume,
     volume::{ClaimKey, ClusterIds, VolumeName},
 };
 
@@ -56,11 +56,11 @@ impl Mark {
     }
 
     /// That of an image that is the volume of this PV from now on.
-    pub(super) fn of(claimant: Claimant<'_>, cluster: &ClusterIds) -> Self {
+    pub(super) fn of(pv: PvVolume<'_>, cluster: &ClusterIds) -> Self {
         Self {
-            volume: claimant.name.to_string(),
-            object: claimant.pv_metadata.uid.clone(),
-            ..Self::new(cluster, claimant.claim.clone())
+            volume: pv.name.to_string(),
+            object: pv.pv_metadata.uid.clone(),
+            ..Self::new(cluster, pv.claim.clone())
         }
     }
 
@@ -83,7 +83,7 @@ impl Mark {
         cluster.is_some_and(|cluster| cluster.include(&self.cluster_id))
     }
 
-    pub(super) fn is_signed(&self) -> bool {
+    pub(super) fn has_cluster_id(&self) -> bool {
         !self.cluster_id.is_empty()
     }
 
@@ -99,7 +99,7 @@ impl fmt::Display for Mark {
             write!(f, "volume {} of ", self.volume)?;
         }
         write!(f, "claim {} with UID {}", self.claim(), self.uid)?;
-        if self.is_signed() {
+        if self.has_cluster_id() {
             write!(f, " of the cluster with the identity {}", self.cluster_id)?;
         }
         Ok(())
@@ -132,7 +132,7 @@ mod tests {
         assert_eq!(read(&mark.to_json().replace("{\"", "{\"more\":{\"a\":1},\"")).unwrap(), mark);
         let older = r#"{"namespace":"team","name":"data","uid":"u","since":"2026-11-22T05:27:38Z"}"#;
         let older = read(older).unwrap();
-        assert!(!older.is_signed() && older.volume("berth-u") == Some("pvc-u".parse().unwrap()));
+        assert!(!older.has_cluster_id() && older.volume("berth-u") == Some("pvc-u".parse().unwrap()));
         assert_eq!(older.volume("berth.purging-10f"), Some("pvc-u".parse().unwrap()));
         assert_eq!(older.volume(LEGACY), None);
     }

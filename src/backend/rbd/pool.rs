@@ -1,16 +1,16 @@
 //! What the programs are asked about a pool, or a RADOS namespace in one: its images, its trash, whether it is full. Methods of
-//! [`Work`], each of which is one call.
+//! [`PoolClient`], each of which is one call.
 
 use std::{collections::BTreeMap, time::Duration};
 
 use serde::Deserialize;
 
 use super::{
-    entry::{self, Entry},
+    entry::{self, TrashEntry},
     error::{OpError, fail},
-    image::KEEPS,
+    image::MOVE_TO_TRASH_ON_REMOVE,
     names::{self, PoolNamespace},
-    work::Work,
+    work::PoolClient,
 };
 use crate::{
     backend::{
@@ -79,7 +79,7 @@ impl Full {
     }
 }
 
-impl Work {
+impl PoolClient {
     /// The arguments of `rados` that say where.
     fn within(&self, command: &[&str]) -> Vec<String> {
         let PoolNamespace { pool, namespace } = &self.pool_namespace;
@@ -114,7 +114,7 @@ impl Work {
     }
 
     /// What was moved to the trash, without opening anything; `None` where nothing ever was.
-    pub(super) async fn trash_list(&self) -> Result<Option<Vec<Entry>>, OpError> {
+    pub(super) async fn trash_list(&self) -> Result<Option<Vec<TrashEntry>>, OpError> {
         let what = format!("list the trash of {}", self.pool_namespace);
         let Some(reply) = self.object(what.clone(), entry::OBJECT).await? else { return Ok(None) };
         match entry::read(reply.text()?) {
@@ -124,7 +124,7 @@ impl Work {
     }
 
     /// What was moved to the trash.
-    pub(super) async fn in_trash(&self) -> Result<Vec<Entry>, OpError> {
+    pub(super) async fn in_trash(&self) -> Result<Vec<TrashEntry>, OpError> {
         Ok(self.trash_list().await?.unwrap_or_default())
     }
 
@@ -143,20 +143,20 @@ impl Work {
     pub(super) async fn images(&self) -> Result<Vec<String>, OpError> {
         let args = ["ls", "--format", "json", &self.pool_namespace.to_string()];
         let call = Call::reads(format!("list the images of {}", self.pool_namespace), args);
-        Ok(self.ceph.rbd(call).await?.must_json()?)
+        Ok(self.ceph.rbd(call).await?.require_json()?)
     }
 
     /// The RADOS namespaces of the pool.
     pub(super) async fn namespaces(&self) -> Result<Vec<String>, OpError> {
         let args = ["namespace", "ls", "--format", "json", &self.pool_namespace.pool];
         let call = Call::reads(format!("list the namespaces of pool {}", self.pool_namespace.pool), args);
-        let found: Vec<Named> = self.ceph.rbd(call).await?.must_json()?;
+        let found: Vec<Named> = self.ceph.rbd(call).await?.require_json()?;
         Ok(found.into_iter().map(|namespace| namespace.name).collect())
     }
 
     async fn all_pools(&self) -> Result<Vec<Pool>, OpError> {
         let call = Call::reads("list the pools", ["osd", "pool", "ls", "detail"]);
-        Ok(self.ceph.ceph(call).await?.must_json()?)
+        Ok(self.ceph.ceph(call).await?.require_json()?)
     }
 
     /// The pools of the cluster that are meant for images.
@@ -194,10 +194,10 @@ impl Work {
             name: String,
             value: String,
         }
-        let (option, value) = KEEPS;
+        let (option, value) = MOVE_TO_TRASH_ON_REMOVE;
         let args = ["config", "pool", "ls", "--format", "json", option, value, &self.pool_namespace.pool];
         let call = Call::reads(format!("read the configuration of pool {}", self.pool_namespace.pool), args);
-        let settings: Vec<Setting> = self.ceph.rbd(call).await?.must_json()?;
+        let settings: Vec<Setting> = self.ceph.rbd(call).await?.require_json()?;
         let name = option.trim_start_matches("--").replace('-', "_");
         Ok(settings.iter().any(|setting| setting.name == name && setting.value == value))
     }
@@ -246,6 +246,6 @@ mod tests {
         fake.expect(Tool::Ceph, &["osd", "pool", "ls", "detail"], detail);
         let reply =
             fake.ceph().call(Tool::Ceph, Call::reads("list", ["osd", "pool", "ls", "detail"])).await.unwrap();
-        assert_eq!(for_images(reply.must_json().unwrap()), ["rbd"]);
+        assert_eq!(for_images(reply.require_json().unwrap()), ["rbd"]);
     }
 }

@@ -10,7 +10,7 @@ use super::{
 use crate::{
     backend::{
         Error, Kind, UNKNOWN_CLUSTER,
-        ceph::owner::{self, Claimant},
+        ceph::owner::{self, PvVolume},
         take_over,
     },
     volume::{ClusterIds, InUse, UNRECORDED, VolumeName},
@@ -23,18 +23,18 @@ pub(super) enum Verdict {
     Ours,
     /// It is, as an administrator says or as it was before there were marks: it is marked for the PV before anything else.
     /// `instead_of`: the mark names this other volume of the same cluster, which must be gone.
-    Sign { instead_of: Option<VolumeName> },
+    Relabel { instead_of: Option<VolumeName> },
 }
 
 /// Whether the image `spec` with this mark is the volume of the PV; refused where nothing proves it.
 pub(super) fn judge(
     spec: &str,
     mark: Option<&Mark>,
-    claimant: Claimant<'_>,
+    pv: PvVolume<'_>,
     cluster: Option<&ClusterIds>,
 ) -> Result<Verdict, Error> {
     let image = names::in_place(spec.rsplit('/').next().unwrap_or(spec));
-    let Claimant { name, pv_metadata, .. } = claimant;
+    let PvVolume { name, pv_metadata, .. } = pv;
     if let Some(mark) = mark
         && !mark.object.is_empty()
         && mark.object == pv_metadata.uid
@@ -47,20 +47,20 @@ pub(super) fn judge(
         ));
     };
     let owner = match mark {
-        Some(mark) if mark.is_signed() => mark.cluster_id.as_str(),
+        Some(mark) if mark.has_cluster_id() => mark.cluster_id.as_str(),
         Some(_) | None => UNRECORDED,
     };
     let of = mark.and_then(|mark| mark.volume(image));
-    match owner::judge(owner, of.as_ref() == Some(name), claimant, cluster) {
+    match owner::judge(owner, of.as_ref() == Some(name), pv, cluster) {
         owner::Verdict::Ours => return Ok(Verdict::Ours),
         owner::Verdict::TakenOver => {
             let instead_of = of.filter(|of| of != name && mark.is_some_and(|mark| mark.is_of(Some(cluster))));
-            return Ok(Verdict::Sign { instead_of });
+            return Ok(Verdict::Relabel { instead_of });
         }
         owner::Verdict::Unproved => {}
     }
-    if mark.is_none() && is_legacy(image, claimant) {
-        return Ok(Verdict::Sign { instead_of: None });
+    if mark.is_none() && is_legacy(image, pv) {
+        return Ok(Verdict::Relabel { instead_of: None });
     }
     refused(format!(
         "image {spec} {}; nothing was touched. If it is not this PersistentVolume's, set its reclaim policy to Retain and delete \
@@ -73,7 +73,7 @@ pub(super) fn judge(
 fn whose(mark: Option<&Mark>, name: &VolumeName, cluster: &ClusterIds) -> String {
     match mark {
         None => format!("has no owner (metadata {OWNER}), so nothing proves that it is the image of {name}"),
-        Some(mark) if !mark.is_signed() => {
+        Some(mark) if !mark.has_cluster_id() => {
             format!("is marked for {mark} and does not say of which cluster, so it may be another one's")
         }
         Some(mark) if mark.is_of(Some(cluster)) => format!("belongs to {mark}, and not to {name}"),
@@ -85,11 +85,11 @@ fn whose(mark: Option<&Mark>, name: &VolumeName, cluster: &ClusterIds) -> String
 /// the cluster was known, or there is none.
 ///
 /// A copy of a PV that is bound in another cluster is bound to a claim with another UID.
-pub(super) fn may_be_signed(spec: &str, mark: Option<&Mark>, volume: &InUse) -> bool {
+pub(super) fn may_be_relabelled(spec: &str, mark: Option<&Mark>, volume: &InUse) -> bool {
     let image = spec.rsplit('/').next().unwrap_or(spec);
     match mark {
         Some(mark) => {
-            !mark.is_signed()
+            !mark.has_cluster_id()
                 && mark.uid == volume.claim.uid
                 && mark.volume(image).is_none_or(|of| of == volume.name)
         }
@@ -99,11 +99,11 @@ pub(super) fn may_be_signed(spec: &str, mark: Option<&Mark>, volume: &InUse) -> 
 
 /// Whether an older provisioner made the image, which marked nothing: it has a name as that gave it, and the PV the annotation
 /// that that wrote.
-fn is_legacy(image: &str, claimant: Claimant<'_>) -> bool {
-    let annotations = &claimant.pv_metadata.annotations;
+fn is_legacy(image: &str, pv: PvVolume<'_>) -> bool {
+    let annotations = &pv.pv_metadata.annotations;
     let made = annotations.contains_key("rbdProvisionerIdentity")
         || annotations.get("kubernetes.io/createdby").is_some_and(|by| by == "rbd-dynamic-provisioner");
-    claimant.id.is_none() && made && names::is_legacy(image, claimant.name)
+    pv.id.is_none() && made && names::is_legacy(image, pv.name)
 }
 
 fn refused<T>(message: String) -> Result<T, Error> {
@@ -341,7 +341,7 @@ mod tests {
             let (name, claim): (VolumeName, _) = (row.name.parse().unwrap(), claim("another-claim"));
             let id = VolumeId::new("rbd", "main", name.clone()).unwrap();
             let source = Source::Nfs { server: String::new(), path: String::new() };
-            let claimant = Claimant {
+            let pv = PvVolume {
                 name: &name,
                 id: row.has_id.then_some(&id),
                 source: &source,
@@ -349,10 +349,10 @@ mod tests {
                 pv_metadata: &pv_metadata,
             };
             let spec = format!("rbd/{}", row.image);
-            let found = judge(&spec, row.mark.as_ref(), claimant, row.cluster.as_ref());
+            let found = judge(&spec, row.mark.as_ref(), pv, row.cluster.as_ref());
             match (row.expected, found) {
                 (Ok(None), Ok(Verdict::Ours)) => {}
-                (Ok(Some(expected)), Ok(Verdict::Sign { instead_of })) => {
+                (Ok(Some(expected)), Ok(Verdict::Relabel { instead_of })) => {
                     assert_eq!(
                         instead_of.map_or_else(String::new, |of| of.to_string()),
                         expected,
@@ -392,7 +392,7 @@ mod tests {
             ("one without an id", None, &in_use("u-1", None), false),
         ];
         for (row, mark, volume, expected) in rows {
-            assert_eq!(may_be_signed("rbd/berth-u-1", mark.as_ref(), volume), expected, "{row}");
+            assert_eq!(may_be_relabelled("rbd/berth-u-1", mark.as_ref(), volume), expected, "{row}");
         }
     }
 }

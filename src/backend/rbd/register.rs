@@ -11,8 +11,8 @@ use super::{
     error::{OpError, fail},
     names,
     owner::Mark,
-    proof::{Verdict, may_be_signed},
-    work::Work,
+    proof::{Verdict, may_be_relabelled},
+    work::PoolClient,
 };
 use crate::{
     backend::{Kind, KnownVolume, UNKNOWN_CLUSTER, ceph::omap},
@@ -65,7 +65,7 @@ pub(super) struct Found {
 
 /// Looks at one spot: at the object, and once for each cluster at the list of images.
 pub(super) async fn look(
-    work: &Work,
+    work: &PoolClient,
     volumes: &[KnownVolume],
     cluster: &ClusterIds,
 ) -> Result<Found, OpError> {
@@ -107,7 +107,7 @@ pub(super) fn unregistered(
 
 /// Marks the image of a volume that a PV uses, where it has no mark of this cluster.
 pub(super) async fn register(
-    work: &Work,
+    work: &PoolClient,
     volume: &InUse,
     image: &str,
     permit: &Permit,
@@ -118,7 +118,7 @@ pub(super) async fn register(
         // It is another cluster's, and stays so.
         Err(error) => error.is_a_refusal(),
     };
-    let cluster = work.host.cluster_ids();
+    let cluster = work.kubernetes.cluster_ids();
     if volume.id.is_some()
         && looked_at
         && work.store.seen(&work.pool_namespace, &volume.name)
@@ -131,24 +131,24 @@ pub(super) async fn register(
     registered
 }
 
-async fn mark(work: &Work, volume: &InUse, image: &str, permit: &Permit) -> Result<(), OpError> {
+async fn mark(work: &PoolClient, volume: &InUse, image: &str, permit: &Permit) -> Result<(), OpError> {
     let spec = work.pool_namespace.spec(image);
     let InUse { name, id, .. } = volume;
     work.prove_identity(volume.into()).await?;
-    let Some(cluster) = work.host.cluster_ids() else {
+    let Some(cluster) = work.kubernetes.cluster_ids() else {
         return fail(
             Kind::Unavailable,
             format!("image {spec} cannot be marked as this cluster's: {UNKNOWN_CLUSTER}"),
         );
     };
-    let Some((_, header)) = work.glance(image).await? else {
+    let Some((_, header)) = work.info_and_header(image).await? else {
         return fail(Kind::NotFound, format!("image {spec} of volume {name} does not exist"));
     };
     let before = header.metadata.mark(&spec)?;
     let write = match work.prove(&spec, &header, volume.into()).await {
         Ok(Verdict::Ours) => false,
-        Ok(Verdict::Sign { .. }) => true,
-        Err(error) if error.is_a_refusal() && may_be_signed(&spec, before.as_ref(), volume) => true,
+        Ok(Verdict::Relabel { .. }) => true,
+        Err(error) if error.is_a_refusal() && may_be_relabelled(&spec, before.as_ref(), volume) => true,
         Err(error) => return Err(error),
     };
     if write {

@@ -1,7 +1,7 @@
 //! Removing a volume: prove that the image is its own, that nothing uses it, then one move to the trash.
 //!
-//! Until the PV is gone the move can be undone (`restore`); the purge comes afterwards (`trash`). Deleted or archived, Ceph keeps
-//! the image until a time that tells which of both was meant (`entry::Fate`): the order survives this process. An image whose mark
+//! Until the PV is gone the move can be undone (`restore`); the purge comes afterwards (`trash_move`). Deleted or archived, Ceph keeps
+//! the image until a time that tells which of both was meant (`entry::TrashOrigin`): the order survives this process. An image whose mark
 //! does not say that it is ours gets a mark first, since in the trash nothing else tells whose it is.
 //!
 //! In a full pool the same is done by the one way that is left there (decision 22).
@@ -9,16 +9,16 @@
 use std::time::Duration;
 
 use super::{
-    entry::{self, Entry, Fate, State},
+    entry::{self, State, TrashEntry, TrashOrigin},
     error::{OpError, fail},
-    image::{Keep, Look},
+    image::{ImageState, TrashExpiry},
     large::SMALL,
     names,
     owner::Mark,
     pool::Full,
     proof::Verdict,
     snapshots::listed,
-    work::Work,
+    work::PoolClient,
 };
 use crate::{
     backend::{Kind, PvState, Removed, UNKNOWN_CLUSTER, ceph::Reason, quoted},
@@ -30,16 +30,16 @@ const ATTEMPTS: usize = 3;
 
 /// A removal at work.
 struct Removing<'a> {
-    work: &'a Work,
+    work: &'a PoolClient,
     removal: &'a Removal,
     disposal: Disposal,
-    keep: Keep,
+    keep: TrashExpiry,
     permit: &'a Permit,
 }
 
 /// Removes the volume with this image, which is where its PV says that it lies.
 pub(super) async fn remove(
-    work: &Work,
+    work: &PoolClient,
     removal: &Removal,
     image: &str,
     expiry: Option<Duration>,
@@ -55,7 +55,7 @@ pub(super) async fn remove(
         };
     }
     let keep = match (disposal, expiry) {
-        (Disposal::Archive, Some(_)) if work.host.now().is_none() => {
+        (Disposal::Archive, Some(_)) if work.kubernetes.now().is_none() => {
             let message = format!(
                 "image {} cannot be archived for a time: the clocks of the API server and of this machine disagree, or the first is \
                  not known yet; nothing was touched. Synchronise them",
@@ -63,9 +63,11 @@ pub(super) async fn remove(
             );
             return fail(Kind::Unavailable, message);
         }
-        (Disposal::Archive, Some(expiry)) => Keep::For(entry::archived_for(expiry)),
-        (Disposal::Archive, None) => Keep::ForGood,
-        (Disposal::Delete | Disposal::Retain, _) => Keep::For(entry::deleted_for(retention(work, removal))),
+        (Disposal::Archive, Some(expiry)) => TrashExpiry::After(entry::archived_for(expiry)),
+        (Disposal::Archive, None) => TrashExpiry::Never,
+        (Disposal::Delete | Disposal::Retain, _) => {
+            TrashExpiry::After(entry::deleted_for(retention(work, removal)))
+        }
     };
     work.prove_identity(removal.into()).await?;
     let removing = Removing { work, removal, disposal, keep, permit };
@@ -91,18 +93,23 @@ pub(super) async fn remove(
 }
 
 /// How long what is deleted stays in the trash.
-fn retention(work: &Work, removal: &Removal) -> Duration {
-    removal.pv_metadata.retention.unwrap_or_else(|| work.host.trash_retention())
+fn retention(work: &PoolClient, removal: &Removal) -> Duration {
+    removal.pv_metadata.retention.unwrap_or_else(|| work.kubernetes.trash_retention())
 }
 
 /// Leaves the image where it is, and notes that on it: else a sweep would take it for one that was never used.
-async fn keep(work: &Work, removal: &Removal, image: &str, permit: &Permit) -> Result<Removed, OpError> {
+async fn keep(
+    work: &PoolClient,
+    removal: &Removal,
+    image: &str,
+    permit: &Permit,
+) -> Result<Removed, OpError> {
     let identity = work.identity().await?;
     let recorded = removal.pv_metadata.store_identity.as_ref();
     let elsewhere = recorded.is_some_and(|recorded| *recorded != identity);
-    let glance = if elsewhere { None } else { work.glance(image).await? };
+    let info_and_header = if elsewhere { None } else { work.info_and_header(image).await? };
     let spec = work.pool_namespace.spec(image);
-    if let Some((_, header)) = glance
+    if let Some((_, header)) = info_and_header
         && !header.metadata.is_kept()
         // What is not ours is left as it is.
         && matches!(work.prove(&spec, &header, removal.into()).await, Ok(Verdict::Ours))
@@ -114,12 +121,12 @@ async fn keep(work: &Work, removal: &Removal, image: &str, permit: &Permit) -> R
 
 impl Removing<'_> {
     /// What becomes of an image that is there.
-    async fn there(&self, image: &str, look: &Look) -> Result<Removed, OpError> {
+    async fn there(&self, image: &str, look: &ImageState) -> Result<Removed, OpError> {
         let (work, spec) = (self.work, self.work.pool_namespace.spec(image));
         let verdict = work.prove(&spec, &look.header, self.removal.into()).await?;
         self.unused(image, look).await?;
         let id = &look.info.id;
-        if let Verdict::Sign { .. } = verdict {
+        if let Verdict::Relabel { .. } = verdict {
             let mark = self.mark(&spec)?;
             match work.set_mark(image, &mark, self.permit).await {
                 Ok(()) => {}
@@ -139,7 +146,7 @@ impl Removing<'_> {
 
     /// The mark that the image gets before it is moved.
     fn mark(&self, spec: &str) -> Result<Mark, OpError> {
-        match self.work.host.cluster_ids() {
+        match self.work.kubernetes.cluster_ids() {
             Some(cluster) => Ok(Mark::of(self.removal.into(), &cluster)),
             None => fail(
                 Kind::Refused,
@@ -151,7 +158,7 @@ impl Removing<'_> {
     /// What became of an image that is in the trash now.
     fn moved(&self, id: &str) -> Removed {
         let work = self.work;
-        if let (Keep::For(time), Some(now)) = (self.keep, work.host.now()) {
+        if let (TrashExpiry::After(time), Some(now)) = (self.keep, work.kubernetes.now()) {
             work.store.trash.expects(&work.pool_namespace, id, now + time);
         }
         if self.disposal == Disposal::Archive {
@@ -170,7 +177,7 @@ impl Removing<'_> {
         {
             return self.to_trash_of_full(image, full).await;
         }
-        match work.trash(image, self.keep, self.permit).await {
+        match work.trash_move(image, self.keep, self.permit).await {
             Err(OpError::Call(failed)) if matches!(failed.reason, Reason::Deadline | Reason::Full) => {
                 match work.full().await? {
                     Some(full) => self.to_trash_of_full(image, full).await,
@@ -211,7 +218,7 @@ impl Removing<'_> {
 
     /// What becomes of an image that cannot be marked. In a full pool nothing can; without a mark it would stay in the trash for
     /// ever, so it is removed at once.
-    async fn unmarked(&self, image: &str, look: &Look, error: OpError) -> Result<Removed, OpError> {
+    async fn unmarked(&self, image: &str, look: &ImageState, error: OpError) -> Result<Removed, OpError> {
         let work = self.work;
         let about_room = matches!(&error, OpError::Call(failed) if matches!(failed.reason, Reason::Deadline | Reason::Full));
         let full = if about_room { work.full().await? } else { None };
@@ -233,7 +240,7 @@ impl Removing<'_> {
     /// Whether the PV is, at this moment, still to be removed.
     async fn still_wanted(&self, image: &str) -> Result<(), OpError> {
         let Removal { name, pv_metadata, .. } = self.removal;
-        match self.work.host.pv_state(name).await? {
+        match self.work.kubernetes.pv_state(name).await? {
             PvState::Present { uid, removing: true } if uid == pv_metadata.uid => Ok(()),
             PvState::Present { .. } | PvState::Absent => {
                 let spec = self.work.pool_namespace.spec(image);
@@ -252,22 +259,22 @@ impl Removing<'_> {
         let begun = work.in_trash().await?.into_iter().find(|entry| entry.id == id && !entry.by_rm);
         if let Some(entry) = begun {
             if entry.state == State::Moving {
-                work.trash(image, self.keep, self.permit).await?;
+                work.trash_move(image, self.keep, self.permit).await?;
             }
-            work.untrash(id, image, self.permit).await?;
+            work.trash_restore(id, image, self.permit).await?;
         }
         Ok(())
     }
 
     /// Whether nothing has the image open, and nothing that an administrator made of it would be lost with it.
-    async fn unused(&self, image: &str, look: &Look) -> Result<(), OpError> {
+    async fn unused(&self, image: &str, look: &ImageState) -> Result<(), OpError> {
         let (work, spec) = (self.work, self.work.pool_namespace.spec(image));
         if !look.watchers.is_empty() {
             let watchers: Vec<String> = look
                 .watchers
                 .iter()
                 .take(3)
-                .map(|watcher| watcher.describe(|address| work.host.node_at(address)))
+                .map(|watcher| watcher.describe(|address| work.kubernetes.node_at(address)))
                 .collect();
             let message = format!(
                 "image {spec} is still open by {}; unmap it there. A client that crashed is forgotten after 30 s",
@@ -321,9 +328,9 @@ impl Removing<'_> {
         } else {
             names::legacy_trash_names(image).to_vec()
         };
-        for doomed in given.iter().rev() {
-            if let Some(look) = work.look(doomed).await? {
-                match self.there(doomed, &look).await {
+        for legacy_trash_name in given.iter().rev() {
+            if let Some(look) = work.look(legacy_trash_name).await? {
+                match self.there(legacy_trash_name, &look).await {
                     // What opens it is a rest of that name; the image is in the trash.
                     Err(OpError::Call(failed)) if failed.reason == Reason::NoImage => {}
                     outcome => return outcome.map(Some),
@@ -333,10 +340,10 @@ impl Removing<'_> {
         let mut found = work.in_trash().await?;
         found.retain(|entry| entry.name == image || given.contains(&entry.name));
         // Of several, what was asked for is what an earlier call did.
-        found.sort_by_key(|entry| match (entry.fate(), self.disposal) {
-            (Fate::Deleted, Disposal::Delete) | (Fate::Archived, Disposal::Archive) => 0,
-            (Fate::Deleted | Fate::Archived, _) => 1,
-            (Fate::ByHand, _) => 2,
+        found.sort_by_key(|entry| match (entry.origin(), self.disposal) {
+            (TrashOrigin::Deleted, Disposal::Delete) | (TrashOrigin::Archived, Disposal::Archive) => 0,
+            (TrashOrigin::Deleted | TrashOrigin::Archived, _) => 1,
+            (TrashOrigin::ByHand, _) => 2,
         });
         for entry in found {
             let spec = work.pool_namespace.spec(&entry.name);
@@ -348,7 +355,7 @@ impl Removing<'_> {
                     return Ok(Some(Removed::Trashed));
                 }
                 Ok(Verdict::Ours) => {}
-                Ok(Verdict::Sign { .. }) => {
+                Ok(Verdict::Relabel { .. }) => {
                     work.set_mark_in_trash(&entry.id, &self.mark(&spec)?, self.permit).await?;
                 }
                 Err(error) if error.is_a_refusal() => continue,
@@ -372,32 +379,32 @@ impl Removing<'_> {
 
     /// What becomes of an image that is in the trash: it stays there, if it came there as is asked now, and comes back to be
     /// moved there otherwise.
-    async fn in_trash_already(&self, image: &str, entry: &Entry) -> Result<Option<Removed>, OpError> {
+    async fn in_trash_already(&self, image: &str, entry: &TrashEntry) -> Result<Option<Removed>, OpError> {
         let (work, told) = (self.work, || Removed::Archived(archived(self.work, &entry.id)));
-        match (entry.fate(), self.disposal, entry.state) {
+        match (entry.origin(), self.disposal, entry.state) {
             // It belongs to the person who moved it there.
-            (Fate::ByHand, _, _) => Ok(Some(told())),
+            (TrashOrigin::ByHand, _, _) => Ok(Some(told())),
             (_, _, State::Removing) => Ok(Some(Removed::Trashed)),
-            (Fate::Deleted, Disposal::Delete, State::Whole | State::Moving) => {
+            (TrashOrigin::Deleted, Disposal::Delete, State::Whole | State::Moving) => {
                 work.finish_move(&entry.name, self.permit).await?;
                 Ok(Some(Removed::Trashed))
             }
-            (Fate::Archived, Disposal::Archive, State::Whole | State::Moving) => {
+            (TrashOrigin::Archived, Disposal::Archive, State::Whole | State::Moving) => {
                 work.finish_move(&entry.name, self.permit).await?;
                 Ok(Some(told()))
             }
-            (Fate::Deleted | Fate::Archived, _, state) => {
+            (TrashOrigin::Deleted | TrashOrigin::Archived, _, state) => {
                 if state == State::Moving {
                     work.finish_move(&entry.name, self.permit).await?;
                 }
-                work.untrash(&entry.id, image, self.permit).await?;
+                work.trash_restore(&entry.id, image, self.permit).await?;
                 Ok(None)
             }
         }
     }
 }
 
-/// Where an archived image is, in the words of `rbd trash restore`.
-fn archived(work: &Work, id: &str) -> String {
+/// Where an archived image is, in the words of `rbd trash_move restore`.
+fn archived(work: &PoolClient, id: &str) -> String {
     format!("trash of {}, as {}", work.pool_namespace, work.pool_namespace.spec(id))
 }

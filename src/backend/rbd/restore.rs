@@ -3,11 +3,11 @@
 //! What an administrator moved to the trash by hand stays there, and so does what is not proved to be the PV's.
 
 use super::{
-    entry::{Entry, Fate, GRACE, State},
+    entry::{GRACE, State, TrashEntry, TrashOrigin},
     error::{OpError, fail},
-    image::Keep,
+    image::TrashExpiry,
     names,
-    work::Work,
+    work::PoolClient,
 };
 use crate::{
     backend::{Error, Kind, Restored, ceph::Reason, quoted},
@@ -16,18 +16,20 @@ use crate::{
 
 /// Puts the image of this volume back, wherever the removal was broken off.
 pub(super) async fn restore(
-    work: &Work,
+    work: &PoolClient,
     removal: &Removal,
     image: &str,
     permit: &Permit,
 ) -> Result<Restored, OpError> {
     work.prove_identity(removal.into()).await?;
-    let doomed = names::legacy_trash_names(image);
+    let legacy_trash_name = names::legacy_trash_names(image);
     let is_it = |name: &str| {
-        name == image || names::volume_of(image).is_none() && doomed.iter().any(|doomed| doomed == name)
+        name == image
+            || names::volume_of(image).is_none()
+                && legacy_trash_name.iter().any(|legacy_trash_name| legacy_trash_name == name)
     };
     let mut entries = work.in_trash().await?;
-    entries.retain(|entry| is_it(&entry.name) && !entry.by_rm && entry.fate() != Fate::ByHand);
+    entries.retain(|entry| is_it(&entry.name) && !entry.by_rm && entry.origin() != TrashOrigin::ByHand);
     // The one that came last.
     entries.sort_by_key(|entry| std::cmp::Reverse(entry.since));
     if let Some(info) = work.info(image).await? {
@@ -46,11 +48,13 @@ pub(super) async fn restore(
             outcome => return outcome,
         }
     }
-    for doomed in doomed.iter().filter(|doomed| is_it(doomed)).rev() {
-        if let Some((_, header)) = work.glance(doomed).await? {
-            let spec = work.pool_namespace.spec(doomed);
+    for legacy_trash_name in
+        legacy_trash_name.iter().filter(|legacy_trash_name| is_it(legacy_trash_name)).rev()
+    {
+        if let Some((_, header)) = work.info_and_header(legacy_trash_name).await? {
+            let spec = work.pool_namespace.spec(legacy_trash_name);
             work.prove(&spec, &header, removal.into()).await?;
-            work.rename(doomed, image, permit).await?;
+            work.rename(legacy_trash_name, image, permit).await?;
             return Ok(Restored::MovedBack);
         }
     }
@@ -60,10 +64,10 @@ pub(super) async fn restore(
 
 /// Moves one entry of the trash back.
 async fn back(
-    work: &Work,
+    work: &PoolClient,
     removal: &Removal,
     image: &str,
-    entry: &Entry,
+    entry: &TrashEntry,
     permit: &Permit,
 ) -> Result<Restored, OpError> {
     let spec = work.pool_namespace.spec(image);
@@ -77,8 +81,8 @@ async fn back(
 
 /// Moves an entry of the trash, which is proved to be ours, back to its place under that name.
 pub(super) async fn put_back(
-    work: &Work,
-    entry: &Entry,
+    work: &PoolClient,
+    entry: &TrashEntry,
     image: &str,
     permit: &Permit,
 ) -> Result<(), OpError> {
@@ -86,7 +90,7 @@ pub(super) async fn put_back(
     match entry.state {
         State::Whole | State::Restoring => {}
         // The same program finishes it, by name, and keeps the expiry.
-        State::Moving => work.trash(&entry.name, Keep::For(GRACE), permit).await?,
+        State::Moving => work.trash_move(&entry.name, TrashExpiry::After(GRACE), permit).await?,
         State::Removing => {
             return fail(
                 Kind::Refused,
@@ -94,7 +98,7 @@ pub(super) async fn put_back(
             );
         }
     }
-    match work.untrash(&entry.id, image, permit).await {
+    match work.trash_restore(&entry.id, image, permit).await {
         Err(OpError::Call(failed)) if failed.reason == Reason::Exists => {
             let message = format!(
                 "image {spec} cannot be restored: another image is called so. Rename that one, or restore this one under another \

@@ -12,14 +12,14 @@ use std::{
 
 use super::{
     decide::{self, Decision, Owner, decide},
-    entry::{Entry, State},
+    entry::{State, TrashEntry},
     error::{OpError, fail},
     header::Header,
-    image::Keep,
+    image::TrashExpiry,
     large::{Pause, Progress, SMALL},
     names::{self, PoolNamespace},
     store::{LONGEST_PAUSE, Store},
-    work::Work,
+    work::PoolClient,
 };
 use crate::{
     backend::{Error, Kind, Kubernetes, PvState, ceph::Reason},
@@ -38,7 +38,7 @@ enum Turn {
 }
 
 /// Finds the images that an earlier process left under the name that they have while they are purged.
-pub(super) async fn find(work: &Work) -> Result<(), OpError> {
+pub(super) async fn find(work: &PoolClient) -> Result<(), OpError> {
     for image in work.images().await? {
         if let Some(id) = names::purged_id(&image) {
             work.store.trash.large.add(&work.pool_namespace, id, &image);
@@ -48,7 +48,7 @@ pub(super) async fn find(work: &Work) -> Result<(), OpError> {
 }
 
 /// Purges large images, a slice of each in turn, until the permit ends.
-pub(super) async fn collect_garbage(store: Arc<Store>, host: Arc<dyn Kubernetes>, permit: Permit) {
+pub(super) async fn collect_garbage(store: Arc<Store>, kubernetes: Arc<dyn Kubernetes>, permit: Permit) {
     let large = &store.trash.large;
     while permit.check().is_ok() {
         let mut more = false;
@@ -56,7 +56,7 @@ pub(super) async fn collect_garbage(store: Arc<Store>, host: Arc<dyn Kubernetes>
             if permit.check().is_err() {
                 break;
             }
-            match turn(&store, &host, &pool_namespace, &id, &progress, &permit).await {
+            match turn(&store, &kubernetes, &pool_namespace, &id, &progress, &permit).await {
                 Ok(Turn::More) => {
                     large.change(&pool_namespace, &id, |progress| progress.pause = None);
                     more = true;
@@ -96,7 +96,7 @@ fn pause(store: &Store, pool_namespace: &PoolNamespace, id: &str, progress: &Pro
 /// Does the next step of one image.
 async fn turn(
     store: &Arc<Store>,
-    host: &Arc<dyn Kubernetes>,
+    kubernetes: &Arc<dyn Kubernetes>,
     pool_namespace: &PoolNamespace,
     id: &str,
     progress: &Progress,
@@ -109,10 +109,10 @@ async fn turn(
     let name = names::purging(id);
     // What restores it under its own name must not meet it half way.
     let _held = (
-        store.hold(&pool_namespace.spec(&progress.name))?,
-        (name != progress.name).then(|| store.hold(&pool_namespace.spec(&name))).transpose()?,
+        store.try_lock(&pool_namespace.spec(&progress.name))?,
+        (name != progress.name).then(|| store.try_lock(&pool_namespace.spec(&name))).transpose()?,
     );
-    let work = Work::new(store, host, pool_namespace, &admin).await?;
+    let work = PoolClient::new(store, kubernetes, pool_namespace, &admin).await?;
     work.identity().await?;
     let Some(look) = work.look(&name).await? else { return from_trash(&work, id, &name, permit).await };
     let spec = pool_namespace.spec(&name);
@@ -126,13 +126,13 @@ async fn turn(
         return Ok(Turn::Over);
     }
     if let Some(watcher) = look.watchers.first() {
-        let watcher = watcher.describe(|address| work.host.node_at(address));
+        let watcher = watcher.describe(|address| work.kubernetes.node_at(address));
         let message = format!("image {spec}, of which parts are purged, is open by {watcher}");
         return fail(Kind::InUse, message);
     }
     if look.header.objects() <= SMALL {
-        work.trash(&name, Keep::For(Duration::ZERO), permit).await?;
-        if let Some(now) = host.now() {
+        work.trash_move(&name, TrashExpiry::After(Duration::ZERO), permit).await?;
+        if let Some(now) = kubernetes.now() {
             store.trash.expects(pool_namespace, "", now);
         }
         return Ok(Turn::Later);
@@ -151,9 +151,14 @@ async fn turn(
 }
 
 /// Makes sure that the mark of the image says that it is ours, and that its PV is still gone; `false` where another cluster purges it.
-async fn still_to_be_purged(work: &Work, id: &str, name: &str, header: &Header) -> Result<bool, OpError> {
+async fn still_to_be_purged(
+    work: &PoolClient,
+    id: &str,
+    name: &str,
+    header: &Header,
+) -> Result<bool, OpError> {
     let spec = work.pool_namespace.spec(name);
-    let entry = Entry {
+    let entry = TrashEntry {
         id: id.to_owned(),
         name: name.to_owned(),
         since: std::time::SystemTime::UNIX_EPOCH,
@@ -161,8 +166,8 @@ async fn still_to_be_purged(work: &Work, id: &str, name: &str, header: &Header) 
         state: State::Removing,
         by_rm: false,
     };
-    match decide::owner(&entry, Some(header), work.host.cluster_ids().as_ref()) {
-        Owner::Ours(volume) => match work.host.pv_state(&volume).await? {
+    match decide::owner(&entry, Some(header), work.kubernetes.cluster_ids().as_ref()) {
+        Owner::Ours(volume) => match work.kubernetes.pv_state(&volume).await? {
             PvState::Absent => Ok(true),
             PvState::Present { .. } => {
                 let message = format!(
@@ -181,7 +186,7 @@ async fn still_to_be_purged(work: &Work, id: &str, name: &str, header: &Header) 
 }
 
 /// Takes an image out of the trash, to be shortened under the other name.
-async fn from_trash(work: &Work, id: &str, name: &str, permit: &Permit) -> Result<Turn, OpError> {
+async fn from_trash(work: &PoolClient, id: &str, name: &str, permit: &Permit) -> Result<Turn, OpError> {
     let Some(entry) = work.in_trash().await?.into_iter().find(|entry| entry.id == id) else {
         return Ok(Turn::Over);
     };
@@ -189,11 +194,12 @@ async fn from_trash(work: &Work, id: &str, name: &str, permit: &Permit) -> Resul
         return Ok(Turn::Later);
     }
     let Some(header) = work.header(id).await? else { return Ok(Turn::Over) };
-    let Owner::Ours(volume) = decide::owner(&entry, Some(&header), work.host.cluster_ids().as_ref()) else {
+    let Owner::Ours(volume) = decide::owner(&entry, Some(&header), work.kubernetes.cluster_ids().as_ref())
+    else {
         return Ok(Turn::Over);
     };
-    let pv = work.host.pv_state(&volume).await?;
-    match decide(&entry, &pv, false, header.metadata.is_kept(), work.host.now()) {
+    let pv = work.kubernetes.pv_state(&volume).await?;
+    match decide(&entry, &pv, false, header.metadata.is_kept(), work.kubernetes.now()) {
         Decision::Purge if pv == PvState::Absent => {}
         Decision::Wait | Decision::Again if pv == PvState::Absent => return Ok(Turn::Later),
         Decision::Wait | Decision::Again | Decision::Restore | Decision::Purge | Decision::Hold(_) => {
@@ -207,7 +213,7 @@ async fn from_trash(work: &Work, id: &str, name: &str, permit: &Permit) -> Resul
         );
         return fail(Kind::InUse, message);
     }
-    match work.untrash(id, name, permit).await {
+    match work.trash_restore(id, name, permit).await {
         Ok(()) => Ok(Turn::More),
         // A full pool allows no image to leave the trash, but to be purged.
         Err(OpError::Call(failed))

@@ -1,10 +1,10 @@
-//! What was made of an image: its [`Snapshots`], by who made them, and its clones. Methods of [`Work`].
+//! What was made of an image: its [`Snapshots`], by who made them, and its clones. Methods of [`PoolClient`].
 
 use std::fmt::Write as _;
 
 use serde::Deserialize;
 
-use super::{error::OpError, work::Work};
+use super::{error::OpError, work::PoolClient};
 use crate::backend::ceph::Call;
 
 /// A snapshot, as `rbd snap ls --all` describes it.
@@ -62,19 +62,19 @@ struct Child {
     image: String,
 }
 
-impl Work {
+impl PoolClient {
     /// The image's snapshots.
     pub(super) async fn snapshots(&self, image: &str) -> Result<Snapshots, OpError> {
         let list = ["snap", "ls", "--all", "--format", "json", &self.pool_namespace.spec(image)];
         let call = Call::reads(self.what("list the snapshots of", image), list);
-        Ok(Snapshots::of(self.ceph.rbd(call).await?.must_json()?))
+        Ok(Snapshots::of(self.ceph.rbd(call).await?.require_json()?))
     }
 
     /// The clones made of the image, in words; empty where there are none.
     pub(super) async fn clones(&self, image: &str) -> Result<String, OpError> {
         let children = ["children", "--all", "--format", "json", &self.pool_namespace.spec(image)];
         let call = Call::reads(self.what("list the clones of", image), children);
-        let children: Vec<Child> = self.ceph.rbd(call).await?.must_json()?;
+        let children: Vec<Child> = self.ceph.rbd(call).await?.require_json()?;
         let names: Vec<String> = children
             .iter()
             .map(|Child { pool, pool_namespace, image }| match pool_namespace.as_str() {

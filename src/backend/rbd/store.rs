@@ -15,7 +15,7 @@ use crate::{
         Error, Kind, Kubernetes, StoreExpectation, StoreStatus, UNKNOWN_CLUSTER,
         ceph::{Admin, Cluster, ClusterStore},
     },
-    system::guard::{Guards, Held},
+    system::keyed_lock::{KeyedLock, KeyedLocks},
     volume::VolumeName,
 };
 
@@ -63,15 +63,15 @@ pub(super) struct Store {
     pub(super) timing: Timing,
     /// Cancelled when no class and no volume names it any more.
     pub(super) gone: CancellationToken,
-    images: Guards<String>,
-    memory: Mutex<Memory>,
+    images: KeyedLocks<String>,
+    memory: Mutex<StoreState>,
 }
 
 /// What is remembered of a cluster.
 #[derive(Default)]
-struct Memory {
+struct StoreState {
     /// The identity that it had when the newest volume was made.
-    past: Option<String>,
+    expected: Option<String>,
     /// Where our images may lie, and as whom to look there.
     pool_namespaces: BTreeMap<PoolNamespace, Admin>,
     /// Images without a header, and since when they are known.
@@ -87,11 +87,11 @@ impl ClusterStore for Store {
         &self.cluster
     }
 
-    fn expect(&self, past: &StoreExpectation, admin: Option<&Admin>) {
+    fn expect(&self, expected: &StoreExpectation, admin: Option<&Admin>) {
         let mut memory = self.memory();
-        memory.past.clone_from(&past.identity);
+        memory.expected.clone_from(&expected.identity);
         let Some(admin) = admin else { return };
-        for pool_namespace in past.places.iter().filter_map(PoolNamespace::of) {
+        for pool_namespace in expected.places.iter().filter_map(PoolNamespace::of) {
             memory.pool_namespaces.entry(pool_namespace).or_insert_with(|| admin.clone());
         }
     }
@@ -107,10 +107,10 @@ impl ClusterStore for Store {
 
 impl Store {
     /// Why the cluster is not the one that the existing volumes lie in.
-    pub(super) fn swapped(&self) -> Option<String> {
-        match (&self.memory().past, self.cluster.identity()) {
-            (Some(past), Some(identity)) if *past != identity => Some(format!(
-                "it is not what it was: its identity (fsid) is {identity}, the volumes' is {past}. Correct the monitors, or \
+    pub(super) fn identity_mismatch(&self) -> Option<String> {
+        match (&self.memory().expected, self.cluster.identity()) {
+            (Some(expected), Some(identity)) if *expected != identity => Some(format!(
+                "it is not what it was: its identity (fsid) is {identity}, the volumes' is {expected}. Correct the monitors, or \
                  name the new cluster otherwise"
             )),
             (Some(_) | None, Some(_) | None) => None,
@@ -118,18 +118,18 @@ impl Store {
     }
 
     pub(super) fn new(cluster: Cluster, timing: Timing) -> Self {
-        let (images, memory) = (Guards::default(), Mutex::default());
+        let (images, memory) = (KeyedLocks::default(), Mutex::default());
         let gone = CancellationToken::new();
         Self { cluster, trash: Trash::default(), timing, gone, images, memory }
     }
 
-    fn memory(&self) -> MutexGuard<'_, Memory> {
+    fn memory(&self) -> MutexGuard<'_, StoreState> {
         self.memory.lock()
     }
 
     /// Locks the image: nothing else works on it until the value is dropped.
-    pub(super) fn hold(&self, spec: &str) -> Result<Held<String>, Error> {
-        self.images.take(&spec.to_owned()).ok_or_else(|| {
+    pub(super) fn try_lock(&self, spec: &str) -> Result<KeyedLock<String>, Error> {
+        self.images.try_lock(&spec.to_owned()).ok_or_else(|| {
             let message = format!("image {spec} on cluster {} is being worked on", self.cluster.name());
             Error::new(Kind::Busy, message)
         })
@@ -209,14 +209,14 @@ impl Store {
     }
 
     /// The state as readiness and metrics show it.
-    pub(super) fn status(&self, host: &dyn Kubernetes) -> StoreStatus {
+    pub(super) fn status(&self, kubernetes: &dyn Kubernetes) -> StoreStatus {
         let health = self.cluster.health();
-        let swapped = || self.swapped().map_or(Ok(()), Err);
-        let known = || host.cluster_ids().map(drop).ok_or_else(|| UNKNOWN_CLUSTER.to_owned());
+        let identity_mismatch = || self.identity_mismatch().map_or(Ok(()), Err);
+        let known = || kubernetes.cluster_ids().map(drop).ok_or_else(|| UNKNOWN_CLUSTER.to_owned());
         StoreStatus {
             name: self.cluster.name().to_owned(),
             problems: if health.ready.is_ok() { health.problems } else { Vec::new() },
-            ready: health.ready.and_then(|()| swapped()).and_then(|()| known()),
+            ready: health.ready.and_then(|()| identity_mismatch()).and_then(|()| known()),
             running: health.running,
             oldest: health.oldest,
             trash: self.trash.waiting(),

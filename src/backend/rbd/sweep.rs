@@ -11,11 +11,11 @@ use super::{
     create,
     entry::deleted_for,
     error::{OpError, fail},
-    image::Keep,
+    image::TrashExpiry,
     names,
     owner::Mark,
     settings::NAME,
-    work::Work,
+    work::PoolClient,
 };
 use crate::{
     backend::{Error, Kind, Known, UNKNOWN_CLUSTER, Uncommitted, quoted},
@@ -27,7 +27,7 @@ const ABREAST: usize = 4;
 
 /// The images of this cluster in one spot whose volumes are not known.
 pub(super) async fn list_uncommitted(
-    work: &Work,
+    work: &PoolClient,
     cluster: &ClusterIds,
     known: Known<'_>,
 ) -> Result<Vec<Uncommitted>, OpError> {
@@ -73,13 +73,13 @@ pub(super) async fn list_uncommitted(
 
 /// One image, unless it is another cluster's.
 async fn look(
-    work: &Work,
+    work: &PoolClient,
     image: &str,
     name: VolumeName,
     cluster: &ClusterIds,
 ) -> Result<Option<Uncommitted>, OpError> {
     let spec = work.pool_namespace.spec(image);
-    let mark = match work.glance(image).await? {
+    let mark = match work.info_and_header(image).await? {
         // What is left of one that was begun, or it is gone by now. From now on it is known to be without a header.
         None => {
             work.store.is_abandoned(&spec);
@@ -107,7 +107,7 @@ async fn look(
         Some(mark) if mark.is_of(Some(cluster)) => {
             Some(Uncommitted { id, claim: mark.claim(), since: mark.since.into(), place })
         }
-        Some(mark) if mark.is_signed() => None,
+        Some(mark) if mark.has_cluster_id() => None,
         Some(mark) => {
             tracing::warn!(
                 image = spec,
@@ -127,7 +127,7 @@ async fn look(
 
 /// Removes an uncommitted image. Returns whether it was here.
 pub(super) async fn rollback(
-    work: &Work,
+    work: &PoolClient,
     uncommitted: &Uncommitted,
     image: &str,
     permit: &Permit,
@@ -153,7 +153,7 @@ pub(super) async fn rollback(
         let image = quoted(&spec);
         refuse(format!("{why}. Look at it, then remove it (rbd rm {image}) or make a PersistentVolume of it"))
     };
-    let Some(cluster) = work.host.cluster_ids() else {
+    let Some(cluster) = work.kubernetes.cluster_ids() else {
         return refuse(format!("cannot be proved to be this cluster's: {UNKNOWN_CLUSTER}"));
     };
     if look.header.metadata.is_kept() {
@@ -181,7 +181,7 @@ pub(super) async fn rollback(
         return refuse_ours("has snapshots");
     }
     if let Some(watcher) = look.watchers.first() {
-        let watcher = watcher.describe(|address| work.host.node_at(address));
+        let watcher = watcher.describe(|address| work.kubernetes.node_at(address));
         return fail(Kind::InUse, format!("image {spec} is still open by {watcher}"));
     }
     if let Some(group) = &look.info.group {
@@ -198,9 +198,9 @@ pub(super) async fn rollback(
     if mark.is_none() {
         work.set_mark(image, &Mark::new(&cluster, uncommitted.claim.clone()), permit).await?;
     }
-    let time = deleted_for(work.host.trash_retention());
-    work.trash(image, Keep::For(time), permit).await?;
-    if let Some(now) = work.host.now() {
+    let time = deleted_for(work.kubernetes.trash_retention());
+    work.trash_move(image, TrashExpiry::After(time), permit).await?;
+    if let Some(now) = work.kubernetes.now() {
         work.store.trash.expects(&work.pool_namespace, &look.info.id, now + time);
     }
     work.store.trash.added(&work.pool_namespace);

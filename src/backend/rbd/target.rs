@@ -8,7 +8,7 @@ use super::{
 use crate::{
     backend::{
         Error, Kind,
-        ceph::{Admin, Cluster, Clusters, Monitors, class::Parameters, owner::Claimant},
+        ceph::{Admin, Cluster, Clusters, Monitors, class::Parameters, owner::PvVolume},
     },
     volume::{PvMetadata, Source, VolumeId},
 };
@@ -61,10 +61,10 @@ pub(super) fn find(clusters: &Clusters, driver: &str, source: &Source) -> Option
 pub(super) fn target(
     clusters: &Clusters,
     settings: &Settings,
-    claimant: Claimant<'_>,
+    pv: PvVolume<'_>,
 ) -> Result<ImageTarget, Error> {
     let refused = |message: String| Err(Error::new(Kind::Refused, message));
-    let Claimant { name, id, source, pv_metadata, .. } = claimant;
+    let PvVolume { name, id, source, pv_metadata, .. } = pv;
     let Some(mut found) = find(clusters, &settings.driver, source) else {
         let there: Vec<String> = clusters.all().iter().map(|cluster| cluster.name().to_owned()).collect();
         return refused(format!(

@@ -17,13 +17,13 @@ use futures::{StreamExt as _, stream};
 
 use super::{
     decide::{self, Decision, Owner, decide},
-    entry::{Entry, Fate, State},
+    entry::{State, TrashEntry, TrashOrigin},
     error::OpError,
     large::SMALL,
     names::{self, PoolNamespace},
     restore, slices,
     store::{LONGEST_PAUSE, Store},
-    work::Work,
+    work::PoolClient,
 };
 use crate::{
     backend::{Error, Kubernetes, PvState, ceph::Admin},
@@ -70,23 +70,23 @@ enum Settled {
     /// It is purged in slices.
     Large,
     /// Nothing can be done, for this reason.
-    Held(String),
+    KeyedLock(String),
 }
 
 /// Looks after the trash of `store` until the permit ends. `admin`: who may look at the whole cluster.
 pub(super) async fn collect_garbage(
     store: Arc<Store>,
-    host: Arc<dyn Kubernetes>,
+    kubernetes: Arc<dyn Kubernetes>,
     admin: Option<Admin>,
     permit: Permit,
 ) {
-    let sliced = slices::collect_garbage(Arc::clone(&store), Arc::clone(&host), permit.clone());
+    let sliced = slices::collect_garbage(Arc::clone(&store), Arc::clone(&kubernetes), permit.clone());
     let listed = async move {
         // What was done before, another process may have undone since.
         store.trash.ours.lock().clear();
         let (known, searched) = (BTreeMap::new(), BTreeSet::new());
         let (paused, looked_at, others) = (HashMap::new(), HashSet::new(), HashMap::new());
-        let mut collector = Collector { store, host, known, searched, paused, looked_at, others };
+        let mut collector = Collector { store, kubernetes, known, searched, paused, looked_at, others };
         collector.rounds(admin.as_ref(), &permit).await;
     };
     futures::join!(sliced, listed);
@@ -94,7 +94,7 @@ pub(super) async fn collect_garbage(
 
 struct Collector {
     store: Arc<Store>,
-    host: Arc<dyn Kubernetes>,
+    kubernetes: Arc<dyn Kubernetes>,
     known: BTreeMap<PoolNamespace, Known>,
     /// Where large images were looked for that an earlier process left.
     searched: BTreeSet<PoolNamespace>,
@@ -133,7 +133,7 @@ impl Collector {
 
     /// The time by which is counted when to look. By what images expire, only the host says.
     fn now(&self) -> SystemTime {
-        self.host.now().unwrap_or_else(SystemTime::now)
+        self.kubernetes.now().unwrap_or_else(SystemTime::now)
     }
 
     /// How long nothing is to be done, as far as is known.
@@ -148,10 +148,10 @@ impl Collector {
     /// Finds the pools and namespaces where images of ours may have been left.
     async fn search(&self, admin: &Admin) -> Result<(), Error> {
         let nowhere = PoolNamespace { pool: String::new(), namespace: None };
-        let work = Work::new(&self.store, &self.host, &nowhere, admin).await?;
+        let work = PoolClient::new(&self.store, &self.kubernetes, &nowhere, admin).await?;
         for pool in work.pools().await? {
             let pool_namespace = PoolNamespace { pool, namespace: None };
-            let work = Work { pool_namespace: pool_namespace.clone(), ..work.clone() };
+            let work = PoolClient { pool_namespace: pool_namespace.clone(), ..work.clone() };
             // Another pool's users may not be ours.
             let namespaces = work.namespaces().await.unwrap_or_default();
             for namespace in namespaces {
@@ -186,7 +186,7 @@ impl Collector {
             let unlisted = self.store.trash.unlisted(&pool_namespace);
             let search = !self.searched.contains(&pool_namespace);
             let listed = async {
-                let work = Work::new(&self.store, &self.host, &pool_namespace, &admin).await?;
+                let work = PoolClient::new(&self.store, &self.kubernetes, &pool_namespace, &admin).await?;
                 work.identity().await?;
                 if search {
                     slices::find(&work).await?;
@@ -210,15 +210,21 @@ impl Collector {
 
     /// Does what is to be done about the entries of one trash. `unlisted`: how many of them were counted as added since the
     /// last time.
-    async fn settle_all(&mut self, work: &Work, mut entries: Vec<Entry>, unlisted: usize, permit: &Permit) {
+    async fn settle_all(
+        &mut self,
+        work: &PoolClient,
+        mut entries: Vec<TrashEntry>,
+        unlisted: usize,
+        permit: &Permit,
+    ) {
         let now = self.now();
         entries.retain(decide::may_be_ours);
         self.forget_others(work, &entries);
-        let (mut due, later): (Vec<Entry>, Vec<Entry>) =
+        let (mut due, later): (Vec<TrashEntry>, Vec<TrashEntry>) =
             entries.into_iter().partition(|entry| entry.is_over(now));
         let mut next: Vec<SystemTime> = later.iter().map(|entry| entry.until).collect();
-        let deleted = |entry: &&Entry| {
-            entry.fate() == Fate::Deleted
+        let deleted = |entry: &&TrashEntry| {
+            entry.origin() == TrashOrigin::Deleted
                 && !self.store.trash.large.has(&work.pool_namespace, &entry.id)
                 && !self.others.contains_key(&work.pool_namespace.spec(&entry.id))
         };
@@ -256,7 +262,7 @@ impl Collector {
     }
 
     /// Forgets what is not in this trash any more.
-    fn forget_others(&mut self, work: &Work, entries: &[Entry]) {
+    fn forget_others(&mut self, work: &PoolClient, entries: &[TrashEntry]) {
         let within = format!("{}/", work.pool_namespace);
         let is_here = |spec: &str| {
             let here = spec.strip_prefix(&within).filter(|rest| !rest.contains('/'));
@@ -269,7 +275,7 @@ impl Collector {
     }
 
     /// Those entries that are to be looked at although they are not due, and whether there are more.
-    fn first_looks(&self, work: &Work, mut later: Vec<Entry>) -> (Vec<Entry>, bool) {
+    fn first_looks(&self, work: &PoolClient, mut later: Vec<TrashEntry>) -> (Vec<TrashEntry>, bool) {
         let ours = self.store.trash.ours.lock();
         later.retain(|entry| {
             let spec = work.pool_namespace.spec(&entry.id);
@@ -285,7 +291,7 @@ impl Collector {
     fn settled(
         &mut self,
         pool_namespace: &PoolNamespace,
-        entry: &Entry,
+        entry: &TrashEntry,
         settled: Result<Settled, OpError>,
     ) -> Option<SystemTime> {
         let id = pool_namespace.spec(&entry.id);
@@ -293,7 +299,7 @@ impl Collector {
         let image = pool_namespace.spec(&entry.name);
         let done = |collector: &mut Self| {
             collector.paused.remove(&id);
-            if entry.fate() == Fate::Deleted
+            if entry.origin() == TrashOrigin::Deleted
                 && let Some(known) = collector.known.get_mut(pool_namespace)
             {
                 known.waiting = known.waiting.saturating_sub(1);
@@ -333,7 +339,7 @@ impl Collector {
             Ok(Settled::Early) => Some(now + timing.soon),
             // Our clock is ahead of the program's; the next look finds it.
             Err(error) if error.is_too_early() => Some(now + timing.soon),
-            Ok(Settled::Held(why)) => Some(self.pause(id, &image, why)),
+            Ok(Settled::KeyedLock(why)) => Some(self.pause(id, &image, why)),
             Err(error) => Some(self.pause(id, &image, Error::from(error).chain())),
         }
     }
@@ -397,7 +403,7 @@ impl Collector {
 }
 
 /// Sees to it that a pool with images of ours can move them to its trash also when it is full.
-async fn prepared(work: &Work, permit: &Permit) -> Result<Vec<Entry>, OpError> {
+async fn prepared(work: &PoolClient, permit: &Permit) -> Result<Vec<TrashEntry>, OpError> {
     if work.images().await?.iter().any(|image| names::volume_of(image).is_some()) {
         match work.make_trash(permit).await {
             Ok(()) => {}
@@ -411,39 +417,44 @@ async fn prepared(work: &Work, permit: &Permit) -> Result<Vec<Entry>, OpError> {
 }
 
 /// Does what is to be done about one entry.
-async fn settle(work: &Work, entry: &Entry, is_due: bool, permit: &Permit) -> Result<Settled, OpError> {
+async fn settle(
+    work: &PoolClient,
+    entry: &TrashEntry,
+    is_due: bool,
+    permit: &Permit,
+) -> Result<Settled, OpError> {
     permit.check()?;
     let spec = work.pool_namespace.spec(&entry.name);
-    let Ok(_held) = work.store.hold(&spec) else { return Ok(Settled::Again) };
+    let Ok(_held) = work.store.try_lock(&spec) else { return Ok(Settled::Again) };
     // The name of most tells the volume; unless something is to be done, nothing is read of them. What was deleted counts, if it is
     // ours, and another cluster gives such names, too.
     if !is_due && let Some(volume) = names::volume_of(&entry.name) {
-        match work.host.pv_state(&volume).await? {
-            PvState::Absent if entry.fate() == Fate::Deleted => {}
+        match work.kubernetes.pv_state(&volume).await? {
+            PvState::Absent if entry.origin() == TrashOrigin::Deleted => {}
             PvState::Absent => return Ok(Settled::Waits),
             PvState::Present { removing: true, .. } => return Ok(Settled::Again),
             PvState::Present { removing: false, .. } => {}
         }
     }
     let header = work.header(&entry.id).await?;
-    let volume = match decide::owner(entry, header.as_ref(), work.host.cluster_ids().as_ref()) {
+    let volume = match decide::owner(entry, header.as_ref(), work.kubernetes.cluster_ids().as_ref()) {
         Owner::Ours(volume) => volume,
         Owner::Remnant if is_due => return purge(work, entry, permit).await,
         Owner::Another => return Ok(Settled::Left),
-        Owner::Unproved(why) if is_due => return Ok(Settled::Held(unproved(work, entry, &why))),
+        Owner::Unproved(why) if is_due => return Ok(Settled::KeyedLock(unproved(work, entry, &why))),
         Owner::Remnant | Owner::Unproved(_) => return Ok(Settled::Waits),
     };
-    let pv = work.host.pv_state(&volume).await?;
+    let pv = work.kubernetes.pv_state(&volume).await?;
     let wanted = matches!(pv, PvState::Present { removing: false, .. });
     let image = names::in_place(&entry.name);
     let kept = header.as_ref().is_some_and(|header| header.metadata.is_kept());
     let there = if wanted || kept { work.info(image).await? } else { None };
     let replaced = there.as_ref().is_some_and(|there| there.id != entry.id);
-    match decide(entry, &pv, replaced, kept, work.host.now()) {
+    match decide(entry, &pv, replaced, kept, work.kubernetes.now()) {
         Decision::Wait if is_due => Ok(Settled::Early),
         Decision::Wait => Ok(Settled::Waits),
         Decision::Again => Ok(Settled::Again),
-        Decision::Hold(why) => Ok(Settled::Held(why.to_owned())),
+        Decision::Hold(why) => Ok(Settled::KeyedLock(why.to_owned())),
         // Its move was broken off before it took anything away.
         Decision::Restore if there.is_some() && entry.state == State::Moving => Ok(Settled::Waits),
         Decision::Restore => {
@@ -460,12 +471,12 @@ async fn settle(work: &Work, entry: &Entry, is_due: bool, permit: &Permit) -> Re
     }
 }
 
-async fn purge(work: &Work, entry: &Entry, permit: &Permit) -> Result<Settled, OpError> {
+async fn purge(work: &PoolClient, entry: &TrashEntry, permit: &Permit) -> Result<Settled, OpError> {
     work.purge(entry, permit).await?;
     Ok(Settled::Purged)
 }
 
-fn unproved(work: &Work, entry: &Entry, why: &str) -> String {
+fn unproved(work: &PoolClient, entry: &TrashEntry, why: &str) -> String {
     format!(
         "image {} (id {}) is called like one of ours, and nothing proves that it is: {why}. It is left alone; find out whose it is",
         work.pool_namespace.spec(&entry.name),

@@ -1,4 +1,4 @@
-//! What an operation works with: [`Work`]. What it asks and tells the programs is in `image`, `pool` and `snapshots`.
+//! What an operation works with: [`PoolClient`]. What it asks and tells the programs is in `image`, `pool` and `snapshots`.
 
 use std::sync::Arc;
 
@@ -11,30 +11,30 @@ use super::{
 };
 use crate::backend::{
     Error, Kind, Kubernetes, PvState,
-    ceph::{Admin, Login, owner::Claimant},
+    ceph::{Admin, Login, owner::PvVolume},
 };
 
 /// What an operation works with: a store, a handle for one user, and the list of images that it is about.
 #[derive(Clone)]
-pub(super) struct Work {
+pub(super) struct PoolClient {
     pub(super) store: Arc<Store>,
-    pub(super) host: Arc<dyn Kubernetes>,
+    pub(super) kubernetes: Arc<dyn Kubernetes>,
     pub(super) ceph: Arc<Login>,
     pub(super) pool_namespace: PoolNamespace,
 }
 
-impl Work {
+impl PoolClient {
     /// With the key that the host has for `admin`.
     pub(super) async fn new(
         store: &Arc<Store>,
-        host: &Arc<dyn Kubernetes>,
+        kubernetes: &Arc<dyn Kubernetes>,
         pool_namespace: &PoolNamespace,
         admin: &Admin,
     ) -> Result<Self, Error> {
-        let ceph = Arc::new(Login::open(host, &store.cluster, admin).await?);
+        let ceph = Arc::new(Login::open(kubernetes, &store.cluster, admin).await?);
         Ok(Self {
             store: Arc::clone(store),
-            host: Arc::clone(host),
+            kubernetes: Arc::clone(kubernetes),
             ceph,
             pool_namespace: pool_namespace.clone(),
         })
@@ -43,16 +43,16 @@ impl Work {
     /// The identity of the cluster, which must be what it was.
     pub(super) async fn identity(&self) -> Result<String, OpError> {
         let identity = self.ceph.fsid().await?;
-        match self.store.swapped() {
+        match self.store.identity_mismatch() {
             Some(why) => fail(Kind::Refused, format!("cluster {}: {why}", self.store.cluster.name())),
             None => Ok(identity),
         }
     }
 
     /// The same, which must be the one that the PV recorded, if it recorded one.
-    pub(super) async fn prove_identity(&self, claimant: Claimant<'_>) -> Result<(), OpError> {
+    pub(super) async fn prove_identity(&self, pv: PvVolume<'_>) -> Result<(), OpError> {
         let identity = self.identity().await?;
-        match &claimant.pv_metadata.store_identity {
+        match &pv.pv_metadata.store_identity {
             Some(recorded) if *recorded != identity => {
                 let message = format!(
                     "the volume was made in the cluster with the identity (fsid) {recorded}, and cluster {} is {identity}; nothing \
@@ -71,12 +71,12 @@ impl Work {
         &self,
         spec: &str,
         header: &Header,
-        claimant: Claimant<'_>,
+        pv: PvVolume<'_>,
     ) -> Result<Verdict, OpError> {
         let mark = header.metadata.mark(spec)?;
-        let verdict = judge(spec, mark.as_ref(), claimant, self.host.cluster_ids().as_ref())?;
-        if let Verdict::Sign { instead_of: Some(other) } = &verdict
-            && self.host.pv_state(other).await? != PvState::Absent
+        let verdict = judge(spec, mark.as_ref(), pv, self.kubernetes.cluster_ids().as_ref())?;
+        if let Verdict::Relabel { instead_of: Some(other) } = &verdict
+            && self.kubernetes.pv_state(other).await? != PvState::Absent
         {
             let message = format!(
                 "image {spec} belongs to PersistentVolume {other}, which exists; nothing was touched. Delete that one first (with \

@@ -20,7 +20,7 @@ use crate::{
     csi::{request::At, status},
     system::{
         mount::{FilesystemUsage, MountError, Mounted, Place, Table, Tree},
-        pool::{Lost, Pool},
+        pool::{Pool, PoolError},
     },
 };
 
@@ -165,7 +165,7 @@ impl Work {
         &self,
         volume: &str,
         place: &Arc<Place>,
-    ) -> Result<Result<FilesystemUsage, MountError>, Lost> {
+    ) -> Result<Result<FilesystemUsage, MountError>, PoolError> {
         let at = Arc::clone(place);
         self.pools(volume).questions.run(format!("ask {}", place.path().display()), move || at.usage()).await
     }

@@ -40,7 +40,7 @@ async fn queued(queue: &Queue<Key>) -> Vec<Key> {
 
 /// A volume came, and it was looked whether the trash holds its bytes.
 async fn come(cache: &mut Cache, queue: &Queue<Key>, object: &VolumeObject) {
-    cache.see_volume(object);
+    cache.upsert_volume(object);
     queued(queue).await;
     cache.end_removal(object.metadata.name.as_deref().unwrap());
 }
@@ -63,24 +63,24 @@ fn bound() -> Value {
 #[tokio::test]
 async fn news_about_a_claim_is_work_and_old_news_is_none() {
     let mut cache = cache();
-    cache.see_claim(&claim("a", "1"));
+    cache.upsert_claim(&claim("a", "1"));
     let queue = listen(&mut cache);
     assert_eq!(queued(&queue).await, [Key::Claim("a".into())], "what was seen before there was a queue");
-    cache.see_claim(&claim("a", "1"));
+    cache.upsert_claim(&claim("a", "1"));
     assert_eq!(queued(&queue).await, [], "the same version again");
-    cache.see_claim(&claim("a", "2"));
+    cache.upsert_claim(&claim("a", "2"));
     assert_eq!(queued(&queue).await, [Key::Claim("a".into())], "a change");
-    cache.see_class(fixtures::class(json!({})));
+    cache.upsert_class(fixtures::class(json!({})));
     assert_eq!(queued(&queue).await, [Key::Claim("a".into())], "its class appears");
-    cache.see_class(fixtures::class(json!({})));
+    cache.upsert_class(fixtures::class(json!({})));
     assert_eq!(queued(&queue).await, [], "the same class again");
-    cache.see_class(fixtures::class(json!({"metadata": {"uid": "class-2"}})));
+    cache.upsert_class(fixtures::class(json!({"metadata": {"uid": "class-2"}})));
     assert_eq!(queued(&queue).await, [Key::Claim("a".into())], "its class was made anew");
-    cache.see_class(fixtures::class(json!({"metadata": {"name": "another"}})));
+    cache.upsert_class(fixtures::class(json!({"metadata": {"name": "another"}})));
     assert_eq!(queued(&queue).await, [], "another class");
-    cache.forget_claim("a");
+    cache.remove_claim("a");
     assert_eq!(queued(&queue).await, [Key::Claim("a".into())], "it is gone: what was begun must be ended");
-    cache.forget_claim("a");
+    cache.remove_claim("a");
     assert_eq!(queued(&queue).await, [], "it was gone already");
 }
 
@@ -117,11 +117,17 @@ fn what_is_kept_of_a_claim_has_a_bound_whatever_its_author_writes() {
     let claim = Claim::new(&object, "uid", NAME, &keys(&["huge"]));
     assert!(kept(&claim) < MOST, "{} bytes", kept(&claim));
     assert_eq!(claim.excess(), Some(900_064));
-    let growing = fixtures::claim_object(json!({
+    let pending_expansion = fixtures::claim_object(json!({
         "spec": {"volumeName": long(), "resources": {"requests": {"storage": format!("2{}Gi", " ".repeat(9000))}}},
         "status": {"phase": "Bound", "capacity": {"storage": "1Gi"}},
     }));
-    assert!(PendingExpansion::new(&growing, "uid").is_none_or(|growing| format!("{growing:?}").len() < MOST));
+    assert!(
+        PendingExpansion::new(&pending_expansion, "uid").is_none_or(|pending_expansion| format!(
+            "{pending_expansion:?}"
+        )
+        .len()
+            < MOST)
+    );
 }
 
 /// A key per claim that ever wanted the place of a volume stayed for as long as the volume did.
@@ -129,56 +135,56 @@ fn what_is_kept_of_a_claim_has_a_bound_whatever_its_author_writes() {
 async fn a_claim_that_waits_for_a_place_leaves_nothing_behind_when_it_goes_or_is_served() {
     let mut cache = cache();
     let occupant: Arc<str> = "pvc-there".into();
-    cache.see_volume(&volume(&occupant, bound()));
+    cache.upsert_volume(&volume(&occupant, bound()));
     for number in 0..100 {
         let uid = format!("uid-{number}");
-        cache.see_claim(&claim(&uid, "1"));
+        cache.upsert_claim(&claim(&uid, "1"));
         cache.wakeups.wait(&occupant, Key::Claim(uid.as_str().into()));
     }
     assert_eq!(cache.wakeups.sizes(), (100, 1));
     for number in 0..98 {
-        cache.forget_claim(&format!("uid-{number}"));
+        cache.remove_claim(&format!("uid-{number}"));
     }
     assert_eq!(cache.wakeups.sizes(), (2, 1), "claims that are gone wait for nothing");
     let served =
         volume("pvc-uid-98", json!({"spec": {"claimRef": {"uid": "uid-98"}}, "status": {"phase": "Bound"}}));
-    cache.see_volume(&served);
+    cache.upsert_volume(&served);
     assert_eq!(cache.wakeups.sizes(), (1, 1), "nor does one that has a volume");
     cache.wakeups.wait(&"pvc-other".into(), Key::Claim("uid-99".into()));
     assert_eq!(cache.wakeups.sizes(), (1, 1), "each waits for one thing");
     let queue = listen(&mut cache);
     queued(&queue).await;
-    cache.forget_volume(&occupant);
+    cache.remove_volume(&occupant);
     assert_eq!(queued(&queue).await, [], "and no more for what it waited for before");
     cache.wakeups.wait(&"pvc-uid-98".into(), Key::Volume("pvc-x".into()));
-    cache.see_volume(&volume("pvc-x", bound()));
-    cache.forget_volume("pvc-x");
+    cache.upsert_volume(&volume("pvc-x", bound()));
+    cache.remove_volume("pvc-x");
     assert_eq!(cache.wakeups.sizes(), (1, 1), "a volume that is gone waits for nothing");
 }
 
 #[tokio::test]
 async fn what_a_new_list_does_not_have_is_gone() {
     let mut cache = cache();
-    for kind in [Watched::Claims, Watched::Volumes, Watched::Classes] {
+    for kind in [ResourceKind::Claims, ResourceKind::Volumes, ResourceKind::Classes] {
         cache.begin(kind);
     }
     for uid in ["a", "b"] {
-        cache.see_claim(&claim(uid, "1"));
-        cache.see_volume(&volume(&format!("pvc-{uid}"), bound()));
+        cache.upsert_claim(&claim(uid, "1"));
+        cache.upsert_volume(&volume(&format!("pvc-{uid}"), bound()));
     }
-    cache.see_class(fixtures::class(json!({})));
-    assert!(!cache.complete(Watched::Claims) && !cache.complete(Watched::Volumes));
-    assert!(cache.complete(Watched::Classes), "all kinds are listed");
+    cache.upsert_class(fixtures::class(json!({})));
+    assert!(!cache.complete(ResourceKind::Claims) && !cache.complete(ResourceKind::Volumes));
+    assert!(cache.complete(ResourceKind::Classes), "all kinds are listed");
     let queue = listen(&mut cache);
     queued(&queue).await;
 
-    for kind in [Watched::Claims, Watched::Volumes, Watched::Classes] {
+    for kind in [ResourceKind::Claims, ResourceKind::Volumes, ResourceKind::Classes] {
         cache.begin(kind);
     }
-    cache.see_claim(&claim("b", "1"));
-    cache.see_volume(&volume("pvc-b", bound()));
-    cache.see_volume(&volume("pvc-new", bound()));
-    for kind in [Watched::Claims, Watched::Volumes, Watched::Classes] {
+    cache.upsert_claim(&claim("b", "1"));
+    cache.upsert_volume(&volume("pvc-b", bound()));
+    cache.upsert_volume(&volume("pvc-new", bound()));
+    for kind in [ResourceKind::Claims, ResourceKind::Volumes, ResourceKind::Classes] {
         cache.complete(kind);
     }
     assert!(cache.claim("a").is_none() && cache.claim("b").is_some());
@@ -191,14 +197,17 @@ async fn what_a_new_list_does_not_have_is_gone() {
 #[tokio::test]
 async fn a_volume_is_work_when_it_may_be_removed_and_when_its_finalizer_is_wrong() {
     let mut cache = cache();
-    cache.see_volume(&volume("pvc-a", bound()));
+    cache.upsert_volume(&volume("pvc-a", bound()));
     let unguarded = json!({"metadata": {"finalizers": []}, "status": {"phase": "Available"}});
-    cache.see_volume(&volume("pvc-b", unguarded));
+    cache.upsert_volume(&volume("pvc-b", unguarded));
     let queue = listen(&mut cache);
     assert_eq!(queued(&queue).await, [], "a bound volume needs nothing");
-    cache.see_volume(&volume("pvc-a", json!({})));
+    cache.upsert_volume(&volume("pvc-a", json!({})));
     assert_eq!(queued(&queue).await, [Key::Volume("pvc-a".into())], "released");
-    cache.see_volume(&volume("pvc-b", json!({"metadata": {"finalizers": []}, "status": {"phase": "Bound"}})));
+    cache.upsert_volume(&volume(
+        "pvc-b",
+        json!({"metadata": {"finalizers": []}, "status": {"phase": "Bound"}}),
+    ));
     let work = [Key::AddFinalizer("pvc-b".into()), Key::Register("pvc-b".into())];
     assert_eq!(queued(&queue).await, work, "without our finalizer, and not made just now");
     cache.guard(false);
@@ -212,23 +221,23 @@ async fn what_a_removal_is_decided_by_is_news_and_nothing_else_of_the_volume() {
     let mut cache = cache();
     let queue = listen(&mut cache);
     let annotated = |value: &str| json!({"metadata": {"annotations": {"berth.storage/on-delete": value}}});
-    cache.see_volume(&volume("pvc-a", annotated("Delete")));
+    cache.upsert_volume(&volume("pvc-a", annotated("Delete")));
     assert_eq!(queued(&queue).await, [Key::Volume("pvc-a".into())], "released");
     let labelled = json!({"metadata": {
         "labels": {"a": "b"}, "resourceVersion": "10", "annotations": {"berth.storage/on-delete": "Delete"},
     }});
-    cache.see_volume(&volume("pvc-a", labelled));
+    cache.upsert_volume(&volume("pvc-a", labelled));
     assert_eq!(queued(&queue).await, [], "a label");
-    cache.see_volume(&volume("pvc-a", annotated("delete")));
+    cache.upsert_volume(&volume("pvc-a", annotated("delete")));
     assert_eq!(queued(&queue).await, [Key::Volume("pvc-a".into())], "an annotation was corrected");
     let mut other = annotated("delete");
     fixtures::merge(&mut other, &json!({"spec": {"claimRef": {"uid": "corrected"}}}));
-    cache.see_volume(&volume("pvc-a", other));
+    cache.upsert_volume(&volume("pvc-a", other));
     assert_eq!(queued(&queue).await, [Key::Volume("pvc-a".into())], "its claim was corrected");
     come(&mut cache, &queue, &volume("pvc-b", bound())).await;
     let mut touched = bound();
     fixtures::merge(&mut touched, &annotated("archive"));
-    cache.see_volume(&volume("pvc-b", touched));
+    cache.upsert_volume(&volume("pvc-b", touched));
     assert_eq!(queued(&queue).await, [], "nothing is to be done for a bound volume");
 }
 
@@ -236,17 +245,17 @@ async fn what_a_removal_is_decided_by_is_news_and_nothing_else_of_the_volume() {
 fn who_shares_a_place_uses_it_or_is_released_or_leaves_it() {
     use Sharing::{Leaves, Released, Uses};
     let mut cache = cache();
-    let shared = json!({"spec": {"nfs": {"path": "/default/shared"}}});
+    let ctx = json!({"spec": {"nfs": {"path": "/default/shared"}}});
     let at = |name: &str, phase: &str| {
-        let mut patch = shared.clone();
+        let mut patch = ctx.clone();
         fixtures::merge(&mut patch, &json!({"status": {"phase": phase}}));
         volume(name, patch)
     };
     for (name, phase) in [("a", "Released"), ("b", "Bound"), ("c", "Released"), ("d", "Available")] {
-        cache.see_volume(&at(name, phase));
+        cache.upsert_volume(&at(name, phase));
     }
-    cache.see_volume(&volume("below", json!({"spec": {"nfs": {"path": "/default/shared/x"}}})));
-    cache.leaving("c", true);
+    cache.upsert_volume(&volume("below", json!({"spec": {"nfs": {"path": "/default/shared/x"}}})));
+    cache.gives_up_data("c", true);
     let location = LocationKey::new("memory", &Location::new("default", "shared").unwrap());
     cache.reserve(&fixtures::claim(json!({})), location.clone());
     let found = |cache: &Cache| -> Vec<(String, Sharing)> {
@@ -259,11 +268,11 @@ fn who_shares_a_place_uses_it_or_is_released_or_leaves_it() {
     let expected = [("a", Released), ("b", Uses), ("c", Leaves), ("0b6f-11", Uses)]
         .map(|(id, how)| (id.to_owned(), how));
     assert_eq!(found(&cache), expected);
-    let mut rescued = shared.clone();
+    let mut rescued = ctx.clone();
     fixtures::merge(&mut rescued, &json!({"spec": {"persistentVolumeReclaimPolicy": "Retain"}}));
-    cache.see_volume(&volume("c", rescued));
+    cache.upsert_volume(&volume("c", rescued));
     assert_eq!(found(&cache)[2], ("c".to_owned(), Uses), "its policy is Retain by now");
-    cache.leaving("a", true);
+    cache.gives_up_data("a", true);
     cache.rest();
     assert_eq!(found(&cache)[0], ("a".to_owned(), Released), "what was on its way was dropped");
 }
@@ -272,12 +281,12 @@ fn who_shares_a_place_uses_it_or_is_released_or_leaves_it() {
 #[tokio::test]
 async fn while_a_volume_is_removed_only_what_others_change_is_news() {
     let mut cache = cache();
-    cache.see_volume(&volume("a", json!({})));
+    cache.upsert_volume(&volume("a", json!({})));
     let queue = listen(&mut cache);
     let work = || vec![Key::Volume("a".into())];
     assert_eq!(queued(&queue).await, work());
     assert!(!cache.begin_removal("a", Disposal::Delete));
-    cache.leaving("a", true);
+    cache.gives_up_data("a", true);
     assert!(cache.begin_removal("a", Disposal::Delete), "it was begun before");
     let deleting = json!({"metadata": {"deletionTimestamp": "2026-11-01T00:00:00Z"}});
     let patched = |patch: Value| {
@@ -285,34 +294,35 @@ async fn while_a_volume_is_removed_only_what_others_change_is_news() {
         fixtures::merge(&mut usual, &patch);
         volume("a", usual)
     };
-    cache.see_volume(&patched(json!({})));
+    cache.upsert_volume(&patched(json!({})));
     assert_eq!(queued(&queue).await, [], "its last changes are our own");
-    cache.see_volume(&patched(json!({"metadata": {"annotations": {"berth.storage/on-delete": "retain"}}})));
+    cache
+        .upsert_volume(&patched(json!({"metadata": {"annotations": {"berth.storage/on-delete": "retain"}}})));
     assert_eq!(queued(&queue).await, work(), "what shall become of it was changed");
     let retained = json!({"spec": {"persistentVolumeReclaimPolicy": "Retain"}});
     for rescue in [retained.clone(), bound(), json!({"status": {"phase": "Available"}})] {
-        cache.see_volume(&patched(rescue));
+        cache.upsert_volume(&patched(rescue));
         assert!(queued(&queue).await.starts_with(&work()), "it is to stay");
         assert_eq!(cache.removing("a"), Some(Disposal::Delete), "until its data is back");
-        cache.see_volume(&patched(json!({})));
+        cache.upsert_volume(&patched(json!({})));
         queued(&queue).await;
     }
-    cache.see_volume(&volume("a", retained));
+    cache.upsert_volume(&volume("a", retained));
     queued(&queue).await;
     cache.end_removal("a");
-    cache.see_volume(&volume("a", json!({})));
+    cache.upsert_volume(&volume("a", json!({})));
     assert_eq!(queued(&queue).await, work(), "and it is to be removed once more");
 }
 
 #[tokio::test]
 async fn another_object_of_the_same_name_is_another_volume() {
     let mut cache = cache();
-    cache.see_volume(&volume("a", json!({})));
+    cache.upsert_volume(&volume("a", json!({})));
     cache.begin_removal("a", Disposal::Delete);
-    cache.leaving("a", true);
+    cache.gives_up_data("a", true);
     let queue = listen(&mut cache);
     queued(&queue).await;
-    cache.see_volume(&volume("a", json!({"metadata": {"uid": "made-again"}})));
+    cache.upsert_volume(&volume("a", json!({"metadata": {"uid": "made-again"}})));
     assert_eq!(queued(&queue).await, [Key::Volume("a".into())]);
 }
 
@@ -327,19 +337,19 @@ async fn a_volume_of_ours_that_comes_back_is_looked_for_in_the_trash_and_one_tha
         });
         volume(name, patch)
     };
-    cache.see_volume(&again("listed", "1"));
+    cache.upsert_volume(&again("listed", "1"));
     let queue = listen(&mut cache);
-    cache.see_volume(&again("listed", "2"));
+    cache.upsert_volume(&again("listed", "2"));
     assert_eq!(queued(&queue).await, [], "it was there before we worked");
     let place = Location::new("default", "made").unwrap();
     cache.reserve(&fixtures::claim(json!({})), LocationKey::new("memory", &place));
-    cache.see_volume(&again("made", "1"));
-    cache.see_volume(&again("made", "2"));
+    cache.upsert_volume(&again("made", "1"));
+    cache.upsert_volume(&again("made", "2"));
     assert_eq!(queued(&queue).await, [], "we are making it");
-    cache.see_volume(&again("back", "1"));
+    cache.upsert_volume(&again("back", "1"));
     assert_eq!(queued(&queue).await, [Key::Volume("back".into())]);
     cache.end_removal("back");
-    cache.see_volume(&again("back", "2"));
+    cache.upsert_volume(&again("back", "2"));
     assert_eq!(queued(&queue).await, [], "once");
 }
 
@@ -361,18 +371,18 @@ async fn volumes_of_older_provisioners_and_volumes_that_are_taken_over_are_recor
     let place = Location::new("default", "new").unwrap();
     let claim = fixtures::claim(json!({"metadata": {"uid": "new"}}));
     cache.reserve(&claim, LocationKey::new("memory", &place));
-    cache.see_volume(&patched("new", &Value::Null, json!({"status": {"phase": "Pending"}})));
-    cache.see_volume(&patched("new", &Value::Null, bound()));
+    cache.upsert_volume(&patched("new", &Value::Null, json!({"status": {"phase": "Pending"}})));
+    cache.upsert_volume(&patched("new", &Value::Null, bound()));
     assert_eq!(queued(&queue).await, [], "we recorded it when we made it");
-    cache.see_volume(&patched("old", &old, json!({"status": {"phase": "Available"}})));
+    cache.upsert_volume(&patched("old", &old, json!({"status": {"phase": "Available"}})));
     assert_eq!(queued(&queue).await, []);
-    cache.see_volume(&patched("old", &old, bound()));
+    cache.upsert_volume(&patched("old", &old, bound()));
     assert_eq!(queued(&queue).await, [Key::Register("old".into())]);
-    cache.see_volume(&patched("old", &old, bound()));
+    cache.upsert_volume(&patched("old", &old, bound()));
     assert_eq!(queued(&queue).await, [], "once");
     for name in ["new", "old"] {
         let base = if name == "old" { &old } else { &Value::Null };
-        cache.see_volume(&patched(name, base, take_over("blue")));
+        cache.upsert_volume(&patched(name, base, take_over("blue")));
         assert_eq!(queued(&queue).await, [Key::Register(name.into())]);
     }
     let released = json!({
@@ -384,9 +394,9 @@ async fn volumes_of_older_provisioners_and_volumes_that_are_taken_over_are_recor
         "spec": {"persistentVolumeReclaimPolicy": "Retain", "claimRef": {"uid": "another"}},
         "metadata": {"finalizers": []}, "status": {"phase": "Bound"},
     });
-    cache.see_volume(&patched("again", &Value::Null, again));
+    cache.upsert_volume(&patched("again", &Value::Null, again));
     assert_eq!(queued(&queue).await, [Key::Register("again".into())], "it is used by another claim");
-    cache.forget_volume("again");
+    cache.remove_volume("again");
     let in_use = cache.in_use();
     let known: Vec<_> = in_use[&("memory", "default".to_owned())]
         .iter()
@@ -399,11 +409,11 @@ async fn volumes_of_older_provisioners_and_volumes_that_are_taken_over_are_recor
 #[tokio::test]
 async fn a_volume_that_was_made_again_while_berth_was_stopped_is_recorded_when_it_is_bound() {
     let mut cache = cache();
-    cache.see_volume(&volume("again", json!({"status": {"phase": "Available"}})));
+    cache.upsert_volume(&volume("again", json!({"status": {"phase": "Available"}})));
     let queue = listen(&mut cache);
-    cache.see_volume(&volume("again", bound()));
+    cache.upsert_volume(&volume("again", bound()));
     assert_eq!(queued(&queue).await, [Key::Register("again".into())]);
-    cache.see_volume(&volume("again", bound()));
+    cache.upsert_volume(&volume("again", bound()));
     assert_eq!(queued(&queue).await, [], "once");
 }
 
@@ -425,11 +435,11 @@ fn a_secret_is_looked_for_only_while_its_volume_is_bound() {
         ("unreadable", with("{", bound())),
         ("without-a-record", bound()),
     ] {
-        cache.see_volume(&volume(name, patch));
+        cache.upsert_volume(&volume(name, patch));
     }
     assert_eq!(cache.with_kept_secrets(), ["bound".into()]);
     assert_eq!(cache.kept_secret("bound").map(ToString::to_string).as_deref(), Some("team/key"));
-    cache.see_volume(&volume("bound", with(record, json!({}))));
+    cache.upsert_volume(&volume("bound", with(record, json!({}))));
     assert_eq!((cache.with_kept_secrets(), cache.kept_secret("bound")), (Vec::new(), None));
 }
 
@@ -438,7 +448,7 @@ fn a_volume_at_the_same_path_of_a_store_that_nobody_named_is_found() {
     let memory = Memory::with_stores(&["default", "other", "mon-a", "mon-b"]);
     let mut cache = Cache::new(Backends::default().with(NAME, Arc::new(memory)), true);
     for (name, path) in [("a", "/mon-a/x"), ("b", "/mon-b/x/y"), ("c", "/default/z"), ("d", "/other/z")] {
-        cache.see_volume(&volume(name, json!({"spec": {"nfs": {"path": path}}})));
+        cache.upsert_volume(&volume(name, json!({"spec": {"nfs": {"path": path}}})));
     }
     let double = |name: &str| {
         let location = cache.volume(name).unwrap().location.clone().unwrap();
@@ -462,31 +472,31 @@ async fn whoever_is_in_the_way_wakes_those_who_wait_when_it_goes() {
     let queue = listen(&mut cache);
     come(&mut cache, &queue, &volume("pvc-a", bound())).await;
     cache.wakeups.wait(&"pvc-a".into(), Key::Claim("waits".into()));
-    cache.forget_volume("pvc-other");
+    cache.remove_volume("pvc-other");
     assert_eq!(queued(&queue).await, []);
-    cache.forget_volume("pvc-a");
+    cache.remove_volume("pvc-a");
     assert_eq!(queued(&queue).await, [Key::Claim("waits".into())]);
     come(&mut cache, &queue, &volume("pvc-a", bound())).await;
-    cache.forget_volume("pvc-a");
+    cache.remove_volume("pvc-a");
     assert_eq!(queued(&queue).await, [], "it was woken once");
 }
 
 #[tokio::test]
 async fn a_claim_whose_volume_was_deleted_before_it_was_bound_is_provisioned_again() {
     let mut cache = cache();
-    cache.see_claim(&claim("a", "1"));
+    cache.upsert_claim(&claim("a", "1"));
     let stored =
         volume("pvc-a", json!({"spec": {"claimRef": {"uid": "a"}}, "status": {"phase": "Available"}}));
-    cache.see_volume(&stored);
+    cache.upsert_volume(&stored);
     assert!(cache.claim("a").is_none(), "what its volume was made of is not kept");
     let queue = listen(&mut cache);
-    cache.see_claim(&claim("a", "2"));
+    cache.upsert_claim(&claim("a", "2"));
     assert_eq!(queued(&queue).await, [], "nothing is to be done for it");
     assert_eq!(cache.claim_without_volume("a"), None);
-    cache.forget_volume("pvc-a");
+    cache.remove_volume("pvc-a");
     assert_eq!(queued(&queue).await, [Key::Claim("a".into())]);
     assert_eq!(cache.claim_without_volume("a"), Some(("default".into(), "data".into())));
-    cache.see_claim(&claim("a", "2"));
+    cache.upsert_claim(&claim("a", "2"));
     assert_eq!(queued(&queue).await, [Key::Claim("a".into())], "it was read again");
     assert!(cache.claim("a").is_some());
 }
@@ -500,17 +510,17 @@ fn what_concerns_nobody_here_is_not_kept() {
             "spec": {"nfs": {"server": server}},
         })
     };
-    cache.see_volume(&volume("elsewhere", foreign("another")));
-    cache.see_volume(&volume("here", foreign("memory")));
-    cache.see_volume(&volume("no-source", json!({"spec": {"nfs": null}})));
-    cache.see_claim(&fixtures::claim_object(
+    cache.upsert_volume(&volume("elsewhere", foreign("another")));
+    cache.upsert_volume(&volume("here", foreign("memory")));
+    cache.upsert_volume(&volume("no-source", json!({"spec": {"nfs": null}})));
+    cache.upsert_claim(&fixtures::claim_object(
         json!({"spec": {"volumeName": "x"}, "status": {"phase": "Bound"}}),
     ));
     assert!(cache.volume("elsewhere").is_none(), "a foreign volume on a foreign server");
     assert!(cache.volume("here").is_some(), "a foreign volume in one of our stores");
     assert!(cache.volume("no-source").is_some(), "a volume of ours without a place");
     assert_eq!(cache.sizes(), (0, 2), "a bound claim");
-    cache.see_volume(&volume("here", foreign("moved")));
+    cache.upsert_volume(&volume("here", foreign("moved")));
     assert!(cache.volume("here").is_none());
     assert_eq!(cache.sizes(), (0, 1));
 }
@@ -526,8 +536,8 @@ fn a_claim_that_grows_is_kept_until_it_has_grown() {
     };
     for (has, grows) in [("1Gi", true), ("2048Mi", false), ("1999Mi", true), ("3Gi", false), ("what", false)]
     {
-        cache.see_claim(&grown(has));
-        assert_eq!(cache.growing("0b6f-11").is_some(), grows, "{has}");
+        cache.upsert_claim(&grown(has));
+        assert_eq!(cache.pending_expansion("0b6f-11").is_some(), grows, "{has}");
     }
 }
 
@@ -553,13 +563,13 @@ fn a_volume_takes_the_place_that_was_kept_for_its_claim() {
     let who =
         |cache: &Cache, path| cache.occupancy.occupant(&place(path), "", "", false).map(|other| other.who);
     assert_eq!(who(&cache, "default-data-pvc-0b6f-11").as_deref(), Some("claim default/data"));
-    cache.see_volume(&fixtures::volume_object(bound()));
+    cache.upsert_volume(&fixtures::volume_object(bound()));
     let occupant = who(&cache, "default-data-pvc-0b6f-11");
     assert_eq!(occupant.as_deref(), Some("PersistentVolume pvc-0b6f-11"));
-    cache.see_volume(&fixtures::volume_object(json!({"spec": {"nfs": {"path": "/default/moved"}}})));
+    cache.upsert_volume(&fixtures::volume_object(json!({"spec": {"nfs": {"path": "/default/moved"}}})));
     assert_eq!(who(&cache, "default-data-pvc-0b6f-11"), None, "it moved");
     assert_eq!(who(&cache, "moved").as_deref(), Some("PersistentVolume pvc-0b6f-11"));
-    cache.forget_volume("pvc-0b6f-11");
+    cache.remove_volume("pvc-0b6f-11");
     assert_eq!(who(&cache, "moved"), None);
 }
 
@@ -577,11 +587,11 @@ fn the_newest_volume_tells_the_identity_of_its_store() {
             }),
         )
     };
-    cache.see_volume(&made("a", "2026-11-02T00:00:00Z", json!("second")));
-    cache.see_volume(&made("b", "2026-11-01T00:00:00Z", json!("first")));
-    cache.see_volume(&made("c", "2026-11-03T00:00:00Z", Value::Null));
+    cache.upsert_volume(&made("a", "2026-11-02T00:00:00Z", json!("second")));
+    cache.upsert_volume(&made("b", "2026-11-01T00:00:00Z", json!("first")));
+    cache.upsert_volume(&made("c", "2026-11-03T00:00:00Z", Value::Null));
     for index in 0..20 {
-        cache.see_volume(&made(&format!("d{index}"), "2026-10-01T00:00:00Z", json!("oldest")));
+        cache.upsert_volume(&made(&format!("d{index}"), "2026-10-01T00:00:00Z", json!("oldest")));
     }
     let past = cache.expectations("memory", &Memory::with_stores(&["default", "empty"]));
     let [default, empty] = past.as_slice() else { panic!("{past:?}") };
@@ -595,10 +605,10 @@ fn the_newest_volume_tells_the_identity_of_its_store() {
         "a store that only volumes name has a past as well"
     );
     for index in 0..20 {
-        cache.forget_volume(&format!("d{index}"));
+        cache.remove_volume(&format!("d{index}"));
     }
     for name in ["a", "b", "c"] {
-        cache.forget_volume(name);
+        cache.remove_volume(name);
     }
     let [default] = &cache.expectations("memory", &Memory::new())[..] else { panic!("one store") };
     assert_eq!(

@@ -27,7 +27,7 @@ pub(in crate::provisioner) struct CachedVolume {
     /// Where it lies, where that is in one of our stores.
     pub(in crate::provisioner) location: Option<LocationKey>,
     /// We are deleting the object: its last changes are our own. Or it leaves its data to another volume, and will be deleted.
-    pub(super) leaving: bool,
+    pub(super) gives_up_data: bool,
     /// What the backend was asked to do with the data while this process leads, or may have been asked to do before the
     /// object was made again: the data may not be in its place.
     pub(super) removing: Option<Begun>,
@@ -57,7 +57,7 @@ impl CachedVolume {
     pub(super) fn new(
         object: &VolumeObject,
         backends: &Backends,
-        guarding: bool,
+        uses_finalizers: bool,
         round: u32,
     ) -> Option<Self> {
         let state = volume_state::state_of(object, backends);
@@ -72,8 +72,8 @@ impl CachedVolume {
         }
         let by = volume_state::provisioner(object, backends).and_then(|name| backends.ports(name));
         let kept_secret =
-            by.and_then(|ports| ports.janitor.kept_secret(&persistent_volume::legible_record(object)));
-        let decisive = match volume_state::action(state, guarding) {
+            by.and_then(|ports| ports.janitor.kept_secret(&persistent_volume::lenient_record(object)));
+        let decisive = match volume_state::action(state, uses_finalizers) {
             // What an administrator may correct after a removal was refused.
             Action::Remove => {
                 let claim = object.spec.claim_ref.as_ref();
@@ -88,7 +88,7 @@ impl CachedVolume {
             claim_uid: object.spec.claim_ref.as_ref().map_or("", |claim| claim.uid.as_str()).into(),
             state,
             location,
-            leaving: false,
+            gives_up_data: false,
             removing: None,
             legacy: annotation(&object.metadata, names::VOLUME_ID).is_none(),
             made: false,
@@ -103,7 +103,12 @@ impl CachedVolume {
     /// claim, and whether this process is `leading`.
     pub(super) fn continued(self, before: Option<&Self>, reserved: bool, leading: bool) -> Self {
         if let Some(before) = before.filter(|before| before.object == self.object) {
-            return Self { made: before.made, leaving: before.leaving, removing: before.removing, ..self };
+            return Self {
+                made: before.made,
+                gives_up_data: before.gives_up_data,
+                removing: before.removing,
+                ..self
+            };
         }
         // One that we made and that nothing here is making came back, perhaps from a backup: the trash may hold its data.
         let came_back = leading && self.state.ours && !self.legacy && !reserved;
@@ -112,8 +117,8 @@ impl CachedVolume {
     }
 
     /// The work that it needs, if any.
-    pub(super) fn work(&self, name: &Arc<str>, guarding: bool) -> Option<Key> {
-        match volume_state::action(self.state, guarding) {
+    pub(super) fn work(&self, name: &Arc<str>, uses_finalizers: bool) -> Option<Key> {
+        match volume_state::action(self.state, uses_finalizers) {
             Action::None => None,
             Action::Remove | Action::RemoveFinalizer => Some(Key::Volume(Arc::clone(name))),
             Action::AddFinalizer => Some(Key::AddFinalizer(Arc::clone(name))),
@@ -121,21 +126,21 @@ impl CachedVolume {
     }
 
     /// The work that follows from its not being as it was `before`.
-    pub(super) fn news(&self, name: &Arc<str>, before: Option<&Self>, guarding: bool) -> Vec<Key> {
+    pub(super) fn news(&self, name: &Arc<str>, before: Option<&Self>, uses_finalizers: bool) -> Vec<Key> {
         let mut keys = Vec::new();
         let before = before.filter(|before| before.object == self.object);
         // It is to stay, and its data may have been moved.
-        let rescued = self.removing.is_some() && !self.state.goes();
+        let rescued = self.removing.is_some() && !self.state.is_released_for_delete();
         if rescued {
             keys.push(Key::Volume(Arc::clone(name)));
         }
         let corrected = before.is_some_and(|before| before.decisive != self.decisive);
         // A removal that was refused may be possible by now. While we delete it, its last changes are our own.
-        let ours = self.leaving && !rescued;
+        let ours = self.gives_up_data && !rescued;
         if !(corrected || before.is_none_or(|before| before.state != self.state && !ours)) {
             return keys;
         }
-        keys.extend(self.work(name, guarding));
+        keys.extend(self.work(name, uses_finalizers));
         // An older provisioner may have made it just now. What was released may have lost its record with its claim, and what
         // was made again from a backup may be marked as an archive.
         let came = match before {
@@ -151,10 +156,10 @@ impl CachedVolume {
     }
 
     /// How it shares the location that it lies at.
-    pub(super) fn sharing(&self, guarding: bool) -> Sharing {
-        if self.leaving && self.state.goes() {
+    pub(super) fn sharing(&self, uses_finalizers: bool) -> Sharing {
+        if self.gives_up_data && self.state.is_released_for_delete() {
             Sharing::Leaves
-        } else if volume_state::action(self.state, guarding) == Action::Remove {
+        } else if volume_state::action(self.state, uses_finalizers) == Action::Remove {
             Sharing::Released
         } else {
             Sharing::Uses

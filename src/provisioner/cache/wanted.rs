@@ -30,7 +30,8 @@ impl Wanted {
         served: bool,
     ) -> Option<Self> {
         if object.spec.volume_name.as_deref().is_some_and(|name| !name.is_empty()) {
-            return PendingExpansion::new(object, uid).map(|growing| Self::Expansion(Arc::new(growing)));
+            return PendingExpansion::new(object, uid)
+                .map(|pending_expansion| Self::Expansion(Arc::new(pending_expansion)));
         }
         let metadata = &object.metadata;
         let ours = claim::provisioner(metadata).filter(|name| backends.get(name).is_some())?;

@@ -139,7 +139,7 @@ fn what_a_node_was_asked_for_is_not_asked_for_again_and_a_contradiction_is_refus
     let Plan::Expand(order) = plan(&bound_claim(json!({})), json!({"spec": {"volumeMode": "Block"}})) else {
         panic!("not expanded")
     };
-    assert_eq!(order.growth.mode, Mode::Block);
+    assert_eq!(order.expand_request.mode, Mode::Block);
 }
 
 #[test]

@@ -44,12 +44,12 @@ fn settings() -> Settings {
     Settings { cluster_id: None, former_cluster_ids: Vec::new(), trash_retention: Duration::from_mins(10) }
 }
 
-async fn host(stub: &Stub) -> KubernetesHost {
+async fn host(stub: &Stub) -> KubernetesClient {
     host_with(stub, settings(), &ClusterIdentity::default()).await
 }
 
-async fn host_with(stub: &Stub, settings: Settings, cluster_identity: &ClusterIdentity) -> KubernetesHost {
-    KubernetesHost::over(stub.client(), Duration::from_secs(30), settings, cluster_identity.clone()).await
+async fn host_with(stub: &Stub, settings: Settings, cluster_identity: &ClusterIdentity) -> KubernetesClient {
+    KubernetesClient::over(stub.client(), Duration::from_secs(30), settings, cluster_identity.clone()).await
 }
 
 fn reads(stub: &Stub) -> usize {
@@ -183,23 +183,23 @@ async fn whether_a_secret_is_kept_is_told_by_its_marks_as_of_now_and_without_its
     let unmarked = json!({});
     let owner = "pvc-1".parse().unwrap();
     let table = [
-        ("there is none", None, Keeping::Gone),
-        ("kept", Some(&ours), Keeping::Kept),
-        ("of a tenant", Some(&unmarked), Keeping::Replaced),
-        ("of another volume", Some(&of_another_volume), Keeping::Replaced),
+        ("there is none", None, SecretState::Gone),
+        ("kept", Some(&ours), SecretState::Kept),
+        ("of a tenant", Some(&unmarked), SecretState::Replaced),
+        ("of another volume", Some(&of_another_volume), SecretState::Replaced),
     ];
     let stub = server(NOTHING_FORBIDDEN);
     let host = host(&stub).await;
     for (row, found, expected) in table {
         let metadata =
             found.map(|found| serde_json::from_value(found["metadata"].clone()).unwrap_or_default());
-        assert_eq!(Keeping::of(metadata.as_ref(), &owner), expected, "{row}");
+        assert_eq!(SecretState::of(metadata.as_ref(), &owner), expected, "{row}");
         stub.put("secrets", "storage", "ceph-admin", found.map(stored));
         let kept = host.exists(&name(), &owner).await;
         match expected {
-            Keeping::Kept => assert!(kept.unwrap(), "{row}"),
-            Keeping::Gone => assert!(!kept.unwrap(), "{row}"),
-            Keeping::Replaced => {
+            SecretState::Kept => assert!(kept.unwrap(), "{row}"),
+            SecretState::Gone => assert!(!kept.unwrap(), "{row}"),
+            SecretState::Replaced => {
                 let error = kept.unwrap_err();
                 assert_eq!(error.kind(), Kind::Conflict, "{row}");
                 assert!(error.to_string().contains("was not made for volume pvc-1"), "{row}: {error}");
@@ -320,7 +320,7 @@ async fn the_installation_is_the_uid_of_kube_system_once_it_can_be_known() {
 #[tokio::test(start_paused = true)]
 async fn the_cluster_is_named_by_the_administrator_else_by_kube_system_else_by_the_lock_and_forgets_no_name()
 {
-    let ids = |host: &KubernetesHost| host.cluster_ids().map(|ids| ids.current().to_owned());
+    let ids = |host: &KubernetesClient| host.cluster_ids().map(|ids| ids.current().to_owned());
     // Where kube-system is only late, nothing takes its place.
     let late = server(NOTHING_FORBIDDEN);
     late.fail(|_| Fault::Hang);

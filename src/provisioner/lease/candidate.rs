@@ -24,9 +24,9 @@ use tracing::{info, warn};
 
 use super::{
     decision::{Step, View, decide, written},
+    endpoints_lock::{EndpointsLock, Look},
     leadership::{Announcer, Status},
     lock::{Kind, LockRecord, Locks, Observed, OpError},
-    old_lock::{Look, OldLock},
     settings::Settings,
 };
 use crate::volume::{Clock, Moment, Permit};
@@ -45,7 +45,7 @@ struct Hold {
     /// Until when we may work without another renewal.
     until: Moment,
     /// From when on we may work.
-    ripe: Moment,
+    usable_from: Moment,
 }
 
 /// What competes for the lock.
@@ -69,7 +69,7 @@ pub(super) struct Candidate {
     hold: Option<Hold>,
     lease: View,
     endpoints: View,
-    pub(super) old: OldLock,
+    pub(super) old: EndpointsLock,
     /// How long a former leader needs to notice that it leads no longer.
     pub(super) hold_off: Duration,
     pub(super) random: StdRng,
@@ -110,7 +110,7 @@ impl Candidate {
             hold: None,
             lease: View::default(),
             endpoints: View::default(),
-            old: OldLock::new(now),
+            old: EndpointsLock::new(now),
             hold_off: settings.duration,
             random: StdRng::from_rng(&mut rand::rng()),
             settings,
@@ -121,7 +121,7 @@ impl Candidate {
     pub(super) async fn run(mut self, stop: CancellationToken) {
         let _ = stop.run_until_cancelled(self.acquire_and_renew()).await;
         self.announcer.end();
-        if timeout(self.settings.renew_deadline, self.give_up()).await.is_err() {
+        if timeout(self.settings.renew_deadline, self.release_lock()).await.is_err() {
             warn!(lock = %self.lock(), "could not release the lock in time; it stays held until it expires");
         }
     }
@@ -139,7 +139,7 @@ impl Candidate {
             let look = OptionFuture::from((self.hold.is_some() && self.looks()).then(|| self.look(limit)));
             let (round, mut look) = tokio::join!(timeout(limit, self.round()), look);
             // What ended while we waited has ended, whatever the answer is.
-            self.lapse();
+            self.expire();
             let held = match round.unwrap_or_else(|_| Err(late())) {
                 Ok(Round::Held(start)) => {
                     self.held(start);
@@ -159,7 +159,7 @@ impl Candidate {
                     false
                 }
             };
-            let looked = look.is_none_or(|look| self.heed(look));
+            let looked = look.is_none_or(|look| self.apply_endpoints(look));
             self.work(held);
             let mut pause = self.settings.retry_period.mul_f64(self.random.random_range(1.0..1.2));
             if self.announcer.term.is_some() && !(held && looked) {
@@ -167,7 +167,7 @@ impl Candidate {
                 pause /= 4;
             }
             sleep(self.turn().map_or(pause, |turn| pause.min(turn.since(self.clock.now())))).await;
-            self.lapse();
+            self.expire();
         }
     }
 
@@ -248,12 +248,12 @@ impl Candidate {
         let until = start + self.settings.renew_deadline;
         let uid = self.own.as_ref().and_then(Observed::uid).map(str::to_owned);
         let leading = self.announcer.term.is_some();
-        let ripe = match &self.hold {
-            Some(hold) if hold.uid == uid => hold.ripe,
+        let usable_from = match &self.hold {
+            Some(hold) if hold.uid == uid => hold.usable_from,
             // No other process can have worked since our last renewal: see the head of this file.
             Some(hold) if self.kind == Kind::Lease && leading => {
                 info!(lock = %self.lock(), "the lock was deleted and created again in time");
-                hold.ripe
+                hold.usable_from
             }
             Some(_) | None => {
                 self.lose("it was deleted");
@@ -263,7 +263,7 @@ impl Candidate {
                 }
             }
         };
-        self.hold = Some(Hold { uid, until, ripe });
+        self.hold = Some(Hold { uid, until, usable_from });
     }
 
     /// Whether to look at the Endpoints.
@@ -283,7 +283,7 @@ impl Candidate {
     }
 
     /// Learns from a look at the Endpoints whether they are held; `false` where that was not to be learned.
-    fn heed(&mut self, look: Look) -> bool {
+    fn apply_endpoints(&mut self, look: Look) -> bool {
         let now = self.clock.now();
         let clear = look.asked + self.settings.renew_deadline;
         let mut version = None;
@@ -331,11 +331,11 @@ impl Candidate {
             Some(_) if !superseded => {
                 // Written with the next renewal.
                 self.old.superseded = version;
-                self.endpoints.bury();
+                self.endpoints.clear_holder();
                 self.old.clear_until(clear);
             }
             Some(_) | None => {
-                self.endpoints.bury();
+                self.endpoints.clear_holder();
                 self.old.clear_until(clear);
             }
         }
@@ -355,13 +355,15 @@ impl Candidate {
     fn turn(&self) -> Option<Moment> {
         match (&self.announcer.term, &self.hold) {
             (Some(_), _) => self.right(),
-            (None, Some(hold)) if self.clock.now() < hold.ripe => Some(hold.ripe.min(hold.until)),
+            (None, Some(hold)) if self.clock.now() < hold.usable_from => {
+                Some(hold.usable_from.min(hold.until))
+            }
             (None, hold) => hold.as_ref().map(|hold| hold.until),
         }
     }
 
     /// Ends what has run out.
-    fn lapse(&mut self) {
+    fn expire(&mut self) {
         let now = self.clock.now();
         if self.hold.as_ref().is_some_and(|hold| hold.until <= now) {
             (self.hold, self.own) = (None, None);
@@ -376,8 +378,8 @@ impl Candidate {
     fn work(&mut self, held: bool) {
         let (Some(hold), Some(right)) = (&self.hold, self.right()) else { return };
         let now = self.clock.now();
-        let why = if now < hold.ripe {
-            let left = hold.ripe.since(now).as_secs() + 1;
+        let why = if now < hold.usable_from {
+            let left = hold.usable_from.since(now).as_secs() + 1;
             Some(format!("waiting {left} s, until a previous leader has certainly stopped"))
         } else {
             self.old.blocked.clone().filter(|_| self.kind == Kind::Lease)
@@ -428,7 +430,7 @@ impl Candidate {
     }
 
     /// Lets go of the lock, if it is ours and no other process may still be working.
-    async fn give_up(&mut self) {
+    async fn release_lock(&mut self) {
         for _ in 0..3 {
             let observed = match self.own.take() {
                 Some(own) => Ok(Some(own)),

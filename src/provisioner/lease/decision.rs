@@ -47,7 +47,7 @@ impl View {
     }
 
     /// Its holder is known to be gone, until the lock changes.
-    pub(super) fn bury(&mut self) {
+    pub(super) fn clear_holder(&mut self) {
         if let Some(seen) = &mut self.seen {
             seen.record = LockRecord::default();
         }

@@ -17,7 +17,7 @@ fn volume() -> Volume {
 }
 
 fn recording(disposal: Disposal) -> Recording {
-    Recording { disposal, retention: None, guarded: true }
+    Recording { disposal, retention: None, has_finalizer: true }
 }
 
 fn place() -> Location {
@@ -36,7 +36,7 @@ fn a_volume_is_described_in_full() {
 
     let plain = fixtures::claim(json!({"spec": {"volumeMode": null}}));
     let class = fixtures::class(json!({}));
-    let bare = Recording { guarded: false, ..recording(Disposal::Delete) };
+    let bare = Recording { has_finalizer: false, ..recording(Disposal::Delete) };
     let bare = build(&volume(), &place(), &plain, &class, bare).unwrap();
     insta::assert_json_snapshot!("bare", bare);
 }
@@ -201,9 +201,9 @@ fn an_annotation_that_was_tampered_with_is_named() {
             serde_json::from_value(json!({"metadata": {"annotations": {key: value}}})).unwrap();
         let error = Recorded::read(&object).unwrap_err().to_string();
         assert!(error.contains(key), "{error}");
-        let legible = Recorded::legible(&object);
+        let lenient = Recorded::lenient(&object);
         assert_eq!(
-            (legible.id, legible.disposal, legible.origin, legible.retention),
+            (lenient.id, lenient.disposal, lenient.origin, lenient.retention),
             (None, None, None, None)
         );
     }

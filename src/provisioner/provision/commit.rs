@@ -7,7 +7,7 @@ use futures::StreamExt as _;
 use super::progress::{Attempt, Progress};
 use crate::{
     backend::Kind,
-    provisioner::{context::Shared, queue::Outcome},
+    provisioner::{context::Context, queue::Outcome},
     volume::Permit,
 };
 
@@ -18,19 +18,19 @@ const COMMITS_AT_ONCE: usize = 8;
 ///
 /// It is work of its own, so that the next claim need not wait for it: until it is done, a crash costs the next leader's
 /// sweep the same work, and nothing else.
-pub(in crate::provisioner) async fn commit(shared: &Shared, uid: &str, permit: &Permit) -> Outcome {
-    let Some(Attempt { order, progress: Progress::Stored(volume, object), .. }) = shared.attempt(uid) else {
+pub(in crate::provisioner) async fn commit(ctx: &Context, uid: &str, permit: &Permit) -> Outcome {
+    let Some(Attempt { order, progress: Progress::Stored(volume, object), .. }) = ctx.attempt(uid) else {
         return Outcome::Done;
     };
     match order.backend.commit(&volume.id, &object, permit).await {
         Ok(()) => {
-            shared.end_attempt(uid);
+            ctx.end_attempt(uid);
             Outcome::Done
         }
         // The volume was used and removed in between.
         Err(error) if error.kind() == Kind::NotFound => {
             tracing::info!(volume = %volume.id, error = error.chain(), "the volume to commit is gone");
-            shared.end_attempt(uid);
+            ctx.end_attempt(uid);
             Outcome::Done
         }
         Err(error) => {
@@ -41,11 +41,11 @@ pub(in crate::provisioner) async fn commit(shared: &Shared, uid: &str, permit: &
 }
 
 /// Tells the backends of every stored PV that they do not know yet, when nothing else is begun any more.
-pub(in crate::provisioner) async fn commit_all(shared: &Shared, permit: &Permit) {
-    let uids: Vec<Arc<str>> = shared.attempts().keys().cloned().collect();
+pub(in crate::provisioner) async fn commit_all(ctx: &Context, permit: &Permit) {
+    let uids: Vec<Arc<str>> = ctx.attempts().keys().cloned().collect();
     futures::stream::iter(uids)
         .for_each_concurrent(Some(COMMITS_AT_ONCE), |uid| async move {
-            commit(shared, &uid, permit).await;
+            commit(ctx, &uid, permit).await;
         })
         .await;
 }

@@ -25,7 +25,7 @@ pub(in crate::provisioner) enum Plan {
     /// Nothing before something changes; the text is for logs.
     Wait(&'static str),
     /// Nothing, since another controller will; the text tells the user.
-    StepAside(String),
+    LeaveToPopulator(String),
     /// There can be no volume before something changes.
     Reject(Rejection),
     Provision(Box<Order>),
@@ -195,7 +195,7 @@ fn from_source(source: &DataSource) -> Plan {
             source.kind, source.name
         )
     } else {
-        return Plan::StepAside(format!(
+        return Plan::LeaveToPopulator(format!(
             "waiting for a volume populator to fill the claim from {} {:?}",
             source.kind, source.name
         ));

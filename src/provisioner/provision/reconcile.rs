@@ -14,7 +14,7 @@ use crate::{
     provisioner::{
         cache::{Claim, LocationKey},
         cluster::{Cause, Failure},
-        context::Shared,
+        context::Context,
         events::Type,
         key::Key,
         limits::{NOTE_BYTES, shortened},
@@ -41,27 +41,27 @@ enum Step {
 
 /// Works on the claim with this UID; `tries` counts from 1. `parsed` is what the claim and its class said a moment ago.
 pub(in crate::provisioner) async fn reconcile(
-    shared: &Shared,
+    ctx: &Context,
     uid: &Arc<str>,
     tries: u32,
     parsed: Option<&Order>,
     permit: &Permit,
 ) -> Outcome {
-    let step = match next_step(shared, uid, tries, parsed) {
+    let step = match next_step(ctx, uid, tries, parsed) {
         Ok(step) => step,
         Err(outcome) => return outcome,
     };
     match step {
         Step::Nothing => Outcome::Done,
-        Step::Settle(attempt) => settle(shared, attempt, permit).await,
+        Step::Settle(attempt) => settle(ctx, attempt, permit).await,
         Step::Make(order) => {
-            remarks::tell(shared, &order).await;
-            make(shared, &order, permit).await
+            remarks::tell(ctx, &order).await;
+            make(ctx, &order, permit).await
         }
-        Step::AskForClass(claim, why) => ask_for_class(shared, &claim, &why).await,
-        Step::Reload(namespace, name) => match shared.cluster.claim(&namespace, &name).await {
+        Step::AskForClass(claim, why) => ask_for_class(ctx, &claim, &why).await,
+        Step::Reload(namespace, name) => match ctx.cluster.claim(&namespace, &name).await {
             Ok(Some(live)) if live.metadata.uid.as_deref() == Some(uid) => {
-                shared.cache().see_claim(&live);
+                ctx.cache().upsert_claim(&live);
                 Outcome::Done
             }
             Ok(Some(_) | None) => Outcome::Done,
@@ -70,12 +70,12 @@ pub(in crate::provisioner) async fn reconcile(
     }
 }
 
-fn next_step(shared: &Shared, uid: &Arc<str>, tries: u32, parsed: Option<&Order>) -> Result<Step, Outcome> {
-    let attempt = shared.attempt(uid);
+fn next_step(ctx: &Context, uid: &Arc<str>, tries: u32, parsed: Option<&Order>) -> Result<Step, Outcome> {
+    let attempt = ctx.attempt(uid);
     if let Some(Attempt { progress: Progress::Stored(..), .. }) = &attempt {
         return Ok(Step::Nothing);
     }
-    let mut cache = shared.cache();
+    let mut cache = ctx.cache();
     cache.wakeups.forget(&Key::Claim(Arc::clone(uid)));
     let Some(claim) = cache.claim(uid).cloned() else {
         return Ok(match (attempt, cache.claim_without_volume(uid)) {
@@ -84,7 +84,7 @@ fn next_step(shared: &Shared, uid: &Arc<str>, tries: u32, parsed: Option<&Order>
             (None, None) => Step::Nothing,
         });
     };
-    let planned = plan(&claim, &cache, &shared.backends, parsed);
+    let planned = plan(&claim, &cache, &ctx.backends, parsed);
     // While it is unknown whether there is a volume, a plan that says no does not end the attempt.
     match planned {
         Plan::Ignore => {
@@ -102,9 +102,9 @@ fn next_step(shared: &Shared, uid: &Arc<str>, tries: u32, parsed: Option<&Order>
             tracing::debug!(claim = %claim, why, "waiting");
             Err(Outcome::Done)
         }
-        Plan::StepAside(note) => {
+        Plan::LeaveToPopulator(note) => {
             drop(cache);
-            shared.tell_claim(&claim, Type::Normal, "Provisioning", note);
+            ctx.claim_event(&claim, Type::Normal, "Provisioning", note);
             Err(Outcome::Done)
         }
         Plan::Reject(Rejection { why, again }) => {
@@ -119,7 +119,7 @@ fn next_step(shared: &Shared, uid: &Arc<str>, tries: u32, parsed: Option<&Order>
                 }
             };
             drop(cache);
-            fail(shared, &claim, "rejected", &why);
+            fail(ctx, &claim, "rejected", &why);
             Err(outcome)
         }
         Plan::Provision(order) => {
@@ -129,10 +129,10 @@ fn next_step(shared: &Shared, uid: &Arc<str>, tries: u32, parsed: Option<&Order>
             // The first try tells only how it ended.
             if tries == 2 {
                 let note = format!("provisioning a volume for claim \"{claim}\"");
-                shared.tell_claim(&claim, Type::Normal, "Provisioning", note);
+                ctx.claim_event(&claim, Type::Normal, "Provisioning", note);
             }
             let progress = attempt.map_or(Progress::Begun, |attempt| attempt.progress);
-            shared.set_attempt(uid, Attempt { order: Arc::clone(&order), began: Instant::now(), progress });
+            ctx.set_attempt(uid, Attempt { order: Arc::clone(&order), began: Instant::now(), progress });
             Ok(Step::Make(order))
         }
     }
@@ -145,8 +145,8 @@ fn left_alone(attempt: Option<Attempt>) -> Step {
 
 /// Asks whether the class of a claim really does not exist. One that was applied together with its claim may be told later
 /// than the claim: then there is nothing to tell, and the news about the class bring the claim back.
-async fn ask_for_class(shared: &Shared, claim: &Claim, why: &str) -> Outcome {
-    match shared.cluster.class(&claim.class).await {
+async fn ask_for_class(ctx: &Context, claim: &Claim, why: &str) -> Outcome {
+    match ctx.cluster.class(&claim.class).await {
         Ok(Some(_)) => {
             tracing::debug!(claim = %claim, class = claim.class, "the class exists; its watch event arrives soon");
             return Outcome::Retry;
@@ -161,62 +161,62 @@ async fn ask_for_class(shared: &Shared, claim: &Claim, why: &str) -> Outcome {
             }
         },
     }
-    fail(shared, claim, "rejected", why);
+    fail(ctx, claim, "rejected", why);
     Outcome::Retry
 }
 
 /// Makes the volume and stores its PV.
-async fn make(shared: &Shared, order: &Arc<Order>, permit: &Permit) -> Outcome {
+async fn make(ctx: &Context, order: &Arc<Order>, permit: &Permit) -> Outcome {
     let claim = &order.claim;
     let volume = match order.backend.create(&order.request, permit).await {
         Ok(volume) => Arc::new(volume),
-        Err(error) => return not_made(shared, order, &error),
+        Err(error) => return not_made(ctx, order, &error),
     };
     // A PV that may be stored already decides, whatever became of the claim.
-    if !shared.posted(&claim.uid) {
-        shared.progress(&claim.uid, |progress| *progress = Progress::Made(Arc::clone(&volume)));
-        if shared.cache().claim(&claim.uid).is_none() {
-            let Some(attempt) = shared.attempt(&claim.uid) else { return Outcome::Done };
-            return settle(shared, attempt, permit).await;
+    if !ctx.posted(&claim.uid) {
+        ctx.progress(&claim.uid, |progress| *progress = Progress::Made(Arc::clone(&volume)));
+        if ctx.cache().claim(&claim.uid).is_none() {
+            let Some(attempt) = ctx.attempt(&claim.uid) else { return Outcome::Done };
+            return settle(ctx, attempt, permit).await;
         }
     }
-    store(shared, order, &volume, permit).await
+    store(ctx, order, &volume, permit).await
 }
 
-fn not_made(shared: &Shared, order: &Order, error: &Error) -> Outcome {
+fn not_made(ctx: &Context, order: &Order, error: &Error) -> Outcome {
     let claim = &order.claim;
     // Another operation is running: that is no failure, and needs no Event.
     if error.kind() == Kind::Busy {
         tracing::debug!(claim = %claim, error = error.chain(), "another operation on the volume is running");
         return Kind::Busy.into();
     }
-    fail(shared, claim, &error.kind().to_string(), &error.chain());
-    shared.await_secret(error, Key::Claim(Arc::clone(&claim.uid)));
+    fail(ctx, claim, &error.kind().to_string(), &error.chain());
+    ctx.await_secret(error, Key::Claim(Arc::clone(&claim.uid)));
     if error.kind() == Kind::Refused {
-        shared.metrics.refused("provision");
+        ctx.metrics.refused("provision");
     }
     if !error.kind().may_still_happen() {
         // Nothing was made and nothing will be. What an earlier try made is still known.
-        shared.end_attempt_if(&claim.uid, |progress| matches!(progress, Progress::Begun));
+        ctx.end_attempt_if(&claim.uid, |progress| matches!(progress, Progress::Begun));
     }
     error.kind().into()
 }
 
 /// Stores the PV, once; then tells the backend.
-async fn store(shared: &Shared, order: &Arc<Order>, volume: &Arc<Volume>, permit: &Permit) -> Outcome {
+async fn store(ctx: &Context, order: &Arc<Order>, volume: &Arc<Volume>, permit: &Permit) -> Outcome {
     let claim = &order.claim;
-    let object = match describe(shared, order, volume) {
+    let object = match describe(ctx, order, volume) {
         Ok(object) => object,
         Err(error) => {
-            fail(shared, claim, &error.kind().to_string(), &error.chain());
+            fail(ctx, claim, &error.kind().to_string(), &error.chain());
             // What is too small does not grow by itself: the next try starts again.
-            if error.kind() == Kind::Exhausted && !shared.posted(&claim.uid) {
-                roll_back(shared, order, volume, permit).await;
+            if error.kind() == Kind::Exhausted && !ctx.posted(&claim.uid) {
+                roll_back(ctx, order, volume, permit).await;
             }
             return error.kind().into();
         }
     };
-    let turn = shared.storing.acquire().await;
+    let turn = ctx.storing.acquire().await;
     if let Err(expired) = permit.check() {
         tracing::warn!(
             claim = %claim,
@@ -225,44 +225,44 @@ async fn store(shared: &Shared, order: &Arc<Order>, volume: &Arc<Volume>, permit
         );
         return Outcome::Retry;
     }
-    shared.progress(&claim.uid, |progress| *progress = Progress::Posted(Arc::clone(volume)));
+    ctx.progress(&claim.uid, |progress| *progress = Progress::Posted(Arc::clone(volume)));
     let name = volume.id.name();
-    let stored = shared.cluster.create_volume(&object).await;
+    let stored = ctx.cluster.create_volume(&object).await;
     drop(turn);
     let stored = match stored {
         Ok(stored) => stored,
         Err(failure) => match failure.cause {
-            Cause::Exists => match whose(shared, order, name).await {
+            Cause::Exists => match whose(ctx, order, name).await {
                 Ok(Some(stored)) if uses(&stored, order, volume) => stored,
                 // Another provisioner was faster, at another place; or we were, under parameters that the class had then.
-                Ok(Some(_)) => return roll_back(shared, order, volume, permit).await,
+                Ok(Some(_)) => return roll_back(ctx, order, volume, permit).await,
                 Ok(None) => return Outcome::Retry,
                 Err(outcome) => return outcome,
             },
-            Cause::Unknown => return not_stored(shared, order, &failure),
+            Cause::Unknown => return not_stored(ctx, order, &failure),
             Cause::Throttled
             | Cause::Conflict
             | Cause::NotFound
             | Cause::Forbidden
             | Cause::Unauthorized
             | Cause::Invalid => {
-                shared.progress(&claim.uid, |progress| *progress = Progress::Made(Arc::clone(volume)));
-                return not_stored(shared, order, &failure);
+                ctx.progress(&claim.uid, |progress| *progress = Progress::Made(Arc::clone(volume)));
+                return not_stored(ctx, order, &failure);
             }
         },
     };
-    let began = shared.attempt(&claim.uid).map_or_else(Instant::now, |attempt| attempt.began);
-    shared.progress(&claim.uid, |progress| {
+    let began = ctx.attempt(&claim.uid).map_or_else(Instant::now, |attempt| attempt.began);
+    ctx.progress(&claim.uid, |progress| {
         *progress = Progress::Stored(Arc::clone(volume), uid_of(&stored));
     });
-    shared.cache().see_volume(&stored);
-    shared.metrics.provisioned(&claim.class_field, claim.source_kind(), began.elapsed());
+    ctx.cache().upsert_volume(&stored);
+    ctx.metrics.provisioned(&claim.class_field, claim.source_kind(), began.elapsed());
     let (at, class) = (whereabouts(order, volume), &order.class.name);
     tracing::info!(claim = %claim, volume = %name, at, class, "provisioned a volume");
     // Tools look for the beginning, which is that of the Go library.
     let note = format!("Successfully provisioned volume {name} at {at} of class {class:?}");
-    shared.tell_claim(claim, Type::Normal, "ProvisioningSucceeded", note);
-    commit_later(shared, &claim.uid)
+    ctx.claim_event(claim, Type::Normal, "ProvisioningSucceeded", note);
+    commit_later(ctx, &claim.uid)
 }
 
 /// Which object it is.
@@ -280,13 +280,13 @@ fn whereabouts(order: &Order, volume: &Volume) -> String {
 }
 
 /// Leaves the rest to [`commit`](super::commit::commit).
-fn commit_later(shared: &Shared, uid: &Arc<str>) -> Outcome {
-    shared.cache().wakeups.wake(Key::Commit(Arc::clone(uid)));
+fn commit_later(ctx: &Context, uid: &Arc<str>) -> Outcome {
+    ctx.cache().wakeups.wake(Key::Commit(Arc::clone(uid)));
     Outcome::Done
 }
 
 fn describe(
-    shared: &Shared,
+    ctx: &Context,
     order: &Order,
     volume: &Volume,
 ) -> Result<k8s_openapi::api::core::v1::PersistentVolume, Error> {
@@ -294,8 +294,8 @@ fn describe(
     let place: Location = order.backend.locate(&volume.source).ok_or_else(|| {
         Error::new(Kind::Internal, format!("volume {} was created outside every configured store", volume.id))
     })?;
-    let guarding = {
-        let mut cache = shared.cache();
+    let uses_finalizers = {
+        let mut cache = ctx.cache();
         let location = LocationKey::new(order.backend.capabilities().name, &place);
         if location != order.location {
             let share = order.may_share();
@@ -307,16 +307,17 @@ fn describe(
             }
             cache.reserve(&order.claim, location);
         }
-        cache.guarding()
+        cache.uses_finalizers()
     };
-    let options = Recording { disposal: order.disposal, retention: order.retention, guarded: guarding };
+    let options =
+        Recording { disposal: order.disposal, retention: order.retention, has_finalizer: uses_finalizers };
     persistent_volume::build(volume, &place, &order.claim, &order.class, options)
 }
 
 /// Whose PV has the name that we wanted: ours is a success.
-async fn whose(shared: &Shared, order: &Order, name: &VolumeName) -> Result<Option<VolumeObject>, Outcome> {
+async fn whose(ctx: &Context, order: &Order, name: &VolumeName) -> Result<Option<VolumeObject>, Outcome> {
     let claim = &order.claim;
-    match shared.cluster.volume(name.as_str()).await {
+    match ctx.cluster.volume(name.as_str()).await {
         Ok(Some(live)) if is_for(&live, claim) => Ok(Some(live)),
         Ok(Some(live)) => {
             let whose = live.spec.claim_ref.map_or_else(
@@ -326,43 +327,43 @@ async fn whose(shared: &Shared, order: &Order, name: &VolumeName) -> Result<Opti
             let why = format!(
                 "PersistentVolume {name} exists already and belongs {whose}; delete it if it is not needed"
             );
-            fail(shared, claim, "conflict", &why);
+            fail(ctx, claim, "conflict", &why);
             let id: Arc<str> = name.as_str().into();
-            shared.cache().wakeups.wait(&id, Key::Claim(Arc::clone(&claim.uid)));
+            ctx.cache().wakeups.wait(&id, Key::Claim(Arc::clone(&claim.uid)));
             Err(Outcome::Slow)
         }
         Ok(None) => Ok(None),
-        Err(failure) => Err(not_stored(shared, order, &failure)),
+        Err(failure) => Err(not_stored(ctx, order, &failure)),
     }
 }
 
-fn not_stored(shared: &Shared, order: &Order, failure: &Failure) -> Outcome {
+fn not_stored(ctx: &Context, order: &Order, failure: &Failure) -> Outcome {
     if failure.is_forbidden() {
-        shared.rights.refused(Right::CreateVolumes);
+        ctx.rights.refused(Right::CreateVolumes);
     }
     let why = format!("the volume was created, but its PersistentVolume is not stored yet: {failure}");
-    fail(shared, &order.claim, "not stored", &why);
+    fail(ctx, &order.claim, "not stored", &why);
     failure.outcome()
 }
 
 /// The claim is gone, or has what it wants: what was begun for it becomes a stored volume or is taken back.
-async fn settle(shared: &Shared, attempt: Attempt, permit: &Permit) -> Outcome {
+async fn settle(ctx: &Context, attempt: Attempt, permit: &Permit) -> Outcome {
     let order = &attempt.order;
     let claim = &order.claim;
     let volume = match &attempt.progress {
-        Progress::Stored(..) => return commit_later(shared, &claim.uid),
+        Progress::Stored(..) => return commit_later(ctx, &claim.uid),
         // Only trying again tells whether the server stored it. If it did, or does so now, the PV of a claim that is gone
         // is released and removed like any other.
-        Progress::Posted(volume) => return store(shared, order, volume, permit).await,
+        Progress::Posted(volume) => return store(ctx, order, volume, permit).await,
         Progress::Made(volume) => Arc::clone(volume),
         Progress::Begun => match order.backend.create(&order.request, permit).await {
             Ok(volume) => {
                 let volume = Arc::new(volume);
-                shared.progress(&claim.uid, |progress| *progress = Progress::Made(Arc::clone(&volume)));
+                ctx.progress(&claim.uid, |progress| *progress = Progress::Made(Arc::clone(&volume)));
                 volume
             }
             // Without claim and class only the sweep is left to take back what may have been made, once something names the store again.
-            Err(error) if error.kind().may_still_happen() && has_class(shared, order) => {
+            Err(error) if error.kind().may_still_happen() && has_class(ctx, order) => {
                 return error.kind().into();
             }
             Err(error) if error.kind().may_still_happen() => {
@@ -371,18 +372,18 @@ async fn settle(shared: &Shared, attempt: Attempt, permit: &Permit) -> Outcome {
                     error = error.chain(),
                     "the claim and its class are gone; if a volume was created, the sweep removes it"
                 );
-                shared.end_attempt(&claim.uid);
+                ctx.end_attempt(&claim.uid);
                 return Outcome::Done;
             }
             Err(error) => {
                 tracing::info!(claim = %claim, error = error.chain(), "nothing was created for a claim that is gone");
-                shared.end_attempt(&claim.uid);
+                ctx.end_attempt(&claim.uid);
                 return Outcome::Done;
             }
         },
     };
-    let live = shared.cluster.claim(&claim.namespace, &claim.name).await;
-    let stored = shared.cluster.volume(volume.id.name().as_str()).await;
+    let live = ctx.cluster.claim(&claim.namespace, &claim.name).await;
+    let stored = ctx.cluster.volume(volume.id.name().as_str()).await;
     let (live, stored) = match (live, stored) {
         (Ok(live), Ok(stored)) => (live, stored),
         (Err(failure), _) | (_, Err(failure)) => {
@@ -393,24 +394,24 @@ async fn settle(shared: &Shared, attempt: Attempt, permit: &Permit) -> Outcome {
     // A PV for this claim by another provisioner, with another directory, is what the claim will be bound to.
     let served = stored.as_ref().is_some_and(|stored| is_for(stored, claim));
     if let Some(stored) = stored.filter(|stored| uses(stored, order, &volume)) {
-        shared.progress(&claim.uid, |progress| {
+        ctx.progress(&claim.uid, |progress| {
             *progress = Progress::Stored(Arc::clone(&volume), uid_of(&stored));
         });
-        return commit_later(shared, &claim.uid);
+        return commit_later(ctx, &claim.uid);
     }
     let wanted = live.is_some_and(|live| {
         live.metadata.uid.as_deref() == Some(&*claim.uid)
             && live.spec.volume_name.as_deref().unwrap_or_default().is_empty()
     });
     if wanted && !served {
-        return store(shared, order, &volume, permit).await;
+        return store(ctx, order, &volume, permit).await;
     }
-    roll_back(shared, order, &volume, permit).await
+    roll_back(ctx, order, &volume, permit).await
 }
 
 /// Whether the class of the attempt is there; one that was made again under its name may name another store.
-fn has_class(shared: &Shared, order: &Order) -> bool {
-    shared.cache().class(&order.claim.class).is_some_and(|class| class.uid == order.class.uid)
+fn has_class(ctx: &Context, order: &Order) -> bool {
+    ctx.cache().class(&order.claim.class).is_some_and(|class| class.uid == order.class.uid)
 }
 
 /// Whether a stored PV is that of this volume and its claim. Details of its source may differ: the class may have been made again
@@ -429,7 +430,7 @@ fn is_for(stored: &VolumeObject, claim: &Claim) -> bool {
 }
 
 /// Rolls back a volume that no claim uses.
-async fn roll_back(shared: &Shared, order: &Order, volume: &Volume, permit: &Permit) -> Outcome {
+async fn roll_back(ctx: &Context, order: &Order, volume: &Volume, permit: &Permit) -> Outcome {
     let claim = &order.claim;
     let uncommitted = Uncommitted {
         id: volume.id.clone(),
@@ -441,8 +442,8 @@ async fn roll_back(shared: &Shared, order: &Order, volume: &Volume, permit: &Per
     match order.backend.rollback(&uncommitted, permit).await {
         Ok(()) => {
             tracing::info!(claim = %claim, volume = %volume.id, "removed an unused volume");
-            shared.metrics.swept(volume.id.store());
-            shared.end_attempt(&claim.uid);
+            ctx.metrics.swept(volume.id.store());
+            ctx.end_attempt(&claim.uid);
             Outcome::Done
         }
         Err(error) if error.kind() == Kind::Busy => Kind::Busy.into(),
@@ -450,15 +451,15 @@ async fn roll_back(shared: &Shared, order: &Order, volume: &Volume, permit: &Per
             tracing::warn!(claim = %claim, error = error.chain(), "cannot remove an unused volume");
             let note =
                 format!("could not remove the volume that was created for this claim: {}", error.chain());
-            shared.tell_claim(claim, Type::Warning, "ProvisioningCleanupFailed", note);
+            ctx.claim_event(claim, Type::Warning, "ProvisioningCleanupFailed", note);
             if error.kind() == Kind::Refused {
                 // It holds data. The sweep reports it; a person decides.
-                shared.metrics.refused("provision");
-                shared.end_attempt(&claim.uid);
+                ctx.metrics.refused("provision");
+                ctx.end_attempt(&claim.uid);
                 return Outcome::Done;
             }
-            if shared.cache().claim(&claim.uid).is_none() && !has_class(shared, order) {
-                shared.end_attempt(&claim.uid);
+            if ctx.cache().claim(&claim.uid).is_none() && !has_class(ctx, order) {
+                ctx.end_attempt(&claim.uid);
                 return Outcome::Done;
             }
             error.kind().into()
@@ -467,9 +468,9 @@ async fn roll_back(shared: &Shared, order: &Order, volume: &Volume, permit: &Per
 }
 
 /// Tells the user and the metrics that an attempt failed.
-fn fail(shared: &Shared, claim: &Claim, kind: &str, why: &str) {
+fn fail(ctx: &Context, claim: &Claim, kind: &str, why: &str) {
     let why = &*shortened(why, NOTE_BYTES);
     tracing::warn!(claim = %claim, kind, why, "cannot provision a volume");
-    shared.tell_claim(claim, Type::Warning, "ProvisioningFailed", why.to_owned());
-    shared.metrics.provision_failed(&claim.class_field, claim.source_kind());
+    ctx.claim_event(claim, Type::Warning, "ProvisioningFailed", why.to_owned());
+    ctx.metrics.provision_failed(&claim.class_field, claim.source_kind());
 }

@@ -6,7 +6,7 @@
 use super::plan::Order;
 use crate::{
     backend::Finding,
-    provisioner::{context::Shared, events::Type},
+    provisioner::{context::Context, events::Type},
 };
 
 /// Something to tell about a class: the reason of the Event, and a sentence.
@@ -40,14 +40,14 @@ fn depends_on_version(order: &Order) -> bool {
 }
 
 /// Tells what there is to tell about the class of this order, if this edition of it was not used before.
-pub(super) async fn tell(shared: &Shared, order: &Order) {
-    if order.unknown.is_none() && order.findings.is_empty() || !shared.first_use(&order.class) {
+pub(super) async fn tell(ctx: &Context, order: &Order) {
+    if order.unknown.is_none() && order.findings.is_empty() || !ctx.first_use(&order.class) {
         return;
     }
-    let minor = if depends_on_version(order) { shared.cluster.minor_version().await } else { None };
+    let minor = if depends_on_version(order) { ctx.cluster.minor_version().await } else { None };
     for (reason, note) in remarks(order, minor) {
         tracing::warn!(class = order.class.name, reason, note, "a storage class looks wrong");
-        shared.tell_claim(&order.claim, Type::Warning, reason, note);
+        ctx.claim_event(&order.claim, Type::Warning, reason, note);
     }
 }
 
@@ -70,7 +70,7 @@ mod tests {
     fn reasons(parameters: &Value, minor: Option<u32>) -> Vec<&'static str> {
         let backends = Backends::default().with(NAME, Arc::new(Memory::new()));
         let mut cache = Cache::new(backends.clone(), true);
-        cache.see_class(fixtures::class(json!({"parameters": parameters})));
+        cache.upsert_class(fixtures::class(json!({"parameters": parameters})));
         let Plan::Provision(order) = plan(&fixtures::claim(json!({})), &cache, &backends, None) else {
             panic!("{parameters} is not provisioned")
         };

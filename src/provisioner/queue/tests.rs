@@ -92,11 +92,11 @@ async fn how_long_each_outcome_waits() {
 
 #[test]
 fn waits_that_began_together_are_spread() {
-    let pace = Backoff::default();
+    let backoff = Backoff::default();
     for failures in [0, 3, 20, 40] {
-        let (shortest, longest) = (pace.after(failures, 0.0), pace.after(failures, 1.0));
+        let (shortest, longest) = (backoff.after(failures, 0.0), backoff.after(failures, 1.0));
         assert!(longest >= shortest.mul_f64(1.4), "{failures} failures: {shortest:?} to {longest:?}");
-        assert!(shortest >= pace.min && longest <= pace.max);
+        assert!(shortest >= backoff.min && longest <= backoff.max);
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::provisioner::{
     class::Class,
-    context::Shared,
+    context::Context,
     names,
     objects::{VolumeObject, annotation, class_name},
     queue::Outcome,
@@ -15,23 +15,23 @@ pub(super) fn name_of(volume: &VolumeObject) -> &str {
 
 /// The class that the volume names, where it matters: for what becomes of the data and, with volumes of older
 /// provisioners, for how they are reached. That a class is gone is not believed without asking.
-pub(super) async fn if_needed(shared: &Shared, live: &VolumeObject) -> Result<Option<Class>, Outcome> {
+pub(super) async fn if_needed(ctx: &Context, live: &VolumeObject) -> Result<Option<Class>, Outcome> {
     let name = name_of(live);
     let recorded = |key| annotation(&live.metadata, key).is_some();
     if recorded(names::ON_DELETE) && recorded(names::VOLUME_ID) || name.is_empty() {
         return Ok(None);
     }
-    let known = shared.cache().class(name).map(|class| Class::clone(class));
+    let known = ctx.cache().class(name).map(|class| Class::clone(class));
     if known.is_some() {
         return Ok(known);
     }
-    shared.cluster.class(name).await.map_err(|failure| {
+    ctx.cluster.class(name).await.map_err(|failure| {
         tracing::warn!(class = name, error = %failure, "cannot read the class of a volume to remove");
         failure.outcome()
     })
 }
 
 /// The same, as far as it is known without asking.
-pub(super) fn if_known(shared: &Shared, live: &VolumeObject) -> Option<Class> {
-    shared.cache().class(name_of(live)).map(|class| Class::clone(class))
+pub(super) fn if_known(ctx: &Context, live: &VolumeObject) -> Option<Class> {
+    ctx.cache().class(name_of(live)).map(|class| Class::clone(class))
 }

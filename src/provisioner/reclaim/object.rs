@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::{
     provisioner::{
         cluster::{Cause, Failure},
-        context::Shared,
+        context::Context,
         names,
         objects::{VolumeObject, annotation},
         volume_state::VolumeState,
@@ -31,10 +31,10 @@ pub(super) enum Deletion {
 ///
 /// First the object is marked as deleted, then our finalizer is taken off. In between it can still be rescued, too.
 pub(super) async fn delete(
-    shared: &Shared,
+    ctx: &Context,
     live: &VolumeObject,
     state: VolumeState,
-    guarding: bool,
+    uses_finalizers: bool,
     permit: &Permit,
 ) -> Result<Deletion, Failure> {
     if permit.check().is_err() {
@@ -42,7 +42,7 @@ pub(super) async fn delete(
     }
     let held = if live.metadata.deletion_timestamp.is_none() {
         let version = live.metadata.resource_version.as_deref().unwrap_or_default();
-        match shared.cluster.delete_volume(live.name(), live.uid(), version).await {
+        match ctx.cluster.delete_volume(live.name(), live.uid(), version).await {
             // Finalizers may have been put on it after it was read; nothing adds one to what is being deleted.
             Ok(held) => held,
             Err(failure) if failure.cause == Cause::Conflict => return Ok(Deletion::Changed),
@@ -52,11 +52,11 @@ pub(super) async fn delete(
         live.metadata.finalizers.clone().unwrap_or_default()
     };
     let release = release(live, state, &held);
-    let Some(release) = release.filter(|_| guarding) else { return Ok(Deletion::Done) };
+    let Some(release) = release.filter(|_| uses_finalizers) else { return Ok(Deletion::Done) };
     if permit.check().is_err() {
         return Ok(Deletion::Stopped);
     }
-    match shared.cluster.test_and_patch_volume(live.name(), &release).await {
+    match ctx.cluster.test_and_patch_volume(live.name(), &release).await {
         Ok(()) => Ok(Deletion::Done),
         Err(failure) if matches!(failure.cause, Cause::Conflict | Cause::Invalid) => Ok(Deletion::Changed),
         Err(failure) => Err(failure),
@@ -92,7 +92,7 @@ fn release(live: &VolumeObject, state: VolumeState, held: &[String]) -> Option<V
 }
 
 /// Takes our finalizer off, and no other, unless the object was changed since it was read.
-pub(super) fn unguarding(live: &VolumeObject) -> Value {
+pub(super) fn remove_finalizer_patch(live: &VolumeObject) -> Value {
     json!({"metadata": {
         "uid": live.metadata.uid, "resourceVersion": live.metadata.resource_version,
         "$deleteFromPrimitiveList/finalizers": [names::FINALIZER],
@@ -100,7 +100,7 @@ pub(super) fn unguarding(live: &VolumeObject) -> Value {
 }
 
 /// Puts our finalizer on the object with this UID, beside the others.
-pub(super) fn guarding(live: &VolumeObject) -> Value {
+pub(super) fn add_finalizer_patch(live: &VolumeObject) -> Value {
     json!({"metadata": {"uid": live.metadata.uid, "finalizers": [names::FINALIZER]}})
 }
 

@@ -13,7 +13,7 @@ use super::{Plan, class, plan};
 use crate::{
     provisioner::{
         cache::{LocationKey, Sharer, Sharing},
-        context::Shared,
+        context::Context,
         key::Key,
         queue::Outcome,
     },
@@ -80,21 +80,21 @@ fn turn(name: &str, disposal: Disposal, others: &[(Sharer, Other)]) -> Turn {
 /// Asks those who share the place of the volume `name`, and says whose turn it is. That it yields is noted in the same moment:
 /// of two volumes that decide at once, only one yields to the other.
 pub(super) async fn take(
-    shared: &Shared,
+    ctx: &Context,
     name: &str,
     removal: &Removal,
     location: &LocationKey,
 ) -> Result<Turn, Outcome> {
     let disposal = removal.disposal.of(removal.origin);
     let mut asked: HashMap<Arc<str>, Option<Other>> = HashMap::new();
-    let mut others = shared.cache().sharers(location, name);
+    let mut others = ctx.cache().sharers(location, name);
     others.sort_by(|a, b| b.id.cmp(&a.id));
     for other in others {
         match other.sharing {
             Sharing::Uses => break,
             Sharing::Leaves => {}
             Sharing::Released => {
-                let said = ask(shared, &other.id).await?;
+                let said = ask(ctx, &other.id).await?;
                 let later = said.is_some_and(|said| goes_later(name, disposal, &other.id, said));
                 asked.insert(other.id, said);
                 if later {
@@ -103,7 +103,7 @@ pub(super) async fn take(
             }
         }
     }
-    let mut cache = shared.cache();
+    let mut cache = ctx.cache();
     let others: Vec<(Sharer, Other)> = cache
         .sharers(location, name)
         .into_iter()
@@ -117,7 +117,7 @@ pub(super) async fn take(
         })
         .collect();
     let turn = turn(name, disposal, &others);
-    cache.leaving(name, matches!(turn, Turn::Yield(_)));
+    cache.gives_up_data(name, matches!(turn, Turn::Yield(_)));
     if let Turn::Wait(other, _) = &turn {
         cache.wakeups.wait(&other.id, Key::Volume(name.into()));
     }
@@ -125,11 +125,11 @@ pub(super) async fn take(
 }
 
 /// What the released volume `name` would do; `None` where it is gone.
-async fn ask(shared: &Shared, name: &str) -> Result<Option<Other>, Outcome> {
-    let Some(live) = shared.live_volume(name, "at the same location").await? else { return Ok(None) };
-    let class = class::if_needed(shared, &live).await?;
-    let guarding = shared.cache().guarding();
-    Ok(Some(match plan(&live, class.as_ref(), &shared.backends, guarding) {
+async fn ask(ctx: &Context, name: &str) -> Result<Option<Other>, Outcome> {
+    let Some(live) = ctx.live_volume(name, "at the same location").await? else { return Ok(None) };
+    let class = class::if_needed(ctx, &live).await?;
+    let uses_finalizers = ctx.cache().uses_finalizers();
+    Ok(Some(match plan(&live, class.as_ref(), &ctx.backends, uses_finalizers) {
         Plan::Ignore => Other::Uses,
         Plan::Refuse(_) => Other::Stuck,
         Plan::Remove(order) => Other::Released(order.removal.disposal.of(order.removal.origin)),

@@ -372,7 +372,7 @@ fn another_volume_in_the_same_place_keeps_the_data_and_one_above_or_below_stops_
         }
     };
     let other = |relation| Occupant { relation, who: "PersistentVolume pvc-x".into(), id: "pvc-x".into() };
-    let kept = yielding(order(), "PersistentVolume pvc-x");
+    let kept = retain_for(order(), "PersistentVolume pvc-x");
     assert_eq!(kept.removal.disposal, Disposal::Retain);
     assert!(kept.remark.unwrap().contains("PersistentVolume pvc-x uses the same location"));
     assert_eq!(in_the_way(&other(Relation::Same)), None);
@@ -388,12 +388,12 @@ fn another_volume_in_the_same_place_keeps_the_data_and_one_above_or_below_stops_
 fn the_finalizer_patches_name_our_finalizer_alone_and_the_object_they_mean() {
     let volume = fixtures::volume_object(json!({}));
     assert_eq!(
-        object::guarding(&volume),
+        object::add_finalizer_patch(&volume),
         json!({"metadata": {"uid": "volume-1", "finalizers": [names::FINALIZER]}}),
         "finalizers merge, so that adding twice adds once and others stay"
     );
     assert_eq!(
-        object::unguarding(&volume),
+        object::remove_finalizer_patch(&volume),
         json!({"metadata": {
             "uid": "volume-1", "resourceVersion": "9",
             "$deleteFromPrimitiveList/finalizers": [names::FINALIZER],

@@ -6,11 +6,10 @@
 use std::time::Instant;
 
 use super::{
-    Order, Plan, class, given_up, in_the_way, in_the_way_on,
+    Order, Plan, cancelled_removal, class, in_the_way, in_the_way_on,
     object::{self, Deletion},
-    plan,
+    plan, retain_for,
     sharing::{self, Other, Turn},
-    yielding,
 };
 use crate::{
     backend::{Error, Kind, Ports, Removed, Restored},
@@ -18,7 +17,7 @@ use crate::{
         cache::LocationKey,
         class::Class,
         cluster::{Cause, Failure},
-        context::Shared,
+        context::Context,
         events::Type,
         key::Key,
         objects::VolumeObject,
@@ -44,13 +43,13 @@ enum Round {
 
 /// Removes the volume `name`, if that is still to be done, or gives its removal up if it is to stay; `tries` counts from 1.
 pub(in crate::provisioner) async fn reconcile(
-    shared: &Shared,
+    ctx: &Context,
     name: &str,
     tries: u32,
     permit: &Permit,
 ) -> Outcome {
     for _ in 0..ROUNDS {
-        match round(shared, name, tries, permit).await {
+        match round(ctx, name, tries, permit).await {
             Ok(Round::Over(outcome)) | Err(outcome) => return outcome,
             Ok(Round::Again) => {
                 tracing::info!(volume = name, "the volume changed during its removal; looking at it again");
@@ -60,58 +59,58 @@ pub(in crate::provisioner) async fn reconcile(
     Outcome::Retry
 }
 
-async fn round(shared: &Shared, name: &str, tries: u32, permit: &Permit) -> Result<Round, Outcome> {
+async fn round(ctx: &Context, name: &str, tries: u32, permit: &Permit) -> Result<Round, Outcome> {
     let began = Instant::now();
-    let Some(live) = shared.live_volume(name, "to remove").await? else {
+    let Some(live) = ctx.live_volume(name, "to remove").await? else {
         return Ok(Round::Over(Outcome::Done));
     };
-    let guarding = shared.cache().guarding();
-    let class = match action(state_of(&live, &shared.backends), guarding) {
-        Action::Remove => class::if_needed(shared, &live).await?,
-        Action::None | Action::AddFinalizer | Action::RemoveFinalizer => class::if_known(shared, &live),
+    let uses_finalizers = ctx.cache().uses_finalizers();
+    let class = match action(state_of(&live, &ctx.backends), uses_finalizers) {
+        Action::Remove => class::if_needed(ctx, &live).await?,
+        Action::None | Action::AddFinalizer | Action::RemoveFinalizer => class::if_known(ctx, &live),
     };
-    match plan(&live, class.as_ref(), &shared.backends, guarding) {
-        Plan::Ignore => keep(shared, &live, class.as_ref(), permit).await,
+    match plan(&live, class.as_ref(), &ctx.backends, uses_finalizers) {
+        Plan::Ignore => keep(ctx, &live, class.as_ref(), permit).await,
         Plan::Refuse(why) => {
             // What the volume says now cannot be read, but it is not what was begun before.
-            if shared.cache().removing(name).is_some() {
-                restore(shared, &live, class.as_ref(), permit).await?;
+            if ctx.cache().removing(name).is_some() {
+                restore(ctx, &live, class.as_ref(), permit).await?;
             }
-            refuse(shared, &live, &why);
+            refuse(ctx, &live, &why);
             // An administrator has to change the volume, which is news.
             Ok(Round::Over(Outcome::Done))
         }
         Plan::Remove(order) => {
             let asked = order.removal.disposal;
             // Something else was asked for before, perhaps of another process where the data are to stay: it is undone.
-            let other = shared.cache().removing(name).is_some_and(|begun| begun != asked);
+            let other = ctx.cache().removing(name).is_some_and(|begun| begun != asked);
             if other || asked == Disposal::Retain {
-                restore(shared, &live, class.as_ref(), permit).await?;
+                restore(ctx, &live, class.as_ref(), permit).await?;
             }
-            let order = remove(shared, &live, order, tries, permit).await?;
-            finish(shared, &live, &order, began, permit).await
+            let order = remove(ctx, &live, order, tries, permit).await?;
+            finish(ctx, &live, &order, began, permit).await
         }
     }
 }
 
 /// Moves the data of a volume out of the way. Returns what was done.
 async fn remove(
-    shared: &Shared,
+    ctx: &Context,
     live: &VolumeObject,
     order: Box<Order>,
     tries: u32,
     permit: &Permit,
 ) -> Result<(Box<Order>, Removed), Outcome> {
-    let Some(ports) = shared.backends.ports(&order.provisioner) else { return Err(Outcome::Done) };
+    let Some(ports) = ctx.backends.ports(&order.provisioner) else { return Err(Outcome::Done) };
     let asked = order.removal.disposal;
-    let order = cleared(shared, live, ports, order, tries).await?;
+    let order = cleared(ctx, live, ports, order, tries).await?;
     let name = order.removal.name.as_str();
-    let begun_before = shared.cache().begin_removal(name, asked);
+    let begun_before = ctx.cache().begin_removal(name, asked);
     match ports.backend.remove(&order.removal, permit).await {
         Ok(removed) => {
             tracing::info!(volume = name, disposal = %order.removal.disposal, outcome = ?removed, "removed the volume");
-            let mut cache = shared.cache();
-            cache.leaving(name, true);
+            let mut cache = ctx.cache();
+            cache.gives_up_data(name, true);
             match removed {
                 Removed::Trashed | Removed::Archived(_) => cache.moved_away(name),
                 Removed::Kept | Removed::Absent => {}
@@ -120,18 +119,18 @@ async fn remove(
             Ok((order, removed))
         }
         Err(error) => {
-            shared.cache().leaving(name, false);
+            ctx.cache().gives_up_data(name, false);
             if !begun_before && error.kind().touched_nothing() {
-                shared.cache().end_removal(name);
+                ctx.cache().end_removal(name);
             }
-            Err(not_removed(shared, live, &error))
+            Err(not_removed(ctx, live, &error))
         }
     }
 }
 
 /// Deletes the object of a volume whose data is out of the way.
 async fn finish(
-    shared: &Shared,
+    ctx: &Context,
     live: &VolumeObject,
     (order, removed): &(Box<Order>, Removed),
     began: Instant,
@@ -139,12 +138,12 @@ async fn finish(
 ) -> Result<Round, Outcome> {
     let name = order.removal.name.as_str();
     let class = live.spec.storage_class_name.as_deref().unwrap_or_default();
-    let guarding = shared.cache().guarding();
-    let state = state_of(live, &shared.backends);
-    match object::delete(shared, live, state, guarding, permit).await {
+    let uses_finalizers = ctx.cache().uses_finalizers();
+    let state = state_of(live, &ctx.backends);
+    match object::delete(ctx, live, state, uses_finalizers, permit).await {
         Ok(Deletion::Done) => {
-            remark(shared, live, order, removed);
-            shared.metrics.deleted(class, began.elapsed());
+            remark(ctx, live, order, removed);
+            ctx.metrics.deleted(class, began.elapsed());
             Ok(Round::Over(Outcome::Done))
         }
         Ok(Deletion::Changed) => Ok(Round::Again),
@@ -152,8 +151,8 @@ async fn finish(
         Err(failure) => {
             let note = format!("the data was removed, but the PersistentVolume cannot be deleted: {failure}");
             tracing::warn!(volume = name, error = %failure, "cannot delete the PersistentVolume of removed data");
-            shared.tell_volume(live, Type::Warning, "VolumeFailedDelete", note);
-            shared.metrics.delete_failed(class);
+            ctx.volume_event(live, Type::Warning, "VolumeFailedDelete", note);
+            ctx.metrics.delete_failed(class);
             Err(failure.outcome())
         }
     }
@@ -161,29 +160,29 @@ async fn finish(
 
 /// The volume is to stay: what was begun of its removal is undone, and then our finalizer is taken off where it need not be.
 async fn keep(
-    shared: &Shared,
+    ctx: &Context,
     live: &VolumeObject,
     class: Option<&Class>,
     permit: &Permit,
 ) -> Result<Round, Outcome> {
     let name = live.name();
-    let state = state_of(live, &shared.backends);
-    let drop_finalizer = action(state, shared.cache().guarding()) == Action::RemoveFinalizer;
-    let rescued = shared.cache().removing(name).is_some() && !state.goes();
+    let state = state_of(live, &ctx.backends);
+    let drop_finalizer = action(state, ctx.cache().uses_finalizers()) == Action::RemoveFinalizer;
+    let rescued = ctx.cache().removing(name).is_some() && !state.is_released_for_delete();
     if !drop_finalizer && !rescued {
         return Ok(Round::Over(Outcome::Done));
     }
-    restore(shared, live, class, permit).await?;
+    restore(ctx, live, class, permit).await?;
     if !drop_finalizer {
         return Ok(Round::Over(Outcome::Done));
     }
     if permit.check().is_err() {
         return Err(Outcome::Retry);
     }
-    match shared.cluster.patch_volume(name, &object::unguarding(live)).await {
+    match ctx.cluster.patch_volume(name, &object::remove_finalizer_patch(live)).await {
         // It was changed since it was read.
         Err(failure) if failure.cause == Cause::Conflict => Ok(Round::Again),
-        answer => patched(shared, name, answer).map(Round::Over),
+        answer => patched(ctx, name, answer).map(Round::Over),
     }
 }
 
@@ -191,19 +190,19 @@ async fn keep(
 ///
 /// An error ends the work on the volume. Where the storage says that it knows nothing of such a volume there is nothing to undo.
 async fn restore(
-    shared: &Shared,
+    ctx: &Context,
     live: &VolumeObject,
     class: Option<&Class>,
     permit: &Permit,
 ) -> Result<(), Outcome> {
     let name = live.name();
-    let given_up = given_up(live, class, &shared.backends);
-    let found = given_up.and_then(|(by, removal)| Some((shared.backends.get(&by)?, removal)));
+    let cancelled_removal = cancelled_removal(live, class, &ctx.backends);
+    let found = cancelled_removal.and_then(|(by, removal)| Some((ctx.backends.get(&by)?, removal)));
     let Some((backend, removal)) = found else {
-        shared.cache().end_removal(name);
+        ctx.cache().end_removal(name);
         return Ok(());
     };
-    let moved_away = shared.cache().is_moved_away(name);
+    let moved_away = ctx.cache().is_moved_away(name);
     match backend.restore(&removal, permit).await {
         Ok(Restored::InPlace) if !moved_away => {
             tracing::debug!(volume = name, "the volume stays; its data was not moved");
@@ -212,9 +211,9 @@ async fn restore(
         Ok(Restored::InPlace | Restored::MovedBack) => {
             tracing::info!(volume = name, "the removal was cancelled; the data was moved back");
             let note = "the removal was cancelled; the data was moved back to its original location";
-            shared.tell_volume(live, Type::Normal, "VolumeRestored", note.to_owned());
+            ctx.volume_event(live, Type::Normal, "VolumeRestored", note.to_owned());
         }
-        Err(error) if error.kind() == Kind::Busy => return Err(Shared::busy(name, &error)),
+        Err(error) if error.kind() == Kind::Busy => return Err(Context::busy(name, &error)),
         Err(error) => {
             tracing::warn!(
                 volume = name,
@@ -224,19 +223,19 @@ async fn restore(
             );
             let yet = if error.kind().touched_nothing() { "" } else { " yet" };
             let note = format!("cannot cancel the removal of the volume{yet}: {}", error.chain());
-            shared.tell_volume(live, Type::Warning, "VolumeRestoreFailed", note);
+            ctx.volume_event(live, Type::Warning, "VolumeRestoreFailed", note);
             if !error.kind().touched_nothing() {
                 return Err(error.kind().into());
             }
         }
     }
-    shared.cache().end_removal(name);
+    ctx.cache().end_removal(name);
     Ok(())
 }
 
 /// The order as it may be carried out where the volume lies: looks at who else lies there.
 async fn cleared(
-    shared: &Shared,
+    ctx: &Context,
     live: &VolumeObject,
     ports: &Ports,
     order: Box<Order>,
@@ -245,10 +244,10 @@ async fn cleared(
     let name = order.removal.name.as_str();
     let Some(place) = ports.backend.locate(&order.removal.source) else { return Ok(order) };
     let location = LocationKey::new(ports.name(), &place);
-    match sharing::take(shared, name, &order.removal, &location).await? {
+    match sharing::take(ctx, name, &order.removal, &location).await? {
         Turn::Last => {}
         // The last one at a place decides about it.
-        Turn::Yield(who) => return Ok(yielding(order, &who)),
+        Turn::Yield(who) => return Ok(retain_for(order, &who)),
         Turn::Wait(other, state) => {
             tracing::debug!(
                 volume = name,
@@ -260,13 +259,13 @@ async fn cleared(
                     "not removed yet: {} uses the same location and must be removed first",
                     other.who
                 );
-                shared.tell_volume(live, Type::Warning, "VolumeFailedDelete", note);
+                ctx.volume_event(live, Type::Warning, "VolumeFailedDelete", note);
             }
             return Err(Outcome::Slow);
         }
     }
     let refused = {
-        let mut cache = shared.cache();
+        let mut cache = ctx.cache();
         let other = cache.occupancy.occupant(&location, name, "", false);
         let refused = match other {
             Some(other) => match in_the_way(&other) {
@@ -288,7 +287,7 @@ async fn cleared(
     };
     match refused {
         Some(why) => {
-            refuse(shared, live, &why);
+            refuse(ctx, live, &why);
             Err(Outcome::Done)
         }
         None => Ok(order),
@@ -296,12 +295,12 @@ async fn cleared(
 }
 
 /// Tells why the volume is still there, and says when to try again.
-fn not_removed(shared: &Shared, live: &VolumeObject, error: &Error) -> Outcome {
+fn not_removed(ctx: &Context, live: &VolumeObject, error: &Error) -> Outcome {
     let name = live.name();
     match error.kind() {
-        Kind::Busy => return Shared::busy(name, error),
+        Kind::Busy => return Context::busy(name, error),
         Kind::Refused => {
-            refuse(shared, live, &error.chain());
+            refuse(ctx, live, &error.chain());
             return Kind::Refused.into();
         }
         Kind::Invalid
@@ -314,23 +313,23 @@ fn not_removed(shared: &Shared, live: &VolumeObject, error: &Error) -> Outcome {
         | Kind::Internal => {}
     }
     tracing::warn!(volume = name, kind = %error.kind(), error = error.chain(), "cannot remove the volume");
-    shared.tell_volume(live, Type::Warning, "VolumeFailedDelete", error.chain());
-    shared.await_secret(error, Key::Volume(name.into()));
-    shared.metrics.delete_failed(live.spec.storage_class_name.as_deref().unwrap_or_default());
+    ctx.volume_event(live, Type::Warning, "VolumeFailedDelete", error.chain());
+    ctx.await_secret(error, Key::Volume(name.into()));
+    ctx.metrics.delete_failed(live.spec.storage_class_name.as_deref().unwrap_or_default());
     error.kind().into()
 }
 
 /// Tells why nothing was touched.
-fn refuse(shared: &Shared, live: &VolumeObject, why: &str) {
+fn refuse(ctx: &Context, live: &VolumeObject, why: &str) {
     let name = live.name();
     tracing::warn!(volume = name, why, "refused to remove the volume");
-    shared.tell_volume(live, Type::Warning, "VolumeFailedDelete", why.to_owned());
-    shared.metrics.refused("delete");
-    shared.metrics.delete_failed(live.spec.storage_class_name.as_deref().unwrap_or_default());
+    ctx.volume_event(live, Type::Warning, "VolumeFailedDelete", why.to_owned());
+    ctx.metrics.refused("delete");
+    ctx.metrics.delete_failed(live.spec.storage_class_name.as_deref().unwrap_or_default());
 }
 
 /// Tells what became of the data where that is not what the class or the PV said.
-fn remark(shared: &Shared, live: &VolumeObject, order: &Order, removed: &Removed) {
+fn remark(ctx: &Context, live: &VolumeObject, order: &Order, removed: &Removed) {
     let note = match (removed, order.removal.disposal) {
         (Removed::Archived(to), Disposal::Delete) => Some(format!(
             "the data was archived to {to:?} instead of deleted, because it existed before the volume"
@@ -346,37 +345,37 @@ fn remark(shared: &Shared, live: &VolumeObject, order: &Order, removed: &Removed
     if let Some(note) = note {
         let name = live.name();
         tracing::info!(volume = name, note, "removed the volume in another way than requested");
-        shared.tell_volume(live, Type::Normal, "VolumeRemoved", note);
+        ctx.volume_event(live, Type::Normal, "VolumeRemoved", note);
     }
 }
 
 /// Puts our finalizer on the volume `name`, if that is still to be done.
 pub(in crate::provisioner) async fn reconcile_finalizer(
-    shared: &Shared,
+    ctx: &Context,
     name: &str,
     permit: &Permit,
 ) -> Outcome {
-    let live = match shared.cluster.volume(name).await {
+    let live = match ctx.cluster.volume(name).await {
         Ok(Some(live)) => live,
         Ok(None) => return Outcome::Done,
         Err(failure) => return failure.outcome(),
     };
-    let guarding = shared.cache().guarding();
-    match action(state_of(&live, &shared.backends), guarding) {
+    let uses_finalizers = ctx.cache().uses_finalizers();
+    match action(state_of(&live, &ctx.backends), uses_finalizers) {
         Action::AddFinalizer if permit.check().is_err() => Outcome::Retry,
         Action::AddFinalizer => {
-            let answer = shared.cluster.patch_volume(name, &object::guarding(&live)).await;
-            patched(shared, name, answer).unwrap_or_else(|outcome| outcome)
+            let answer = ctx.cluster.patch_volume(name, &object::add_finalizer_patch(&live)).await;
+            patched(ctx, name, answer).unwrap_or_else(|outcome| outcome)
         }
         Action::RemoveFinalizer | Action::None | Action::Remove => Outcome::Done,
     }
 }
 
 /// What comes of a change to a finalizer.
-fn patched(shared: &Shared, name: &str, answer: Result<(), Failure>) -> Result<Outcome, Outcome> {
+fn patched(ctx: &Context, name: &str, answer: Result<(), Failure>) -> Result<Outcome, Outcome> {
     let Err(failure) = answer else { return Ok(Outcome::Done) };
     if failure.is_forbidden() {
-        shared.rights.refused(Right::PatchVolumes);
+        ctx.rights.refused(Right::PatchVolumes);
     }
     tracing::warn!(volume = name, error = %failure, "cannot change the finalizer of the PersistentVolume");
     Err(failure.outcome())

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     backend::{Backends, StorageSystem, memory::Memory},
     observe::Metrics,
-    provisioner::{ClusterIdentity, KubernetesHost, Settings, fixtures, host, queue::Backoff, run},
+    provisioner::{ClusterIdentity, KubernetesClient, Settings, fixtures, host, queue::Backoff, run},
     system::clock::since_boot,
     volume::Clock,
 };
@@ -171,7 +171,7 @@ impl Bed {
             workers: 8,
             api_timeout: Duration::from_secs(10),
             rights_timeout: LIMIT,
-            pace: Backoff { min: millis(20), max: millis(200), slow: millis(400) },
+            backoff: Backoff { min: millis(20), max: millis(200), slow: millis(400) },
             sweep_interval: Duration::from_hours(1),
             sweep_grace: millis(50),
             shutdown_grace: Duration::from_secs(20),
@@ -185,8 +185,13 @@ impl Bed {
         let told =
             host::Settings { cluster_id: None, former_cluster_ids: Vec::new(), trash_retention: retention };
         let (cluster_identity, metrics) = (settings.cluster_identity, Metrics::new());
-        let host =
-            KubernetesHost::start(&settings.cluster, settings.api_timeout, told, cluster_identity, &metrics);
+        let host = KubernetesClient::start(
+            &settings.cluster,
+            settings.api_timeout,
+            told,
+            cluster_identity,
+            &metrics,
+        );
         self.memory = self.memory.clone().with_host(Arc::new(host.await.unwrap()));
     }
 

@@ -178,7 +178,7 @@ async fn secret_that_appears(verbs: Value) -> Bed {
     bed.memory.lack(Some(SecretName { namespace: "default".into(), name: "key".into() }));
     let hour = Duration::from_hours(1);
     let mut settings = bed.settings().await;
-    settings.pace = Backoff { min: hour, max: hour, slow: hour };
+    settings.backoff = Backoff { min: hour, max: hour, slow: hour };
     let running = bed.start_with(settings);
     for name in ["one", "two"] {
         bed.annotated_claim(name);

@@ -161,7 +161,7 @@ async fn growth_that_was_refused_is_asked_for_again_slowly() {
 async fn growth_that_found_no_space_does_not_wait_for_the_slowest_retry() {
     let bed = Bed::new();
     let mut settings = bed.settings().await;
-    settings.pace.slow = Duration::from_hours(1);
+    settings.backoff.slow = Duration::from_hours(1);
     let running = bed.start_with(settings);
     bed.claim("data", json!({}));
     bed.bound("data").await;

@@ -18,7 +18,7 @@ use crate::{
         memory::Memory,
     },
     observe::Metrics,
-    provisioner::{KubernetesHost, host},
+    provisioner::{KubernetesClient, host},
 };
 
 /// An API server and a stand-in of Ceph.
@@ -49,15 +49,20 @@ impl Site {
     async fn start(&self) -> Running {
         let mut settings = self.bed.settings().await;
         // Whatever is asked again by itself is not within a test.
-        settings.pace.slow = Duration::from_hours(1);
+        settings.backoff.slow = Duration::from_hours(1);
         let told = host::Settings {
             cluster_id: None,
             former_cluster_ids: Vec::new(),
             trash_retention: Duration::ZERO,
         };
         let (cluster_identity, metrics) = (settings.cluster_identity.clone(), Metrics::new());
-        let host =
-            KubernetesHost::start(&settings.cluster, settings.api_timeout, told, cluster_identity, &metrics);
+        let host = KubernetesClient::start(
+            &settings.cluster,
+            settings.api_timeout,
+            told,
+            cluster_identity,
+            &metrics,
+        );
         let cephfs =
             Settings { driver: "cephfs.berth.storage".into(), admins: [].into(), secret_namespace: None };
         let clusters = Clusters::new(Vec::new(), self.mgr.tools());

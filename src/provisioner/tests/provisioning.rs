@@ -251,7 +251,7 @@ async fn a_claim_that_goes_while_its_volume_is_made_gets_no_volume() {
 async fn a_failure_is_told_and_tried_again_and_a_change_of_the_claim_ends_the_wait() {
     let bed = Bed::without_controllers();
     let mut settings = bed.settings().await;
-    settings.pace.slow = std::time::Duration::from_hours(1);
+    settings.backoff.slow = std::time::Duration::from_hours(1);
     bed.memory.fail_next(Operation::Create, 2, Moment::Before, Failure::Exhausted);
     bed.memory.fail_next(Operation::Create, 1, Moment::Before, Failure::Invalid);
     let running = bed.start_with(settings);
@@ -472,7 +472,7 @@ async fn a_start_among_finished_volumes_writes_nothing() {
         (bed.memory.calls(Operation::Create), bed.memory.calls(Operation::Commit)),
         (created, committed)
     );
-    let past = bed.memory.past("default").unwrap();
+    let past = bed.memory.expected("default").unwrap();
     assert_eq!((past.identity.as_deref(), past.places.len()), (Some("identity-of-default"), 10));
     assert_eq!(bed.server.store().count(Kind::PersistentVolumeClaim), 10);
     assert_eq!(NAME, "nfs.example/berth");

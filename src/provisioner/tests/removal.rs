@@ -107,7 +107,7 @@ async fn a_removal_whose_object_could_not_be_deleted_is_completed() {
 /// What is asked again slowly, is not within a test.
 async fn patient(bed: &Bed) -> Settings {
     let mut settings = bed.settings().await;
-    settings.pace.slow = Duration::from_hours(1);
+    settings.backoff.slow = Duration::from_hours(1);
     settings
 }
 

@@ -32,7 +32,7 @@ fn place_of(bed: &Bed, volume: &str) -> Location {
     place(&annotations[names::PATH])
 }
 
-fn guarded(bed: &Bed, volume: &str) -> bool {
+fn has_finalizer(bed: &Bed, volume: &str) -> bool {
     let finalizers = bed.volume(volume).unwrap().metadata.finalizers.unwrap_or_default();
     finalizers.iter().any(|name| name == names::FINALIZER)
 }
@@ -110,8 +110,8 @@ async fn a_finalizer_that_cannot_be_taken_off_a_changed_object_is_taken_off_the_
     let bed = holding(Duration::ZERO).await;
     bed.memory.leave_trash_alone();
     let mut settings = bed.settings().await;
-    settings.pace.min = Duration::from_hours(1);
-    settings.pace.max = Duration::from_hours(2);
+    settings.backoff.min = Duration::from_hours(1);
+    settings.backoff.max = Duration::from_hours(2);
     let running = bed.start_with(settings);
     let volume = with_volume(&bed).await;
     let deletes = Match::verb("delete").resource("persistentvolumes").user(USER);
@@ -121,7 +121,7 @@ async fn a_finalizer_that_cannot_be_taken_off_a_changed_object_is_taken_off_the_
     let patches = Match::verb("patch").resource("persistentvolumes").user(USER);
     let conflict = bed.server.faults().inject(patches, Fault::Code(409, None), Times::Count(1));
     patch_volume(&bed, &volume, retain());
-    bed.until("it is held no more", || !guarded(&bed, &volume)).await;
+    bed.until("it is held no more", || !has_finalizer(&bed, &volume)).await;
     assert_eq!(bed.server.faults().hits(conflict), 1);
     bed.server.faults().remove(refused);
     running.stop().await;
@@ -169,7 +169,10 @@ async fn the_object_of_a_volume_is_not_touched_once_the_right_to_it_has_ended() 
         bed.until("the storage was asked", || bed.memory.calls(operation) > 0).await;
         bed.settle().await;
         running.kill().await;
-        assert!(bed.volume(&volume).unwrap().metadata.deletion_timestamp.is_none() && guarded(&bed, &volume));
+        assert!(
+            bed.volume(&volume).unwrap().metadata.deletion_timestamp.is_none()
+                && has_finalizer(&bed, &volume)
+        );
         let written = ["delete", "patch"].map(|verb| bed.requests(verb, "persistentvolumes"));
         assert_eq!(written, [0, 0], "{operation:?}");
     }
@@ -202,8 +205,8 @@ async fn a_volume_whose_object_could_not_be_deleted_can_be_retained_and_given_up
     bed.memory.leave_trash_alone();
     let mut settings = bed.settings().await;
     // Nothing is tried again by itself.
-    settings.pace.min = Duration::from_hours(1);
-    settings.pace.max = Duration::from_hours(2);
+    settings.backoff.min = Duration::from_hours(1);
+    settings.backoff.max = Duration::from_hours(2);
     let running = bed.start_with(settings);
     let volume = with_volume(&bed).await;
     let place = place_of(&bed, &volume);
@@ -216,7 +219,7 @@ async fn a_volume_whose_object_could_not_be_deleted_can_be_retained_and_given_up
         let tried = bed.server.faults().hits(refused);
         patch_volume(&bed, &volume, retain());
         bed.until("its data is back", || bed.memory.exists(&place)).await;
-        bed.until("it is held no more", || !guarded(&bed, &volume)).await;
+        bed.until("it is held no more", || !has_finalizer(&bed, &volume)).await;
         patch_volume(&bed, &volume, json!({"spec": {"persistentVolumeReclaimPolicy": "Delete"}}));
         bed.until("it is tried again", || bed.server.faults().hits(refused) > tried).await;
     }
@@ -248,9 +251,9 @@ async fn no_finalizer_is_taken_off_before_the_storage_has_given_the_data_back() 
     patch_volume(&bed, &volume, retain());
     bed.until("its removal is to be undone", || bed.memory.calls(Operation::Restore) > 0).await;
     bed.settle().await;
-    assert!(guarded(&bed, &volume) && !bed.memory.exists(&place));
+    assert!(has_finalizer(&bed, &volume) && !bed.memory.exists(&place));
     bed.memory.release(Operation::Restore);
-    bed.until("it is held no more", || !guarded(&bed, &volume)).await;
+    bed.until("it is held no more", || !has_finalizer(&bed, &volume)).await;
     assert!(bed.memory.exists(&place));
     running.stop().await;
     assert_eq!(bed.memory.calls(Operation::Restore), 6);
@@ -273,7 +276,7 @@ async fn a_volume_that_was_rescued_while_nobody_worked_gets_its_data_back_from_t
     bed.server.faults().remove(held);
     assert!(!bed.memory.exists(&place));
     let running = bed.start().await;
-    bed.until("it is held no more", || !guarded(&bed, &volume)).await;
+    bed.until("it is held no more", || !has_finalizer(&bed, &volume)).await;
     assert!(bed.memory.exists(&place), "its data was back before");
     running.stop().await;
 }
@@ -293,7 +296,7 @@ async fn a_volume_that_was_bound_again_by_another_claim_grows_and_goes_like_any_
     bed.bound("moved").await;
     bed.until("it is bound", || phase() == "Bound").await;
     patch_volume(&bed, &volume, json!({"spec": {"persistentVolumeReclaimPolicy": "Delete"}}));
-    bed.until("it is guarded again", || guarded(&bed, &volume)).await;
+    bed.until("it is guarded again", || has_finalizer(&bed, &volume)).await;
     let bigger = json!({"spec": {"resources": {"requests": {"storage": "2Gi"}}}});
     bed.server
         .store()
@@ -343,7 +346,7 @@ async fn restored_from_a_backup(bed: &Bed) {
     bed.claim("again", json!({"spec": {"volumeName": volume}}));
     bed.bound("again").await;
     patch_volume(bed, &volume, json!({"spec": {"persistentVolumeReclaimPolicy": "Delete"}}));
-    bed.until("it is guarded again", || guarded(bed, &volume)).await;
+    bed.until("it is guarded again", || has_finalizer(bed, &volume)).await;
     bed.delete_claim("again");
     bed.until("it can be removed again", || bed.volumes() == 0).await;
     running.stop().await;
@@ -367,8 +370,8 @@ async fn volumes_of_an_old_provisioner_are_recorded_while_they_are_bound_with_on
     }
     old_volume(&bed, "pvc-released", "default-b-pvc-released");
     let mut settings = bed.settings().await;
-    settings.pace.min = Duration::from_hours(1);
-    settings.pace.max = Duration::from_hours(2);
+    settings.backoff.min = Duration::from_hours(1);
+    settings.backoff.max = Duration::from_hours(2);
     let running = bed.start_with(settings);
     bed.until("they are recorded", || bed.memory.volumes().len() == 5).await;
     bed.settle().await;
@@ -430,7 +433,7 @@ async fn a_volume_that_another_cluster_recorded_is_told_with_the_command_to_take
     running.stop().await;
     bed.memory.sign_as(&name(&volume), "blue");
     let mut settings = bed.settings().await;
-    settings.pace.slow = Duration::from_hours(1);
+    settings.backoff.slow = Duration::from_hours(1);
     let running = bed.start_with(settings);
     let command = format!("kubectl annotate --overwrite pv {volume} berth.storage/take-over=blue");
     let told = bed.event(&volume, "VolumeNotRecorded").await;
@@ -488,13 +491,13 @@ async fn what_was_learned_of_a_store_while_standing_by_is_told_when_the_term_beg
     let lock = Match::any().resource("leases").user(USER);
     let held = bed.server.faults().inject(lock, Fault::Code(500, None), Times::Always);
     let standby = Bed::start_on(super::bed::NAME, settings, Arc::new(told.clone()));
-    bed.until("it has listed everything", || told.past("default").is_some()).await;
-    assert_eq!(told.past("default").unwrap().identity, None);
+    bed.until("it has listed everything", || told.expected("default").is_some()).await;
+    assert_eq!(told.expected("default").unwrap().identity, None);
     with_volume(&bed).await;
     leader.stop().await;
     bed.server.faults().remove(held);
     let learned = || {
-        let Some(StoreExpectation { identity, places, .. }) = told.past("default") else { return false };
+        let Some(StoreExpectation { identity, places, .. }) = told.expected("default") else { return false };
         identity.as_deref() == Some("identity-of-default") && places.len() == 1
     };
     bed.until("it was told of the volume", learned).await;

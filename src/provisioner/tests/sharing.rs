@@ -32,7 +32,7 @@ async fn of_two_released_volumes_at_one_place_the_last_takes_the_data_with_it() 
     bed.memory.hang(Operation::Remove);
     let mut settings = bed.settings().await;
     // What waits for another volume is looked at again when that one is gone, and not before, however long it takes.
-    settings.pace.slow = Duration::from_hours(1);
+    settings.backoff.slow = Duration::from_hours(1);
     let running = bed.start_with(settings);
     bed.until("the first ones leave", || bed.memory.calls(Operation::Remove) == 2).await;
     bed.settle().await;

@@ -103,7 +103,7 @@ async fn what_a_real_cluster_refuses_is_told_apart_whatever_its_monitors_speak_a
             let entity = format!("client.real-{name}");
             let args = [&["auth", "get-or-create-key", &entity][..], caps].concat();
             let reply = admin.call(Tool::Ceph, Call::changes("make", args, &forever)).await.unwrap();
-            let key: BTreeMap<String, String> = reply.must_json().unwrap();
+            let key: BTreeMap<String, String> = reply.require_json().unwrap();
             Credentials::new(&format!("real-{name}"), Key::parse(key["key"].as_bytes()).unwrap()).unwrap()
         }
     };

@@ -200,7 +200,7 @@ async fn a_volume_whose_persistent_volume_comes_back_while_it_is_being_purged_st
 
         site.pv_is_gone();
         site.remove(disposal).await;
-        let held = site.backend.guards.take(&site.request.name).unwrap();
+        let held = site.backend.locks.try_lock(&site.request.name).unwrap();
         site.collect(62 * DAY).await;
         assert!(site.exists(), "{disposal}: it is being worked on");
         drop(held);

@@ -8,7 +8,7 @@ use super::super::{
     op_error::{OpError, fail},
     path_pattern,
     record::{self, Marker, PLACES, STAGING, VOLUMES},
-    work::Work,
+    work::ExportOp,
 };
 use crate::{
     backend::Kind,
@@ -22,7 +22,7 @@ pub(super) const ATTEMPTS: usize = 16;
 /// How many names are looked at, at most, to find the volume that lies below a place: what is more is only leftovers.
 pub(super) const LOOKS: usize = 4096;
 
-pub(super) fn link(work: &Work<'_>, from: &RelativePath, to: &RelativePath) -> Result<Placed, OpError> {
+pub(super) fn link(work: &ExportOp<'_>, from: &RelativePath, to: &RelativePath) -> Result<Placed, OpError> {
     #[cfg(test)]
     if work.context.without_links.load(std::sync::atomic::Ordering::SeqCst) {
         return Ok(Placed::Unsupported);
@@ -32,7 +32,7 @@ pub(super) fn link(work: &Work<'_>, from: &RelativePath, to: &RelativePath) -> R
 
 /// Removes the directories of the mirror on the way to `path`, as far as they are empty, and before them the one at `path`
 /// `itself`.
-pub(super) fn remove_folders(work: &Work<'_>, path: &RelativePath, itself: bool) -> Result<(), OpError> {
+pub(super) fn remove_folders(work: &ExportOp<'_>, path: &RelativePath, itself: bool) -> Result<(), OpError> {
     for folder in path.parents().chain(itself.then(|| path.clone())).rev() {
         if !remove_empty(work, &mirror(&folder))? {
             break;
@@ -43,7 +43,11 @@ pub(super) fn remove_folders(work: &Work<'_>, path: &RelativePath, itself: bool)
 
 /// Removes a file of the mirror that tells of this volume. It gets a name of its own first: an unlink that comes late, when the volume is
 /// there again, must not remove its file. A rename that comes late is undone by `put_back_moved`.
-pub(super) fn move_away(work: &Work<'_>, file: &RelativePath, volume: &VolumeName) -> Result<(), OpError> {
+pub(super) fn move_away(
+    work: &ExportOp<'_>,
+    file: &RelativePath,
+    volume: &VolumeName,
+) -> Result<(), OpError> {
     let aside = staged(volume, LEAVING);
     if renamed(work, file, &aside)? {
         work.changes.remove_file(&aside)?;
@@ -52,7 +56,7 @@ pub(super) fn move_away(work: &Work<'_>, file: &RelativePath, volume: &VolumeNam
 }
 
 /// Moves a file; `false` where it is gone.
-pub(super) fn renamed(work: &Work<'_>, from: &RelativePath, to: &RelativePath) -> Result<bool, OpError> {
+pub(super) fn renamed(work: &ExportOp<'_>, from: &RelativePath, to: &RelativePath) -> Result<bool, OpError> {
     match work.changes.rename(from, to) {
         Ok(()) => Ok(true),
         Err(failure) if is_gone(&failure) => Ok(false),
@@ -76,7 +80,7 @@ pub(super) fn staged_for(name: &str) -> Option<VolumeName> {
 }
 
 /// Whose a file of the mirror is. One that is not signed may have been signed later: the record tells.
-pub(super) fn read(work: &Work<'_>, bytes: &[u8]) -> Result<Option<Box<Marker>>, OpError> {
+pub(super) fn read(work: &ExportOp<'_>, bytes: &[u8]) -> Result<Option<Box<Marker>>, OpError> {
     let Ok(noted) = Marker::from_json(bytes) else { return Ok(None) };
     if noted.cluster.is_some() {
         return Ok(Some(Box::new(noted)));
@@ -89,12 +93,12 @@ pub(super) fn read(work: &Work<'_>, bytes: &[u8]) -> Result<Option<Box<Marker>>,
     Ok(Some(Box::new(signed.unwrap_or(noted))))
 }
 
-pub(super) fn is_same(work: &Work<'_>, a: &Marker, b: &Marker) -> bool {
+pub(super) fn is_same(work: &ExportOp<'_>, a: &Marker, b: &Marker) -> bool {
     a.is_same_volume(b, work.cluster().as_ref())
 }
 
 /// Makes the directories of the mirror above `path`.
-pub(super) fn make_folders(work: &Work<'_>, path: &RelativePath) -> Result<(), OpError> {
+pub(super) fn make_folders(work: &ExportOp<'_>, path: &RelativePath) -> Result<(), OpError> {
     for folder in path.parents() {
         match work.changes.make_directory(&mirror(&folder), 0o700) {
             Ok(_) => {}
@@ -107,7 +111,7 @@ pub(super) fn make_folders(work: &Work<'_>, path: &RelativePath) -> Result<(), O
 }
 
 /// Removes the directory `path` of the mirror and all below it that is empty.
-pub(super) fn clear_empty(work: &Work<'_>, path: &RelativePath) -> Result<(), OpError> {
+pub(super) fn clear_empty(work: &ExportOp<'_>, path: &RelativePath) -> Result<(), OpError> {
     let mut open = vec![mirror(path)];
     let mut found = Vec::new();
     while let Some(folder) = open.pop() {
@@ -129,7 +133,7 @@ pub(super) fn clear_empty(work: &Work<'_>, path: &RelativePath) -> Result<(), Op
 }
 
 /// Removes a directory if it is empty; `false` where it stays.
-pub(super) fn remove_empty(work: &Work<'_>, folder: &RelativePath) -> Result<bool, OpError> {
+pub(super) fn remove_empty(work: &ExportOp<'_>, folder: &RelativePath) -> Result<bool, OpError> {
     match work.changes.remove_directory(folder) {
         Ok(Unmade::Removed | Unmade::Missing) => Ok(true),
         Ok(Unmade::Occupied) => Ok(false),
@@ -139,7 +143,7 @@ pub(super) fn remove_empty(work: &Work<'_>, folder: &RelativePath) -> Result<boo
 }
 
 /// The names in a directory of ours; none where it is gone.
-pub(super) fn names(work: &Work<'_>, folder: &RelativePath) -> Result<Vec<String>, OpError> {
+pub(super) fn names(work: &ExportOp<'_>, folder: &RelativePath) -> Result<Vec<String>, OpError> {
     match work.root.names(folder) {
         Ok(names) => Ok(names),
         Err(failure) if is_gone(&failure) => Ok(Vec::new()),
@@ -158,7 +162,7 @@ pub(super) fn mirror(path: &RelativePath) -> RelativePath {
 }
 
 /// What others come and go with is tried again.
-pub(super) fn come_and_go<T>(path: &RelativePath) -> Result<T, OpError> {
+pub(super) fn changed_concurrently<T>(path: &RelativePath) -> Result<T, OpError> {
     fail(
         Kind::Unavailable,
         format!("what is noted of directory {path} and its parents comes and goes; it is tried again"),

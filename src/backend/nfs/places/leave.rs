@@ -1,8 +1,8 @@
 //! Leaving a place that is shared: [`leave_shared`].
 
 use super::{
-    super::{op_error::OpError, record::Marker, work::Work},
-    files::{ATTEMPTS, come_and_go, is_same, move_away},
+    super::{op_error::OpError, record::Marker, work::ExportOp},
+    files::{ATTEMPTS, changed_concurrently, is_same, move_away},
     looks::{Node, Occupant, Relation, node, unmirrored},
     shared::{at, clear, closed, closing_name, member_file, members, own_file, reopen, within},
     take::{left_over, vacate},
@@ -24,7 +24,7 @@ pub(in crate::backend::nfs) enum Leaving {
 
 /// Lets the volume of `marker` leave its place at `path`; done before its data is moved. See [`Leaving`].
 pub(in crate::backend::nfs) fn leave_shared(
-    work: &Work<'_>,
+    work: &ExportOp<'_>,
     marker: &Marker,
     path: &RelativePath,
 ) -> Result<Leaving, OpError> {
@@ -91,12 +91,12 @@ pub(in crate::backend::nfs) fn leave_shared(
         reopen(work, path, &mine)?;
         return Ok(others(other));
     }
-    come_and_go(path)
+    changed_concurrently(path)
 }
 
 /// Gives up leaving: the volume keeps its place, and others may come again.
 pub(in crate::backend::nfs) fn stay(
-    work: &Work<'_>,
+    work: &ExportOp<'_>,
     marker: &Marker,
     path: &RelativePath,
 ) -> Result<(), OpError> {

@@ -11,7 +11,7 @@ use super::{
         index::Found,
         op_error::{OpError, fail},
         record::{self, DISPUTED, INTENTS, Marker, VOLUMES},
-        work::Work,
+        work::ExportOp,
     },
     files::{LOOKS, is_gone, is_same, mirror, names, read},
     shared,
@@ -90,7 +90,7 @@ impl Occupant {
 
 /// Whatever lies at, above or below `path` by the mirror, also if it is ours.
 pub(in crate::backend::nfs) fn occupant(
-    work: &Work<'_>,
+    work: &ExportOp<'_>,
     path: &RelativePath,
 ) -> Result<Option<Occupant>, OpError> {
     if let Some(occupant) = above_strictly(work, path)? {
@@ -107,7 +107,7 @@ pub(in crate::backend::nfs) fn occupant(
 
 /// Whether the place at `path` is noted as that of `marker`, alone or together with others.
 pub(in crate::backend::nfs) fn holds(
-    work: &Work<'_>,
+    work: &ExportOp<'_>,
     marker: &Marker,
     path: &RelativePath,
 ) -> Result<bool, OpError> {
@@ -122,7 +122,7 @@ pub(in crate::backend::nfs) fn holds(
 /// their place, and, while the places of an older export are still being noted, by the records. Who is asked before a
 /// volume is moved: it must be `None` then, unless the place is shared.
 pub(in crate::backend::nfs) fn overlapping(
-    work: &Work<'_>,
+    work: &ExportOp<'_>,
     marker: &Marker,
     path: &RelativePath,
 ) -> Result<Option<Occupant>, OpError> {
@@ -149,7 +149,7 @@ pub(in crate::backend::nfs) fn overlapping(
 
 /// A shared place above `path`. Who has linked something below looks for it. One that nobody is in is removed, so that
 /// nobody joins it any more; who founds it again needs an empty directory.
-pub(super) fn above(work: &Work<'_>, path: &RelativePath) -> Result<Option<Occupant>, OpError> {
+pub(super) fn above(work: &ExportOp<'_>, path: &RelativePath) -> Result<Option<Occupant>, OpError> {
     for parent in path.parents() {
         let mut shared = shared::at(work, &parent)?;
         if shared.as_ref().is_some_and(|shared| shared.first().is_none()) {
@@ -166,7 +166,7 @@ pub(super) fn above(work: &Work<'_>, path: &RelativePath) -> Result<Option<Occup
 }
 
 /// Anything above `path`.
-pub(super) fn above_strictly(work: &Work<'_>, path: &RelativePath) -> Result<Option<Occupant>, OpError> {
+pub(super) fn above_strictly(work: &ExportOp<'_>, path: &RelativePath) -> Result<Option<Occupant>, OpError> {
     for parent in path.parents() {
         let who = match node(work, &parent)? {
             Node::Nothing => return Ok(None),
@@ -182,7 +182,7 @@ pub(super) fn above_strictly(work: &Work<'_>, path: &RelativePath) -> Result<Opt
 }
 
 /// One of the volumes below `path`.
-pub(super) fn below(work: &Work<'_>, path: &RelativePath) -> Result<Option<Occupant>, OpError> {
+pub(super) fn below(work: &ExportOp<'_>, path: &RelativePath) -> Result<Option<Occupant>, OpError> {
     let mut open = vec![path.clone()];
     let mut looks = 0;
     while let Some(folder) = open.pop() {
@@ -210,7 +210,7 @@ pub(super) fn below(work: &Work<'_>, path: &RelativePath) -> Result<Option<Occup
 
 /// A volume of another one's place that never got its own.
 pub(super) fn disputed(
-    work: &Work<'_>,
+    work: &ExportOp<'_>,
     marker: &Marker,
     path: &RelativePath,
 ) -> Result<Option<Occupant>, OpError> {
@@ -233,7 +233,7 @@ pub(super) fn disputed(
 
 /// A recorded volume whose place is perhaps not noted yet, on an export of an older version.
 pub(super) fn unmirrored(
-    work: &Work<'_>,
+    work: &ExportOp<'_>,
     marker: &Marker,
     path: &RelativePath,
 ) -> Result<Option<Occupant>, OpError> {
@@ -275,7 +275,7 @@ fn relation(other: &RelativePath, path: &RelativePath) -> Option<Relation> {
 }
 
 /// Looks at one place of the mirror; asks the server.
-pub(super) fn node(work: &Work<'_>, path: &RelativePath) -> Result<Node, OpError> {
+pub(super) fn node(work: &ExportOp<'_>, path: &RelativePath) -> Result<Node, OpError> {
     let leaf = mirror(path);
     let seen = match work.root.see_fresh(&leaf) {
         Ok(seen) => seen,
@@ -301,7 +301,7 @@ pub(super) fn node(work: &Work<'_>, path: &RelativePath) -> Result<Node, OpError
 }
 
 /// Reads all records, many at a time: the time goes into waiting for the server.
-fn read_all(work: &Work<'_>) -> Result<Found, OpError> {
+fn read_all(work: &ExportOp<'_>) -> Result<Found, OpError> {
     let mut records = Vec::new();
     for folder in [record::INTENTS, record::VOLUMES] {
         let names = work.root.names(&[record::BASE, folder])?;

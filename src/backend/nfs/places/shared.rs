@@ -9,7 +9,7 @@ use super::{
     super::{
         op_error::{OpError, fail},
         record::{self, BASE, Marker},
-        work::Work,
+        work::ExportOp,
     },
     files::{clear_empty, is_gone, is_same, mirror, move_away, names, read, remove_empty},
 };
@@ -44,13 +44,13 @@ impl Shared {
 
     /// One of those who share it, other than `marker`.
     #[expect(clippy::option_option, reason = "there is one, and what it is may be unknown")]
-    pub(super) fn other(&self, work: &Work<'_>, marker: &Marker) -> Option<Option<Box<Marker>>> {
+    pub(super) fn other(&self, work: &ExportOp<'_>, marker: &Marker) -> Option<Option<Box<Marker>>> {
         let other = |who: &Option<Box<Marker>>| !who.as_ref().is_some_and(|who| is_same(work, who, marker));
         self.members.iter().find(|(_, who)| other(who)).map(|(_, who)| who.clone())
     }
 
     /// Whether the volume of `marker` is one of them.
-    pub(super) fn has(&self, work: &Work<'_>, marker: &Marker) -> bool {
+    pub(super) fn has(&self, work: &ExportOp<'_>, marker: &Marker) -> bool {
         self.members.iter().any(|(_, who)| who.as_ref().is_some_and(|who| is_same(work, who, marker)))
     }
 
@@ -60,7 +60,7 @@ impl Shared {
 }
 
 /// Who shares the place at `path`; `None` where it is not shared.
-pub(super) fn at(work: &Work<'_>, path: &RelativePath) -> Result<Option<Shared>, OpError> {
+pub(super) fn at(work: &ExportOp<'_>, path: &RelativePath) -> Result<Option<Shared>, OpError> {
     let base = base(path);
     // The directory may get another name between two looks, and a listing can miss it then.
     for _ in 0..LISTINGS {
@@ -87,7 +87,7 @@ pub(super) fn at(work: &Work<'_>, path: &RelativePath) -> Result<Option<Shared>,
 
 /// Whose files are in the directory; `None` where it is gone.
 pub(super) fn members(
-    work: &Work<'_>,
+    work: &ExportOp<'_>,
     path: &RelativePath,
     folder: &str,
 ) -> Result<Option<Vec<Member>>, OpError> {
@@ -116,7 +116,7 @@ pub(super) fn members(
 }
 
 /// Removes what makes the place a shared one, if nobody is in it.
-pub(super) fn clear(work: &Work<'_>, path: &RelativePath) -> Result<(), OpError> {
+pub(super) fn clear(work: &ExportOp<'_>, path: &RelativePath) -> Result<(), OpError> {
     for folder in names(work, &base(path))? {
         remove_empty(work, &within(path, &folder))?;
     }
@@ -125,7 +125,7 @@ pub(super) fn clear(work: &Work<'_>, path: &RelativePath) -> Result<(), OpError>
 }
 
 /// Removes a directory that was to become a place.
-pub(super) fn clear_stage(work: &Work<'_>, stage: &RelativePath) -> Result<(), OpError> {
+pub(super) fn clear_stage(work: &ExportOp<'_>, stage: &RelativePath) -> Result<(), OpError> {
     let base = stage.child(BASE);
     let open = base.child(OPEN);
     for file in names(work, &open)? {
@@ -139,7 +139,7 @@ pub(super) fn clear_stage(work: &Work<'_>, stage: &RelativePath) -> Result<(), O
 
 /// Removes the file of the volume, wherever it is, and what is empty then.
 pub(super) fn take_away(
-    work: &Work<'_>,
+    work: &ExportOp<'_>,
     marker: &Marker,
     path: &RelativePath,
     shared: &Shared,
@@ -165,13 +165,13 @@ pub(super) fn closing_name(name: &VolumeName) -> String {
     format!("{CLOSING}{name}.{:016x}", random::<u64>())
 }
 
-pub(super) fn reopen(work: &Work<'_>, path: &RelativePath, folder: &str) -> Result<(), OpError> {
+pub(super) fn reopen(work: &ExportOp<'_>, path: &RelativePath, folder: &str) -> Result<(), OpError> {
     work.changes.place_directory(&within(path, folder), &within(path, OPEN))?;
     Ok(())
 }
 
 pub(super) fn closed<T>(
-    work: &Work<'_>,
+    work: &ExportOp<'_>,
     path: &RelativePath,
     folder: &str,
     closing: &VolumeName,

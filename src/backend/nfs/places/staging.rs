@@ -5,7 +5,7 @@ use super::{
         identity::STAGED_IDENTITY,
         op_error::OpError,
         record::{self, BASE, Marker, STAGING},
-        work::Work,
+        work::ExportOp,
     },
     files::{LEAVING, staged_for},
     shared::clear_stage,
@@ -14,11 +14,11 @@ use super::{
 use crate::system::root::Entry;
 
 /// Puts back what late calls moved away from the mirror.
-pub(in crate::backend::nfs) fn put_back_moved(work: &Work<'_>) -> Result<(), OpError> {
+pub(in crate::backend::nfs) fn put_back_moved(work: &ExportOp<'_>) -> Result<(), OpError> {
     for name in work.root.names(&[BASE, STAGING])? {
         let Some(volume) = staged_for(&name).filter(|_| name.ends_with(LEAVING)) else { continue };
         // Whoever works on the volume now may need it.
-        let Ok(held) = work.context.hold(&volume) else { continue };
+        let Ok(held) = work.context.try_lock(&volume) else { continue };
         let aside = record::ours([STAGING, &name]);
         let Some(content) = work.root.read_fresh(&aside)? else { continue };
         match Marker::from_json(&content.bytes) {
@@ -33,7 +33,7 @@ pub(in crate::backend::nfs) fn put_back_moved(work: &Work<'_>) -> Result<(), OpE
 }
 
 /// Removes what broken off changes of the mirror left. For the beginning of a term.
-pub(in crate::backend::nfs) fn clear_staging(work: &Work<'_>) -> Result<(), OpError> {
+pub(in crate::backend::nfs) fn clear_staging(work: &ExportOp<'_>) -> Result<(), OpError> {
     put_back_moved(work)?;
     for name in work.root.names(&[BASE, STAGING])? {
         let entry = record::ours([STAGING, &name]);
@@ -47,7 +47,7 @@ pub(in crate::backend::nfs) fn clear_staging(work: &Work<'_>) -> Result<(), OpEr
         }
         let Some(volume) = staged_for(file).filter(|_| !name.ends_with(LEAVING)) else { continue };
         // Whoever works on the volume now may need it.
-        let Ok(_held) = work.context.hold(&volume) else { continue };
+        let Ok(_held) = work.context.try_lock(&volume) else { continue };
         if broken_off.is_some() {
             work.changes.remove_file(&entry)?;
         } else if work.root.entry(&entry)? == Entry::Directory {

@@ -4,17 +4,17 @@ use super::{
     super::{
         op_error::OpError,
         record::{self, ARCHIVED, BASE, DISPUTED, INTENTS, Marker, VOLUMES},
-        work::{Rule, Work},
+        work::{ExportOp, Rule},
     },
     files::{
-        ATTEMPTS, COMING, LEAVING, clear_empty, come_and_go, is_gone, is_same, link, make_folders, mirror,
-        move_away, read, remove_folders, renamed, staged,
+        ATTEMPTS, COMING, LEAVING, changed_concurrently, clear_empty, is_gone, is_same, link, make_folders,
+        mirror, move_away, read, remove_folders, renamed, staged,
     },
     looks::{Node, Occupant, Relation, above, above_strictly, below, disputed, node, unmirrored},
     shared::{self, OPEN, at, clear_stage, closed, own_file, reopen},
 };
 use crate::{
-    system::{guard::Held, root::Placed},
+    system::{keyed_lock::KeyedLock, root::Placed},
     volume::{RelativePath, VolumeName},
 };
 
@@ -34,7 +34,7 @@ pub(in crate::backend::nfs) enum Occupied {
 ///
 /// Done again it tells the same. What it did when it says [`Occupied::Taken`] is undone.
 pub(in crate::backend::nfs) fn occupy(
-    work: &Work<'_>,
+    work: &ExportOp<'_>,
     marker: &Marker,
     link_of: &RelativePath,
     path: &RelativePath,
@@ -63,7 +63,7 @@ pub(in crate::backend::nfs) fn occupy(
 
 /// The same for a volume that is in use already: only those count that have their place.
 pub(in crate::backend::nfs) fn occupy_recorded(
-    work: &Work<'_>,
+    work: &ExportOp<'_>,
     marker: &Marker,
     link_of: &RelativePath,
     path: &RelativePath,
@@ -74,7 +74,7 @@ pub(in crate::backend::nfs) fn occupy_recorded(
 
 /// Asks for the place, and tells also whether it was not ours before.
 fn claim(
-    work: &Work<'_>,
+    work: &ExportOp<'_>,
     marker: &Marker,
     link_of: &RelativePath,
     path: &RelativePath,
@@ -99,7 +99,7 @@ fn claim(
         }
         return Ok((Occupied::Taken(other), false));
     }
-    come_and_go(path)
+    changed_concurrently(path)
 }
 
 /// How far an attempt came.
@@ -122,7 +122,7 @@ impl Step {
 }
 
 fn take(
-    work: &Work<'_>,
+    work: &ExportOp<'_>,
     marker: &Marker,
     link_of: &RelativePath,
     path: &RelativePath,
@@ -135,7 +135,7 @@ fn take(
             Ok(Step::Again)
         }
         // The same that shares do holds here: the place is a directory that was moved to it, with one volume in it.
-        Placed::Unsupported => match found(work, marker, link_of, path)? {
+        Placed::Unsupported => match create_shared(work, marker, link_of, path)? {
             Placed::New => Ok(Step::alone(true)),
             Placed::Gone | Placed::Unsupported => Ok(Step::Again),
             Placed::Taken | Placed::NotADirectory => in_the_way(work, marker, path),
@@ -144,7 +144,7 @@ fn take(
 }
 
 /// What keeps us from a place that is to be ours alone: perhaps nothing any more, or we ourselves.
-fn in_the_way(work: &Work<'_>, marker: &Marker, path: &RelativePath) -> Result<Step, OpError> {
+fn in_the_way(work: &ExportOp<'_>, marker: &Marker, path: &RelativePath) -> Result<Step, OpError> {
     if let Some(occupant) = above_strictly(work, path)? {
         return Ok(Step::Taken(occupant));
     }
@@ -174,7 +174,7 @@ fn in_the_way(work: &Work<'_>, marker: &Marker, path: &RelativePath) -> Result<S
 }
 
 /// Removes the note of a volume of ours that has no record any more; a crash can leave one.
-fn taken_unless_left_over(work: &Work<'_>, occupant: Occupant) -> Result<Step, OpError> {
+fn taken_unless_left_over(work: &ExportOp<'_>, occupant: Occupant) -> Result<Step, OpError> {
     let Some(who) = &occupant.who else { return Ok(Step::Taken(occupant)) };
     match left_over(work, who, &occupant.path)? {
         Some(_held) => {
@@ -188,17 +188,17 @@ fn taken_unless_left_over(work: &Work<'_>, occupant: Occupant) -> Result<Step, O
 /// Whether `who`, which is noted at `path`, is of this cluster and nothing else tells of it. While what is returned is held,
 /// nothing of this process writes its record.
 pub(super) fn left_over(
-    work: &Work<'_>,
+    work: &ExportOp<'_>,
     who: &Marker,
     path: &RelativePath,
-) -> Result<Option<Held<VolumeName>>, OpError> {
+) -> Result<Option<KeyedLock<VolumeName>>, OpError> {
     let ours = work.cluster().zip(who.cluster.as_ref()).is_some_and(|(ids, cluster)| ids.include(cluster));
     // Of archives only the last one of a name has a record.
     let archive = who.archive.as_ref().is_some_and(|archive| archive.path == *path);
     if !ours || archive {
         return Ok(None);
     }
-    let Ok(held) = work.context.hold(who.id.name()) else { return Ok(None) };
+    let Ok(held) = work.context.try_lock(who.id.name()) else { return Ok(None) };
     for folder in [INTENTS, VOLUMES, ARCHIVED] {
         match work.root.read_fresh(&record::file(folder, who.id.name()))? {
             None => {}
@@ -213,7 +213,7 @@ pub(super) fn left_over(
 
 /// Gives up the place at `path` of the volume of `marker`, if it has it, and what only led there.
 pub(in crate::backend::nfs) fn vacate(
-    work: &Work<'_>,
+    work: &ExportOp<'_>,
     marker: &Marker,
     path: &RelativePath,
 ) -> Result<(), OpError> {
@@ -240,7 +240,7 @@ pub(in crate::backend::nfs) fn vacate(
 }
 
 /// Removes the file of a place.
-fn take_away(work: &Work<'_>, marker: &Marker, path: &RelativePath) -> Result<(), OpError> {
+fn take_away(work: &ExportOp<'_>, marker: &Marker, path: &RelativePath) -> Result<(), OpError> {
     work.ensure_layout()?;
     let leaf = mirror(path);
     let aside = staged(marker.id.name(), LEAVING);
@@ -258,7 +258,7 @@ fn take_away(work: &Work<'_>, marker: &Marker, path: &RelativePath) -> Result<()
 }
 
 /// Gives a volume back its place, if it is in use and that is not another one's by now.
-pub(super) fn put_back(work: &Work<'_>, aside: &RelativePath, found: &Marker) -> Result<(), OpError> {
+pub(super) fn put_back(work: &ExportOp<'_>, aside: &RelativePath, found: &Marker) -> Result<(), OpError> {
     let place = found.archive.as_ref().map_or(&found.path, |archive| &archive.path);
     if is_recorded(work, found, place)? {
         tracing::warn!(
@@ -278,7 +278,7 @@ pub(super) fn put_back(work: &Work<'_>, aside: &RelativePath, found: &Marker) ->
 }
 
 /// Whether a record says that the volume, or its archive, lies there, and is not being removed.
-fn is_recorded(work: &Work<'_>, found: &Marker, place: &RelativePath) -> Result<bool, OpError> {
+fn is_recorded(work: &ExportOp<'_>, found: &Marker, place: &RelativePath) -> Result<bool, OpError> {
     for folder in [VOLUMES, INTENTS, ARCHIVED] {
         let Some(content) = work.root.read_fresh(&record::file(folder, found.id.name()))? else { continue };
         let Ok(marker) = Marker::from_json(&content.bytes) else { return Ok(true) };
@@ -293,7 +293,7 @@ fn is_recorded(work: &Work<'_>, found: &Marker, place: &RelativePath) -> Result<
 
 /// Makes the volume one of those who share the place, or the first of them.
 fn join(
-    work: &Work<'_>,
+    work: &ExportOp<'_>,
     marker: &Marker,
     link_of: &RelativePath,
     path: &RelativePath,
@@ -348,12 +348,12 @@ fn join(
 }
 
 fn begin(
-    work: &Work<'_>,
+    work: &ExportOp<'_>,
     marker: &Marker,
     link_of: &RelativePath,
     path: &RelativePath,
 ) -> Result<Step, OpError> {
-    match found(work, marker, link_of, path)? {
+    match create_shared(work, marker, link_of, path)? {
         Placed::New => joined(work, marker, path, true),
         Placed::Gone | Placed::Unsupported => Ok(Step::Again),
         Placed::Taken => {
@@ -366,7 +366,7 @@ fn begin(
 }
 
 /// Looks once more whether the volume is really there, and with whom.
-fn joined(work: &Work<'_>, marker: &Marker, path: &RelativePath, new: bool) -> Result<Step, OpError> {
+fn joined(work: &ExportOp<'_>, marker: &Marker, path: &RelativePath, new: bool) -> Result<Step, OpError> {
     let name = marker.id.name();
     let Some(shared) = at(work, path)? else { return Ok(Step::Again) };
     match &shared.folder {
@@ -393,8 +393,8 @@ fn joined(work: &Work<'_>, marker: &Marker, path: &RelativePath, new: bool) -> R
 }
 
 /// Makes a place with the volume in it, where nothing is yet.
-fn found(
-    work: &Work<'_>,
+fn create_shared(
+    work: &ExportOp<'_>,
     marker: &Marker,
     link_of: &RelativePath,
     path: &RelativePath,

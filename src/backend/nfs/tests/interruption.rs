@@ -65,7 +65,7 @@ impl Interruption {
     }
 
     /// Holds the first step of those that are meant until it is released; no other one is held.
-    pub(in crate::backend::nfs) fn hold(
+    pub(in crate::backend::nfs) fn try_lock(
         &self,
         meant: impl Fn(&Step<'_>) -> bool + Send + Sync + 'static,
     ) -> Late {
@@ -136,7 +136,7 @@ enum At {
     #[default]
     Before,
     /// It waits.
-    Held,
+    KeyedLock,
     /// It may go on.
     Released,
 }
@@ -151,9 +151,9 @@ impl Late {
         if *at != At::Before {
             return;
         }
-        *at = At::Held;
+        *at = At::KeyedLock;
         self.0.1.notify_all();
-        drop(self.0.1.wait_while(at, |at| *at == At::Held).unwrap());
+        drop(self.0.1.wait_while(at, |at| *at == At::KeyedLock).unwrap());
     }
 
     /// Waits until the call is held.
@@ -178,7 +178,8 @@ async fn a_call_that_the_server_holds_is_carried_out_when_it_is_released_though_
     site.make(&patterned("other", "other")).await;
     let (request, permit) = (patterned("x", "data"), Permit::unlimited());
     let store = &site.nfs.stores[0];
-    let late = store.interruption.hold(|step| step.what == "make directory" && step.path().ends_with("data"));
+    let late =
+        store.interruption.try_lock(|step| step.what == "make directory" && step.path().ends_with("data"));
     let create = super::Backend::create(&site.nfs, &request, &permit);
     let meanwhile = async {
         late.reached().await;

@@ -14,7 +14,7 @@ use crate::{
         op_error::OpError,
         places::{self, Leaving, Occupant, Occupied, Relation},
         record::{self, INTENTS, Marker, VOLUMES},
-        work::Work,
+        work::ExportOp,
     },
     volume::{ClaimKey, RelativePath},
 };
@@ -41,7 +41,7 @@ fn marker(cluster: &str, name: &str, path: &str, shared: bool) -> Marker {
 /// Does `work` on the first export.
 async fn on<T: Send + 'static>(
     nfs: &Nfs,
-    work: impl FnOnce(&Work<'_>) -> Result<T, OpError> + Send + 'static,
+    work: impl FnOnce(&ExportOp<'_>) -> Result<T, OpError> + Send + 'static,
 ) -> Result<T, Error> {
     nfs.stores[0].run("test".into(), None, &Permit::unlimited(), work).await
 }
@@ -220,7 +220,7 @@ async fn those_who_share_a_place_come_and_go_and_only_the_last_may_take_the_data
 }
 
 /// Place, whether it is shared, and whose it is.
-type Held = BTreeSet<(RelativePath, bool, usize)>;
+type KeyedLock = BTreeSet<(RelativePath, bool, usize)>;
 
 /// Two clusters whose patterns overlap asked at once, in every order that the machine gives.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -230,7 +230,7 @@ async fn of_many_who_ask_at_once_never_two_lie_within_one_another() {
         let site = Site::new();
         site.make(&request("first", &[])).await;
         let before = noted(&site);
-        let held: Arc<Mutex<Held>> = Arc::default();
+        let held: Arc<Mutex<KeyedLock>> = Arc::default();
         let won = Arc::new(std::sync::atomic::AtomicUsize::new(0));
         let tasks = (0..6_usize).map(|number| {
             // One process works for a cluster at a time.
@@ -401,7 +401,7 @@ async fn a_late_call_of_who_leaves_a_shared_place_does_not_take_the_volume_that_
     occupy(&site.of_cluster("cluster-2"), &theirs).await.unwrap();
     occupy(&site.nfs, &ours).await.unwrap();
     let name = "places/data/.berth/open/v.json";
-    let late = site.nfs.stores[0].interruption.hold(move |step| step.path().ends_with(name));
+    let late = site.nfs.stores[0].interruption.try_lock(move |step| step.path().ends_with(name));
     let (permit, leaves) = (Permit::unlimited(), ours.clone());
     let leaving = site.nfs.stores[0]
         .run("test".into(), None, &permit, move |work| places::vacate(work, &leaves, &leaves.path));

@@ -7,14 +7,14 @@ use std::{collections::BTreeMap, sync::Arc};
 use super::{
     super::{
         mounted,
-        moves::{self, Here, Live, here},
-        op_error::{OpError, fail, if_room},
+        moves::{self, ActiveRecord, PathState, here},
+        op_error::{OpError, fail, unless_full},
         parents::remove_parents,
         places,
         record::{self, BASE, Marker, PURGING, Trashed, VOLUMES},
         recorded, restore,
         stage::{Stage, stage},
-        work::{Rule, Work},
+        work::{ExportOp, Rule},
     },
     plan::{Found, Next},
     scan::{Folder, Key, next_owner},
@@ -39,16 +39,16 @@ pub(super) enum Done {
 }
 
 /// Does what was decided, all but the purge itself.
-pub(super) fn act(work: &Work<'_>, key: &Key, found: &Found, next: &Next) -> Result<Done, OpError> {
+pub(super) fn act(work: &ExportOp<'_>, key: &Key, found: &Found, next: &Next) -> Result<Done, OpError> {
     let name = match found {
-        Found::Removed { marker, .. } | Found::Leftover { marker, .. } => Some(marker.id.name()),
+        Found::Removed { marker, .. } | Found::OrphanRecord { marker, .. } => Some(marker.id.name()),
         Found::Named { whole, .. } => Some(&whole.volume),
-        Found::Begun { live, .. } => Some(live.marker.id.name()),
+        Found::Begun { active_record, .. } => Some(active_record.marker.id.name()),
         Found::Legacy { volume, .. } => Some(volume),
-        Found::Stray { .. } | Found::OfOthers | Found::Odd(_) => None,
+        Found::Misplaced { .. } | Found::OtherCluster | Found::Unrecognised(_) => None,
     };
     let held = match name {
-        Some(name) => match work.context.hold(name) {
+        Some(name) => match work.context.try_lock(name) {
             Ok(held) => Some(held),
             Err(_) => return Ok(Done::Busy),
         },
@@ -76,23 +76,23 @@ pub(super) fn act(work: &Work<'_>, key: &Key, found: &Found, next: &Next) -> Res
 
 /// Moves an entry to where it is purged, so that everybody sees that there is no way back. A full export may not have the
 /// directory for it: then it is purged where it is.
-fn mark(work: &Work<'_>, key: &Key, found: &Found) -> Result<Key, OpError> {
+fn mark(work: &ExportOp<'_>, key: &Key, found: &Found) -> Result<Key, OpError> {
     let (Some(inode), false) = (found.inode(), key.purging()) else { return Ok(key.clone()) };
     mounted::within(work, &key.below, |inner| marked(inner, key, inode))
 }
 
-fn marked(work: &Work<'_>, key: &Key, inode: u64) -> Result<Key, OpError> {
+fn marked(work: &ExportOp<'_>, key: &Key, inode: u64) -> Result<Key, OpError> {
     let marked = key.marked();
     if marked.folder == Folder::Purging
-        && if_room(work.changes.make_directory(&[BASE, PURGING], 0o700))?.is_none()
+        && unless_full(work.changes.make_directory(&[BASE, PURGING], 0o700))?.is_none()
     {
         return Ok(key.clone());
     }
-    if here(work, &marked.path())? != Here::Nothing {
+    if here(work, &marked.path())? != PathState::Nothing {
         let path = marked.path();
         return fail(Kind::Conflict, format!("{path} exists already, and is not what is to be purged"));
     }
-    if if_room(moves::moved(work, &key.path(), &marked.path(), inode))?.is_none() {
+    if unless_full(moves::moved(work, &key.path(), &marked.path(), inode))?.is_none() {
         return Ok(key.clone());
     }
     work.context.trash.renamed(&key.path(), &marked.path());
@@ -100,17 +100,17 @@ fn marked(work: &Work<'_>, key: &Key, inode: u64) -> Result<Key, OpError> {
 }
 
 /// Puts a volume back whose PV is to be kept, with this UID.
-fn put_back(work: &Work<'_>, key: &Key, found: &Found, uid: &str) -> Result<Done, OpError> {
+fn put_back(work: &ExportOp<'_>, key: &Key, found: &Found, uid: &str) -> Result<Done, OpError> {
     match found {
         Found::Removed { marker, .. } => {
-            if moves::live(work, marker.id.name())?.is_some() {
+            if moves::active_record(work, marker.id.name())?.is_some() {
                 return Ok(Done::Superseded);
             }
             restore::from_trash(work, &key.name, (**marker).clone(), Some(uid))?;
             told(work, marker.id.name(), &key.name);
         }
-        Found::Leftover { marker, .. } => {
-            if moves::live(work, marker.id.name())?.is_some() {
+        Found::OrphanRecord { marker, .. } => {
+            if moves::active_record(work, marker.id.name())?.is_some() {
                 return Ok(Done::Superseded);
             }
             let (Stage::InPlace(_) | Stage::Mounted { .. }) = stage(work, marker)? else {
@@ -124,22 +124,26 @@ fn put_back(work: &Work<'_>, key: &Key, found: &Found, uid: &str) -> Result<Done
             };
             restore::from_trash(work, &key.name, (**marker).clone(), Some(uid))?;
         }
-        Found::Begun { live, .. } => {
+        Found::Begun { active_record, .. } => {
             // The provisioner may have finished or given up the removal by now.
-            if let Some(live) = moves::live(work, live.marker.id.name())? {
-                restore::cancel(work, &live, Some(uid))?;
+            if let Some(active_record) = moves::active_record(work, active_record.marker.id.name())? {
+                restore::cancel(work, &active_record, Some(uid))?;
                 told(work, &live_name(found), &key.name);
             }
         }
-        Found::Named { whole, live: Some(live), inode } => {
-            let marker =
-                Marker { trash: None, archive: None, uid: Some(uid.to_owned()), ..live.marker.clone() };
-            restore::bring(work, &marker, &live.file(), &key.path(), *inode)?;
+        Found::Named { whole, active_record: Some(active_record), inode } => {
+            let marker = Marker {
+                trash: None,
+                archive: None,
+                uid: Some(uid.to_owned()),
+                ..active_record.marker.clone()
+            };
+            restore::bring(work, &marker, &active_record.file(), &key.path(), *inode)?;
             work.context.trash.taken(&key.path());
-            if_room(work.changes.write(&live.file(), &marker.to_json()))?;
+            unless_full(work.changes.write(&active_record.file(), &marker.to_json()))?;
             told(work, &whole.volume, &key.name);
         }
-        Found::Named { whole, live: None, .. } => {
+        Found::Named { whole, active_record: None, .. } => {
             return fail(
                 Kind::Conflict,
                 format!(
@@ -149,7 +153,7 @@ fn put_back(work: &Work<'_>, key: &Key, found: &Found, uid: &str) -> Result<Done
                 ),
             );
         }
-        Found::Legacy { .. } | Found::Stray { .. } | Found::OfOthers | Found::Odd(_) => {}
+        Found::Legacy { .. } | Found::Misplaced { .. } | Found::OtherCluster | Found::Unrecognised(_) => {}
     }
     Ok(Done::Changed)
 }
@@ -158,19 +162,21 @@ fn live_name(found: &Found) -> String {
     found.volume().map(|(name, _)| name.to_string()).unwrap_or_default()
 }
 
-fn told(work: &Work<'_>, volume: &impl std::fmt::Display, entry: &str) {
+fn told(work: &ExportOp<'_>, volume: &impl std::fmt::Display, entry: &str) {
     let export = &work.context.export.name;
     tracing::info!(export, %volume, entry, "volume restored from the trash: its PersistentVolume is to be kept");
 }
 
 /// Finishes a removal that was begun for a PV that is gone.
-fn finish(work: &Work<'_>, key: &Key, found: &Found) -> Result<Done, OpError> {
-    let Found::Begun { live, inode } = found else { return Ok(Done::Changed) };
-    let Some(mut now) = moves::live(work, live.marker.id.name())? else { return Ok(Done::Changed) };
+fn finish(work: &ExportOp<'_>, key: &Key, found: &Found) -> Result<Done, OpError> {
+    let Found::Begun { active_record, inode } = found else { return Ok(Done::Changed) };
+    let Some(mut now) = moves::active_record(work, active_record.marker.id.name())? else {
+        return Ok(Done::Changed);
+    };
     if now.marker.trash.is_none() {
         // The version before did not note it.
         let at = jiff::Timestamp::now();
-        let keep = work.context.host.trash_retention().as_secs();
+        let keep = work.context.kubernetes.trash_retention().as_secs();
         let trash =
             Trashed { entry: key.name.clone(), inode: *inode, at, until: None, keep, below: Vec::new() };
         now.marker =
@@ -180,13 +186,13 @@ fn finish(work: &Work<'_>, key: &Key, found: &Found) -> Result<Done, OpError> {
     if !matches!(stage(work, &now.marker)?, Stage::InTrash { entry, .. } if entry == key.name) {
         return Ok(Done::Changed);
     }
-    let entry = moves::afresh(work, &mut now, &key.name, *inode)?;
+    let entry = moves::rename_entry(work, &mut now, &key.name, *inode)?;
     recorded::finish(work, &mut now, &entry, *inode)?;
     Ok(Done::Changed)
 }
 
 /// Moves what a call that came late moved here back to the volume that it is of.
-fn give_back(work: &Work<'_>, key: &Key, found: &Found, owner: &RelativePath) -> Result<Done, OpError> {
+fn give_back(work: &ExportOp<'_>, key: &Key, found: &Found, owner: &RelativePath) -> Result<Done, OpError> {
     let Some(inode) = found.inode() else { return Ok(Done::Changed) };
     moves::move_home(work, owner, &key.path(), inode)?;
     work.context.trash.taken(&key.path());
@@ -200,10 +206,10 @@ fn give_back(work: &Work<'_>, key: &Key, found: &Found, owner: &RelativePath) ->
 }
 
 /// Puts a record back that a call that came late had moved here.
-fn put_record_back(work: &Work<'_>, key: &Key, found: &Found) -> Result<Done, OpError> {
-    let Found::Leftover { marker, belongs: Some(belongs) } = found else { return Ok(Done::Changed) };
+fn put_record_back(work: &ExportOp<'_>, key: &Key, found: &Found) -> Result<Done, OpError> {
+    let Found::OrphanRecord { marker, belongs: Some(belongs) } = found else { return Ok(Done::Changed) };
     let name = marker.id.name();
-    if moves::live(work, name)?.is_none() && here(work, belongs)? == Here::Nothing {
+    if moves::active_record(work, name)?.is_none() && here(work, belongs)? == PathState::Nothing {
         work.changes.rename(&moves::trash_record(&key.name), belongs)?;
         if *belongs == record::file(VOLUMES, name) {
             work.context.index.add(name, &marker.path);
@@ -218,9 +224,9 @@ type InFileSystem<'a> = (&'a [String], Vec<String>);
 /// Removes these entries with all that is in them, each at most for its time slice, and the records of those that are gone.
 /// Returns what is left of each, `None` where nothing is.
 pub(super) fn purge(
-    work: &Work<'_>,
+    work: &ExportOp<'_>,
     ready: &BTreeMap<Key, Arc<Found>>,
-    crew: &Purge<'_>,
+    purge_job: &Purge<'_>,
 ) -> Result<BTreeMap<Key, Option<Left>>, OpError> {
     let mut left = BTreeMap::new();
     let mut folders: BTreeMap<InFileSystem<'_>, Vec<(&Key, Tree)>> = BTreeMap::new();
@@ -233,28 +239,28 @@ pub(super) fn purge(
     for ((below, folder), entries) in folders {
         let trees: Vec<Tree> = entries.iter().map(|(_, tree)| tree.clone()).collect();
         let outcome = mounted::within(work, below, |inner| {
-            Ok(crew.run(inner.root, &folder, &trees, inner.changes.gate())?)
+            Ok(purge_job.run(inner.root, &folder, &trees, inner.changes.gate())?)
         })?;
         for (key, tree) in entries {
             let of_it = || Left {
                 stuck: outcome.stuck.iter().filter(|stuck| stuck.entry == tree.name).cloned().collect(),
                 unfinished: outcome.unfinished.iter().filter(|u| u.entry == tree.name).cloned().collect(),
             };
-            let gone = mounted::within(work, below, |inner| here(inner, &key.path()))? == Here::Nothing;
+            let gone = mounted::within(work, below, |inner| here(inner, &key.path()))? == PathState::Nothing;
             if gone && let Some(found) = ready.get(key) {
                 let removed = match &**found {
                     Found::Removed { marker, .. } => Some((marker.id.name(), &marker.path)),
                     Found::Named { .. }
                     | Found::Begun { .. }
                     | Found::Legacy { .. }
-                    | Found::Stray { .. }
-                    | Found::Leftover { .. }
-                    | Found::OfOthers
-                    | Found::Odd(_) => None,
+                    | Found::Misplaced { .. }
+                    | Found::OrphanRecord { .. }
+                    | Found::OtherCluster
+                    | Found::Unrecognised(_) => None,
                 };
                 work.context.trash.gone(&key.path(), &key.name, removed);
-                if let Found::Named { live: Some(live), .. } = &**found {
-                    forget_live(work, live)?;
+                if let Found::Named { active_record: Some(active_record), .. } = &**found {
+                    forget_live(work, active_record)?;
                 }
                 // The record goes last: what has none is never purged.
                 work.changes.remove_file(&moves::trash_record(&key.name))?;
@@ -266,12 +272,12 @@ pub(super) fn purge(
 }
 
 /// Removes what is still noted of a volume that was removed while the export was full.
-fn forget_live(work: &Work<'_>, live: &Live) -> Result<(), OpError> {
-    let Ok(_held) = work.context.hold(live.marker.id.name()) else { return Ok(()) };
-    if stage(work, &live.marker)? == Stage::Missing {
-        if_room(places::vacate(work, &live.marker, &live.marker.path))?;
-        remove_parents(work, &live.marker.path)?;
-        moves::forget(work, &live.marker)?;
+fn forget_live(work: &ExportOp<'_>, active_record: &ActiveRecord) -> Result<(), OpError> {
+    let Ok(_held) = work.context.try_lock(active_record.marker.id.name()) else { return Ok(()) };
+    if stage(work, &active_record.marker)? == Stage::Missing {
+        unless_full(places::vacate(work, &active_record.marker, &active_record.marker.path))?;
+        remove_parents(work, &active_record.marker.path)?;
+        moves::forget(work, &active_record.marker)?;
     }
     Ok(())
 }

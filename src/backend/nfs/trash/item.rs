@@ -69,7 +69,7 @@ impl Item {
     /// From when on it may be purged; `None` while that is not known.
     pub(super) fn due(&self, retention: Duration) -> Option<SystemTime> {
         match &*self.found {
-            Found::Removed { marker, .. } | Found::Leftover { marker, .. } => match &marker.trash {
+            Found::Removed { marker, .. } | Found::OrphanRecord { marker, .. } => match &marker.trash {
                 Some(trash) => match trash.until {
                     Some(until) => Some(until.into()),
                     None => self.seen?.checked_add(Duration::from_secs(trash.keep)),
@@ -86,7 +86,9 @@ impl Item {
                 let since = self.seen.map_or(at, |seen| seen.min(at));
                 since.checked_add(retention.max(LEGACY_KEPT))
             }
-            Found::Begun { .. } | Found::Stray { .. } | Found::OfOthers | Found::Odd(_) => None,
+            Found::Begun { .. } | Found::Misplaced { .. } | Found::OtherCluster | Found::Unrecognised(_) => {
+                None
+            }
         }
     }
 

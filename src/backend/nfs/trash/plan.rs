@@ -5,7 +5,7 @@
 
 use jiff::Timestamp;
 
-use super::super::{entry::Whole, moves::Live, record::Marker};
+use super::super::{entry::SelfDescribingName, moves::ActiveRecord, record::Marker};
 use crate::{
     backend::PvState,
     volume::{RelativePath, VolumeName},
@@ -17,34 +17,37 @@ pub(super) enum Found {
     /// Removed, with its record beside it, of this cluster.
     Removed { marker: Box<Marker>, inode: u64 },
     /// Removed while the export was full: its name is its record, and perhaps the record among the volumes is still there.
-    Named { whole: Whole, live: Option<Box<Live>>, inode: u64 },
+    Named { whole: SelfDescribingName, active_record: Option<Box<ActiveRecord>>, inode: u64 },
     /// Its removal was begun and not finished: the record among the volumes says so.
-    Begun { live: Box<Live>, inode: u64 },
+    Begun { active_record: Box<ActiveRecord>, inode: u64 },
     /// Removed by the version before, which kept no record.
     Legacy { volume: VolumeName, at: Timestamp, inode: u64 },
     /// A call that came late moved it here. `owner`: where the volume lies that it is of.
-    Stray { inode: u64, owner: Option<RelativePath>, why: String },
+    Misplaced { inode: u64, owner: Option<RelativePath>, why: String },
     /// A record without a directory. `belongs`: where it is to be, where a call that came late moved it here.
-    Leftover { marker: Box<Marker>, belongs: Option<RelativePath> },
+    OrphanRecord { marker: Box<Marker>, belongs: Option<RelativePath> },
     /// Of another cluster, or of nobody knows which.
-    OfOthers,
+    OtherCluster,
     /// What nobody can make sense of.
-    Odd(String),
+    Unrecognised(String),
 }
 
 impl Found {
     /// The volume, and the UID of the PV that it was removed for, where the API server can be asked for it.
     pub(super) fn volume(&self) -> Option<(&VolumeName, Option<&str>)> {
         match self {
-            Self::Removed { marker, .. } | Self::Leftover { marker, belongs: None } => {
+            Self::Removed { marker, .. } | Self::OrphanRecord { marker, belongs: None } => {
                 Some((marker.id.name(), marker.uid.as_deref()))
             }
             Self::Named { whole, .. } => Some((&whole.volume, whole.uid.as_deref())),
-            Self::Begun { live, .. } => Some((live.marker.id.name(), live.marker.uid.as_deref())),
-            Self::Legacy { volume, .. } => Some((volume, None)),
-            Self::Leftover { belongs: Some(_), .. } | Self::Stray { .. } | Self::OfOthers | Self::Odd(_) => {
-                None
+            Self::Begun { active_record, .. } => {
+                Some((active_record.marker.id.name(), active_record.marker.uid.as_deref()))
             }
+            Self::Legacy { volume, .. } => Some((volume, None)),
+            Self::OrphanRecord { belongs: Some(_), .. }
+            | Self::Misplaced { .. }
+            | Self::OtherCluster
+            | Self::Unrecognised(_) => None,
         }
     }
 
@@ -55,8 +58,8 @@ impl Found {
             | Self::Named { inode, .. }
             | Self::Begun { inode, .. }
             | Self::Legacy { inode, .. }
-            | Self::Stray { inode, .. } => Some(*inode),
-            Self::Leftover { .. } | Self::OfOthers | Self::Odd(_) => None,
+            | Self::Misplaced { inode, .. } => Some(*inode),
+            Self::OrphanRecord { .. } | Self::OtherCluster | Self::Unrecognised(_) => None,
         }
     }
 }
@@ -111,10 +114,10 @@ pub(super) fn next(found: &Found, pv: Option<&PvState>, progress: Progress) -> N
             )),
             Some(PvState::Absent | PvState::Present { removing: true, .. }) | None => Next::Wait,
         },
-        Found::Stray { owner: Some(owner), .. } => Next::GiveBack(owner.clone()),
-        Found::Stray { owner: None, why, .. } | Found::Odd(why) => Next::Tell(why.clone()),
-        Found::Leftover { belongs: Some(_), .. } => Next::PutRecordBack,
-        Found::Leftover { belongs: None, .. } => match pv {
+        Found::Misplaced { owner: Some(owner), .. } => Next::GiveBack(owner.clone()),
+        Found::Misplaced { owner: None, why, .. } | Found::Unrecognised(why) => Next::Tell(why.clone()),
+        Found::OrphanRecord { belongs: Some(_), .. } => Next::PutRecordBack,
+        Found::OrphanRecord { belongs: None, .. } => match pv {
             Some(PvState::Absent) if progress.due => Next::Drop,
             Some(PvState::Present { .. }) if progress.superseded => {
                 if progress.due {
@@ -126,7 +129,7 @@ pub(super) fn next(found: &Found, pv: Option<&PvState>, progress: Progress) -> N
             Some(PvState::Present { removing: false, uid }) => Next::Restore(uid.clone()),
             Some(PvState::Absent | PvState::Present { removing: true, .. }) | None => Next::Wait,
         },
-        Found::OfOthers => Next::Wait,
+        Found::OtherCluster => Next::Wait,
     }
 }
 
@@ -174,7 +177,7 @@ mod tests {
     #[test]
     fn an_entry_is_purged_only_once_its_pv_is_gone_and_its_time_is_over_and_else_goes_back_or_waits() {
         let removed = || Found::Removed { marker: marker(), inode: 7 };
-        let whole = Whole {
+        let whole = SelfDescribingName {
             volume: "pvc-1".parse().unwrap(),
             at: "2026-03-01T10:00:00Z".parse().unwrap(),
             uid: None,
@@ -182,19 +185,21 @@ mod tests {
             inode: 7,
             keep: 0,
         };
-        let named = || Found::Named { whole: whole.clone(), live: None, inode: 7 };
-        let begun =
-            || Found::Begun { live: Box::new(Live { folder: "volumes", marker: *marker() }), inode: 7 };
+        let named = || Found::Named { whole: whole.clone(), active_record: None, inode: 7 };
+        let begun = || Found::Begun {
+            active_record: Box::new(ActiveRecord { folder: "volumes", marker: *marker() }),
+            inode: 7,
+        };
         let legacy = || Found::Legacy {
             volume: "pvc-1".parse().unwrap(),
             at: "2026-03-01T10:00:00Z".parse().unwrap(),
             inode: 7,
         };
-        let leftover = |moved: bool| Found::Leftover {
+        let leftover = |moved: bool| Found::OrphanRecord {
             marker: marker(),
             belongs: moved.then(|| "a/b/c".parse().unwrap()),
         };
-        let stray = |owner| Found::Stray { inode: 7, owner, why: "late".into() };
+        let misplaced = |owner| Found::Misplaced { inode: 7, owner, why: "late".into() };
         let home = "home".parse::<RelativePath>().unwrap();
         let absent = Some(PvState::Absent);
         let present = |uid: &str, removing| Some(PvState::Present { uid: uid.into(), removing });
@@ -230,10 +235,10 @@ mod tests {
             ("of the version before, held", legacy(), absent.clone(), early, Next::Wait),
             ("of the version before, due", legacy(), absent.clone(), due, Next::Purge),
             ("of the version before, to be removed", legacy(), present("o", true), due, Next::Wait),
-            ("late, of a volume", stray(Some(home.clone())), None, due, Next::GiveBack(home)),
-            ("late, of nobody", stray(None), None, due, Next::Tell("late".into())),
-            ("odd", Found::Odd("why".into()), None, due, Next::Tell("why".into())),
-            ("of others", Found::OfOthers, absent.clone(), due, Next::Wait),
+            ("late, of a volume", misplaced(Some(home.clone())), None, due, Next::GiveBack(home)),
+            ("late, of nobody", misplaced(None), None, due, Next::Tell("late".into())),
+            ("odd", Found::Unrecognised("why".into()), None, due, Next::Tell("why".into())),
+            ("of others", Found::OtherCluster, absent.clone(), due, Next::Wait),
             ("a record alone, held", leftover(false), absent.clone(), early, Next::Wait),
             ("a record alone, due", leftover(false), absent, due, Next::Drop),
             ("a record alone, rescued", leftover(false), present("o", false), due, back("o")),

@@ -16,11 +16,11 @@ use tokio::sync::oneshot;
 
 use super::{
     super::{
-        op_error::{OpError, explained, is_permitted},
+        op_error::{OpError, explained, is_storage_failure},
         places,
         record::{self, ARCHIVED, BASE, INTENTS, TRASH, VOLUMES},
         store::Store,
-        work::{Opened, Rule, Work},
+        work::{ExportOp, Opened, Rule},
     },
     act::{self, Done},
     item::{Item, LONGEST_PAUSE, keep_purging},
@@ -63,7 +63,7 @@ impl Purger<'_> {
     /// Does `work` on a thread that may hang; `None` where there is none, or it broke off.
     async fn on_thread<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&Work<'_>) -> Result<T, OpError> + Send + 'static,
+        work: impl FnOnce(&ExportOp<'_>) -> Result<T, OpError> + Send + 'static,
     ) -> Option<Result<T, OpError>> {
         let (send, receive) = oneshot::channel();
         let (store, opened) = (Arc::clone(self.store), Arc::clone(self.opened));
@@ -130,7 +130,7 @@ impl Rounds {
             return now;
         }
         let look = self.looked.map_or(now, |looked| looked + LOOK);
-        let (clock, retention) = (store.host.now(), store.host.trash_retention());
+        let (clock, retention) = (store.kubernetes.now(), store.kubernetes.trash_retention());
         let pauses = self.items.values().filter_map(|item| item.pause).map(|(until, _)| until);
         let pauses = pauses.filter(|until| *until > now);
         let due = self.items.values().filter_map(|item| {
@@ -141,7 +141,7 @@ impl Rounds {
     }
 
     async fn look(&mut self, purger: &Purger<'_>, depth: Depth) -> Option<Result<(), OpError>> {
-        let searched = |item: &Item| matches!(*item.found, Found::Stray { .. } | Found::OfOthers);
+        let searched = |item: &Item| matches!(*item.found, Found::Misplaced { .. } | Found::OtherCluster);
         let known: BTreeMap<Key, Arc<Found>> = self
             .items
             .iter()
@@ -163,7 +163,7 @@ impl Rounds {
             if depth != Depth::New {
                 self.looked = Some(Instant::now());
             }
-            self.take(found, purger.store.host.now());
+            self.take(found, purger.store.kubernetes.now());
         }))
     }
 
@@ -185,7 +185,7 @@ impl Rounds {
 
     /// Asks the API server for the PVs of what is due, of what was begun, and of some of the others.
     async fn ask(&mut self, store: &Store, depth: Depth) {
-        let (now, retention) = (store.host.now(), store.host.trash_retention());
+        let (now, retention) = (store.kubernetes.now(), store.kubernetes.trash_retention());
         let mut asked = Vec::new();
         let mut others = Vec::new();
         for (key, item) in &self.items {
@@ -207,7 +207,7 @@ impl Rounds {
                 if !store.enforces(Rule::PvState) {
                     return (key, Ok(PvState::Absent));
                 }
-                let answer = store.host.pv_state(&volume).await;
+                let answer = store.kubernetes.pv_state(&volume).await;
                 (key, answer)
             })
             .buffer_unordered(QUESTIONS)
@@ -232,7 +232,7 @@ impl Rounds {
 
     /// Decides about every entry, and returns what is to be done.
     fn decide(&mut self, store: &Store) -> Vec<(Key, Arc<Found>, Next)> {
-        let (now, retention) = (store.host.now(), store.host.trash_retention());
+        let (now, retention) = (store.kubernetes.now(), store.kubernetes.trash_retention());
         let mut todo = Vec::new();
         for (key, item) in &mut self.items {
             if item.is_paused() {
@@ -243,7 +243,7 @@ impl Rounds {
             match plan::next(&item.found, item.pv.as_ref(), progress) {
                 Next::Wait => {
                     let begun = matches!(*item.found, Found::Begun { .. });
-                    if matches!(*item.found, Found::OfOthers) {
+                    if matches!(*item.found, Found::OtherCluster) {
                         item.wait(LONGEST_SEARCH);
                     } else if due || begun {
                         item.wait(LOOK);
@@ -254,7 +254,7 @@ impl Rounds {
                 }
                 Next::Tell(why) => {
                     item.tell(&store.export.name, key.shown(), why);
-                    let searched = matches!(*item.found, Found::Stray { .. });
+                    let searched = matches!(*item.found, Found::Misplaced { .. });
                     item.wait(if searched { LONGEST_SEARCH } else { LOOK });
                 }
                 next @ (Next::Purge
@@ -308,7 +308,7 @@ impl Rounds {
 
     /// Shows how much there is and what is stuck.
     fn show(&self, store: &Store) {
-        let counted = |item: &&Item| !matches!(*item.found, Found::OfOthers | Found::Leftover { .. });
+        let counted = |item: &&Item| !matches!(*item.found, Found::OtherCluster | Found::OrphanRecord { .. });
         store.trash.show(
             self.items.values().filter(counted).count(),
             self.items.values().flat_map(|item| item.why.clone()).collect(),
@@ -324,7 +324,7 @@ enum Outcome {
 }
 
 /// Does everything that was decided, the purge last.
-fn do_all(work: &Work<'_>, todo: Vec<(Key, Arc<Found>, Next)>) -> Result<Vec<(Key, Outcome)>, OpError> {
+fn do_all(work: &ExportOp<'_>, todo: Vec<(Key, Arc<Found>, Next)>) -> Result<Vec<(Key, Outcome)>, OpError> {
     let mut done = Vec::new();
     let mut ready = BTreeMap::new();
     let mut was = BTreeMap::new();
@@ -335,15 +335,15 @@ fn do_all(work: &Work<'_>, todo: Vec<(Key, Arc<Found>, Next)>) -> Result<Vec<(Ke
                 was.insert(at, key);
             }
             Ok(other) => done.push((key, Outcome::Done(other))),
-            Err(error) if !is_permitted(&error) => return Err(error),
+            Err(error) if !is_storage_failure(&error) => return Err(error),
             Err(error) => done.push((key, Outcome::Failed(error))),
         }
     }
     if ready.is_empty() {
         return Ok(done);
     }
-    let crew = Purge { threads: THREADS, slice: SLICE, purged: work.context.trash.counter() };
-    for (at, left) in act::purge(work, &ready, &crew)? {
+    let purge_job = Purge { threads: THREADS, slice: SLICE, purged: work.context.trash.counter() };
+    for (at, left) in act::purge(work, &ready, &purge_job)? {
         let gone = left.is_none();
         let left = left.unwrap_or_default();
         let key = was.remove(&at).unwrap_or_else(|| at.clone());
@@ -353,12 +353,12 @@ fn do_all(work: &Work<'_>, todo: Vec<(Key, Arc<Found>, Next)>) -> Result<Vec<(Ke
 }
 
 /// Removes what was left where the writing of a record was broken off.
-fn clear_temporary(work: &Work<'_>) -> Result<(), OpError> {
+fn clear_temporary(work: &ExportOp<'_>) -> Result<(), OpError> {
     for folder in [INTENTS, VOLUMES, ARCHIVED, TRASH] {
         for file in work.root.names(&[BASE, folder])? {
             // Whoever works on the volume now may be writing it.
             let volume = record::volume_of_temporary(&file);
-            if let Some(_held) = volume.and_then(|name| work.context.hold(&name).ok()) {
+            if let Some(_held) = volume.and_then(|name| work.context.try_lock(&name).ok()) {
                 work.changes.remove_file(&[BASE, folder, &file])?;
             }
         }

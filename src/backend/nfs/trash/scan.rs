@@ -12,11 +12,11 @@ use super::{
     super::{
         entry::{self, Name},
         mounted,
-        moves::{self, Here, Live, here},
+        moves::{self, ActiveRecord, PathState, here},
         op_error::{OpError, is_elsewhere},
         places::{self, Relation},
         record::{self, BASE, INTENTS, Marker, PURGING, TRASH, VOLUMES},
-        work::{Rule, Work},
+        work::{ExportOp, Rule},
     },
     plan::Found,
 };
@@ -94,7 +94,7 @@ pub(super) enum Depth {
 
 /// Looks at the trash. What is `known` is looked at as closely as is asked for.
 pub(super) fn scan(
-    work: &Work<'_>,
+    work: &ExportOp<'_>,
     known: &BTreeMap<Key, Arc<Found>>,
     depth: Depth,
 ) -> Result<BTreeMap<Key, Arc<Found>>, OpError> {
@@ -152,24 +152,24 @@ pub(super) fn scan(
 }
 
 /// Whether what was found out before need not be found out again.
-fn still(work: &Work<'_>, key: &Key, before: &Found, depth: Depth) -> Result<bool, OpError> {
+fn still(work: &ExportOp<'_>, key: &Key, before: &Found, depth: Depth) -> Result<bool, OpError> {
     Ok(match (depth, before) {
         // The volume that something is of was looked for among all records; that is done again more and more seldom.
-        (Depth::New, _) | (Depth::Changed, Found::Stray { .. } | Found::OfOthers) => true,
+        (Depth::New, _) | (Depth::Changed, Found::Misplaced { .. } | Found::OtherCluster) => true,
         // Another directory may have come in place of an empty one.
         (Depth::Changed, Found::Removed { inode, .. } | Found::Legacy { inode, .. }) => {
-            here(work, &key.path())? == Here::Directory(*inode)
+            here(work, &key.path())? == PathState::Directory(*inode)
         }
         (
             Depth::Changed,
-            Found::Begun { .. } | Found::Named { .. } | Found::Leftover { .. } | Found::Odd(_),
+            Found::Begun { .. } | Found::Named { .. } | Found::OrphanRecord { .. } | Found::Unrecognised(_),
         )
         | (Depth::Everything, _) => false,
     })
 }
 
 /// What a record tells whose directory lies in the trash of another file system, and where it lies there.
-fn elsewhere(work: &Work<'_>, key: &Key) -> Result<Option<(Key, Found)>, OpError> {
+fn elsewhere(work: &ExportOp<'_>, key: &Key) -> Result<Option<(Key, Found)>, OpError> {
     let Ok(Some(marker)) = moves::trashed(work, &key.name) else { return Ok(None) };
     let Some(trash) = marker.trash.as_ref().filter(|trash| !trash.below.is_empty()) else { return Ok(None) };
     let (inode, below) = (trash.inode, trash.below.clone());
@@ -178,14 +178,14 @@ fn elsewhere(work: &Work<'_>, key: &Key) -> Result<Option<(Key, Found)>, OpError
     for folder in [Folder::Trash, Folder::Purging] {
         let key = Key { below: below.clone(), folder, name: key.name.clone() };
         match mounted::within(work, &below, |inner| here(inner, &key.path())) {
-            Ok(Here::Directory(found)) if found == inode => {
+            Ok(PathState::Directory(found)) if found == inode => {
                 let found = ours(work, &key, cluster.as_deref(), removed);
                 return Ok(Some((key, found)));
             }
             Ok(_) => {}
             Err(OpError::Step(failure)) if failure.errno().is_some() => {
                 let why = format!("the file system at {} cannot be looked at: {failure}", below.join("/"));
-                return Ok(Some((key, Found::Odd(why))));
+                return Ok(Some((key, Found::Unrecognised(why))));
             }
             Err(error) => return Err(error),
         }
@@ -194,17 +194,19 @@ fn elsewhere(work: &Work<'_>, key: &Key) -> Result<Option<(Key, Found)>, OpError
 }
 
 /// Finds out what an entry is; `None` where it is gone.
-pub(super) fn identify(work: &Work<'_>, key: &Key) -> Result<Option<Found>, OpError> {
+pub(super) fn identify(work: &ExportOp<'_>, key: &Key) -> Result<Option<Found>, OpError> {
     let record = match moves::trashed(work, &key.name) {
         Ok(record) => record,
-        Err(OpError::Reported(error)) => return Ok(Some(Found::Odd(error.to_string()))),
+        Err(OpError::Reported(error)) => return Ok(Some(Found::Unrecognised(error.to_string()))),
         Err(error) => return Err(error),
     };
     let inode = match here(work, &key.path())? {
-        Here::Directory(inode) => inode,
-        Here::Nothing => return leftover(work, record, &key.name),
-        Here::Other => {
-            return Ok(Some(Found::Odd("it is not a directory; berth put no such thing here".into())));
+        PathState::Directory(inode) => inode,
+        PathState::Nothing => return leftover(work, record, &key.name),
+        PathState::Other => {
+            return Ok(Some(Found::Unrecognised(
+                "it is not a directory; berth put no such thing here".into(),
+            )));
         }
     };
     let by_inode = work.context.enforces(Rule::Inode);
@@ -212,13 +214,13 @@ pub(super) fn identify(work: &Work<'_>, key: &Key) -> Result<Option<Found>, OpEr
     let name = Name::read(&key.name);
     if let Some(marker) = record {
         let recorded = match &name {
-            Name::Whole(whole) => Some(whole.inode),
+            Name::SelfDescribingName(whole) => Some(whole.inode),
             Name::Recorded(_) | Name::Legacy { .. } | Name::Unknown => {
                 marker.trashed_in(base).or(marker.inode_in(base))
             }
         };
         if by_inode && recorded.is_some_and(|recorded| recorded != inode) {
-            return stray(work, inode, Some(&marker.path), key).map(Some);
+            return misplaced(work, inode, Some(&marker.path), key).map(Some);
         }
         let cluster = marker.cluster.clone();
         return Ok(Some(ours(
@@ -228,23 +230,31 @@ pub(super) fn identify(work: &Work<'_>, key: &Key) -> Result<Option<Found>, OpEr
             Found::Removed { marker: Box::new(marker), inode },
         )));
     }
-    if let Name::Whole(whole) = name {
+    if let Name::SelfDescribingName(whole) = name {
         if by_inode && whole.inode != inode {
-            return stray(work, inode, None, key).map(Some);
+            return misplaced(work, inode, None, key).map(Some);
         }
-        let live = moves::live(work, &whole.volume)?;
-        let live = live.filter(|live| live.marker.inode_in(base).is_none_or(|recorded| recorded == inode));
+        let active_record = moves::active_record(work, &whole.volume)?;
+        let active_record = active_record.filter(|active_record| {
+            active_record.marker.inode_in(base).is_none_or(|recorded| recorded == inode)
+        });
         let cluster = whole.cluster.clone();
-        let named = Found::Named { whole, live: live.map(Box::new), inode };
+        let named = Found::Named { whole, active_record: active_record.map(Box::new), inode };
         return Ok(Some(ours(work, key, cluster.as_deref(), named)));
     }
-    if let Some(live) = name.volume().map(|volume| moves::live(work, volume)).transpose()?.flatten()
-        && is_on_its_way(&live.marker, &key.name, inode, base, by_inode)
+    if let Some(active_record) =
+        name.volume().map(|volume| moves::active_record(work, volume)).transpose()?.flatten()
+        && is_on_its_way(&active_record.marker, &key.name, inode, base, by_inode)
     {
-        let cluster = live.marker.cluster.clone();
-        return Ok(Some(ours(work, key, cluster.as_deref(), Found::Begun { live: Box::new(live), inode })));
+        let cluster = active_record.marker.cluster.clone();
+        return Ok(Some(ours(
+            work,
+            key,
+            cluster.as_deref(),
+            Found::Begun { active_record: Box::new(active_record), inode },
+        )));
     }
-    stray(work, inode, None, key).map(Some)
+    misplaced(work, inode, None, key).map(Some)
 }
 
 /// Whether a removal that was begun moved the volume here. The record may not say yet by which name.
@@ -257,14 +267,14 @@ fn is_on_its_way(marker: &Marker, entry: &str, inode: u64, base: u64, by_inode: 
 }
 
 /// `found`, if it is this cluster's.
-fn ours(work: &Work<'_>, key: &Key, cluster: Option<&str>, found: Found) -> Found {
+fn ours(work: &ExportOp<'_>, key: &Key, cluster: Option<&str>, found: Found) -> Found {
     if !work.context.enforces(Rule::Cluster) || work.context.trash.is_mine(&key.name) {
         return found;
     }
     match (cluster, work.cluster()) {
         (Some(theirs), Some(ids)) if ids.include(theirs) => found,
-        (Some(_), _) => Found::OfOthers,
-        (None, _) => Found::Odd(
+        (Some(_), _) => Found::OtherCluster,
+        (None, _) => Found::Unrecognised(
             "its record does not say of which cluster it is; once it is known that no cluster wants it, remove it by hand, \
              with its record"
                 .into(),
@@ -272,38 +282,37 @@ fn ours(work: &Work<'_>, key: &Key, cluster: Option<&str>, found: Found) -> Foun
     }
 }
 
-fn is_ours(work: &Work<'_>, marker: &Marker) -> bool {
+fn is_ours(work: &ExportOp<'_>, marker: &Marker) -> bool {
     let ours = || work.cluster().zip(marker.cluster.as_ref()).is_some_and(|(ids, id)| ids.include(id));
     !work.context.enforces(Rule::Cluster) || ours()
 }
 
 /// What a record without a directory tells.
-fn leftover(work: &Work<'_>, record: Option<Marker>, entry: &str) -> Result<Option<Found>, OpError> {
+fn leftover(work: &ExportOp<'_>, record: Option<Marker>, entry: &str) -> Result<Option<Found>, OpError> {
     let Some(marker) = record else { return Ok(None) };
     if !is_ours(work, &marker) {
-        return Ok(Some(Found::OfOthers));
+        return Ok(Some(Found::OtherCluster));
     }
     let belongs = belongs(work, &marker, entry)?;
-    Ok(Some(Found::Leftover { marker: Box::new(marker), belongs }))
+    Ok(Some(Found::OrphanRecord { marker: Box::new(marker), belongs }))
 }
 
 /// Where a record belongs that a call that came late moved here, when it was already the one of a volume that is in use, or
 /// of a later removal.
-fn belongs(work: &Work<'_>, marker: &Marker, entry: &str) -> Result<Option<RelativePath>, OpError> {
+fn belongs(work: &ExportOp<'_>, marker: &Marker, entry: &str) -> Result<Option<RelativePath>, OpError> {
     let base = work.base()?;
     let other = marker.trash.as_ref().map(|trash| trash.entry.as_str());
-    if other == Some(entry) || moves::live(work, marker.id.name())?.is_some() {
+    if other == Some(entry) || moves::active_record(work, marker.id.name())?.is_some() {
         return Ok(None);
     }
-    let is_it =
-        |found: Here, recorded: Option<u64>| matches!(found, Here::Directory(i) if recorded == Some(i));
+    let is_it = |found: PathState, recorded: Option<u64>| matches!(found, PathState::Directory(i) if recorded == Some(i));
     if let Some(other) = other
         && is_it(here(work, &moves::in_trash(other))?, marker.trashed_in(base))
     {
         return Ok(Some(moves::trash_record(other)));
     }
     let at_place = match here(work, &marker.path) {
-        Err(error) if is_elsewhere(&error) => Here::Nothing,
+        Err(error) if is_elsewhere(&error) => PathState::Nothing,
         other => other?,
     };
     let in_use = is_it(at_place, marker.inode_in(base));
@@ -311,33 +320,46 @@ fn belongs(work: &Work<'_>, marker: &Marker, entry: &str) -> Result<Option<Relat
 }
 
 /// Finds the volume that a directory is of which is not what was removed under its name.
-fn stray(work: &Work<'_>, inode: u64, place: Option<&RelativePath>, key: &Key) -> Result<Found, OpError> {
+fn misplaced(
+    work: &ExportOp<'_>,
+    inode: u64,
+    place: Option<&RelativePath>,
+    key: &Key,
+) -> Result<Found, OpError> {
     let name = Name::read(&key.name);
     if !work.context.enforces(Rule::Inode)
         && let Some(volume) = name.volume()
     {
         // As it was before the rule: whatever is in the trash is purged.
         let (volume, at) = (volume.clone(), jiff::Timestamp::UNIX_EPOCH);
-        let whole = entry::Whole { volume, at, uid: None, cluster: None, inode, keep: 0 };
-        return Ok(Found::Named { whole, live: None, inode });
+        let whole = entry::SelfDescribingName { volume, at, uid: None, cluster: None, inode, keep: 0 };
+        return Ok(Found::Named { whole, active_record: None, inode });
     }
     let hints = hints(work, place, &name)?;
     for place in &hints {
-        if let Some((live, _)) = owner_at(work, place, inode)? {
-            return Ok(Found::Stray { inode, owner: Some(live.marker.path), why: String::new() });
+        if let Some((active_record, _)) = owner_at(work, place, inode)? {
+            return Ok(Found::Misplaced {
+                inode,
+                owner: Some(active_record.marker.path),
+                why: String::new(),
+            });
         }
     }
     let mut doubts = Vec::new();
     for volume in all_volumes(work)? {
-        let Ok(Some(live)) = moves::live(work, &volume) else { continue };
-        match misses(work, &live.marker, inode)? {
+        let Ok(Some(active_record)) = moves::active_record(work, &volume) else { continue };
+        match misses(work, &active_record.marker, inode)? {
             None => {}
             // The version before was broken off between the move and the removal of the record.
-            Some(false) if name.volume() == Some(&volume) && is_ours(work, &live.marker) => {
-                return Ok(Found::Begun { live: Box::new(live), inode });
+            Some(false) if name.volume() == Some(&volume) && is_ours(work, &active_record.marker) => {
+                return Ok(Found::Begun { active_record: Box::new(active_record), inode });
             }
-            Some(sure) if sure || hints.contains(&live.marker.path) => {
-                return Ok(Found::Stray { inode, owner: Some(live.marker.path), why: String::new() });
+            Some(sure) if sure || hints.contains(&active_record.marker.path) => {
+                return Ok(Found::Misplaced {
+                    inode,
+                    owner: Some(active_record.marker.path),
+                    why: String::new(),
+                });
             }
             Some(_) => doubts.push(volume),
         }
@@ -354,33 +376,43 @@ fn stray(work: &Work<'_>, inode: u64, place: Option<&RelativePath>, key: &Key) -
         why.push_str(&names.join(" or "));
         why.push_str(", whose directory is missing: if it is, move it there");
     }
-    Ok(Found::Stray { inode, owner: None, why })
+    Ok(Found::Misplaced { inode, owner: None, why })
 }
 
 /// The volume at `place`, if its directory is missing and may be this one; and whether its record names this inode.
-fn owner_at(work: &Work<'_>, place: &RelativePath, inode: u64) -> Result<Option<(Live, bool)>, OpError> {
+fn owner_at(
+    work: &ExportOp<'_>,
+    place: &RelativePath,
+    inode: u64,
+) -> Result<Option<(ActiveRecord, bool)>, OpError> {
     if let Some(occupant) = places::occupant(work, place)?
         && occupant.relation == Relation::Same
         && let Some(who) = &occupant.who
-        && let Some(live) = moves::live(work, who.id.name())?
-        && live.marker.path == *place
-        && let Some(sure) = misses(work, &live.marker, inode)?
+        && let Some(active_record) = moves::active_record(work, who.id.name())?
+        && active_record.marker.path == *place
+        && let Some(sure) = misses(work, &active_record.marker, inode)?
     {
-        return Ok(Some((live, sure)));
+        return Ok(Some((active_record, sure)));
     }
     Ok(None)
 }
 
 /// Where the volume lies whose directory this is by now. After a purge that was broken off before it removed the record, the
 /// file system may give the inode to the next volume at the same place, and a call that comes late may move that one here.
-pub(super) fn next_owner(work: &Work<'_>, found: &Found) -> Result<Option<RelativePath>, OpError> {
+pub(super) fn next_owner(work: &ExportOp<'_>, found: &Found) -> Result<Option<RelativePath>, OpError> {
     let Found::Removed { marker, inode } = found else { return Ok(None) };
     let owner = owner_at(work, &marker.path, *inode)?;
-    Ok(owner.filter(|(live, sure)| *sure && live.marker.trash.is_none()).map(|(live, _)| live.marker.path))
+    Ok(owner
+        .filter(|(active_record, sure)| *sure && active_record.marker.trash.is_none())
+        .map(|(active_record, _)| active_record.marker.path))
 }
 
 /// Where a directory may have been that a call that came late moved here: where the volume was that it was meant for.
-fn hints(work: &Work<'_>, place: Option<&RelativePath>, name: &Name) -> Result<Vec<RelativePath>, OpError> {
+fn hints(
+    work: &ExportOp<'_>,
+    place: Option<&RelativePath>,
+    name: &Name,
+) -> Result<Vec<RelativePath>, OpError> {
     let mut hints: Vec<RelativePath> = place.cloned().into_iter().collect();
     let Some(volume) = name.volume() else { return Ok(hints) };
     hints.extend(work.context.trash.place_of(volume));
@@ -401,13 +433,13 @@ fn hints(work: &Work<'_>, place: Option<&RelativePath>, name: &Name) -> Result<V
 
 /// Whether the directory of a volume is missing, and, where it is, whether its record names this inode; `None` where it is not
 /// missing or is another one.
-fn misses(work: &Work<'_>, marker: &Marker, inode: u64) -> Result<Option<bool>, OpError> {
+fn misses(work: &ExportOp<'_>, marker: &Marker, inode: u64) -> Result<Option<bool>, OpError> {
     let recorded = marker.inode_in(work.base()?);
     if recorded.is_some_and(|recorded| recorded != inode) {
         return Ok(None);
     }
     let missing = match here(work, &marker.path) {
-        Ok(at_place) => at_place == Here::Nothing,
+        Ok(at_place) => at_place == PathState::Nothing,
         // It lies where we do not look: behind a mount, a link.
         Err(OpError::Step(_)) => false,
         Err(error) => return Err(error),
@@ -416,7 +448,7 @@ fn misses(work: &Work<'_>, marker: &Marker, inode: u64) -> Result<Option<bool>, 
 }
 
 /// The names of all volumes that were not removed.
-fn all_volumes(work: &Work<'_>) -> Result<Vec<VolumeName>, OpError> {
+fn all_volumes(work: &ExportOp<'_>) -> Result<Vec<VolumeName>, OpError> {
     let mut volumes = Vec::new();
     for folder in [VOLUMES, INTENTS] {
         let names = work.root.names(&[BASE, folder])?;

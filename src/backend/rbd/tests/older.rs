@@ -98,8 +98,8 @@ async fn a_renaming_that_the_version_before_broke_off_is_gone_on_with() {
     for (stop, restored) in [(Stop::After(1), false), (Stop::After(2), false), (Stop::After(2), true)] {
         let site = Site::new();
         site.fake_cluster.plant("rbd", IMAGE, planted());
-        let doomed = format!("berth.deleted-{IMAGE}");
-        site.fake_cluster.rename(IMAGE, &doomed, stop);
+        let legacy_trash_name = format!("berth.deleted-{IMAGE}");
+        site.fake_cluster.rename(IMAGE, &legacy_trash_name, stop);
         if restored {
             assert_eq!(site.restore(&removal(IMAGE, Disposal::Delete)).await.unwrap(), Restored::MovedBack);
             assert_eq!(site.fake_cluster.images(), [IMAGE]);

@@ -10,7 +10,7 @@ use super::*;
 use crate::{
     backend::{StorageSystem, memory::Memory},
     provisioner::{
-        cache::Watched,
+        cache::ResourceKind,
         fixtures::{self, NAME},
         queue::Outcome,
     },
@@ -25,12 +25,12 @@ fn backends() -> Backends {
 /// What is known: the usual class unless `class` is `None`, changed as it says, and these volumes.
 fn cache(class: Option<Value>, volumes: Vec<Value>) -> Cache {
     let mut cache = Cache::new(backends(), true);
-    cache.begin(Watched::Classes);
+    cache.begin(ResourceKind::Classes);
     if let Some(patch) = class {
-        cache.see_class(fixtures::class(patch));
+        cache.upsert_class(fixtures::class(patch));
     }
     for volume in volumes {
-        cache.see_volume(&fixtures::volume_object(volume));
+        cache.upsert_volume(&fixtures::volume_object(volume));
     }
     cache
 }
@@ -38,7 +38,7 @@ fn cache(class: Option<Value>, volumes: Vec<Value>) -> Cache {
 /// The plan in short: its kind, and for a rejection also when it is looked at again.
 fn decide(claim: &Value, cache: &mut Cache) -> (String, String) {
     let object = fixtures::claim_object(claim.clone());
-    cache.see_claim(&object);
+    cache.upsert_claim(&object);
     let Some(claim) = cache.claim(object.metadata.uid.as_deref().unwrap()).cloned() else {
         return ("not kept".into(), String::new());
     };
@@ -47,7 +47,7 @@ fn decide(claim: &Value, cache: &mut Cache) -> (String, String) {
         Plan::Foreign(why) => ("foreign".into(), why),
         Plan::Reread => ("reread".into(), String::new()),
         Plan::Wait(why) => ("wait".into(), why.into()),
-        Plan::StepAside(note) => ("step aside".into(), note),
+        Plan::LeaveToPopulator(note) => ("step aside".into(), note),
         Plan::Reject(rejection) => {
             let again = match rejection.again {
                 Again::OnChange => "on change".to_owned(),
@@ -447,7 +447,7 @@ fn what_a_class_needs_of_a_claim_is_kept_and_the_claim_is_read_again_when_that_c
     };
     let mut cache = cache(None, Vec::new());
     assert_eq!(decide(&claim, &mut cache).0, "reject, unless there is a class");
-    cache.see_class(class("${.PVC.labels.tier}/${.PVC.name}", "1"));
+    cache.upsert_class(class("${.PVC.labels.tier}/${.PVC.name}", "1"));
     let kept = cache.claim("0b6f-11").cloned().unwrap();
     assert!(
         matches!(plan(&kept, &cache, &backends(), None), Plan::Reread),
@@ -458,11 +458,11 @@ fn what_a_class_needs_of_a_claim_is_kept_and_the_claim_is_read_again_when_that_c
     assert_eq!(kept.labels, BTreeMap::from([("tier".into(), "gold".into())]), "and only what is needed");
     assert!(kept.annotations.is_empty(), "{:?}", kept.annotations);
 
-    cache.see_class(class("${.PVC.annotations.team}/${.PVC.labels.tier}", "2"));
+    cache.upsert_class(class("${.PVC.annotations.team}/${.PVC.labels.tier}", "2"));
     let kept = cache.claim("0b6f-11").cloned().unwrap();
     assert!(matches!(plan(&kept, &cache, &backends(), None), Plan::Reread), "the new edition needs more");
     assert_eq!(decide(&claim, &mut cache).1, "a/gold");
-    cache.see_class(class("${.PVC.name}", "3"));
+    cache.upsert_class(class("${.PVC.name}", "3"));
     let kept = cache.claim("0b6f-11").cloned().unwrap();
     assert!(matches!(plan(&kept, &cache, &backends(), None), Plan::Provision(_)), "less is enough");
 }
@@ -599,7 +599,7 @@ fn the_backend_is_asked_for_what_the_claim_says_with_its_own_parameters_only() {
         "metadata": {"labels": {"tier": "gold"}},
         "spec": {"accessModes": ["ReadWriteOnce", "ReadOnlyMany"]},
     });
-    cache.see_claim(&fixtures::claim_object(claim));
+    cache.upsert_claim(&fixtures::claim_object(claim));
     let claim = Arc::clone(cache.claim("0b6f-11").unwrap());
     let Plan::Provision(order) = plan(&claim, &cache, &backends(), None) else { panic!("not provisioned") };
     let mut expected = VolumeRequest {
@@ -636,7 +636,7 @@ fn a_claim_and_a_class_that_are_the_same_are_not_parsed_again() {
     assert!(!again(&Arc::new(Claim::clone(&claim)), &cache), "the claim is another edition");
     let mut class = Class::clone(cache.class(&claim.class).unwrap());
     class.version = "2".into();
-    cache.see_class(class);
+    cache.upsert_class(class);
     assert!(!again(&claim, &cache), "the class is another edition");
 }
 

@@ -98,7 +98,7 @@ struct Ledger {
 /// What all actors share.
 struct Stage {
     parent: TempDir,
-    hosts: [Arc<FakeHost>; 2],
+    hosts: [Arc<FakeKubernetes>; 2],
     turns: Turns,
     ledger: Mutex<Ledger>,
     off: Vec<Rule>,
@@ -197,7 +197,7 @@ impl Process {
         Self { stage: Arc::clone(stage), actor, cluster, nfs, permit: Permit::unlimited() }
     }
 
-    fn host(&self) -> &FakeHost {
+    fn kubernetes(&self) -> &FakeKubernetes {
         &self.stage.hosts[self.cluster]
     }
 
@@ -304,7 +304,7 @@ impl Process {
             return Ok(());
         };
         self.turn(&format!("store the PV of {name}"))?;
-        self.host().set_volume(&request.name, &object_uid(&request.name), false);
+        self.kubernetes().set_volume(&request.name, &object_uid(&request.name), false);
         let directory = self.stage.directory(&volume);
         if fs::write(directory.join(name), name).is_err() {
             self.stage.wrong(format!("there is no directory for the pod of {name}"));
@@ -329,7 +329,7 @@ impl Process {
                 return Ok(());
             }
             entry.state = State::Released(disposal);
-            self.host().set_volume(&entry.request.name, &object_uid(&entry.request.name), true);
+            self.kubernetes().set_volume(&entry.request.name, &object_uid(&entry.request.name), true);
         }
         self.remove(name, disposal).await
     }
@@ -347,9 +347,9 @@ impl Process {
             return Ok(());
         }
         self.turn(&format!("delete the PV of {name}"))?;
-        match self.host().pv_state(&removal.name).await.unwrap() {
+        match self.kubernetes().pv_state(&removal.name).await.unwrap() {
             PvState::Present { removing: true, .. } => {
-                self.host().delete_volume(&removal.name);
+                self.kubernetes().delete_volume(&removal.name);
                 self.stage.ledger().claims.get_mut(name).unwrap().state = State::Gone(disposal);
                 Ok(())
             }
@@ -368,7 +368,7 @@ impl Process {
             && matches!(entry.state, State::Released(_))
         {
             entry.state = State::Bound;
-            self.host().set_volume(&entry.request.name, &object_uid(&entry.request.name), false);
+            self.kubernetes().set_volume(&entry.request.name, &object_uid(&entry.request.name), false);
         }
         Ok(())
     }
@@ -377,10 +377,10 @@ impl Process {
         self.turn(&format!("copy the PV of {name}"))?;
         let Some(mut removal) = self.removal(name, Disposal::Delete) else { return Ok(()) };
         removal.pv_metadata.uid = "copy".into();
-        self.host().set_volume(&removal.name, "copy", true);
+        self.kubernetes().set_volume(&removal.name, "copy", true);
         let removed = self.nfs.remove(&removal, &self.permit).await;
         if self.failed(removed)?.is_some() {
-            self.host().delete_volume(&removal.name);
+            self.kubernetes().delete_volume(&removal.name);
         }
         Ok(())
     }
@@ -390,7 +390,7 @@ impl Process {
         for store in &self.nfs.stores {
             let found = self.nfs.list_uncommitted(&store.export.name, &|_: &VolumeName| false).await;
             for uncommitted in self.failed(found)?.unwrap_or_default() {
-                let pv = self.host().pv_state(uncommitted.id.name()).await.unwrap();
+                let pv = self.kubernetes().pv_state(uncommitted.id.name()).await.unwrap();
                 let asked = |entry: &Entry| {
                     entry.cluster == self.cluster
                         && entry.request.name == *uncommitted.id.name()
@@ -444,7 +444,7 @@ pub(super) fn play(world: &World, off: &[Rule], orders: &mut Orders) -> Option<S
     std::os::unix::fs::symlink(parent.path(), parent.path().join("mount")).unwrap();
     let stage = Arc::new(Stage {
         parent,
-        hosts: CLUSTERS.map(|cluster| Arc::new(FakeHost::new(cluster))),
+        hosts: CLUSTERS.map(|cluster| Arc::new(FakeKubernetes::new(cluster))),
         turns: Turns::new(world.actors.len()),
         ledger: Mutex::default(),
         off: off.to_vec(),

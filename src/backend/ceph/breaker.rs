@@ -1,4 +1,4 @@
-//! How long a cluster whose monitors did not answer is left alone: [`Silence`]. Pure but for the clock.
+//! How long a cluster whose monitors did not answer is left alone: [`CircuitBreaker`]. Pure but for the clock.
 //!
 //! What is asked of a cluster that is left alone fails at once, with what is known. When the time is over, one caller tries, and
 //! the others wait for what comes of it: a cluster that is gone for good costs next to nothing, whatever is asked of it.
@@ -14,7 +14,7 @@ const NOT_SERVED: Duration = Duration::from_mins(5);
 
 /// The silence of one cluster.
 #[derive(Debug)]
-pub(super) struct Silence {
+pub(super) struct CircuitBreaker {
     first: Duration,
     now: Option<Pause>,
 }
@@ -28,31 +28,31 @@ struct Pause {
 
 /// Whether a call may be made.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Gate {
+pub(super) enum BreakerDecision {
     /// Nothing speaks against it.
-    Open,
+    Allow,
     /// Not for so long, for that reason.
-    Closed(Duration, String),
+    Reject(Duration, String),
     /// It is the one that tries whether the silence is over.
-    Trial,
+    HalfOpen,
 }
 
-impl Silence {
+impl CircuitBreaker {
     /// None so far. The first pause will be `first`; zero for never any.
     pub(super) fn new(first: Duration) -> Self {
         Self { first, now: None }
     }
 
     /// Asks to make a call.
-    pub(super) fn gate(&mut self) -> Gate {
-        let Some(pause) = &mut self.now else { return Gate::Open };
+    pub(super) fn gate(&mut self) -> BreakerDecision {
+        let Some(pause) = &mut self.now else { return BreakerDecision::Allow };
         let now = Instant::now();
         if now < pause.until {
-            return Gate::Closed(pause.until - now, pause.why.clone());
+            return BreakerDecision::Reject(pause.until - now, pause.why.clone());
         }
         // The next caller waits for the outcome of this trial.
         pause.until = now + pause.length;
-        Gate::Trial
+        BreakerDecision::HalfOpen
     }
 
     /// The cluster did not answer, for that reason. A `trial` makes the pause longer, which others that began before it do not.
@@ -91,31 +91,31 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_pause_grows_to_its_bound_and_one_caller_at_a_time_tries() {
         for (listens, most) in [(false, NOTHING_LISTENS), (true, NOT_SERVED)] {
-            let mut silence = Silence::new(Duration::from_secs(1));
-            assert_eq!(silence.gate(), Gate::Open);
+            let mut breaker = CircuitBreaker::new(Duration::from_secs(1));
+            assert_eq!(breaker.gate(), BreakerDecision::Allow);
             for _crowd in 0..8 {
-                silence.begin("timed out", false, listens);
+                breaker.begin("timed out", false, listens);
             }
             let mut length = Duration::from_secs(1);
             for _ in 0..12 {
-                assert_eq!(silence.gate(), Gate::Closed(length, "timed out".into()), "{listens}");
+                assert_eq!(breaker.gate(), BreakerDecision::Reject(length, "timed out".into()), "{listens}");
                 advance(length).await;
-                assert_eq!(silence.gate(), Gate::Trial);
-                assert!(matches!(silence.gate(), Gate::Closed(..)), "one tries");
-                silence.begin("timed out", true, listens);
+                assert_eq!(breaker.gate(), BreakerDecision::HalfOpen);
+                assert!(matches!(breaker.gate(), BreakerDecision::Reject(..)), "one tries");
+                breaker.begin("timed out", true, listens);
                 length = (length * 2).min(most);
-                assert_eq!(silence.left(), length);
+                assert_eq!(breaker.left(), length);
             }
             assert_eq!(length, most);
-            silence.end();
-            assert_eq!((silence.gate(), silence.left()), (Gate::Open, Duration::ZERO));
+            breaker.end();
+            assert_eq!((breaker.gate(), breaker.left()), (BreakerDecision::Allow, Duration::ZERO));
         }
     }
 
     #[tokio::test(start_paused = true)]
     async fn without_a_pause_everything_is_asked() {
-        let mut silence = Silence::new(Duration::ZERO);
-        silence.begin("timed out", false, false);
-        assert_eq!(silence.gate(), Gate::Open);
+        let mut breaker = CircuitBreaker::new(Duration::ZERO);
+        breaker.begin("timed out", false, false);
+        assert_eq!(breaker.gate(), BreakerDecision::Allow);
     }
 }

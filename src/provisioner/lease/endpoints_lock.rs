@@ -1,4 +1,4 @@
-//! The lock of the old provisioners, beside the `Lease`: what is known of it, [`OldLock`], and a [`Look`] at it.
+//! The lock of the old provisioners, beside the `Lease`: what is known of it, [`EndpointsLock`], and a [`Look`] at it.
 
 use super::lock::{Observed, OpError};
 use crate::volume::Moment;
@@ -10,7 +10,7 @@ pub(super) struct Look {
 }
 
 /// What the lock of the old provisioners, and of replicas that may not use Leases, lets us do while we hold the `Lease`.
-pub(super) struct OldLock {
+pub(super) struct EndpointsLock {
     /// Until when no holder of it can have begun to work.
     pub(super) clear: Moment,
     /// Why we may not work for its sake.
@@ -21,7 +21,7 @@ pub(super) struct OldLock {
     pub(super) hidden: Option<Moment>,
 }
 
-impl OldLock {
+impl EndpointsLock {
     /// Nothing is known of it.
     pub(super) fn new(now: Moment) -> Self {
         Self { clear: now, blocked: None, superseded: None, hidden: None }

@@ -1,4 +1,4 @@
-//! One holder at a time for each key: [`Guards`].
+//! One holder at a time for each key: [`KeyedLocks`].
 //!
 //! Nobody waits here: who comes second is told so at once, and decides himself when to come again.
 
@@ -8,27 +8,27 @@ use parking_lot::Mutex;
 
 /// The keys that are held now. Copies share them.
 #[derive(Debug)]
-pub struct Guards<K> {
+pub struct KeyedLocks<K> {
     held: Arc<Mutex<HashSet<K>>>,
 }
 
-impl<K> Clone for Guards<K> {
+impl<K> Clone for KeyedLocks<K> {
     fn clone(&self) -> Self {
         Self { held: Arc::clone(&self.held) }
     }
 }
 
-impl<K> Default for Guards<K> {
+impl<K> Default for KeyedLocks<K> {
     fn default() -> Self {
         Self { held: Arc::default() }
     }
 }
 
-impl<K: Eq + Hash + Clone> Guards<K> {
+impl<K: Eq + Hash + Clone> KeyedLocks<K> {
     /// Takes `key`, unless somebody holds it.
-    pub fn take(&self, key: &K) -> Option<Held<K>> {
+    pub fn try_lock(&self, key: &K) -> Option<KeyedLock<K>> {
         let mut held = self.held.lock();
-        held.insert(key.clone()).then(|| Held { held: Arc::clone(&self.held), key: key.clone() })
+        held.insert(key.clone()).then(|| KeyedLock { held: Arc::clone(&self.held), key: key.clone() })
     }
 
     /// Whether nothing is held.
@@ -39,18 +39,18 @@ impl<K: Eq + Hash + Clone> Guards<K> {
 }
 
 /// Holds a key until dropped.
-pub struct Held<K: Eq + Hash> {
+pub struct KeyedLock<K: Eq + Hash> {
     held: Arc<Mutex<HashSet<K>>>,
     key: K,
 }
 
-impl<K: Eq + Hash> Drop for Held<K> {
+impl<K: Eq + Hash> Drop for KeyedLock<K> {
     fn drop(&mut self) {
         self.held.lock().remove(&self.key);
     }
 }
 
-impl<K: Eq + Hash + fmt::Debug> fmt::Debug for Held<K> {
+impl<K: Eq + Hash + fmt::Debug> fmt::Debug for KeyedLock<K> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Held").field(&self.key).finish()
     }
@@ -62,12 +62,12 @@ mod tests {
 
     #[test]
     fn a_key_has_one_holder_until_it_is_dropped_and_other_keys_are_free() {
-        let guards = Guards::default();
-        let first = guards.take(&"a").unwrap();
-        assert!(guards.take(&"a").is_none());
-        assert!(guards.clone().take(&"a").is_none());
-        assert!(guards.take(&"b").is_some());
+        let locks = KeyedLocks::default();
+        let first = locks.try_lock(&"a").unwrap();
+        assert!(locks.try_lock(&"a").is_none());
+        assert!(locks.clone().try_lock(&"a").is_none());
+        assert!(locks.try_lock(&"b").is_some());
         drop(first);
-        assert!(guards.take(&"a").is_some());
+        assert!(locks.try_lock(&"a").is_some());
     }
 }
