@@ -29,6 +29,7 @@ pub use connector::{Connection, Connector, NodeVolume};
 pub use error::{Error, Kind, Retry};
 pub use inspection::{Finding, Inspection};
 pub use ownership::{UNKNOWN_CLUSTER, quoted, take_over};
+use ports::parameter_table;
 pub use ports::{
     Backend, Capabilities, Janitor, Known, KnownVolume, Parameter, Removed, Restored, StorageSystem,
     StoreExpectation, StoreStatus, Stores, Uncommitted,

@@ -5,7 +5,8 @@
 //! values and never looks at a flag again.
 //!
 //! It reads neither the environment nor files itself: both come in as [`Environment`]. A setting stands in the table of
-//! `settings.rs`, in the field of [`Controller`] or [`Node`], and in the line that makes the one of the other.
+//! `settings.rs`, in the field of [`Controller`] or [`Node`] (a limit of Ceph in [`Tools`](crate::backend::ceph::Tools)), and in
+//! the line that makes the one of the other.
 
 mod cluster;
 mod cluster_id;

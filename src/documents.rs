@@ -2,7 +2,7 @@
 //! old installation relies on with the tests that prove it.
 //!
 //! A generated part stands between `<!-- generated: NAME -->` and `<!-- end -->`. A test that fails says how to write it
-//! anew; what is not between the marks is never touched.
+//! again; what is not between the marks is never touched.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -136,8 +136,8 @@ const RULES: &[Rule] = &[
     },
     Rule {
         at: &[],
-        // `main` reads kubeconfig and host name and writes --listen-file; `process` reads /proc/self.
-        except: &["system", "main.rs", "observe/process.rs"],
+        // `main` reads the host name, its role kubeconfig and writes --listen-file; `process` reads /proc/self.
+        except: &["system", "main.rs", "roles/controller.rs", "observe/process.rs"],
         never: &["std::fs", "tokio::fs"],
         why: "a path under an export is touched only through `system::root`, beneath a handle and never through a link",
     },

@@ -275,7 +275,7 @@ impl Metrics {
         self.0.refused.get_or_create(&Operation { operation }).inc();
     }
 
-    /// A volume that was begun and never used was taken back from `store`.
+    /// A volume that was begun and never used was rolled back from `store`.
     pub fn swept(&self, store: &str) {
         self.0.swept.get_or_create(&Store { store: store.into() }).inc();
     }

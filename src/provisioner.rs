@@ -2,7 +2,7 @@
 //!
 //! It watches claims, `PersistentVolume`s and classes, keeps of them only what decisions need (`cache`), and while it
 //! leads works through one queue (`dispatcher`). Every decision is a pure function that returns a plan (`provision`, `reclaim`,
-//! `expand`); what happens then is in the `reconcile` beside it.
+//! `expand`); the `reconcile` of the same room carries it out.
 //!
 //! It knows no storage system (a [`Backend`](crate::backend::Backend) does the work) and no CSI.
 

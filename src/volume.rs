@@ -29,7 +29,7 @@ pub use cluster::ClusterIds;
 pub use go::{duration_text, parse_bool, parse_duration};
 pub use invalid::Invalid;
 pub use location::{Location, RelativePath};
-pub use name::{StoreName, VolumeId, VolumeName, is_uuid};
+pub use name::{StoreName, VolumeId, VolumeName, fnv1a, is_uuid};
 pub use permit::{Expired, Permit};
 pub use placement::Placement;
 pub use request::{Claim, VolumeRequest};
@@ -131,7 +131,7 @@ pub struct InUse {
     pub origin: Origin,
     /// What it holds, as the PV says.
     pub capacity: Capacity,
-    /// How it was made.
+    /// What the PV says beyond its source.
     pub pv_metadata: PvMetadata,
 }
 
@@ -197,7 +197,7 @@ pub struct Removal {
     pub origin: Origin,
     /// What shall become of it.
     pub disposal: Disposal,
-    /// How it was made.
+    /// What the PV says beyond its source.
     pub pv_metadata: PvMetadata,
 }
 
@@ -216,7 +216,7 @@ pub struct ExpandRequest {
     pub mode: Mode,
     /// How much it shall hold, at least.
     pub capacity: Capacity,
-    /// How it was made.
+    /// What the PV says beyond its source.
     pub pv_metadata: PvMetadata,
 }
 

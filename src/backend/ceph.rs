@@ -43,7 +43,7 @@ pub use login::Login;
 pub use monitors::Monitors;
 pub use programs::Programs;
 pub use reason::Reason;
-pub use stores::{ClusterStore, KnownStores};
+pub use stores::{ClusterStore, ExpectedIdentity, KnownStores};
 #[cfg(test)]
 pub(crate) use tests::fake;
 pub use tool::Tool;

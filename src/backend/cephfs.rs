@@ -123,11 +123,11 @@ impl Cephfs {
         let stores = self.stores.all();
         let due = |store: &Arc<Store>| store.memory().deleted.values().flatten().min().copied();
         let next = stores.iter().filter_map(due).min();
-        let wait = next.map_or(purge::LATER, |next| next.duration_since(now).unwrap_or_default());
+        let wait = next.map_or(store::LATER, |next| next.duration_since(now).unwrap_or_default());
         // There may be none yet.
         let mut woken: FuturesUnordered<_> = stores.iter().map(|store| store.wake.notified()).collect();
         tokio::select! {
-            () = tokio::time::sleep(wait.clamp(purge::SOON, purge::LATER)) => {}
+            () = tokio::time::sleep(wait.clamp(purge::SOON, store::LATER)) => {}
             // The PV goes right after it was deleted here.
             Some(()) = woken.next() => {
                 tokio::time::sleep(purge::SOON).await;
@@ -381,7 +381,10 @@ impl Janitor for Cephfs {
 
     async fn list_uncommitted(&self, store: &str, known: Known<'_>) -> Result<Vec<Uncommitted>, Error> {
         let Some(work) = self.work_on(store).await? else {
-            tracing::debug!(store, "not looking for unfinished volumes: no class has named a user yet");
+            tracing::debug!(
+                store,
+                "not listing uncommitted volumes: no StorageClass has named a Ceph user yet"
+            );
             return Ok(Vec::new());
         };
         work.invalidate(sweep::list_uncommitted(&work, known).await)

@@ -57,7 +57,7 @@ pub enum Moment {
 
 /// A volume as the memory holds it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct KeyedLock {
+pub struct Held {
     /// What the caller got.
     pub volume: Volume,
     /// Where it lies.
@@ -107,11 +107,11 @@ struct State {
     stores: Vec<String>,
     identities: BTreeMap<String, String>,
     expected: BTreeMap<String, StoreExpectation>,
-    volumes: BTreeMap<VolumeName, KeyedLock>,
+    volumes: BTreeMap<VolumeName, Held>,
     /// Directories and whether they hold something.
     directories: BTreeMap<Location, bool>,
     trash: Vec<Trashed>,
-    archived: BTreeMap<VolumeName, (String, Option<KeyedLock>)>,
+    archived: BTreeMap<VolumeName, (String, Option<Held>)>,
     /// Volumes that the storage says to be another cluster's, with its identity.
     foreign: BTreeMap<VolumeName, String>,
     not_ready: BTreeMap<String, String>,
@@ -143,7 +143,7 @@ struct Trashed {
     name: VolumeName,
     place: Location,
     /// Its record, where it had one.
-    held: Option<KeyedLock>,
+    held: Option<Held>,
     /// The PV that it was removed for; empty where that is not known.
     uid: String,
     /// Whether it holds something.
@@ -267,7 +267,7 @@ impl Memory {
     }
 
     /// From now on every second answer to [`Backend::create`] names the server differently, as it does where the class of a volume
-    /// was made anew meanwhile with other details.
+    /// was made again in between with other details.
     pub fn change_details(&self) {
         self.state().moody = true;
     }
@@ -309,7 +309,7 @@ impl Memory {
     }
 
     /// The volumes that exist, by name.
-    pub fn volumes(&self) -> Vec<KeyedLock> {
+    pub fn volumes(&self) -> Vec<Held> {
         self.state().volumes.values().cloned().collect()
     }
 
@@ -559,7 +559,7 @@ impl Backend for Memory {
                 };
                 state.directories.entry(place.clone()).or_insert(false);
                 let since = SystemTime::now();
-                let held = KeyedLock { volume: volume.clone(), place, claim, committed: false, since };
+                let held = Held { volume: volume.clone(), place, claim, committed: false, since };
                 state.volumes.insert(request.name.clone(), held);
                 volume
             }
@@ -769,7 +769,7 @@ impl Janitor for Memory {
                 record: BTreeMap::new(),
             };
             let since = SystemTime::now();
-            let held = KeyedLock { volume: made, place, claim: volume.claim.clone(), committed: true, since };
+            let held = Held { volume: made, place, claim: volume.claim.clone(), committed: true, since };
             state.volumes.entry(volume.name.clone()).or_insert(held);
         }
         answer(Operation::Register, lost, ())

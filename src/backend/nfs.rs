@@ -94,6 +94,30 @@ impl Nfs {
         })
     }
 
+    /// Where a PV says that its volume lies: on the export that its id names, if it has one.
+    fn located(
+        &self,
+        source: &Source,
+        id: Option<&VolumeId>,
+        name: &VolumeName,
+    ) -> Result<(&Arc<Store>, Location), Error> {
+        let Some(place) = self.locate(source) else {
+            let message = format!(
+                "{source} of volume {name} lies strictly below none of the exports {}; nothing was touched. If the \
+                 server or the path was renamed, configure the old name as an alias or a former path",
+                export::listed(&self.exports)
+            );
+            return Err(Error::new(Kind::Refused, message));
+        };
+        if let Some(id) = id
+            && self.store_of(id)?.export.name != place.store
+        {
+            let message = format!("volume {id} lies on export {}, which its id does not name", place.store);
+            return Err(Error::new(Kind::Refused, message));
+        }
+        Ok((self.store(&place.store)?, place))
+    }
+
     /// The store of a volume of ours.
     fn store_of(&self, id: &VolumeId) -> Result<&Arc<Store>, Error> {
         if id.backend() != NAME {
@@ -165,28 +189,12 @@ impl Backend for Nfs {
     }
 
     async fn remove(&self, removal: &Removal, permit: &Permit) -> Result<Removed, Error> {
-        let Some(place) = self.locate(&removal.source) else {
-            let message = format!(
-                "{} of volume {} lies strictly below none of the exports {}; nothing was touched. If the \
-                 server or the path was renamed, configure the old name as an alias or a former path",
-                removal.source,
-                removal.name,
-                export::listed(&self.exports)
-            );
+        let (store, place) = self.located(&removal.source, removal.id.as_ref(), &removal.name)?;
+        if let Some(id) = &removal.id
+            && *id.name() != removal.name
+        {
+            let message = format!("PersistentVolume {} carries the id of another volume, {id}", removal.name);
             return Err(Error::new(Kind::Refused, message));
-        };
-        let store = self.store(&place.store)?;
-        if let Some(id) = &removal.id {
-            if self.store_of(id)?.export.name != place.store {
-                let message =
-                    format!("volume {id} lies on export {}, which its id does not name", place.store);
-                return Err(Error::new(Kind::Refused, message));
-            }
-            if *id.name() != removal.name {
-                let message =
-                    format!("PersistentVolume {} carries the id of another volume, {id}", removal.name);
-                return Err(Error::new(Kind::Refused, message));
-            }
         }
         let held = store.try_lock(&removal.name)?;
         let removal = removal.clone();
@@ -223,20 +231,7 @@ impl Janitor for Nfs {
     }
 
     async fn register(&self, volume: &InUse, permit: &Permit) -> Result<(), Error> {
-        let place = match (self.locate(&volume.source), &volume.id) {
-            (Some(place), Some(id)) if self.store_of(id)?.export.name != place.store => {
-                let message =
-                    format!("volume {id} lies on export {}, which its id does not name", place.store);
-                return Err(Error::new(Kind::Refused, message));
-            }
-            (Some(place), _) => place,
-            (None, _) => {
-                let there = export::listed(&self.exports);
-                let message = format!("{} lies strictly below none of the exports {there}", volume.source);
-                return Err(Error::new(Kind::Refused, message));
-            }
-        };
-        let store = self.store(&place.store)?;
+        let (store, place) = self.located(&volume.source, volume.id.as_ref(), &volume.name)?;
         let held = store.try_lock(&volume.name)?;
         let volume = volume.clone();
         let what = format!("record volume {} in directory {}", volume.name, place.path);

@@ -180,6 +180,17 @@ pub struct Parameter {
     pub effect: &'static str,
 }
 
+/// The class parameters of a backend, each as `"name": "values" = "default"; "effect";`, or as `use module::CONSTANT;`.
+macro_rules! parameter_table {
+    ($($(use $module:ident::$shared:ident)? $($name:literal: $values:literal = $default:literal; $effect:literal)?;)*) => {
+        &[$(
+            $($module::$shared)?
+            $($crate::backend::Parameter { name: $name, values: $values, default: $default, effect: $effect })?
+        ),*]
+    };
+}
+pub(super) use parameter_table;
+
 /// What became of a volume that was removed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Removed {
@@ -213,7 +224,7 @@ pub struct Uncommitted {
     pub claim: ClaimKey,
     /// When it was begun, by the store's clock where it has one.
     pub since: SystemTime,
-    /// Where it lies, where that is known. An id does not tell: a class may have been made anew for another place, and what
+    /// Where it lies, where that is known. An id does not tell: the class may have been recreated for another location, and what
     /// lies elsewhere under the same id may be in use.
     pub place: Option<Location>,
 }

@@ -70,7 +70,7 @@ const ABOVE_ONE_CALL: Duration = Duration::from_secs(5);
 /// The same for a removal, which in a full pool makes several calls that wait for room.
 const ABOVE_ONE_CALL_IF_FULL: Duration = Duration::from_mins(12);
 
-/// The backend. Copies nothing of a cluster but what [`Stores::stores`] tells.
+/// The backend. What it remembers of a cluster (identity, pools, users, what is full) is in `store`.
 pub struct Rbd {
     capabilities: Capabilities,
     settings: Settings,
@@ -304,7 +304,8 @@ impl Backend for Rbd {
                 }
                 Err(error) => {
                     let error = Error::from(error);
-                    tracing::warn!(%pool_namespace, image, error = error.chain(), "cannot remove the unfinished volume from this pool");
+                    tracing::warn!(%pool_namespace, image, error = error.chain(), "cannot roll back the uncommitted \
+                        volume in this pool");
                     failed.get_or_insert(error);
                 }
             }
@@ -351,9 +352,7 @@ impl Janitor for Rbd {
     async fn list_uncommitted(&self, store: &str, known: Known<'_>) -> Result<Vec<Uncommitted>, Error> {
         let store = self.store_named(store)?;
         let Some(cluster) = self.stores.kubernetes.cluster_ids() else {
-            tracing::debug!(
-                "not looking for unfinished volumes: it is not known which images belong to this cluster"
-            );
+            tracing::debug!("not listing uncommitted volumes: the identity of this cluster is unknown");
             return Ok(Vec::new());
         };
         let (mut found, mut looked, mut failed) = (Vec::new(), false, None);
@@ -369,7 +368,8 @@ impl Janitor for Rbd {
                 }
                 // What is wrong with one class keeps no other pool from being swept.
                 Err(error) => {
-                    tracing::warn!(%pool_namespace, error = error.chain(), "cannot list the unfinished volumes of this pool; the next sweep tries again");
+                    tracing::warn!(%pool_namespace, error = error.chain(), "cannot list the uncommitted volumes of \
+                        this pool; the next sweep tries again");
                     failed.get_or_insert(error);
                 }
             }

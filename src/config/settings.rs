@@ -96,10 +96,10 @@ settings! {
         "Timeout for one file operation";
 
     SWEEP_INTERVAL: One "--sweep-interval" = "DURATION" in "Storage", key "sweepInterval", default "1h";
-        "How often to look for half-made volumes";
+        "Interval between sweeps for uncommitted volumes";
 
     SWEEP_GRACE: One "--sweep-grace" = "DURATION" in "Storage", key "sweepGrace", default "5m";
-        "Minimum age of a half-made volume before it is removed";
+        "Minimum age of an uncommitted volume before it is rolled back";
 
     CLUSTER_ID: One "--cluster-id" = "ID" in "Storage", env "BERTH_CLUSTER_ID", key "clusterId";
         "Id of this cluster on shared storage; by default the UID of kube-system",

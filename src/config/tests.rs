@@ -375,7 +375,7 @@ fn a_wrong_cluster_id_or_retention_is_named_with_what_is_allowed() {
 }
 
 #[test]
-fn flags_without_meaning_are_told() {
+fn flags_without_meaning_are_reported() {
     let started = start(("berth -logtostderr=true -v=2 -log_dir /tmp", OLD, "")).unwrap();
     assert_eq!(started.notes, ["the flag -logtostderr has no effect", "the flag -log_dir has no effect"]);
 }

@@ -2,7 +2,7 @@
 
 use std::{fmt, time::Duration};
 
-use crate::volume::{dns, parse_bool, parse_duration};
+use crate::volume::{dns, fnv1a, parse_bool, parse_duration};
 
 /// Why the configuration is refused: what was set where, its value, and what is allowed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -138,17 +138,10 @@ pub(super) fn lock_name(provisioner: &str) -> String {
     let kept = |b: u8| if b.is_ascii_lowercase() || b.is_ascii_digit() { char::from(b) } else { '-' };
     // Without dots no two of them can meet, nor a dot and a dash.
     let plain: String = wanted.bytes().map(kept).collect();
-    let number = format!("{:016x}", fnv(provisioner.as_bytes()));
+    let number = format!("{:016x}", fnv1a(provisioner.as_bytes()));
     let room = dns::MAX_SUBDOMAIN - number.len() - 1;
     let cut: String = plain.trim_matches('-').chars().take(room).collect();
     format!("{}-{number}", cut.trim_end_matches('-')).trim_start_matches('-').to_owned()
-}
-
-/// FNV-1a, which stays the same for ever: what one release locks, the next one must find.
-fn fnv(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-        (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
-    })
 }
 
 #[cfg(test)]

@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_with_one_class_is_told_and_fails_nothing() {
+    fn what_is_wrong_with_one_class_is_reported_and_fails_nothing() {
         let (backend, mut status) = store("a", Ok(()));
         status.problems.push("Secret berth/gone does not exist".into());
         let verdict = ready(true, Some(Leadership::Leading), &[(backend, status)], &[]);

@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_port_that_is_taken_in_one_family_is_told_as_taken() {
+    async fn a_port_that_is_taken_in_one_family_is_reported_as_taken() {
         let other = std::net::TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
         let port = other.local_addr().unwrap().port();
         let error = listen(Address::Every(port)).unwrap_err();

@@ -121,7 +121,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_outage_is_told_at_once_then_at_growing_intervals_for_all_requests_together() {
+    fn an_outage_is_reported_at_once_then_at_growing_intervals_for_all_requests_together() {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
         let mut state = State::default();
@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn a_server_that_comes_and_goes_is_told_of_no_more_often() {
+    fn a_server_that_comes_and_goes_is_reported_no_more_often() {
         let start = Instant::now();
         let mut state = State::default();
         let mut lines = 0;
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn after_a_calm_time_an_outage_is_told_at_once_again() {
+    fn after_a_calm_time_an_outage_is_reported_at_once_again() {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
         let mut state = State::default();
@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn the_cause_is_told_with_all_that_caused_it_and_nothing_twice() {
+    fn the_cause_is_reported_with_all_that_caused_it_and_nothing_twice() {
         #[derive(Debug, thiserror::Error)]
         #[error("{0}")]
         struct Outer(&'static str, #[source] std::io::Error);

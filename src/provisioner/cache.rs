@@ -389,7 +389,7 @@ impl Cache {
             if self.claims.capacity() / 8 > self.claims.len() {
                 self.claims.shrink_to(self.claims.len() * 2);
             }
-            // Something may have been made for it that now must be committed or taken back.
+            // Something may have been made for it that now must be committed or rolled back.
             if matches!(record.wanted, Wanted::Volume(_)) {
                 self.wakeups.wake(Key::Claim(uid));
             }

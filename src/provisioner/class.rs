@@ -185,7 +185,7 @@ pub(crate) fn options_of(
     Class::from(class).provision_options(backend).map(|options| (options.parameters, options.unknown))
 }
 
-/// What the old provisioners did with a volume whose class has these parameters (`legacy_default`: where it says nothing), save
+/// What the old provisioners did with a volume whose class has these parameters (`before`: where it says nothing), save
 /// that a value which made them fail for ever archives instead. The second value says why, where an administrator must
 /// know.
 pub(super) fn legacy_disposal(
@@ -439,7 +439,7 @@ mod tests {
     }
 
     #[test]
-    fn a_parameter_of_csi_driver_nfs_is_told_with_what_stands_for_it_here() {
+    fn a_parameter_of_csi_driver_nfs_is_reported_with_what_stands_for_it_here() {
         const NFS: &[Parameter] = &[THEIRS[0], Parameter { name: "mode", ..THEIRS[0] }];
         let nfs = Capabilities { parameters: NFS, ..capabilities() };
         let unknown = |key: &str, backend: &Capabilities| {
@@ -464,7 +464,7 @@ mod tests {
 
     /// Proves: row 3.22
     #[test]
-    fn an_unknown_parameter_is_told_with_the_name_that_was_meant() {
+    fn an_unknown_parameter_is_reported_with_the_name_that_was_meant() {
         let table: &[(&[&str], &str)] = &[
             (&["ondelete"], "has the unknown parameter \"ondelete\" (did you mean \"onDelete\"?)"),
             (&["pathpattern"], "has the unknown parameter \"pathpattern\" (did you mean \"pathPattern\"?)"),

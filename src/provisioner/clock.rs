@@ -50,7 +50,7 @@ impl Reading {
         self.time.checked_add(passed).unwrap_or(self.time)
     }
 
-    /// Whether a clock that shows `time` sends what was read.
+    /// Whether `time` lies in the second that this Date names.
     fn begins_second_of(self, time: SystemTime) -> bool {
         time.duration_since(self.time).is_ok_and(|past| past < Duration::from_secs(1))
     }

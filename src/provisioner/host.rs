@@ -101,11 +101,6 @@ impl KubernetesClient {
         Ok(Self::over(client, timeout, settings, cluster_identity).await)
     }
 
-    /// What the administrator says of this cluster and of removed data.
-    pub fn settings(&self) -> &Settings {
-        &self.settings
-    }
-
     async fn over(
         client: Client,
         timeout: Duration,
@@ -197,7 +192,9 @@ enum Stored {
 
 impl fmt::Debug for KubernetesClient {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("KubernetesHost").field("facts", &self.cluster_identity).finish_non_exhaustive()
+        f.debug_struct("KubernetesClient")
+            .field("cluster_identity", &self.cluster_identity)
+            .finish_non_exhaustive()
     }
 }
 
@@ -321,7 +318,7 @@ impl ClusterInfo for KubernetesClient {
     fn node_at(&self, address: IpAddr) -> Option<String> {
         self.nodes.asked.notify_one();
         let known = self.nodes.by_address.lock();
-        // An IPv4 address may come in the clothes of IPv6.
+        // It may be an IPv4 address that is mapped to IPv6.
         known.get(&address.to_canonical()).cloned()
     }
 }
@@ -335,7 +332,7 @@ async fn identify(cluster: Cluster, cluster_identity: ClusterIdentity, named: bo
     loop {
         let wait = match cluster.namespace_uid(KUBE_SYSTEM).await {
             Ok(Some(uid)) => {
-                tracing::info!(installation = uid, "learned the identity of this cluster");
+                tracing::info!(cluster_id = uid, "learned the identity of this cluster");
                 cluster_identity.kube_system(uid);
                 return;
             }

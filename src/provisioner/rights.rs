@@ -1,7 +1,8 @@
 //! What the API server lets us do, and what we do without: [`Rights`], kept up to date by [`Monitor`].
 //!
 //! It asks at the start, and again after a refusal. [`degrade`] says in words what is missing.
-//! It enforces nothing: a right that was wrongly thought to be there shows as a 403 where it is used.
+//! The loop goes without finalizers and expansion where their rights are missing; any other right that is missing shows as a 403
+//! where it is used.
 
 mod monitor;
 

@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 use super::{cluster_identity::ClusterIdentity, lease, queue, rights::Right};
 use crate::volume::Clock;
 
-/// Everything the loop is told; it is checked where it is built.
+/// Made by `roles/controller.rs`.
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// Where the API server is and who we are to it.
@@ -35,7 +35,7 @@ pub struct Settings {
     pub backoff: queue::Backoff,
     /// How often to look for volumes that were begun and never used.
     pub sweep_interval: Duration,
-    /// How long such a volume must stay without a claim before it is taken back.
+    /// How long such a volume must stay without a claim before it is rolled back.
     pub sweep_grace: Duration,
     /// How long running work may take to end once `stop` is cancelled.
     pub shutdown_grace: Duration,

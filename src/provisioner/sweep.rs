@@ -1,8 +1,8 @@
-//! Volumes that were begun and never used are taken back, and those that are used are committed: [`run`].
+//! Volumes that were begun and never used are rolled back, and those that are used are committed: [`run`].
 //!
 //! It makes up for crashes: what the storage records as uncommitted is compared with the PVs and the living claims. A
 //! claim that lives keeps its volume, whatever its state. Everything else is asked for live, twice, a grace period apart,
-//! before it is taken back.
+//! before it is rolled back.
 //!
 //! Where the storage does not record the name of a claim but only its UID, all claims are asked for it.
 //!
@@ -73,7 +73,7 @@ async fn sweep_store(ctx: &Context, ports: &Ports, store: String, permit: &Permi
             tracing::warn!(
                 store,
                 error = error.chain(),
-                "cannot list half-made volumes; the next sweep tries again"
+                "cannot list uncommitted volumes; the next sweep tries again"
             );
             return;
         }
@@ -82,7 +82,12 @@ async fn sweep_store(ctx: &Context, ports: &Ports, store: String, permit: &Permi
     if orphans.is_empty() {
         return;
     }
-    tracing::info!(store, orphans = orphans.len(), "looking again at volumes without a PV and a claim");
+    tracing::info!(
+        store,
+        orphans = orphans.len(),
+        "found orphaned volumes; checking them again after the grace \
+        period"
+    );
     tokio::time::sleep(grace).await;
     for volume in orphan_candidates(ctx, ports, orphans, permit).await {
         rollback(ctx, ports, &volume, permit).await;
@@ -210,7 +215,7 @@ async fn ask(ctx: &Context, ports: &Ports, volume: &Uncommitted) -> Result<Answe
 async fn rollback(ctx: &Context, ports: &Ports, volume: &Uncommitted, permit: &Permit) {
     match ports.backend.rollback(volume, permit).await {
         Ok(()) => {
-            tracing::info!(volume = %volume.id, claim = %volume.claim, "removed a half-made volume");
+            tracing::info!(volume = %volume.id, claim = %volume.claim, "rolled back an uncommitted volume");
             ctx.metrics.swept(volume.id.store());
         }
         Err(error) => {
@@ -221,7 +226,7 @@ async fn rollback(ctx: &Context, ports: &Ports, volume: &Uncommitted, permit: &P
                 volume = %volume.id,
                 claim = %volume.claim,
                 error = error.chain(),
-                "cannot remove a half-made volume"
+                "cannot roll back an uncommitted volume"
             );
         }
     }
@@ -241,7 +246,7 @@ mod tests {
     };
 
     #[test]
-    fn what_has_a_volume_or_a_claim_is_never_taken_back() {
+    fn what_has_a_volume_or_a_claim_is_never_rolled_back() {
         let uncommitted = Uncommitted {
             id: VolumeId::new("memory", "default", VolumeName::for_claim("0b6f-11").unwrap()).unwrap(),
             claim: ClaimKey { namespace: "default".into(), name: "data".into(), uid: "0b6f-11".into() },

@@ -382,7 +382,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_same_trouble_of_a_watch_is_told_once_in_a_while() {
+    async fn the_same_trouble_of_a_watch_is_reported_once_in_a_while() {
         let mut told = Told::default();
         let mut lines = Vec::new();
         for (seconds, why) in [(0, "a"), (30, "a"), (30, "a"), (30, "b"), (30, "b"), (300, "b")] {

@@ -1,6 +1,6 @@
 //! One holder at a time for each key: [`KeyedLocks`].
 //!
-//! Nobody waits here: who comes second is told so at once, and decides himself when to come again.
+//! Nothing waits here: the second caller gets nothing, and tries again when it likes.
 
 use std::{collections::HashSet, fmt, hash::Hash, sync::Arc};
 
@@ -25,7 +25,7 @@ impl<K> Default for KeyedLocks<K> {
 }
 
 impl<K: Eq + Hash + Clone> KeyedLocks<K> {
-    /// Takes `key`, unless somebody holds it.
+    /// Takes `key`, unless it is held.
     pub fn try_lock(&self, key: &K) -> Option<KeyedLock<K>> {
         let mut held = self.held.lock();
         held.insert(key.clone()).then(|| KeyedLock { held: Arc::clone(&self.held), key: key.clone() })

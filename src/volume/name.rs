@@ -46,6 +46,13 @@ impl fmt::Display for VolumeName {
     }
 }
 
+/// FNV-1a, which stays the same for ever: the names that one release derives from a text, the next one must find.
+pub fn fnv1a(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    })
+}
+
 /// Whether a text has the shape of the UIDs that Kubernetes gives, and of the identities of Ceph's clusters.
 pub fn is_uuid(text: &str) -> bool {
     text.len() == 36

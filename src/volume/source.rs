@@ -44,7 +44,7 @@ pub struct RbdSource {
     pub monitors: Vec<String>,
     /// The pool.
     pub pool: String,
-    /// The image; it may begin with a RADOS namespace and a slash.
+    /// The image.
     pub image: String,
     /// The user that nodes map the image as, without `client.`.
     pub user: String,

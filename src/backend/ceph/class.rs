@@ -250,7 +250,7 @@ pub(crate) mod tests {
     /// That every parameter of `table` is read by `code` or here, and that whatever is read is in the table.
     pub(crate) fn check_declared(table: &[Parameter], code: &str) {
         let shared = include_str!("class.rs").split("#[cfg(test)]").next().unwrap();
-        let code = format!("{}{shared}", code.split_once("\n];\n").unwrap().1);
+        let code = format!("{}{shared}", code.split_once("\n};\n").unwrap().1);
         for parameter in table.iter().filter(|parameter| !parameter.effect.starts_with("None: ")) {
             let quoted = format!("\"{}\"", parameter.name);
             assert!(code.contains(&quoted), "{} is declared and never read", parameter.name);

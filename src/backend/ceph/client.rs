@@ -57,7 +57,7 @@ impl Cluster {
 }
 
 impl Ceph {
-    /// The same, as this user of the cluster.
+    /// Records the outcome of each call on this user of the cluster.
     #[must_use]
     pub(super) fn of(self, admin: &Admin) -> Self {
         Self { admin: Some(Arc::new(admin.clone())), ..self }
@@ -297,7 +297,7 @@ impl Ceph {
         let oldest = self.cluster.health().oldest.map_or_else(String::new, |(what, since)| {
             format!(", the longest on cluster {} for {} s: {what}", self.cluster.name(), since.as_secs())
         });
-        let found = format!("other calls kept all programs that may run at a time busy{oldest}");
+        let found = format!("all slots for Ceph programs were in use{oldest}");
         self.failed(&call.what, tool, Reason::Saturated, None, String::new()).with(found)
     }
 

@@ -21,7 +21,7 @@ use super::{
     users::Users,
 };
 use crate::{
-    backend::{Error, Kind},
+    backend::{Error, Kind, StoreStatus},
     volume::Invalid,
 };
 
@@ -183,6 +183,21 @@ impl Cluster {
         // Numbers are given in the order of time.
         let oldest = running.calls.values().next().map(|(what, since)| (what.clone(), since.elapsed()));
         Health { ready, problems, running: running.calls.len(), oldest }
+    }
+
+    /// The same as readiness and metrics show it, with an empty trash. `usable`: why it cannot be used although it answers.
+    pub fn status(&self, usable: Result<(), String>) -> StoreStatus {
+        let Health { ready, problems, running, oldest } = self.health();
+        StoreStatus {
+            name: self.name().to_owned(),
+            problems: if ready.is_ok() { problems } else { Vec::new() },
+            ready: ready.and(usable),
+            running,
+            oldest,
+            trash: 0,
+            stuck: Vec::new(),
+            purged: 0,
+        }
     }
 
     /// Whether the last attempt to reach it failed.

@@ -9,7 +9,7 @@ use std::{
     str::FromStr,
 };
 
-use crate::volume::Invalid;
+use crate::volume::{Invalid, fnv1a};
 
 /// The monitors of a cluster: addresses or host names, resolved again whenever a program is started.
 ///
@@ -85,13 +85,9 @@ impl Monitors {
     /// The name of a store that is not configured: `mon-` and ten hexadecimal digits that follow from the monitors, in
     /// whatever order they are written.
     pub fn store_name(&self) -> String {
-        // FNV-1a, folded: it must be the same for ever, not hard to invert.
-        let mut hash: u64 = 0xcbf2_9ce4_8422_2325;
-        for (host, port) in self.endpoints() {
-            for byte in host.bytes().chain(format!(" {port}\n").bytes()) {
-                hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
-            }
-        }
+        let endpoints = self.endpoints().into_iter().map(|(host, port)| format!("{host} {port}\n"));
+        // Folded: it must be the same for ever, not hard to invert.
+        let hash = fnv1a(endpoints.collect::<String>().as_bytes());
         format!("mon-{:010x}", (hash ^ (hash >> 40)) & 0xff_ffff_ffff)
     }
 

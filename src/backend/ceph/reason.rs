@@ -38,7 +38,7 @@ pub enum Reason {
     NotEmpty,
     /// It lies in the trash and its expiry has not come.
     NotExpired,
-    /// Its move to the trash was broken off before its last step.
+    /// Its move to the trash was interrupted before its last step.
     HalfMoved,
     /// It is in a group of images.
     Grouped,
@@ -180,7 +180,7 @@ impl Reason {
             Self::Snapshots => "it has snapshots",
             Self::NotEmpty => "it is not empty",
             Self::NotExpired => "it is kept in the trash until its expiry",
-            Self::HalfMoved => "its move to the trash was broken off",
+            Self::HalfMoved => "its move to the trash was interrupted",
             Self::Cloning => "it is a clone that is not complete",
             Self::Grouped => "it is in a group of images",
             Self::HeaderlessTrash => "something in the trash has no header",

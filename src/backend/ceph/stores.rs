@@ -12,9 +12,41 @@ use std::{
 use super::{
     admin::Admin,
     cluster::{Cluster, Clusters},
+    login::Login,
 };
 use crate::backend::{Error, Kind, Kubernetes, StoreExpectation};
 use parking_lot::{Mutex, MutexGuard};
+
+/// The identity that a cluster had when the newest volume was made there.
+#[derive(Debug, Default)]
+pub struct ExpectedIdentity(Mutex<Option<String>>);
+
+impl ExpectedIdentity {
+    /// Takes what the existing volumes say.
+    pub fn set(&self, expected: &StoreExpectation) {
+        self.0.lock().clone_from(&expected.identity);
+    }
+
+    /// Why the cluster is not the one that the existing volumes lie in, as far as its identity is known.
+    pub fn mismatch(&self, cluster: &Cluster) -> Option<String> {
+        let (expected, identity) = self.0.lock().clone().zip(cluster.identity())?;
+        (expected != identity).then(|| {
+            format!(
+                "it is not what it was: its identity (fsid) is {identity}, the volumes' is {expected}. Correct the monitors, or \
+                 name the new cluster otherwise"
+            )
+        })
+    }
+
+    /// The identity of the cluster, which must be what it was.
+    pub async fn prove(&self, login: &Login, cluster: &Cluster) -> Result<String, Error> {
+        let identity = login.fsid().await?;
+        match self.mismatch(cluster) {
+            Some(why) => Err(Error::new(Kind::Refused, format!("cluster {}: {why}", cluster.name()))),
+            None => Ok(identity),
+        }
+    }
+}
 
 /// What a backend knows of one cluster.
 pub trait ClusterStore: Send + Sync + 'static {

@@ -163,7 +163,7 @@ async fn no_more_programs_run_than_the_cluster_may_have() {
 }
 
 #[tokio::test]
-async fn whoever_waits_for_a_place_too_long_is_told_what_holds_it() {
+async fn a_call_that_waits_too_long_for_a_slot_names_the_call_that_holds_it() {
     let tools = Tools { concurrency: 1, sessions: 0, ..Tools::default() };
     let fake = Fake::with(tools);
     fake.always(Tool::Rbd, &["*"], Answer::Waits);
@@ -244,7 +244,7 @@ async fn a_ceph_that_crashes_is_replaced_and_its_command_given_to_one_of_its_own
 }
 
 #[tokio::test]
-async fn a_ceph_that_died_while_it_waited_costs_nobody_a_failure() {
+async fn a_dead_idle_ceph_session_fails_no_call() {
     let fake = Fake::new();
     let ceph = fake.ceph();
     ceph.fsid().await.unwrap();
@@ -287,7 +287,7 @@ async fn a_ceph_that_lost_the_cluster_or_was_refused_is_not_asked_again() {
 }
 
 #[tokio::test]
-async fn a_ceph_that_nobody_asks_ends_after_a_while() {
+async fn an_idle_ceph_session_ends() {
     let fake = Fake::new();
     fake.ceph().fsid().await.unwrap();
     let pid = sessions(&fake)[0];
@@ -457,7 +457,7 @@ async fn of_all_clusters_together_no_more_programs_run_than_there_are_places() {
 }
 
 #[test]
-fn what_an_administrator_is_told_to_do_fits_the_tool() {
+fn what_an_administrator_is_reported_to_do_fits_the_tool() {
     let rows = [
         (Reason::NoDataPool, Tool::Rbd, "rbd pool init"),
         (Reason::NoDataPool, Tool::Ceph, "add_data_pool"),

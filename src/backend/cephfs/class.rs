@@ -16,103 +16,48 @@ use crate::{
             class::{Form, Parameters, without_client, wrong},
             parameters,
         },
+        parameter_table,
     },
     volume::{Location, Mode, SecretName, VolumeRequest, parse_bool},
 };
 
 /// Every class parameter that the backend reads.
-pub const PARAMETERS: &[Parameter] = &[
-    parameters::CLUSTER_ID,
-    parameters::MONITORS,
-    Parameter {
-        name: "adminId",
-        values: "a Ceph user, without \"client.\"",
-        default: "admin; without adminSecretName as the cluster is configured",
-        effect: "The user that makes and removes subvolumes: mon \"allow r\", mgr as deploy/examples/ceph/caps.sh prints it.",
-    },
-    parameters::ADMIN_SECRET_NAME,
-    parameters::ADMIN_SECRET_NAMESPACE,
-    Parameter {
-        name: "fsName",
-        values: "the name of a file system",
-        default: "the only file system of the cluster",
-        effect: "The file system in which subvolumes are made.",
-    },
-    Parameter {
-        name: "group",
-        values: "1 to 64 letters, digits, '.', '_', '-'",
-        default: "as claimRoot says, else berth",
-        effect: "The subvolume group; made where there is none.",
-    },
-    Parameter {
-        name: "claimRoot",
-        values: "/volumes/GROUP",
-        default: "as group says",
-        effect: "The subvolume group, as cephfs-provisioner wrote it.",
-    },
-    Parameter {
-        name: "pool",
-        values: "the name of a data pool of the file system",
-        default: "the pool of the group",
-        effect: "The pool for the data of new subvolumes.",
-    },
-    Parameter {
-        name: "deterministicNames",
-        values: "true, false",
-        default: "false",
-        effect: "Names a subvolume NAMESPACE.CLAIM rather than berth-UID.",
-    },
-    Parameter {
-        name: "perVolumeUser",
-        values: "true, false",
-        default: "true, unless userSecretName is given",
-        effect: "Makes a Ceph user for each volume, which can reach nothing else, and a Secret with its key.",
-    },
-    Parameter {
-        name: "userId",
-        values: "a Ceph user, without \"client.\"",
-        default: "the user of adminId",
-        effect: "With userSecretName: the user that nodes mount every volume as.",
-    },
-    Parameter {
-        name: "userSecretName",
-        values: "the name of a Secret",
-        default: "none: each volume has a user of its own",
-        effect: "The Secret with the key of the user that nodes mount every volume as.",
-    },
-    Parameter {
-        name: "userSecretNamespace",
-        values: "a namespace",
-        default: "the claim's; for users of the volumes' own --secret-namespace, if set",
-        effect: "Where that Secret is, or where the Secrets of the volumes' own users are kept.",
-    },
-    parameters::PV_SOURCE,
-    parameters::ARCHIVE_EXPIRY,
-    Parameter {
-        name: "mode",
-        values: "octal, 0 to 7777",
-        default: "0777",
-        effect: "Mode of a new subvolume's directory.",
-    },
-    Parameter {
-        name: "uid",
-        values: "0 to 4294967294",
-        default: "the owner of the group's directory",
-        effect: "Owner of a new subvolume's directory.",
-    },
-    Parameter {
-        name: "gid",
-        values: "0 to 4294967294",
-        default: "the group of the group's directory",
-        effect: "Group of a new subvolume's directory.",
-    },
-    Parameter {
-        name: "cluster",
-        values: "any",
-        default: "ceph",
-        effect: "None: it named a configuration file of cephfs-provisioner's. Accepted, so that its classes stay valid.",
-    },
-];
+pub const PARAMETERS: &[Parameter] = parameter_table! {
+    use parameters::CLUSTER_ID;
+    use parameters::MONITORS;
+    "adminId": "a Ceph user, without \"client.\"" = "admin; without adminSecretName as the cluster is configured";
+        "The user that makes and removes subvolumes: mon \"allow r\", mgr as deploy/examples/ceph/caps.sh prints it.";
+    use parameters::ADMIN_SECRET_NAME;
+    use parameters::ADMIN_SECRET_NAMESPACE;
+    "fsName": "the name of a file system" = "the only file system of the cluster";
+        "The file system in which subvolumes are made.";
+    "group": "1 to 64 letters, digits, '.', '_', '-'" = "as claimRoot says, else berth";
+        "The subvolume group; made where there is none.";
+    "claimRoot": "/volumes/GROUP" = "as group says";
+        "The subvolume group, as cephfs-provisioner wrote it.";
+    "pool": "the name of a data pool of the file system" = "the pool of the group";
+        "The pool for the data of new subvolumes.";
+    "deterministicNames": "true, false" = "false";
+        "Names a subvolume NAMESPACE.CLAIM rather than berth-UID.";
+    "perVolumeUser": "true, false" = "true, unless userSecretName is given";
+        "Makes a Ceph user for each volume, which can reach nothing else, and a Secret with its key.";
+    "userId": "a Ceph user, without \"client.\"" = "the user of adminId";
+        "With userSecretName: the user that nodes mount every volume as.";
+    "userSecretName": "the name of a Secret" = "none: each volume has a user of its own";
+        "The Secret with the key of the user that nodes mount every volume as.";
+    "userSecretNamespace": "a namespace" = "the claim's; for users of the volumes' own --secret-namespace, if set";
+        "Where that Secret is, or where the Secrets of the volumes' own users are kept.";
+    use parameters::PV_SOURCE;
+    use parameters::ARCHIVE_EXPIRY;
+    "mode": "octal, 0 to 7777" = "0777";
+        "Mode of a new subvolume's directory.";
+    "uid": "0 to 4294967294" = "the owner of the group's directory";
+        "Owner of a new subvolume's directory.";
+    "gid": "0 to 4294967294" = "the group of the group's directory";
+        "Group of a new subvolume's directory.";
+    "cluster": "any" = "ceph";
+        "None: it named a configuration file of cephfs-provisioner's. Accepted, so that its classes stay valid.";
+};
 
 /// The group of a class that names none.
 const GROUP: &str = "berth";

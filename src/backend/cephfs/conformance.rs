@@ -383,7 +383,7 @@ pub async fn run(bench: impl Fn() -> Bench) {
         safety::what_is_not_proven_is_not_removed,
         safety::a_missing_group_is_no_proof_of_removal,
         safety::snapshots_keep_a_volume_and_are_named,
-        safety::an_unused_volume_is_taken_back_and_a_used_one_stays,
+        safety::an_unused_volume_is_rolled_back_and_a_used_one_stays,
         safety::another_installations_volume_is_left_alone,
         safety::what_somebody_else_put_there_is_not_taken,
         safety::the_trace_of_a_crash_is_adopted,

@@ -73,7 +73,7 @@ pub(super) async fn create(
         Some(info) => (at, info),
         None => find(work, at, plan, &claim, permit).await?,
     };
-    // Until it is committed it can be taken back, without a sweep that finds it first.
+    // Until it is committed it can be rolled back, without a sweep that finds it first.
     {
         let mut memory = work.store.memory();
         memory.uncommitted.insert(request.name.clone(), at.clone());

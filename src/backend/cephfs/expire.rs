@@ -6,8 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use super::{
     info::SubvolumeRef,
-    purge::LATER,
-    store::NextLook,
+    store::{LATER, NextLook},
     users,
     work::{FsClient, Marked},
 };

@@ -108,7 +108,7 @@ impl Mark {
     /// In the words of an error.
     pub(super) fn shown(&self) -> String {
         let cluster_id = match &self.cluster_id {
-            Some(cluster_id) => format!(" of installation {cluster_id}"),
+            Some(cluster_id) => format!(" of cluster {cluster_id}"),
             None => String::new(),
         };
         format!("claim {}/{} (UID {}){cluster_id}", self.namespace, self.name, self.uid)
@@ -314,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_read_is_somebodys_all_the_same() {
+    fn an_unreadable_mark_still_has_an_owner() {
         assert_eq!(read("other", "x").owner, Owner::Unmarked);
         for text in ["", "x", "{}", "{\"uid\":1}"] {
             assert_eq!(read(OWNER, text).owner, Owner::Unreadable, "{text:?}");

@@ -10,7 +10,7 @@ use super::{
     info::SubvolumeRef,
     mark::{self, Archived, Deleted},
     remove,
-    store::{NextLook, Removed},
+    store::{LATER, NextLook, Removed},
     users,
     work::{FsClient, Marked},
 };
@@ -23,9 +23,6 @@ use crate::{
 pub(super) const SOON: Duration = Duration::from_secs(2);
 /// How soon something is tried again of which it is not known what became.
 pub(super) const AGAIN: Duration = Duration::from_secs(30);
-
-/// How often archives and deleted volumes are looked at where nothing is due.
-pub(super) const LATER: Duration = Duration::from_mins(10);
 
 /// What becomes of a deleted volume.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

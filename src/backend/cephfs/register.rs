@@ -67,7 +67,7 @@ pub(super) async fn register(
         memory.deleted.remove(&at);
         memory.removed.remove(&volume.name);
         drop(memory);
-        tracing::warn!(volume = %volume.name, "the volume was archived or deleted and is in use: it is so no more");
+        tracing::warn!(volume = %volume.name, "the volume is in use; removed its archived or deleted mark");
     }
     told.map_or(Ok(()), |why| Err(Error::new(Kind::Refused, why)))
 }

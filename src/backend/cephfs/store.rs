@@ -15,7 +15,7 @@ use super::info::SubvolumeRef;
 use crate::{
     backend::{
         StoreExpectation, StoreStatus,
-        ceph::{Admin, Cluster, ClusterStore},
+        ceph::{Admin, Cluster, ClusterStore, ExpectedIdentity},
     },
     volume::VolumeName,
 };
@@ -23,6 +23,7 @@ use crate::{
 /// A cluster.
 pub(super) struct Store {
     pub(super) cluster: Cluster,
+    pub(super) identity: ExpectedIdentity,
     memory: Mutex<Memory>,
     /// Tells that something was deleted.
     pub(super) wake: Notify,
@@ -31,10 +32,6 @@ pub(super) struct Store {
 /// What was learnt of it.
 #[derive(Default)]
 pub(super) struct Memory {
-    /// The identity that it had when the newest volume was made.
-    pub(super) expected: Option<String>,
-    /// Why it is not the cluster that the existing volumes lie in.
-    pub(super) swapped: Option<String>,
     /// The admin of the last volume that was worked on, for work that no class asks for.
     pub(super) admin: Option<Admin>,
     /// The only file system, where the cluster has only one.
@@ -87,6 +84,8 @@ impl Removed {
 /// When a removed volume is looked at next (`None` in it: never); `None` where nothing is left to be done.
 pub(super) type NextLook = Option<Option<SystemTime>>;
 
+/// How often archives and deleted volumes are looked at where nothing is due.
+pub(super) const LATER: Duration = Duration::from_mins(10);
 /// How often all are looked for that are marked.
 const LOOK: Duration = Duration::from_hours(1);
 
@@ -144,8 +143,8 @@ impl ClusterStore for Store {
     }
 
     fn expect(&self, expected: &StoreExpectation, _: Option<&Admin>) {
+        self.identity.set(expected);
         let mut memory = self.memory();
-        memory.expected.clone_from(&expected.identity);
         // The second segment of a location is the group. What an older provisioner made lies deeper.
         let ours = expected.places.iter().filter(|location| location.path.len() == 3);
         memory.groups.extend(ours.filter_map(|location| location.path.get(1).cloned()));
@@ -163,7 +162,7 @@ impl ClusterStore for Store {
 
 impl Store {
     pub(super) fn new(cluster: Cluster) -> Self {
-        Self { cluster, memory: Mutex::default(), wake: Notify::new() }
+        Self { cluster, identity: ExpectedIdentity::default(), memory: Mutex::default(), wake: Notify::new() }
     }
 
     pub(super) fn memory(&self) -> MutexGuard<'_, Memory> {
@@ -195,18 +194,13 @@ impl Store {
     }
 
     pub(super) fn status(&self) -> StoreStatus {
-        let health = self.cluster.health();
         let memory = self.memory();
         StoreStatus {
-            name: self.cluster.name().to_owned(),
-            problems: if health.ready.is_ok() { health.problems } else { Vec::new() },
-            ready: health.ready.and_then(|()| memory.swapped.clone().map_or(Ok(()), Err)),
-            running: health.running,
-            oldest: health.oldest,
             // What waits in Ceph's own trash is not shown to anybody.
             trash: memory.deleted.len(),
             stuck: memory.stuck.iter().map(|(what, why)| (what.clone(), why.clone())).collect(),
             purged: memory.purged,
+            ..self.cluster.status(self.identity.mismatch(&self.cluster).map_or(Ok(()), Err))
         }
     }
 }

@@ -10,7 +10,7 @@ use super::info::{Found, Info, New, SubvolumeRef};
 use crate::{
     backend::{
         Error, Kind, Kubernetes,
-        ceph::{Admin, Call, Cluster, Failed, Key, Login, Reason, Reply, Tool},
+        ceph::{Admin, Call, Cluster, ExpectedIdentity, Failed, Key, Login, Reason, Reply, Tool},
     },
     volume::Permit,
 };
@@ -35,6 +35,15 @@ impl Subvolumes {
 
     pub(super) async fn fsid(&self) -> Result<String, Error> {
         self.0.fsid().await
+    }
+
+    /// The identity of the cluster, which must be what it was.
+    pub(super) async fn prove_identity(
+        &self,
+        expected: &ExpectedIdentity,
+        cluster: &Cluster,
+    ) -> Result<String, Error> {
+        expected.prove(&self.0, cluster).await
     }
 
     async fn call(&self, call: Call) -> Result<Reply, Failed> {
@@ -92,10 +101,10 @@ impl Subvolumes {
         permit: &Permit,
     ) -> Result<(), Failed> {
         let quota = new.quota.to_string();
-        let mut args = args(at, &["create"], &["--size", &quota, "--mode", new.mode]);
+        let mut args = args(at, &["create"], &["--size", &quota]);
         let (uid, gid) = (new.uid.map(|uid| uid.to_string()), new.gid.map(|gid| gid.to_string()));
-        let pool = new.pool.map(str::to_owned);
-        for (option, value) in [("--uid", uid), ("--gid", gid), ("--pool_layout", pool)] {
+        let (mode, pool) = (Some(new.mode.to_owned()), new.pool.map(str::to_owned));
+        for (option, value) in [("--mode", mode), ("--uid", uid), ("--gid", gid), ("--pool_layout", pool)] {
             args.extend(value.into_iter().flat_map(|value| [option.to_owned(), value]));
         }
         // Else the rights that `authorize` gives would be to the data of every volume in the pool.

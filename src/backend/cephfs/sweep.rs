@@ -25,15 +25,13 @@ use crate::{
     volume::{ClaimKey, Location, Permit, VolumeId, VolumeName},
 };
 
-/// An unmarked subvolume is not taken back before this age: between making and marking another cluster may be held up.
+/// An unmarked subvolume is not rolled back before this age: between making and marking another cluster may be held up.
 const UNMARKED: Duration = Duration::from_hours(24);
 
 /// The subvolumes that were made by this cluster, or are named by a UID and unmarked, and whose volumes are not known.
 pub(super) async fn list_uncommitted(work: &FsClient, known: Known<'_>) -> Result<Vec<Uncommitted>, Error> {
     let Some(cluster) = work.kubernetes.cluster_ids() else {
-        tracing::info!(
-            "what was begun is not looked for, since it is not known which cluster this provisioner serves"
-        );
+        tracing::info!("not listing uncommitted volumes: the identity of this cluster is unknown");
         return Ok(Vec::new());
     };
     work.identity().await?;

@@ -1,7 +1,7 @@
 //! Who may reach a volume: [`OwnUser`] is let in, [`revoke`] shuts out.
 //!
 //! It does not decide who may. The users of cephfs-provisioner's volumes, which the volumes module does not know, are the
-//! business of `old`, save that they are removed by [`remove_confined`] as well.
+//! business of `legacy`, save that they are removed by [`remove_confined`] as well.
 
 use super::{
     info::SubvolumeRef,

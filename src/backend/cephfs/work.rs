@@ -76,7 +76,7 @@ impl FsClient {
         }
     }
 
-    /// Forgets which file system is the only one where something that was asked for is not there.
+    /// Drops the cached file system if the result is `NotFound`.
     pub(super) fn invalidate<T>(&self, result: Result<T, Error>) -> Result<T, Error> {
         if result.as_ref().is_err_and(|error| error.kind() == Kind::NotFound) {
             self.store.memory().filesystem = None;
@@ -147,18 +147,7 @@ impl FsClient {
 
     /// The identity of the cluster, which must be what it was.
     pub(super) async fn identity(&self) -> Result<String, Error> {
-        let fsid = self.subvolumes.fsid().await?;
-        let mut memory = self.store.memory();
-        let expected = memory.expected.as_ref().filter(|expected| **expected != fsid);
-        let swapped = expected.map(|expected| {
-            format!(
-                "cluster {} is not what it was: its identity (fsid) is {fsid}, the volumes' is {expected}. Correct the monitors, or name the \
-                 new cluster otherwise",
-                self.store.cluster.name()
-            )
-        });
-        memory.swapped.clone_from(&swapped);
-        swapped.map_or(Ok(fsid), |why| Err(Error::new(Kind::Refused, why)))
+        self.subvolumes.prove_identity(&self.store.identity, &self.store.cluster).await
     }
 
     /// Refuses a cluster that is not the one that the PV was made on.

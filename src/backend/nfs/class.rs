@@ -7,70 +7,34 @@ use super::{
     path_pattern::{self, Missing, Pattern},
 };
 use crate::{
-    backend::{Error, Inspection, Kind, Parameter},
+    backend::{Error, Inspection, Kind, Parameter, parameter_table},
     volume::{Location, Mode, VolumeRequest},
 };
 
 /// Every class parameter that the backend reads.
-pub const PARAMETERS: &[Parameter] = &[
-    Parameter {
-        name: "pathPattern",
-        values: "text with ${.PVC.name}, ${.PVC.namespace}, ${.PVC.labels.KEY}, ${.PVC.annotations.KEY}, ${.PV.name}",
-        default: "<namespace>-<claim>-<volume>",
-        effect: "Names the volume's directory below the export; slashes nest.",
-    },
-    Parameter {
-        name: "pathPatternMissing",
-        values: "refuse, empty",
-        default: "refuse",
-        effect: "What happens where the claim lacks a label or annotation of pathPattern: the claim is refused, or the \
-                 token becomes empty as with nfs-subdir-external-provisioner.",
-    },
-    Parameter {
-        name: "existingDirectory",
-        values: "refuse, adopt, share",
-        default: "refuse",
-        effect: "What happens where the directory exists already and has content: the claim is refused; the directory \
+pub const PARAMETERS: &[Parameter] = parameter_table! {
+    "pathPattern": "text with ${.PVC.name}, ${.PVC.namespace}, ${.PVC.labels.KEY}, ${.PVC.annotations.KEY}, ${.PV.name}" = "<namespace>-<claim>-<volume>";
+        "Names the volume's directory below the export; slashes nest.";
+    "pathPatternMissing": "refuse, empty" = "refuse";
+        "What happens where the claim lacks a label or annotation of pathPattern: the claim is refused, or the \
+                 token becomes empty as with nfs-subdir-external-provisioner.";
+    "existingDirectory": "refuse, adopt, share" = "refuse";
+        "What happens where the directory exists already and has content: the claim is refused; the directory \
                  is used if it is no other volume's; or it is used even together with other volumes. An adopted \
-                 directory keeps its mode and owner and is never deleted, at most archived.",
-    },
-    Parameter {
-        name: "mode",
-        values: "octal, 0 to 7777",
-        default: "0777",
-        effect: "Mode of a new directory.",
-    },
-    Parameter {
-        name: "uid",
-        values: "0 to 4294967294",
-        default: "the user that berth is for the server",
-        effect: "Owner of a new directory.",
-    },
-    Parameter {
-        name: "gid",
-        values: "0 to 4294967294",
-        default: "the group that berth is for the server",
-        effect: "Group of a new directory.",
-    },
-    Parameter {
-        name: "export",
-        values: "the name of a configured export",
-        default: "the first configured export",
-        effect: "The export on which volumes are made.",
-    },
-    Parameter {
-        name: "server",
-        values: "the server of a configured export, or an alias of it",
-        default: "as export says",
-        effect: "With share: another way to name the export, as csi-driver-nfs does it.",
-    },
-    Parameter {
-        name: "share",
-        values: "the path of a configured export",
-        default: "as export says",
-        effect: "With server: another way to name the export, as csi-driver-nfs does it.",
-    },
-];
+                 directory keeps its mode and owner and is never deleted, at most archived.";
+    "mode": "octal, 0 to 7777" = "0777";
+        "Mode of a new directory.";
+    "uid": "0 to 4294967294" = "the user that berth is for the server";
+        "Owner of a new directory.";
+    "gid": "0 to 4294967294" = "the group that berth is for the server";
+        "Group of a new directory.";
+    "export": "the name of a configured export" = "the first configured export";
+        "The export on which volumes are made.";
+    "server": "the server of a configured export, or an alias of it" = "as export says";
+        "With share: another way to name the export, as csi-driver-nfs does it.";
+    "share": "the path of a configured export" = "as export says";
+        "With server: another way to name the export, as csi-driver-nfs does it.";
+};
 
 /// What becomes of a directory that exists already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -75,7 +75,7 @@ pub(super) fn list_uncommitted(work: &ExportOp<'_>) -> Result<Vec<Uncommitted>, 
         let Some(name) = record::volume_of(&file_name) else { continue };
         let file = record::file(INTENTS, &name);
         let read = match work.root.read(&file) {
-            // It was committed or discarded.
+            // It was committed or rolled back.
             Ok(None) => continue,
             Ok(Some(content)) => Marker::from_json(&content.bytes).map(|marker| (marker, content.modified)),
             Err(failure) => {

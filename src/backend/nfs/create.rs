@@ -65,7 +65,7 @@ pub(super) fn create(
     if let Some(known) = &known {
         same_volume(work, known, &wanted)?;
         if look(work, &wanted.path)?.is_some_and(|seen| seen.entry == Entry::Directory) {
-            // An attempt to make the directory once more may have been broken off.
+            // An attempt to make the directory once more may have been interrupted.
             made_again(work, known)?;
             return Ok(volume(known.origin));
         }
@@ -89,7 +89,7 @@ pub(super) fn create(
     let path = &wanted.path;
     fail(
         Kind::Unavailable,
-        format!("directory {path} or its parents come and go while the volume is created"),
+        format!("directory {path} or its parents kept changing during the creation of the volume"),
     )
 }
 

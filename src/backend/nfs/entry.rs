@@ -1,6 +1,6 @@
 //! The names of what lies in the trash: [`Name`]. Pure.
 //!
-//! The everyday name tells the volume and is made up anew for every attempt, so that a call of an earlier attempt that comes
+//! The everyday name tells the volume and is made up again for every attempt, so that a call of an earlier attempt that comes
 //! late never meets what a later one moved. Where a full export takes no record, the name itself holds it ([`SelfDescribingName`]).
 
 use std::fmt;
@@ -32,7 +32,7 @@ pub(super) enum Name {
     Recorded(Option<VolumeName>),
     /// One that holds the record.
     SelfDescribingName(SelfDescribingName),
-    /// One of the version before, which kept no records in the trash.
+    /// One of the previous version, which kept no records in the trash.
     Legacy {
         /// The volume; `None` where its name was cut.
         volume: Option<VolumeName>,

@@ -22,7 +22,7 @@ pub(super) struct Index(Mutex<State>);
 enum State {
     #[default]
     Unread,
-    /// Somebody reads; what changed since then.
+    /// A thread is reading; changes since it began.
     Reading(Vec<(VolumeName, RelativePath, Change)>),
     Read(Places),
 }
@@ -49,7 +49,7 @@ impl Index {
         self.note(name, path, Change::Remove);
     }
 
-    /// Forgets everything: somebody else may have worked on the export meanwhile.
+    /// Forgets everything: somebody else may have worked on the export in between.
     pub(super) fn reset(&self) {
         *self.0.lock() = State::Unread;
     }

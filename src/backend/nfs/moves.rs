@@ -185,7 +185,7 @@ pub(super) fn moved(
         to = to_path,
         expected = inode,
         found = another,
-        "a move that came late took another directory; it is moved back"
+        "a delayed rename moved the wrong directory; moving it back"
     );
     if here(work, from)? == PathState::Nothing {
         work.changes.rename(to, from)?;

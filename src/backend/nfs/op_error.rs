@@ -51,7 +51,7 @@ pub(super) fn unless_full<T>(result: Result<T, impl Into<OpError>>) -> Result<Op
     }
 }
 
-/// Whether a failure is one of the storage, and not the end of the right to change it.
+/// Whether the storage said no; the end of the right to change it is no failure of the storage.
 pub(super) fn is_storage_failure(error: &OpError) -> bool {
     match error {
         OpError::Reported(_) => true,

@@ -62,14 +62,14 @@ pub(super) fn volume_of(file_name: &str) -> Option<VolumeName> {
     file_name.strip_suffix(".json")?.parse().ok()
 }
 
-/// The volume whose record was being written to the file of this name when the writing was broken off: `.<record>.tmp`,
+/// The volume whose record was being written to the file of this name when the writing was interrupted: `.<record>.tmp`,
 /// as earlier versions did it, or `.<record>.<random>.tmp`.
 pub(super) fn volume_of_temporary(file_name: &str) -> Option<VolumeName> {
     let inner = file_name.strip_prefix('.')?.strip_suffix(".tmp")?;
     volume_of(inner).or_else(|| volume_of(temporary_of(file_name)?))
 }
 
-/// The file that was being written to the file of this name when the writing was broken off: `.<file>.<random>.tmp`.
+/// The file that was being written to the file of this name when the writing was interrupted: `.<file>.<random>.tmp`.
 pub(super) fn temporary_of(file_name: &str) -> Option<&str> {
     Some(file_name.strip_prefix('.')?.strip_suffix(".tmp")?.rsplit_once('.')?.0)
 }

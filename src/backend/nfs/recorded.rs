@@ -195,7 +195,7 @@ impl Removing<'_> {
     /// Goes on with a volume that an earlier call moved to the trash.
     fn resume(mut self, disposal: Disposal, entry: &str, inode: u64) -> Result<Removed, OpError> {
         let entry = moves::rename_entry(self.work, &mut self.active_record, entry, inode)?;
-        // Between the move and now a call that came late may have let others in.
+        // Between the move and now a call that was delayed may have let others in.
         if self.active_record.marker.shared
             && self.work.context.enforces(Rule::Places)
             && !self.leaves_last()?
@@ -267,7 +267,7 @@ impl Removing<'_> {
         Ok(())
     }
 
-    /// Neither at its place nor where the record says: perhaps a call that came late moved it.
+    /// Neither at its place nor where the record says: perhaps a call that was delayed moved it.
     fn missing(mut self, disposal: Disposal) -> Result<Removed, OpError> {
         let (work, name) = (self.work, &self.removal.name);
         let inode = self.active_record.marker.inode_in(work.base()?);

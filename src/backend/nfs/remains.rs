@@ -26,7 +26,7 @@ pub(super) enum Found {
     Recorded { entry: String, marker: Box<Marker> },
     /// With a name that proves it.
     Named { path: RelativePath, whole: SelfDescribingName },
-    /// Of the version before, by its name.
+    /// Of the previous version, by its name.
     Legacy,
 }
 

@@ -83,7 +83,7 @@ pub(super) fn cancel(
         if marker.shared {
             places::stay(work, marker, &marker.path)?;
         } else if work.context.enforces(Rule::Places) {
-            // The removal of an older provisioner's volume may have been broken off before its place was noted.
+            // The removal of an older provisioner's volume may have been interrupted before its place was noted.
             unless_full(places::occupy(work, marker, &active_record.file(), &marker.path, false))?;
         }
         return Ok(Restored::InPlace);
@@ -156,7 +156,7 @@ pub(super) fn from_trash(
     }
     let inode = match here(work, &moves::in_trash(entry))? {
         PathState::Directory(inode) if right(inode) => inode,
-        // It was brought back, and broken off before its record was.
+        // It was brought back, and interrupted before its record was.
         PathState::Nothing if matches!(here(work, &marker.path)?, PathState::Directory(inode) if right(inode)) =>
         {
             unless_full(work.changes.rename(&moves::trash_record(entry), &target))?;

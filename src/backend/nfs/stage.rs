@@ -75,7 +75,7 @@ pub(super) fn stage(work: &ExportOp<'_>, marker: &Marker) -> Result<Stage, OpErr
 /// Where the volume of a record is that lies behind a mount.
 fn stage_on_mount(work: &ExportOp<'_>, marker: &Marker) -> Result<Stage, OpError> {
     let Some(length) = work.root.mount_on_the_way(&marker.path)? else {
-        return fail(Kind::Unavailable, "a file system below the export comes and goes");
+        return fail(Kind::Unavailable, "a mount below the export changed during the operation");
     };
     let (below, inside) = marker.path.split_at(length);
     let path = &marker.path;

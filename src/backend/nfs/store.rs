@@ -148,7 +148,7 @@ impl Store {
         }
     }
 
-    /// Examines the root anew where a failure says that it may not be what it was.
+    /// Examines the root again where a failure says that it may not be what it was.
     fn look_closer<T>(self: &Arc<Self>, opened: &Arc<Opened>, result: &Result<T, OpError>) {
         let Err(OpError::Step(failure)) = result else { return };
         if matches!(failure.errno(), Some(Errno::ESTALE | Errno::ENOENT | Errno::ENODEV | Errno::ENOTCONN)) {
@@ -254,7 +254,7 @@ impl Store {
         self.health.lock()
     }
 
-    /// Lets the state be found out anew: by a thread for it, or by the one that is at it already.
+    /// Lets the state be found out again: by a thread for it, or by the one that is at it already.
     fn reverify(self: &Arc<Self>, mut health: MutexGuard<'_, Health>) {
         health.epoch += 1;
         health.state = State::Unknown;
@@ -319,7 +319,7 @@ fn verify_until_ok(store: &Weak<Store>) -> Option<Weak<Opened>> {
                 }
             }
         }
-        // Short steps, so that what was told meanwhile counts soon and the thread ends soon after its store.
+        // Short steps, so that what was told in between counts soon and the thread ends soon after its store.
         let until = Instant::now() + AGAIN;
         while Instant::now() < until {
             thread::sleep(AGAIN / 30);

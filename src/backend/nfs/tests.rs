@@ -117,7 +117,7 @@ impl Site {
         found
     }
 
-    /// The names in one of our folders, without those of files whose writing was broken off.
+    /// The names in one of our folders, without those of files whose writing was interrupted.
     fn records(&self, folder: &str) -> Vec<String> {
         let Ok(entries) = fs::read_dir(self.path(".berth").join(folder)) else { return Vec::new() };
         let mut names: Vec<_> =
@@ -127,7 +127,7 @@ impl Site {
         names
     }
 
-    /// Whether there are files whose writing was broken off.
+    /// Whether there are files whose writing was interrupted.
     fn has_temporary(&self) -> bool {
         tree(self.directory.path()).iter().any(|path| is_temporary(path))
     }
@@ -184,13 +184,13 @@ async fn collect_until(nfs: &Nfs, mut done: impl FnMut(&StoreStatus) -> bool) {
     }
 }
 
-/// Without what was left where the writing of a file was broken off.
+/// Without what was left where the writing of a file was interrupted.
 fn finished(mut names: Vec<String>) -> Vec<String> {
     names.retain(|name| !is_temporary(name));
     names
 }
 
-/// Whether it is the name of a file whose writing was broken off.
+/// Whether it is the name of a file whose writing was interrupted.
 fn is_temporary(path: &str) -> bool {
     Path::new(path).extension().is_some_and(|extension| extension == "tmp")
 }

@@ -1,4 +1,4 @@
-//! What is done once at the beginning of a term: leftovers of broken off changes are cleared away, volumes get the places
+//! What is done once at the beginning of a term: leftovers of interrupted changes are cleared away, volumes get the places
 //! that others have left, and the places of the volumes of an export that an earlier version wrote are noted.
 //!
 //! It goes through the records in small pieces, beside everything else. Until it has come to the end, whoever asks for a

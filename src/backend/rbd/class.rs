@@ -19,97 +19,46 @@ use crate::{
             class::{Form, Parameters, invalid, of, without_client, wrong},
             parameters,
         },
+        parameter_table,
     },
     volume::{Access, Capacity, Location, Mode, SecretName, VolumeRequest},
 };
 
 /// Every class parameter that the backend reads.
-pub const PARAMETERS: &[Parameter] = &[
-    parameters::CLUSTER_ID,
-    parameters::MONITORS,
-    Parameter {
-        name: "adminId",
-        values: "a Ceph user, without \"client.\"",
-        default: "admin; without adminSecretName as the cluster is configured",
-        effect: "The user that makes and removes images: mon \"profile rbd\", osd \"profile rbd pool=...\".",
-    },
-    parameters::ADMIN_SECRET_NAME,
-    parameters::ADMIN_SECRET_NAMESPACE,
-    Parameter {
-        name: "pool",
-        values: "the name of a pool",
-        default: "rbd",
-        effect: "The pool in which images are made.",
-    },
-    Parameter {
-        name: "dataPool",
-        values: "the name of a pool",
-        default: "pool",
-        effect: "The pool in which the images' data is kept, erasure-coded for example.",
-    },
-    Parameter {
-        name: "radosNamespace",
-        values: "the name of a RADOS namespace",
-        default: "none",
-        effect: "The namespace of the pool in which images are made. Not with pvSource: in-tree, which cannot say it.",
-    },
-    Parameter {
-        name: "userId",
-        values: "a Ceph user, without \"client.\"",
-        default: "adminId",
-        effect: "The user that nodes map images as.",
-    },
-    Parameter {
-        name: "userSecretName",
-        values: "the name of a Secret",
-        default: "none; it is required",
-        effect: "The Secret with the key of userId.",
-    },
-    Parameter {
-        name: "userSecretNamespace",
-        values: "a namespace",
-        default: "the claim's namespace",
-        effect: "Where userSecretName is.",
-    },
-    Parameter {
-        name: "imageFormat",
-        values: "2",
-        default: "2",
-        effect: "The format of images. Ceph makes no images of format 1 any more.",
-    },
-    Parameter {
-        name: "imageFeatures",
-        values: "layering, exclusive-lock, object-map, fast-diff, deep-flatten, journaling; separated by commas",
-        default: "none of them",
-        effect: "The features of images; what a feature needs is added. The kernel of a node must know all of them.",
-    },
-    Parameter {
-        name: "fsType",
-        values: "a file system, such as ext4 or xfs",
-        default: "as the node decides, usually ext4",
-        effect: "The file system that a node makes in a new image; without effect for raw devices.",
-    },
-    Parameter {
-        name: "csi.storage.k8s.io/fstype",
-        values: "as fsType",
-        default: "fsType",
-        effect: "Another way to say fsType, as classes of CSI drivers do.",
-    },
-    Parameter {
-        name: "keyring",
-        values: "a path on the nodes",
-        default: "none",
-        effect: "Accepted beside userSecretName, which always won over it; refused without.",
-    },
-    parameters::PV_SOURCE,
-    Parameter {
-        name: "maxSize",
-        values: "an amount of storage, such as 10Ti",
-        default: "none, so what Ceph can make, about 976Ti",
-        effect: "The largest image that a claim gets, and may grow to. The larger it may be, the longer its purge takes, written or not.",
-    },
-    parameters::ARCHIVE_EXPIRY,
-];
+pub const PARAMETERS: &[Parameter] = parameter_table! {
+    use parameters::CLUSTER_ID;
+    use parameters::MONITORS;
+    "adminId": "a Ceph user, without \"client.\"" = "admin; without adminSecretName as the cluster is configured";
+        "The user that makes and removes images: mon \"profile rbd\", osd \"profile rbd pool=...\".";
+    use parameters::ADMIN_SECRET_NAME;
+    use parameters::ADMIN_SECRET_NAMESPACE;
+    "pool": "the name of a pool" = "rbd";
+        "The pool in which images are made.";
+    "dataPool": "the name of a pool" = "pool";
+        "The pool in which the images' data is kept, erasure-coded for example.";
+    "radosNamespace": "the name of a RADOS namespace" = "none";
+        "The namespace of the pool in which images are made. Not with pvSource: in-tree, which cannot say it.";
+    "userId": "a Ceph user, without \"client.\"" = "adminId";
+        "The user that nodes map images as.";
+    "userSecretName": "the name of a Secret" = "none; it is required";
+        "The Secret with the key of userId.";
+    "userSecretNamespace": "a namespace" = "the claim's namespace";
+        "Where userSecretName is.";
+    "imageFormat": "2" = "2";
+        "The format of images. Ceph makes no images of format 1 any more.";
+    "imageFeatures": "layering, exclusive-lock, object-map, fast-diff, deep-flatten, journaling; separated by commas" = "none of them";
+        "The features of images; what a feature needs is added. The kernel of a node must know all of them.";
+    "fsType": "a file system, such as ext4 or xfs" = "as the node decides, usually ext4";
+        "The file system that a node makes in a new image; without effect for raw devices.";
+    "csi.storage.k8s.io/fstype": "as fsType" = "fsType";
+        "Another way to say fsType, as classes of CSI drivers do.";
+    "keyring": "a path on the nodes" = "none";
+        "Accepted beside userSecretName, which always won over it; refused without.";
+    use parameters::PV_SOURCE;
+    "maxSize": "an amount of storage, such as 10Ti" = "none, so what Ceph can make, about 976Ti";
+        "The largest image that a claim gets, and may grow to. The larger it may be, the longer its purge takes, written or not.";
+    use parameters::ARCHIVE_EXPIRY;
+};
 
 /// On which cluster, as whom, and where in it: what every operation must know.
 #[derive(Debug, Clone)]

@@ -65,17 +65,23 @@ pub(super) async fn create(
         if attempt == 0 {
             continue;
         }
-        // The making of it was broken off before it could be opened. What is left is a name in the list of images, which no client
+        // The making of it was interrupted before it could be opened. What is left is a name in the list of images, which no client
         // can have put content behind; or it was on its way to the trash.
         if !work.store.is_abandoned(&spec) {
             let message =
-                format!("image {spec} is being made by another process, or the making of it was broken off");
+                format!("image {spec} is being created by another process, or its creation was interrupted");
             return fail(Kind::Busy, message);
         }
         work.clear(&plan.image, permit).await?;
         work.store.is_whole(&spec);
     }
-    fail(Kind::Unavailable, format!("image {spec} comes and goes while the volume is made"))
+    fail(
+        Kind::Unavailable,
+        format!(
+            "image {spec} was repeatedly created and removed during the creation of the \
+        volume"
+        ),
+    )
 }
 
 /// Finishes an image that exists, if it is ours; its size.
@@ -280,7 +286,7 @@ mod tests {
     use crate::backend::rbd::{header::Header, image::Info};
 
     #[test]
-    fn only_what_a_broken_off_import_leaves_behind_is_taken_without_a_mark() {
+    fn only_what_a_interrupted_import_leaves_behind_is_taken_without_a_mark() {
         const OBJECT: u64 = 4 << 20;
         let look = |change: serde_json::Value, metadata: serde_json::Value| {
             let mut info = json!({"id": "1", "size": OBJECT, "object_size": OBJECT, "snapshot_count": 0});

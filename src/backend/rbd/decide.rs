@@ -75,7 +75,7 @@ pub(super) enum Decision {
     Wait,
     /// It is looked at again soon: its PV is being removed, or the time is not known.
     Again,
-    /// It goes back: its PV is to be kept, or it was kept itself when that went, and a call that came late moved it here.
+    /// It goes back: its PV is to be kept, or it was kept itself when that went, and a call that was delayed moved it here.
     Restore,
     Purge,
     /// It can be neither purged nor restored, for this reason.

@@ -42,7 +42,7 @@ pub(super) struct TrashEntry {
     /// Until when Ceph keeps it from being purged.
     pub(super) until: SystemTime,
     pub(super) state: State,
-    /// It came here by `rbd rm`, which was broken off.
+    /// It came here by `rbd rm`, which was interrupted.
     pub(super) by_rm: bool,
 }
 

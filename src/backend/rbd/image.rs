@@ -282,7 +282,7 @@ impl PoolClient {
         Ok(self.change(self.what("move to the trash", image), &args, image, None, permit).await?)
     }
 
-    /// Finishes a move to the trash that was broken off; a success too where none was. Ceph keeps the expiry that it began with.
+    /// Finishes a move to the trash that was interrupted; a success too where none was. Ceph keeps the expiry that it began with.
     ///
     /// What can be opened under the name is left alone: it may be another one by now, or wanted again.
     pub(super) async fn finish_move(&self, image: &str, permit: &Permit) -> Result<(), OpError> {
@@ -321,7 +321,7 @@ impl PoolClient {
 
     /// Removes what is left of an image that was begun and cannot be opened: its name alone.
     ///
-    /// What was broken off on its way to the trash looks the same from outside. The trash is asked after the image could not be
+    /// What was interrupted on its way to the trash looks the same from outside. The trash is asked after the image could not be
     /// opened: an image is written there before it loses its name. What is called so by now, if the program should be late, goes to
     /// the trash and not away.
     pub(super) async fn clear(&self, image: &str, permit: &Permit) -> Result<(), OpError> {
@@ -359,7 +359,7 @@ impl PoolClient {
         Self::was_there(self.change(self.what("move to the trash", image), &args, image, None, permit).await)
     }
 
-    /// Removes the image at once and for good, or goes on where that was broken off.
+    /// Removes the image at once and for good, or goes on where that was interrupted.
     pub(super) async fn remove_for_good(&self, image: &str, permit: &Permit) -> Result<(), OpError> {
         let args = ["rm", "--no-progress", MOVE_TO_TRASH_ON_REMOVE.0, "false"];
         let what = self.what("remove", image);
@@ -390,7 +390,7 @@ mod tests {
     use crate::backend::ceph::fake::Answer;
 
     #[test]
-    fn a_watcher_is_told_by_its_address_and_its_node() {
+    fn a_watcher_is_reported_by_its_address_and_its_node() {
         let watcher = |address: &str| Watcher { address: address.into(), client: 4589 };
         let nodes = |ip: IpAddr| (ip.to_string() == "10.0.0.7").then(|| "worker-7".to_owned());
         let rows = [

@@ -160,7 +160,7 @@ mod tests {
 
     /// Two thin images of 900 TiB waited for ever, and nothing was said of them.
     #[test]
-    fn what_a_large_image_waits_for_is_told() {
+    fn what_a_large_image_waits_for_is_reported() {
         let large = Large::default();
         large.add(&pool_namespace(), "10f", "berth-u");
         assert_eq!(

@@ -6,10 +6,10 @@ use crate::volume::{Invalid, Location, VolumeName, is_uuid};
 
 /// The beginning of the names of our images; the claim's UID follows.
 const OURS: &str = "berth-";
-/// The beginning of the name that the version before gave the image of an older provisioner on its way to the trash. No claim's
+/// The beginning of the name that the previous version gave the image of an older provisioner on its way to the trash. No claim's
 /// UID gives such a name, since ours begin with `berth-`.
 const LEGACY_TRASH: &str = "berth.deleted-";
-/// The same where that name is taken by a renaming that was broken off.
+/// The same where that name is taken by a renaming that was interrupted.
 const LEGACY_TRASH_AGAIN: &str = "berth.deleted.1-";
 /// The beginning of the name that a large image has while it is purged; its id follows.
 const PURGING: &str = "berth.purging-";
@@ -96,8 +96,8 @@ pub(super) fn purged_id(image: &str) -> Option<&str> {
     image.strip_prefix(PURGING)
 }
 
-/// What the version before called an image that is not named by us on its way to the trash; and where that name was taken. One
-/// that was broken off there is found by these names.
+/// What the previous version called an image that is not named by us on its way to the trash; and where that name was taken. One
+/// that was interrupted there is found by these names.
 pub(super) fn legacy_trash_names(image: &str) -> [String; 2] {
     [LEGACY_TRASH, LEGACY_TRASH_AGAIN].map(|prefix| {
         // Where it is too long, its end tells more than its beginning.
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn an_image_on_its_way_to_the_trash_of_the_version_before_has_a_name_that_ceph_takes_and_that_is_no_volumes()
+    fn an_image_on_its_way_to_the_trash_of_the_previous_version_has_a_name_that_ceph_takes_and_that_is_no_volumes()
      {
         assert_eq!(
             legacy_trash_names("kubernetes-dynamic-pvc-1"),

@@ -100,7 +100,7 @@ impl fmt::Display for Mark {
         }
         write!(f, "claim {} with UID {}", self.claim(), self.uid)?;
         if self.has_cluster_id() {
-            write!(f, " of the cluster with the identity {}", self.cluster_id)?;
+            write!(f, " of cluster {}", self.cluster_id)?;
         }
         Ok(())
     }

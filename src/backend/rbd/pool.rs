@@ -1,5 +1,5 @@
 //! What the programs are asked about a pool, or a RADOS namespace in one: its images, its trash, whether it is full. Methods of
-//! [`PoolClient`], each of which is one call.
+//! [`PoolClient`].
 
 use std::{collections::BTreeMap, time::Duration};
 

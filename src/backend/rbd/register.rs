@@ -56,14 +56,14 @@ impl Registered {
     }
 }
 
-/// What is known of the volumes in one spot.
+/// What is known of the volumes in one pool or namespace.
 pub(super) struct Found {
     registered: Registered,
-    /// Volumes of ours that were never looked at; all of them in a spot that was never gone through.
+    /// Volumes of ours that were never looked at; all of them in one that was never gone through.
     unseen: BTreeSet<VolumeName>,
 }
 
-/// Looks at one spot: at the object, and once for each cluster at the list of images.
+/// Looks at one pool or namespace: at the object, and once for each cluster at the list of images.
 pub(super) async fn look(
     work: &PoolClient,
     volumes: &[KnownVolume],
@@ -89,7 +89,7 @@ pub(super) async fn look(
     Ok(Found { registered, unseen })
 }
 
-/// Those of `volumes` that no spot knows as registered.
+/// Those of `volumes` that no pool or namespace knows as registered.
 pub(super) fn unregistered(
     volumes: &[KnownVolume],
     found: &[Found],

@@ -88,7 +88,10 @@ pub(super) async fn remove(
     }
     fail(
         Kind::Unavailable,
-        format!("image {} comes and goes while it is removed", work.pool_namespace.spec(image)),
+        format!(
+            "image {} was repeatedly created and removed during its removal",
+            work.pool_namespace.spec(image)
+        ),
     )
 }
 
@@ -252,7 +255,7 @@ impl Removing<'_> {
         }
     }
 
-    /// Undoes a deletion that was broken off at its beginning: Ceph keeps the expiry that a move began with, so that what is to be
+    /// Undoes a deletion that was interrupted at its beginning: Ceph keeps the expiry that a move began with, so that what is to be
     /// archived would be purged.
     async fn not_begun(&self, image: &str, id: &str) -> Result<(), OpError> {
         let work = self.work;
@@ -322,7 +325,7 @@ impl Removing<'_> {
     /// What became of an image that is not there any more; `None` where it is there again.
     async fn absent(&self, image: &str) -> Result<Option<Removed>, OpError> {
         let work = self.work;
-        // The version before gave an image of an older provisioner another name first, and may have been broken off then.
+        // The version before gave an image of an older provisioner another name first, and may have been interrupted then.
         let given = if names::volume_of(image).is_some() {
             Vec::new()
         } else {

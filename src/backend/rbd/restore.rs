@@ -14,7 +14,7 @@ use crate::{
     volume::{Permit, Removal},
 };
 
-/// Puts the image of this volume back, wherever the removal was broken off.
+/// Puts the image of this volume back, wherever the removal was interrupted.
 pub(super) async fn restore(
     work: &PoolClient,
     removal: &Removal,

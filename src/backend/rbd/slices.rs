@@ -1,7 +1,7 @@
 //! Large images are purged in slices: [`collect_garbage`] cuts a part off the end of each in turn, and begins again where it ended.
 //!
 //! An image without an object map is removed by a question for each object that it may have, written or not: one of 900 TiB takes
-//! days, and a program that is broken off begins at the first object again. A slice is soon over, is kept, and lets the next
+//! days, and a program that is interrupted begins at the first object again. A slice is soon over, is kept, and lets the next
 //! image have its turn. No program shortens an image in the trash; so the image leaves it under the name `berth.purging-<id>`, for
 //! which the same proofs hold, and goes back for the last part.
 

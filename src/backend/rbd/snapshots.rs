@@ -104,7 +104,7 @@ mod tests {
 
     /// Snapshots of mirroring made a volume undeletable, and were not named.
     #[test]
-    fn snapshots_are_told_apart_by_who_made_them() {
+    fn snapshots_are_reported_apart_by_who_made_them() {
         let read = |name: &str| {
             let Answer::Text(0, text, _) = Answer::recorded(name) else { panic!("{name}") };
             Snapshots::of(serde_json::from_str(text.trim()).unwrap())
@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn of_many_names_a_few_are_told() {
+    fn of_many_names_a_few_are_reported() {
         let names: Vec<String> = (1..=7).map(|i| format!("s{i}")).collect();
         assert_eq!(listed(&names), "s1, s2, s3, s4, s5 and 2 more");
         assert_eq!(listed(&names[..2]), "s1, s2");

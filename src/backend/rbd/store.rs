@@ -1,5 +1,4 @@
-//! One cluster: [`Store`], what is remembered of it. Whether it answers is asked in the background until it does; afterwards every
-//! call tells.
+//! One cluster: [`Store`], what is remembered of it.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, btree_map::Entry},
@@ -13,7 +12,7 @@ use super::{account::Trash, names::PoolNamespace};
 use crate::{
     backend::{
         Error, Kind, Kubernetes, StoreExpectation, StoreStatus, UNKNOWN_CLUSTER,
-        ceph::{Admin, Cluster, ClusterStore},
+        ceph::{Admin, Cluster, ClusterStore, ExpectedIdentity},
     },
     system::keyed_lock::{KeyedLock, KeyedLocks},
     volume::VolumeName,
@@ -60,6 +59,7 @@ const REMEMBERED: Duration = Duration::from_hours(24 * 7);
 pub(super) struct Store {
     pub(super) cluster: Cluster,
     pub(super) trash: Trash,
+    pub(super) identity: ExpectedIdentity,
     pub(super) timing: Timing,
     /// Cancelled when no class and no volume names it any more.
     pub(super) gone: CancellationToken,
@@ -70,13 +70,11 @@ pub(super) struct Store {
 /// What is remembered of a cluster.
 #[derive(Default)]
 struct StoreState {
-    /// The identity that it had when the newest volume was made.
-    expected: Option<String>,
     /// Where our images may lie, and as whom to look there.
     pool_namespaces: BTreeMap<PoolNamespace, Admin>,
     /// Images without a header, and since when they are known.
     without_header: HashMap<String, Instant>,
-    /// Volumes in a spot that are to be looked at once, whether their marks are signed.
+    /// Volumes in a pool or namespace that are to be looked at once, whether their marks are signed.
     unseen: HashMap<PoolNamespace, BTreeSet<VolumeName>>,
     /// Pools that were full, and when that was seen last.
     full: HashMap<String, Instant>,
@@ -88,9 +86,9 @@ impl ClusterStore for Store {
     }
 
     fn expect(&self, expected: &StoreExpectation, admin: Option<&Admin>) {
-        let mut memory = self.memory();
-        memory.expected.clone_from(&expected.identity);
+        self.identity.set(expected);
         let Some(admin) = admin else { return };
+        let mut memory = self.memory();
         for pool_namespace in expected.places.iter().filter_map(PoolNamespace::of) {
             memory.pool_namespaces.entry(pool_namespace).or_insert_with(|| admin.clone());
         }
@@ -106,21 +104,18 @@ impl ClusterStore for Store {
 }
 
 impl Store {
-    /// Why the cluster is not the one that the existing volumes lie in.
-    pub(super) fn identity_mismatch(&self) -> Option<String> {
-        match (&self.memory().expected, self.cluster.identity()) {
-            (Some(expected), Some(identity)) if *expected != identity => Some(format!(
-                "it is not what it was: its identity (fsid) is {identity}, the volumes' is {expected}. Correct the monitors, or \
-                 name the new cluster otherwise"
-            )),
-            (Some(_) | None, Some(_) | None) => None,
-        }
-    }
-
     pub(super) fn new(cluster: Cluster, timing: Timing) -> Self {
         let (images, memory) = (KeyedLocks::default(), Mutex::default());
         let gone = CancellationToken::new();
-        Self { cluster, trash: Trash::default(), timing, gone, images, memory }
+        Self {
+            cluster,
+            trash: Trash::default(),
+            identity: ExpectedIdentity::default(),
+            timing,
+            gone,
+            images,
+            memory,
+        }
     }
 
     fn memory(&self) -> MutexGuard<'_, StoreState> {
@@ -191,7 +186,7 @@ impl Store {
         memory.full.contains_key(pool)
     }
 
-    /// Notes which volumes in a spot are to be looked at once.
+    /// Notes which volumes in a pool or namespace are to be looked at once.
     pub(super) fn to_be_seen(&self, pool_namespace: PoolNamespace, volumes: BTreeSet<VolumeName>) {
         self.memory().unseen.insert(pool_namespace, volumes);
     }
@@ -210,18 +205,12 @@ impl Store {
 
     /// The state as readiness and metrics show it.
     pub(super) fn status(&self, kubernetes: &dyn Kubernetes) -> StoreStatus {
-        let health = self.cluster.health();
-        let identity_mismatch = || self.identity_mismatch().map_or(Ok(()), Err);
-        let known = || kubernetes.cluster_ids().map(drop).ok_or_else(|| UNKNOWN_CLUSTER.to_owned());
+        let known = kubernetes.cluster_ids().map(drop).ok_or_else(|| UNKNOWN_CLUSTER.to_owned());
         StoreStatus {
-            name: self.cluster.name().to_owned(),
-            problems: if health.ready.is_ok() { health.problems } else { Vec::new() },
-            ready: health.ready.and_then(|()| identity_mismatch()).and_then(|()| known()),
-            running: health.running,
-            oldest: health.oldest,
             trash: self.trash.waiting(),
             stuck: self.trash.stuck(self.timing.look),
             purged: self.trash.purged(),
+            ..self.cluster.status(self.identity.mismatch(&self.cluster).map_or(known, Err))
         }
     }
 }

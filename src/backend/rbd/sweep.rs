@@ -25,7 +25,7 @@ use crate::{
 /// How many images are looked at side by side.
 const ABREAST: usize = 4;
 
-/// The images of this cluster in one spot whose volumes are not known.
+/// The images of this cluster in one pool or namespace whose volumes are not known.
 pub(super) async fn list_uncommitted(
     work: &PoolClient,
     cluster: &ClusterIds,
@@ -36,7 +36,8 @@ pub(super) async fn list_uncommitted(
         // Nothing of ours can lie there.
         Err(error) if error.is_elsewhere() => {
             let error = Error::from(error);
-            tracing::debug!(pool_namespace = %work.pool_namespace, error = error.chain(), "cannot look for unfinished images here");
+            tracing::debug!(pool_namespace = %work.pool_namespace, error = error.chain(), "cannot list uncommitted \
+                images here");
             return Ok(Vec::new());
         }
         Err(error) => return Err(error),
@@ -144,8 +145,10 @@ pub(super) async fn rollback(
         return Ok(true);
     };
     let refuse = |why: String| {
-        let message =
-            format!("image {spec} of unfinished volume {} {why}; it is left alone", uncommitted.id.name());
+        let message = format!(
+            "image {spec} of uncommitted volume {} {why}; nothing was changed",
+            uncommitted.id.name()
+        );
         fail(Kind::Refused, message)
     };
     // What is not known to be ours may be in use by others.
@@ -187,12 +190,10 @@ pub(super) async fn rollback(
     if let Some(group) = &look.info.group {
         return refuse_ours(&format!("is in the group {group} of images"));
     }
-    if work.has_content(image).await? {
-        return if mark.is_some() {
-            refuse_ours("has content")
-        } else {
-            refuse("has no owner, and has content".into())
-        };
+    match (work.has_content(image).await?, &mark) {
+        (false, _) => {}
+        (true, Some(_)) => return refuse_ours("has content"),
+        (true, None) => return refuse("has no owner, and has content".into()),
     }
     // In the trash nothing else tells that it is ours.
     if mark.is_none() {

@@ -70,7 +70,7 @@ enum Settled {
     /// It is purged in slices.
     Large,
     /// Nothing can be done, for this reason.
-    KeyedLock(String),
+    Held(String),
 }
 
 /// Looks after the trash of `store` until the permit ends. `admin`: who may look at the whole cluster.
@@ -339,7 +339,7 @@ impl Collector {
             Ok(Settled::Early) => Some(now + timing.soon),
             // Our clock is ahead of the program's; the next look finds it.
             Err(error) if error.is_too_early() => Some(now + timing.soon),
-            Ok(Settled::KeyedLock(why)) => Some(self.pause(id, &image, why)),
+            Ok(Settled::Held(why)) => Some(self.pause(id, &image, why)),
             Err(error) => Some(self.pause(id, &image, Error::from(error).chain())),
         }
     }
@@ -441,7 +441,7 @@ async fn settle(
         Owner::Ours(volume) => volume,
         Owner::Remnant if is_due => return purge(work, entry, permit).await,
         Owner::Another => return Ok(Settled::Left),
-        Owner::Unproved(why) if is_due => return Ok(Settled::KeyedLock(unproved(work, entry, &why))),
+        Owner::Unproved(why) if is_due => return Ok(Settled::Held(unproved(work, entry, &why))),
         Owner::Remnant | Owner::Unproved(_) => return Ok(Settled::Waits),
     };
     let pv = work.kubernetes.pv_state(&volume).await?;
@@ -454,8 +454,8 @@ async fn settle(
         Decision::Wait if is_due => Ok(Settled::Early),
         Decision::Wait => Ok(Settled::Waits),
         Decision::Again => Ok(Settled::Again),
-        Decision::Hold(why) => Ok(Settled::KeyedLock(why.to_owned())),
-        // Its move was broken off before it took anything away.
+        Decision::Hold(why) => Ok(Settled::Held(why.to_owned())),
+        // Its move was interrupted before it took anything away.
         Decision::Restore if there.is_some() && entry.state == State::Moving => Ok(Settled::Waits),
         Decision::Restore => {
             restore::put_back(work, entry, image, permit).await?;

@@ -42,11 +42,7 @@ impl PoolClient {
 
     /// The identity of the cluster, which must be what it was.
     pub(super) async fn identity(&self) -> Result<String, OpError> {
-        let identity = self.ceph.fsid().await?;
-        match self.store.identity_mismatch() {
-            Some(why) => fail(Kind::Refused, format!("cluster {}: {why}", self.store.cluster.name())),
-            None => Ok(identity),
-        }
+        Ok(self.store.identity.prove(&self.ceph, &self.store.cluster).await?)
     }
 
     /// The same, which must be the one that the PV recorded, if it recorded one.

@@ -26,7 +26,7 @@ pub(in crate::provisioner) struct CachedVolume {
     pub(in crate::provisioner) state: VolumeState,
     /// Where it lies, where that is in one of our stores.
     pub(in crate::provisioner) location: Option<LocationKey>,
-    /// We are deleting the object: its last changes are our own. Or it leaves its data to another volume, and will be deleted.
+    /// Its data is out of the way, or left to another volume: the object is about to be deleted, and its last changes are ours.
     pub(super) gives_up_data: bool,
     /// What the backend was asked to do with the data while this process leads, or may have been asked to do before the
     /// object was made again: the data may not be in its place.

@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_is_told_as_a_sentence() {
+    fn a_refusal_is_reported_as_a_sentence() {
         let status = |code, reason: &str, message: &str| {
             let status = kube::core::Status {
                 code,

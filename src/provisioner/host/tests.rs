@@ -79,7 +79,7 @@ async fn a_secret_is_read_once_for_all_who_ask_and_again_after_some_seconds_or_w
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_failure_is_told_to_those_who_waited_and_tried_again_by_whoever_comes_later() {
+async fn a_failure_is_reported_to_those_who_waited_and_tried_again_by_whoever_comes_later() {
     let stub = server(NOTHING_FORBIDDEN);
     let host = host(&stub).await;
     let name = name();
@@ -173,7 +173,7 @@ async fn what_is_kept_carries_its_volume_and_replaces_only_what_was_kept_for_it(
 }
 
 #[tokio::test(start_paused = true)]
-async fn whether_a_secret_is_kept_is_told_by_its_marks_as_of_now_and_without_its_values() {
+async fn whether_a_secret_is_kept_is_reported_by_its_marks_as_of_now_and_without_its_values() {
     let ours = json!({"metadata": {
         "labels": {"app.kubernetes.io/managed-by": "berth"}, "annotations": {"berth.storage/volume": "pvc-1"},
     }});
@@ -345,7 +345,7 @@ async fn the_cluster_is_named_by_the_administrator_else_by_kube_system_else_by_t
     assert!(by_namespace.include("lock-1"), "what was signed before is still its own");
 
     let named =
-        Settings { cluster_id: Some("green".into()), former_cluster_ids: vec!["blue".into()], ..settings() };
+        Settings { cluster_id: Some("green".into()), former_cluster_ids: vec!["blue".into()], ..settings };
     let named = host_with(&stub, named, &cluster_identity).await.cluster_ids().unwrap();
     assert_eq!(named.current(), "green");
     for id in ["green", "blue", "lock-1", uid.as_str().unwrap()] {

@@ -74,7 +74,7 @@ impl std::fmt::Debug for Order {
         f.debug_struct("Order")
             .field("claim", &self.claim)
             .field("request", &self.request)
-            .field("spot", &self.location)
+            .field("location", &self.location)
             .field("disposal", &self.disposal)
             .finish_non_exhaustive()
     }

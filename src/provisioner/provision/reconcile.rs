@@ -31,7 +31,7 @@ enum Step {
     Nothing,
     /// Make a volume, or find the one that was made.
     Make(Arc<Order>),
-    /// The claim may be gone: the volume of this attempt gets a PV or is taken back.
+    /// The claim may be gone: the volume of this attempt gets a PV or is rolled back.
     Settle(Attempt),
     /// The volume of this claim was deleted before the claim was bound, or its class needs more of it: read the claim again.
     Reload(String, String),
@@ -346,7 +346,7 @@ fn not_stored(ctx: &Context, order: &Order, failure: &Failure) -> Outcome {
     failure.outcome()
 }
 
-/// The claim is gone, or has what it wants: what was begun for it becomes a stored volume or is taken back.
+/// The claim is gone, or has what it wants: what was begun for it becomes a stored volume or is rolled back.
 async fn settle(ctx: &Context, attempt: Attempt, permit: &Permit) -> Outcome {
     let order = &attempt.order;
     let claim = &order.claim;
@@ -441,14 +441,14 @@ async fn roll_back(ctx: &Context, order: &Order, volume: &Volume, permit: &Permi
     };
     match order.backend.rollback(&uncommitted, permit).await {
         Ok(()) => {
-            tracing::info!(claim = %claim, volume = %volume.id, "removed an unused volume");
+            tracing::info!(claim = %claim, volume = %volume.id, "rolled back an uncommitted volume");
             ctx.metrics.swept(volume.id.store());
             ctx.end_attempt(&claim.uid);
             Outcome::Done
         }
         Err(error) if error.kind() == Kind::Busy => Kind::Busy.into(),
         Err(error) => {
-            tracing::warn!(claim = %claim, error = error.chain(), "cannot remove an unused volume");
+            tracing::warn!(claim = %claim, error = error.chain(), "cannot roll back an uncommitted volume");
             let note =
                 format!("could not remove the volume that was created for this claim: {}", error.chain());
             ctx.claim_event(claim, Type::Warning, "ProvisioningCleanupFailed", note);

@@ -80,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn each_thing_about_a_class_is_told_under_a_reason_of_its_own() {
+    fn each_thing_about_a_class_is_reported_under_a_reason_of_its_own() {
         let rows: &[(Value, Option<u32>, &[&str])] = &[
             (json!({}), Some(36), &[]),
             (json!({"pathPattern": "${.PVC.name}"}), Some(36), &[]),
@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn volumes_that_no_node_mounts_from_a_version_on_are_told_from_that_version_on() {
+    fn volumes_that_no_node_mounts_from_a_version_on_are_reported_from_that_version_on() {
         let since = |minor| reasons(&json!({"mountableBefore": "31"}), minor);
         assert!(since(Some(30)).is_empty());
         assert_eq!(since(Some(31)), ["NotMountable"]);

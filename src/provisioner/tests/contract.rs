@@ -40,7 +40,7 @@ async fn a_claim_that_wants_attributes_of_volumes_is_refused_and_one_that_select
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_class_that_is_told_later_than_its_claim_makes_no_warning() {
+async fn a_class_that_is_reported_later_than_its_claim_makes_no_warning() {
     let bed = Bed::without_controllers();
     let running = bed.start().await;
     bed.until("the watches run", || bed.requests("watch", "storageclasses") > 1).await;
@@ -127,7 +127,7 @@ async fn claims_that_invent_classes_and_kinds_of_sources_do_not_become_labels() 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_a_class_probably_did_not_mean_is_told_once_for_each_edition_of_it() {
+async fn what_a_class_probably_did_not_mean_is_reported_once_for_each_edition_of_it() {
     let bed = Bed::without_controllers();
     let class =
         json!({"parameters": {"pathPattern": "{{ .PVC.name }}-${.PVC.name}", "mountableBefore": "0"}});

@@ -92,7 +92,7 @@ async fn a_file_system_on_a_device_is_left_to_the_node_and_not_asked_for_twice()
     );
     let note = bed.event("data", "FileSystemResizeRequired").await;
     assert!(note.contains("2Gi"), "{note}");
-    // Whatever touches the claim meanwhile, and a new process, asks nobody again.
+    // Whatever touches the claim in between, and a new process, asks nobody again.
     let patch = json!({"metadata": {"labels": {"touched": "1"}}});
     bed.server.store().patch::<PersistentVolumeClaim>("default", "data", &patch).unwrap();
     bed.settle().await;

@@ -123,7 +123,7 @@ async fn a_secret_that_a_tenant_deleted_is_made_again_by_the_next_leader() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_secret_that_a_tenant_put_in_its_place_is_told_on_the_volume_and_left_alone() {
+async fn a_secret_that_a_tenant_put_in_its_place_is_reported_on_the_volume_and_left_alone() {
     let site = Site::new();
     let running = site.start().await;
     let (volume, name) = site.volume("data").await;

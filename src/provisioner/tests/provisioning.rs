@@ -132,9 +132,9 @@ async fn an_answer_that_was_lost_is_found_out() {
     assert_eq!(bed.memory.calls(Operation::Rollback), 0);
 }
 
-/// A PV was stored, nobody knows it yet, and the class was made anew with other details meanwhile.
+/// A PV was stored, nobody knows it yet, and the class was made again with other details in between.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_volume_whose_object_was_stored_with_other_details_is_not_taken_back() {
+async fn a_volume_whose_object_was_stored_with_other_details_is_not_rolled_back() {
     let bed = Bed::without_controllers();
     bed.memory.change_details();
     let running = bed.start().await;
@@ -176,7 +176,7 @@ async fn a_volume_of_that_name_for_another_claim_is_an_error() {
 
 /// Proves: case 20, statement 11
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_volume_that_can_never_be_stored_is_taken_back_when_its_claim_goes() {
+async fn a_volume_that_can_never_be_stored_is_rolled_back_when_its_claim_goes() {
     let bed = Bed::without_controllers();
     let before = Location::new("default", "precious").unwrap();
     bed.memory.plant(before.clone(), true);
@@ -248,7 +248,7 @@ async fn a_claim_that_goes_while_its_volume_is_made_gets_no_volume() {
 
 /// Proves: case 13, case 18, case 39, case 40, row 7.3
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_failure_is_told_and_tried_again_and_a_change_of_the_claim_ends_the_wait() {
+async fn a_failure_is_reported_and_tried_again_and_a_change_of_the_claim_ends_the_wait() {
     let bed = Bed::without_controllers();
     let mut settings = bed.settings().await;
     settings.backoff.slow = std::time::Duration::from_hours(1);
@@ -352,7 +352,7 @@ async fn an_overlapping_claim_is_refused_and_served_when_the_place_is_free() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_parameter_that_nobody_reads_is_told_once_for_each_edition_of_a_class() {
+async fn a_parameter_that_nobody_reads_is_reported_once_for_each_edition_of_a_class() {
     let bed = Bed::without_controllers();
     bed.server.store().delete::<StorageClass>("", "nfs").unwrap();
     bed.class(json!({"parameters": {"ondelete": "retain"}}));

@@ -71,7 +71,7 @@ async fn a_volume_deleted_before_its_claim_is_removed_when_the_claim_goes() {
 
 /// Proves: case 25, case 37, row 7.5
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_removal_that_fails_is_told_and_tried_again() {
+async fn a_removal_that_fails_is_reported_and_tried_again() {
     let bed = Bed::new();
     let running = bed.start().await;
     let name = with_volume(&bed).await;
@@ -266,7 +266,7 @@ async fn volumes_of_an_old_provisioner_are_removed_as_their_class_says_else_arch
 
 /// Proves: statement 24
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_volume_without_a_usable_source_is_told_and_the_loop_goes_on() {
+async fn a_volume_without_a_usable_source_is_reported_and_the_loop_goes_on() {
     let bed = Bed::without_controllers();
     bed.create(json!({
         "apiVersion": "v1", "kind": "PersistentVolume",
@@ -400,7 +400,7 @@ async fn a_claim_that_is_known_by_its_uid_alone_is_looked_for_among_all_that_liv
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn while_it_cannot_be_asked_which_claims_live_nothing_is_taken_back() {
+async fn while_it_cannot_be_asked_which_claims_live_nothing_is_rolled_back() {
     let bed = Bed::without_controllers();
     bed.memory.forget_names();
     bed.memory.create(&request("gone", "gone"), &Permit::unlimited()).await.unwrap();
@@ -416,7 +416,7 @@ async fn while_it_cannot_be_asked_which_claims_live_nothing_is_taken_back() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_backends_are_told_of_every_class_of_theirs_also_of_one_that_comes_later() {
+async fn the_backends_learn_of_every_class_of_theirs_also_of_one_that_comes_later() {
     let bed = Bed::without_controllers();
     bed.class(json!({"metadata": {"name": "other"}, "parameters": {"export": "default", "odd": "x"}}));
     bed.class(
@@ -512,7 +512,7 @@ async fn what_is_not_empty_is_never_swept() {
 }
 
 #[tokio::test]
-async fn which_classes_and_volumes_there_are_is_told_again_when_some_have_gone() {
+async fn which_classes_and_volumes_there_are_is_reported_again_when_some_have_gone() {
     let bed = Bed::new();
     let running = bed.start().await;
     with_volume(&bed).await;

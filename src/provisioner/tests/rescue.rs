@@ -91,7 +91,7 @@ async fn a_volume_that_is_rescued_between_the_move_and_the_deletion_of_its_objec
 
 /// What puts data back beside us, as a round of the trash does, leaves nothing for us to move.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn that_a_rescued_volume_has_its_data_again_is_told_whoever_put_it_back() {
+async fn that_a_rescued_volume_has_its_data_again_is_reported_whoever_put_it_back() {
     let bed = Bed::new();
     bed.memory.leave_trash_alone();
     let running = bed.start().await;
@@ -234,7 +234,7 @@ async fn a_volume_whose_object_could_not_be_deleted_can_be_retained_and_given_up
     running.stop().await;
 }
 
-/// The server hung in the middle of the move, the volume was rescued, and the move came late.
+/// The server hung in the middle of the move, the volume was rescued, and the move was delayed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_finalizer_is_taken_off_before_the_storage_has_given_the_data_back() {
     let bed = Bed::new();
@@ -426,7 +426,7 @@ async fn the_storage_is_asked_again_when_it_is_learned_what_the_cluster_is_calle
 
 /// What a copy of another cluster's PV would do to that cluster's data.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_volume_that_another_cluster_recorded_is_told_with_the_command_to_take_it_over() {
+async fn a_volume_that_another_cluster_recorded_is_reported_with_the_command_to_take_it_over() {
     let bed = Bed::new();
     let running = bed.start().await;
     let volume = with_volume(&bed).await;
@@ -480,7 +480,7 @@ async fn a_bound_volume_that_is_taken_over_is_recorded_at_once() {
 
 /// A process that stood by since before the first volume was made knows what the store was then.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_was_learned_of_a_store_while_standing_by_is_told_when_the_term_begins() {
+async fn what_was_learned_of_a_store_while_standing_by_is_reported_when_the_term_begins() {
     let bed = Bed::with(Options::default(), Memory::new(), full_rules());
     let leader = bed.start().await;
     // The second process shares the storage, not what the first one's backend was told.

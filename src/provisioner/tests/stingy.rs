@@ -101,7 +101,7 @@ impl Stores for Stingy {
 
 /// Proves: case 51
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_volume_that_is_too_small_is_taken_back_and_made_anew() {
+async fn a_volume_that_is_too_small_is_rolled_back_and_made_again() {
     let bed = Bed::without_controllers();
     let stingy = Stingy { memory: bed.memory.clone(), left: AtomicUsize::new(2) };
     let running = Bed::start_on(NAME, bed.settings().await, Arc::new(stingy));

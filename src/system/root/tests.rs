@@ -1,4 +1,4 @@
-//! Tests of what is done beneath a held directory, also against somebody who swaps directories for links meanwhile.
+//! Tests of what is done beneath a held directory, also against somebody who swaps directories for links in between.
 
 mod atomic;
 mod purging;

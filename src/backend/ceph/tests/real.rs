@@ -1,7 +1,7 @@
 //! The same against a real cluster, whose configuration file `BERTH_TEST_CEPH_CONF` names; without it these tests say that they
 //! were skipped. The cluster is one to be filled with rubbish, such as `e2e/ceph up` makes.
 
-use std::{collections::BTreeMap, fs, path::Path, process::Command as Program, time::Instant};
+use std::{collections::BTreeMap, fs, process::Command as Program};
 
 use crate::{
     backend::ceph::{Call, Ceph, Cluster, Credentials, Key, Reason, Tool, Tools, fake::KEY},
@@ -92,8 +92,9 @@ async fn a_real_cluster_refuses_a_wrong_key_and_an_address_without_one_costs_sec
 }
 
 #[tokio::test]
-async fn what_a_real_cluster_refuses_is_told_apart_whatever_its_monitors_speak_and_at_whatever_port() {
-    let name = "what_a_real_cluster_refuses_is_told_apart_whatever_its_monitors_speak_and_at_whatever_port";
+async fn what_a_real_cluster_refuses_is_reported_apart_whatever_its_monitors_speak_and_at_whatever_port() {
+    let name =
+        "what_a_real_cluster_refuses_is_reported_apart_whatever_its_monitors_speak_and_at_whatever_port";
     let Some(real) = Real::find(name) else { return };
     let admin = real.ceph(Tools::default());
     let forever = Permit::unlimited();
@@ -140,45 +141,4 @@ async fn what_a_real_cluster_refuses_is_told_apart_whatever_its_monitors_speak_a
         assert!(rados.is_none_or(|reason| reason == Reason::NoObject), "{monitors}: {rados:?}");
         assert_eq!((rbd, groups), (None, None), "{monitors}");
     }
-}
-
-const COUNT: u32 = 48;
-
-/// What `docs/decisions/0013` quotes: `cargo test --release -p berth --lib real_cost -- --ignored --nocapture`.
-#[tokio::test]
-#[ignore = "measures a real cluster for minutes"]
-async fn real_cost_of_subvolumes() {
-    let Some(real) = Real::find("real_cost_of_subvolumes") else { return };
-    let ceph = real.ceph(Tools::default());
-    let fs = file_system(&ceph).await;
-    let forever = Permit::unlimited();
-    let group = ["fs", "subvolumegroup", "create", &fs, "cost"];
-    ceph.call(Tool::Ceph, Call::changes("make", group, &forever)).await.unwrap();
-    for (sessions, at_once) in [(0, 1), (0, 8), (1, 8), (2, 8), (3, 8), (4, 8)] {
-        let ceph = real.ceph(Tools { sessions, concurrency: at_once, ..Tools::default() });
-        let used = processor_time();
-        let start = Instant::now();
-        let calls = (0..COUNT).map(|i| {
-            let name = format!("s{sessions}-{at_once}-{i}");
-            let args = ["fs", "subvolume", "create", &fs, &name, "4194304", "--group_name", "cost"]
-                .map(String::from);
-            ceph.call(Tool::Ceph, Call::changes("make", args, &forever))
-        });
-        for outcome in futures::future::join_all(calls).await {
-            outcome.unwrap();
-        }
-        let wall = start.elapsed() / COUNT;
-        drop(ceph);
-        // Of programs that were waited for.
-        tokio::time::sleep(std::time::Duration::from_millis(200)).await;
-        let used = (processor_time() - used) / f64::from(COUNT);
-        eprintln!("{sessions} that stay, {at_once} at once: {wall:?} and {used:.3} s of processor for each");
-    }
-}
-
-/// Seconds of all children that have ended.
-fn processor_time() -> f64 {
-    let stat = fs::read_to_string(Path::new("/proc/self/stat")).unwrap();
-    let fields: Vec<&str> = stat.rsplit(") ").next().unwrap().split(' ').collect();
-    (fields[13].parse::<f64>().unwrap() + fields[14].parse::<f64>().unwrap()) / 100.0
 }

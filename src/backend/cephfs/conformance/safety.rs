@@ -115,7 +115,7 @@ pub(super) async fn snapshots_keep_a_volume_and_are_named(bench: &Bench) {
     assert_eq!(removed(&backend, &removal).await, Removed::Trashed);
 }
 
-pub(super) async fn an_unused_volume_is_taken_back_and_a_used_one_stays(bench: &Bench) {
+pub(super) async fn an_unused_volume_is_rolled_back_and_a_used_one_stays(bench: &Bench) {
     let backend = bench.start();
     let store = backend.place(&bench.request("x", &[])).unwrap().location.store;
     for more in [&[][..], &[("deterministicNames", "true")]] {

@@ -38,11 +38,11 @@ pub(super) fn request_for(name: &str, more: &[(&str, &str)]) -> VolumeRequest {
 
 /// Where only images are made, the loop of the subvolumes' trash ended in a panic when berth began to lead.
 #[tokio::test(start_paused = true)]
-async fn where_no_class_and_no_volume_names_a_cluster_tending_waits_for_the_first_one() {
+async fn garbage_collection_waits_for_the_first_cluster_that_a_class_or_a_volume_names() {
     let backend = Mgr::new().backend(Keys::new("i-1", KEY));
     let permit = Permit::unlimited();
-    let tending = tokio::time::timeout(Duration::from_hours(1), backend.collect_garbage(&permit)).await;
-    assert!(tending.is_err(), "it ended before its permit");
+    let collecting = tokio::time::timeout(Duration::from_hours(1), backend.collect_garbage(&permit)).await;
+    assert!(collecting.is_err(), "it ended before its permit");
 }
 
 #[test]
@@ -92,7 +92,7 @@ async fn a_subvolume_of_version_3_is_used_like_any_other_and_its_path_is_taken_a
 }
 
 #[tokio::test]
-async fn a_cluster_that_nobody_names_is_forgotten_and_a_missing_secret_is_told() {
+async fn a_cluster_that_nobody_names_is_forgotten_and_a_missing_secret_is_reported() {
     let keys = Keys::new("i-1", KEY);
     let mgr = Mgr::new();
     let backend = mgr.backend(keys);
@@ -183,7 +183,7 @@ async fn a_cluster_that_is_not_what_it_was_is_not_used() {
 }
 
 #[tokio::test]
-async fn what_was_just_made_is_taken_back_without_a_sweep() {
+async fn an_uncommitted_subvolume_is_rolled_back_without_a_sweep() {
     let permit = Permit::unlimited();
     for (cluster_id, more) in [(Some("i-1"), &FIXED[..]), (Some("i-1"), &[][..])] {
         let mgr = Mgr::new();
@@ -202,7 +202,7 @@ async fn what_was_just_made_is_taken_back_without_a_sweep() {
         let left: Vec<_> = mgr.state().into_iter().filter(|path| path.contains("data")).collect();
         assert!(left.is_empty() && keys.kept().is_empty(), "{cluster_id:?}: {left:?}");
 
-        // What has a PV is not taken back at once, whatever anybody says.
+        // What has a PV is not rolled back at once, whatever anybody says.
         backend.create(&request, &permit).await.unwrap();
         backend.commit(&id, "object", &permit).await.unwrap();
         assert_eq!(backend.rollback(&made, &permit).await.unwrap_err().kind(), Kind::Refused);
@@ -210,7 +210,7 @@ async fn what_was_just_made_is_taken_back_without_a_sweep() {
 }
 
 #[tokio::test]
-async fn a_name_that_another_claim_began_to_take_is_told_with_its_uid() {
+async fn a_name_that_another_claim_began_to_take_is_reported_with_its_uid() {
     let mgr = Mgr::new();
     let backend = mgr.backend(Keys::new("i-1", KEY));
     mgr.ceph(&["fs", "subvolumegroup", "create", "cephfs", "berth"]).unwrap();
@@ -231,7 +231,7 @@ async fn a_name_that_another_claim_began_to_take_is_told_with_its_uid() {
 }
 
 #[tokio::test]
-async fn a_class_made_anew_between_attempts_leaks_no_user_and_no_secret() {
+async fn a_class_recreated_between_attempts_leaks_no_user_and_no_secret() {
     let mgr = Mgr::new();
     let keys = Keys::new("i-1", KEY);
     let backend = mgr.backend(keys.clone());
@@ -520,14 +520,14 @@ async fn the_only_file_system_is_asked_for_again_once_it_is_gone() {
     let backend = mgr.backend(Keys::new("i-1", KEY));
     let permit = Permit::unlimited();
     backend.create(&request_for("one", &[]), &permit).await.unwrap();
-    // It was made anew under another name.
+    // It was made again under another name.
     fs::write(mgr.path().join("renamed"), "").unwrap();
     assert_eq!(backend.create(&request_for("two", &[]), &permit).await.unwrap_err().kind(), Kind::NotFound);
     backend.create(&request_for("two", &[]), &permit).await.unwrap();
 }
 
 #[tokio::test]
-async fn a_subvolume_that_nobody_marked_is_told_of() {
+async fn a_subvolume_that_nobody_marked_is_reported() {
     let mgr = Mgr::new();
     let backend = mgr.backend(Keys::new("i-1", KEY));
     let permit = Permit::unlimited();
@@ -558,7 +558,7 @@ async fn a_subvolume_that_nobody_marked_is_told_of() {
 }
 
 #[tokio::test]
-async fn a_user_that_may_be_left_is_told_of() {
+async fn a_user_that_may_be_left_is_reported() {
     let mgr = Mgr::new();
     let backend = mgr.backend(Keys::new("i-1", KEY));
     let permit = Permit::unlimited();
@@ -591,7 +591,7 @@ async fn what_no_class_asks_for_is_done_by_the_user_that_is_configured() {
 }
 
 #[test]
-fn a_name_with_signs_of_a_shell_is_quoted_in_the_commands_that_are_told() {
+fn a_name_with_signs_of_a_shell_is_quoted_in_the_commands_that_are_reported() {
     let at =
         |fs: &str, group: &str| SubvolumeRef { fs: fs.into(), group: group.into(), name: "berth-u".into() };
     let told = remove::no_group(&at("fs;touch x", "$(touch y)")).to_string();

@@ -1,4 +1,4 @@
-//! Work that is broken off before or after each of its changes is finished, or undone without a trace, by a later process.
+//! Work that is interrupted before or after each of its changes is finished, or undone without a trace, by a later process.
 
 use std::{
     future::Future,
@@ -189,7 +189,7 @@ const STEPS: &[Step] = &[
         prepare: |fixture| {
             Box::pin(async {
                 volume(fixture, PLAIN).await?;
-                // As one ends that was broken off: its user may be there still.
+                // As one ends that was interrupted: its user may be there still.
                 let made = fixture.made.lock().unwrap().clone().unwrap();
                 let (fs, name) = ("cephfs", made.record["subvolume"].as_str());
                 let archived =
@@ -266,7 +266,7 @@ const STEPS: &[Step] = &[
 ];
 
 #[tokio::test(flavor = "multi_thread")]
-async fn work_that_was_broken_off_anywhere_is_finished_by_the_next_attempt() {
+async fn work_that_was_interrupted_anywhere_is_finished_by_the_next_attempt() {
     let permit = Permit::unlimited();
     for step in STEPS {
         let whole = Fixture::new();

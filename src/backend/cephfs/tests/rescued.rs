@@ -322,7 +322,7 @@ async fn a_volume_that_was_taken_over_without_a_mark_leaves_no_user_and_no_secre
 
 /// With the documented caps Ceph tells nothing of users: each user that was gone counted as one that may be left.
 #[tokio::test]
-async fn only_a_user_that_may_still_reach_its_volume_is_told_of() {
+async fn only_a_user_that_may_still_reach_its_volume_is_reported() {
     let site = Site::new(&[]).await;
     let permit = Permit::unlimited();
     let file = |name: &str| site.mgr.path().join(name);

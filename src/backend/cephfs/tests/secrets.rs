@@ -134,7 +134,7 @@ async fn no_secret_is_made_for_a_volume_that_is_not_proved_to_be_ours() {
 
 /// Where the leadership ends between the two changes, the next leader does the second one.
 #[tokio::test]
-async fn a_secret_whose_making_was_broken_off_is_made_by_the_next_leader() {
+async fn a_secret_whose_making_was_interrupted_is_made_by_the_next_leader() {
     for when in ["before", "after"] {
         let site = Site::new(&[]).await;
         site.keys.delete(&site.secret);

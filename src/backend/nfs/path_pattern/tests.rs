@@ -190,7 +190,7 @@ fn a_pattern_tells_which_labels_and_annotations_it_needs() {
 }
 
 #[test]
-fn a_pattern_with_what_looks_like_a_token_is_told_with_the_right_spelling() {
+fn a_pattern_with_what_looks_like_a_token_is_reported_with_the_right_spelling() {
     let pattern = Pattern::parse("${pvc.metadata.namespace}/{{ .PVC.name }}/${pvc.uid}").unwrap();
     let [Finding::LiteralPattern(text)] = &pattern.inspect().findings[..] else { panic!("one finding") };
     assert_eq!(

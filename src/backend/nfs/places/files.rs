@@ -165,6 +165,6 @@ pub(super) fn mirror(path: &RelativePath) -> RelativePath {
 pub(super) fn changed_concurrently<T>(path: &RelativePath) -> Result<T, OpError> {
     fail(
         Kind::Unavailable,
-        format!("what is noted of directory {path} and its parents comes and goes; it is tried again"),
+        format!("the reservations of directory {path} and its parents keep changing; retrying"),
     )
 }

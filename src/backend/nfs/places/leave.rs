@@ -13,7 +13,7 @@ use crate::{system::root::Placed, volume::RelativePath};
 #[derive(Debug, Clone)]
 pub(in crate::backend::nfs) enum Leaving {
     /// Nobody else is there, and nobody can come until [`vacate`] or [`stay`]: the data may go. Asked again
-    /// after the data was moved it must say so again, else a call that came late let others in, and the data goes back.
+    /// after the data was moved it must say so again, else a call that was delayed let others in, and the data goes back.
     Last,
     /// Others stay, of which this is one; the data is theirs. The place is given up.
     #[allow(dead_code, reason = "tests ask which one")]
@@ -53,7 +53,7 @@ pub(in crate::backend::nfs) fn leave_shared(
         if let Some(closing) = closing
             && !shared.has_name(closing)
         {
-            // It has left, and was broken off before it gave the name back; or its call came late.
+            // It has left, and was interrupted before it gave the name back; or its call was delayed.
             reopen(work, path, folder)?;
             continue;
         }

@@ -312,7 +312,7 @@ fn read_all(work: &ExportOp<'_>) -> Result<Found, OpError> {
         let mut found = Vec::new();
         while let Some((folder, name)) = records.get(next.fetch_add(1, Ordering::Relaxed)) {
             let marker = match work.record(folder, name)? {
-                // Committed meanwhile, or gone.
+                // Committed in between, or gone.
                 None => work.record(record::VOLUMES, name)?,
                 found => found,
             };

@@ -1,4 +1,4 @@
-//! What late calls and broken off changes left beside the mirror, in `.berth/staging`.
+//! What late calls and interrupted changes left beside the mirror, in `.berth/staging`.
 
 use super::{
     super::{
@@ -32,7 +32,7 @@ pub(in crate::backend::nfs) fn put_back_moved(work: &ExportOp<'_>) -> Result<(),
     Ok(())
 }
 
-/// Removes what broken off changes of the mirror left. For the beginning of a term.
+/// Removes what interrupted changes of the mirror left. For the beginning of a term.
 pub(in crate::backend::nfs) fn clear_staging(work: &ExportOp<'_>) -> Result<(), OpError> {
     put_back_moved(work)?;
     for name in work.root.names(&[BASE, STAGING])? {

@@ -265,7 +265,7 @@ pub(super) fn put_back(work: &ExportOp<'_>, aside: &RelativePath, found: &Marker
             export = work.context.export.name,
             volume = %found.id,
             directory = %place,
-            "the note of a volume's place was moved by a call that came late; it is put back"
+            "a delayed rename had moved the reservation of a volume's path; restored it"
         );
         claim(work, found, aside, place, found.shared)?;
         // Perhaps it has just left it.

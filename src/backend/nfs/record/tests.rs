@@ -31,7 +31,7 @@ fn marker() -> Marker {
     }
 }
 
-/// As the version before wrote it: without cluster, object, inode and trash.
+/// As the previous version wrote it: without cluster, object, inode and trash.
 fn of_version_1() -> Marker {
     Marker {
         shared: false,
@@ -109,7 +109,7 @@ fn identities_differ_and_read_back() {
 }
 
 #[test]
-fn the_volume_of_a_file_whose_writing_was_broken_off_is_told_by_its_name() {
+fn the_volume_of_a_file_whose_writing_was_interrupted_is_reported_by_its_name() {
     let told = |name: &str| volume_of_temporary(name).map(|name| name.to_string());
     assert_eq!(told(".pvc-1.json.tmp").as_deref(), Some("pvc-1"));
     assert_eq!(told(".pvc-1.json.0123456789abcdef.tmp").as_deref(), Some("pvc-1"));

@@ -150,7 +150,7 @@ async fn an_archive_is_not_adopted() {
 
 /// A crash of cluster 1 between storing the PV and committing left an intent, and the sweep of cluster 2 took the directory.
 #[tokio::test]
-async fn what_another_cluster_began_is_not_in_the_sweep_and_not_taken_back() {
+async fn uncommitted_volumes_of_another_cluster_are_neither_listed_nor_rolled_back() {
     let site = Site::new();
     let theirs = site.of_cluster("cluster-2");
     site.create(&patterned("a", "a/data")).await.unwrap();

@@ -1,12 +1,12 @@
-//! Each operation is broken off before each of its steps and then repeated, by the same process and by a new one.
+//! Each operation is interrupted before each of its steps and then repeated, by the same process and by a new one.
 
 use std::os::unix::fs::PermissionsExt;
 
 use super::*;
 
 #[tokio::test]
-async fn a_creation_in_a_shared_directory_that_was_broken_off_gives_it_its_rights_and_keeps_those_of_another()
-{
+async fn a_creation_in_a_shared_directory_that_was_interrupted_gives_it_its_rights_and_keeps_those_of_another()
+ {
     let shared = |name| request(name, &[("pathPattern", "a/data"), ("existingDirectory", "share")]);
     let rights = |site: &Site| fs::metadata(site.path("a/data")).unwrap().permissions().mode() & 0o7777;
     for others in [false, true] {
@@ -76,7 +76,7 @@ async fn interrupted_everywhere<P, T: std::fmt::Debug>(
 }
 
 #[tokio::test]
-async fn a_creation_that_was_broken_off_is_finished_by_the_next_attempt() {
+async fn a_creation_that_was_interrupted_is_finished_by_the_next_attempt() {
     for (what, pattern) in PLACES {
         interrupted_everywhere(
             &format!("create {what}"),
@@ -96,7 +96,7 @@ async fn a_creation_that_was_broken_off_is_finished_by_the_next_attempt() {
 
 /// Proves: case 20
 #[tokio::test]
-async fn a_creation_that_was_broken_off_and_given_up_is_discarded_without_a_trace() {
+async fn a_creation_that_was_interrupted_and_given_up_is_discarded_without_a_trace() {
     for (what, pattern) in PLACES {
         for steps in 0..60 {
             let mut site = Site::new();
@@ -121,7 +121,7 @@ async fn a_creation_that_was_broken_off_and_given_up_is_discarded_without_a_trac
 }
 
 #[tokio::test]
-async fn a_commit_that_was_broken_off_is_finished_by_the_next_attempt() {
+async fn a_commit_that_was_interrupted_is_finished_by_the_next_attempt() {
     interrupted_everywhere(
         "commit",
         async |site| site.create(&asked("")).await.unwrap(),
@@ -137,7 +137,7 @@ async fn a_commit_that_was_broken_off_is_finished_by_the_next_attempt() {
 }
 
 #[tokio::test]
-async fn a_removal_that_was_broken_off_is_finished_by_the_next_attempt() {
+async fn a_removal_that_was_interrupted_is_finished_by_the_next_attempt() {
     for (what, pattern) in PLACES {
         for disposal in [Disposal::Delete, Disposal::Archive, Disposal::Retain] {
             for committed in [true, false] {
@@ -197,7 +197,7 @@ async fn a_removal_that_was_broken_off_is_finished_by_the_next_attempt() {
 }
 
 #[tokio::test]
-async fn the_removal_of_an_older_provisioners_volume_that_was_broken_off_is_finished() {
+async fn the_removal_of_an_older_provisioners_volume_that_was_interrupted_is_finished() {
     for disposal in [Disposal::Delete, Disposal::Archive, Disposal::Retain] {
         for directory in ["flat", "nested/in/here"] {
             interrupted_everywhere(
@@ -232,7 +232,7 @@ async fn the_removal_of_an_older_provisioners_volume_that_was_broken_off_is_fini
 }
 
 #[tokio::test]
-async fn a_discard_that_was_broken_off_is_finished_by_the_next_attempt() {
+async fn a_discard_that_was_interrupted_is_finished_by_the_next_attempt() {
     for (what, pattern) in PLACES {
         interrupted_everywhere(
             &format!("discard {what}"),
@@ -251,7 +251,7 @@ async fn a_discard_that_was_broken_off_is_finished_by_the_next_attempt() {
 }
 
 #[tokio::test]
-async fn a_restore_that_was_broken_off_is_finished_by_the_next_attempt_or_by_the_purge() {
+async fn a_restore_that_was_interrupted_is_finished_by_the_next_attempt_or_by_the_purge() {
     for (what, pattern) in PLACES {
         for disposal in [Disposal::Delete, Disposal::Archive] {
             let prepare = async |site: &Site| {

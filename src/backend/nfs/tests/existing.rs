@@ -93,7 +93,7 @@ async fn an_empty_directory_of_any_other_name_is_not_ours() {
 }
 
 #[tokio::test]
-async fn content_that_came_into_a_directory_that_was_begun_makes_it_somebody_elses() {
+async fn content_in_an_uncommitted_directory_makes_it_another_owners() {
     let site = Site::new();
     site.create(&patterned("x", "data")).await.unwrap();
     fs::write(site.path("data/file"), "").unwrap();

@@ -212,7 +212,7 @@ async fn an_export_that_hangs_when_it_is_opened_holds_up_nobody_else_and_is_name
 
 /// Proves: statement 18, case 41, case 42
 #[tokio::test]
-async fn an_operation_that_hangs_keeps_its_volume_and_holds_up_nobody_else() {
+async fn a_hung_operation_locks_its_volume_and_delays_no_other() {
     let deadline = Duration::from_millis(100);
     let (_bad, _good, nfs) = two_sites(deadline);
     remember_both(&nfs);

@@ -136,7 +136,7 @@ enum At {
     #[default]
     Before,
     /// It waits.
-    KeyedLock,
+    Held,
     /// It may go on.
     Released,
 }
@@ -151,9 +151,9 @@ impl Late {
         if *at != At::Before {
             return;
         }
-        *at = At::KeyedLock;
+        *at = At::Held;
         self.0.1.notify_all();
-        drop(self.0.1.wait_while(at, |at| *at == At::KeyedLock).unwrap());
+        drop(self.0.1.wait_while(at, |at| *at == At::Held).unwrap());
     }
 
     /// Waits until the call is held.

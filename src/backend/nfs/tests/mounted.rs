@@ -78,8 +78,8 @@ async fn a_rescued_volume_below_the_export_has_its_place_again() {
 
 /// The data was never told of, and its record was forgotten.
 #[tokio::test]
-async fn what_a_late_call_moved_to_the_trash_below_the_export_is_told_and_not_forgotten() {
-    let test = "what_a_late_call_moved_to_the_trash_below_the_export_is_told_and_not_forgotten";
+async fn what_a_late_call_moved_to_the_trash_below_the_export_is_reported_and_not_forgotten() {
+    let test = "what_a_late_call_moved_to_the_trash_below_the_export_is_reported_and_not_forgotten";
     let Some((site, mut mount)) = site(test) else { return };
     let removal = removal("ns/team-old-pvc-uid-old", Disposal::Delete);
     assert_eq!(site.remove(&removal).await.unwrap(), Removed::Trashed);
@@ -96,8 +96,8 @@ async fn what_a_late_call_moved_to_the_trash_below_the_export_is_told_and_not_fo
 }
 
 #[tokio::test]
-async fn a_removal_below_the_export_that_was_broken_off_is_finished_by_the_next_attempt() {
-    let test = "a_removal_below_the_export_that_was_broken_off_is_finished_by_the_next_attempt";
+async fn a_removal_below_the_export_that_was_interrupted_is_finished_by_the_next_attempt() {
+    let test = "a_removal_below_the_export_that_was_interrupted_is_finished_by_the_next_attempt";
     for steps in 0..60 {
         let Some((mut site, mut mount)) = site(test) else { return };
         let removal = removal("ns/team-old-pvc-uid-old", Disposal::Delete);

@@ -220,7 +220,7 @@ async fn those_who_share_a_place_come_and_go_and_only_the_last_may_take_the_data
 }
 
 /// Place, whether it is shared, and whose it is.
-type KeyedLock = BTreeSet<(RelativePath, bool, usize)>;
+type Held = BTreeSet<(RelativePath, bool, usize)>;
 
 /// Two clusters whose patterns overlap asked at once, in every order that the machine gives.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -230,7 +230,7 @@ async fn of_many_who_ask_at_once_never_two_lie_within_one_another() {
         let site = Site::new();
         site.make(&request("first", &[])).await;
         let before = noted(&site);
-        let held: Arc<Mutex<KeyedLock>> = Arc::default();
+        let held: Arc<Mutex<Held>> = Arc::default();
         let won = Arc::new(std::sync::atomic::AtomicUsize::new(0));
         let tasks = (0..6_usize).map(|number| {
             // One process works for a cluster at a time.

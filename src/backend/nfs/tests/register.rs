@@ -228,8 +228,8 @@ async fn old_volumes_that_lie_within_one_another_are_recorded_and_keep_each_othe
 }
 
 #[tokio::test]
-async fn a_registration_that_was_broken_off_is_finished_by_the_next_one_and_proves_nothing_without_the_place()
-{
+async fn a_registration_that_was_interrupted_is_finished_by_the_next_one_and_proves_nothing_without_the_place()
+ {
     for steps in 0.. {
         let mut site = Site::new();
         site.make(&request("first", &[])).await;

@@ -132,7 +132,7 @@ async fn a_return_that_hangs_until_another_volume_has_the_place_puts_no_old_data
 }
 
 #[tokio::test]
-async fn a_removal_that_is_broken_off_while_the_entry_gets_another_name_goes_on() {
+async fn a_removal_that_is_interrupted_while_the_entry_gets_another_name_goes_on() {
     for disposal in [Disposal::Delete, Disposal::Archive] {
         for steps in 0..60 {
             let mut site = Site::new();
@@ -237,7 +237,7 @@ async fn a_volume_that_is_rescued_between_the_move_and_the_deletion_of_its_pv_go
 }
 
 #[tokio::test]
-async fn a_removal_that_was_broken_off_and_whose_pv_was_rescued_while_nobody_led_is_undone() {
+async fn a_removal_that_was_interrupted_and_whose_pv_was_rescued_while_nobody_led_is_undone() {
     // Before, between and after the steps of the removal.
     for steps in 0..20 {
         let mut site = Site::new();
@@ -406,7 +406,7 @@ async fn a_volume_that_was_archived_comes_back_to_its_place_when_its_pv_is_kept_
 }
 
 #[tokio::test]
-async fn what_cannot_go_back_since_its_place_is_taken_waits_in_the_trash_and_is_told() {
+async fn what_cannot_go_back_since_its_place_is_taken_waits_in_the_trash_and_is_reported() {
     let mut site = Site::new();
     let removal = made(&site).await;
     assert_eq!(site.remove(&removal).await.unwrap(), Removed::Trashed);
@@ -432,7 +432,7 @@ async fn what_cannot_go_back_since_its_place_is_taken_waits_in_the_trash_and_is_
 }
 
 #[tokio::test]
-async fn what_no_record_tells_the_owner_of_is_never_purged_and_is_told() {
+async fn what_no_record_tells_the_owner_of_is_never_purged_and_is_reported() {
     let site = Site::new();
     made(&site).await;
     site.plant(".berth/trash/pvc-uid-z@20260101T000000Z-0123abcd");
@@ -449,7 +449,7 @@ async fn what_no_record_tells_the_owner_of_is_never_purged_and_is_told() {
     assert_eq!(site.nfs.stores()[0].trash, 3);
 }
 
-/// The purge of `x` was broken off before it removed the record, `y` got the place and the inode, and a call that hung since
+/// The purge of `x` was interrupted before it removed the record, `y` got the place and the inode, and a call that hung since
 /// the removal of `x` moves it.
 #[tokio::test]
 async fn a_volume_that_got_place_and_inode_of_a_purged_one_is_moved_back_and_not_purged() {

@@ -62,7 +62,7 @@ async fn what_an_earlier_process_left_in_the_trash_is_purged_and_removals_wake_t
 }
 
 #[tokio::test]
-async fn the_purge_stops_when_nobody_tends_any_more_and_when_the_permit_ends() {
+async fn the_purge_stops_when_collect_garbage_is_dropped_or_the_permit_ends() {
     let site = Site::new();
     trashed(&site, "x", |volume| {
         for i in 0..100 {
@@ -175,7 +175,7 @@ fn leftovers(site: &Site) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn a_purge_that_was_broken_off_at_any_step_goes_on_and_leaves_nothing() {
+async fn a_purge_that_was_interrupted_at_any_step_goes_on_and_leaves_nothing() {
     for restarted in [false, true] {
         for steps in 0..40 {
             let mut site = Site::new();
@@ -230,8 +230,8 @@ async fn a_volume_that_is_written_to_does_not_hold_up_the_purge_of_others_and_is
 }
 
 #[tokio::test]
-async fn what_the_version_before_left_in_the_trash_is_purged_a_day_later_if_no_pv_and_no_volume_is_its_owner()
-{
+async fn what_the_previous_version_left_in_the_trash_is_purged_a_day_later_if_no_pv_and_no_volume_is_its_owner()
+ {
     let mut site = Site::new();
     site.make(&request("other", &[])).await;
     let at: std::time::SystemTime = "2026-03-01T00:00:00Z".parse::<jiff::Timestamp>().unwrap().into();

@@ -89,7 +89,7 @@ async fn the_places_of_an_earlier_version_are_noted_in_the_first_term_and_count_
 }
 
 #[tokio::test]
-async fn volumes_of_an_earlier_version_that_lie_within_one_another_are_told_and_do_not_stop_the_others() {
+async fn volumes_of_an_earlier_version_that_lie_within_one_another_are_reported_and_do_not_stop_the_others() {
     let site =
         reopened(old_site(&[("inner", "ns/data", false), ("outer", "ns", false), ("other", "other", false)]));
     site.collect_until(|_| is_mirrored(&site)).await;
@@ -130,7 +130,7 @@ async fn the_first_term_on_an_empty_export_writes_nothing() {
 }
 
 #[tokio::test]
-async fn noting_the_places_that_was_broken_off_goes_on_where_it_was() {
+async fn noting_the_places_that_was_interrupted_goes_on_where_it_was() {
     for steps in (0..60).step_by(3) {
         let site = reopened(old_site(&[("a", "ns/a", false), ("b", "b", false), ("s", "s", true)]));
         site.nfs.stores[0].interruption.after(steps);

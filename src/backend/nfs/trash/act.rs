@@ -191,7 +191,7 @@ fn finish(work: &ExportOp<'_>, key: &Key, found: &Found) -> Result<Done, OpError
     Ok(Done::Changed)
 }
 
-/// Moves what a call that came late moved here back to the volume that it is of.
+/// Moves what a call that was delayed moved here back to the volume that it is of.
 fn give_back(work: &ExportOp<'_>, key: &Key, found: &Found, owner: &RelativePath) -> Result<Done, OpError> {
     let Some(inode) = found.inode() else { return Ok(Done::Changed) };
     moves::move_home(work, owner, &key.path(), inode)?;
@@ -200,12 +200,12 @@ fn give_back(work: &ExportOp<'_>, key: &Key, found: &Found, owner: &RelativePath
         export = work.context.export.name,
         entry = key.name,
         directory = %owner,
-        "a call that came late had moved the directory of another volume to the trash; it was moved back"
+        "a delayed rename had moved another volume's directory to the trash; moved it back"
     );
     Ok(Done::Changed)
 }
 
-/// Puts a record back that a call that came late had moved here.
+/// Puts a record back that a call that was delayed had moved here.
 fn put_record_back(work: &ExportOp<'_>, key: &Key, found: &Found) -> Result<Done, OpError> {
     let Found::OrphanRecord { marker, belongs: Some(belongs) } = found else { return Ok(Done::Changed) };
     let name = marker.id.name();

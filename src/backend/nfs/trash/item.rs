@@ -18,7 +18,7 @@ const FIRST_WAIT: Duration = Duration::from_millis(100);
 /// An entry whose purge takes longer than this is shown.
 const LONG: Duration = Duration::from_mins(5);
 
-/// What the version before removed is kept for at least so long: nothing says which cluster may want it back.
+/// What the previous version removed is kept for at least so long: nothing says which cluster may want it back.
 const LEGACY_KEPT: Duration = Duration::from_hours(24);
 
 /// What is remembered of an entry.

@@ -20,11 +20,11 @@ pub(super) enum Found {
     Named { whole: SelfDescribingName, active_record: Option<Box<ActiveRecord>>, inode: u64 },
     /// Its removal was begun and not finished: the record among the volumes says so.
     Begun { active_record: Box<ActiveRecord>, inode: u64 },
-    /// Removed by the version before, which kept no record.
+    /// Removed by the previous version, which kept no record.
     Legacy { volume: VolumeName, at: Timestamp, inode: u64 },
-    /// A call that came late moved it here. `owner`: where the volume lies that it is of.
+    /// A call that was delayed moved it here. `owner`: where the volume lies that it is of.
     Misplaced { inode: u64, owner: Option<RelativePath>, why: String },
-    /// A record without a directory. `belongs`: where it is to be, where a call that came late moved it here.
+    /// A record without a directory. `belongs`: where it is to be, where a call that was delayed moved it here.
     OrphanRecord { marker: Box<Marker>, belongs: Option<RelativePath> },
     /// Of another cluster, or of nobody knows which.
     OtherCluster,

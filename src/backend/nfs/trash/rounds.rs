@@ -352,7 +352,7 @@ fn do_all(work: &ExportOp<'_>, todo: Vec<(Key, Arc<Found>, Next)>) -> Result<Vec
     Ok(done)
 }
 
-/// Removes what was left where the writing of a record was broken off.
+/// Removes what was left where the writing of a record was interrupted.
 fn clear_temporary(work: &ExportOp<'_>) -> Result<(), OpError> {
     for folder in [INTENTS, VOLUMES, ARCHIVED, TRASH] {
         for file in work.root.names(&[BASE, folder])? {

@@ -1,6 +1,6 @@
 //! What lies in the trash, and whose it is: [`scan`].
 //!
-//! A listing and, for what is new, a look at its directory and its record. Only for what a call that came late moved here are
+//! A listing and, for what is new, a look at its directory and its record. Only for what a call that was delayed moved here are
 //! all records read, to find the volume that it is of.
 
 use std::{
@@ -297,7 +297,7 @@ fn leftover(work: &ExportOp<'_>, record: Option<Marker>, entry: &str) -> Result<
     Ok(Some(Found::OrphanRecord { marker: Box::new(marker), belongs }))
 }
 
-/// Where a record belongs that a call that came late moved here, when it was already the one of a volume that is in use, or
+/// Where a record belongs that a call that was delayed moved here, when it was already the one of a volume that is in use, or
 /// of a later removal.
 fn belongs(work: &ExportOp<'_>, marker: &Marker, entry: &str) -> Result<Option<RelativePath>, OpError> {
     let base = work.base()?;
@@ -350,7 +350,7 @@ fn misplaced(
         let Ok(Some(active_record)) = moves::active_record(work, &volume) else { continue };
         match misses(work, &active_record.marker, inode)? {
             None => {}
-            // The version before was broken off between the move and the removal of the record.
+            // The version before was interrupted between the move and the removal of the record.
             Some(false) if name.volume() == Some(&volume) && is_ours(work, &active_record.marker) => {
                 return Ok(Found::Begun { active_record: Box::new(active_record), inode });
             }
@@ -397,7 +397,7 @@ fn owner_at(
     Ok(None)
 }
 
-/// Where the volume lies whose directory this is by now. After a purge that was broken off before it removed the record, the
+/// Where the volume lies whose directory this is by now. After a purge that was interrupted before it removed the record, the
 /// file system may give the inode to the next volume at the same place, and a call that comes late may move that one here.
 pub(super) fn next_owner(work: &ExportOp<'_>, found: &Found) -> Result<Option<RelativePath>, OpError> {
     let Found::Removed { marker, inode } = found else { return Ok(None) };
@@ -407,7 +407,7 @@ pub(super) fn next_owner(work: &ExportOp<'_>, found: &Found) -> Result<Option<Re
         .map(|(active_record, _)| active_record.marker.path))
 }
 
-/// Where a directory may have been that a call that came late moved here: where the volume was that it was meant for.
+/// Where a directory may have been that a call that was delayed moved here: where the volume was that it was meant for.
 fn hints(
     work: &ExportOp<'_>,
     place: Option<&RelativePath>,

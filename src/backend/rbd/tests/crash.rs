@@ -1,4 +1,4 @@
-//! Whatever is broken off at any of its steps is finished by a later call, and nothing is lost or left behind.
+//! Whatever is interrupted at any of its steps is finished by a later call, and nothing is lost or left behind.
 
 use super::{fake_cluster::Stop, *};
 use crate::backend::{conformance::removal, rbd::entry::State};
@@ -60,7 +60,7 @@ async fn broken_off<T: std::fmt::Debug>(
 
 /// Proves: rbd 8
 #[tokio::test]
-async fn a_creation_that_was_broken_off_is_finished() {
+async fn a_creation_that_was_interrupted_is_finished() {
     for restart in [false, true] {
         for stop in stops(STEPS) {
             let mut site = Site::new();
@@ -94,7 +94,7 @@ async fn the_creation_has_no_more_steps_than_are_tried() {
 
 /// Proves: rbd 21
 #[tokio::test]
-async fn a_creation_that_was_broken_off_for_good_is_swept() {
+async fn a_creation_that_was_interrupted_for_good_is_swept() {
     for stop in stops(STEPS) {
         let mut site = Site::new();
         let request = named(UID);
@@ -120,7 +120,7 @@ async fn a_creation_that_was_broken_off_for_good_is_swept() {
 }
 
 #[tokio::test]
-async fn an_adoption_that_was_broken_off_is_finished() {
+async fn an_adoption_that_was_interrupted_is_finished() {
     for first in [Stop::After(2), Stop::After(3)] {
         for stop in stops(2) {
             let site = Site::new();
@@ -136,7 +136,7 @@ async fn an_adoption_that_was_broken_off_is_finished() {
 }
 
 #[tokio::test]
-async fn a_removal_that_was_broken_off_is_finished() {
+async fn a_removal_that_was_interrupted_is_finished() {
     for disposal in [Disposal::Delete, Disposal::Archive] {
         for older in [false, true] {
             let steps = if older { MARK + MOVE } else { MOVE };
@@ -181,7 +181,7 @@ async fn a_removal_that_was_broken_off_is_finished() {
 }
 
 #[tokio::test]
-async fn an_archive_that_was_broken_off_survives_every_sweep() {
+async fn an_archive_that_was_interrupted_survives_every_sweep() {
     for stop in stops(MOVE) {
         let mut site = Site::new();
         let request = named(UID);
@@ -220,7 +220,7 @@ async fn an_archive_that_was_broken_off_survives_every_sweep() {
 }
 
 #[tokio::test]
-async fn a_creation_after_an_archive_that_was_broken_off_leaves_it_alone() {
+async fn a_creation_after_an_archive_that_was_interrupted_leaves_it_alone() {
     let site = Site::new();
     let request = request("a", &[]);
     let volume = site.create(&request).await.unwrap();
@@ -236,7 +236,7 @@ async fn a_creation_after_an_archive_that_was_broken_off_leaves_it_alone() {
 }
 
 #[tokio::test]
-async fn a_move_to_the_trash_that_was_broken_off_is_finished_before_the_volume_counts_as_removed() {
+async fn a_move_to_the_trash_that_was_interrupted_is_finished_before_the_volume_counts_as_removed() {
     for disposal in [Disposal::Delete, Disposal::Archive] {
         let mut site = Site::new();
         let request = request("a", &[]);
@@ -294,7 +294,7 @@ async fn a_name_that_was_left_behind_goes_at_the_pace_of_the_sweep() {
     let request = named(UID);
     assert!(broken_off(&site, Stop::After(0), site.create(&request)).await);
     site.restart();
-    // It is looked at, and taken back once, when the grace is over.
+    // It is looked at, and rolled back once, when the grace is over.
     let found = site.rbd.list_uncommitted("main", &|_| false).await.unwrap();
     tokio::time::sleep(QUICK.making * 2).await;
     site.rbd.rollback(&found[0], &Permit::unlimited()).await.unwrap();
@@ -302,7 +302,7 @@ async fn a_name_that_was_left_behind_goes_at_the_pace_of_the_sweep() {
 }
 
 #[tokio::test]
-async fn an_expansion_that_was_broken_off_is_finished() {
+async fn an_expansion_that_was_interrupted_is_finished() {
     for stop in stops(1) {
         let site = Site::new();
         let request = request("a", &[]);

@@ -144,7 +144,7 @@ enum Silent {
     /// It was killed.
     Died,
     /// It does what it shall do later.
-    KeyedLock,
+    Held,
 }
 
 type Played = Result<Answer, Silent>;
@@ -335,7 +335,7 @@ fn serve(state: &Mutex<State>, directory: &Path, pid: &str) {
         return;
     }
     let code = match state.play(args, &stdin) {
-        Err(Silent::KeyedLock) => return,
+        Err(Silent::Held) => return,
         Err(Silent::Died) => "die".to_owned(),
         Ok(Answer(code, out, err)) => {
             for (name, text) in [("out", out), ("err", err)] {

@@ -83,7 +83,7 @@ async fn a_late_move_after_the_volume_was_removed_does_nothing() {
     assert_eq!((site.fake_cluster.images(), site.trash()), (Vec::new(), Vec::new()));
 }
 
-/// What clears the rest of a broken off creation away would have removed the volume that was made there after it.
+/// What clears the rest of a interrupted creation away would have removed the volume that was made there after it.
 #[tokio::test]
 async fn a_late_clearing_of_what_was_begun_does_not_remove_the_volume_that_was_made() {
     let mut site = Site::new();

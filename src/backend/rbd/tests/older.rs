@@ -94,7 +94,7 @@ async fn a_missing_image_is_a_success_only_where_its_pool_exists() {
 
 /// The version before renamed such an image before it moved it.
 #[tokio::test]
-async fn a_renaming_that_the_version_before_broke_off_is_gone_on_with() {
+async fn a_renaming_that_the_previous_version_broke_off_is_gone_on_with() {
     for (stop, restored) in [(Stop::After(1), false), (Stop::After(2), false), (Stop::After(2), true)] {
         let site = Site::new();
         site.fake_cluster.plant("rbd", IMAGE, planted());

@@ -51,7 +51,7 @@ async fn snapshots_are_not_deleted_with_their_image_but_archived_with_it() {
 
 /// Ceph takes almost any name, and a class or a PV tells it.
 #[tokio::test]
-async fn a_name_with_signs_of_a_shell_is_quoted_in_the_commands_that_are_told() {
+async fn a_name_with_signs_of_a_shell_is_quoted_in_the_commands_that_are_reported() {
     let site = Site::new();
     let pool = "p;touch$(x)&";
     site.fake_cluster.state().spaces.insert(pool.into(), fake_cluster::Space::default());
@@ -253,7 +253,7 @@ async fn a_described_cluster_that_was_swapped_makes_nothing() {
 }
 
 #[tokio::test]
-async fn a_key_that_was_changed_is_read_anew() {
+async fn a_rotated_key_is_read_again() {
     let site = Site::new();
     let newer = "AQB5Z1hnAAAAABAAcGxhdXNpYmxlLCByaWdodA==";
     site.fake_cluster.state().key = newer.into();
@@ -266,7 +266,7 @@ async fn a_key_that_was_changed_is_read_anew() {
 }
 
 #[tokio::test]
-async fn a_cluster_that_is_down_is_told_and_found_again() {
+async fn a_cluster_that_is_down_is_reported_and_found_again() {
     let site = Site::new();
     site.fake_cluster.state().unreachable = true;
     site.rbd.expect_store(StoreExpectation { store: "main".into(), identity: None, places: Vec::new() });
@@ -328,7 +328,7 @@ async fn an_image_that_is_listed_and_cannot_be_opened_is_not_gone() {
 
 /// Snapshots of mirroring made a volume undeletable, and the Event named nothing.
 #[tokio::test]
-async fn an_image_that_is_mirrored_by_snapshots_is_told_with_what_to_do() {
+async fn an_image_that_is_mirrored_by_snapshots_is_reported_with_what_to_do() {
     let site = Site::new();
     let (request, volume) = made(&site, "a").await;
     site.fake_cluster.change("berth-uid-a", |image| image.mirrored = true);

@@ -120,7 +120,7 @@ async fn what_is_to_be_kept_for_a_time_is_not_archived_while_the_time_is_unknown
 }
 
 #[tokio::test]
-async fn a_removal_that_was_broken_off_anywhere_is_undone_and_can_be_asked_for_again() {
+async fn a_removal_that_was_interrupted_anywhere_is_undone_and_can_be_asked_for_again() {
     for older in [false, true] {
         for disposal in [Disposal::Delete, Disposal::Archive] {
             for stop in stops().chain([Stop::Never]) {
@@ -148,7 +148,7 @@ async fn a_removal_that_was_broken_off_anywhere_is_undone_and_can_be_asked_for_a
 }
 
 #[tokio::test]
-async fn a_way_back_that_was_broken_off_is_finished_by_the_next_call() {
+async fn a_way_back_that_was_interrupted_is_finished_by_the_next_call() {
     for stop in stops() {
         for by_itself in [false, true] {
             let row = format!("{stop:?} by itself: {by_itself}");
@@ -224,7 +224,7 @@ async fn an_image_whose_name_is_taken_is_not_restored_over_it_and_purged_when_it
 }
 
 #[tokio::test]
-async fn an_image_whose_purge_has_begun_is_not_restored_and_that_is_told() {
+async fn an_image_whose_purge_has_begun_is_not_restored_and_that_is_reported() {
     let site = Site::new();
     let (request, volume) = made(&site).await;
     let removal = removal(&request, &volume, Disposal::Delete);

@@ -24,7 +24,7 @@ async fn rollback(site: &Site, uncommitted: &Uncommitted) -> Result<(), Error> {
 }
 
 #[tokio::test]
-async fn an_unmarked_image_that_no_import_leaves_behind_is_never_taken_back() {
+async fn an_unmarked_image_that_no_import_leaves_behind_is_never_rolled_back() {
     let mut site = Site::new();
     site.restart();
     site.fake_cluster.plant("rbd", "berth-scratch", Image { size: 4 << 20, ..Image::default() });

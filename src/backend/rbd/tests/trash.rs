@@ -43,7 +43,7 @@ async fn what_was_archived_until_now_is_purged() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_purged_is_told_and_tried_again() {
+async fn what_cannot_be_purged_is_reported_and_tried_again() {
     let site = Site::new();
     removed(&site, "a", &[], Disposal::Delete).await;
     removed(&site, "b", &[], Disposal::Delete).await;
@@ -71,7 +71,7 @@ async fn what_lies_in_the_trash_by_hand_stays_there() {
 }
 
 #[tokio::test]
-async fn a_trash_that_cannot_be_listed_is_told() {
+async fn a_trash_that_cannot_be_listed_is_reported() {
     let site = Site::new();
     site.rbd.register_class(&parameters(&[]));
     site.fake_cluster.state().odd = Some(("listomapvals", "nonsense"));
@@ -182,21 +182,21 @@ async fn what_has_no_header_in_the_trash_any_more_is_purged_like_the_rest() {
     let site = Site::new();
     removed(&site, "a", &[], Disposal::Delete).await;
     removed(&site, "b", &[], Disposal::Delete).await;
-    // The purge of the last one was broken off.
+    // The purge of the last one was interrupted.
     site.fake_cluster.change_in_trash("berth-uid-b", |image| image.without_header = true);
     site.collect_until(|store| store.purged == 2).await;
     assert_eq!(site.trash(), [""; 0]);
 }
 
 #[tokio::test]
-async fn a_move_that_was_broken_off_is_finished_before_the_purge_but_what_is_still_there_is_left_alone() {
+async fn a_move_that_was_interrupted_is_finished_before_the_purge_but_what_is_still_there_is_left_alone() {
     let site = Site::new();
     removed(&site, "a", &[], Disposal::Delete).await;
     removed(&site, "b", &[], Disposal::Delete).await;
     for entry in &mut site.fake_cluster.state().spaces.get_mut("rbd").unwrap().trash {
         entry.state = State::Moving;
     }
-    // It was broken off at its first step.
+    // It was interrupted at its first step.
     let b = site.fake_cluster.state().spaces["rbd"].trash[1].image.clone();
     site.fake_cluster.state().spaces.get_mut("rbd").unwrap().images.insert("berth-uid-b".into(), b);
     site.collect_until(|store| store.purged == 1 && !store.stuck.is_empty()).await;
@@ -281,7 +281,7 @@ async fn huge_images_keep_no_other_one_from_being_purged() {
     assert_eq!(space.images.len() + space.trash.len(), 3, "the huge ones are there still");
 }
 
-/// A purge that was broken off began with the first object again.
+/// A purge that was interrupted began with the first object again.
 #[tokio::test]
 async fn a_large_image_is_purged_in_slices_that_are_kept() {
     for stop in

@@ -111,7 +111,7 @@ fn one_object_gets_twenty_five_requests_at_once_and_then_one_every_five_minutes(
 }
 
 #[test]
-fn more_than_ten_different_notes_for_one_reason_are_told_as_one() {
+fn more_than_ten_different_notes_for_one_reason_are_reported_as_one() {
     let mut desk = desk();
     for number in 0..14 {
         desk.record(event(1, Type::Warning, &format!("try {number}")));

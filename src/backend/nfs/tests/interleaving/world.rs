@@ -50,7 +50,7 @@ pub(super) enum Do {
     Rescue(&'static str),
     /// The PV of this claim of another cluster is copied to this cluster, where it is released, and removed.
     RemoveCopy(&'static str),
-    /// What was begun in vain is taken back.
+    /// What was begun in vain is rolled back.
     Sweep,
     /// The trash is looked at.
     CollectGarbage,

@@ -76,7 +76,7 @@ impl State {
         }
         if self.hold.is_some_and(|hold| shown.starts_with(hold)) {
             self.held.push((program, args, stdin.to_vec()));
-            return Err(Silent::KeyedLock);
+            return Err(Silent::Held);
         }
         self.act(&program, &args, stdin)
     }

@@ -9,7 +9,7 @@ use crate::backend::rbd::entry;
 
 impl State {
     /// In the steps of the real one: an entry in the trash, then the image has no name, which leaves the list, and the entry
-    /// is complete. What was broken off is gone on with, also by a name that is in the trash alone.
+    /// is complete. What was interrupted is gone on with, also by a name that is in the trash alone.
     pub(super) fn trash(&mut self, spec: &str, until: &str) -> Played {
         let (space, name) = spec.rsplit_once('/').unwrap();
         let listed = |space: &Space| space.images.get(name).filter(|image| !image.unlisted).cloned();
@@ -116,7 +116,7 @@ impl State {
         ok("")
     }
 
-    /// As it is told to: into the trash, also where the pool is full, or at once. What was broken off it goes on with by the name.
+    /// As it is told to: into the trash, also where the pool is full, or at once. What was interrupted it goes on with by the name.
     pub(super) fn remove(&mut self, spec: &str, options: &BTreeMap<&str, &str>) -> Played {
         let (space, name) = spec.rsplit_once('/').unwrap();
         let keeps = options.get("--rbd-move-to-trash-on-remove") == Some(&"true") && !self.keeps_nothing;
