@@ -77,11 +77,7 @@ impl fmt::Debug for Cephfs {
 
 impl Cephfs {
     /// A backend over these clusters, and those that classes describe. Asks nothing of them yet.
-    pub fn new(
-        clusters: Clusters,
-        kubernetes: Arc<dyn Kubernetes>,
-        settings: Settings,
-    ) -> Result<Self, Error> {
+    pub fn new(clusters: Clusters, kube: Arc<dyn Kubernetes>, settings: Settings) -> Result<Self, Error> {
         if settings.driver.is_empty() {
             return Err(Error::new(Kind::Invalid, "the name of the CSI driver is empty"));
         }
@@ -96,12 +92,12 @@ impl Cephfs {
             legacy_default: Disposal::Delete,
             concurrency: tools.concurrency.max(1) * configured.len().max(1),
         };
-        let stores = KnownStores::new(clusters, kubernetes, settings.admins.clone(), Store::new)?;
+        let stores = KnownStores::new(clusters, kube, settings.admins.clone(), Store::new)?;
         Ok(Self { capabilities, settings, stores, locks: KeyedLocks::default() })
     }
 
     async fn work(&self, cluster: &Cluster, admin: Admin) -> Result<FsClient, Error> {
-        FsClient::new(self.stores.of(cluster), &self.stores.kubernetes, admin, self.locks.clone()).await
+        FsClient::new(self.stores.of(cluster), &self.stores.kube, admin, self.locks.clone()).await
     }
 
     /// To work on a store as the configured user, or the one that was met last; `None` where there is none yet.
@@ -396,7 +392,7 @@ impl Janitor for Cephfs {
         }
         while permit.check().is_ok() {
             // Without the API server's time nothing expires.
-            let Some(now) = self.stores.kubernetes.now() else {
+            let Some(now) = self.stores.kube.now() else {
                 tokio::time::sleep(purge::SOON).await;
                 continue;
             };
@@ -446,7 +442,7 @@ impl Stores for Cephfs {
             return;
         };
         let store = self.stores.of(&target.cluster);
-        store.cluster.watch(&self.stores.kubernetes, &target.admin);
+        store.cluster.watch(&self.stores.kube, &target.admin);
         let mut memory = store.memory();
         memory.admin.get_or_insert(target.admin);
         memory.groups.insert(target.group);

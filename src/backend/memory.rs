@@ -159,7 +159,7 @@ pub struct Memory {
     state: Arc<Mutex<State>>,
     hung: Arc<watch::Sender<BTreeSet<Operation>>>,
     wake: Arc<Notify>,
-    kubernetes: Option<Arc<dyn ClusterInfo>>,
+    kube: Option<Arc<dyn ClusterInfo>>,
 }
 
 impl Default for Memory {
@@ -194,15 +194,15 @@ impl Memory {
             state: Arc::new(Mutex::new(state)),
             hung: Arc::new(watch::Sender::new(BTreeSet::new())),
             wake: Arc::new(Notify::new()),
-            kubernetes: None,
+            kube: None,
         }
     }
 
-    /// The same, which purges only what `kubernetes` says that no PV names any more, and puts back what is to stay. Without it
+    /// The same, which purges only what `kube` says that no PV names any more, and puts back what is to stay. Without it
     /// everything is purged at once.
     #[must_use]
-    pub fn with_host(mut self, kubernetes: Arc<dyn ClusterInfo>) -> Self {
-        self.kubernetes = Some(kubernetes);
+    pub fn with_host(mut self, kube: Arc<dyn ClusterInfo>) -> Self {
+        self.kube = Some(kube);
         self
     }
 
@@ -373,15 +373,15 @@ impl Memory {
     }
 
     /// Looks at every volume in the trash once: no PV names it any more and its time is over, or it is to stay.
-    async fn empty_trash_for(&self, kubernetes: &dyn ClusterInfo) {
+    async fn empty_trash_for(&self, kube: &dyn ClusterInfo) {
         let entries = self.state().trash.clone();
         for entry in entries {
-            let now = kubernetes.now();
-            let Ok(said) = kubernetes.pv_state(&entry.name).await else { continue };
+            let now = kube.now();
+            let Ok(said) = kube.pv_state(&entry.name).await else { continue };
             let Ok(_held) = self.try_lock(&entry.name) else { continue };
             let mut state = self.state();
             let Some(index) = state.trash.iter().position(|other| other.name == entry.name) else { continue };
-            let until = entry.at + entry.retention.unwrap_or_else(|| kubernetes.trash_retention());
+            let until = entry.at + entry.retention.unwrap_or_else(|| kube.trash_retention());
             match said {
                 PvState::Absent if now.is_some_and(|now| now >= until) => {
                     state.trash.remove(index);
@@ -802,8 +802,8 @@ impl Janitor for Memory {
     async fn collect_garbage(&self, permit: &Permit) {
         loop {
             if permit.check().is_ok() && !self.state().trash_left_alone {
-                if let Some(kubernetes) = &self.kubernetes {
-                    self.empty_trash_for(&**kubernetes).await;
+                if let Some(kube) = &self.kube {
+                    self.empty_trash_for(&**kube).await;
                 } else {
                     let mut state = self.state();
                     state.purged += u64::try_from(state.trash.len()).unwrap_or(u64::MAX);
@@ -811,7 +811,7 @@ impl Janitor for Memory {
                 }
             }
             // What a host says changes without anybody telling.
-            let pause = if self.kubernetes.is_some() { Duration::from_millis(10) } else { Duration::MAX };
+            let pause = if self.kube.is_some() { Duration::from_millis(10) } else { Duration::MAX };
             let _ = tokio::time::timeout(pause, self.wake.notified()).await;
         }
     }

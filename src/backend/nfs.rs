@@ -69,10 +69,10 @@ pub struct Nfs {
 impl Nfs {
     /// A backend over these exports; the first is used where a class names none. Checks what can be checked without
     /// touching them: names, servers, paths, and that no two overlap.
-    pub fn new(exports: Vec<Export>, kubernetes: Arc<dyn ClusterInfo>) -> Result<Self, Error> {
+    pub fn new(exports: Vec<Export>, kube: Arc<dyn ClusterInfo>) -> Result<Self, Error> {
         export::check(&exports)?;
         let roots = Arc::<Roots>::default();
-        let store = move |export| Store::new(export, Arc::clone(&kubernetes), Arc::clone(&roots));
+        let store = move |export| Store::new(export, Arc::clone(&kube), Arc::clone(&roots));
         let stores = exports.iter().cloned().map(store).collect();
         let concurrency = exports.iter().map(|export| export.threads).sum();
         let capabilities = Capabilities {
@@ -161,7 +161,7 @@ impl Backend for Nfs {
                 Created::Formerly(former) => former,
             };
             // Only a volume that no PV tells of any more leaves its directory to another one.
-            if gone.is_some() || store.kubernetes.pv_state(&former).await? != PvState::Absent {
+            if gone.is_some() || store.kube.pv_state(&former).await? != PvState::Absent {
                 let message = format!(
                     "directory {path} belongs to volume {former}, which was made for an earlier claim of the same name; \
                      delete PersistentVolume {former} if its data is to be this claim's"

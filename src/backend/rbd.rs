@@ -87,17 +87,13 @@ impl fmt::Debug for Rbd {
 
 impl Rbd {
     /// A backend over these clusters. Asks nothing of them yet.
-    pub fn new(
-        clusters: Clusters,
-        kubernetes: Arc<dyn Kubernetes>,
-        settings: Settings,
-    ) -> Result<Self, Error> {
-        Self::with_timing(clusters, kubernetes, settings, Timing::USUAL)
+    pub fn new(clusters: Clusters, kube: Arc<dyn Kubernetes>, settings: Settings) -> Result<Self, Error> {
+        Self::with_timing(clusters, kube, settings, Timing::USUAL)
     }
 
     fn with_timing(
         clusters: Clusters,
-        kubernetes: Arc<dyn Kubernetes>,
+        kube: Arc<dyn Kubernetes>,
         settings: Settings,
         timing: Timing,
     ) -> Result<Self, Error> {
@@ -120,7 +116,7 @@ impl Rbd {
             concurrency: concurrency.max(8),
         };
         let open = move |cluster| Store::new(cluster, timing);
-        let stores = KnownStores::new(clusters, kubernetes, settings.admins.clone(), open)?;
+        let stores = KnownStores::new(clusters, kube, settings.admins.clone(), open)?;
         Ok(Self { capabilities, settings, stores, met: Notify::new() })
     }
 
@@ -170,7 +166,7 @@ impl Rbd {
         let _held = store.try_lock(&pool_namespace.spec(image))?;
         store.suppose(pool_namespace.clone(), admin);
         let working = async {
-            let work = PoolClient::new(&store, &self.stores.kubernetes, pool_namespace, admin).await?;
+            let work = PoolClient::new(&store, &self.stores.kube, pool_namespace, admin).await?;
             match operation(work.clone()).await {
                 Ok(value) => Ok(value),
                 Err(error) => Err(Error::from(work.though_full(error).await)),
@@ -196,7 +192,7 @@ impl Rbd {
         pool_namespace: &PoolNamespace,
         admin: &Admin,
     ) -> Result<PoolClient, OpError> {
-        let work = PoolClient::new(store, &self.stores.kubernetes, pool_namespace, admin).await?;
+        let work = PoolClient::new(store, &self.stores.kube, pool_namespace, admin).await?;
         work.identity().await?;
         Ok(work)
     }
@@ -321,7 +317,7 @@ impl Backend for Rbd {
 impl Janitor for Rbd {
     async fn unregistered(&self, store: &str, volumes: &[KnownVolume]) -> Result<Vec<VolumeName>, Error> {
         let store = self.store_named(store)?;
-        let Some(cluster) = self.stores.kubernetes.cluster_ids() else { return Ok(Vec::new()) };
+        let Some(cluster) = self.stores.kube.cluster_ids() else { return Ok(Vec::new()) };
         let mut found = Vec::new();
         for (pool_namespace, admin) in store.pool_namespaces() {
             let looks = async {
@@ -351,7 +347,7 @@ impl Janitor for Rbd {
 
     async fn list_uncommitted(&self, store: &str, known: Known<'_>) -> Result<Vec<Uncommitted>, Error> {
         let store = self.store_named(store)?;
-        let Some(cluster) = self.stores.kubernetes.cluster_ids() else {
+        let Some(cluster) = self.stores.kube.cluster_ids() else {
             tracing::debug!("not listing uncommitted volumes: the identity of this cluster is unknown");
             return Ok(Vec::new());
         };
@@ -392,7 +388,7 @@ impl Janitor for Rbd {
                     let gone = store.gone.clone();
                     let purging = Box::pin(trash::collect_garbage(
                         store,
-                        Arc::clone(&self.stores.kubernetes),
+                        Arc::clone(&self.stores.kube),
                         admin,
                         permit.clone(),
                     ));
@@ -421,7 +417,7 @@ impl Stores for Rbd {
     fn expect_store(&self, expected: StoreExpectation) {
         let Some(store) = self.stores.expect(expected) else { return };
         if let Some(admin) = self.settings.admins.get(store.cluster.name()) {
-            store.cluster.watch(&self.stores.kubernetes, admin);
+            store.cluster.watch(&self.stores.kube, admin);
         }
     }
 
@@ -429,7 +425,7 @@ impl Stores for Rbd {
         if let Ok(target) = class::target(&self.stores.clusters, &self.settings, parameters) {
             let store = self.store(&target.cluster);
             store.suppose(target.pool_namespace, &target.admin);
-            store.cluster.watch(&self.stores.kubernetes, &target.admin);
+            store.cluster.watch(&self.stores.kube, &target.admin);
         }
     }
 
@@ -441,6 +437,6 @@ impl Stores for Rbd {
     }
 
     fn stores(&self) -> Vec<StoreStatus> {
-        self.stores.all().iter().map(|store| store.status(&*self.stores.kubernetes)).collect()
+        self.stores.all().iter().map(|store| store.status(&*self.stores.kube)).collect()
     }
 }

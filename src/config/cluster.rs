@@ -78,7 +78,7 @@ fn within(given: &Setting, whole: Duration, of: &str) -> Result<Duration, Config
     if part < whole {
         return Ok(part);
     }
-    Err(given.invalid_value(format_args!("must be shorter than {of}, which is {whole:?}")))
+    Err(given.reject(format_args!("must be shorter than {of}, which is {whole:?}")))
 }
 
 /// How many programs stay: none is allowed.
@@ -92,7 +92,7 @@ fn program(given: &Setting) -> Result<String, ConfigError> {
         || given.text.contains(char::is_control)
         || given.text.contains('/') && !given.text.starts_with('/');
     if bad {
-        return Err(given.invalid_value("must be the name of a program, or its absolute path"));
+        return Err(given.reject("must be the name of a program, or its absolute path"));
     }
     Ok(given.text.clone())
 }
@@ -110,10 +110,10 @@ pub(super) fn clusters(
         let at =
             |key: &str, text: &str| Setting::new(text, sources.in_file(format!("clusters[{index}].{key}")));
         if clusters.iter().any(|other| other.name == cluster.name) {
-            return Err(at("name", &cluster.name).invalid_value("is given twice"));
+            return Err(at("name", &cluster.name).reject("is given twice"));
         }
         if let Some(other) = clusters.iter().find(|other| other.monitors.share_one(&cluster.monitors)) {
-            return Err(at("monitors", cluster.monitors.as_str()).invalid_value(format_args!(
+            return Err(at("monitors", cluster.monitors.as_str()).reject(format_args!(
                 "has a monitor that the cluster {:?} has: a monitor belongs to one cluster",
                 other.name
             )));
@@ -212,8 +212,7 @@ fn admin(
     let Some(secret) = secret else {
         return match user.or(in_namespace) {
             Some(alone) => {
-                Err(alone
-                    .invalid_value("needs adminSecretName beside it, which names the Secret with the key"))
+                Err(alone.reject("needs adminSecretName beside it, which names the Secret with the key"))
             }
             None => Ok(None),
         };
@@ -221,9 +220,7 @@ fn admin(
     let user = match user {
         None => ADMIN.to_owned(),
         Some(user) if user.text.is_empty() || user.text.contains(char::is_whitespace) => {
-            return Err(
-                user.invalid_value("must be the name of a Ceph user behind \"client.\", such as admin")
-            );
+            return Err(user.reject("must be the name of a Ceph user behind \"client.\", such as admin"));
         }
         Some(user) => user.text.strip_prefix("client.").unwrap_or(&user.text).to_owned(),
     };

@@ -16,13 +16,13 @@ pub(super) fn ids(sources: &Sources<'_>) -> Result<(Option<String>, Vec<String>)
     for given in sources.listed(&settings::FORMER_CLUSTER_IDS)?.iter().flat_map(split) {
         let id = id(&given)?;
         if own.as_ref() == Some(&id) {
-            return Err(given.invalid_value(format_args!(
+            return Err(given.reject(format_args!(
                 "is the id of {}: name only ids that this cluster no longer has",
                 settings::CLUSTER_ID.flag
             )));
         }
         if former.contains(&id) {
-            return Err(given.invalid_value("is given twice"));
+            return Err(given.reject("is given twice"));
         }
         former.push(id);
     }
@@ -39,7 +39,7 @@ fn id(given: &Setting) -> Result<String, ConfigError> {
     if dns::is_label(&given.text) {
         return Ok(given.text.clone());
     }
-    Err(given.invalid_value(
+    Err(given.reject(
         "must be 1 to 63 lower case letters, digits and '-', beginning and ending with a letter or digit, such as the \
          UID of the namespace kube-system",
     ))

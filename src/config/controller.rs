@@ -218,27 +218,23 @@ fn lease_times(sources: &Sources<'_>) -> Result<[Duration; 3], ConfigError> {
     let duration_given = sources.pick(&settings::LEASE_DURATION)?;
     let duration = duration_given.duration(Duration::from_secs(1))?;
     if duration.subsec_nanos() != 0 {
-        return Err(
-            duration_given.invalid_value("must be whole seconds, since the Lease object stores seconds")
-        );
+        return Err(duration_given.reject("must be whole seconds, since the Lease object stores seconds"));
     }
     if duration > LONGEST_LEASE {
         let why = "must be at most 1h: another replica waits no longer for a leader that does not renew";
-        return Err(duration_given.invalid_value(why));
+        return Err(duration_given.reject(why));
     }
     let renew_given = sources.pick(&settings::LEASE_RENEW_DEADLINE)?;
     let renew = renew_given.duration(Duration::from_millis(1))?;
     if renew >= duration {
         let (longer, origin) = (settings::LEASE_DURATION.flag, &duration_given.text);
-        return Err(
-            renew_given.invalid_value(format_args!("must be shorter than {longer}, which is {origin}"))
-        );
+        return Err(renew_given.reject(format_args!("must be shorter than {longer}, which is {origin}")));
     }
     let retry_given = sources.pick(&settings::LEASE_RETRY_PERIOD)?;
     let retry = retry_given.duration(Duration::from_millis(1))?;
     // Go's library allows for a jitter of a fifth.
     if retry.saturating_mul(6) >= renew.saturating_mul(5) {
-        return Err(retry_given.invalid_value(format_args!(
+        return Err(retry_given.reject(format_args!(
             "must be shorter than five sixths of {}, which is {}",
             settings::LEASE_RENEW_DEADLINE.flag,
             renew_given.text
@@ -249,7 +245,7 @@ fn lease_times(sources: &Sources<'_>) -> Result<[Duration; 3], ConfigError> {
 
 fn at_least(given: &Setting, value: Duration, least: Duration, of: &str) -> Result<Duration, ConfigError> {
     if value < least {
-        return Err(given.invalid_value(format_args!("must be at least {of}, which is {least:?}")));
+        return Err(given.reject(format_args!("must be at least {of}, which is {least:?}")));
     }
     Ok(value)
 }
@@ -270,7 +266,7 @@ fn listen_address(given: &Setting) -> Result<Option<Listen>, ConfigError> {
     };
     match every.or_else(named) {
         Some(address) => Ok(Some(Listen { address, explicit: !given.is_default() })),
-        None => Err(given.invalid_value(
+        None => Err(given.reject(
             "must be an address and a port, such as 0.0.0.0:8080, [::]:8080 or 127.0.0.1:0, a port of every address, \
              such as :8080, or off",
         )),
@@ -278,7 +274,7 @@ fn listen_address(given: &Setting) -> Result<Option<Listen>, ConfigError> {
 }
 
 pub(super) fn log_format_of(given: &Setting) -> Result<observe::Format, ConfigError> {
-    given.text.parse().map_err(|()| given.invalid_value("must be text or json"))
+    given.text.parse().map_err(|()| given.reject("must be text or json"))
 }
 
 /// `--log-level` wins over `-v`, which is a flag and wins over the file.
@@ -291,7 +287,7 @@ pub(super) fn log_filter(
     }
     let given = sources.pick(&settings::LOG_LEVEL)?;
     given.text.parse().map_err(|()| {
-        given.invalid_value(
+        given.reject(
             "must be off, error, warn, info, debug or trace, or levels by module such as warn,berth=debug",
         )
     })

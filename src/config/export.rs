@@ -65,7 +65,7 @@ pub(super) fn exports(
         };
         described.insert(0, entry);
     } else if let Some(root) = root.filter(|_| needed) {
-        return Err(root.invalid_value(format_args!(
+        return Err(root.reject(format_args!(
             "says where the export {DEFAULT:?} is mounted, but there is no such export: write the root of each export \
              into the file, or name the server and the path by {} and {}",
             settings::NFS_SERVER.flag, settings::NFS_PATH.flag
@@ -169,7 +169,7 @@ fn ready(
 
 /// The name or address of a server. It is copied to PVs as it is.
 fn host(given: &Setting) -> Result<String, ConfigError> {
-    server::check(&given.text).map_err(|why| given.invalid_value(why))?;
+    server::check(&given.text).map_err(|why| given.reject(why))?;
     Ok(given.text.clone())
 }
 
@@ -177,13 +177,14 @@ fn host(given: &Setting) -> Result<String, ConfigError> {
 fn exported(given: &Setting) -> Result<String, ConfigError> {
     let trimmed = given.text.trim();
     if trimmed != given.text && trimmed.starts_with('/') {
-        return Err(given.invalid_value(format_args!("has blanks around it: write {trimmed}")));
+        return Err(given.reject(format_args!("has blanks around it: write {trimmed}")));
     }
     let segments: Vec<&str> = given.text.split('/').filter(|segment| !segment.is_empty()).collect();
     let bad = |segment: &&str| matches!(*segment, "." | "..") || segment.contains(char::is_control);
     if !given.text.starts_with('/') || segments.iter().any(bad) {
-        return Err(given
-            .invalid_value("must be an absolute path on the server, such as /export, without '.' and '..'"));
+        return Err(
+            given.reject("must be an absolute path on the server, such as /export, without '.' and '..'")
+        );
     }
     Ok(format!("/{}", segments.join("/")))
 }
@@ -193,9 +194,7 @@ fn mounted(given: &Setting) -> Result<PathBuf, ConfigError> {
     let path = PathBuf::from(&given.text);
     let dots = path.components().any(|part| matches!(part, std::path::Component::ParentDir));
     if !path.is_absolute() || dots || given.text.contains(char::is_control) {
-        return Err(
-            given.invalid_value("must be the absolute path where the export is mounted, without '..'")
-        );
+        return Err(given.reject("must be the absolute path where the export is mounted, without '..'"));
     }
     Ok(path)
 }

@@ -176,16 +176,12 @@ impl LegacyFlags {
             "master" => self.master = address(&given)?,
             "command-timeout" => {
                 let seconds = given.text.parse();
-                self.command_timeout = Some(
-                    seconds
-                        .map_err(|_| given.invalid_value("must be a whole number of seconds, such as 5"))?,
-                );
+                self.command_timeout =
+                    Some(seconds.map_err(|_| given.reject("must be a whole number of seconds, such as 5"))?);
             }
             "metrics-port" => {
-                let port: u16 = given
-                    .text
-                    .parse()
-                    .map_err(|_| given.invalid_value("must be a port, such as 8080, or 0"))?;
+                let port: u16 =
+                    given.text.parse().map_err(|_| given.reject("must be a port, such as 8080, or 0"))?;
                 self.metrics_port = (port != 0).then_some(port);
             }
             _ => {}
@@ -206,16 +202,14 @@ fn address(given: &Setting) -> Result<Option<String>, ConfigError> {
     if text.parse::<http::Uri>().is_ok_and(|uri| whole(&uri)) {
         return Ok(Some(text));
     }
-    Err(given.invalid_value("must be the address of an API server, such as https://10.0.0.1:6443"))
+    Err(given.reject("must be the address of an API server, such as https://10.0.0.1:6443"))
 }
 
 /// The number of `-v`; glog takes negative ones and means none.
 fn verbosity(text: &str) -> Result<u32, ConfigError> {
     match text.parse::<i32>() {
         Ok(number) => Ok(u32::try_from(number).unwrap_or(0)),
-        Err(_) => {
-            Err(Setting::new(text, Origin::Flag("-v")).invalid_value("must be a whole number, such as 4"))
-        }
+        Err(_) => Err(Setting::new(text, Origin::Flag("-v")).reject("must be a whole number, such as 4")),
     }
 }
 

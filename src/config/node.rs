@@ -56,7 +56,7 @@ pub(super) fn node(
     let call = sources.pick(&settings::CALL_TIMEOUT)?;
     let call_timeout = call.duration(Duration::from_secs(1))?;
     if call_timeout >= KUBELETS_PATIENCE {
-        return Err(call.invalid_value("must be shorter than 2m, when kubelet gives a call up"));
+        return Err(call.reject("must be shorter than 2m, when kubelet gives a call up"));
     }
     Ok(Node {
         kubelet: directory(&sources.pick(&settings::KUBELET_DIR)?)?,
@@ -77,7 +77,7 @@ fn directory(given: &Setting) -> Result<PathBuf, ConfigError> {
     let path: PathBuf = PathBuf::from(&given.text).components().collect();
     let plain = |part: Component<'_>| matches!(part, Component::RootDir | Component::Normal(_));
     if !path.is_absolute() || !path.components().all(plain) || path.parent().is_none() {
-        return Err(given.invalid_value("must be the absolute path of a directory, without '..'"));
+        return Err(given.reject("must be the absolute path of a directory, without '..'"));
     }
     Ok(path)
 }
@@ -85,7 +85,7 @@ fn directory(given: &Setting) -> Result<PathBuf, ConfigError> {
 /// At most 192 bytes may follow in the annotation that kubelet makes of it.
 fn node_id(given: &Setting) -> Result<String, ConfigError> {
     if given.text.len() > 192 || given.text.chars().any(|c| c.is_whitespace() || c.is_control()) {
-        return Err(given.invalid_value("must be the name of this node, at most 192 bytes without blanks"));
+        return Err(given.reject("must be the name of this node, at most 192 bytes without blanks"));
     }
     Ok(given.text.clone())
 }
@@ -97,7 +97,7 @@ fn driver(given: &Setting) -> Result<String, ConfigError> {
         && text.ends_with(|c: char| c.is_ascii_alphabetic());
     let inner = text.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '.'));
     if !ends || !inner || text.len() > 63 {
-        return Err(given.invalid_value(
+        return Err(given.reject(
             "must be 1 to 63 lower case letters, digits, '-' and '.', beginning and ending with a letter",
         ));
     }

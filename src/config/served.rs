@@ -75,13 +75,13 @@ pub(super) fn served(
     for (given, storage) in any.chain(rbd).chain(cephfs) {
         let name = given.provisioner()?;
         if let Some(means) = known(&name).filter(|means| *means != storage) {
-            return Err(given.invalid_value(format_args!("means {means} and cannot be served by {storage}")));
+            return Err(given.reject(format_args!("means {means} and cannot be served by {storage}")));
         }
         match served.iter().find(|other| other.name == name) {
             None => served.push(Provisioner { name, storage }),
-            Some(other) if other.storage == storage => return Err(given.invalid_value("is given twice")),
+            Some(other) if other.storage == storage => return Err(given.reject("is given twice")),
             Some(other) => {
-                return Err(given.invalid_value(format_args!(
+                return Err(given.reject(format_args!(
                     "is served by {} already: a name can stand for one kind of storage only",
                     other.storage
                 )));

@@ -64,11 +64,7 @@ impl<'a> Sources<'a> {
             None => Ok(None),
             Some(text) => {
                 let given = Setting::new(text.to_string_lossy(), Origin::Env(name.env));
-                if text.to_str().is_none() {
-                    Err(given.invalid_value("must be UTF-8"))
-                } else {
-                    Ok(Some(given))
-                }
+                if text.to_str().is_none() { Err(given.reject("must be UTF-8")) } else { Ok(Some(given)) }
             }
         }
     }

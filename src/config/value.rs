@@ -42,13 +42,13 @@ impl Setting {
     }
 
     /// The refusal of this value; `allowed` completes the sentence.
-    pub(super) fn invalid_value(&self, allowed: impl fmt::Display) -> ConfigError {
+    pub(super) fn reject(&self, allowed: impl fmt::Display) -> ConfigError {
         ConfigError(format!("{} {:?} {allowed}", self.origin, self.text))
     }
 
     /// The refusal of this value for the reason that its type gave.
     pub(super) fn invalid(&self, why: &crate::volume::Invalid) -> ConfigError {
-        self.invalid_value(&why.why)
+        self.reject(&why.why)
     }
 
     /// Whether nobody set it.
@@ -59,14 +59,14 @@ impl Setting {
     /// A truth value in the syntax of Go's `ParseBool`, which the old images used.
     pub(super) fn bool(&self) -> Result<bool, ConfigError> {
         parse_bool(&self.text)
-            .ok_or_else(|| self.invalid_value("must be one of 1 t T true True TRUE 0 f F false False FALSE"))
+            .ok_or_else(|| self.reject("must be one of 1 t T true True TRUE 0 f F false False FALSE"))
     }
 
     /// A duration in Go syntax of at least `least`.
     pub(super) fn duration(&self, least: Duration) -> Result<Duration, ConfigError> {
         let bound = if least.is_zero() { String::new() } else { format!(" of at least {least:?}") };
         let wrong = |why: &str| {
-            self.invalid_value(format_args!(
+            self.reject(format_args!(
                 "{why}must be a duration{bound} in Go syntax, such as 500ms, 30s or 1h30m"
             ))
         };
@@ -82,9 +82,7 @@ impl Setting {
     pub(super) fn count(&self, most: usize) -> Result<usize, ConfigError> {
         match self.text.parse() {
             Ok(count) if (1..=most).contains(&count) => Ok(count),
-            Ok(_) | Err(_) => {
-                Err(self.invalid_value(format_args!("must be a whole number from 1 to {most}")))
-            }
+            Ok(_) | Err(_) => Err(self.reject(format_args!("must be a whole number from 1 to {most}"))),
         }
     }
 
@@ -93,14 +91,14 @@ impl Setting {
         if dns::is_subdomain(&self.text) {
             return Ok(self.text.clone());
         }
-        Err(self.invalid_value("must be 1 to 253 lower case letters, digits, '-' and '.', beginning and ending with a letter or digit"))
+        Err(self.reject("must be 1 to 253 lower case letters, digits, '-' and '.', beginning and ending with a letter or digit"))
     }
 
     /// The name of a provisioner, as the API server takes it in a `StorageClass`: after lower-casing, a qualified name, which is
     /// a name of up to 63 characters with or without a DNS subdomain before it.
     pub(super) fn provisioner(&self) -> Result<String, ConfigError> {
         if self.text.starts_with("kubernetes.io/") && self.text != "kubernetes.io/rbd" {
-            return Err(self.invalid_value(
+            return Err(self.reject(
                 "must not begin with kubernetes.io/: Kubernetes keeps that prefix for itself and would not leave the \
                  volumes to this provisioner; only kubernetes.io/rbd is served, which Kubernetes gave up",
             ));
@@ -120,9 +118,8 @@ impl Setting {
         if valid {
             return Ok(self.text.clone());
         }
-        Err(self.invalid_value(
-            "must be written as in the StorageClass, such as nfs.berth.storage or example.com/nfs",
-        ))
+        Err(self
+            .reject("must be written as in the StorageClass, such as nfs.berth.storage or example.com/nfs"))
     }
 }
 

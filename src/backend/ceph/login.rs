@@ -25,7 +25,7 @@ const NAMES: [&str; 3] = ["key", "adminKey", "userKey"];
 
 /// A user of a cluster at work.
 pub struct Login {
-    kubernetes: Arc<dyn Kubernetes>,
+    kube: Arc<dyn Kubernetes>,
     cluster: Cluster,
     admin: Admin,
     ceph: Mutex<Ceph>,
@@ -33,13 +33,9 @@ pub struct Login {
 
 impl Login {
     /// Reads the key of `admin`. Asks nothing of the cluster yet.
-    pub async fn open(
-        kubernetes: &Arc<dyn Kubernetes>,
-        cluster: &Cluster,
-        admin: &Admin,
-    ) -> Result<Self, Error> {
-        let ceph = Mutex::new(open(cluster, &**kubernetes, admin, false).await?);
-        Ok(Self { kubernetes: Arc::clone(kubernetes), cluster: cluster.clone(), admin: admin.clone(), ceph })
+    pub async fn open(kube: &Arc<dyn Kubernetes>, cluster: &Cluster, admin: &Admin) -> Result<Self, Error> {
+        let ceph = Mutex::new(open(cluster, &**kube, admin, false).await?);
+        Ok(Self { kube: Arc::clone(kube), cluster: cluster.clone(), admin: admin.clone(), ceph })
     }
 
     /// Calls `rbd`. `--format json` is the caller's to add, where the command knows it.
@@ -87,7 +83,7 @@ impl Login {
         if !matches!(failed.reason, Reason::WrongKey | Reason::BadKey) {
             return Ok(false);
         }
-        let fresh = open(&self.cluster, &*self.kubernetes, &self.admin, true).await?;
+        let fresh = open(&self.cluster, &*self.kube, &self.admin, true).await?;
         let differs = fresh.credentials() != used.credentials();
         *self.ceph.lock() = fresh;
         Ok(differs)
@@ -97,12 +93,12 @@ impl Login {
 /// A handle on `cluster` for `admin`. `fresh`: reads the key again, because Ceph refused the cached one.
 pub(super) async fn open(
     cluster: &Cluster,
-    kubernetes: &dyn Kubernetes,
+    kube: &dyn Kubernetes,
     admin: &Admin,
     fresh: bool,
 ) -> Result<Ceph, Error> {
     let opening = async {
-        let secrets = kubernetes.get(&admin.secret, fresh).await.map_err(|error| {
+        let secrets = kube.get(&admin.secret, fresh).await.map_err(|error| {
             let message = format!("cannot read the key of Ceph user {:?}: {}", admin.user, error.chain());
             Error::new(error.kind(), message)
         })?;

@@ -65,7 +65,7 @@ pub struct KnownStores<S> {
     /// All clusters of the process.
     pub clusters: Clusters,
     /// What the backend may ask of Kubernetes.
-    pub kubernetes: Arc<dyn Kubernetes>,
+    pub kube: Arc<dyn Kubernetes>,
     /// The users of the configured clusters, by the clusters' names.
     pub admins: BTreeMap<String, Admin>,
     open: Box<dyn Fn(Cluster) -> S + Send + Sync>,
@@ -78,7 +78,7 @@ impl<S: ClusterStore> KnownStores<S> {
     /// The stores of the configured clusters. Asks nothing of them yet.
     pub fn new(
         clusters: Clusters,
-        kubernetes: Arc<dyn Kubernetes>,
+        kube: Arc<dyn Kubernetes>,
         admins: BTreeMap<String, Admin>,
         open: impl Fn(Cluster) -> S + Send + Sync + 'static,
     ) -> Result<Self, Error> {
@@ -89,7 +89,7 @@ impl<S: ClusterStore> KnownStores<S> {
         }
         let known = clusters.configured().into_iter().map(|cluster| Arc::new(open(cluster))).collect();
         let (open, known) = (Box::new(open), Mutex::new(known));
-        Ok(Self { clusters, kubernetes, admins, open, known, expected: Mutex::default() })
+        Ok(Self { clusters, kube, admins, open, known, expected: Mutex::default() })
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Arc<S>>> {
@@ -153,7 +153,7 @@ impl<S: ClusterStore> KnownStores<S> {
             cluster
                 .retain_users(|admin| self.admins.get(name) == Some(admin) || admins().any(|by| by == admin));
             for admin in admins() {
-                cluster.watch(&self.kubernetes, admin);
+                cluster.watch(&self.kube, admin);
             }
             let purging = store.has_trash() && cluster.health().ready.is_ok();
             let kept = self.clusters.is_configured(name) || named(name) || purging;

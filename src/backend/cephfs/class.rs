@@ -192,7 +192,7 @@ fn group(parameters: Parameters<'_>) -> Result<String, Error> {
     }
 }
 
-/// `/volumes/kubernetes` is the group `kubernetes`.
+/// `/volumes/kube` is the group `kube`.
 fn group_of_root(root: &str) -> Result<String, Error> {
     let segments: Vec<&str> = root.split('/').filter(|segment| !segment.is_empty()).collect();
     if !root.starts_with('/') || segments.iter().any(|segment| matches!(*segment, "." | "..")) {

@@ -8,7 +8,7 @@ use std::time::SystemTime;
 
 use super::{
     class::{Node, Plan},
-    info::{Found, Info, New, SubvolumeRef},
+    info::{Found, Info, New, Subvolume},
     mark::{self, Mark, Marks, Owner},
     record::ControllerContext,
     settings::NAME,
@@ -56,14 +56,14 @@ pub(super) async fn create(
 ) -> Result<Volume, Error> {
     let claim = request.claim.key();
     let id = VolumeId::new(NAME, plan.cluster.name(), request.name.clone())?;
-    if work.kubernetes.cluster_ids().is_none() {
+    if work.kube.cluster_ids().is_none() {
         let message = format!("nothing can be marked as ours: {UNKNOWN_CLUSTER}");
         return Err(Error::new(Kind::Unavailable, message));
     }
     let identity = work.identity().await?;
     let fs = work.filesystem(plan.fs.as_deref(), Some(&plan.names.group)).await?;
     work.store.met(&fs, &plan.names.group);
-    let at = SubvolumeRef { fs, group: plan.names.group.clone(), name: plan.names.subvolume.clone() };
+    let at = Subvolume { fs, group: plan.names.group.clone(), name: plan.names.subvolume.clone() };
     let fresh = if plan.names.fallback.is_none() && work.is_new(&at).await? {
         Owned { work, at: &at, plan, claim: &claim, permit }.make_fresh().await?
     } else {
@@ -97,11 +97,11 @@ pub(super) async fn create(
 /// Looks what is there, and makes of it what the class asks for.
 async fn find(
     work: &FsClient,
-    first: SubvolumeRef,
+    first: Subvolume,
     plan: &Plan,
     claim: &ClaimKey,
     permit: &Permit,
-) -> Result<(SubvolumeRef, Info), Error> {
+) -> Result<(Subvolume, Info), Error> {
     let (at, look) = choose(work, first, plan, claim).await?;
     let owner = Owned { work, at: &at, plan, claim, permit };
     match look {
@@ -125,11 +125,11 @@ async fn find(
 /// The spare one first: an attempt may have taken it while the other still held an archive that has expired since.
 async fn choose(
     work: &FsClient,
-    first: SubvolumeRef,
+    first: Subvolume,
     plan: &Plan,
     claim: &ClaimKey,
-) -> Result<(SubvolumeRef, Look), Error> {
-    let fallback = plan.names.fallback.clone().map(|name| SubvolumeRef { name, ..first.clone() });
+) -> Result<(Subvolume, Look), Error> {
+    let fallback = plan.names.fallback.clone().map(|name| Subvolume { name, ..first.clone() });
     let Some(fallback) = fallback else {
         let look = look(work, &first, claim).await?;
         return Ok((first, look));
@@ -144,7 +144,7 @@ async fn choose(
     }
 }
 
-async fn look(work: &FsClient, at: &SubvolumeRef, claim: &ClaimKey) -> Result<Look, Error> {
+async fn look(work: &FsClient, at: &Subvolume, claim: &ClaimKey) -> Result<Look, Error> {
     let metadata = match work.subvolumes.metadata(at).await? {
         Found::NoGroup | Found::NoSubvolume => return Ok(Look::Free),
         Found::OnlySnapshots => {
@@ -156,10 +156,10 @@ async fn look(work: &FsClient, at: &SubvolumeRef, claim: &ClaimKey) -> Result<Lo
         }
         Found::Subvolume(metadata) => metadata,
     };
-    Ok(judge(at, &Marks::read(&metadata), claim, work.kubernetes.cluster_ids().as_ref()))
+    Ok(judge(at, &Marks::read(&metadata), claim, work.kube.cluster_ids().as_ref()))
 }
 
-fn judge(at: &SubvolumeRef, marks: &Marks, claim: &ClaimKey, cluster: Option<&ClusterIds>) -> Look {
+fn judge(at: &Subvolume, marks: &Marks, claim: &ClaimKey, cluster: Option<&ClusterIds>) -> Look {
     let shown = at.shown();
     let [fs, group, name] = at.quoted();
     let by_hand = format!("ceph fs subvolume rm {fs} {name} --group_name {group}");
@@ -209,7 +209,7 @@ fn judge(at: &SubvolumeRef, marks: &Marks, claim: &ClaimKey, cluster: Option<&Cl
 /// A subvolume that is becoming a claim's.
 struct Owned<'a> {
     work: &'a FsClient,
-    at: &'a SubvolumeRef,
+    at: &'a Subvolume,
     plan: &'a Plan,
     claim: &'a ClaimKey,
     permit: &'a Permit,
@@ -275,7 +275,7 @@ impl Owned<'_> {
             Node::Own { user, secret } => Some((user.as_str(), secret)),
             Node::Shared { .. } | Node::Configured => None,
         };
-        Mark::new(self.claim, self.work.kubernetes.cluster_id(), own, SystemTime::now())
+        Mark::new(self.claim, self.work.kube.cluster_id(), own, SystemTime::now())
     }
 
     /// Takes back the user and the Secret of an earlier attempt where the class, which was replaced since, asks for others: only what
@@ -396,7 +396,7 @@ impl Owned<'_> {
 /// "No data available": an attribute that every subvolume has is missing.
 pub(super) const ENODATA: i32 = 61;
 
-fn record(plan: &Plan, at: &SubvolumeRef) -> ControllerContext {
+fn record(plan: &Plan, at: &Subvolume) -> ControllerContext {
     ControllerContext {
         monitors: plan.monitors.as_ref().map(ToString::to_string),
         admin: plan.own_admin.then(|| plan.admin.clone()),
@@ -412,7 +412,7 @@ fn record(plan: &Plan, at: &SubvolumeRef) -> ControllerContext {
 }
 
 /// What the PV says of it.
-fn source(plan: &Plan, at: &SubvolumeRef, id: &VolumeId, driver: &str, path: &str) -> Source {
+fn source(plan: &Plan, at: &Subvolume, id: &VolumeId, driver: &str, path: &str) -> Source {
     let (user, secret): (Option<&str>, Option<&SecretName>) = match &plan.node {
         Node::Own { user, secret } | Node::Shared { user, secret } => (Some(user), Some(secret)),
         Node::Configured => (None, None),

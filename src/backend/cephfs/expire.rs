@@ -5,7 +5,7 @@
 use std::time::{Duration, SystemTime};
 
 use super::{
-    info::SubvolumeRef,
+    info::Subvolume,
     store::{LATER, NextLook},
     users,
     work::{FsClient, Marked},
@@ -24,7 +24,7 @@ const USED: Duration = Duration::from_hours(1);
 /// to be done.
 pub(super) async fn expire(
     work: &FsClient,
-    at: &SubvolumeRef,
+    at: &Subvolume,
     now: SystemTime,
     permit: &Permit,
 ) -> Result<NextLook, Error> {
@@ -59,11 +59,11 @@ pub(super) async fn expire(
 /// When an archive is looked at again that a PV uses; `None` where there is no PV.
 async fn wanted(
     work: &FsClient,
-    at: &SubvolumeRef,
+    at: &Subvolume,
     name: &VolumeName,
     now: SystemTime,
 ) -> Result<Option<SystemTime>, Error> {
-    match work.kubernetes.pv_state(name).await? {
+    match work.kube.pv_state(name).await? {
         PvState::Absent => Ok(None),
         PvState::Present { removing: true, .. } => Ok(Some(now + LATER)),
         PvState::Present { removing: false, .. } => {

@@ -1,4 +1,4 @@
-//! What Ceph tells of a subvolume: where it is ([`SubvolumeRef`]), its metadata ([`Found`]), and how it is ([`Info`]). Pure.
+//! What Ceph tells of a subvolume: where it is ([`Subvolume`]), its metadata ([`Found`]), and how it is ([`Info`]). Pure.
 
 use std::{
     collections::BTreeMap,
@@ -11,13 +11,13 @@ use crate::backend::quoted;
 
 /// A subvolume: file system, group, name.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) struct SubvolumeRef {
+pub(super) struct Subvolume {
     pub(super) fs: String,
     pub(super) group: String,
     pub(super) name: String,
 }
 
-impl SubvolumeRef {
+impl Subvolume {
     /// How [`shown`](Self::shown) begins.
     pub(super) const KIND: &str = "subvolume ";
 

@@ -6,7 +6,7 @@
 
 use super::{
     create::ENODATA,
-    info::{Found, SubvolumeRef},
+    info::{Found, Subvolume},
     mark::{self, Archived, Mark, Marks, Owner},
     names,
     remove::{no_group, now},
@@ -112,10 +112,10 @@ impl LegacyVolume {
     }
 
     /// Where it lies, on the cluster that it was.
-    async fn find(&self, work: &FsClient) -> Result<SubvolumeRef, Error> {
+    async fn find(&self, work: &FsClient) -> Result<Subvolume, Error> {
         work.identity().await?;
         let fs = work.filesystem(self.fs.as_deref(), None).await?;
-        Ok(SubvolumeRef { fs, group: self.group.clone(), name: self.share.clone() })
+        Ok(Subvolume { fs, group: self.group.clone(), name: self.share.clone() })
     }
 }
 
@@ -130,7 +130,7 @@ pub(super) async fn remove(
     if disposal == Disposal::Retain {
         return Ok(Removed::Kept);
     }
-    if work.kubernetes.cluster_ids().is_none() {
+    if work.kube.cluster_ids().is_none() {
         let message = format!("{} cannot be removed: {UNKNOWN_CLUSTER}", legacy.path);
         return Err(Error::new(Kind::Refused, message));
     }
@@ -152,7 +152,7 @@ pub(super) async fn remove(
             Disposal::Delete => {
                 // Ceph finds such a directory again by its PV alone, so it cannot wait in the trash: the API server is asked once
                 // more, directly before what cannot be undone.
-                if let PvState::Present { removing: false, .. } = work.kubernetes.pv_state(name).await? {
+                if let PvState::Present { removing: false, .. } = work.kube.pv_state(name).await? {
                     let message =
                         format!("PersistentVolume {name} is to be kept; {} was not touched", legacy.path);
                     return Err(Error::new(Kind::Refused, message));
@@ -215,7 +215,7 @@ pub(super) async fn expand(
 async fn look(
     work: &FsClient,
     legacy: &LegacyVolume,
-    at: &SubvolumeRef,
+    at: &Subvolume,
     removed: Option<&VolumeName>,
 ) -> Result<Option<Marks>, Error> {
     let blocked = |error: Error| {
@@ -240,7 +240,7 @@ async fn look(
     let marks = Marks::read(&metadata);
     let path = work.subvolumes.path(at).await.map_err(blocked)?;
     let expected = format!("/{}/{}/{}", names::ROOT, at.group, at.name);
-    let cluster = work.kubernetes.cluster_ids();
+    let cluster = work.kube.cluster_ids();
     let ours = match &marks.owner {
         Owner::Unmarked => true,
         Owner::Claim(mark) => mark.is_of(cluster.as_ref()) && removed.is_none_or(|name| mark.names(name)),
@@ -298,7 +298,7 @@ pub(super) async fn register(
     volume: &InUse,
     permit: &Permit,
 ) -> Result<(), Error> {
-    let Some(cluster) = work.kubernetes.cluster_ids() else { return Ok(()) };
+    let Some(cluster) = work.kube.cluster_ids() else { return Ok(()) };
     let at = legacy.find(work).await?;
     match look(work, legacy, &at, Some(&volume.name)).await? {
         Some(marks) if marks.owner == Owner::Unmarked => {
@@ -314,7 +314,7 @@ pub(super) async fn register(
 async fn revoke(
     work: &FsClient,
     legacy: &LegacyVolume,
-    at: &SubvolumeRef,
+    at: &Subvolume,
     permit: &Permit,
 ) -> Result<(), Error> {
     revoke_user(work, legacy, &at.fs, permit).await?;

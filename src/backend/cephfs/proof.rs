@@ -4,7 +4,7 @@
 //! proves nothing: an administrator may bind it to another one.
 
 use super::{
-    info::SubvolumeRef,
+    info::Subvolume,
     mark::{self, Mark, Marks, Owner},
 };
 use crate::{
@@ -29,7 +29,7 @@ pub(super) enum Proof {
 
 /// Whether the subvolume at `at` with these marks is the volume of that PV. `cluster`: who we are; unknown, nothing is proved.
 pub(super) fn prove(
-    at: &SubvolumeRef,
+    at: &Subvolume,
     marks: &Marks,
     pv: PvVolume<'_>,
     cluster: Option<&ClusterIds>,
@@ -99,7 +99,7 @@ pub(super) struct Own {
 
 /// Whether `user` with its Secret is the volume's own by its mark; `None` where the volume is gone.
 pub(super) fn own_user(
-    at: &SubvolumeRef,
+    at: &Subvolume,
     marks: &Marks,
     pv: PvVolume<'_>,
     (user, secret): (&str, &SecretName),
@@ -150,8 +150,8 @@ mod tests {
         ClaimKey { namespace: "team".into(), name: "data".into(), uid: uid.into() }
     }
 
-    fn at(name: &str) -> SubvolumeRef {
-        SubvolumeRef { fs: "cephfs".into(), group: "berth".into(), name: name.into() }
+    fn at(name: &str) -> Subvolume {
+        Subvolume { fs: "cephfs".into(), group: "berth".into(), name: name.into() }
     }
 
     fn marks(cluster_id: Option<&str>, uid: &str) -> Marks {

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use super::{
     expire::expire,
-    info::SubvolumeRef,
+    info::Subvolume,
     mark::{self, Archived, Deleted},
     remove,
     store::{LATER, NextLook, Removed},
@@ -106,7 +106,7 @@ pub(super) async fn purge_due(work: &FsClient, now: SystemTime, permit: &Permit)
 /// Looks at one deleted volume; when to look again.
 async fn settle(
     work: &FsClient,
-    at: &SubvolumeRef,
+    at: &Subvolume,
     now: SystemTime,
     permit: &Permit,
 ) -> Result<NextLook, Error> {
@@ -121,7 +121,7 @@ async fn settle(
         work.subvolumes.set_metadata(at, mark::DELETED, &dated.written(), permit).await?;
         return Ok(Some(dated.until()));
     }
-    let pv = work.kubernetes.pv_state(&marked.name).await?;
+    let pv = work.kube.pv_state(&marked.name).await?;
     match decide(deleted, &pv, now) {
         Next::Stays => Ok(Some(None)),
         Next::Wait(then) => Ok(Some(Some(then))),
@@ -146,7 +146,7 @@ async fn settle(
 }
 
 /// Takes the mark of a deletion off.
-async fn keep(work: &FsClient, at: &SubvolumeRef, marked: &Marked, permit: &Permit) -> Result<(), Error> {
+async fn keep(work: &FsClient, at: &Subvolume, marked: &Marked, permit: &Permit) -> Result<(), Error> {
     work.subvolumes.remove_metadata(at, mark::DELETED, permit).await?;
     tracing::warn!(
         subvolume = at.shown(),
@@ -159,7 +159,7 @@ async fn keep(work: &FsClient, at: &SubvolumeRef, marked: &Marked, permit: &Perm
 /// Gives the data to Ceph's trash, unless its PV is there again.
 async fn purge(
     work: &FsClient,
-    at: &SubvolumeRef,
+    at: &Subvolume,
     marked: &Marked,
     deleted: &Deleted,
     permit: &Permit,
@@ -174,7 +174,7 @@ async fn purge(
             users::revoke(work, at, &user, permit).await?;
         }
     }
-    let absent = async || Ok::<_, Error>(matches!(work.kubernetes.pv_state(name).await?, PvState::Absent));
+    let absent = async || Ok::<_, Error>(matches!(work.kube.pv_state(name).await?, PvState::Absent));
     if deleted.purging {
         if !absent().await? {
             return Err(Error::new(Kind::Busy, format!("PersistentVolume {name} is there again")));

@@ -7,7 +7,7 @@
 //! that the volume, the user and the Secret belong together: a PV that was edited gives no key to another namespace.
 
 use super::{
-    info::{Found, SubvolumeRef},
+    info::{Found, Subvolume},
     mark::{self, Mark, Marks, Owner},
     proof::{Own, Proof, own_user, prove},
     record::ControllerContext,
@@ -30,7 +30,7 @@ pub(super) async fn register(
 ) -> Result<(), Error> {
     let at = at(record);
     work.prove_identity(volume.pv_metadata.store_identity.as_deref()).await?;
-    let Some(cluster) = work.kubernetes.cluster_ids() else { return Ok(()) };
+    let Some(cluster) = work.kube.cluster_ids() else { return Ok(()) };
     let Found::Subvolume(metadata) = work.subvolumes.metadata(&at).await? else { return Ok(()) };
     let mut marks = Marks::read(&metadata);
     if let Some(signed) = to_sign(&at, &marks, volume, &cluster)? {
@@ -84,16 +84,16 @@ enum Authorization {
 /// Lets the volume's own user in and makes its Secret, unless that is so.
 async fn authorize_user(
     work: &FsClient,
-    at: &SubvolumeRef,
+    at: &Subvolume,
     marks: &Marks,
     volume: &InUse,
     own: OwnUser<'_>,
     permit: &Permit,
 ) -> Result<Authorization, Error> {
     let OwnUser { user, secret, .. } = own;
-    let Some(cluster) = work.kubernetes.cluster_ids() else { return Ok(Authorization::Gone) };
+    let Some(cluster) = work.kube.cluster_ids() else { return Ok(Authorization::Gone) };
     let archived = marks.archived.is_some();
-    let kept = work.kubernetes.exists(secret, &volume.name).await;
+    let kept = work.kube.exists(secret, &volume.name).await;
     // What berth may not make, others made.
     let there = !archived && !matches!(&kept, Ok(false)) && kept.as_ref().err().is_none_or(is_a_conflict);
     match own_user(at, marks, volume.into(), (user, secret), &cluster) {
@@ -122,13 +122,13 @@ fn is_a_conflict(error: &Error) -> bool {
 
 /// Whether the PV is there and is not to be removed, as of now: while the volume is held, what archives it cannot come between.
 async fn still_used(work: &FsClient, volume: &InUse) -> Result<bool, Error> {
-    let state = work.kubernetes.pv_state(&volume.name).await?;
+    let state = work.kube.pv_state(&volume.name).await?;
     Ok(matches!(state, PvState::Present { removing: false, .. }))
 }
 
 /// The mark with our signature, where it lacks one.
 fn to_sign(
-    at: &SubvolumeRef,
+    at: &Subvolume,
     marks: &Marks,
     volume: &InUse,
     cluster: &ClusterIds,

@@ -7,7 +7,7 @@
 use std::time::SystemTime;
 
 use super::{
-    info::{Found, SubvolumeRef},
+    info::{Found, Subvolume},
     mark::{self, Archived, Deleted, Mark, Marks, Owner},
     names,
     proof::{Own, Proof, own_user, prove},
@@ -69,7 +69,7 @@ enum OwnMarks {
 
 async fn own_marks(
     work: &FsClient,
-    at: &SubvolumeRef,
+    at: &Subvolume,
     pv: PvVolume<'_>,
     record: &ControllerContext,
     permit: &Permit,
@@ -82,7 +82,7 @@ async fn own_marks(
         Found::NoGroup => return Ok(OwnMarks::NoGroup),
         Found::OnlySnapshots => return Err(only_snapshots(at)),
     };
-    match prove(at, &Marks::read(&metadata), pv, work.kubernetes.cluster_ids().as_ref())? {
+    match prove(at, &Marks::read(&metadata), pv, work.kube.cluster_ids().as_ref())? {
         Proof::Ours(marks) => Ok(OwnMarks::Proved(marks)),
         Proof::TakenOver(marks, mark) => {
             let mark = take_over(work, at, *mark, record, permit).await?;
@@ -95,7 +95,7 @@ async fn own_marks(
 /// Marks the subvolume as archived, and shuts its users out.
 async fn archive(
     work: &FsClient,
-    at: &SubvolumeRef,
+    at: &Subvolume,
     marks: Marks,
     removal: &Removal,
     record: &ControllerContext,
@@ -107,7 +107,7 @@ async fn archive(
     let archived = match marks.archived {
         Some(archived) if archived.is_for(object, now(work)) => archived,
         Some(_) | None => {
-            if record.expiry.is_some() && work.kubernetes.now().is_none() {
+            if record.expiry.is_some() && work.kube.now().is_none() {
                 return Err(without_a_clock(at));
             }
             let archived =
@@ -132,7 +132,7 @@ async fn archive(
 /// Marks the subvolume as deleted.
 async fn delete(
     work: &FsClient,
-    at: &SubvolumeRef,
+    at: &Subvolume,
     marks: Marks,
     removal: &Removal,
     permit: &Permit,
@@ -140,10 +140,9 @@ async fn delete(
     let deleted = match marks.deleted {
         Some(deleted) if deleted.purging || deleted.object == removal.pv_metadata.uid => deleted,
         Some(_) | None => {
-            let retention =
-                removal.pv_metadata.retention.unwrap_or_else(|| work.kubernetes.trash_retention());
+            let retention = removal.pv_metadata.retention.unwrap_or_else(|| work.kube.trash_retention());
             let object = &removal.pv_metadata.uid;
-            let deleted = match work.kubernetes.now() {
+            let deleted = match work.kube.now() {
                 Some(now) => Deleted::new(now, retention, object),
                 None => Deleted::undated(SystemTime::now(), retention, object),
             };
@@ -190,7 +189,7 @@ pub(super) async fn expand(
 }
 
 /// Notes that the volume is to be kept: a mark of a removal that comes late does nothing any more.
-async fn keep(work: &FsClient, at: &SubvolumeRef, kept: bool, permit: &Permit) -> Result<(), Error> {
+async fn keep(work: &FsClient, at: &Subvolume, kept: bool, permit: &Permit) -> Result<(), Error> {
     if kept {
         return Ok(());
     }
@@ -199,14 +198,14 @@ async fn keep(work: &FsClient, at: &SubvolumeRef, kept: bool, permit: &Permit) -
 }
 
 /// It is to go, after it was to be kept.
-async fn unkeep(work: &FsClient, at: &SubvolumeRef, kept: bool, permit: &Permit) -> Result<(), Error> {
+async fn unkeep(work: &FsClient, at: &Subvolume, kept: bool, permit: &Permit) -> Result<(), Error> {
     if kept { work.subvolumes.remove_metadata(at, mark::KEPT, permit).await } else { Ok(()) }
 }
 
 /// Signs what an administrator took over.
 async fn take_over(
     work: &FsClient,
-    at: &SubvolumeRef,
+    at: &Subvolume,
     mark: Mark,
     record: &ControllerContext,
     permit: &Permit,
@@ -218,7 +217,7 @@ async fn take_over(
 }
 
 /// Gives up a deletion that was not finished.
-async fn undelete(work: &FsClient, at: &SubvolumeRef, marks: &Marks, permit: &Permit) -> Result<bool, Error> {
+async fn undelete(work: &FsClient, at: &Subvolume, marks: &Marks, permit: &Permit) -> Result<bool, Error> {
     match &marks.deleted {
         None => Ok(false),
         Some(deleted) if deleted.purging => {
@@ -248,7 +247,7 @@ pub(super) async fn restore(
     };
     let marks = Marks::read(&metadata);
     let begun = marks.deleted.is_some() || marks.archived.is_some();
-    let cluster = work.kubernetes.cluster_ids();
+    let cluster = work.kube.cluster_ids();
     let marks = match prove(&at, &marks, removal.into(), cluster.as_ref()) {
         Ok(Proof::Ours(marks) | Proof::TakenOver(marks, _)) => marks,
         Ok(Proof::NameReused) => return Ok(Restored::InPlace),
@@ -290,7 +289,7 @@ pub(super) async fn restore(
 /// Whether nodes cannot mount the volume as its own user, since a removal shut that out.
 async fn is_deauthorized(
     work: &FsClient,
-    at: &SubvolumeRef,
+    at: &Subvolume,
     record: &ControllerContext,
     name: &VolumeName,
 ) -> Result<bool, Error> {
@@ -298,7 +297,7 @@ async fn is_deauthorized(
     if !work.subvolumes.authorized(at).await?.contains(user) {
         return Ok(true);
     }
-    match work.kubernetes.exists(secret, name).await {
+    match work.kube.exists(secret, name).await {
         // Another one has its name.
         Err(error) if error.kind() == Kind::Conflict => Ok(false),
         kept => Ok(!kept?),
@@ -307,10 +306,10 @@ async fn is_deauthorized(
 
 /// The time by which things expire; while the API server's is not known, ours, which then says only when it was written.
 pub(super) fn now(work: &FsClient) -> SystemTime {
-    work.kubernetes.now().unwrap_or_else(SystemTime::now)
+    work.kube.now().unwrap_or_else(SystemTime::now)
 }
 
-fn without_a_clock(at: &SubvolumeRef) -> Error {
+fn without_a_clock(at: &Subvolume) -> Error {
     let message = format!(
         "{} cannot be archived for a limited time: the clocks of the API server and of this machine disagree, or the first is not known \
          yet; nothing was changed. Synchronise them",
@@ -319,14 +318,14 @@ fn without_a_clock(at: &SubvolumeRef) -> Error {
     Error::new(Kind::Unavailable, message)
 }
 
-pub(super) fn at(record: &ControllerContext) -> SubvolumeRef {
-    SubvolumeRef { fs: record.fs.clone(), group: record.group.clone(), name: record.subvolume.clone() }
+pub(super) fn at(record: &ControllerContext) -> Subvolume {
+    Subvolume { fs: record.fs.clone(), group: record.group.clone(), name: record.subvolume.clone() }
 }
 
 /// The users that may reach the volume through the volumes module.
 async fn authorized(
     work: &FsClient,
-    at: &SubvolumeRef,
+    at: &Subvolume,
     record: &ControllerContext,
 ) -> Result<Vec<String>, Error> {
     let mut users = work.subvolumes.authorized(at).await?;
@@ -351,7 +350,7 @@ async fn forget(
 /// The data is gone; what belonged to it goes too, where only the subvolume was removed.
 async fn absent(
     work: &FsClient,
-    at: &SubvolumeRef,
+    at: &Subvolume,
     removal: &Removal,
     record: &ControllerContext,
     permit: &Permit,
@@ -363,7 +362,7 @@ async fn absent(
     Ok(Removed::Absent)
 }
 
-fn not_deauthorized(at: &SubvolumeRef, user: &str) -> Error {
+fn not_deauthorized(at: &Subvolume, user: &str) -> Error {
     let message = format!(
         "Ceph forgot user client.{user} while the file system was full, and its key still opens {}, which is not archived before it is shut \
          out. Let the user of the class remove it: give it the mon caps of docs/security.md for that",
@@ -372,7 +371,7 @@ fn not_deauthorized(at: &SubvolumeRef, user: &str) -> Error {
     Error::new(Kind::Exhausted, message)
 }
 
-fn only_snapshots(at: &SubvolumeRef) -> Error {
+fn only_snapshots(at: &Subvolume) -> Error {
     let [fs, group, name] = at.quoted();
     let message = format!(
         "{} was removed by hand, but its snapshots were retained; remove them (ceph fs subvolume snapshot ls {fs} {name} --group_name \
@@ -382,7 +381,7 @@ fn only_snapshots(at: &SubvolumeRef) -> Error {
     Error::new(Kind::InUse, message)
 }
 
-pub(super) fn no_group(at: &SubvolumeRef) -> Error {
+pub(super) fn no_group(at: &Subvolume) -> Error {
     let [fs, group, _] = at.quoted();
     let message = format!(
         "there is no subvolume group {} in file system {}, so it cannot be said that {} was removed; nothing was touched. If the group \

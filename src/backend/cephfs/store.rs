@@ -11,7 +11,7 @@ use std::{
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 
-use super::info::SubvolumeRef;
+use super::info::Subvolume;
 use crate::{
     backend::{
         StoreExpectation, StoreStatus,
@@ -40,18 +40,18 @@ pub(super) struct Memory {
     pub(super) filesystems: BTreeSet<String>,
     pub(super) groups: BTreeSet<String>,
     /// Where the volumes are that were made or found, and not committed.
-    pub(super) uncommitted: BTreeMap<VolumeName, SubvolumeRef>,
+    pub(super) uncommitted: BTreeMap<VolumeName, Subvolume>,
     /// Whose the subvolumes are whose name does not tell.
-    pub(super) owners: BTreeMap<SubvolumeRef, VolumeName>,
+    pub(super) owners: BTreeMap<Subvolume, VolumeName>,
     /// Archived volumes that expire, and when: those that were archived in this term of leadership, and the others once they
     /// were looked for.
-    pub(super) archives: BTreeMap<SubvolumeRef, Option<SystemTime>>,
+    pub(super) archives: BTreeMap<Subvolume, Option<SystemTime>>,
     /// When all that are marked were looked for.
     pub(super) marks_found: Option<Instant>,
     /// When what could not be done is tried again.
     pub(super) retry: Option<Instant>,
     /// Deleted volumes that wait for their purge, and when they are looked at next; `None` for never.
-    pub(super) deleted: BTreeMap<SubvolumeRef, Option<SystemTime>>,
+    pub(super) deleted: BTreeMap<Subvolume, Option<SystemTime>>,
     /// What is not signed, as far as it was met.
     pub(super) unsigned: BTreeSet<VolumeName>,
     /// The archived and deleted volumes that were found: one that a PV uses is to be so no more.
@@ -96,7 +96,7 @@ impl Memory {
     }
 
     /// The volumes that were removed so, and when they are looked at next.
-    pub(super) fn waiting(&mut self, removed: Removed) -> &mut BTreeMap<SubvolumeRef, Option<SystemTime>> {
+    pub(super) fn waiting(&mut self, removed: Removed) -> &mut BTreeMap<Subvolume, Option<SystemTime>> {
         match removed {
             Removed::Deleted => &mut self.deleted,
             Removed::Archived => &mut self.archives,
@@ -104,7 +104,7 @@ impl Memory {
     }
 
     /// The removed volumes that are to be looked at now.
-    pub(super) fn due(&mut self, now: SystemTime) -> Vec<(Removed, SubvolumeRef)> {
+    pub(super) fn due(&mut self, now: SystemTime) -> Vec<(Removed, Subvolume)> {
         let mut due = Vec::new();
         for removed in [Removed::Deleted, Removed::Archived] {
             let waiting =

@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use serde::Deserialize;
 
-use super::info::{Found, Info, New, SubvolumeRef};
+use super::info::{Found, Info, New, Subvolume};
 use crate::{
     backend::{
         Error, Kind, Kubernetes,
@@ -26,11 +26,11 @@ struct Named {
 impl Subvolumes {
     /// Reads the admin's key. Asks nothing of the cluster yet.
     pub(super) async fn open(
-        kubernetes: &Arc<dyn Kubernetes>,
+        kube: &Arc<dyn Kubernetes>,
         cluster: &Cluster,
         admin: &Admin,
     ) -> Result<Self, Error> {
-        Login::open(kubernetes, cluster, admin).await.map(Self)
+        Login::open(kube, cluster, admin).await.map(Self)
     }
 
     pub(super) async fn fsid(&self) -> Result<String, Error> {
@@ -94,12 +94,7 @@ impl Subvolumes {
     }
 
     /// Makes the subvolume. Where it exists, this sets its quota and mode back: look first.
-    pub(super) async fn create(
-        &self,
-        at: &SubvolumeRef,
-        new: &New<'_>,
-        permit: &Permit,
-    ) -> Result<(), Failed> {
+    pub(super) async fn create(&self, at: &Subvolume, new: &New<'_>, permit: &Permit) -> Result<(), Failed> {
         let quota = new.quota.to_string();
         let mut args = args(at, &["create"], &["--size", &quota]);
         let (uid, gid) = (new.uid.map(|uid| uid.to_string()), new.gid.map(|gid| gid.to_string()));
@@ -112,7 +107,7 @@ impl Subvolumes {
         self.call(Call::changes(format!("make {}", at.shown()), args, permit)).await.map(|_| ())
     }
 
-    pub(super) async fn metadata(&self, at: &SubvolumeRef) -> Result<Found, Error> {
+    pub(super) async fn metadata(&self, at: &Subvolume) -> Result<Found, Error> {
         let what = format!("read the metadata of {}", at.shown());
         match self.call(Call::reads(what, args(at, &["metadata", "ls"], &[]))).await {
             Ok(reply) => Ok(Found::Subvolume(reply.json()?.unwrap_or_default())),
@@ -127,7 +122,7 @@ impl Subvolumes {
 
     pub(super) async fn set_metadata(
         &self,
-        at: &SubvolumeRef,
+        at: &Subvolume,
         key: &str,
         value: &str,
         permit: &Permit,
@@ -140,7 +135,7 @@ impl Subvolumes {
     async fn write_metadata(
         &self,
         what: &str,
-        at: &SubvolumeRef,
+        at: &Subvolume,
         (key, value): (&str, &str),
         permit: &Permit,
     ) -> Result<Reply, Failed> {
@@ -150,7 +145,7 @@ impl Subvolumes {
     /// Makes sure that there is room for metadata, by writing `value` where it is already. A remark of Ceph's counts as a refusal.
     pub(super) async fn prove_room(
         &self,
-        at: &SubvolumeRef,
+        at: &Subvolume,
         key: &str,
         value: &str,
         permit: &Permit,
@@ -162,7 +157,7 @@ impl Subvolumes {
 
     pub(super) async fn remove_metadata(
         &self,
-        at: &SubvolumeRef,
+        at: &Subvolume,
         key: &str,
         permit: &Permit,
     ) -> Result<(), Error> {
@@ -179,7 +174,7 @@ impl Subvolumes {
     /// done, and only remarks why it is not.
     async fn written(
         &self,
-        at: &SubvolumeRef,
+        at: &Subvolume,
         (key, value): (&str, Option<&str>),
         (what, reply): (&str, &Reply),
     ) -> Result<(), Error> {
@@ -194,7 +189,7 @@ impl Subvolumes {
         }
     }
 
-    pub(super) async fn info(&self, at: &SubvolumeRef) -> Result<Info, Failed> {
+    pub(super) async fn info(&self, at: &Subvolume) -> Result<Info, Failed> {
         let what = format!("look at {}", at.shown());
         let reply = self.call(Call::reads(what.clone(), args(at, &["info"], &[]))).await?;
         match reply.json::<Info>() {
@@ -205,14 +200,14 @@ impl Subvolumes {
     }
 
     /// The absolute path of its data.
-    pub(super) async fn path(&self, at: &SubvolumeRef) -> Result<String, Error> {
+    pub(super) async fn path(&self, at: &Subvolume) -> Result<String, Error> {
         let what = format!("find the path of {}", at.shown());
         let reply = self.call(Call::reads(what, args(at, &["getpath"], &[]))).await?;
         Ok(reply.text()?.to_owned())
     }
 
     /// Sets the quota. Ceph refuses only what is below the used bytes: the caller compares with the current quota.
-    pub(super) async fn resize(&self, at: &SubvolumeRef, quota: u64, permit: &Permit) -> Result<(), Error> {
+    pub(super) async fn resize(&self, at: &Subvolume, quota: u64, permit: &Permit) -> Result<(), Error> {
         let what = format!("set the quota of {} to {quota} bytes", at.shown());
         let mut args = args(at, &["resize"], &[&quota.to_string()]);
         args.push("--no_shrink".to_owned());
@@ -220,7 +215,7 @@ impl Subvolumes {
     }
 
     /// Refuses a subvolume that has snapshots, which were not to be deleted.
-    pub(super) async fn require_no_snapshots(&self, at: &SubvolumeRef) -> Result<(), Error> {
+    pub(super) async fn require_no_snapshots(&self, at: &Subvolume) -> Result<(), Error> {
         let what = format!("list the snapshots of {}", at.shown());
         let reply = self.call(Call::reads(what, args(at, &["snapshot", "ls"], &[]))).await?;
         let snapshots = names(&reply)?;
@@ -230,7 +225,7 @@ impl Subvolumes {
     }
 
     /// Gives the data to Ceph's own trash. Whether there was anything.
-    pub(super) async fn remove(&self, at: &SubvolumeRef, permit: &Permit) -> Result<bool, Error> {
+    pub(super) async fn remove(&self, at: &Subvolume, permit: &Permit) -> Result<bool, Error> {
         let call = Call::changes(format!("remove {}", at.shown()), args(at, &["rm"], &[]), permit);
         match self.call(call).await {
             Ok(_) => Ok(true),
@@ -248,7 +243,7 @@ impl Subvolumes {
     /// Naming a tenant is what makes Ceph tell the key, which spares the admin a right to read keys.
     pub(super) async fn authorize(
         &self,
-        at: &SubvolumeRef,
+        at: &Subvolume,
         user: &str,
         tenant: &str,
         permit: &Permit,
@@ -265,7 +260,7 @@ impl Subvolumes {
     /// module knows no such user.
     pub(super) async fn deauthorize(
         &self,
-        at: &SubvolumeRef,
+        at: &Subvolume,
         user: &str,
         permit: &Permit,
     ) -> Result<bool, Error> {
@@ -281,7 +276,7 @@ impl Subvolumes {
     }
 
     /// The users that were let in.
-    pub(super) async fn authorized(&self, at: &SubvolumeRef) -> Result<Vec<String>, Error> {
+    pub(super) async fn authorized(&self, at: &Subvolume) -> Result<Vec<String>, Error> {
         let what = format!("list the users of {}", at.shown());
         let reply = self.call(Call::reads(what, args(at, &["authorized_list"], &[]))).await?;
         let users: Vec<BTreeMap<String, String>> = reply.json()?.unwrap_or_default();
@@ -289,7 +284,7 @@ impl Subvolumes {
     }
 
     /// Ends the mounts of `user`, which would go on without rights until they reconnect.
-    pub(super) async fn evict(&self, at: &SubvolumeRef, user: &str, permit: &Permit) -> Result<(), Error> {
+    pub(super) async fn evict(&self, at: &Subvolume, user: &str, permit: &Permit) -> Result<(), Error> {
         let what = format!("end the mounts of user {user} of {}", at.shown());
         Ok(self.call(Call::changes(what, args(at, &["evict"], &[user]), permit)).await.map(drop)?)
     }
@@ -326,7 +321,7 @@ impl Subvolumes {
 }
 
 /// `fs subvolume <verb…> <fs> <name> <more…> --group_name <group>`.
-fn args(at: &SubvolumeRef, verb: &[&str], more: &[&str]) -> Vec<String> {
+fn args(at: &Subvolume, verb: &[&str], more: &[&str]) -> Vec<String> {
     let (command, place) = (["fs", "subvolume"], [at.fs.as_str(), &at.name]);
     let group = ["--group_name", &at.group];
     let parts: [&[&str]; 5] = [&command, verb, &place, more, &group];
@@ -365,9 +360,9 @@ mod tests {
         for (args, name) in answers {
             fake.expect(Tool::Ceph, args, Answer::documented(name));
         }
-        let kubernetes: Arc<dyn Kubernetes> = Keys::new("installation-1", crate::backend::ceph::fake::KEY);
+        let kube: Arc<dyn Kubernetes> = Keys::new("installation-1", crate::backend::ceph::fake::KEY);
         let admin = Admin { user: "admin".into(), secret: admin_secret() };
-        let subvolumes = Subvolumes::open(&kubernetes, &fake.cluster(), &admin).await.unwrap();
+        let subvolumes = Subvolumes::open(&kube, &fake.cluster(), &admin).await.unwrap();
         (fake, subvolumes)
     }
 
@@ -385,7 +380,7 @@ mod tests {
             (&["auth", "get", "*"], "ceph-auth-get-v20"),
         ])
         .await;
-        let at = SubvolumeRef { fs: "cephfs".into(), group: "berth".into(), name: "one".into() };
+        let at = Subvolume { fs: "cephfs".into(), group: "berth".into(), name: "one".into() };
         for (version, quota) in
             [("19", Some(8 << 20)), ("20, a clone", None), ("3 of subvolumes", Some(8 << 20))]
         {

@@ -10,7 +10,7 @@ use std::{
 };
 
 use super::{
-    info::{Found, SubvolumeRef},
+    info::{Found, Subvolume},
     mark::{self, Marks, Owner},
     names,
     purge::purge_due,
@@ -30,7 +30,7 @@ const UNMARKED: Duration = Duration::from_hours(24);
 
 /// The subvolumes that were made by this cluster, or are named by a UID and unmarked, and whose volumes are not known.
 pub(super) async fn list_uncommitted(work: &FsClient, known: Known<'_>) -> Result<Vec<Uncommitted>, Error> {
-    let Some(cluster) = work.kubernetes.cluster_ids() else {
+    let Some(cluster) = work.kube.cluster_ids() else {
         tracing::info!("not listing uncommitted volumes: the identity of this cluster is unknown");
         return Ok(Vec::new());
     };
@@ -38,7 +38,7 @@ pub(super) async fn list_uncommitted(work: &FsClient, known: Known<'_>) -> Resul
     let mut found = Vec::new();
     let candidates = candidates(work).await?;
     // What is still so is found so again.
-    work.store.memory().stuck.retain(|what, _| !what.starts_with(SubvolumeRef::KIND));
+    work.store.memory().stuck.retain(|what, _| !what.starts_with(Subvolume::KIND));
     let mut silent = 0;
     for at in candidates {
         let by_name = names::volume_of(&at.name);
@@ -98,7 +98,7 @@ const SILENT: usize = 3;
 
 /// What is written on a subvolume; `None` where it is gone, or where Ceph does not tell: one that is broken does not keep the
 /// others from being looked at. `silent` counts those that nothing was answered about.
-async fn look(work: &FsClient, at: &SubvolumeRef, silent: &mut usize) -> Result<Option<Marks>, Error> {
+async fn look(work: &FsClient, at: &Subvolume, silent: &mut usize) -> Result<Option<Marks>, Error> {
     match work.subvolumes.metadata(at).await {
         Ok(Found::Subvolume(metadata)) => Ok(Some(Marks::read(&metadata))),
         Ok(Found::OnlySnapshots | Found::NoSubvolume | Found::NoGroup) => Ok(None),
@@ -113,7 +113,7 @@ async fn look(work: &FsClient, at: &SubvolumeRef, silent: &mut usize) -> Result<
 }
 
 /// Every subvolume that may be ours, by its name.
-async fn candidates(work: &FsClient) -> Result<Vec<SubvolumeRef>, Error> {
+async fn candidates(work: &FsClient) -> Result<Vec<Subvolume>, Error> {
     let (mut filesystems, met) = {
         let memory = work.store.memory();
         (memory.filesystems.clone(), memory.groups.clone())
@@ -145,7 +145,7 @@ async fn candidates(work: &FsClient) -> Result<Vec<SubvolumeRef>, Error> {
                 let may_be_ours = names::subvolume(&name).is_some()
                     && (names::volume_of(&name).is_some() || (ours && names::is_deterministic(&name)));
                 if may_be_ours {
-                    candidates.push(SubvolumeRef { fs: fs.clone(), group: group.clone(), name });
+                    candidates.push(Subvolume { fs: fs.clone(), group: group.clone(), name });
                 }
             }
         }
@@ -189,7 +189,7 @@ pub(super) async fn rollback(
 }
 
 /// What to do about a subvolume that has no PV of ours. It may have another one: an archive that was restored has.
-fn advice(at: &SubvolumeRef) -> String {
+fn advice(at: &Subvolume) -> String {
     let [fs, group, name] = at.quoted();
     format!(
         "Ask the other users of this Ceph cluster whether it is theirs. If a PersistentVolume uses it: ceph fs subvolume metadata set {fs} \
@@ -200,7 +200,7 @@ fn advice(at: &SubvolumeRef) -> String {
 
 async fn remove_uncommitted(
     work: &FsClient,
-    at: &SubvolumeRef,
+    at: &Subvolume,
     uncommitted: &Uncommitted,
     permit: &Permit,
 ) -> Result<(), Error> {
@@ -215,7 +215,7 @@ async fn remove_uncommitted(
         Found::OnlySnapshots => return refuse("has snapshots that were retained".into()),
     };
     let marks = Marks::read(&metadata);
-    let cluster = work.kubernetes.cluster_ids();
+    let cluster = work.kube.cluster_ids();
     let mark = match &marks.owner {
         Owner::Claim(mark) if mark.uid == uncommitted.claim.uid && mark.is_of(cluster.as_ref()) => Some(mark),
         Owner::Claim(mark) => return refuse(format!("belongs to {}", mark.shown())),
@@ -258,7 +258,7 @@ async fn remove_uncommitted(
 /// Which of `volumes` are signed by nobody, since they were made before it was known which cluster this is, or by an older provisioner;
 /// and which are marked as archived or deleted.
 pub(super) async fn unregistered(work: &FsClient, volumes: &[KnownVolume]) -> Result<Vec<VolumeName>, Error> {
-    if work.kubernetes.cluster_ids().is_none() {
+    if work.kube.cluster_ids().is_none() {
         return Ok(Vec::new());
     }
     find_marked(work).await?;
@@ -275,7 +275,7 @@ pub(super) async fn unregistered(work: &FsClient, volumes: &[KnownVolume]) -> Re
 /// what is due is looked at again.
 pub(super) async fn collect_garbage(work: &FsClient, now: SystemTime, permit: &Permit) -> Result<(), Error> {
     // Without knowing who we are, nothing can be proven to be ours.
-    if work.kubernetes.cluster_ids().is_none() || !has_garbage(&work.store, now) {
+    if work.kube.cluster_ids().is_none() || !has_garbage(&work.store, now) {
         return Ok(());
     }
     work.identity().await?;
@@ -291,7 +291,7 @@ async fn find_marked(work: &FsClient) -> Result<(), Error> {
     }
     let (mut archives, mut deleted) = (BTreeMap::new(), BTreeMap::new());
     let (mut removed, mut unsigned) = (BTreeSet::new(), BTreeSet::new());
-    let cluster = work.kubernetes.cluster_ids();
+    let cluster = work.kube.cluster_ids();
     let mut silent = 0;
     for at in candidates(work).await? {
         let Some(marks) = look(work, &at, &mut silent).await? else { continue };

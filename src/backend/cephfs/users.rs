@@ -4,7 +4,7 @@
 //! business of `legacy`, save that they are removed by [`remove_confined`] as well.
 
 use super::{
-    info::SubvolumeRef,
+    info::Subvolume,
     mark::{self, Mark},
     work::FsClient,
 };
@@ -29,7 +29,7 @@ impl OwnUser<'_> {
     pub(super) async fn authorize_user(
         self,
         work: &FsClient,
-        at: &SubvolumeRef,
+        at: &Subvolume,
         uid: &str,
         volume: &VolumeName,
         permit: &Permit,
@@ -37,7 +37,7 @@ impl OwnUser<'_> {
         let key = work.subvolumes.authorize(at, self.user, uid, permit).await?;
         not_left(work, self.user);
         permit.check()?;
-        work.kubernetes.put(self.secret, &secrets(self.form, self.user, key.reveal()), volume).await
+        work.kube.put(self.secret, &secrets(self.form, self.user, key.reveal()), volume).await
     }
 
     /// The same for a user that was let in before.
@@ -48,7 +48,7 @@ impl OwnUser<'_> {
     pub(super) async fn reauthorize_user(
         self,
         work: &FsClient,
-        at: &SubvolumeRef,
+        at: &Subvolume,
         mark: &Mark,
         volume: &VolumeName,
         permit: &Permit,
@@ -61,7 +61,7 @@ impl OwnUser<'_> {
     pub(super) async fn authorize_without_secret(
         self,
         work: &FsClient,
-        at: &SubvolumeRef,
+        at: &Subvolume,
         mark: &Mark,
         permit: &Permit,
     ) -> Result<(), Error> {
@@ -103,7 +103,7 @@ pub(super) fn values<'a>(form: Form, user: &'a str, key: &'a str) -> Vec<(&'stat
 /// were let in still has that one.
 pub(super) async fn revoke(
     work: &FsClient,
-    at: &SubvolumeRef,
+    at: &Subvolume,
     user: &str,
     permit: &Permit,
 ) -> Result<bool, Error> {
@@ -131,7 +131,7 @@ pub(super) async fn revoke(
 /// administrator let in since.
 pub(super) async fn delete_user_and_secret(
     work: &FsClient,
-    at: &SubvolumeRef,
+    at: &Subvolume,
     mark: &Mark,
     archived: bool,
     permit: &Permit,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{
-    info::{Found, SubvolumeRef},
+    info::{Found, Subvolume},
     mark::{Mark, Marks, Owner},
     names,
     store::Store,
@@ -36,7 +36,7 @@ pub(super) struct Marked {
 /// A cluster, and the means to work on it.
 pub(super) struct FsClient {
     pub(super) store: Arc<Store>,
-    pub(super) kubernetes: Arc<dyn Kubernetes>,
+    pub(super) kube: Arc<dyn Kubernetes>,
     pub(super) subvolumes: Subvolumes,
     locks: KeyedLocks<VolumeName>,
 }
@@ -44,25 +44,25 @@ pub(super) struct FsClient {
 impl FsClient {
     pub(super) async fn new(
         store: Arc<Store>,
-        kubernetes: &Arc<dyn Kubernetes>,
+        kube: &Arc<dyn Kubernetes>,
         admin: Admin,
         locks: KeyedLocks<VolumeName>,
     ) -> Result<Self, Error> {
-        let subvolumes = Subvolumes::open(kubernetes, &store.cluster, &admin).await?;
+        let subvolumes = Subvolumes::open(kube, &store.cluster, &admin).await?;
         store.memory().admin = Some(admin);
-        Ok(Self { store, kubernetes: Arc::clone(kubernetes), subvolumes, locks })
+        Ok(Self { store, kube: Arc::clone(kube), subvolumes, locks })
     }
 
     /// What is written on a subvolume that is marked as this cluster's, while its volume is held: nothing else can be done to it.
     /// `None` where there is none.
-    pub(super) async fn try_lock(&self, at: &SubvolumeRef) -> Result<Option<Marked>, Error> {
+    pub(super) async fn try_lock(&self, at: &Subvolume) -> Result<Option<Marked>, Error> {
         let mut name = names::volume_of(&at.name);
         loop {
             let held = name.as_ref().map(|name| try_lock(&self.locks, name)).transpose()?;
             let Found::Subvolume(metadata) = self.subvolumes.metadata(at).await? else { return Ok(None) };
             let marks = Marks::read(&metadata);
             let Owner::Claim(mark) = marks.owner.clone() else { return Ok(None) };
-            if !mark.is_of(self.kubernetes.cluster_ids().as_ref()) {
+            if !mark.is_of(self.kube.cluster_ids().as_ref()) {
                 return Ok(None);
             }
             // Not every name tells of which volume it is.
@@ -131,7 +131,7 @@ impl FsClient {
     /// Whether the subvolume certainly does not exist; from now on it may.
     ///
     /// A list of the group, once in a term, spares asking for each name.
-    pub(super) async fn is_new(&self, at: &SubvolumeRef) -> Result<bool, Error> {
+    pub(super) async fn is_new(&self, at: &Subvolume) -> Result<bool, Error> {
         let group = (at.fs.clone(), at.group.clone());
         if let Some(present) = self.store.memory().present.get_mut(&group) {
             return Ok(present.insert(&at.name));
@@ -175,7 +175,7 @@ impl FsClient {
 
     /// Forgets a Secret that we kept. One that is not ours by now is left where it is.
     pub(super) async fn forget(&self, secret: &SecretName, owner: &VolumeName) -> Result<(), Error> {
-        match self.kubernetes.delete(secret, owner).await {
+        match self.kube.delete(secret, owner).await {
             Err(error) if error.kind() == Kind::Refused => {
                 tracing::warn!(%secret, volume = %owner, error = error.chain(), "a Secret was left where it is");
                 let why = "it was not made by this provisioner; remove it by hand if it is not used";

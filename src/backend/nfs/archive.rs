@@ -8,7 +8,7 @@ use jiff::Timestamp;
 
 use super::{
     entry::stamp,
-    moves::{self, ActiveRecord, PathState, here},
+    moves::{self, ActiveRecord, PathState, path_state},
     op_error::{OpError, fail},
     parents::{make_parents, remove_parents},
     path_pattern,
@@ -23,39 +23,35 @@ const NAMES: u32 = 1000;
 
 /// Chooses a place for the archive where nothing is and that is not within anything that we did not make, writes it into the
 /// record, and makes it ours.
-pub(super) fn choose(
-    work: &ExportOp<'_>,
-    active_record: &mut ActiveRecord,
-    at: Timestamp,
-) -> Result<(), OpError> {
-    let mut known = active_record.marker.archive.take();
+pub(super) fn choose(work: &ExportOp<'_>, active: &mut ActiveRecord, at: Timestamp) -> Result<(), OpError> {
+    let mut known = active.marker.archive.take();
     let time = stamp(at);
     // One that was brought back gets another name than before.
-    for number in u32::from(active_record.marker.unarchived)..NAMES {
+    for number in u32::from(active.marker.unarchived)..NAMES {
         let target = match known.take() {
             Some(archive) if free(work, &archive.path)? => archive.path,
             Some(archive) => {
-                places::vacate(work, &active_record.marker, &archive.path)?;
+                places::vacate(work, &active.marker, &archive.path)?;
                 continue;
             }
-            None => match next_free(work, &active_record.marker, number, &time)? {
+            None => match next_free(work, &active.marker, number, &time)? {
                 Some(target) => target,
                 None => continue,
             },
         };
         let archive = Archive { path: target.clone(), at };
-        let marker = Marker { archive: Some(archive), ..active_record.marker.clone() };
-        work.changes.write(&active_record.file(), &marker.to_json())?;
-        active_record.marker = marker;
+        let marker = Marker { archive: Some(archive), ..active.marker.clone() };
+        work.changes.write(&active.file(), &marker.to_json())?;
+        active.marker = marker;
         if !work.context.enforces(Rule::Places) {
             return Ok(());
         }
-        match places::occupy(work, &active_record.marker, &active_record.file(), &target, false)? {
+        match places::occupy(work, &active.marker, &active.file(), &target, false)? {
             Occupied::Free | Occupied::Joined(_) => return Ok(()),
-            Occupied::Taken(_) => active_record.marker.archive = None,
+            Occupied::Taken(_) => active.marker.archive = None,
         }
     }
-    fail(Kind::Conflict, format!("there is no free name for the archive of {}", active_record.marker.path))
+    fail(Kind::Conflict, format!("there is no free name for the archive of {}", active.marker.path))
 }
 
 /// The free one of the names with this number.
@@ -87,30 +83,30 @@ fn next_free(
 /// Whether nothing is at `path`, and what is above was made by us as a parent: never within somebody's data.
 fn free(work: &ExportOp<'_>, path: &RelativePath) -> Result<bool, OpError> {
     for parent in path.parents() {
-        match here(work, &parent)? {
+        match path_state(work, &parent)? {
             PathState::Nothing => return Ok(true),
             PathState::Directory(_)
                 if work.root.entry(&record::parent_note(&parent))? == Entry::Directory => {}
             PathState::Directory(_) | PathState::Other => return Ok(false),
         }
     }
-    Ok(here(work, path)? == PathState::Nothing)
+    Ok(path_state(work, path)? == PathState::Nothing)
 }
 
 /// Moves what is in the trash, on its way to the archive, to where the record says, and makes the record that of the archive.
 pub(super) fn settle(
     work: &ExportOp<'_>,
-    active_record: &ActiveRecord,
+    active: &ActiveRecord,
     entry: &str,
     inode: u64,
 ) -> Result<String, OpError> {
-    let Some(archive) = &active_record.marker.archive else {
+    let Some(archive) = &active.marker.archive else {
         return fail(Kind::Internal, format!("nothing says where {entry} is to be archived"));
     };
     if !make_parents(work, &archive.path)? {
         return fail(Kind::Unavailable, "a directory of the archive disappeared while it was made");
     }
-    if here(work, &archive.path)? != PathState::Nothing {
+    if path_state(work, &archive.path)? != PathState::Nothing {
         let path = &archive.path;
         return fail(
             Kind::Conflict,
@@ -120,15 +116,15 @@ pub(super) fn settle(
         );
     }
     moves::moved(work, &moves::in_trash(entry), &archive.path, inode)?;
-    finish(work, active_record)
+    finish(work, active)
 }
 
 /// Makes the record of a volume that is in its archive that of the archive.
-pub(super) fn finish(work: &ExportOp<'_>, active_record: &ActiveRecord) -> Result<String, OpError> {
-    let name = active_record.marker.id.name();
-    work.changes.rename(&active_record.file(), &record::file(ARCHIVED, name))?;
-    moves::forget_moved(work, &active_record.marker)?;
-    Ok(active_record.marker.archive.as_ref().map(|archive| archive.path.to_string()).unwrap_or_default())
+pub(super) fn finish(work: &ExportOp<'_>, active: &ActiveRecord) -> Result<String, OpError> {
+    let name = active.marker.id.name();
+    work.changes.rename(&active.file(), &record::file(ARCHIVED, name))?;
+    moves::forget_moved(work, &active.marker)?;
+    Ok(active.marker.archive.as_ref().map(|archive| archive.path.to_string()).unwrap_or_default())
 }
 
 /// Gives up the place of an archive that is not there, or no longer.

@@ -11,7 +11,7 @@ use super::{
     class::{Existing, Plan},
     commit::{give_up, undo_intent, write_record},
     export::NAME,
-    moves::{PathState, here},
+    moves::{PathState, path_state},
     op_error::{OpError, fail},
     parents::make_parents,
     path_pattern,
@@ -142,7 +142,7 @@ impl Creation<'_> {
             Occupied::Taken(other) => return self.taken(&other),
         };
         if there.is_some() {
-            if here(work, path)? == PathState::Nothing {
+            if path_state(work, path)? == PathState::Nothing {
                 // The last of those who shared it removed it before the place was ours.
                 return Ok(Attempt::Again);
             }

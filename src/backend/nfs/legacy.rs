@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use super::{
     export::NAME,
     mounted,
-    moves::{self, ActiveRecord, PathState, here},
+    moves::{self, ActiveRecord, PathState, path_state},
     op_error::{OpError, fail, is_elsewhere, unless_full},
     path_pattern::Pattern,
     places::{self, Occupant, Relation},
@@ -28,7 +28,7 @@ pub(super) fn remove(
     removal: &Removal,
     path: &RelativePath,
 ) -> Result<Removed, OpError> {
-    let inode = match here(work, path) {
+    let inode = match path_state(work, path) {
         // The rest is found out where it lies.
         Err(error) if is_elsewhere(&error) => None,
         Err(error) => return Err(error),
@@ -59,19 +59,19 @@ pub(super) fn remove(
     let file = record::file(VOLUMES, &removal.name);
     let patterned = is_patterned(removal, path);
     prove::unrecorded(&file.to_string(), removal, path, patterned, cluster.as_ref())?;
-    let active_record = ActiveRecord { folder: VOLUMES, marker };
+    let active = ActiveRecord { folder: VOLUMES, marker };
     let written = unless_full(work.ensure_layout())?.is_some()
-        && unless_full(work.changes.write(&file, &active_record.marker.to_json()))?.is_some();
+        && unless_full(work.changes.write(&file, &active.marker.to_json()))?.is_some();
     if let (false, Some(inode)) = (written, inode) {
-        return on_full_export(work, removal, &active_record.marker, inode);
+        return on_full_export(work, removal, &active.marker, inode);
     }
     if !written {
         let message = "the export is full, and the volume lies in a file system below it; free some space in the export";
         return fail(Kind::Exhausted, message);
     }
     work.context.index.add(&removal.name, path);
-    let marker = active_record.marker.clone();
-    let removed = Removing { work, removal, active_record }.run();
+    let marker = active.marker.clone();
+    let removed = Removing { work, removal, active }.run();
     if let Err(OpError::Reported(error)) = &removed
         && error.kind() == Kind::Refused
     {
@@ -120,8 +120,8 @@ fn on_full_export(
         let why = occupant.explained(&marker.path);
         return fail(Kind::Refused, format!("{why}; nothing was touched"));
     }
-    let now = work.context.kubernetes.now().and_then(|now| Timestamp::try_from(now).ok());
-    let keep = removal.pv_metadata.retention.unwrap_or_else(|| work.context.kubernetes.trash_retention());
+    let now = work.context.kube.now().and_then(|now| Timestamp::try_from(now).ok());
+    let keep = removal.pv_metadata.retention.unwrap_or_else(|| work.context.kube.trash_retention());
     recorded::move_as_whole(work, marker, inode, now.unwrap_or_else(Timestamp::now), keep)?;
     work.context.trash.added();
     Ok(Removed::Trashed)

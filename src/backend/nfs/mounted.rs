@@ -6,7 +6,7 @@
 //! of the export finds what lies elsewhere.
 
 use super::{
-    moves::{self, PathState, here},
+    moves::{self, PathState, path_state},
     op_error::{OpError, fail},
     record::{BASE, Marker, TRASH, Trashed},
     work::ExportOp,
@@ -66,7 +66,7 @@ pub(super) fn check(
         return fail(Kind::Refused, message);
     }
     within(work, below, |inner| {
-        if here(inner, &[BASE, "export.json"])? == PathState::Nothing {
+        if path_state(inner, &[BASE, "export.json"])? == PathState::Nothing {
             return Ok(());
         }
         let message = format!(
@@ -85,7 +85,7 @@ pub(super) fn finish(work: &ExportOp<'_>, marker: &Marker) -> Result<Removed, Op
     }
     let inside = &RelativePath::from(marker.path.get(below.len()..).unwrap_or_default());
     within(work, below, |inner| {
-        if here(inner, inside)? == PathState::Directory(*inode) {
+        if path_state(inner, inside)? == PathState::Directory(*inode) {
             inner.changes.make_directory(&[BASE], 0o700)?;
             inner.changes.make_directory(&[BASE, TRASH], 0o700)?;
             moves::moved(inner, inside, &moves::in_trash(entry), *inode)?;
@@ -99,10 +99,10 @@ pub(super) fn back(work: &ExportOp<'_>, marker: &Marker) -> Result<bool, OpError
     let Some(Trashed { entry, inode, below, .. }) = &marker.trash else { return Ok(false) };
     let inside = &RelativePath::from(marker.path.get(below.len()..).unwrap_or_default());
     within(work, below, |inner| {
-        if here(inner, inside)? == PathState::Directory(*inode) {
+        if path_state(inner, inside)? == PathState::Directory(*inode) {
             return Ok(true);
         }
-        if here(inner, &moves::in_trash(entry))? != PathState::Directory(*inode) {
+        if path_state(inner, &moves::in_trash(entry))? != PathState::Directory(*inode) {
             return Ok(false);
         }
         moves::move_home(inner, inside, &moves::in_trash(entry), *inode).map(|()| true)

@@ -42,7 +42,7 @@ impl ActiveRecord {
 }
 
 /// Looks at a path, asking the server.
-pub(super) fn here<S: AsRef<str>>(work: &ExportOp<'_>, path: &[S]) -> Result<PathState, OpError> {
+pub(super) fn path_state<S: AsRef<str>>(work: &ExportOp<'_>, path: &[S]) -> Result<PathState, OpError> {
     match work.root.see_fresh(path) {
         Ok(None) => Ok(PathState::Nothing),
         Ok(Some(seen)) => Ok(match seen.entry {
@@ -93,7 +93,7 @@ pub(super) fn entry_of(
 ) -> Result<Option<String>, OpError> {
     for entry in work.root.names(&[BASE, TRASH])? {
         let is_entry = !entry.starts_with('.') && entry.strip_suffix(".json").is_none();
-        if !is_entry || here(work, &in_trash(&entry))? != PathState::Directory(inode) {
+        if !is_entry || path_state(work, &in_trash(&entry))? != PathState::Directory(inode) {
             continue;
         }
         // A number of a directory that was purged may be given to another one.
@@ -115,7 +115,7 @@ pub(super) fn entry_at_top(
         if let Name::SelfDescribingName(whole) = Name::read(name)
             && whole.volume == *volume
             && whole.inode == inode
-            && here(work, &[&top])? == PathState::Directory(inode)
+            && path_state(work, &[&top])? == PathState::Directory(inode)
         {
             return Ok(Some(entry::at_top("", &top)));
         }
@@ -128,24 +128,24 @@ pub(super) fn entry_at_top(
 /// rename(2) replaces an empty directory.
 pub(super) fn rename_entry(
     work: &ExportOp<'_>,
-    active_record: &mut ActiveRecord,
+    active: &mut ActiveRecord,
     entry: &str,
     inode: u64,
 ) -> Result<String, OpError> {
-    let Some(trash) = active_record.marker.trash.clone() else { return Ok(entry.to_owned()) };
+    let Some(trash) = active.marker.trash.clone() else { return Ok(entry.to_owned()) };
     if !work.context.enforces(Rule::Inode) {
         return Ok(entry.to_owned());
     }
-    let fresh = entry::recorded(active_record.marker.id.name(), trash.at);
+    let fresh = entry::recorded(active.marker.id.name(), trash.at);
     work.context.trash.moving(&fresh);
     // A full export may not take it.
     if unless_full(moved(work, &in_trash(entry), &in_trash(&fresh), inode))?.is_none() {
         return Ok(entry.to_owned());
     }
     let trash = Trashed { entry: fresh.clone(), inode, ..trash };
-    let marker = Marker { trash: Some(trash), ..active_record.marker.clone() };
-    if unless_full(work.changes.write(&active_record.file(), &marker.to_json()))?.is_some() {
-        active_record.marker = marker;
+    let marker = Marker { trash: Some(trash), ..active.marker.clone() };
+    if unless_full(work.changes.write(&active.file(), &marker.to_json()))?.is_some() {
+        active.marker = marker;
     }
     Ok(fresh)
 }
@@ -163,7 +163,7 @@ pub(super) fn moved(
         return Ok(result?);
     }
     let arrived = match result {
-        Ok(()) => here(work, to)?,
+        Ok(()) => path_state(work, to)?,
         Err(failure) => return Err(failure.into()),
     };
     if arrived == PathState::Directory(inode) {
@@ -187,7 +187,7 @@ pub(super) fn moved(
         found = another,
         "a delayed rename moved the wrong directory; moving it back"
     );
-    if here(work, from)? == PathState::Nothing {
+    if path_state(work, from)? == PathState::Nothing {
         work.changes.rename(to, from)?;
     }
     fail(
@@ -227,7 +227,7 @@ pub(super) fn nothing_at(
     path: &RelativePath,
     from: &RelativePath,
 ) -> Result<(), OpError> {
-    if here(work, path)? == PathState::Nothing {
+    if path_state(work, path)? == PathState::Nothing {
         return Ok(());
     }
     fail(

@@ -11,7 +11,7 @@ use super::{
     archive,
     entry::{self, SelfDescribingName},
     mounted,
-    moves::{self, ActiveRecord, PathState, here},
+    moves::{self, ActiveRecord, PathState, path_state},
     op_error::{OpError, fail, is_full, unless_full},
     parents::remove_parents,
     places::{self, Leaving, Occupied},
@@ -30,31 +30,31 @@ use crate::{
 pub(super) struct Removing<'a> {
     pub(super) work: &'a ExportOp<'a>,
     pub(super) removal: &'a Removal,
-    pub(super) active_record: ActiveRecord,
+    pub(super) active: ActiveRecord,
 }
 
 impl Removing<'_> {
     pub(super) fn run(mut self) -> Result<Removed, OpError> {
-        let disposal = self.removal.disposal.of(self.active_record.marker.origin).of(self.removal.origin);
+        let disposal = self.removal.disposal.of(self.active.marker.origin).of(self.removal.origin);
         if disposal == Disposal::Retain {
             return self.keep();
         }
         let by_inode = self.work.context.enforces(Rule::Inode);
-        let inode = match stage(self.work, &self.active_record.marker)? {
+        let inode = match stage(self.work, &self.active.marker)? {
             Stage::InPlace(inode) => inode,
             Stage::Another { found, recorded } => self.accepted(found, recorded)?,
             Stage::InTrash { entry, inode } => return self.resume(disposal, &entry, inode),
-            Stage::Archived(inode) if self.active_record.marker.unarchived && by_inode => {
+            Stage::Archived(inode) if self.active.marker.unarchived && by_inode => {
                 return self.leave_archive(disposal, inode);
             }
             Stage::Archived(_) => {
-                leave_place(self.work, &self.active_record.marker)?;
-                return Ok(Removed::Archived(archive::finish(self.work, &self.active_record)?));
+                leave_place(self.work, &self.active.marker)?;
+                return Ok(Removed::Archived(archive::finish(self.work, &self.active)?));
             }
             Stage::Missing => return self.missing(disposal),
             Stage::Mounted { inode, below } => return self.on_mount(disposal, inode, &below),
             Stage::NotADirectory => {
-                let path = &self.active_record.marker.path;
+                let path = &self.active.marker.path;
                 let message = format!("{path} is not a directory, but a file or a link; nothing was touched");
                 return fail(Kind::Refused, message);
             }
@@ -65,25 +65,25 @@ impl Removing<'_> {
         match disposal {
             Disposal::Archive => {
                 self.sign(inode)?;
-                archive::choose(self.work, &mut self.active_record, Timestamp::now())?;
+                archive::choose(self.work, &mut self.active, Timestamp::now())?;
             }
             Disposal::Delete | Disposal::Retain => {
-                archive::give_up(self.work, &self.active_record.marker)?;
-                self.active_record.marker.archive = None;
+                archive::give_up(self.work, &self.active.marker)?;
+                self.active.marker.archive = None;
             }
         }
         let entry = self.move_to_trash(inode)?;
-        finish(self.work, &mut self.active_record, &entry, inode)
+        finish(self.work, &mut self.active, &entry, inode)
     }
 
     /// The directory at the place is another one than was recorded. An administrator may say that it is right.
     fn accepted(&self, found: u64, recorded: u64) -> Result<u64, OpError> {
-        let marker = &self.active_record.marker;
+        let marker = &self.active.marker;
         let owner = marker.cluster.as_deref().unwrap_or(UNRECORDED);
         if self.removal.pv_metadata.take_over.as_deref() == Some(owner) {
             return Ok(found);
         }
-        let (path, file) = (&marker.path, self.active_record.file());
+        let (path, file) = (&marker.path, self.active.file());
         let command = take_over(&self.removal.name, owner);
         fail(
             Kind::Refused,
@@ -96,7 +96,7 @@ impl Removing<'_> {
 
     /// Makes sure that nothing of any cluster lies at, above or below the directory; `false` where others share it.
     fn clear_way(&self) -> Result<bool, OpError> {
-        let (work, marker) = (self.work, &self.active_record.marker);
+        let (work, marker) = (self.work, &self.active.marker);
         if !work.context.enforces(Rule::Places) {
             return Ok(true);
         }
@@ -104,7 +104,7 @@ impl Removing<'_> {
             let why = occupant.explained(&marker.path);
             fail(Kind::Refused, format!("{why}; nothing was touched"))
         };
-        let noted = places::occupy(work, marker, &self.active_record.file(), &marker.path, marker.shared);
+        let noted = places::occupy(work, marker, &self.active.file(), &marker.path, marker.shared);
         match unless_full(noted)? {
             Some(Occupied::Taken(occupant)) => return refused(&occupant),
             Some(Occupied::Free | Occupied::Joined(_)) => {}
@@ -120,7 +120,7 @@ impl Removing<'_> {
 
     /// Whether nobody shares the directory any more, and nobody can come.
     fn leaves_last(&self) -> Result<bool, OpError> {
-        let (work, marker) = (self.work, &self.active_record.marker);
+        let (work, marker) = (self.work, &self.active.marker);
         Ok(match unless_full(places::leave_shared(work, marker, &marker.path))? {
             Some(Leaving::Last | Leaving::NotThere) => true,
             Some(Leaving::Others(_)) => false,
@@ -134,7 +134,7 @@ impl Removing<'_> {
     /// The record as it is from now on: of this object, this cluster, this claim.
     fn signed(&self, inode: u64) -> Result<Marker, OpError> {
         let (work, removal) = (self.work, self.removal);
-        let marker = &self.active_record.marker;
+        let marker = &self.active.marker;
         let uid = removal.pv_metadata.known_uid().map(String::from);
         Ok(Marker {
             claim: removal.claim.clone(),
@@ -148,16 +148,16 @@ impl Removing<'_> {
     }
 
     fn sign(&mut self, inode: u64) -> Result<(), OpError> {
-        self.active_record.marker = self.signed(inode)?;
+        self.active.marker = self.signed(inode)?;
         Ok(())
     }
 
     /// What the record is to say of the removal.
     fn trashed(&self, inode: u64) -> Trashed {
-        let kubernetes = &self.work.context.kubernetes;
-        let now = kubernetes.now().and_then(|now| Timestamp::try_from(now).ok());
+        let kube = &self.work.context.kube;
+        let now = kube.now().and_then(|now| Timestamp::try_from(now).ok());
         let at = now.unwrap_or_else(Timestamp::now);
-        let keep = self.removal.pv_metadata.retention.unwrap_or_else(|| kubernetes.trash_retention());
+        let keep = self.removal.pv_metadata.retention.unwrap_or_else(|| kube.trash_retention());
         Trashed {
             entry: entry::recorded(&self.removal.name, at),
             inode,
@@ -176,15 +176,15 @@ impl Removing<'_> {
         let (entry, at, keep) = (trash.entry.clone(), trash.at, Duration::from_secs(trash.keep));
         let marker = Marker { trash: Some(trash), ..self.signed(inode)? };
         work.context.trash.moving(&entry);
-        let written = unless_full(work.changes.write(&self.active_record.file(), &marker.to_json()))?;
+        let written = unless_full(work.changes.write(&self.active.file(), &marker.to_json()))?;
         if written.is_some() {
-            self.active_record.marker = marker;
-            let path = &self.active_record.marker.path;
+            self.active.marker = marker;
+            let path = &self.active.marker.path;
             if unless_full(moves::moved(work, path, &moves::in_trash(&entry), inode))?.is_some() {
                 return Ok(entry);
             }
         }
-        if self.active_record.marker.archive.is_some() {
+        if self.active.marker.archive.is_some() {
             let message = "the export is full: there is no room for an archive. Free some space, or have the volume deleted";
             return fail(Kind::Exhausted, message);
         }
@@ -194,38 +194,34 @@ impl Removing<'_> {
 
     /// Goes on with a volume that an earlier call moved to the trash.
     fn resume(mut self, disposal: Disposal, entry: &str, inode: u64) -> Result<Removed, OpError> {
-        let entry = moves::rename_entry(self.work, &mut self.active_record, entry, inode)?;
+        let entry = moves::rename_entry(self.work, &mut self.active, entry, inode)?;
         // Between the move and now a call that was delayed may have let others in.
-        if self.active_record.marker.shared
-            && self.work.context.enforces(Rule::Places)
-            && !self.leaves_last()?
-        {
-            restore::back_from_trash(self.work, &self.active_record, &entry, inode)?;
+        if self.active.marker.shared && self.work.context.enforces(Rule::Places) && !self.leaves_last()? {
+            restore::back_from_trash(self.work, &self.active, &entry, inode)?;
             return self.forget(Removed::Kept);
         }
-        if disposal != Disposal::Archive || self.active_record.marker.unarchived {
+        if disposal != Disposal::Archive || self.active.marker.unarchived {
             self.no_archive()?;
         }
-        if disposal == Disposal::Archive && self.active_record.marker.archive.is_none() {
-            archive::choose(self.work, &mut self.active_record, Timestamp::now())?;
+        if disposal == Disposal::Archive && self.active.marker.archive.is_none() {
+            archive::choose(self.work, &mut self.active, Timestamp::now())?;
         }
-        finish(self.work, &mut self.active_record, &entry, inode)
+        finish(self.work, &mut self.active, &entry, inode)
     }
 
     /// Removes a volume once more that was to be brought back from its archive: by a call that may hang, and would put it into
     /// the place of the next volume. So it leaves the archive, and goes to one of another name.
     fn leave_archive(mut self, disposal: Disposal, inode: u64) -> Result<Removed, OpError> {
         let work = self.work;
-        let Some(target) = self.active_record.marker.archive.as_ref().map(|archive| archive.path.clone())
-        else {
+        let Some(target) = self.active.marker.archive.as_ref().map(|archive| archive.path.clone()) else {
             return fail(Kind::Internal, format!("nothing says where {} is archived", self.removal.name));
         };
         let trash = self.trashed(inode);
         let entry = trash.entry.clone();
         let marker = Marker { trash: Some(trash), ..self.signed(inode)? };
         work.context.trash.moving(&entry);
-        work.changes.write(&self.active_record.file(), &marker.to_json())?;
-        self.active_record.marker = marker;
+        work.changes.write(&self.active.file(), &marker.to_json())?;
+        self.active.marker = marker;
         moves::moved(work, &target, &moves::in_trash(&entry), inode)?;
         self.no_archive()?;
         self.resume(disposal, &entry, inode)
@@ -234,7 +230,7 @@ impl Removing<'_> {
     /// Removes a volume in another file system: to the trash there, once the record lies in the export's.
     fn on_mount(mut self, disposal: Disposal, inode: u64, below: &[String]) -> Result<Removed, OpError> {
         let work = self.work;
-        mounted::check(work, &self.active_record.marker, below, disposal == Disposal::Archive)?;
+        mounted::check(work, &self.active.marker, below, disposal == Disposal::Archive)?;
         if !self.clear_way()? {
             return self.forget(Removed::Kept);
         }
@@ -244,25 +240,25 @@ impl Removing<'_> {
         // Inodes are those of that file system, whatever the export's own are.
         let marker =
             Marker { trash: Some(trash), inode: None, base: None, archive: None, ..self.signed(inode)? };
-        work.changes.write(&self.active_record.file(), &marker.to_json())?;
-        self.active_record.marker = marker;
-        places::vacate(work, &self.active_record.marker, &self.active_record.marker.path)?;
-        work.changes.rename(&self.active_record.file(), &moves::trash_record(&entry))?;
-        moves::forget_moved(work, &self.active_record.marker)?;
-        let removed = mounted::finish(work, &self.active_record.marker)?;
+        work.changes.write(&self.active.file(), &marker.to_json())?;
+        self.active.marker = marker;
+        places::vacate(work, &self.active.marker, &self.active.marker.path)?;
+        work.changes.rename(&self.active.file(), &moves::trash_record(&entry))?;
+        moves::forget_moved(work, &self.active.marker)?;
+        let removed = mounted::finish(work, &self.active.marker)?;
         work.context.trash.added();
         Ok(removed)
     }
 
     /// It was to be archived there, and is to be deleted now, or to be archived elsewhere.
     fn no_archive(&mut self) -> Result<(), OpError> {
-        if self.active_record.marker.archive.is_none() {
+        if self.active.marker.archive.is_none() {
             return Ok(());
         }
-        let marker = Marker { archive: None, ..self.active_record.marker.clone() };
-        if unless_full(self.work.changes.write(&self.active_record.file(), &marker.to_json()))?.is_some() {
-            archive::give_up(self.work, &self.active_record.marker)?;
-            self.active_record.marker = marker;
+        let marker = Marker { archive: None, ..self.active.marker.clone() };
+        if unless_full(self.work.changes.write(&self.active.file(), &marker.to_json()))?.is_some() {
+            archive::give_up(self.work, &self.active.marker)?;
+            self.active.marker = marker;
         }
         Ok(())
     }
@@ -270,7 +266,7 @@ impl Removing<'_> {
     /// Neither at its place nor where the record says: perhaps a call that was delayed moved it.
     fn missing(mut self, disposal: Disposal) -> Result<Removed, OpError> {
         let (work, name) = (self.work, &self.removal.name);
-        let inode = self.active_record.marker.inode_in(work.base()?);
+        let inode = self.active.marker.inode_in(work.base()?);
         let entry = match inode {
             Some(inode) => moves::entry_of(work, name, inode)?,
             None => None,
@@ -286,8 +282,8 @@ impl Removing<'_> {
             let entry = entry.unwrap_or_else(|| trash.entry.clone());
             let trash = Trashed { entry: entry.clone(), ..trash };
             let marker = Marker { trash: Some(trash), ..self.signed(inode)? };
-            work.changes.write(&self.active_record.file(), &marker.to_json())?;
-            self.active_record.marker = marker;
+            work.changes.write(&self.active.file(), &marker.to_json())?;
+            self.active.marker = marker;
             if let Some(top) = top {
                 work.context.trash.moving(&entry);
                 moves::moved(work, &top, &moves::in_trash(&entry), inode)?;
@@ -295,20 +291,20 @@ impl Removing<'_> {
             }
             return self.resume(disposal, &entry, inode);
         }
-        archive::give_up(work, &self.active_record.marker)?;
-        leave_place(work, &self.active_record.marker)?;
+        archive::give_up(work, &self.active.marker)?;
+        leave_place(work, &self.active.marker)?;
         self.forget(Removed::Absent)
     }
 
     /// Leaves the bytes where they are. What was moved already goes back first.
     fn keep(self) -> Result<Removed, OpError> {
-        restore::cancel(self.work, &self.active_record, None)?;
-        unless_full(places::vacate(self.work, &self.active_record.marker, &self.active_record.marker.path))?;
+        restore::cancel(self.work, &self.active, None)?;
+        unless_full(places::vacate(self.work, &self.active.marker, &self.active.marker.path))?;
         self.forget(Removed::Kept)
     }
 
     fn forget(&self, removed: Removed) -> Result<Removed, OpError> {
-        moves::forget(self.work, &self.active_record.marker)?;
+        moves::forget(self.work, &self.active.marker)?;
         Ok(removed)
     }
 }
@@ -316,18 +312,18 @@ impl Removing<'_> {
 /// Does what remains once the directory lies in the trash.
 pub(super) fn finish(
     work: &ExportOp<'_>,
-    active_record: &mut ActiveRecord,
+    active: &mut ActiveRecord,
     entry: &str,
     inode: u64,
 ) -> Result<Removed, OpError> {
-    leave_place(work, &active_record.marker)?;
-    if let Some(archive) = active_record.marker.archive.clone() {
-        if here(work, &archive.path)? != PathState::Nothing {
-            archive::choose(work, active_record, archive.at)?;
+    leave_place(work, &active.marker)?;
+    if let Some(archive) = active.marker.archive.clone() {
+        if path_state(work, &archive.path)? != PathState::Nothing {
+            archive::choose(work, active, archive.at)?;
         }
-        return Ok(Removed::Archived(archive::settle(work, active_record, entry, inode)?));
+        return Ok(Removed::Archived(archive::settle(work, active, entry, inode)?));
     }
-    put_record(work, active_record, entry)?;
+    put_record(work, active, entry)?;
     work.context.trash.added();
     Ok(Removed::Trashed)
 }
@@ -340,19 +336,15 @@ fn leave_place(work: &ExportOp<'_>, marker: &Marker) -> Result<(), OpError> {
 }
 
 /// Moves the record of a removed volume beside its entry. A full export may not take it: then the name tells.
-pub(super) fn put_record(
-    work: &ExportOp<'_>,
-    active_record: &ActiveRecord,
-    entry: &str,
-) -> Result<(), OpError> {
-    match unless_full(work.changes.rename(&active_record.file(), &moves::trash_record(entry))) {
+pub(super) fn put_record(work: &ExportOp<'_>, active: &ActiveRecord, entry: &str) -> Result<(), OpError> {
+    match unless_full(work.changes.rename(&active.file(), &moves::trash_record(entry))) {
         Ok(Some(())) => {}
         Ok(None) => return Ok(()),
         // A volume of an older provisioner on a full export has none.
         Err(OpError::Step(failure)) if failure.errno() == Some(Errno::ENOENT) => {}
         Err(error) => return Err(error),
     }
-    moves::forget_moved(work, &active_record.marker)
+    moves::forget_moved(work, &active.marker)
 }
 
 /// Moves a directory to the trash under a name that holds the record: where nothing can be written.

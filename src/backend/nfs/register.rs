@@ -37,7 +37,7 @@ pub(super) async fn unregistered(
     volumes: &[KnownVolume],
 ) -> Result<Vec<VolumeName>, Error> {
     // Nothing could be signed.
-    if store.kubernetes.cluster_ids().is_none() {
+    if store.kube.cluster_ids().is_none() {
         return Ok(Vec::new());
     }
     let (permit, volumes) = (Permit::unlimited(), volumes.to_vec());

@@ -6,7 +6,7 @@
 
 use super::{
     legacy, mounted,
-    moves::{self, ActiveRecord, PathState, here},
+    moves::{self, ActiveRecord, PathState, path_state},
     op_error::{OpError, unless_full},
     prove::{self, PvVolume},
     record::Marker,
@@ -25,9 +25,9 @@ pub(super) fn remove(
     removal: &Removal,
     path: &RelativePath,
 ) -> Result<Removed, OpError> {
-    if let Some(active_record) = moves::active_record(work, &removal.name)? {
-        prove(work, &active_record, removal, path)?;
-        return Removing { work, removal, active_record }.run();
+    if let Some(active) = moves::active_record(work, &removal.name)? {
+        prove(work, &active, removal, path)?;
+        return Removing { work, removal, active }.run();
     }
     if removal.disposal == Disposal::Retain {
         // Nothing is touched, so nothing need be proved.
@@ -42,17 +42,17 @@ pub(super) fn remove(
 /// Whether the record is of this PV's volume.
 fn prove(
     work: &ExportOp<'_>,
-    active_record: &ActiveRecord,
+    active: &ActiveRecord,
     removal: &Removal,
     path: &RelativePath,
 ) -> Result<(), OpError> {
-    let file = active_record.file().to_string();
-    prove::agree(&file, &active_record.marker, removal, path)?;
+    let file = active.file().to_string();
+    prove::agree(&file, &active.marker, removal, path)?;
     if work.context.enforces(Rule::Cluster) {
         let cluster = work.cluster();
         let pv_volume =
             PvVolume { name: &removal.name, pv_metadata: &removal.pv_metadata, cluster: cluster.as_ref() };
-        prove::owner(&file, &active_record.marker, pv_volume)?;
+        prove::owner(&file, &active.marker, pv_volume)?;
     }
     Ok(())
 }
@@ -82,5 +82,5 @@ fn earlier(work: &ExportOp<'_>, removal: &Removal, path: &RelativePath) -> Resul
     {
         return Ok(Some(Removed::Archived(archive.path.to_string())));
     }
-    Ok((legacy && here(work, path)? == PathState::Nothing).then_some(Removed::Trashed))
+    Ok((legacy && path_state(work, path)? == PathState::Nothing).then_some(Removed::Trashed))
 }

@@ -9,7 +9,7 @@ use super::{
     archive,
     export::NAME,
     mounted,
-    moves::{self, ActiveRecord, PathState, here},
+    moves::{self, ActiveRecord, PathState, path_state},
     op_error::{OpError, fail, unless_full},
     places::{self, Occupied},
     record::{self, ARCHIVED, Marker, Trashed, VOLUMES},
@@ -30,11 +30,11 @@ pub(super) fn restore(
     path: &RelativePath,
 ) -> Result<Restored, OpError> {
     let uid = removal.pv_metadata.known_uid();
-    if let Some(active_record) = moves::active_record(work, &removal.name)? {
-        if !remains::is_of(work, &active_record.marker, removal) {
+    if let Some(active) = moves::active_record(work, &removal.name)? {
+        if !remains::is_of(work, &active.marker, removal) {
             return Ok(Restored::InPlace);
         }
-        return cancel(work, &active_record, uid);
+        return cancel(work, &active, uid);
     }
     for found in remains::entries(work, removal)? {
         match found {
@@ -75,34 +75,34 @@ fn same_place(marker: &Marker, path: &RelativePath, file: &str) -> Result<(), Op
 /// of from now on.
 pub(super) fn cancel(
     work: &ExportOp<'_>,
-    active_record: &ActiveRecord,
+    active: &ActiveRecord,
     uid: Option<&str>,
 ) -> Result<Restored, OpError> {
-    let marker = &active_record.marker;
+    let marker = &active.marker;
     if marker.trash.is_none() && marker.archive.is_none() {
         if marker.shared {
             places::stay(work, marker, &marker.path)?;
         } else if work.context.enforces(Rule::Places) {
             // The removal of an older provisioner's volume may have been interrupted before its place was noted.
-            unless_full(places::occupy(work, marker, &active_record.file(), &marker.path, false))?;
+            unless_full(places::occupy(work, marker, &active.file(), &marker.path, false))?;
         }
         return Ok(Restored::InPlace);
     }
     let restored = match stage(work, marker)? {
         Stage::InTrash { entry, inode } => {
-            back(work, active_record, &moves::in_trash(&entry), inode)?;
+            back(work, active, &moves::in_trash(&entry), inode)?;
             Restored::MovedBack
         }
-        Stage::Archived(inode) => return from_archive(work, active_record, inode, uid),
+        Stage::Archived(inode) => return from_archive(work, active, inode, uid),
         Stage::InPlace(_) => Restored::InPlace,
         Stage::Mounted { .. } => {
-            note_place(work, marker, &active_record.file())?;
+            note_place(work, marker, &active.file())?;
             Restored::InPlace
         }
         // There is nothing to move. What the record says of its removal is left for who finds out what happened.
         Stage::Missing | Stage::Another { .. } | Stage::NotADirectory => return Ok(Restored::InPlace),
     };
-    in_use_again(work, active_record, uid)?;
+    in_use_again(work, active, uid)?;
     Ok(restored)
 }
 
@@ -110,25 +110,25 @@ pub(super) fn cancel(
 /// the name of the archive is not to be used again.
 fn from_archive(
     work: &ExportOp<'_>,
-    active_record: &ActiveRecord,
+    active: &ActiveRecord,
     inode: u64,
     uid: Option<&str>,
 ) -> Result<Restored, OpError> {
-    let Some(target) = active_record.marker.archive.as_ref().map(|archive| archive.path.clone()) else {
+    let Some(target) = active.marker.archive.as_ref().map(|archive| archive.path.clone()) else {
         return Ok(Restored::InPlace);
     };
-    is_free(work, &active_record.marker, &target)?;
-    let active_record = if active_record.folder == ARCHIVED {
-        work.changes.rename(&active_record.file(), &record::file(VOLUMES, active_record.marker.id.name()))?;
-        ActiveRecord { folder: VOLUMES, marker: active_record.marker.clone() }
+    is_free(work, &active.marker, &target)?;
+    let active = if active.folder == ARCHIVED {
+        work.changes.rename(&active.file(), &record::file(VOLUMES, active.marker.id.name()))?;
+        ActiveRecord { folder: VOLUMES, marker: active.marker.clone() }
     } else {
-        active_record.clone()
+        active.clone()
     };
-    let marker = Marker { unarchived: true, trash: None, ..active_record.marker };
-    work.changes.write(&record::file(active_record.folder, marker.id.name()), &marker.to_json())?;
-    let active_record = ActiveRecord { folder: active_record.folder, marker };
-    back(work, &active_record, &target, inode)?;
-    in_use_again(work, &active_record, uid)?;
+    let marker = Marker { unarchived: true, trash: None, ..active.marker };
+    work.changes.write(&record::file(active.folder, marker.id.name()), &marker.to_json())?;
+    let active = ActiveRecord { folder: active.folder, marker };
+    back(work, &active, &target, inode)?;
+    in_use_again(work, &active, uid)?;
     Ok(Restored::MovedBack)
 }
 
@@ -154,10 +154,10 @@ pub(super) fn from_trash(
         in_use_again(work, &ActiveRecord { folder: VOLUMES, marker }, uid)?;
         return Ok(Restored::MovedBack);
     }
-    let inode = match here(work, &moves::in_trash(entry))? {
+    let inode = match path_state(work, &moves::in_trash(entry))? {
         PathState::Directory(inode) if right(inode) => inode,
         // It was brought back, and interrupted before its record was.
-        PathState::Nothing if matches!(here(work, &marker.path)?, PathState::Directory(inode) if right(inode)) =>
+        PathState::Nothing if matches!(path_state(work, &marker.path)?, PathState::Directory(inode) if right(inode)) =>
         {
             unless_full(work.changes.rename(&moves::trash_record(entry), &target))?;
             in_use_again(work, &ActiveRecord { folder: VOLUMES, marker }, uid)?;
@@ -225,7 +225,7 @@ fn named(
         inode: Some(inode),
         ..Marker::new(id, path.clone(), removal.claim.clone(), removal.origin)
     };
-    if here(work, entry)? != PathState::Directory(inode) {
+    if path_state(work, entry)? != PathState::Directory(inode) {
         return Ok(Restored::InPlace);
     }
     let file = record::file(VOLUMES, &removal.name);
@@ -243,21 +243,16 @@ fn named(
 /// Moves what a removal moved to the trash back to its place.
 pub(super) fn back_from_trash(
     work: &ExportOp<'_>,
-    active_record: &ActiveRecord,
+    active: &ActiveRecord,
     entry: &str,
     inode: u64,
 ) -> Result<(), OpError> {
-    back(work, active_record, &moves::in_trash(entry), inode)?;
-    in_use_again(work, active_record, None)
+    back(work, active, &moves::in_trash(entry), inode)?;
+    in_use_again(work, active, None)
 }
 
-fn back(
-    work: &ExportOp<'_>,
-    active_record: &ActiveRecord,
-    from: &RelativePath,
-    inode: u64,
-) -> Result<(), OpError> {
-    bring(work, &active_record.marker, &active_record.file(), from, inode)
+fn back(work: &ExportOp<'_>, active: &ActiveRecord, from: &RelativePath, inode: u64) -> Result<(), OpError> {
+    bring(work, &active.marker, &active.file(), from, inode)
 }
 
 /// Moves a directory home, once its place is its own again. `record` is the file that says whose it is.
@@ -297,24 +292,24 @@ fn occupied<T>(occupant: &places::Occupant) -> Result<T, OpError> {
 }
 
 /// Makes the record say that the volume is in use, and gives up the place of an archive.
-fn in_use_again(work: &ExportOp<'_>, active_record: &ActiveRecord, uid: Option<&str>) -> Result<(), OpError> {
+fn in_use_again(work: &ExportOp<'_>, active: &ActiveRecord, uid: Option<&str>) -> Result<(), OpError> {
     let marker = Marker {
         trash: None,
         archive: None,
-        uid: uid.map(str::to_owned).or_else(|| active_record.marker.uid.clone()),
-        ..active_record.marker.clone()
+        uid: uid.map(str::to_owned).or_else(|| active.marker.uid.clone()),
+        ..active.marker.clone()
     };
     let name = marker.id.name();
-    let active_record = if active_record.folder == ARCHIVED {
-        work.changes.rename(&active_record.file(), &record::file(VOLUMES, name))?;
-        &ActiveRecord { folder: VOLUMES, marker: active_record.marker.clone() }
+    let active = if active.folder == ARCHIVED {
+        work.changes.rename(&active.file(), &record::file(VOLUMES, name))?;
+        &ActiveRecord { folder: VOLUMES, marker: active.marker.clone() }
     } else {
-        active_record
+        active
     };
     work.context.index.add(name, &marker.path);
-    unless_full(archive::give_up(work, &active_record.marker))?;
+    unless_full(archive::give_up(work, &active.marker))?;
     // On a full export the record goes on saying that it was to be removed; its directory is at its place all the same.
-    if unless_full(work.changes.write(&active_record.file(), &marker.to_json()))?.is_none() {
+    if unless_full(work.changes.write(&active.file(), &marker.to_json()))?.is_none() {
         return Ok(());
     }
     if marker.shared {

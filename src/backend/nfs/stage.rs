@@ -2,7 +2,7 @@
 
 use super::{
     entry, mounted,
-    moves::{self, PathState, here},
+    moves::{self, PathState, path_state},
     op_error::{OpError, fail, is_elsewhere},
     record::{BASE, Marker, TRASH},
     work::{ExportOp, Rule},
@@ -38,17 +38,17 @@ pub(super) fn stage(work: &ExportOp<'_>, marker: &Marker) -> Result<Stage, OpErr
     let recorded = marker.inode_in(base).or(marker.trashed_in(base)).filter(|_| by_inode);
     let is_it = |inode: u64| recorded.is_none_or(|recorded| recorded == inode);
     if let Some(trash) = &marker.trash
-        && let PathState::Directory(inode) = here(work, &moves::in_trash(&trash.entry))?
+        && let PathState::Directory(inode) = path_state(work, &moves::in_trash(&trash.entry))?
         && (!by_inode || marker.trashed_in(base).is_none_or(|trashed| trashed == inode))
     {
         return Ok(Stage::InTrash { entry: trash.entry.clone(), inode });
     }
-    let at_place = match here(work, &marker.path) {
+    let at_place = match path_state(work, &marker.path) {
         Err(error) if is_elsewhere(&error) => return stage_on_mount(work, marker),
         other => other?,
     };
     if let Some(archive) = &marker.archive
-        && let PathState::Directory(inode) = here(work, &archive.path)?
+        && let PathState::Directory(inode) = path_state(work, &archive.path)?
         && is_it(inode)
         // Without an inode the name alone would say so, and something may have been made there.
         && (recorded.is_some() || at_place == PathState::Nothing)
@@ -85,7 +85,7 @@ fn stage_on_mount(work: &ExportOp<'_>, marker: &Marker) -> Result<Stage, OpError
             format!("{path} is the top of a file system of its own. {}", mounted::by_hand(marker.id.name())),
         );
     }
-    let found = mounted::within(work, below, |inner| here(inner, inside)).or_else(|error| {
+    let found = mounted::within(work, below, |inner| path_state(inner, inside)).or_else(|error| {
         if is_elsewhere(&error) {
             let name = marker.id.name();
             return fail(

@@ -85,7 +85,7 @@ enum State {
 }
 
 impl Store {
-    pub(super) fn new(export: Export, kubernetes: Arc<dyn ClusterInfo>, roots: Arc<Roots>) -> Arc<Self> {
+    pub(super) fn new(export: Export, kube: Arc<dyn ClusterInfo>, roots: Arc<Roots>) -> Arc<Self> {
         Arc::new_cyclic(|store: &Weak<Self>| {
             let doubted = store.clone();
             let doubt = Arc::new(move || {
@@ -94,7 +94,7 @@ impl Store {
                 }
             });
             Self {
-                context: Arc::new(Context::new(export, kubernetes, roots, doubt)),
+                context: Arc::new(Context::new(export, kube, roots, doubt)),
                 health: Mutex::new(Health {
                     expected: None,
                     state: State::Uninitialised,

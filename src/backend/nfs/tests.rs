@@ -57,7 +57,7 @@ pub(super) fn export(name: &str, server: &str, path: &str) -> Export {
 /// An export `default` (`server:/export`) in a temporary directory, with a backend that knows of no volumes.
 struct Site {
     directory: TempDir,
-    kubernetes: Arc<FakeKubernetes>,
+    kube: Arc<FakeKubernetes>,
     nfs: Nfs,
 }
 
@@ -70,10 +70,10 @@ impl Site {
         let directory = temporary();
         let mut export = Export { root: directory.path().into(), ..export("default", "server", "/export") };
         change(&mut export);
-        let kubernetes = kubernetes();
-        let nfs = Nfs::new(vec![export], Arc::clone(&kubernetes) as Arc<dyn ClusterInfo>).unwrap();
+        let kube = kube();
+        let nfs = Nfs::new(vec![export], Arc::clone(&kube) as Arc<dyn ClusterInfo>).unwrap();
         nfs.expect_store(nothing());
-        Self { directory, kubernetes, nfs }
+        Self { directory, kube, nfs }
     }
 
     /// The same export in a new process, which knows of no volumes.
@@ -83,8 +83,7 @@ impl Site {
 
     /// A new process of the same cluster, which knows of no volumes.
     fn next_leader(&self) -> Nfs {
-        let nfs =
-            Nfs::new(self.nfs.exports.clone(), Arc::clone(&self.kubernetes) as Arc<dyn ClusterInfo>).unwrap();
+        let nfs = Nfs::new(self.nfs.exports.clone(), Arc::clone(&self.kube) as Arc<dyn ClusterInfo>).unwrap();
         nfs.expect_store(nothing());
         nfs
     }
@@ -201,7 +200,7 @@ fn temporary() -> TempDir {
 }
 
 /// A cluster of its own, without any PV.
-fn kubernetes() -> Arc<FakeKubernetes> {
+fn kube() -> Arc<FakeKubernetes> {
     Arc::new(FakeKubernetes::new("cluster-1"))
 }
 
@@ -310,7 +309,7 @@ async fn the_nfs_backend_shows_every_behaviour() {
             Arc::new(
                 Nfs::new(
                     vec![Export { root: directory.path().into(), ..export("default", "server", "/export") }],
-                    kubernetes(),
+                    kube(),
                 )
                 .unwrap(),
             )

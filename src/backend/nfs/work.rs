@@ -32,7 +32,7 @@ use crate::{
 /// What all operations on one export share.
 pub(super) struct Context {
     pub(super) export: Export,
-    pub(super) kubernetes: Arc<dyn ClusterInfo>,
+    pub(super) kube: Arc<dyn ClusterInfo>,
     pub(super) roots: Arc<Roots>,
     pub(super) trash: TrashState,
     pub(super) index: Index,
@@ -101,14 +101,14 @@ impl Context {
     /// The context of an export; `invalidate` has its root examined again.
     pub(super) fn new(
         export: Export,
-        kubernetes: Arc<dyn ClusterInfo>,
+        kube: Arc<dyn ClusterInfo>,
         roots: Arc<Roots>,
         invalidate: Arc<Invalidate>,
     ) -> Self {
         let pool = Pool::new(format!("nfs-{}", export.name), export.threads, export.deadline);
         Self {
             export,
-            kubernetes,
+            kube,
             roots,
             trash: TrashState::default(),
             index: Index::default(),
@@ -197,7 +197,7 @@ impl Context {
 impl ExportOp<'_> {
     /// The cluster that this process works for, where it is known.
     pub(super) fn cluster(&self) -> Option<ClusterIds> {
-        self.context.kubernetes.cluster_ids()
+        self.context.kube.cluster_ids()
     }
 
     /// The identity of the cluster that records are signed with, where it is known.

@@ -103,8 +103,8 @@ pub fn backend(real: &Real, cluster_id: &str) -> impl StorageSystem + use<> {
     let admins = BTreeMap::from([("real".to_owned(), Admin { user: "admin".into(), secret })]);
     let settings = Settings { driver: "rbd.berth.storage".into(), admins };
     let clusters = Clusters::new(vec![cluster], Tools::default());
-    let kubernetes = Keyholder { key: real.key.clone(), cluster_id: cluster_id.to_owned() };
-    Rbd::new(clusters, Arc::new(kubernetes), settings).unwrap()
+    let kube = Keyholder { key: real.key.clone(), cluster_id: cluster_id.to_owned() };
+    Rbd::new(clusters, Arc::new(kube), settings).unwrap()
 }
 
 /// Has the key of the administrator under every name.

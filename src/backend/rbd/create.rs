@@ -42,7 +42,7 @@ pub(super) async fn create(
     permit: &Permit,
 ) -> Result<Volume, OpError> {
     let spec = work.pool_namespace.spec(&plan.image);
-    let Some(cluster) = work.kubernetes.cluster_ids() else {
+    let Some(cluster) = work.kube.cluster_ids() else {
         return fail(
             Kind::Unavailable,
             format!("image {spec} cannot be marked as this cluster's: {UNKNOWN_CLUSTER}"),
@@ -112,7 +112,7 @@ async fn adopt(
     // A program that still makes it removes it again when a step of that fails. One that a node uses has a PV, and is asked for no
     // more.
     if let Some(watcher) = look.watchers.first() {
-        let watcher = watcher.describe(|address| work.kubernetes.node_at(address));
+        let watcher = watcher.describe(|address| work.kube.node_at(address));
         let message = format!(
             "image {spec} is being made by another process, or the making of it was broken off; it is open by {watcher}, \
              which Ceph forgets after 30 s"

@@ -332,7 +332,7 @@ impl PoolClient {
         }
         self.remove_into_trash(image, TrashExpiry::After(GRACE), permit).await?;
         self.store.trash.added(&self.pool_namespace);
-        if let Some(now) = self.kubernetes.now() {
+        if let Some(now) = self.kube.now() {
             self.store.trash.expects(&self.pool_namespace, "", now + GRACE);
         }
         Ok(())

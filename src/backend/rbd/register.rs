@@ -118,7 +118,7 @@ pub(super) async fn register(
         // It is another cluster's, and stays so.
         Err(error) => error.is_a_refusal(),
     };
-    let cluster = work.kubernetes.cluster_ids();
+    let cluster = work.kube.cluster_ids();
     if volume.id.is_some()
         && looked_at
         && work.store.seen(&work.pool_namespace, &volume.name)
@@ -135,7 +135,7 @@ async fn mark(work: &PoolClient, volume: &InUse, image: &str, permit: &Permit) -
     let spec = work.pool_namespace.spec(image);
     let InUse { name, id, .. } = volume;
     work.prove_identity(volume.into()).await?;
-    let Some(cluster) = work.kubernetes.cluster_ids() else {
+    let Some(cluster) = work.kube.cluster_ids() else {
         return fail(
             Kind::Unavailable,
             format!("image {spec} cannot be marked as this cluster's: {UNKNOWN_CLUSTER}"),

@@ -55,7 +55,7 @@ pub(super) async fn remove(
         };
     }
     let keep = match (disposal, expiry) {
-        (Disposal::Archive, Some(_)) if work.kubernetes.now().is_none() => {
+        (Disposal::Archive, Some(_)) if work.kube.now().is_none() => {
             let message = format!(
                 "image {} cannot be archived for a time: the clocks of the API server and of this machine disagree, or the first is \
                  not known yet; nothing was touched. Synchronise them",
@@ -97,7 +97,7 @@ pub(super) async fn remove(
 
 /// How long what is deleted stays in the trash.
 fn retention(work: &PoolClient, removal: &Removal) -> Duration {
-    removal.pv_metadata.retention.unwrap_or_else(|| work.kubernetes.trash_retention())
+    removal.pv_metadata.retention.unwrap_or_else(|| work.kube.trash_retention())
 }
 
 /// Leaves the image where it is, and notes that on it: else a sweep would take it for one that was never used.
@@ -149,7 +149,7 @@ impl Removing<'_> {
 
     /// The mark that the image gets before it is moved.
     fn mark(&self, spec: &str) -> Result<Mark, OpError> {
-        match self.work.kubernetes.cluster_ids() {
+        match self.work.kube.cluster_ids() {
             Some(cluster) => Ok(Mark::of(self.removal.into(), &cluster)),
             None => fail(
                 Kind::Refused,
@@ -161,7 +161,7 @@ impl Removing<'_> {
     /// What became of an image that is in the trash now.
     fn moved(&self, id: &str) -> Removed {
         let work = self.work;
-        if let (TrashExpiry::After(time), Some(now)) = (self.keep, work.kubernetes.now()) {
+        if let (TrashExpiry::After(time), Some(now)) = (self.keep, work.kube.now()) {
             work.store.trash.expects(&work.pool_namespace, id, now + time);
         }
         if self.disposal == Disposal::Archive {
@@ -243,7 +243,7 @@ impl Removing<'_> {
     /// Whether the PV is, at this moment, still to be removed.
     async fn still_wanted(&self, image: &str) -> Result<(), OpError> {
         let Removal { name, pv_metadata, .. } = self.removal;
-        match self.work.kubernetes.pv_state(name).await? {
+        match self.work.kube.pv_state(name).await? {
             PvState::Present { uid, removing: true } if uid == pv_metadata.uid => Ok(()),
             PvState::Present { .. } | PvState::Absent => {
                 let spec = self.work.pool_namespace.spec(image);
@@ -277,7 +277,7 @@ impl Removing<'_> {
                 .watchers
                 .iter()
                 .take(3)
-                .map(|watcher| watcher.describe(|address| work.kubernetes.node_at(address)))
+                .map(|watcher| watcher.describe(|address| work.kube.node_at(address)))
                 .collect();
             let message = format!(
                 "image {spec} is still open by {}; unmap it there. A client that crashed is forgotten after 30 s",

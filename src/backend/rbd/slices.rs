@@ -48,7 +48,7 @@ pub(super) async fn find(work: &PoolClient) -> Result<(), OpError> {
 }
 
 /// Purges large images, a slice of each in turn, until the permit ends.
-pub(super) async fn collect_garbage(store: Arc<Store>, kubernetes: Arc<dyn Kubernetes>, permit: Permit) {
+pub(super) async fn collect_garbage(store: Arc<Store>, kube: Arc<dyn Kubernetes>, permit: Permit) {
     let large = &store.trash.large;
     while permit.check().is_ok() {
         let mut more = false;
@@ -56,7 +56,7 @@ pub(super) async fn collect_garbage(store: Arc<Store>, kubernetes: Arc<dyn Kuber
             if permit.check().is_err() {
                 break;
             }
-            match turn(&store, &kubernetes, &pool_namespace, &id, &progress, &permit).await {
+            match turn(&store, &kube, &pool_namespace, &id, &progress, &permit).await {
                 Ok(Turn::More) => {
                     large.change(&pool_namespace, &id, |progress| progress.pause = None);
                     more = true;
@@ -96,7 +96,7 @@ fn pause(store: &Store, pool_namespace: &PoolNamespace, id: &str, progress: &Pro
 /// Does the next step of one image.
 async fn turn(
     store: &Arc<Store>,
-    kubernetes: &Arc<dyn Kubernetes>,
+    kube: &Arc<dyn Kubernetes>,
     pool_namespace: &PoolNamespace,
     id: &str,
     progress: &Progress,
@@ -112,7 +112,7 @@ async fn turn(
         store.try_lock(&pool_namespace.spec(&progress.name))?,
         (name != progress.name).then(|| store.try_lock(&pool_namespace.spec(&name))).transpose()?,
     );
-    let work = PoolClient::new(store, kubernetes, pool_namespace, &admin).await?;
+    let work = PoolClient::new(store, kube, pool_namespace, &admin).await?;
     work.identity().await?;
     let Some(look) = work.look(&name).await? else { return from_trash(&work, id, &name, permit).await };
     let spec = pool_namespace.spec(&name);
@@ -126,13 +126,13 @@ async fn turn(
         return Ok(Turn::Over);
     }
     if let Some(watcher) = look.watchers.first() {
-        let watcher = watcher.describe(|address| work.kubernetes.node_at(address));
+        let watcher = watcher.describe(|address| work.kube.node_at(address));
         let message = format!("image {spec}, of which parts are purged, is open by {watcher}");
         return fail(Kind::InUse, message);
     }
     if look.header.objects() <= SMALL {
         work.trash_move(&name, TrashExpiry::After(Duration::ZERO), permit).await?;
-        if let Some(now) = kubernetes.now() {
+        if let Some(now) = kube.now() {
             store.trash.expects(pool_namespace, "", now);
         }
         return Ok(Turn::Later);
@@ -166,8 +166,8 @@ async fn still_to_be_purged(
         state: State::Removing,
         by_rm: false,
     };
-    match decide::owner(&entry, Some(header), work.kubernetes.cluster_ids().as_ref()) {
-        Owner::Ours(volume) => match work.kubernetes.pv_state(&volume).await? {
+    match decide::owner(&entry, Some(header), work.kube.cluster_ids().as_ref()) {
+        Owner::Ours(volume) => match work.kube.pv_state(&volume).await? {
             PvState::Absent => Ok(true),
             PvState::Present { .. } => {
                 let message = format!(
@@ -194,12 +194,11 @@ async fn from_trash(work: &PoolClient, id: &str, name: &str, permit: &Permit) ->
         return Ok(Turn::Later);
     }
     let Some(header) = work.header(id).await? else { return Ok(Turn::Over) };
-    let Owner::Ours(volume) = decide::owner(&entry, Some(&header), work.kubernetes.cluster_ids().as_ref())
-    else {
+    let Owner::Ours(volume) = decide::owner(&entry, Some(&header), work.kube.cluster_ids().as_ref()) else {
         return Ok(Turn::Over);
     };
-    let pv = work.kubernetes.pv_state(&volume).await?;
-    match decide(&entry, &pv, false, header.metadata.is_kept(), work.kubernetes.now()) {
+    let pv = work.kube.pv_state(&volume).await?;
+    match decide(&entry, &pv, false, header.metadata.is_kept(), work.kube.now()) {
         Decision::Purge if pv == PvState::Absent => {}
         Decision::Wait | Decision::Again if pv == PvState::Absent => return Ok(Turn::Later),
         Decision::Wait | Decision::Again | Decision::Restore | Decision::Purge | Decision::Hold(_) => {

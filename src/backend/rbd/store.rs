@@ -204,8 +204,8 @@ impl Store {
     }
 
     /// The state as readiness and metrics show it.
-    pub(super) fn status(&self, kubernetes: &dyn Kubernetes) -> StoreStatus {
-        let known = kubernetes.cluster_ids().map(drop).ok_or_else(|| UNKNOWN_CLUSTER.to_owned());
+    pub(super) fn status(&self, kube: &dyn Kubernetes) -> StoreStatus {
+        let known = kube.cluster_ids().map(drop).ok_or_else(|| UNKNOWN_CLUSTER.to_owned());
         StoreStatus {
             trash: self.trash.waiting(),
             stuck: self.trash.stuck(self.timing.look),

@@ -156,7 +156,7 @@ pub(super) async fn rollback(
         let image = quoted(&spec);
         refuse(format!("{why}. Look at it, then remove it (rbd rm {image}) or make a PersistentVolume of it"))
     };
-    let Some(cluster) = work.kubernetes.cluster_ids() else {
+    let Some(cluster) = work.kube.cluster_ids() else {
         return refuse(format!("cannot be proved to be this cluster's: {UNKNOWN_CLUSTER}"));
     };
     if look.header.metadata.is_kept() {
@@ -184,7 +184,7 @@ pub(super) async fn rollback(
         return refuse_ours("has snapshots");
     }
     if let Some(watcher) = look.watchers.first() {
-        let watcher = watcher.describe(|address| work.kubernetes.node_at(address));
+        let watcher = watcher.describe(|address| work.kube.node_at(address));
         return fail(Kind::InUse, format!("image {spec} is still open by {watcher}"));
     }
     if let Some(group) = &look.info.group {
@@ -199,9 +199,9 @@ pub(super) async fn rollback(
     if mark.is_none() {
         work.set_mark(image, &Mark::new(&cluster, uncommitted.claim.clone()), permit).await?;
     }
-    let time = deleted_for(work.kubernetes.trash_retention());
+    let time = deleted_for(work.kube.trash_retention());
     work.trash_move(image, TrashExpiry::After(time), permit).await?;
-    if let Some(now) = work.kubernetes.now() {
+    if let Some(now) = work.kube.now() {
         work.store.trash.expects(&work.pool_namespace, &look.info.id, now + time);
     }
     work.store.trash.added(&work.pool_namespace);

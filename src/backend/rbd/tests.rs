@@ -248,8 +248,8 @@ fn backend_at(fake_cluster: &FakeCluster, vault: &Arc<Vault>, timing: Timing) ->
     let clusters = Clusters::new(vec![fake_cluster.cluster("main", MONITORS)], fake_cluster.tools());
     let admins = BTreeMap::from([("main".to_owned(), admin())]);
     let settings = Settings { driver: "rbd.berth.storage".into(), admins };
-    let kubernetes: Arc<dyn Kubernetes> = Arc::<Vault>::clone(vault);
-    Rbd::with_timing(clusters, kubernetes, settings, timing).unwrap()
+    let kube: Arc<dyn Kubernetes> = Arc::<Vault>::clone(vault);
+    Rbd::with_timing(clusters, kube, settings, timing).unwrap()
 }
 
 /// The parameters of a class of the cluster `main`, with these besides.

@@ -76,17 +76,17 @@ enum Settled {
 /// Looks after the trash of `store` until the permit ends. `admin`: who may look at the whole cluster.
 pub(super) async fn collect_garbage(
     store: Arc<Store>,
-    kubernetes: Arc<dyn Kubernetes>,
+    kube: Arc<dyn Kubernetes>,
     admin: Option<Admin>,
     permit: Permit,
 ) {
-    let sliced = slices::collect_garbage(Arc::clone(&store), Arc::clone(&kubernetes), permit.clone());
+    let sliced = slices::collect_garbage(Arc::clone(&store), Arc::clone(&kube), permit.clone());
     let listed = async move {
         // What was done before, another process may have undone since.
         store.trash.ours.lock().clear();
         let (known, searched) = (BTreeMap::new(), BTreeSet::new());
         let (paused, looked_at, others) = (HashMap::new(), HashSet::new(), HashMap::new());
-        let mut collector = Collector { store, kubernetes, known, searched, paused, looked_at, others };
+        let mut collector = Collector { store, kube, known, searched, paused, looked_at, others };
         collector.rounds(admin.as_ref(), &permit).await;
     };
     futures::join!(sliced, listed);
@@ -94,7 +94,7 @@ pub(super) async fn collect_garbage(
 
 struct Collector {
     store: Arc<Store>,
-    kubernetes: Arc<dyn Kubernetes>,
+    kube: Arc<dyn Kubernetes>,
     known: BTreeMap<PoolNamespace, Known>,
     /// Where large images were looked for that an earlier process left.
     searched: BTreeSet<PoolNamespace>,
@@ -133,7 +133,7 @@ impl Collector {
 
     /// The time by which is counted when to look. By what images expire, only the host says.
     fn now(&self) -> SystemTime {
-        self.kubernetes.now().unwrap_or_else(SystemTime::now)
+        self.kube.now().unwrap_or_else(SystemTime::now)
     }
 
     /// How long nothing is to be done, as far as is known.
@@ -148,7 +148,7 @@ impl Collector {
     /// Finds the pools and namespaces where images of ours may have been left.
     async fn search(&self, admin: &Admin) -> Result<(), Error> {
         let nowhere = PoolNamespace { pool: String::new(), namespace: None };
-        let work = PoolClient::new(&self.store, &self.kubernetes, &nowhere, admin).await?;
+        let work = PoolClient::new(&self.store, &self.kube, &nowhere, admin).await?;
         for pool in work.pools().await? {
             let pool_namespace = PoolNamespace { pool, namespace: None };
             let work = PoolClient { pool_namespace: pool_namespace.clone(), ..work.clone() };
@@ -186,7 +186,7 @@ impl Collector {
             let unlisted = self.store.trash.unlisted(&pool_namespace);
             let search = !self.searched.contains(&pool_namespace);
             let listed = async {
-                let work = PoolClient::new(&self.store, &self.kubernetes, &pool_namespace, &admin).await?;
+                let work = PoolClient::new(&self.store, &self.kube, &pool_namespace, &admin).await?;
                 work.identity().await?;
                 if search {
                     slices::find(&work).await?;
@@ -429,7 +429,7 @@ async fn settle(
     // The name of most tells the volume; unless something is to be done, nothing is read of them. What was deleted counts, if it is
     // ours, and another cluster gives such names, too.
     if !is_due && let Some(volume) = names::volume_of(&entry.name) {
-        match work.kubernetes.pv_state(&volume).await? {
+        match work.kube.pv_state(&volume).await? {
             PvState::Absent if entry.origin() == TrashOrigin::Deleted => {}
             PvState::Absent => return Ok(Settled::Waits),
             PvState::Present { removing: true, .. } => return Ok(Settled::Again),
@@ -437,20 +437,20 @@ async fn settle(
         }
     }
     let header = work.header(&entry.id).await?;
-    let volume = match decide::owner(entry, header.as_ref(), work.kubernetes.cluster_ids().as_ref()) {
+    let volume = match decide::owner(entry, header.as_ref(), work.kube.cluster_ids().as_ref()) {
         Owner::Ours(volume) => volume,
         Owner::Remnant if is_due => return purge(work, entry, permit).await,
         Owner::Another => return Ok(Settled::Left),
         Owner::Unproved(why) if is_due => return Ok(Settled::Held(unproved(work, entry, &why))),
         Owner::Remnant | Owner::Unproved(_) => return Ok(Settled::Waits),
     };
-    let pv = work.kubernetes.pv_state(&volume).await?;
+    let pv = work.kube.pv_state(&volume).await?;
     let wanted = matches!(pv, PvState::Present { removing: false, .. });
     let image = names::in_place(&entry.name);
     let kept = header.as_ref().is_some_and(|header| header.metadata.is_kept());
     let there = if wanted || kept { work.info(image).await? } else { None };
     let replaced = there.as_ref().is_some_and(|there| there.id != entry.id);
-    match decide(entry, &pv, replaced, kept, work.kubernetes.now()) {
+    match decide(entry, &pv, replaced, kept, work.kube.now()) {
         Decision::Wait if is_due => Ok(Settled::Early),
         Decision::Wait => Ok(Settled::Waits),
         Decision::Again => Ok(Settled::Again),

@@ -18,7 +18,7 @@ use crate::backend::{
 #[derive(Clone)]
 pub(super) struct PoolClient {
     pub(super) store: Arc<Store>,
-    pub(super) kubernetes: Arc<dyn Kubernetes>,
+    pub(super) kube: Arc<dyn Kubernetes>,
     pub(super) ceph: Arc<Login>,
     pub(super) pool_namespace: PoolNamespace,
 }
@@ -27,14 +27,14 @@ impl PoolClient {
     /// With the key that the host has for `admin`.
     pub(super) async fn new(
         store: &Arc<Store>,
-        kubernetes: &Arc<dyn Kubernetes>,
+        kube: &Arc<dyn Kubernetes>,
         pool_namespace: &PoolNamespace,
         admin: &Admin,
     ) -> Result<Self, Error> {
-        let ceph = Arc::new(Login::open(kubernetes, &store.cluster, admin).await?);
+        let ceph = Arc::new(Login::open(kube, &store.cluster, admin).await?);
         Ok(Self {
             store: Arc::clone(store),
-            kubernetes: Arc::clone(kubernetes),
+            kube: Arc::clone(kube),
             ceph,
             pool_namespace: pool_namespace.clone(),
         })
@@ -70,9 +70,9 @@ impl PoolClient {
         pv: PvVolume<'_>,
     ) -> Result<Verdict, OpError> {
         let mark = header.metadata.mark(spec)?;
-        let verdict = judge(spec, mark.as_ref(), pv, self.kubernetes.cluster_ids().as_ref())?;
+        let verdict = judge(spec, mark.as_ref(), pv, self.kube.cluster_ids().as_ref())?;
         if let Verdict::Relabel { instead_of: Some(other) } = &verdict
-            && self.kubernetes.pv_state(other).await? != PvState::Absent
+            && self.kube.pv_state(other).await? != PvState::Absent
         {
             let message = format!(
                 "image {spec} belongs to PersistentVolume {other}, which exists; nothing was touched. Delete that one first (with \

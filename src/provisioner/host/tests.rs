@@ -345,7 +345,7 @@ async fn the_cluster_is_named_by_the_administrator_else_by_kube_system_else_by_t
     assert!(by_namespace.include("lock-1"), "what was signed before is still its own");
 
     let named =
-        Settings { cluster_id: Some("green".into()), former_cluster_ids: vec!["blue".into()], ..settings };
+        Settings { cluster_id: Some("green".into()), former_cluster_ids: vec!["blue".into()], ..settings() };
     let named = host_with(&stub, named, &cluster_identity).await.cluster_ids().unwrap();
     assert_eq!(named.current(), "green");
     for id in ["green", "blue", "lock-1", uid.as_str().unwrap()] {

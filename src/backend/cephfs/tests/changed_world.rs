@@ -15,7 +15,7 @@ use crate::{
     backend::{
         Backend, Janitor, Kind, KnownVolume, PvState, Removed, Restored, StoreExpectation, Stores,
         Uncommitted,
-        cephfs::{Cephfs, info::SubvolumeRef, remove, sweep},
+        cephfs::{Cephfs, info::Subvolume, remove, sweep},
         conformance::{key, pv_metadata, request},
     },
     volume::{
@@ -592,8 +592,7 @@ async fn what_no_class_asks_for_is_done_by_the_user_that_is_configured() {
 
 #[test]
 fn a_name_with_signs_of_a_shell_is_quoted_in_the_commands_that_are_reported() {
-    let at =
-        |fs: &str, group: &str| SubvolumeRef { fs: fs.into(), group: group.into(), name: "berth-u".into() };
+    let at = |fs: &str, group: &str| Subvolume { fs: fs.into(), group: group.into(), name: "berth-u".into() };
     let told = remove::no_group(&at("fs;touch x", "$(touch y)")).to_string();
     assert!(told.ends_with("(ceph fs subvolumegroup create 'fs;touch x' '$(touch y)')"), "{told}");
     let told = remove::no_group(&at("cephfs", "../team")).to_string();

@@ -165,9 +165,9 @@ async fn uncommitted_volumes_of_another_cluster_are_neither_listed_nor_rolled_ba
     without.stores[0].rules.switch_off(Rule::Cluster);
     assert_eq!(list_uncommitted(&without).await, std::slice::from_ref(&begun), "it is this rule");
     // The same cluster after it was rebuilt, which was told its former identity.
-    let kubernetes = FakeKubernetes::new("cluster-3");
-    kubernetes.set_cluster(Some(ClusterIds::only("cluster-3").also(["cluster-1".to_owned()])));
-    let rebuilt = Nfs::new(site.nfs.exports.clone(), Arc::new(kubernetes)).unwrap();
+    let kube = FakeKubernetes::new("cluster-3");
+    kube.set_cluster(Some(ClusterIds::only("cluster-3").also(["cluster-1".to_owned()])));
+    let rebuilt = Nfs::new(site.nfs.exports.clone(), Arc::new(kube)).unwrap();
     rebuilt.expect_store(nothing());
     assert_eq!(list_uncommitted(&rebuilt).await, std::slice::from_ref(&begun));
     rebuilt.rollback(&begun, &Permit::unlimited()).await.unwrap();
@@ -197,9 +197,9 @@ async fn an_intent_that_does_not_say_of_which_cluster_it_is_is_left_alone_and_en
 #[tokio::test]
 async fn without_knowing_the_cluster_only_what_the_old_provisioner_could_do_is_done() {
     let site = Site::new();
-    let kubernetes = Arc::new(FakeKubernetes::new("none"));
-    kubernetes.set_cluster(None);
-    let unknown = Nfs::new(site.nfs.exports.clone(), kubernetes.clone()).unwrap();
+    let kube = Arc::new(FakeKubernetes::new("none"));
+    kube.set_cluster(None);
+    let unknown = Nfs::new(site.nfs.exports.clone(), kube.clone()).unwrap();
     unknown.expect_store(nothing());
     for policy in ["refuse", "adopt", "share"] {
         let error = create(&unknown, &existing("a", "data", policy)).await.unwrap_err();
@@ -220,7 +220,7 @@ async fn without_knowing_the_cluster_only_what_the_old_provisioner_could_do_is_d
     let error = create(&unknown, &request("c", &[])).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Unavailable, "{}", error.chain());
     // Once the cluster is known, what was recorded without it is signed.
-    kubernetes.set_cluster(Some(ClusterIds::only("cluster-4")));
+    kube.set_cluster(Some(ClusterIds::only("cluster-4")));
     let known = [KnownVolume { name: plain.name.clone(), legacy: false }];
     assert_eq!(unknown.unregistered("default", &known).await.unwrap(), [plain.name]);
 }
@@ -237,18 +237,18 @@ async fn a_claim_that_was_made_again_adopts_its_directory_only_when_the_former_v
         again.claim.uid = name.into();
         again
     };
-    let kubernetes = Arc::new(FakeKubernetes::new("cluster-1"));
+    let kube = Arc::new(FakeKubernetes::new("cluster-1"));
     let former: VolumeName = "pvc-uid-data".parse().unwrap();
-    kubernetes.set_volume(&former, "object", false);
-    let nfs = Nfs::new(site.nfs.exports.clone(), kubernetes.clone()).unwrap();
+    kube.set_volume(&former, "object", false);
+    let nfs = Nfs::new(site.nfs.exports.clone(), kube.clone()).unwrap();
     nfs.expect_store(nothing());
     let error = create(&nfs, &again("2")).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Conflict);
     assert!(error.chain().contains("delete PersistentVolume pvc-uid-data"), "{}", error.chain());
-    kubernetes.set_reachable(false);
+    kube.set_reachable(false);
     assert_eq!(create(&nfs, &again("2")).await.unwrap_err().kind(), Kind::Unavailable);
-    kubernetes.set_reachable(true);
-    kubernetes.delete_volume(&former);
+    kube.set_reachable(true);
+    kube.delete_volume(&former);
     assert_eq!(
         create(&theirs, &again("3")).await.unwrap_err().kind(),
         Kind::Conflict,

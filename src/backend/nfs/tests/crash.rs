@@ -290,7 +290,7 @@ async fn a_restore_that_was_interrupted_is_finished_by_the_next_attempt_or_by_th
                 let removal = prepare(&site).await;
                 site.nfs.stores[0].interruption.after(steps);
                 let whole = site.restore(&removal).await.is_ok();
-                site.kubernetes.set_volume(&removal.name, &removal.pv_metadata.uid, false);
+                site.kube.set_volume(&removal.name, &removal.pv_metadata.uid, false);
                 site.restart();
                 let path = directory(&site, &asked(pattern));
                 site.collect_until(|_| {

@@ -42,11 +42,11 @@ async fn an_old_volume_of_a_full_export_without_our_directory_is_removed_purged_
         assert!(top[0].contains("@object@cluster-1@"), "{top:?}");
         assert_eq!(site.remove(&removal).await.unwrap(), Removed::Trashed, "and so again");
         // The next process finds it, asks for its PV, and purges it though the export is still full.
-        site.kubernetes.set_volume(&removal.name, "object", true);
+        site.kube.set_volume(&removal.name, "object", true);
         site.restart();
         fill_up(&site, errno, false);
         site.collect_until(|status| status.trash == 1).await;
-        site.kubernetes.delete_volume(&removal.name);
+        site.kube.delete_volume(&removal.name);
         site.collect_until(|status| status.trash == 0 && status.purged == 2).await;
         assert_eq!(site.tree_whole(), [""; 0]);
     }
@@ -108,7 +108,7 @@ async fn a_recorded_volume_of_a_full_export_comes_back_when_it_is_rescued_while_
     fill_up(&site, Errno::ENOSPC, false);
     let removal = conformance::removal(&request, &volume, Disposal::Delete);
     assert_eq!(site.remove(&removal).await.unwrap(), Removed::Trashed);
-    site.kubernetes.set_volume(&removal.name, &removal.pv_metadata.uid, false);
+    site.kube.set_volume(&removal.name, &removal.pv_metadata.uid, false);
     site.restart();
     site.collect_until(|status| status.trash == 0 && site.has("data/file")).await;
     assert_eq!(site.remove(&removal).await.unwrap(), Removed::Trashed);
@@ -134,7 +134,7 @@ async fn an_entry_whose_name_tells_a_time_long_ago_is_purged_only_once_it_was_se
     use std::os::unix::fs::MetadataExt;
     let site = Site::new();
     let now: std::time::SystemTime = "2026-03-01T00:00:00Z".parse::<jiff::Timestamp>().unwrap().into();
-    site.kubernetes.set_now(now);
+    site.kube.set_now(now);
     let plant = |name: &str, keep: u64| {
         site.plant("aside");
         let inode = fs::metadata(site.path("aside")).unwrap().ino();
@@ -151,12 +151,12 @@ async fn an_entry_whose_name_tells_a_time_long_ago_is_purged_only_once_it_was_se
         if due.iter().all(|entry| !site.has(entry)) && !gone_at_last {
             assert!(site.has(&held), "it was purged {} times too early", due.len());
             if due.len() == 1 {
-                site.kubernetes.set_now(minutes(59));
+                site.kube.set_now(minutes(59));
                 let next = plant("due-2", 0);
                 site.nfs.stores[0].trash.put_at_top(&next);
                 due.push(next);
             } else {
-                site.kubernetes.set_now(minutes(60));
+                site.kube.set_now(minutes(60));
                 gone_at_last = true;
             }
             site.nfs.stores[0].trash.look();

@@ -28,7 +28,7 @@ async fn readiness(nfs: &Nfs) -> Result<(), String> {
 async fn nothing_is_asked_of_a_store_before_it_was_told_what_exists() {
     let directory = temporary();
     let export = Export { root: directory.path().into(), ..export("default", "server", "/export") };
-    let nfs = Nfs::new(vec![export], kubernetes()).unwrap();
+    let nfs = Nfs::new(vec![export], kube()).unwrap();
     let error = nfs.create(&request("x", &[]), &Permit::unlimited()).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Unavailable);
     assert_eq!(tree(directory.path()), [""; 0]);
@@ -72,7 +72,7 @@ async fn a_root_is_accepted_only_if_it_is_what_the_volumes_say() {
         }
         let before = tree(directory.path());
         let export = Export { root: directory.path().into(), ..export("default", "server", "/export") };
-        let nfs = Nfs::new(vec![export], kubernetes()).unwrap();
+        let nfs = Nfs::new(vec![export], kube()).unwrap();
         nfs.expect_store(past);
         let ready = readiness(&nfs).await;
         let created = nfs.create(&request("x", &[]), &Permit::unlimited()).await;
@@ -102,13 +102,13 @@ async fn a_root_that_must_be_mounted_and_is_not_is_refused() {
     let directory = temporary();
     let root = directory.path().to_path_buf();
     let site = Export { root, require_mount: true, ..export("default", "server", "/export") };
-    let nfs = Nfs::new(vec![site.clone()], kubernetes()).unwrap();
+    let nfs = Nfs::new(vec![site.clone()], kube()).unwrap();
     nfs.expect_store(nothing());
     assert!(readiness(&nfs).await.unwrap_err().contains("is not a mount point; mount server:/export there"));
-    let nfs = Nfs::new(vec![Export { root: "/proc".into(), ..site.clone() }], kubernetes()).unwrap();
+    let nfs = Nfs::new(vec![Export { root: "/proc".into(), ..site.clone() }], kube()).unwrap();
     nfs.expect_store(nothing());
     assert_eq!(readiness(&nfs).await, Ok(()), "/proc is one");
-    let nfs = Nfs::new(vec![Export { root: directory.path().join("none"), ..site }], kubernetes()).unwrap();
+    let nfs = Nfs::new(vec![Export { root: directory.path().join("none"), ..site }], kube()).unwrap();
     nfs.expect_store(nothing());
     assert!(readiness(&nfs).await.unwrap_err().contains("does not exist; mount server:/export there"));
 }
@@ -118,7 +118,7 @@ async fn a_refused_root_is_accepted_soon_after_it_is_right() {
     let parent = temporary();
     let root = parent.path().join("export");
     let export = Export { root: root.clone(), ..export("default", "server", "/export") };
-    let nfs = Nfs::new(vec![export], kubernetes()).unwrap();
+    let nfs = Nfs::new(vec![export], kube()).unwrap();
     nfs.expect_store(nothing());
     readiness(&nfs).await.unwrap_err();
     fs::create_dir(&root).unwrap();
@@ -136,7 +136,7 @@ async fn a_root_that_is_swapped_while_we_run_is_noticed_before_anything_is_writt
     let root = parent.path().join("export");
     fs::create_dir(&root).unwrap();
     let export = Export { root: root.clone(), ..export("default", "server", "/export") };
-    let nfs = Nfs::new(vec![export], kubernetes()).unwrap();
+    let nfs = Nfs::new(vec![export], kube()).unwrap();
     nfs.expect_store(nothing());
     let volume = nfs.create(&request("a", &[]), &Permit::unlimited()).await.unwrap();
     nfs.expect_store(past(Some(&volume.store_identity), &["team-a-pvc-uid-a"]));
@@ -169,7 +169,7 @@ fn two_sites(deadline: Duration) -> (TempDir, TempDir, Nfs) {
         Export { root: bad.path().into(), deadline, threads: 2, ..export("bad", "bad", "/export") },
         Export { root: good.path().into(), ..export("good", "good", "/export") },
     ];
-    (bad, good, Nfs::new(exports, kubernetes()).unwrap())
+    (bad, good, Nfs::new(exports, kube()).unwrap())
 }
 
 fn remember_both(nfs: &Nfs) {

@@ -34,7 +34,7 @@ fn replaceable() -> (TempDir, PathBuf, impl Fn() -> Nfs) {
     fs::create_dir(&root).unwrap();
     let export = Export { root: root.clone(), ..export("default", "server", "/export") };
     let open = move || {
-        let nfs = Nfs::new(vec![export.clone()], kubernetes()).unwrap();
+        let nfs = Nfs::new(vec![export.clone()], kube()).unwrap();
         nfs.expect_store(nothing());
         nfs
     };
@@ -174,7 +174,7 @@ async fn one_directory_as_two_exports_is_refused_and_both_are_named() {
         ]
     };
     let open = |second: &Path| {
-        let nfs = Nfs::new(exports(second), kubernetes()).unwrap();
+        let nfs = Nfs::new(exports(second), kube()).unwrap();
         for store in ["first", "second"] {
             nfs.expect_store(StoreExpectation { store: store.into(), ..nothing() });
         }
@@ -204,7 +204,7 @@ async fn one_directory_as_two_exports_is_refused_and_both_are_named() {
     symlink(&one, &two).unwrap();
     both_refused(&open(&two), "lead to the same directory").await;
     assert_eq!(tree(&one), [""; 0]);
-    let alone = Nfs::new(vec![exports(&two).remove(0)], kubernetes()).unwrap();
+    let alone = Nfs::new(vec![exports(&two).remove(0)], kube()).unwrap();
     alone.expect_store(StoreExpectation { store: "first".into(), ..nothing() });
     alone.create(&request("x", &[]), &Permit::unlimited()).await.unwrap();
     both_refused(&open(&two), "lead to the same directory").await;
@@ -303,7 +303,7 @@ async fn an_identity_or_a_path_with_signs_of_a_shell_cannot_leave_its_argument_i
         let root = parent.path().join(odd);
         fs::create_dir(&root).unwrap();
         let export = Export { root: root.clone(), ..export("default", "server", "/export") };
-        let nfs = Nfs::new(vec![export], kubernetes()).unwrap();
+        let nfs = Nfs::new(vec![export], kube()).unwrap();
         nfs.expect_store(StoreExpectation { identity: Some(odd.into()), ..nothing() });
         let why = readiness(&nfs, 0).await.unwrap_err();
         obey(&why, "mkdir -m 700 -p ");

@@ -59,7 +59,7 @@ async fn volumes_with_the_longest_names_share_a_directory_and_leave_it_also_with
 async fn a_volume_with_the_longest_name_is_removed_from_a_full_export() {
     const UID: &str = "6c0f3c9e-8a0b-4a43-9f4a-0b1d0a3c2f11";
     let mut site = Site::new();
-    site.kubernetes.set_cluster(Some(crate::volume::ClusterIds::only(UID)));
+    site.kube.set_cluster(Some(crate::volume::ClusterIds::only(UID)));
     let request = named(&longest(), patterned("x", "data"));
     let volume = site.create(&request).await.unwrap();
     site.nfs.commit(&volume.id, UID, &Permit::unlimited()).await.unwrap();

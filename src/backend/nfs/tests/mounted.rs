@@ -28,7 +28,7 @@ async fn an_old_volume_in_a_file_system_below_the_export_goes_to_the_trash_there
     else {
         return;
     };
-    site.kubernetes.set_retention(Duration::from_hours(1));
+    site.kube.set_retention(Duration::from_hours(1));
     let removal = removal("ns/team-old-pvc-uid-old", Disposal::Delete);
     for _ in 0..2 {
         assert_eq!(site.remove(&removal).await.unwrap(), Removed::Trashed);
@@ -39,12 +39,12 @@ async fn an_old_volume_in_a_file_system_below_the_export_goes_to_the_trash_there
     assert_eq!(site.restore(&removal).await.unwrap(), Restored::MovedBack);
     assert!(site.has("ns/team-old-pvc-uid-old/file"));
     assert_eq!(site.remove(&removal).await.unwrap(), Removed::Trashed);
-    site.kubernetes.set_volume(&removal.name, "object", false);
+    site.kube.set_volume(&removal.name, "object", false);
     site.restart();
     site.collect_until(|status| status.trash == 0 && site.has("ns/team-old-pvc-uid-old/file")).await;
     // Gone: it is purged.
-    site.kubernetes.delete_volume(&removal.name);
-    site.kubernetes.set_retention(Duration::ZERO);
+    site.kube.delete_volume(&removal.name);
+    site.kube.set_retention(Duration::ZERO);
     assert_eq!(site.remove(&removal).await.unwrap(), Removed::Trashed);
     site.restart();
     site.collect_until(|status| status.trash == 0 && status.purged == 2).await;

@@ -55,7 +55,7 @@ async fn late_move_after_the_place_was_taken_again(rule: Option<Rule>, committed
         if committed {
             next.commit(&volume.id, "object-y", &permit).await.unwrap();
         }
-        site.kubernetes.set_volume(&request.name, "object-y", false);
+        site.kube.set_volume(&request.name, "object-y", false);
         fs::write(site.path("data/file"), "of y").unwrap();
         late.release();
     };
@@ -92,7 +92,7 @@ async fn late_return(rule: Option<Rule>, after: After) -> Option<String> {
     for nfs in [&site.nfs, &next] {
         switch_off(nfs, rule);
     }
-    site.kubernetes.set_retention(Duration::from_hours(1));
+    site.kube.set_retention(Duration::from_hours(1));
     let (mut removal, permit) = (made(&site).await, Permit::unlimited());
     if let After::Removed(disposal) = after {
         removal.disposal = disposal;
@@ -208,7 +208,7 @@ async fn a_move_that_hangs_while_the_policy_goes_to_retain_is_undone_when_it_com
         assert_eq!(site.restore(&removal).await.unwrap_err().kind(), Kind::Busy);
         permit.revoke();
         assert_eq!(next.restore(&removal, &Permit::unlimited()).await.unwrap(), Restored::InPlace);
-        site.kubernetes.set_volume(&removal.name, "object-pvc-uid-x", false);
+        site.kube.set_volume(&removal.name, "object-pvc-uid-x", false);
         late.release();
     };
     let (removed, ()) = tokio::join!(hung, meanwhile);
@@ -223,7 +223,7 @@ async fn rescued(rule: Option<Rule>) -> Option<String> {
     let mut site = Site::new();
     let removal = made(&site).await;
     assert_eq!(site.remove(&removal).await.unwrap(), Removed::Trashed);
-    site.kubernetes.set_volume(&removal.name, &removal.pv_metadata.uid, false);
+    site.kube.set_volume(&removal.name, &removal.pv_metadata.uid, false);
     site.restart();
     switch_off(&site.nfs, rule);
     site.collect_until(|status| status.trash == 0 && site.trash().is_empty()).await;
@@ -244,7 +244,7 @@ async fn a_removal_that_was_interrupted_and_whose_pv_was_rescued_while_nobody_le
         let removal = made(&site).await;
         site.nfs.stores[0].interruption.after(steps);
         let whole = site.remove(&removal).await.is_ok();
-        site.kubernetes.set_volume(&removal.name, &removal.pv_metadata.uid, false);
+        site.kube.set_volume(&removal.name, &removal.pv_metadata.uid, false);
         site.restart();
         site.collect_until(|_| site.trash().is_empty() && site.has("data/file")).await;
         assert_eq!(site.records("volumes").iter().filter(|name| name.starts_with("pvc")).count(), 1);
@@ -262,14 +262,14 @@ async fn a_volume_waits_in_the_trash_while_its_pv_is_still_to_be_deleted_or_nobo
     let site = Site::new();
     let removal = made(&site).await;
     assert_eq!(site.remove(&removal).await.unwrap(), Removed::Trashed);
-    site.kubernetes.set_volume(&removal.name, &removal.pv_metadata.uid, true);
+    site.kube.set_volume(&removal.name, &removal.pv_metadata.uid, true);
     let asked = |times| move |status: &StoreStatus| status.trash == 1 && times <= 1;
     site.collect_until(asked(1)).await;
-    site.kubernetes.set_reachable(false);
-    site.kubernetes.delete_volume(&removal.name);
+    site.kube.set_reachable(false);
+    site.kube.delete_volume(&removal.name);
     site.collect_until(asked(1)).await;
     assert_eq!(site.trash().len(), 1);
-    site.kubernetes.set_reachable(true);
+    site.kube.set_reachable(true);
     site.collect_until(|status| status.trash == 0 && status.purged == 2).await;
     assert!(site.records("trash").is_empty(), "its record is gone as well");
 }
@@ -278,14 +278,14 @@ async fn a_volume_waits_in_the_trash_while_its_pv_is_still_to_be_deleted_or_nobo
 async fn what_is_in_the_trash_stays_there_for_the_retention_by_the_api_servers_clock() {
     let mut site = Site::new();
     let now = SystemTime::UNIX_EPOCH + Duration::from_hours(500_000);
-    site.kubernetes.set_now(now);
-    site.kubernetes.set_retention(Duration::from_mins(10));
+    site.kube.set_now(now);
+    site.kube.set_retention(Duration::from_mins(10));
     let (first, mut second) = (made(&site).await, filled(&site, "y", "other", "").await);
     second.pv_metadata.retention = Some(Duration::from_hours(1));
     assert_eq!(site.remove(&first).await.unwrap(), Removed::Trashed);
     assert_eq!(site.remove(&second).await.unwrap(), Removed::Trashed);
     for (minutes, left) in [(0, 2), (9, 2), (11, 1), (59, 1), (61, 0)] {
-        site.kubernetes.set_now(now + Duration::from_mins(minutes));
+        site.kube.set_now(now + Duration::from_mins(minutes));
         site.restart();
         site.collect_until(|status| status.trash == left && site.trash().len() == left).await;
     }
@@ -294,16 +294,16 @@ async fn what_is_in_the_trash_stays_there_for_the_retention_by_the_api_servers_c
 #[tokio::test]
 async fn an_accidental_delete_is_undone_by_a_pv_of_the_same_name_while_the_trash_holds_it() {
     let mut site = Site::new();
-    site.kubernetes.set_retention(Duration::from_hours(1));
+    site.kube.set_retention(Duration::from_hours(1));
     let removal = made(&site).await;
     assert_eq!(site.remove(&removal).await.unwrap(), Removed::Trashed);
-    site.kubernetes.set_volume(&removal.name, "made-again", false);
+    site.kube.set_volume(&removal.name, "made-again", false);
     site.restart();
     site.collect_until(|status| status.trash == 0 && site.has("data/file")).await;
     // The PV that was made again is the volume's from now on.
     let mut again = removal;
     again.pv_metadata.uid = "made-again".into();
-    site.kubernetes.set_cluster(None);
+    site.kube.set_cluster(None);
     assert_eq!(site.remove(&again).await.unwrap(), Removed::Trashed);
 }
 
@@ -311,13 +311,13 @@ async fn an_accidental_delete_is_undone_by_a_pv_of_the_same_name_while_the_trash
 async fn a_volume_that_was_made_again_under_the_same_name_does_not_bring_the_old_data_back() {
     let mut site = Site::new();
     let removal = made(&site).await;
-    site.kubernetes.set_retention(Duration::from_hours(1));
+    site.kube.set_retention(Duration::from_hours(1));
     assert_eq!(site.remove(&removal).await.unwrap(), Removed::Trashed);
     let again = site.create(&patterned("x", "elsewhere")).await.unwrap();
     site.nfs.commit(&again.id, "made-again", &Permit::unlimited()).await.unwrap();
-    site.kubernetes.set_volume(&removal.name, "made-again", false);
+    site.kube.set_volume(&removal.name, "made-again", false);
     site.restart();
-    site.kubernetes.set_now(SystemTime::now() + Duration::from_hours(2));
+    site.kube.set_now(SystemTime::now() + Duration::from_hours(2));
     site.collect_until(|status| status.trash == 0 && site.trash().is_empty()).await;
     assert!(site.has("elsewhere") && !site.has("data"));
 }
@@ -372,14 +372,14 @@ async fn a_pv_of_a_rebuilt_cluster_is_proved_by_a_former_id_and_one_of_an_unknow
     let site = Site::new();
     let (first, mut second) = (made(&site).await, filled(&site, "y", "other", "").await);
     second.pv_metadata.uid = "restored-from-a-backup".into();
-    site.kubernetes.set_cluster(None);
+    site.kube.set_cluster(None);
     let error = site.remove(&second).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Refused);
     assert!(error.chain().contains("kube-system"), "{}", error.chain());
     assert!(site.has("other/file"));
-    site.kubernetes.set_cluster(Some(ClusterIds::only("rebuilt").also(["cluster-1".to_owned()])));
+    site.kube.set_cluster(Some(ClusterIds::only("rebuilt").also(["cluster-1".to_owned()])));
     assert_eq!(site.remove(&second).await.unwrap(), Removed::Trashed);
-    site.kubernetes.set_cluster(None);
+    site.kube.set_cluster(None);
     assert_eq!(site.restore(&first).await.unwrap(), Restored::InPlace);
 }
 
@@ -413,7 +413,7 @@ async fn what_cannot_go_back_since_its_place_is_taken_waits_in_the_trash_and_is_
     filled(&site, "y", "data", "of y").await;
     let error = site.restore(&removal).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Conflict, "{}", error.chain());
-    site.kubernetes.set_volume(&removal.name, &removal.pv_metadata.uid, false);
+    site.kube.set_volume(&removal.name, &removal.pv_metadata.uid, false);
     site.restart();
     site.collect_until(|status| !status.stuck.is_empty()).await;
     let stuck = site.nfs.stores().remove(0).stuck;

@@ -240,13 +240,13 @@ async fn what_the_previous_version_left_in_the_trash_is_purged_a_day_later_if_no
     let volume = VolumeName::for_claim("uid-x").unwrap();
     let settled = |status: &StoreStatus| status.trash == 1;
     // Its PV is there: it may be in use.
-    site.kubernetes.set_volume(&volume, "object", false);
-    site.kubernetes.set_now(at + Duration::from_hours(25));
+    site.kube.set_volume(&volume, "object", false);
+    site.kube.set_now(at + Duration::from_hours(25));
     site.collect_until(|status| settled(status) && !status.stuck.is_empty()).await;
     assert!(site.nfs.stores()[0].stuck[0].1.contains("pvc-uid-x"));
     // It is gone, but not for long enough.
-    site.kubernetes.delete_volume(&volume);
-    site.kubernetes.set_now(at + Duration::from_hours(23));
+    site.kube.delete_volume(&volume);
+    site.kube.set_now(at + Duration::from_hours(23));
     site.restart();
     site.collect_until(settled).await;
     // A volume that recorded no inode misses its directory: it may be this one.
@@ -256,7 +256,7 @@ async fn what_the_previous_version_left_in_the_trash_is_purged_a_day_later_if_no
     let mut old: serde_json::Value = serde_json::from_str(&whole).unwrap();
     old.as_object_mut().unwrap().remove("inode");
     fs::write(&record, old.to_string()).unwrap();
-    site.kubernetes.set_now(at + Duration::from_hours(25));
+    site.kube.set_now(at + Duration::from_hours(25));
     site.restart();
     site.collect_until(|status| settled(status) && !status.stuck.is_empty()).await;
     assert!(site.nfs.stores()[0].stuck[0].1.contains("pvc-uid-other"), "{:?}", site.nfs.stores()[0].stuck);

@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use super::{
     super::{
         mounted,
-        moves::{self, ActiveRecord, PathState, here},
+        moves::{self, ActiveRecord, PathState, path_state},
         op_error::{OpError, fail, unless_full},
         parents::remove_parents,
         places,
@@ -43,7 +43,7 @@ pub(super) fn act(work: &ExportOp<'_>, key: &Key, found: &Found, next: &Next) ->
     let name = match found {
         Found::Removed { marker, .. } | Found::OrphanRecord { marker, .. } => Some(marker.id.name()),
         Found::Named { whole, .. } => Some(&whole.volume),
-        Found::Begun { active_record, .. } => Some(active_record.marker.id.name()),
+        Found::Begun { active, .. } => Some(active.marker.id.name()),
         Found::Legacy { volume, .. } => Some(volume),
         Found::Misplaced { .. } | Found::OtherCluster | Found::Unrecognised(_) => None,
     };
@@ -88,7 +88,7 @@ fn marked(work: &ExportOp<'_>, key: &Key, inode: u64) -> Result<Key, OpError> {
     {
         return Ok(key.clone());
     }
-    if here(work, &marked.path())? != PathState::Nothing {
+    if path_state(work, &marked.path())? != PathState::Nothing {
         let path = marked.path();
         return fail(Kind::Conflict, format!("{path} exists already, and is not what is to be purged"));
     }
@@ -124,26 +124,22 @@ fn put_back(work: &ExportOp<'_>, key: &Key, found: &Found, uid: &str) -> Result<
             };
             restore::from_trash(work, &key.name, (**marker).clone(), Some(uid))?;
         }
-        Found::Begun { active_record, .. } => {
+        Found::Begun { active, .. } => {
             // The provisioner may have finished or given up the removal by now.
-            if let Some(active_record) = moves::active_record(work, active_record.marker.id.name())? {
-                restore::cancel(work, &active_record, Some(uid))?;
+            if let Some(active) = moves::active_record(work, active.marker.id.name())? {
+                restore::cancel(work, &active, Some(uid))?;
                 told(work, &live_name(found), &key.name);
             }
         }
-        Found::Named { whole, active_record: Some(active_record), inode } => {
-            let marker = Marker {
-                trash: None,
-                archive: None,
-                uid: Some(uid.to_owned()),
-                ..active_record.marker.clone()
-            };
-            restore::bring(work, &marker, &active_record.file(), &key.path(), *inode)?;
+        Found::Named { whole, active: Some(active), inode } => {
+            let marker =
+                Marker { trash: None, archive: None, uid: Some(uid.to_owned()), ..active.marker.clone() };
+            restore::bring(work, &marker, &active.file(), &key.path(), *inode)?;
             work.context.trash.taken(&key.path());
-            unless_full(work.changes.write(&active_record.file(), &marker.to_json()))?;
+            unless_full(work.changes.write(&active.file(), &marker.to_json()))?;
             told(work, &whole.volume, &key.name);
         }
-        Found::Named { whole, active_record: None, .. } => {
+        Found::Named { whole, active: None, .. } => {
             return fail(
                 Kind::Conflict,
                 format!(
@@ -169,14 +165,14 @@ fn told(work: &ExportOp<'_>, volume: &impl std::fmt::Display, entry: &str) {
 
 /// Finishes a removal that was begun for a PV that is gone.
 fn finish(work: &ExportOp<'_>, key: &Key, found: &Found) -> Result<Done, OpError> {
-    let Found::Begun { active_record, inode } = found else { return Ok(Done::Changed) };
-    let Some(mut now) = moves::active_record(work, active_record.marker.id.name())? else {
+    let Found::Begun { active, inode } = found else { return Ok(Done::Changed) };
+    let Some(mut now) = moves::active_record(work, active.marker.id.name())? else {
         return Ok(Done::Changed);
     };
     if now.marker.trash.is_none() {
         // The version before did not note it.
         let at = jiff::Timestamp::now();
-        let keep = work.context.kubernetes.trash_retention().as_secs();
+        let keep = work.context.kube.trash_retention().as_secs();
         let trash =
             Trashed { entry: key.name.clone(), inode: *inode, at, until: None, keep, below: Vec::new() };
         now.marker =
@@ -209,7 +205,7 @@ fn give_back(work: &ExportOp<'_>, key: &Key, found: &Found, owner: &RelativePath
 fn put_record_back(work: &ExportOp<'_>, key: &Key, found: &Found) -> Result<Done, OpError> {
     let Found::OrphanRecord { marker, belongs: Some(belongs) } = found else { return Ok(Done::Changed) };
     let name = marker.id.name();
-    if moves::active_record(work, name)?.is_none() && here(work, belongs)? == PathState::Nothing {
+    if moves::active_record(work, name)?.is_none() && path_state(work, belongs)? == PathState::Nothing {
         work.changes.rename(&moves::trash_record(&key.name), belongs)?;
         if *belongs == record::file(VOLUMES, name) {
             work.context.index.add(name, &marker.path);
@@ -246,7 +242,8 @@ pub(super) fn purge(
                 stuck: outcome.stuck.iter().filter(|stuck| stuck.entry == tree.name).cloned().collect(),
                 unfinished: outcome.unfinished.iter().filter(|u| u.entry == tree.name).cloned().collect(),
             };
-            let gone = mounted::within(work, below, |inner| here(inner, &key.path()))? == PathState::Nothing;
+            let gone =
+                mounted::within(work, below, |inner| path_state(inner, &key.path()))? == PathState::Nothing;
             if gone && let Some(found) = ready.get(key) {
                 let removed = match &**found {
                     Found::Removed { marker, .. } => Some((marker.id.name(), &marker.path)),
@@ -259,8 +256,8 @@ pub(super) fn purge(
                     | Found::Unrecognised(_) => None,
                 };
                 work.context.trash.gone(&key.path(), &key.name, removed);
-                if let Found::Named { active_record: Some(active_record), .. } = &**found {
-                    forget_live(work, active_record)?;
+                if let Found::Named { active: Some(active), .. } = &**found {
+                    forget_live(work, active)?;
                 }
                 // The record goes last: what has none is never purged.
                 work.changes.remove_file(&moves::trash_record(&key.name))?;
@@ -272,12 +269,12 @@ pub(super) fn purge(
 }
 
 /// Removes what is still noted of a volume that was removed while the export was full.
-fn forget_live(work: &ExportOp<'_>, active_record: &ActiveRecord) -> Result<(), OpError> {
-    let Ok(_held) = work.context.try_lock(active_record.marker.id.name()) else { return Ok(()) };
-    if stage(work, &active_record.marker)? == Stage::Missing {
-        unless_full(places::vacate(work, &active_record.marker, &active_record.marker.path))?;
-        remove_parents(work, &active_record.marker.path)?;
-        moves::forget(work, &active_record.marker)?;
+fn forget_live(work: &ExportOp<'_>, active: &ActiveRecord) -> Result<(), OpError> {
+    let Ok(_held) = work.context.try_lock(active.marker.id.name()) else { return Ok(()) };
+    if stage(work, &active.marker)? == Stage::Missing {
+        unless_full(places::vacate(work, &active.marker, &active.marker.path))?;
+        remove_parents(work, &active.marker.path)?;
+        moves::forget(work, &active.marker)?;
     }
     Ok(())
 }

@@ -17,9 +17,9 @@ pub(super) enum Found {
     /// Removed, with its record beside it, of this cluster.
     Removed { marker: Box<Marker>, inode: u64 },
     /// Removed while the export was full: its name is its record, and perhaps the record among the volumes is still there.
-    Named { whole: SelfDescribingName, active_record: Option<Box<ActiveRecord>>, inode: u64 },
+    Named { whole: SelfDescribingName, active: Option<Box<ActiveRecord>>, inode: u64 },
     /// Its removal was begun and not finished: the record among the volumes says so.
-    Begun { active_record: Box<ActiveRecord>, inode: u64 },
+    Begun { active: Box<ActiveRecord>, inode: u64 },
     /// Removed by the previous version, which kept no record.
     Legacy { volume: VolumeName, at: Timestamp, inode: u64 },
     /// A call that was delayed moved it here. `owner`: where the volume lies that it is of.
@@ -40,9 +40,7 @@ impl Found {
                 Some((marker.id.name(), marker.uid.as_deref()))
             }
             Self::Named { whole, .. } => Some((&whole.volume, whole.uid.as_deref())),
-            Self::Begun { active_record, .. } => {
-                Some((active_record.marker.id.name(), active_record.marker.uid.as_deref()))
-            }
+            Self::Begun { active, .. } => Some((active.marker.id.name(), active.marker.uid.as_deref())),
             Self::Legacy { volume, .. } => Some((volume, None)),
             Self::OrphanRecord { belongs: Some(_), .. }
             | Self::Misplaced { .. }
@@ -185,9 +183,9 @@ mod tests {
             inode: 7,
             keep: 0,
         };
-        let named = || Found::Named { whole: whole.clone(), active_record: None, inode: 7 };
+        let named = || Found::Named { whole: whole.clone(), active: None, inode: 7 };
         let begun = || Found::Begun {
-            active_record: Box::new(ActiveRecord { folder: "volumes", marker: *marker() }),
+            active: Box::new(ActiveRecord { folder: "volumes", marker: *marker() }),
             inode: 7,
         };
         let legacy = || Found::Legacy {

@@ -130,7 +130,7 @@ impl Rounds {
             return now;
         }
         let look = self.looked.map_or(now, |looked| looked + LOOK);
-        let (clock, retention) = (store.kubernetes.now(), store.kubernetes.trash_retention());
+        let (clock, retention) = (store.kube.now(), store.kube.trash_retention());
         let pauses = self.items.values().filter_map(|item| item.pause).map(|(until, _)| until);
         let pauses = pauses.filter(|until| *until > now);
         let due = self.items.values().filter_map(|item| {
@@ -163,7 +163,7 @@ impl Rounds {
             if depth != Depth::New {
                 self.looked = Some(Instant::now());
             }
-            self.take(found, purger.store.kubernetes.now());
+            self.take(found, purger.store.kube.now());
         }))
     }
 
@@ -185,7 +185,7 @@ impl Rounds {
 
     /// Asks the API server for the PVs of what is due, of what was begun, and of some of the others.
     async fn ask(&mut self, store: &Store, depth: Depth) {
-        let (now, retention) = (store.kubernetes.now(), store.kubernetes.trash_retention());
+        let (now, retention) = (store.kube.now(), store.kube.trash_retention());
         let mut asked = Vec::new();
         let mut others = Vec::new();
         for (key, item) in &self.items {
@@ -207,7 +207,7 @@ impl Rounds {
                 if !store.enforces(Rule::PvState) {
                     return (key, Ok(PvState::Absent));
                 }
-                let answer = store.kubernetes.pv_state(&volume).await;
+                let answer = store.kube.pv_state(&volume).await;
                 (key, answer)
             })
             .buffer_unordered(QUESTIONS)
@@ -232,7 +232,7 @@ impl Rounds {
 
     /// Decides about every entry, and returns what is to be done.
     fn decide(&mut self, store: &Store) -> Vec<(Key, Arc<Found>, Next)> {
-        let (now, retention) = (store.kubernetes.now(), store.kubernetes.trash_retention());
+        let (now, retention) = (store.kube.now(), store.kube.trash_retention());
         let mut todo = Vec::new();
         for (key, item) in &mut self.items {
             if item.is_paused() {

@@ -12,7 +12,7 @@ use super::{
     super::{
         entry::{self, Name},
         mounted,
-        moves::{self, ActiveRecord, PathState, here},
+        moves::{self, ActiveRecord, PathState, path_state},
         op_error::{OpError, is_elsewhere},
         places::{self, Relation},
         record::{self, BASE, INTENTS, Marker, PURGING, TRASH, VOLUMES},
@@ -158,7 +158,7 @@ fn still(work: &ExportOp<'_>, key: &Key, before: &Found, depth: Depth) -> Result
         (Depth::New, _) | (Depth::Changed, Found::Misplaced { .. } | Found::OtherCluster) => true,
         // Another directory may have come in place of an empty one.
         (Depth::Changed, Found::Removed { inode, .. } | Found::Legacy { inode, .. }) => {
-            here(work, &key.path())? == PathState::Directory(*inode)
+            path_state(work, &key.path())? == PathState::Directory(*inode)
         }
         (
             Depth::Changed,
@@ -177,7 +177,7 @@ fn elsewhere(work: &ExportOp<'_>, key: &Key) -> Result<Option<(Key, Found)>, OpE
     let removed = Found::Removed { marker: Box::new(marker.clone()), inode };
     for folder in [Folder::Trash, Folder::Purging] {
         let key = Key { below: below.clone(), folder, name: key.name.clone() };
-        match mounted::within(work, &below, |inner| here(inner, &key.path())) {
+        match mounted::within(work, &below, |inner| path_state(inner, &key.path())) {
             Ok(PathState::Directory(found)) if found == inode => {
                 let found = ours(work, &key, cluster.as_deref(), removed);
                 return Ok(Some((key, found)));
@@ -200,7 +200,7 @@ pub(super) fn identify(work: &ExportOp<'_>, key: &Key) -> Result<Option<Found>, 
         Err(OpError::Reported(error)) => return Ok(Some(Found::Unrecognised(error.to_string()))),
         Err(error) => return Err(error),
     };
-    let inode = match here(work, &key.path())? {
+    let inode = match path_state(work, &key.path())? {
         PathState::Directory(inode) => inode,
         PathState::Nothing => return leftover(work, record, &key.name),
         PathState::Other => {
@@ -234,24 +234,23 @@ pub(super) fn identify(work: &ExportOp<'_>, key: &Key) -> Result<Option<Found>, 
         if by_inode && whole.inode != inode {
             return misplaced(work, inode, None, key).map(Some);
         }
-        let active_record = moves::active_record(work, &whole.volume)?;
-        let active_record = active_record.filter(|active_record| {
-            active_record.marker.inode_in(base).is_none_or(|recorded| recorded == inode)
-        });
+        let active = moves::active_record(work, &whole.volume)?;
+        let active =
+            active.filter(|active| active.marker.inode_in(base).is_none_or(|recorded| recorded == inode));
         let cluster = whole.cluster.clone();
-        let named = Found::Named { whole, active_record: active_record.map(Box::new), inode };
+        let named = Found::Named { whole, active: active.map(Box::new), inode };
         return Ok(Some(ours(work, key, cluster.as_deref(), named)));
     }
-    if let Some(active_record) =
+    if let Some(active) =
         name.volume().map(|volume| moves::active_record(work, volume)).transpose()?.flatten()
-        && is_on_its_way(&active_record.marker, &key.name, inode, base, by_inode)
+        && is_on_its_way(&active.marker, &key.name, inode, base, by_inode)
     {
-        let cluster = active_record.marker.cluster.clone();
+        let cluster = active.marker.cluster.clone();
         return Ok(Some(ours(
             work,
             key,
             cluster.as_deref(),
-            Found::Begun { active_record: Box::new(active_record), inode },
+            Found::Begun { active: Box::new(active), inode },
         )));
     }
     misplaced(work, inode, None, key).map(Some)
@@ -307,11 +306,11 @@ fn belongs(work: &ExportOp<'_>, marker: &Marker, entry: &str) -> Result<Option<R
     }
     let is_it = |found: PathState, recorded: Option<u64>| matches!(found, PathState::Directory(i) if recorded == Some(i));
     if let Some(other) = other
-        && is_it(here(work, &moves::in_trash(other))?, marker.trashed_in(base))
+        && is_it(path_state(work, &moves::in_trash(other))?, marker.trashed_in(base))
     {
         return Ok(Some(moves::trash_record(other)));
     }
-    let at_place = match here(work, &marker.path) {
+    let at_place = match path_state(work, &marker.path) {
         Err(error) if is_elsewhere(&error) => PathState::Nothing,
         other => other?,
     };
@@ -333,33 +332,25 @@ fn misplaced(
         // As it was before the rule: whatever is in the trash is purged.
         let (volume, at) = (volume.clone(), jiff::Timestamp::UNIX_EPOCH);
         let whole = entry::SelfDescribingName { volume, at, uid: None, cluster: None, inode, keep: 0 };
-        return Ok(Found::Named { whole, active_record: None, inode });
+        return Ok(Found::Named { whole, active: None, inode });
     }
     let hints = hints(work, place, &name)?;
     for place in &hints {
-        if let Some((active_record, _)) = owner_at(work, place, inode)? {
-            return Ok(Found::Misplaced {
-                inode,
-                owner: Some(active_record.marker.path),
-                why: String::new(),
-            });
+        if let Some((active, _)) = owner_at(work, place, inode)? {
+            return Ok(Found::Misplaced { inode, owner: Some(active.marker.path), why: String::new() });
         }
     }
     let mut doubts = Vec::new();
     for volume in all_volumes(work)? {
-        let Ok(Some(active_record)) = moves::active_record(work, &volume) else { continue };
-        match misses(work, &active_record.marker, inode)? {
+        let Ok(Some(active)) = moves::active_record(work, &volume) else { continue };
+        match misses(work, &active.marker, inode)? {
             None => {}
             // The version before was interrupted between the move and the removal of the record.
-            Some(false) if name.volume() == Some(&volume) && is_ours(work, &active_record.marker) => {
-                return Ok(Found::Begun { active_record: Box::new(active_record), inode });
+            Some(false) if name.volume() == Some(&volume) && is_ours(work, &active.marker) => {
+                return Ok(Found::Begun { active: Box::new(active), inode });
             }
-            Some(sure) if sure || hints.contains(&active_record.marker.path) => {
-                return Ok(Found::Misplaced {
-                    inode,
-                    owner: Some(active_record.marker.path),
-                    why: String::new(),
-                });
+            Some(sure) if sure || hints.contains(&active.marker.path) => {
+                return Ok(Found::Misplaced { inode, owner: Some(active.marker.path), why: String::new() });
             }
             Some(_) => doubts.push(volume),
         }
@@ -388,11 +379,11 @@ fn owner_at(
     if let Some(occupant) = places::occupant(work, place)?
         && occupant.relation == Relation::Same
         && let Some(who) = &occupant.who
-        && let Some(active_record) = moves::active_record(work, who.id.name())?
-        && active_record.marker.path == *place
-        && let Some(sure) = misses(work, &active_record.marker, inode)?
+        && let Some(active) = moves::active_record(work, who.id.name())?
+        && active.marker.path == *place
+        && let Some(sure) = misses(work, &active.marker, inode)?
     {
-        return Ok(Some((active_record, sure)));
+        return Ok(Some((active, sure)));
     }
     Ok(None)
 }
@@ -403,8 +394,8 @@ pub(super) fn next_owner(work: &ExportOp<'_>, found: &Found) -> Result<Option<Re
     let Found::Removed { marker, inode } = found else { return Ok(None) };
     let owner = owner_at(work, &marker.path, *inode)?;
     Ok(owner
-        .filter(|(active_record, sure)| *sure && active_record.marker.trash.is_none())
-        .map(|(active_record, _)| active_record.marker.path))
+        .filter(|(active, sure)| *sure && active.marker.trash.is_none())
+        .map(|(active, _)| active.marker.path))
 }
 
 /// Where a directory may have been that a call that was delayed moved here: where the volume was that it was meant for.
@@ -438,7 +429,7 @@ fn misses(work: &ExportOp<'_>, marker: &Marker, inode: u64) -> Result<Option<boo
     if recorded.is_some_and(|recorded| recorded != inode) {
         return Ok(None);
     }
-    let missing = match here(work, &marker.path) {
+    let missing = match path_state(work, &marker.path) {
         Ok(at_place) => at_place == PathState::Nothing,
         // It lies where we do not look: behind a mount, a link.
         Err(OpError::Step(_)) => false,

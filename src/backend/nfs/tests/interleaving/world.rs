@@ -197,7 +197,7 @@ impl Process {
         Self { stage: Arc::clone(stage), actor, cluster, nfs, permit: Permit::unlimited() }
     }
 
-    fn kubernetes(&self) -> &FakeKubernetes {
+    fn kube(&self) -> &FakeKubernetes {
         &self.stage.hosts[self.cluster]
     }
 
@@ -304,7 +304,7 @@ impl Process {
             return Ok(());
         };
         self.turn(&format!("store the PV of {name}"))?;
-        self.kubernetes().set_volume(&request.name, &object_uid(&request.name), false);
+        self.kube().set_volume(&request.name, &object_uid(&request.name), false);
         let directory = self.stage.directory(&volume);
         if fs::write(directory.join(name), name).is_err() {
             self.stage.wrong(format!("there is no directory for the pod of {name}"));
@@ -329,7 +329,7 @@ impl Process {
                 return Ok(());
             }
             entry.state = State::Released(disposal);
-            self.kubernetes().set_volume(&entry.request.name, &object_uid(&entry.request.name), true);
+            self.kube().set_volume(&entry.request.name, &object_uid(&entry.request.name), true);
         }
         self.remove(name, disposal).await
     }
@@ -347,9 +347,9 @@ impl Process {
             return Ok(());
         }
         self.turn(&format!("delete the PV of {name}"))?;
-        match self.kubernetes().pv_state(&removal.name).await.unwrap() {
+        match self.kube().pv_state(&removal.name).await.unwrap() {
             PvState::Present { removing: true, .. } => {
-                self.kubernetes().delete_volume(&removal.name);
+                self.kube().delete_volume(&removal.name);
                 self.stage.ledger().claims.get_mut(name).unwrap().state = State::Gone(disposal);
                 Ok(())
             }
@@ -368,7 +368,7 @@ impl Process {
             && matches!(entry.state, State::Released(_))
         {
             entry.state = State::Bound;
-            self.kubernetes().set_volume(&entry.request.name, &object_uid(&entry.request.name), false);
+            self.kube().set_volume(&entry.request.name, &object_uid(&entry.request.name), false);
         }
         Ok(())
     }
@@ -377,10 +377,10 @@ impl Process {
         self.turn(&format!("copy the PV of {name}"))?;
         let Some(mut removal) = self.removal(name, Disposal::Delete) else { return Ok(()) };
         removal.pv_metadata.uid = "copy".into();
-        self.kubernetes().set_volume(&removal.name, "copy", true);
+        self.kube().set_volume(&removal.name, "copy", true);
         let removed = self.nfs.remove(&removal, &self.permit).await;
         if self.failed(removed)?.is_some() {
-            self.kubernetes().delete_volume(&removal.name);
+            self.kube().delete_volume(&removal.name);
         }
         Ok(())
     }
@@ -390,7 +390,7 @@ impl Process {
         for store in &self.nfs.stores {
             let found = self.nfs.list_uncommitted(&store.export.name, &|_: &VolumeName| false).await;
             for uncommitted in self.failed(found)?.unwrap_or_default() {
-                let pv = self.kubernetes().pv_state(uncommitted.id.name()).await.unwrap();
+                let pv = self.kube().pv_state(uncommitted.id.name()).await.unwrap();
                 let asked = |entry: &Entry| {
                     entry.cluster == self.cluster
                         && entry.request.name == *uncommitted.id.name()
