@@ -16,7 +16,7 @@ use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Semaphore;
 
 use super::{
-    cache::{Cache, Claim, Watched},
+    cache::{Attachments, Cache, Claim, Watched},
     class::Class,
     cluster::Cluster,
     cluster_identity::ClusterIdentity,
@@ -96,9 +96,11 @@ impl Shared {
             })
             .collect();
         let guarding = rights.rights().borrow().allow(Right::PatchVolumes);
+        let mut cache = Cache::new(backends.clone(), guarding);
+        cache.attachments = Attachments::of(settings.attachers.clone());
         let shared = Self {
             cluster: Cluster::new(client.clone(), settings.api_timeout),
-            cache: Mutex::new(Cache::new(backends.clone(), guarding)),
+            cache: Mutex::new(cache),
             backends,
             metrics,
             rights,
@@ -171,7 +173,7 @@ impl Shared {
                 self.metrics.only_classes(self.cache().classes().iter().map(|class| class.name.clone()));
                 self.classes_listed.send_replace(true);
             }
-            Watched::Claims | Watched::Volumes => {}
+            Watched::Claims | Watched::Volumes | Watched::Attachments => {}
         }
         if synced {
             self.synced.send_replace(true);
@@ -240,8 +242,10 @@ impl Shared {
     pub(super) fn adapt(&self, rights: &rights::Rights) {
         self.metrics.rights_missing(rights.missing().iter().map(Right::to_string).collect());
         self.explained.lock().clear();
-        let mut cache = self.cache();
+        let cache = &mut *self.cache();
         cache.guard(rights.allow(Right::PatchVolumes));
+        let readable = [Right::ListAttachments, Right::WatchAttachments].iter().all(|one| rights.allow(*one));
+        cache.attachments.read(readable, &mut cache.wakeups);
         cache.wake_growing();
     }
 

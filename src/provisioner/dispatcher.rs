@@ -12,6 +12,7 @@ use std::{
 use tokio::{sync::mpsc, task::JoinSet};
 
 use super::{
+    attach,
     context::Shared,
     expand, kept_secrets,
     key::Key,
@@ -201,6 +202,7 @@ impl Dispatcher {
                 Key::Commit(uid) => provision::commit(&shared, uid, &permit).await,
                 Key::Volume(name) => reclaim::reconcile(&shared, name, work.attempt(), &permit).await,
                 Key::Expand(uid) => expand::reconcile(&shared, uid, &permit).await,
+                Key::Attachment(name) => attach::reconcile(&shared, name, &permit).await,
                 Key::AddFinalizer(name) => {
                     let outcome = reclaim::reconcile_finalizer(&shared, name, &permit).await;
                     tokio::time::sleep(FINALIZER_PAUSE).await;
@@ -316,6 +318,7 @@ fn route(shared: &Shared, key: &Key) -> (LaneId, Option<Arc<Order>>) {
             other => other,
         },
         Key::AddFinalizer(_) => LaneId::Finalizers,
+        Key::Attachment(_) => LaneId::Rest,
     };
     (lane, None)
 }

@@ -14,6 +14,11 @@ pub(super) const SELECTED_NODE: &str = "volume.kubernetes.io/selected-node";
 pub(super) const PROVISIONED_BY: &str = "pv.kubernetes.io/provisioned-by";
 /// Who took a volume over from an in-tree plugin.
 pub(super) const MIGRATED_TO: &str = "pv.kubernetes.io/migrated-to";
+/// Keeps a `VolumeAttachment` in the API until its volume is detached: the finalizer of external-attacher for the same driver, so
+/// that each can end what the other began.
+pub(super) fn attachment_finalizer(driver: &str) -> String {
+    format!("external-attacher/{}", driver.replace('.', "-"))
+}
 /// Keeps a volume in the API until it was removed from the storage.
 pub(super) const FINALIZER: &str = "external-provisioner.volume.kubernetes.io/finalizer";
 

@@ -23,7 +23,7 @@ use super::{
     class::Class,
     cluster::sentence,
     context::Shared,
-    objects::{ClaimObject, VolumeObject},
+    objects::{AttachmentObject, ClaimObject, VolumeObject},
     rights::Right,
 };
 
@@ -152,19 +152,40 @@ async fn follow_each(shared: Arc<Shared>, client: Client) {
                 }
             }
         });
-    let claims = async {
-        // Of claims that come before their classes too little would be kept, and each had to be read once more. The sender is in
-        // `shared`: waiting cannot fail.
-        let _ = shared.classes_listed.subscribe().wait_for(|listed| *listed).await;
-        follow(Watched::Claims, Api::<ClaimObject>::all(client), &config, &shared, |event| match event {
-            Change::Seen(claim) => shared.cache().see_claim(&claim),
-            Change::Gone(claim) => {
-                shared.cache().forget_claim(claim.metadata.uid.as_deref().unwrap_or_default());
+    let claims =
+        async {
+            // Of claims that come before their classes too little would be kept, and each had to be read once more. The sender is in
+            // `shared`: waiting cannot fail.
+            let _ = shared.classes_listed.subscribe().wait_for(|listed| *listed).await;
+            follow(Watched::Claims, Api::<ClaimObject>::all(client.clone()), &config, &shared, |event| {
+                match event {
+                    Change::Seen(claim) => shared.cache().see_claim(&claim),
+                    Change::Gone(claim) => {
+                        shared.cache().forget_claim(claim.metadata.uid.as_deref().unwrap_or_default());
+                    }
+                }
+            })
+            .await;
+        };
+    let attachments = async {
+        if !shared.cache().attachments.served() {
+            return;
+        }
+        let api = Api::<AttachmentObject>::all(client.clone());
+        follow(Watched::Attachments, api, &config, &shared, |event| match event {
+            Change::Seen(attachment) => {
+                let cache = &mut *shared.cache();
+                cache.attachments.see(&attachment, &mut cache.wakeups);
+            }
+            Change::Gone(attachment) => {
+                let cache = &mut *shared.cache();
+                let name = attachment.metadata.name.as_deref().unwrap_or_default();
+                cache.attachments.forget(name, &mut cache.wakeups);
             }
         })
         .await;
     };
-    tokio::join!(classes, volumes, claims);
+    tokio::join!(classes, volumes, claims, attachments);
 }
 
 /// What happened to one object.
@@ -316,6 +337,7 @@ fn resource(kind: Watched) -> &'static str {
         Watched::Claims => "persistentvolumeclaims",
         Watched::Volumes => "persistentvolumes",
         Watched::Classes => "storageclasses",
+        Watched::Attachments => "volumeattachments",
     }
 }
 
@@ -324,6 +346,7 @@ fn right_to_list(kind: Watched) -> Right {
         Watched::Claims => Right::ListClaims,
         Watched::Volumes => Right::ListVolumes,
         Watched::Classes => Right::ListClasses,
+        Watched::Attachments => Right::ListAttachments,
     }
 }
 
@@ -332,6 +355,7 @@ fn right_to_watch(kind: Watched) -> Right {
         Watched::Claims => Right::WatchClaims,
         Watched::Volumes => Right::WatchVolumes,
         Watched::Classes => Right::WatchClasses,
+        Watched::Attachments => Right::WatchAttachments,
     }
 }
 
