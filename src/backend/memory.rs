@@ -296,6 +296,11 @@ impl Memory {
         faults.splice(0..0, std::iter::repeat_n((moment, kind), times));
     }
 
+    /// What was told to fail does so no more.
+    pub fn forget_faults(&self) {
+        self.state().faults.clear();
+    }
+
     /// Lets every call of `operation` that begins from now on wait until [`release`](Memory::release).
     pub fn hang(&self, operation: Operation) {
         self.hung.send_modify(|hung| {

@@ -40,6 +40,11 @@ pub(super) const TRASH_RETENTION: &str = "berth.storage/trash-retention";
 /// The identity of the store when the volume was made.
 pub(super) const STORE_ID: &str = "berth.storage/store-id";
 
+/// On a claim whose CSI volume has grown: no node has a part in it. Without it kubelet asks every node that shares the volume.
+pub(super) const NO_NODE_EXPANSION: &str = "volume.kubernetes.io/node-expansion-not-required";
+/// On a CSI volume that has grown: what its claim had before, until a node has done its part.
+pub(super) const PRE_RESIZE_CAPACITY: &str = "volume.alpha.kubernetes.io/pre-resize-capacity";
+
 /// How the in-tree plugins marked the volumes that they made, as against those that an administrator made by hand.
 pub(super) const CREATED_BY: &str = "kubernetes.io/createdby";
 /// What the in-tree plugin for RBD wrote there.

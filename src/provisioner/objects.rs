@@ -91,11 +91,17 @@ impl DataSource {
 
 /// What became of the claim.
 #[derive(Debug, Clone, Default, Deserialize)]
-#[serde(default)]
+#[serde(default, rename_all = "camelCase")]
 pub(super) struct ClaimStatus {
     pub(super) phase: Option<String>,
     #[serde(deserialize_with = "or_default")]
     pub(super) capacity: Storage,
+    /// The size that an expansion is for.
+    #[serde(deserialize_with = "or_default")]
+    pub(super) allocated_resources: Storage,
+    /// How far it is.
+    #[serde(deserialize_with = "or_default")]
+    pub(super) allocated_resource_statuses: Storage,
     pub(super) conditions: Option<Vec<Condition>>,
 }
 
@@ -105,6 +111,8 @@ pub(super) struct ClaimStatus {
 pub(super) struct Condition {
     #[serde(rename = "type", deserialize_with = "or_default")]
     pub(super) kind: String,
+    #[serde(deserialize_with = "or_default")]
+    pub(super) message: String,
 }
 
 /// A `PersistentVolume`.

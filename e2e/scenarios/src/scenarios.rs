@@ -1,6 +1,7 @@
 //! The scenarios, by theme. Each module's `scenarios` gives its table: a sentence and the function
 //! that proves it.
 
+mod attaching;
 mod ceph;
 mod chart;
 mod contract;
@@ -62,6 +63,7 @@ pub fn all() -> Vec<Scenario> {
         refusal::scenarios(),
         contract::scenarios(),
         expansion::scenarios(),
+        attaching::scenarios(),
         races::scenarios(),
         turbulence::scenarios(),
         replicas::scenarios(),
