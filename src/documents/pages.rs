@@ -1,9 +1,10 @@
 //! Each page of `docs/` says whom it is for, lists its chapters where it is longer than a screen, and ends with what to read
-//! next; and the table of Events in `docs/troubleshooting.md` has the reasons that the code gives.
+//! next; and the table of Events in `docs/troubleshooting.md` has the reasons that the code gives. Each command was run by a
+//! scenario, or the page says why not.
 
 use std::{collections::BTreeSet, fs};
 
-use super::{phrases, root};
+use super::{hold, phrases, root, table};
 
 /// Lines of prose that fit on a screen, give or take.
 const SCREEN: usize = 80;
@@ -41,20 +42,22 @@ fn without_generated(text: &str) -> String {
     written
 }
 
+/// The pages of `docs/`.
+fn pages() -> Vec<String> {
+    let paths = fs::read_dir(root().join("docs")).unwrap().map(|entry| entry.unwrap().path());
+    let pages = paths.filter(|path| path.extension().is_some_and(|extension| extension == "md"));
+    pages.map(|path| format!("docs/{}", path.file_name().unwrap().to_str().unwrap())).collect()
+}
+
 #[test]
 fn every_page_says_whom_it_is_for_lists_its_chapters_and_ends_with_what_to_read_next() {
     let mut wrong = Vec::new();
-    let mut pages = 0;
-    for entry in fs::read_dir(root().join("docs")).unwrap() {
-        let path = entry.unwrap().path();
-        if path.extension().is_none_or(|extension| extension != "md") {
-            continue;
-        }
-        pages += 1;
-        let lacks = lacks(&fs::read_to_string(&path).unwrap());
-        wrong.extend(lacks.into_iter().map(|what| format!("{} lacks {what}", path.display())));
+    let pages = pages();
+    for page in &pages {
+        let lacks = lacks(&fs::read_to_string(root().join(page)).unwrap());
+        wrong.extend(lacks.into_iter().map(|what| format!("{page} lacks {what}")));
     }
-    assert!(pages > 15, "the pages were not found");
+    assert!(pages.len() > 15, "the pages were not found");
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
@@ -121,4 +124,108 @@ fn reasons_are_found_where_events_are_sent() {
         g(\"Other\", 1) h(\"some words\", note)\n#[cfg(test)]\nmod tests { f(Type::Normal, \"No\", x) }";
     let found = reasons(text);
     assert_eq!(found.iter().map(String::as_str).collect::<Vec<_>>(), ["ClassOdd", "GoesOn", "VolumeBroken"]);
+}
+
+/// The chapters whose commands a scenario runs as they are written, each with the scenario's file.
+const RUN: [(&str, &str, &str); 9] = [
+    ("README.md", "Install", "chart/documents.rs"),
+    ("docs/install.md", "Helm", "chart/documents.rs"),
+    ("docs/migration-helm.md", "Move the release", "chart/documents.rs"),
+    ("docs/statefulset.md", "Create", "walkthrough.rs"),
+    ("docs/statefulset.md", "Delete", "walkthrough.rs"),
+    ("docs/statefulset.md", "Look", "walkthrough.rs"),
+    ("docs/statefulset.md", "Scale", "walkthrough.rs"),
+    ("docs/uninstall.md", "Steps", "uninstall.rs"),
+    ("docs/upgrade.md", "Plain manifests", "upgrade.rs"),
+];
+
+/// The chapters of a page that have commands and no reason why these are not run.
+///
+/// A reason is a comment in the chapter, above the commands: `<!-- not run: REASON -->`, or `<!-- run: WHERE -->` where it is
+/// no scenario that runs them.
+fn unexplained(text: &str) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    let (mut chapter, mut explained, mut fenced) = (String::new(), false, false);
+    for line in text.lines() {
+        let trimmed = line.trim();
+        if trimmed.starts_with("```") {
+            fenced = !fenced;
+            if trimmed == "```sh" && !explained {
+                found.insert(chapter.clone());
+            }
+        } else if fenced {
+        } else if let Some(title) = line.strip_prefix("## ").or_else(|| line.strip_prefix("# ")) {
+            (chapter, explained) = (title.to_owned(), false);
+        } else if let Some(reason) =
+            trimmed.strip_prefix("<!-- not run: ").or_else(|| trimmed.strip_prefix("<!-- run: "))
+        {
+            explained = reason.trim_end_matches("-->").trim().len() > 10;
+        }
+    }
+    found
+}
+
+#[test]
+fn every_command_in_the_documents_is_run_by_a_scenario_or_says_why_not() {
+    let others = ["README.md", "deploy/chart/README.md"].map(str::to_owned);
+    let pages: Vec<String> = pages().into_iter().chain(others).collect();
+    let mut wrong = Vec::new();
+    for page in &pages {
+        for chapter in unexplained(&fs::read_to_string(root().join(page)).unwrap()) {
+            if !RUN.iter().any(|(run, title, _)| run == page && *title == chapter) {
+                wrong.push(format!("{page}: {chapter}"));
+            }
+        }
+    }
+    assert!(
+        wrong.is_empty(),
+        "no scenario runs these commands, and no `<!-- not run: REASON -->` stands above them:\n{}",
+        wrong.join("\n")
+    );
+    for (page, chapter, file) in RUN {
+        let text = fs::read_to_string(root().join(page)).unwrap();
+        assert!(unexplained(&text).contains(chapter), "{page} has no commands in {chapter}");
+        let scenario = root().join("e2e/scenarios/src/scenarios").join(file);
+        let scenario = fs::read_to_string(&scenario).unwrap_or_else(|error| panic!("{file}: {error}"));
+        assert!(scenario.contains(page), "{file} does not read {page}");
+    }
+}
+
+#[test]
+fn commands_without_a_reason_are_found() {
+    let text = "# A\n```sh\na\n```\n## B\n<!-- not run: there is no such cluster -->\n```sh\nb\n```\n## C\n   ```sh\n   # D\n   ```\n\
+        ## E\n```yaml\ne: 1\n```\n";
+    assert_eq!(unexplained(text).iter().map(String::as_str).collect::<Vec<_>>(), ["A", "C"]);
+}
+
+/// What stands behind `before` in a file of the repository, up to white space, a quote or a bracket.
+fn pinned(file: &str, before: &str) -> String {
+    let text = fs::read_to_string(root().join(file)).unwrap_or_else(|error| panic!("{file}: {error}"));
+    let (_, rest) = text.split_once(before).unwrap_or_else(|| panic!("{file} does not pin {before}"));
+    rest.split(|c: char| c.is_whitespace() || matches!(c, '"' | ')' | '{')).next().unwrap().to_owned()
+}
+
+#[test]
+fn the_versions_that_the_suites_run_stand_in_versions() {
+    let minors = pinned("e2e/scenarios/src/scenarios/chart/renderings.rs", "for minor in ");
+    let (oldest, newest) = minors.split_once("..=").unwrap();
+    let rows = [
+        [
+            "kube-apiserver, kube-controller-manager, kube-scheduler".to_owned(),
+            pinned("e2e/controlplane/go.mod", "k8s.io/kubernetes "),
+            "`e2e/run controlplane`, `e2e/run chart`".to_owned(),
+        ],
+        [
+            "Helm".to_owned(),
+            format!("{} and {}", pinned("hack/helm", "[3]="), pinned("hack/helm", "[4]=")),
+            "`e2e/run chart`".to_owned(),
+        ],
+        [
+            "the chart, rendered for Kubernetes".to_owned(),
+            format!("1.{oldest} to 1.{newest}"),
+            "`e2e/run chart`".to_owned(),
+        ],
+        ["Rust".to_owned(), pinned("rust-toolchain.toml", "channel = \""), "all".to_owned()],
+    ];
+    hold("docs/versions.md", "versions", &table(["what", "version", "suite"], rows));
 }

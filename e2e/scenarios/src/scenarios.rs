@@ -25,6 +25,7 @@ mod rights;
 mod turbulence;
 mod uninstall;
 mod upgrade;
+mod walkthrough;
 
 use crate::suite::Scenario;
 
@@ -70,6 +71,7 @@ pub fn all() -> Vec<Scenario> {
         rights::scenarios(),
         uninstall::scenarios(),
         upgrade::scenarios(),
+        walkthrough::scenarios(),
         without_berth(),
     ]
     .into_iter()
