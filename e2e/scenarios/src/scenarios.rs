@@ -1,7 +1,6 @@
 //! The scenarios, by theme. Each module's `scenarios` gives its table: a sentence and the function
 //! that proves it.
 
-mod attaching;
 mod ceph;
 mod chart;
 mod contract;
@@ -64,7 +63,6 @@ pub fn all() -> Vec<Scenario> {
         refusal::scenarios(),
         contract::scenarios(),
         expansion::scenarios(),
-        attaching::scenarios(),
         races::scenarios(),
         turbulence::scenarios(),
         replicas::scenarios(),
