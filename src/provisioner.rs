@@ -7,6 +7,7 @@
 //! It knows no storage system (a [`Backend`](crate::backend::Backend) does the work) and no CSI.
 
 mod api;
+mod attach;
 mod cache;
 mod class;
 mod clock;
@@ -94,6 +95,9 @@ async fn serve(
         backends.distinct().into_iter().map(|ports| (ports.name(), Arc::clone(&ports.stores))).collect(),
     );
     let mut wanted = [rights::VOLUMES, settings.host_rights].concat();
+    if !settings.attachers.is_empty() {
+        wanted.extend_from_slice(rights::ATTACHMENTS);
+    }
     if election.is_some() {
         wanted.extend_from_slice(rights::ELECTION);
     }

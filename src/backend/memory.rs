@@ -19,7 +19,7 @@ use super::{
     nfs::path_pattern::{self, Missing, Pattern},
 };
 use crate::volume::{
-    ClaimKey, Disposal, ExpandRequest, Expanded, InUse, Location, Mode, Origin, Permit, Placement,
+    ClaimKey, CsiSource, Disposal, ExpandRequest, Expanded, InUse, Location, Mode, Origin, Permit, Placement,
     PvMetadata, Removal, SecretName, Source, Volume, VolumeId, VolumeName, VolumeRequest,
 };
 
@@ -121,6 +121,8 @@ struct State {
     purged: u64,
     /// Whether file systems are made bigger by nodes.
     on_node: bool,
+    /// The CSI driver that mounts its volumes; without one they are NFS volumes.
+    driver: Option<String>,
     /// Whether only the UIDs of claims are remembered.
     nameless: bool,
     /// The operation that is the last one that the permit allows.
@@ -261,6 +263,11 @@ impl Memory {
         self.state().on_node = true;
     }
 
+    /// From now on, volumes are mounted by this CSI driver.
+    pub fn mount_by(&self, driver: &str) {
+        self.state().driver = Some(driver.to_owned());
+    }
+
     /// From now on, what is uncommitted tells the UID of its claim alone.
     pub fn forget_names(&self) {
         self.state().nameless = true;
@@ -287,6 +294,11 @@ impl Memory {
         let mut state = self.state();
         let faults = state.faults.entry(operation).or_default();
         faults.splice(0..0, std::iter::repeat_n((moment, kind), times));
+    }
+
+    /// What was told to fail does so no more.
+    pub fn forget_faults(&self) {
+        self.state().faults.clear();
     }
 
     /// Lets every call of `operation` that begins from now on wait until [`release`](Memory::release).
@@ -483,6 +495,23 @@ impl State {
     }
 }
 
+impl State {
+    /// Where the PV of this volume says that it is.
+    fn source(&self, id: &VolumeId, place: &Location) -> Source {
+        let source = source(self.server(), place);
+        match (&self.driver, source) {
+            (Some(driver), Source::Nfs { server, path }) => Source::Csi(CsiSource {
+                driver: driver.clone(),
+                handle: id.to_string(),
+                attributes: [("server".to_owned(), server), ("path".to_owned(), path)].into(),
+                fs_type: None,
+                stage_secret: None,
+            }),
+            (_, source) => source,
+        }
+    }
+}
+
 fn source(server: &str, place: &Location) -> Source {
     Source::Nfs { server: server.into(), path: format!("/{}/{}", place.store, place.path) }
 }
@@ -513,7 +542,13 @@ impl Backend for Memory {
     }
 
     fn locate(&self, source: &Source) -> Option<Location> {
-        let Source::Nfs { server, path } = source else { return None };
+        let (server, path) = match source {
+            Source::Nfs { server, path } => (server, path),
+            Source::Csi(csi) if self.state().driver.as_ref() == Some(&csi.driver) => {
+                (csi.attributes.get("server")?, csi.attributes.get("path")?)
+            }
+            Source::Csi(_) | Source::Rbd(_) | Source::Cephfs(_) => return None,
+        };
         let (store, rest) = path.trim_start_matches('/').split_once('/')?;
         let path = path_pattern::checked(rest).ok()?;
         ([SERVER, ALIAS].contains(&server.as_str()) && self.state().stores.iter().any(|known| known == store))
@@ -537,16 +572,17 @@ impl Backend for Memory {
                     let message = format!("volume {} exists already at {}", request.name, held.place);
                     return Err(Error::new(Kind::Conflict, message));
                 }
-                let source = source(state.server(), &place);
+                let source = state.source(&held.volume.id, &place);
                 Volume { source, ..held.volume.clone() }
             } else {
                 if state.directories.contains_key(&place) && !may_share {
                     let message = format!("directory {place} exists already and is not of this claim");
                     return Err(Error::new(Kind::Conflict, message));
                 }
+                let id = VolumeId::new("memory", &place.store, request.name.clone())?;
                 let volume = Volume {
-                    id: VolumeId::new("memory", &place.store, request.name.clone())?,
-                    source: source(state.server(), &place),
+                    source: state.source(&id, &place),
+                    id,
                     capacity: None,
                     origin: Origin::Created,
                     store_identity: state.identities.get(&place.store).cloned().unwrap_or_default(),

@@ -6,6 +6,7 @@
 //!
 //! It decides nothing about volumes (`volume_state::action` does) and never asks the API server.
 
+mod attachments;
 pub(super) mod claim;
 mod classes;
 mod expectations;
@@ -20,6 +21,7 @@ use std::{
     sync::Arc,
 };
 
+pub(super) use attachments::{Attachment, Attachments, Held, waited};
 pub(super) use claim::{Claim, ClaimKeys, PendingExpansion};
 use classes::Classes;
 use expectations::Expectations;
@@ -50,7 +52,12 @@ pub(super) enum ResourceKind {
     Claims,
     Volumes,
     Classes,
+    /// Only where a driver of ours has volumes that must be attached. Nothing but what concerns them waits for this list.
+    Attachments,
 }
+
+/// What must have been listed before anything is decided.
+const DECISIVE: [ResourceKind; 3] = [ResourceKind::Claims, ResourceKind::Volumes, ResourceKind::Classes];
 
 /// What is kept of a claim, and in which list it was seen last.
 #[derive(Debug)]
@@ -68,6 +75,7 @@ pub(super) struct Cache {
     classes: Classes,
     pub(super) occupancy: Occupancy,
     pub(super) wakeups: Wakeups,
+    pub(super) attachments: Attachments,
     /// Counts the complete lists of each kind: what a new list does not have is gone.
     rounds: BTreeMap<ResourceKind, u32>,
     /// The kinds that were listed completely at least once.
@@ -89,6 +97,7 @@ impl Cache {
             classes: Classes::default(),
             occupancy: Occupancy::default(),
             wakeups: Wakeups::default(),
+            attachments: Attachments::default(),
             rounds: BTreeMap::new(),
             listed: HashSet::new(),
             expectations: Expectations::default(),
@@ -196,6 +205,7 @@ impl Cache {
     /// This process leads no more.
     pub(super) fn rest(&mut self) {
         self.wakeups.stop();
+        self.attachments.rest();
         self.occupancy.release_all();
         // What was on its way was dropped. What was moved, the storage knows.
         for volume in self.volumes.values_mut() {
@@ -226,7 +236,7 @@ impl Cache {
         let claims = self.claims.iter().filter_map(|(uid, claim)| claim.wanted.work(uid, self.served(uid)));
         let volumes =
             self.volumes.iter().filter_map(|(name, volume)| volume.work(name, self.uses_finalizers));
-        for key in claims.chain(volumes) {
+        for key in claims.chain(volumes).chain(self.attachments.work()) {
             self.wakeups.wake(key);
         }
     }
@@ -318,6 +328,9 @@ impl Cache {
     /// A complete list of this kind begins.
     pub(super) fn begin(&mut self, kind: ResourceKind) {
         *self.rounds.entry(kind).or_default() += 1;
+        if kind == ResourceKind::Attachments {
+            self.attachments.begin();
+        }
     }
 
     /// The list is complete: what it did not have is gone. Returns whether all kinds have been listed by now.
@@ -350,9 +363,10 @@ impl Cache {
                 self.classes.keep(round);
                 self.classes_changed = true;
             }
+            ResourceKind::Attachments => self.attachments.complete(&mut self.wakeups),
         }
         self.listed.insert(kind);
-        self.listed.len() == 3
+        DECISIVE.iter().all(|kind| self.listed.contains(kind))
     }
 
     fn round(&self, kind: ResourceKind) -> u32 {

@@ -32,7 +32,7 @@ use failure::{Status, answer, classify, failed, found};
 
 use super::{
     class::Class,
-    objects::{ClaimObject, SecretObject, VolumeObject},
+    objects::{AttachmentObject, ClaimObject, SecretObject, VolumeObject},
 };
 use crate::volume::SecretName;
 
@@ -44,6 +44,7 @@ pub(super) struct Cluster {
 }
 
 const VOLUMES: &str = "/api/v1/persistentvolumes";
+const ATTACHMENTS: &str = "/apis/storage.k8s.io/v1/volumeattachments";
 
 /// The minor version of Kubernetes 1, which some write with more behind it: `31+`.
 fn minor_of(major: &str, minor: &str) -> Option<u32> {
@@ -140,6 +141,17 @@ impl Cluster {
         found(self.patch(&format!("{}/status", claim_path(namespace, name)?), patch).await).map(drop)
     }
 
+    /// Changes a `VolumeAttachment` by a strategic merge patch, or its subresource; `None` where it is gone.
+    pub(super) async fn patch_attachment(
+        &self,
+        name: &str,
+        subresource: &str,
+        patch: &Value,
+    ) -> Result<Option<AttachmentObject>, Failure> {
+        let path = format!("{ATTACHMENTS}/{}{subresource}", plain(name)?);
+        found(self.call(Method::PATCH, &path, Some((STRATEGIC_MERGE, patch))).await)
+    }
+
     /// The class as it is now.
     pub(super) async fn class(&self, name: &str) -> Result<Option<Class>, Failure> {
         let path = format!("/apis/storage.k8s.io/v1/storageclasses/{}", plain(name)?);
@@ -230,7 +242,7 @@ impl Cluster {
     }
 
     async fn patch(&self, path: &str, change: &Value) -> Result<Answer, Failure> {
-        self.call(Method::PATCH, path, Some(("application/strategic-merge-patch+json", change))).await
+        self.call(Method::PATCH, path, Some((STRATEGIC_MERGE, change))).await
     }
 
     /// Hands each object of a list to `each`, page by page.
@@ -390,6 +402,8 @@ const SECRET_WATCH_SECONDS: u32 = 290;
 
 /// The form of requests and of whole answers.
 const JSON: &str = "application/json";
+/// The form of a change that says of lists what comes and goes.
+const STRATEGIC_MERGE: &str = "application/strategic-merge-patch+json";
 /// The form of an object without what it says.
 const METADATA_OF_ONE: &str = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json";
 

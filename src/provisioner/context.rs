@@ -16,7 +16,7 @@ use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Semaphore;
 
 use super::{
-    cache::{Cache, Claim, ResourceKind},
+    cache::{Attachments, Cache, Claim, ResourceKind},
     class::Class,
     cluster::Cluster,
     cluster_identity::ClusterIdentity,
@@ -97,9 +97,11 @@ impl Context {
             })
             .collect();
         let uses_finalizers = rights.rights().borrow().allow(Right::PatchVolumes);
+        let mut cache = Cache::new(backends.clone(), uses_finalizers);
+        cache.attachments = Attachments::of(settings.attachers.clone());
         let ctx = Self {
             cluster: Cluster::new(client.clone(), settings.api_timeout),
-            cache: Mutex::new(Cache::new(backends.clone(), uses_finalizers)),
+            cache: Mutex::new(cache),
             backends,
             metrics,
             rights,
@@ -172,7 +174,7 @@ impl Context {
                 self.metrics.only_classes(self.cache().classes().iter().map(|class| class.name.clone()));
                 self.classes_listed.send_replace(true);
             }
-            ResourceKind::Claims | ResourceKind::Volumes => {}
+            ResourceKind::Claims | ResourceKind::Volumes | ResourceKind::Attachments => {}
         }
         if synced {
             self.synced.send_replace(true);
@@ -241,8 +243,10 @@ impl Context {
     pub(super) fn adapt(&self, rights: &rights::Rights) {
         self.metrics.rights_missing(rights.missing().iter().map(Right::to_string).collect());
         self.explained.lock().clear();
-        let mut cache = self.cache();
+        let cache = &mut *self.cache();
         cache.guard(rights.allow(Right::PatchVolumes));
+        let readable = [Right::ListAttachments, Right::WatchAttachments].iter().all(|one| rights.allow(*one));
+        cache.attachments.read(readable, &mut cache.wakeups);
         cache.wake_pending_expansions();
     }
 

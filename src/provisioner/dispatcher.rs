@@ -12,6 +12,7 @@ use std::{
 use tokio::{sync::mpsc, task::JoinSet};
 
 use super::{
+    attach,
     context::Context,
     expand, kept_secrets,
     key::Key,
@@ -201,6 +202,7 @@ impl Dispatcher {
                 Key::Commit(uid) => provision::commit(&ctx, uid, &permit).await,
                 Key::Volume(name) => reclaim::reconcile(&ctx, name, work.attempt(), &permit).await,
                 Key::Expand(uid) => expand::reconcile(&ctx, uid, &permit).await,
+                Key::Attachment(name) => attach::reconcile(&ctx, name, &permit).await,
                 Key::AddFinalizer(name) => {
                     let outcome = reclaim::reconcile_finalizer(&ctx, name, &permit).await;
                     tokio::time::sleep(FINALIZER_PAUSE).await;
@@ -317,6 +319,7 @@ fn route(ctx: &Context, key: &Key) -> (LaneId, Option<Arc<Order>>) {
             other => other,
         },
         Key::AddFinalizer(_) => LaneId::Finalizers,
+        Key::Attachment(_) => LaneId::Rest,
     };
     (lane, None)
 }

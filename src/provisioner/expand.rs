@@ -5,15 +5,20 @@
 //! it does not, both want the same size, and the second one finds it done. CSI volumes are left to berth as well.
 //!
 //! First the PV gets the new size, then the claim's status; a crash in between leaves a request above the status, and the
-//! next run completes it.
+//! next run completes it. The claim of a CSI volume is also told before the storage is asked, so that a request that turns
+//! out to be too big can be lowered, and kubelet knows whether its part is needed (`status`).
 //!
 //! It never makes anything smaller.
 
+mod status;
+
 use serde_json::{Value, json};
+
+use status::Target;
 
 use super::{
     class::Class,
-    cluster::Failure,
+    cluster::{Cause, Failure},
     context::Context,
     events::Type,
     names,
@@ -24,7 +29,7 @@ use super::{
     volume_state,
 };
 use crate::{
-    backend::{Backends, Kind},
+    backend::{Backends, Error, Kind},
     volume::{Capacity, ExpandRequest, Expanded, Invalid, Mode, Permit, VolumeName},
 };
 
@@ -48,6 +53,8 @@ pub(super) struct Order {
     /// What the PV says, and as it is written there.
     pub(super) has: Capacity,
     pub(super) has_text: String,
+    /// A node plugin mounts it, and kubelet reads from the claim how far the expansion is.
+    pub(super) csi: bool,
 }
 
 /// Decides about a claim and the volume that it names, both as the API server has them.
@@ -59,14 +66,7 @@ pub(super) fn plan(
 ) -> Plan {
     let Some(provisioner) = volume_state::provisioner(volume, backends) else { return Plan::Ignore };
     let Some(backend) = backends.get(provisioner) else { return Plan::Ignore };
-    let bound = claim.status.phase.as_deref() == Some("Bound")
-        && claim.spec.volume_name == volume.metadata.name
-        && volume
-            .spec
-            .claim_ref
-            .as_ref()
-            .is_some_and(|other| Some(&other.uid) == claim.metadata.uid.as_ref());
-    if !bound || !class.is_some_and(|class| class.expandable) {
+    if !is_bound(claim, volume) || !class.is_some_and(|class| class.expandable) {
         return Plan::Ignore;
     }
     let size = |text: Option<&str>| text.and_then(|text| text.parse::<Capacity>().ok());
@@ -74,7 +74,20 @@ pub(super) fn plan(
     let has_text = volume.spec.capacity.storage.as_deref();
     let (Some(request), Some(has)) = (size(request_text), size(has_text)) else { return Plan::Ignore };
     let told = size(claim.status.capacity.storage.as_deref());
-    let on_node = claim.status.conditions.iter().flatten().any(|condition| condition.kind == ON_NODE);
+    let csi = volume.spec.csi.is_some();
+    let request_text = request_text.unwrap_or_default();
+    let target = if csi {
+        status::target(claim, request, request_text)
+    } else {
+        Target::Size(request, request_text.to_owned())
+    };
+    let (request, request_text) = match target {
+        Target::Size(size, text) => (size, text),
+        Target::Node => return Plan::Ignore,
+        Target::Infeasible(why) => return Plan::Reject(why),
+    };
+    // Of a CSI volume the status says whether it is the node's turn. Where only the condition does, an earlier version set it.
+    let on_node = !csi && status::is_left_to_node(claim);
     if request <= has && (on_node || told.is_none_or(|told| request <= told)) {
         return Plan::Ignore;
     }
@@ -84,11 +97,11 @@ pub(super) fn plan(
     let Some(source) = persistent_volume::source(volume) else {
         return Plan::Reject(format!(
             "PersistentVolume {} has no source that {provisioner} supports",
-            volume.name()
+            volume.metadata.name.as_deref().unwrap_or_default()
         ));
     };
     let read = || -> Result<(VolumeName, Recorded), Invalid> {
-        Ok((volume.name().parse()?, Recorded::read(volume)?))
+        Ok((volume.metadata.name.as_deref().unwrap_or_default().parse()?, Recorded::read(volume)?))
     };
     let (name, recorded) = match read() {
         Ok(read) => read,
@@ -111,52 +124,29 @@ pub(super) fn plan(
             capacity: request,
             pv_metadata: recorded.pv_metadata(volume, class, backend.capabilities()),
         },
-        request_text: request_text.unwrap_or_default().to_owned(),
+        request_text,
         has,
         has_text: has_text.unwrap_or_default().to_owned(),
+        csi,
     }))
 }
 
-/// The patch that gives the PV its new size.
-fn volume_patch(uid: &str, size: &str) -> Value {
-    json!({"metadata": {"uid": uid}, "spec": {"capacity": {"storage": size}}})
+/// Whether the two belong to each other.
+fn is_bound(claim: &ClaimObject, volume: &VolumeObject) -> bool {
+    let owner = volume.spec.claim_ref.as_ref();
+    claim.status.phase.as_deref() == Some("Bound")
+        && claim.spec.volume_name == volume.metadata.name
+        && owner.is_some_and(|owner| Some(&owner.uid) == claim.metadata.uid.as_ref())
 }
 
-/// The patch that tells the claim its new size, and ends what said that it is growing.
-fn claim_patch(claim: &ClaimObject, size: &str) -> Value {
-    let mut status = json!({"capacity": {"storage": size}});
-    let over = conditions_over(claim, None);
-    if !over.is_empty()
-        && let Some(status) = status.as_object_mut()
-    {
-        status.insert("conditions".to_owned(), Value::Array(over));
+/// The patch that gives the PV its new size. `before`: what the claim has until a node has done its part, which Kubernetes reads
+/// where the PV is bound to another claim in between.
+fn volume_patch(uid: &str, size: &str, before: Option<&str>) -> Value {
+    let mut metadata = json!({"uid": uid});
+    if let (Some(before), Some(fields)) = (before, metadata.as_object_mut()) {
+        fields.insert("annotations".to_owned(), json!({names::PRE_RESIZE_CAPACITY: before}));
     }
-    json!({"metadata": {"uid": claim.metadata.uid}, "status": status})
-}
-
-/// What takes the conditions of a claim that grows away, but for `kept`.
-fn conditions_over(claim: &ClaimObject, kept: Option<&str>) -> Vec<Value> {
-    let conditions = claim.status.conditions.iter().flatten().map(|condition| condition.kind.as_str());
-    let over = conditions.filter(|kind| Some(*kind) != kept && RESIZING.contains(kind));
-    over.map(|kind| json!({"type": kind, "$patch": "delete"})).collect()
-}
-
-/// The conditions of a claim that grows.
-const RESIZING: [&str; 4] =
-    ["Resizing", "FileSystemResizePending", "ControllerResizeError", "NodeResizeError"];
-
-/// The condition of a claim whose file system a node must make bigger; the kubelet takes it away.
-const ON_NODE: &str = "FileSystemResizePending";
-
-/// The patch that leaves the rest to the node: the kubelet tells the claim its size when the file system has grown.
-fn node_patch(claim: &ClaimObject) -> Value {
-    let condition = json!({
-        "type": ON_NODE, "status": "True",
-        "message": "waiting for a node to expand the file system of the volume",
-    });
-    let over = conditions_over(claim, Some(ON_NODE));
-    let conditions: Vec<Value> = std::iter::once(condition).chain(over).collect();
-    json!({"metadata": {"uid": claim.metadata.uid}, "status": {"conditions": conditions}})
+    json!({"metadata": metadata, "spec": {"capacity": {"storage": size}}})
 }
 
 /// What is needed to expand.
@@ -225,7 +215,11 @@ async fn expand(
     permit: &Permit,
 ) -> Outcome {
     let Some(backend) = ctx.backends.get(&order.provisioner) else { return Outcome::Done };
-    let name = volume.name();
+    let text = |text: &Option<String>| text.clone().unwrap_or_default();
+    let name = text(&volume.metadata.name);
+    if let Err(outcome) = begin(ctx, claim, order, permit).await {
+        return outcome;
+    }
     let note = format!("expanding volume {name} from {} to {}", order.has_text, order.request_text);
     ctx.live_claim_event(&order.provisioner, claim, Type::Normal, "Resizing", note);
     let wanted = order.expand_request.capacity;
@@ -236,15 +230,7 @@ async fn expand(
             return Outcome::Retry;
         }
         Ok(grown) => grown,
-        Err(error) if error.kind() == Kind::Busy => return Context::busy(name, &error),
-        Err(error) => {
-            tracing::warn!(volume = name, kind = %error.kind(), error = error.chain(), "cannot expand the volume");
-            fail(ctx, claim, error.chain());
-            if error.kind() == Kind::Refused {
-                ctx.metrics.refused("expand");
-            }
-            return error.kind().into();
-        }
+        Err(error) => return not_grown(ctx, claim, order, &error, permit).await,
     };
     let size_text = if size <= order.has {
         order.has_text.clone()
@@ -256,9 +242,15 @@ async fn expand(
     if permit.check().is_err() {
         return Outcome::Retry;
     }
-    let status = if on_node { node_patch(claim) } else { claim_patch(claim, &size_text) };
-    let grown = (size > order.has).then_some(&*size_text);
-    match write_size(ctx, claim, volume, grown, &status).await {
+    let status = if on_node {
+        status::left_to_node(claim, order.csi)
+    } else {
+        status::finished(claim, &size_text, order.csi)
+    };
+    let before = claim.status.capacity.storage.as_deref().filter(|_| on_node && order.csi);
+    let uid = text(&volume.metadata.uid);
+    let grown = (size > order.has).then(|| volume_patch(&uid, &size_text, before));
+    match write_size(ctx, claim, volume, grown.as_ref(), &status).await {
         Ok(()) => {
             tracing::info!(volume = name, size = size_text, on_node, "expanded the volume");
             let (reason, note) = if on_node {
@@ -283,21 +275,77 @@ async fn expand(
     }
 }
 
+/// Tells the claim of a CSI volume that its expansion begins. An error ends the work on it.
+async fn begin(ctx: &Context, claim: &ClaimObject, order: &Order, permit: &Permit) -> Result<(), Outcome> {
+    let Some(patch) = status::begun(claim, &order.request_text).filter(|_| order.csi) else { return Ok(()) };
+    if permit.check().is_err() {
+        return Err(Outcome::Retry);
+    }
+    write_status(ctx, claim, &patch).await.map_err(|failure| {
+        if failure.cause == Cause::Conflict {
+            tracing::debug!(error = %failure, "the claim has changed; looking at it again");
+            return Outcome::Retry;
+        }
+        tracing::warn!(error = %failure, "cannot record on the claim that its volume is being expanded");
+        fail(ctx, claim, format!("cannot record that the volume is being expanded: {failure}"));
+        failure.outcome()
+    })
+}
+
+/// Tells why a volume was not made bigger, and says when to try again.
+async fn not_grown(
+    ctx: &Context,
+    claim: &ClaimObject,
+    order: &Order,
+    error: &Error,
+    permit: &Permit,
+) -> Outcome {
+    let name = order.expand_request.name.as_str();
+    // Another operation is running: that is no failure, and needs no Event.
+    if error.kind() == Kind::Busy {
+        tracing::debug!(volume = name, error = error.chain(), "another operation on the volume is running");
+        return Outcome::Retry;
+    }
+    tracing::warn!(volume = name, kind = %error.kind(), error = error.chain(), "cannot expand the volume");
+    fail(ctx, claim, error.chain());
+    if error.kind() == Kind::Refused {
+        ctx.metrics.refused("expand");
+    }
+    let patch = status::failed(claim, error.kind(), &error.chain()).filter(|_| order.csi);
+    if let Some(patch) = patch.filter(|_| permit.check().is_ok())
+        && let Err(failure) = write_status(ctx, claim, &patch).await
+    {
+        // The Event tells it all the same.
+        tracing::warn!(error = %failure, "cannot record on the claim why its volume was not expanded");
+    }
+    error.kind().into()
+}
+
+async fn write_status(ctx: &Context, claim: &ClaimObject, status: &Value) -> Result<(), Failure> {
+    let text = |text: &Option<String>| text.clone().unwrap_or_default();
+    let (namespace, name) = (text(&claim.metadata.namespace), text(&claim.metadata.name));
+    let written = ctx.cluster.patch_claim_status(&namespace, &name, status).await;
+    written.inspect_err(|failure| {
+        if failure.is_forbidden() {
+            ctx.rights.refused(Right::PatchClaimStatus);
+        }
+    })
+}
+
 /// Writes the size on the PV, where it has grown, and the status of the claim. A failure says which right that takes.
 async fn write_size(
     ctx: &Context,
     claim: &ClaimObject,
     volume: &VolumeObject,
-    grown: Option<&str>,
+    grown: Option<&Value>,
     status: &Value,
 ) -> Result<(), (Right, Failure)> {
-    if let Some(size) = grown {
-        let patch = volume_patch(volume.uid(), size);
-        let patched = ctx.cluster.patch_volume(volume.name(), &patch).await;
+    if let Some(patch) = grown {
+        let name = volume.metadata.name.as_deref().unwrap_or_default();
+        let patched = ctx.cluster.patch_volume(name, patch).await;
         patched.map_err(|failure| (Right::PatchVolumes, failure))?;
     }
-    let patched = ctx.cluster.patch_claim_status(claim.namespace(), claim.name(), status).await;
-    patched.map_err(|failure| (Right::PatchClaimStatus, failure))
+    write_status(ctx, claim, status).await.map_err(|failure| (Right::PatchClaimStatus, failure))
 }
 
 fn fail(ctx: &Context, claim: &ClaimObject, why: String) {

@@ -18,4 +18,6 @@ pub(super) enum Key {
     AddFinalizer(Arc<str>),
     /// The storage may not know that the volume of this name is in use.
     Register(Arc<str>),
+    /// The `VolumeAttachment` of this name is to be attached or detached.
+    Attachment(Arc<str>),
 }

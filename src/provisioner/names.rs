@@ -14,6 +14,11 @@ pub(super) const SELECTED_NODE: &str = "volume.kubernetes.io/selected-node";
 pub(super) const PROVISIONED_BY: &str = "pv.kubernetes.io/provisioned-by";
 /// Who took a volume over from an in-tree plugin.
 pub(super) const MIGRATED_TO: &str = "pv.kubernetes.io/migrated-to";
+/// Keeps a `VolumeAttachment` in the API until its volume is detached: the finalizer of external-attacher for the same driver, so
+/// that each can end what the other began.
+pub(super) fn attachment_finalizer(driver: &str) -> String {
+    format!("external-attacher/{}", driver.replace('.', "-"))
+}
 /// Keeps a volume in the API until it was removed from the storage.
 pub(super) const FINALIZER: &str = "external-provisioner.volume.kubernetes.io/finalizer";
 
@@ -34,6 +39,11 @@ pub(super) const TAKE_OVER: &str = "berth.storage/take-over";
 pub(super) const TRASH_RETENTION: &str = "berth.storage/trash-retention";
 /// The identity of the store when the volume was made.
 pub(super) const STORE_ID: &str = "berth.storage/store-id";
+
+/// On a claim whose CSI volume has grown: no node has a part in it. Without it kubelet asks every node that shares the volume.
+pub(super) const NO_NODE_EXPANSION: &str = "volume.kubernetes.io/node-expansion-not-required";
+/// On a CSI volume that has grown: what its claim had before, until a node has done its part.
+pub(super) const PRE_RESIZE_CAPACITY: &str = "volume.alpha.kubernetes.io/pre-resize-capacity";
 
 /// How the in-tree plugins marked the volumes that they made, as against those that an administrator made by hand.
 pub(super) const CREATED_BY: &str = "kubernetes.io/createdby";

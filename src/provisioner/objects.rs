@@ -1,4 +1,4 @@
-//! What the API server sends, as far as it is read: [`ClaimObject`] and [`VolumeObject`].
+//! What the API server sends, as far as it is read: [`ClaimObject`], [`VolumeObject`] and [`AttachmentObject`].
 //!
 //! The full types of a claim and a `PersistentVolume` take kilobytes each, most of it never looked at. These read only
 //! the fields that decisions need and skip the rest while parsing; they are lenient where a missing field means
@@ -120,11 +120,17 @@ impl DataSource {
 
 /// What became of the claim.
 #[derive(Debug, Clone, Default, Deserialize)]
-#[serde(default)]
+#[serde(default, rename_all = "camelCase")]
 pub(super) struct ClaimStatus {
     pub(super) phase: Option<String>,
     #[serde(deserialize_with = "or_default")]
     pub(super) capacity: Storage,
+    /// The size that an expansion is for.
+    #[serde(deserialize_with = "or_default")]
+    pub(super) allocated_resources: Storage,
+    /// How far it is.
+    #[serde(deserialize_with = "or_default")]
+    pub(super) allocated_resource_statuses: Storage,
     pub(super) conditions: Option<Vec<Condition>>,
 }
 
@@ -134,6 +140,8 @@ pub(super) struct ClaimStatus {
 pub(super) struct Condition {
     #[serde(rename = "type", deserialize_with = "or_default")]
     pub(super) kind: String,
+    #[serde(deserialize_with = "or_default")]
+    pub(super) message: String,
 }
 
 /// A `PersistentVolume`.
@@ -154,6 +162,7 @@ pub(super) struct VolumeObject {
 pub(super) struct VolumeSpec {
     #[serde(deserialize_with = "or_default")]
     pub(super) capacity: Storage,
+    pub(super) access_modes: Option<Vec<String>>,
     pub(super) claim_ref: Option<ClaimRef>,
     pub(super) persistent_volume_reclaim_policy: Option<String>,
     pub(super) storage_class_name: Option<String>,
@@ -267,6 +276,55 @@ pub(super) struct VolumeStatus {
     pub(super) phase: Option<String>,
 }
 
+/// A `VolumeAttachment`: the wish to use a volume on a node, and whether that may begin.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct AttachmentObject {
+    #[serde(deserialize_with = "metadata")]
+    pub(super) metadata: ObjectMeta,
+    #[serde(deserialize_with = "or_default")]
+    pub(super) spec: AttachmentSpec,
+    #[serde(deserialize_with = "or_default")]
+    pub(super) status: AttachmentStatus,
+}
+
+/// Which volume is wanted, where, and who attaches it.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(super) struct AttachmentSpec {
+    #[serde(deserialize_with = "or_default")]
+    pub(super) attacher: String,
+    #[serde(deserialize_with = "or_default")]
+    pub(super) node_name: String,
+    #[serde(deserialize_with = "or_default")]
+    pub(super) source: AttachmentSource,
+}
+
+/// The volume, unless it is written in the object itself.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(super) struct AttachmentSource {
+    pub(super) persistent_volume_name: Option<String>,
+}
+
+/// What the attacher says.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(super) struct AttachmentStatus {
+    #[serde(deserialize_with = "or_default")]
+    pub(super) attached: bool,
+    pub(super) attach_error: Option<AttachmentError>,
+    pub(super) detach_error: Option<AttachmentError>,
+}
+
+/// Why a volume was not attached or detached.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(super) struct AttachmentError {
+    #[serde(deserialize_with = "or_default")]
+    pub(super) message: String,
+}
+
 /// A field that is absent and one that is `null` mean the same.
 fn or_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(
     deserializer: D,
@@ -323,9 +381,9 @@ fn metadata<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ObjectMeta, D:
     })
 }
 
-/// Uses a trimmed type for a kind of the core API.
-macro_rules! core_resource {
-    ($object:ty, $scope:ty, $kind:literal, $plural:literal) => {
+/// Uses a trimmed type for a kind of version 1 of an API group.
+macro_rules! resource {
+    ($object:ty, $scope:ty, $group:literal, $kind:literal, $plural:literal) => {
         impl Resource for $object {
             type DynamicType = ();
             type Scope = $scope;
@@ -335,7 +393,7 @@ macro_rules! core_resource {
             }
 
             fn group((): &()) -> Cow<'_, str> {
-                Cow::Borrowed("")
+                Cow::Borrowed($group)
             }
 
             fn version((): &()) -> Cow<'_, str> {
@@ -357,8 +415,9 @@ macro_rules! core_resource {
     };
 }
 
-core_resource!(ClaimObject, NamespaceResourceScope, "PersistentVolumeClaim", "persistentvolumeclaims");
-core_resource!(VolumeObject, ClusterResourceScope, "PersistentVolume", "persistentvolumes");
+resource!(ClaimObject, NamespaceResourceScope, "", "PersistentVolumeClaim", "persistentvolumeclaims");
+resource!(VolumeObject, ClusterResourceScope, "", "PersistentVolume", "persistentvolumes");
+resource!(AttachmentObject, ClusterResourceScope, "storage.k8s.io", "VolumeAttachment", "volumeattachments");
 
 /// The value of an annotation.
 pub(super) fn annotation<'a>(metadata: &'a ObjectMeta, key: &str) -> Option<&'a str> {

@@ -43,6 +43,10 @@ pub enum Right {
     DeleteSecrets,
     GetKubeSystem,
     ListNodes,
+    ListAttachments,
+    WatchAttachments,
+    PatchAttachments,
+    PatchAttachmentStatus,
 }
 
 /// A right in the words of RBAC.
@@ -71,6 +75,8 @@ impl Right {
         let volumes = |verb| rule("", "persistentvolumes", "", verb, false);
         let claims = |verb| rule("", "persistentvolumeclaims", "", verb, false);
         let classes = |verb| rule("storage.k8s.io", "storageclasses", "", verb, false);
+        let attachments =
+            |subresource, verb| rule("storage.k8s.io", "volumeattachments", subresource, verb, false);
         let events = |verb| rule("", "events", "", verb, false);
         let leases = |verb| rule("coordination.k8s.io", "leases", "", verb, true);
         let secrets = |verb| rule("", "secrets", "", verb, true);
@@ -100,6 +106,10 @@ impl Right {
             Self::GetSecrets => secrets("get"),
             Self::CreateSecrets => secrets("create"),
             Self::DeleteSecrets => secrets("delete"),
+            Self::ListAttachments => attachments("", "list"),
+            Self::WatchAttachments => attachments("", "watch"),
+            Self::PatchAttachments => attachments("", "patch"),
+            Self::PatchAttachmentStatus => attachments("status", "patch"),
             Self::ListNodes => rule("", "nodes", "", "list", false),
             Self::GetKubeSystem => Rule { name: "kube-system", ..rule("", "namespaces", "", "get", false) },
         }
@@ -164,6 +174,10 @@ pub fn host(nameless: bool, ceph: bool) -> &'static [Right] {
 
 /// What a backend needs besides in the namespaces where its Secrets are.
 pub const SECRETS: &[Right] = &[Right::GetSecrets, Right::CreateSecrets, Right::DeleteSecrets];
+
+/// What attaching volumes needs besides.
+pub const ATTACHMENTS: &[Right] =
+    &[Right::ListAttachments, Right::WatchAttachments, Right::PatchAttachments, Right::PatchAttachmentStatus];
 
 /// What leader election needs besides.
 pub const ELECTION: &[Right] = &[
@@ -305,6 +319,12 @@ const FUNCTIONS: &[Function] = &[
         needs: &[Right::ListNodes],
         required: false,
         without: "Events name a client that has an image open by its address, not by its node",
+    },
+    Function {
+        needs: ATTACHMENTS,
+        required: false,
+        without: "berth does not attach volumes, so that pods with images wait until the right is granted, unless an \
+            external-attacher runs; and it learns only from Ceph whether an image to be removed is still in use",
     },
 ];
 

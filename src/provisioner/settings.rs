@@ -22,6 +22,8 @@ pub struct Settings {
     pub clock: Clock,
     /// What is learned of the cluster, for the [`ClusterInfo`](crate::backend::ClusterInfo) of the backends.
     pub cluster_identity: ClusterIdentity,
+    /// The CSI drivers whose volumes are attached before a node uses them (`attachRequired`), which we do for them.
+    pub attachers: Vec<String>,
     /// What the backends need of the API server besides, through their [`Kubernetes`](crate::backend::Kubernetes).
     pub host_rights: &'static [Right],
     /// How many PVs, of all stores together, are on their way to the API server at a time. Of each store half as many again are

@@ -2,6 +2,7 @@
 
 #![allow(clippy::needless_pass_by_value, reason = "patches read best written in place")]
 
+mod attaching;
 mod bed;
 mod contract;
 mod growth;

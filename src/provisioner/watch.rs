@@ -23,7 +23,7 @@ use super::{
     class::Class,
     cluster::sentence,
     context::Context,
-    objects::{ClaimObject, VolumeObject},
+    objects::{AttachmentObject, ClaimObject, VolumeObject},
     rights::Right,
 };
 
@@ -156,15 +156,35 @@ async fn follow_each(ctx: Arc<Context>, client: Client) {
         // Of claims that come before their classes too little would be kept, and each had to be read once more. The sender is in
         // `ctx`: waiting cannot fail.
         let _ = ctx.classes_listed.subscribe().wait_for(|listed| *listed).await;
-        follow(ResourceKind::Claims, Api::<ClaimObject>::all(client), &config, &ctx, |event| match event {
-            Change::Seen(claim) => ctx.cache().upsert_claim(&claim),
-            Change::Gone(claim) => {
-                ctx.cache().remove_claim(claim.uid());
+        follow(ResourceKind::Claims, Api::<ClaimObject>::all(client.clone()), &config, &ctx, |event| {
+            match event {
+                Change::Seen(claim) => ctx.cache().upsert_claim(&claim),
+                Change::Gone(claim) => {
+                    ctx.cache().remove_claim(claim.metadata.uid.as_deref().unwrap_or_default());
+                }
             }
         })
         .await;
     };
-    tokio::join!(classes, volumes, claims);
+    let attachments = async {
+        if !ctx.cache().attachments.served() {
+            return;
+        }
+        let api = Api::<AttachmentObject>::all(client.clone());
+        follow(ResourceKind::Attachments, api, &config, &ctx, |event| match event {
+            Change::Seen(attachment) => {
+                let cache = &mut *ctx.cache();
+                cache.attachments.see(&attachment, &mut cache.wakeups);
+            }
+            Change::Gone(attachment) => {
+                let cache = &mut *ctx.cache();
+                let name = attachment.metadata.name.as_deref().unwrap_or_default();
+                cache.attachments.forget(name, &mut cache.wakeups);
+            }
+        })
+        .await;
+    };
+    tokio::join!(classes, volumes, claims, attachments);
 }
 
 /// What happened to one object.
@@ -316,6 +336,7 @@ fn resource(kind: ResourceKind) -> &'static str {
         ResourceKind::Claims => "persistentvolumeclaims",
         ResourceKind::Volumes => "persistentvolumes",
         ResourceKind::Classes => "storageclasses",
+        ResourceKind::Attachments => "volumeattachments",
     }
 }
 
@@ -324,6 +345,7 @@ fn right_to_list(kind: ResourceKind) -> Right {
         ResourceKind::Claims => Right::ListClaims,
         ResourceKind::Volumes => Right::ListVolumes,
         ResourceKind::Classes => Right::ListClasses,
+        ResourceKind::Attachments => Right::ListAttachments,
     }
 }
 
@@ -332,6 +354,7 @@ fn right_to_watch(kind: ResourceKind) -> Right {
         ResourceKind::Claims => Right::WatchClaims,
         ResourceKind::Volumes => Right::WatchVolumes,
         ResourceKind::Classes => Right::WatchClasses,
+        ResourceKind::Attachments => Right::WatchAttachments,
     }
 }
 

@@ -22,6 +22,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::End;
 
+/// The CSI driver of images. Its object says `attachRequired`, so that one node alone uses an image of `ReadWriteOnce`.
+const RBD_DRIVER: &str = "rbd.berth.storage";
+
 /// How long to wait at the start for what the API server lets us do.
 const RIGHTS_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -123,7 +126,7 @@ fn on_ceph(ceph: &Ceph, host: Arc<dyn Kubernetes>, metrics: &Metrics) -> anyhow:
     let clusters = Clusters::new(made.collect::<Result<_, _>>()?, ceph.tools.clone());
     let admins: BTreeMap<_, _> =
         ceph.clusters.iter().filter_map(|one| Some((one.name.clone(), one.admin.clone()?))).collect();
-    let settings = rbd::Settings { driver: "rbd.berth.storage".to_owned(), admins: admins.clone() };
+    let settings = rbd::Settings { driver: RBD_DRIVER.to_owned(), admins: admins.clone() };
     let rbd = Rbd::new(clusters.clone(), Arc::clone(&host), settings)?;
     let settings = cephfs::Settings {
         driver: "cephfs.berth.storage".to_owned(),
@@ -177,6 +180,8 @@ fn loop_settings(
     stop: CancellationToken,
 ) -> provisioner::Settings {
     let host_rights = rights::host(settings.cluster_id.is_none(), settings.ceph.is_some());
+    let rbd = settings.provisioners.iter().any(|one| one.storage == Storage::Rbd);
+    let attachers = if rbd { vec![RBD_DRIVER.to_owned()] } else { Vec::new() };
     let primary = settings.provisioners.first().map(|first| first.name.clone()).unwrap_or_default();
     let lease = settings.lease.map(|lock| lease::Settings {
         name: lock.name,
@@ -193,6 +198,7 @@ fn loop_settings(
         lease,
         clock: Clock::new(since_boot),
         cluster_identity,
+        attachers,
         host_rights,
         workers: settings.workers,
         api_timeout: settings.api_timeout,

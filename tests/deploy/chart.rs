@@ -165,10 +165,12 @@ fn the_chart_grants_exactly_the_rights_that_the_code_asks_for() {
         let name = &rendering.name;
         let started = rendering.started();
         let ceph = started.provisioners.iter().any(|served| served.storage != Storage::Nfs);
+        let rbd = started.provisioners.iter().any(|served| served.storage == Storage::Rbd);
+        let attached = if rbd { rights::ATTACHMENTS } else { &[] };
         let nameless = rendering.values["config"]["clusterId"].is_null();
         let cluster: super::ClusterRole = rendering.one("ClusterRole");
         let cluster = granted(cluster.rules);
-        assert_eq!(cluster, named(&[VOLUMES, rights::host(nameless, ceph)].concat()), "{name}");
+        assert_eq!(cluster, named(&[VOLUMES, rights::host(nameless, ceph), attached].concat()), "{name}");
         let mut secrets = 0;
         let mut mine = cluster;
         for role in rendering.all::<Role>("Role") {
@@ -190,7 +192,7 @@ fn the_chart_grants_exactly_the_rights_that_the_code_asks_for() {
             secrets += 1;
         }
         assert_eq!(secrets > 0, ceph, "{name}");
-        let asked = [VOLUMES, rights::host(nameless, ceph), rights::ELECTION].concat();
+        let asked = [VOLUMES, rights::host(nameless, ceph), attached, rights::ELECTION].concat();
         let denied = asked.into_iter().filter(|right| !mine.contains(&right.to_string()));
         assert_eq!(Rights::without(denied).missing(), BTreeSet::new(), "{name}");
     }

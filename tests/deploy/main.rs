@@ -13,7 +13,7 @@ use std::{
 use berth::{
     backend::{cephfs, nfs, rbd},
     config::{self, Controller, Environment, Invocation, Storage},
-    provisioner::rights::{self, ELECTION, Right, Rights, SECRETS, VOLUMES},
+    provisioner::rights::{self, ATTACHMENTS, ELECTION, Right, Rights, SECRETS, VOLUMES},
 };
 use k8s_openapi::api::{
     apps::v1::{Deployment, StatefulSet},
@@ -218,7 +218,7 @@ fn exactly_the_rights_that_the_code_asks_for_are_granted() {
     assert_eq!(granted(role.rules), named(&needed));
 
     let cluster: ClusterRole = only("manifests/ceph", "ClusterRole");
-    assert_eq!(granted(cluster.rules), named(rights::host(true, true)));
+    assert_eq!(granted(cluster.rules), named(&[rights::host(true, true), ATTACHMENTS].concat()));
     let role: Role = only("manifests/ceph", "Role");
     assert_eq!(granted(role.rules), named(SECRETS));
 }
@@ -232,7 +232,8 @@ fn an_account_with_the_rights_of_the_manifests_misses_none() {
         (only("manifests/ceph", "ClusterRole"), only("manifests/ceph", "Role"));
     let ceph = &nfs | &(&granted(cluster.rules) | &granted(role.rules));
     for (row, on_ceph, granted) in [("NFS alone", false, nfs), ("Ceph", true, ceph)] {
-        let asked = [VOLUMES, rights::host(true, on_ceph), ELECTION].concat();
+        let attached = if on_ceph { ATTACHMENTS } else { &[] };
+        let asked = [VOLUMES, rights::host(true, on_ceph), attached, ELECTION].concat();
         let denied = asked.into_iter().filter(|right| !granted.contains(&right.to_string()));
         assert_eq!(Rights::without(denied).missing(), BTreeSet::new(), "{row}");
     }

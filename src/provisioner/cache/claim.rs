@@ -189,6 +189,10 @@ pub(crate) struct PendingExpansion {
     pub(crate) uid: Arc<str>,
     pub(crate) volume: Box<str>,
     pub(crate) request: Box<str>,
+    /// What the claim has: when a node has done its part, more may still be requested.
+    has: Box<str>,
+    /// What kubelet says of a node's part in it; empty before and after.
+    on_node: Box<str>,
 }
 
 impl PendingExpansion {
@@ -200,12 +204,16 @@ impl PendingExpansion {
         let has = object.status.capacity.storage.as_deref()?;
         let wants_more = request != has && request.parse::<Capacity>().ok()? > has.parse().ok()?;
         let text = |text: &Option<String>| field(text.as_deref().unwrap_or_default());
+        let state = object.status.allocated_resource_statuses.storage.as_deref().unwrap_or_default();
+        let on_node = if state.starts_with("NodeResize") { state } else { "" };
         wants_more.then(|| Self {
             namespace: text(&object.metadata.namespace),
             name: text(&object.metadata.name),
             uid: uid.into(),
             volume: text(&object.spec.volume_name),
             request: field(request),
+            has: field(has),
+            on_node: field(on_node),
         })
     }
 }

@@ -14,7 +14,7 @@ use super::{
 use crate::{
     backend::{Error, Kind, Ports, Removed, Restored},
     provisioner::{
-        cache::LocationKey,
+        cache::{Held, LocationKey},
         class::Class,
         cluster::{Cause, Failure},
         context::Context,
@@ -103,6 +103,7 @@ async fn remove(
 ) -> Result<(Box<Order>, Removed), Outcome> {
     let Some(ports) = ctx.backends.ports(&order.provisioner) else { return Err(Outcome::Done) };
     let asked = order.removal.disposal;
+    attached(ctx, live, tries)?;
     let order = cleared(ctx, live, ports, order, tries).await?;
     let name = order.removal.name.as_str();
     let begun_before = ctx.cache().begin_removal(name, asked);
@@ -231,6 +232,30 @@ async fn restore(
     }
     ctx.cache().end_removal(name);
     Ok(())
+}
+
+/// An error where an attachment may still give a node the volume. Kubernetes detaches it some seconds after its last pod has gone;
+/// if it takes longer, an administrator is told what the removal waits for.
+fn attached(ctx: &Context, live: &VolumeObject, tries: u32) -> Result<(), Outcome> {
+    let name = live.metadata.name.as_deref().unwrap_or_default();
+    let Some(csi) = &live.spec.csi else { return Ok(()) };
+    let held = {
+        let cache = &mut *ctx.cache();
+        cache.attachments.hold(&csi.driver, name, Key::Volume(name.into()), &mut cache.wakeups)
+    };
+    let why = match held {
+        None => return Ok(()),
+        Some(Held::Unknown) => "it is not known yet whether the volume is attached to a node".to_owned(),
+        Some(Held::By(attachment, node)) => {
+            format!("VolumeAttachment {attachment} attaches it to node {node}")
+        }
+    };
+    tracing::debug!(volume = name, why, "waiting for the volume to be detached");
+    if tries > 1 {
+        let note = format!("not removed yet: {why}");
+        ctx.volume_event(live, Type::Warning, "VolumeFailedDelete", note);
+    }
+    Err(Outcome::Slow)
 }
 
 /// The order as it may be carried out where the volume lies: looks at who else lies there.

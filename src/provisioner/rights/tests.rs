@@ -23,7 +23,7 @@ fn old_role(right: Right) -> bool {
 }
 
 fn all() -> Vec<Right> {
-    [VOLUMES, ELECTION, host(true, true)].concat()
+    [VOLUMES, ATTACHMENTS, ELECTION, host(true, true)].concat()
 }
 
 #[test]
@@ -214,12 +214,16 @@ async fn under_the_role_of_the_old_provisioners_everything_required_is_there() {
             Right::CreateLeases,
             Right::UpdateLeases,
             Right::GetKubeSystem,
-            Right::ListNodes
+            Right::ListNodes,
+            Right::ListAttachments,
+            Right::WatchAttachments,
+            Right::PatchAttachments,
+            Right::PatchAttachmentStatus,
         ]
     );
     let notices = degrade(&rights);
     assert!(notices.iter().all(|notice| !notice.required), "{notices:?}");
-    assert_eq!(notices.len(), 5, "finalizer, growth, lock, identity, nodes: {notices:?}");
+    assert_eq!(notices.len(), 6, "finalizer, growth, lock, identity, nodes, attachments: {notices:?}");
 }
 
 #[tokio::test(start_paused = true)]

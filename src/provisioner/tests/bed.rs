@@ -167,6 +167,7 @@ impl Bed {
             lease: None,
             clock: Clock::new(since_boot),
             cluster_identity: ClusterIdentity::default(),
+            attachers: Vec::new(),
             host_rights: &[],
             workers: 8,
             api_timeout: Duration::from_secs(10),

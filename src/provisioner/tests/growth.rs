@@ -193,3 +193,87 @@ async fn without_the_rights_one_event_explains_and_nothing_else_happens() {
     assert_eq!((has(&bed).as_str(), bed.memory.calls(Operation::Expand)), ("1Gi", 0));
     assert_ne!(full_rules(), old_rules());
 }
+
+/// Annotations, the size that was asked for, and how far it is.
+fn expansion(bed: &Bed) -> (Option<String>, Option<String>, Option<String>) {
+    let claim = bed.get_claim("data").unwrap();
+    let annotation = claim.metadata.annotations.unwrap_or_default().remove(NO_NODE_EXPANSION);
+    let status = claim.status.unwrap();
+    let allocated = status.allocated_resources.unwrap_or_default().remove("storage").map(|size| size.0);
+    let state = status.allocated_resource_statuses.unwrap_or_default().remove("storage");
+    (annotation, allocated, state)
+}
+
+const NO_NODE_EXPANSION: &str = "volume.kubernetes.io/node-expansion-not-required";
+
+/// A claim with a volume of a CSI driver, and the loop.
+async fn csi_claim() -> (Bed, super::bed::Running) {
+    let bed = Bed::new();
+    bed.memory.mount_by("cephfs.berth.storage");
+    let running = bed.start().await;
+    bed.claim("data", json!({}));
+    bed.bound("data").await;
+    bed.provisioned(1).await;
+    (bed, running)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_csi_volume_that_needs_no_node_says_so_to_kubelet() {
+    let (bed, running) = csi_claim().await;
+    grow(&bed, "2Gi");
+    bed.until("the claim has grown", || has(&bed) == "2Gi").await;
+    assert_eq!(expansion(&bed), (Some("true".into()), Some("2Gi".into()), None));
+    assert_eq!(conditions(&bed), [""; 0]);
+    // The next expansion begins without the mark of the last one, which is of the older size.
+    bed.memory.fail_next(Operation::Expand, 1, Moment::Before, Failure::Unavailable);
+    bed.memory.hang(Operation::Expand);
+    grow(&bed, "3Gi");
+    let begun = (None, Some("3Gi".into()), Some("ControllerResizeInProgress".into()));
+    bed.until("it is begun", || expansion(&bed) == begun).await;
+    assert_eq!(conditions(&bed), ["Resizing"]);
+    bed.memory.release(Operation::Expand);
+    bed.until("the claim has grown again", || has(&bed) == "3Gi").await;
+    assert_eq!(expansion(&bed), (Some("true".into()), Some("3Gi".into()), None));
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_csi_volume_with_a_file_system_is_handed_to_kubelet_and_more_waits_for_it() {
+    let (bed, running) = csi_claim().await;
+    bed.memory.grow_on_nodes();
+    grow(&bed, "2Gi");
+    let pending = (None, Some("2Gi".into()), Some("NodeResizePending".into()));
+    bed.until("the node is asked", || expansion(&bed) == pending).await;
+    assert_eq!((volume_has(&bed).as_str(), has(&bed).as_str()), ("2Gi", "1Gi"));
+    let name = bed.get_claim("data").unwrap().spec.unwrap().volume_name.unwrap();
+    let before = bed.volume(&name).unwrap().metadata.annotations.unwrap();
+    assert_eq!(before["volume.alpha.kubernetes.io/pre-resize-capacity"], "1Gi");
+    assert_eq!(conditions(&bed), ["FileSystemResizePending"]);
+    grow(&bed, "3Gi");
+    bed.settle().await;
+    assert_eq!((bed.memory.calls(Operation::Expand), volume_has(&bed).as_str()), (1, "2Gi"));
+    // As the kubelet does when the file system has grown.
+    let done = json!({"status": {
+        "capacity": {"storage": "2Gi"}, "allocatedResourceStatuses": {"storage": null},
+        "conditions": [{"type": "FileSystemResizePending", "$patch": "delete"}],
+    }});
+    bed.server.store().patch_status::<PersistentVolumeClaim>("default", "data", &done).unwrap();
+    bed.until("the rest is asked for", || volume_has(&bed) == "3Gi").await;
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_that_the_storage_refused_can_be_lowered() {
+    let (bed, running) = csi_claim().await;
+    bed.memory.fail_next(Operation::Expand, 1000, Moment::Before, Failure::Invalid);
+    grow(&bed, "4Gi");
+    let refused = (None, Some("4Gi".into()), Some("ControllerResizeInfeasible".into()));
+    bed.until("the refusal is told", || expansion(&bed) == refused).await;
+    assert_eq!(conditions(&bed), ["ControllerResizeError"]);
+    bed.memory.forget_faults();
+    grow(&bed, "2Gi");
+    bed.until("the claim has grown", || has(&bed) == "2Gi").await;
+    assert_eq!(expansion(&bed), (Some("true".into()), Some("2Gi".into()), None));
+    assert_eq!(conditions(&bed), [""; 0]);
+    running.stop().await;
+}
