@@ -52,6 +52,13 @@ impl Host {
         host
     }
 
+    /// With NFS volumes that this kernel mounts.
+    pub(crate) fn with_kernel() -> Self {
+        let mut host = Self::without_berth();
+        host.start_berth();
+        host
+    }
+
     /// With this program as `mount.nfs`.
     pub(crate) fn with_mount_program(text: &str) -> Self {
         let mut host = Self::without_berth();
@@ -195,6 +202,13 @@ impl Host {
         let table = fs::read_to_string(format!("/proc/{}/mountinfo", self.holder.id())).unwrap();
         let fields = table.lines().map(|line| line.split(' ').collect::<Vec<_>>());
         fields.filter(|f| Path::new(f[4]) == path).map(|f| f[5].to_owned()).collect()
+    }
+
+    /// What the file system mounted at this path shows of itself: its type, source and options.
+    pub(crate) fn mount_of(&self, path: &Path) -> String {
+        let table = fs::read_to_string(format!("/proc/{}/mountinfo", self.holder.id())).unwrap();
+        let mut lines = table.lines().filter(|line| line.split(' ').nth(4) == path.to_str());
+        lines.next_back().and_then(|line| line.split(" - ").nth(1)).unwrap_or_default().to_owned()
     }
 
     /// Everything that is mounted beneath the directory of kubelet.

@@ -4,6 +4,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)] // It is all test.
 
+mod guest;
 mod host;
 mod kubelet;
 mod registration;

@@ -312,10 +312,15 @@ impl Root {
             Some((last, above)) => (last.as_ref(), above),
             None => return Err(self.failed(step, segments, Errno::EINVAL)),
         };
-        let path = if above.is_empty() { ".".into() } else { joined(above) };
-        let how = confined(OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC);
-        let parent = retried(|| openat2(&*self.fd, path.as_str(), how))
-            .map_err(|errno| self.failed(step, segments, errno))?;
+        let parent = if above.is_empty() {
+            Arc::clone(&self.fd)
+        } else {
+            let path = joined(above);
+            let how = confined(OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC);
+            retried(|| openat2(&*self.fd, path.as_str(), how))
+                .map(Arc::new)
+                .map_err(|errno| self.failed(step, segments, errno))?
+        };
         let name = CString::new(last).map_err(|_| self.failed(step, segments, Errno::EINVAL))?;
         Ok(At { parent, name })
     }
@@ -381,9 +386,9 @@ impl Root {
     }
 }
 
-/// The last segment of a path, and the open directory that it lies in.
+/// The last segment of a path, and the open directory that it lies in: the held one itself where nothing lies between.
 pub(super) struct At {
-    pub(super) parent: OwnedFd,
+    pub(super) parent: Arc<OwnedFd>,
     pub(super) name: CString,
 }
 
@@ -398,7 +403,9 @@ pub(super) fn content(fd: OwnedFd) -> io::Result<Content> {
     if !metadata.is_file() {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, NotAFile));
     }
-    let mut bytes = Vec::new();
+    // One byte more than there should be lets the same call see the end.
+    let expected = metadata.len().min(MAX_FILE_BYTES) + 1;
+    let mut bytes = Vec::with_capacity(usize::try_from(expected).unwrap_or_default());
     file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes)?;
     if u64::try_from(bytes.len()).unwrap_or(u64::MAX) > MAX_FILE_BYTES {
         return Err(Errno::EFBIG.into());
