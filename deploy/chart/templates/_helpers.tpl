@@ -171,6 +171,17 @@ heritage: {{ .Release.Service }}
 {{- end -}}
 {{- end -}}
 
+{{/* The configuration file of the node plugin: the clusters, and what is set of the log. Empty if nothing has to be told. */}}
+{{- define "berth.nodeConfig" -}}
+{{- if .Values.clusters -}}
+{{- $file := dict "clusters" .Values.clusters -}}
+{{- range $key := list "logFormat" "logLevel" -}}
+{{- with get ($.Values.config | default dict) $key -}}{{- $_ := set $file $key . -}}{{- end -}}
+{{- end -}}
+{{- toYaml $file -}}
+{{- end -}}
+{{- end -}}
+
 {{/* The image. A name or a tag that an old values file copied from the defaults of the old chart gives way to berth's. */}}
 {{- define "berth.image" -}}
 {{- $image := .Values.image | default dict -}}

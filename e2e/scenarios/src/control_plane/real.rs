@@ -215,6 +215,8 @@ impl Settings {
                 "--endpoint-reconciler-type=none",
                 "--service-cluster-ip-range=10.0.0.0/24",
                 "--authorization-mode=RBAC",
+                // As installers of clusters do: the node plugin is privileged.
+                "--allow-privileged=true",
                 "--service-account-issuer=https://kubernetes.default.svc",
                 // Pods here have no account to wait for, and the node nobody who would untaint it.
                 "--disable-admission-plugins=ServiceAccount,TaintNodesByCondition",
