@@ -456,7 +456,9 @@ fn every_privilege_of_the_node_plugin_carries_its_reason_and_none_reaches_the_ap
     let mut found = BTreeSet::new();
     for (at, line) in lines.iter().enumerate() {
         let wanted = ["privileged: true", "hostNetwork: true", "runAsUser: 0", "allow", "mountPath: "];
-        let Some(wanted) = wanted.iter().find(|wanted| line.trim_start().starts_with(**wanted)) else { continue };
+        let Some(wanted) = wanted.iter().find(|wanted| line.trim_start().starts_with(**wanted)) else {
+            continue;
+        };
         let refused = line.contains("false");
         let own = line.contains(" # ");
         let above = lines[at.saturating_sub(3)..at].iter().any(|line| line.trim_start().starts_with("# "));

@@ -62,7 +62,14 @@ fn all(folders: &[&str]) -> Vec<(String, Value)> {
 }
 
 fn everything() -> Vec<(String, Value)> {
-    all(&["manifests", "manifests/ceph", "manifests/node", "examples", "examples/classes", "examples/ceph-csi"])
+    all(&[
+        "manifests",
+        "manifests/ceph",
+        "manifests/node",
+        "examples",
+        "examples/classes",
+        "examples/ceph-csi",
+    ])
 }
 
 fn kind(document: &Value) -> &str {

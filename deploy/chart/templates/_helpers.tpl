@@ -194,7 +194,7 @@ heritage: {{ .Release.Service }}
 {{- else if regexMatch "(^|/)nfs-(subdir-external|client)-provisioner(-arm)?$" $repository -}}
 {{- fail (printf "image.repository is %q, the image of the old provisioner; push berth's image to your registry and name that, and remove image.tag" $repository) -}}
 {{- end -}}
-{{- if regexMatch "^v[234]\\." $tag -}}
+{{- if and (regexMatch "^v[234]\\." $tag) (eq $repository "berth") -}}
 {{- $tag = "" -}}
 {{- end -}}
 {{- with (.Values.global).imageRegistry -}}
@@ -348,6 +348,9 @@ allowedTopologies:
 {{- fail (printf "clusters names %q twice; every cluster needs a name of its own" .name) -}}
 {{- end -}}
 {{- $clusters = append $clusters .name -}}
+{{- end -}}
+{{- if has (include "berth.provisioner" (dict "root" . "kind" "nfs")) (list "rbd.berth.storage" "cephfs.berth.storage" "ceph.com/rbd" "ceph.com/cephfs" "kubernetes.io/rbd") -}}
+{{- fail (printf "provisioners.nfs is %q, which stands for Ceph; write nfs.berth.storage or a name of your own" .Values.provisioners.nfs) -}}
 {{- end -}}
 {{- $served := include "berth.served" . | fromJsonArray -}}
 {{- $classes := list -}}
