@@ -352,6 +352,13 @@ allowedTopologies:
 {{- if has (include "berth.provisioner" (dict "root" . "kind" "nfs")) (list "rbd.berth.storage" "cephfs.berth.storage" "ceph.com/rbd" "ceph.com/cephfs" "kubernetes.io/rbd") -}}
 {{- fail (printf "provisioners.nfs is %q, which stands for Ceph; write nfs.berth.storage or a name of your own" .Values.provisioners.nfs) -}}
 {{- end -}}
+{{- range $values, $labels := dict "labels" .Values.labels "podLabels" .Values.podLabels "node.podLabels" (.Values.node).podLabels -}}
+{{- range $own := list "app" "release" -}}
+{{- if hasKey ($labels | default dict) $own -}}
+{{- fail (printf "%s has the label %q, by which the chart selects its pods; choose another name" $values $own) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
 {{- $served := include "berth.served" . | fromJsonArray -}}
 {{- $classes := list -}}
 {{- if and (.Values.nfs).server (dig "create" true (.Values.storageClass | default dict)) -}}

@@ -289,7 +289,7 @@ fn wrong() -> Vec<(Value, &'static str)> {
         // The pod's own namespace would win over it.
         (with(json!({ "config": { "leaseNamespace": "other" } })), "leaseNamespace"),
         (with(json!({ "labels": { "number": 1_234_567 } })), "labels/number"),
-        (with(json!({ "labels": { "app": "other" } })), "labels"),
+        (with(json!({ "labels": { "app": "other" } })), "labels has the label \"app\""),
         (with(json!({ "provisioners": { "nfs": "ceph.com/rbd" } })), "which stands for Ceph"),
         (with(json!({ "kubeletDir": "var/lib/kubelet" })), "kubeletDir"),
         (with(json!({ "node": { "updateStrategy": "Recreate" } })), "node/updateStrategy"),
