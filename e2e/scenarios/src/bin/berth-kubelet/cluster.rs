@@ -250,3 +250,10 @@ pub(crate) fn pod(name: &str, script: &str, claims: &[&str]) -> Value {
         },
     })
 }
+
+/// Sets a field of what is at a JSON pointer of an object.
+pub(crate) fn put(object: &mut Value, at: &str, field: &str, value: Value) -> Result<()> {
+    let fields = object.pointer_mut(at).and_then(Value::as_object_mut);
+    fields.with_context(|| format!("the object has no {at}"))?.insert(field.to_owned(), value);
+    Ok(())
+}

@@ -11,10 +11,13 @@ use berth_e2e::control_plane::{KUBELETS_NODE, manifests};
 use futures::{FutureExt as _, future::LocalBoxFuture};
 use k8s_openapi::api::{
     apps::v1::{DaemonSet, Deployment, StatefulSet},
-    core::v1::{PersistentVolumeClaim, Pod},
+    core::v1::{Event, PersistentVolumeClaim, Pod},
     storage::v1::CSINode,
 };
-use kube::{Api, api::DeleteParams};
+use kube::{
+    Api,
+    api::{DeleteParams, ListParams, Patch, PatchParams},
+};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -22,7 +25,7 @@ use nix::{
 use serde_json::json;
 
 use crate::{
-    cluster::{Cluster, EXPORTS, KUBELET, log, pod},
+    cluster::{Cluster, EXPORTS, KUBELET, log, pod, put},
     machine::{mounted, plugins},
 };
 
@@ -38,8 +41,10 @@ pub(crate) struct Scenario {
     /// Whether the others need what it makes.
     pub(crate) prepares: bool,
     /// The proof.
-    pub(crate) run: Box<dyn for<'a> Fn(&'a Cluster) -> LocalBoxFuture<'a, Result<()>>>,
+    pub(crate) run: Proof,
 }
+
+type Proof = Box<dyn for<'a> Fn(&'a Cluster) -> LocalBoxFuture<'a, Result<()>>>;
 
 macro_rules! scenarios {
     ($($name:literal $prepares:literal $run:ident),* $(,)?) => {
@@ -62,21 +67,15 @@ pub(crate) fn all() -> Vec<Scenario> {
         "the node plugin is replaced, as in an upgrade, while its mounts are in use" false plugin_replaced,
         "pods are deleted by force while the node plugin is away: their mounts go when it is back" false deleted_meanwhile,
         "the node plugin leaves: kubelet forgets the driver and no socket is left" false leaves,
+        "a pod that is made before its driver is registered is told so, and starts once it is" false early_pod,
     ]
 }
 
 async fn shipped(cluster: &Cluster) -> Result<()> {
-    for manifest in manifests::deployed()?.into_iter().chain(manifests::deployed_node()?) {
-        let mut object = manifest.object().clone();
-        if manifest.kind() == "DaemonSet" {
-            // The kernel need not have NFS. All else is as it is shipped.
-            let args = object
-                .pointer_mut("/spec/template/spec/containers/0/args")
-                .and_then(|args| args.as_array_mut());
-            args.context("the DaemonSet has no args")?.push(json!(format!("--test-nfs-bind-root={EXPORTS}")));
-        }
-        cluster.apply(object).await?;
+    for manifest in manifests::deployed()? {
+        cluster.apply(manifest.object().clone()).await?;
     }
+    install_plugin(cluster).await?;
     registered(cluster).await?;
     let deployments: Api<Deployment> = Api::namespaced(cluster.admin.clone(), "berth");
     cluster
@@ -85,6 +84,21 @@ async fn shipped(cluster: &Cluster) -> Result<()> {
             Ok((status.and_then(|status| status.ready_replicas) == Some(2)).then_some(()))
         })
         .await
+}
+
+/// `kubectl apply -f deploy/manifests/node/`.
+async fn install_plugin(cluster: &Cluster) -> Result<()> {
+    for manifest in manifests::deployed_node()? {
+        let mut object = manifest.object().clone();
+        if manifest.kind() == "DaemonSet" {
+            // The kernel need not have NFS. All else is as it is shipped.
+            let args = object.pointer_mut("/spec/template/spec/containers/0/args");
+            let args = args.and_then(|args| args.as_array_mut()).context("the DaemonSet has no args")?;
+            args.push(json!(format!("--test-nfs-bind-root={EXPORTS}")));
+        }
+        cluster.apply(object).await?;
+    }
+    Ok(())
 }
 
 /// Waits until the node plugin runs and the API says that kubelet knows it.
@@ -107,9 +121,10 @@ async fn drivers(nodes: &Api<CSINode>) -> Result<BTreeSet<String>> {
 
 /// A `StatefulSet` of two whose pods write their name.
 async fn set(cluster: &Cluster, name: &str, template: serde_json::Value) -> Result<()> {
-    let mut spec = pod(name, "hostname >/data/name; exec sleep 3600", &[])["spec"].clone();
-    spec["restartPolicy"] = json!("Always");
-    spec["containers"][0]["volumeMounts"] = json!([{ "name": "data", "mountPath": "/data" }]);
+    let mut one = pod(name, "hostname >/data/name; exec sleep 3600", &[]);
+    put(&mut one, "/spec", "restartPolicy", json!("Always"))?;
+    put(&mut one, "/spec/containers/0", "volumeMounts", json!([{ "name": "data", "mountPath": "/data" }]))?;
+    let spec = one.get("spec");
     cluster
         .apply(json!({
             "apiVersion": "apps/v1", "kind": "StatefulSet",
@@ -214,7 +229,7 @@ async fn shared(cluster: &Cluster) -> Result<()> {
         "until cat /data/said; do sleep 0.1; done; if echo no >/data/no; then exit 1; fi; grep ' /data ro' /proc/self/mountinfo",
         &["shared"],
     );
-    reader["spec"]["volumes"][0]["persistentVolumeClaim"]["readOnly"] = json!(true);
+    put(&mut reader, "/spec/volumes/0/persistentVolumeClaim", "readOnly", json!(true))?;
     cluster.apply(reader).await?;
     cluster.phase("reader", "Succeeded").await?;
     let staged: Vec<_> = mounted("globalmount")?;
@@ -229,7 +244,7 @@ async fn shared(cluster: &Cluster) -> Result<()> {
 async fn sub_path(cluster: &Cluster) -> Result<()> {
     let directory = cluster.volume("parts", "ReadWriteMany").await?;
     let mut one = pod("part", "echo part >/data/file; ls /data", &["parts"]);
-    one["spec"]["containers"][0]["volumeMounts"][0]["subPath"] = json!("a/b");
+    put(&mut one, "/spec/containers/0/volumeMounts/0", "subPath", json!("a/b"))?;
     cluster.apply(one).await?;
     cluster.phase("part", "Succeeded").await?;
     ensure!(fs::read_to_string(directory.join("a/b/file"))? == "part\n", "the file is elsewhere");
@@ -242,7 +257,12 @@ async fn fs_group(cluster: &Cluster) -> Result<()> {
     let directory = cluster.volume("grouped", "ReadWriteMany").await?;
     fs::write(directory.join("old"), "old")?;
     let mut one = pod("member", "echo mine >/data/mine; cat /data/old; echo more >>/data/old", &["grouped"]);
-    one["spec"]["securityContext"] = json!({ "runAsUser": 1000, "runAsGroup": 1000, "fsGroup": 2345 });
+    put(
+        &mut one,
+        "/spec",
+        "securityContext",
+        json!({ "runAsUser": 1000, "runAsGroup": 1000, "fsGroup": 2345 }),
+    )?;
     cluster.apply(one).await?;
     cluster.phase("member", "Succeeded").await?;
     for (file, owner) in [("mine", 1000), ("old", 0)] {
@@ -350,12 +370,7 @@ async fn plugin_replaced(cluster: &Cluster) -> Result<()> {
 /// Deletes the pod of the node plugin and waits for it to be gone.
 async fn replace_plugin(cluster: &Cluster) -> Result<()> {
     let pods: Api<Pod> = Api::namespaced(cluster.admin.clone(), NODE_NAMESPACE);
-    let name = pods
-        .list(&kube::api::ListParams::default())
-        .await?
-        .items
-        .into_iter()
-        .find_map(|pod| pod.metadata.name);
+    let name = pods.list(&ListParams::default()).await?.items.into_iter().find_map(|pod| pod.metadata.name);
     let name = name.context("the node plugin has no pod")?;
     pods.delete(&name, &DeleteParams::default()).await?;
     cluster
@@ -388,7 +403,7 @@ async fn deleted_meanwhile(cluster: &Cluster) -> Result<()> {
 async fn select(cluster: &Cluster, labels: serde_json::Value) -> Result<()> {
     let daemons: Api<DaemonSet> = Api::namespaced(cluster.admin.clone(), NODE_NAMESPACE);
     let patch = json!({ "spec": { "template": { "spec": { "nodeSelector": labels } } } });
-    daemons.patch("berth-node", &kube::api::PatchParams::default(), &kube::api::Patch::Merge(patch)).await?;
+    daemons.patch("berth-node", &PatchParams::default(), &Patch::Merge(patch)).await?;
     Ok(())
 }
 
@@ -407,4 +422,31 @@ async fn leaves(cluster: &Cluster) -> Result<()> {
         ensure!(!socket.exists(), "{} is left: {}", socket.display(), log(NODE_NAMESPACE, "berth-node"));
     }
     Ok(())
+}
+
+async fn early_pod(cluster: &Cluster) -> Result<()> {
+    let daemons: Api<DaemonSet> = Api::namespaced(cluster.admin.clone(), NODE_NAMESPACE);
+    if daemons.get_opt("berth-node").await?.is_some() {
+        leaves(cluster).await?;
+    }
+    cluster.volume("early", "ReadWriteMany").await?;
+    cluster.apply(pod("early", "echo here >/data/here", &["early"])).await?;
+    let events: Api<Event> = Api::namespaced(cluster.admin.clone(), "default");
+    cluster
+        .until("an Event says that the driver is missing", || async {
+            let events = events.list(&ListParams::default()).await?;
+            let told = |event: &Event| {
+                event
+                    .message
+                    .as_ref()
+                    .is_some_and(|text| text.contains("not found in the list of registered CSI drivers"))
+            };
+            Ok(events.items.iter().any(told).then_some(()))
+        })
+        .await?;
+    install_plugin(cluster).await?;
+    registered(cluster).await?;
+    cluster.phase("early", "Succeeded").await?;
+    cluster.delete(&["early"]).await?;
+    cluster.unstaged().await
 }
