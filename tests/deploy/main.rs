@@ -407,7 +407,7 @@ fn the_parameters_of_all_classes_are_known() {
             assert!(known(storage, parameter), "{file}: {parameter}");
         }
     }
-    let expected = [(Storage::Nfs, 8), (Storage::Rbd, 3), (Storage::Cephfs, 2)];
+    let expected = [(Storage::Nfs, 9), (Storage::Rbd, 3), (Storage::Cephfs, 2)];
     assert_eq!(classes, BTreeMap::from(expected));
 }
 
