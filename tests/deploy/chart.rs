@@ -9,9 +9,9 @@ use k8s_openapi::api::core::v1::Container;
 use serde_json::json;
 
 use super::{
-    BTreeMap, BTreeSet, ConfigMap, Controller, Deployment, DeserializeOwned, Environment, Invocation,
-    PodSpec, Right, Rights, Role, SECRETS, Storage, StorageClass, VOLUMES, Value, config, deploy, documents,
-    files, fs, granted, kind, manifest, nfs, only, problems, rights,
+    BTreeMap, BTreeSet, CSIDriver, ConfigMap, Controller, DaemonSet, Deployment, DeserializeOwned,
+    Environment, Invocation, PodSpec, Right, Rights, Role, SECRETS, Storage, StorageClass, VOLUMES, Value,
+    config, deploy, documents, files, fs, granted, kind, manifest, nfs, only, problems, rights,
 };
 
 /// The kinds of the Prometheus Operator and of `OpenShift`, which the API's types do not have.
@@ -387,6 +387,126 @@ fn the_plain_manifests_and_the_chart_run_the_same_pod_with_the_same_rights() {
     // Of its own, so that adding an export does not change the lock.
     assert_eq!(file.as_object_mut().unwrap().remove("leaseName"), Some(json!("berth-ceph")));
     assert_eq!(read(&map.data.unwrap()["berth.yaml"]), file);
+}
+
+#[test]
+fn the_directory_of_kubelet_is_in_every_path_of_the_node_plugin_and_the_same_inside_as_outside() {
+    let kubelet = "/var/lib/k0s/kubelet";
+    let daemon: DaemonSet = rendering("node").one("DaemonSet");
+    let text = serde_json::to_string(&daemon).unwrap();
+    assert!(!text.contains("/var/lib/kubelet"), "{text}");
+    let pod = daemon.spec.template.spec.unwrap();
+    let container = &pod.containers[0];
+    assert!(container.args.as_ref().unwrap().contains(&format!("--kubelet-dir={kubelet}")));
+    let volumes = pod.volumes.unwrap();
+    let host = volumes.iter().find(|volume| volume.name == "kubelet").unwrap().host_path.as_ref().unwrap();
+    let mount =
+        container.volume_mounts.as_ref().unwrap().iter().find(|mount| mount.name == "kubelet").unwrap();
+    assert_eq!((host.path.as_str(), mount.mount_path.as_str()), (kubelet, kubelet));
+    assert_eq!(mount.mount_propagation.as_deref(), Some("Bidirectional"));
+    assert_eq!(pod.automount_service_account_token, Some(false));
+}
+
+#[test]
+fn berth_node_understands_the_arguments_and_the_file_that_the_chart_gives_it() {
+    for name in ["node", "plain-node"] {
+        let rendering = rendering(name);
+        let daemon: DaemonSet = rendering.one("DaemonSet");
+        let maps: Vec<ConfigMap> = rendering.all("ConfigMap");
+        let map = maps.into_iter().find(|map| map.metadata.name == daemon.metadata.name);
+        let file = map.map(|map| map.data.unwrap().remove("berth.yaml").unwrap());
+        let container = daemon.spec.template.spec.unwrap().containers.remove(0);
+        let args: Vec<String> =
+            std::iter::once("berth".to_owned()).chain(container.args.unwrap_or_default()).collect();
+        let read = |path: &Path| match (&file, path.to_str()) {
+            (Some(text), Some("/etc/berth/berth.yaml")) => Ok(text.clone()),
+            _ => Err(std::io::Error::from(std::io::ErrorKind::NotFound)),
+        };
+        let names: BTreeSet<String> = container.env.unwrap().into_iter().map(|var| var.name).collect();
+        let env = |name: &str| names.contains(name).then(|| "worker-1".into());
+        let Ok(Invocation::Node(node)) = config::parse(&args, Environment { env: &env, read: &read }) else {
+            panic!("{name}: {args:?} {file:?}")
+        };
+        let kubelet = if name == "node" { "/var/lib/k0s/kubelet" } else { "/var/lib/kubelet" };
+        assert_eq!((node.kubelet.to_str(), node.node.as_deref()), (Some(kubelet), Some("worker-1")));
+        assert_eq!(file.is_some(), name == "node", "only clusters need a file");
+    }
+}
+
+#[test]
+fn the_pods_of_the_node_plugin_are_none_of_the_controllers() {
+    let node = rendering("node");
+    let (daemon, deployment): (DaemonSet, Deployment) = (node.one("DaemonSet"), node.one("Deployment"));
+    let labels = daemon.spec.template.metadata.unwrap().labels.unwrap();
+    let selector = deployment.spec.selector.match_labels.unwrap();
+    assert!(selector.iter().any(|(key, value)| labels.get(key) != Some(value)), "{labels:?}");
+    // Nor are they those of the plain manifests, whose selector is shorter.
+    let plain: DaemonSet = only("manifests/node", "DaemonSet");
+    let deployment: Deployment = manifest("Deployment");
+    let labels = plain.spec.template.metadata.unwrap().labels.unwrap();
+    let selector = deployment.spec.selector.match_labels.unwrap();
+    assert!(selector.iter().any(|(key, value)| labels.get(key) != Some(value)), "{labels:?}");
+}
+
+#[test]
+fn every_privilege_of_the_node_plugin_carries_its_reason_and_none_reaches_the_api() {
+    let file = deploy().join("chart/templates/node.yaml");
+    let text = fs::read_to_string(&file).unwrap();
+    let lines: Vec<&str> = text.lines().collect();
+    let mut found = BTreeSet::new();
+    for (at, line) in lines.iter().enumerate() {
+        let wanted = ["privileged: true", "hostNetwork: true", "runAsUser: 0", "allow", "mountPath: "];
+        let Some(wanted) = wanted.iter().find(|wanted| line.trim_start().starts_with(**wanted)) else {
+            continue;
+        };
+        let refused = line.contains("false");
+        let own = line.contains(" # ");
+        let above = lines[at.saturating_sub(3)..at].iter().any(|line| line.trim_start().starts_with("# "));
+        assert!(refused || own || above, "{}:{}: {line} has no reason", file.display(), at + 1);
+        found.insert(*wanted);
+    }
+    assert_eq!(found.len(), 5, "{found:?}");
+    for name in ["node", "plain-node"] {
+        let rendering = rendering(name);
+        let daemon: DaemonSet = rendering.one("DaemonSet");
+        let account = daemon.spec.template.spec.unwrap().service_account_name.unwrap();
+        let bound = [rendering.all("RoleBinding"), rendering.all("ClusterRoleBinding")].concat();
+        let bound: Vec<Value> = bound;
+        assert!(!bound.is_empty());
+        let named = |binding: &Value| binding["subjects"].to_string().contains(&format!("\"{account}\""));
+        assert!(!bound.iter().any(named), "{account} has rights");
+    }
+}
+
+/// Immutable or hard to change: the values of the first release stay.
+#[test]
+fn the_csidriver_objects_have_values_that_can_stay() {
+    let drivers = |name: &str| -> BTreeMap<String, CSIDriver> {
+        let all = rendering(name).all::<CSIDriver>("CSIDriver").into_iter();
+        all.map(|driver| (driver.metadata.name.clone().unwrap(), driver)).collect()
+    };
+    let all = drivers("node");
+    assert_eq!(
+        all.keys().collect::<Vec<_>>(),
+        ["cephfs.berth.storage", "nfs.berth.storage", "rbd.berth.storage"]
+    );
+    for (name, driver) in all {
+        let spec = driver.spec;
+        let rbd = name.starts_with("rbd");
+        assert_eq!(spec.attach_required, Some(rbd), "{name}");
+        // CephFS as the values say.
+        assert_eq!(spec.se_linux_mount, Some(rbd || name.starts_with("cephfs")), "{name}");
+        assert_eq!(spec.volume_lifecycle_modes, Some(vec!["Persistent".to_owned()]), "{name}");
+        let never = [spec.pod_info_on_mount, spec.storage_capacity, spec.requires_republish];
+        assert_eq!(never, [Some(false); 3], "{name}");
+        let policy = if name.starts_with("nfs") { "None" } else { "File" };
+        assert_eq!(spec.fs_group_policy.as_deref(), Some(policy), "{name}");
+    }
+    let nfs = drivers("plain-node");
+    assert_eq!(nfs.keys().collect::<Vec<_>>(), ["nfs.berth.storage"], "only what is served");
+    let spec = &nfs["nfs.berth.storage"].spec;
+    assert_eq!((spec.se_linux_mount, spec.fs_group_policy.as_deref()), (Some(false), Some("File")));
+    assert!(drivers("everything").is_empty(), "without node.enabled there is none");
 }
 
 #[test]

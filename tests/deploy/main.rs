@@ -16,7 +16,7 @@ use berth::{
     provisioner::rights::{self, ATTACHMENTS, ELECTION, Right, Rights, SECRETS, VOLUMES},
 };
 use k8s_openapi::api::{
-    apps::v1::{Deployment, StatefulSet},
+    apps::v1::{DaemonSet, Deployment, StatefulSet},
     core::v1::{
         ConfigMap, Namespace, PersistentVolume, PersistentVolumeClaim, PodSpec, Secret, Service,
         ServiceAccount,
@@ -24,7 +24,7 @@ use k8s_openapi::api::{
     networking::v1::NetworkPolicy,
     policy::v1::PodDisruptionBudget,
     rbac::v1::{ClusterRole, ClusterRoleBinding, PolicyRule, Role, RoleBinding},
-    storage::v1::StorageClass,
+    storage::v1::{CSIDriver, StorageClass},
 };
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
@@ -62,7 +62,14 @@ fn all(folders: &[&str]) -> Vec<(String, Value)> {
 }
 
 fn everything() -> Vec<(String, Value)> {
-    all(&["manifests", "manifests/ceph", "examples", "examples/classes", "examples/ceph-csi"])
+    all(&[
+        "manifests",
+        "manifests/ceph",
+        "manifests/node",
+        "examples",
+        "examples/classes",
+        "examples/ceph-csi",
+    ])
 }
 
 fn kind(document: &Value) -> &str {
@@ -124,6 +131,8 @@ fn problems(document: &Value) -> Vec<String> {
         "PersistentVolume" => round::<PersistentVolume>(document),
         "ConfigMap" => round::<ConfigMap>(document),
         "Secret" => round::<Secret>(document),
+        "DaemonSet" => round::<DaemonSet>(document),
+        "CSIDriver" => round::<CSIDriver>(document),
         "Service" => round::<Service>(document),
         "NetworkPolicy" => round::<NetworkPolicy>(document),
         "PodDisruptionBudget" => round::<PodDisruptionBudget>(document),
@@ -398,7 +407,7 @@ fn the_parameters_of_all_classes_are_known() {
             assert!(known(storage, parameter), "{file}: {parameter}");
         }
     }
-    let expected = [(Storage::Nfs, 8), (Storage::Rbd, 3), (Storage::Cephfs, 2)];
+    let expected = [(Storage::Nfs, 9), (Storage::Rbd, 3), (Storage::Cephfs, 2)];
     assert_eq!(classes, BTreeMap::from(expected));
 }
 

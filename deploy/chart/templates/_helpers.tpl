@@ -171,6 +171,17 @@ heritage: {{ .Release.Service }}
 {{- end -}}
 {{- end -}}
 
+{{/* The configuration file of the node plugin: the clusters, and what is set of the log. Empty if nothing has to be told. */}}
+{{- define "berth.nodeConfig" -}}
+{{- if .Values.clusters -}}
+{{- $file := dict "clusters" .Values.clusters -}}
+{{- range $key := list "logFormat" "logLevel" -}}
+{{- with get ($.Values.config | default dict) $key -}}{{- $_ := set $file $key . -}}{{- end -}}
+{{- end -}}
+{{- toYaml $file -}}
+{{- end -}}
+{{- end -}}
+
 {{/* The image. A name or a tag that an old values file copied from the defaults of the old chart gives way to berth's. */}}
 {{- define "berth.image" -}}
 {{- $image := .Values.image | default dict -}}
@@ -183,7 +194,7 @@ heritage: {{ .Release.Service }}
 {{- else if regexMatch "(^|/)nfs-(subdir-external|client)-provisioner(-arm)?$" $repository -}}
 {{- fail (printf "image.repository is %q, the image of the old provisioner; push berth's image to your registry and name that, and remove image.tag" $repository) -}}
 {{- end -}}
-{{- if regexMatch "^v[234]\\." $tag -}}
+{{- if and (regexMatch "^v[234]\\." $tag) (eq $repository "berth") -}}
 {{- $tag = "" -}}
 {{- end -}}
 {{- with (.Values.global).imageRegistry -}}
@@ -337,6 +348,16 @@ allowedTopologies:
 {{- fail (printf "clusters names %q twice; every cluster needs a name of its own" .name) -}}
 {{- end -}}
 {{- $clusters = append $clusters .name -}}
+{{- end -}}
+{{- if has (include "berth.provisioner" (dict "root" . "kind" "nfs")) (list "rbd.berth.storage" "cephfs.berth.storage" "ceph.com/rbd" "ceph.com/cephfs" "kubernetes.io/rbd") -}}
+{{- fail (printf "provisioners.nfs is %q, which stands for Ceph; write nfs.berth.storage or a name of your own" .Values.provisioners.nfs) -}}
+{{- end -}}
+{{- range $values, $labels := dict "labels" .Values.labels "podLabels" .Values.podLabels "node.podLabels" (.Values.node).podLabels -}}
+{{- range $own := list "app" "release" -}}
+{{- if hasKey ($labels | default dict) $own -}}
+{{- fail (printf "%s has the label %q, by which the chart selects its pods; choose another name" $values $own) -}}
+{{- end -}}
+{{- end -}}
 {{- end -}}
 {{- $served := include "berth.served" . | fromJsonArray -}}
 {{- $classes := list -}}

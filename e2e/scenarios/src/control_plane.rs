@@ -21,7 +21,12 @@ use anyhow::{Context, Result};
 use kube::{Client, Config, config::Kubeconfig};
 use serde_json::json;
 
-pub use self::{audit::Request, binaries::Binaries, embedded::Embedded, real::Real};
+pub use self::{
+    audit::Request,
+    binaries::Binaries,
+    embedded::Embedded,
+    real::{Nodes, Real, SERVICE},
+};
 
 /// Which of the two control planes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,12 +59,23 @@ pub enum User {
     ControllerManager,
     /// kube-scheduler.
     Scheduler,
+    /// The kubelet of [`KUBELETS_NODE`].
+    Kubelet,
 }
+
+/// The node that has a kubelet, where one does.
+pub const KUBELETS_NODE: &str = "worker-1";
 
 impl User {
     /// Everybody that there is.
-    pub const ALL: [Self; 5] =
-        [Self::Admin, Self::Berth, Self::OldProvisioner, Self::ControllerManager, Self::Scheduler];
+    pub const ALL: [Self; 6] = [
+        Self::Admin,
+        Self::Berth,
+        Self::OldProvisioner,
+        Self::ControllerManager,
+        Self::Scheduler,
+        Self::Kubelet,
+    ];
 
     /// The name that RBAC and the audit log know.
     #[must_use]
@@ -70,6 +86,7 @@ impl User {
             Self::OldProvisioner => "system:serviceaccount:old-nfs:nfs-client-provisioner",
             Self::ControllerManager => "system:kube-controller-manager",
             Self::Scheduler => "system:kube-scheduler",
+            Self::Kubelet => "system:node:worker-1",
         }
     }
 
@@ -82,6 +99,7 @@ impl User {
             Self::Berth => &["system:serviceaccounts", "system:serviceaccounts:berth"],
             Self::OldProvisioner => &["system:serviceaccounts", "system:serviceaccounts:old-nfs"],
             Self::Scheduler => &[],
+            Self::Kubelet => &["system:nodes"],
         }
     }
 
@@ -92,7 +110,7 @@ impl User {
             Self::Berth => "berth",
             Self::OldProvisioner => "old-nfs",
             Self::Admin => "default",
-            Self::ControllerManager | Self::Scheduler => "kube-system",
+            Self::ControllerManager | Self::Scheduler | Self::Kubelet => "kube-system",
         }
     }
 }
@@ -175,7 +193,7 @@ impl ControlPlane {
         let mut tries = 0;
         let plane = loop {
             tries += 1;
-            match Real::start(binaries).await {
+            match Real::start(binaries, Nodes::Objects).await {
                 Ok(plane) => break Self::Real(Box::new(plane)),
                 // A port that was free when we looked, and then was not.
                 Err(error) if tries < 3 && format!("{error:#}").contains("address already in use") => {

@@ -32,8 +32,9 @@ impl Certificates {
         let issuer = Issuer::new(authority, authority_key);
 
         let key = KeyPair::generate().context("make the API server's key")?;
-        let mut serving = CertificateParams::new(vec!["127.0.0.1".into(), "localhost".into()])
-            .context("describe the API server's certificate")?;
+        let mut serving =
+            CertificateParams::new(vec!["127.0.0.1".into(), "localhost".into(), super::SERVICE.into()])
+                .context("describe the API server's certificate")?;
         serving.distinguished_name.push(DnType::CommonName, "kube-apiserver");
         serving.use_authority_key_identifier_extension = true;
         serving.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];

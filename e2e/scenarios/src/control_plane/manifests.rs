@@ -142,6 +142,11 @@ pub fn deployed_for_ceph() -> Result<Vec<Manifest>> {
     folder(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/manifests/ceph"))
 }
 
+/// The documents of `deploy/manifests/node/`, namespaces first.
+pub fn deployed_node() -> Result<Vec<Manifest>> {
+    folder(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/manifests/node"))
+}
+
 /// The objects that the chart gives, of all files of `deploy/rendered/`.
 pub fn rendered() -> Result<Vec<Manifest>> {
     folder(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/rendered"))

@@ -1,8 +1,7 @@
 //! Kubernetes' own programs as child processes: etcd, kube-apiserver, kube-controller-manager and
 //! kube-scheduler, on loopback ports that were free, with their data in a temporary directory.
 //!
-//! No kubelet: the only node is an object, pods are scheduled and never run. Certificates and
-//! tokens are made for the run and die with it. RBAC is on.
+//! Certificates and tokens are made for the run and die with it. RBAC is on. [`Nodes`] says whether pods run.
 
 use std::{
     fmt::Write as _,
@@ -20,6 +19,18 @@ use crate::process::{Process, ScratchDir, free_port};
 
 /// How long a part may take to become ready on a busy machine.
 const READY_WITHIN: Duration = Duration::from_mins(3);
+
+/// The address at which pods look for the API server, as a Service. Nothing forwards it: it must be one of the machine.
+pub const SERVICE: &str = "10.0.0.1";
+
+/// What stands behind the nodes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Nodes {
+    /// Nothing: the only node is an object, pods are scheduled and never run.
+    Objects,
+    /// Kubelets, which register themselves, in a network of this run alone: the API server is at [`SERVICE`], port 443.
+    Kubelets,
+}
 
 /// A running control plane of real parts.
 #[derive(Debug)]
@@ -41,19 +52,24 @@ struct Settings {
     port: u16,
     certificates: Certificates,
     tokens: Vec<(User, String)>,
+    nodes: Nodes,
 }
 
 impl Real {
     /// Starts all parts and waits until the API server is ready and the controllers run.
-    pub async fn start(binaries: &Binaries) -> Result<Self> {
+    pub async fn start(binaries: &Binaries, nodes: Nodes) -> Result<Self> {
         let dir = ScratchDir::new("berth-controlplane-")?;
         let etcd_port = free_port()?;
         let settings = Settings {
             program: binaries.api_server.clone(),
             etcd_port,
-            port: free_port()?,
+            port: match nodes {
+                Nodes::Objects => free_port()?,
+                Nodes::Kubelets => 443,
+            },
             certificates: Certificates::write(dir.path())?,
             tokens: User::ALL.map(|user| (user, token())).to_vec(),
+            nodes,
         };
         settings.write(dir.path())?;
 
@@ -72,10 +88,18 @@ impl Real {
                     // The default of 20 would make the binder the slowest part of every figure.
                     "--kube-api-qps=1000",
                     "--kube-api-burst=2000",
-                    // There is one node, made by hand, which nobody must find dead.
-                    "--controllers=*,-node-lifecycle-controller,-taint-eviction-controller,\
-                     -node-ipam-controller,-node-route-controller,-service-lb-controller,\
-                     -cloud-node-lifecycle-controller",
+                    match nodes {
+                        // There is one node, made by hand, which nobody must find dead.
+                        Nodes::Objects => {
+                            "--controllers=*,-node-lifecycle-controller,-taint-eviction-controller,\
+                             -node-ipam-controller,-node-route-controller,-service-lb-controller,\
+                             -cloud-node-lifecycle-controller"
+                        }
+                        Nodes::Kubelets => {
+                            "--controllers=*,-node-ipam-controller,-node-route-controller,\
+                             -service-lb-controller,-cloud-node-lifecycle-controller"
+                        }
+                    },
                 ])
                 .arg(flag("--root-ca-file", &settings.certificates.authority))
                 .arg(flag("--service-account-private-key-file", &settings.certificates.service_account_key));
@@ -122,7 +146,8 @@ impl Real {
         }
     }
 
-    pub(super) fn access(&self, user: User) -> Result<Access> {
+    /// How `user` reaches the API server.
+    pub fn access(&self, user: User) -> Result<Access> {
         self.settings.access(user)
     }
 
@@ -152,7 +177,8 @@ impl Real {
         ready(&admin, &[&self.etcd, &process]).await
     }
 
-    pub(super) fn check_alive(&self) -> Result<()> {
+    /// Fails if a part of it has ended.
+    pub fn check_alive(&self) -> Result<()> {
         for process in [&self.etcd, &self.controller_manager, &self.scheduler] {
             process.check_alive()?;
         }
@@ -209,15 +235,23 @@ impl Settings {
             .arg(format!("--etcd-servers=http://127.0.0.1:{}", self.etcd_port))
             .arg(format!("--secure-port={}", self.port))
             .args([
-                "--bind-address=127.0.0.1",
+                match self.nodes {
+                    Nodes::Objects => "--bind-address=127.0.0.1",
+                    Nodes::Kubelets => "--bind-address=0.0.0.0",
+                },
                 // Without these it looks for a default route, and publishes an address for pods.
                 "--advertise-address=127.0.0.1",
                 "--endpoint-reconciler-type=none",
                 "--service-cluster-ip-range=10.0.0.0/24",
-                "--authorization-mode=RBAC",
+                "--authorization-mode=Node,RBAC",
+                // As installers of clusters do: the node plugin is privileged.
+                "--allow-privileged=true",
                 "--service-account-issuer=https://kubernetes.default.svc",
-                // Pods here have no account to wait for, and the node nobody who would untaint it.
-                "--disable-admission-plugins=ServiceAccount,TaintNodesByCondition",
+                match self.nodes {
+                    // Pods have no account to wait for, and nothing would remove the taint of the node.
+                    Nodes::Objects => "--disable-admission-plugins=ServiceAccount,TaintNodesByCondition",
+                    Nodes::Kubelets => "--enable-admission-plugins=NodeRestriction",
+                },
                 "--profiling=false",
             ])
             .arg(flag("--token-auth-file", &dir.join("tokens.csv")))

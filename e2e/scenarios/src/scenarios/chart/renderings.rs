@@ -206,7 +206,7 @@ fn copy_folder(from: &std::path::Path, to: &std::path::Path) -> Result<()> {
 async fn old_images(case: Arc<Case>) -> Result<()> {
     let helm = Helm::new(&case, Major::Three).await?;
     let chart = path("deploy/chart")?;
-    let rows: [(Value, Result<&str, &str>); 9] = [
+    let rows: [(Value, Result<&str, &str>); 10] = [
         (json!({}), Ok("berth:0.1.0")),
         (
             json!({"repository": "registry.k8s.io/sig-storage/nfs-subdir-external-provisioner", "tag": "v4.0.2"}),
@@ -218,6 +218,7 @@ async fn old_images(case: Arc<Case>) -> Result<()> {
             Ok("berth:0.1.0"),
         ),
         (json!({"tag": "v4.0.2"}), Ok("berth:0.1.0")),
+        (json!({"repository": "quay.io/example/berth", "tag": "v2.0.0"}), Ok("quay.io/example/berth:v2.0.0")),
         (
             json!({"repository": "mirror.example.com/nfs-subdir-external-provisioner"}),
             Err("push berth's image"),
@@ -282,6 +283,16 @@ fn wrong() -> Vec<(Value, &'static str)> {
             "podDisruptionBudget/maxUnavailable",
         ),
         (with(json!({ "config": { "wrokers": 1 } })), "wrokers"),
+        (with(json!({ "config": { "workers": "lots" } })), "config/workers"),
+        (with(json!({ "config": { "trashRetention": "7d" } })), "config/trashRetention"),
+        (with(json!({ "config": { "logFormat": "yaml" } })), "config/logFormat"),
+        // The pod's own namespace would win over it.
+        (with(json!({ "config": { "leaseNamespace": "other" } })), "leaseNamespace"),
+        (with(json!({ "labels": { "number": 1_234_567 } })), "labels/number"),
+        (with(json!({ "labels": { "app": "other" } })), "labels has the label \"app\""),
+        (with(json!({ "provisioners": { "nfs": "ceph.com/rbd" } })), "which stands for Ceph"),
+        (with(json!({ "kubeletDir": "var/lib/kubelet" })), "kubeletDir"),
+        (with(json!({ "node": { "updateStrategy": "Recreate" } })), "node/updateStrategy"),
         (with(json!({ "metrics": { "port": 0 } })), "metrics/port"),
         (with(json!({ "replicaCount": 2, "leaderElection": { "enabled": false } })), "without a lock"),
         (
