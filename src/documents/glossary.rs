@@ -49,7 +49,7 @@ fn the_glossary_is_short_sorted_and_each_word_is_one_type() {
 }
 
 #[test]
-fn a_declaration_is_reported_from_a_use() {
+fn a_declaration_is_distinguished_from_a_use() {
     let volume = declares("Volume");
     assert!(volume("pub struct Volume {"));
     assert!(volume("pub(super) enum Volume<T> {"));

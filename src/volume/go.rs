@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn a_duration_is_reported_in_the_units_that_an_administrator_would_write() {
+    fn a_duration_is_shown_in_the_units_that_an_administrator_would_write() {
         let rows = [
             ("0s", Duration::ZERO),
             ("24h", Duration::from_hours(24)),

@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_monitor_is_reported_by_what_it_says_first() {
+    async fn a_monitor_is_recognised_by_what_it_says_first() {
         let rows: [(&[u8], ProbeResult); 4] = [
             (b"ceph v027\0\0\0\0", ProbeResult::Monitor(Protocol::V1)),
             (b"ceph v2\n\x10\0\x01", ProbeResult::Monitor(Protocol::V2)),
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn nothing_and_silence_are_reported_apart() {
+    async fn nothing_and_silence_are_distinguished() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         assert_eq!(probe(address, Duration::from_secs(2)).await, ProbeResult::Silent);

@@ -457,7 +457,7 @@ async fn of_all_clusters_together_no_more_programs_run_than_there_are_places() {
 }
 
 #[test]
-fn what_an_administrator_is_reported_to_do_fits_the_tool() {
+fn what_an_administrator_is_told_to_do_fits_the_tool() {
     let rows = [
         (Reason::NoDataPool, Tool::Rbd, "rbd pool init"),
         (Reason::NoDataPool, Tool::Ceph, "add_data_pool"),

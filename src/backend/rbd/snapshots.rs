@@ -104,7 +104,7 @@ mod tests {
 
     /// Snapshots of mirroring made a volume undeletable, and were not named.
     #[test]
-    fn snapshots_are_reported_apart_by_who_made_them() {
+    fn snapshots_are_distinguished_by_who_made_them() {
         let read = |name: &str| {
             let Answer::Text(0, text, _) = Answer::recorded(name) else { panic!("{name}") };
             Snapshots::of(serde_json::from_str(text.trim()).unwrap())

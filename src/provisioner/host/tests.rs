@@ -173,7 +173,7 @@ async fn what_is_kept_carries_its_volume_and_replaces_only_what_was_kept_for_it(
 }
 
 #[tokio::test(start_paused = true)]
-async fn whether_a_secret_is_kept_is_reported_by_its_marks_as_of_now_and_without_its_values() {
+async fn whether_a_secret_is_kept_follows_from_its_marks_as_of_now_and_without_its_values() {
     let ours = json!({"metadata": {
         "labels": {"app.kubernetes.io/managed-by": "berth"}, "annotations": {"berth.storage/volume": "pvc-1"},
     }});

@@ -40,7 +40,7 @@ async fn a_claim_that_wants_attributes_of_volumes_is_refused_and_one_that_select
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_class_that_is_reported_later_than_its_claim_makes_no_warning() {
+async fn a_class_that_arrives_later_than_its_claim_makes_no_warning() {
     let bed = Bed::without_controllers();
     let running = bed.start().await;
     bed.until("the watches run", || bed.requests("watch", "storageclasses") > 1).await;

@@ -92,9 +92,9 @@ async fn a_real_cluster_refuses_a_wrong_key_and_an_address_without_one_costs_sec
 }
 
 #[tokio::test]
-async fn what_a_real_cluster_refuses_is_reported_apart_whatever_its_monitors_speak_and_at_whatever_port() {
+async fn refusals_of_a_real_cluster_are_distinguished_whatever_its_monitors_speak_and_at_whatever_port() {
     let name =
-        "what_a_real_cluster_refuses_is_reported_apart_whatever_its_monitors_speak_and_at_whatever_port";
+        "refusals_of_a_real_cluster_are_distinguished_whatever_its_monitors_speak_and_at_whatever_port";
     let Some(real) = Real::find(name) else { return };
     let admin = real.ceph(Tools::default());
     let forever = Permit::unlimited();

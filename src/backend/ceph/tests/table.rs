@@ -170,7 +170,7 @@ fn a_ceph_that_stays_tells_the_same_as_one_that_ends() {
 }
 
 #[test]
-fn what_was_not_recorded_is_reported_apart_by_its_number() {
+fn a_failure_that_was_not_recorded_is_classified_by_its_number() {
     let rows = [
         ("a full cluster", Tool::Rbd, 28, "rbd: create error: (28) No space left on device", Reason::Full),
         ("a quota", Tool::Rbd, 122, "rbd: create error: (122) Disk quota exceeded", Reason::Full),

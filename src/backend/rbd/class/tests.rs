@@ -121,7 +121,7 @@ fn empty_values_count_as_left_out_as_charts_render_them() {
 
 /// Proves: rbd 3, rbd 5
 #[test]
-fn a_class_that_is_wrong_is_reported_what_to_write() {
+fn a_wrong_class_is_refused_with_what_to_write() {
     let rows: [(&str, Pairs<'_>, &[&str]); 26] = [
         ("no cluster at all", &[("userSecretName", "u")], &["monitors", "is missing", "main, bare"]),
         ("empty monitors", &[("monitors", " ")], &["monitors", "is empty"]),
