@@ -75,8 +75,8 @@ async fn taken_again(case: Arc<Case>) -> Result<()> {
     // The first sees by the inode that it took another directory. The file system may have given the next volume the inode of
     // the one that was purged: then the second sees it by its records.
     case.until_so("the move to be carried out", || {
-        first.log().contains("took another directory")
-            || second.log().contains("had moved the directory of another volume to the trash")
+        first.log().contains("moved the wrong directory")
+            || second.log().contains("had moved another volume's directory to the trash")
     })
     .await?;
     // What is removed next lets the trash be looked at.
