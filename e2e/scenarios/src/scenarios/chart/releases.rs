@@ -89,7 +89,7 @@ async fn surroundings(case: &Case) -> Result<()> {
         })
         .await?;
     }
-    for namespace in ["ceph", "ceph-users", "monitoring", "team-a"] {
+    for namespace in ["berth-node", "ceph", "ceph-users", "monitoring", "team-a"] {
         let namespaces: Api<Namespace> = case.global();
         let object = json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": namespace } });
         namespaces.patch(namespace, &apply, &Patch::Apply(&object)).await?;
