@@ -436,6 +436,28 @@ impl Case {
             .map(drop)
     }
 
+    /// Tells a claim what the kubelet tells it when it has enlarged the file system of its CSI volume, once that is asked for: until
+    /// then a claim grows no further.
+    pub async fn file_system_grew(&self, name: &str, size: &str) -> Result<()> {
+        self.until(&format!("claim {name} to wait for its node"), async || {
+            let status = self.get_claim(name).await?.status.unwrap_or_default();
+            let asked = status.allocated_resource_statuses.unwrap_or_default();
+            let asked = asked.get("storage").map(String::as_str);
+            ensure!(asked == Some("NodeResizePending"), "its storage is {asked:?}");
+            Ok(())
+        })
+        .await?;
+        let claims: Api<PersistentVolumeClaim> = self.api();
+        let done = json!({ "status": {
+            "capacity": { "storage": size }, "allocatedResourceStatuses": null, "conditions": null,
+        } });
+        claims
+            .patch_status(name, &PatchParams::default(), &Patch::Merge(&done))
+            .await
+            .with_context(|| format!("patch the status of claim {name}"))
+            .map(drop)
+    }
+
     /// The Events about one object. Those of a PV lie in the namespace `default`.
     pub async fn events(&self, kind: &str, name: &str) -> Result<Vec<Event>> {
         let namespace = if kind == "PersistentVolume" { "default" } else { &self.namespace };

@@ -218,6 +218,7 @@ async fn grows(bed: Arc<Bed>) -> Result<()> {
     ensure!(bed.image(&volume).await?.size == 24 << 20, "{:?}", bed.image(&volume).await?);
     // An administrator was faster: what is bigger already stays so.
     let spec = bed.image_spec(&volume)?;
+    bed.case.file_system_grew("data", "24Mi").await?;
     bed.cluster.rbd(&["resize", "--size", "64M", "--no-progress", &spec]).await?;
     bed.case.patch_claim("data", &request("32Mi")).await?;
     bed.case
