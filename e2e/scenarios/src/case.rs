@@ -33,7 +33,7 @@ use kube::{
     api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
 };
 use serde::{Serialize, de::DeserializeOwned};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 pub use self::objects::{ClaimBuilder, ClassBuilder, Volume, VolumeBuilder, pod, stateful_set};
 use crate::{
@@ -99,7 +99,7 @@ impl Case {
             berths: Mutex::default(),
             notes: Mutex::default(),
         };
-        let namespace = serde_json::json!({ "metadata": { "name": case.namespace } });
+        let namespace = json!({ "metadata": { "name": case.namespace } });
         case.create_global::<Namespace>(&namespace).await?;
         Ok(case)
     }
@@ -123,7 +123,7 @@ impl Case {
             berths: Mutex::default(),
             notes: Mutex::default(),
         };
-        let namespace = serde_json::json!({ "metadata": { "name": case.namespace } });
+        let namespace = json!({ "metadata": { "name": case.namespace } });
         case.create_global::<Namespace>(&namespace).await?;
         Ok(case)
     }
