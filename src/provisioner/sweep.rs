@@ -254,7 +254,7 @@ mod tests {
             place: None,
         };
         let empty = || Cache::new(Backends::default().with(NAME, Arc::new(Memory::new())), true);
-        assert_eq!(judge(&uncommitted, &empty(), false), Verdict::Orphan, "nobody knows it");
+        assert_eq!(judge(&uncommitted, &empty(), false), Verdict::Orphan, "no claim and no PV names it");
         assert_eq!(judge(&uncommitted, &empty(), true), Verdict::Leave, "it is being worked on");
 
         let nobody = ClaimKey { uid: String::new(), ..uncommitted.claim.clone() };

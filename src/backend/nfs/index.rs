@@ -49,7 +49,7 @@ impl Index {
         self.note(name, path, Change::Remove);
     }
 
-    /// Forgets everything: somebody else may have worked on the export in between.
+    /// Forgets everything: another process may have worked on the export in between.
     pub(super) fn reset(&self) {
         *self.0.lock() = State::Unread;
     }

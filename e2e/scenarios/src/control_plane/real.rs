@@ -89,7 +89,7 @@ impl Real {
                     "--kube-api-qps=1000",
                     "--kube-api-burst=2000",
                     match nodes {
-                        // There is one node, made by hand, which nobody must find dead.
+                        // There is one node, made by hand, which must not be marked unreachable.
                         Nodes::Objects => {
                             "--controllers=*,-node-lifecycle-controller,-taint-eviction-controller,\
                              -node-ipam-controller,-node-route-controller,-service-lb-controller,\

@@ -234,7 +234,7 @@ mod tests {
             ("of the version before, due", legacy(), absent.clone(), due, Next::Purge),
             ("of the version before, to be removed", legacy(), present("o", true), due, Next::Wait),
             ("late, of a volume", misplaced(Some(home.clone())), None, due, Next::GiveBack(home)),
-            ("late, of nobody", misplaced(None), None, due, Next::Tell("late".into())),
+            ("late, owner unknown", misplaced(None), None, due, Next::Tell("late".into())),
             ("odd", Found::Unrecognised("why".into()), None, due, Next::Tell("why".into())),
             ("of others", Found::OtherCluster, absent.clone(), due, Next::Wait),
             ("a record alone, held", leftover(false), absent.clone(), early, Next::Wait),

@@ -30,7 +30,7 @@ pub(super) fn scenarios() -> Vec<Scenario> {
         ),
         on_bed("one class with a wrong key makes no cluster unready", one_wrong),
         on_bed("a missing pool is named, and used as soon as it is there", no_pool),
-        on_bed("an image that somebody has open stays, and its writer goes on", watched),
+        on_bed("an image that a client has open stays, and its writer goes on", watched),
         on_bed("an image with a snapshot stays until the snapshot is gone", snapshot),
         on_bed("an image with a clone stays until the clone is gone", clone),
         on_bed("a subvolume with a snapshot stays until the snapshot is gone", subvolume_snapshot),
